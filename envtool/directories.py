@@ -1,0 +1,32 @@
+"""Where envtool keeps its own things on a machine.
+
+`ENVTOOL_HOME` moves all of it; without it the cache follows the XDG convention and environments are in `~/.envtool`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+
+def home() -> Path:
+    """The directory that holds environments and configuration, `~/.envtool` by default."""
+    override = os.environ.get("ENVTOOL_HOME")
+    return Path(override).absolute() if override else Path.home() / ".envtool"
+
+
+def cache() -> Path:
+    """The directory of proven downloads, shared by every environment of the user."""
+    override = os.environ.get("ENVTOOL_CACHE_DIR")
+    if override:
+        return Path(override).absolute()
+    if os.environ.get("ENVTOOL_HOME"):
+        return home() / "cache"
+    return Path(platformdirs.user_cache_dir("envtool"))
+
+
+def repodata_cache() -> Path:
+    """The directory in which the solver keeps the indexes of channels."""
+    return cache() / "repodata"

@@ -1,0 +1,125 @@
+"""Every error that envtool raises on purpose.
+
+One root, so that the command line can tell an error that we know (a message, a hint, exit code 3) from a bug (a
+traceback). A message names the thing, then the expected and the actual value; what to do about it stands in the hint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class EnvtoolError(Exception):
+    """The root of every error that envtool knows.
+
+    Args:
+        message: What is wrong, with the thing that is wrong named first.
+        hint: What the user can do about it.
+    """
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+@dataclass(frozen=True)
+class Issue:
+    """One thing wrong in a file that a person or a tool wrote.
+
+    Args:
+        place: Where, for people: `environment.yml:7` or `package[3].hash.sha256`.
+        message: What is wrong there.
+    """
+
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
+
+
+class InvalidFileError(EnvtoolError):
+    """A file from outside that cannot be used, with every issue that it has.
+
+    Args:
+        name: The file, as the user named it.
+        issues: At least one issue, in the order of the file.
+        hint: What the user can do about all of them.
+    """
+
+    def __init__(self, name: str, issues: Sequence[Issue], hint: str | None = None) -> None:
+        count = "1 problem" if len(issues) == 1 else f"{len(issues)} problems"
+        super().__init__(f"{name} has {count}:" + "".join(f"\n  {issue}" for issue in issues), hint)
+        self.issues = tuple(issues)
+
+
+class SpecError(InvalidFileError):
+    """An environment.yml that is malformed."""
+
+
+class LockfileError(InvalidFileError):
+    """A conda-lock.yml that is malformed, or of a version that is not ours to read."""
+
+
+class RecipeError(InvalidFileError):
+    """A recipe.yml of a channel that is malformed."""
+
+
+class MissingFileError(EnvtoolError):
+    """A file that a command needs is not there."""
+
+
+class TemplateError(EnvtoolError):
+    """A template that cannot be rendered with the variables given."""
+
+
+class SolveError(EnvtoolError):
+    """No set of packages satisfies the environment specification."""
+
+
+class NetworkError(EnvtoolError):
+    """A file could not be had from any of its places."""
+
+
+class HashMismatchError(EnvtoolError):
+    """Bytes that are not the ones that were asked for.
+
+    Args:
+        name: The file.
+        expected: What the lock or the recipe says, as `sha256:<hex>` or `<n> bytes`.
+        actual: What was found, in the same form.
+        hint: What to do.
+    """
+
+    def __init__(self, name: str, expected: str, actual: str, hint: str | None = None) -> None:
+        super().__init__(f"{name} is not the file that was expected:\n  expected {expected}\n  actual   {actual}", hint)
+        self.name = name
+        self.expected = expected
+        self.actual = actual
+
+
+class ArchiveError(EnvtoolError):
+    """A package archive that is not built as its format demands."""
+
+
+class PrefixError(EnvtoolError):
+    """A prefix that cannot be used as asked: not ours, not whole, or not there."""
+
+
+class ProcessError(EnvtoolError):
+    """A program that we ran ended with an error.
+
+    Args:
+        program: The name of the program.
+        returncode: Its exit status.
+        output: The end of what it printed.
+        hint: What to do.
+    """
+
+    def __init__(self, program: str, returncode: int, output: str, hint: str | None = None) -> None:
+        super().__init__(f"{program} ended with exit status {returncode}" + (f":\n{output}" if output else ""), hint)
+        self.program = program
+        self.returncode = returncode
+        self.output = output

@@ -1,0 +1,77 @@
+"""The one door to other programs.
+
+No shell is ever used. Standard input is closed, so that no program can wait for an answer that nobody gives.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from envtool.errors import ProcessError
+
+_TAIL_LINES = 40
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    hint: str | None = None,
+) -> str:
+    """Run a program to its end and return what it printed to standard output.
+
+    Args:
+        argv: The program and its arguments.
+        env: Variables to set on top of ours.
+        cwd: The directory to run in.
+        hint: What the user can do when the program fails.
+
+    Returns:
+        Standard output, decoded as UTF-8.
+
+    Raises:
+        ProcessError: The program is not there, or ended with a status other than 0.
+    """
+    name = Path(argv[0]).name
+    try:
+        done = subprocess.run(
+            list(argv),
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:
+        raise ProcessError(name, 127, str(error), hint) from error
+    if done.returncode != 0:
+        raise ProcessError(name, done.returncode, _tail(done.stderr or done.stdout), hint)
+    return done.stdout
+
+
+def replace(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
+    """Become another program, so that signals and the exit status are its own.
+
+    Args:
+        argv: The program and its arguments.
+        env: The whole environment of the program.
+
+    Raises:
+        ProcessError: The program is not there or may not be run.
+    """
+    try:
+        os.execvpe(argv[0], list(argv), dict(env))  # noqa: S606 - no shell is what is wanted here
+    except OSError as error:
+        raise ProcessError(argv[0], 127, str(error), "is it installed in the environment?") from error
+
+
+def _tail(text: str) -> str:
+    lines = text.strip().splitlines()
+    return "\n".join(lines[-_TAIL_LINES:])

@@ -1,0 +1,138 @@
+"""What people see: progress bars, plain lines, errors with hints, and JSON for programs.
+
+Data goes to standard output, everything else to standard error. Bars are drawn only on a terminal; elsewhere each
+finished task leaves one line, so that a CI log tells the same story.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from envtool.errors import EnvtoolError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+def say(line: str) -> None:
+    """Print a line for people to standard error."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 - this is the door to the terminal
+
+
+def warn(line: str, hint: str | None = None) -> None:
+    """Print a warning, and what to do about it, to standard error."""
+    say(f"warning: {line}")
+    if hint:
+        say(f"hint: {hint}")
+
+
+def answer(text: str) -> None:
+    """Print the answer of a command to standard output."""
+    print(text, flush=True)  # noqa: T201 - this is the door to the terminal
+
+
+def answer_json(value: Any) -> None:
+    """Print the answer of a command to standard output as JSON, with sorted keys."""
+    answer(json.dumps(value, indent=2, sort_keys=True))
+
+
+def fail(error: EnvtoolError) -> None:
+    """Print an error that we know, and its hint, to standard error."""
+    say(f"error: {error.message}")
+    if error.hint:
+        say(f"hint: {error.hint}")
+
+
+def size(count: float) -> str:
+    """A number of bytes in the decimal units that download pages use, such as `776.4 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+class Task:
+    """One long piece of work whose progress is shown.
+
+    Args:
+        bars: The display that draws it, or None where nothing is drawn.
+        label: What is being done, such as `fetch torch`.
+        total: How much work there is, in bytes or items, or None where it is not known.
+        in_bytes: Whether the work is counted in bytes.
+    """
+
+    def __init__(self, bars: Progress | None, label: str, total: int | None, *, in_bytes: bool) -> None:
+        self._bars = bars
+        self._id: TaskID | None = bars.add_task(label, total=total) if bars else None
+        self._label = label
+        self._in_bytes = in_bytes
+        self._started = time.monotonic()
+        self._done = 0
+
+    def advance(self, amount: int = 1) -> None:
+        """Say that so much more of the work is done; a negative amount takes it back."""
+        self._done += amount
+        if self._bars is not None and self._id is not None:
+            self._bars.advance(self._id, amount)
+
+    def expect(self, total: int) -> None:
+        """Say how much work there is, once it is known."""
+        if self._bars is not None and self._id is not None:
+            self._bars.update(self._id, total=total)
+
+    def finish(self) -> None:
+        """Take the bar away and leave one line that says what was done."""
+        if self._bars is not None and self._id is not None:
+            self._bars.remove_task(self._id)
+        elapsed_s = time.monotonic() - self._started
+        amount = size(self._done) if self._in_bytes else f"{self._done}"
+        what = f"{self._label} ({amount}, {elapsed_s:.1f} s)" if self._done else f"{self._label} ({elapsed_s:.1f} s)"
+        if self._bars is not None:
+            self._bars.console.print(f"  {what}", highlight=False, markup=False)
+        else:
+            say(f"  {what}")
+
+
+class Display:
+    """The progress bars of one command; used as a context manager."""
+
+    def __init__(self) -> None:
+        self._bars: Progress | None = _bars() if sys.stderr.isatty() else None
+
+    def __enter__(self) -> Display:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    @contextmanager
+    def task(self, label: str, total: int | None = None, *, in_bytes: bool = False) -> Iterator[Task]:
+        """Show a piece of work until the block ends; only a block that ends well leaves its line."""
+        task = Task(self._bars, label, total, in_bytes=in_bytes)
+        yield task
+        task.finish()
+
+
+def _bars() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+    )
+    return Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
