@@ -22,6 +22,7 @@ from filelock import FileLock
 
 from envtool import network
 from envtool.errors import HashMismatchError, NetworkError
+from envtool.files import sync_directory
 from envtool.network import TransferError
 
 ATTEMPTS_PER_URL = 4
@@ -86,7 +87,7 @@ class Cache:
         path = self.path(wanted)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.partial(wanted).replace(path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
         return path
 
 
@@ -223,17 +224,9 @@ def _update_from(digest: hashlib._Hash, path: Path) -> int:
     return count
 
 
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _unavailable(wanted: Wanted, failures: Sequence[tuple[str, NetworkError | HashMismatchError]]) -> Exception:
-    if len(failures) == 1 and isinstance(failures[0][1], HashMismatchError):
-        url, mismatch = failures[0]
+    url, mismatch = failures[0]
+    if len(failures) == 1 and isinstance(mismatch, HashMismatchError):
         return HashMismatchError(
             network.without_credentials(url),
             mismatch.expected,

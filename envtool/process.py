@@ -21,27 +21,30 @@ def run(
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    accepted: Sequence[int] = (0,),
     hint: str | None = None,
 ) -> str:
     """Run a program to its end and return what it printed to standard output.
 
     Args:
         argv: The program and its arguments.
-        env: Variables to set on top of ours.
+        env: Variables to set on top of ours; an empty value takes the variable away.
         cwd: The directory to run in.
+        accepted: The exit statuses that are no error.
         hint: What the user can do when the program fails.
 
     Returns:
         Standard output, decoded as UTF-8.
 
     Raises:
-        ProcessError: The program is not there, or ended with a status other than 0.
+        ProcessError: The program is not there, or ended with another status.
     """
     name = Path(argv[0]).name
+    variables = {**os.environ, **(env or {})}
     try:
         done = subprocess.run(
             list(argv),
-            env={**os.environ, **(env or {})},
+            env={key: value for key, value in variables.items() if value},
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -51,7 +54,7 @@ def run(
         )
     except OSError as error:
         raise ProcessError(name, 127, str(error), hint) from error
-    if done.returncode != 0:
+    if done.returncode not in accepted:
         raise ProcessError(name, done.returncode, _tail(done.stderr or done.stdout), hint)
     return done.stdout
 

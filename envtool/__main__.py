@@ -1,0 +1,58 @@
+"""The way into envtool, and every way out of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import NoReturn
+
+import click
+
+from envtool.errors import EnvtoolError
+
+DONE, NO, USAGE, KNOWN_ERROR, BUG, INTERRUPTED = 0, 1, 2, 3, 70, 130
+
+
+def main() -> NoReturn:
+    """Run the command line and leave.
+
+    py-rattler may crash while the interpreter shuts down (its runtime's threads outlive it), which would turn a good
+    exit code into a signal. So every way out flushes and leaves through `os._exit`.
+    """
+    code = _run()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            code = code or KNOWN_ERROR  # a full disk or a closed pipe: the answer did not arrive
+    os._exit(code)
+
+
+def _run() -> int:
+    from envtool import report
+    from envtool.cli import cli
+
+    try:
+        result = cli.main(prog_name="envtool", standalone_mode=False)
+        return result if isinstance(result, int) else DONE
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        report.say("interrupted; run the same command again, it goes on where it stopped")
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return USAGE
+    except EnvtoolError as error:
+        report.fail(error)
+        return KNOWN_ERROR
+    except BrokenPipeError:
+        return KNOWN_ERROR
+    except Exception:
+        traceback.print_exc()
+        return BUG
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from envtool.errors import EnvtoolError
+
+file_option = click.option(
+    "-f", "--file", "lockfile_path", type=click.Path(path_type=Path), default=Path("conda-lock.yml"), show_default=True,
+    help="The lockfile.",
+)  # fmt: skip
+name_option = click.option("-n", "--name", help="The environment's name, kept under ~/.envtool/envs.")
+prefix_option = click.option(
+    "-p", "--prefix", "path", type=click.Path(path_type=Path), help="The environment's directory."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+
+
+def this_platform() -> str:
+    """The conda subdir of this machine.
+
+    Raises:
+        EnvtoolError: It is one that envtool makes no environments on.
+    """
+    import platform
+    import sys
+
+    machines = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}
+    subdir = machines.get(platform.machine()) if sys.platform == "linux" else None
+    if subdir is None:
+        raise EnvtoolError(
+            f"environments cannot be made on {sys.platform} {platform.machine()}; envtool makes them on Linux",
+            "locking for other platforms works: name them under platforms in environment.yml",
+        )
+    return subdir

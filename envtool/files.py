@@ -1,0 +1,42 @@
+"""Files written whole or not at all: a reader sees the old content or the new, through any crash."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file by new content.
+
+    The temporary file stands beside it, since a rename is atomic within one file system only. It is synced before the
+    rename and the directory after it: without the first a crash can leave an empty file under the right name.
+
+    Args:
+        path: The file; its directory must be there.
+        content: The whole new content; text is written as UTF-8.
+
+    Raises:
+        OSError: The file cannot be written; the old one is untouched.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the entries of a directory (a rename, a new file) survive a crash."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,235 @@
+"""The lockfile: conda-lock.yml in version 1 (CEP 37) as frozen values.
+
+Read by rules of our own, so that every issue has its place and reading takes milliseconds; written through conda-lock's
+own models, so that what conda-lock would refuse is never written. Out of scope: choosing the packages
+(`envtool.lock`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import yaml
+
+from envtool.document import Document, Value, read_text
+from envtool.errors import LockfileError
+from envtool.files import write_atomically
+
+_PACKAGE_KEYS = (
+    "name", "version", "manager", "platform", "dependencies", "url", "hash", "source", "build", "category", "optional",
+)  # fmt: skip
+_HEX_DIGITS = {"sha256": re.compile(r"[0-9a-f]{64}"), "md5": re.compile(r"[0-9a-f]{32}")}
+_HEADER = """\
+# Written by envtool in the format of conda-lock, version 1. Do not edit: change the sources and lock again.
+#   envtool lock                        locks again
+#   envtool create -n NAME              makes an environment equal to this file
+#   conda-lock install -n NAME FILE     does so with conda, without the proof
+"""
+
+
+@dataclass(frozen=True)
+class LockedPackage:
+    """One archive or wheel of the lock.
+
+    Args:
+        manager: `conda` or `pip`.
+        name: The package.
+        version: Its version.
+        platform: The platform that it is locked for.
+        url: Its canonical URL; a mirror never stands here.
+        sha256: Hash of the file; conda records that have only an MD5 have None.
+        md5: The same in MD5; conda-lock demands it for conda packages.
+        dependencies: What it needs, name to constraint.
+        category: `main`, `dev` or any other.
+        build: Its build string, where known.
+    """
+
+    manager: str
+    name: str
+    version: str
+    platform: str
+    url: str
+    sha256: str | None
+    md5: str | None = None
+    dependencies: Mapping[str, str] = field(default_factory=dict)
+    category: str = "main"
+    build: str | None = None
+
+    @property
+    def file_name(self) -> str:
+        """The name of the archive or wheel, the last part of its URL."""
+        return unquote(self.url.partition("#")[0].rpartition("/")[2])
+
+    @property
+    def sort_key(self) -> tuple[str, str, str, str]:
+        """The order of the file."""
+        return self.manager, self.name, self.platform, self.category
+
+
+@dataclass(frozen=True)
+class Lockfile:
+    """A whole lock.
+
+    Args:
+        packages: Every package of every platform, in the order of the file.
+        channels: The channels as the sources name them.
+        platforms: The locked platforms.
+        sources: The source files, relative to the lockfile.
+        content_hash: conda-lock's hash of the sources for each platform.
+        custom_metadata: Data of ours, text to text.
+    """
+
+    packages: tuple[LockedPackage, ...]
+    channels: tuple[str, ...]
+    platforms: tuple[str, ...]
+    sources: tuple[str, ...]
+    content_hash: Mapping[str, str]
+    custom_metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def select(self, platform: str, categories: Sequence[str] = ("main",)) -> tuple[LockedPackage, ...]:
+        """The packages of one platform and some categories."""
+        return tuple(each for each in self.packages if each.platform == platform and each.category in categories)
+
+
+def read_lockfile(path: Path) -> Lockfile:
+    """Read a conda-lock.yml, whoever wrote it.
+
+    Raises:
+        MissingFileError: The file cannot be read.
+        LockfileError: It is malformed or of another version; every issue is in it.
+    """
+    text = read_text(path, "envtool lock makes it from environment.yml; -f names another")
+    return parse_lockfile(str(path), text)
+
+
+def parse_lockfile(name: str, text: str) -> Lockfile:
+    """Parse the content of a conda-lock.yml; the errors are those of `read_lockfile`."""
+    document = Document(name, text)
+    top = document.mapping(document.root, "the file", ("version", "metadata", "package"))
+    version = top.get("version")
+    if not document.issues and (version is None or version.data != 1):
+        found = "no version" if version is None else f"version {version.data!r}"
+        document.issue(version.line if version else 1, f"expected version 1 of conda-lock's format, found {found}")
+    if document.issues:
+        raise LockfileError(name, document.issues, "envtool lock writes it anew")
+    lockfile = _lockfile(document, top)
+    if document.issues:
+        raise LockfileError(name, document.issues, "envtool lock writes it anew; a lock is never edited by hand")
+    return lockfile
+
+
+def write_lockfile(path: Path, lockfile: Lockfile) -> None:
+    """Write a lock; an interrupted write leaves the old file.
+
+    Raises:
+        pydantic.ValidationError: conda-lock would not accept it, which is a bug of ours.
+        OSError: The file cannot be written.
+    """
+    write_atomically(path, format_lockfile(lockfile))
+
+
+def format_lockfile(lockfile: Lockfile) -> str:
+    """The text of a lock: equal values give equal bytes."""
+    from conda_lock.lockfile.v1.models import LockedDependency, LockMeta
+    from conda_lock.lockfile.v1.models import Lockfile as LockfileModel
+    from conda_lock.models.channel import Channel
+
+    metadata = LockMeta(
+        content_hash=dict(lockfile.content_hash),
+        channels=[Channel(url=url, used_env_vars=()) for url in lockfile.channels],
+        platforms=list(lockfile.platforms),
+        sources=list(lockfile.sources),
+        custom_metadata=dict(sorted(lockfile.custom_metadata.items())),
+    )
+    packages = [LockedDependency.model_validate(_package_dict(each)) for each in sorted(lockfile.packages, key=_order)]
+    model = LockfileModel(package=packages, metadata=metadata)
+    return _HEADER + yaml.dump(model.dict_for_output(), sort_keys=False, Dumper=_Dumper, width=1000)
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Writes no anchors, which no person wants to read in a lock."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _order(package: LockedPackage) -> tuple[str, str, str, str]:
+    return package.sort_key
+
+
+def _package_dict(package: LockedPackage) -> dict[str, Any]:
+    hashes = {"md5": package.md5, "sha256": package.sha256}
+    return {
+        "name": package.name,
+        "version": package.version,
+        "manager": package.manager,
+        "platform": package.platform,
+        "dependencies": dict(sorted(package.dependencies.items())),
+        "url": package.url,
+        "hash": {kind: digits for kind, digits in hashes.items() if digits},
+        "category": package.category,
+        "optional": package.category != "main",
+    }
+
+
+def _lockfile(document: Document, top: Mapping[str, Value]) -> Lockfile:
+    metadata = document.mapping(top.get("metadata"), "metadata")
+    packages = document.items(top.get("package"), "package")
+    channels = [document.mapping(each, "a channel") for each in document.items(metadata.get("channels"), "channels")]
+    return Lockfile(
+        packages=tuple(p for i, value in enumerate(packages) if (p := _package(document, i, value)) is not None),
+        channels=tuple(url for each in channels if (url := document.string(each.get("url"), "url")) is not None),
+        platforms=tuple(text for text, _ in document.strings(metadata.get("platforms"), "platforms")),
+        sources=tuple(text for text, _ in document.strings(metadata.get("sources"), "sources")),
+        content_hash=dict(document.scalars(metadata.get("content_hash"), "content_hash")),
+        custom_metadata=dict(document.scalars(metadata.get("custom_metadata"), "custom_metadata")),
+    )
+
+
+def _package(document: Document, position: int, value: Value) -> LockedPackage | None:
+    where = f"package[{position}]"
+    entry = document.mapping(value, where, _PACKAGE_KEYS)
+    texts = {
+        key: document.string(entry.get(key), f"{where}.{key}")
+        for key in ("name", "version", "manager", "platform", "url")
+    }
+    missing = [key for key in texts if key not in entry]
+    if missing:
+        document.issue(value.line, f"{where} has no {', '.join(missing)}")
+    if "manager" in entry and texts["manager"] not in ("conda", "pip"):
+        document.issue(entry["manager"].line, f"{where}.manager must be conda or pip, not {texts['manager']!r}")
+    hashes = _hashes(document, where, entry.get("hash"), value.line)
+    if any(text is None for text in texts.values()):
+        return None
+    return LockedPackage(
+        **{key: text for key, text in texts.items() if text is not None},
+        sha256=hashes["sha256"],
+        md5=hashes["md5"],
+        dependencies=dict(document.scalars(entry.get("dependencies"), f"{where}.dependencies")),
+        category=document.string(entry.get("category"), f"{where}.category") or "main",
+        build=document.string(entry.get("build"), f"{where}.build"),
+    )
+
+
+def _hashes(document: Document, where: str, value: Value | None, line: int) -> dict[str, str | None]:
+    hashes: dict[str, str | None] = {"sha256": None, "md5": None}
+    for kind, entry in document.mapping(value, f"{where}.hash", ("md5", "sha256")).items():
+        digits = document.string(entry, f"{where}.hash.{kind}")
+        if digits is not None and kind in hashes and not _HEX_DIGITS[kind].fullmatch(digits):
+            document.issue(entry.line, f"{where}.hash.{kind} is not a {kind}: {digits!r}")
+        hashes[kind] = digits
+    if not any(hashes.values()):
+        document.issue(value.line if value else line, f"{where} has no hash")
+    return hashes
+
+
+def read_json_metadata(lockfile: Lockfile, key: str) -> Any:
+    """A value that envtool wrote into custom_metadata as JSON, or None."""
+    text = lockfile.custom_metadata.get(key)
+    return None if text is None else json.loads(text)

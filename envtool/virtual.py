@@ -1,0 +1,32 @@
+"""Virtual packages: what a machine has that no package brings (its glibc, its CUDA driver, its kernel, its CPU).
+
+*Declared* in the environment specification when locking, *detected* on the machine when creating. They are never
+guessed from the machine that locks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+# What nearly every Linux machine in service has; CUDA is on no machine until a template declares it.
+_DEFAULTS: Mapping[str, Mapping[str, str]] = {
+    "linux": {"__unix": "0", "__linux": "5.10", "__glibc": "2.28"},
+    "osx": {"__unix": "0", "__osx": "11.0"},
+    "win": {"__win": "0"},
+}
+_ARCHSPECS = {"64": "x86_64", "aarch64": "aarch64", "ppc64le": "ppc64le", "arm64": "arm64"}
+
+
+def declared(platform: str, declarations: Mapping[str, str]) -> dict[str, str]:
+    """The virtual packages to solve with.
+
+    Args:
+        platform: A subdir such as `linux-64`.
+        declarations: What the specification declares for it, which wins over the defaults.
+
+    Returns:
+        Name to `version` or `version build`.
+    """
+    system, _, machine = platform.partition("-")
+    archspec = {"__archspec": f"1 {_ARCHSPECS[machine]}"}
+    return {**_DEFAULTS[system], **archspec, **declarations}
