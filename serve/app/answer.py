@@ -1,0 +1,52 @@
+"""What a handler returns, whatever server carries it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+
+_JSON = {"Content-Type": "application/json"}
+RETRY_AFTER_S = 1
+
+
+class Answer(NamedTuple):
+    """Status, headers and body of one HTTP response."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def succeed(content: object, headers: Mapping[str, str] | None = None) -> Answer:
+    """Answer 200 with a JSON body.
+
+    Args:
+        content: what JSON can hold.
+        headers: sent beside the content type.
+
+    Raises:
+        ValueError: the content has a number that JSON cannot hold, NaN or an infinity.
+    """
+    return Answer(200, {**_JSON, **(headers or {})}, json.dumps(content, allow_nan=False).encode())
+
+
+def fail(status: int, message: str, headers: Mapping[str, str] | None = None, **facts: object) -> Answer:
+    """Answer with an error.
+
+    Args:
+        status: of the response.
+        message: what is wrong.
+        headers: sent beside the content type.
+        facts: more for the client's program, beside `error` in the body.
+    """
+    return Answer(status, {**_JSON, **(headers or {})}, json.dumps({"error": message, **facts}).encode())
+
+
+def not_live(reason: str) -> Answer:
+    """Answer that no model is live yet.
+
+    Args:
+        reason: what is awaited.
+    """
+    return fail(503, "no model is live yet", {"Retry-After": str(RETRY_AFTER_S)}, reason=reason)

@@ -1,0 +1,117 @@
+"""The errors of `serve`: one root, and one class for each thing that can be at fault.
+
+A message names the thing, then what was expected, then what was found. What to do about it is the hint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class ServeError(Exception):
+    """Anything that `serve` knows can go wrong.
+
+    Args:
+        message: the thing, the expected and the actual value, in that order.
+        hint: what the reader can do about it.
+    """
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+@dataclass(frozen=True)
+class Issue:
+    """One problem of a text that a person or a machine wrote.
+
+    Args:
+        place: where it is, for example `serve.toml: poll_s` or `SERVE_POLL_S`.
+        message: what is wrong there.
+        hint: what to do about it.
+    """
+
+    place: str
+    message: str
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
+
+
+class SettingsError(ServeError):
+    """The settings cannot be used; every issue is listed, not only the first."""
+
+    def __init__(self, issues: Sequence[Issue]) -> None:
+        noun = "problem" if len(issues) == 1 else "problems"
+        lines = [f"{len(issues)} {noun} in the settings"]
+        for issue in issues:
+            lines.append(f"  {issue}" + (f" ({issue.hint})" if issue.hint else ""))
+        super().__init__(
+            "\n".join(lines), hint="`python -m serve settings` lists every key, its variable and its default"
+        )
+        self.issues = tuple(issues)
+
+
+class CheckpointError(ServeError):
+    """A checkpoint or its marker is at fault; trying the same bytes again cannot help.
+
+    Args:
+        code: a short fixed word for the kind of fault, by which log lines are told apart.
+        message: what is wrong.
+    """
+
+    def __init__(self, code: str, message: str, hint: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.code = code
+
+
+class CheckpointMovedError(ServeError):
+    """The checkpoint changed while it was read; the next look decides again."""
+
+
+class ModelError(ServeError):
+    """The class that `model = "module:Class"` names cannot be used."""
+
+
+class InputError(ServeError):
+    """The inputs of a request do not fit the model.
+
+    Args:
+        message: what does not fit.
+        expected_shape: the shape that would fit, `None` standing for any length.
+    """
+
+    def __init__(self, message: str, expected_shape: Sequence[int | None] | None = None) -> None:
+        super().__init__(message)
+        self.expected_shape = None if expected_shape is None else tuple(expected_shape)
+
+
+class NotLiveError(ServeError):
+    """No model is live in this worker yet."""
+
+
+class PublishError(ServeError):
+    """A file cannot be published as a checkpoint."""
+
+
+class LedgerError(ServeError):
+    """The file of generations is damaged."""
+
+
+class StoreFullError(ServeError):
+    """The disk of the store has no room for the checkpoint; it may have later."""
+
+
+def describe(error: ServeError) -> str:
+    """Write an error as a command line shows it.
+
+    Args:
+        error: what went wrong.
+
+    Returns:
+        `error: …`, and `hint: …` on a line of its own where there is one.
+    """
+    return f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else "")

@@ -1,0 +1,153 @@
+"""What a checkpoint file is, told from its bytes, and the interface that a safetensors header states.
+
+No tensor is read here and torch is not needed: a checkpoint of another architecture is refused before its weights are
+touched. Unpickling is out of scope; `serve.tensors` does it.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve.errors import CheckpointError
+
+SAFETENSORS = "safetensors"
+TORCH = "torch"
+FORMATS = (SAFETENSORS, TORCH)
+
+# Source: the safetensors format description caps the header at 100 MB to stop a hostile length.
+_HEADER_LIMIT_BYTES = 100_000_000
+_MOST_ISSUES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What a tensor is, without its values.
+
+    Args:
+        dtype: the name that safetensors uses, for example `F32` or `I64`.
+        shape: the length of each dimension.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
+
+
+Interface = Mapping[str, TensorSpec]
+
+
+def detect_format(path: Path) -> str:
+    """Tell the format of a checkpoint from its first bytes; the suffix is never trusted.
+
+    Args:
+        path: the checkpoint.
+
+    Returns:
+        `"safetensors"` or `"torch"`.
+
+    Raises:
+        CheckpointError: the file is neither.
+    """
+    with path.open("rb") as reader:
+        start = reader.read(9)
+    # A zip archive is what torch.save writes since 1.6; a bare pickle is what it wrote before.
+    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
+        return TORCH
+    if len(start) == 9 and start[8:] == b"{":
+        return SAFETENSORS
+    shown = start[:8].hex() or "no bytes at all"
+    raise CheckpointError("format", f"{path.name}: expected safetensors or a torch.save file, found {shown}")
+
+
+def read_safetensors_interface(path: Path) -> dict[str, TensorSpec]:
+    """Read names, dtypes and shapes from a safetensors header, and check that the file is as long as it says.
+
+    Args:
+        path: a safetensors file.
+
+    Returns:
+        The interface of the checkpoint.
+
+    Raises:
+        CheckpointError: the header is damaged, or the file is shorter or longer than the header states.
+    """
+    header, body_bytes = _read_header(path)
+    try:
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        interface = {
+            name: TensorSpec(str(entry["dtype"]), tuple(int(length) for length in entry["shape"]))
+            for name, entry in tensors.items()
+        }
+        expected_bytes = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise CheckpointError("damaged", f"{path.name}: the safetensors header is malformed ({error!r})") from error
+    if expected_bytes != body_bytes:
+        raise CheckpointError(
+            "damaged", f"{path.name}: expected {expected_bytes} bytes of weights after the header, found {body_bytes}"
+        )
+    return interface
+
+
+def _read_header(path: Path) -> tuple[dict[str, dict[str, list[int]]], int]:
+    with path.open("rb") as reader:
+        size_bytes = reader.seek(0, 2)
+        reader.seek(0)
+        prefix = reader.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 2 <= length <= min(_HEADER_LIMIT_BYTES, size_bytes - 8):
+            raise CheckpointError(
+                "damaged", f"{path.name}: expected a header inside {size_bytes} bytes, found a length of {length}"
+            )
+        text = reader.read(length)
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError("damaged", f"{path.name}: the safetensors header is not JSON ({error})") from error
+    if not isinstance(header, dict):
+        raise CheckpointError("damaged", f"{path.name}: the safetensors header is not an object")
+    return header, size_bytes - 8 - length
+
+
+def compare_interfaces(expected: Interface, actual: Interface) -> list[str]:
+    """List how a checkpoint differs from the module that is to hold it.
+
+    Args:
+        expected: what the module has.
+        actual: what the checkpoint has.
+
+    Returns:
+        One line for each difference, sorted by tensor name; empty when they fit.
+    """
+    issues = []
+    for name in sorted({**expected, **actual}):
+        if name not in actual:
+            issues.append(f"{name}: expected {expected[name]}, missing in the checkpoint")
+        elif name not in expected:
+            issues.append(f"{name}: not in the module, found {actual[name]}")
+        elif expected[name] != actual[name]:
+            issues.append(f"{name}: expected {expected[name]}, found {actual[name]}")
+    return issues
+
+
+def require_interface(expected: Interface, actual: Interface) -> None:
+    """Refuse a checkpoint that is not of the module's architecture.
+
+    Args:
+        expected: what the module has.
+        actual: what the checkpoint has.
+
+    Raises:
+        CheckpointError: naming the first differences and counting the rest.
+    """
+    issues = compare_interfaces(expected, actual)
+    if issues:
+        shown = "; ".join(issues[:_MOST_ISSUES_SHOWN])
+        rest = len(issues) - _MOST_ISSUES_SHOWN
+        tail = f"; and {rest} more" if rest > 0 else ""
+        raise CheckpointError("architecture", f"the checkpoint is of another architecture: {shown}{tail}")

@@ -1,0 +1,65 @@
+"""The gunicorn configuration: `gunicorn -c python:serve.gunicorn_conf serve.wsgi:app`.
+
+Gunicorn imports this in the master and reads its names, so this module reads the settings when it is imported, once
+for all workers to come. It imports no torch, and neither does anything that it imports: a master that has used torch's
+threads hangs its forked workers (pytorch#49555).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from serve.errors import SettingsError, describe
+from serve.settings import Settings, load_settings
+
+_KNOWN_ERROR = 3
+
+
+def _load_or_exit() -> Settings:
+    try:
+        return load_settings(os.environ, Path.cwd())
+    except SettingsError as error:
+        sys.stderr.write(describe(error) + "\n")
+        raise SystemExit(_KNOWN_ERROR) from None
+
+
+served = _load_or_exit()
+
+bind = served.bind
+workers = served.workers
+threads = served.threads
+worker_class = "gthread"
+# Longer than the idle time of common clients and proxies, so that it is they who close: a connection that the server
+# closes just when a request arrives is a failed request.
+keepalive = 75
+# Importing torch and reading a pickle hold the interpreter lock for seconds.
+timeout = 120
+graceful_timeout = 30
+# The heartbeat file: on a disk its sync can stall a worker long enough to be taken for dead.
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - gunicorn makes a private file
+# One socket in the home directory would be shared by every server of a user.
+control_socket_disable = True
+
+
+def post_worker_init(worker: Any) -> None:
+    """Start the reloader of a new worker, and let it become live before it takes requests.
+
+    Args:
+        worker: gunicorn's worker, whose application is loaded and whose loop has not begun.
+    """
+    from serve.app import EXTENSION
+
+    runtime = getattr(worker.wsgi, "extensions", {}).get(EXTENSION)
+    if runtime is None:
+        worker.log.warning("not an application of serve: call runtime.start() in a post_worker_init of your own")
+        return
+
+    def is_wanted() -> bool:
+        worker.notify()
+        return bool(worker.alive)
+
+    runtime.start()
+    runtime.wait_until_booted(is_wanted)

@@ -1,0 +1,141 @@
+"""The generations of one host, in the order of their commits.
+
+An append-only file of JSON lines beside the store, written under the store's lock. All workers number a commit alike
+by it, and a worker that starts late finds in it what is committed, whatever the watched place holds by then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime, timezone
+
+from serve import files
+from serve.errors import LedgerError
+from serve.store import Store
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One generation.
+
+    Args:
+        generation: its number; the first is 1.
+        sha256: of the checkpoint.
+        size_bytes: of the checkpoint.
+        version: that the marker gave it.
+        name: the checkpoint's file name.
+        marker_mtime_ns: when its marker was written.
+        fingerprint: of the observation that led to it.
+        committed: when, as ISO 8601.
+    """
+
+    generation: int
+    sha256: str
+    size_bytes: int
+    version: str
+    name: str
+    marker_mtime_ns: int
+    fingerprint: str
+    committed: str = ""
+
+    @property
+    def order(self) -> tuple[int, str]:
+        """The rank that its observation had."""
+        return self.marker_mtime_ns, self.name
+
+    def has_same_content(self, other: Entry) -> bool:
+        """Whether the other entry would answer the same and say the same of itself."""
+        return (self.sha256, self.version) == (other.sha256, other.version)
+
+
+class Ledger:
+    """The file of generations.
+
+    Args:
+        store: whose lock guards the file, and beside whose checkpoints it lies.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._path = store.root / "generations.jsonl"
+
+    def read(self) -> list[Entry]:
+        """Return every generation, the oldest first.
+
+        A last line without its end is what a killed writer left; it was never committed.
+
+        Raises:
+            OSError: the file is there and cannot be read.
+            LedgerError: a line is not an entry.
+        """
+        return [_parse(line) for line in self._read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+    def last(self) -> Entry | None:
+        """Return the committed generation, or `None` before the first."""
+        entries = self.read()
+        return entries[-1] if entries else None
+
+    def commit(self, proposed: Entry) -> Entry:
+        """Number a generation; the same observation gets the same number in every worker.
+
+        Args:
+            proposed: the entry without its number and time.
+
+        Returns:
+            The entry as it stands in the file. It is not the last one when another worker was faster by a generation.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        with self._store.lock():
+            entries = self.read()
+            for entry in entries:
+                if entry.fingerprint == proposed.fingerprint and entry.has_same_content(proposed):
+                    return entry
+            if entries and entries[-1].has_same_content(proposed):
+                return entries[-1]
+            number = entries[-1].generation + 1 if entries else 1
+            entry = replace(proposed, generation=number, committed=datetime.now(timezone.utc).isoformat())
+            self._append(entry)
+            return entry
+
+    def recent_sha256(self, count: int) -> frozenset[str]:
+        """Return the sha256 of the last `count` generations.
+
+        Args:
+            count: how many generations stay available.
+        """
+        return frozenset(entry.sha256 for entry in self.read()[-count:])
+
+    def _read_bytes(self) -> bytes:
+        try:
+            return self._path.read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def _append(self, entry: Entry) -> None:
+        whole = self._read_bytes().rpartition(b"\n")
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            end = len(whole[0]) + len(whole[1])
+            os.ftruncate(descriptor, end)
+            os.lseek(descriptor, end, os.SEEK_SET)
+            files.write_all(descriptor, json.dumps(asdict(entry)).encode() + b"\n")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        files.sync_directory(self._path.parent)
+
+
+def _parse(line: bytes) -> Entry:
+    try:
+        stated = json.loads(line)
+        # Keys of a newer version are passed over, so that the version before it can start again after an upgrade.
+        return Entry(**{known.name: stated[known.name] for known in fields(Entry) if known.name in stated})
+    except (ValueError, TypeError) as error:
+        raise LedgerError(
+            f"generations.jsonl: expected one entry on each line, found {line[:80]!r}",
+            hint="move the store away; generations then start again at 1",
+        ) from error

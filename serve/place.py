@@ -1,0 +1,110 @@
+"""The watched place, looked at: one checkpoint that is overwritten, or a directory of checkpoints.
+
+Only looks; `serve.checkpoint` decides. Remote object stores are out of scope here.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from serve.checkpoint import MARKER_SUFFIX, Identity, Observation
+
+_MARKER_LIMIT_BYTES = 1024 * 1024
+
+
+class Place:
+    """Where checkpoints appear.
+
+    Args:
+        path: a checkpoint, or a directory of checkpoints. It need not exist yet: what it is, is found at each look.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether rank among several checkpoints matters."""
+        return self.path.is_dir()
+
+    @property
+    def directory(self) -> Path:
+        """The directory in which markers appear."""
+        return self.path if self.is_directory else self.path.parent
+
+    def observe(self) -> Iterator[Observation]:
+        """Look at the checkpoints that have a marker, the newest marker first.
+
+        Yields:
+            One observation at a time: a caller that stops early leaves the older markers unread.
+
+        Raises:
+            OSError: the place cannot be listed.
+        """
+        found = sorted(self._markers(), key=lambda pair: (pair[1].st_mtime_ns, pair[0].name), reverse=True)
+        for marker, seen in found:
+            yield _observe(marker, seen)
+
+    def _markers(self) -> list[tuple[Path, os.stat_result]]:
+        if not self.is_directory:
+            paths = [self.path.with_name(self.path.name + MARKER_SUFFIX)]
+        else:
+            with os.scandir(self.path) as entries:
+                paths = [Path(entry.path) for entry in entries if _is_marker_name(entry.name)]
+        found = []
+        for path in paths:
+            try:
+                found.append((path, path.stat()))
+            except FileNotFoundError:
+                continue  # gone between the listing and the look, or not there yet
+        return found
+
+
+def _is_marker_name(name: str) -> bool:
+    # Names that start with a dot are the temporary files of publishers.
+    return name.endswith(MARKER_SUFFIX) and not name.startswith(".")
+
+
+def _observe(marker: Path, seen: os.stat_result) -> Observation:
+    path = marker.with_name(marker.name[: -len(MARKER_SUFFIX)])
+    identity = _identify(seen)
+    if not stat.S_ISREG(seen.st_mode):
+        return Observation(path, None, identity, b"", "the marker: expected a regular file")
+    try:
+        with marker.open("rb") as reader:
+            text = reader.read(_MARKER_LIMIT_BYTES + 1)
+            identity = _identify(os.fstat(reader.fileno()))
+        checkpoint = _look_at_checkpoint(path)
+    except OSError as error:
+        return Observation(path, None, identity, b"", f"it cannot be read: {error}")
+    if checkpoint is not None and not path.is_file():
+        return Observation(path, checkpoint, identity, text, "the checkpoint: expected a regular file")
+    if len(text) > _MARKER_LIMIT_BYTES:
+        return Observation(path, checkpoint, identity, b"", f"the marker: expected at most {_MARKER_LIMIT_BYTES} bytes")
+    return Observation(path, checkpoint, identity, text)
+
+
+def _look_at_checkpoint(path: Path) -> Identity | None:
+    try:
+        return _identify(path.stat())
+    except FileNotFoundError:
+        return None
+
+
+def _identify(seen: os.stat_result) -> Identity:
+    return Identity(seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns)
+
+
+def identify(descriptor: int) -> Identity:
+    """Return the identity of an open file.
+
+    Args:
+        descriptor: its file descriptor.
+
+    Raises:
+        OSError: the file cannot be looked at, for example because its server is gone.
+    """
+    return _identify(os.fstat(descriptor))

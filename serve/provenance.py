@@ -1,0 +1,67 @@
+"""Where an answer comes from: which model, which bytes, which environment."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ENV_DIGEST_VARIABLE = "ENVSERVE_ENV_DIGEST"
+# Said in the header where no digest is known, so that every answer carries the header; in JSON it is null.
+UNKNOWN = "unknown"
+_DIGEST = re.compile(r"[0-9A-Za-z][0-9A-Za-z:._+-]{0,199}")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What every prediction carries.
+
+    Args:
+        name: the model's name, from the settings.
+        version: the version that the marker gave its content.
+        generation: the number of the commit that made it live; it only rises.
+        sha256: of the checkpoint's bytes.
+        env_digest: of the environment that computed the answer, or `None` where it is not known.
+    """
+
+    name: str
+    version: str
+    generation: int
+    sha256: str
+    env_digest: str | None
+
+    def as_json(self) -> dict[str, object]:
+        """Return the facts as they stand in a JSON answer."""
+        return asdict(self)
+
+    def as_headers(self) -> dict[str, str]:
+        """Return the facts as response headers."""
+        return {
+            "X-Model-Name": self.name,
+            "X-Model-Version": self.version,
+            "X-Model-Generation": str(self.generation),
+            "X-Model-SHA256": self.sha256,
+            "X-Env-Digest": self.env_digest or UNKNOWN,
+        }
+
+
+def read_env_digest(environ: Mapping[str, str], prefix: Path) -> str | None:
+    """Find the digest that `envtool` computed for the running environment.
+
+    Args:
+        environ: the environment variables; `ENVSERVE_ENV_DIGEST` wins.
+        prefix: the environment's prefix, whose `conda-meta/envserve.json` holds it otherwise.
+
+    Returns:
+        The digest, or `None` when neither place has one that fits in a header.
+    """
+    digest: object = environ.get(ENV_DIGEST_VARIABLE)
+    if digest is None:
+        try:
+            record = json.loads((prefix / "conda-meta" / "envserve.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        digest = record.get("env_digest") if isinstance(record, dict) else None
+    return digest if isinstance(digest, str) and _DIGEST.fullmatch(digest) else None

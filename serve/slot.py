@@ -1,0 +1,123 @@
+"""The one place of a worker that holds the live model.
+
+A request leases the generation that is live when it starts and keeps it to its end; a swap is one assignment. What was
+replaced is handed back for retirement only when its last lease has ended.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from serve.errors import NotLiveError
+from serve.provenance import Provenance
+
+
+class Predictor(Protocol):
+    """A loaded model, as far as a request is concerned."""
+
+    def predict(self, inputs: object) -> object:
+        """Answer one request.
+
+        Args:
+            inputs: the value of `inputs` in the request.
+
+        Returns:
+            What goes into `outputs` of the answer.
+
+        Raises:
+            InputError: the inputs do not fit the model.
+        """
+
+    @property
+    def expected_shape(self) -> Sequence[int | None]:
+        """The shape of the inputs, `None` standing for any length."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A model that is, was or will be live.
+
+    Args:
+        predictor: the loaded model.
+        provenance: where its answers come from.
+        facts: what the log and `GET /model` say about it beyond that.
+    """
+
+    predictor: Predictor
+    provenance: Provenance
+    facts: dict[str, object]
+
+
+class Slot:
+    """Holds the live generation and counts who uses which."""
+
+    def __init__(self) -> None:
+        self._live: Generation | None = None
+        self._leases: dict[int, int] = {}
+        self._draining: list[Generation] = []
+        self._lock = threading.Lock()
+
+    @property
+    def live(self) -> Generation | None:
+        """The live generation, for looking at; answering a request takes a lease."""
+        return self._live
+
+    @contextmanager
+    def lease(self) -> Iterator[Generation]:
+        """Hold the live generation for one request.
+
+        Yields:
+            The generation that is live now; a swap does not change it.
+
+        Raises:
+            NotLiveError: no model is live yet.
+        """
+        # Reading the live generation and counting the lease are one step, or a swap in between could retire it.
+        with self._lock:
+            generation = self._live
+            if generation is None:
+                raise NotLiveError("no model is live in this worker yet")
+            key = id(generation)
+            self._leases[key] = self._leases.get(key, 0) + 1
+        try:
+            yield generation
+        finally:
+            with self._lock:
+                self._leases[key] -= 1
+                if not self._leases[key]:
+                    del self._leases[key]
+
+    def swap(self, generation: Generation) -> Generation | None:
+        """Make a generation live.
+
+        Args:
+            generation: what every request that starts from now on uses.
+
+        Returns:
+            The generation that it replaced; it drains from now on.
+        """
+        with self._lock:
+            replaced, self._live = self._live, generation
+            if replaced is not None:
+                self._draining.append(replaced)
+        return replaced
+
+    def take_drained(self) -> list[Generation]:
+        """Hand over the replaced generations that no request uses any more.
+
+        Returns:
+            The generations, the longest replaced first; the slot holds them no longer.
+        """
+        with self._lock:
+            drained = [generation for generation in self._draining if id(generation) not in self._leases]
+            self._draining = [generation for generation in self._draining if id(generation) in self._leases]
+        return drained
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether a replaced generation still has leases, or was not handed over yet."""
+        return bool(self._draining)

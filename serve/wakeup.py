@@ -1,0 +1,114 @@
+"""The door to watchdog: file events that wake the reloader before its timer does.
+
+Events are never trusted to come: an emitter can go blind when a directory is replaced, and inotify has limits. So the
+observer is supervised and rebuilt, and whoever waits here is woken by the timer in any case.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+
+from serve.checkpoint import MARKER_SUFFIX
+
+# Reading a marker makes events too (opened, closed_no_write); waking for those would never end.
+_WRITING_EVENTS = frozenset({"created", "modified", "moved", "closed", "attrib"})
+# A burst of events is one look.
+_SHORTEST_PAUSE_S = 0.02
+_REBUILD_PAUSE_S = 5.0
+
+
+class WakeUp(FileSystemEventHandler):
+    """A wait that file events can cut short.
+
+    Args:
+        is_watching: whether to use file events at all.
+        report: told in words when events stop coming or come again.
+    """
+
+    def __init__(self, is_watching: bool, report: Callable[[str], None]) -> None:
+        self._is_watching = is_watching
+        self._report = report
+        self._woken = threading.Event()
+        self._observer: Any = None
+        self._watched: tuple[Path, int, int] | None = None
+        self._rebuild_at_s = 0.0
+        self._last_report: str | None = None
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Wake the waiting thread when a marker was written.
+
+        Args:
+            event: what watchdog saw.
+        """
+        paths = (os.fsdecode(event.src_path or ""), os.fsdecode(event.dest_path or ""))
+        if event.event_type in _WRITING_EVENTS and any(path.endswith(MARKER_SUFFIX) for path in paths):
+            self._woken.set()
+
+    def wake(self) -> None:
+        """Wake the waiting thread now."""
+        self._woken.set()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for an event, or for the timer.
+
+        Args:
+            timeout_s: the longest wait.
+        """
+        if self._woken.wait(timeout_s):
+            time.sleep(_SHORTEST_PAUSE_S)
+            self._woken.clear()
+
+    def supervise(self, directory: Path) -> None:
+        """See to it that an observer is alive and watches the directory that has this name now.
+
+        Args:
+            directory: where markers appear.
+        """
+        if not self._is_watching:
+            return
+        try:
+            seen = directory.stat()
+        except OSError:
+            self.close()
+            return
+        wanted = (directory, seen.st_dev, seen.st_ino)
+        is_alive = self._observer is not None and all(thread.is_alive() for thread in self._threads())
+        if (is_alive and wanted == self._watched) or time.monotonic() < self._rebuild_at_s:
+            return
+        self.close()
+        self._build(directory, wanted)
+
+    def close(self) -> None:
+        """Stop watching."""
+        observer, self._observer, self._watched = self._observer, None, None
+        if observer is not None:
+            observer.stop()
+            observer.join(timeout=1)
+
+    def _threads(self) -> list[threading.Thread]:
+        return [self._observer, *self._observer.emitters]
+
+    def _build(self, directory: Path, wanted: tuple[Path, int, int]) -> None:
+        observer = Observer()
+        try:
+            observer.schedule(self, str(directory))
+            observer.start()
+        except Exception as error:  # watchdog raises OSError, and other types, according to its version
+            self._rebuild_at_s = time.monotonic() + _REBUILD_PAUSE_S
+            self._tell(f"no file events, the timer alone: {error}")
+            return
+        self._observer, self._watched = observer, wanted
+        self._woken.set()  # what happened before the observer was there made no event
+        self._tell("file events")
+
+    def _tell(self, text: str) -> None:
+        if text != self._last_report:
+            self._last_report = text
+            self._report(text)
