@@ -172,7 +172,9 @@ def _generic(name: str, value: str) -> Any:
     import rattler
 
     version, _, build = value.partition(" ")
-    return rattler.GenericVirtualPackage(rattler.PackageName(name), rattler.Version(version), build or "0")
+    # py-rattler 0.25 takes the build as text, later ones as a type of their own.
+    build_type = getattr(rattler, "BuildString", str)
+    return rattler.GenericVirtualPackage(rattler.PackageName(name), rattler.Version(version), build_type(build or "0"))
 
 
 def _platform(name: str) -> Any:

@@ -72,7 +72,7 @@ def plan(wanted: Sequence[LockedPackage], receipt: Receipt | None) -> Plan:
     install = tuple(each for each in wanted if _installed(each) not in there)
     remove = tuple(sorted(there - {_installed(each) for each in wanted}, key=lambda each: (each.manager, each.name)))
     # Another Python means another site-packages: every wheel and all byte-code would have to move.
-    replaces_python = any(each.manager == "conda" and each.name == "python" for each in (*install, *remove))
+    replaces_python = any(each.manager == "conda" and each.name == "python" for each in install)
     return (
         Plan(tuple(wanted), remove, starts_over=True) if replaces_python else Plan(install, remove, starts_over=False)
     )
@@ -137,8 +137,13 @@ def _wanted(lockfile: Lockfile, platform: str, categories: Sequence[str]) -> tup
 
 def _to_fetch(wanted: Sequence[LockedPackage], todo: Plan) -> list[LockedPackage]:
     # py-rattler links the whole conda part in one declarative step, so that it wants every archive when one changes.
-    relinks = any(each.manager == "conda" for each in (*todo.install, *todo.remove))
+    relinks = _changes_conda(todo)
     return [each for each in wanted if each in todo.install or (relinks and each.manager == "conda")]
+
+
+def _changes_conda(todo: Plan) -> bool:
+    managers = [each.manager for each in todo.install] + [each.manager for each in todo.remove]
+    return "conda" in managers
 
 
 def _fetch(packages: Sequence[LockedPackage], cache: Cache, display: Display) -> dict[str, Path]:
@@ -167,7 +172,7 @@ def _change(
     display: Display,
 ) -> None:
     conda_wanted = [each for each in wanted if each.manager == "conda"]
-    if any(each.manager == "conda" for each in (*todo.install, *todo.remove)):
+    if _changes_conda(todo):
         with display.task(f"link {len(conda_wanted)} conda packages"), _scratch(prefix, "archives") as scratch:
             requests = [LinkRequest(each.url, _sha256(each), proven[each.url]) for each in conda_wanted]
             conda.link(requests, prefix.path, platform, scratch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import PackageNotFoundError, version
 
 import click
 
@@ -23,19 +22,12 @@ class _Commands(click.Group):
         return command
 
 
-def _version() -> str:
-    try:
-        return version("envserve")
-    except PackageNotFoundError:
-        return "from a checkout"
-
-
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 the answer is no, 2 wrong usage, 3 an error with a hint, 130 interrupted.",
 )
-@click.version_option(_version, "-V", "--version", prog_name="envtool")
+@click.version_option(None, "-V", "--version", package_name="envserve", prog_name="envtool")
 def cli() -> None:
     """Lock a conda environment, make it on any machine byte for byte, and prove it.
 

@@ -1,0 +1,69 @@
+"""The virtual environment that the commands of this directory run in: made when it is missing or out of date.
+
+Needs nothing but Python 3.9 and its standard library. What is installed stands in pyproject.toml.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+OLDEST = (3, 9)
+
+
+def ensure(extras, packages=()):
+    """Make the virtual environment hold this checkout with some of its extras.
+
+    Args:
+        extras: Names of optional dependencies in pyproject.toml.
+        packages: More requirements for pip.
+
+    Returns:
+        The interpreter of the virtual environment.
+    """
+    if sys.version_info < OLDEST:
+        sys.exit("error: Python %d.%d is too old\nhint: run this with Python 3.9 or newer" % sys.version_info[:2])
+    venv = Path(os.environ.get("ENVSERVE_VENV") or ROOT / ".venv")
+    python = venv / "bin" / "python"
+    stamp = venv / "envserve-stamp"
+    wanted = _fingerprint(extras, packages)
+    if python.exists() and stamp.exists() and stamp.read_text() == wanted:
+        return python
+    print(f"setting up {venv} (once; a minute or two)", file=sys.stderr, flush=True)
+    if not python.exists():
+        _make(venv)
+    requirement = f"{ROOT}[{','.join(extras)}]"
+    _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-e", requirement, *packages])
+    stamp.write_text(wanted)
+    return python
+
+
+def _fingerprint(extras, packages):
+    digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes())
+    digest.update(repr((sys.version, sorted(extras), sorted(packages))).encode())
+    return digest.hexdigest()
+
+
+def _make(venv):
+    # Debian's python3 comes without ensurepip; other makers of environments bring their own pip.
+    makers = [
+        [sys.executable, "-m", "venv", str(venv)],
+        ["uv", "venv", "--seed", "--python", sys.executable, str(venv)],
+    ]
+    makers.append(["virtualenv", "--python", sys.executable, str(venv)])
+    for argv in makers:
+        if shutil.which(argv[0]) and subprocess.run(argv, capture_output=True).returncode == 0:
+            return
+        shutil.rmtree(venv, ignore_errors=True)
+    sys.exit("error: no virtual environment can be made\nhint: install python3-venv (apt), virtualenv or uv")
+
+
+def _run(argv):
+    done = subprocess.run(argv)
+    if done.returncode != 0:
+        sys.exit(
+            f"error: {' '.join(argv)} ended with exit status {done.returncode}\nhint: is the package index reachable?"
+        )
