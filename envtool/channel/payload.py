@@ -1,0 +1,126 @@
+"""A conda package before it is packed: metadata and files as frozen values.
+
+Everything that the archive depends on is here, so that its build string can be a digest of the content: other content,
+other file name, and no cache ever holds a stale package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+
+from envtool.errors import ArchiveError
+
+PLACEHOLDER = "/opt/envtool_prefix_placeholder" + "_placehold" * 16
+"""What stands for the prefix in text files; as long as conda's own, which some tools expect of a placeholder."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file or symbolic link.
+
+    Args:
+        path: Where it goes, relative and with forward slashes.
+        content: The bytes of the file; of a link, the bytes of the file that it points to.
+        is_executable: Whether its mode is 0755 rather than 0644.
+        link: The target of a symbolic link.
+        has_placeholder: Whether the text has `PLACEHOLDER` where the prefix belongs.
+    """
+
+    path: str
+    content: bytes
+    is_executable: bool = False
+    link: str | None = None
+    has_placeholder: bool = False
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the content."""
+        return hashlib.sha256(self.content).hexdigest()
+
+
+@dataclass(frozen=True)
+class Package:
+    """A whole package.
+
+    Args:
+        name: Its conda name.
+        version: Its version.
+        build_number: Decides between builds of one version: the higher wins.
+        subdir: `linux-64` or `noarch`.
+        depends: The match specs that it needs.
+        license: An SPDX expression.
+        summary: One line.
+        home: The project's home page, if it has one.
+        build_suffix: What the build string ends in, such as `_cpython`.
+        entry_points: Of a noarch Python package, `name = module:function` for each console script.
+        files: What goes into the prefix; a noarch Python package has `site-packages/` and `python-scripts/`.
+        about: What goes into `info/` only: licences and the recipe, with paths relative to `info/`.
+    """
+
+    name: str
+    version: str
+    build_number: int
+    subdir: str
+    depends: tuple[str, ...]
+    license: str
+    summary: str
+    home: str | None
+    files: tuple[Entry, ...]
+    about: tuple[Entry, ...] = ()
+    entry_points: tuple[str, ...] = ()
+    build_suffix: str = ""
+
+    @property
+    def is_noarch(self) -> bool:
+        """Whether it is a noarch Python package."""
+        return self.subdir == "noarch"
+
+    @property
+    def digest(self) -> str:
+        """A sha256 of all that the archive holds."""
+        digest = hashlib.sha256()
+        facts = [self.name, self.version, self.build_number, self.subdir, self.license, self.summary, self.home]
+        digest.update(json.dumps([*facts, self.depends, self.entry_points]).encode())
+        for group in (self.files, self.about):
+            for entry in sorted(group, key=lambda each: each.path):
+                row = [entry.path, entry.sha256, entry.is_executable, entry.link, entry.has_placeholder]
+                digest.update(json.dumps(row).encode())
+        return digest.hexdigest()
+
+    @property
+    def build(self) -> str:
+        """The build string: a digest of the content and the build number, in the form that conda's tools use."""
+        letters = "pyh" if self.is_noarch else "h"
+        return f"{letters}{self.digest[:10]}_{self.build_number}{self.build_suffix}"
+
+    @property
+    def stem(self) -> str:
+        """The file name of the archive without its ending."""
+        return f"{self.name}-{self.version}-{self.build}"
+
+    @property
+    def file_name(self) -> str:
+        """The file name of the archive."""
+        return f"{self.stem}.conda"
+
+
+def safe_path(path: str, owner: str) -> str:
+    """The path in its plain form (`./a//b` becomes `a/b`).
+
+    Args:
+        path: A member path of an archive.
+        owner: The archive, for the error.
+
+    Raises:
+        ArchiveError: The path would leave the directory that it is unpacked in, or cannot be a path.
+    """
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if path.startswith("/") or ".." in parts or re.search(r"[\x00-\x1f\\]", path):
+        raise ArchiveError(
+            f"{owner} has an unsafe member path: {path!r}",
+            "nothing was unpacked; the file was not made by a packaging tool",
+        )
+    return "/".join(parts)
