@@ -50,11 +50,9 @@ def post_worker_init(worker: Any) -> None:
     Args:
         worker: gunicorn's worker, whose application is loaded and whose loop has not begun.
     """
-    from serve.app import EXTENSION
-
-    runtime = getattr(worker.wsgi, "extensions", {}).get(EXTENSION)
+    runtime = _find_runtime(worker)
     if runtime is None:
-        worker.log.warning("not an application of serve: call runtime.start() in a post_worker_init of your own")
+        worker.log.warning("not an application of serve: call its runtime's start() in a post_worker_init of your own")
         return
 
     def is_wanted() -> bool:
@@ -63,3 +61,21 @@ def post_worker_init(worker: Any) -> None:
 
     runtime.start()
     runtime.wait_until_booted(is_wanted)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Stop the reloader of a worker that ends.
+
+    Args:
+        server: gunicorn's arbiter.
+        worker: the worker, which may have failed before it had an application.
+    """
+    runtime = _find_runtime(worker)
+    if runtime is not None:
+        runtime.stop()
+
+
+def _find_runtime(worker: Any) -> Any:
+    from serve.app import EXTENSION
+
+    return getattr(getattr(worker, "wsgi", None), "extensions", {}).get(EXTENSION)

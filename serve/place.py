@@ -57,10 +57,19 @@ class Place:
         found = []
         for path in paths:
             try:
-                found.append((path, path.stat()))
+                found.append((path, _look_at_marker(path)))
             except FileNotFoundError:
                 continue  # gone between the listing and the look, or not there yet
         return found
+
+
+def _look_at_marker(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        raise
+    except OSError:  # a loop of links, say: one bad marker must not hide the others
+        return path.lstat()
 
 
 def _is_marker_name(name: str) -> bool:

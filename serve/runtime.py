@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Callable
 
 from serve.commit import Committer, Loader
+from serve.errors import ModelError
 from serve.logs import EventLog
 from serve.place import Place
 from serve.provenance import read_env_digest
@@ -20,6 +21,9 @@ from serve.reloader import Reloader
 from serve.settings import Settings
 from serve.slot import Slot
 from serve.store import Store
+
+
+_STOP_WAIT_S = 2.0
 
 
 class Runtime:
@@ -60,6 +64,15 @@ class Runtime:
             self._thread = threading.Thread(target=self.reloader.run, name="reloader", daemon=True)
             self._thread.start()
 
+    def stop(self) -> None:
+        """End the reloader's thread, so that the interpreter does not go away under torch's feet.
+
+        A load that is under way is waited for only a little; the process ends in any case.
+        """
+        if self._thread is not None:
+            self.reloader.stop()
+            self._thread.join(_STOP_WAIT_S)
+
     def wait_until_booted(self, is_wanted: Callable[[], bool]) -> None:
         """Wait until a committed generation is live again, or cannot be.
 
@@ -76,6 +89,11 @@ class Runtime:
     def _make_loader(self) -> Loader:
         # Here and not above: this import brings torch, and only a worker may have it (forking after torch has used
         # threads hangs the child: pytorch#49555).
-        from serve.model import ModelLoader
-
+        try:
+            from serve.model import ModelLoader
+        except ImportError as error:
+            raise ModelError(
+                f"{error.name or 'a library'} cannot be imported: {error}",
+                hint="install torch and safetensors into the environment that runs gunicorn",
+            ) from error
         return ModelLoader(self.settings)

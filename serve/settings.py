@@ -96,7 +96,7 @@ FIELDS = (
         "watch", values.one_of("auto", "poll"), "auto: file events wake the reloader; poll: only its timer does", "auto"
     ),
     Field("poll_s", values.seconds(0.01), "seconds between two looks at the watched place", 1.0),
-    Field("settle_s", values.seconds(0.0), "seconds that a checkpoint with an empty marker must hold still", 0.2),
+    Field("settle_s", values.seconds(0.01), "seconds that a checkpoint with an empty marker must hold still", 0.2),
     Field("keep", values.whole_number(1), "how many generations the store keeps", 3),
     Field("boot_wait_s", values.seconds(0.0), "seconds a new worker may load before it takes requests", 60.0),
     Field("max_body_bytes", values.whole_number(1), "longest request body", 16 * 1024 * 1024),

@@ -1,0 +1,41 @@
+"""Fixtures of the tests of `serve`: a trainer that publishes, and a real server."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+SUPPORT = Path(__file__).parent / "support"
+sys.path.insert(0, str(SUPPORT))
+
+from serving import Server  # noqa: E402 - found by the line above
+from trainer import Trainer  # noqa: E402
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("needs_torch") and importlib.util.find_spec("torch") is None:
+        pytest.skip("torch is not in this interpreter; run these tests in the created environment")
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    """A trainer beside an empty watched directory."""
+    return Trainer(tmp_path / "work", tmp_path / "checkpoints")
+
+
+@pytest.fixture
+def start_server(tmp_path, trainer):
+    """A function that starts real gunicorn servers, which end with the test."""
+    servers = []
+
+    def start(**settings):
+        server = Server(tmp_path, trainer.directory, settings)
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.stop()

@@ -1,0 +1,94 @@
+"""Model classes of the tests. Their answers to small whole numbers are exact, so they can be checked without torch."""
+
+import torch
+
+
+class Affine(torch.nn.Module):
+    """Four numbers in, two out; `example_inputs` is all that serve asks for."""
+
+    example_inputs = ([0.0] * 4,)
+
+    def __init__(self, outputs=2):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, outputs)
+
+    def forward(self, rows):
+        return self.layer(rows)
+
+
+class Masked(torch.nn.Module):
+    """Has a buffer that holds infinities rightly, and one that may not hold NaN."""
+
+    example_inputs = ([0.0] * 2,)
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(2))
+        self.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+
+    def forward(self, rows):
+        return torch.softmax(rows * self.scale + self.mask, dim=1)
+
+
+class Words:
+    """A class that is no module: builds one, and takes texts instead of numbers."""
+
+    example_inputs = ("ab", "b")
+
+    def build_module(self):
+        return torch.nn.Embedding(26, 1)
+
+    def inputs_to_tensors(self, inputs):
+        if not isinstance(inputs, (list, tuple)) or not all(isinstance(word, str) for word in inputs):
+            raise ValueError("expected a list of words")
+        return [torch.tensor([ord(letter) - ord("a") for letter in word]) for word in inputs]
+
+    def run_module(self, module, words):
+        return [module(word).sum() for word in words]
+
+    def tensors_to_outputs(self, sums):
+        return {"sums": [float(total) for total in sums]}
+
+
+class Whole(torch.nn.Module):
+    """Takes whole numbers, as a token model does."""
+
+    example_inputs = ([1, 2, 3],)
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(10, 1)
+
+    def forward(self, rows):
+        return self.table(rows).sum(dim=(1, 2))
+
+
+class Slow(Affine):
+    """Answers after a while, so that a swap finds requests in flight."""
+
+    def forward(self, rows):
+        import time
+
+        time.sleep(float(rows[0, 0]))
+        return super().forward(rows)
+
+
+class Raising(Affine):
+    """Cannot be warmed up."""
+
+    def forward(self, rows):
+        raise RuntimeError("this model never answers")
+
+
+class Unbuildable(Affine):
+    """Cannot be built."""
+
+    def __init__(self):
+        raise OSError("no such vocabulary")
+
+
+class Exampleless(torch.nn.Linear):
+    """Says nothing of its inputs."""
+
+    def __init__(self):
+        super().__init__(4, 2)

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from serve.checkpoint import (
+    Identity,
+    Ignore,
+    Known,
+    Load,
+    Manifest,
+    Observation,
+    Refuse,
+    Wait,
+    decide,
+    parse_marker,
+)
+from serve.errors import CheckpointError
+
+SHA256 = "ab" * 32
+CHECKPOINT = Identity(device=1, inode=2, size_bytes=100, mtime_ns=1000)
+EMPTY = Observation(Path("ck/m.pth"), CHECKPOINT, Identity(1, 3, 0, 2000), b"")
+STATED = replace(EMPTY, text=json.dumps({"sha256": SHA256, "size": 100}).encode())
+NOTHING = Known(served=None, served_order=None, first_seen_s=0.0)
+LONG_AFTER_S = 10.0
+REWRITTEN = replace(CHECKPOINT, mtime_ns=3000)
+
+
+def decided(seen, known=NOTHING, now_s=LONG_AFTER_S):
+    return decide(seen, known, now_s, settle_s=0.5)
+
+
+@pytest.mark.parametrize(
+    ("what", "seen", "known", "action"),
+    [
+        ("an empty marker that held still", EMPTY, NOTHING, Load),
+        ("a marker that states its content", STATED, NOTHING, Load),
+        ("what is served", STATED, replace(NOTHING, served=STATED.fingerprint), Ignore),
+        ("older than what is served", STATED, replace(NOTHING, served_order=(2001, "a")), Ignore),
+        ("as old, but with a later name", STATED, replace(NOTHING, served_order=(2000, "a")), Load),
+        ("newer than what is served", STATED, replace(NOTHING, served_order=(1999, "z")), Load),
+        ("refused for good", STATED, replace(NOTHING, refusal="bad"), Ignore),
+        ("refused for now", STATED, replace(NOTHING, refusal="full", retry_at_s=11.0), Ignore),
+        ("refused until now", STATED, replace(NOTHING, refusal="full", retry_at_s=10.0), Load),
+        ("no checkpoint", replace(STATED, checkpoint=None), NOTHING, Ignore),
+        ("a marker that cannot be read", replace(STATED, problem="EACCES"), NOTHING, Refuse),
+        ("a marker that is no JSON", replace(STATED, text=b"done"), NOTHING, Refuse),
+        ("another size", replace(STATED, checkpoint=replace(CHECKPOINT, size_bytes=99)), NOTHING, Refuse),
+        ("an empty marker under new bytes", replace(EMPTY, checkpoint=REWRITTEN), NOTHING, Ignore),
+        ("a stated hash under new bytes that hold still", replace(STATED, checkpoint=REWRITTEN), NOTHING, Load),
+    ],
+)
+def test_decisions(what, seen, known, action):
+    assert type(decided(seen, known)) is action, what
+
+
+def test_without_proof_a_checkpoint_must_hold_still():
+    known = replace(NOTHING, first_seen_s=9.8)
+    assert decided(EMPTY, known) == Wait("the checkpoint must hold still", pytest.approx(0.3))
+    assert isinstance(decided(replace(STATED, checkpoint=REWRITTEN), known), Wait)
+    assert isinstance(decided(STATED, known), Load), "a hash proves its bytes at once"
+
+
+def test_the_fingerprint_changes_with_everything_that_was_seen():
+    others = [
+        replace(EMPTY, path=Path("ck/n.pth")),
+        replace(EMPTY, text=b" "),
+        replace(EMPTY, checkpoint=None),
+        *(replace(EMPTY, checkpoint=replace(CHECKPOINT, **{key: 7})) for key in vars(CHECKPOINT)),
+        *(replace(EMPTY, marker=replace(EMPTY.marker, **{key: 7})) for key in vars(CHECKPOINT)),
+    ]
+    assert len({seen.fingerprint for seen in [EMPTY, *others]}) == len(others) + 1
+
+
+def test_a_manifest_keeps_unknown_keys():
+    text = json.dumps({"sha256": SHA256, "size": 5, "version": "v1", "format": "torch", "metrics": {"f1": 1}})
+    assert parse_marker(text.encode()) == Manifest(SHA256, 5, "v1", None, "torch", {"metrics": {"f1": 1}})
+
+
+@pytest.mark.parametrize("text", [b"", b" \n"])
+def test_an_empty_marker_states_nothing(text):
+    assert parse_marker(text) == Manifest()
+
+
+def test_all_issues_of_a_marker_are_named():
+    stated = {"sha256": "AB", "size": -1, "version": "a b\r\n", "created": 5, "format": "onnx"}
+    with pytest.raises(CheckpointError) as caught:
+        parse_marker(json.dumps(stated).encode())
+    assert all(f"{key}: expected" in caught.value.message for key in stated)
+
+
+@pytest.mark.parametrize("text", [b"{}", b'{"size": 5}', b"[]", b"5", b"true", b"[" * 100_000, b"\xff\xfe"])
+def test_markers_that_prove_nothing_are_refused(text):
+    with pytest.raises(CheckpointError):
+        parse_marker(text)
+
+
+KEYS = st.sampled_from(["sha256", "size", "version", "created", "format", "other"])
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text()) | st.just(SHA256)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
+@given(st.binary() | st.dictionaries(KEYS, VALUES).map(lambda stated: json.dumps(stated).encode()))
+def test_no_marker_can_raise_anything_else(text):
+    with contextlib.suppress(CheckpointError):
+        parse_marker(text)

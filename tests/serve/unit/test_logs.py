@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import json
+import os
+
+from serve.logs import EventLog
+
+
+def test_one_json_line_for_each_event():
+    lines = []
+    log = EventLog({"model": "m"}, lines.append)
+    log.emit("swapped", generation=3, reason='two\nlines and a "quote"')
+    (line,) = lines
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    facts = json.loads(line)
+    assert facts.pop("time").endswith("+00:00")
+    assert facts == {
+        "event": "swapped",
+        "worker": os.getpid(),
+        "model": "m",
+        "generation": 3,
+        "reason": 'two\nlines and a "quote"',
+    }
+
+
+def test_lines_go_to_standard_error(capfd):
+    EventLog({}).emit("hello")
+    assert json.loads(capfd.readouterr().err)["event"] == "hello"

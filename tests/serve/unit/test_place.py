@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+from trainer import mark
+
+from serve.place import Place
+
+
+def make(directory, name, mtime_s, content=b"weights"):
+    path = directory / name
+    path.write_bytes(content)
+    os.utime(mark(path), (mtime_s, mtime_s))
+    return path
+
+
+def names(place):
+    return [seen.path.name for seen in place.observe()]
+
+
+def test_the_newest_marker_comes_first(tmp_path):
+    for name, mtime_s in (("b", 5), ("c", 9), ("a", 5)):
+        make(tmp_path, name, mtime_s)
+    (tmp_path / "unmarked").write_bytes(b"")
+    (tmp_path / ".tmp.done").write_bytes(b"")
+    assert names(Place(tmp_path)) == ["c", "b", "a"]
+
+
+def test_a_single_checkpoint_is_watched_by_its_own_marker(tmp_path):
+    path = make(tmp_path, "latest.pth", 5)
+    make(tmp_path, "other.pth", 9)
+    place = Place(path)
+    assert names(place) == ["latest.pth"]
+    assert not place.is_directory
+    assert place.directory == tmp_path
+
+
+def test_nothing_there_yet(tmp_path):
+    assert names(Place(tmp_path / "nowhere" / "latest.pth")) == []
+    assert names(Place(tmp_path)) == []
+
+
+def test_a_marker_without_its_checkpoint_is_seen(tmp_path):
+    make(tmp_path, "m", 5).unlink()
+    assert [seen.checkpoint for seen in Place(tmp_path).observe()] == [None]
+
+
+@pytest.mark.parametrize("which", ["m", "m.done"])
+def test_directories_in_the_place_of_files_are_a_problem(tmp_path, which):
+    (tmp_path / "m").write_bytes(b"")
+    (tmp_path / "m.done").write_bytes(b"")
+    (tmp_path / which).unlink()
+    (tmp_path / which).mkdir()
+    (seen,) = Place(tmp_path).observe()
+    assert "expected a regular file" in seen.problem
+
+
+def test_a_loop_of_symbolic_links_is_a_problem_of_that_checkpoint(tmp_path):
+    make(tmp_path, "good", 5)
+    (tmp_path / "loop").symlink_to("loop")
+    os.utime(mark(tmp_path / "loop2"), (9, 9))
+    (tmp_path / "loop2").symlink_to("loop")
+    seen = list(Place(tmp_path).observe())
+    assert [one.path.name for one in seen] == ["loop2", "good"]
+    assert "cannot be read" in seen[0].problem
+
+
+def test_a_marker_that_is_a_loop_does_not_hide_the_others(tmp_path):
+    make(tmp_path, "good", 5)
+    (tmp_path / "m.done").symlink_to("m.done")
+    assert "good" in names(Place(tmp_path))
+
+
+def test_a_huge_marker_is_a_problem(tmp_path):
+    path = make(tmp_path, "m", 5)
+    mark(path, b" " * (2 * 1024 * 1024))
+    (seen,) = Place(tmp_path).observe()
+    assert "at most" in seen.problem

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from serve.errors import NotLiveError
+from serve.provenance import Provenance
+from serve.slot import Generation, Slot
+
+
+def make(number):
+    return Generation(None, Provenance("m", f"v{number}", number, "a" * 64, None), {})
+
+
+def test_nothing_is_live_at_first():
+    with pytest.raises(NotLiveError), Slot().lease():
+        pass
+
+
+def test_a_lease_outlives_a_swap():
+    slot, old, new = Slot(), make(1), make(2)
+    assert slot.swap(old) is None
+    with slot.lease() as held:
+        assert slot.swap(new) is old
+        assert held is old
+        assert slot.take_drained() == []
+        with slot.lease() as later:
+            assert later is new
+    assert slot.take_drained() == [old]
+    assert slot.take_drained() == []
+
+
+def test_a_request_that_fails_gives_its_lease_back():
+    slot, old = Slot(), make(1)
+    slot.swap(old)
+    with pytest.raises(ZeroDivisionError), slot.lease():
+        raise ZeroDivisionError
+    slot.swap(make(2))
+    assert slot.take_drained() == [old]
+
+
+def test_no_generation_is_retired_under_a_request():
+    slot = Slot()
+    slot.swap(make(0))
+    retired, seen_retired, stopping = set(), [], threading.Event()
+
+    def request():
+        while not stopping.is_set():
+            with slot.lease() as generation:
+                if generation.provenance.generation in retired:
+                    seen_retired.append(generation)
+
+    threads = [threading.Thread(target=request) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(1, 2000):
+        slot.swap(make(number))
+        retired.update(old.provenance.generation for old in slot.take_drained())
+    stopping.set()
+    for thread in threads:
+        thread.join()
+    retired.update(old.provenance.generation for old in slot.take_drained())
+    assert seen_retired == []
+    assert retired == set(range(1999))
