@@ -1,12 +1,14 @@
 """Reproducible byte-code: the same bytes in every directory and on every machine.
 
 Compiled once while creating, so that running the environment never writes into it. `PYTHONHASHSEED=0` fixes the order
-of marshalled sets; checked hashes take the place of time stamps (PEP 552); the prefix is stripped from the file names,
-and the import system puts the real one back when it loads the code.
+of marshalled sets; checked hashes take the place of time stamps (PEP 552); file names are relative to the prefix, and
+the import system puts the real ones back when it loads the code; each file is compiled in a process of its own
+(`envtool.compile_worker` says why).
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from envtool import process
@@ -22,10 +24,18 @@ def compile_all(prefix: Path, python: Path) -> None:
         prefix: The prefix.
         python: Its interpreter.
     """
-    for stale in (prefix / "lib").rglob("__pycache__/*.pyc"):
+    library = prefix / "lib"
+    for stale in library.rglob("__pycache__/*.pyc"):
         stale.unlink()
-    argv = [str(python), "-s", "-m", "compileall", "-q", "-q", "-j", "0", "--invalidation-mode", "checked-hash"]
-    libraries = [str(each) for each in sorted((prefix / "lib").glob("python3.*"))]
-    # Some packages ship files for other versions of Python or templates that are no Python at all; compileall says so
-    # with exit status 1, and such a file cannot be imported anyway.
-    process.run([*argv, "-s", str(prefix), *libraries], cwd=prefix, env=_ENVIRONMENT, accepted=(0, 1))
+    names = sorted(str(each.relative_to(prefix)) for each in library.glob("python3.*/**/*.py"))
+    worker = Path(__file__).with_name("compile_worker.py")
+    argv = [str(python), "-s", "-S", str(worker), str(prefix), str(os.cpu_count() or 1)]
+    process.run(argv, cwd=prefix, env=_ENVIRONMENT, stdin="\0".join(names))
+
+
+def source_of(path: str) -> str | None:
+    """The module that a file of byte-code was compiled from, both relative to the prefix; None for other files."""
+    directory, pycache, name = path.rpartition("__pycache__/")
+    if not pycache or not name.endswith(".pyc"):
+        return None
+    return f"{directory}{name.split('.')[0]}.py"

@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envtool import bytecode, conda, wheels
+from envtool.archives import fetch_packages, require_sha256
 from envtool.conda import LinkRequest
 from envtool.contents import conda_packages
-from envtool.errors import Issue, LockfileError, PrefixError
-from envtool.fetch import Cache, Wanted, fetch
+from envtool.errors import PrefixError
+from envtool.fetch import Cache
+from envtool.inventory import env_digest, scan
 from envtool.lock import SPECS_KEY, VARIABLES_KEY
 from envtool.lockfile import LockedPackage, Lockfile, read_json_metadata
 from envtool.prefix import Installed, Prefix, Receipt, State
 from envtool.report import Display
-from envtool.verify import fresh_receipt
+from envtool.verify import declared_files, generated_files, placeholders
 
 ENV_DIGEST_VARIABLE = "ENVSERVE_ENV_DIGEST"
 
@@ -113,15 +115,13 @@ def create(
         todo = plan(wanted, receipt)
         if receipt is not None and todo.is_empty:
             return Outcome(todo, receipt)
-        proven = _fetch(wanted if todo.starts_over else _to_fetch(wanted, todo), cache, display)
+        proven = fetch_packages(wanted if todo.starts_over else _to_fetch(wanted, todo), cache, display)
         before = [each.description for each in conda_packages(prefix.path)] if whole else []
         prefix.mark_incomplete()
         if todo.starts_over:
             prefix.clear()
         _change(prefix, todo, wanted, proven, platform, display)
-        receipt = Receipt(platform, tuple(categories), tuple(_installed(each) for each in wanted), "", {})
-        with display.task("read every file for the env digest"):
-            receipt = fresh_receipt(prefix, receipt, wanted)
+        receipt = _receipt(prefix, wanted, platform, categories, cache, display)
         _note(prefix, lockfile, receipt, before, command)
         return Outcome(todo, receipt)
 
@@ -146,23 +146,6 @@ def _changes_conda(todo: Plan) -> bool:
     return "conda" in managers
 
 
-def _fetch(packages: Sequence[LockedPackage], cache: Cache, display: Display) -> dict[str, Path]:
-    wanted = {each.url: Wanted(each.file_name, _sha256(each), (each.url,)) for each in packages}
-    with display.task(f"fetch and prove {len(packages)} archives and wheels", in_bytes=True) as task:
-        paths = fetch(wanted.values(), cache, task)
-    return {url: paths[each] for url, each in wanted.items()}
-
-
-def _sha256(package: LockedPackage) -> str:
-    if package.sha256 is None:
-        raise LockfileError(
-            package.name,
-            [Issue(f"{package.name} {package.version}", "the lock has no sha256 for it, and MD5 proves nothing")],
-            "lock again from a channel whose repodata has sha256",
-        )
-    return package.sha256
-
-
 def _change(
     prefix: Prefix,
     todo: Plan,
@@ -174,7 +157,7 @@ def _change(
     conda_wanted = [each for each in wanted if each.manager == "conda"]
     if _changes_conda(todo):
         with display.task(f"link {len(conda_wanted)} conda packages"), _scratch(prefix, "archives") as scratch:
-            requests = [LinkRequest(each.url, _sha256(each), proven[each.url]) for each in conda_wanted]
+            requests = [LinkRequest(each.url, require_sha256(each), proven[each.url]) for each in conda_wanted]
             conda.link(requests, prefix.path, platform, scratch)
     gone = [each.name for each in todo.remove if each.manager == "pip"]
     if gone and not todo.starts_over:
@@ -184,7 +167,7 @@ def _change(
         with display.task(f"install {len(new)} wheels"), _scratch(prefix, "wheels") as scratch:
             by_name = {f"{each.name}=={each.version}": each for each in new}
             paths = {name: proven[each.url] for name, each in by_name.items()}
-            wheels.install(paths, {name: _sha256(each) for name, each in by_name.items()}, prefix.path, scratch)
+            wheels.install(paths, {name: require_sha256(each) for name, each in by_name.items()}, prefix.path, scratch)
     if prefix.python.exists():
         with display.task("compile byte-code"):
             bytecode.compile_all(prefix.path, prefix.python)
@@ -201,6 +184,26 @@ def _scratch(prefix: Prefix, name: str) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _receipt(
+    prefix: Prefix,
+    wanted: Sequence[LockedPackage],
+    platform: str,
+    categories: Sequence[str],
+    cache: Cache,
+    display: Display,
+) -> Receipt:
+    declared = declared_files(prefix, wanted, cache, display)
+    with display.task("read every file for the env digest"):
+        entries = scan(prefix.path, placeholders(declared))
+    return Receipt(
+        platform=platform,
+        categories=tuple(categories),
+        packages=tuple(_installed(each) for each in wanted),
+        env_digest=env_digest(entries.values()),
+        generated=generated_files(entries, declared),
+    )
 
 
 def _note(prefix: Prefix, lockfile: Lockfile, receipt: Receipt, before: Sequence[str], command: str) -> None:

@@ -14,8 +14,10 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from envtool.bytecode import source_of
 
 # Stands for the prefix in files that declare no placeholder of their own, such as the scripts that wheels bring.
 PREFIX_TEXT = b"/envserve/prefix"
@@ -69,8 +71,9 @@ def scan(prefix: Path, placeholders: Mapping[str, Placeholder]) -> dict[str, Ent
     names = sorted(_walk(str(prefix), ""))
     needle = os.fsencode(prefix)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        entries = pool.map(lambda name: _entry(prefix, name, needle, placeholders.get(name)), names)
-        return {entry.path: entry for entry in entries}
+        found = pool.map(lambda name: _entry(prefix, name, needle, placeholders.get(name)), names)
+        entries = {entry.path: entry for entry in found}
+    return {path: _without_source(entry, placeholders, entries) for path, entry in entries.items()}
 
 
 def env_digest(entries: Iterable[Entry]) -> str:
@@ -80,6 +83,15 @@ def env_digest(entries: Iterable[Entry]) -> str:
         line = json.dumps([entry.path, entry.kind, entry.is_executable, entry.sha256], separators=(",", ":"))
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()
+
+
+def _without_source(entry: Entry, placeholders: Mapping[str, Placeholder], entries: Mapping[str, Entry]) -> Entry:
+    # Byte-code of a module that names the prefix holds the hash of that module and the prefix in strings with their
+    # lengths, so that it differs in every directory. It counts as its source does.
+    source = source_of(entry.path)
+    if source is None or source not in placeholders or source not in entries:
+        return entry
+    return replace(entry, sha256=entries[source].sha256)
 
 
 def _walk(root: str, below: str) -> Iterator[str]:

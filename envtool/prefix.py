@@ -93,6 +93,11 @@ class Prefix:
         """Its interpreter."""
         return self.path / "bin" / "python"
 
+    def site_packages(self) -> str:
+        """Where Python packages go, relative to the prefix; as good as any place when it has no Python."""
+        found = sorted(self.path.glob("lib/python3.*/site-packages"))
+        return str(found[0].relative_to(self.path)) if found else "lib/python3/site-packages"
+
     def state(self) -> State:
         """What the directory is now."""
         if not self.path.exists():

@@ -1,6 +1,6 @@
 """The one door to other programs.
 
-No shell is ever used. Standard input is closed, so that no program can wait for an answer that nobody gives.
+No shell is ever used. Standard input is never the terminal, so that no program can wait for an answer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def run(
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    accepted: Sequence[int] = (0,),
+    stdin: str = "",
     hint: str | None = None,
 ) -> str:
     """Run a program to its end and return what it printed to standard output.
@@ -30,14 +30,14 @@ def run(
         argv: The program and its arguments.
         env: Variables to set on top of ours; an empty value takes the variable away.
         cwd: The directory to run in.
-        accepted: The exit statuses that are no error.
+        stdin: What it may read from standard input.
         hint: What the user can do when the program fails.
 
     Returns:
         Standard output, decoded as UTF-8.
 
     Raises:
-        ProcessError: The program is not there, or ended with another status.
+        ProcessError: The program is not there, or ended with a status other than 0.
     """
     name = Path(argv[0]).name
     variables = {**os.environ, **(env or {})}
@@ -46,7 +46,7 @@ def run(
             list(argv),
             env={key: value for key, value in variables.items() if value},
             cwd=cwd,
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             capture_output=True,
             encoding="utf-8",
             errors="replace",
@@ -54,7 +54,7 @@ def run(
         )
     except OSError as error:
         raise ProcessError(name, 127, str(error), hint) from error
-    if done.returncode not in accepted:
+    if done.returncode != 0:
         raise ProcessError(name, done.returncode, _tail(done.stderr or done.stdout), hint)
     return done.stdout
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from envtool.contents import CondaPackage, Declared, conda_packages, wheel_files
-from envtool.inventory import Entry, env_digest, scan
+from envtool.archives import fetch_packages, require_sha256
+from envtool.contents import CondaPackage, conda_packages
+from envtool.fetch import Cache
+from envtool.inventory import Entry, Placeholder, env_digest, scan
 from envtool.lockfile import LockedPackage
-from envtool.prefix import Prefix, Receipt
+from envtool.manifest import Declared, Manifests
+from envtool.prefix import Prefix
+from envtool.report import Display
 
 
 @dataclass(frozen=True)
@@ -51,20 +55,24 @@ class VerifyReport:
         return not self.findings
 
 
-def verify(prefix: Prefix, locked: Sequence[LockedPackage]) -> VerifyReport:
+def verify(prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, display: Display) -> VerifyReport:
     """Compare a prefix with the packages of a lock.
 
     Args:
         prefix: The prefix; it must be whole.
         locked: What the lock says for its platform and categories.
+        cache: Where archives and wheels are, should one have to be read.
+        display: Where progress is shown.
 
     Raises:
         PrefixError: It is not there, not ours or not whole.
+        NetworkError, HashMismatchError: An archive that is not in the cache could not be had or proven.
     """
     receipt = prefix.require_whole()
     installed = conda_packages(prefix.path)
-    declared = declared_files(prefix, installed, locked)
-    entries = scan(prefix.path, {path: each.placeholder for path, each in declared.items() if each.placeholder})
+    declared = declared_files(prefix, locked, cache, display)
+    with display.task(f"read every file of {prefix.path}"):
+        entries = scan(prefix.path, placeholders(declared))
     findings = [*_package_findings(installed, locked), *_file_findings(declared, receipt.generated, entries)]
     digest = env_digest(entries.values())
     if not findings and digest != receipt.env_digest:
@@ -74,14 +82,27 @@ def verify(prefix: Prefix, locked: Sequence[LockedPackage]) -> VerifyReport:
 
 
 def declared_files(
-    prefix: Prefix, installed: Sequence[CondaPackage], locked: Sequence[LockedPackage]
+    prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, display: Display
 ) -> dict[str, Declared]:
-    """Every file that the installed archives and the locked wheels declare."""
-    wheels = {each.name: each.version for each in locked if each.manager == "pip"}
-    declared = wheel_files(prefix.path, wheels)
-    for package in installed:
-        declared.update(package.files)
-    return declared
+    """Every file that the locked archives and wheels bring; those whose manifest is not known are read."""
+    manifests = Manifests(cache.root)
+    unknown = [each for each in locked if not manifests.is_known(require_sha256(each))]
+    archives = fetch_packages(unknown, cache, display) if unknown else {}
+    site_packages = prefix.site_packages()
+    declared: dict[str, Declared] = {}
+    with display.task("list what archives and wheels hold", len(locked)) as task:
+        for each in locked:
+            read = manifests.of_archive if each.manager == "conda" else manifests.of_wheel
+            label = f"{each.name} {each.version}"
+            declared.update(read(archives.get(each.url), require_sha256(each), label, site_packages))
+            task.advance()
+    # Byte-code that a wheel ships is compiled anew like all other.
+    return {path: file for path, file in declared.items() if not path.endswith(".pyc")}
+
+
+def placeholders(declared: Mapping[str, Declared]) -> dict[str, Placeholder]:
+    """The declared placeholder of each path that has one."""
+    return {path: each.placeholder for path, each in declared.items() if each.placeholder}
 
 
 def _package_findings(installed: Sequence[CondaPackage], locked: Sequence[LockedPackage]) -> Iterator[Finding]:
@@ -121,18 +142,5 @@ def _file_findings(
 
 
 def generated_files(entries: Mapping[str, Entry], declared: Mapping[str, Declared]) -> dict[str, str]:
-    """The files that no package states a hash for: byte-code, which is made after linking."""
+    """The files that no archive or wheel brings: byte-code, entry points and the installer's own notes."""
     return {path: entry.sha256 for path, entry in entries.items() if path not in declared}
-
-
-def fresh_receipt(prefix: Prefix, receipt: Receipt, locked: Sequence[LockedPackage]) -> Receipt:
-    """The receipt with the env digest and the generated files as they are on disk now."""
-    declared = declared_files(prefix, conda_packages(prefix.path), locked)
-    entries = scan(prefix.path, {path: each.placeholder for path, each in declared.items() if each.placeholder})
-    return Receipt(
-        platform=receipt.platform,
-        categories=receipt.categories,
-        packages=receipt.packages,
-        env_digest=env_digest(entries.values()),
-        generated=generated_files(entries, declared),
-    )

@@ -150,12 +150,22 @@ def install(wheels: Mapping[str, Path], hashes: Mapping[str, str], prefix: Path,
         argv += ["--require-hashes", "--reinstall", "--link-mode", "hardlink", "--cache-dir", str(cache_dir)]
         argv += ["--python", str(prefix / "bin" / "python"), "--requirements", str(requirements)]
         process.run(argv, env=_environment(), cwd=Path(scratch))
+    _forget_origin(prefix)
 
 
 def uninstall(names: Sequence[str], prefix: Path) -> None:
     """Remove distributions that wheels brought from a prefix."""
     argv = [_uv(), "pip", "uninstall", "--quiet", "--python", str(prefix / "bin" / "python")]
     process.run([*argv, *names], env=_environment())
+
+
+def _forget_origin(prefix: Path) -> None:
+    # For a wheel from a directory uv notes the time stamp of the file, which would differ on every machine.
+    for note in prefix.glob("lib/python3.*/site-packages/*.dist-info/uv_cache.json"):
+        note.unlink()
+        record = note.with_name("RECORD")
+        lines = record.read_text(encoding="utf-8").splitlines(keepends=True)
+        record.write_text("".join(line for line in lines if "/uv_cache.json," not in line), encoding="utf-8")
 
 
 def _uv() -> str:

@@ -22,7 +22,8 @@ def command(ctx: click.Context, name: str | None, path: Path | None, lockfile_pa
     Every file is read and compared, files that no package brings included. Exit code 0 when nothing differs, 1 with the
     findings otherwise: extra, missing or mismatched.
     """
-    from envtool import report
+    from envtool import directories, report
+    from envtool.fetch import Cache
     from envtool.lockfile import read_lockfile
     from envtool.prefix import find_prefix
     from envtool.verify import verify
@@ -31,8 +32,8 @@ def command(ctx: click.Context, name: str | None, path: Path | None, lockfile_pa
     lockfile = read_lockfile(lockfile_path)
     receipt = prefix.require_whole()
     locked = lockfile.select(receipt.platform, receipt.categories)
-    with report.Display() as display, display.task(f"verify {prefix.path}"):
-        result = verify(prefix, locked)
+    with report.Display() as display:
+        result = verify(prefix, locked, Cache(directories.cache()), display)
     if as_json:
         report.answer_json({**asdict(result), "prefix": str(prefix.path), "is_equal": result.is_equal})
     else:
