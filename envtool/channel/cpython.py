@@ -110,7 +110,7 @@ def _is_below(path: str, tops: Iterable[str]) -> bool:
 def _from_upstream(tarball: Path, standard: str, take: Sequence[str]) -> dict[str, Entry]:
     found = {}
     try:
-        with tarfile.open(tarball, "r|*") as tar:
+        with tarfile.open(tarball, "r:*") as tar:
             for info in tar:
                 path = safe_path(info.name, tarball.name).partition("/Lib/")[2]
                 file = tar.extractfile(info) if info.isfile() and _is_below(path, take) else None

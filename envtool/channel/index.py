@@ -1,7 +1,8 @@
 """The index of a channel: repodata.json and repodata.json.zst of each subdir, written by rattler.
 
-rattler writes into the directory that it indexes, file by file. We let it do that in a directory of links beside the
-channel and move its files into place one at a time, so that no reader ever sees half an index.
+rattler writes into the directory that it indexes, file by file, and notes the time at which it saw each archive. We let
+it do that in a directory of links beside the channel, take the time out, so that the same archives have the same index,
+and put each file into place whole, so that no reader ever sees half of one.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from envtool.files import write_atomically
 
 SUBDIRS = ("linux-64", "noarch")
-_FILES = ("repodata.json.zst", "repodata.json")
 
 
 def write(channel: Path, archives: Sequence[str]) -> None:
@@ -28,6 +29,8 @@ def write(channel: Path, archives: Sequence[str]) -> None:
             asks for it.
         archives: Each as `subdir/file name`; what else lies in the directory is not listed.
     """
+    import zstandard
+
     with TemporaryDirectory(prefix=".index-", dir=channel) as scratch:
         copy = Path(scratch)
         for subdir in SUBDIRS:
@@ -36,9 +39,10 @@ def write(channel: Path, archives: Sequence[str]) -> None:
             _link(channel / name, copy / name)
         asyncio.run(_index(copy))
         for subdir in SUBDIRS:
+            repodata = _without_times(json.loads((copy / subdir / "repodata.json").read_bytes()))
             (channel / subdir).mkdir(exist_ok=True)
-            for name in _FILES:
-                write_atomically(channel / subdir / name, (copy / subdir / name).read_bytes())
+            write_atomically(channel / subdir / "repodata.json.zst", zstandard.ZstdCompressor().compress(repodata))
+            write_atomically(channel / subdir / "repodata.json", repodata)
 
 
 def is_current(channel: Path, expected: Mapping[str, str]) -> bool:
@@ -64,8 +68,15 @@ def is_current(channel: Path, expected: Mapping[str, str]) -> bool:
 async def _index(directory: Path) -> None:
     from rattler.index import index_fs
 
-    # The same three arguments in 0.25 and 0.28. Shards only help channels of many thousand packages.
-    await index_fs(directory, write_zst=True, write_shards=False, force=True)
+    # The same arguments in 0.25 and 0.28. Shards only help channels of many thousand packages.
+    await index_fs(directory, write_zst=False, write_shards=False, force=True)
+
+
+def _without_times(repodata: dict[str, Any]) -> bytes:
+    for group in ("packages", "packages.conda"):
+        for record in repodata[group].values():
+            record.pop("indexed_timestamp", None)
+    return (json.dumps(repodata, sort_keys=True, separators=(",", ":")) + "\n").encode()
 
 
 def _link(source: Path, target: Path) -> None:

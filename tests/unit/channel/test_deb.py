@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import gzip
+import io
+import lzma
+import tarfile
+from pathlib import Path
+from typing import Callable
+
+import pytest
+import zstandard
+
+from envtool.channel import deb
+from envtool.errors import ArchiveError
+
+CONTROL = b"Package: demo\nVersion: 1:2.0-3+deb11u1\nDescription: a demo\n with a long\n Package: text\n"
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "": lambda data: data,
+    ".gz": gzip.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.ZstdCompressor().compress,
+}
+
+
+def tar(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for info, content in members:
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+def file(path: str, content: bytes = b"x", mode: int = 0o644) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(path)
+    info.mode = mode
+    return info, content
+
+
+def special(path: str, kind: bytes, target: str = "") -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(path)
+    info.type, info.linkname = kind, target
+    return info, b""
+
+
+def ar(*members: tuple[str, bytes]) -> bytes:
+    out = b"!<arch>\n"
+    for name, data in members:
+        out += f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(data):<10}`\n".encode() + data + b"\n" * (len(data) % 2)
+    return out
+
+
+def package(data: bytes, ending: str = ".xz", control: bytes = CONTROL) -> bytes:
+    packed = PACKERS[ending]
+    return ar(
+        ("debian-binary", b"2.0\n"),
+        ("control.tar.gz", gzip.compress(tar(file("./control", control)))),
+        (f"data.tar{ending}", packed(data)),
+    )
+
+
+def read(tmp_path: Path, content: bytes) -> deb.Deb:
+    path = tmp_path / "demo.deb"
+    path.write_bytes(content)
+    return deb.read(path)
+
+
+def refusal(tmp_path: Path, content: bytes) -> str:
+    with pytest.raises(ArchiveError) as caught:
+        read(tmp_path, content)
+    assert "demo.deb" in caught.value.message
+    return caught.value.message
+
+
+@pytest.mark.parametrize("ending", list(PACKERS))
+def test_members_of_every_packing(tmp_path: Path, ending: str) -> None:
+    data = tar(
+        special("./usr/", tarfile.DIRTYPE),
+        file("./usr/bin/demo", b"program", 0o755),
+        file("./usr/lib/odd", b"odd"),
+        special("./usr/lib/libdemo.so.1", tarfile.SYMTYPE, "libdemo.so.1.0"),
+        special("./etc/demo", tarfile.SYMTYPE, "/etc/elsewhere"),
+        special("./usr/lib/again", tarfile.LNKTYPE, "./usr/lib/odd"),
+    )
+    found = read(tmp_path, package(data, ending))
+    assert (found.name, found.version) == ("demo", "1:2.0-3+deb11u1")
+    assert found.members == (
+        deb.Member("usr/bin/demo", b"program", True, None),
+        deb.Member("usr/lib/odd", b"odd", False, None),
+        deb.Member("usr/lib/libdemo.so.1", b"", False, "libdemo.so.1.0"),
+        deb.Member("etc/demo", b"", False, "/etc/elsewhere"),
+        deb.Member("usr/lib/again", b"odd", False, None),
+    )
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        file("../evil"),
+        file("./usr/../../evil"),
+        file("/etc/passwd"),
+        file("a\\b"),
+        file("a\nb"),
+        special("x", tarfile.LNKTYPE, "../../etc/passwd"),
+    ],
+)
+def test_unsafe_members_are_refused(tmp_path: Path, member: tuple[tarfile.TarInfo, bytes]) -> None:
+    assert "unsafe member path" in refusal(tmp_path, package(tar(member)))
+
+
+@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
+    assert "neither a file nor a link" in refusal(tmp_path, package(tar(special("dev", kind))))
+
+
+def test_damage_at_every_byte_count_is_an_error_that_we_know(tmp_path: Path) -> None:
+    whole = package(tar(file("./usr/bin/demo", b"program" * 50)))
+    for length in range(0, len(whole) - 1, 7):
+        refusal(tmp_path, whole[:length])
+
+
+def test_flipped_bytes_in_the_payload_are_noticed(tmp_path: Path) -> None:
+    whole = bytearray(package(tar(file("./usr/bin/demo", b"program" * 50))))
+    whole[-30] ^= 0xFF
+    assert "damaged" in refusal(tmp_path, bytes(whole))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "not an ar archive"),
+        (b"<html>404</html>", "not an ar archive"),
+        (ar(("debian-binary", b"3.0\n")), "not a Debian package of format 2"),
+        (ar(("debian-binary", b"2.0\n")), "no member control.tar"),
+        (
+            ar(("debian-binary", b"2.0\n"), ("control.tar.lz", b""), ("data.tar.lz", b"")),
+            "packed in a way that is not known",
+        ),
+        (package(b"", control=b"Package: demo\n"), "damaged"),
+        (
+            ar(("debian-binary", b"2.0\n"), ("control.tar", tar(file("other"))), ("data.tar", tar())),
+            "damaged: 'control'",
+        ),
+        (
+            ar(("debian-binary", b"2.0\n"), ("control.tar", tar(file("control", CONTROL)))),
+            "no member data.tar",
+        ),
+    ],
+)
+def test_what_is_no_package(tmp_path: Path, content: bytes, expected: str) -> None:
+    assert expected in refusal(tmp_path, content)
+
+
+def test_a_lying_member_size_is_refused(tmp_path: Path) -> None:
+    whole = package(tar(file("a")))
+    assert "damaged" in refusal(tmp_path, whole.replace(b"4         `\n2.0", b"-4        `\n2.0"))
+    assert "damaged" in refusal(tmp_path, whole.replace(b"4         `\n2.0", b"four      `\n2.0"))
