@@ -22,7 +22,6 @@ from serve.settings import Settings
 from serve.slot import Slot
 from serve.store import Store
 
-
 _STOP_WAIT_S = 2.0
 
 

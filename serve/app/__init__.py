@@ -9,20 +9,18 @@ from __future__ import annotations
 import os
 import traceback
 from pathlib import Path
-from typing import IO
 
 from flask import Flask, Response, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException
 
 from serve.app import status
 from serve.app.answer import Answer, fail
+from serve.app.body import read_body
 from serve.app.predict import predict
 from serve.runtime import Runtime
 from serve.settings import Settings, load_settings
 
 EXTENSION = "envserve"
-_CHUNK_BYTES = 64 * 1024
-_LONGEST_READ_AWAY_BYTES = 64 * 1024 * 1024
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -39,7 +37,6 @@ def create_app(settings: Settings | None = None) -> Flask:
     """
     runtime = Runtime(settings or load_settings(os.environ, Path.cwd()))
     app = Flask("serve", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = runtime.settings.max_body_bytes
     app.extensions[EXTENSION] = runtime
     _add_status_routes(app, runtime)
     _add_error_handlers(app, runtime)
@@ -69,11 +66,6 @@ def _add_status_routes(app: Flask, runtime: Runtime) -> None:
 
 
 def _add_error_handlers(app: Flask, runtime: Runtime) -> None:
-    @app.errorhandler(RequestEntityTooLarge)
-    def _too_large(error: RequestEntityTooLarge) -> Response:
-        _read_away(request.environ["wsgi.input"])
-        return _carry(fail(413, f"the body: expected at most {runtime.settings.max_body_bytes} bytes, found more"))
-
     @app.errorhandler(HTTPException)
     def _http_error(error: HTTPException) -> Response:
         return _carry(fail(error.code or 500, error.description or error.name))
@@ -83,16 +75,6 @@ def _add_error_handlers(app: Flask, runtime: Runtime) -> None:
         # The client learns nothing of the inside; the log gets all of it.
         runtime.log.emit("request_failed", path=request.path, reason=repr(error), traceback=traceback.format_exc())
         return _carry(fail(500, "the server failed on this request; its log says why"))
-
-
-def _read_away(body: IO[bytes]) -> None:
-    # A client that is still sending when the connection closes never sees the answer.
-    remaining = _LONGEST_READ_AWAY_BYTES
-    while remaining > 0:
-        chunk = body.read(min(remaining, _CHUNK_BYTES))
-        if not chunk:
-            return
-        remaining -= len(chunk)
 
 
 def _carry(answer: Answer) -> Response:

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from serve.app.body import read_body
+
+
+@pytest.mark.parametrize("length", [0, 1, 99_999, 100_000])
+def test_a_body_within_the_limit_is_read_whole(length):
+    body = bytes(range(256)) * 400
+    assert read_body(io.BytesIO(body[:length]), 100_000) == body[:length]
+
+
+@pytest.mark.parametrize("length", [100_001, 5_000_000])
+def test_a_longer_one_is_read_away(length):
+    stream = io.BytesIO(b"x" * length)
+    assert read_body(stream, 100_000) is None
+    assert stream.read() == b""
+
+
+def test_reading_away_has_an_end():
+    class Endless(io.RawIOBase):
+        def read(self, size=-1):
+            return b"x" * size
+
+    assert read_body(Endless(), 10) is None
