@@ -43,9 +43,11 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     @app.post("/predict")
     def _predict() -> Response:
-        return _carry(
-            predict(runtime.slot, runtime.reloader.verdict, dict(request.headers), request.get_data(cache=False))
-        )
+        limit_bytes = runtime.settings.max_body_bytes
+        body = read_body(request.stream, limit_bytes)
+        if body is None:
+            return _carry(fail(413, f"the body: expected at most {limit_bytes} bytes, found more"))
+        return _carry(predict(runtime.slot, runtime.reloader.verdict, dict(request.headers), body))
 
     return app
 
