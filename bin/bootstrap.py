@@ -25,7 +25,8 @@ def ensure(extras, packages=()):
         The interpreter of the virtual environment.
     """
     if sys.version_info < OLDEST:
-        sys.exit("error: Python %d.%d is too old\nhint: run this with Python 3.9 or newer" % sys.version_info[:2])
+        found = ".".join(str(part) for part in sys.version_info[:2])
+        sys.exit(f"error: Python {found} is too old\nhint: run this with Python 3.9 or newer")
     venv = Path(os.environ.get("ENVSERVE_VENV") or ROOT / ".venv")
     python = venv / "bin" / "python"
     stamp = venv / "envserve-stamp"
