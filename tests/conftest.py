@@ -1,0 +1,24 @@
+"""What every test shares: a way out that py-rattler cannot spoil."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+_status = 0
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    global _status
+    _status = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    # Once py-rattler has solved in this process, the interpreter may crash while it shuts down, after all tests.
+    if "rattler" in sys.modules:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_status)
