@@ -1,20 +1,26 @@
-"""What a package archive says of itself: the files of its `info/` directory, from .conda and .tar.bz2 alike.
+"""What a package archive holds: the files of its `info/` directory and its payload, from .conda and .tar.bz2 alike.
 
 Source: the conda package specification (CEP 26 file names, .conda format version 2). Out of scope: writing archives
-(`envtool.channel.archive`) and extracting their payload (py-rattler).
+(`envtool.channel.archive`) and linking them (`envtool.conda`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import stat
 import tarfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
 from envtool.errors import ArchiveError
+
+_CHUNK_BYTES = 1 << 20
 
 
 def read_info(archive: Path, names: Sequence[str]) -> dict[str, bytes]:
@@ -33,7 +39,7 @@ def read_info(archive: Path, names: Sequence[str]) -> dict[str, bytes]:
     wanted = {f"info/{name}": name for name in names}
     found: dict[str, bytes] = {}
     try:
-        with _info_tar(archive) as tar:
+        with _open_tar(archive, "info") as tar:
             for member in tar:
                 name = wanted.get(member.name)
                 if name is not None and (file := tar.extractfile(member)) is not None:
@@ -60,15 +66,62 @@ def read_info_json(archive: Path, name: str) -> dict[str, Any]:
         raise ArchiveError(f"info/{name} of {archive} is not JSON: {error}") from error
 
 
+@dataclass(frozen=True)
+class Member:
+    """One file or link of an archive's payload.
+
+    Args:
+        path: Its path in the archive.
+        is_link: Whether it is a symbolic link.
+        is_executable: Whether its owner may execute it; False for links.
+        sha256: Hash of its content, or of the target of a link.
+    """
+
+    path: str
+    is_link: bool
+    is_executable: bool
+    sha256: str
+
+
+def read_payload(archive: Path) -> list[Member]:
+    """Read every file of an archive's payload, everything but `info/`.
+
+    Raises:
+        ArchiveError: It is no package archive.
+    """
+    members: dict[str, Member] = {}
+    try:
+        with _open_tar(archive, "pkg") as tar:
+            for info in tar:
+                if not info.isdir() and not info.name.startswith("info/"):
+                    members[info.name] = _member(tar, info, members)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, KeyError) as error:
+        raise ArchiveError(f"{archive} is no package archive: {error}") from error
+    return list(members.values())
+
+
+def _member(tar: tarfile.TarFile, info: tarfile.TarInfo, members: Mapping[str, Member]) -> Member:
+    if info.issym():
+        target = os.fsencode(info.linkname)
+        return Member(info.name, True, False, hashlib.sha256(target).hexdigest())
+    if info.islnk():  # a second name of a file that came before
+        return replace(members[info.linkname], path=info.name)
+    digest = hashlib.sha256()
+    if (file := tar.extractfile(info)) is not None:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return Member(info.name, False, bool(info.mode & stat.S_IXUSR), digest.hexdigest())
+
+
 @contextmanager
-def _info_tar(archive: Path) -> Iterator[tarfile.TarFile]:
+def _open_tar(archive: Path, part: str) -> Iterator[tarfile.TarFile]:
     if archive.name.endswith(".conda"):
         with zipfile.ZipFile(archive) as outer:
-            inner = next((each for each in outer.namelist() if each.startswith("info-")), "info-*.tar.zst")
+            inner = next((each for each in outer.namelist() if each.startswith(f"{part}-")), f"{part}-*.tar.zst")
             with outer.open(inner) as compressed, _decompress(compressed) as stream:
                 yield tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115 - closed with its stream
     else:
-        with tarfile.open(archive, "r:bz2") as tar:
+        with tarfile.open(archive, "r|bz2") as tar:
             yield tar
 
 

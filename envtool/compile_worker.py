@@ -1,45 +1,72 @@
-"""Compiles modules, each in a process of its own; run by the interpreter of the environment, not by envtool's.
+"""Compiles modules into byte-code that depends on nothing but the module; run by the environment's own interpreter.
 
-`marshal` writes whether an object is referenced from anywhere, other modules that were compiled before it included, so
-that one process for many files gives other bytes whenever their order changes. A child that is forked from the same
-parent state for each file gives the same bytes always.
+`marshal` marks an object for later reference only when something else holds it too at that moment, so that the same
+module gives other bytes after other modules (they share interned strings). Here every part of the code is held once
+more while it is written: then all of it is marked, always. The import system reads both forms alike.
 
 Usage: python compile_worker.py PREFIX JOBS < NUL-separated paths relative to PREFIX
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
+import importlib.util
+import marshal
 import os
-import py_compile
 import sys
 from collections.abc import Sequence
+from types import CodeType
+from typing import Any
+
+_CHECKED_HASH = 0b11  # PEP 552: hash-based, and compared with the source when it is imported
 
 
 def main(prefix: str, jobs: int, names: Sequence[str]) -> None:
-    """Compile every file, `jobs` at a time."""
-    gc.disable()  # a child that never collects shares nearly all memory with its parent, which makes forking cheap
-    gc.freeze()
-    running = 0
-    for name in names:
-        if running == jobs:
-            os.wait()
-            running -= 1
-        if os.fork() == 0:
-            _compile(os.path.join(prefix, name), name)  # noqa: PTH118 - pathlib would only add to what is forked
+    """Compile every file, in as many processes as jobs."""
+    children = []
+    for job in range(jobs):
+        child = os.fork()
+        if child == 0:
+            for name in names[job::jobs]:
+                compile_file(os.path.join(prefix, name), name)  # noqa: PTH118 - os alone is imported quicker
             os._exit(0)
-        running += 1
-    for _ in range(running):
-        os.wait()
+        children.append(child)
+    for child in children:
+        _, status = os.waitpid(child, 0)
+        if status != 0:
+            sys.exit(f"a process that compiled ended with status {status}")
 
 
-def _compile(path: str, shown: str) -> None:
-    # Templates and files for other versions of Python are shipped as .py too; nobody can import them anyway.
-    with contextlib.suppress(py_compile.PyCompileError, ValueError):
-        py_compile.compile(
-            path, dfile=shown, doraise=True, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH
-        )
+def compile_file(path: str, shown: str) -> None:
+    """Write the byte-code of a file into `__pycache__`; a file that is no Python for this version is left alone.
+
+    Args:
+        path: The file.
+        shown: The name for tracebacks, until the import system puts the real one in.
+    """
+    with open(path, "rb") as file:  # noqa: PTH123 - os alone is imported quicker
+        source = file.read()
+    try:
+        code = compile(source, shown, "exec", dont_inherit=True, optimize=0)
+    except (SyntaxError, ValueError):
+        return  # templates and files for other versions are shipped as .py too; nobody can import them anyway
+    held: list[Any] = []
+    _hold(code, held)
+    target = importlib.util.cache_from_source(path, optimization="")
+    os.makedirs(os.path.dirname(target), exist_ok=True)  # noqa: PTH103, PTH120
+    with open(target, "wb") as file:  # noqa: PTH123
+        header = importlib.util.MAGIC_NUMBER + _CHECKED_HASH.to_bytes(4, "little")
+        file.write(header + importlib.util.source_hash(source) + marshal.dumps(code))
+
+
+def _hold(value: Any, held: list[Any]) -> None:
+    held.append(value)
+    if isinstance(value, (tuple, frozenset)):
+        for item in value:
+            _hold(item, held)
+    elif isinstance(value, CodeType):
+        for name in dir(value):
+            if name.startswith("co_") and name not in ("co_lines", "co_positions"):
+                _hold(getattr(value, name), held)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,18 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from envtool import credentials
 from envtool.archive import read_info
-from envtool.errors import ArchiveError, EnvtoolError, SolveError
+from envtool.errors import ArchiveError, EnvtoolError, SolveError, UnsatisfiableError
 from envtool.files import write_atomically
+from envtool.mirrors import Mirrors
+from envtool.policy import Policy
+
+_NO_RECORDS_HINT = "is the channel's URL right, and is there a way to it? A mirror can be set in config.toml: [mirrors]"
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class PackageRecord:
         md5: The same in MD5, which conda-lock demands.
         size_bytes: Size of the archive, where the repodata has it.
         depends: The match specs that it needs.
+        license: Its licence as the channel states it.
     """
 
     name: str
@@ -46,47 +52,128 @@ class PackageRecord:
     md5: str | None
     size_bytes: int | None
     depends: tuple[str, ...]
+    license: str | None = None
 
 
-def solve(
-    channels: Sequence[str],
-    match_specs: Sequence[str],
-    platform: str,
-    virtual_packages: Mapping[str, str],
-    cache_dir: Path,
-) -> list[PackageRecord]:
-    """Choose the packages of one platform.
+@dataclass(frozen=True)
+class SolveRequest:
+    """What one platform asks for.
 
     Args:
+        platform: The subdir to solve for.
         channels: Channel URLs, the first has priority.
         match_specs: What is asked for.
-        platform: The subdir to solve for.
         virtual_packages: What the target machine has, name to `version` or `version build`.
-        cache_dir: Where repodata is kept between runs.
-
-    Returns:
-        The packages, sorted by name.
-
-    Raises:
-        SolveError: Nothing satisfies the request, or a match spec cannot be parsed; the solver's own words.
+        constraints: Match specs that bound packages without asking for them.
+        keep: Canonical URLs of archives that stay unless something asked for forbids it.
+        policy: Which of the versions that fit.
     """
+
+    platform: str
+    channels: tuple[str, ...]
+    match_specs: tuple[str, ...]
+    virtual_packages: Mapping[str, str]
+    constraints: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    policy: Policy = field(default_factory=Policy)
+
+
+class Repodata:
+    """The package records of channels, fetched once and kept between runs; the solver works on them.
+
+    Args:
+        cache_dir: Where they are kept.
+        mirrors: Where they may come from. The URLs of records stay canonical whatever mirror answers.
+    """
+
+    def __init__(self, cache_dir: Path, mirrors: Mirrors) -> None:
+        import rattler
+        from rattler.networking import AuthenticationMiddleware, Client, MirrorMiddleware, RetryMiddleware
+
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        # rattler fails over to the next mirror only when the retries stand before the mirrors.
+        by_prefix = {prefix: [*urls, prefix] for prefix, urls in mirrors.by_prefix.items() if prefix.startswith("http")}
+        middlewares = [RetryMiddleware(3), AuthenticationMiddleware(), *([MirrorMiddleware(by_prefix)] if by_prefix else [])]
+        self._gateway = rattler.Gateway(cache_dir=cache_dir, client=Client(middlewares))
+
+    def solve(self, requests: Sequence[SolveRequest]) -> list[list[PackageRecord] | SolveError]:
+        """Choose the packages of every request, all at once.
+
+        Returns:
+            For each request its packages, sorted by name, or why there are none: an `UnsatisfiableError` with the
+            solver's own words, or another `SolveError`.
+        """
+
+        async def solve_all() -> list[Any]:
+            return await asyncio.gather(*(self._solve(each) for each in requests), return_exceptions=True)
+
+        answers = asyncio.run(solve_all())
+        return [_answer(request, each) for request, each in zip(requests, answers)]
+
+    def find(self, channels: Sequence[str], platform: str, names: Sequence[str]) -> list[PackageRecord]:
+        """Every record that the channels have of some packages.
+
+        Raises:
+            SolveError: The records of a channel could not be had.
+        """
+        try:
+            found = asyncio.run(_await(self._query(channels, platform, names)))
+        except Exception as error:  # py-rattler raises several unrelated types
+            raise SolveError(f"{platform}: {error}", _NO_RECORDS_HINT) from error
+        return [_record(each) for each in found]
+
+    async def _query(self, channels: Sequence[str], platform: str, names: Sequence[str]) -> list[Any]:
+        import rattler
+
+        by_channel = await self._gateway.query(
+            list(channels), [platform, "noarch"], [rattler.PackageName(each) for each in names], recursive=False
+        )
+        return [record for records in by_channel for record in records]
+
+    async def _solve(self, request: SolveRequest) -> list[Any]:
+        import rattler
+
+        kept = []
+        if request.keep:
+            urls = set(request.keep)
+            names = sorted({url.rpartition("/")[2].rsplit("-", 2)[0].lower() for url in urls})
+            found = await self._query(request.channels, request.platform, names)
+            kept = [each for each in found if credentials.strip(each.url) in urls]
+        records: list[Any] = await rattler.solve(
+            sources=list(request.channels),
+            specs=[rattler.MatchSpec(spec) for spec in request.match_specs],
+            platforms=[request.platform, "noarch"],
+            gateway=self._gateway,
+            virtual_packages=[_generic(name, value) for name, value in sorted(request.virtual_packages.items())],
+            constraints=[rattler.MatchSpec(spec) for spec in request.constraints],
+            locked_packages=kept,
+            exclude_newer=request.policy.exclude_newer,
+            strategy=request.policy.strategy,
+        )
+        return records
+
+
+def match_spec_problem(text: str) -> str | None:
+    """Why a text is no match spec, or None when it is one."""
     import rattler
 
     try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        gateway = rattler.Gateway(cache_dir=cache_dir)
-        virtual = [_generic(name, value) for name, value in sorted(virtual_packages.items())]
-        call = rattler.solve(
-            sources=list(channels),
-            specs=[rattler.MatchSpec(spec) for spec in match_specs],
-            platforms=[platform, "noarch"],
-            gateway=gateway,
-            virtual_packages=virtual,
-        )
-        records = asyncio.run(_await(call))
-    except Exception as error:  # py-rattler raises several unrelated types, all with the solver's own text
-        raise SolveError(f"{platform}: {error}") from error
-    return sorted((_record(each) for each in records), key=lambda record: record.name)
+        rattler.MatchSpec(text)
+    except Exception as error:  # py-rattler raises several unrelated types
+        return str(error)
+    return None
+
+
+def _answer(request: SolveRequest, answer: Any) -> list[PackageRecord] | SolveError:
+    from rattler.exceptions import SolverError
+
+    if isinstance(answer, SolverError):
+        return UnsatisfiableError(request.platform, str(answer).strip())
+    if isinstance(answer, Exception):  # py-rattler raises several unrelated types, all with its own text
+        return SolveError(f"{request.platform}: {answer}", _NO_RECORDS_HINT)
+    if isinstance(answer, BaseException):
+        raise answer
+    return sorted((_record(each) for each in answer), key=lambda record: record.name)
 
 
 @dataclass(frozen=True)
@@ -94,21 +181,24 @@ class LinkRequest:
     """An archive to be linked into a prefix.
 
     Args:
+        name: The package.
         url: Its canonical URL, which conda-meta shall name.
         sha256: Its proven hash.
         archive: The proven file.
     """
 
+    name: str
     url: str
     sha256: str
     archive: Path
 
 
-def link(requests: Sequence[LinkRequest], prefix: Path, platform: str, cache_dir: Path) -> None:
-    """Make the conda part of a prefix equal to the requests: link what is missing, unlink what is extra.
+def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, platform: str, cache_dir: Path) -> None:
+    """Link archives into a prefix, anew where the package is there already, and unlink what is extra.
 
     Args:
-        requests: Every package that the prefix shall have.
+        requests: The packages to link.
+        kept: The names of packages that are in the prefix and stay as they are.
         prefix: The prefix; its conda-meta tells what is there now.
         platform: The platform of the prefix.
         cache_dir: An empty directory on the file system of the prefix, for extracted archives.
@@ -119,6 +209,8 @@ def link(requests: Sequence[LinkRequest], prefix: Path, platform: str, cache_dir
     import rattler
 
     records = [_repodata_record(request) for request in requests]
+    there = {record.name.normalized: record for record in _prefix_records(prefix)}
+    records += [there[name] for name in kept]
     try:
         call = rattler.install(
             records,
@@ -127,6 +219,8 @@ def link(requests: Sequence[LinkRequest], prefix: Path, platform: str, cache_dir
             platform=_platform(platform),
             show_progress=False,
             execute_link_scripts=False,
+            installed_packages=list(there.values()),
+            reinstall_packages={request.name for request in requests} & there.keys(),
         )
         asyncio.run(_await(call))
     except Exception as error:  # py-rattler raises several unrelated types
@@ -151,6 +245,14 @@ def detect_virtual_packages() -> dict[str, str]:
     found = rattler.VirtualPackage.detect(rattler.VirtualPackageOverrides.from_env())
     generic = [each.into_generic() for each in found]
     return {each.name.normalized: f"{each.version} {each.build_string}" for each in generic}
+
+
+def satisfies(version: str, constraint: str) -> bool:
+    """Whether a version is within a version constraint such as `>=2.17,<3.0.a0`; anything is within an empty one."""
+    import rattler
+
+    spec = constraint.split(" ")[0]
+    return not spec or bool(rattler.VersionSpec(spec).matches(rattler.Version(version)))
 
 
 def index(channel: Path) -> None:
@@ -182,6 +284,12 @@ def _platform(name: str) -> Any:
 
     kind = rattler.Subdir if hasattr(rattler, "Subdir") else rattler.Platform
     return kind(name)
+
+
+def _prefix_records(prefix: Path) -> list[Any]:
+    import rattler
+
+    return [rattler.PrefixRecord.from_path(path) for path in sorted((prefix / "conda-meta").glob("*.json"))]
 
 
 def _repodata_record(request: LinkRequest) -> Any:
@@ -220,9 +328,10 @@ def _record(record: Any) -> PackageRecord:
         version=str(record.version),
         build=str(record.build),
         subdir=record.subdir,
-        url=record.url,
+        url=credentials.strip(record.url),
         sha256=record.sha256.hex() if record.sha256 else None,
         md5=record.md5.hex() if record.md5 else None,
         size_bytes=record.size,
         depends=tuple(record.depends),
+        license=record.license,
     )

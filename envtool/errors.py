@@ -76,11 +76,33 @@ class TemplateError(EnvtoolError):
 
 
 class SolveError(EnvtoolError):
-    """No set of packages satisfies the environment specification."""
+    """No set of packages satisfies the environment specification, or the records of a channel cannot be had."""
+
+
+class UnsatisfiableError(SolveError):
+    """No set of packages satisfies the specification of one platform.
+
+    Args:
+        platform: The platform.
+        reason: The solver's own words.
+    """
+
+    def __init__(self, platform: str, reason: str) -> None:
+        super().__init__(f"{platform}: {reason}")
+        self.platform = platform
+        self.reason = reason
+
+
+class VirtualPackageError(EnvtoolError):
+    """This machine lacks something that no package brings, such as a CUDA driver that is new enough."""
 
 
 class NetworkError(EnvtoolError):
     """A file could not be had from any of its places."""
+
+
+class CacheError(EnvtoolError):
+    """The cache of proven downloads cannot be used: it is full, read-only, or lacks what was wanted."""
 
 
 class HashMismatchError(EnvtoolError):

@@ -103,7 +103,7 @@ def _from_record(record: PackageRecord, platform: str, category: str) -> LockedP
         url=record.url,
         sha256=record.sha256,
         md5=record.md5,
-        dependencies={name: constraint for name, constraint in dependencies.items() if not name.startswith("__")},
+        dependencies=dependencies,
         category=category,
         build=record.build,
     )

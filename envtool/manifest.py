@@ -1,21 +1,23 @@
-"""What a proven archive or wheel holds: the hash of every file that it brings into a prefix.
+"""What a proven archive or wheel holds: the hash and mode of every file that it brings into a prefix.
 
-Taken from the bytes themselves: a wheel's own RECORD is not always right (torch 1.12.1 states another hash for its
-METADATA than it has). Reading a wheel of 2 GB takes seconds, so the result is kept in the cache under the wheel's hash.
+Taken from the bytes themselves: a package's own list is not always right (torch 1.12.1's RECORD states another hash for
+its METADATA than it has). Reading a wheel of 2 GB takes seconds, so the result is kept in the cache under the hash of
+the archive or wheel.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import stat
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envtool.archive import read_info_json
+from envtool.archive import read_info_json, read_payload
 from envtool.errors import ArchiveError
 from envtool.files import write_atomically
 from envtool.inventory import Placeholder
@@ -28,14 +30,19 @@ class Declared:
     """One file as an archive or wheel brings it.
 
     Args:
-        package: `name version` of the package.
-        sha256: Hash of its content with the placeholder in it, None where installing writes the content.
+        package: Manager and name of the package.
+        sha256: Hash of its content with the placeholder in it or of the target of a link, None where installing
+            writes the content.
         placeholder: What stands in place of the prefix, None where nothing does.
+        is_link: Whether it is a symbolic link.
+        is_executable: Whether its owner may execute it.
     """
 
-    package: str
+    package: tuple[str, str]
     sha256: str | None
     placeholder: Placeholder | None = None
+    is_link: bool = False
+    is_executable: bool = False
 
 
 class Manifests:
@@ -46,67 +53,65 @@ class Manifests:
     """
 
     def __init__(self, cache_dir: Path) -> None:
-        self._root = cache_dir / "manifests"
+        # The number goes up when the content changes, so that an old one is not read.
+        self._root = cache_dir / "manifests" / "1"
 
     def is_known(self, sha256: str) -> bool:
         """Whether the manifest is kept, so that the archive or wheel is not needed."""
         return self._path(sha256).is_file()
 
-    def of_archive(self, archive: Path | None, sha256: str, package: str, site_packages: str) -> dict[str, Declared]:
-        """The files of a conda archive, by the path that they have in a prefix.
-
-        Args:
-            archive: The proven archive; None when the manifest is known.
-            sha256: Its hash.
-            package: `name version`, for findings.
-            site_packages: Where `noarch: python` packages go, such as `lib/python3.9/site-packages`.
+    def keep(self, sha256: str, manager: str, source: Path) -> None:
+        """Read a proven archive or wheel and keep its manifest.
 
         Raises:
-            ArchiveError: It is no archive, or has no paths.json.
+            ArchiveError: It is neither.
         """
-        content = self._keep(sha256, archive, _archive_content)
-        is_python = content["noarch"] == "python"
-        return {_linked(each["_path"], is_python, site_packages): _declared(package, each) for each in content["paths"]}
+        content = _archive_content(source) if manager == "conda" else _wheel_content(source)
+        path = self._path(sha256)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(content, sort_keys=True))
 
-    def of_wheel(self, wheel: Path | None, sha256: str, package: str, site_packages: str) -> dict[str, Declared]:
-        """The files of a wheel, by the path that they have in a prefix.
+    def declared(self, sha256: str, package: tuple[str, str], site_packages: str) -> dict[str, Declared]:
+        """The files of a known archive or wheel, by the path that they have in a prefix.
 
         Args:
-            wheel: The proven wheel; None when the manifest is known.
             sha256: Its hash.
-            package: `name version`, for findings.
-            site_packages: Where it goes, such as `lib/python3.9/site-packages`.
-
-        Raises:
-            ArchiveError: It is no wheel.
+            package: Manager and name.
+            site_packages: Where Python packages go, such as `lib/python3.9/site-packages`.
         """
-        hashes = self._keep(sha256, wheel, _member_hashes)
+        content: dict[str, Any] = json.loads(self._path(sha256).read_bytes())
+        place = _place_linked if package[0] == "conda" else _place_wheel
+        is_python = content.get("noarch") == "python"
         return {
-            _installed(name, site_packages): Declared(package, None if _is_rewritten(name) else digest)
-            for name, digest in hashes.items()
-            if not name.endswith("/")
+            place(path, is_python, site_packages): _declared(package, file) for path, file in content["files"].items()
         }
-
-    def _keep(self, sha256: str, source: Path | None, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-        kept = self._path(sha256)
-        if source is None:
-            content: dict[str, Any] = json.loads(kept.read_bytes())
-            return content
-        content = read(source)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(kept, json.dumps(content, sort_keys=True))
-        return content
 
     def _path(self, sha256: str) -> Path:
         return self._root / f"{sha256}.json"
 
 
+def _declared(package: tuple[str, str], file: Mapping[str, Any]) -> Declared:
+    placeholder = Placeholder(file["placeholder"].encode(), file["is_binary"]) if "placeholder" in file else None
+    return Declared(package, file["sha256"], placeholder, file.get("is_link", False), file.get("is_executable", False))
+
+
 def _archive_content(archive: Path) -> dict[str, Any]:
-    noarch = read_info_json(archive, "index.json").get("noarch")
-    return {"noarch": noarch, "paths": read_info_json(archive, "paths.json")["paths"]}
+    listed = {each["_path"]: each for each in read_info_json(archive, "paths.json")["paths"]}
+    files: dict[str, dict[str, Any]] = {}
+    for member in read_payload(archive):
+        file: dict[str, Any] = {"sha256": member.sha256}
+        if member.is_link:
+            file["is_link"] = True
+        if member.is_executable:
+            file["is_executable"] = True
+        if listed.get(member.path, {}).get("prefix_placeholder"):
+            file["placeholder"] = listed[member.path]["prefix_placeholder"]
+            file["is_binary"] = listed[member.path].get("file_mode") == "binary"
+        files[member.path] = file
+    return {"noarch": read_info_json(archive, "index.json").get("noarch"), "files": files}
 
 
-def _linked(path: str, is_python: bool, site_packages: str) -> str:
+def _place_linked(path: str, is_python: bool, site_packages: str) -> str:
     if is_python and path.startswith("site-packages/"):
         return f"{site_packages}/{path[len('site-packages/') :]}"
     if is_python and path.startswith("python-scripts/"):
@@ -114,44 +119,37 @@ def _linked(path: str, is_python: bool, site_packages: str) -> str:
     return path
 
 
-def _declared(package: str, path: Mapping[str, Any]) -> Declared:
-    placeholder = None
-    if path.get("prefix_placeholder"):
-        placeholder = Placeholder(path["prefix_placeholder"].encode(), path.get("file_mode") == "binary")
-    is_file = path.get("path_type", "hardlink") == "hardlink"
-    return Declared(package, path.get("sha256") if is_file else None, placeholder)
-
-
-def _installed(name: str, site_packages: str) -> str:
-    # The .data directory holds what goes elsewhere (Binary distribution format, PyPA specifications).
-    top, _, rest = name.partition("/")
-    if not top.endswith(".data"):
-        return f"{site_packages}/{name}"
-    scheme, _, path = rest.partition("/")
-    distribution = top.rpartition("-")[0]
-    version = site_packages.split("/")[1]
-    places = {"scripts": "bin/", "data": "", "headers": f"include/site/{version}/{distribution}/"}
-    return f"{places.get(scheme, f'{site_packages}/')}{path}"
-
-
-def _is_rewritten(name: str) -> bool:
-    # RECORD is written by the installer, scripts get the prefix's interpreter.
-    return name.endswith(".dist-info/RECORD") or ".data/scripts/" in name
-
-
-def _member_hashes(wheel: Path) -> dict[str, Any]:
+def _wheel_content(wheel: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(wheel) as archive, ThreadPoolExecutor() as pool:
             # The largest first, so that no core is left alone with one of them at the end.
-            names = [each.filename for each in sorted(archive.infolist(), key=lambda each: -each.file_size)]
-            return dict(zip(names, pool.map(lambda name: _member_sha256(archive, name), names)))
+            members = sorted(archive.infolist(), key=lambda each: -each.file_size)
+            members = [each for each in members if not each.is_dir()]
+            files = pool.map(lambda member: _wheel_file(archive, member), members)
+            return {"files": {member.filename: file for member, file in zip(members, files)}}
     except (zipfile.BadZipFile, OSError) as error:
         raise ArchiveError(f"{wheel} is no wheel: {error}") from error
 
 
-def _member_sha256(archive: zipfile.ZipFile, name: str) -> str:
+def _wheel_file(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> dict[str, Any]:
+    is_script = ".data/scripts/" in member.filename
+    if member.filename.endswith(".dist-info/RECORD") or is_script:
+        # RECORD is written by the installer, scripts get the prefix's interpreter.
+        return {"sha256": None, "is_executable": is_script}
     digest = hashlib.sha256()
-    with archive.open(name) as member:
-        while chunk := member.read(_CHUNK_BYTES):
+    with archive.open(member) as content:
+        while chunk := content.read(_CHUNK_BYTES):
             digest.update(chunk)
-    return digest.hexdigest()
+    is_executable = bool((member.external_attr >> 16) & stat.S_IXUSR)
+    return {"sha256": digest.hexdigest(), "is_executable": is_executable}
+
+
+def _place_wheel(name: str, _: bool, site_packages: str) -> str:
+    # The .data directory holds what goes elsewhere (Binary distribution format, PyPA specifications).
+    top, _slash, rest = name.partition("/")
+    if not top.endswith(".data"):
+        return f"{site_packages}/{name}"
+    scheme, _slash, path = rest.partition("/")
+    version = site_packages.split("/")[1]
+    places = {"scripts": "bin/", "data": "", "headers": f"include/site/{version}/{top.rpartition('-')[0]}/"}
+    return f"{places.get(scheme, f'{site_packages}/')}{path}"

@@ -227,6 +227,15 @@ class Prefix:
         state = {"env_vars": dict(sorted(variables.items()))}
         write_atomically(self.meta / "state", json.dumps(state, indent=2, sort_keys=True) + "\n")
 
+    def freeze(self, is_frozen: bool) -> None:
+        """Tell conda whether it may change the prefix (CEP 22)."""
+        mark = self.meta / "frozen"
+        if is_frozen:
+            message = "This environment is made from a lock by envtool: change the lock, then run envtool create."
+            write_atomically(mark, json.dumps({"message": message}) + "\n")
+        else:
+            mark.unlink(missing_ok=True)
+
     def register(self) -> None:
         """Enter the prefix into the user's list of environments, which conda and editors read."""
         known = Path.home() / ".conda" / "environments.txt"

@@ -1,6 +1,6 @@
-"""Is a prefix exactly what its lock says? Every file is read and compared; the findings say what is not.
+"""Is a prefix exactly what its lock says? Every file is read and compared with what the lock's archives hold.
 
-Out of scope: repairing (`envtool create`).
+Out of scope: repairing (`envtool create --repair`).
 """
 
 from __future__ import annotations
@@ -11,26 +11,35 @@ from dataclasses import dataclass
 from envtool.archives import fetch_packages, require_sha256
 from envtool.contents import CondaPackage, conda_packages
 from envtool.fetch import Cache
-from envtool.inventory import Entry, Placeholder, env_digest, scan
+from envtool.findings import Finding
+from envtool.inventory import Entry, env_digest, scan
 from envtool.lockfile import LockedPackage
 from envtool.manifest import Declared, Manifests
+from envtool.plan import Damage
 from envtool.prefix import Prefix
 from envtool.report import Display
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing in which a prefix differs from its lock.
+class Inventory:
+    """What a prefix should hold and what it holds.
 
     Args:
-        kind: `extra`, `missing` or `mismatched`.
-        what: A path relative to the prefix, or a package.
-        detail: Which package brings it, and what was expected and found.
+        declared: What the lock's archives and wheels bring, by path.
+        entries: What is there, by path.
     """
 
-    kind: str
-    what: str
-    detail: str
+    declared: Mapping[str, Declared]
+    entries: Mapping[str, Entry]
+
+    @property
+    def env_digest(self) -> str:
+        """The env digest of what is there."""
+        return env_digest(self.entries.values())
+
+    def generated(self) -> dict[str, str]:
+        """What no archive or wheel brings (byte-code, entry points, the installer's notes), path to sha256."""
+        return {path: entry.sha256 for path, entry in self.entries.items() if path not in self.declared}
 
 
 @dataclass(frozen=True)
@@ -69,78 +78,94 @@ def verify(prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, displa
         NetworkError, HashMismatchError: An archive that is not in the cache could not be had or proven.
     """
     receipt = prefix.require_whole()
-    installed = conda_packages(prefix.path)
-    declared = declared_files(prefix, locked, cache, display)
-    with display.task(f"read every file of {prefix.path}"):
-        entries = scan(prefix.path, placeholders(declared))
-    findings = [*_package_findings(installed, locked), *_file_findings(declared, receipt.generated, entries)]
-    digest = env_digest(entries.values())
-    if not findings and digest != receipt.env_digest:
-        findings.append(Finding("mismatched", "env digest", f"expected {receipt.env_digest}, found {digest}"))
+    inventory = take_inventory(prefix, locked, cache, display)
+    findings = [*_package_findings(conda_packages(prefix.path), locked), *declared_findings(inventory)]
+    findings += _generated_findings(inventory, receipt.generated)
     ordered = tuple(sorted(findings, key=lambda each: (each.kind, each.what)))
-    return VerifyReport(ordered, digest, len(entries), sum(entry.size_bytes for entry in entries.values()))
+    size_bytes = sum(entry.size_bytes for entry in inventory.entries.values())
+    return VerifyReport(ordered, inventory.env_digest, len(inventory.entries), size_bytes)
 
 
-def declared_files(
-    prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, display: Display
-) -> dict[str, Declared]:
-    """Every file that the locked archives and wheels bring; those whose manifest is not known are read."""
+def take_inventory(prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, display: Display) -> Inventory:
+    """Read every file of a prefix, and list what its lock says should be there.
+
+    Raises:
+        NetworkError, HashMismatchError: An archive that is not in the cache could not be had or proven.
+    """
+    declared = _declared(prefix, locked, cache, display)
+    placeholders = {path: each.placeholder for path, each in declared.items() if each.placeholder}
+    with display.task(f"read every file of {prefix.path}"):
+        return Inventory(declared, scan(prefix.path, placeholders))
+
+
+def _declared(prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, display: Display) -> dict[str, Declared]:
     manifests = Manifests(cache.root)
     unknown = [each for each in locked if not manifests.is_known(require_sha256(each))]
-    archives = fetch_packages(unknown, cache, display) if unknown else {}
+    if unknown:
+        archives = fetch_packages(unknown, cache, display)
+        with display.task("read what archives and wheels hold", len(unknown)) as task:
+            for each in unknown:
+                manifests.keep(require_sha256(each), each.manager, archives[each.url])
+                task.advance()
     site_packages = prefix.site_packages()
     declared: dict[str, Declared] = {}
-    with display.task("list what archives and wheels hold", len(locked)) as task:
-        for each in locked:
-            read = manifests.of_archive if each.manager == "conda" else manifests.of_wheel
-            label = f"{each.name} {each.version}"
-            declared.update(read(archives.get(each.url), require_sha256(each), label, site_packages))
-            task.advance()
+    for each in locked:
+        declared.update(manifests.declared(require_sha256(each), (each.manager, each.name), site_packages))
     # Byte-code that a wheel ships is compiled anew like all other.
     return {path: file for path, file in declared.items() if not path.endswith(".pyc")}
 
 
-def placeholders(declared: Mapping[str, Declared]) -> dict[str, Placeholder]:
-    """The declared placeholder of each path that has one."""
-    return {path: each.placeholder for path, each in declared.items() if each.placeholder}
+def damage(report: VerifyReport) -> Damage:
+    """What has to be mended so that the findings are gone."""
+    return Damage(
+        packages={each.package for each in report.findings if each.package},
+        extra=tuple(each.what for each in report.findings if each.kind == "extra" and each.is_file),
+        is_generated=any(each.kind != "extra" and not each.package for each in report.findings),
+    )
 
 
-def _package_findings(installed: Sequence[CondaPackage], locked: Sequence[LockedPackage]) -> Iterator[Finding]:
-    wanted = {each.name: each for each in locked if each.manager == "conda"}
-    found = {each.name: each for each in installed}
-    for name in wanted.keys() - found.keys():
-        yield Finding("missing", f"{name} {wanted[name].version}", "the lock has this package, the prefix has not")
-    for name in found.keys() - wanted.keys():
-        yield Finding("extra", f"{name} {found[name].version}", "the prefix has this package, the lock has not")
-    for name in wanted.keys() & found.keys():
-        if wanted[name].sha256 and wanted[name].sha256 != found[name].sha256:
-            detail = f"expected the archive sha256:{wanted[name].sha256}, found sha256:{found[name].sha256}"
-            yield Finding("mismatched", f"{name} {found[name].version}", detail)
-
-
-def _file_findings(
-    declared: Mapping[str, Declared], generated: Mapping[str, str], entries: Mapping[str, Entry]
-) -> Iterator[Finding]:
-    for path, file in declared.items():
-        entry = entries.get(path)
+def declared_findings(inventory: Inventory) -> Iterator[Finding]:
+    """What is missing or altered of the files that archives and wheels bring."""
+    for path, file in inventory.declared.items():
+        entry = inventory.entries.get(path)
+        name = file.package[1]
         if entry is None:
-            yield Finding("missing", path, f"of {file.package}")
-        elif entry.kind == "file" and file.sha256 not in (None, entry.sha256):
-            yield Finding(
-                "mismatched", path, f"of {file.package}: expected sha256:{file.sha256}, found sha256:{entry.sha256}"
-            )
-    for path in generated.keys() - declared.keys() - entries.keys():
+            yield Finding("missing", path, f"of {name}", file.package)
+        elif (entry.kind == "link") != file.is_link:
+            expected, found = ("link", "file") if file.is_link else ("file", "link")
+            yield Finding("mismatched", path, f"of {name}: expected a {expected}, found a {found}", file.package)
+        elif file.sha256 not in (None, entry.sha256):
+            detail = f"of {name}: expected sha256:{file.sha256}, found sha256:{entry.sha256}, {entry.size_bytes} bytes"
+            yield Finding("mismatched", path, detail, file.package)
+        elif file.is_executable != entry.is_executable:
+            detail = f"of {name}: {'may not be executed' if file.is_executable else 'may be executed'}"
+            yield Finding("mismatched", path, detail, file.package)
+
+
+def _generated_findings(inventory: Inventory, generated: Mapping[str, str]) -> Iterator[Finding]:
+    found = inventory.generated()
+    for path in generated.keys() - found.keys():
         yield Finding("missing", path, "generated when the prefix was made")
-    for path in entries.keys() - declared.keys():
+    for path, sha256 in found.items():
         expected = generated.get(path)
         if expected is None:
-            yield Finding("extra", path, "no package of the lock brings it")
-        elif expected != entries[path].sha256:
             yield Finding(
-                "mismatched", path, f"generated: expected sha256:{expected}, found sha256:{entries[path].sha256}"
+                "extra", path, f"no package of the lock brings it, {inventory.entries[path].size_bytes} bytes"
             )
+        elif expected != sha256:
+            yield Finding("mismatched", path, f"generated: expected sha256:{expected}, found sha256:{sha256}")
 
 
-def generated_files(entries: Mapping[str, Entry], declared: Mapping[str, Declared]) -> dict[str, str]:
-    """The files that no archive or wheel brings: byte-code, entry points and the installer's own notes."""
-    return {path: entry.sha256 for path, entry in entries.items() if path not in declared}
+def _package_findings(there: Sequence[CondaPackage], locked: Sequence[LockedPackage]) -> Iterator[Finding]:
+    wanted = {each.name: each for each in locked if each.manager == "conda"}
+    found = {each.name: each for each in there}
+    for name, each in wanted.items():
+        if name not in found:
+            detail = "the lock has this package, the prefix has not"
+            yield Finding("missing", f"{name} {each.version}", detail, ("conda", name), is_file=False)
+        elif each.sha256 != found[name].sha256:
+            detail = f"expected the archive sha256:{each.sha256}, found sha256:{found[name].sha256}"
+            yield Finding("mismatched", f"{name} {each.version}", detail, ("conda", name), is_file=False)
+    for name in found.keys() - wanted.keys():
+        detail = "the prefix has this package, the lock has not"
+        yield Finding("extra", f"{name} {found[name].version}", detail, is_file=False)

@@ -12,7 +12,7 @@ import click
 from envtool.cli.options import file_option, json_option, name_option, prefix_option, this_platform
 
 if TYPE_CHECKING:
-    from envtool.create import Outcome
+    from envtool.plan import Plan
     from envtool.prefix import Prefix
 
 
@@ -21,58 +21,104 @@ if TYPE_CHECKING:
 @prefix_option
 @file_option
 @click.option(
-    "--category",
-    "categories",
-    multiple=True,
-    default=("main",),
-    show_default=True,
+    "--category", "categories", multiple=True, default=("main",), show_default=True,
     help="Install this category. Repeatable.",
-)
+)  # fmt: skip
+@click.option("--platform", help="Which platform of the lock. [default: this machine's]")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
+@click.option("--repair", is_flag=True, help="Read every file, and mend what was altered, removed or added.")
 @click.option("--force", is_flag=True, help="Make everything anew, even if nothing seems to have changed.")
+@click.option("--offline", is_flag=True, help="Take everything from the cache; name what is not there.")
+@click.option("--frozen", is_flag=True, help="Mark the environment so that conda does not change it (CEP 22).")
 @json_option
 def command(
-    name: str | None, path: Path | None, lockfile_path: Path, categories: tuple[str, ...], force: bool, as_json: bool
+    name: str | None,
+    path: Path | None,
+    lockfile_path: Path,
+    categories: tuple[str, ...],
+    platform: str | None,
+    dry_run: bool,
+    repair: bool,
+    force: bool,
+    offline: bool,
+    frozen: bool,
+    as_json: bool,
 ) -> None:
     """Make an environment equal to a lock.
 
     Every archive and wheel is hashed before anything in the environment is touched. What is missing is installed, what
-    is extra is removed, and nothing is done when the environment is the lock's already. A create that was stopped goes
-    on when it is run again.
+    is extra is removed, and nothing is done when the environment is the lock's already. In the end every file is read
+    and compared with the archives. A create that was stopped goes on when it is run again.
+
+    \b
+    Examples:
+      envtool create -n serving
+      envtool create -p /opt/serving --category main --category dev
+      envtool create -n serving --repair
     """
     from envtool import directories, report
-    from envtool.create import create
+    from envtool.create import Request, create, preview
     from envtool.fetch import Cache
     from envtool.lockfile import read_lockfile
     from envtool.prefix import find_prefix
 
     prefix = find_prefix(name, path)
-    lockfile = read_lockfile(lockfile_path)
+    request = Request(
+        lockfile=read_lockfile(lockfile_path),
+        platform=platform or this_platform(),
+        categories=categories,
+        command=shlex.join(["envtool", *sys.argv[1:]]),
+        starts_over=force,
+        repairs=repair,
+        is_offline=offline,
+        is_frozen=frozen,
+    )
     with report.Display() as display:
-        outcome = create(
-            lockfile, prefix, this_platform(), categories, Cache(directories.cache()), display,
-            command=shlex.join(["envtool", *sys.argv[1:]]), starts_over=force,
-        )  # fmt: skip
+        if dry_run:
+            plan, digest = preview(request, prefix, Cache(directories.cache()), display), None
+        else:
+            outcome = create(request, prefix, Cache(directories.cache()), display)
+            plan, digest = outcome.plan, outcome.receipt.env_digest
     if as_json:
-        report.answer_json(_as_dict(prefix, outcome))
+        report.answer_json({"prefix": str(prefix.path), "dry_run": dry_run, "env_digest": digest, **_as_dict(plan)})
+    elif dry_run:
+        _show(plan, prefix)
     else:
-        _say(prefix, outcome)
+        _say(plan, prefix, digest)
 
 
-def _as_dict(prefix: Prefix, outcome: Outcome) -> dict[str, Any]:
+def _as_dict(plan: Plan) -> dict[str, Any]:
     return {
-        "prefix": str(prefix.path),
-        "env_digest": outcome.receipt.env_digest,
-        "changed": not outcome.plan.is_empty,
-        "installed": [f"{each.name}=={each.version}" for each in outcome.plan.install],
-        "removed": [f"{each.name}=={each.version}" for each in outcome.plan.remove],
+        "changed": not plan.is_empty,
+        "starts_over": plan.starts_over,
+        "install": [f"{each.manager} {each.name} {each.version}" for each in plan.install],
+        "remove": [f"{each.manager} {each.name} {each.version}" for each in plan.remove],
+        "delete": list(plan.delete),
     }
 
 
-def _say(prefix: Prefix, outcome: Outcome) -> None:
+def _show(plan: Plan, prefix: Prefix) -> None:
     from envtool import report
 
-    if outcome.plan.is_empty:
+    if plan.is_empty:
+        report.answer(f"nothing to do: {prefix.path} is the lock's already")
+        return
+    if plan.starts_over:
+        report.answer(f"make {prefix.path} from nothing")
+    for new in plan.install:
+        report.answer(f"install  {new.manager:5}  {new.name} {new.version}")
+    for old in plan.remove:
+        report.answer(f"remove   {old.manager:5}  {old.name} {old.version}")
+    for path in plan.delete:
+        report.answer(f"delete   {path}")
+
+
+def _say(plan: Plan, prefix: Prefix, digest: str | None) -> None:
+    from envtool import report
+
+    if plan.is_empty:
         report.say(f"nothing to do: {prefix.path} is the lock's already")
     else:
-        report.say(f"made {prefix.path}: {len(outcome.plan.install)} installed, {len(outcome.plan.remove)} removed")
-    report.say(f"env digest {outcome.receipt.env_digest}")
+        counts = f"{len(plan.install)} installed, {len(plan.remove)} removed, {len(plan.delete)} files deleted"
+        report.say(f"made {prefix.path}: {counts}")
+    report.say(f"env digest {digest}")

@@ -1,0 +1,66 @@
+"""What a verification finds, and the forms in which it is told: text, JUnit for CI servers, annotations for GitHub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+KINDS = ("extra", "missing", "mismatched")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing in which a prefix differs from its lock.
+
+    Args:
+        kind: `extra`, `missing` or `mismatched`.
+        what: A path relative to the prefix, or a package.
+        detail: What was expected and found, for people.
+        package: Manager and name of the package that brings it; None for what no package brings.
+        is_file: Whether `what` is a path.
+    """
+
+    kind: str
+    what: str
+    detail: str
+    package: tuple[str, str] | None = None
+    is_file: bool = True
+
+
+def as_text(findings: Sequence[Finding]) -> str:
+    """One line for each finding."""
+    return "\n".join(f"{each.kind:10}  {each.what}  ({each.detail})" for each in findings)
+
+
+def as_github(findings: Sequence[Finding], prefix: str) -> str:
+    """Workflow commands that GitHub shows as annotations.
+
+    Source: GitHub Actions documentation, "Workflow commands": `%`, carriage return and newline are escaped.
+    """
+    return "\n".join(f"::error title=envtool verify::{_escaped(_sentence(each, prefix))}" for each in findings)
+
+
+def as_junit(findings: Sequence[Finding], prefix: str, file_count: int) -> str:
+    """A JUnit report: one test case for each kind of finding, failed when there are any."""
+    suite = ElementTree.Element("testsuite", name=f"envtool verify {prefix}", tests=str(len(KINDS)))
+    failures = 0
+    for kind in KINDS:
+        case = ElementTree.SubElement(suite, "testcase", classname="envtool.verify", name=f"no {kind} file or package")
+        lines = [_sentence(each, prefix) for each in findings if each.kind == kind]
+        if lines:
+            failures += 1
+            failure = ElementTree.SubElement(case, "failure", message=f"{len(lines)} {kind}")
+            failure.text = "\n".join(lines)
+    suite.set("failures", str(failures))
+    ElementTree.SubElement(suite, "system-out").text = f"{file_count} files were read"
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
+
+
+def _sentence(finding: Finding, prefix: str) -> str:
+    where = f"{prefix}/{finding.what}" if finding.is_file else finding.what
+    return f"{finding.kind}: {where} ({finding.detail})"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
