@@ -93,7 +93,7 @@ def build(snapshot_dir: Path, scratch: Path) -> Path:
     """
     # The wheel's own times do not reach the package, but a build that reads the clock has no business here.
     env = {"SOURCE_DATE_EPOCH": "315619200", "PYTHONHASHSEED": "0"}
-    _pip(["wheel", "--no-deps", "--no-cache-dir", "--wheel-dir", str(scratch), str(snapshot_dir)], env)
+    _pip(["wheel", "--no-deps", "--wheel-dir", str(scratch), str(snapshot_dir)], env)
     return _one_wheel(scratch)
 
 

@@ -22,7 +22,7 @@ _SOURCE_KINDS = ("debian", "wheel", "checkout")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _VERSION = re.compile(r"[0-9][0-9a-z._+!]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_POOL_PATH = re.compile(r"pool/(?!.*(?:\.\./|//))[A-Za-z0-9._+~/-]+")
+_POOL_PATH = re.compile(r"pool(?:/(?!\.)[A-Za-z0-9._+~-]+)+")
 _HINT = "channel/README.md describes the keys of a recipe"
 
 

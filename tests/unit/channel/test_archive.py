@@ -172,6 +172,15 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
             archive.read(path)
 
 
+def test_a_whole_zip_of_damaged_parts_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "demo.conda"
+    with zipfile.ZipFile(path, "w") as outer:
+        for name in ("metadata.json", "pkg-demo.tar.zst", "info-demo.tar.zst"):
+            outer.writestr(name, b"junk")
+    with pytest.raises(ArchiveError, match=r"demo\.conda"):
+        archive.read(path)
+
+
 def test_check_finds_extra_missing_and_mismatched_files(tmp_path: Path) -> None:
     found = written(tmp_path, package())
     files = {**found.files, "bin/demo": b"evil", "bin/extra": b""}

@@ -153,5 +153,27 @@ def test_what_is_no_package(tmp_path: Path, content: bytes, expected: str) -> No
 
 def test_a_lying_member_size_is_refused(tmp_path: Path) -> None:
     whole = package(tar(file("a")))
-    assert "damaged" in refusal(tmp_path, whole.replace(b"4         `\n2.0", b"-4        `\n2.0"))
+    # 60 bytes back is the same header again: without the check the reader would never end.
+    for size in (b"-4 ", b"-60"):
+        assert "damaged" in refusal(tmp_path, whole.replace(b"4         `\n2.0", size + b"       `\n2.0"))
     assert "damaged" in refusal(tmp_path, whole.replace(b"4         `\n2.0", b"four      `\n2.0"))
+
+
+@pytest.mark.parametrize("ending", [".gz", ".xz", ".zst"])
+def test_a_payload_that_ends_early_is_refused(tmp_path: Path, ending: str) -> None:
+    packed = PACKERS[ending](tar(file("./usr/bin/demo", bytes(range(256)) * 50)))
+    control = gzip.compress(tar(file("./control", CONTROL)))
+    members = (
+        ("debian-binary", b"2.0\n"),
+        ("control.tar.gz", control),
+        (f"data.tar{ending}", packed[: len(packed) // 2]),
+    )
+    assert "damaged" in refusal(tmp_path, ar(*members))
+
+
+def test_a_payload_in_two_zstd_frames_is_whole(tmp_path: Path) -> None:
+    data = tar(file("./a", b"1" * 3000), file("./b", b"2" * 3000))
+    packed = PACKERS[".zst"](data[:2000]) + PACKERS[".zst"](data[2000:])
+    control = gzip.compress(tar(file("./control", CONTROL)))
+    content = ar(("debian-binary", b"2.0\n"), ("control.tar.gz", control), ("data.tar.zst", packed))
+    assert [member.path for member in read(tmp_path, content).members] == ["a", "b"]

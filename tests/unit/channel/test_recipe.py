@@ -128,6 +128,17 @@ def test_sources_that_cannot_be(source: str, expected: str) -> None:
     assert any(expected in line for line in issues(package + source))
 
 
+@pytest.mark.parametrize(
+    "path", ["pool/../../etc/passwd", "pool//x.deb", "/pool/x.deb", "pool/a b.deb", "x.deb", "pool/"]
+)
+def test_pool_paths_that_lead_elsewhere(path: str) -> None:
+    package = "package: {name: demo, version: '1', summary: A demo., license: MIT}\n"
+    upstream = f"upstream: {{archive: main, path: '{path}', sha256: {SHA256}, take: [a]}}"
+    found = issues(f"{package}source: {{debian: {{packages: [], {upstream}}}}}")
+    assert len(found) == 1
+    assert "path must look like" in found[0]
+
+
 @pytest.mark.parametrize("text", ["", "[]", "just words", "package: [", "a: 1\na: 2\n"])
 def test_what_is_no_recipe_at_all(text: str) -> None:
     assert issues(text)
