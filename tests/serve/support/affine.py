@@ -73,6 +73,16 @@ class Slow(Affine):
         return super().forward(rows)
 
 
+class SlowToBuild(Affine):
+    """Takes its time before it can be loaded, as a large model does."""
+
+    def __init__(self):
+        import time
+
+        time.sleep(2)
+        super().__init__()
+
+
 class Raising(Affine):
     """Cannot be warmed up."""
 

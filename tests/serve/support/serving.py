@@ -71,6 +71,7 @@ class Server:
             "poll_s": 0.2,
             **settings,
         }
+        values = {key: value for key, value in values.items() if value is not None}
         environ = {key: value for key, value in os.environ.items() if not key.startswith("SERVE_")}
         environ.update({f"SERVE_{key.upper()}": str(value) for key, value in values.items()})
         environ.update(PYTHONPATH=str(ROOT), ENVSERVE_ENV_DIGEST="sha256:0123")

@@ -43,6 +43,7 @@ def decided(seen, known=NOTHING, now_s=LONG_AFTER_S):
         ("a marker that states its content", STATED, NOTHING, Load),
         ("what is served", STATED, replace(NOTHING, served=STATED.fingerprint), Ignore),
         ("older than what is served", STATED, replace(NOTHING, served_order=(2001, "a")), Ignore),
+        ("of the same rank, and changed", STATED, replace(NOTHING, served_order=(2000, "m.pth")), Ignore),
         ("as old, but with a later name", STATED, replace(NOTHING, served_order=(2000, "a")), Load),
         ("newer than what is served", STATED, replace(NOTHING, served_order=(1999, "z")), Load),
         ("refused for good", STATED, replace(NOTHING, refusal="bad"), Ignore),
@@ -89,6 +90,8 @@ def test_an_empty_marker_states_nothing(text):
 
 
 def test_all_issues_of_a_marker_are_named():
+    with pytest.raises(CheckpointError, match="size: expected a number of bytes, found True"):
+        parse_marker(json.dumps({"sha256": SHA256, "size": True}).encode())
     stated = {"sha256": "AB", "size": -1, "version": "a b\r\n", "created": 5, "format": "onnx"}
     with pytest.raises(CheckpointError) as caught:
         parse_marker(json.dumps(stated).encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
+import struct
 from pathlib import Path
 
 import numpy
@@ -134,6 +135,14 @@ def test_another_architecture_is_refused(tmp_path, trainer):
     message = refused(loader(tmp_path, SERVE_MODEL_ARGS='{"outputs": 3}'), path, "architecture")
     assert "layer.bias: expected F32[3], found F32[2]" in message
     assert "layer.weight: expected F32[3, 4], found F32[2, 4]" in message
+
+
+def test_the_header_is_enough_to_refuse_another_architecture(tmp_path, trainer):
+    """The weights of this file cannot be read by any version of safetensors."""
+    header = b'{"layer.weight": {"dtype": "F5", "shape": [2, 4], "data_offsets": [0, 5]}}'
+    path = trainer.work / "odd.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + b"12345")
+    assert "found F5[2, 4]" in refused(loader(tmp_path), path, "architecture")
 
 
 def test_a_pickle_of_another_architecture_is_refused(tmp_path, pth):

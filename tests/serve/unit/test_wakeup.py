@@ -67,6 +67,18 @@ def test_a_directory_that_was_replaced_is_watched_again(wake_up, tmp_path):
     assert wait(wake_up) < SOON_S / 2
 
 
+def test_a_directory_that_was_replaced_between_two_looks_is_noticed(wake_up, tmp_path):
+    directory = tmp_path / "checkpoints"
+    directory.mkdir()
+    settle(wake_up, directory)
+    directory.rename(tmp_path / "old")
+    directory.mkdir()
+    settle(wake_up, directory)
+    wait(wake_up, 0.3)
+    mark(directory / "m.pth")
+    assert wait(wake_up) < SOON_S / 2
+
+
 def test_without_events_the_timer_is_left(tmp_path, reports):
     wake_up = WakeUp(False, reports.append)
     wake_up.supervise(tmp_path)
