@@ -5,31 +5,58 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from envtool import mirrors as mirror_choice
 from envtool.errors import Issue, LockfileError
 from envtool.fetch import Cache, Wanted, fetch
 from envtool.lockfile import LockedPackage
+from envtool.mirrors import Mirrors
+from envtool.patience import Patience
 from envtool.report import Display
 
 
-def fetch_packages(packages: Sequence[LockedPackage], cache: Cache, display: Display) -> dict[str, Path]:
+def fetch_packages(
+    packages: Sequence[LockedPackage],
+    cache: Cache,
+    display: Display,
+    *,
+    mirrors: Mirrors | None = None,
+    patience: Patience | None = None,
+    is_offline: bool = False,
+) -> dict[str, Path]:
     """Bring the archives and wheels of a lock into the cache.
 
     Args:
         packages: What is wanted.
         cache: Where it goes.
         display: Where progress is shown.
+        mirrors: Where else the canonical URLs' bytes may be; what this machine is set up for by default.
+        patience: The limits of a download; those of the environment variables by default.
+        is_offline: Whether only the cache may be used.
 
     Returns:
-        The proven file of each URL.
+        The proven file of each canonical URL.
 
     Raises:
-        LockfileError: The lock has no sha256 for one of them.
+        LockfileError: The lock has no sha256 for some of them; all are listed.
         NetworkError, HashMismatchError: One could not be had or proven.
+        CacheError: The cache cannot be written, or, offline, lacks something; all of it is listed.
     """
-    wanted = {each.url: Wanted(each.file_name, require_sha256(each), (each.url,)) for each in packages}
+    _refuse_unproven(packages)
+    places = mirrors or (Mirrors() if is_offline else mirror_choice.configured())
+    wanted = {each.url: Wanted(each.file_name, require_sha256(each), places.for_url(each.url)) for each in packages}
     with display.task(f"fetch and prove {len(packages)} archives and wheels", in_bytes=True) as task:
-        paths = fetch(wanted.values(), cache, task)
+        paths = fetch(wanted.values(), cache, task, patience=patience, is_offline=is_offline)
     return {url: paths[each] for url, each in wanted.items()}
+
+
+def _refuse_unproven(packages: Sequence[LockedPackage]) -> None:
+    issues = [
+        Issue(f"{each.name} {each.version}", "the lock has no sha256 for it, and MD5 proves nothing")
+        for each in packages
+        if each.sha256 is None
+    ]
+    if issues:
+        raise LockfileError("the lock", issues, "lock again from a channel whose repodata has sha256")
 
 
 def require_sha256(package: LockedPackage) -> str:

@@ -1,50 +1,38 @@
 """Proven files: every byte that envtool uses is hashed before anything else sees it.
 
-A file is wanted by its sha256 and may be had from several URLs. It is streamed into a content-addressed cache that
-processes share: hashed while it comes, continued where a broken download stopped, renamed into place only when its
-hash is right. A file that is in the cache already is hashed again, since a cache is only a directory that anybody may
-have edited.
+A file is wanted by its sha256 and may be had from several places. It comes from the first that gives the right bytes;
+which one is asked next is decided in `envtool.attempts`, one attempt is made in `envtool.transfer`, and what has been
+proven is kept in `envtool.cache`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import random
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from filelock import FileLock
-
-from envtool import network
-from envtool.errors import HashMismatchError, NetworkError
-from envtool.files import sync_directory
+from envtool import patience as patience_module
+from envtool import transfer
+from envtool.attempts import Ask, Failure, Place, Wait, after, decide
+from envtool.authorization import without_credentials, without_secrets
+from envtool.cache import Cache, Wanted
+from envtool.errors import CacheError, EnvtoolError, HashMismatchError, NetworkError
+from envtool.hosts import Hosts
 from envtool.network import TransferError
+from envtool.patience import Patience
+from envtool.transfer import Transfer
 
-ATTEMPTS_PER_URL = 4
+__all__ = ["Cache", "Progress", "Wanted", "fetch"]
+
 _JOBS = 8
-_MAX_WAIT_S = 60.0
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A file by its content.
-
-    Args:
-        name: The file name that the content goes by, kept in the cache because installers read it.
-        sha256: The hash of the content, 64 lower-case hexadecimal digits.
-        urls: Where to look, the best place first.
-        size_bytes: The size of the content, where it is known.
-    """
-
-    name: str
-    sha256: str
-    urls: tuple[str, ...]
-    size_bytes: int | None = None
+# An attempt that brings less is no better than one that brings nothing: a place that breaks off after each packet
+# would be asked for ever.
+_WORTH_BYTES = 64 * 1024
 
 
 class Progress(Protocol):
@@ -54,187 +42,182 @@ class Progress(Protocol):
         """Count so many more bytes; a negative number takes them back."""
 
 
-class Cache:
-    """The content-addressed directory of proven files.
-
-    Args:
-        root: Its place; made when the first file is stored.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def path(self, wanted: Wanted) -> Path:
-        """Where the content is when it has been fetched."""
-        return self.root / "sha256" / wanted.sha256[:2] / wanted.sha256 / wanted.name
-
-    def partial(self, wanted: Wanted) -> Path:
-        """Where the content grows until it is whole."""
-        return self.root / "partial" / wanted.sha256
-
-    def find(self, wanted: Wanted) -> Path | None:
-        """The file, if it is in the cache and its bytes are still the right ones; a wrong one is removed."""
-        path = self.path(wanted)
-        if not path.is_file():
-            return None
-        if _sha256_of(path) == wanted.sha256:
-            return path
-        path.unlink()
-        return None
-
-    def store(self, wanted: Wanted) -> Path:
-        """Move the whole and proven partial file to its place."""
-        path = self.path(wanted)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.partial(wanted).replace(path)
-        sync_directory(path.parent)
-        return path
+@runtime_checkable
+class _Expecting(Protocol):
+    def expect(self, total: int) -> None: ...
 
 
-def fetch(wanted: Iterable[Wanted], cache: Cache, progress: Progress) -> dict[Wanted, Path]:
-    """Bring files into the cache, several at a time, each from the first URL that gives the right bytes.
+def fetch(
+    wanted: Iterable[Wanted],
+    cache: Cache,
+    progress: Progress,
+    *,
+    patience: Patience | None = None,
+    is_offline: bool = False,
+) -> dict[Wanted, Path]:
+    """Bring files into the cache, several at a time, each from the first place that gives the right bytes.
 
     Args:
         wanted: The files; the same one twice is fetched once.
         cache: Where they go.
-        progress: Told of every byte that is proven or on its way.
+        progress: Told of every byte that is proven or on its way, and, if it has `expect`, of how many there will be.
+        patience: The limits; those of the environment variables by default.
+        is_offline: Whether only the cache may be used.
 
     Returns:
         The path of each file.
 
     Raises:
-        NetworkError: A file could not be had; every URL is named with its own reason.
-        HashMismatchError: The only URL of a file gave other bytes.
+        NetworkError: A file could not be had; every place is named with its own reason.
+        HashMismatchError: The only place of a file gave other bytes.
+        CacheError: The cache cannot be written, or, offline, lacks something; all of it is listed.
     """
     distinct = list(dict.fromkeys(wanted))
-    stop = threading.Event()
-    with ThreadPoolExecutor(_JOBS) as pool:
-        futures = {pool.submit(_fetch_one, each, cache, progress, stop): each for each in distinct}
-        try:
-            return {futures[done]: done.result() for done in as_completed(futures)}
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
+    run = _Run(cache, _Tally(progress, distinct), patience or patience_module.configured())
+    pool = ThreadPoolExecutor(_JOBS, thread_name_prefix="fetch")
+    try:
+        if is_offline:
+            return _from_cache(distinct, list(pool.map(run.find, distinct)), cache)
+        # The largest first, so that the last minute is not one thread's alone.
+        ordered = sorted(distinct, key=lambda each: -(each.size_bytes or 0))
+        futures = {each: pool.submit(run.fetch, each) for each in ordered}
+        for done in as_completed(futures.values()):
+            done.result()
+        return {each: futures[each].result() for each in distinct}
+    finally:
+        # Not waited for: a thread may be in a read that takes its whole time-out to fail.
+        run.stopped.set()
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _fetch_one(wanted: Wanted, cache: Cache, progress: Progress, stop: threading.Event) -> Path:
-    partial = cache.partial(wanted)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{partial}.lock"):
-        found = cache.find(wanted)
-        if found:
-            progress.advance(found.stat().st_size)
-            return found
-        failures = []
-        for url in wanted.urls:
-            failure = _try_url(url, wanted, partial, progress, stop)
-            if failure is None:
-                return cache.store(wanted)
-            failures.append((url, failure))
-    raise _unavailable(wanted, failures)
-
-
-def _try_url(
-    url: str, wanted: Wanted, partial: Path, progress: Progress, stop: threading.Event
-) -> NetworkError | HashMismatchError | None:
-    for attempt in range(1, ATTEMPTS_PER_URL + 1):
-        try:
-            _download(url, wanted, partial, progress, stop)
-        except TransferError as error:
-            wait_s = wait_before_retry_s(error, attempt)
-            if wait_s is None or stop.wait(wait_s):
-                return error
-        except HashMismatchError as error:
-            return error
-        else:
-            return None
-    raise AssertionError("unreachable: the last attempt never waits")
-
-
-def wait_before_retry_s(error: TransferError, attempt: int) -> float | None:
-    """How long to wait before asking the same URL again, in seconds, or None to give it up.
-
-    Exponential with full jitter, so that a hundred machines that failed together do not come back together; a server
-    that says `Retry-After` is obeyed up to a minute, past that another place is quicker.
-    """
-    if not error.is_transient or attempt >= ATTEMPTS_PER_URL:
-        return None
-    if error.retry_after_s is not None:
-        return error.retry_after_s if error.retry_after_s <= _MAX_WAIT_S else None
-    return random.uniform(0, 0.5 * 2**attempt)  # noqa: S311 - jitter, not a secret
-
-
-def _download(url: str, wanted: Wanted, partial: Path, progress: Progress, stop: threading.Event) -> None:
-    digest, have = _hash_so_far(partial)
-    if have and digest.hexdigest() == wanted.sha256:
-        progress.advance(have)
-        return
-    with network.get(url, offset=have) as body:
-        if body.offset != have:
-            digest, have = hashlib.sha256(), 0
-        _refuse_other_size(wanted, body.total_bytes)
-        with partial.open("r+b" if have else "wb") as file:
-            file.seek(have)
-            progress.advance(have)
-            counted = have
-            try:
-                for chunk in body.chunks:
-                    if stop.is_set():
-                        raise TransferError("stopped", is_transient=False)
-                    file.write(chunk)
-                    digest.update(chunk)
-                    progress.advance(len(chunk))
-                    counted += len(chunk)
-            except BaseException:
-                progress.advance(-counted)
-                raise
-            file.flush()
-            os.fsync(file.fileno())
-    if digest.hexdigest() != wanted.sha256:
-        progress.advance(-counted)
-        partial.unlink()
-        raise HashMismatchError(wanted.name, f"sha256:{wanted.sha256}", f"sha256:{digest.hexdigest()}")
-
-
-def _refuse_other_size(wanted: Wanted, total_bytes: int | None) -> None:
-    if wanted.size_bytes is not None and total_bytes is not None and total_bytes != wanted.size_bytes:
-        raise HashMismatchError(wanted.name, f"{wanted.size_bytes} bytes", f"{total_bytes} bytes")
-
-
-def _hash_so_far(partial: Path) -> tuple[hashlib._Hash, int]:
-    digest = hashlib.sha256()
-    if not partial.exists():
-        return digest, 0
-    return digest, _update_from(digest, partial)
-
-
-def _sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    _update_from(digest, path)
-    return digest.hexdigest()
-
-
-def _update_from(digest: hashlib._Hash, path: Path) -> int:
-    count = 0
-    with path.open("rb") as file:
-        while chunk := file.read(network.CHUNK_BYTES):
-            digest.update(chunk)
-            count += len(chunk)
-    return count
-
-
-def _unavailable(wanted: Wanted, failures: Sequence[tuple[str, NetworkError | HashMismatchError]]) -> Exception:
-    url, mismatch = failures[0]
-    if len(failures) == 1 and isinstance(mismatch, HashMismatchError):
-        return HashMismatchError(
-            network.without_credentials(url),
-            mismatch.expected,
-            mismatch.actual,
-            "the file was damaged or replaced after it was locked; nothing was installed",
+def _from_cache(wanted: Sequence[Wanted], found: Sequence[Path | None], cache: Cache) -> dict[Wanted, Path]:
+    missing = [each.name for each, path in zip(wanted, found) if path is None]
+    if missing:
+        names = "".join(f"\n  {name}" for name in sorted(missing))
+        raise CacheError(
+            f"{len(missing)} of {len(wanted)} files are not in the cache {cache.root}, or are damaged there:{names}",
+            "run the same command once without --offline, where there is a network",
         )
-    reasons = "".join(f"\n  {network.without_credentials(url)}: {error.message}" for url, error in failures)
+    return {each: path for each, path in zip(wanted, found) if path is not None}
+
+
+class _Run:
+    """What the threads of one fetch share."""
+
+    def __init__(self, cache: Cache, tally: _Tally, patience: Patience) -> None:
+        self.stopped = threading.Event()
+        self._cache = cache
+        self._tally = tally
+        self._patience = patience
+        self._hosts = Hosts()
+
+    def find(self, wanted: Wanted) -> Path | None:
+        """The file, if the cache has it."""
+        found = self._cache.find(wanted)
+        if found:
+            self._tally.found(wanted, found.stat().st_size)
+        return found
+
+    def fetch(self, wanted: Wanted) -> Path:
+        """The file, from the cache or from one of its places."""
+        found = self.find(wanted)
+        if found:
+            return found
+        with self._cache.growing(wanted, self._patience.read_timeout_s, self.stopped.is_set) as partial:
+            found = self.find(wanted)  # another process may have been quicker
+            if found:
+                return found
+            if partial is None:
+                raise _stopped()
+            growing = Transfer(wanted, partial, self._cache, self._progress(wanted))
+            if not growing.resume():
+                self._try_places(wanted, growing)
+            self._tally.expect(wanted, growing.have_bytes)
+            return self._cache.store(wanted, partial)
+
+    def _try_places(self, wanted: Wanted, growing: Transfer) -> None:
+        places = tuple(Place(url) for url in wanted.urls)
+        while True:
+            places = self._hosts.inform(places)
+            step = decide(places, time.monotonic(), self._patience)
+            if isinstance(step, Wait):
+                if self.stopped.wait(step.seconds):
+                    raise _stopped()
+            elif isinstance(step, Ask):
+                place = places[step.position]
+                failure = self._ask(place.url, growing, has_alternative=step.has_alternative)
+                if failure is None:
+                    return
+                jitter = random.random()  # noqa: S311 - no secret
+                failed = after(place, failure, time.monotonic(), jitter, self._patience)
+                places = (*places[: step.position], failed, *places[step.position + 1 :])
+            else:
+                raise _unavailable(wanted, places)
+
+    def _ask(self, url: str, growing: Transfer, *, has_alternative: bool) -> Failure | None:
+        patience = self._patience if has_alternative else replace(self._patience, min_bytes_per_s=0.0)
+        before = growing.have_bytes
+        try:
+            growing.attempt(url, patience)
+        except TransferError as error:
+            if self.stopped.is_set():
+                raise
+            self._hosts.note(url, error, time.monotonic())
+            brought_bytes = growing.have_bytes - before >= _WORTH_BYTES
+            return Failure(error.reason, error.is_transient, error.retry_after_s, brought_bytes)
+        except HashMismatchError as error:
+            return Failure(f"expected {error.expected}, got {error.actual}", is_transient=False)
+        self._hosts.note(url, None, time.monotonic())
+        return None
+
+    def _progress(self, wanted: Wanted) -> transfer.Progress:
+        return transfer.Progress(
+            advance=lambda amount: None if self.stopped.is_set() else self._tally.advance(amount),
+            expect=lambda size_bytes: self._tally.expect(wanted, size_bytes),
+            is_stopped=self.stopped.is_set,
+        )
+
+
+class _Tally:
+    """Adds up what all threads do, one at a time."""
+
+    def __init__(self, progress: Progress, wanted: Sequence[Wanted]) -> None:
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._sizes = {each: each.size_bytes for each in wanted if each.size_bytes}
+        self._tell()
+
+    def advance(self, amount: int) -> None:
+        with self._lock:
+            self._progress.advance(amount)
+
+    def expect(self, wanted: Wanted, size_bytes: int) -> None:
+        with self._lock:
+            if self._sizes.get(wanted) != size_bytes:
+                self._sizes[wanted] = size_bytes
+                self._tell()
+
+    def found(self, wanted: Wanted, size_bytes: int) -> None:
+        self.expect(wanted, size_bytes)
+        self.advance(size_bytes)
+
+    def _tell(self) -> None:
+        if self._sizes and isinstance(self._progress, _Expecting):
+            self._progress.expect(sum(size for size in self._sizes.values() if size))
+
+
+def _stopped() -> TransferError:
+    return TransferError("stopped, because another file could not be had", is_transient=False)
+
+
+def _unavailable(wanted: Wanted, places: Sequence[Place]) -> EnvtoolError:
+    shown = [(without_credentials(each.url), without_secrets(each.reason or "not asked")) for each in places]
+    if len(shown) == 1 and shown[0][1].startswith("expected "):
+        expected, _, actual = shown[0][1].removeprefix("expected ").partition(", got ")
+        hint = "the file was damaged or replaced after it was locked; nothing was installed"
+        return HashMismatchError(shown[0][0], expected, actual, hint)
+    reasons = "".join(f"\n  {url}: {reason}" for url, reason in shown) or "\n  no place is known"
     return NetworkError(
         f"{wanted.name} could not be had from any of its places:{reasons}",
-        "check the network and run again; what has arrived is kept",
+        "check the network and run again, what has arrived is kept; envtool mirror probe finds places that work",
     )

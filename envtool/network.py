@@ -2,28 +2,35 @@
 
 Proxies, netrc and CA bundles are taken from the environment, as requests does. Time-outs are per read, never one for a
 whole body, so that a slow line is no error and a silent server is one. What to do about a failure is not decided here
-but in `envtool.fetch`.
+but in `envtool.attempts`.
 """
 
 from __future__ import annotations
 
+import email.utils
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit, urlunsplit
+from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import unquote, urlsplit
 
-from envtool.errors import NetworkError
+from envtool.authorization import authorize, without_credentials, without_secrets
+from envtool.errors import EnvtoolError, NetworkError
+from envtool.patience import Patience
 
 if TYPE_CHECKING:
     import requests
 
-CONNECT_TIMEOUT_S = 10.0
-READ_TIMEOUT_S = 30.0
+__all__ = ["CHUNK_BYTES", "Body", "RangeError", "TransferError", "get", "to_path", "without_credentials"]
+
 CHUNK_BYTES = 1 << 20
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+_DECODED = frozenset({"gzip", "x-gzip", "deflate"})
+_HTML_STARTS = (b"<!doctype html", b"<html")
 _threads = threading.local()
 
 
@@ -34,13 +41,29 @@ class TransferError(NetworkError):
         reason: Why, for people.
         is_transient: Whether the same URL may well work a moment later.
         retry_after_s: How long the server asks to wait, in seconds.
+        is_down: Whether the place as a whole gave no answer, so that other files are better sought elsewhere.
+        status: The HTTP status, where there was one.
     """
 
-    def __init__(self, reason: str, *, is_transient: bool, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        is_transient: bool,
+        retry_after_s: float | None = None,
+        is_down: bool = False,
+        status: int | None = None,
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.is_transient = is_transient
         self.retry_after_s = retry_after_s
+        self.is_down = is_down
+        self.status = status
+
+
+class RangeError(TransferError):
+    """A URL that does not go on where it was asked to; from the beginning it may well work."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +74,13 @@ class Body:
         offset: The position of the first byte that comes; 0 when the server ignored the range.
         total_bytes: The size of the whole file, where the server says it.
         chunks: The bytes.
+        url: Where they come from in the end, after redirects.
     """
 
     offset: int
     total_bytes: int | None
     chunks: Iterator[bytes]
-
-
-def without_credentials(url: str) -> str:
-    """The URL as it may be shown or written: without user name, password and query."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    url: str
 
 
 def to_path(url: str) -> Path:
@@ -70,88 +89,152 @@ def to_path(url: str) -> Path:
 
 
 @contextmanager
-def get(url: str, offset: int = 0) -> Iterator[Body]:
+def get(url: str, offset: int = 0, patience: Patience | None = None) -> Iterator[Body]:
     """Open a URL (http, https or file) for reading from an offset on.
 
     Args:
         url: What to read.
         offset: The first byte that is wanted; a server that ignores it starts at 0, and `Body.offset` says so.
+        patience: The limits.
 
     Yields:
-        The body. Reading it raises the same error as opening it.
+        The body. Reading it raises the same errors as opening it.
 
     Raises:
         TransferError: The URL did not give its bytes.
+        RangeError: It gave another part of them than was asked for.
     """
     if urlsplit(url).scheme == "file":
-        with _open_file(url, offset) as body:
-            yield body
-    else:
-        with _open_http(url, offset) as body:
-            yield body
+        with _open_file(url, offset) as file:
+            yield Body(offset, to_path(url).stat().st_size, _read_file(file), url)
+        return
+    limits = patience or Patience()
+    with _ask(url, offset, limits) as response:
+        yield _body(response, offset, limits)
 
 
-@contextmanager
-def _open_file(url: str, offset: int) -> Iterator[Body]:
-    path = to_path(url)
+def _open_file(url: str, offset: int) -> BinaryIO:
     try:
-        with path.open("rb") as file:
-            total_bytes = path.stat().st_size
-            file.seek(offset)
-            yield Body(offset, total_bytes, iter(lambda: file.read(CHUNK_BYTES), b""))
+        file = to_path(url).open("rb")
+        file.seek(offset)
+        return file
     except OSError as error:
         raise TransferError(error.strerror or str(error), is_transient=False) from error
 
 
-@contextmanager
-def _open_http(url: str, offset: int) -> Iterator[Body]:
+def _read_file(file: BinaryIO) -> Iterator[bytes]:
+    try:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+    except OSError as error:
+        raise TransferError(error.strerror or str(error), is_transient=False) from error
+
+
+def _ask(url: str, offset: int, patience: Patience) -> requests.Response:
     import requests
 
+    try:
+        request = authorize(url)
+    except EnvtoolError as error:
+        raise TransferError(error.message, is_transient=False) from error
     headers = {"Accept-Encoding": "identity"}
     if offset:
         headers["Range"] = f"bytes={offset}-"
     try:
-        with _session().get(url, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S)) as response:
-            _refuse_unusable(response)
-            start, total_bytes = _extent(response, offset)
-            yield Body(start, total_bytes, _read(response))
-    except requests.exceptions.Timeout as error:
-        raise TransferError("no answer in time", is_transient=True) from error
-    except requests.exceptions.SSLError as error:
-        raise TransferError(f"TLS failed: {_innermost(error)}", is_transient=False) from error
-    except requests.exceptions.ConnectionError as error:
-        raise TransferError(f"no connection: {_innermost(error)}", is_transient=True) from error
+        return _session().get(
+            request.url,
+            headers=headers,
+            stream=True,
+            auth=_authorization(request.bearer) if request.bearer else request.basic,
+            timeout=(patience.connect_timeout_s, patience.read_timeout_s),
+        )
     except requests.exceptions.RequestException as error:
-        raise TransferError(str(error), is_transient=False) from error
+        raise _no_answer(error) from error
 
 
-def _read(response: requests.Response) -> Iterator[bytes]:
+def _no_answer(error: requests.exceptions.RequestException) -> TransferError:
+    import requests
+
+    if isinstance(error, requests.exceptions.Timeout):
+        return TransferError("no answer in time", is_transient=True, is_down=True)
+    if isinstance(error, requests.exceptions.SSLError):
+        return TransferError(f"TLS failed: {_innermost(error)}", is_transient=False, is_down=True)
+    if isinstance(error, requests.exceptions.ConnectionError):
+        if _is_unresolved(error):
+            return TransferError("the host name is not known (DNS)", is_transient=True, is_down=True)
+        return TransferError(f"no connection: {_innermost(error)}", is_transient=True, is_down=True)
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return TransferError(f"broken off: {_innermost(error)}", is_transient=True)
+    return TransferError(without_secrets(f"{type(error).__name__}: {_innermost(error)}"), is_transient=False)
+
+
+def _body(response: requests.Response, offset: int, patience: Patience) -> Body:
+    _refuse_unusable(response)
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    path = urlsplit(response.url).path
+    # Some servers call a .tar.gz file itself an encoding of a .tar; its bytes are the file.
+    is_decoded = encoding in _DECODED and not path.endswith((".gz", ".tgz"))
+    if is_decoded and response.status_code == 206:
+        raise RangeError("a part of a compressed transfer, which fits nothing", is_transient=False)
+    start, total_bytes = _extent(response, offset)
+    chunks = _read(response, patience, is_decoded=is_decoded)
+    return Body(start, None if is_decoded else total_bytes, _refuse_html(chunks, start), response.url)
+
+
+def _read(response: requests.Response, patience: Patience, *, is_decoded: bool) -> Iterator[bytes]:
     from urllib3.exceptions import HTTPError, ReadTimeoutError
 
+    window_began_s, window_bytes = time.monotonic(), 0
     try:
-        while chunk := response.raw.read(CHUNK_BYTES, decode_content=False):
+        # read1 gives what has come, read would wait until a whole chunk is there and show no trickle.
+        while chunk := response.raw.read1(CHUNK_BYTES, decode_content=is_decoded):
             yield chunk
+            window_bytes += len(chunk)
+            elapsed_s = time.monotonic() - window_began_s
+            if elapsed_s >= patience.read_timeout_s:
+                if window_bytes < patience.min_bytes_per_s * elapsed_s:
+                    raise TransferError(f"too slow: {window_bytes / elapsed_s:.0f} bytes a second", is_transient=True)
+                window_began_s, window_bytes = time.monotonic(), 0
     except ReadTimeoutError as error:
-        raise TransferError(f"silent for {READ_TIMEOUT_S:.0f} s", is_transient=True) from error
+        raise TransferError(f"silent for {patience.read_timeout_s:g} s", is_transient=True, is_down=True) from error
     except (HTTPError, OSError) as error:
-        raise TransferError(f"broken off: {error}", is_transient=True) from error
+        raise TransferError(f"broken off: {_innermost(error)}", is_transient=True) from error
+
+
+def _refuse_html(chunks: Iterator[bytes], start: int) -> Iterator[bytes]:
+    first = next(chunks, b"")
+    if start == 0 and first.lstrip()[:16].lower().startswith(_HTML_STARTS):
+        raise TransferError("an HTML page instead of the file", is_transient=False)
+    if first:
+        yield first
+        yield from chunks
 
 
 def _refuse_unusable(response: requests.Response) -> None:
     status = response.status_code
+    if status == 416:
+        raise RangeError("HTTP 416, the range cannot be had", is_transient=False, status=status)
     if status not in (200, 206):
         raise TransferError(
             f"HTTP {status} {response.reason}".rstrip(),
             is_transient=status in _TRANSIENT,
             retry_after_s=_retry_after_s(response.headers.get("Retry-After")),
+            status=status,
         )
     if response.headers.get("Content-Type", "").startswith("text/html"):
-        raise TransferError("an HTML page instead of the file", is_transient=False)
+        raise TransferError("an HTML page instead of the file", is_transient=False, status=status)
 
 
 def _retry_after_s(header: str | None) -> float | None:
-    # The HTTP date form is rare enough to be treated like no header at all.
-    return float(header) if header and header.isdigit() else None
+    if not header:
+        return None
+    if header.strip().isdigit():
+        return float(header)
+    try:
+        moment = email.utils.parsedate_to_datetime(header)
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, moment.timestamp() - time.time())
 
 
 def _extent(response: requests.Response, offset: int) -> tuple[int, int | None]:
@@ -160,10 +243,21 @@ def _extent(response: requests.Response, offset: int) -> tuple[int, int | None]:
     if response.status_code == 200:
         return 0, count
     content_range = response.headers.get("Content-Range", "")
-    start, _, total = content_range.removeprefix("bytes ").partition("-")[0], "", content_range.rpartition("/")[2]
-    if start != str(offset):
-        raise TransferError(f"a range that was not asked for: {content_range!r}", is_transient=False)
+    start, total = content_range.removeprefix("bytes ").partition("-")[0], content_range.rpartition("/")[2]
+    if start.strip() != str(offset):
+        raise RangeError(f"a range that was not asked for: {content_range!r}", is_transient=False)
     return offset, int(total) if total.isdigit() else None
+
+
+def _authorization(token: str) -> requests.auth.AuthBase:
+    from requests.auth import AuthBase
+
+    class Bearer(AuthBase):
+        def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+            request.headers["Authorization"] = f"Bearer {token}"
+            return request
+
+    return Bearer()
 
 
 def _session() -> requests.Session:
@@ -178,12 +272,21 @@ def _session() -> requests.Session:
     return session
 
 
+def _is_unresolved(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, socket.gaierror) or "NameResolution" in type(error).__name__:
+            return True
+        inner = getattr(error, "reason", None) or next(iter(error.args), None)
+        error = inner if isinstance(inner, BaseException) else None
+    return False
+
+
 def _innermost(error: BaseException) -> str:
     reason: object = error
     while isinstance(reason, BaseException) and (
-        inner := getattr(reason, "reason", None) or next(iter(reason.args), None)
+        inner := getattr(reason, "reason", None) or next((a for a in reversed(reason.args) if a), None)
     ):
         if not isinstance(inner, (BaseException, str)):
             break
         reason = inner
-    return str(reason).rpartition(": ")[2] or type(error).__name__
+    return without_secrets(str(reason).rpartition(": ")[2]) or type(error).__name__

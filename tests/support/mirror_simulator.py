@@ -33,6 +33,7 @@ from typing import Any, BinaryIO
 from urllib.parse import quote, unquote, urlsplit
 
 _CHUNK_BYTES = 1 << 16
+_INVERTED = bytes(range(255, -1, -1))
 
 
 @dataclass(frozen=True)
@@ -341,7 +342,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _wrong(self, answer: Answer, content: bytes | Path) -> None:
         right = content if isinstance(content, bytes) else content.read_bytes()
-        self._good(answer, bytes(each ^ 0xFF for each in right))
+        self._good(answer, right.translate(_INVERTED))
 
     def _other(self, answer: Answer, content: bytes | Path) -> None:
         self._good(answer, b"?" * int(answer.number))
