@@ -18,7 +18,7 @@ from envtool.install import archives_needed, carry_out
 from envtool.lock import SPECS_KEY, VARIABLES_KEY
 from envtool.lockfile import LockedPackage, Lockfile, read_json_metadata
 from envtool.plan import Plan, installed, plan
-from envtool.prefix import Prefix, Receipt, State
+from envtool.prefix import Prefix, Receipt, State, register
 from envtool.report import Display
 from envtool.verify import damage, declared_findings, take_inventory, verify
 
@@ -159,7 +159,7 @@ def _note(request: Request, prefix: Prefix, receipt: Receipt, before: Sequence[s
     prefix.freeze(request.is_frozen)
     prefix.complete(receipt)
     if request.is_listed:
-        prefix.register()
+        register(prefix.path)
 
 
 def _requested(request: Request) -> Sequence[str]:

@@ -28,9 +28,12 @@ class Finding:
     is_file: bool = True
 
 
-def as_text(findings: Sequence[Finding]) -> str:
-    """One line for each finding."""
-    return "\n".join(f"{each.kind:10}  {each.what}  ({each.detail})" for each in findings)
+def as_text(findings: Sequence[Finding], shown: int) -> str:
+    """One line for each finding, up to a number of them: a prefix that is quite another would fill the terminal."""
+    lines = [f"{each.kind:10}  {each.what}  ({each.detail})" for each in findings[:shown]]
+    if len(findings) > shown:
+        lines.append(f"and {len(findings) - shown} more; --json shows all")
+    return "\n".join(lines)
 
 
 def as_github(findings: Sequence[Finding], prefix: str) -> str:

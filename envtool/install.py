@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from envtool import bytecode, conda, wheels
+from envtool import bytecode, link, wheels
 from envtool.archives import require_sha256
-from envtool.conda import LinkRequest
+from envtool.link import LinkRequest
 from envtool.lockfile import LockedPackage
 from envtool.plan import Plan
 from envtool.prefix import Prefix
@@ -70,7 +70,7 @@ def _link(
     kept = [each.name for each in wanted if each.manager == "conda" and each not in new]
     with display.task(f"link {len(new)} conda packages"), _scratch(prefix, "archives") as scratch:
         requests = [LinkRequest(each.name, each.url, require_sha256(each), proven[each.url]) for each in new]
-        conda.link(requests, kept, prefix.path, platform, scratch)
+        link.link(requests, kept, prefix.path, platform, scratch)
 
 
 def _install_wheels(prefix: Prefix, new: Sequence[LockedPackage], proven: Mapping[str, Path], display: Display) -> None:

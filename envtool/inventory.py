@@ -68,11 +68,12 @@ def scan(prefix: Path, placeholders: Mapping[str, Placeholder]) -> dict[str, Ent
     Returns:
         Path to entry, sorted by path.
     """
-    names = sorted(_walk(str(prefix), ""))
+    # The largest first, so that no core is left alone with one of them at the end.
+    names = [name for _, name in sorted(_walk(str(prefix), ""), reverse=True)]
     needle = os.fsencode(prefix)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         found = pool.map(lambda name: _entry(prefix, name, needle, placeholders.get(name)), names)
-        entries = {entry.path: entry for entry in found}
+        entries = {entry.path: entry for entry in sorted(found, key=lambda entry: entry.path)}
     return {path: _without_source(entry, placeholders, entries) for path, entry in entries.items()}
 
 
@@ -94,7 +95,7 @@ def _without_source(entry: Entry, placeholders: Mapping[str, Placeholder], entri
     return replace(entry, sha256=entries[source].sha256)
 
 
-def _walk(root: str, below: str) -> Iterator[str]:
+def _walk(root: str, below: str) -> Iterator[tuple[int, str]]:
     with os.scandir(os.path.join(root, below)) as entries:  # noqa: PTH118 - a Path for each of 30,000 files is slow
         for entry in entries:
             name = f"{below}/{entry.name}" if below else entry.name
@@ -102,7 +103,7 @@ def _walk(root: str, below: str) -> Iterator[str]:
                 if name != _META:
                     yield from _walk(root, name)
             else:
-                yield name
+                yield entry.stat(follow_symlinks=False).st_size, name
 
 
 def _entry(prefix: Path, name: str, needle: bytes, placeholder: Placeholder | None) -> Entry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from envtool import conda
+from envtool import link
 from envtool.errors import VirtualPackageError
 from envtool.lockfile import LockedPackage
 
@@ -45,7 +45,7 @@ def require(packages: Sequence[LockedPackage]) -> None:
     Raises:
         VirtualPackageError: It lacks something; everything that it lacks is named.
     """
-    lacks = find_lacks(packages, conda.detect_virtual_packages())
+    lacks = find_lacks(packages, link.detect_virtual_packages())
     if lacks:
         message = "this machine lacks what the lock needs:" + "".join(f"\n  {each}" for each in lacks)
         raise VirtualPackageError(message, _HINTS.get(lacks[0].name))
@@ -71,4 +71,4 @@ def _has(name: str, constraint: str, detected: Mapping[str, str]) -> bool:
     if name not in detected:
         return False
     # The build of __archspec is the CPU's name, which is older or newer in a family tree that only archspec knows.
-    return name == "__archspec" or conda.satisfies(detected[name].split(" ")[0], constraint)
+    return name == "__archspec" or link.satisfies(detected[name].split(" ")[0], constraint)

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -236,17 +236,38 @@ class Prefix:
         else:
             mark.unlink(missing_ok=True)
 
-    def register(self) -> None:
-        """Enter the prefix into the user's list of environments, which conda and editors read."""
-        known = Path.home() / ".conda" / "environments.txt"
-        try:
-            known.parent.mkdir(exist_ok=True)
-            with FileLock(f"{known}.lock"):
-                entries = known.read_text().splitlines() if known.exists() else []
-                if str(self.path) not in entries:
-                    write_atomically(known, "\n".join([*entries, str(self.path)]) + "\n")
-        except OSError as error:
-            say(f"warning: {known} could not be written: {error.strerror}; conda will not list the environment")
+
+def known_prefixes() -> list[Path]:
+    """The prefixes in the user's list of environments, which conda and editors read too."""
+    known = _environments_txt()
+    return [Path(line) for line in known.read_text().splitlines() if line.strip()] if known.exists() else []
+
+
+def register(prefix: Path) -> None:
+    """Enter a prefix into the user's list of environments."""
+    _change_list(lambda entries: entries if prefix in entries else [*entries, prefix])
+
+
+def unregister(prefix: Path) -> None:
+    """Take a prefix out of the user's list of environments."""
+    _change_list(lambda entries: [each for each in entries if each != prefix])
+
+
+def _change_list(change: Callable[[list[Path]], list[Path]]) -> None:
+    known = _environments_txt()
+    try:
+        known.parent.mkdir(exist_ok=True)
+        with FileLock(f"{known}.lock"):
+            before = known_prefixes()
+            after = change(before)
+            if after != before:
+                write_atomically(known, "".join(f"{each}\n" for each in after))
+    except OSError as error:
+        say(f"warning: {known} could not be written: {error.strerror}; conda will not know about the environment")
+
+
+def _environments_txt() -> Path:
+    return Path.home() / ".conda" / "environments.txt"
 
 
 def find_prefix(name: str | None, path: Path | None) -> Prefix:

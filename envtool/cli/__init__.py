@@ -6,7 +6,9 @@ import importlib
 
 import click
 
-_COMMANDS = ("init", "lock", "create", "verify", "run", "channel")
+_COMMANDS = (
+    "init", "lock", "create", "verify", "digest", "run", "activate", "shell-hook", "list", "remove", "channel",
+)  # fmt: skip
 
 
 class _Commands(click.Group):
@@ -18,7 +20,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"envtool.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"envtool.cli.{cmd_name.replace('-', '_')}").command
         return command
 
 

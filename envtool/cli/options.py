@@ -16,6 +16,8 @@ name_option = click.option("-n", "--name", help="The environment's name, kept un
 prefix_option = click.option(
     "-p", "--prefix", "path", type=click.Path(path_type=Path), help="The environment's directory."
 )
+SHELLS = ("bash", "zsh", "fish")
+shell_option = click.option("--shell", type=click.Choice(SHELLS), default="bash", show_default=True, help="The shell.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 
 

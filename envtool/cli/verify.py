@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from envtool.prefix import Prefix
     from envtool.verify import VerifyReport
 
+_SHOWN = 40
+
 
 @click.command("verify", short_help="Prove that an environment is exactly what its lock says.")
 @name_option
@@ -77,7 +79,7 @@ def _tell(prefix: Prefix, result: VerifyReport, junit: Path | None, *, is_github
         report.answer_json({**asdict(result), "prefix": str(prefix.path), "is_equal": result.is_equal})
         return
     if result.findings:
-        report.answer(as_github(result.findings, str(prefix.path)) if is_github else as_text(result.findings))
+        report.answer(as_github(result.findings, str(prefix.path)) if is_github else as_text(result.findings, _SHOWN))
     verdict = "exactly what the lock says" if result.is_equal else f"{len(result.findings)} findings"
     report.say(f"{result.file_count} files, {report.size(result.size_bytes)}: {verdict}")
     report.say(f"env digest {result.env_digest}")

@@ -1,0 +1,30 @@
+"""`envtool activate`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from envtool.cli.options import prefix_option, shell_option
+
+
+@click.command("activate", short_help="Activate an environment in this shell.")
+@click.argument("name", required=False)
+@prefix_option
+@shell_option
+def command(name: str | None, path: Path | None, shell: str) -> None:
+    """Activate an environment in this shell; `envtool deactivate` ends it.
+
+    A program cannot change the shell that started it, so the shell needs `envtool shell-hook` once. Without it the
+    script is printed, and can be evaluated by hand.
+    """
+    from envtool import report
+    from envtool.activate import activation_script
+    from envtool.prefix import find_prefix
+
+    script = activation_script(find_prefix(name, path), shell)
+    if sys.stdout.isatty():
+        report.say(f'this shell has no hook yet: eval "$(envtool shell-hook {shell})"')
+    report.answer(script)

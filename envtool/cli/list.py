@@ -1,0 +1,35 @@
+"""`envtool list`."""
+
+from __future__ import annotations
+
+import click
+
+from envtool.cli.options import json_option
+
+
+@click.command("list", short_help="Show the environments that envtool made.")
+@json_option
+def command(as_json: bool) -> None:
+    """Show the environments that envtool made, with the env digest of each."""
+    from envtool import report
+    from envtool.environments import environments
+
+    found = environments()
+    if as_json:
+        report.answer_json(
+            [
+                {
+                    "prefix": str(each.path),
+                    "state": each.state.value,
+                    "env_digest": each.env_digest,
+                    "packages": each.package_count,
+                }
+                for each in found
+            ]
+        )
+        return
+    if not found:
+        report.say("no environments yet; envtool create makes one from a lock")
+    for each in found:
+        digest = (each.env_digest or "")[:16]
+        report.answer(f"{each.state.value:10}  {digest:16}  {each.package_count:4} packages  {each.path}")
