@@ -50,6 +50,7 @@ class Observation:
         marker: the marker's identity.
         text: the marker's content.
         problem: why the look failed, when it did.
+        generation: the publisher's number for it, or 0 where the marker states none.
     """
 
     path: Path
@@ -57,11 +58,15 @@ class Observation:
     marker: Identity
     text: bytes
     problem: str | None = None
+    generation: int = 0
 
     @property
-    def order(self) -> tuple[int, str]:
-        """The rank among the checkpoints of a directory: the newest marker wins, then the name."""
-        return self.marker.mtime_ns, self.path.name
+    def order(self) -> tuple[int, int, str]:
+        """The rank among the checkpoints of a directory: the stated generation, then the newest marker, then the name.
+
+        A stated number outranks the clock, so that a trainer whose clock was set back still publishes something newer.
+        """
+        return self.generation, self.marker.mtime_ns, self.path.name
 
     @property
     def fingerprint(self) -> str:
@@ -124,6 +129,22 @@ def parse_marker(text: bytes) -> Manifest:
     )
 
 
+def stated_generation(text: bytes) -> int:
+    """Return the publisher's number that a marker states, or 0; whether the marker is sound is decided elsewhere.
+
+    Args:
+        text: the bytes of the `.done` file.
+    """
+    if b'"generation"' not in text:
+        return 0
+    try:
+        stated = json.loads(text)
+    except (ValueError, RecursionError):
+        return 0
+    number = stated.get("generation") if isinstance(stated, dict) else None
+    return number if isinstance(number, int) and not isinstance(number, bool) and 0 < number < 2**63 else 0
+
+
 def _marker_issues(stated: Mapping[str, object]) -> list[tuple[str, str | None]]:
     def check(key: str, is_fit: bool, expected: str) -> tuple[str, str | None]:
         fits = stated.get(key) is None or is_fit
@@ -155,7 +176,7 @@ class Known:
     """
 
     served: str | None
-    served_order: tuple[int, str] | None
+    served_order: tuple[int, int, str] | None
     first_seen_s: float
     refusal: str | None = None
     retry_at_s: float | None = None

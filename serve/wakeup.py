@@ -21,6 +21,7 @@ from serve.checkpoint import MARKER_SUFFIX
 _WRITING_EVENTS = frozenset({"created", "modified", "moved", "closed", "attrib"})
 # A burst of events is one look.
 _SHORTEST_PAUSE_S = 0.02
+_ASK_S = 0.04
 _REBUILD_PAUSE_S = 5.0
 
 
@@ -28,12 +29,12 @@ class WakeUp(FileSystemEventHandler):
     """A wait that file events can cut short.
 
     Args:
-        is_watching: whether to use file events at all.
+        watch: `"poll"` for the timer alone.
         report: told in words when events stop coming or come again.
     """
 
-    def __init__(self, is_watching: bool, report: Callable[[str], None]) -> None:
-        self._is_watching = is_watching
+    def __init__(self, watch: str, report: Callable[[str], None]) -> None:
+        self._is_watching = watch != "poll"
         self._report = report
         self._woken = threading.Event()
         self._observer: Any = None
@@ -55,15 +56,22 @@ class WakeUp(FileSystemEventHandler):
         """Wake the waiting thread now."""
         self._woken.set()
 
-    def wait(self, timeout_s: float) -> None:
-        """Wait for an event, or for the timer.
+    def wait(self, timeout_s: float, is_wanted: Callable[[], bool] = lambda: False) -> None:
+        """Wait for an event, for the timer, or for something else that is asked for now and then.
 
         Args:
             timeout_s: the longest wait.
+            is_wanted: asked 25 times a second whether to stop waiting.
         """
-        if self._woken.wait(timeout_s):
-            time.sleep(_SHORTEST_PAUSE_S)
-            self._woken.clear()
+        until_s = time.monotonic() + timeout_s
+        while not is_wanted():
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                return
+            if self._woken.wait(min(left_s, _ASK_S)):
+                time.sleep(_SHORTEST_PAUSE_S)
+                self._woken.clear()
+                return
 
     def supervise(self, directory: Path) -> None:
         """See to it that an observer is alive and watches the directory that has this name now.

@@ -44,10 +44,11 @@ def test_the_copy_is_proven_and_read_only(tmp_path, path):
     assert stored.path.read_bytes() == CONTENT
     assert stat.S_IMODE(stored.path.stat().st_mode) == 0o444
     assert stored.copy_s > 0
+    assert stored.hash_s > 0
     path.write_bytes(b"overwritten")
     assert stored.path.read_bytes() == CONTENT
     assert store.find(SHA256).path == stored.path
-    assert files_of(store) == ["lock", f"sha256/{SHA256}"]
+    assert files_of(store) == ["lock", f"proofs/{SHA256}", f"sha256/{SHA256}"]
 
 
 def test_bytes_that_are_there_are_not_copied_again(tmp_path, path):
@@ -101,7 +102,7 @@ def test_a_copier_that_is_killed_blocks_nobody_and_leaves_nothing(tmp_path, path
         os.kill(holder.pid, signal.SIGKILL)
     assert store.admit(candidate(path)).sha256 == SHA256
     assert time.monotonic() - started < 5
-    assert files_of(store) == ["lock", f"sha256/{SHA256}"]
+    assert files_of(store) == ["lock", f"proofs/{SHA256}", f"sha256/{SHA256}"]
 
 
 def test_prune_keeps_what_it_is_told(tmp_path, path):
@@ -110,6 +111,6 @@ def test_prune_keeps_what_it_is_told(tmp_path, path):
     path.write_bytes(b"other")
     mark(path)
     other = store.admit(candidate(path))
-    store.prune(frozenset({other.sha256}))
+    store.prune(frozenset({other.sha256}), time.time() + 60)
     assert store.find(SHA256) is None
     assert store.find(other.sha256) is not None
