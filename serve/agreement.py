@@ -239,6 +239,11 @@ class Agreement:
             self.word.committed = entry.generation
             return entry
 
+    def wake(self) -> None:
+        """Have the workers look now."""
+        with hostlock.hold(self._ledger.lock_path):
+            self.word.next_turn()
+
     def late(self, proposal: Proposal) -> list[int]:
         """Return the process ids of the living workers that have not prepared a proposal.
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from serve.checkpoint import Ignore, Load, Manifest, Refuse, Wait
 from serve.errors import CheckpointMovedError
-from serve.ledger import ROLLBACK, Entry, Ledger
+from serve.ledger import Entry, Ledger
 from serve.logs import EventLog
 from serve.orders import Orders, Rollback
 from serve.place import Place
@@ -195,7 +195,7 @@ class Committer(abc.ABC):
         if stored is None or not entries:
             reason = f"the rollback to {order.version}: its checkpoint is not in the store any more"
             return self.say_refused(Refusal(order.version, "store", reason, order.fingerprint, version=order.version))
-        return self._move(loader, stored, _propose_rollback(order, entries[-1]), "")
+        return self._move(loader, stored, order.propose(entries[-1]), "")
 
     def is_pinned(self) -> str | None:
         """Say why there are no automatic moves, or `None` when there are."""
@@ -331,22 +331,6 @@ def _propose(candidate: Load, stored: Stored) -> Entry:
         fingerprint=seen.fingerprint,
         marker_generation=seen.generation,
         format=candidate.manifest.format,
-    )
-
-
-def _propose_rollback(order: Rollback, entry: Entry) -> Entry:
-    # Without a rank of its own: what it replaces stays the newest that was seen, and does not come back by itself.
-    return Entry(
-        generation=0,
-        sha256=entry.sha256,
-        size_bytes=entry.size_bytes,
-        version=order.version,
-        name=entry.name,
-        marker_mtime_ns=entry.marker_mtime_ns,
-        fingerprint=order.fingerprint,
-        marker_generation=entry.marker_generation,
-        cause=ROLLBACK,
-        format=entry.format,
     )
 
 

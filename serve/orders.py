@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,19 @@ class Rollback:
     def fingerprint(self) -> str:
         """What the ledger and the quarantine know the order by."""
         return f"{ROLLBACK}:{self.id}"
+
+    def propose(self, earlier: Entry) -> Entry:
+        """Return the generation that carries the order out.
+
+        It has the rank of the earlier one: what it replaces stays the newest that was seen, and does not come back by
+        itself.
+
+        Args:
+            earlier: the generation that had the version.
+        """
+        return replace(
+            earlier, generation=0, version=self.version, fingerprint=self.fingerprint, committed="", cause=ROLLBACK
+        )
 
 
 @dataclass(frozen=True)
