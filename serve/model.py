@@ -77,6 +77,10 @@ class TorchPredictor:
                 raise InputError(f"the inputs: {error}", self.expected_shape) from error
             return self.tensors_to_outputs(self.run_module(self.module, taken))
 
+    def release(self) -> None:
+        """Free the weights; no request uses them any more."""
+        tensors.release(self.module)
+
 
 @dataclass(frozen=True)
 class Loaded:

@@ -19,6 +19,7 @@ from typing import Callable
 from serve.alone import WorkerCommitter
 from serve.commit import Committer, Loader, Parts
 from serve.errors import ModelError
+from serve.hook import EventHook
 from serve.ledger import Ledger
 from serve.logs import EventLog
 from serve.orders import Orders
@@ -50,6 +51,8 @@ class Runtime:
         self.settings = settings
         self.env_digest = read_env_digest(os.environ, Path(sys.prefix))
         self.log = EventLog({"model": settings.name, "env_digest": self.env_digest})
+        if settings.event_hook:
+            self.log.also_to(EventHook(settings.event_hook, _report_hook(settings.name)).put)
         self.slot = Slot()
         self._quarantine = Quarantine(settings.store)
         place = Place(settings.checkpoints)
@@ -136,6 +139,11 @@ class Runtime:
         loader = ModelLoader(self.settings)
         self._quarantine.judge = judge_of(self.settings, self.env_digest, sys.modules)
         return loader
+
+
+def _report_hook(name: str) -> Callable[[str], None]:
+    log = EventLog({"model": name})  # one of its own, or a hook that fails would be told of it
+    return lambda failure: log.emit("hook_failed", reason=failure)
 
 
 def judge_of(settings: Settings, env_digest: str | None, modules: Mapping[str, object]) -> str:

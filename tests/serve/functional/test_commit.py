@@ -103,7 +103,7 @@ def test_the_deadline_and_nobody_moves(start_gated, trainer, gate):
 
 
 def test_workers_killed_in_each_phase(start_gated, trainer, gate, tmp_path):
-    """While copying, while loading, when prepared, and just after the commit: the others move, and a new one follows."""
+    """While copying, loading, when prepared, just after the commit: the others move, and a new one follows."""
     server = start_gated()
 
     def kill(pid):
