@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from envtool import mirrors as mirror_choice
+from envtool import mirror_choice
 from envtool.errors import Issue, LockfileError
 from envtool.fetch import Cache, Wanted, fetch
 from envtool.lockfile import LockedPackage
@@ -42,11 +42,17 @@ def fetch_packages(
         CacheError: The cache cannot be written, or, offline, lacks something; all of it is listed.
     """
     _refuse_unproven(packages)
-    places = mirrors or (Mirrors() if is_offline else mirror_choice.configured())
+    places = mirrors or _places(packages, cache, display, is_offline=is_offline)
     wanted = {each.url: Wanted(each.file_name, require_sha256(each), places.for_url(each.url)) for each in packages}
     with display.task(f"fetch and prove {len(packages)} archives and wheels", in_bytes=True) as task:
         paths = fetch(wanted.values(), cache, task, patience=patience, is_offline=is_offline)
     return {url: paths[each] for url, each in wanted.items()}
+
+
+def _places(packages: Sequence[LockedPackage], cache: Cache, display: Display, *, is_offline: bool) -> Mirrors:
+    # Mirrors are measured, where that is wanted, for what has to be fetched and for nothing else.
+    missing = [each for each in packages if not cache.path(Wanted(each.file_name, require_sha256(each), ())).exists()]
+    return Mirrors() if is_offline else mirror_choice.for_urls([each.url for each in missing], cache, display)
 
 
 def _refuse_unproven(packages: Sequence[LockedPackage]) -> None:

@@ -93,7 +93,11 @@ class Repodata:
         cache_dir.mkdir(parents=True, exist_ok=True)
         # rattler fails over to the next mirror only when the retries stand before the mirrors.
         by_prefix = {prefix: [*urls, prefix] for prefix, urls in mirrors.by_prefix.items() if prefix.startswith("http")}
-        middlewares = [RetryMiddleware(3), AuthenticationMiddleware(), *([MirrorMiddleware(by_prefix)] if by_prefix else [])]
+        middlewares = [
+            RetryMiddleware(3),
+            AuthenticationMiddleware(),
+            *([MirrorMiddleware(by_prefix)] if by_prefix else []),
+        ]
         self._gateway = rattler.Gateway(cache_dir=cache_dir, client=Client(middlewares))
 
     def solve(self, requests: Sequence[SolveRequest]) -> list[list[PackageRecord] | SolveError]:
@@ -104,7 +108,7 @@ class Repodata:
             solver's own words, or another `SolveError`.
         """
 
-        async def solve_all() -> list[Any]:
+        async def solve_all() -> Sequence[Any]:
             return await asyncio.gather(*(self._solve(each) for each in requests), return_exceptions=True)
 
         answers = asyncio.run(solve_all())

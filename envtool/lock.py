@@ -4,82 +4,115 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from envtool import virtual
+from envtool import inputs, policy, virtual
+from envtool.categories import categories, dependency_edges
 from envtool.conda import PackageRecord
+from envtool.content_hash import content_hashes
+from envtool.inputs import INPUTS_KEY
 from envtool.lockfile import LockedPackage, Lockfile
-from envtool.solve import Solution, solve
-from envtool.spec import EnvironmentSpec
-from envtool.wheels import Wheel
+from envtool.policy import Policy
+from envtool.pylock import Wheel
+from envtool.solve import Preference, Solution, Sources, solve
+from envtool.spec import EnvironmentSpec, PlatformSpec
 
 SPECS_KEY = "envtool_match_specs"
 VARIABLES_KEY = "envtool_variables"
 VIRTUAL_PACKAGES_KEY = "envtool_virtual_packages"
 
 
-def lock(spec: EnvironmentSpec, lockfile_path: Path, cache_dir: Path) -> Lockfile:
-    """Choose every package of every platform and describe them as a lock; nothing is written.
+@dataclass(frozen=True)
+class LockRequest:
+    """What to lock, and how.
 
     Args:
         spec: What is asked for.
         lockfile_path: Where the lock will stand; its sources are relative to it.
-        cache_dir: Where repodata is kept between runs.
+        options: What the command line says beside the sources: `strategy`, `exclude-newer`.
+        preferences: What each platform should come to.
+    """
+
+    spec: EnvironmentSpec
+    lockfile_path: Path
+    options: Mapping[str, str] = field(default_factory=dict)
+    preferences: Mapping[str, Preference] = field(default_factory=dict)
+
+    def policy(self, now: datetime | None = None) -> Policy:
+        """Which of the versions that fit.
+
+        Raises:
+            EnvtoolError: The date of exclude-newer is none.
+        """
+        text = self.options.get("exclude-newer") or self.spec.exclude_newer
+        place = "--exclude-newer" if "exclude-newer" in self.options else f"{self.spec.paths[0]}: exclude-newer"
+        moment = policy.cutoff(text, now or datetime.now(timezone.utc), place) if text else None
+        return Policy(self.options.get("strategy", "highest"), moment)
+
+
+def lock(request: LockRequest, sources: Sources) -> Lockfile:
+    """Choose every package of every platform and describe them as a lock; nothing is written.
+
+    Args:
+        request: What to lock.
+        sources: Where packages come from.
 
     Raises:
+        SpecError: A line of the sources cannot be used.
         SolveError: A platform cannot be satisfied.
     """
-    declared = {each.platform: virtual.declared(each.platform, each.virtual_packages) for each in spec.platforms}
-    platforms = tuple(replace(each, virtual_packages=declared[each.platform]) for each in spec.platforms)
-    solutions = solve(replace(spec, platforms=platforms), cache_dir)
-    packages = [package for solution in solutions for package in _packages(solution, spec.category)]
+    complete = with_virtual_packages(request.spec)
+    declared = {each.platform: each.virtual_packages for each in complete.platforms}
+    with ThreadPoolExecutor(1) as pool:
+        # conda-lock's modules take as long to import as the solve does, so the two go side by side.
+        hashes = pool.submit(content_hashes, request.spec, declared)
+        solutions = solve(complete, sources, request.policy(), request.preferences)
+        content_hash = hashes.result()
+    packages = [
+        package
+        for platform, solution in zip(complete.platforms, solutions)
+        for package in locked_packages(platform, solution)
+    ]
+    relative_to = request.lockfile_path.resolve().parent
     return Lockfile(
         packages=tuple(sorted(packages, key=lambda package: package.sort_key)),
-        channels=spec.channels,
+        channels=request.spec.channels,
         platforms=tuple(sorted(declared)),
-        sources=(os.path.relpath(spec.path.resolve(), lockfile_path.resolve().parent),),
-        content_hash=content_hashes(spec, declared),
-        custom_metadata=_metadata(spec, declared),
+        sources=tuple(os.path.relpath(path.resolve(), relative_to) for path in request.spec.paths),
+        content_hash=content_hash,
+        custom_metadata=_metadata(request, declared),
     )
 
 
-def content_hashes(spec: EnvironmentSpec, declared: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """conda-lock's own hash of the sources for each platform, computed by conda-lock itself.
-
-    `conda-lock lock --check-input-hash` compares it; ours is the one of a run with the same virtual packages.
-    """
-    from conda_lock.content_hash import compute_content_hashes
-    from conda_lock.src_parser import make_lock_spec
-    from conda_lock.virtual_package import virtual_package_repo_from_specification
-
-    with tempfile.TemporaryDirectory(prefix="envtool-") as scratch:
-        # An empty mapping keeps conda-lock off the network; it only looks up `pip`, whose name is the same everywhere.
-        mapping = Path(scratch) / "mapping.json"
-        mapping.write_text("{}")
-        specification = Path(scratch) / "virtual-packages.yml"
-        specification.write_text(yaml.safe_dump(virtual_package_specification(declared)))
-        platforms = [each.platform for each in spec.platforms]
-        lock_spec = make_lock_spec(src_files=[spec.path], platform_overrides=platforms, mapping_url=str(mapping))
-        repodata = virtual_package_repo_from_specification(specification)
-        return dict(sorted(compute_content_hashes(lock_spec, repodata).items()))
+def with_virtual_packages(spec: EnvironmentSpec) -> EnvironmentSpec:
+    """The specification with the virtual packages that it assumes beside those that it declares."""
+    platforms = (
+        replace(each, virtual_packages=virtual.declared(each.platform, each.virtual_packages))
+        for each in spec.platforms
+    )
+    return replace(spec, platforms=tuple(platforms))
 
 
-def virtual_package_specification(declared: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    """Declared virtual packages as conda-lock's `--virtual-package-spec` wants them."""
-    return {"subdirs": {platform: {"packages": dict(packages)} for platform, packages in declared.items()}}
+def locked_packages(spec: PlatformSpec, solution: Solution) -> list[LockedPackage]:
+    """The entries of one platform: one for each package and category."""
+    found = categories(spec, solution)
+    edges = dependency_edges(solution)
+    packages = [_from_record(record, solution.platform) for record in solution.records]
+    packages += [_from_wheel(wheel, solution.platform, edges["pip", wheel.name]) for wheel in solution.wheels]
+    return [replace(each, category=name) for each in packages for name in found[each.manager, each.name]]
 
 
-def _metadata(spec: EnvironmentSpec, declared: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    match_specs = {each.platform: [dependency.text for dependency in each.conda] for each in spec.platforms}
+def _metadata(request: LockRequest, declared: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    spec = request.spec
+    match_specs = {each.platform: sorted({dependency.text for dependency in each.conda}) for each in spec.platforms}
     metadata = {
         "created_by": f"envtool {version('envserve')}",
+        INPUTS_KEY: inputs.serialize(spec, request.options),
         SPECS_KEY: json.dumps(match_specs, sort_keys=True),
         VIRTUAL_PACKAGES_KEY: json.dumps(declared, sort_keys=True),
     }
@@ -88,13 +121,7 @@ def _metadata(spec: EnvironmentSpec, declared: Mapping[str, Mapping[str, str]]) 
     return metadata
 
 
-def _packages(solution: Solution, category: str) -> list[LockedPackage]:
-    records = [_from_record(record, solution.platform, category) for record in solution.records]
-    return records + [_from_wheel(wheel, solution.platform, category) for wheel in solution.wheels]
-
-
-def _from_record(record: PackageRecord, platform: str, category: str) -> LockedPackage:
-    dependencies = dict(spec.partition(" ")[::2] for spec in record.depends)
+def _from_record(record: PackageRecord, platform: str) -> LockedPackage:
     return LockedPackage(
         manager="conda",
         name=record.name,
@@ -103,13 +130,26 @@ def _from_record(record: PackageRecord, platform: str, category: str) -> LockedP
         url=record.url,
         sha256=record.sha256,
         md5=record.md5,
-        dependencies=dependencies,
-        category=category,
+        dependencies=_dependencies(record.depends),
         build=record.build,
     )
 
 
-def _from_wheel(wheel: Wheel, platform: str, category: str) -> LockedPackage:
+def _dependencies(depends: Sequence[str]) -> dict[str, str]:
+    # A record may name a package twice (`python >=3.9` and `python`, or a build besides a range). The format has room
+    # for one constraint: ranges are joined, and one with a build string wins, since it is the narrowest.
+    found: dict[str, str] = {}
+    for spec in depends:
+        name, _, constraint = spec.partition(" ")
+        before = found.get(name, "")
+        if not before or " " in constraint:
+            found[name] = constraint or before
+        elif constraint and constraint != before and " " not in before:
+            found[name] = f"{before},{constraint}"
+    return found
+
+
+def _from_wheel(wheel: Wheel, platform: str, needs: Sequence[tuple[str, str]]) -> LockedPackage:
     return LockedPackage(
         manager="pip",
         name=wheel.name,
@@ -117,5 +157,5 @@ def _from_wheel(wheel: Wheel, platform: str, category: str) -> LockedPackage:
         platform=platform,
         url=wheel.url,
         sha256=wheel.sha256,
-        category=category,
+        dependencies={name: "*" for _, name in needs},
     )

@@ -17,6 +17,8 @@ from urllib.parse import unquote
 
 import yaml
 
+from envtool.content_hash import conda_lock_modules
+from envtool.credentials import variables_of
 from envtool.document import Document, Value, read_text
 from envtool.errors import LockfileError
 from envtool.files import write_atomically
@@ -136,13 +138,14 @@ def write_lockfile(path: Path, lockfile: Lockfile) -> None:
 
 def format_lockfile(lockfile: Lockfile) -> str:
     """The text of a lock: equal values give equal bytes."""
-    from conda_lock.lockfile.v1.models import LockedDependency, LockMeta
-    from conda_lock.lockfile.v1.models import Lockfile as LockfileModel
-    from conda_lock.models.channel import Channel
+    with conda_lock_modules():
+        from conda_lock.lockfile.v1.models import LockedDependency, LockMeta
+        from conda_lock.lockfile.v1.models import Lockfile as LockfileModel
+        from conda_lock.models.channel import Channel
 
     metadata = LockMeta(
         content_hash=dict(lockfile.content_hash),
-        channels=[Channel(url=url, used_env_vars=()) for url in lockfile.channels],
+        channels=[Channel(url=url, used_env_vars=tuple(sorted(variables_of(url)))) for url in lockfile.channels],
         platforms=list(lockfile.platforms),
         sources=list(lockfile.sources),
         custom_metadata=dict(sorted(lockfile.custom_metadata.items())),
@@ -157,6 +160,15 @@ class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[mi
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    # Several lines as several lines, so that a difference of one of them is a difference of one line of the file.
+    is_block = "\n" in text and not re.search(r"[ \t]\n|[^\x20-\x7e\n]|\A\s", text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if is_block else None)
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def _order(package: LockedPackage) -> tuple[str, str, str, str]:

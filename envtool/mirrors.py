@@ -4,6 +4,8 @@ A lock names canonical URLs only; where the bytes come from is a matter of the m
 `[mirrors]` in `config.toml` under envtool's home, and the variable `ENVTOOL_MIRRORS`, which is looked at first.
 
     [mirrors]
+    use = "auto"            # or the name of a preset, or several; `envtool mirror use` writes it
+    origin = "last"         # or "never"
     "https://conda.anaconda.org/conda-forge/" = ["https://mirror.example.org/anaconda/cloud/conda-forge/"]
 
 Out of scope: which mirror is quick, and what to do when one fails.
@@ -24,6 +26,7 @@ from envtool.errors import EnvtoolError, InvalidFileError, Issue
 
 VARIABLE = "ENVTOOL_MIRRORS"
 _SCHEMES = ("http", "https", "file")
+_WORDS = ("use", "origin")
 
 
 @dataclass(frozen=True)
@@ -32,17 +35,21 @@ class Mirrors:
 
     Args:
         by_prefix: A canonical URL prefix to the mirror URLs that stand for it, the best first; all end with `/`.
+        has_origin: Whether the canonical URL itself may be asked where there is a mirror for it.
     """
 
     by_prefix: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    has_origin: bool = True
 
     def for_url(self, url: str) -> tuple[str, ...]:
-        """Every URL that may have the bytes: the mirrors' in their order, the canonical one last."""
+        """Every URL that may have the bytes: the mirrors' in their order, the canonical one last or not at all."""
         prefix = _longest(each for each in self.by_prefix if url.startswith(each))
         if prefix is None:
             return (url,)
         mirrored = (mirror + url[len(prefix) :] for mirror in self.by_prefix[prefix])
-        return tuple(dict.fromkeys([*mirrored, url]))
+        if self.has_origin:
+            return tuple(dict.fromkeys([*mirrored, url]))
+        return tuple(each for each in dict.fromkeys(mirrored) if each != url) or (url,)
 
     def canonical(self, url: str) -> str:
         """The canonical URL of one that may be a mirror's; any other URL is returned as it is."""
@@ -59,9 +66,23 @@ def configured() -> Mirrors:
         EnvtoolError: The variable is malformed.
     """
     by_prefix = _from_variable(os.environ.get(VARIABLE, ""))
-    for prefix, mirrors in _from_file(directories.home() / "config.toml").items():
-        by_prefix[prefix] = tuple(dict.fromkeys([*by_prefix.get(prefix, ()), *mirrors]))
-    return Mirrors(by_prefix)
+    table = _table(directories.home() / "config.toml")
+    for prefix, mirrors in table.items():
+        if prefix not in _WORDS:
+            known = by_prefix.get(_closed(prefix), ())
+            by_prefix[_closed(prefix)] = tuple(dict.fromkeys([*known, *(_closed(each) for each in mirrors)]))
+    return Mirrors(by_prefix, has_origin=table.get("origin") != "never")
+
+
+def used() -> tuple[str, ...]:
+    """The names of the presets that are in use, the best first, or `auto` alone; nothing when none is.
+
+    Raises:
+        InvalidFileError: config.toml is malformed; every issue is in it.
+    """
+    names = _table(directories.home() / "config.toml").get("use", ())
+    chosen = (names,) if isinstance(names, str) else tuple(names)
+    return () if chosen == ("off",) else chosen
 
 
 def _from_variable(text: str) -> dict[str, tuple[str, ...]]:
@@ -78,7 +99,7 @@ def _from_variable(text: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _from_file(path: Path) -> dict[str, tuple[str, ...]]:
+def _table(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     if sys.version_info >= (3, 11):
@@ -89,20 +110,26 @@ def _from_file(path: Path) -> dict[str, tuple[str, ...]]:
         table = tomllib.loads(path.read_text(encoding="utf-8")).get("mirrors", {})
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidFileError(str(path), [Issue(str(path), f"not TOML: {error}")]) from error
+    if isinstance(table, str):
+        table = {"use": table}
     issues = list(_table_issues(str(path), table))
     if issues:
         raise InvalidFileError(
             str(path), issues, '"https://canonical/…/" = ["https://mirror/…/"] is the form of a line'
         )
-    return {_closed(prefix): tuple(_closed(each) for each in mirrors) for prefix, mirrors in table.items()}
+    found: dict[str, Any] = table
+    return found
 
 
 def _table_issues(name: str, table: Any) -> Iterable[Issue]:
     if not isinstance(table, dict):
         yield Issue(f"{name}: mirrors", "must be a table of canonical URL to a list of mirror URLs")
         return
+    yield from _word_issues(name, table)
     for prefix, mirrors in table.items():
         place = f'{name}: mirrors."{prefix}"'
+        if prefix in _WORDS:
+            continue
         if problem := _problem(prefix):
             yield Issue(place, f"the key {problem}")
         if not isinstance(mirrors, list) or not mirrors or not all(isinstance(each, str) for each in mirrors):
@@ -111,6 +138,14 @@ def _table_issues(name: str, table: Any) -> Iterable[Issue]:
         for position, each in enumerate(mirrors):
             if problem := _problem(each):
                 yield Issue(f"{place}[{position}]", problem)
+
+
+def _word_issues(name: str, table: Mapping[str, Any]) -> Iterable[Issue]:
+    names = table.get("use", "auto")
+    if not isinstance(names, str) and not (isinstance(names, list) and all(isinstance(each, str) for each in names)):
+        yield Issue(f"{name}: mirrors.use", "must be auto, off, the name of a preset, or a list of names")
+    if table.get("origin", "last") not in ("last", "never"):
+        yield Issue(f"{name}: mirrors.origin", "must be last or never")
 
 
 def _problem(url: str) -> str | None:

@@ -8,9 +8,17 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from envtool import credentials
+from envtool.mirrors import Mirrors
+
+# The index keeps each file under the digits of its BLAKE2b-256, and full mirrors keep that path.
+_FILE_PATH = re.compile(r"/packages/[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{60}/[^/]+$")
 _UV_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL")
 
 
@@ -20,6 +28,43 @@ def uv_environment() -> dict[str, str]:
         return {}
     url = os.environ.get("PIP_INDEX_URL") or _configured("index-url")
     return {"UV_DEFAULT_INDEX": url} if url else {}
+
+
+def index_variables(index_url: str | None, extra_index_urls: Sequence[str]) -> dict[str, str]:
+    """The variables that make uv ask the indexes that an environment.yml names, with their credentials put in.
+
+    Variables and not arguments, since everybody on the machine can read the arguments of a process.
+
+    Raises:
+        EnvtoolError: A variable in a URL is not set.
+    """
+    variables = {}
+    if index_url:
+        variables["UV_DEFAULT_INDEX"] = credentials.expand(index_url)
+    if extra_index_urls:
+        variables["UV_INDEX"] = " ".join(credentials.expand(each) for each in extra_index_urls)
+    return variables
+
+
+def canonical(url: str, mirrors: Mirrors) -> str:
+    """The URL of a wheel as it may stand in a lock: no mirror, no credentials.
+
+    A full mirror keeps the index's own paths, by which its files are known; of any other mirror the configuration has
+    to say what it stands for.
+    """
+    url = mirrors.canonical(credentials.strip(url))
+    path = _FILE_PATH.search(urlsplit(url).path)
+    host = _file_host()
+    return f"https://{host}{path[0]}" if path and host else url
+
+
+def _file_host() -> str | None:
+    # pip knows the host of the index's files; uv does not say. pip stands in nearly every environment.
+    try:
+        from pip._internal.models.index import PyPI
+    except ImportError:
+        return None
+    return str(PyPI.file_storage_domain)
 
 
 def _configured(key: str) -> str | None:

@@ -4,19 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from envtool import conda, wheels
-from envtool.conda import PackageRecord
-from envtool.errors import SolveError
+from envtool import conda, credentials, wheels
+from envtool.conda import PackageRecord, Repodata, SolveRequest
+from envtool.errors import Issue, SolveError, SpecError
+from envtool.mirrors import Mirrors
+from envtool.policy import Policy
+from envtool.pylock import Wheel
 from envtool.spec import EnvironmentSpec, PlatformSpec
-from envtool.wheels import Target, Wheel
+from envtool.wheels import Target, WheelRequest
 
 _CANONICAL_CHANNELS = "https://conda.anaconda.org"
 _DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
 # Distributions that go by another name on conda; everywhere else the names are the same.
 _DISTRIBUTION_NAMES = {"pytorch": "torch", "pytorch-cpu": "torch", "pytorch-gpu": "torch"}
+
+
+@dataclass(frozen=True)
+class Preference:
+    """What a solve of one platform should come to, beside what is asked for.
+
+    Args:
+        keep: Canonical URLs of archives that stay unless something asked for forbids it.
+        keep_wheels: Wheels that stay in the same way.
+        constraints: Match specs that bound packages.
+        pip_constraints: The same for wheels.
+    """
+
+    keep: tuple[str, ...] = ()
+    keep_wheels: tuple[Wheel, ...] = ()
+    constraints: tuple[str, ...] = ()
+    pip_constraints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where packages come from.
+
+    Args:
+        repodata: The records of the channels.
+        mirrors: The mirrors of this machine.
+    """
+
+    repodata: Repodata
+    mirrors: Mirrors = field(default_factory=Mirrors)
 
 
 @dataclass(frozen=True)
@@ -31,26 +64,69 @@ class Solution:
 
     platform: str
     records: tuple[PackageRecord, ...]
-    wheels: tuple[Wheel, ...]
+    wheels: tuple[Wheel, ...] = ()
 
 
-def solve(spec: EnvironmentSpec, cache_dir: Path) -> list[Solution]:
+def solve(
+    spec: EnvironmentSpec, sources: Sources, policy: Policy, preferences: Mapping[str, Preference] | None = None
+) -> list[Solution]:
     """Choose the packages of every platform, all platforms at once.
 
     Args:
-        spec: What is asked for.
-        cache_dir: Where repodata is kept between runs.
+        spec: What is asked for, its virtual packages complete.
+        sources: Where packages come from.
+        policy: Which of the versions that fit.
+        preferences: What each platform should come to.
 
     Raises:
+        SpecError: A match spec cannot be parsed.
         SolveError: A platform cannot be satisfied; the reasons of all such platforms are in it.
     """
-    channels = [url for channel in spec.channels for url in channel_urls(channel, spec.path.parent)]
-    with ThreadPoolExecutor(len(spec.platforms)) as pool:
-        futures = [pool.submit(_solve_platform, each, channels, cache_dir) for each in spec.platforms]
+    refuse_malformed(spec)
+    preferred = preferences or {}
+    requests = [_request(spec, each, policy, preferred.get(each.platform, Preference())) for each in spec.platforms]
+    answers = sources.repodata.solve(requests)
+    errors = [each for each in answers if isinstance(each, SolveError)]
+    if errors:
+        raise errors[0] if len(errors) == 1 else SolveErrors(errors)
+    found = [each for each in answers if not isinstance(each, SolveError)]
+    with ThreadPoolExecutor(len(found)) as pool:
+        futures = [
+            pool.submit(_add_wheels, spec, platform, records, sources.mirrors, policy, preferred.get(platform.platform))
+            for platform, records in zip(spec.platforms, found)
+        ]
         errors = [error for each in futures if isinstance(error := each.exception(), SolveError)]
         if errors:
-            raise SolveError("\n".join(error.message for error in errors), errors[0].hint)
+            raise errors[0] if len(errors) == 1 else SolveErrors(errors)
         return [each.result() for each in futures]
+
+
+class SolveErrors(SolveError):
+    """Several platforms that cannot be satisfied.
+
+    Args:
+        errors: Their errors, in the order of the platforms.
+    """
+
+    def __init__(self, errors: Sequence[SolveError]) -> None:
+        super().__init__("\n".join(each.message for each in errors), errors[0].hint)
+        self.errors = tuple(errors)
+
+
+def refuse_malformed(spec: EnvironmentSpec) -> None:
+    """Raise a `SpecError` that names every line that is no match spec."""
+    lines = dict.fromkeys(dependency for platform in spec.platforms for dependency in platform.conda)
+    problems = {each: conda.match_spec_problem(each.text) for each in lines}
+    issues = [Issue(each.place, f"{each.text!r} is no match spec: {why}") for each, why in problems.items() if why]
+    if issues:
+        names = ", ".join(str(path) for path in spec.paths)
+        raise SpecError(names, list(dict.fromkeys(issues)), "python=3.9, numpy>=1.26,<2 and pytorch::pytorch are some")
+
+
+def channels_of(spec: EnvironmentSpec) -> tuple[str, ...]:
+    """The URLs of the channels, with the values of the variables in them."""
+    urls = (url for channel in spec.channels for url in channel_urls(channel, spec.directory))
+    return tuple(credentials.expand(url) for url in urls)
 
 
 def channel_urls(channel: str, base: Path) -> Sequence[str]:
@@ -64,21 +140,53 @@ def channel_urls(channel: str, base: Path) -> Sequence[str]:
     return (f"{_CANONICAL_CHANNELS}/{channel}",)
 
 
-def _solve_platform(spec: PlatformSpec, channels: Sequence[str], cache_dir: Path) -> Solution:
-    match_specs = [dependency.text for dependency in spec.conda]
-    virtual = spec.virtual_packages
-    records = conda.solve(channels, match_specs, spec.platform, virtual, cache_dir)
-    chosen: list[Wheel] = []
-    if spec.pip:
-        target = Target(spec.platform, _python_version(spec, records), virtual.get("__glibc"))
-        chosen = wheels.choose([each.text for each in spec.pip], target, provided_distributions(records))
-    return Solution(spec.platform, tuple(records), tuple(chosen))
+def _request(spec: EnvironmentSpec, platform: PlatformSpec, policy: Policy, preference: Preference) -> SolveRequest:
+    return SolveRequest(
+        platform=platform.platform,
+        channels=channels_of(spec),
+        # Sorted, so that the order of the lines never decides between two solutions that are equally good.
+        match_specs=tuple(sorted({each.text for each in platform.conda})),
+        virtual_packages=platform.virtual_packages,
+        constraints=preference.constraints,
+        keep=preference.keep,
+        policy=policy,
+    )
+
+
+def _add_wheels(
+    spec: EnvironmentSpec,
+    platform: PlatformSpec,
+    records: Sequence[PackageRecord],
+    mirrors: Mirrors,
+    policy: Policy,
+    preference: Preference | None,
+) -> Solution:
+    if not platform.pip:
+        return Solution(platform.platform, tuple(records))
+    preference = preference or Preference()
+    request = WheelRequest(
+        target=Target(platform.platform, _python_version(platform, records), platform.virtual_packages.get("__glibc")),
+        requirements=tuple(sorted({each.text for each in platform.pip})),
+        constraints=(*sorted({each.text for each in platform.pip_constraints}), *preference.pip_constraints),
+        provided=provided_distributions(records),
+        index_url=spec.pip_index,
+        extra_index_urls=spec.pip_repositories,
+        allows_prereleases=spec.allows_prereleases,
+        keep=preference.keep_wheels,
+        policy=policy,
+    )
+    return Solution(platform.platform, tuple(records), tuple(wheels.choose(request, mirrors)))
 
 
 def provided_distributions(records: Sequence[PackageRecord]) -> Mapping[str, str]:
     """The Python distributions that conda packages bring, name to version."""
     brought = (each for each in records if any(spec.split()[0] in ("python", "python_abi") for spec in each.depends))
-    return {_DISTRIBUTION_NAMES.get(each.name, each.name): each.version for each in brought}
+    return {distribution_name(each.name): each.version for each in brought}
+
+
+def distribution_name(conda_name: str) -> str:
+    """The normalized name that a conda package has among Python distributions."""
+    return _DISTRIBUTION_NAMES.get(conda_name, conda_name).replace("_", "-").replace(".", "-")
 
 
 def _python_version(spec: PlatformSpec, records: Sequence[PackageRecord]) -> str:

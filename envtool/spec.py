@@ -1,35 +1,25 @@
-"""The environment specification: what an environment.yml asks for, as frozen values, per platform.
+"""The environment specification: what one or several environment.yml files ask for, as frozen values, per platform.
 
-The file is conda's own, with the keys that conda-lock added to it (`platforms`, `category`, `pip-repositories`) and one
-of ours: `virtual-packages`, what the target machines have, so that a lock never depends on the machine that makes it
-(docs/adr/0002). Platform selectors in comments (`# [linux]`) are conda-lock's.
+Several files make one environment: their dependencies are put together, each with the category of its file. Where they
+cannot be put together (two values for one variable, channels in another order), that is an issue.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from envtool.document import Document, Value, read_text
+from envtool import source
+from envtool.document import read_text
 from envtool.errors import Issue, SpecError
+from envtool.requirements import Line
+from envtool.selectors import PLATFORMS
+from envtool.source import Source, package_name
+
+__all__ = ["DEFAULT_PLATFORM", "Dependency", "EnvironmentSpec", "PlatformSpec", "package_name", "read_spec"]
 
 DEFAULT_PLATFORM = "linux-64"
-PLATFORM_SELECTORS: Mapping[str, frozenset[str]] = {
-    "linux-64": frozenset({"linux", "linux64", "unix"}),
-    "linux-aarch64": frozenset({"linux", "aarch64", "unix"}),
-    "linux-ppc64le": frozenset({"linux", "ppc64le", "unix"}),
-    "osx-64": frozenset({"osx", "osx64", "unix"}),
-    "osx-arm64": frozenset({"osx", "arm64", "unix"}),
-    "win-64": frozenset({"win", "win64"}),
-}
-_KEYS = (
-    "name", "channels", "dependencies", "platforms", "category", "variables", "prefix",
-    "pip-repositories", "allow-pypi-requests", "virtual-packages",
-)  # fmt: skip
-_SELECTOR = re.compile(r"#\s*\[([^]]*)\]\s*$")
-_MATCH_SPEC = re.compile(r"^(?:[^\s:]+::)?(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*)")
 _HINT = "the keys and their meaning stand in docs/reference/environment-yml.md"
 
 
@@ -40,10 +30,12 @@ class Dependency:
     Args:
         text: A conda match spec (`python=3.9`) or a requirement for pip (`torch==1.12.1`).
         place: Where it stands: `environment.yml:7`.
+        category: The category of its file.
     """
 
     text: str
     place: str
+    category: str = "main"
 
 
 @dataclass(frozen=True)
@@ -53,143 +45,164 @@ class PlatformSpec:
     Args:
         platform: A conda subdir such as `linux-64`.
         conda: The match specs.
-        pip: The requirements of the `pip:` section.
+        pip: The requirements of the `pip:` sections.
+        pip_constraints: What bounds distributions without asking for them.
         virtual_packages: Declared virtual packages, name to `version` or `version build`.
+        declared_at: Where each virtual package is declared.
     """
 
     platform: str
     conda: tuple[Dependency, ...]
-    pip: tuple[Dependency, ...]
-    virtual_packages: Mapping[str, str]
+    pip: tuple[Dependency, ...] = ()
+    pip_constraints: tuple[Dependency, ...] = ()
+    virtual_packages: Mapping[str, str] = field(default_factory=dict)
+    declared_at: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
-    """One environment.yml.
+    """One environment.
 
     Args:
-        path: The file.
-        name: The name that it gives the environment.
+        paths: The files that it is read from.
+        name: The name that the first of them gives it.
         channels: Channel names or URLs, the first has priority; `nodefaults` is gone.
-        platforms: What is asked for on each platform, in the order of the file.
-        category: The category of everything in it.
+        platforms: What is asked for on each platform, in the order of the files.
         variables: Environment variables to set on activation.
-        pip_repositories: Package indexes besides the default one.
+        pip_index: The package index that stands for the default one, with variables for its credentials.
+        pip_repositories: Package indexes that are asked before it.
+        allows_prereleases: Whether `--pre` stands in a `pip:` section.
+        exclude_newer: How old a package has to be: a date or a number of days.
     """
 
-    path: Path
+    paths: tuple[Path, ...]
     name: str | None
     channels: tuple[str, ...]
     platforms: tuple[PlatformSpec, ...]
-    category: str = "main"
     variables: Mapping[str, str] = field(default_factory=dict)
+    pip_index: str | None = None
     pip_repositories: tuple[str, ...] = ()
+    allows_prereleases: bool = False
+    exclude_newer: str | None = None
+
+    @property
+    def directory(self) -> Path:
+        """What channels that are paths are relative to."""
+        return self.paths[0].parent
 
 
-def read_spec(path: Path, platforms: Sequence[str] = ()) -> EnvironmentSpec:
-    """Read an environment.yml.
+def read_spec(paths: Sequence[Path], platforms: Sequence[str] = ()) -> EnvironmentSpec:
+    """Read the files of one environment.
 
     Args:
-        path: The file.
-        platforms: The platforms to read it for, instead of the ones that it names.
+        paths: The files; the first names the environment.
+        platforms: The platforms to read them for, instead of the ones that they name.
 
     Raises:
-        MissingFileError: The file cannot be read.
-        SpecError: It is malformed; every issue is in it.
+        MissingFileError: A file cannot be read.
+        SpecError: A file is malformed, or they contradict each other; every issue is in it.
     """
-    text = read_text(path, "envtool init makes one from a template; -f names another")
-    return parse_spec(path, text, platforms)
+    hint = "envtool init makes one from a template; -f names another"
+    return combine([source.parse(path, read_text(path, hint)) for path in paths], platforms)
 
 
-def parse_spec(path: Path, text: str, platforms: Sequence[str] = ()) -> EnvironmentSpec:
-    """Parse the content of an environment.yml; the arguments and errors are those of `read_spec`."""
-    document = Document(str(path), text)
-    top = document.mapping(document.root, "the file", _KEYS)
-    if not document.issues and not top:
-        document.issue(1, "the file is empty; it needs at least channels and dependencies")
-    if document.issues:
-        raise SpecError(str(path), document.issues, _HINT)
-    chosen = tuple(platforms) or _platforms(document, top)
-    declared = _virtual_packages(document, top.get("virtual-packages"))
+def combine(sources: Sequence[Source], platforms: Sequence[str] = ()) -> EnvironmentSpec:
+    """Put the parsed files of one environment together; the arguments and errors are those of `read_spec`."""
+    issues = [issue for each in sources for issue in sorted(each.issues, key=_line)]
+    named = tuple(dict.fromkeys(platform for each in sources for platform in each.platforms))
+    chosen = tuple(dict.fromkeys(platforms)) or named or (DEFAULT_PLATFORM,)
+    issues += [Issue("--platform", f"unknown platform {each!r}") for each in platforms if each not in PLATFORMS]
+    _refuse(sources, issues)
+    dates = {each.exclude_newer.text: each.exclude_newer for each in sources if each.exclude_newer}
+    if len(dates) > 1:
+        issues.append(
+            Issue(list(dates.values())[1].place, f"expected {next(iter(dates))} as before, found another date")
+        )
     spec = EnvironmentSpec(
-        path=path,
-        name=document.string(top.get("name"), "name"),
-        channels=_channels(document, top),
-        platforms=tuple(_platform_spec(document, text, each, declared.get(each, {})) for each in chosen),
-        category=document.string(top.get("category"), "category") or "main",
-        variables=dict(document.scalars(top.get("variables"), "variables")),
-        pip_repositories=tuple(url for url, _ in document.strings(top.get("pip-repositories"), "pip-repositories")),
+        paths=tuple(each.path for each in sources),
+        name=next((each.name for each in sources if each.name), None),
+        channels=_ordered(sources, lambda each: each.channels, "channels", issues),
+        platforms=tuple(_platform(sources, platform, issues) for platform in chosen),
+        variables={name: line.text for name, line in _united([each.variables for each in sources], issues).items()},
+        pip_index=_pip_index(sources, issues),
+        pip_repositories=_pip_repositories(sources, issues),
+        allows_prereleases=any(s.pip.allows_prereleases for each in sources for s in each.sections.values()),
+        exclude_newer=next(iter(dates), None),
     )
-    if document.issues:
-        raise SpecError(str(path), sorted(set(document.issues), key=_line), _HINT)
+    if not spec.channels:
+        issues.append(Issue(f"{sources[0].path}:1", "no channel is named; packages have to come from somewhere"))
+    _refuse(sources, issues)
     return spec
 
 
-def package_name(match_spec: str) -> str | None:
-    """The package that a match spec is about, or None when it is none."""
-    match = _MATCH_SPEC.match(match_spec.strip())
-    return match["name"].lower() if match else None
+def _refuse(sources: Sequence[Source], issues: Sequence[Issue]) -> None:
+    if issues:
+        raise SpecError(", ".join(str(each.path) for each in sources), list(dict.fromkeys(issues)), _HINT)
 
 
 def _line(issue: Issue) -> tuple[int, str]:
-    return int(issue.place.rpartition(":")[2]), issue.message
+    number = issue.place.rpartition(":")[2]
+    return (int(number) if number.isdigit() else 0), issue.message
 
 
-def _platforms(document: Document, top: Mapping[str, Value]) -> tuple[str, ...]:
-    named = document.strings(top.get("platforms"), "platforms")
-    for platform, line in named:
-        if platform not in PLATFORM_SELECTORS:
-            document.issue(line, f"unknown platform {platform!r}; known: {', '.join(PLATFORM_SELECTORS)}")
-    known = tuple(dict.fromkeys(platform for platform, _ in named if platform in PLATFORM_SELECTORS))
-    return known or (DEFAULT_PLATFORM,)
+def _platform(sources: Sequence[Source], platform: str, issues: list[Issue]) -> PlatformSpec:
+    sections = [(each.sections[platform], each.category) for each in sources]
+    declared = _united([section.virtual_packages for section, _ in sections], issues)
+    conda = [_dependency(line, category) for section, category in sections for line in section.conda]
+    pip_place = next((section.pip_place for section, _ in sections if section.pip_place), None)
+    if pip_place and not any(package_name(each.text) == "pip" for each in conda):
+        # conda and conda-lock put the wheels in with the environment's own pip, so that it has to be there.
+        conda.append(Dependency("pip", pip_place))
+    if not conda:
+        issues.append(Issue(f"{sources[0].path}:1", f"dependencies name no conda package for {platform}"))
+    return PlatformSpec(
+        platform=platform,
+        conda=tuple(conda),
+        pip=tuple(_dependency(line, category) for section, category in sections for line in section.pip.requirements),
+        pip_constraints=tuple(_dependency(line, "main") for section, _ in sections for line in section.pip.constraints),
+        virtual_packages={name: line.text for name, line in declared.items()},
+        declared_at={name: line.place for name, line in declared.items()},
+    )
 
 
-def _channels(document: Document, top: Mapping[str, Value]) -> tuple[str, ...]:
-    named = [channel for channel, _ in document.strings(top.get("channels"), "channels")]
-    wanted = tuple(dict.fromkeys(channel for channel in named if channel != "nodefaults"))
-    if not wanted:
-        document.issue(document.root.line, "no channel is named; packages have to come from somewhere")
-    return wanted
+def _dependency(line: Line, category: str) -> Dependency:
+    return Dependency(line.text, line.place, category)
 
 
-def _virtual_packages(document: Document, value: Value | None) -> dict[str, dict[str, str]]:
-    declared = {}
-    for platform, packages in document.mapping(value, "virtual-packages", list(PLATFORM_SELECTORS)).items():
-        declared[platform] = dict(document.scalars(packages, f"virtual-packages of {platform}"))
-        for name in declared[platform]:
-            if not name.startswith("__"):
-                document.issue(packages.line, f"virtual package {name!r} must start with two underscores")
-    return declared
+def _united(mappings: Sequence[Mapping[str, Line]], issues: list[Issue]) -> dict[str, Line]:
+    united: dict[str, Line] = {}
+    for mapping in mappings:
+        for name, line in mapping.items():
+            before = united.setdefault(name, line)
+            if before.text != line.text:
+                issues.append(
+                    Issue(line.place, f"{name}: expected {before.text} as at {before.place}, found {line.text}")
+                )
+    return united
 
 
-def _platform_spec(document: Document, text: str, platform: str, declared: Mapping[str, str]) -> PlatformSpec:
-    # Selectors are comments, which no YAML parser keeps: lines for other platforms are blanked, so that places stay.
-    lines = [line if _applies(line, platform) else "" for line in text.split("\n")]
-    filtered = Document(document.name, "\n".join(lines))
-    top = filtered.mapping(filtered.root, "the file")
-    conda, pip = _dependencies(filtered, top.get("dependencies"))
-    document.issues.extend(filtered.issues)
-    return PlatformSpec(platform, conda, pip, declared)
+def _ordered(
+    sources: Sequence[Source], lines: Callable[[Source], Sequence[Line]], what: str, issues: list[Issue]
+) -> tuple[str, ...]:
+    # conda-lock's rule: every file names the end of the longest list, so that the priority is never a guess.
+    lists = [[line.text for line in lines(each)] for each in sources]
+    longest = max(lists, key=len)
+    for each, texts in zip(sources, lists):
+        if texts and longest[-len(texts) :] != texts:
+            place = lines(each)[0].place
+            issues.append(Issue(place, f"{what} {', '.join(texts)} are not the end of {', '.join(longest)}"))
+    return tuple(longest)
 
 
-def _applies(line: str, platform: str) -> bool:
-    selector = _SELECTOR.search(line)
-    return selector is None or selector[1].strip() in PLATFORM_SELECTORS[platform]
+def _pip_index(sources: Sequence[Source], issues: list[Issue]) -> str | None:
+    lines = [s.pip.index_url for each in sources for s in each.sections.values() if s.pip.index_url]
+    urls = dict.fromkeys(line.text for line in lines)
+    if len(urls) > 1:
+        issues.append(Issue(lines[-1].place, f"expected one index URL, found {', '.join(urls)}"))
+    return next(iter(urls), None)
 
 
-def _dependencies(document: Document, value: Value | None) -> tuple[tuple[Dependency, ...], tuple[Dependency, ...]]:
-    conda: list[Dependency] = []
-    pip: list[Dependency] = []
-    for item in document.items(value, "dependencies"):
-        if isinstance(item.data, dict):
-            section = document.mapping(item, "an entry of dependencies", ["pip"])
-            pip += [
-                Dependency(text, f"{document.name}:{at}") for text, at in document.strings(section.get("pip"), "pip")
-            ]
-        elif (text := document.string(item, "an entry of dependencies")) is not None:
-            if package_name(text) is None:
-                document.issue(item.line, f"{text!r} is no match spec, such as python=3.9")
-            conda.append(Dependency(text, f"{document.name}:{item.line}"))
-    if not conda and not document.issues:
-        document.issue(value.line if value else document.root.line, "dependencies name no conda package")
-    return tuple(conda), tuple(pip)
+def _pip_repositories(sources: Sequence[Source], issues: list[Issue]) -> tuple[str, ...]:
+    named = _ordered(sources, lambda each: each.pip_repositories, "pip-repositories", issues)
+    extra = (line.text for each in sources for s in each.sections.values() for line in s.pip.extra_index_urls)
+    return tuple(dict.fromkeys([*named, *extra]))

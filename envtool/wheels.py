@@ -6,20 +6,21 @@ requirement that has no wheel is an error.
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from envtool import process, pypi
 from envtool.errors import ProcessError, SolveError
+from envtool.mirrors import Mirrors
+from envtool.policy import Policy
+from envtool.pylock import Wheel, format_pylock, parse_pylock
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+__all__ = ["Target", "Wheel", "WheelRequest", "choose", "install", "uninstall"]
 
 # manylinux tags that uv knows as targets; a wheel for an older glibc runs on a newer one, never the reverse.
 _UV_GLIBC_TARGETS = (
@@ -71,31 +72,38 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Wheel:
-    """One locked wheel.
+class WheelRequest:
+    """What the `pip:` sections ask for on one platform.
 
     Args:
-        name: The distribution's normalized name.
-        version: Its version.
-        url: Where the index has it.
-        sha256: Hash of the file.
-        size_bytes: Size of the file, where the index says it.
+        target: What the wheels have to run on.
+        requirements: What is asked for.
+        constraints: What bounds it without asking for it.
+        provided: Distributions that conda packages bring already, name to version; they are not chosen again.
+        index_url: The index that stands for the machine's default one.
+        extra_index_urls: Indexes that are asked before it.
+        allows_prereleases: Whether versions that are not final count.
+        keep: Wheels that stay unless something asked for forbids it.
+        policy: Which of the versions that fit.
     """
 
-    name: str
-    version: str
-    url: str
-    sha256: str
-    size_bytes: int | None
+    target: Target
+    requirements: tuple[str, ...]
+    constraints: tuple[str, ...] = ()
+    provided: Mapping[str, str] = field(default_factory=dict)
+    index_url: str | None = None
+    extra_index_urls: tuple[str, ...] = ()
+    allows_prereleases: bool = False
+    keep: tuple[Wheel, ...] = ()
+    policy: Policy = field(default_factory=Policy)
 
 
-def choose(requirements: Sequence[str], target: Target, provided: Mapping[str, str]) -> list[Wheel]:
+def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
     """Choose the wheels that satisfy requirements.
 
     Args:
-        requirements: The lines of the `pip:` section.
-        target: What they have to run on.
-        provided: Distributions that conda packages bring already, name to version; they are not chosen again.
+        request: What is asked for.
+        mirrors: Whose URLs are replaced by the canonical ones.
 
     Returns:
         The wheels, sorted by name.
@@ -103,28 +111,65 @@ def choose(requirements: Sequence[str], target: Target, provided: Mapping[str, s
     Raises:
         SolveError: Nothing satisfies the requirements; uv's own words.
     """
-    with tempfile.TemporaryDirectory(prefix="envtool-") as scratch:
-        wanted, fixed, locked = (Path(scratch) / name for name in ("requirements.in", "provided.txt", "pylock.toml"))
-        wanted.write_text("\n".join(requirements) + "\n")
-        fixed.write_text("".join(f"{name}=={version}\n" for name, version in sorted(provided.items())))
-        argv = [_uv(), "pip", "compile", "--quiet", "--no-header", "--only-binary", ":all:", "--format", "pylock.toml"]
-        argv += ["--python", sys.executable, "--python-version", target.python_version]
-        argv += ["--python-platform", target.uv_platform, "--constraints", str(fixed), "--output-file", str(locked)]
-        for name in sorted(provided):
-            argv += ["--no-emit-package", name]
-        try:
-            process.run([*argv, str(wanted)], env=_environment(), cwd=Path(scratch))
-        except ProcessError as error:
-            raise SolveError(
-                f"{target.platform}: the pip section cannot be satisfied:\n{error.output}", _solve_hint(error)
-            ) from error
-        return parse_pylock(locked.read_text())
+    with tempfile.TemporaryDirectory(prefix="envtool-") as directory:
+        scratch = Path(directory)
+        (scratch / "requirements.in").write_text("".join(f"{each}\n" for each in request.requirements))
+        (scratch / "constraints.txt").write_text("".join(f"{each}\n" for each in _constraints(request)))
+        locked = scratch / "pylock.toml"
+        if request.keep:
+            locked.write_text(format_pylock(request.keep))  # uv prefers the versions that its output file has
+        emitted = [part for name in sorted(request.provided) for part in ("--no-emit-package", name)]
+        _compile(request, scratch, ["--format", "pylock.toml", "--output-file", str(locked), *emitted])
+        wheels = parse_pylock(locked.read_text(encoding="utf-8"))
+        # The second answer is the same resolution with the reasons, from uv's own cache; pylock.toml has no place
+        # for them. Fixing the wheels of the first keeps the two equal even if the index changes in between.
+        pins = "".join(f"{each.name}=={each.version}\n" for each in wheels)
+        (scratch / "constraints.txt").write_text("".join(f"{each}\n" for each in _constraints(request)) + pins)
+        reasons = _compile(request, scratch, ["--format", "requirements.txt", "--annotation-style", "line"])
+    needs = parse_reasons(reasons)
+    return [replace(each, url=pypi.canonical(each.url, mirrors), needs=needs.get(each.name, ())) for each in wheels]
 
 
-def parse_pylock(text: str) -> list[Wheel]:
-    """The wheels of a pylock.toml (PEP 751) that uv resolved for one target."""
-    packages: list[dict[str, Any]] = tomllib.loads(text).get("packages", [])
-    return sorted((_wheel(each) for each in packages), key=lambda wheel: wheel.name)
+def parse_reasons(text: str) -> dict[str, tuple[str, ...]]:
+    """What each distribution needs, from uv's annotated requirements (`click==8.1.8  # via flask`)."""
+    needs: dict[str, set[str]] = {}
+    for line in text.splitlines():
+        requirement, marked, reasons = line.partition("# via ")
+        name = re.split(r"[=@\s;\[]", requirement.strip(), maxsplit=1)[0]
+        for reason in reasons.split(",") if marked and name else ():
+            if re.fullmatch(r"[a-z0-9-]+", parent := re.sub(r"\[.*\]", "", reason.strip())):
+                needs.setdefault(parent, set()).add(name)
+    return {parent: tuple(sorted(names)) for parent, names in needs.items()}
+
+
+def _constraints(request: WheelRequest) -> list[str]:
+    return [*request.constraints, *(f"{name}=={version}" for name, version in sorted(request.provided.items()))]
+
+
+def _compile(request: WheelRequest, scratch: Path, output: Sequence[str]) -> str:
+    target, policy = request.target, request.policy
+    argv = [_uv(), "pip", "compile", "--quiet", "--no-header", "--only-binary", ":all:", *output]
+    argv += ["--python", sys.executable, "--python-version", target.python_version]
+    argv += ["--python-platform", target.uv_platform, "--constraints", str(scratch / "constraints.txt")]
+    argv += ["--resolution", policy.strategy]
+    if policy.exclude_newer:
+        argv += ["--exclude-newer", _rfc3339(policy.exclude_newer)]
+    if request.allows_prereleases:
+        argv += ["--prerelease", "allow"]
+    try:
+        return process.run(
+            [*argv, str(scratch / "requirements.in")],
+            env={**_environment(), **pypi.index_variables(request.index_url, request.extra_index_urls)},
+            cwd=scratch,
+        )
+    except ProcessError as error:
+        raise SolveError(
+            f"{target.platform}: the pip section cannot be satisfied:\n{error.output}", _solve_hint(error)
+        ) from error
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def install(wheels: Mapping[str, Path], hashes: Mapping[str, str], prefix: Path, cache_dir: Path) -> None:
@@ -183,18 +228,6 @@ def _environment() -> dict[str, str]:
         "UV_PYTHON_DOWNLOADS": "never",
         "NO_COLOR": "1",
     }
-
-
-def _wheel(package: Mapping[str, Any]) -> Wheel:
-    # uv writes only the wheels that fit the target, the best one first.
-    source = package.get("archive") or package["wheels"][0]
-    return Wheel(
-        name=package["name"],
-        version=str(package.get("version", "")),
-        url=source["url"],
-        sha256=source["hashes"]["sha256"],
-        size_bytes=source.get("size"),
-    )
 
 
 def _solve_hint(error: ProcessError) -> str:

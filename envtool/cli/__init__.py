@@ -8,6 +8,7 @@ import click
 
 _COMMANDS = (
     "init", "lock", "create", "verify", "digest", "run", "activate", "shell-hook", "list", "remove", "channel",
+    "mirror",
 )  # fmt: skip
 
 

@@ -3,46 +3,171 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from envtool.cli.options import json_option
 
+if TYPE_CHECKING:
+    from envtool.check import Answer
+    from envtool.lock import LockRequest
+    from envtool.lockfile import Lockfile
+
+_DEFAULT_SOURCE = Path("environment.yml")
+
 
 @click.command("lock", short_help="Choose every package and write conda-lock.yml.")
 @click.option(
-    "-f", "--file", "source", type=click.Path(path_type=Path), default=Path("environment.yml"), show_default=True,
-    help="The environment specification.",
+    "-f", "--file", "paths", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
+    help="An environment specification. Repeatable: several make one environment.  "
+    "[default: the sources of the lock that is there, or environment.yml]",
 )  # fmt: skip
 @click.option(
-    "-o",
-    "--lockfile",
-    "lockfile_path",
-    type=click.Path(path_type=Path),
-    help="Where to write. [default: conda-lock.yml beside FILE]",
-)
+    "-o", "--lockfile", "lockfile_path", type=click.Path(path_type=Path), metavar="FILE",
+    help="Where to write.  [default: conda-lock.yml beside the first source]",
+)  # fmt: skip
 @click.option(
     "-p", "--platform", "platforms", multiple=True, help="Lock for this platform instead of those in FILE. Repeatable."
 )
+@click.option("--check", "is_check", is_flag=True, help="Only say whether the lock is current; exit code 1 when stale.")
+@click.option(
+    "--update", "updates", multiple=True, metavar="PACKAGE",
+    help="Move this package to the newest that fits, or to a version (numpy=1.26), and nothing else that need not "
+    "move. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--exclude-newer", metavar="DATE|DAYS", help="Leave out what was published after a date, or in the last days."
+)
+@click.option(
+    "--strategy", type=click.Choice(["highest", "lowest", "lowest-direct"]),
+    help="Which of the versions that fit: lowest shows whether lower bounds are true.  [default: highest]",
+)  # fmt: skip
 @json_option
-def command(source: Path, lockfile_path: Path | None, platforms: tuple[str, ...], as_json: bool) -> None:
+@click.pass_context
+def command(
+    ctx: click.Context,
+    paths: tuple[Path, ...],
+    lockfile_path: Path | None,
+    platforms: tuple[str, ...],
+    is_check: bool,
+    updates: tuple[str, ...],
+    exclude_newer: str | None,
+    strategy: str | None,
+    as_json: bool,
+) -> None:
     """Choose every package of every platform and write conda-lock.yml.
 
     Conda packages are chosen by conda's own rules, the wheels of the `pip:` section by uv. Every one is written down
     with its URL and sha256. The machine that locks does not matter: what the target machines have (glibc, CUDA) stands
     under `virtual-packages` in FILE.
+
+    \b
+    Examples:
+      envtool lock
+      envtool lock -f environment.yml -f dev.yml
+      envtool lock --check                       in pre-commit and CI; needs no network
+      envtool lock --update flask
+      envtool lock --exclude-newer "7 days"
     """
-    from envtool import directories, report
-    from envtool.lock import lock
-    from envtool.lockfile import write_lockfile
+    from envtool.lock import LockRequest
     from envtool.spec import read_spec
 
-    spec = read_spec(source, platforms)
-    target = lockfile_path or source.parent / "conda-lock.yml"
-    with report.Display() as display, display.task(f"solve {source}"):
-        lockfile = lock(spec, target, directories.repodata_cache())
-        write_lockfile(target, lockfile)
-    counts = {each: len([p for p in lockfile.packages if p.platform == each]) for each in lockfile.platforms}
+    if is_check and updates:
+        raise click.UsageError("--check changes nothing, --update does; give one of them")
+    sources, target = _places(paths, lockfile_path)
+    given = {"exclude-newer": exclude_newer, "strategy": strategy, "platform": " ".join(sorted(platforms)) or None}
+    options = {name: value for name, value in given.items() if value is not None}
+    if is_check or updates:
+        recorded = _recorded_options(target)
+        platforms = platforms or tuple(recorded.get("platform", "").split())
+        options = {**recorded, **options} if updates else options
+    request = LockRequest(read_spec(sources, platforms), target, options)
+    if is_check:
+        ctx.exit(_check(request, as_json))
+    _lock(request, updates, as_json)
+
+
+def _places(paths: tuple[Path, ...], lockfile_path: Path | None) -> tuple[list[Path], Path]:
+    from envtool.lockfile import read_lockfile
+
+    target = lockfile_path or (paths[0] if paths else _DEFAULT_SOURCE).parent / "conda-lock.yml"
+    if paths or not target.exists():
+        return list(paths) or [_DEFAULT_SOURCE], target
+    named = [target.parent / each for each in read_lockfile(target).sources]
+    return (named if named and all(each.exists() for each in named) else [_DEFAULT_SOURCE]), target
+
+
+def _recorded_options(target: Path) -> dict[str, str]:
+    from envtool.inputs import INPUTS_KEY, options_of
+    from envtool.lockfile import read_lockfile
+
+    recorded = read_lockfile(target).custom_metadata.get(INPUTS_KEY)
+    return options_of(recorded) if recorded else {}
+
+
+def _check(request: LockRequest, as_json: bool) -> int:
+    from envtool import report
+    from envtool.check import check
+    from envtool.lockfile import read_lockfile
+
+    answer = check(read_lockfile(request.lockfile_path), request)
+    if as_json:
+        report.answer_json(_answer_dict(request, answer))
+    elif answer.is_current:
+        report.say(f"{request.lockfile_path} is current")
+    else:
+        for finding in answer.findings:
+            report.answer(str(finding))
+        report.say(f"{request.lockfile_path} is stale; envtool lock makes it anew")
+    return 0 if answer.is_current else 1
+
+
+def _answer_dict(request: LockRequest, answer: Answer) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    changes = [asdict(each) for each in answer.changes]
+    return {
+        "lockfile": str(request.lockfile_path),
+        "is_current": answer.is_current,
+        "changes": changes,
+        "missing": list(answer.missing),
+    }
+
+
+def _lock(request: LockRequest, updates: tuple[str, ...], as_json: bool) -> None:
+    from envtool import directories, mirrors, report
+    from envtool.conda import Repodata
+    from envtool.lock import lock
+    from envtool.lockfile import write_lockfile
+    from envtool.solve import Sources
+
+    known = mirrors.configured()
+    sources = Sources(Repodata(directories.repodata_cache(), known), known)
+    names = ", ".join(str(path) for path in request.spec.paths)
+    with report.Display() as display, display.task(f"solve {names}"):
+        from envtool.explain import explained
+
+        with explained(request, sources):
+            if updates:
+                from envtool.lockfile import read_lockfile
+                from envtool.update import update
+
+                old = read_lockfile(request.lockfile_path)
+                lockfile = update(old, updates, request, sources)
+            else:
+                lockfile = lock(request, sources)
+        write_lockfile(request.lockfile_path, lockfile)
+    _say(request, lockfile, as_json)
+
+
+def _say(request: LockRequest, lockfile: Lockfile, as_json: bool) -> None:
+    from envtool import report
+
+    target = request.lockfile_path
+    counts = {
+        each: len({(p.manager, p.name) for p in lockfile.packages if p.platform == each}) for each in lockfile.platforms
+    }
     if as_json:
         report.answer_json({"lockfile": str(target), "packages": counts, "content_hash": dict(lockfile.content_hash)})
     else:

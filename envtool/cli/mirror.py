@@ -1,0 +1,195 @@
+"""`envtool mirror`: which mirrors there are, how quick they are from here, and which are used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import click
+
+from envtool import report
+from envtool.authorization import without_credentials, without_secrets
+from envtool.cli.options import json_option
+
+if TYPE_CHECKING:
+    from envtool.mirror_presets import Preset
+    from envtool.probe import Reading
+
+
+@click.group("mirror", short_help="Find, measure and use mirrors of conda channels and wheels.")
+def command() -> None:
+    """Find, measure and use mirrors of conda channels and wheels.
+
+    A lock always names the canonical places; a mirror is a matter of the machine. Whatever mirror the bytes come from,
+    they are hashed before they are used.
+    """
+
+
+@command.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """Show every preset, the channels that it has, and which are in use."""
+    from envtool import mirrors
+    from envtool.mirror_presets import presets
+
+    used = mirrors.used()
+    known = presets()
+    if as_json:
+        report.answer_json({"use": list(used), "presets": {name: _preset_dict(each) for name, each in known.items()}})
+        return
+    for name, each in known.items():
+        mark = "  (in use)" if name in used else ""
+        report.answer(f"{name}: {each.title}{mark}")
+        for origin, url in each.channels.items():
+            report.answer(f"  {_short(origin):12} {_shown(url)}")
+        if each.pypi:
+            report.answer(f"  {'wheels':12} {_shown(each.pypi)}")
+        for note in each.notes:
+            report.answer(f"  {note}")
+    report.say(f"in use: {', '.join(used) or 'none'}")
+
+
+@command.command()
+@click.option(
+    "-f",
+    "--file",
+    "lockfile_path",
+    type=click.Path(path_type=Path),
+    default=Path("conda-lock.yml"),
+    show_default=True,
+    help="The lockfile whose channels are measured.",
+)
+@click.option(
+    "--limit", "limit_s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, metavar="SECONDS",
+    help="When to stop; who has not answered by then counts as silent.",
+)  # fmt: skip
+@json_option
+def probe(lockfile_path: Path, limit_s: float, as_json: bool) -> None:
+    """Measure every mirror for the channels that a lock needs.
+
+    For each channel the mirror's repodata and the beginning of one archive of the lock are asked for, from all mirrors
+    at once. The result is kept for a day; `envtool create` goes by it after `envtool mirror use auto`. Exit code 1 when
+    some channel can be had from nowhere.
+    """
+    from envtool import directories, mirror_choice
+    from envtool import probe as probing
+    from envtool.fetch import Cache
+    from envtool.lockfile import read_lockfile
+    from envtool.mirror_presets import presets
+
+    urls = [each.url for each in read_lockfile(lockfile_path).packages]
+    places = probing.candidates(urls, list(presets().values()))
+    with report.Display() as display, display.task(f"measure {len(places)} places"):
+        readings = probing.measure(places, limit_s)
+    mirror_choice.keep(Cache(directories.cache()), readings)
+    ranked = probing.rank(readings)
+    if as_json:
+        report.answer_json({"channels": {name: _readings(each) for name, each in probing.by_channel(readings).items()}})
+    else:
+        _table(probing.by_channel(readings))
+    missing = {each.channel for each in readings} - set(ranked)
+    if missing:
+        click.get_current_context().exit(1)
+
+
+@command.command()
+@click.argument("names", nargs=-1, metavar="[NAME...|auto|off]")
+@click.option("--conda", "conda", is_flag=True, help="Write the mirror into .condarc as well.")
+@click.option("--pip", "pip", is_flag=True, help="Write its package index into pip.conf as well.")
+@click.option("--uv", "uv", is_flag=True, help="Write its package index into uv.toml as well.")
+@click.option("--dry-run", is_flag=True, help="Show what would change, as a diff, and change nothing.")
+@click.option("--undo", is_flag=True, help="Take the last change back, byte for byte.")
+@json_option
+def use(names: tuple[str, ...], conda: bool, pip: bool, uv: bool, dry_run: bool, undo: bool, as_json: bool) -> None:
+    """Use mirrors: NAME (several are tried in their order), auto (by measurement) or off.
+
+    Written to config.toml in envtool's home, and on request to the files of conda, pip and uv; whatever else stands
+    there stays, comments included.
+
+    \b
+    Example:
+      envtool mirror use tuna --conda --pip --dry-run
+      envtool mirror use --undo
+    """
+    from envtool import edits, mirror_use
+    from envtool.mirror_presets import presets
+
+    if undo == bool(names):
+        raise click.UsageError("give a NAME, auto or off; or --undo alone")
+    if undo:
+        _done("took back", edits.undo(mirror_use.journal()), as_json=as_json)
+        return
+    tools = [tool for tool, is_wanted in zip(mirror_use.TOOLS, (conda, pip, uv)) if is_wanted]
+    known = presets()
+    planned = mirror_use.plan(names, tools, known, _best(known) if tools else None)
+    if dry_run:
+        report.answer(edits.diff(planned) or "nothing to change")
+        return
+    _done("wrote", edits.apply(planned, mirror_use.journal()), as_json=as_json)
+
+
+def _best(known: dict[str, Preset]) -> Preset | None:
+    from envtool import directories, mirror_choice
+    from envtool.fetch import Cache
+    from envtool.probe import ORIGIN
+
+    readings = mirror_choice.recall(Cache(directories.cache()))
+    usable = [each for each in readings if each.estimate_s is not None and each.name != ORIGIN and each.name in known]
+    # The one that serves most of what was measured, and of those the quickest.
+    names = {each.name for each in usable}
+    ranked = sorted(names, key=lambda name: _standing(name, usable))
+    return known[ranked[0]] if ranked else None
+
+
+def _standing(name: str, usable: Sequence[Reading]) -> tuple[int, float]:
+    mine = [each.estimate_s or 0.0 for each in usable if each.name == name]
+    return -len(mine), sum(mine)
+
+
+def _done(verb: str, paths: Sequence[Path], *, as_json: bool) -> None:
+    if as_json:
+        report.answer_json({"changed": [str(each) for each in paths]})
+    elif not paths:
+        report.say("nothing to change")
+    for each in paths:
+        report.say(f"{verb} {each}")
+
+
+def _table(channels: Mapping[str, Sequence[Reading]]) -> None:
+    for channel, readings in channels.items():
+        report.answer(_shown(channel))
+        for each in readings:
+            latency = "-" if each.latency_s is None else f"{each.latency_s * 1000:.0f} ms"
+            rate = "-" if not each.bytes_per_s else f"{report.size(each.bytes_per_s)}/s"
+            report.answer(f"  {each.name:10} {latency:>9} {rate:>14}  {_note(each)}".rstrip())
+
+
+def _note(reading: Reading) -> str:
+    if reading.reason:
+        return without_secrets(reading.reason)
+    host = urlsplit(reading.base).netloc.rpartition("@")[2]
+    return f"sends on to {reading.served_by}" if reading.served_by not in (None, host) else ""
+
+
+def _readings(readings: Sequence[Reading]) -> list[dict[str, Any]]:
+    return [{**asdict(each), "base": _shown(each.base), "estimate_s": each.estimate_s} for each in readings]
+
+
+def _preset_dict(preset: Preset) -> dict[str, Any]:
+    return {
+        "title": preset.title,
+        "channels": {origin: _shown(url) for origin, url in preset.channels.items()},
+        "pypi": _shown(preset.pypi) if preset.pypi else None,
+        "notes": list(preset.notes),
+    }
+
+
+def _short(channel: str) -> str:
+    return "/".join(urlsplit(channel).path.strip("/").split("/")[-2:])
+
+
+def _shown(url: str) -> str:
+    return without_credentials(url)

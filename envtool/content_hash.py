@@ -1,0 +1,129 @@
+"""conda-lock's hash of the sources, computed by conda-lock itself, so that its `--check-input-hash` agrees with us.
+
+conda-lock compares with the virtual packages that it is told of: `envtool export virtual-packages` gives it ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+import tempfile
+import types
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from envtool import report, requirements
+from envtool.spec import EnvironmentSpec, PlatformSpec
+
+
+def content_hashes(spec: EnvironmentSpec, declared: Mapping[str, Mapping[str, str]] | None) -> dict[str, str]:
+    """The hash of each platform.
+
+    Args:
+        spec: The specification, read from its files.
+        declared: The virtual packages of each platform; None means conda-lock's own.
+    """
+    hashes = {}
+    with conda_lock_modules(), tempfile.TemporaryDirectory(prefix="envtool-") as scratch:
+        try:
+            repodata = _virtual_packages(Path(scratch), declared)
+            if _is_readable(spec):
+                platforms = [each.platform for each in spec.platforms]
+                return _compute(list(spec.paths), platforms, repodata, Path(scratch))
+            for each in spec.platforms:
+                path = Path(scratch) / f"{each.platform}.yml"
+                path.write_text(yaml.safe_dump(_plain(spec, each)))
+                hashes.update(_compute([path], [each.platform], repodata, Path(scratch)))
+        except Exception as error:  # conda-lock raises whatever its parsers raise
+            report.warn(f"conda-lock cannot read the sources, so that its own check of them will not agree: {error}")
+            return {each.platform: _digest(_plain(spec, each)) for each in spec.platforms}
+    return hashes
+
+
+def virtual_package_specification(declared: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Declared virtual packages as conda-lock's `--virtual-package-spec` wants them."""
+    return {"subdirs": {platform: {"packages": dict(packages)} for platform, packages in declared.items()}}
+
+
+@contextmanager
+def conda_lock_modules() -> Iterator[None]:
+    """Make conda-lock's modules importable without its command line.
+
+    `import conda_lock` brings the whole program in, which takes longer than a solve. Inside the block an empty package
+    of that name stands for it, so that only the modules that are asked for are imported; afterwards everything is as
+    if none had been.
+    """
+    if "conda_lock" in sys.modules:
+        yield
+        return
+    logging.getLogger("conda_lock").setLevel(logging.ERROR)  # it reports every line that a selector takes away
+    spec = find_spec("conda_lock")
+    package = types.ModuleType("conda_lock")
+    package.__spec__ = spec
+    package.__path__ = list(spec.submodule_search_locations or []) if spec else []
+    sys.modules["conda_lock"] = package
+    try:
+        yield
+    finally:
+        for name in [each for each in sys.modules if each == "conda_lock" or each.startswith("conda_lock.")]:
+            del sys.modules[name]
+
+
+def _compute(paths: list[Path], platforms: list[str], repodata: Any, scratch: Path) -> dict[str, str]:
+    from conda_lock.content_hash import compute_content_hashes
+    from conda_lock.src_parser import make_lock_spec
+
+    # An empty mapping keeps conda-lock off the network; it only looks up `pip`, whose name is the same everywhere.
+    mapping = scratch / "mapping.json"
+    mapping.write_text("{}")
+    lock_spec = make_lock_spec(src_files=paths, platform_overrides=platforms, mapping_url=str(mapping))
+    return dict(sorted(compute_content_hashes(lock_spec, repodata).items()))
+
+
+def _virtual_packages(scratch: Path, declared: Mapping[str, Mapping[str, str]] | None) -> Any:
+    from conda_lock.virtual_package import default_virtual_package_repodata, virtual_package_repo_from_specification
+
+    if declared is None:
+        return default_virtual_package_repodata()
+    path = scratch / "virtual-packages.yml"
+    path.write_text(yaml.safe_dump(virtual_package_specification(declared)))
+    return virtual_package_repo_from_specification(path)
+
+
+def _is_readable(spec: EnvironmentSpec) -> bool:
+    # conda-lock knows no options in a pip: section; what they come to is given to it instead.
+    names = {str(path) for path in spec.paths}
+    lines = [each for platform in spec.platforms for each in (*platform.pip, *platform.pip_constraints)]
+    inside = all(each.place.rpartition(":")[0] in names for each in lines)
+    plain = all(requirements.name_of(each.text) is not None and "--hash" not in each.text for each in lines)
+    return inside and plain and not (spec.pip_index or spec.allows_prereleases) and not _has_options(spec)
+
+
+def _has_options(spec: EnvironmentSpec) -> bool:
+    return any(
+        line.strip().startswith(("- -", '- "-', "- '-"))
+        for path in spec.paths
+        for line in path.read_text().splitlines()
+    )
+
+
+def _plain(spec: EnvironmentSpec, platform: PlatformSpec) -> dict[str, Any]:
+    dependencies: list[Any] = [each.text for each in platform.conda]
+    if platform.pip:
+        dependencies.append({"pip": [each.text.partition(" --hash")[0] for each in platform.pip]})
+    return {
+        "channels": list(spec.channels),
+        "dependencies": dependencies,
+        "pip-repositories": list(spec.pip_repositories),
+    }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,95 @@
+"""pylock.toml (PEP 751): the wheels that uv chose for one target, read and written as frozen values.
+
+Out of scope: source distributions and version control; a `Wheel` is a file with a hash, or it is not locked.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from envtool.errors import SolveError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One locked wheel.
+
+    Args:
+        name: The distribution's normalized name.
+        version: Its version.
+        url: Where the index has it.
+        sha256: Hash of the file.
+        size_bytes: Size of the file, where the index says it.
+        needs: The normalized names of the distributions that it needs on its target.
+    """
+
+    name: str
+    version: str
+    url: str
+    sha256: str
+    size_bytes: int | None = None
+    needs: tuple[str, ...] = ()
+
+
+def parse_pylock(text: str) -> list[Wheel]:
+    """The wheels of a pylock.toml that uv resolved for one target, sorted by name.
+
+    Raises:
+        SolveError: A package is no wheel, or has no sha256.
+    """
+    packages: list[dict[str, Any]] = tomllib.loads(text).get("packages", [])
+    return sorted((_wheel(each) for each in packages), key=lambda wheel: wheel.name)
+
+
+def format_pylock(wheels: Sequence[Wheel], requires_python: str | None = None) -> str:
+    """A pylock.toml with these wheels; equal values give equal bytes.
+
+    Args:
+        wheels: The wheels.
+        requires_python: The version specifier of the interpreters that they are for.
+    """
+    lines = ['lock-version = "1.0"', 'created-by = "envtool"']
+    if requires_python:
+        lines.append(f"requires-python = {json.dumps(requires_python)}")
+    for wheel in sorted(wheels, key=lambda each: each.name):
+        file_name = unquote(wheel.url.rpartition("/")[2])
+        fields = [f"name = {json.dumps(file_name)}", f"url = {json.dumps(wheel.url)}"]
+        if wheel.size_bytes is not None:
+            fields.append(f"size = {wheel.size_bytes}")
+        fields.append(f"hashes = {{ sha256 = {json.dumps(wheel.sha256)} }}")
+        lines += ["", "[[packages]]", f"name = {json.dumps(wheel.name)}", f"version = {json.dumps(wheel.version)}"]
+        lines.append(f"wheels = [{{ {', '.join(fields)} }}]")
+    return "\n".join(lines) + "\n"
+
+
+def _wheel(package: Mapping[str, Any]) -> Wheel:
+    # uv writes only the wheels that fit the target, the best one first.
+    source = package.get("archive") or next(iter(package.get("wheels", ())), None)
+    sha256 = (source or {}).get("hashes", {}).get("sha256")
+    if source is None or sha256 is None or "url" not in source:
+        raise SolveError(
+            f"{package['name']} has no wheel with a sha256",
+            "a build gives other bytes on every machine: name a version, or the URL of a file, that is a wheel",
+        )
+    return Wheel(
+        name=package["name"],
+        version=str(package.get("version", "")) or _version_in(source["url"]),
+        url=source["url"],
+        sha256=sha256,
+        size_bytes=source.get("size"),
+    )
+
+
+def _version_in(url: str) -> str:
+    # A requirement that is a URL comes without its version; a wheel's name has it. Source: PEP 427, "File name".
+    return unquote(url.partition("#")[0].rpartition("/")[2]).split("-")[1]
