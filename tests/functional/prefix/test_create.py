@@ -37,7 +37,7 @@ def test_every_file_is_there_with_its_prefix_mode_and_link(user: User, channel: 
     assert own + b"/a:" + own + b"/b\0" in binary
     assert binary.endswith(b"end\0" * 5)
     assert os.access(prefix / "bin/tool", os.X_OK)
-    assert os.readlink(prefix / "lib/libx.so") == "libx.so.1"
+    assert (prefix / "lib/libx.so").readlink() == Path("libx.so.1")
     assert (prefix / "share/old.txt").read_text() == "old\n"
 
 
