@@ -21,6 +21,8 @@ def digest(user: User, channel: Channel, tmp_path: Path) -> str:
     scripts = {
         "etc/conda/activate.d/x.sh": File(b"export FROM_SCRIPT=yes\n"),
         "etc/conda/activate.d/x.fish": File(b"set -gx FROM_SCRIPT yes\n"),
+        "etc/conda/deactivate.d/x.sh": File(b"unset FROM_SCRIPT\n"),
+        "etc/conda/deactivate.d/x.fish": File(b"set -e FROM_SCRIPT\n"),
     }
     package = locked(Archive("scripts", scripts).write(tmp_path))
     user.write_lock(channel.old, package, envtool_variables=json.dumps({"ANSWER": "42"}))
@@ -56,7 +58,7 @@ def test_a_shell_activates_and_deactivates(user: User, digest: str, shell: str) 
     program.chmod(0o755)
     load = "envtool shell-hook fish | source" if shell == "fish" else f'eval "$(envtool shell-hook {shell})"'
     script = f"{load}\nenvtool activate mine\nold\necho $ANSWER $FROM_SCRIPT $ENVSERVE_ENV_DIGEST\nenvtool deactivate\n"
-    script += 'echo "[$ENVSERVE_ENV_DIGEST]"\ncommand -v old; true\n'
+    script += 'echo "[$ENVSERVE_ENV_DIGEST$FROM_SCRIPT]"\ncommand -v old; true\n'
     env = {**user.env, "PATH": f"{program.parent}:{user.env['PATH']}"}
     done = subprocess.run([shell, "-c", script], env=env, cwd=user.home, capture_output=True, text=True)
     assert done.stdout.split() == ["old", "42", "yes", digest, "[]"], done.stderr
