@@ -32,7 +32,7 @@ envtool() {
 envtool_deactivate() {
     [ -n "${_ENVTOOL_OLD_PATH:-}" ] || return 0
     # find, because zsh takes a pattern that matches nothing for an error.
-    eval "$(find "$CONDA_PREFIX/etc/conda/deactivate.d" -name '*.sh' -exec printf '. "%s"\\n' {} \\; 2>/dev/null | sort)"
+    eval "$(find "$CONDA_PREFIX/etc/conda/deactivate.d" -name '*.sh' -exec printf '. "%s"\\n' {} \\; 2>/dev/null)"
     export PATH="$_ENVTOOL_OLD_PATH"
     unset CONDA_PREFIX CONDA_DEFAULT_ENV CONDA_SHLVL ENVSERVE_ENV_DIGEST _ENVTOOL_OLD_PATH
 }

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,10 +58,10 @@ class User:
 
 
 @pytest.fixture
-def user(tmp_path: Path) -> User:
-    home = tmp_path / "home"
-    home.mkdir()
-    return User(home)
+def user() -> Iterator[User]:
+    # Not tmp_path, which is longer than the path of an environment may be.
+    with tempfile.TemporaryDirectory(prefix="envtool-") as home:
+        yield User(Path(home).resolve())
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,13 @@ def test_a_directory_that_is_not_ours_is_refused(user: User, channel: Channel, n
     assert [path for path in prefix.rglob("*") if path.is_file()] == [precious]
 
 
+@pytest.mark.parametrize(("name", "says"), [("x" * 100, "is too long"), ("my env", "has a space in it")])
+def test_a_path_that_a_script_cannot_name_is_refused(user: User, channel: Channel, name: str, says: str) -> None:
+    user.write_lock(channel.tool)
+    assert says in user.run("create", "-p", user.home / name, code=3).stderr
+    assert not (user.home / name).exists()
+
+
 def test_no_lock_yet_gives_a_hint(user: User) -> None:
     error = user.run("create", "-p", user.home / "env", code=3).stderr
     assert "conda-lock.yml is not there" in error

@@ -81,7 +81,7 @@ def test_rebuild_compares_with_a_second_environment(user: User, prefix: Path) ->
     user.run("verify", "-p", prefix)
     found = user.run("verify", "-p", prefix, "--rebuild", code=1).stdout
     assert "share/generated  (the rebuilt environment has it not)" in found
-    assert [path.name for path in prefix.parent.iterdir() if "rebuild" in path.name] == []
+    assert [path.name for path in prefix.parent.iterdir() if path.name.startswith(".env")] == []
 
 
 def test_a_prefix_without_a_receipt_is_not_verified(user: User, prefix: Path) -> None:
