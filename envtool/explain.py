@@ -43,7 +43,7 @@ class Explanation:
     @property
     def message(self) -> str:
         """The explanation for people."""
-        lines = [f"{self.platform} cannot be satisfied:", *(f"  {line}" for line in self.reason.splitlines())]
+        lines = [f"{self.platform} cannot be satisfied:", *(f"  {line}" for line in _without_repeats(self.reason))]
         if self.declarations:
             lines += ["the cause is what the target machines are declared to have:"]
             lines += [f"  {text}" for text in self.declarations.values()]
@@ -63,6 +63,15 @@ class Explanation:
         if self.exclude_newer:
             return "choose a later date or a shorter cooldown, or ask for older packages"
         return "loosen or remove one of these lines, or add a channel that has what they need"
+
+
+def _without_repeats(reason: str) -> list[str]:
+    # The solver names each build of a package on a line of its own, and all of them read the same.
+    kept: list[str] = []
+    for line in reason.splitlines():
+        if not kept or line.lstrip("│├└─ ") != kept[-1].lstrip("│├└─ "):
+            kept.append(line)
+    return kept
 
 
 def _headline(count: int) -> str:
