@@ -81,7 +81,7 @@ def _entry(host: str) -> Mapping[str, Any]:
         labels = host.split(".")
         names = [host, *("*." + ".".join(labels[i:]) for i in range(len(labels)))]
         entry = next((content[name] for name in names if name in content), {})
-        if not isinstance(entry, dict):
+        if not isinstance(content, dict) or not isinstance(entry, dict):
             raise TypeError
         return entry
     except (OSError, ValueError, TypeError) as error:

@@ -109,7 +109,8 @@ class Repodata:
         """
 
         async def solve_all() -> Sequence[Any]:
-            return await asyncio.gather(*(self._solve(each) for each in requests), return_exceptions=True)
+            answers: Sequence[Any] = await asyncio.gather(*map(self._solve, requests), return_exceptions=True)
+            return answers
 
         answers = asyncio.run(solve_all())
         return [_answer(request, each) for request, each in zip(requests, answers)]
@@ -127,11 +128,7 @@ class Repodata:
         return [_record(each) for each in found]
 
     async def _query(self, channels: Sequence[str], platform: str, names: Sequence[str]) -> list[Any]:
-        import rattler
-
-        by_channel = await self._gateway.query(
-            list(channels), [platform, "noarch"], [rattler.PackageName(each) for each in names], recursive=False
-        )
+        by_channel = await self._gateway.query(list(channels), [platform, "noarch"], list(names), recursive=False)
         return [record for records in by_channel for record in records]
 
     async def _solve(self, request: SolveRequest) -> list[Any]:

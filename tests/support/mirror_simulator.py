@@ -97,17 +97,17 @@ def other_file(size: int) -> Answer:
 
 
 def truncated(at: int) -> Answer:
-    """The headers of the whole body, so many bytes of it, and the connection is closed."""
+    """The headers of the whole answer, the file up to a position, and the connection is closed."""
     return Answer("truncated", at)
 
 
 def cut_without_length(at: int) -> Answer:
-    """No Content-Length, so many bytes of the body, and the connection is closed as if that were all."""
+    """No Content-Length, the file up to a position, and the connection is closed as if that were all."""
     return Answer("cut", at)
 
 
 def stalled(after: int) -> Answer:
-    """So many bytes of the body, then nothing while the connection stays open."""
+    """The file up to a position, then nothing while the connection stays open."""
     return Answer("stalled", after)
 
 
@@ -117,7 +117,7 @@ def silent() -> Answer:
 
 
 def reset(after: int = -1) -> Answer:
-    """The connection is reset after so many bytes of the body, or before the headers."""
+    """The connection is reset at a position of the file, or before the headers."""
     return Answer("reset", after)
 
 
@@ -311,7 +311,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _stalled(self, answer: Answer, content: bytes | Path) -> None:
         start, size = self._start(content)
         with self._body_head(start, size, content) as file:
-            self._copy(file, min(size - start, int(answer.number)))
+            self._copy(file, max(0, min(size, int(answer.number)) - start))
         self.server.mirror._stop.wait()
         self.close_connection = True
 
@@ -323,7 +323,7 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.number >= 0:
             start, size = self._start(content)
             with self._body_head(start, size, content) as file:
-                self._copy(file, min(size - start, int(answer.number)))
+                self._copy(file, max(0, min(size, int(answer.number)) - start))
         # A linger time of zero turns the close into a reset. shutdown() would send an orderly end first.
         self.wfile.flush()
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -357,7 +357,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._copy(file, size - start)
 
     def _gzip(self, answer: Answer, content: bytes | Path) -> None:
-        packed = gzip.compress(content if isinstance(content, bytes) else content.read_bytes())
+        packed = gzip.compress(content if isinstance(content, bytes) else content.read_bytes(), mtime=0)
         self._head(200, len(packed), [("Content-Encoding", "gzip")])
         self._copy(io.BytesIO(packed), len(packed))
 
