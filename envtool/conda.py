@@ -84,9 +84,10 @@ class Repodata:
     Args:
         cache_dir: Where they are kept.
         mirrors: Where they may come from. The URLs of records stay canonical whatever mirror answers.
+        is_offline: Whether what is kept has to do.
     """
 
-    def __init__(self, cache_dir: Path, mirrors: Mirrors) -> None:
+    def __init__(self, cache_dir: Path, mirrors: Mirrors, *, is_offline: bool = False) -> None:
         import rattler
         from rattler.networking import AuthenticationMiddleware, Client, MirrorMiddleware, RetryMiddleware
 
@@ -98,7 +99,8 @@ class Repodata:
             AuthenticationMiddleware(),
             *([MirrorMiddleware(by_prefix)] if by_prefix else []),
         ]
-        self._gateway = rattler.Gateway(cache_dir=cache_dir, client=Client(middlewares))
+        config = rattler.SourceConfig(cache_action="force-cache-only" if is_offline else "cache-or-fetch")
+        self._gateway = rattler.Gateway(cache_dir=cache_dir, default_config=config, client=Client(middlewares))
 
     def solve(self, requests: Sequence[SolveRequest]) -> list[list[PackageRecord] | SolveError]:
         """Choose the packages of every request, all at once.
@@ -152,6 +154,14 @@ class Repodata:
             strategy=request.policy.strategy,
         )
         return records
+
+
+def compare_versions(first: str, second: str) -> int:
+    """The order of two conda versions: negative when the first is the older one, 0 when they are equal."""
+    import rattler
+
+    one, other = rattler.Version(first), rattler.Version(second)
+    return int(one > other) - int(one < other)
 
 
 def match_spec_problem(text: str) -> str | None:

@@ -122,8 +122,8 @@ def _check(known: Mapping[str, Template], output: Path) -> int:
     if expected == actual:
         report.say(f"{output} equals its template {template}")
         return 0
-    lines = [text.splitlines(keepends=True) for text in (expected, actual)]
-    report.answer("".join(difflib.unified_diff(*lines, f"template {template}", str(output))).rstrip("\n"))
+    old, new = expected.splitlines(keepends=True), actual.splitlines(keepends=True)
+    report.answer("".join(difflib.unified_diff(old, new, f"template {template}", str(output))).rstrip("\n"))
     return 1
 
 
