@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from envtool import machine
 from envtool.archives import fetch_packages
 from envtool.contents import conda_packages
+from envtool.environments_txt import register
 from envtool.errors import PrefixError
 from envtool.fetch import Cache
 from envtool.install import archives_needed, carry_out
 from envtool.lock import SPECS_KEY, VARIABLES_KEY
 from envtool.lockfile import LockedPackage, Lockfile, read_json_metadata
 from envtool.plan import Plan, installed, plan
-from envtool.prefix import Prefix, Receipt, State, register
+from envtool.prefix import Prefix, Receipt, State
 from envtool.report import Display
 from envtool.verify import damage, declared_findings, take_inventory, verify
 

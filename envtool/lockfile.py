@@ -69,6 +69,13 @@ class LockedPackage:
         return unquote(self.url.partition("#")[0].rpartition("/")[2])
 
     @property
+    def build_string(self) -> str | None:
+        """The build of a conda package, which its file name has even where the lock has not."""
+        if self.build or self.manager != "conda":
+            return self.build
+        return re.sub(r"\.(conda|tar\.bz2)$", "", self.file_name).rpartition("-")[2]
+
+    @property
     def sort_key(self) -> tuple[str, str, str, str]:
         """The order of the file."""
         return self.manager, self.name, self.platform, self.category

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["CHUNK_BYTES", "Body", "RangeError", "TransferError", "get", "to_path", "without_credentials"]
 
 CHUNK_BYTES = 1 << 20
+_SMALL_CHUNK_BYTES = 1 << 14
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _DECODED = frozenset({"gzip", "x-gzip", "deflate"})
 _HTML_STARTS = (b"<!doctype html", b"<html")
@@ -185,9 +186,13 @@ def _read(response: requests.Response, patience: Patience, *, is_decoded: bool) 
     from urllib3.exceptions import HTTPError, ReadTimeoutError
 
     window_began_s, window_bytes = time.monotonic(), 0
+    # read1 gives what has come; read waits until a whole chunk is there, so that it must be a small one for a trickle
+    # to be seen. urllib3 has read1 since 2.1, and before Python 3.10 botocore holds urllib3 below that.
+    read = getattr(response.raw, "read1", None)
+    size_bytes = CHUNK_BYTES if read else _SMALL_CHUNK_BYTES
+    read = read or response.raw.read
     try:
-        # read1 gives what has come, read would wait until a whole chunk is there and show no trickle.
-        while chunk := response.raw.read1(CHUNK_BYTES, decode_content=is_decoded):
+        while chunk := read(size_bytes, decode_content=is_decoded):
             yield chunk
             window_bytes += len(chunk)
             elapsed_s = time.monotonic() - window_began_s

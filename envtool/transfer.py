@@ -102,6 +102,7 @@ class Transfer:
                 self._start_over()
             self._make_room(body.total_bytes)
             with self._writing(), self._path.open("r+b" if self._have else "wb") as file:
+                self._cache.share(self._path)
                 file.seek(self._have)
                 self._receive(body, file)
                 if self._is_right():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import hashlib
 import time
 
 import pytest
@@ -160,8 +161,6 @@ def test_a_mirror_that_is_down_is_asked_last_for_the_other_files(
     for i in range(40):
         content = f"{i}".encode()
         other.put(f"{i}.conda", content)
-        import hashlib
-
         urls = (f"{mirror.url}{i}.conda", f"{other.url}{i}.conda")
         files.append(Wanted(f"{i}.conda", hashlib.sha256(content).hexdigest(), urls))
     began_s = time.monotonic()
