@@ -11,6 +11,7 @@ from typing import Protocol
 from serve.checkpoint import Load
 from serve.ledger import Entry, Ledger
 from serve.logs import EventLog
+from serve.manifest import Manifest, parse_marker
 from serve.provenance import Provenance
 from serve.slot import Generation, Predictor, Slot
 from serve.store import Store, Stored
@@ -42,12 +43,12 @@ class Loaded(Protocol):
 class Loader(Protocol):
     """Makes models from checkpoints; `serve.model.ModelLoader` is the one there is."""
 
-    def load(self, stored: Stored, stated_format: str | None) -> Loaded:
+    def load(self, stored: Stored, manifest: Manifest) -> Loaded:
         """Load, check and warm up one model.
 
         Args:
             stored: the proven checkpoint.
-            stated_format: what its marker says of its format, if it does.
+            manifest: what its marker states; `serve.manifest.parse_marker` of `Entry.marker`.
         """
 
 
@@ -95,7 +96,7 @@ class Committer:
         stored = self._store.find(entry.sha256)
         if stored is None:
             return False
-        self._swap("restored", loader.load(stored, None), stored, entry)
+        self._swap("restored", loader.load(stored, parse_marker(entry.marker.encode())), stored, entry)
         return True
 
     def commit(self, loader: Loader, candidate: Load) -> None:
@@ -118,7 +119,7 @@ class Committer:
         live = self._slot.live
         if live is not None and (live.provenance.sha256, live.provenance.version) == (stored.sha256, proposed.version):
             return
-        loaded = loader.load(stored, candidate.manifest.format)
+        loaded = loader.load(stored, candidate.manifest)
         entry = self._ledger.commit(proposed)
         if live is not None and entry.generation <= live.provenance.generation:
             return  # another worker was faster, and this one has followed it already
@@ -165,6 +166,7 @@ def _propose(candidate: Load, stored: Stored) -> Entry:
         name=seen.path.name,
         marker_mtime_ns=seen.marker.mtime_ns,
         fingerprint=seen.fingerprint,
+        marker=seen.text.decode(errors="replace"),
     )
 
 

@@ -16,7 +16,8 @@ from serve.errors import CheckpointError
 
 SAFETENSORS = "safetensors"
 TORCH = "torch"
-FORMATS = (SAFETENSORS, TORCH)
+TORCHSCRIPT = "torchscript"
+FORMATS = (SAFETENSORS, TORCH, TORCHSCRIPT)
 
 # Source: the safetensors format description caps the header at 100 MB to stop a hostile length.
 _HEADER_LIMIT_BYTES = 100_000_000

@@ -29,6 +29,7 @@ class Entry:
         marker_mtime_ns: when its marker was written.
         fingerprint: of the observation that led to it.
         committed: when, as ISO 8601.
+        marker: the marker's text, for workers that prepare it later and did not see it themselves.
     """
 
     generation: int
@@ -39,6 +40,7 @@ class Entry:
     marker_mtime_ns: int
     fingerprint: str
     committed: str = ""
+    marker: str = ""
 
     @property
     def order(self) -> tuple[int, str]:

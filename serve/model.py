@@ -33,6 +33,7 @@ from typing import Any, Callable
 from serve import tensors
 from serve.errors import CheckpointError, InputError, ModelError
 from serve.formats import SAFETENSORS, detect_format, read_safetensors_interface, require_interface
+from serve.manifest import Manifest
 from serve.settings import Settings
 from serve.store import Stored
 
@@ -110,12 +111,12 @@ class ModelLoader:
         tensors.limit_threads(settings.torch_threads)
         self._class = _import_class(settings)
 
-    def load(self, stored: Stored, stated_format: str | None) -> Loaded:
+    def load(self, stored: Stored, manifest: Manifest) -> Loaded:
         """Load, check and warm up one model.
 
         Args:
             stored: the proven checkpoint.
-            stated_format: what its marker says of its format, if it does.
+            manifest: what its marker states.
 
         Returns:
             The model, ready to answer.
@@ -127,8 +128,8 @@ class ModelLoader:
         """
         started_s = time.monotonic()
         format = detect_format(stored.path)
-        if stated_format not in (None, format):
-            raise CheckpointError("format", f"the format: expected {stated_format}, found {format}")
+        if manifest.format not in (None, format):
+            raise CheckpointError("format", f"the format: expected {manifest.format}, found {format}")
         servable, module = self._build()
         state = self._read_fitting(stored, format, module)
         tensors.require_finite(state, module)

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serve import files
-from serve.checkpoint import Load, Manifest
+from serve.checkpoint import Load
 from serve.errors import CheckpointError, CheckpointMovedError, StoreFullError
+from serve.manifest import Manifest
 from serve.place import identify
 
 _READ_ONLY = 0o444
