@@ -182,8 +182,8 @@ class Cache:
             path.mkdir(exist_ok=True)
         else:
             path.mkdir(parents=True, exist_ok=True)
+        # Not synced: a directory that a crash takes away costs a download, and nothing wrong is left.
         self.share(path)
-        sync_directory(path.parent)
 
 
 def sha256_of(path: Path) -> str:

@@ -11,6 +11,7 @@ import logging
 import sys
 import tempfile
 import types
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -63,7 +64,9 @@ def conda_lock_modules() -> Iterator[None]:
     if "conda_lock" in sys.modules:
         yield
         return
-    logging.getLogger("conda_lock").setLevel(logging.ERROR)  # it reports every line that a selector takes away
+    # It reports every line that a selector takes away and every marker that it takes for true.
+    logging.getLogger("conda_lock").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"conda_lock(\.|$)")
     spec = find_spec("conda_lock")
     package = types.ModuleType("conda_lock")
     package.__spec__ = spec

@@ -70,9 +70,10 @@ def _difference(
 
 
 def _is_same(old: LockedPackage, new: LockedPackage) -> bool:
-    hashes = [(each.sha256, each.md5) for each in (old, new)]
-    known = any(a and a == b for a, b in zip(*hashes))
-    return known or (old.url == new.url and not any(a and b for a, b in zip(*hashes)))
+    for one, other in ((old.sha256, new.sha256), (old.md5, new.md5)):
+        if one and other:
+            return one == other
+    return old.url == new.url
 
 
 def _with_build(package: LockedPackage) -> str:

@@ -7,7 +7,6 @@ but in `envtool.attempts`.
 
 from __future__ import annotations
 
-import email.utils
 import socket
 import threading
 import time
@@ -19,8 +18,9 @@ from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from envtool.authorization import authorize, without_credentials, without_secrets
-from envtool.errors import EnvtoolError, NetworkError
+from envtool.errors import EnvtoolError
 from envtool.patience import Patience
+from envtool.transfer_error import RangeError, TransferError, seconds_to_wait
 
 if TYPE_CHECKING:
     import requests
@@ -33,38 +33,6 @@ _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _DECODED = frozenset({"gzip", "x-gzip", "deflate"})
 _HTML_STARTS = (b"<!doctype html", b"<html")
 _threads = threading.local()
-
-
-class TransferError(NetworkError):
-    """A URL that did not give its bytes.
-
-    Args:
-        reason: Why, for people.
-        is_transient: Whether the same URL may well work a moment later.
-        retry_after_s: How long the server asks to wait, in seconds.
-        is_down: Whether the place as a whole gave no answer, so that other files are better sought elsewhere.
-        status: The HTTP status, where there was one.
-    """
-
-    def __init__(
-        self,
-        reason: str,
-        *,
-        is_transient: bool,
-        retry_after_s: float | None = None,
-        is_down: bool = False,
-        status: int | None = None,
-    ) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.is_transient = is_transient
-        self.retry_after_s = retry_after_s
-        self.is_down = is_down
-        self.status = status
-
-
-class RangeError(TransferError):
-    """A URL that does not go on where it was asked to; from the beginning it may well work."""
 
 
 @dataclass(frozen=True)
@@ -223,23 +191,11 @@ def _refuse_unusable(response: requests.Response) -> None:
         raise TransferError(
             f"HTTP {status} {response.reason}".rstrip(),
             is_transient=status in _TRANSIENT,
-            retry_after_s=_retry_after_s(response.headers.get("Retry-After")),
+            retry_after_s=seconds_to_wait(response.headers.get("Retry-After")),
             status=status,
         )
     if response.headers.get("Content-Type", "").startswith("text/html"):
         raise TransferError("an HTML page instead of the file", is_transient=False, status=status)
-
-
-def _retry_after_s(header: str | None) -> float | None:
-    if not header:
-        return None
-    if header.strip().isdigit():
-        return float(header)
-    try:
-        moment = email.utils.parsedate_to_datetime(header)
-    except (TypeError, ValueError):
-        return None
-    return max(0.0, moment.timestamp() - time.time())
 
 
 def _extent(response: requests.Response, offset: int) -> tuple[int, int | None]:

@@ -18,8 +18,9 @@ from envtool import network
 from envtool.cache import Cache, Wanted, update_from
 from envtool.errors import HashMismatchError
 from envtool.files import sync_directory
-from envtool.network import Body, RangeError, TransferError
+from envtool.network import Body
 from envtool.patience import Patience
+from envtool.transfer_error import RangeError, TransferError
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
 
 from repodata_server import serving, variable
 
+ROOT = Path(__file__).parents[3]
 EXTRACT = Path(__file__).parents[2] / "data" / "repodata"
 Envtool = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -35,7 +36,13 @@ def envtool(mirror: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactor
         return subprocess.run(
             [sys.executable, "-m", "envtool", *(str(each) for each in arguments)],
             cwd=tmp_path,
-            env={**os.environ, "ENVTOOL_HOME": str(home), "ENVTOOL_MIRRORS": mirrors, **variables},
+            env={
+                **os.environ,
+                "ENVTOOL_HOME": str(home),
+                "ENVTOOL_MIRRORS": mirrors,
+                "PYTHONPATH": str(ROOT),
+                **variables,
+            },
             capture_output=True,
             text=True,
         )

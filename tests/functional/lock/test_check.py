@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = str(Path(__file__).parents[3])
 ENVIRONMENT = """\
 name: demo
 channels: [conda-forge]
@@ -49,7 +50,11 @@ def test_no_network_no_solver_and_no_conda_lock_are_needed(locked, tmp_path: Pat
         "finally: print(sorted({'rattler', 'conda_lock', 'requests', 'uv'} & set(sys.modules)))"
     )
     # A mirror where nobody listens: asking it would fail.
-    environment = {**os.environ, "ENVTOOL_MIRRORS": "https://conda.anaconda.org/=http://127.0.0.1:9/"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": ROOT,
+        "ENVTOOL_MIRRORS": "https://conda.anaconda.org/=http://127.0.0.1:9/",
+    }
     answer = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
     )  # fmt: skip

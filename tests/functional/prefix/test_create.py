@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,6 +195,59 @@ def test_many_creates_with_one_cache(user: User, channel: Channel) -> None:
     found = json.loads(user.run("list", "--json").stdout)
     assert len(found) == 6
     assert len({each["env_digest"] for each in found}) == 1
+
+
+@pytest.fixture
+def small_disk(user: User) -> Iterator[Path]:
+    """A file system of 4 MB."""
+    disk = user.home / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("only root can mount a small file system")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_is_too_small_is_noticed_before_anything_is_touched(
+    user: User, channel: Channel, small_disk: Path, tmp_path: Path
+) -> None:
+    big = locked(Archive("big", {"share/big": File(b"\0" * 5_000_000)}).write(tmp_path))
+    user.write_lock(channel.tool)
+    user.run("create", "-p", small_disk / "env")
+    user.write_lock(channel.tool, big)
+    error = user.run("create", "-p", small_disk / "env", code=3).stderr
+    assert "has too little room: about 5.6 MB are needed" in error
+    user.write_lock(channel.tool)
+    user.run("verify", "-p", small_disk / "env")
+    subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
+    user.write_lock(channel.tool, big)
+    user.run("create", "-p", small_disk / "env")
+    user.run("verify", "-p", small_disk / "env")
+
+
+def test_a_disk_that_fills_up_meanwhile_leaves_a_prefix_that_a_rerun_makes_whole(
+    user: User, channel: Channel, small_disk: Path, tmp_path: Path
+) -> None:
+    # Small files take whole pages of this file system, which no sum of sizes foresees.
+    many = locked(Archive("many", {f"share/{i}": File(b"x") for i in range(1500)}).write(tmp_path))
+    user.write_lock(channel.tool, many)
+    error = user.run("create", "-p", small_disk / "env", code=3).stderr
+    assert "No space left on device" in error
+    assert "is not whole" in user.run("run", "-p", small_disk / "env", "--", "true", code=3).stderr
+    subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
+    user.run("create", "-p", small_disk / "env")
+    user.run("verify", "-p", small_disk / "env")
+
+
+def test_offline_takes_the_cache_and_names_what_is_not_there(user: User, channel: Channel) -> None:
+    user.write_lock(channel.tool)
+    user.run("create", "-n", "one")
+    user.run("create", "-n", "two", "--offline")
+    user.write_lock(*channel.all)
+    error = user.run("create", "-n", "three", "--offline", code=3).stderr
+    assert "library-1.0-h1_0.conda" in error
+    assert "old-1.0-h1_0.tar.bz2" in error
+    assert "tool-1.0" not in error
 
 
 def test_a_create_killed_at_any_moment_converges(user: User, channel: Channel, tmp_path: Path) -> None:
