@@ -100,8 +100,8 @@ class Hanging(Affine):
             time.sleep(0.01)
 
 
-class HangingOn(Affine):
-    """Never answers where its first bias is 13, so that one version of it hangs and others do not."""
+class Moody(Affine):
+    """Hangs, raises or runs out of memory where its first bias says so, and answers otherwise."""
 
     def forward(self, rows):
         import time
@@ -110,6 +110,8 @@ class HangingOn(Affine):
             time.sleep(0.01)
         if float(self.layer.bias[0]) == 17:
             raise RuntimeError("17 is not a good bias")
+        if float(self.layer.bias[0]) == 19:
+            torch.empty(2**55, dtype=torch.uint8)  # more than any machine has
         return super().forward(rows)
 
 
