@@ -4,6 +4,7 @@ Needs nothing but Python 3.9 and its standard library. What is installed stands 
 """
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -29,23 +30,37 @@ def ensure(extras, packages=()):
         sys.exit(f"error: Python {found} is too old\nhint: run this with Python 3.9 or newer")
     venv = Path(os.environ.get("ENVSERVE_VENV") or ROOT / ".venv")
     python = venv / "bin" / "python"
-    stamp = venv / "envserve-stamp"
-    wanted = _fingerprint(extras, packages)
-    if python.exists() and stamp.exists() and stamp.read_text() == wanted:
+    stamp = venv / "envserve-stamp.json"
+    before = _read(stamp)
+    wanted = _wanted(extras, packages, before)
+    if python.exists() and wanted == before:
         return python
     print(f"setting up {venv} (once; a minute or two)", file=sys.stderr, flush=True)
     if not python.exists():
         _make(venv)
-    requirement = f"{ROOT}[{','.join(extras)}]"
-    _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-e", requirement, *packages])
-    stamp.write_text(wanted)
+    requirement = f"{ROOT}[{','.join(wanted['extras'])}]"
+    # Twice quiet: pip warns of every directory of its own configuration that is not there.
+    pip = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+    _run([*pip, "-e", requirement, *wanted["packages"]])
+    stamp.write_text(json.dumps(wanted))
     return python
 
 
-def _fingerprint(extras, packages):
-    digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes())
-    digest.update(repr((sys.version, sorted(extras), sorted(packages))).encode())
-    return digest.hexdigest()
+def _wanted(extras, packages, before):
+    # What is there already is kept, so that the commands can take turns without installing anything.
+    return {
+        "pyproject": hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest(),
+        "python": sys.version,
+        "extras": sorted({*extras, *before.get("extras", ())}),
+        "packages": sorted({*packages, *before.get("packages", ())}),
+    }
+
+
+def _read(stamp):
+    try:
+        return json.loads(stamp.read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def _make(venv):

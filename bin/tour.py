@@ -12,11 +12,13 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.request
 
 HOST = "127.0.0.1"
 PREFERRED_PORT = 8000
 PATIENCE_S = 120
 _CLIENTS = 4
+_REACH_S = 5
 
 Answer = collections.namedtuple("Answer", "status sha256 version generation body")
 
@@ -36,6 +38,15 @@ def free_address():
                 continue
             return "{}:{}".format(*probe.getsockname())
     raise TourError(f"no port of {HOST} is free")
+
+
+def is_reachable(url):
+    """Whether a URL answers within some seconds."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_REACH_S):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def wait_for(attempt, what):

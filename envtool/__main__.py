@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -11,6 +12,8 @@ import click
 
 from envtool.errors import EnvtoolError
 
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_DISK_HINT = "make room or get the right to write there, then run the same command again: it goes on where it stopped"
 DONE, NO, USAGE, KNOWN_ERROR, BUG, INTERRUPTED = 0, 1, 2, 3, 70, 130
 
 
@@ -48,6 +51,12 @@ def _run() -> int:
         report.fail(error)
         return KNOWN_ERROR
     except BrokenPipeError:
+        return KNOWN_ERROR
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            traceback.print_exc()
+            return BUG
+        report.fail(EnvtoolError(f"{error.filename or 'a file'} cannot be written: {error.strerror}", _DISK_HINT))
         return KNOWN_ERROR
     except Exception:
         traceback.print_exc()

@@ -31,11 +31,10 @@ envtool() {
 }
 envtool_deactivate() {
     [ -n "${_ENVTOOL_OLD_PATH:-}" ] || return 0
-    for _envtool_file in "$CONDA_PREFIX"/etc/conda/deactivate.d/*.sh; do
-        [ ! -f "$_envtool_file" ] || . "$_envtool_file"
-    done
+    # find, because zsh takes a pattern that matches nothing for an error.
+    eval "$(find "$CONDA_PREFIX/etc/conda/deactivate.d" -name '*.sh' -exec printf '. "%s"\\n' {} \\; 2>/dev/null)"
     export PATH="$_ENVTOOL_OLD_PATH"
-    unset CONDA_PREFIX CONDA_DEFAULT_ENV CONDA_SHLVL ENVSERVE_ENV_DIGEST _ENVTOOL_OLD_PATH _envtool_file
+    unset CONDA_PREFIX CONDA_DEFAULT_ENV CONDA_SHLVL ENVSERVE_ENV_DIGEST _ENVTOOL_OLD_PATH
 }
 """
 

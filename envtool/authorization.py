@@ -80,7 +80,7 @@ def _entry(host: str) -> Mapping[str, Any]:
         content = json.loads(Path(place).expanduser().read_text(encoding="utf-8"))
         labels = host.split(".")
         names = [host, *("*." + ".".join(labels[i:]) for i in range(len(labels)))]
-        entry = next((content[name] for name in names if name in content), {})
+        entry: Any = next((content[name] for name in names if name in content), {})
         if not isinstance(content, dict) or not isinstance(entry, dict):
             raise TypeError
         return entry

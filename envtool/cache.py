@@ -98,10 +98,11 @@ class Cache:
             CacheError: Nothing can be written here.
         """
         partial = self.partial(wanted)
-        with self.storing(wanted, None):
-            self._make_directory(partial.parent)
-            with claim(partial, patience_s, is_stopped) as path:
-                yield path
+        with contextlib.ExitStack() as stack:
+            with self.storing(wanted, None):
+                self._make_directory(partial.parent)
+                path = stack.enter_context(claim(partial, patience_s, is_stopped, self.share))
+            yield path
 
     def store(self, wanted: Wanted, partial: Path) -> Path:
         """Move a whole, proven and synced file to its place.
@@ -181,8 +182,8 @@ class Cache:
             path.mkdir(exist_ok=True)
         else:
             path.mkdir(parents=True, exist_ok=True)
+        # Not synced: a directory that a crash takes away costs a download, and nothing wrong is left.
         self.share(path)
-        sync_directory(path.parent)
 
 
 def sha256_of(path: Path) -> str:

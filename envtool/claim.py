@@ -22,13 +22,16 @@ _BUSY = (errno.EWOULDBLOCK, errno.EACCES)
 
 
 @contextmanager
-def claim(path: Path, patience_s: float, is_stopped: Callable[[], bool]) -> Iterator[Path | None]:
+def claim(
+    path: Path, patience_s: float, is_stopped: Callable[[], bool], share: Callable[[Path], None]
+) -> Iterator[Path | None]:
     """Claim a growing file, or one of our own beside it.
 
     Args:
         path: The file that every writer would like to go on with; its directory must be there.
         patience_s: How long its holder may stand still before we stop waiting.
         is_stopped: Asked while waiting.
+        share: Gives a new file the rights that others need.
 
     Yields:
         The file that is ours, which need not be there yet; None when we were stopped.
@@ -41,6 +44,7 @@ def claim(path: Path, patience_s: float, is_stopped: Callable[[], bool]) -> Iter
         lock = _lock(candidate, patience_s, is_stopped)
         if lock is None:
             continue
+        share(_lock_path(candidate))
         try:
             yield None if is_stopped() else candidate
         finally:

@@ -84,9 +84,10 @@ class Repodata:
     Args:
         cache_dir: Where they are kept.
         mirrors: Where they may come from. The URLs of records stay canonical whatever mirror answers.
+        is_offline: Whether what is kept has to do.
     """
 
-    def __init__(self, cache_dir: Path, mirrors: Mirrors) -> None:
+    def __init__(self, cache_dir: Path, mirrors: Mirrors, *, is_offline: bool = False) -> None:
         import rattler
         from rattler.networking import AuthenticationMiddleware, Client, MirrorMiddleware, RetryMiddleware
 
@@ -98,7 +99,8 @@ class Repodata:
             AuthenticationMiddleware(),
             *([MirrorMiddleware(by_prefix)] if by_prefix else []),
         ]
-        self._gateway = rattler.Gateway(cache_dir=cache_dir, client=Client(middlewares))
+        config = rattler.SourceConfig(cache_action="force-cache-only" if is_offline else "cache-or-fetch")
+        self._gateway = rattler.Gateway(cache_dir=cache_dir, default_config=config, client=Client(middlewares))
 
     def solve(self, requests: Sequence[SolveRequest]) -> list[list[PackageRecord] | SolveError]:
         """Choose the packages of every request, all at once.
@@ -109,7 +111,8 @@ class Repodata:
         """
 
         async def solve_all() -> Sequence[Any]:
-            return await asyncio.gather(*(self._solve(each) for each in requests), return_exceptions=True)
+            answers: Sequence[Any] = await asyncio.gather(*map(self._solve, requests), return_exceptions=True)
+            return answers
 
         answers = asyncio.run(solve_all())
         return [_answer(request, each) for request, each in zip(requests, answers)]
@@ -127,11 +130,7 @@ class Repodata:
         return [_record(each) for each in found]
 
     async def _query(self, channels: Sequence[str], platform: str, names: Sequence[str]) -> list[Any]:
-        import rattler
-
-        by_channel = await self._gateway.query(
-            list(channels), [platform, "noarch"], [rattler.PackageName(each) for each in names], recursive=False
-        )
+        by_channel = await self._gateway.query(list(channels), [platform, "noarch"], list(names), recursive=False)
         return [record for records in by_channel for record in records]
 
     async def _solve(self, request: SolveRequest) -> list[Any]:
@@ -155,6 +154,14 @@ class Repodata:
             strategy=request.policy.strategy,
         )
         return records
+
+
+def compare_versions(first: str, second: str) -> int:
+    """The order of two conda versions: negative when the first is the older one, 0 when they are equal."""
+    import rattler
+
+    one, other = rattler.Version(first), rattler.Version(second)
+    return int(one > other) - int(one < other)
 
 
 def match_spec_problem(text: str) -> str | None:

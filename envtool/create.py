@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from envtool import machine
 from envtool.archives import fetch_packages
 from envtool.contents import conda_packages
+from envtool.environments_txt import register
 from envtool.errors import PrefixError
 from envtool.fetch import Cache
 from envtool.install import archives_needed, carry_out
 from envtool.lock import SPECS_KEY, VARIABLES_KEY
 from envtool.lockfile import LockedPackage, Lockfile, read_json_metadata
 from envtool.plan import Plan, installed, plan
-from envtool.prefix import Prefix, Receipt, State, register
+from envtool.prefix import Prefix, Receipt, State
 from envtool.report import Display
+from envtool.space import require_room
 from envtool.verify import damage, declared_findings, take_inventory, verify
 
 ENV_DIGEST_VARIABLE = "ENVSERVE_ENV_DIGEST"
@@ -104,7 +106,8 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: Display) -> 
         if receipt is not None and todo.is_empty:
             return Outcome(todo, receipt)
         needed = archives_needed(wanted, todo)
-        proven = fetch_packages(needed, cache, display) if needed else {}
+        proven = fetch_packages(needed, cache, display, is_offline=request.is_offline) if needed else {}
+        require_room(proven.values(), prefix.path)
         before = [] if todo.starts_over else [each.description for each in conda_packages(prefix.path)]
         prefix.mark_incomplete()
         carry_out(prefix, todo, wanted, proven, request.platform, display)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envtool import directories
+from envtool.environments_txt import known_prefixes, unregister
 from envtool.errors import PrefixError
-from envtool.prefix import Prefix, State, known_prefixes, unregister
+from envtool.prefix import Prefix, State
 
 
 @dataclass(frozen=True)

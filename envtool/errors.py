@@ -122,6 +122,10 @@ class HashMismatchError(EnvtoolError):
         self.actual = actual
 
 
+class DiskSpaceError(EnvtoolError):
+    """A disk has too little room."""
+
+
 class ArchiveError(EnvtoolError):
     """A package archive that is not built as its format demands."""
 

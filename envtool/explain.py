@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from envtool.errors import SolveError, UnsatisfiableError
 from envtool.lock import LockRequest, with_virtual_packages
+from envtool.policy import Policy
 from envtool.solve import SolveErrors, Sources, solve
 from envtool.spec import Dependency, PlatformSpec
 
@@ -30,20 +31,24 @@ class Explanation:
         reason: The solver's own words.
         declarations: The virtual packages that are in the way, name to the line that is to be changed.
         conflict: The fewest lines that cannot be satisfied together.
+        exclude_newer: The cut-off, where it is the cause: without it everything could be satisfied.
     """
 
     platform: str
     reason: str
     declarations: Mapping[str, str]
-    conflict: tuple[Dependency, ...]
+    conflict: tuple[Dependency, ...] = ()
+    exclude_newer: str | None = None
 
     @property
     def message(self) -> str:
         """The explanation for people."""
-        lines = [f"{self.platform} cannot be satisfied:", *(f"  {line}" for line in self.reason.splitlines())]
+        lines = [f"{self.platform} cannot be satisfied:", *(f"  {line}" for line in _without_repeats(self.reason))]
         if self.declarations:
             lines += ["the cause is what the target machines are declared to have:"]
             lines += [f"  {text}" for text in self.declarations.values()]
+        if self.exclude_newer:
+            lines.append(f"the cause is the cut-off: without exclude-newer {self.exclude_newer} it could be satisfied")
         if self.conflict:
             lines.append(_headline(len(self.conflict)))
             lines += [f"  {each.place}: {each.text}" for each in self.conflict]
@@ -55,7 +60,18 @@ class Explanation:
         if self.declarations:
             names = ", ".join(self.declarations)
             return f"raise {names} under virtual-packages if the target machines have it, or ask for older packages"
+        if self.exclude_newer:
+            return "choose a later date or a shorter cooldown, or ask for older packages"
         return "loosen or remove one of these lines, or add a channel that has what they need"
+
+
+def _without_repeats(reason: str) -> list[str]:
+    # The solver names each build of a package on a line of its own, and all of them read the same.
+    kept: list[str] = []
+    for line in reason.splitlines():
+        if not kept or line.lstrip("│├└─ ") != kept[-1].lstrip("│├└─ "):
+            kept.append(line)
+    return kept
 
 
 def _headline(count: int) -> str:
@@ -93,23 +109,27 @@ def explain(error: UnsatisfiableError, request: LockRequest, sources: Sources) -
     spec = with_virtual_packages(request.spec)
     platform = next(each for each in spec.platforms if each.platform == error.platform)
     preference = request.preferences.get(error.platform)
+    policy = request.policy()
     deadline = time.monotonic() + _BUDGET_S
 
-    def is_satisfiable(conda: Sequence[Dependency], virtual: Mapping[str, str]) -> bool:
+    def is_satisfiable(conda: Sequence[Dependency], virtual: Mapping[str, str], policy: Policy = policy) -> bool:
         # Past the budget everything counts as satisfiable, which leaves more lines in the answer, never fewer.
         part = replace(platform, conda=tuple(conda), pip=(), virtual_packages=virtual)
         if time.monotonic() > deadline or not conda:
             return True
         preferences = {error.platform: preference} if preference else {}
         try:
-            solve(replace(spec, platforms=(part,)), sources, request.policy(), preferences)
+            solve(replace(spec, platforms=(part,)), sources, policy, preferences)
         except UnsatisfiableError:
             return False
         return True
 
     declarations = _declarations(platform, error.reason, is_satisfiable)
     if declarations:
-        return Explanation(error.platform, error.reason, declarations, ())
+        return Explanation(error.platform, error.reason, declarations)
+    unbounded = replace(policy, exclude_newer=None)
+    if policy.exclude_newer and is_satisfiable(platform.conda, platform.virtual_packages, unbounded):
+        return Explanation(error.platform, error.reason, {}, exclude_newer=f"{policy.exclude_newer:%Y-%m-%d %H:%M} UTC")
     conflict = smallest_conflict(platform.conda, lambda lines: is_satisfiable(lines, platform.virtual_packages))
     return Explanation(error.platform, error.reason, {}, conflict)
 

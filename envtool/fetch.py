@@ -23,9 +23,9 @@ from envtool.authorization import without_credentials, without_secrets
 from envtool.cache import Cache, Wanted
 from envtool.errors import CacheError, EnvtoolError, HashMismatchError, NetworkError
 from envtool.hosts import Hosts
-from envtool.network import TransferError
 from envtool.patience import Patience
 from envtool.transfer import Transfer
+from envtool.transfer_error import TransferError
 
 __all__ = ["Cache", "Progress", "Wanted", "fetch"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from envtool.attempts import Place
-from envtool.network import TransferError
+from envtool.transfer_error import TransferError
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sysconfig
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -68,6 +69,8 @@ def lock(request: LockRequest, sources: Sources) -> Lockfile:
     """
     complete = with_virtual_packages(request.spec)
     declared = {each.platform: each.virtual_packages for each in complete.platforms}
+    # Python 3.9 fills these when they are first asked for, and another thread may then see them half filled.
+    sysconfig.get_config_vars()
     with ThreadPoolExecutor(1) as pool:
         # conda-lock's modules take as long to import as the solve does, so the two go side by side.
         hashes = pool.submit(content_hashes, request.spec, declared)

@@ -20,7 +20,7 @@ import yaml
 from envtool.content_hash import conda_lock_modules
 from envtool.credentials import variables_of
 from envtool.document import Document, Value, read_text
-from envtool.errors import LockfileError
+from envtool.errors import Issue, LockfileError
 from envtool.files import write_atomically
 
 _PACKAGE_KEYS = (
@@ -69,6 +69,13 @@ class LockedPackage:
         return unquote(self.url.partition("#")[0].rpartition("/")[2])
 
     @property
+    def build_string(self) -> str | None:
+        """The build of a conda package, which its file name has even where the lock has not."""
+        if self.build or self.manager != "conda":
+            return self.build
+        return re.sub(r"\.(conda|tar\.bz2)$", "", self.file_name).rpartition("-")[2]
+
+    @property
     def sort_key(self) -> tuple[str, str, str, str]:
         """The order of the file."""
         return self.manager, self.name, self.platform, self.category
@@ -112,18 +119,29 @@ def read_lockfile(path: Path) -> Lockfile:
 
 def parse_lockfile(name: str, text: str) -> Lockfile:
     """Parse the content of a conda-lock.yml; the errors are those of `read_lockfile`."""
+    _refuse_conflict(name, text)
     document = Document(name, text)
-    top = document.mapping(document.root, "the file", ("version", "metadata", "package"))
+    top = document.mapping(document.root, "the file")
     version = top.get("version")
     if not document.issues and (version is None or version.data != 1):
         found = "no version" if version is None else f"version {version.data!r}"
         document.issue(version.line if version else 1, f"expected version 1 of conda-lock's format, found {found}")
+    elif not document.issues:
+        document.mapping(document.root, "the file", ("version", "metadata", "package"))
     if document.issues:
         raise LockfileError(name, document.issues, "envtool lock writes it anew")
     lockfile = _lockfile(document, top)
     if document.issues:
         raise LockfileError(name, document.issues, "envtool lock writes it anew; a lock is never edited by hand")
     return lockfile
+
+
+def _refuse_conflict(name: str, text: str) -> None:
+    conflict = re.search(r"^<<<<<<< ", text, re.MULTILINE)
+    if conflict:
+        line = text.count("\n", 0, conflict.start()) + 1
+        issue = Issue(f"{name}:{line}", "an unresolved merge conflict starts here")
+        raise LockfileError(name, [issue], "settle the sources, take either side of the lock, and run envtool lock")
 
 
 def write_lockfile(path: Path, lockfile: Lockfile) -> None:

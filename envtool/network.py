@@ -7,7 +7,6 @@ but in `envtool.attempts`.
 
 from __future__ import annotations
 
-import email.utils
 import socket
 import threading
 import time
@@ -19,8 +18,9 @@ from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from envtool.authorization import authorize, without_credentials, without_secrets
-from envtool.errors import EnvtoolError, NetworkError
+from envtool.errors import EnvtoolError
 from envtool.patience import Patience
+from envtool.transfer_error import RangeError, TransferError, seconds_to_wait
 
 if TYPE_CHECKING:
     import requests
@@ -28,42 +28,11 @@ if TYPE_CHECKING:
 __all__ = ["CHUNK_BYTES", "Body", "RangeError", "TransferError", "get", "to_path", "without_credentials"]
 
 CHUNK_BYTES = 1 << 20
+_SMALL_CHUNK_BYTES = 1 << 14
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _DECODED = frozenset({"gzip", "x-gzip", "deflate"})
 _HTML_STARTS = (b"<!doctype html", b"<html")
 _threads = threading.local()
-
-
-class TransferError(NetworkError):
-    """A URL that did not give its bytes.
-
-    Args:
-        reason: Why, for people.
-        is_transient: Whether the same URL may well work a moment later.
-        retry_after_s: How long the server asks to wait, in seconds.
-        is_down: Whether the place as a whole gave no answer, so that other files are better sought elsewhere.
-        status: The HTTP status, where there was one.
-    """
-
-    def __init__(
-        self,
-        reason: str,
-        *,
-        is_transient: bool,
-        retry_after_s: float | None = None,
-        is_down: bool = False,
-        status: int | None = None,
-    ) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.is_transient = is_transient
-        self.retry_after_s = retry_after_s
-        self.is_down = is_down
-        self.status = status
-
-
-class RangeError(TransferError):
-    """A URL that does not go on where it was asked to; from the beginning it may well work."""
 
 
 @dataclass(frozen=True)
@@ -185,9 +154,13 @@ def _read(response: requests.Response, patience: Patience, *, is_decoded: bool) 
     from urllib3.exceptions import HTTPError, ReadTimeoutError
 
     window_began_s, window_bytes = time.monotonic(), 0
+    # read1 gives what has come; read waits until a whole chunk is there, so that it must be a small one for a trickle
+    # to be seen. urllib3 has read1 since 2.1, and before Python 3.10 botocore holds urllib3 below that.
+    read = getattr(response.raw, "read1", None)
+    size_bytes = CHUNK_BYTES if read else _SMALL_CHUNK_BYTES
+    read = read or response.raw.read
     try:
-        # read1 gives what has come, read would wait until a whole chunk is there and show no trickle.
-        while chunk := response.raw.read1(CHUNK_BYTES, decode_content=is_decoded):
+        while chunk := read(size_bytes, decode_content=is_decoded):
             yield chunk
             window_bytes += len(chunk)
             elapsed_s = time.monotonic() - window_began_s
@@ -218,23 +191,11 @@ def _refuse_unusable(response: requests.Response) -> None:
         raise TransferError(
             f"HTTP {status} {response.reason}".rstrip(),
             is_transient=status in _TRANSIENT,
-            retry_after_s=_retry_after_s(response.headers.get("Retry-After")),
+            retry_after_s=seconds_to_wait(response.headers.get("Retry-After")),
             status=status,
         )
     if response.headers.get("Content-Type", "").startswith("text/html"):
         raise TransferError("an HTML page instead of the file", is_transient=False, status=status)
-
-
-def _retry_after_s(header: str | None) -> float | None:
-    if not header:
-        return None
-    if header.strip().isdigit():
-        return float(header)
-    try:
-        moment = email.utils.parsedate_to_datetime(header)
-    except (TypeError, ValueError):
-        return None
-    return max(0.0, moment.timestamp() - time.time())
 
 
 def _extent(response: requests.Response, offset: int) -> tuple[int, int | None]:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +26,9 @@ from envtool.files import write_atomically
 from envtool.report import say
 
 _RECEIPT_FORMAT = 1
+# Linux before 5.1 reads 127 bytes of a script's first line, and installers fall back to other first lines for a longer
+# one or one with a space; those would make the same lock differ from directory to directory.
+LONGEST_PATH_BYTES = 127 - len("#!/bin/python3.99\n")
 
 
 class State(enum.Enum):
@@ -120,6 +123,7 @@ class Prefix:
             PrefixError: The directory holds something that is not ours, or cannot be written.
         """
         self.refuse_foreign()
+        self._refuse_unusable()
         try:
             self.meta.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self._lock)
@@ -143,6 +147,20 @@ class Prefix:
             raise PrefixError(
                 f"{self.path} exists and was not made by envtool; nothing in it was touched",
                 "choose another place with -n or -p, or remove the directory yourself",
+            )
+
+    def _refuse_unusable(self) -> None:
+        path = os.fsencode(self.path)
+        if len(path) > LONGEST_PATH_BYTES:
+            raise PrefixError(
+                f"{self.path} is too long for the first line of a script: "
+                f"expected at most {LONGEST_PATH_BYTES} bytes, found {len(path)}",
+                "choose a shorter path with -p",
+            )
+        if any(character.isspace() for character in str(self.path)):
+            raise PrefixError(
+                f"{self.path} has a space in it, which the first line of a script cannot have",
+                "choose another path with -p",
             )
 
     def require_whole(self) -> Receipt:
@@ -235,39 +253,6 @@ class Prefix:
             write_atomically(mark, json.dumps({"message": message}) + "\n")
         else:
             mark.unlink(missing_ok=True)
-
-
-def known_prefixes() -> list[Path]:
-    """The prefixes in the user's list of environments, which conda and editors read too."""
-    known = _environments_txt()
-    return [Path(line) for line in known.read_text().splitlines() if line.strip()] if known.exists() else []
-
-
-def register(prefix: Path) -> None:
-    """Enter a prefix into the user's list of environments."""
-    _change_list(lambda entries: entries if prefix in entries else [*entries, prefix])
-
-
-def unregister(prefix: Path) -> None:
-    """Take a prefix out of the user's list of environments."""
-    _change_list(lambda entries: [each for each in entries if each != prefix])
-
-
-def _change_list(change: Callable[[list[Path]], list[Path]]) -> None:
-    known = _environments_txt()
-    try:
-        known.parent.mkdir(exist_ok=True)
-        with FileLock(f"{known}.lock"):
-            before = known_prefixes()
-            after = change(before)
-            if after != before:
-                write_atomically(known, "".join(f"{each}\n" for each in after))
-    except OSError as error:
-        say(f"warning: {known} could not be written: {error.strerror}; conda will not know about the environment")
-
-
-def _environments_txt() -> Path:
-    return Path.home() / ".conda" / "environments.txt"
 
 
 def find_prefix(name: str | None, path: Path | None) -> Prefix:

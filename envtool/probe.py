@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 from envtool import network
 from envtool.errors import EnvtoolError
 from envtool.mirror_presets import Preset, channel_of, is_wheel_store
-from envtool.network import TransferError
 from envtool.patience import Patience
+from envtool.transfer_error import TransferError
 
 ORIGIN = "origin"
 _SAMPLE_BYTES = 4_000_000

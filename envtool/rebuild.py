@@ -37,8 +37,8 @@ def compare_with_rebuilt(
     """
     receipt = prefix.require_whole()
     # Beside the first, since it takes as much room; with another length of path, since that is what differs elsewhere.
-    with tempfile.TemporaryDirectory(prefix=f".{prefix.path.name}-rebuild-", dir=prefix.path.parent) as scratch:
-        second = Prefix(Path(scratch) / "env")
+    with tempfile.TemporaryDirectory(prefix=f".{prefix.path.name}-", dir=prefix.path.parent) as scratch:
+        second = Prefix(Path(scratch))
         request = Request(lockfile, receipt.platform, receipt.categories, "envtool verify --rebuild", is_listed=False)
         create(request, second, cache, display)
         locked = request.packages()

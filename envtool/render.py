@@ -1,7 +1,9 @@
 """Templates to text. The one door to Jinja2.
 
-A template stands in `templates/` (of a checkout, or inside the installed package), in a directory for each kind, and is
-described with its variables in `templates/variables.yml`. Rendering is strict: what is not defined is an error.
+A template stands in `environment/` under a directory of templates and is described, with its variables, in the
+`variables.yml` beside that. The user's own directory (`templates/` under envtool's home) comes first, then the one that
+envtool brings: in the installed package, or at the root of a checkout. Rendering is strict: what is not defined is an
+error.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envtool.document import Document, read_text
+from envtool import directories
+from envtool.document import Document, Value, read_text
 from envtool.errors import InvalidFileError, TemplateError
 
 if TYPE_CHECKING:
@@ -28,11 +31,13 @@ class Variable:
         name: Its name.
         help: What it is, for people.
         default: Its value when none is given; None when one has to be given.
+        choices: The values that it takes; empty when it takes any.
     """
 
     name: str
     help: str
     default: str | None
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,31 +57,55 @@ class Template:
     variables: tuple[Variable, ...]
 
 
-def templates() -> dict[str, Template]:
-    """The templates of environment specifications, by name.
+def templates(own: Path | None = None) -> dict[str, Template]:
+    """The templates of environment specifications, by name; the user's own come first and hide envtool's.
+
+    Args:
+        own: The user's own directory of templates, instead of the one under envtool's home.
 
     Raises:
-        InvalidFileError: variables.yml is malformed.
+        InvalidFileError: A variables.yml is malformed.
+        MissingFileError: The directory that was named is not there.
     """
-    root = template_root()
-    path = root / "variables.yml"
-    document = Document(str(path), read_text(path, "install envserve again; its templates are not there"))
-    found = {}
-    for name, entry in document.mapping(document.root, "the file").items():
-        about = document.mapping(entry, name, ("description", "variables"))
-        variables = []
-        for variable, value in document.mapping(about.get("variables"), f"variables of {name}").items():
-            fields = dict(document.scalars(value, variable))
-            variables.append(Variable(variable, fields.get("help", ""), fields.get("default")))
-        description = document.string(about.get("description"), "description") or ""
-        found[name] = Template(name, root / "environment" / f"{name}{_SUFFIX}", description, tuple(variables))
-    if document.issues:
-        raise InvalidFileError(str(path), document.issues)
+    if own is not None:
+        read_text(own / "variables.yml", "a directory of templates has a variables.yml and a directory environment/")
+    roots = [own or directories.home() / "templates", template_root()]
+    found: dict[str, Template] = {}
+    for root in roots:
+        for name, template in _described(root).items():
+            found.setdefault(name, template)
     return found
 
 
+def _described(root: Path) -> dict[str, Template]:
+    path = root / "variables.yml"
+    files = {each.name[: -len(_SUFFIX)]: each for each in sorted((root / "environment").glob(f"*{_SUFFIX}"))}
+    if not files:
+        return {}
+    document = Document(str(path), path.read_text(encoding="utf-8") if path.exists() else "")
+    about = document.mapping(document.root, "the file", tuple(files))
+    found = {name: _template(document, name, files[name], entry) for name, entry in about.items() if name in files}
+    if document.issues:
+        raise InvalidFileError(str(path), document.issues)
+    for name, file in files.items():
+        # Nobody has to describe a template; then every name in it is a variable that has to be given.
+        found.setdefault(name, Template(name, file, "", tuple(Variable(each, "", None) for each in _names_in(file))))
+    return found
+
+
+def _template(document: Document, name: str, file: Path, entry: Value) -> Template:
+    about = document.mapping(entry, name, ("description", "variables"))
+    variables = []
+    for variable, value in document.mapping(about.get("variables"), f"variables of {name}").items():
+        document.mapping(value, variable, ("help", "default", "choices"))
+        fields = dict(document.scalars(value, variable))
+        choices = tuple(fields.get("choices", "").split())
+        variables.append(Variable(variable, fields.get("help", ""), fields.get("default"), choices))
+    return Template(name, file, document.string(about.get("description"), "description") or "", tuple(variables))
+
+
 def template_root() -> Path:
-    """Where the templates are: inside the installed package, or at the root of a checkout."""
+    """Where envtool's own templates are: inside the installed package, or at the root of a checkout."""
     package = Path(__file__).parent / "templates"
     return package if package.is_dir() else Path(__file__).parent.parent / "templates"
 
@@ -101,6 +130,11 @@ def render(template: Template, values: Mapping[str, str]) -> str:
     if missing:
         wanted = "; ".join(f"{each.name} ({each.help})" for each in missing)
         raise TemplateError(f"template {template.name} needs {wanted}", f"give it with --set {missing[0].name}=VALUE")
+    for name, value in values.items():
+        if known[name].choices and value not in known[name].choices:
+            raise TemplateError(
+                f"{name} of template {template.name}: expected one of {', '.join(known[name].choices)}, found {value!r}"
+            )
     defaults = {each.name: each.default for each in template.variables if each.default is not None}
     return _render_file(template.path, {**defaults, **values})
 
@@ -116,6 +150,15 @@ def _render_file(path: Path, values: Mapping[str, str]) -> str:
         raise TemplateError(f"{path}:{error.lineno}: {error.message}") from error
     except JinjaError as error:
         raise TemplateError(f"{path}:{_line(error)}: {error.message}") from error
+
+
+def _names_in(path: Path) -> list[str]:
+    from jinja2 import TemplateSyntaxError, meta
+
+    try:
+        return sorted(meta.find_undeclared_variables(_environment().parse(read_text(path, ""))))
+    except TemplateSyntaxError:
+        return []  # rendering it says what is wrong, and where
 
 
 def _environment() -> Environment:

@@ -18,8 +18,9 @@ from envtool import network
 from envtool.cache import Cache, Wanted, update_from
 from envtool.errors import HashMismatchError
 from envtool.files import sync_directory
-from envtool.network import Body, RangeError, TransferError
+from envtool.network import Body
 from envtool.patience import Patience
+from envtool.transfer_error import RangeError, TransferError
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class Transfer:
                 self._start_over()
             self._make_room(body.total_bytes)
             with self._writing(), self._path.open("r+b" if self._have else "wb") as file:
+                self._cache.share(self._path)
                 file.seek(self._have)
                 self._receive(body, file)
                 if self._is_right():

@@ -59,7 +59,8 @@ def _put_in(document: Any, index: str) -> None:
             return
     if "index" not in document:
         document["index"] = tomlkit.aot()
-    entry = tomlkit.table() if hasattr(document["index"], "insert") else tomlkit.inline_table()
+    is_inline = isinstance(document["index"], tomlkit.items.Array)
+    entry = tomlkit.inline_table() if is_inline else tomlkit.table()
     entry["url"] = index
     entry["default"] = True
     document["index"].append(entry)

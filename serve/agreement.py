@@ -37,13 +37,11 @@ class Proposal:
     Args:
         number: tells one proposal from another.
         entry: the generation that it would be.
-        marker: the text of its marker.
         deadline_s: until when it must be prepared, on the monotonic clock, which all processes of a host share.
     """
 
     number: int
     entry: Entry
-    marker: str
     deadline_s: float
 
 
@@ -139,12 +137,11 @@ class Agreement:
                 self._close()
             return Deaths(proposal, self.word.deaths, is_closed)
 
-    def propose(self, proposed: Entry, marker: str) -> Proposal | None:
+    def propose(self, proposed: Entry) -> Proposal | None:
         """Open a proposal.
 
         Args:
             proposed: the generation without its number.
-            marker: the text of its marker.
 
         Returns:
             The proposal that is open now, which may be an earlier one; `None` when this content is committed already.
@@ -160,7 +157,7 @@ class Agreement:
             if entries and entries[-1].has_same_content(proposed):
                 return None
             entry = number(proposed, entries)
-            proposal = Proposal(self.word.next_number, entry, marker, time.monotonic() + self._timeout_s)
+            proposal = Proposal(self.word.next_number, entry, time.monotonic() + self._timeout_s)
             files.replace_file(self._path, json.dumps(asdict(proposal)).encode() + b"\n")
             self.word.deaths = 0
             self.word.open_number = proposal.number

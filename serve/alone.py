@@ -11,6 +11,7 @@ import time
 from serve.checkpoint import Ignore, Wait
 from serve.commit import Committer, Loader
 from serve.ledger import Entry
+from serve.manifest import parse_marker
 from serve.orders import Rollback
 from serve.process import used_bytes
 from serve.refusal import explain, refuse_entry
@@ -44,14 +45,14 @@ class WorkerCommitter(Committer):
     def _is_done(self, order: Rollback) -> bool:
         return any(entry.fingerprint == order.fingerprint for entry in self.committed())
 
-    def _move(self, loader: Loader, stored: Stored, proposed: Entry, marker: str) -> Ignore | Wait:
+    def _move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
         live, before_bytes = self._parts.slot.live, used_bytes()
         if live is not None and (live.provenance.sha256, live.provenance.version) == (stored.sha256, proposed.version):
             return Ignore("it is being served", is_final=True)
         try:
-            loaded = loader.load(stored, proposed.format)
+            loaded = loader.load(stored, parse_marker(proposed.marker.encode()))
         except Exception as error:
-            return self.say_refused(refuse_entry(error, proposed, marker))
+            return self.say_refused(refuse_entry(error, proposed))
         started_s = time.monotonic()
         entry = self._parts.ledger.commit(proposed)
         if live is not None and entry.generation <= live.provenance.generation:

@@ -7,20 +7,14 @@ action. `serve.place` observes, `serve.reloader` acts.
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
 
 from serve.errors import CheckpointError
-from serve.formats import FORMATS
+from serve.manifest import Manifest, parse_marker
 
 MARKER_SUFFIX = ".done"
-# Versions and names become response headers and file names, so they are plain words.
-WORD = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]{0,127}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -72,95 +66,6 @@ class Observation:
     def fingerprint(self) -> str:
         """A short text that changes whenever anything that was seen changes."""
         return hashlib.sha256(repr(self).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a marker states. An empty marker, as `touch` makes it, states nothing.
-
-    Args:
-        sha256: of the checkpoint, in lower-case hexadecimal.
-        size_bytes: of the checkpoint.
-        version: the publisher's name for this content.
-        created: when it was published, as text.
-        format: `"safetensors"` or `"torch"`.
-        rest: keys that this version of `serve` does not know; machines write markers, so they are kept.
-    """
-
-    sha256: str | None = None
-    size_bytes: int | None = None
-    version: str | None = None
-    created: str | None = None
-    format: str | None = None
-    rest: Mapping[str, object] = field(default_factory=dict)
-
-
-def parse_marker(text: bytes) -> Manifest:
-    """Parse a marker's content.
-
-    Args:
-        text: the bytes of the `.done` file.
-
-    Returns:
-        The manifest; an empty one for a marker that holds only white space.
-
-    Raises:
-        CheckpointError: the marker is not JSON of the expected form; all issues are named.
-    """
-    if not text.strip():
-        return Manifest()
-    try:
-        stated = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError("marker", f"the marker is neither empty nor JSON ({error})") from error
-    if not isinstance(stated, dict):
-        raise CheckpointError("marker", f"the marker: expected a JSON object, found {type(stated).__name__}")
-    issues = [issue for key, issue in _marker_issues(stated) if issue]
-    if issues:
-        raise CheckpointError("marker", "the marker: " + "; ".join(issues))
-    known = {"sha256", "size", "version", "created", "format"}
-    return Manifest(
-        sha256=stated.get("sha256"),
-        size_bytes=stated.get("size"),
-        version=stated.get("version"),
-        created=stated.get("created"),
-        format=stated.get("format"),
-        rest={key: value for key, value in stated.items() if key not in known},
-    )
-
-
-def stated_generation(text: bytes) -> int:
-    """Return the publisher's number that a marker states, or 0; whether the marker is sound is decided elsewhere.
-
-    Args:
-        text: the bytes of the `.done` file.
-    """
-    if b'"generation"' not in text:
-        return 0
-    try:
-        stated = json.loads(text)
-    except (ValueError, RecursionError):
-        return 0
-    number = stated.get("generation") if isinstance(stated, dict) else None
-    return number if isinstance(number, int) and not isinstance(number, bool) and 0 < number < 2**63 else 0
-
-
-def _marker_issues(stated: Mapping[str, object]) -> list[tuple[str, str | None]]:
-    def check(key: str, is_fit: bool, expected: str) -> tuple[str, str | None]:
-        fits = stated.get(key) is None or is_fit
-        return key, None if fits else f"{key}: expected {expected}, found {stated[key]!r}"
-
-    sha256, size, version = stated.get("sha256"), stated.get("size"), stated.get("version")
-    return [
-        check(
-            "sha256", isinstance(sha256, str) and bool(_SHA256.fullmatch(sha256)), "64 lower-case hexadecimal digits"
-        ),
-        check("size", isinstance(size, int) and not isinstance(size, bool) and size >= 0, "a number of bytes"),
-        check("version", isinstance(version, str) and bool(WORD.fullmatch(version)), "letters, digits and ._+-"),
-        check("created", isinstance(stated.get("created"), str), "a text"),
-        check("format", stated.get("format") in FORMATS, " or ".join(FORMATS)),
-        ("sha256", "sha256: missing; only an empty marker may leave it out" if sha256 is None else None),
-    ]
 
 
 @dataclass(frozen=True)

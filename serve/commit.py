@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from serve.checkpoint import Ignore, Load, Manifest, Refuse, Wait
+from serve.checkpoint import Ignore, Load, Refuse, Wait
 from serve.errors import CheckpointMovedError
 from serve.ledger import Entry, Ledger
 from serve.logs import EventLog
+from serve.manifest import Manifest, parse_marker
 from serve.orders import Orders, Rollback
 from serve.place import Place
 from serve.process import trim_memory, used_bytes
@@ -55,12 +56,12 @@ class Loaded(Protocol):
 class Loader(Protocol):
     """Makes models from checkpoints; `serve.model.ModelLoader` is the one there is."""
 
-    def load(self, stored: Stored, stated_format: str | None) -> Loaded:
+    def load(self, stored: Stored, manifest: Manifest) -> Loaded:
         """Load, check and warm up one model.
 
         Args:
             stored: the proven checkpoint.
-            stated_format: what its marker says of its format, if it does.
+            manifest: what its marker states; `serve.manifest.parse_marker` of `Entry.marker`.
         """
 
 
@@ -124,7 +125,7 @@ class Committer(abc.ABC):
         """
 
     @abc.abstractmethod
-    def _move(self, loader: Loader, stored: Stored, proposed: Entry, marker: str) -> Ignore | Wait:
+    def _move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
         """Make a proven candidate live."""
 
     @property
@@ -162,8 +163,9 @@ class Committer(abc.ABC):
             OSError: the store cannot be written.
         """
         seen = candidate.observation
+        marker = seen.text.decode(errors="replace")
         if candidate.manifest.sha256 is not None:
-            record = self._parts.quarantine.find_sha256(candidate.manifest.sha256)
+            record = self._parts.quarantine.find_sha256(candidate.manifest.sha256, marker)
             if record is not None:
                 return Ignore(f"refused: {record.reason}")
         try:
@@ -172,11 +174,11 @@ class Committer(abc.ABC):
             return Wait(error.message, _AGAIN_S)
         except Exception as error:
             return self.refuse(Refuse(seen, code_of(error), explain(error)), error)
-        record = self._parts.quarantine.find_sha256(stored.sha256)
+        record = self._parts.quarantine.find_sha256(stored.sha256, marker)
         if record is not None:
             self._parts.quarantine.recognize(record, seen.fingerprint)
             return Ignore(f"refused: {record.reason}")
-        return self._move(loader, stored, _propose(candidate, stored), seen.text.decode(errors="replace"))
+        return self._move(loader, stored, _propose(candidate, stored))
 
     def roll_back(self, loader: Loader) -> Ignore | Wait | None:
         """Carry out the last rollback that was ordered, unless it is done.
@@ -195,7 +197,7 @@ class Committer(abc.ABC):
         if stored is None or not entries:
             reason = f"the rollback to {order.version}: its checkpoint is not in the store any more"
             return self.say_refused(Refusal(order.version, "store", reason, order.fingerprint, version=order.version))
-        return self._move(loader, stored, order.propose(entries[-1]), "")
+        return self._move(loader, stored, order.propose(entries[-1]))
 
     def is_pinned(self) -> str | None:
         """Say why there are no automatic moves, or `None` when there are."""
@@ -266,7 +268,7 @@ class Committer(abc.ABC):
         if stored is None:
             return False
         before_bytes = used_bytes()
-        loaded = loader.load(stored, entry.format)
+        loaded = loader.load(stored, parse_marker(entry.marker.encode()))
         generation = self._make(loaded, stored, entry, before_bytes)
         self._say_live("restored", generation, self._parts.slot.swap(generation), 0.0)
         return True
@@ -330,7 +332,6 @@ def _propose(candidate: Load, stored: Stored) -> Entry:
         marker_mtime_ns=seen.marker.mtime_ns,
         fingerprint=seen.fingerprint,
         marker_generation=seen.generation,
-        format=candidate.manifest.format,
     )
 
 

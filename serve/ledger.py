@@ -35,7 +35,7 @@ class Entry:
         committed: when, as ISO 8601.
         marker_generation: the publisher's own number for it, or 0.
         cause: `"checkpoint"` or `"rollback"`.
-        format: that the marker stated.
+        marker: the marker's text, for workers that prepare it later and did not see it themselves.
     """
 
     generation: int
@@ -48,7 +48,7 @@ class Entry:
     committed: str = ""
     marker_generation: int = 0
     cause: str = CHECKPOINT
-    format: str | None = None
+    marker: str = ""
 
     @property
     def order(self) -> tuple[int, int, str]:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from serve import files
 from serve.agreement import Agreement, Proposal
-from serve.checkpoint import Identity, Manifest, Observation, parse_marker
+from serve.checkpoint import Identity, Observation
 from serve.errors import CheckpointError, OperationError
 from serve.formats import SAFETENSORS, detect_format, read_safetensors_interface
 from serve.ledger import Entry, Ledger
+from serve.manifest import Manifest, parse_marker
 from serve.orders import Orders, Pin, Rollback
 from serve.place import Place
 from serve.quarantine import Quarantine, Record

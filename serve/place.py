@@ -10,7 +10,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from serve.checkpoint import MARKER_SUFFIX, Identity, Observation, stated_generation
+from serve.checkpoint import MARKER_SUFFIX, Identity, Observation
+from serve.manifest import stated_generation
 
 _MARKER_LIMIT_BYTES = 1024 * 1024
 

@@ -13,9 +13,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from serve import files
-from serve.checkpoint import MARKER_SUFFIX, WORD
+from serve.checkpoint import MARKER_SUFFIX
 from serve.errors import CheckpointError, PublishError
 from serve.formats import SAFETENSORS, detect_format, read_safetensors_interface
+from serve.manifest import WORD
 
 _SHORT_SHA256 = 12
 

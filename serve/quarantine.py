@@ -20,6 +20,8 @@ from serve import files, hostlock
 _FIRST_RETRY_S = 1.0
 _LONGEST_RETRY_S = 60.0
 _MOST_RECORDS = 500
+# These faults may lie in what the marker states; the same bytes under another marker are judged anew.
+_OF_MARKER = frozenset(("format", "golden", "interface", "marker", "signature"))
 _MOST_FINGERPRINTS = 20
 
 
@@ -156,15 +158,18 @@ class Quarantine:
         self._refresh()
         return list(self._records.values())
 
-    def find_sha256(self, sha256: str) -> Record | None:
+    def find_sha256(self, sha256: str, marker: str) -> Record | None:
         """Find the refusal that stands for these bytes.
 
         Args:
             sha256: of the bytes.
+            marker: the text of the marker that they have now.
         """
         self._refresh()
         record = self._records.get(sha256)
-        return record if record is not None and record.holds(self.judge, time.time()) else None
+        if record is None or not record.holds(self.judge, time.time()):
+            return None
+        return None if record.code in _OF_MARKER and record.marker != marker else record
 
     def find(self, fingerprint: str) -> Record | None:
         """Find the refusal that stands for an observation or an order.

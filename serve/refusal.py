@@ -31,13 +31,12 @@ def code_of(error: BaseException) -> str:
     return "deadline" if isinstance(error, DeadlineError) else type(error).__name__
 
 
-def refuse_entry(error: BaseException, entry: Entry, marker: str = "") -> Refusal:
+def refuse_entry(error: BaseException, entry: Entry) -> Refusal:
     """Refuse bytes that are known.
 
     Args:
         error: why.
         entry: what was to be committed.
-        marker: the text of its marker.
     """
     return Refusal(
         name=entry.name,
@@ -48,5 +47,5 @@ def refuse_entry(error: BaseException, entry: Entry, marker: str = "") -> Refusa
         version=entry.version,
         # A full disk, no memory, a file server that is gone: it may pass.
         is_lasting=isinstance(error, (CheckpointError, ModelError)),
-        marker=marker,
+        marker=entry.marker,
     )

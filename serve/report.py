@@ -57,7 +57,8 @@ def history_as_json(history: Sequence[Past]) -> list[dict[str, object]]:
     Args:
         history: the newest generation first.
     """
-    return [{**asdict(past.entry), "is_kept": past.is_kept} for past in history]
+    rows = [{**asdict(past.entry), "is_kept": past.is_kept} for past in history]
+    return [{key: value for key, value in row.items() if key != "marker"} for row in rows]
 
 
 def history_as_text(history: Sequence[Past]) -> str:

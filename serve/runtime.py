@@ -136,7 +136,7 @@ class Runtime:
                 f"{error.name or 'a library'} cannot be imported: {error}",
                 hint="install torch and safetensors into the environment that runs gunicorn",
             ) from error
-        loader = ModelLoader(self.settings)
+        loader = ModelLoader(self.settings, self.slot, self.log.emit)
         self._quarantine.judge = judge_of(self.settings, self.env_digest, sys.modules)
         return loader
 

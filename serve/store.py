@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Callable
 
 from serve import files, hostlock
-from serve.checkpoint import Load, Manifest
+from serve.checkpoint import Load
 from serve.errors import CheckpointError, CheckpointMovedError, StoreFullError
+from serve.manifest import Manifest
 from serve.place import identify
 
 _READ_ONLY = 0o444

@@ -11,6 +11,7 @@ from serve.checkpoint import Ignore, Wait
 from serve.commit import Committer, Loaded, Loader, Parts
 from serve.errors import CheckpointError, DeadlineError
 from serve.ledger import Entry
+from serve.manifest import parse_marker
 from serve.preparation import Preparation
 from serve.process import used_bytes
 from serve.refusal import explain, refuse_entry
@@ -20,7 +21,7 @@ from serve.store import Stored
 # Between two looks at whether the others are prepared: short, because all workers hold two models meanwhile.
 _LOOK_S = 0.002
 _AGAIN_S = 0.1
-_CATCH_UP_PAUSE_S = 10.0
+_CATCH_UP_PAUSE_S = 2.0
 
 
 class HostCommitter(Committer):
@@ -91,8 +92,8 @@ class HostCommitter(Committer):
         self._carry_out(loader, proposal)
         return True
 
-    def _move(self, loader: Loader, stored: Stored, proposed: Entry, marker: str) -> Ignore | Wait:
-        proposal = self._agreement.propose(proposed, marker)
+    def _move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
+        proposal = self._agreement.propose(proposed)
         if proposal is None:
             return Ignore("it is being served", is_final=True)
         standing = self._carry_out(loader, proposal, stored)
@@ -100,7 +101,7 @@ class HostCommitter(Committer):
             return Wait("another checkpoint came first", 0.0)
         if standing is Standing.COMMITTED:
             return Ignore("it is being served", is_final=True)
-        record = self._parts.quarantine.find_sha256(proposed.sha256)
+        record = self._parts.quarantine.find_sha256(proposed.sha256, proposed.marker)
         return Ignore(f"refused: {record.reason}") if record is not None else Wait("nobody moved", _AGAIN_S)
 
     def _carry_out(self, loader: Loader, proposal: Proposal, admitted: Stored | None = None) -> Standing:
@@ -171,7 +172,7 @@ class HostCommitter(Committer):
         stored = stored or self._parts.store.find(entry.sha256)
         if stored is None:
             raise FileNotFoundError(f"{entry.name}: it is not in the store any more")
-        return stored, loader.load(stored, entry.format)
+        return stored, loader.load(stored, parse_marker(entry.marker.encode()))
 
     def _follow_through(self, generation: Generation, previous: Generation | None, commit_s: float) -> None:
         live = self._parts.slot.live  # looking makes it live, should no request have done so before
@@ -185,13 +186,13 @@ class HostCommitter(Committer):
 
     def _close(self, proposal: Proposal, error: BaseException) -> None:
         if self._agreement.close(proposal):
-            self.say_refused(refuse_entry(error, proposal.entry, proposal.marker))
+            self.say_refused(refuse_entry(error, proposal.entry))
 
     def _bury(self) -> None:
         deaths = self._agreement.bury()
         if deaths is not None and deaths.is_closed:
             error = CheckpointError("crash", f"{deaths.count} workers died while they prepared it")
-            refusal = refuse_entry(error, deaths.proposal.entry, deaths.proposal.marker)
+            refusal = refuse_entry(error, deaths.proposal.entry)
             self.say_refused(replace(refusal, is_lasting=False))
 
     def _try_restore(self, loader: Loader, entry: Entry) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Callable
 
-from serve.checkpoint import WORD
+from serve.manifest import WORD
 
 _IMPORT_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -144,6 +144,23 @@ def whole_number(least: int) -> Callable[[object, Path], int]:
         if not isinstance(number, int) or isinstance(number, bool) or number < least:
             raise ValueError(f"expected a whole number of at least {least}, found {value!r}")
         return number
+
+    return parse
+
+
+def whole_numbers(least: int) -> Callable[[object, Path], tuple[int, ...]]:
+    """Return a parser for a list of whole numbers; in a variable they are separated by commas.
+
+    Args:
+        least: the smallest that is accepted.
+    """
+    number = whole_number(least)
+
+    def parse(value: object, base: Path) -> tuple[int, ...]:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, (list, tuple)):
+            raise ValueError(f"expected a list of whole numbers, found {value!r}")
+        return tuple(number(part.strip() if isinstance(part, str) else part, base) for part in parts)
 
     return parse
 

@@ -22,7 +22,7 @@ from filelock import FileLock
 from envtool.channel import apt, archive, checkout, cpython, deb, elf, index, recipe, wheel
 from envtool.channel.payload import Entry, Package
 from envtool.channel.recipe import CheckoutSource, DebianSource, Recipe, WheelSource
-from envtool.errors import MissingFileError
+from envtool.errors import MissingFileError, NetworkError
 from envtool.fetch import Cache, fetch
 from envtool.files import write_atomically
 from envtool.report import Display
@@ -201,8 +201,12 @@ class _Workshop:
         patchelf = elf.find_patchelf()
         sources = apt.configured()
         wanted = {file: apt.wanted(file, self.debian_mirrors, sources) for file in (*source.packages, source.upstream)}
-        with self.display.task(f"fetch the sources of {each.name}", in_bytes=True) as task:
-            paths = fetch(wanted.values(), self.cache, task)
+        try:
+            with self.display.task(f"fetch the sources of {each.name}", in_bytes=True) as task:
+                paths = fetch(wanted.values(), self.cache, task)
+        except NetworkError as error:
+            hint = "name a mirror site that has Debian 11 with --debian-mirror URL; what has arrived is kept"
+            raise NetworkError(error.message, hint) from error
         with self.display.task(f"put {each.name} {each.version} together"):
             debs = [deb.read(paths[wanted[file]]) for file in source.packages]
             made = cpython.assemble(debs, paths[wanted[source.upstream]], source, patchelf)

@@ -7,8 +7,8 @@ import importlib
 import click
 
 _COMMANDS = (
-    "init", "lock", "create", "verify", "digest", "run", "activate", "shell-hook", "list", "remove", "channel",
-    "mirror",
+    "init", "lock", "diff", "tree", "why", "export", "create", "verify", "digest", "run", "activate", "shell-hook",
+    "list", "remove", "channel", "mirror",
 )  # fmt: skip
 
 

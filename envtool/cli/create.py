@@ -99,18 +99,26 @@ def _as_dict(plan: Plan) -> dict[str, Any]:
 
 def _show(plan: Plan, prefix: Prefix) -> None:
     from envtool import report
+    from envtool.facts import look_up
 
     if plan.is_empty:
         report.answer(f"nothing to do: {prefix.path} is the lock's already")
         return
     if plan.starts_over:
         report.answer(f"make {prefix.path} from nothing")
+    known = look_up(plan.install, is_offline=True)
+    sizes = {each.url: known[each.url].size_bytes for each in plan.install if each.url in known}
     for new in plan.install:
-        report.answer(f"install  {new.manager:5}  {new.name} {new.version}")
+        size_bytes = sizes.get(new.url)
+        shown = report.size(size_bytes) if size_bytes is not None else "size unknown"
+        report.answer(f"install  {new.manager:5}  {new.name} {new.version}  {shown}")
     for old in plan.remove:
         report.answer(f"remove   {old.manager:5}  {old.name} {old.version}")
     for path in plan.delete:
         report.answer(f"delete   {path}")
+    unknown = sum(sizes.get(each.url) is None for each in plan.install)
+    total = sum(size_bytes for size_bytes in sizes.values() if size_bytes is not None)
+    report.say(f"{report.size(total)} of archives and wheels" + (f", and {unknown} of unknown size" if unknown else ""))
 
 
 def _say(plan: Plan, prefix: Prefix, digest: str | None) -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from envtool.render import Template
+
+_HEADER = "# Made by: envtool init "
+_LICENCE = (
+    "the channel defaults is Anaconda's: organisations of 200 or more need a paid licence to use it",
+    "conda-forge has the same packages and needs none",
+)
 
 
 @click.command("init", short_help="Write environment.yml from a template.")
@@ -17,49 +26,113 @@ if TYPE_CHECKING:
     "-s", "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a variable of the template. Repeatable."
 )
 @click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default=Path("environment.yml"),
-    show_default=True,
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("environment.yml"), show_default=True,
     help="Where to write.",
-)
+)  # fmt: skip
+@click.option(
+    "--templates", "own", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    help="A directory of templates of your own.  [default: templates/ under ~/.envtool]",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Write over a file that says something else.")
 @click.option("--list", "is_list", is_flag=True, help="Show the templates and what they take.")
-def command(template: str | None, settings: tuple[str, ...], output: Path, force: bool, is_list: bool) -> None:
+@click.option(
+    "--check", "is_check", is_flag=True, help="Only say whether OUTPUT equals its template; exit code 1 when not."
+)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    template: str | None,
+    settings: tuple[str, ...],
+    output: Path,
+    own: Path | None,
+    force: bool,
+    is_list: bool,
+    is_check: bool,
+) -> None:
     """Write environment.yml from a template.
 
+    The first line of the file says how it was made, so that --check can make it again and compare.
+
     \b
-    Example:
+    Examples:
       envtool init --list
+      envtool init pytorch --set cuda=12.1
       envtool init embedded --set channel=file:///srv/channel
+      envtool init --check
     """
     from envtool import render, report
-    from envtool.errors import EnvtoolError, TemplateError
-    from envtool.files import write_atomically
 
-    known = render.templates()
+    known = render.templates(own)
+    values = dict(_pair(each) for each in settings)
     if is_list:
         report.answer("\n\n".join(_describe(each) for each in known.values()))
-        return
-    if template not in known:
-        raise TemplateError(
-            f"no template {template!r}" if template else "no template is named", f"there are: {', '.join(known)}"
-        )
-    text = render.render(known[template], dict(_pair(each) for each in settings))
+    elif is_check:
+        ctx.exit(_check(known, output))
+    else:
+        _write(known, template, values, output, force)
+
+
+def _write(
+    known: Mapping[str, Template], template: str | None, values: Mapping[str, str], output: Path, force: bool
+) -> None:
+    from envtool import report
+    from envtool.errors import EnvtoolError
+    from envtool.files import write_atomically
+
+    text = _text(known, template, values)
     if output.exists() and output.read_text(encoding="utf-8") != text and not force:
         raise EnvtoolError(
             f"{output} is there already and says something else", "--force writes over it, -o names another"
         )
+    if "\n  - defaults\n" in text:
+        report.warn(*_LICENCE)
     write_atomically(output, text)
     report.say(f"wrote {output}; next: envtool lock -f {output}")
 
 
+def _text(known: Mapping[str, Template], template: str | None, values: Mapping[str, str]) -> str:
+    from envtool import render
+    from envtool.errors import TemplateError
+
+    if template is None or template not in known:
+        raise TemplateError(
+            f"no template {template!r}" if template else "no template is named", f"there are: {', '.join(known)}"
+        )
+    text = render.render(known[template], values)
+    words = [template, *(f"--set {shlex.quote(f'{name}={value}')}" for name, value in sorted(values.items()))]
+    return f"{_HEADER}{' '.join(words)}\n{text}"
+
+
+def _check(known: Mapping[str, Template], output: Path) -> int:
+    import difflib
+
+    from envtool import report
+    from envtool.document import read_text
+    from envtool.errors import EnvtoolError
+
+    actual = read_text(output, "envtool init makes it; -o names another")
+    header = actual.partition("\n")[0]
+    if not header.startswith(_HEADER):
+        raise EnvtoolError(
+            f"{output}:1: expected {_HEADER.strip()!r} and a template, found {header!r}",
+            "only a file that envtool init wrote can be compared with its template",
+        )
+    template, *words = shlex.split(header[len(_HEADER) :])
+    expected = _text(known, template, dict(_pair(each) for each in words if each != "--set"))
+    if expected == actual:
+        report.say(f"{output} equals its template {template}")
+        return 0
+    old, new = expected.splitlines(keepends=True), actual.splitlines(keepends=True)
+    report.answer("".join(difflib.unified_diff(old, new, f"template {template}", str(output))).rstrip("\n"))
+    return 1
+
+
 def _describe(template: Template) -> str:
-    lines = [f"{template.name}: {template.description}"]
+    lines = [f"{template.name}: {template.description}".rstrip(": ")]
     for variable in template.variables:
         default = "required" if variable.default is None else f"default: {variable.default or 'none'}"
-        lines.append(f"  {variable.name:10} {variable.help} ({default})")
+        choices = f"one of {', '.join(variable.choices)}; " if variable.choices else ""
+        lines.append(f"  {variable.name:10} {variable.help} ({choices}{default})")
     return "\n".join(lines)
 
 

@@ -81,9 +81,9 @@ def status(code: int, retry_after: str | int | None = None) -> Answer:
     return Answer("status", code, headers=headers)
 
 
-def html() -> Answer:
-    """A login page with status 200 instead of the file."""
-    return Answer("html")
+def html(content_type: str = "text/html; charset=utf-8") -> Answer:
+    """A login page with status 200 instead of the file, and what the server calls it."""
+    return Answer("html", text=content_type)
 
 
 def wrong_bytes() -> Answer:
@@ -372,7 +372,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._text(int(answer.number), HTTPStatus(int(answer.number)).phrase, "text/plain", list(answer.headers))
 
     def _html(self, answer: Answer, content: bytes | Path) -> None:
-        self._text(200, "<!doctype html><title>Log in to the network</title>", "text/html; charset=utf-8", [])
+        self._text(200, "<!doctype html><title>Log in to the network</title>", answer.text, [])
 
     def _redirect(self, answer: Answer, content: bytes | Path) -> None:
         self._head(302, 0, [("Location", answer.text)])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import zstandard
+from filelock import FileLock
 
 from envtool.channel import archive
 
@@ -152,7 +153,35 @@ def test_killed_at_any_moment_the_next_run_ends_well(channel: Any, checkout: Any
     assert [path.name for path in place.glob(".index-*")] == []
 
 
-def test_two_builds_at_once_share_one_channel(channel: Any, checkout: Any, tmp_path: Path) -> None:
+def test_what_a_killed_run_left_is_swept_up(channel: Any, checkout: Any, tmp_path: Path) -> None:
+    place = tmp_path / "channel"
+    shutil.copytree(channel.path, place)
+    left = [place / "noarch" / ".pip-1.conda.7.tmp", place / ".envtool" / ".pip.json.7.tmp"]
+    for path in left:
+        path.write_bytes(b"half")
+    (place / ".index-abc" / "noarch").mkdir(parents=True)
+    checkout.build(place, "pip")
+    assert [path for path in (*left, place / ".index-abc") if path.exists()] == []
+    assert bytes_of(place) == bytes_of(channel.path)
+
+
+def test_a_build_waits_for_another_one_in_the_same_channel(channel: Any, checkout: Any, tmp_path: Path) -> None:
+    started = time.monotonic()
+    checkout.build(tmp_path / "alone", "pip")
+    alone_s = time.monotonic() - started
+    place = tmp_path / "channel"
+    (place / ".envtool").mkdir(parents=True)
+    with FileLock(place / ".envtool" / "lock"):
+        process = checkout.start("pip", "--output", str(place))
+        time.sleep(2 * alone_s)
+        assert process.poll() is None
+        assert list(place.glob("*/*.conda")) == []
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert (place / "noarch" / channel.archive("pip").name).read_bytes() == channel.archive("pip").read_bytes()
+
+
+def test_three_builds_at_once_share_one_channel(channel: Any, checkout: Any, tmp_path: Path) -> None:
     place = tmp_path / "channel"
     running = [checkout.start("pip", "--output", str(place)) for _ in range(3)]
     for process in running:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import hashlib
 import time
 
 import pytest
@@ -90,6 +91,16 @@ def test_reasons_are_for_people(
     assert "Connection refused" in second
 
 
+def test_a_page_is_known_by_its_beginning_whatever_the_server_calls_it(
+    mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, tally: Tally
+) -> None:
+    mirror.answer("*", then=sim.html("application/octet-stream"))
+    other.answer("*", then=sim.status(404))
+    urls = (mirror.url + "a.conda", other.url + "a.conda")
+    with pytest.raises(NetworkError, match=r"a\.conda: an HTML page instead of the file"):
+        fetch([Wanted("a.conda", SHA256, urls)], cache, tally)
+
+
 def test_a_place_without_tls_and_a_name_that_nobody_knows(mirror: MirrorSimulator, cache: Cache, tally: Tally) -> None:
     urls = (mirror.url.replace("http:", "https:") + "a.conda", "http://no-such-host.invalid/a.conda")
     with pytest.raises(NetworkError) as caught:
@@ -160,8 +171,6 @@ def test_a_mirror_that_is_down_is_asked_last_for_the_other_files(
     for i in range(40):
         content = f"{i}".encode()
         other.put(f"{i}.conda", content)
-        import hashlib
-
         urls = (f"{mirror.url}{i}.conda", f"{other.url}{i}.conda")
         files.append(Wanted(f"{i}.conda", hashlib.sha256(content).hexdigest(), urls))
     began_s = time.monotonic()

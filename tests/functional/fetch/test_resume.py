@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+
 import pytest
 
 from envtool.fetch import Cache, Wanted, fetch
@@ -98,8 +101,6 @@ def test_a_mirror_that_breaks_off_again_and_again_brings_the_file_in_the_end(
 ) -> None:
     size = 3_000_000
     content = CONTENT * 10
-    import hashlib
-
     mirror.put("big.conda", content)
     mirror.answer("big.conda", *(sim.truncated(at) for at in range(200_000, size, 200_000)))
     wanted = Wanted("big.conda", hashlib.sha256(content).hexdigest(), (mirror.url + "big.conda",))
@@ -120,9 +121,6 @@ def test_a_body_without_a_size_is_counted_all_the_same(
 def test_a_gz_file_is_not_unpacked_because_a_server_calls_it_an_encoding(
     mirror: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
 ) -> None:
-    import gzip
-    import hashlib
-
     mirror.put("a.tar.gz", CONTENT)
     mirror.answer("*", sim.gzipped())
     packed = gzip.compress(CONTENT, mtime=0)

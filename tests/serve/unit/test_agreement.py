@@ -41,7 +41,7 @@ def test_all_move_when_the_last_one_is_prepared(open_agreement, ledger):
     one, other = open_agreement(), open_agreement()
     assert one.join(0)
     assert other.join(0)
-    proposal = one.propose(FIRST, "")
+    proposal = one.propose(FIRST)
     assert other.open_proposal() == proposal
     prepare(one, proposal)
     assert not one.try_commit(proposal)
@@ -58,23 +58,23 @@ def test_all_move_when_the_last_one_is_prepared(open_agreement, ledger):
 def test_one_proposal_at_a_time(open_agreement):
     one, other = open_agreement(), open_agreement()
     one.join(0)
-    first = one.propose(FIRST, "")
-    assert other.propose(SECOND, "") == first
+    first = one.propose(FIRST)
+    assert other.propose(SECOND) == first
 
 
 def test_the_committed_content_is_not_proposed_again(open_agreement):
     one = open_agreement()
     one.join(0)
-    prepare(one, one.propose(FIRST, ""))
+    prepare(one, one.propose(FIRST))
     assert one.try_commit(one.open_proposal())
-    assert one.propose(replace(FIRST, fingerprint="touched"), "") is None
+    assert one.propose(replace(FIRST, fingerprint="touched")) is None
 
 
 def test_a_closed_proposal_moves_nobody(open_agreement, ledger):
     one, other = open_agreement(), open_agreement()
     one.join(0)
     other.join(0)
-    proposal = one.propose(FIRST, "")
+    proposal = one.propose(FIRST)
     prepare(one, proposal)
     prepare(other, proposal)
     assert other.close(proposal)
@@ -83,7 +83,7 @@ def test_a_closed_proposal_moves_nobody(open_agreement, ledger):
     assert one.standing(proposal) is Standing.CLOSED
     assert ledger.last() is None
     # A later proposal has the same generation, and must not be taken for the closed one.
-    again = one.propose(SECOND, "")
+    again = one.propose(SECOND)
     prepare(one, again)
     prepare(other, again)
     assert one.try_commit(again)
@@ -95,7 +95,7 @@ def test_who_leaves_is_not_waited_for(open_agreement):
     one, other = open_agreement(), open_agreement()
     one.join(0)
     other.join(0)
-    proposal = one.propose(FIRST, "")
+    proposal = one.propose(FIRST)
     prepare(one, proposal)
     other.roster.leave()
     assert one.try_commit(proposal)
@@ -104,9 +104,9 @@ def test_who_leaves_is_not_waited_for(open_agreement):
 def test_who_comes_late_must_have_the_committed_generation(open_agreement):
     one, late = open_agreement(), open_agreement()
     one.join(0)
-    prepare(one, one.propose(FIRST, ""))
+    prepare(one, one.propose(FIRST))
     one.try_commit(one.open_proposal())
-    prepare(one, one.propose(SECOND, ""))
+    prepare(one, one.propose(SECOND))
     one.try_commit(one.open_proposal())
     assert not late.join(1)
     assert late.join(2)
@@ -115,7 +115,7 @@ def test_who_comes_late_must_have_the_committed_generation(open_agreement):
 def test_who_joins_while_a_proposal_is_open_is_waited_for(open_agreement):
     one, late = open_agreement(), open_agreement()
     one.join(0)
-    proposal = one.propose(FIRST, "")
+    proposal = one.propose(FIRST)
     prepare(one, proposal)
     late.join(0)
     assert not one.try_commit(proposal)
@@ -141,7 +141,7 @@ def start_worker(root, number_of_signal, is_preparing=True):
 def test_the_dead_are_not_waited_for_and_the_stopped_are(open_agreement, tmp_path):
     one = open_agreement()
     one.join(0)
-    proposal = one.propose(FIRST, "")
+    proposal = one.propose(FIRST)
     prepare(one, proposal)
     process = start_worker(tmp_path / "store", signal.SIGSTOP)
     while len(one.roster.survey().alive) < 2:
@@ -155,7 +155,7 @@ def test_the_dead_are_not_waited_for_and_the_stopped_are(open_agreement, tmp_pat
 def test_the_second_death_closes_the_proposal(open_agreement, tmp_path):
     one = open_agreement()
     one.join(0)
-    proposal = one.propose(FIRST, "")
+    proposal = one.propose(FIRST)
     start_worker(tmp_path / "store", signal.SIGKILL, is_preparing=False).join()
     assert one.bury() is None, "it died of something else"
     for count, is_closed in ((1, False), (2, True)):
@@ -168,7 +168,7 @@ def test_the_second_death_closes_the_proposal(open_agreement, tmp_path):
 def test_all_killed_between_ledger_and_word(open_agreement, ledger):
     one = open_agreement()
     one.join(0)
-    proposal = one.propose(FIRST, "")
+    proposal = one.propose(FIRST)
     ledger.append(proposal.entry)
     one.roster._let_go()  # as the kernel does
     late = open_agreement()
@@ -182,7 +182,7 @@ def test_one_killed_between_ledger_and_word(open_agreement, ledger):
     one, other = open_agreement(), open_agreement()
     one.join(0)
     other.join(0)
-    proposal = one.propose(FIRST, "")
+    proposal = one.propose(FIRST)
     prepare(one, proposal)
     prepare(other, proposal)
     ledger.append(proposal.entry)

@@ -1,27 +1,21 @@
 from __future__ import annotations
 
-import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from serve.checkpoint import (
     Identity,
     Ignore,
     Known,
     Load,
-    Manifest,
     Observation,
     Refuse,
     Wait,
     decide,
-    parse_marker,
 )
-from serve.errors import CheckpointError
 
 SHA256 = "ab" * 32
 CHECKPOINT = Identity(device=1, inode=2, size_bytes=100, mtime_ns=1000)
@@ -80,39 +74,3 @@ def test_the_fingerprint_changes_with_everything_that_was_seen():
         *(replace(EMPTY, marker=replace(EMPTY.marker, **{key: 7})) for key in vars(CHECKPOINT)),
     ]
     assert len({seen.fingerprint for seen in [EMPTY, *others]}) == len(others) + 1
-
-
-def test_a_manifest_keeps_unknown_keys():
-    text = json.dumps({"sha256": SHA256, "size": 5, "version": "v1", "format": "torch", "metrics": {"f1": 1}})
-    assert parse_marker(text.encode()) == Manifest(SHA256, 5, "v1", None, "torch", {"metrics": {"f1": 1}})
-
-
-@pytest.mark.parametrize("text", [b"", b" \n"])
-def test_an_empty_marker_states_nothing(text):
-    assert parse_marker(text) == Manifest()
-
-
-def test_all_issues_of_a_marker_are_named():
-    with pytest.raises(CheckpointError, match="size: expected a number of bytes, found True"):
-        parse_marker(json.dumps({"sha256": SHA256, "size": True}).encode())
-    stated = {"sha256": "AB", "size": -1, "version": "a b\r\n", "created": 5, "format": "onnx"}
-    with pytest.raises(CheckpointError) as caught:
-        parse_marker(json.dumps(stated).encode())
-    assert all(f"{key}: expected" in caught.value.message for key in stated)
-
-
-@pytest.mark.parametrize("text", [b"{}", b'{"size": 5}', b"[]", b"5", b"true", b"[" * 100_000, b"\xff\xfe"])
-def test_markers_that_prove_nothing_are_refused(text):
-    with pytest.raises(CheckpointError):
-        parse_marker(text)
-
-
-KEYS = st.sampled_from(["sha256", "size", "version", "created", "format", "other"])
-VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text()) | st.just(SHA256)
-
-
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
-@given(st.binary() | st.dictionaries(KEYS, VALUES).map(lambda stated: json.dumps(stated).encode()))
-def test_no_marker_can_raise_anything_else(text):
-    with contextlib.suppress(CheckpointError):
-        parse_marker(text)

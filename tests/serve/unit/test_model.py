@@ -19,11 +19,13 @@ pytest.importorskip("torch")
 import torch  # noqa: E402
 
 from serve.errors import CheckpointError, InputError, ModelError  # noqa: E402
+from serve.manifest import Manifest  # noqa: E402
 from serve.model import ModelLoader  # noqa: E402
 from serve.settings import load_settings  # noqa: E402
 from serve.store import Stored  # noqa: E402
 
 SUPPORT = Path(__file__).parents[1] / "support"
+UNSTATED = Manifest()
 HAS_WEIGHTS_ONLY = "weights_only" in inspect.signature(torch.load).parameters
 
 
@@ -36,9 +38,9 @@ def stored(path):
     return Stored(path, sha256_of(path), path.stat().st_size)
 
 
-def refused(loader, path, code, stated_format=None):
+def refused(loader, path, code, manifest=UNSTATED):
     with pytest.raises(CheckpointError) as caught:
-        loader.load(stored(path), stated_format)
+        loader.load(stored(path), manifest)
     assert caught.value.code == code, caught.value.message
     return caught.value.message
 
@@ -60,7 +62,7 @@ def allow(path):
 
 def test_safetensors(tmp_path, trainer):
     path = trainer.train(1)
-    loaded = loader(tmp_path).load(stored(path), "safetensors")
+    loaded = loader(tmp_path).load(stored(path), Manifest(format="safetensors"))
     assert loaded.predictor.predict([ROW]) == [trainer.expected(sha256_of(path))]
     assert loaded.format == "safetensors"
     assert loaded.predictor.expected_shape == (None, 4)
@@ -71,7 +73,7 @@ def test_safetensors(tmp_path, trainer):
 def test_weights_do_not_change_with_the_path_that_was_copied(tmp_path, trainer):
     """The store's file may be unlinked while it is mapped."""
     path = trainer.train(1)
-    predictor = loader(tmp_path).load(stored(path), None).predictor
+    predictor = loader(tmp_path).load(stored(path), UNSTATED).predictor
     expected = trainer.expected(sha256_of(path))
     path.unlink()
     assert predictor.predict([ROW]) == [expected]
@@ -79,7 +81,7 @@ def test_weights_do_not_change_with_the_path_that_was_copied(tmp_path, trainer):
 
 def test_a_pickle_is_read_without_its_code_or_not_at_all(tmp_path, trainer, pth):
     if HAS_WEIGHTS_ONLY:
-        loaded = loader(tmp_path).load(stored(pth), "torch")
+        loaded = loader(tmp_path).load(stored(pth), Manifest(format="torch"))
         assert loaded.predictor.predict([ROW]) == [trainer.expected(sha256_of(pth))]
     else:
         message = refused(loader(tmp_path), pth, "pickle")
@@ -87,7 +89,7 @@ def test_a_pickle_is_read_without_its_code_or_not_at_all(tmp_path, trainer, pth)
 
 
 def test_an_allowed_pickle_is_read_by_every_torch(tmp_path, trainer, pth):
-    loaded = loader(tmp_path, **allow(pth)).load(stored(pth), None)
+    loaded = loader(tmp_path, **allow(pth)).load(stored(pth), UNSTATED)
     assert loaded.predictor.predict([ROW]) == [trainer.expected(sha256_of(pth))]
 
 
@@ -95,7 +97,7 @@ def test_an_allowed_pickle_is_read_by_every_torch(tmp_path, trainer, pth):
 def test_weights_beside_other_things(tmp_path, pth, key):
     path = pth.with_name("wrapped.pth")
     torch.save({key: torch.load(str(pth)), "epoch": 3}, str(path))
-    assert loader(tmp_path, **allow(path)).load(stored(path), None).predictor.predict([ROW])
+    assert loader(tmp_path, **allow(path)).load(stored(path), UNSTATED).predictor.predict([ROW])
 
 
 class Bomb:
@@ -150,7 +152,7 @@ def test_a_pickle_of_another_architecture_is_refused(tmp_path, pth):
 
 
 def test_a_marker_that_states_another_format(tmp_path, trainer):
-    refused(loader(tmp_path), trainer.train(1), "format", stated_format="torch")
+    refused(loader(tmp_path), trainer.train(1), "format", manifest=Manifest(format="torch"))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -162,7 +164,7 @@ def test_parameters_must_be_finite(tmp_path, trainer, value):
 
 def test_buffers_may_be_infinite_but_not_nan(tmp_path, trainer):
     state = {"scale": numpy.ones(2, "float32"), "mask": numpy.array([0, -numpy.inf], "float32")}
-    predictor = loader(tmp_path, "affine:Masked").load(stored(trainer.write("ok", state)), None).predictor
+    predictor = loader(tmp_path, "affine:Masked").load(stored(trainer.write("ok", state)), UNSTATED).predictor
     assert predictor.predict([[5, 6]]) == [[1.0, 0.0]]
     state["mask"][0] = numpy.nan
     assert "mask" in refused(loader(tmp_path, "affine:Masked"), trainer.write("bad", state), "finite")
@@ -176,7 +178,7 @@ def test_a_model_that_cannot_answer_its_example(tmp_path, trainer):
 def test_a_class_with_hooks_of_its_own(tmp_path, trainer):
     table = numpy.arange(26, dtype="float32").reshape(26, 1)
     path = trainer.write("words", {"weight": table})
-    predictor = loader(tmp_path, "affine:Words").load(stored(path), None).predictor
+    predictor = loader(tmp_path, "affine:Words").load(stored(path), UNSTATED).predictor
     assert predictor.predict(["abc", "z"]) == {"sums": [3.0, 25.0]}
     with pytest.raises(InputError, match="expected a list of words"):
         predictor.predict([1])
@@ -184,7 +186,7 @@ def test_a_class_with_hooks_of_its_own(tmp_path, trainer):
 
 def test_whole_numbers_stay_whole(tmp_path, trainer):
     path = trainer.write("whole", {"table.weight": numpy.arange(10, dtype="float32").reshape(10, 1)})
-    predictor = loader(tmp_path, "affine:Whole").load(stored(path), None).predictor
+    predictor = loader(tmp_path, "affine:Whole").load(stored(path), UNSTATED).predictor
     assert predictor.predict([[1, 2, 3], [9, 9, 9]]) == [6.0, 27.0]
     with pytest.raises(InputError, match="fractions"):
         predictor.predict([[1.5, 2, 3]])
@@ -213,15 +215,15 @@ def test_classes_that_cannot_be_imported(tmp_path, model, message):
 )
 def test_classes_that_cannot_be_built(tmp_path, trainer, model, message):
     with pytest.raises(ModelError, match=message):
-        loader(tmp_path, model).load(stored(trainer.train(1)), None)
+        loader(tmp_path, model).load(stored(trainer.train(1)), UNSTATED)
 
 
 def test_arguments_that_the_class_does_not_take(tmp_path, trainer):
     with pytest.raises(ModelError, match="hiden"):
-        loader(tmp_path, SERVE_MODEL_ARGS='{"hiden": 3}').load(stored(trainer.train(1)), None)
+        loader(tmp_path, SERVE_MODEL_ARGS='{"hiden": 3}').load(stored(trainer.train(1)), UNSTATED)
 
 
 def test_a_store_file_that_is_gone_is_no_fault_of_the_checkpoint(tmp_path, trainer):
     gone = Stored(tmp_path / "gone", hashlib.sha256().hexdigest(), 0)
     with pytest.raises(FileNotFoundError):
-        loader(tmp_path).load(gone, None)
+        loader(tmp_path).load(gone, UNSTATED)

@@ -50,7 +50,7 @@ def test_status_of_a_server_that_is_down(run):
 def test_status_of_workers_and_refusals(run, root):
     worker = Agreement(root, Ledger(Store(root)), 60.0)
     assert worker.join(0)
-    proposal = worker.propose(replace(FIRST, version="v3", sha256="c" * 64), "")
+    proposal = worker.propose(replace(FIRST, version="v3", sha256="c" * 64))
     worker.roster.say(preparing=proposal.number, live=2)
     Quarantine(root, "j").add(Refusal("bad.pth", "finite", "NaN in layer.bias", "seen-9"))
     text = run("status").out

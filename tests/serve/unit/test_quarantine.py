@@ -14,16 +14,16 @@ SIGHT = Refusal("m.pth", "marker", "no JSON", "seen-1", marker="done!")
 def test_it_is_shared_and_kept(tmp_path):
     assert Quarantine(tmp_path, "judge").add(BYTES)
     other = Quarantine(tmp_path, "judge")
-    assert other.find_sha256(BYTES.sha256).reason == "NaN"
+    assert other.find_sha256(BYTES.sha256, "").reason == "NaN"
     assert other.find("seen-1").code == "finite"
-    assert other.find("seen-2") is other.find_sha256("b" * 64) is None
+    assert other.find("seen-2") is other.find_sha256("b" * 64, "") is None
     assert not other.add(BYTES), "said once on a host"
 
 
 def test_another_judge_judges_anew(tmp_path):
     Quarantine(tmp_path, "judge").add(BYTES)
     other = Quarantine(tmp_path, "another class")
-    assert other.find_sha256(BYTES.sha256) is None
+    assert other.find_sha256(BYTES.sha256, "") is None
     assert other.add(BYTES)
 
 
@@ -54,7 +54,7 @@ def test_a_pause_ends_and_a_clock_set_back_does_not_prolong_it(now_s, holds):
 def test_the_same_bytes_under_another_name_are_recognized(tmp_path):
     quarantine = Quarantine(tmp_path)
     quarantine.add(BYTES)
-    quarantine.recognize(quarantine.find_sha256(BYTES.sha256), "other name")
+    quarantine.recognize(quarantine.find_sha256(BYTES.sha256, ""), "other name")
     assert Quarantine(tmp_path).find("other name").subject == BYTES.sha256
 
 
@@ -87,3 +87,12 @@ def test_it_stays_small(tmp_path):
         records, _ = add_refusal(records, replace(BYTES, sha256=f"{number:064}"), "j", time.time())
     assert len(records) == 500
     assert f"{599:064}" in records
+
+
+def test_another_marker_may_mend_what_lay_in_the_marker(tmp_path):
+    quarantine = Quarantine(tmp_path)
+    quarantine.add(replace(BYTES, code="signature", marker="unsigned"))
+    assert quarantine.find_sha256(BYTES.sha256, "unsigned")
+    assert quarantine.find_sha256(BYTES.sha256, "signed") is None
+    quarantine.add(replace(BYTES, marker="unsigned"))
+    assert quarantine.find_sha256(BYTES.sha256, "signed"), "NaN is NaN under any marker"

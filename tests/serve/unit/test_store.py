@@ -11,8 +11,9 @@ import time
 import pytest
 from trainer import mark
 
-from serve.checkpoint import Load, Manifest
+from serve.checkpoint import Load
 from serve.errors import CheckpointError, CheckpointMovedError
+from serve.manifest import Manifest
 from serve.place import Place
 from serve.store import Store
 

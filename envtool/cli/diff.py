@@ -1,0 +1,69 @@
+"""`envtool diff`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from envtool.cli.options import file_option, json_option
+
+
+@click.command("diff", short_help="Show how two locks differ.")
+@click.argument("old", default="HEAD", metavar="[OLD]")
+@click.argument("new", required=False, metavar="[NEW]")
+@file_option
+@click.option("--platform", "-p", "platforms", multiple=True, help="Only this platform. Repeatable.")
+@click.option("--markdown", is_flag=True, help="Print a table for a pull request.")
+@click.option("--exit-code", is_flag=True, help="Exit code 1 when they differ, as git diff does.")
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    old: str,
+    new: str | None,
+    lockfile_path: Path,
+    platforms: tuple[str, ...],
+    markdown: bool,
+    exit_code: bool,
+    as_json: bool,
+) -> None:
+    """Show how two locks differ: what was added, removed, upgraded, downgraded or rebuilt.
+
+    OLD and NEW are lockfiles or git revisions of one (HEAD~1, main, v1.0:conda-lock.yml). Without NEW it is the
+    lockfile as it is now, without OLD the one of the last commit.
+
+    \b
+    Examples:
+      envtool diff
+      envtool diff HEAD~1
+      envtool diff main --markdown
+      envtool diff old-lock.yml new-lock.yml
+    """
+    from envtool import conda, report
+    from envtool.diff import as_markdown, as_table, compare, summary
+    from envtool.lockfile import read_lockfile
+    from envtool.revision import read_revision
+
+    def order(manager: str, first: str, second: str) -> int:
+        if manager == "conda":
+            return conda.compare_versions(first, second)
+        from packaging.version import Version
+
+        return (Version(first) > Version(second)) - (Version(first) < Version(second))
+
+    before = read_revision(old, lockfile_path)
+    after = read_revision(new, lockfile_path) if new else read_lockfile(lockfile_path)
+    everywhere = sorted({*before.platforms, *after.platforms})
+    shown = list(platforms) or everywhere
+    differences = [each for each in compare(before, after, order) if set(each.platforms) & set(shown)]
+    if as_json:
+        report.answer_json([asdict(each) for each in differences])
+    elif markdown:
+        report.answer(as_markdown(differences, everywhere))
+    else:
+        if differences:
+            report.answer(as_table(differences, everywhere))
+        report.say(summary(differences))
+    ctx.exit(1 if differences and exit_code else 0)

@@ -1,0 +1,121 @@
+"""`envtool export`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from envtool.cli.options import file_option
+from envtool.cli.selection import category_option, platform_option
+
+if TYPE_CHECKING:
+    from envtool.lockfile import LockedPackage, Lockfile
+
+_FORMATS = ("environment", "explicit", "conda-lock", "pylock", "cyclonedx", "virtual-packages")
+
+
+@click.command("export", short_help="Write a lock in the format of another tool.")
+@click.argument("kind", metavar="FORMAT", type=click.Choice(_FORMATS))
+@file_option
+@platform_option
+@category_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write.  [default: standard output]")
+@click.option("-n", "--name", help="The environment's name, for environment and cyclonedx.")
+@click.option("--no-builds", is_flag=True, help="environment: pin versions only, so that other platforms can use it.")
+@click.option("--sha256", is_flag=True, help="explicit: give SHA-256 instead of MD5.")
+@click.option("--offline", is_flag=True, help="cyclonedx: ask only this machine for licences.")
+def command(
+    kind: str,
+    lockfile_path: Path,
+    platform: str | None,
+    categories: tuple[str, ...],
+    output: Path | None,
+    name: str | None,
+    no_builds: bool,
+    sha256: bool,
+    offline: bool,
+) -> None:
+    """Write a lock in the format of another tool.
+
+    \b
+    FORMAT is one of:
+      environment       a pinned environment.yml: conda env create -f FILE
+      explicit          URLs and hashes: conda create -n NAME --file FILE
+      conda-lock        the lock without its wheels, for readers that refuse them
+      pylock            the wheels as pylock.toml: uv pip install -r FILE, pip install -r FILE
+      cyclonedx         a bill of materials with hashes and licences (CycloneDX 1.5, JSON)
+      virtual-packages  the declared virtual packages, for conda-lock's --virtual-package-spec
+    """
+    from envtool import report
+    from envtool.cli.selection import chosen_categories, chosen_platform
+    from envtool.files import write_atomically
+    from envtool.lockfile import format_lockfile, read_lockfile
+
+    lockfile = read_lockfile(lockfile_path)
+    if kind == "conda-lock":
+        from envtool.export.environment import conda_only
+
+        text = format_lockfile(conda_only(lockfile))
+    elif kind == "virtual-packages":
+        text = _virtual_packages(lockfile)
+    else:
+        chosen = chosen_platform(lockfile, platform)
+        selected = chosen_categories(lockfile, categories)
+        packages = list({(e.manager, e.name): e for e in lockfile.select(chosen, selected)}.values())
+        if kind == "environment":
+            from envtool.export.environment import environment_yml
+            from envtool.lock import VARIABLES_KEY
+
+            text = environment_yml(lockfile, packages, name, VARIABLES_KEY, with_builds=not no_builds)
+        elif kind == "explicit":
+            from envtool.export.explicit import explicit
+
+            text = explicit(packages, chosen, with_sha256=sha256)
+        elif kind == "pylock":
+            text = _pylock(packages)
+        else:
+            text = _cyclonedx(lockfile, chosen, selected, name or lockfile_path.absolute().parent.name, offline)
+    if output:
+        write_atomically(output, text)
+        report.say(f"wrote {output}")
+    else:
+        report.answer(text.rstrip("\n"))
+
+
+def _virtual_packages(lockfile: Lockfile) -> str:
+    import yaml
+
+    from envtool.content_hash import virtual_package_specification
+    from envtool.errors import EnvtoolError
+    from envtool.lock import VIRTUAL_PACKAGES_KEY
+    from envtool.lockfile import read_json_metadata
+
+    declared = read_json_metadata(lockfile, VIRTUAL_PACKAGES_KEY)
+    if declared is None:
+        raise EnvtoolError("the lock does not say its virtual packages", "envtool lock writes a lock that does")
+    return str(yaml.safe_dump(virtual_package_specification(declared)))
+
+
+def _pylock(packages: Sequence[LockedPackage]) -> str:
+    from envtool.pylock import Wheel, format_pylock
+
+    python = next((each.version for each in packages if (each.manager, each.name) == ("conda", "python")), None)
+    minor = ".".join(python.split(".")[:2]) if python else None
+    chosen = [each for each in packages if each.manager == "pip"]
+    wheels = [Wheel(each.name, each.version, each.url, each.sha256 or "") for each in chosen]
+    return format_pylock(wheels, f"=={minor}.*" if minor else None)
+
+
+def _cyclonedx(lockfile: Lockfile, platform: str, categories: Sequence[str], name: str, is_offline: bool) -> str:
+    from importlib.metadata import version
+
+    from envtool import facts
+    from envtool.export.sbom import cyclonedx
+    from envtool.graph import graph
+
+    whole = graph(lockfile, platform, categories)
+    known = facts.look_up(list(whole.packages.values()), is_offline=is_offline)
+    return cyclonedx(whole, known, name, platform, version("envserve"))

@@ -1,0 +1,50 @@
+"""Options that choose a part of a lock, and what they come to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from envtool.errors import EnvtoolError
+
+if TYPE_CHECKING:
+    from envtool.lockfile import Lockfile
+
+platform_option = click.option(
+    "-p", "--platform", help="The platform.  [default: the lock's only one, or this machine's]"
+)
+category_option = click.option(
+    "--category", "categories", multiple=True, help="Only this category. Repeatable.  [default: all]"
+)
+
+
+def chosen_platform(lockfile: Lockfile, platform: str | None) -> str:
+    """The platform that the options mean.
+
+    Raises:
+        EnvtoolError: The lock does not have it, or has several and none is named.
+    """
+    from envtool.cli.options import this_platform
+
+    if platform is None and len(lockfile.platforms) == 1:
+        return lockfile.platforms[0]
+    wanted = platform or this_platform()
+    if wanted not in lockfile.platforms:
+        raise EnvtoolError(
+            f"the lock has nothing for {wanted}; it has {', '.join(lockfile.platforms)}", "name one with --platform"
+        )
+    return wanted
+
+
+def chosen_categories(lockfile: Lockfile, categories: tuple[str, ...]) -> tuple[str, ...]:
+    """The categories that the options mean; `main` comes first.
+
+    Raises:
+        EnvtoolError: The lock does not have one of them.
+    """
+    known = sorted({each.category for each in lockfile.packages} | {"main"}, key=lambda each: (each != "main", each))
+    unknown = [each for each in categories if each not in known]
+    if unknown:
+        raise EnvtoolError(f"the lock has no category {', '.join(unknown)}; it has {', '.join(known)}")
+    return categories or tuple(known)

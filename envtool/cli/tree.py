@@ -1,0 +1,70 @@
+"""`envtool tree`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from envtool.cli.options import file_option, json_option
+from envtool.cli.selection import category_option, platform_option
+
+
+@click.command("tree", short_help="Show what each package of a lock needs.")
+@click.argument("package", required=False)
+@file_option
+@platform_option
+@category_option
+@click.option("--depth", type=click.IntRange(0), help="How many levels to show.  [default: all]")
+@click.option("--reverse", is_flag=True, help="Show what needs PACKAGE instead of what it needs.")
+@click.option("--no-sizes", is_flag=True, help="Leave sizes out, which is quicker.")
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    package: str | None,
+    lockfile_path: Path,
+    platform: str | None,
+    categories: tuple[str, ...],
+    depth: int | None,
+    reverse: bool,
+    no_sizes: bool,
+    as_json: bool,
+) -> None:
+    """Show what each package of a lock needs, from the lines of environment.yml down, or from PACKAGE down.
+
+    Sizes are those of the archives, where this machine knows them. `(*)` marks what is shown in full above.
+    """
+    from envtool import facts, report, tree
+    from envtool.cli.selection import chosen_categories, chosen_platform
+    from envtool.graph import graph
+    from envtool.lockfile import read_lockfile
+
+    if reverse and package is None:
+        raise click.UsageError("--reverse needs a PACKAGE")
+    lockfile = read_lockfile(lockfile_path)
+    chosen = chosen_platform(lockfile, platform)
+    whole = graph(lockfile, chosen, chosen_categories(lockfile, categories))
+    key = whole.find(package) if package else None
+    if package and key is None:
+        report.say(f"{package} is not in the lock for {chosen}")
+        ctx.exit(1)
+    shown = whole.reversed() if reverse else whole
+    known = {} if no_sizes else facts.look_up(list(whole.packages.values()), is_offline=True)
+    roots = [key] if key else sorted(whole.requested, key=lambda each: each[1])
+    if as_json:
+        entries = [
+            {
+                "name": each.name, "version": each.version, "manager": each.manager, "url": each.url,
+                "needs": [edge.target[1] for edge in shown.edges[one]], "requested": whole.requested.get(one),
+                "size_bytes": known[each.url].size_bytes if each.url in known else None,
+            }
+            for one, each in shown.packages.items()
+        ]  # fmt: skip
+        report.answer_json({"platform": chosen, "roots": [name for _, name in roots], "packages": entries})
+        return
+    for line in tree.lines(shown, roots, known, depth):
+        report.answer(line)
+    sizes = [each.size_bytes for each in known.values() if each.size_bytes]
+    total = f", {report.size(sum(sizes))} in the {len(sizes)} whose size is known" if sizes else ""
+    report.say(f"{len(whole.packages)} packages for {chosen}{total}")

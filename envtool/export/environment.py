@@ -1,0 +1,58 @@
+"""An environment.yml with every version pinned, as `conda env create` takes it; and a lock of the conda part alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import yaml
+
+from envtool.inputs import INPUTS_KEY
+from envtool.lockfile import LockedPackage, Lockfile, read_json_metadata
+
+_PUBLIC = "https://conda.anaconda.org/"
+
+
+def environment_yml(
+    lockfile: Lockfile, packages: Sequence[LockedPackage], name: str | None, variables_key: str, *, with_builds: bool
+) -> str:
+    """A pinned environment.yml of one platform.
+
+    Args:
+        lockfile: The lock.
+        packages: The packages of the platform.
+        name: The name of the environment.
+        variables_key: Where the lock keeps the variables that activation sets.
+        with_builds: Whether builds are pinned too, which makes it exact and bound to the platform.
+    """
+    dependencies: list[Any] = [_match_spec(each, with_builds) for each in packages if each.manager == "conda"]
+    wheels = [_requirement(each) for each in packages if each.manager == "pip"]
+    if wheels:
+        dependencies.append({"pip": wheels})
+    value: dict[str, Any] = {"name": name} if name else {}
+    value["channels"] = [*lockfile.channels, *([] if "defaults" in lockfile.channels else ["nodefaults"])]
+    value["dependencies"] = dependencies
+    variables = read_json_metadata(lockfile, variables_key)
+    if variables:
+        value["variables"] = variables
+    return yaml.safe_dump(value, sort_keys=False, default_flow_style=False, allow_unicode=True, width=1000)
+
+
+def conda_only(lockfile: Lockfile) -> Lockfile:
+    """The lock without its wheels, for readers that refuse them; it no longer says what the sources asked for."""
+    metadata = {key: value for key, value in lockfile.custom_metadata.items() if key != INPUTS_KEY}
+    packages = tuple(each for each in lockfile.packages if each.manager == "conda")
+    return replace(lockfile, packages=packages, custom_metadata=metadata)
+
+
+def _match_spec(package: LockedPackage, with_builds: bool) -> str:
+    # The channel is written wherever it has a name: conda would otherwise take the first channel that has the version.
+    channel = package.url[len(_PUBLIC) :].rsplit("/", 2)[0] if package.url.startswith(_PUBLIC) else ""
+    prefix = f"{channel}::" if channel else ""
+    build = f"={package.build_string}" if with_builds else ""
+    return f"{prefix}{package.name}={package.version}{build}"
+
+
+def _requirement(package: LockedPackage) -> str:
+    return f"{package.name}=={package.version}"

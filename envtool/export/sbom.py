@@ -1,0 +1,102 @@
+"""A CycloneDX bill of materials: what is in an environment, with hashes, licences and what needs what.
+
+The same lock and the same facts give the same bytes: the serial number follows from the content, and no clock is read.
+Source: CycloneDX 1.5; purl-spec, types `conda` and `pypi`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from envtool.credentials import strip
+from envtool.facts import Facts
+from envtool.graph import Graph
+from envtool.lockfile import LockedPackage
+
+if TYPE_CHECKING:
+    from cyclonedx.model.component import Component
+    from packageurl import PackageURL
+
+
+def cyclonedx(graph: Graph, facts: Mapping[str, Facts], name: str, platform: str, version: str) -> str:
+    """The bill of materials of one platform, as JSON.
+
+    Args:
+        graph: The packages.
+        facts: What is known of them, by URL.
+        name: The name of the environment.
+        platform: The platform.
+        version: The version of envtool.
+    """
+    from cyclonedx.model.bom import Bom
+    from cyclonedx.model.component import Component, ComponentType
+    from cyclonedx.output.json import JsonV1Dot5
+
+    bom = Bom()
+    root = Component(type=ComponentType.APPLICATION, name=name, bom_ref=f"environment:{name}")
+    bom.metadata.component = root
+    bom.metadata.tools.components.add(Component(type=ComponentType.APPLICATION, name="envtool", version=version))
+    components = {key: _component(each, facts.get(each.url, Facts())) for key, each in graph.packages.items()}
+    for component in components.values():
+        bom.components.add(component)
+    for key, component in components.items():
+        bom.register_dependency(component, [components[edge.target] for edge in graph.edges[key]])
+    bom.register_dependency(root, [components[key] for key in graph.requested])
+    return _deterministic(json.loads(JsonV1Dot5(bom).output_as_string()), platform)
+
+
+def _component(package: LockedPackage, facts: Facts) -> Component:
+    from cyclonedx.factory.license import LicenseFactory
+    from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType, Property, XsUri
+    from cyclonedx.model.component import Component, ComponentType
+
+    hashes = [(HashAlgorithm.SHA_256, package.sha256), (HashAlgorithm.MD5, package.md5)]
+    stated = [HashType(alg=algorithm, content=digits) for algorithm, digits in hashes if digits]
+    properties = [Property(name="envtool:category", value=package.category)]
+    if facts.size_bytes is not None:
+        properties.append(Property(name="envtool:size_bytes", value=str(facts.size_bytes)))
+    url = _purl(package)
+    return Component(
+        type=ComponentType.LIBRARY,
+        name=package.name,
+        version=package.version,
+        bom_ref=str(url),
+        purl=url,
+        hashes=stated,
+        licenses=[LicenseFactory().make_from_string(facts.license)] if facts.license else None,
+        properties=properties,
+        external_references=[
+            ExternalReference(
+                type=ExternalReferenceType.DISTRIBUTION, url=XsUri(strip(package.url)), hashes=stated
+            )
+        ],
+    )  # fmt: skip
+
+
+def _purl(package: LockedPackage) -> PackageURL:
+    from packageurl import PackageURL
+
+    if package.manager == "pip":
+        return PackageURL("pypi", None, package.name, package.version, {"file_name": package.file_name})
+    channel, subdir, file_name = package.url.rsplit("/", 2)
+    qualifiers = {
+        "build": package.build_string or "",
+        "channel": channel.rpartition("/")[2],
+        "subdir": subdir,
+        "type": "conda" if file_name.endswith(".conda") else "tar.bz2",
+    }
+    return PackageURL("conda", None, package.name, package.version, qualifiers)
+
+
+def _deterministic(bom: dict[str, Any], platform: str) -> str:
+    # The library puts in the time and a random number, neither of which says anything of the environment.
+    bom["metadata"].pop("timestamp", None)
+    bom.pop("serialNumber", None)
+    bom["metadata"].setdefault("properties", []).append({"name": "envtool:platform", "value": platform})
+    digest = hashlib.sha256(json.dumps(bom, sort_keys=True).encode()).hexdigest()
+    bom["serialNumber"] = f"urn:uuid:{uuid.UUID(digest[:32], version=4)}"
+    return json.dumps(bom, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -1,0 +1,53 @@
+"""Why a URL did not give its bytes, with what has to be known to decide what to do about it."""
+
+from __future__ import annotations
+
+import email.utils
+import time
+
+from envtool.errors import NetworkError
+
+
+class TransferError(NetworkError):
+    """A URL that did not give its bytes.
+
+    Args:
+        reason: Why, for people.
+        is_transient: Whether the same URL may well work a moment later.
+        retry_after_s: How long the server asks to wait, in seconds.
+        is_down: Whether the place as a whole gave no answer, so that other files are better sought elsewhere.
+        status: The HTTP status, where there was one.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        is_transient: bool,
+        retry_after_s: float | None = None,
+        is_down: bool = False,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.is_transient = is_transient
+        self.retry_after_s = retry_after_s
+        self.is_down = is_down
+        self.status = status
+
+
+class RangeError(TransferError):
+    """A URL that does not go on where it was asked to; from the beginning it may well work."""
+
+
+def seconds_to_wait(header: str | None) -> float | None:
+    """What a Retry-After header asks for, in seconds; it is a number or a date (RFC 9110 section 10.2.3)."""
+    if not header:
+        return None
+    if header.strip().isdigit():
+        return float(header)
+    try:
+        moment = email.utils.parsedate_to_datetime(header)
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, moment.timestamp() - time.time())

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+HEAD = "channels: [conda-forge]\n"
+
+
+def test_the_lines_that_conflict_are_named(envtool, write) -> None:
+    write(HEAD + "dependencies:\n  - python=3.9\n  - flask=3.1\n  - werkzeug=2.3\n  - pip\n")
+    refused = envtool("lock")
+    assert refused.returncode == 3
+    assert "linux-64 cannot be satisfied:" in refused.stderr
+    lines = refused.stderr.splitlines()
+    at = lines.index("these 2 lines cannot be satisfied together:")
+    assert lines[at + 1 : at + 3] == ["  environment.yml:4: flask=3.1", "  environment.yml:5: werkzeug=2.3"]
+
+
+def test_each_platform_has_its_own_reason(envtool, write) -> None:
+    text = "platforms: [linux-64, osx-arm64]\ndependencies:\n  - nonesuch  # [linux]\n  - missing  # [osx]\n"
+    write(HEAD + text)
+    refused = envtool("lock")
+    assert refused.returncode == 3
+    assert "linux-64 cannot be satisfied" in refused.stderr
+    assert "  environment.yml:4: nonesuch\n" in refused.stderr
+    assert "osx-arm64 cannot be satisfied" in refused.stderr
+    assert "  environment.yml:5: missing\n" in refused.stderr
+
+
+def test_a_cuda_that_is_not_declared_is_the_cause(envtool, write) -> None:
+    write(HEAD + 'dependencies:\n  - python=3.9\n  - "pytorch=2.0.0=cuda118*"\n')
+    refused = envtool("lock")
+    assert refused.returncode == 3
+    assert "the cause is what the target machines are declared to have:\n  no __cuda is declared" in refused.stderr
+    assert "hint: raise __cuda under virtual-packages" in refused.stderr
+
+
+def test_a_glibc_that_is_declared_too_old_is_named_with_its_line(envtool, write) -> None:
+    write(HEAD + 'dependencies:\n  - python=3.9\nvirtual-packages:\n  linux-64:\n    __glibc: "2.12"\n')
+    refused = envtool("lock")
+    assert refused.returncode == 3
+    assert "  environment.yml:6: __glibc 2.12; >=2.17" in refused.stderr
+
+
+def test_a_line_that_is_no_match_spec_is_named_before_anything_is_solved(envtool, write) -> None:
+    write(HEAD + "dependencies:\n  - python=3.9\n  - 'numpy[version=1'\n")
+    refused = envtool("lock")
+    assert refused.returncode == 3
+    assert "environment.yml:4: 'numpy[version=1' is no match spec" in refused.stderr

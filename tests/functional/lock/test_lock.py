@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from envtool.lockfile import LockedPackage, Lockfile, read_lockfile
+
+SERVER = """\
+name: demo
+channels: [conda-forge, nodefaults]
+platforms: [linux-64, linux-aarch64, osx-arm64]
+dependencies:
+  - python=3.9
+  - flask
+  - numpy
+"""
+CUDA = """\
+channels: [pytorch, nvidia, conda-forge]
+dependencies:
+  - python=3.9
+  - pytorch=2.3.0
+  - pytorch-cuda=12.1
+  - flask
+  - gunicorn
+virtual-packages:
+  linux-64:
+    __cuda: "12.1"
+    __glibc: "2.31"
+"""
+
+
+def done(result: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def versions(lockfile: Lockfile, platform: str = "linux-64") -> dict[str, str]:
+    return {each.name: each.version for each in lockfile.packages if each.platform == platform}
+
+
+def package(lockfile: Lockfile, name: str, platform: str = "linux-64") -> LockedPackage:
+    return next(each for each in lockfile.packages if (each.name, each.platform) == (name, platform))
+
+
+def test_several_platforms_with_canonical_urls_and_hashes(envtool, write, tmp_path: Path) -> None:
+    write(SERVER)
+    done(envtool("lock"))
+    text = (tmp_path / "conda-lock.yml").read_text()
+    lockfile = read_lockfile(tmp_path / "conda-lock.yml")
+    assert lockfile.platforms == ("linux-64", "linux-aarch64", "osx-arm64")
+    assert set(lockfile.content_hash) == set(lockfile.platforms)
+    for platform in lockfile.platforms:
+        assert versions(lockfile, platform)["python"] == "3.9.23"
+    for each in lockfile.packages:
+        assert each.url.startswith("https://conda.anaconda.org/conda-forge/")
+        assert each.url.split("/")[-2] in (each.platform, "noarch")
+        assert each.sha256
+        assert each.md5
+    assert "127.0.0.1" not in text
+    assert str(tmp_path) not in text
+
+
+def test_the_same_bytes_whatever_the_order_of_the_lines(envtool, write, tmp_path: Path) -> None:
+    write(SERVER)
+    done(envtool("lock"))
+    first = (tmp_path / "conda-lock.yml").read_bytes()
+    write(SERVER.replace("  - python=3.9\n  - flask\n", "  # a comment\n  - flask\n\n  - python =3.9\n"))
+    again = done(envtool("lock"))
+    second = (tmp_path / "conda-lock.yml").read_bytes()
+    assert "locked" in again.stderr
+    # The text of `python =3.9` is conda-lock's to hash; everything that we write is the same.
+    assert [line for line in first.splitlines() if b"match_specs" not in line] == [
+        line for line in second.splitlines() if b"match_specs" not in line
+    ]
+
+
+def test_cuda_from_three_channels(envtool, write, tmp_path: Path) -> None:
+    write(CUDA)
+    done(envtool("lock"))
+    lockfile = read_lockfile(tmp_path / "conda-lock.yml")
+    assert package(lockfile, "pytorch").url.startswith(
+        "https://conda.anaconda.org/pytorch/linux-64/pytorch-2.3.0-py3.9_"
+    )
+    assert package(lockfile, "cuda-cudart").url.startswith("https://conda.anaconda.org/nvidia/")
+    assert "__glibc" in package(lockfile, "pytorch-cuda").dependencies or lockfile.packages
+
+
+def test_categories_of_two_files(envtool, write, tmp_path: Path) -> None:
+    write(SERVER)
+    write("category: dev\nchannels: [conda-forge]\ndependencies: [pytest, flask]\n", "dev.yml")
+    done(envtool("lock", "-f", "environment.yml", "-f", "dev.yml"))
+    lockfile = read_lockfile(tmp_path / "conda-lock.yml")
+    categories = {each.name: each.category for each in lockfile.packages if each.platform == "linux-64"}
+    assert categories["pytest"] == categories["pluggy"] == "dev"
+    assert categories["flask"] == categories["python"] == categories["click"] == "main"
+    assert lockfile.sources == ("environment.yml", "dev.yml")
+    assert "is current" in done(envtool("lock", "--check")).stderr
+
+
+def test_what_two_categories_need_has_two_entries(envtool, write, tmp_path: Path) -> None:
+    write("channels: [conda-forge]\ndependencies: [python=3.9]\n")
+    write("category: dev\nchannels: [conda-forge]\ndependencies: [jinja2]\n", "dev.yml")
+    write("category: web\nchannels: [conda-forge]\ndependencies: [flask]\n", "web.yml")
+    done(envtool("lock", "-f", "environment.yml", "-f", "dev.yml", "-f", "web.yml"))
+    lockfile = read_lockfile(tmp_path / "conda-lock.yml")
+    found = sorted(
+        (each.name, each.category) for each in lockfile.packages if each.name in ("flask", "jinja2", "click")
+    )
+    assert found == [("click", "web"), ("flask", "web"), ("jinja2", "dev"), ("jinja2", "web")]
+
+
+def test_lines_for_one_platform_only(envtool, write, tmp_path: Path) -> None:
+    write(SERVER.replace("- numpy", "- numpy=1.26  # [linux64]\n  - numpy=2.0  # [osx]"))
+    done(envtool("lock"))
+    lockfile = read_lockfile(tmp_path / "conda-lock.yml")
+    assert versions(lockfile, "linux-64")["numpy"] == "1.26.4"
+    assert versions(lockfile, "osx-arm64")["numpy"] == "2.0.2"
+    assert "numpy" not in versions(lockfile, "linux-aarch64")
+
+
+def test_an_interrupted_or_refused_lock_leaves_the_old_one(envtool, write, tmp_path: Path) -> None:
+    write(SERVER)
+    done(envtool("lock", "-p", "linux-64"))
+    before = (tmp_path / "conda-lock.yml").read_bytes()
+    write(SERVER.replace("numpy", "nonesuch"))
+    assert envtool("lock").returncode == 3
+    assert (tmp_path / "conda-lock.yml").read_bytes() == before
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["conda-lock.yml", "environment.yml"]
+
+
+def test_update_moves_one_package_and_what_must_move_with_it(envtool, write, tmp_path: Path) -> None:
+    path = tmp_path / "conda-lock.yml"
+    pinned = "- python=3.9.18\n  - flask=3.0\n  - numpy=1.26\n  - click=8.1.7\n  - werkzeug=3.0.3\n  - jinja2=3.1.4"
+    write(SERVER.replace("- python=3.9\n  - flask\n  - numpy", pinned))
+    done(envtool("lock"))
+    write(SERVER)
+    old = versions(read_lockfile(path))
+    done(envtool("lock", "--update", "click"))
+    assert changed(old, versions(read_lockfile(path))) == {"click": ("8.1.7", "8.1.8")}
+    old = versions(read_lockfile(path))
+    done(envtool("lock", "--update", "flask"))
+    assert changed(old, versions(read_lockfile(path))) == {
+        "flask": ("3.0.3", "3.1.2"),
+        "werkzeug": ("3.0.3", "3.1.3"),
+    }
+    assert "is current" in done(envtool("lock", "--check")).stderr
+
+
+def test_update_to_a_version(envtool, write, tmp_path: Path) -> None:
+    path = tmp_path / "conda-lock.yml"
+    write(SERVER)
+    done(envtool("lock", "-p", "linux-64"))
+    old = versions(read_lockfile(path))
+    done(envtool("lock", "--update", "numpy=1.26"))
+    new = versions(read_lockfile(path))
+    assert new["numpy"] == "1.26.4"
+    assert read_lockfile(path).platforms == ("linux-64",)
+    assert {name for name in new if name in old and old[name] != new[name]} == {"numpy"}
+
+
+def changed(old: dict[str, str], new: dict[str, str]) -> dict[str, tuple[str, str]]:
+    return {name: (old[name], new[name]) for name in old.keys() & new.keys() if old[name] != new[name]}
+
+
+def test_update_of_a_package_that_is_not_there(envtool, write) -> None:
+    write(SERVER)
+    done(envtool("lock", "-p", "linux-64"))
+    refused = envtool("lock", "--update", "nonesuch")
+    assert refused.returncode == 3
+    assert "the lock has no nonesuch" in refused.stderr
+
+
+def test_strategy_lowest(envtool, write, tmp_path: Path) -> None:
+    write(SERVER)
+    done(envtool("lock", "-p", "linux-64", "--strategy", "lowest"))
+    assert versions(read_lockfile(tmp_path / "conda-lock.yml"))["flask"] == "2.3.2"
+    done(envtool("lock", "-p", "linux-64", "--strategy", "lowest-direct"))
+    assert versions(read_lockfile(tmp_path / "conda-lock.yml"))["python"] == "3.9.18"
+
+
+def test_exclude_newer_leaves_out_what_is_younger(envtool, write, tmp_path: Path) -> None:
+    write("channels: [conda-forge]\ndependencies: [click]\n")
+    done(envtool("lock", "--exclude-newer", "2027-01-01"))
+    newest = versions(read_lockfile(tmp_path / "conda-lock.yml"))["click"]
+    write("channels: [conda-forge]\ndependencies: [click]\nexclude-newer: 2024-12-01\n")
+    refused = envtool("lock")
+    assert refused.returncode == 3
+    assert "without exclude-newer 2024-12-01 23:59 UTC it could be satisfied" in refused.stderr
+    assert newest == "8.4.2"
+
+
+@pytest.mark.parametrize("text", ["soon", "2026-13-01"])
+def test_a_date_that_is_none(envtool, write, text: str) -> None:
+    write(SERVER)
+    refused = envtool("lock", "--exclude-newer", text)
+    assert refused.returncode == 3
+    assert f"--exclude-newer: '{text}' is neither a date nor a number of days" in refused.stderr
+
+
+def test_variables_of_the_file_stand_in_the_lock(envtool, write, tmp_path: Path) -> None:
+    write(SERVER + "variables:\n  OMP_NUM_THREADS: 1\n")
+    done(envtool("lock", "-p", "linux-64"))
+    assert read_lockfile(tmp_path / "conda-lock.yml").custom_metadata["envtool_variables"] == '{"OMP_NUM_THREADS": "1"}'
+
+
+def test_a_password_in_a_channel_url_never_reaches_the_lock(envtool, write, mirror: str, tmp_path: Path) -> None:
+    host = mirror.partition("//")[2]
+    write(f"channels: ['http://$USER_NAME:$SECRET@{host}/conda-forge']\ndependencies: [click]\n")
+    missing = envtool("lock")
+    assert missing.returncode == 3
+    assert "needs the variable USER_NAME, SECRET, which is not set" in missing.stderr
+    done(envtool("lock", USER_NAME="me", SECRET="hunter2"))
+    text = (tmp_path / "conda-lock.yml").read_text()
+    assert "hunter2" not in text
+    assert f"url: http://{host}/conda-forge/noarch/click-" in text
+    assert "$SECRET" in text
+
+
+def test_a_literal_password_is_refused_with_its_line(envtool, write) -> None:
+    write("channels:\n  - https://me:hunter2@host.example/c\ndependencies: [click]\n")
+    refused = envtool("lock")
+    assert refused.returncode == 3
+    assert "environment.yml:2: credentials in https://host.example/c" in refused.stderr
+    assert "hunter2" not in refused.stderr

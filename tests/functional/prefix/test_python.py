@@ -1,0 +1,109 @@
+"""Environments with a real Python 3.9 and wheels: byte-code, scripts, and what reproducibility asks of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from envtool.lockfile import LockedPackage
+from tests.functional.prefix.conftest import ROOT, User
+from tests.support.archives import locked
+from tests.support.wheels import locked_wheel, write_wheel
+
+MODULE = """\
+import sysconfig
+NAMES = {"a", "b", "c"}
+def where(names=frozenset({"x", "y"})):
+    print(__file__, where.__code__.co_filename, sysconfig.get_paths()["purelib"])
+"""
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> tuple[LockedPackage, ...]:
+    """Python 3.9 and pip from the embedded channel; its sources are cached outside of the clone."""
+    channel = tmp_path_factory.mktemp("embedded")
+    argv = [sys.executable, "-m", "envtool", "channel", "build", "python", "pip", "--output", str(channel)]
+    subprocess.run(argv, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
+    return tuple(locked(path) for path in sorted(channel.rglob("*.conda")))
+
+
+@pytest.fixture(scope="session")
+def hello(tmp_path_factory: pytest.TempPathFactory) -> LockedPackage:
+    files = {
+        "hello_world/__init__.py": MODULE,
+        "hello_world/for_another_python.py": "print 'not Python 3'\n",
+        "{data}/scripts/plain": "#!python\nimport hello_world; hello_world.where()\n",
+        "{data}/data/share/hello.txt": "data\n",
+    }
+    wheel = write_wheel(tmp_path_factory.mktemp("wheels"), "hello_world", "1.0", files, {"hello": "hello_world:where"})
+    return locked_wheel(wheel)
+
+
+def digest_of(user: User, prefix: Path) -> str:
+    return json.loads(user.run("create", "-p", prefix, "--json").stdout)["env_digest"]
+
+
+def test_an_environment_with_wheels(user: User, python: tuple[LockedPackage, ...], hello: LockedPackage) -> None:
+    user.write_lock(*python, hello)
+    prefix, other = user.home / "env", user.home / "another-and-longer" / "place"
+    digest = digest_of(user, prefix)
+    assert digest_of(user, other) == digest
+    site_packages = prefix / "lib/python3.9/site-packages"
+    module = site_packages / "hello_world/__init__.py"
+    for script in ("hello", "plain"):
+        shown = user.run("run", "-p", prefix, "--", script).stdout.split()
+        assert shown == [str(module), str(module), str(site_packages)]
+    assert "pip " in user.run("run", "-p", prefix, "--", "pip", "--version").stdout
+    assert (prefix / "share/hello.txt").read_text() == "data\n"
+    assert list(prefix.rglob("uv_cache.json")) == []
+    assert list(prefix.rglob("direct_url.json")) == []
+    # Using it writes nothing into it, and nothing in it depends on where it is.
+    user.run("verify", "-p", prefix)
+    user.run("verify", "-p", other, "--rebuild")
+    names = {str(path.relative_to(prefix)) for path in prefix.rglob("*.pyc")}
+    source = prefix / "lib/python3.9/_sysconfigdata__linux_x86_64-linux-gnu.py"
+    differing = {name for name in names if (prefix / name).read_bytes() != (other / name).read_bytes()}
+    assert len(names) > 500
+    assert all(Path(name).name.startswith("_sysconfigdata_") for name in differing)
+    assert str(prefix) in source.read_text()
+
+
+def test_wheels_come_and_go_with_the_lock(user: User, python: tuple[LockedPackage, ...], hello: LockedPackage) -> None:
+    user.write_lock(*python, hello)
+    prefix = user.home / "env"
+    digest = digest_of(user, prefix)
+    user.write_lock(*python)
+    without = digest_of(user, prefix)
+    assert without != digest
+    assert not (prefix / "bin/hello").exists()
+    assert not (prefix / "lib/python3.9/site-packages/hello_world").exists()
+    user.run("verify", "-p", prefix)
+    user.write_lock(*python, hello)
+    assert digest_of(user, prefix) == digest
+
+
+def test_tampered_code_and_byte_code_are_found(
+    user: User, python: tuple[LockedPackage, ...], hello: LockedPackage
+) -> None:
+    user.write_lock(*python, hello)
+    prefix = user.home / "env"
+    user.run("create", "-p", prefix)
+    compiled = prefix / "lib/python3.9/__pycache__/os.cpython-39.pyc"
+    data = bytearray(compiled.read_bytes())
+    data[-1] ^= 1
+    compiled.write_bytes(data)
+    (prefix / "bin/hello").write_text("#!/bin/sh\n")
+    (prefix / "lib/python3.9/site-packages/hello_world/added.py").write_text("")
+    found = json.loads(user.run("verify", "-p", prefix, "--json", code=1).stdout)["findings"]
+    assert [(each["kind"], each["what"]) for each in found] == [
+        ("extra", "lib/python3.9/site-packages/hello_world/added.py"),
+        ("mismatched", "bin/hello"),
+        ("mismatched", "lib/python3.9/__pycache__/os.cpython-39.pyc"),
+    ]
+    user.run("create", "-p", prefix, "--repair")
+    user.run("verify", "-p", prefix)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from envtool.errors import LockfileError
+from envtool.lockfile import LockedPackage, parse_lockfile
+
+ROOT = Path(__file__).parents[3]
+VALID = """\
+version: 1
+metadata:
+  content_hash: {linux-64: abc}
+  channels: [{url: conda-forge, used_env_vars: []}]
+  platforms: [linux-64]
+  sources: [environment.yml]
+package:
+- name: click
+  version: 8.1.8
+  manager: conda
+  platform: linux-64
+  dependencies: {python: '>=3.9'}
+  url: https://conda.anaconda.org/conda-forge/noarch/click-8.1.8-pyh707e725_0.conda
+  hash:
+    md5: f22f4d4970e09d68a10b922cbb0408d3
+    sha256: c920d23cd1fcf565031c679adb62d848af60d6fbb0edc2d50ba475cea4f0d8ab
+  category: main
+  optional: false
+"""
+
+
+def issues(text: str) -> list[str]:
+    with pytest.raises(LockfileError) as caught:
+        parse_lockfile("conda-lock.yml", text)
+    return [str(each) for each in caught.value.issues]
+
+
+def test_a_lock_of_conda_lock_is_read() -> None:
+    lockfile = parse_lockfile("conda-lock.yml", VALID)
+    assert [(each.name, each.build_string) for each in lockfile.packages] == [("click", "pyh707e725_0")]
+    assert lockfile.channels == ("conda-forge",)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("version: 1\n", "version: 2\n", "1: expected version 1 of conda-lock's format, found version 2"),
+        ("version: 1\n", "", "1: expected version 1 of conda-lock's format, found no version"),
+        (
+            "version: 1\n",
+            "version: 6\nenvironments: {}\n",
+            "1: expected version 1 of conda-lock's format, found version 6",
+        ),
+        ("package:\n", "extra: 1\npackage:\n", "7: unknown key 'extra' in the file; known: version, metadata, package"),
+        ("manager: conda", "manager: npm", "10: package[0].manager must be conda or pip, not 'npm'"),
+        ("md5: f22f4d4970e09d68", "md5: F22F", "15: package[0].hash.md5 is not a md5: 'F22Fa10b922cbb0408d3'"),
+        ("  platform: linux-64\n", "", "8: package[0] has no platform"),
+        ("8.1.8\n", "8.1\n", "9: package[0].version must be a string, not the number 8.1; put it in quotes"),
+        ("package:\n", "<<<<<<< HEAD\npackage:\n", "7: an unresolved merge conflict starts here"),
+        ("package:\n", "package: [\n", "8: not YAML: did not find expected node content"),
+    ],
+)
+def test_what_cannot_be_read_is_named_with_its_place(before: str, after: str, expected: str) -> None:
+    assert before in VALID
+    assert issues(VALID.replace(before, after, 1)) == [f"conda-lock.yml:{expected}"]
+
+
+def test_the_build_of_either_kind_of_archive() -> None:
+    def build(file_name: str) -> str | None:
+        return LockedPackage("conda", "a-b", "1", "linux-64", f"https://h.example/noarch/{file_name}", "0").build_string
+
+    assert build("a-b-1-h0_0.tar.bz2") == "h0_0"
+    assert build("a-b-1-py39_1.conda") == "py39_1"
+
+
+@pytest.mark.parametrize("name", ["conda-lock.yml", "cpu-conda-lock.yml"])
+def test_our_own_locks_name_no_mirror_and_have_every_hash(name: str) -> None:
+    text = (ROOT / name).read_text()
+    lockfile = parse_lockfile(name, text)
+    hosts = {each.url.split("/")[2] for each in lockfile.packages}
+    assert hosts == {"conda.anaconda.org"}
+    assert all(each.sha256 and each.md5 for each in lockfile.packages)
+    assert "127.0.0.1" not in text

@@ -1,0 +1,104 @@
+"""The import rules of the design, held by reading every module."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# The one door, or the few, for each outside thing.
+DOORS = {
+    "jinja2": {"envtool/render.py"},
+    "rattler": {"envtool/conda.py", "envtool/link.py", "envtool/channel/index.py"},
+    "requests": {"envtool/network.py"},
+    "rich": {"envtool/report.py"},
+    "subprocess": {"envtool/process.py"},
+    "torch": {"serve/tensors.py"},
+    "uv": {"envtool/wheels.py"},
+    "watchdog": {"serve/wakeup.py"},
+    "yaml": {"envtool/document.py"},
+}
+
+
+def modules(package: str) -> Iterator[Path]:
+    return (path for path in sorted((ROOT / package).rglob("*.py")))
+
+
+def imports(path: Path) -> set[str]:
+    """The full names of all that a module imports, inside functions too, but not for type checking only."""
+    tree = ast.parse(path.read_text())
+    ignored = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.unparse(branch.test)
+        for node in ast.walk(branch)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in ignored:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_envtool_and_serve_never_import_each_other() -> None:
+    for package, other in (("envtool", "serve"), ("serve", "envtool")):
+        for path in modules(package):
+            assert not {name for name in imports(path) if name.split(".")[0] == other}, path
+
+
+@pytest.mark.parametrize("thing", DOORS)
+def test_every_outside_thing_has_its_door(thing: str) -> None:
+    users = {
+        str(path.relative_to(ROOT))
+        for package in ("envtool", "serve")
+        for path in modules(package)
+        if thing in {name.split(".")[0] for name in imports(path)}
+    }
+    assert users == DOORS[thing]
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level modules that are loaded after a statement in a fresh interpreter."""
+    script = f"{statement}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_serve_needs_neither_torch_nor_envtools_libraries() -> None:
+    loaded = loaded_by("import serve")
+    assert not loaded & {"torch", "rattler", "conda_lock", "click", "rich", "yaml", "envtool"}
+
+
+def test_importing_the_application_needs_no_torch() -> None:
+    assert not loaded_by("import serve.app") & {"torch", "rattler", "conda_lock", "rich", "envtool"}
+
+
+def test_help_loads_nothing_heavy() -> None:
+    loaded = loaded_by("import envtool.cli, click\nenvtool.cli.cli.get_help(click.Context(envtool.cli.cli))")
+    assert not loaded & {"torch", "rattler", "conda_lock", "requests", "rich", "yaml", "jinja2", "serve"}
+
+
+def test_no_path_of_a_machine_and_no_registry_is_named() -> None:
+    hosts = [
+        "pypi" + ".org",
+        "python" + "hosted.org",
+        "deb.debian" + ".org",
+        "security.debian" + ".org",
+        "npmjs" + ".org",
+    ]
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("this is no git checkout")
+    for name in listed.stdout.splitlines():
+        content = (ROOT / name).read_bytes() if (ROOT / name).is_file() else b""
+        assert not [host for host in hosts if host.encode() in content], name
