@@ -1,6 +1,7 @@
 """The command line: `python -m serve`.
 
-Exit codes: 0 done, 2 wrong usage, 3 an error we know, 130 interrupted. Running the server is gunicorn's part.
+Exit codes: 0 done, 1 the answer is no, 2 wrong usage, 3 an error we know, 130 interrupted. Running the server is
+gunicorn's part.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from serve.commands import Answer, add_commands
 from serve.errors import ServeError, describe
 from serve.publish import publish
 from serve.settings import CONFIG_VARIABLE, DEFAULT_FILE, FIELDS
@@ -29,6 +31,9 @@ Hot-swap PyTorch models under Flask and gunicorn.
        gunicorn -c python:serve.gunicorn_conf serve.wsgi:app
   3. after each training, publish the weights; the server swaps them in:
        python -m serve publish weights.safetensors --to checkpoints
+  4. look, and go back if you must:
+       python -m serve status
+       python -m serve rollback
 """
 
 
@@ -43,14 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _build_parser().parse_args(arguments)
     try:
-        lines: str = options.run(options)
+        answer: Answer | str = options.run(options)
     except ServeError as error:
         sys.stderr.write(describe(error) + "\n")
         return _KNOWN_ERROR
     except KeyboardInterrupt:
         return _INTERRUPTED
-    sys.stdout.write(lines + "\n")
-    return 0
+    text, code = answer if isinstance(answer, Answer) else Answer(answer)
+    sys.stdout.write(text + "\n" if text else "")
+    return code
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -58,6 +64,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m serve", description=_ABOUT, formatter_class=raw)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_publish(commands.add_parser("publish", formatter_class=raw, help="publish a checkpoint, its marker last"))
+    add_commands(commands)
     settings = commands.add_parser("settings", help="list every setting, its variable and its default")
     settings.add_argument("--json", action="store_true", help="as JSON")
     settings.set_defaults(run=_list_settings)

@@ -44,6 +44,7 @@ class Observation:
         marker: the marker's identity.
         text: the marker's content.
         problem: why the look failed, when it did.
+        generation: the publisher's number for it, or 0 where the marker states none.
     """
 
     path: Path
@@ -51,11 +52,15 @@ class Observation:
     marker: Identity
     text: bytes
     problem: str | None = None
+    generation: int = 0
 
     @property
-    def order(self) -> tuple[int, str]:
-        """The rank among the checkpoints of a directory: the newest marker wins, then the name."""
-        return self.marker.mtime_ns, self.path.name
+    def order(self) -> tuple[int, int, str]:
+        """The rank among the checkpoints of a directory: the stated generation, then the newest marker, then the name.
+
+        A stated number outranks the clock, so that a trainer whose clock was set back still publishes something newer.
+        """
+        return self.generation, self.marker.mtime_ns, self.path.name
 
     @property
     def fingerprint(self) -> str:
@@ -76,7 +81,7 @@ class Known:
     """
 
     served: str | None
-    served_order: tuple[int, str] | None
+    served_order: tuple[int, int, str] | None
     first_seen_s: float
     refusal: str | None = None
     retry_at_s: float | None = None

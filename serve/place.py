@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from serve.checkpoint import MARKER_SUFFIX, Identity, Observation
+from serve.manifest import stated_generation
 
 _MARKER_LIMIT_BYTES = 1024 * 1024
 
@@ -24,6 +25,8 @@ class Place:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # A marker is read for its rank once; ten thousand of them must not be opened at each look.
+        self._generations: dict[Path, tuple[Identity, int]] = {}
 
     @property
     def is_directory(self) -> bool:
@@ -36,7 +39,7 @@ class Place:
         return self.path if self.is_directory else self.path.parent
 
     def observe(self) -> Iterator[Observation]:
-        """Look at the checkpoints that have a marker, the newest marker first.
+        """Look at the checkpoints that have a marker, the highest stated generation first, then the newest marker.
 
         Yields:
             One observation at a time: a caller that stops early leaves the older markers unread.
@@ -44,9 +47,25 @@ class Place:
         Raises:
             OSError: the place cannot be listed.
         """
-        found = sorted(self._markers(), key=lambda pair: (pair[1].st_mtime_ns, pair[0].name), reverse=True)
-        for marker, seen in found:
+        found = [(self._generation(*pair), pair[1].st_mtime_ns, pair[0].name, *pair) for pair in self._markers()]
+        self._generations = {
+            marker: self._generations[marker] for *_, marker, _ in found if marker in self._generations
+        }
+        for *_, marker, seen in sorted(found, key=lambda rank: rank[:3], reverse=True):
             yield _observe(marker, seen)
+
+    def _generation(self, marker: Path, seen: os.stat_result) -> int:
+        if not seen.st_size or not stat.S_ISREG(seen.st_mode):
+            return 0
+        identity, known = _identify(seen), self._generations.get(marker)
+        if known is None or known[0] != identity:
+            try:
+                with marker.open("rb") as reader:
+                    known = identity, stated_generation(reader.read(_MARKER_LIMIT_BYTES))
+            except OSError:
+                return 0
+            self._generations[marker] = known
+        return known[1]
 
     def _markers(self) -> list[tuple[Path, os.stat_result]]:
         if not self.is_directory:
@@ -93,7 +112,7 @@ def _observe(marker: Path, seen: os.stat_result) -> Observation:
         return Observation(path, checkpoint, identity, text, "the checkpoint: expected a regular file")
     if len(text) > _MARKER_LIMIT_BYTES:
         return Observation(path, checkpoint, identity, b"", f"the marker: expected at most {_MARKER_LIMIT_BYTES} bytes")
-    return Observation(path, checkpoint, identity, text)
+    return Observation(path, checkpoint, identity, text, generation=stated_generation(text))
 
 
 def _look_at_checkpoint(path: Path) -> Identity | None:

@@ -88,7 +88,8 @@ def _publish(source: Path, target: Path, version: str | None, format: str) -> Pu
     temporary.unlink(missing_ok=True)
     descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        sha256, size = files.copy_hashed(descriptor, temporary)
+        copied = files.copy_hashed(descriptor, temporary)
+        sha256, size = copied.sha256, copied.size_bytes
         marker.unlink(missing_ok=True)
         files.sync_directory(target.parent)
         temporary.replace(target)

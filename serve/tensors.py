@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -136,6 +137,7 @@ def release(module: Any) -> None:
     for tensor in (*module.parameters(), *module.buffers()):
         with contextlib.suppress(RuntimeError):  # TorchScript may hold constants
             tensor.data = nothing.to(tensor.dtype)
+        time.sleep(0)  # a thread that answers a request goes first
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 

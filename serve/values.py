@@ -31,6 +31,17 @@ def text(value: object, base: Path) -> str:
     return value.strip()
 
 
+def optional_text(value: object, base: Path) -> str:
+    """Read a text that may be empty.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"expected a text, found {value!r}")
+    return value.strip()
+
+
 def word(value: object, base: Path) -> str:
     """Read a name that fits in a response header, or an empty text.
 
