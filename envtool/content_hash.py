@@ -14,6 +14,7 @@ import types
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ import yaml
 
 from envtool import report, requirements
 from envtool.spec import EnvironmentSpec, PlatformSpec
+
+_EMPTY = ("conda_lock", "conda_lock.lockfile", "conda_lock.src_parser")
+_kept: dict[str, types.ModuleType] = {}
 
 
 def content_hashes(spec: EnvironmentSpec, declared: Mapping[str, Mapping[str, str]] | None) -> dict[str, str]:
@@ -34,14 +38,18 @@ def content_hashes(spec: EnvironmentSpec, declared: Mapping[str, Mapping[str, st
     hashes = {}
     with conda_lock_modules(), tempfile.TemporaryDirectory(prefix="envtool-") as scratch:
         try:
+            import conda_lock.lockfile.v1.models  # noqa: F401 - the lock is written with it, when the solve is done
+
             repodata = _virtual_packages(Path(scratch), declared)
+            if not any(each.pip or each.pip_constraints for each in spec.platforms):
+                return _compute(spec, repodata)
             if _is_readable(spec):
                 platforms = [each.platform for each in spec.platforms]
-                return _compute(list(spec.paths), platforms, repodata, Path(scratch))
+                return _compute_from_files(list(spec.paths), platforms, repodata, Path(scratch))
             for each in spec.platforms:
                 path = Path(scratch) / f"{each.platform}.yml"
                 path.write_text(yaml.safe_dump(_plain(spec, each)))
-                hashes.update(_compute([path], [each.platform], repodata, Path(scratch)))
+                hashes.update(_compute_from_files([path], [each.platform], repodata, Path(scratch)))
         except Exception as error:  # conda-lock raises whatever its parsers raise
             report.warn(f"conda-lock cannot read the sources, so that its own check of them will not agree: {error}")
             return {each.platform: _digest(_plain(spec, each)) for each in spec.platforms}
@@ -57,30 +65,66 @@ def virtual_package_specification(declared: Mapping[str, Mapping[str, str]]) -> 
 def conda_lock_modules() -> Iterator[None]:
     """Make conda-lock's modules importable without its command line.
 
-    `import conda_lock` brings the whole program in, which takes longer than a solve. Inside the block an empty package
-    of that name stands for it, so that only the modules that are asked for are imported; afterwards everything is as
-    if none had been.
+    `import conda_lock` brings the whole program in, which takes longer than a solve. Inside the block empty packages
+    stand for those whose `__init__` does so, and only the modules that are asked for are imported; outside of it
+    everything is as if none had been. What was imported is kept for the next block.
     """
-    if "conda_lock" in sys.modules:
-        yield
+    if "conda_lock" in sys.modules and "conda_lock" not in _kept:
+        yield  # the whole of it is there already
         return
     # It reports every line that a selector takes away and every marker that it takes for true.
     logging.getLogger("conda_lock").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"conda_lock(\.|$)")
-    spec = find_spec("conda_lock")
-    package = types.ModuleType("conda_lock")
-    package.__spec__ = spec
-    package.__path__ = list(spec.submodule_search_locations or []) if spec else []
-    sys.modules["conda_lock"] = package
+    for name in _EMPTY:
+        if name not in _kept:
+            _kept[name] = _empty_package(name)
+    sys.modules.update(_kept)
     try:
         yield
     finally:
         for name in [each for each in sys.modules if each == "conda_lock" or each.startswith("conda_lock.")]:
-            del sys.modules[name]
+            _kept[name] = sys.modules.pop(name)
 
 
-def _compute(paths: list[Path], platforms: list[str], repodata: Any, scratch: Path) -> dict[str, str]:
+def _empty_package(name: str) -> types.ModuleType:
+    # Found from the path of conda-lock alone: to ask for the spec of a submodule would import the parent.
+    spec = find_spec("conda_lock")
+    paths = [str(Path(each, *name.split(".")[1:])) for each in (spec and spec.submodule_search_locations) or []]
+    package = types.ModuleType(name)
+    package.__path__ = paths
+    package.__spec__ = ModuleSpec(name, None, is_package=True)
+    package.__spec__.submodule_search_locations = paths
+    if name == "conda_lock":
+        package.__spec__ = spec  # importlib.resources reads conda-lock's own files through it
+    return package
+
+
+def _compute(spec: EnvironmentSpec, repodata: Any) -> dict[str, str]:
+    """The hashes of files without a `pip:` section, whose parsers in conda-lock would bring a whole solver in."""
     from conda_lock.content_hash import compute_content_hashes
+    from conda_lock.models.lock_spec import LockSpecification
+    from conda_lock.src_parser.conda_common import conda_spec_to_versioned_dep
+
+    dependencies = {}
+    for platform in spec.platforms:
+        parsed = [conda_spec_to_versioned_dep(each.text, each.category) for each in platform.conda]
+        # Of several lines about one package the last counts. Source: conda_lock/src_parser/aggregation.py.
+        dependencies[platform.platform] = list({each.name: each for each in parsed}.values())
+    lock_spec = LockSpecification(
+        dependencies=dependencies,
+        channels=list(spec.channels),
+        pip_repositories=list(spec.pip_repositories),
+        sources=list(spec.paths),
+    )
+    return dict(sorted(compute_content_hashes(lock_spec, repodata).items()))
+
+
+def _compute_from_files(paths: list[Path], platforms: list[str], repodata: Any, scratch: Path) -> dict[str, str]:
+    from conda_lock.content_hash import compute_content_hashes
+
+    for name in _EMPTY[1:]:  # here the real ones are needed, and all that they bring
+        if getattr(sys.modules[name], "__file__", None) is None:
+            del sys.modules[name]
     from conda_lock.src_parser import make_lock_spec
 
     # An empty mapping keeps conda-lock off the network; it only looks up `pip`, whose name is the same everywhere.

@@ -122,11 +122,20 @@ def _problem(text: str) -> str | None:
         return f"{text!r} does not say its name; write it as NAME @ URL"
     if text.startswith((".", "/", "~", "file:")) or (text.endswith((".whl", ".tar.gz", ".zip")) and "@" not in text):
         return f"{text!r} is a file of this machine; publish it to an index or a channel, so that others can have it"
+    if _is_version_control(text):
+        return (
+            f"{text!r} has to be built, and a build gives other bytes on every machine; build the wheel once, put it "
+            "where all can get it, and write NAME @ URL"
+        )
     if name_of(text) is None:
         return f"{text!r} is no requirement for pip, such as torch==1.12.1"
     if "@" in text and "file:" in text.partition("@")[2]:
         return f"{text!r} is a file of this machine; publish it to an index or a channel, so that others can have it"
     return None
+
+
+def _is_version_control(text: str) -> bool:
+    return bool(re.search(r"@\s*(git|hg|svn|bzr)\+", text))
 
 
 def _add_file(result: Requirements, line: Line, base: Path, kind: str, files: tuple[Path, ...]) -> None:

@@ -101,6 +101,14 @@ class LedgerError(ServeError):
     """The file of generations is damaged."""
 
 
+class MemoryShortError(ServeError):
+    """A model would not fit into memory beside what is there; it may later."""
+
+
+class SignatureError(ServeError):
+    """A key cannot be used to sign or to verify."""
+
+
 class StoreFullError(ServeError):
     """The disk of the store has no room for the checkpoint; it may have later."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,20 +51,29 @@ def detect_format(path: Path) -> str:
         path: the checkpoint.
 
     Returns:
-        `"safetensors"` or `"torch"`.
+        One of `FORMATS`.
 
     Raises:
-        CheckpointError: the file is neither.
+        CheckpointError: the file is none of them.
     """
     with path.open("rb") as reader:
         start = reader.read(9)
     # A zip archive is what torch.save writes since 1.6; a bare pickle is what it wrote before.
     if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
-        return TORCH
+        return TORCHSCRIPT if _holds_code(path) else TORCH
     if len(start) == 9 and start[8:] == b"{":
         return SAFETENSORS
     shown = start[:8].hex() or "no bytes at all"
     raise CheckpointError("format", f"{path.name}: expected safetensors or a torch.save file, found {shown}")
+
+
+def _holds_code(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # Both formats are zip archives of pickles; only TorchScript has a pickle of constants beside its code.
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError):
+        return False  # not whole; who reads it says what is wrong
 
 
 def read_safetensors_interface(path: Path) -> dict[str, TensorSpec]:

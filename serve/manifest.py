@@ -41,6 +41,7 @@ class Manifest:
         golden: requests whose answers are known.
         signature: of all the rest, as `serve.signature` writes it.
         rest: keys that this version of `serve` does not know.
+        stated: the whole object as it was, which is what a signature covers.
     """
 
     sha256: str | None = None
@@ -49,11 +50,12 @@ class Manifest:
     created: str | None = None
     format: str | None = None
     generation: int = 0
-    interface: object = None
+    interface: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     golden: Sequence[Golden] = ()
     signature: Mapping[str, object] | None = None
     rest: Mapping[str, object] = field(default_factory=dict)
+    stated: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
 
 
 def read_object(text: bytes) -> dict[str, object]:
@@ -104,7 +106,7 @@ def _build(stated: dict[str, object]) -> Manifest:
     known = {key: value for key, value in stated.items() if key in _KNOWN and value is not None}
     size, golden = known.pop("size", None), known.pop("golden", None)
     rest = {key: value for key, value in stated.items() if key not in _KNOWN}
-    return Manifest(size_bytes=size, golden=parse_golden(golden), rest=rest, **known)  # type: ignore[arg-type]
+    return Manifest(size_bytes=size, golden=parse_golden(golden), rest=rest, stated=stated, **known)  # type: ignore[arg-type]
 
 
 def _marker_issues(stated: Mapping[str, object]) -> list[str | None]:
@@ -122,6 +124,7 @@ def _marker_issues(stated: Mapping[str, object]) -> list[str | None]:
         check("format", stated.get("format") in FORMATS, " or ".join(FORMATS)),
         check("generation", _is_count(stated.get("generation")), "a number below 2**63"),
         check("metrics", isinstance(metrics, dict) and all(map(_is_number, metrics.values())), "numbers by name"),
+        check("interface", _is_form(stated.get("interface")), "texts by name"),
         check("signature", isinstance(stated.get("signature"), dict), "an object"),
         "sha256: missing; only an empty marker may leave it out" if sha256 is None else None,
     ]
@@ -129,6 +132,10 @@ def _marker_issues(stated: Mapping[str, object]) -> list[str | None]:
 
 def _matches(pattern: re.Pattern[str], value: object) -> bool:
     return isinstance(value, str) and bool(pattern.fullmatch(value))
+
+
+def _is_form(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(form, str) for form in value.values())
 
 
 def _is_count(value: object) -> bool:

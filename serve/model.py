@@ -1,82 +1,34 @@
-"""The contract of a model class, and how a proven checkpoint becomes a model that answers.
+"""How a proven checkpoint becomes a model that may go live: the one place where the gates stand, in their order.
 
-The settings name a class as `model = "module:Class"` and its keyword arguments as `[model_args]`. The least it has to
-be is a `torch.nn.Module` with one attribute:
+format, signature and pickle policy → interface, from the header → memory → weights → finite → warm-up → golden
+requests → `validate` → the form of the answers. A checkpoint that fails one is refused with that gate's code; none of
+them touches the model that is live.
 
-    class Classifier(torch.nn.Module):
-        example_inputs = [[0.0] * 16]          # inputs as a request has them; used for warm-up and for the shape
-
-        def __init__(self, hidden=32): ...
-        def forward(self, rows): ...
-
-A class may say more, each by a method of its own; a class that is no module says how to build one:
-
-    build_module(self)              -> torch.nn.Module        the module whose state dict the checkpoints hold
-    inputs_to_tensors(self, inputs) -> anything               a request's inputs to what the module takes; raises
-                                                              ValueError for inputs that do not fit
-    run_module(self, module, x)     -> anything               default: module(*x) for a tuple, module(x) otherwise
-    tensors_to_outputs(self, y)     -> lists, numbers, texts  default: nested lists
-
-Only workers import this module. Reading tensors is `serve.tensors`; choosing what to load is `serve.checkpoint`.
+Only workers import this module. What a model class may say is told in `serve.servable`.
 """
 
 from __future__ import annotations
 
-import importlib
-import json
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Callable
 
-from serve import tensors
-from serve.errors import CheckpointError, InputError, ModelError
-from serve.formats import SAFETENSORS, detect_format, read_safetensors_interface, require_interface
+from serve import gates, servable, tensors, weights
+from serve.errors import CheckpointError, SignatureError
+from serve.formats import SAFETENSORS, TORCH, TORCHSCRIPT, Interface, read_safetensors_interface, require_interface
+from serve.host_memory import read_available
+from serve.interface import require_same_form
 from serve.manifest import Manifest
+from serve.room import make_room
+from serve.servable import TorchPredictor
 from serve.settings import Settings
+from serve.signature import Verifier
+from serve.slot import Generation, Slot
 from serve.store import Stored
+from serve.warm_up import Candidate, warm_up
 
-# The first run pays for lazily created kernels and buffers, the second shows that they are there.
-_WARM_UP_RUNS = 2
-
-
-@dataclass(frozen=True)
-class TorchPredictor:
-    """A model that answers requests.
-
-    Args:
-        module: holds the weights.
-        inputs_to_tensors: from a request's inputs to what the module takes.
-        run_module: from there to what the module gives.
-        tensors_to_outputs: from there to the answer's outputs.
-        expected_shape: of the inputs, `None` standing for any length.
-    """
-
-    module: Any
-    inputs_to_tensors: Callable[[object], Any]
-    run_module: Callable[[Any, Any], Any]
-    tensors_to_outputs: Callable[[Any], object]
-    expected_shape: Sequence[int | None]
-
-    def predict(self, inputs: object) -> object:
-        """Answer one request.
-
-        Args:
-            inputs: as the request has them.
-
-        Returns:
-            The outputs, in the form that JSON can hold.
-
-        Raises:
-            InputError: the inputs do not fit the model.
-        """
-        with tensors.without_gradients():
-            try:
-                taken = self.inputs_to_tensors(inputs)
-            except (ValueError, TypeError, LookupError) as error:
-                raise InputError(f"the inputs: {error}", self.expected_shape) from error
-            return self.tensors_to_outputs(self.run_module(self.module, taken))
+Say = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -87,7 +39,7 @@ class Loaded:
         predictor: answers requests.
         format: of the checkpoint.
         load_s: seconds for building the module and attaching the weights.
-        warm_up_s: seconds for answering the example.
+        warm_up_s: seconds for answering the example and all that follows.
     """
 
     predictor: TorchPredictor
@@ -96,20 +48,41 @@ class Loaded:
     warm_up_s: float
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """A checkpoint that has passed the gates which need no memory."""
+
+    stored: Stored
+    manifest: Manifest
+    format: str
+    may_unpickle: bool
+
+
 class ModelLoader:
     """Makes models from checkpoints, in one worker.
 
     Args:
-        settings: name the class, its arguments, the device and the allow-list.
+        settings: how to serve.
+        slot: holds what is live, with which a new model is compared.
+        say: writes a line to the log.
 
     Raises:
-        ModelError: the class cannot be imported.
+        ModelError: the class cannot be imported, or a key cannot be used.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, slot: Slot | None = None, say: Say | None = None) -> None:
         self._settings = settings
         tensors.limit_threads(settings.torch_threads)
-        self._class = _import_class(settings)
+        self._class = servable.import_class(settings)
+        try:
+            self._verifier = Verifier(settings.verify_key) if settings.verify_key else None
+        except SignatureError as error:
+            raise gates.unusable_key(error) from error
+        self._slot = slot or Slot()
+        self._tensors: Interface | None = None  # of the class with its arguments, which do not change
+        if say is not None:
+            version = weights.torch_version()
+            gates.warn_of_pickles(settings.pickle, weights.weaknesses(version), version, say)
 
     def load(self, stored: Stored, manifest: Manifest) -> Loaded:
         """Load, check and warm up one model.
@@ -124,101 +97,90 @@ class ModelLoader:
         Raises:
             CheckpointError: the checkpoint is at fault.
             ModelError: the model class is at fault.
+            MemoryShortError: it would not fit into memory.
             OSError: the store cannot be read.
         """
+        plan, live = self._examine(stored, manifest), self._slot.live
+        form = _form_of(live)
+        if live is None or self._settings.memory != "resource":
+            return self._prepare(plan, form, is_alone=live is None)
+        make_room(self._slot, live, self._settings.warm_up_timeout_s)
+        try:
+            return self._prepare(plan, form, is_alone=False)
+        except BaseException:
+            self._bring_back(live)
+            raise
+
+    def _examine(self, stored: Stored, manifest: Manifest) -> _Plan:
+        """Pass the gates that need neither the weights nor memory."""
+        format = gates.require_format(stored.path, manifest, self._settings.format)
+        if self._verifier is not None:
+            gates.require_signature(self._verifier, stored, manifest)
+        is_signed = self._verifier is not None
+        may_unpickle = gates.decide_pickle(self._settings, format, stored.sha256, is_signed)
+        if format == SAFETENSORS and self._tensors is not None:
+            require_interface(self._tensors, read_safetensors_interface(stored.path))
+        return _Plan(stored, manifest, format, may_unpickle)
+
+    def _prepare(self, plan: _Plan, form: Mapping[str, str], is_alone: bool) -> Loaded:
+        """Pass the gates that need the model itself."""
         started_s = time.monotonic()
-        format = detect_format(stored.path)
-        if manifest.format not in (None, format):
-            raise CheckpointError("format", f"the format: expected {manifest.format}, found {format}")
-        servable, module = self._build()
-        state = self._read_fitting(stored, format, module)
+        self._require_memory(plan, is_alone)
+        built = servable.build(self._settings, self._class)
+        module = self._read(plan, built)
+        predictor = servable.connect(self._settings, built, module)
+        loaded_s = time.monotonic()
+        candidate = Candidate(predictor, built.example_inputs, plan.manifest.golden, getattr(built, "validate", None))
+        try:
+            found = warm_up(candidate, self._settings.warm_up_sizes, self._settings.warm_up_timeout_s)
+            self._require_form(plan.manifest, form, found)
+        except CheckpointError:
+            predictor.release()
+            raise
+        predictor = replace(predictor, interface=found, origin=(plan.stored, plan.manifest))
+        return Loaded(predictor, plan.format, loaded_s - started_s, time.monotonic() - loaded_s)
+
+    def _require_memory(self, plan: _Plan, is_alone: bool) -> None:
+        if self._settings.memory == "unchecked":
+            return
+        # A worker that boots does so while its siblings serve; otherwise all of them load at the same time.
+        workers = 1 if is_alone else self._settings.workers
+        size_bytes = plan.stored.size_bytes
+        is_shared = plan.format == SAFETENSORS or (plan.format == TORCH and weights.can_map_pickles())
+        needed = gates.needed_bytes(size_bytes, workers, is_shared, tensors.can_assign())
+        gates.require_memory(needed, read_available(), plan.stored)
+        gates.require_memory(size_bytes * workers, tensors.read_device_memory(self._settings.device), plan.stored)
+
+    def _read(self, plan: _Plan, built: Any) -> Any:
+        if plan.format == TORCHSCRIPT:
+            module = weights.read_script(plan.stored.path, self._settings.device)
+            tensors.require_finite(module.state_dict(), module)
+            tensors.freeze(module)
+            return module
+        module = servable.build_module(self._settings, built)
+        expected = self._tensors = tensors.interface_of(module.state_dict())
+        if plan.format == SAFETENSORS:
+            # The header is enough to refuse another architecture before gigabytes of weights are read.
+            require_interface(expected, read_safetensors_interface(plan.stored.path))
+        state = weights.read_state(plan.stored.path, plan.format, plan.may_unpickle)
+        require_interface(expected, tensors.interface_of(state))
         tensors.require_finite(state, module)
         tensors.attach(module, state, self._settings.device)
-        predictor = self._connect(servable, module)
-        loaded_s = time.monotonic()
-        self._warm_up(predictor, servable.example_inputs)
-        return Loaded(predictor, format, loaded_s - started_s, time.monotonic() - loaded_s)
+        return module
 
-    def _build(self) -> tuple[Any, Any]:
-        arguments = self._settings.model_args
-        try:
-            servable: Any = self._class(**arguments)
-            module = servable.build_module() if hasattr(servable, "build_module") else servable
-        except Exception as error:  # the user's code may raise anything
-            raise ModelError(
-                f"{self._settings.model}: building it with {dict(arguments)} failed: {type(error).__name__}: {error}"
-            ) from error
-        if not tensors.is_module(module):
-            raise ModelError(
-                f"{self._settings.model}: expected a torch.nn.Module, found {type(module).__name__}",
-                hint="subclass torch.nn.Module, or add build_module()",
-            )
-        if not hasattr(servable, "example_inputs"):
-            raise ModelError(
-                f"{self._settings.model}: expected the attribute example_inputs, found none",
-                hint="for example: example_inputs = [[0.0] * 16]",
-            )
-        return servable, module
+    def _require_form(self, manifest: Manifest, live: Mapping[str, str], found: Mapping[str, str]) -> None:
+        require_same_form(manifest.interface, found, "its manifest states")
+        if self._settings.changed_interface == "refuse":
+            require_same_form(live, found, "the model that is live")
 
-    def _read_fitting(self, stored: Stored, format: str, module: Any) -> tensors.State:
-        expected = tensors.interface_of(module.state_dict())
-        if format == SAFETENSORS:
-            # The header is enough to refuse another architecture before gigabytes of weights are read.
-            require_interface(expected, read_safetensors_interface(stored.path))
-        is_trusted = stored.sha256 in self._settings.allowed_pickles
-        state = tensors.read_state(stored.path, format, is_trusted)
-        require_interface(expected, tensors.interface_of(state))
-        return state
-
-    def _connect(self, servable: Any, module: Any) -> TorchPredictor:
-        try:
-            rows = tensors.InputTensors(servable.example_inputs, module, self._settings.device)
-            shape: Sequence[int | None] = rows.shape
-            convert = rows.convert
-        except (TypeError, ValueError, RuntimeError) as error:
-            if not hasattr(servable, "inputs_to_tensors"):
-                raise ModelError(
-                    f"{self._settings.model}: example_inputs: expected rows of numbers, found {error}",
-                    hint="give rows of numbers, or add inputs_to_tensors()",
-                ) from error
-            shape = ()
-        return TorchPredictor(
-            module=module,
-            inputs_to_tensors=getattr(servable, "inputs_to_tensors", None) or convert,
-            run_module=getattr(servable, "run_module", _run_module),
-            tensors_to_outputs=getattr(servable, "tensors_to_outputs", tensors.to_lists),
-            expected_shape=shape,
-        )
-
-    def _warm_up(self, predictor: TorchPredictor, example: object) -> None:
-        try:
-            for _ in range(_WARM_UP_RUNS):
-                json.dumps(predictor.predict(example), allow_nan=False)
-        except Exception as error:  # the user's code may raise anything
-            raise CheckpointError(
-                "warm-up", f"the warm-up with example_inputs failed: {type(error).__name__}: {error}"
-            ) from error
+    def _bring_back(self, live: Generation) -> None:
+        """Make a generation live again that was unloaded to make room."""
+        origin = getattr(live.predictor, "origin", None)
+        if self._slot.live is None and origin is not None:
+            again = self._prepare(self._examine(*origin), {}, is_alone=True)
+            self._slot.put_back(replace(live, predictor=again.predictor))
 
 
-def _run_module(module: Any, taken: Any) -> Any:
-    return module(*taken) if isinstance(taken, tuple) else module(taken)
-
-
-def _import_class(settings: Settings) -> Callable[..., object]:
-    for directory in reversed(settings.python_path):
-        if str(directory) not in sys.path:
-            sys.path.insert(0, str(directory))
-    module_name, _, class_name = settings.model.partition(":")
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in class_name.split("."):
-            found = getattr(found, part)
-    except Exception as error:  # importing runs the user's code, which may raise anything
-        raise ModelError(
-            f"{settings.model}: it cannot be imported: {type(error).__name__}: {error}",
-            hint="name it as module:Class, and list the directory of the module in python_path",
-        ) from error
-    if not callable(found):
-        raise ModelError(f"{settings.model}: expected a class, found {type(found).__name__}")
-    constructor: Callable[..., object] = found
-    return constructor
+def _form_of(live: Generation | None) -> Mapping[str, str]:
+    form: Mapping[str, str] = getattr(live.predictor, "interface", {}) if live is not None else {}
+    return form

@@ -95,4 +95,4 @@ class Runtime:
                 f"{error.name or 'a library'} cannot be imported: {error}",
                 hint="install torch and safetensors into the environment that runs gunicorn",
             ) from error
-        return ModelLoader(self.settings)
+        return ModelLoader(self.settings, self.slot, self.log.emit)

@@ -43,7 +43,14 @@ class Settings:
     model_args: Mapping[str, object]
     python_path: tuple[Path, ...]
     allowed_pickles: frozenset[str]
+    format: str
+    pickle: str
+    verify_key: tuple[Path, ...]
     device: str
+    memory: str
+    warm_up_sizes: tuple[int, ...]
+    warm_up_timeout_s: float
+    changed_interface: str
     torch_threads: int
     watch: str
     poll_s: float
@@ -90,7 +97,35 @@ FIELDS = (
     Field("model_args", values.table, "keyword arguments of the model class", {}),
     Field("python_path", values.paths, "directories in which the model's module is looked for first", ()),
     Field("allowed_pickles", values.sha256_list, "sha256 of checkpoints that may be unpickled in full", ()),
+    Field(
+        "format",
+        values.one_of("auto", "safetensors", "torch", "torchscript"),
+        "what checkpoints are; auto: safetensors or torch, by their first bytes",
+        "auto",
+    ),
+    Field(
+        "pickle",
+        values.one_of("refuse", "weights_only", "trusted"),
+        "what may be unpickled: nothing; tensors only, and allowed_pickles in full; also in full what is signed",
+        "weights_only",
+    ),
+    Field("verify_key", values.paths, "public keys (PEM) of which one must have signed every checkpoint", ()),
     Field("device", values.text, "where the model computes: cpu, cuda, cuda:1", "cpu"),
+    Field(
+        "memory",
+        values.one_of("availability", "resource", "unchecked"),
+        "availability: two models for a moment, refused if they would not fit; resource: unload before loading, "
+        "requests get 503 meanwhile; unchecked: as availability, without the look at free memory",
+        "availability",
+    ),
+    Field("warm_up_sizes", values.whole_numbers(1), "numbers of rows to warm up with, beside the example's", ()),
+    Field("warm_up_timeout_s", values.seconds(0.01), "seconds that warm-up, golden requests and validate() have", 60.0),
+    Field(
+        "changed_interface",
+        values.one_of("refuse", "allow"),
+        "what becomes of a model whose answer to the example has another form than the served one's",
+        "refuse",
+    ),
     Field("torch_threads", values.whole_number(1), "threads of one torch operation", 1),
     Field(
         "watch", values.one_of("auto", "poll"), "auto: file events wake the reloader; poll: only its timer does", "auto"

@@ -117,6 +117,24 @@ class Slot:
             self._draining = [generation for generation in self._draining if id(generation) in self._leases]
         return drained
 
+    def vacate(self) -> None:
+        """Serve nothing for a while; what was live drains. Requests are told that no model is live."""
+        with self._lock:
+            if self._live is not None:
+                self._draining.append(self._live)
+                self._live = None
+
+    def put_back(self, generation: Generation) -> None:
+        """Undo `vacate`, unless something else has become live.
+
+        Args:
+            generation: the one that was live, or one that answers for it.
+        """
+        with self._lock:
+            self._draining = [other for other in self._draining if other is not generation]
+            if self._live is None:
+                self._live = generation
+
     @property
     def is_draining(self) -> bool:
         """Whether a replaced generation still has leases, or was not handed over yet."""

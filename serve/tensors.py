@@ -1,23 +1,22 @@
-"""The door to torch: nothing else in `serve` imports it, and only workers import this module.
+"""The door to torch, beside `serve.weights`, which reads files: nothing else imports it, and only in workers.
 
-Reads state dicts, compares and attaches weights, and turns requests into tensors and back. Written for torch 1.12.1 to
-2.13; what a version lacks is asked of torch itself, not of its version number.
+Compares, attaches and frees weights, and turns requests into tensors and back. Written for torch 1.12.1 to 2.13; what a
+version lacks is asked of torch itself, not of its version number.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 
 from serve.errors import CheckpointError, InputError
-from serve.formats import SAFETENSORS, TensorSpec
+from serve.formats import TensorSpec
+from serve.host_memory import Available
 
 _SAFETENSORS_NAMES = {
     torch.float64: "F64",
@@ -31,8 +30,6 @@ _SAFETENSORS_NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-# Under these keys training scripts keep the weights beside the optimizer's state.
-_WRAPPERS = ("state_dict", "model_state_dict")
 # Bounds the temporary memory of the finite check.
 _CHECK_ELEMENTS = 16 * 1024 * 1024
 
@@ -57,67 +54,6 @@ def without_gradients() -> AbstractContextManager[None]:
     """Return the context in which a model answers."""
     context: AbstractContextManager[None] = torch.inference_mode()
     return context
-
-
-def read_state(path: Path, format: str, is_trusted: bool) -> State:
-    """Read a state dict from a file that nobody writes to.
-
-    Args:
-        path: the read-only copy in the store; safetensors and, where torch can, torch.save files stay mapped from it.
-        format: `"safetensors"` or `"torch"`.
-        is_trusted: whether the file's sha256 is on the allow-list, so that a full unpickling may run its code.
-
-    Returns:
-        The tensors by name, on the CPU.
-
-    Raises:
-        CheckpointError: the file is damaged, is not a state dict, or would need an unpickling that is not allowed.
-    """
-    if format == SAFETENSORS:
-        try:
-            loaded: object = safetensors.torch.load_file(str(path))
-        except (ValueError, RuntimeError, safetensors.SafetensorError) as error:
-            raise CheckpointError("damaged", f"safetensors cannot read it: {error}") from error
-    else:
-        loaded = _unpickle(path, is_trusted)
-    return _require_state(loaded)
-
-
-def _unpickle(path: Path, is_trusted: bool) -> object:
-    options: dict[str, object] = {"map_location": "cpu"}
-    accepted = inspect.signature(torch.load).parameters
-    if "weights_only" in accepted:
-        options["weights_only"] = not is_trusted
-    elif not is_trusted:
-        raise CheckpointError(
-            "pickle",
-            f"torch {torch.__version__} cannot read a pickle without running its code, and its sha256 is not allowed",
-            hint="save safetensors, or add the sha256 to allowed_pickles",
-        )
-    if "mmap" in accepted and zipfile.is_zipfile(path):
-        options["mmap"] = True
-    try:
-        loaded: object = torch.load(str(path), **options)
-    except OSError:
-        raise
-    except Exception as error:  # whatever a damaged or hostile pickle provokes
-        first_line = (str(error).splitlines() or [""])[0]
-        raise CheckpointError("damaged", f"torch.load cannot read it: {type(error).__name__}: {first_line}") from error
-    return loaded
-
-
-def _require_state(loaded: object) -> State:
-    state = loaded
-    for key in _WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            state = loaded[key]
-            break
-    if not isinstance(state, Mapping):
-        raise CheckpointError("content", f"expected a state dict, found {type(state).__name__}")
-    strangers = sorted(str(name) for name, value in state.items() if not isinstance(value, torch.Tensor))
-    if strangers:
-        raise CheckpointError("content", f"expected only tensors in the state dict, found others: {strangers[:5]}")
-    return state
 
 
 def interface_of(state: State) -> dict[str, TensorSpec]:
@@ -157,6 +93,11 @@ def _floating_chunks(tensor: Any) -> Iterator[Any]:
         yield from tensor.reshape(-1).split(_CHECK_ELEMENTS)
 
 
+def can_assign() -> bool:
+    """Whether a module can keep the tensors that it is given, instead of copying them into its own (torch 2.1)."""
+    return "assign" in inspect.signature(torch.nn.Module.load_state_dict).parameters
+
+
 def attach(module: Any, state: State, device: str) -> None:
     """Give a module its weights, without a copy where torch can.
 
@@ -165,13 +106,55 @@ def attach(module: Any, state: State, device: str) -> None:
         state: tensors by name; the module may keep them.
         device: where the module is to compute.
     """
-    if "assign" in inspect.signature(module.load_state_dict).parameters:
+    if can_assign():
         module.load_state_dict(state, assign=True)
     else:
         module.load_state_dict(state)
-    module.to(device)
+    freeze(module.to(device))
+
+
+def freeze(module: Any) -> None:
+    """Make a module answer and not train.
+
+    Args:
+        module: holds its weights already.
+    """
     module.eval()
-    module.requires_grad_(False)
+    for parameter in module.parameters():  # one by one: TorchScript modules have no requires_grad_
+        parameter.requires_grad_(False)
+
+
+def release(module: Any) -> None:
+    """Free the weights of a module that nobody uses any more, one by one.
+
+    Dropping a large model at once holds the interpreter lock for as long as it takes to unmap all of it.
+
+    Args:
+        module: is of no use afterwards.
+    """
+    nothing = torch.empty(0)
+    for tensor in (*module.parameters(), *module.buffers()):
+        with contextlib.suppress(RuntimeError):  # TorchScript may hold constants
+            tensor.data = nothing.to(tensor.dtype)
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def read_device_memory(device: str) -> Available | None:
+    """Read how much memory a device has left for this process.
+
+    Args:
+        device: as the settings name it.
+
+    Returns:
+        What is free there, and what this process holds there without using it; `None` for the host's own memory.
+    """
+    place = torch.device(device)
+    if place.type != "cuda" or not hasattr(torch.cuda, "mem_get_info"):
+        return None
+    free_bytes, _ = torch.cuda.mem_get_info(place)
+    cached_bytes = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
+    return Available(free_bytes + cached_bytes, f"free on {device}")
 
 
 class InputTensors:

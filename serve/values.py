@@ -137,6 +137,23 @@ def whole_number(least: int) -> Callable[[object, Path], int]:
     return parse
 
 
+def whole_numbers(least: int) -> Callable[[object, Path], tuple[int, ...]]:
+    """Return a parser for a list of whole numbers; in a variable they are separated by commas.
+
+    Args:
+        least: the smallest that is accepted.
+    """
+    number = whole_number(least)
+
+    def parse(value: object, base: Path) -> tuple[int, ...]:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, (list, tuple)):
+            raise ValueError(f"expected a list of whole numbers, found {value!r}")
+        return tuple(number(part.strip() if isinstance(part, str) else part, base) for part in parts)
+
+    return parse
+
+
 def seconds(least: float) -> Callable[[object, Path], float]:
     """Return a parser for a duration in seconds.
 

@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,11 +131,19 @@ def test_a_full_disk_names_the_file_and_the_place_and_goes_on_when_there_is_room
     assert fetch([wanted], cache, tally)[wanted].read_bytes() == CONTENT
 
 
+@pytest.fixture
+def commons() -> Iterator[Path]:
+    """A directory that other users reach, which those that pytest makes are not."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
 @needs_root
 def test_a_cache_that_cannot_be_written_serves_what_it_has_and_says_what_is_wrong(
-    mirror: MirrorSimulator, cache: Cache, tally: Tally, tmp_path: Path
+    mirror: MirrorSimulator, tally: Tally, commons: Path
 ) -> None:
-    open_to_all(tmp_path)
+    cache = Cache(commons / "cache")
     there = Wanted("a.conda", SHA256, (mirror.url + "a.conda",))
     fetch([there], cache, tally)
     other = hashlib.sha256(b"b").hexdigest()
@@ -146,9 +155,8 @@ def test_a_cache_that_cannot_be_written_serves_what_it_has_and_says_what_is_wron
 
 
 @needs_root
-def test_the_members_of_a_group_share_a_cache_whatever_their_umask(mirror: MirrorSimulator, tmp_path: Path) -> None:
-    open_to_all(tmp_path)
-    root = tmp_path / "shared"
+def test_the_members_of_a_group_share_a_cache_whatever_their_umask(mirror: MirrorSimulator, commons: Path) -> None:
+    root = commons / "shared"
     root.mkdir()
     os.chown(root, 0, 4321)
     root.chmod(0o2775)
@@ -167,9 +175,8 @@ def test_the_members_of_a_group_share_a_cache_whatever_their_umask(mirror: Mirro
 
 
 @needs_root
-def test_a_partial_file_of_a_user_who_shares_nothing_is_worked_around(mirror: MirrorSimulator, tmp_path: Path) -> None:
-    open_to_all(tmp_path)
-    root = tmp_path / "shared"
+def test_a_partial_file_of_a_user_who_shares_nothing_is_worked_around(mirror: MirrorSimulator, commons: Path) -> None:
+    root = commons / "shared"
     partial = root / "partial" / SHA256
     partial.parent.mkdir(parents=True)
     partial.write_bytes(b"x")
@@ -220,13 +227,6 @@ def test_a_failure_does_not_wait_for_the_slow_ones(mirror: MirrorSimulator, cach
     with pytest.raises(Exception, match=r"missing\.conda could not be had"):
         fetch([slow, missing], cache, tally, patience=Patience(read_timeout_s=20))
     assert time.monotonic() - began_s < 10
-
-
-def open_to_all(path: Path) -> None:
-    """Let other users reach a directory that pytest has made for us alone."""
-    while path != path.parent and stat.S_IMODE(path.stat().st_mode) & 0o005 != 0o005:
-        path.chmod(stat.S_IMODE(path.stat().st_mode) | 0o055)
-        path = path.parent
 
 
 def run_as(

@@ -90,6 +90,56 @@ class Raising(Affine):
         raise RuntimeError("this model never answers")
 
 
+class Hanging(Affine):
+    """Never comes to an end of its first answer."""
+
+    def forward(self, rows):
+        import time
+
+        while True:
+            time.sleep(0.01)
+
+
+class Moody(Affine):
+    """Hangs, raises or runs out of memory where its first bias says so, and answers otherwise."""
+
+    def forward(self, rows):
+        import time
+
+        while float(self.layer.bias[0]) == 13:
+            time.sleep(0.01)
+        if float(self.layer.bias[0]) == 17:
+            raise RuntimeError("17 is not a good bias")
+        if float(self.layer.bias[0]) == 19:
+            torch.empty(2**55, dtype=torch.uint8)  # more than any machine has
+        return super().forward(rows)
+
+
+class Transposed(Affine):
+    """Takes the same checkpoints, and answers in another form."""
+
+    def forward(self, rows):
+        return super().forward(rows).t()
+
+
+class AtMostEight(Affine):
+    """Takes batches up to eight rows."""
+
+    def forward(self, rows):
+        if len(rows) > 8:
+            raise RuntimeError(f"{len(rows)} rows are too many")
+        return super().forward(rows)
+
+
+class Choosy(Affine):
+    """Has a check of its own."""
+
+    def validate(self, model):
+        assert model.module is self
+        if any(model.predict([[0.0] * 4])[0]):
+            raise ValueError("the bias must be 0")
+
+
 class Unbuildable(Affine):
     """Cannot be built."""
 

@@ -61,6 +61,7 @@ class Server:
     """`gunicorn -c python:serve.gunicorn_conf serve.wsgi:app` on a free port of the loopback."""
 
     def __init__(self, directory: Path, checkpoints: Path, settings: dict[str, object]) -> None:
+        prefix = list(settings.pop("prefix", ()))
         values = {
             "model": "affine:Affine",
             "name": "affine",
@@ -76,7 +77,7 @@ class Server:
         environ.update({f"SERVE_{key.upper()}": str(value) for key, value in values.items()})
         environ.update(PYTHONPATH=str(ROOT), ENVSERVE_ENV_DIGEST="sha256:0123")
         self._log_path = directory / f"server-{time.monotonic_ns()}.log"
-        command = [sys.executable, "-m", "gunicorn", "-c", "python:serve.gunicorn_conf", "serve.wsgi:app"]
+        command = [*prefix, sys.executable, "-m", "gunicorn", "-c", "python:serve.gunicorn_conf", "serve.wsgi:app"]
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(command, cwd=directory, env=environ, stdout=log, stderr=log)
         self.port = int(self.wait_for_text(r"Listening at: http://127\.0\.0\.1:(\d+)"))

@@ -169,6 +169,7 @@ def test_indexes_are_taken_from_the_lines() -> None:
         ("./wheels/x.whl", "'./wheels/x.whl' is a file of this machine"),
         ("x @ file:///wheels/x.whl", "'x @ file:///wheels/x.whl' is a file of this machine"),
         ("git+https://h.example/x.git", "does not say its name; write it as NAME @ URL"),
+        ("x @ git+https://h.example/x.git@v1", "'x @ git+https://h.example/x.git@v1' has to be built"),
         ("'not a requirement'", "'not a requirement' is no requirement for pip"),
         ("--index-url https://me:secret@h.example/", "credentials in https://h.example/"),
     ],

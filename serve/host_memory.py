@@ -1,0 +1,118 @@
+"""How much memory this process may still take: what the kernel states, and what its control groups leave.
+
+Read from /proc/meminfo and from cgroup v2 or v1, from the group of this process upwards, since each one limits those
+below. Source: the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve.errors import MemoryShortError
+
+_ROOT = Path("/")
+_MEBIBYTE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Available:
+    """Memory that can still be taken.
+
+    Args:
+        size_bytes: how much.
+        source: who states it, for messages.
+    """
+
+    size_bytes: int
+    source: str
+
+
+def read_available(root: Path = _ROOT) -> Available | None:
+    """Read how much memory this process may still take.
+
+    Args:
+        root: below which `proc` and `sys` lie.
+
+    Returns:
+        The tightest of all limits; `None` on a system that states none.
+    """
+    limits = [limit for limit in (_read_meminfo(root), *_read_groups(root)) if limit is not None]
+    return min(limits, key=lambda limit: limit.size_bytes, default=None)
+
+
+def require(needed_bytes: int, available: Available | None, purpose: str, hint: str) -> None:
+    """Refuse what would not fit, before anything is allocated.
+
+    Args:
+        needed_bytes: what will be taken.
+        available: what is there; unknown counts as enough.
+        purpose: what needs it, for the message.
+        hint: what to do about it.
+
+    Raises:
+        MemoryShortError: with both numbers.
+    """
+    if available is not None and needed_bytes > available.size_bytes:
+        raise MemoryShortError(
+            f"memory for {purpose}: expected {_show(needed_bytes)}, found {_show(available.size_bytes)} "
+            f"({available.source})",
+            hint=hint,
+        )
+
+
+def _show(size_bytes: int) -> str:
+    return f"{size_bytes / _MEBIBYTE:.1f} MiB"
+
+
+def _read_meminfo(root: Path) -> Available | None:
+    facts = _read_table(root / "proc" / "meminfo", ":")
+    kibibytes = facts.get("MemAvailable")
+    return None if kibibytes is None else Available(kibibytes * 1024, "MemAvailable")
+
+
+def _read_groups(root: Path) -> Iterator[Available | None]:
+    try:
+        lines = (root / "proc" / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        mount = root / "sys" / "fs" / "cgroup"
+        if not controllers:
+            names = ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            mount = mount / "memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        group = Path(path.lstrip("/"))
+        # Inside a container the path may be that of the host, and only the mount itself is ours.
+        for place in (group, *group.parents):
+            yield _read_group(mount / place, *names)
+
+
+def _read_group(group: Path, limit_name: str, usage_name: str, cache_name: str) -> Available | None:
+    limit, usage = _read_number(group / limit_name), _read_number(group / usage_name)
+    if limit is None or usage is None:
+        return None
+    # The kernel gives up this part of the file cache before it kills anybody.
+    cache_bytes = _read_table(group / "memory.stat", " ").get(cache_name, 0)
+    return Available(max(0, limit - usage + cache_bytes), f"{group.name or 'cgroup'}/{limit_name}")
+
+
+def _read_number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # "max", or no such file
+        return None
+
+
+def _read_table(path: Path, separator: str) -> Mapping[str, int]:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return {}
+    pairs = (line.partition(separator) for line in lines)
+    return {name: int(value.split()[0]) for name, _, value in pairs if value.split() and value.split()[0].isdigit()}

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from serve.errors import CheckpointError
+from serve.golden import Golden
+from serve.warm_up import Candidate, warm_up
+
+
+class Doubling:
+    """Answers with twice the inputs, and remembers how many rows it was asked."""
+
+    expected_shape = (None, 1)
+
+    def __init__(self):
+        self.asked = []
+
+    def predict(self, inputs):
+        self.asked.append(len(inputs))
+        return [[2 * value for value in row] for row in inputs]
+
+
+def refused(candidate, code, timeout_s=30.0, sizes=()):
+    with pytest.raises(CheckpointError) as caught:
+        warm_up(candidate, sizes, timeout_s)
+    assert caught.value.code == code
+    return caught.value.message
+
+
+def test_it_runs_at_every_size_and_tells_the_form():
+    model = Doubling()
+    form = warm_up(Candidate(model, [[1], [2]]), (1, 5), 30.0)
+    assert form == {"inputs": "number[2, 1]", "outputs": "number[2, 1]"}
+    assert model.asked == [2, 2, 1, 1, 5, 5]
+
+
+def test_sizes_need_rows():
+    class Whole(Doubling):
+        def predict(self, inputs):
+            return 1
+
+    assert "expected example_inputs of rows, found text" in refused(Candidate(Whole(), "text"), "warm-up", sizes=(2,))
+
+
+def test_golden_requests_are_asked():
+    good, bad = Golden([[3]], [[6]]), Golden([[3]], [[7]])
+    warm_up(Candidate(Doubling(), [[1]], [good]), (), 30.0)
+    message = refused(Candidate(Doubling(), [[1]], [good, bad]), "golden")
+    assert message.startswith("golden[1].outputs[0][0]: expected 7")
+    assert "golden[0]: expected an answer, found TypeError" in refused(
+        Candidate(Doubling(), [[1]], [Golden(5, 5)]), "golden"
+    )
+
+
+def test_the_models_own_check_has_the_last_word():
+    def fail(model):
+        raise ValueError(f"{model.predict([[1]])} is too much")
+
+    for validate in (None, lambda model: None, lambda model: True):
+        warm_up(Candidate(Doubling(), [[1]], validate=validate), (), 30.0)
+    assert "ValueError: [[2]] is too much" in refused(Candidate(Doubling(), [[1]], validate=fail), "validate")
+    assert "found False" in refused(Candidate(Doubling(), [[1]], validate=lambda model: False), "validate")
+
+
+@pytest.mark.parametrize("raised", [RuntimeError("boom"), SystemExit(3), KeyboardInterrupt()])
+def test_whatever_is_raised_is_a_refusal(raised):
+    class Raising(Doubling):
+        def predict(self, inputs):
+            raise raised
+
+    refused(Candidate(Raising(), [[1]]), "warm-up")
+
+
+def test_what_hangs_is_refused_at_the_deadline_and_ends():
+    class Hanging(Doubling):
+        def predict(self, inputs):
+            while True:
+                time.sleep(0.01)
+
+    started_s = time.monotonic()
+    assert "within 0.2 s" in refused(Candidate(Hanging(), [[1]]), "warm-up", timeout_s=0.2)
+    assert time.monotonic() - started_s < 10
+    until_s = time.monotonic() + 30
+    while any(thread.name == "warm-up" for thread in threading.enumerate()):
+        assert time.monotonic() < until_s, "the thread still hangs"
+        time.sleep(0.01)
