@@ -182,8 +182,7 @@ class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[mi
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
     # Several lines as several lines, so that a difference of one of them is a difference of one line of the file.
-    is_block = "\n" in text and not re.search(r"[ \t]\n|[^\x20-\x7e\n]|\A\s", text)
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if is_block else None)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 
 
 _Dumper.add_representer(str, _represent_text)
