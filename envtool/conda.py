@@ -1,25 +1,20 @@
-"""The one door to py-rattler: solving, linking, activation scripts and the virtual packages of this machine.
+"""The door to py-rattler for choosing packages: repodata, match specs, solving. `envtool.link` is the one for prefixes.
 
-Everything here takes and gives plain values, so that no other module depends on which py-rattler is installed (0.25 on
-Python 3.9, newer ones elsewhere). Its event loop runs in `asyncio.run`; the process must then end through
-`envtool.exit`, since py-rattler may crash while the interpreter shuts down.
+Takes and gives plain values, so that nothing else depends on which py-rattler is installed (0.25 on Python 3.9, newer
+ones elsewhere). Its event loop runs in `asyncio.run`; the process must then end through `envtool.__main__`, since
+py-rattler may crash while the interpreter shuts down.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from envtool import credentials
-from envtool.archive import read_info
-from envtool.errors import ArchiveError, EnvtoolError, SolveError, UnsatisfiableError
-from envtool.files import write_atomically
+from envtool.errors import SolveError, UnsatisfiableError
 from envtool.mirrors import Mirrors
 from envtool.policy import Policy
 
@@ -187,96 +182,6 @@ def _answer(request: SolveRequest, answer: Any) -> list[PackageRecord] | SolveEr
     return sorted((_record(each) for each in answer), key=lambda record: record.name)
 
 
-@dataclass(frozen=True)
-class LinkRequest:
-    """An archive to be linked into a prefix.
-
-    Args:
-        name: The package.
-        url: Its canonical URL, which conda-meta shall name.
-        sha256: Its proven hash.
-        archive: The proven file.
-    """
-
-    name: str
-    url: str
-    sha256: str
-    archive: Path
-
-
-def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, platform: str, cache_dir: Path) -> None:
-    """Link archives into a prefix, anew where the package is there already, and unlink what is extra.
-
-    Args:
-        requests: The packages to link.
-        kept: The names of packages that are in the prefix and stay as they are.
-        prefix: The prefix; its conda-meta tells what is there now.
-        platform: The platform of the prefix.
-        cache_dir: An empty directory on the file system of the prefix, for extracted archives.
-
-    Raises:
-        EnvtoolError: An archive cannot be linked.
-    """
-    import rattler
-
-    records = [_repodata_record(request) for request in requests]
-    there = {record.name.normalized: record for record in _prefix_records(prefix)}
-    records += [there[name] for name in kept]
-    try:
-        call = rattler.install(
-            records,
-            target_prefix=prefix,
-            cache_dir=cache_dir,
-            platform=_platform(platform),
-            show_progress=False,
-            execute_link_scripts=False,
-            installed_packages=list(there.values()),
-            reinstall_packages={request.name for request in requests} & there.keys(),
-        )
-        asyncio.run(_await(call))
-    except Exception as error:  # py-rattler raises several unrelated types
-        raise EnvtoolError(f"the archives could not be linked into {prefix}: {error}") from error
-    _name_canonical_urls(requests, prefix)
-
-
-def activation_script(prefix: Path) -> str:
-    """The bash script that activates a prefix: its PATH, its variables and its activate.d scripts."""
-    from rattler.shell import ActivationVariables, Shell, activate
-
-    # CONDA_PREFIX is not passed on: with it, the script would first deactivate the environment that envtool runs in.
-    variables = ActivationVariables(None, os.environ.get("PATH", "").split(os.pathsep))
-    script: str = activate(prefix, variables, Shell.bash).script
-    return script
-
-
-def detect_virtual_packages() -> dict[str, str]:
-    """The virtual packages of this machine, name to `version` or `version build`; CONDA_OVERRIDE_* is respected."""
-    import rattler
-
-    found = rattler.VirtualPackage.detect(rattler.VirtualPackageOverrides.from_env())
-    generic = [each.into_generic() for each in found]
-    return {each.name.normalized: f"{each.version} {each.build_string}" for each in generic}
-
-
-def satisfies(version: str, constraint: str) -> bool:
-    """Whether a version is within a version constraint such as `>=2.17,<3.0.a0`; anything is within an empty one."""
-    import rattler
-
-    spec = constraint.split(" ")[0]
-    return not spec or bool(rattler.VersionSpec(spec).matches(rattler.Version(version)))
-
-
-def index(channel: Path) -> None:
-    """Write the repodata of a channel directory, compressed as well.
-
-    Args:
-        channel: A directory with one subdir for each platform, `noarch` among them.
-    """
-    from rattler.index import index_fs
-
-    asyncio.run(_await(index_fs(channel, write_zst=True, write_shards=False)))
-
-
 async def _await(call: Any) -> Any:
     return await call
 
@@ -288,49 +193,6 @@ def _generic(name: str, value: str) -> Any:
     # py-rattler 0.25 takes the build as text, later ones as a type of their own.
     build_type = getattr(rattler, "BuildString", str)
     return rattler.GenericVirtualPackage(rattler.PackageName(name), rattler.Version(version), build_type(build or "0"))
-
-
-def _platform(name: str) -> Any:
-    import rattler
-
-    kind = rattler.Subdir if hasattr(rattler, "Subdir") else rattler.Platform
-    return kind(name)
-
-
-def _prefix_records(prefix: Path) -> list[Any]:
-    import rattler
-
-    return [rattler.PrefixRecord.from_path(path) for path in sorted((prefix / "conda-meta").glob("*.json"))]
-
-
-def _repodata_record(request: LinkRequest) -> Any:
-    # Made from the archive's own index.json, since a lock leaves out most of what conda-meta needs. The URL is the
-    # proven file's: py-rattler hashes no file:// archive, and need not, as it was hashed just before.
-    import rattler
-
-    content = read_info(request.archive, ["index.json"]).get("index.json")
-    if content is None:
-        raise ArchiveError(f"{request.archive} has no info/index.json")
-    with tempfile.NamedTemporaryFile(suffix=".json") as index_json:
-        index_json.write(content)
-        index_json.flush()
-        record = rattler.PackageRecord.from_index_json(
-            Path(index_json.name), size=request.archive.stat().st_size, sha256=request.sha256
-        )
-    return rattler.RepoDataRecord(record, request.archive.name, request.archive.as_uri(), _channel(request.url))
-
-
-def _channel(url: str) -> str:
-    return url.rsplit("/", 2)[0] + "/"
-
-
-def _name_canonical_urls(requests: Sequence[LinkRequest], prefix: Path) -> None:
-    urls = {request.archive.as_uri(): request.url for request in requests}
-    for path in (prefix / "conda-meta").glob("*.json"):
-        record = json.loads(path.read_bytes())
-        if record.get("url") in urls:
-            record["url"] = urls[record["url"]]
-            write_atomically(path, json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
 def _record(record: Any) -> PackageRecord:

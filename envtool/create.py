@@ -17,58 +17,15 @@ from envtool.errors import PrefixError
 from envtool.fetch import Cache
 from envtool.install import archives_needed, carry_out
 from envtool.lock import SPECS_KEY, VARIABLES_KEY
-from envtool.lockfile import LockedPackage, Lockfile, read_json_metadata
+from envtool.lockfile import LockedPackage, read_json_metadata
 from envtool.plan import Plan, installed, plan
 from envtool.prefix import Prefix, Receipt, State
 from envtool.report import Display
+from envtool.request import Request
 from envtool.space import require_room
 from envtool.verify import damage, declared_findings, take_inventory, verify
 
 ENV_DIGEST_VARIABLE = "ENVSERVE_ENV_DIGEST"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be made.
-
-    Args:
-        lockfile: The lock.
-        platform: Which of its platforms.
-        categories: Which of its categories.
-        command: The command line, for conda's history.
-        starts_over: Whether to make everything anew even if nothing seems to have changed.
-        repairs: Whether to read every file and mend what was altered.
-        is_offline: Whether everything has to be in the cache.
-        is_frozen: Whether conda shall be told not to change the prefix.
-        is_listed: Whether the prefix goes into the user's list of environments.
-    """
-
-    lockfile: Lockfile
-    platform: str
-    categories: tuple[str, ...]
-    command: str
-    starts_over: bool = False
-    repairs: bool = False
-    is_offline: bool = False
-    is_frozen: bool = False
-    is_listed: bool = True
-
-    def packages(self) -> tuple[LockedPackage, ...]:
-        """What the lock says for the platform and categories.
-
-        Raises:
-            PrefixError: The lock has nothing for the platform or a category.
-        """
-        if self.platform not in self.lockfile.platforms:
-            raise PrefixError(
-                f"the lock has nothing for {self.platform}; it has {', '.join(self.lockfile.platforms)}",
-                f"add {self.platform} to the platforms of environment.yml and lock again",
-            )
-        known = {each.category for each in self.lockfile.packages} | {"main"}
-        unknown = sorted(set(self.categories) - known)
-        if unknown:
-            raise PrefixError(f"the lock has no category {', '.join(unknown)}", f"it has {', '.join(sorted(known))}")
-        return self.lockfile.select(self.platform, self.categories)
 
 
 @dataclass(frozen=True)
@@ -159,7 +116,8 @@ def _note(request: Request, prefix: Prefix, receipt: Receipt, before: Sequence[s
     prefix.set_variables({**variables, ENV_DIGEST_VARIABLE: receipt.env_digest})
     after = [each.description for each in conda_packages(prefix.path)]
     prefix.write_history(request.command, before, after, _requested(request))
-    prefix.freeze(request.is_frozen)
+    if request.is_frozen:
+        prefix.freeze()
     prefix.complete(receipt)
     if request.is_listed:
         register(prefix.path)

@@ -18,8 +18,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from envtool import directories
 from envtool.errors import MissingFileError, PrefixError
 from envtool.files import write_atomically
@@ -122,6 +120,8 @@ class Prefix:
         Raises:
             PrefixError: The directory holds something that is not ours, or cannot be written.
         """
+        from filelock import FileLock, Timeout  # takes as long to import as all else that a no-op needs
+
         self.refuse_foreign()
         self._refuse_unusable()
         try:
@@ -245,14 +245,10 @@ class Prefix:
         state = {"env_vars": dict(sorted(variables.items()))}
         write_atomically(self.meta / "state", json.dumps(state, indent=2, sort_keys=True) + "\n")
 
-    def freeze(self, is_frozen: bool) -> None:
-        """Tell conda whether it may change the prefix (CEP 22)."""
-        mark = self.meta / "frozen"
-        if is_frozen:
-            message = "This environment is made from a lock by envtool: change the lock, then run envtool create."
-            write_atomically(mark, json.dumps({"message": message}) + "\n")
-        else:
-            mark.unlink(missing_ok=True)
+    def freeze(self) -> None:
+        """Tell conda not to change the prefix (CEP 22)."""
+        message = "This environment is made from a lock by envtool: change the lock, then run envtool create."
+        write_atomically(self.meta / "frozen", json.dumps({"message": message}) + "\n")
 
 
 def find_prefix(name: str | None, path: Path | None) -> Prefix:

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from envtool.create import Request, create
+from envtool.create import create
 from envtool.fetch import Cache
 from envtool.findings import Finding
 from envtool.inventory import Entry
 from envtool.lockfile import Lockfile
 from envtool.prefix import Prefix
 from envtool.report import Display
+from envtool.request import Request
 from envtool.verify import VerifyReport, take_inventory
 
 _SHOWN_BYTES = 16

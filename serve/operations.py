@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve import files
+from serve import files, sharded
 from serve.agreement import Agreement, Proposal
 from serve.checkpoint import Identity, Observation
 from serve.errors import CheckpointError, OperationError
@@ -228,9 +228,10 @@ def _verify(seen: Observation) -> Verdict:
         version = manifest.version
         if seen.checkpoint is None:
             raise CheckpointError("missing", "the checkpoint: expected beside its marker, found nothing")
-        sha256 = files.hash_file(seen.path)
+        is_index = sharded.is_index(seen.path)
+        sha256 = sharded.hash_joined(seen.path) if is_index else files.hash_file(seen.path)
         _require_stated(manifest, seen.checkpoint, sha256)
-        if detect_format(seen.path) == SAFETENSORS:
+        if not is_index and detect_format(seen.path) == SAFETENSORS:
             read_safetensors_interface(seen.path)
     except CheckpointError as error:
         return Verdict(seen.path, sha256, version, error.message)

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from serve import sharded
 from serve.checkpoint import MARKER_SUFFIX, Identity, Observation
 from serve.manifest import stated_generation
 
@@ -117,22 +118,24 @@ def _observe(marker: Path, seen: os.stat_result) -> Observation:
 
 def _look_at_checkpoint(path: Path) -> Identity | None:
     try:
-        return _identify(path.stat())
+        seen = sharded.look(path) if sharded.is_index(path) else path.stat()
     except FileNotFoundError:
         return None
+    return None if seen is None else _identify(seen)
 
 
 def _identify(seen: os.stat_result) -> Identity:
     return Identity(seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns)
 
 
-def identify(descriptor: int) -> Identity:
-    """Return the identity of an open file.
+def identify(descriptor: int, path: Path) -> Identity | None:
+    """Return the identity of an open checkpoint.
 
     Args:
         descriptor: its file descriptor.
+        path: where it was opened.
 
     Raises:
         OSError: the file cannot be looked at, for example because its server is gone.
     """
-    return _identify(os.fstat(descriptor))
+    return _look_at_checkpoint(path) if sharded.is_index(path) else _identify(os.fstat(descriptor))

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-from serve import files, hostlock
+from serve import files, hostlock, sharded
 from serve.checkpoint import Load
 from serve.errors import CheckpointError, CheckpointMovedError, StoreFullError
 from serve.manifest import Manifest
@@ -166,14 +166,15 @@ class Store:
         seen = candidate.observation
         source = os.open(seen.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            before = identify(source)
-            if before != seen.checkpoint:
+            before = identify(source, seen.path)
+            if before is None or before != seen.checkpoint:
                 raise CheckpointMovedError(f"{seen.path.name}: it changed since it was observed")
-            copied = files.clone_hashed(source, part)
+            copied = None if sharded.is_index(seen.path) else files.clone_hashed(source, part)
             if copied is None:
                 self._require_space(before.size_bytes)
-                copied = files.copy_hashed(source, part)
-            if identify(source) != before:
+                is_index = sharded.is_index(seen.path)
+                copied = sharded.join_hashed(seen.path, part) if is_index else files.copy_hashed(source, part)
+            if identify(source, seen.path) != before:
                 raise CheckpointMovedError(f"{seen.path.name}: it changed while it was copied")
             return copied
         finally:

@@ -14,6 +14,7 @@ from envtool.cli.options import file_option, json_option, name_option, prefix_op
 if TYPE_CHECKING:
     from envtool.plan import Plan
     from envtool.prefix import Prefix
+    from envtool.request import Request
 
 
 @click.command("create", short_help="Make an environment equal to a lock.")
@@ -56,11 +57,11 @@ def command(
       envtool create -p /opt/serving --category main --category dev
       envtool create -n serving --repair
     """
-    from envtool import directories, report
-    from envtool.create import Request, create, preview
-    from envtool.fetch import Cache
+    from envtool import report
     from envtool.lockfile import read_lockfile
+    from envtool.plan import Plan
     from envtool.prefix import find_prefix
+    from envtool.request import Request
 
     prefix = find_prefix(name, path)
     request = Request(
@@ -73,18 +74,31 @@ def command(
         is_offline=offline,
         is_frozen=frozen,
     )
-    with report.Display() as display:
-        if dry_run:
-            plan, digest = preview(request, prefix, Cache(directories.cache()), display), None
-        else:
-            outcome = create(request, prefix, Cache(directories.cache()), display)
-            plan, digest = outcome.plan, outcome.receipt.env_digest
+    receipt = request.fulfilled(prefix)
+    if receipt is None:
+        plan, digest = _carry_out(request, prefix, is_dry=dry_run)
+    else:
+        plan, digest = Plan(()), receipt.env_digest
+        if frozen and not dry_run:
+            prefix.freeze()
     if as_json:
         report.answer_json({"prefix": str(prefix.path), "dry_run": dry_run, "env_digest": digest, **_as_dict(plan)})
     elif dry_run:
         _show(plan, prefix)
     else:
         _say(plan, prefix, digest)
+
+
+def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan, str | None]:
+    from envtool import directories, report
+    from envtool.create import create, preview
+    from envtool.fetch import Cache
+
+    with report.Display() as display:
+        if is_dry:
+            return preview(request, prefix, Cache(directories.cache()), display), None
+        outcome = create(request, prefix, Cache(directories.cache()), display)
+        return outcome.plan, outcome.receipt.env_digest
 
 
 def _as_dict(plan: Plan) -> dict[str, Any]:

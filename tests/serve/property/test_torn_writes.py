@@ -85,6 +85,22 @@ def test_stopped_at_every_byte_in_place(stage, is_watching_directory, is_stated)
     assert here.server.content == NEW
 
 
+@pytest.mark.parametrize("is_marked_first", [True, False])
+def test_stopped_at_every_byte_of_an_overwrite_that_does_not_truncate(stage, is_marked_first):
+    """Half old and half new, and of the right length: only the hash tells."""
+    new = checkpoint(3)
+    assert len(new) == len(OLD)
+    here = stage()
+    if is_marked_first:
+        here.trainer.mark(manifest_of(new))
+    for length in range(len(new) + 1):
+        mixture = new[:length] + OLD[length:]
+        here.trainer.write(mixture)
+        here.server.look_for_long()
+        # The last bytes of both are the same, so the mixture is whole a little before the last is written.
+        assert here.server.content == (new if is_marked_first and mixture == new else OLD), length
+
+
 @pytest.mark.parametrize(("is_watching_directory", "is_stated"), KINDS)
 def test_stopped_at_every_byte_before_the_rename(stage, is_watching_directory, is_stated):
     here = stage(is_watching_directory, is_stated)
