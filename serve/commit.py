@@ -281,6 +281,7 @@ class Committer(abc.ABC):
         return None
 
     def _make(self, loaded: Loaded, stored: Stored, entry: Entry, before_bytes: int) -> Generation:
+        trim_memory()  # loading and warming up leave behind what was needed only once
         provenance = Provenance(self._parts.name, entry.version, entry.generation, entry.sha256, self._parts.env_digest)
         facts: dict[str, object] = {
             "checkpoint": entry.name,
@@ -332,6 +333,7 @@ def _propose(candidate: Load, stored: Stored) -> Entry:
         marker_mtime_ns=seen.marker.mtime_ns,
         fingerprint=seen.fingerprint,
         marker_generation=seen.generation,
+        marker=seen.text.decode(errors="replace"),
     )
 
 

@@ -6,6 +6,8 @@ import threading
 from typing import Callable, Generic, TypeVar
 
 T = TypeVar("T")
+# How the names of its threads begin.
+PREPARATION = "prepare"
 
 
 class Preparation(Generic[T]):
@@ -13,7 +15,7 @@ class Preparation(Generic[T]):
 
     Args:
         work: what to do.
-        name: of the thread, for people who look at stacks.
+        name: for people who look at stacks.
     """
 
     def __init__(self, work: Callable[[], T], name: str) -> None:
@@ -23,7 +25,7 @@ class Preparation(Generic[T]):
         self._lock = threading.Lock()
         self._done = threading.Event()
         self.error: BaseException | None = None
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        threading.Thread(target=self._run, name=f"{PREPARATION}-{name}", daemon=True).start()
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for the end of the work.

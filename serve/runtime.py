@@ -24,6 +24,7 @@ from serve.ledger import Ledger
 from serve.logs import EventLog
 from serve.orders import Orders
 from serve.place import Place
+from serve.preparation import PREPARATION
 from serve.provenance import read_env_digest
 from serve.quarantine import Quarantine
 from serve.reloader import Reloader
@@ -91,6 +92,11 @@ class Runtime:
         if self._thread is not None:
             self.reloader.stop()
             self._thread.join(_STOP_WAIT_S)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether a thread still works on a model, after `stop` too: a load cannot be ended from outside."""
+        return any(thread.name.startswith(PREPARATION) for thread in threading.enumerate())
 
     def wait_until_booted(self, is_wanted: Callable[[], bool]) -> None:
         """Wait until a committed generation is live again, or cannot be.

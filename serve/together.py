@@ -109,7 +109,7 @@ class HostCommitter(Committer):
         before_bytes, previous = used_bytes(), self._parts.slot.live
         agreement.roster.say(preparing=proposal.number)
         stored = admitted if admitted is not None and admitted.sha256 == entry.sha256 else None
-        preparation = Preparation(lambda: self._load(loader, entry, stored), f"prepare-{entry.generation}")
+        preparation = Preparation(lambda: self._load(loader, entry, stored), str(entry.generation))
         try:
             generation = self._prepare(proposal, preparation, before_bytes)
             prepared_s = time.monotonic()

@@ -172,3 +172,16 @@ class Gate(Affine):
         if (gate / "crash").exists():
             os.kill(pid, signal.SIGKILL)
         super().__init__()
+
+
+class Big(torch.nn.Module):
+    """400 MB of weights."""
+
+    example_inputs = ([0.0] * 10000,)
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.utils.skip_init(torch.nn.Linear, 10000, 10000)
+
+    def forward(self, rows):
+        return self.layer(rows).sum(dim=1, keepdim=True)
