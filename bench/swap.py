@@ -146,7 +146,7 @@ class Server:
         raise RuntimeError(self.log_path.read_text()[-3000:])
 
     def wait_until_idle(self) -> None:
-        """Wait until the last published checkpoint is live in both workers; some before it may have been passed over."""
+        """Wait until the last published checkpoint is live in both workers; earlier ones may have been passed over."""
         until, version = time.monotonic() + 300, f"v{self.count}"
         while len([event for event in self.events("swapped") if event["version"] == version]) < 2:
             if time.monotonic() > until:

@@ -19,9 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from envtool import report, requirements
+from envtool.document import dump
 from envtool.spec import EnvironmentSpec, PlatformSpec
 
 _EMPTY = ("conda_lock", "conda_lock.lockfile", "conda_lock.src_parser")
@@ -48,7 +47,7 @@ def content_hashes(spec: EnvironmentSpec, declared: Mapping[str, Mapping[str, st
                 return _compute_from_files(list(spec.paths), platforms, repodata, Path(scratch))
             for each in spec.platforms:
                 path = Path(scratch) / f"{each.platform}.yml"
-                path.write_text(yaml.safe_dump(_plain(spec, each)))
+                path.write_text(dump(_plain(spec, each)))
                 hashes.update(_compute_from_files([path], [each.platform], repodata, Path(scratch)))
         except Exception as error:  # conda-lock raises whatever its parsers raise
             report.warn(f"conda-lock cannot read the sources, so that its own check of them will not agree: {error}")
@@ -140,7 +139,7 @@ def _virtual_packages(scratch: Path, declared: Mapping[str, Mapping[str, str]] |
     if declared is None:
         return default_virtual_package_repodata()
     path = scratch / "virtual-packages.yml"
-    path.write_text(yaml.safe_dump(virtual_package_specification(declared)))
+    path.write_text(dump(virtual_package_specification(declared)))
     return virtual_package_repo_from_specification(path)
 
 

@@ -129,6 +129,26 @@ class Document:
                 self.issue(entry.line, f"{key} in {what} must be a string, not {_kind(entry)}; put it in quotes")
 
 
+def dump(value: Any) -> str:
+    """A value as YAML, its keys in their order: equal values give equal text."""
+    return str(yaml.dump(value, sort_keys=False, Dumper=_Dumper, width=1000, allow_unicode=True))
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Writes no anchors, which no person wants to read."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    # Several lines as several lines, so that a difference of one of them is a difference of one line of the file.
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 def read_text(path: Path, hint: str) -> str:
     """The content of a text file that a user named.
 

@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import yaml
-
 from envtool.content_hash import conda_lock_modules
 from envtool.credentials import variables_of
-from envtool.document import Document, Value, read_text
+from envtool.document import Document, Value, dump, read_text
 from envtool.errors import Issue, LockfileError
 from envtool.files import write_atomically
 
@@ -170,22 +168,7 @@ def format_lockfile(lockfile: Lockfile) -> str:
     )
     packages = [LockedDependency.model_validate(_package_dict(each)) for each in sorted(lockfile.packages, key=_order)]
     model = LockfileModel(package=packages, metadata=metadata)
-    return _HEADER + yaml.dump(model.dict_for_output(), sort_keys=False, Dumper=_Dumper, width=1000)
-
-
-class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """Writes no anchors, which no person wants to read in a lock."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    # Several lines as several lines, so that a difference of one of them is a difference of one line of the file.
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
-
-
-_Dumper.add_representer(str, _represent_text)
+    return _HEADER + dump(model.dict_for_output())
 
 
 def _order(package: LockedPackage) -> tuple[str, str, str, str]:

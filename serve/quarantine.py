@@ -193,12 +193,12 @@ class Quarantine:
         Returns:
             Whether it is news to this host.
         """
-        try:
-            with hostlock.hold(self._lock_path):
-                self._refresh()
-                self._records, is_news = add_refusal(self._records, refusal, self.judge, time.time())
-                self._write()
-        except OSError:
+        is_news: bool | None = None
+        with contextlib.suppress(OSError), hostlock.hold(self._lock_path):
+            self._refresh()
+            self._records, is_news = add_refusal(self._records, refusal, self.judge, time.time())
+            self._write()
+        if is_news is None:  # not even the lock could be had
             self._records, is_news = add_refusal(self._records, refusal, self.judge, time.time())
         return is_news
 

@@ -83,7 +83,7 @@ class HostCommitter(Committer):
             Whether there was something.
         """
         if not self._agreement.roster.is_joined:
-            return False
+            self.boot(loader)  # booting failed, because the disk was full, say
         if self._parts.slot.live is None:
             self._catch_up(loader)
         proposal = self._agreement.open_proposal()

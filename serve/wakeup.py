@@ -123,8 +123,8 @@ class WakeUp(FileSystemEventHandler):
         return True
 
     def _build(self, wanted: _Watched) -> None:
-        observer = Observer()
         try:
+            observer = Observer()  # watchdog 7 opens inotify here, watchdog 6 when it starts
             observer.schedule(self, str(wanted[0]))
             observer.start()
         except Exception as error:  # watchdog raises OSError, and other types, according to its version

@@ -86,9 +86,8 @@ def command(
 
 
 def _virtual_packages(lockfile: Lockfile) -> str:
-    import yaml
-
     from envtool.content_hash import virtual_package_specification
+    from envtool.document import dump
     from envtool.errors import EnvtoolError
     from envtool.lock import VIRTUAL_PACKAGES_KEY
     from envtool.lockfile import read_json_metadata
@@ -96,7 +95,7 @@ def _virtual_packages(lockfile: Lockfile) -> str:
     declared = read_json_metadata(lockfile, VIRTUAL_PACKAGES_KEY)
     if declared is None:
         raise EnvtoolError("the lock does not say its virtual packages", "envtool lock writes a lock that does")
-    return str(yaml.safe_dump(virtual_package_specification(declared)))
+    return dump(virtual_package_specification(declared))
 
 
 def _pylock(packages: Sequence[LockedPackage]) -> str:

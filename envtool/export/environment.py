@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import yaml
-
+from envtool.document import dump
 from envtool.inputs import INPUTS_KEY
 from envtool.lockfile import LockedPackage, Lockfile, read_json_metadata
 
@@ -36,7 +35,7 @@ def environment_yml(
     variables = read_json_metadata(lockfile, variables_key)
     if variables:
         value["variables"] = variables
-    return yaml.safe_dump(value, sort_keys=False, default_flow_style=False, allow_unicode=True, width=1000)
+    return dump(value)
 
 
 def conda_only(lockfile: Lockfile) -> Lockfile:

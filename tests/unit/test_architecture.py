@@ -19,7 +19,7 @@ DOORS = {
     "requests": {"envtool/network.py"},
     "rich": {"envtool/report.py"},
     "subprocess": {"envtool/process.py"},
-    "torch": {"serve/tensors.py"},
+    "torch": {"serve/tensors.py", "serve/weights.py"},
     "uv": {"envtool/wheels.py"},
     "watchdog": {"serve/wakeup.py"},
     "yaml": {"envtool/document.py"},

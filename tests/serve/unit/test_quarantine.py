@@ -81,6 +81,14 @@ def test_a_disk_that_takes_nothing_leaves_it_in_memory(tmp_path):
     assert not quarantine.add(BYTES)
 
 
+def test_a_disk_that_is_full_leaves_it_in_memory_and_tells_it_once(tmp_path):
+    (tmp_path / "quarantine.json").mkdir()  # cannot be replaced by a file, as on a full disk
+    quarantine = Quarantine(tmp_path)
+    assert quarantine.add(BYTES)
+    assert quarantine.find("seen-1")
+    assert not quarantine.add(BYTES)
+
+
 def test_it_stays_small(tmp_path):
     records = {}
     for number in range(600):
