@@ -1,6 +1,7 @@
 """The command line: `python -m serve`.
 
-Exit codes: 0 done, 2 wrong usage, 3 an error we know, 130 interrupted. Running the server is gunicorn's part.
+Exit codes: 0 done, 1 the answer is no, 2 wrong usage, 3 an error we know, 130 interrupted. Running the server is
+gunicorn's part.
 """
 
 from __future__ import annotations
@@ -9,11 +10,10 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
 
+from serve.commands import Answer, add_commands
 from serve.errors import ServeError, describe
-from serve.publish import publish
+from serve.publish_commands import add_publish_commands
 from serve.settings import CONFIG_VARIABLE, DEFAULT_FILE, FIELDS
 
 _KNOWN_ERROR = 3
@@ -29,6 +29,9 @@ Hot-swap PyTorch models under Flask and gunicorn.
        gunicorn -c python:serve.gunicorn_conf serve.wsgi:app
   3. after each training, publish the weights; the server swaps them in:
        python -m serve publish weights.safetensors --to checkpoints
+  4. look, and go back if you must:
+       python -m serve status
+       python -m serve rollback
 """
 
 
@@ -43,48 +46,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _build_parser().parse_args(arguments)
     try:
-        lines: str = options.run(options)
+        answer: Answer | str = options.run(options)
     except ServeError as error:
         sys.stderr.write(describe(error) + "\n")
         return _KNOWN_ERROR
     except KeyboardInterrupt:
         return _INTERRUPTED
-    sys.stdout.write(lines + "\n")
-    return 0
+    text, code = answer if isinstance(answer, Answer) else Answer(answer)
+    sys.stdout.write(text + "\n" if text else "")
+    return code
 
 
 def _build_parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m serve", description=_ABOUT, formatter_class=raw)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_publish(commands.add_parser("publish", formatter_class=raw, help="publish a checkpoint, its marker last"))
+    add_publish_commands(commands)
+    add_commands(commands)
     settings = commands.add_parser("settings", help="list every setting, its variable and its default")
     settings.add_argument("--json", action="store_true", help="as JSON")
     settings.set_defaults(run=_list_settings)
     return parser
-
-
-def _add_publish(parser: argparse.ArgumentParser) -> None:
-    parser.description = """\
-Copy FILE into DIR, sync it, rename it into place, and write its marker last.
-
-A server that watches DIR loads it, proves it by the sha256 in the marker, and swaps it in without a failed request.
-
-  python -m serve publish weights.safetensors --to checkpoints --name model_v2.safetensors --version 2
-"""
-    parser.add_argument("file", metavar="FILE", type=Path, help="a state dict: safetensors, or what torch.save wrote")
-    parser.add_argument("--to", metavar="DIR", type=Path, required=True, help="the watched directory")
-    parser.add_argument("--name", help="file name of the checkpoint in DIR (default: that of FILE)")
-    parser.add_argument("--version", help="name of this content in answers and logs (default: start of its sha256)")
-    parser.add_argument("--json", action="store_true", help="print what was published as JSON")
-    parser.set_defaults(run=_publish)
-
-
-def _publish(options: argparse.Namespace) -> str:
-    published = publish(options.file, options.to, options.name, options.version)
-    if options.json:
-        return json.dumps(asdict(published))
-    return f"published {published.checkpoint}\n  version {published.version}\n  sha256  {published.sha256}"
 
 
 def _list_settings(options: argparse.Namespace) -> str:

@@ -7,11 +7,12 @@ action. `serve.place` observes, `serve.reloader` acts.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Union
+from typing import Protocol, Union
 
 from serve.errors import CheckpointError
+from serve.files import Copied
 from serve.manifest import Manifest, parse_marker
 
 MARKER_SUFFIX = ".done"
@@ -34,6 +35,17 @@ class Identity:
     mtime_ns: int
 
 
+class Source(Protocol):
+    """Where the bytes of a checkpoint come from that is no file of this machine."""
+
+    def copy_hashed(self, target: Path) -> Copied:
+        """Copy it into a new, synced file, and hash exactly the bytes that were written.
+
+        Args:
+            target: the file to create.
+        """
+
+
 @dataclass(frozen=True)
 class Observation:
     """One look at a marker and the checkpoint that it belongs to.
@@ -44,6 +56,8 @@ class Observation:
         marker: the marker's identity.
         text: the marker's content.
         problem: why the look failed, when it did.
+        generation: the publisher's number for it, or 0 where the marker states none.
+        source: gives the bytes of a checkpoint that is no file of this machine.
     """
 
     path: Path
@@ -51,11 +65,16 @@ class Observation:
     marker: Identity
     text: bytes
     problem: str | None = None
+    generation: int = 0
+    source: Source | None = field(default=None, repr=False, compare=False)
 
     @property
-    def order(self) -> tuple[int, str]:
-        """The rank among the checkpoints of a directory: the newest marker wins, then the name."""
-        return self.marker.mtime_ns, self.path.name
+    def order(self) -> tuple[int, int, str]:
+        """The rank among the checkpoints of a directory: the stated generation, then the newest marker, then the name.
+
+        A stated number outranks the clock, so that a trainer whose clock was set back still publishes something newer.
+        """
+        return self.generation, self.marker.mtime_ns, self.path.name
 
     @property
     def fingerprint(self) -> str:
@@ -76,7 +95,7 @@ class Known:
     """
 
     served: str | None
-    served_order: tuple[int, str] | None
+    served_order: tuple[int, int, str] | None
     first_seen_s: float
     refusal: str | None = None
     retry_at_s: float | None = None

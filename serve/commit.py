@@ -1,23 +1,36 @@
-"""From a candidate to the live generation: admit to the store, load, number, swap; later, retire.
+"""From a candidate to the live generation, as far as every way of committing shares it.
 
-Workers swap independently of each other. The ledger gives one commit the same number in all of them.
+Admit to the store, check the quarantine, load, swap, say so; later, retire. When and with whom a worker swaps is
+`serve.together` (all workers of a host at once) or `serve.alone` (each worker for itself).
 """
 
 from __future__ import annotations
 
+import abc
 import time
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
-from serve.checkpoint import Load
+from serve.checkpoint import Ignore, Load, Refuse, Wait
+from serve.errors import CheckpointMovedError
 from serve.ledger import Entry, Ledger
 from serve.logs import EventLog
 from serve.manifest import Manifest, parse_marker
+from serve.orders import Orders, Rollback
+from serve.place import Place
+from serve.process import trim_memory, used_bytes
 from serve.provenance import Provenance
+from serve.quarantine import Quarantine, Refusal
+from serve.refusal import code_of, explain, refuse_entry
 from serve.slot import Generation, Predictor, Slot
 from serve.store import Store, Stored
 
 # How many digits of the sha256 stand for a version that no marker named.
 _SHORT_SHA256 = 12
+_AGAIN_S = 0.2
+# The kernel stamps files with a clock that may be a tick behind.
+_CTIME_SLACK_S = 1.0
 
 
 class Loaded(Protocol):
@@ -52,108 +65,261 @@ class Loader(Protocol):
         """
 
 
-class Committer:
-    """Makes candidates live in one worker.
+@dataclass(frozen=True)
+class Parts:
+    """What a committer works with.
 
     Args:
+        place: the watched place.
         store: holds the proven copies.
         slot: gets the live generation.
+        ledger: numbers the generations.
+        quarantine: keeps what was refused.
+        orders: tells what operators want.
         log: is told each change of state.
         name: of the model.
         env_digest: of the environment that answers, where it is known.
         keep: how many generations the store keeps.
     """
 
-    def __init__(self, store: Store, slot: Slot, log: EventLog, name: str, env_digest: str | None, keep: int) -> None:
-        self._store, self._slot, self._log = store, slot, log
-        self._ledger = Ledger(store)
-        self._name, self._env_digest, self._keep = name, env_digest, keep
+    place: Place
+    store: Store
+    slot: Slot
+    ledger: Ledger
+    quarantine: Quarantine
+    orders: Orders
+    log: EventLog
+    name: str
+    env_digest: str | None
+    keep: int
 
-    def committed(self) -> Entry | None:
-        """Return the generation that the host has committed, or `None` before the first.
+
+class Committer(abc.ABC):
+    """Makes candidates live in one worker.
+
+    Args:
+        parts: what it works with.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._is_stopping = False
+
+    @abc.abstractmethod
+    def boot(self, loader: Loader) -> None:
+        """Make the committed generation live in a worker that starts.
+
+        Args:
+            loader: makes the model.
+        """
+
+    @abc.abstractmethod
+    def attend(self, loader: Loader) -> bool:
+        """Take part in what the other workers of the host have begun.
+
+        Args:
+            loader: makes the model.
+
+        Returns:
+            Whether there was something.
+        """
+
+    @abc.abstractmethod
+    def _move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
+        """Make a proven candidate live."""
+
+    @property
+    def turn(self) -> int:
+        """A number that changes when there is something to attend to."""
+        return 0
+
+    def leave(self) -> None:
+        """Take part no more; the worker ends."""
+        self._is_stopping = True
+
+    def committed(self) -> list[Entry]:
+        """Return the generations up to the live one of this worker, the oldest first.
 
         Raises:
             LedgerError: the file of generations is damaged.
             OSError: it cannot be read.
         """
-        return self._ledger.last()
+        live = self._parts.slot.live
+        number = live.provenance.generation if live else 0
+        return [entry for entry in self._parts.ledger.read() if entry.generation <= number]
 
-    def restore(self, loader: Loader, entry: Entry) -> bool:
-        """Make the committed generation live in a worker that starts late.
-
-        Args:
-            loader: makes the model.
-            entry: the committed generation.
-
-        Returns:
-            Whether its bytes were still in the store.
-
-        Raises:
-            CheckpointError: the model class does not take these bytes any more.
-            ModelError: the model class is at fault.
-            OSError: the store cannot be read.
-        """
-        stored = self._store.find(entry.sha256)
-        if stored is None:
-            return False
-        self._swap("restored", loader.load(stored, parse_marker(entry.marker.encode())), stored, entry)
-        return True
-
-    def commit(self, loader: Loader, candidate: Load) -> None:
+    def commit(self, loader: Loader, candidate: Load) -> Ignore | Wait:
         """Make a candidate live, unless what is live has the same content.
 
         Args:
             loader: makes the model.
             candidate: what was observed, and what its marker states.
 
+        Returns:
+            What became of it.
+
         Raises:
-            CheckpointError: the checkpoint is at fault.
-            CheckpointMovedError: the checkpoint changed while it was read.
-            ModelError: the model class is at fault.
             LedgerError: the generations cannot be numbered.
-            StoreFullError: the store has no room.
-            OSError: the checkpoint cannot be read or the store not be written.
+            OSError: the store cannot be written.
         """
-        stored = self._store.admit(candidate)
-        proposed = _propose(candidate, stored)
-        live = self._slot.live
-        if live is not None and (live.provenance.sha256, live.provenance.version) == (stored.sha256, proposed.version):
-            return
-        loaded = loader.load(stored, candidate.manifest)
-        entry = self._ledger.commit(proposed)
-        if live is not None and entry.generation <= live.provenance.generation:
-            return  # another worker was faster, and this one has followed it already
-        self._swap("swapped", loaded, stored, entry)
-        self._store.prune(self._ledger.recent_sha256(self._keep))
+        seen = candidate.observation
+        marker = seen.text.decode(errors="replace")
+        if candidate.manifest.sha256 is not None:
+            record = self._parts.quarantine.find_sha256(candidate.manifest.sha256, marker)
+            if record is not None:
+                return Ignore(f"refused: {record.reason}")
+        try:
+            stored = self._parts.store.admit(candidate)
+        except CheckpointMovedError as error:
+            return Wait(error.message, _AGAIN_S)
+        except Exception as error:
+            return self.refuse(Refuse(seen, code_of(error), explain(error)), error)
+        record = self._parts.quarantine.find_sha256(stored.sha256, marker)
+        if record is not None:
+            self._parts.quarantine.recognize(record, seen.fingerprint)
+            return Ignore(f"refused: {record.reason}")
+        return self._move(loader, stored, _propose(candidate, stored))
+
+    def roll_back(self, loader: Loader) -> Ignore | Wait | None:
+        """Carry out the last rollback that was ordered, unless it is done.
+
+        Args:
+            loader: makes the model.
+
+        Returns:
+            What became of it; `None` when nothing is ordered.
+        """
+        order = self._parts.orders.rollback()
+        if order is None or self._is_done(order) or self._parts.quarantine.find(order.fingerprint):
+            return None
+        entries = [entry for entry in self._parts.ledger.read() if entry.sha256 == order.sha256]
+        stored = self._parts.store.find(order.sha256)
+        if stored is None or not entries:
+            reason = f"the rollback to {order.version}: its checkpoint is not in the store any more"
+            return self.say_refused(Refusal(order.version, "store", reason, order.fingerprint, version=order.version))
+        return self._move(loader, stored, order.propose(entries[-1]))
+
+    def is_pinned(self) -> str | None:
+        """Say why there are no automatic moves, or `None` when there are."""
+        pin = self._parts.orders.pin()
+        return None if pin is None else f"pinned to version {pin.version} since {pin.pinned}"
+
+    def refuse(self, action: Refuse, error: BaseException | None = None) -> Ignore:
+        """Put an observation into quarantine.
+
+        Args:
+            action: what was seen, and what is wrong with it.
+            error: what was raised, where something was.
+
+        Returns:
+            The same in a form that asks for nothing more.
+        """
+        seen = action.observation
+        is_lasting = error is None or refuse_entry(error, _NOBODY).is_lasting
+        marker = seen.text.decode(errors="replace")
+        refusal = Refusal(
+            seen.path.name, action.code, action.reason, seen.fingerprint, is_lasting=is_lasting, marker=marker
+        )
+        return self.say_refused(refusal)
+
+    def say_refused(self, refusal: Refusal) -> Ignore:
+        """Put something into quarantine, and say so once on this host.
+
+        Args:
+            refusal: what, and why.
+        """
+        if self._parts.quarantine.add(refusal):
+            self._parts.log.emit(
+                "refused",
+                checkpoint=str(self._parts.place.directory / refusal.name),
+                code=refusal.code,
+                reason=refusal.reason,
+                will_retry=not refusal.is_lasting,
+                sha256=refusal.sha256 or None,
+                version=refusal.version or None,
+            )
+        return Ignore(f"refused: {refusal.reason}")
 
     def retire(self) -> None:
-        """Let go of the generations that no request uses any more, here and not in a request's thread."""
-        for generation in self._slot.take_drained():
-            self._log.emit("retired", **_identify(generation))
+        """Free the generations that no request uses any more, here and not in a request's thread."""
+        drained = self._parts.slot.take_drained()
+        while drained:
+            generation = drained.pop(0)
+            facts, before_bytes, started_s = _identify(generation), used_bytes(), time.monotonic()
+            release = getattr(generation.predictor, "release", None)
+            if release is not None:
+                release()
+            del generation, release
+            trim_memory()
+            self._parts.log.emit(
+                "retired",
+                **facts,
+                free_s=round(time.monotonic() - started_s, 6),
+                memory_before_bytes=before_bytes,
+                memory_after_bytes=used_bytes(),
+            )
 
-    def _swap(self, event: str, loaded: Loaded, stored: Stored, entry: Entry) -> None:
-        provenance = Provenance(self._name, entry.version, entry.generation, entry.sha256, self._env_digest)
+    def _is_done(self, order: Rollback) -> bool:
+        return any(entry.fingerprint == order.fingerprint for entry in self._parts.ledger.read())
+
+    def _restore(self, loader: Loader, entry: Entry) -> bool:
+        """Make a committed generation live; `False` when its bytes are not in the store any more."""
+        stored = self._parts.store.find(entry.sha256) or self._fetch_again(entry)
+        if stored is None:
+            return False
+        before_bytes = used_bytes()
+        loaded = loader.load(stored, parse_marker(entry.marker.encode()))
+        generation = self._make(loaded, stored, entry, before_bytes)
+        self._say_live("restored", generation, self._parts.slot.swap(generation), 0.0)
+        return True
+
+    def _fetch_again(self, entry: Entry) -> Stored | None:
+        """Take bytes that the store has lost from the watched place, where they are still there."""
+        for seen in self._parts.place.observe():
+            if seen.fingerprint == entry.fingerprint or entry.sha256.encode() in seen.text:
+                return self._parts.store.admit(Load(seen, Manifest(sha256=entry.sha256)))
+        return None
+
+    def _make(self, loaded: Loaded, stored: Stored, entry: Entry, before_bytes: int) -> Generation:
+        trim_memory()  # loading and warming up leave behind what was needed only once
+        provenance = Provenance(self._parts.name, entry.version, entry.generation, entry.sha256, self._parts.env_digest)
         facts: dict[str, object] = {
             "checkpoint": entry.name,
+            "cause": entry.cause,
             "size_bytes": stored.size_bytes,
             "format": loaded.format,
             "committed": entry.committed,
+            "marker_mtime_ns": entry.marker_mtime_ns,
             "copy_s": round(stored.copy_s, 6),
+            "hash_s": round(stored.hash_s, 6),
             "load_s": round(loaded.load_s, 6),
             "warm_up_s": round(loaded.warm_up_s, 6),
+            "memory_before_bytes": before_bytes,
+            "memory_after_bytes": used_bytes(),
         }
-        started_s = time.monotonic()
-        previous = self._slot.swap(Generation(loaded.predictor, provenance, facts))
-        self._log.emit(
+        return Generation(loaded.predictor, provenance, facts)
+
+    def _say_live(self, event: str, generation: Generation, previous: Generation | None, commit_s: float) -> None:
+        facts = dict(generation.facts)
+        marker_mtime_ns = facts.pop("marker_mtime_ns")
+        since_s = time.time() - marker_mtime_ns / 1e9 if isinstance(marker_mtime_ns, int) else None
+        self._parts.log.emit(
             event,
-            generation=entry.generation,
-            version=entry.version,
-            sha256=entry.sha256,
+            **_identify(generation),
             **facts,
-            swap_s=round(time.monotonic() - started_s, 6),
-            since_marker_s=round(time.time() - entry.marker_mtime_ns / 1e9, 3),
+            commit_s=round(commit_s, 6),
+            since_marker_s=None if since_s is None else round(since_s, 3),
             previous=_identify(previous) if previous else None,
         )
+
+    def _prune(self) -> None:
+        last = self._parts.ledger.last()
+        if last is not None:
+            before_s = datetime.fromisoformat(last.committed).timestamp() - _CTIME_SLACK_S
+            self._parts.store.prune(self._parts.ledger.recent_sha256(self._parts.keep), before_s)
+
+
+_NOBODY = Entry(0, "", 0, "", "", 0, "")
 
 
 def _propose(candidate: Load, stored: Stored) -> Entry:
@@ -166,6 +332,7 @@ def _propose(candidate: Load, stored: Stored) -> Entry:
         name=seen.path.name,
         marker_mtime_ns=seen.marker.mtime_ns,
         fingerprint=seen.fingerprint,
+        marker_generation=seen.generation,
         marker=seen.text.decode(errors="replace"),
     )
 

@@ -98,7 +98,15 @@ class PublishError(ServeError):
 
 
 class LedgerError(ServeError):
-    """The file of generations is damaged."""
+    """A file of the store by which workers agree is damaged."""
+
+
+class DeadlineError(ServeError):
+    """Not every worker had prepared a generation in time."""
+
+
+class OperationError(ServeError):
+    """An operator's command cannot be carried out."""
 
 
 class MemoryShortError(ServeError):

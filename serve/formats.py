@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from serve.errors import CheckpointError
 
@@ -76,6 +77,43 @@ def _holds_code(path: Path) -> bool:
         return False  # not whole; who reads it says what is wrong
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file states of itself.
+
+    Args:
+        tensors: its entries by name.
+        data_begin: where its data begins.
+    """
+
+    tensors: Mapping[str, Any]
+    data_begin: int
+
+
+def read_safetensors_header(path: Path) -> Header:
+    """Read a safetensors header, and check that the file is as long as it says.
+
+    Args:
+        path: a safetensors file.
+
+    Raises:
+        CheckpointError: the header is damaged, or the file is shorter or longer than the header states.
+    """
+    entries, begin, body_bytes = _read_entries(path)
+    tensors = {name: entry for name, entry in entries.items() if name != "__metadata__"}
+    try:
+        for entry in tensors.values():
+            _parse_spec(entry)
+        expected_bytes = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise CheckpointError("damaged", f"{path.name}: the safetensors header is malformed ({error!r})") from error
+    if expected_bytes != body_bytes:
+        raise CheckpointError(
+            "damaged", f"{path.name}: expected {expected_bytes} bytes of weights after the header, found {body_bytes}"
+        )
+    return Header(tensors, begin)
+
+
 def read_safetensors_interface(path: Path) -> dict[str, TensorSpec]:
     """Read names, dtypes and shapes from a safetensors header, and check that the file is as long as it says.
 
@@ -88,24 +126,17 @@ def read_safetensors_interface(path: Path) -> dict[str, TensorSpec]:
     Raises:
         CheckpointError: the header is damaged, or the file is shorter or longer than the header states.
     """
-    header, body_bytes = _read_header(path)
-    try:
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        interface = {
-            name: TensorSpec(str(entry["dtype"]), tuple(int(length) for length in entry["shape"]))
-            for name, entry in tensors.items()
-        }
-        expected_bytes = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise CheckpointError("damaged", f"{path.name}: the safetensors header is malformed ({error!r})") from error
-    if expected_bytes != body_bytes:
-        raise CheckpointError(
-            "damaged", f"{path.name}: expected {expected_bytes} bytes of weights after the header, found {body_bytes}"
-        )
-    return interface
+    return {name: _parse_spec(entry) for name, entry in read_safetensors_header(path).tensors.items()}
 
 
-def _read_header(path: Path) -> tuple[dict[str, dict[str, list[int]]], int]:
+def _parse_spec(entry: Any) -> TensorSpec:
+    begin, end = entry["data_offsets"]
+    if not 0 <= int(begin) <= int(end):
+        raise ValueError(f"data_offsets {begin} to {end}")
+    return TensorSpec(str(entry["dtype"]), tuple(int(length) for length in entry["shape"]))
+
+
+def _read_entries(path: Path) -> tuple[dict[str, Any], int, int]:
     with path.open("rb") as reader:
         size_bytes = reader.seek(0, 2)
         reader.seek(0)
@@ -122,7 +153,7 @@ def _read_header(path: Path) -> tuple[dict[str, dict[str, list[int]]], int]:
         raise CheckpointError("damaged", f"{path.name}: the safetensors header is not JSON ({error})") from error
     if not isinstance(header, dict):
         raise CheckpointError("damaged", f"{path.name}: the safetensors header is not an object")
-    return header, size_bytes - 8 - length
+    return header, 8 + length, size_bytes - 8 - length
 
 
 def compare_interfaces(expected: Interface, actual: Interface) -> list[str]:

@@ -71,8 +71,13 @@ def worker_exit(server: Any, worker: Any) -> None:
         worker: the worker, which may have failed before it had an application.
     """
     runtime = _find_runtime(worker)
-    if runtime is not None:
-        runtime.stop()
+    if runtime is None:
+        return
+    runtime.stop()
+    if runtime.is_loading:
+        # The interpreter would go away under torch's feet, and the process end by SIGABRT ("terminate called without an
+        # active exception"). Every request is answered by now.
+        os._exit(0)
 
 
 def _find_runtime(worker: Any) -> Any:

@@ -1,7 +1,8 @@
 """The generations of one host, in the order of their commits.
 
-An append-only file of JSON lines beside the store, written under the store's lock. All workers number a commit alike
-by it, and a worker that starts late finds in it what is committed, whatever the watched place holds by then.
+An append-only file of JSON lines beside the store, written under the lock of the commits. It is what lasts: a worker
+that starts late, and a server that starts again, find in it what is committed, whatever the watched place holds by
+then. The commit word is only its last number, where requests can read it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import os
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 
-from serve import files
+from serve import files, hostlock
 from serve.errors import LedgerError
 from serve.store import Store
+
+CHECKPOINT = "checkpoint"
+ROLLBACK = "rollback"
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,10 @@ class Entry:
         version: that the marker gave it.
         name: the checkpoint's file name.
         marker_mtime_ns: when its marker was written.
-        fingerprint: of the observation that led to it.
+        fingerprint: of the observation, or of the order, that led to it.
         committed: when, as ISO 8601.
+        marker_generation: the publisher's own number for it, or 0.
+        cause: `"checkpoint"` or `"rollback"`.
         marker: the marker's text, for workers that prepare it later and did not see it themselves.
     """
 
@@ -40,12 +46,14 @@ class Entry:
     marker_mtime_ns: int
     fingerprint: str
     committed: str = ""
+    marker_generation: int = 0
+    cause: str = CHECKPOINT
     marker: str = ""
 
     @property
-    def order(self) -> tuple[int, str]:
+    def order(self) -> tuple[int, int, str]:
         """The rank that its observation had."""
-        return self.marker_mtime_ns, self.name
+        return self.marker_generation, self.marker_mtime_ns, self.name
 
     def has_same_content(self, other: Entry) -> bool:
         """Whether the other entry would answer the same and say the same of itself."""
@@ -56,12 +64,13 @@ class Ledger:
     """The file of generations.
 
     Args:
-        store: whose lock guards the file, and beside whose checkpoints it lies.
+        store: beside whose checkpoints it lies.
     """
 
     def __init__(self, store: Store) -> None:
-        self._store = store
         self._path = store.root / "generations.jsonl"
+        self.lock_path = store.root / "commit.lock"
+        self._read: tuple[tuple[int, int, int], list[Entry]] | None = None
 
     def read(self) -> list[Entry]:
         """Return every generation, the oldest first.
@@ -72,7 +81,15 @@ class Ledger:
             OSError: the file is there and cannot be read.
             LedgerError: a line is not an entry.
         """
-        return [_parse(line) for line in self._read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        try:
+            seen = self._path.stat()
+        except FileNotFoundError:
+            return []
+        state = (seen.st_ino, seen.st_size, seen.st_mtime_ns)
+        if self._read is None or self._read[0] != state:
+            lines = self._path.read_bytes().splitlines(keepends=True)
+            self._read = state, [_parse(line) for line in lines if line.endswith(b"\n")]
+        return list(self._read[1])
 
     def last(self) -> Entry | None:
         """Return the committed generation, or `None` before the first."""
@@ -91,17 +108,40 @@ class Ledger:
         Raises:
             OSError: the file cannot be written.
         """
-        with self._store.lock():
+        with hostlock.hold(self.lock_path):
             entries = self.read()
             for entry in entries:
                 if entry.fingerprint == proposed.fingerprint and entry.has_same_content(proposed):
                     return entry
             if entries and entries[-1].has_same_content(proposed):
                 return entries[-1]
-            number = entries[-1].generation + 1 if entries else 1
-            entry = replace(proposed, generation=number, committed=datetime.now(timezone.utc).isoformat())
-            self._append(entry)
-            return entry
+            return self.append(number(proposed, entries))
+
+    def append(self, entry: Entry) -> Entry:
+        """Write one numbered generation; the caller holds the lock of the commits.
+
+        Args:
+            entry: with its number.
+
+        Returns:
+            The entry with its time.
+
+        Raises:
+            OSError: the file cannot be written; nothing is committed.
+        """
+        entry = replace(entry, committed=datetime.now(timezone.utc).isoformat())
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            content = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+            end = content.rfind(b"\n") + 1
+            os.ftruncate(descriptor, end)
+            os.lseek(descriptor, end, os.SEEK_SET)
+            files.write_all(descriptor, json.dumps(asdict(entry)).encode() + b"\n")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        files.sync_directory(self._path.parent)
+        return entry
 
     def recent_sha256(self, count: int) -> frozenset[str]:
         """Return the sha256 of the last `count` generations.
@@ -111,24 +151,15 @@ class Ledger:
         """
         return frozenset(entry.sha256 for entry in self.read()[-count:])
 
-    def _read_bytes(self) -> bytes:
-        try:
-            return self._path.read_bytes()
-        except FileNotFoundError:
-            return b""
 
-    def _append(self, entry: Entry) -> None:
-        whole = self._read_bytes().rpartition(b"\n")
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            end = len(whole[0]) + len(whole[1])
-            os.ftruncate(descriptor, end)
-            os.lseek(descriptor, end, os.SEEK_SET)
-            files.write_all(descriptor, json.dumps(asdict(entry)).encode() + b"\n")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        files.sync_directory(self._path.parent)
+def number(proposed: Entry, entries: list[Entry]) -> Entry:
+    """Give a proposed entry the number after the last one.
+
+    Args:
+        proposed: the entry without its number.
+        entries: all that are committed.
+    """
+    return replace(proposed, generation=entries[-1].generation + 1 if entries else 1)
 
 
 def _parse(line: bytes) -> Entry:

@@ -6,11 +6,12 @@ Access logs and log files are out of scope: gunicorn writes the first, the init 
 
 from __future__ import annotations
 
-import json
 import os
-import time
+from collections.abc import MutableMapping
 from datetime import datetime, timezone
-from typing import Callable
+from typing import Any, Callable
+
+import structlog
 
 Sink = Callable[[bytes], None]
 _STDERR = 2
@@ -25,8 +26,12 @@ class EventLog:
     """
 
     def __init__(self, facts: dict[str, object], sink: Sink | None = None) -> None:
-        self._facts = facts
-        self._sink = sink or _write_to_stderr
+        self._sinks = [sink or _write_to_stderr]
+        self._logger = structlog.wrap_logger(
+            _Lines(self._sinks),
+            processors=[_Stamp(facts), structlog.processors.JSONRenderer(default=str)],
+            wrapper_class=structlog.BoundLogger,
+        )
 
     def emit(self, event: str, **facts: object) -> None:
         """Write one line.
@@ -35,12 +40,39 @@ class EventLog:
             event: what happened, as a fixed word.
             facts: what is known about it; names carry their units.
         """
-        line = {"time": _now(), "event": event, "worker": os.getpid(), **self._facts, **facts}
-        self._sink(json.dumps(line, default=str).encode() + b"\n")
+        self._logger.info(event, **facts)
+
+    def also_to(self, sink: Sink) -> None:
+        """Give every line to another taker as well.
+
+        Args:
+            sink: takes the bytes; it must neither wait nor raise.
+        """
+        self._sinks.append(sink)
 
 
-def _now() -> str:
-    return datetime.fromtimestamp(time.time(), timezone.utc).isoformat(timespec="milliseconds")
+class _Lines:
+    """What structlog hands the finished text to."""
+
+    def __init__(self, sinks: list[Sink]) -> None:
+        self._sinks = sinks
+
+    def info(self, text: str) -> None:
+        line = text.encode() + b"\n"
+        for sink in self._sinks:
+            sink(line)
+
+
+class _Stamp:
+    """A processor that puts the fixed keys first, in the order in which people read them."""
+
+    def __init__(self, facts: dict[str, object]) -> None:
+        self._facts = facts
+
+    def __call__(self, logger: Any, method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event = line.pop("event")
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        return {"time": now, "event": event, "worker": os.getpid(), **self._facts, **line}
 
 
 def _write_to_stderr(line: bytes) -> None:

@@ -102,6 +102,24 @@ def parse_marker(text: bytes) -> Manifest:
     return _build(stated)
 
 
+def stated_generation(text: bytes) -> int:
+    """Return the publisher's number that a marker states, or 0; whether the marker is sound is decided elsewhere.
+
+    Args:
+        text: the bytes of the `.done` file.
+    """
+    if b'"generation"' not in text:
+        return 0
+    try:
+        stated = json.loads(text)
+    except (ValueError, RecursionError):
+        return 0
+    number = stated.get("generation") if isinstance(stated, dict) else None
+    return (
+        number if isinstance(number, int) and not isinstance(number, bool) and 0 < number < _LARGEST_GENERATION else 0
+    )
+
+
 def _build(stated: dict[str, object]) -> Manifest:
     known = {key: value for key, value in stated.items() if key in _KNOWN and value is not None}
     size, golden = known.pop("size", None), known.pop("golden", None)

@@ -1,88 +1,72 @@
 """What one worker remembers between two looks at the watched place.
 
-Kept by path, so that it stays as small as the place is. Does no I/O and reads no clock.
+Kept by path, so that it stays as small as the place is. Does no I/O and reads no clock. What was refused is the whole
+host's matter: `serve.quarantine`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from serve.checkpoint import Known, Observation, Refuse
+from serve.checkpoint import Known, Observation
+from serve.ledger import Entry
 
-_FIRST_RETRY_S = 1.0
-_LONGEST_RETRY_S = 60.0
+Order = tuple[int, int, str]
 
 
 @dataclass(frozen=True)
 class _Record:
     fingerprint: str
     first_seen_s: float
-    refusal: str | None = None
-    retry_at_s: float | None = None
-    failures: int = 0
-    said: tuple[str, bytes] | None = None
 
 
 class Memory:
-    """What is served, what was refused, and what was said about it."""
+    """When what was seen first, and what has been live already."""
 
     def __init__(self) -> None:
         self._records: dict[Path, _Record] = {}
-        self._served: str | None = None
-        self._served_order: tuple[int, str] | None = None
+        self._served: set[str] = set()
+        self._order: Order | None = None
+        self._known_generation = 0
 
-    def recall(self, seen: Observation, is_ranked: bool, now_s: float) -> Known:
-        """Return what is known of an observation, and remember that it was made.
+    def learn(self, committed: Iterable[Entry]) -> None:
+        """Learn of generations that were live: none of them comes back by itself, be it rolled back or not.
 
         Args:
-            seen: the observation.
-            is_ranked: whether an older marker gives way to a newer one, as in a directory of checkpoints.
-            now_s: the time on the monotonic clock.
+            committed: the generations, the oldest first.
         """
-        record = self._records.get(seen.path)
-        if record is None or record.fingerprint != seen.fingerprint:
-            record = _Record(seen.fingerprint, now_s, said=record.said if record else None)
-            self._records[seen.path] = record
-        return Known(
-            served=self._served,
-            served_order=self._served_order if is_ranked else None,
-            first_seen_s=record.first_seen_s,
-            refusal=record.refusal,
-            retry_at_s=record.retry_at_s,
-        )
+        for entry in committed:
+            if entry.generation > self._known_generation:
+                self._known_generation = entry.generation
+                self.serve(entry.fingerprint, entry.order)
 
-    def serve(self, fingerprint: str, order: tuple[int, str]) -> None:
+    def serve(self, fingerprint: str, order: Order) -> None:
         """Remember what is served.
 
         Args:
             fingerprint: of its observation.
             order: its rank.
         """
-        self._served, self._served_order = fingerprint, order
+        self._served.add(fingerprint)
+        self._order = order if self._order is None else max(self._order, order)
 
-    def refuse(self, refusal: Refuse, is_lasting: bool, now_s: float) -> bool:
-        """Remember that an observation was refused.
+    def recall(self, seen: Observation, is_ranked: bool, now_s: float, refusal: str | None) -> Known:
+        """Return what is known of an observation, and remember that it was made.
 
         Args:
-            refusal: of an observation that was recalled before.
-            is_lasting: whether trying again cannot help; otherwise it is tried again, less and less often.
+            seen: the observation.
+            is_ranked: whether an older marker gives way to a newer one, as in a directory of checkpoints.
             now_s: the time on the monotonic clock.
-
-        Returns:
-            Whether it is news: a half-written checkpoint is refused in every state that it passes through, but its
-            reader needs to be told once.
+            refusal: why it was refused, if it was.
         """
-        seen = refusal.observation
-        record = self._records[seen.path]
-        delay_s = min(_FIRST_RETRY_S * 2**record.failures, _LONGEST_RETRY_S)
-        said = (refusal.code, seen.text)
-        self._records[seen.path] = replace(
-            record,
-            refusal=refusal.reason,
-            retry_at_s=None if is_lasting else now_s + delay_s,
-            # Bounded, so that the power above stays a small number.
-            failures=min(record.failures + 1, 10),
-            said=said,
+        record = self._records.get(seen.path)
+        if record is None or record.fingerprint != seen.fingerprint:
+            record = self._records[seen.path] = _Record(seen.fingerprint, now_s)
+        return Known(
+            served=seen.fingerprint if seen.fingerprint in self._served else None,
+            served_order=self._order if is_ranked else None,
+            first_seen_s=record.first_seen_s,
+            refusal=refusal,
         )
-        return record.said != said

@@ -5,24 +5,41 @@ Building a runtime starts nothing and imports no torch; `start` does, in the wor
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Callable
 
-from serve.commit import Committer, Loader
+from serve.alone import WorkerCommitter
+from serve.commit import Committer, Loader, Parts
 from serve.errors import ModelError
+from serve.hook import EventHook
+from serve.ledger import Ledger
 from serve.logs import EventLog
+from serve.orders import Orders
 from serve.place import Place
+from serve.preparation import PREPARATION
 from serve.provenance import read_env_digest
+from serve.quarantine import Quarantine
 from serve.reloader import Reloader
+from serve.remote import make_place, url_of
 from serve.settings import Settings
 from serve.slot import Slot
 from serve.store import Store
+from serve.together import HostCommitter
 
 _STOP_WAIT_S = 2.0
+# What decides how fast and where, but not whether a checkpoint is good.
+_NOT_JUDGING = frozenset(
+    {"bind", "workers", "threads", "poll_s", "settle_s", "keep", "boot_wait_s", "watch", "commit", "commit_timeout_s"}
+    | {"event_hook", "store", "checkpoints"}
+)
 
 
 class Runtime:
@@ -36,15 +53,19 @@ class Runtime:
         self.settings = settings
         self.env_digest = read_env_digest(os.environ, Path(sys.prefix))
         self.log = EventLog({"model": settings.name, "env_digest": self.env_digest})
+        if settings.event_hook:
+            self.log.also_to(EventHook(settings.event_hook, _report_hook(settings.name)).put)
         self.slot = Slot()
-        committer = Committer(Store(settings.store), self.slot, self.log, settings.name, self.env_digest, settings.keep)
+        self._quarantine = Quarantine(settings.store)
+        place = make_place(settings.checkpoints)
         self.reloader = Reloader(
-            Place(settings.checkpoints),
-            committer,
+            place,
+            self._make_committer(place),
+            self._quarantine,
             self.log,
             settings.poll_s,
             settings.settle_s,
-            settings.watch == "auto",
+            "poll" if url_of(settings.checkpoints) else settings.watch,
             self._make_loader,
         )
         self._thread: threading.Thread | None = None
@@ -72,6 +93,11 @@ class Runtime:
             self.reloader.stop()
             self._thread.join(_STOP_WAIT_S)
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether a thread still works on a model, after `stop` too: a load cannot be ended from outside."""
+        return any(thread.name.startswith(PREPARATION) for thread in threading.enumerate())
+
     def wait_until_booted(self, is_wanted: Callable[[], bool]) -> None:
         """Wait until a committed generation is live again, or cannot be.
 
@@ -85,6 +111,28 @@ class Runtime:
         while is_wanted() and time.monotonic() < until_s and not self.reloader.booted.wait(0.1):
             continue
 
+    def _make_committer(self, place: Place) -> Committer:
+        settings = self.settings
+        store = Store(settings.store, self._report_damage)
+        parts = Parts(
+            place=place,
+            store=store,
+            slot=self.slot,
+            ledger=Ledger(store),
+            quarantine=self._quarantine,
+            orders=Orders(settings.store),
+            log=self.log,
+            name=settings.name,
+            env_digest=self.env_digest,
+            keep=settings.keep,
+        )
+        if settings.commit == "worker":
+            return WorkerCommitter(parts)
+        return HostCommitter(parts, settings.store, settings.commit_timeout_s)
+
+    def _report_damage(self, expected: str, found: str) -> None:
+        self.log.emit("store_damaged", sha256=expected, reason=f"the sha256: expected {expected}, found {found}")
+
     def _make_loader(self) -> Loader:
         # Here and not above: this import brings torch, and only a worker may have it (forking after torch has used
         # threads hangs the child: pytorch#49555).
@@ -95,4 +143,34 @@ class Runtime:
                 f"{error.name or 'a library'} cannot be imported: {error}",
                 hint="install torch and safetensors into the environment that runs gunicorn",
             ) from error
-        return ModelLoader(self.settings, self.slot, self.log.emit)
+        loader = ModelLoader(self.settings, self.slot, self.log.emit)
+        self._quarantine.judge = judge_of(self.settings, self.env_digest, sys.modules)
+        return loader
+
+
+def _report_hook(name: str) -> Callable[[str], None]:
+    log = EventLog({"model": name})  # one of its own, or a hook that fails would be told of it
+    return lambda failure: log.emit("hook_failed", reason=failure)
+
+
+def judge_of(settings: Settings, env_digest: str | None, modules: Mapping[str, object]) -> str:
+    """Name what decides whether a checkpoint is good: the model's class, its source, the settings, the environment.
+
+    Args:
+        settings: of the server.
+        env_digest: of the environment, where it is known.
+        modules: the imported ones, among them the model's.
+
+    Returns:
+        A digest that changes when one of them does.
+    """
+    stated = {key: value for key, value in asdict(settings).items() if key not in _NOT_JUDGING}
+    digest = hashlib.sha256(json.dumps([stated, env_digest], sort_keys=True, default=_as_json).encode())
+    source = getattr(modules.get(settings.model.partition(":")[0]), "__file__", None)
+    if source and Path(source).is_file():
+        digest.update(Path(source).read_bytes())
+    return digest.hexdigest()
+
+
+def _as_json(value: object) -> object:
+    return sorted(value) if isinstance(value, (set, frozenset)) else str(value)

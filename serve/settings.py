@@ -52,12 +52,15 @@ class Settings:
     warm_up_timeout_s: float
     changed_interface: str
     torch_threads: int
+    commit: str
+    commit_timeout_s: float
     watch: str
     poll_s: float
     settle_s: float
     keep: int
     boot_wait_s: float
     max_body_bytes: int
+    event_hook: str
     bind: str
     workers: int
     threads: int
@@ -91,7 +94,7 @@ class Field:
 
 FIELDS = (
     Field("model", values.import_name, "the model class, as module:Class"),
-    Field("checkpoints", values.path, "the watched place: one checkpoint that is overwritten, or a directory of them"),
+    Field("checkpoints", values.place, "the watched place: one checkpoint that is overwritten, or a directory of them"),
     Field("name", values.word, "the model's name in answers and logs; default: the class name", ""),
     Field("store", values.path, "directory of the read-only copies, on a local disk", ".envserve-store"),
     Field("model_args", values.table, "keyword arguments of the model class", {}),
@@ -128,13 +131,26 @@ FIELDS = (
     ),
     Field("torch_threads", values.whole_number(1), "threads of one torch operation", 1),
     Field(
-        "watch", values.one_of("auto", "poll"), "auto: file events wake the reloader; poll: only its timer does", "auto"
+        "commit",
+        values.one_of("host", "worker"),
+        "host: all workers move at the same instant; worker: each for itself",
+        "host",
+    ),
+    Field("commit_timeout_s", values.seconds(0.1), "seconds in which every worker must have prepared", 120.0),
+    Field(
+        "watch",
+        values.one_of("auto", "inotify", "poll"),
+        "auto: file events where they can be trusted; inotify: wherever they can be had; poll: the timer alone",
+        "auto",
     ),
     Field("poll_s", values.seconds(0.01), "seconds between two looks at the watched place", 1.0),
     Field("settle_s", values.seconds(0.01), "seconds that a checkpoint with an empty marker must hold still", 0.2),
     Field("keep", values.whole_number(1), "how many generations the store keeps", 3),
     Field("boot_wait_s", values.seconds(0.0), "seconds a new worker may load before it takes requests", 60.0),
     Field("max_body_bytes", values.whole_number(1), "longest request body", 16 * 1024 * 1024),
+    Field(
+        "event_hook", values.optional_text, "a command that gets each event on stdin, or a URL that gets it by POST", ""
+    ),
     Field("bind", values.text, "address and port to listen on", "127.0.0.1:8000"),
     Field("workers", values.whole_number(1), "worker processes", 2),
     Field("threads", values.whole_number(1), "request threads of each worker", 8),

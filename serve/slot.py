@@ -1,7 +1,9 @@
 """The one place of a worker that holds the live model.
 
-A request leases the generation that is live when it starts and keeps it to its end; a swap is one assignment. What was
-replaced is handed back for retirement only when its last lease has ended.
+A request leases the generation that is live when it starts and keeps it to its end. Which one is live says the commit
+word: it is read once for each request, and when it names the generation that stands by, that one is live from this
+request on, in this worker as in all others. What was replaced is handed back for retirement only when its last lease
+has ended.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Callable, Protocol
 
 from serve.errors import NotLiveError
 from serve.provenance import Provenance
@@ -53,18 +55,30 @@ class Generation:
 
 
 class Slot:
-    """Holds the live generation and counts who uses which."""
+    """Holds the live generation, and the one that stands by, and counts who uses which."""
 
     def __init__(self) -> None:
         self._live: Generation | None = None
+        self._standby: Generation | None = None
+        self._committed: Callable[[], int] | None = None
         self._leases: dict[int, int] = {}
         self._draining: list[Generation] = []
         self._lock = threading.Lock()
 
+    def follow(self, committed: Callable[[], int]) -> None:
+        """Let the commit word say which generation is live; without it only `swap` does.
+
+        Args:
+            committed: reads the word.
+        """
+        with self._lock:
+            self._committed = committed
+
     @property
     def live(self) -> Generation | None:
         """The live generation, for looking at; answering a request takes a lease."""
-        return self._live
+        with self._lock:
+            return self._choose()
 
     @contextmanager
     def lease(self) -> Iterator[Generation]:
@@ -76,9 +90,9 @@ class Slot:
         Raises:
             NotLiveError: no model is live yet.
         """
-        # Reading the live generation and counting the lease are one step, or a swap in between could retire it.
+        # Choosing the generation and counting the lease are one step, or a swap in between could retire it.
         with self._lock:
-            generation = self._live
+            generation = self._choose()
             if generation is None:
                 raise NotLiveError("no model is live in this worker yet")
             key = id(generation)
@@ -91,8 +105,17 @@ class Slot:
                 if not self._leases[key]:
                     del self._leases[key]
 
+    def stand_by(self, generation: Generation | None) -> None:
+        """Hold a prepared generation ready, to become live when the commit word names it.
+
+        Args:
+            generation: the prepared one; `None` when its proposal was closed.
+        """
+        with self._lock:
+            self._standby = generation
+
     def swap(self, generation: Generation) -> Generation | None:
-        """Make a generation live.
+        """Make a generation live at once.
 
         Args:
             generation: what every request that starts from now on uses.
@@ -101,10 +124,7 @@ class Slot:
             The generation that it replaced; it drains from now on.
         """
         with self._lock:
-            replaced, self._live = self._live, generation
-            if replaced is not None:
-                self._draining.append(replaced)
-        return replaced
+            return self._swap(generation)
 
     def take_drained(self) -> list[Generation]:
         """Hand over the replaced generations that no request uses any more.
@@ -139,3 +159,23 @@ class Slot:
     def is_draining(self) -> bool:
         """Whether a replaced generation still has leases, or was not handed over yet."""
         return bool(self._draining)
+
+    def _choose(self) -> Generation | None:
+        if self._committed is None:
+            return self._live
+        committed = self._committed()
+        if self._live is not None and self._live.provenance.generation == committed:
+            return self._live
+        if self._standby is not None and self._standby.provenance.generation == committed:
+            generation, self._standby = self._standby, None
+            self._swap(generation)
+            return generation
+        # All other workers have moved, and this one was not ready: rather no answer than an old one. It cannot happen
+        # to a worker that is on the roster; the reloader loads what is committed.
+        return None
+
+    def _swap(self, generation: Generation) -> Generation | None:
+        replaced, self._live = self._live, generation
+        if replaced is not None:
+            self._draining.append(replaced)
+        return replaced

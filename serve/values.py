@@ -31,6 +31,17 @@ def text(value: object, base: Path) -> str:
     return value.strip()
 
 
+def optional_text(value: object, base: Path) -> str:
+    """Read a text that may be empty.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"expected a text, found {value!r}")
+    return value.strip()
+
+
 def word(value: object, base: Path) -> str:
     """Read a name that fits in a response header, or an empty text.
 
@@ -60,6 +71,15 @@ def path(value: object, base: Path) -> Path:
         ValueError: it is something else.
     """
     return base / Path(text(value, base)).expanduser()
+
+
+def place(value: object, base: Path) -> Path:
+    """Read a path, relative to `base`, or a URL, which is relative to nothing.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    return Path(text(value, base)) if "://" in text(value, base) else path(value, base)
 
 
 def paths(value: object, base: Path) -> tuple[Path, ...]:

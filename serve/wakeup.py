@@ -1,11 +1,13 @@
 """The door to watchdog: file events that wake the reloader before its timer does.
 
-Events are never trusted to come: an emitter can go blind when a directory is replaced, and inotify has limits. So the
-observer is supervised and rebuilt, and whoever waits here is woken by the timer in any case.
+Events are never trusted to come: an emitter can go blind when a directory is replaced, inotify has limits, and network
+file systems do not report what other machines write. So the observer is supervised and rebuilt, and whoever waits here
+is woken by the timer in any case.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -15,29 +17,37 @@ from typing import Any, Callable
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
+from serve import mounts
 from serve.checkpoint import MARKER_SUFFIX
 
+POLL, INOTIFY = "poll", "inotify"
 # Reading a marker makes events too (opened, closed_no_write); waking for those would never end.
 _WRITING_EVENTS = frozenset({"created", "modified", "moved", "closed", "attrib"})
 # A burst of events is one look.
 _SHORTEST_PAUSE_S = 0.02
+_ASK_S = 0.04
 _REBUILD_PAUSE_S = 5.0
+# What the kernel says when a user has too many inotify instances, and too many watches (inotify_init1(2)).
+_LIMITS = {errno.EMFILE: "fs.inotify.max_user_instances", errno.ENOSPC: "fs.inotify.max_user_watches"}
+
+_Watched = tuple[Path, int, int]
 
 
 class WakeUp(FileSystemEventHandler):
     """A wait that file events can cut short.
 
     Args:
-        is_watching: whether to use file events at all.
+        watch: `"auto"` for events where they can be trusted, `"inotify"` wherever they can be had, `"poll"` for none.
         report: told in words when events stop coming or come again.
     """
 
-    def __init__(self, is_watching: bool, report: Callable[[str], None]) -> None:
-        self._is_watching = is_watching
+    def __init__(self, watch: str, report: Callable[[str], None]) -> None:
+        self._watch = watch
         self._report = report
         self._woken = threading.Event()
         self._observer: Any = None
-        self._watched: tuple[Path, int, int] | None = None
+        self._watched: _Watched | None = None
+        self._polled: _Watched | None = None
         self._rebuild_at_s = 0.0
         self._last_report: str | None = None
 
@@ -55,15 +65,22 @@ class WakeUp(FileSystemEventHandler):
         """Wake the waiting thread now."""
         self._woken.set()
 
-    def wait(self, timeout_s: float) -> None:
-        """Wait for an event, or for the timer.
+    def wait(self, timeout_s: float, is_wanted: Callable[[], bool] = lambda: False) -> None:
+        """Wait for an event, for the timer, or for something else that is asked for now and then.
 
         Args:
             timeout_s: the longest wait.
+            is_wanted: asked 25 times a second whether to stop waiting.
         """
-        if self._woken.wait(timeout_s):
-            time.sleep(_SHORTEST_PAUSE_S)
-            self._woken.clear()
+        until_s = time.monotonic() + timeout_s
+        while not is_wanted():
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                return
+            if self._woken.wait(min(left_s, _ASK_S)):
+                time.sleep(_SHORTEST_PAUSE_S)
+                self._woken.clear()
+                return
 
     def supervise(self, directory: Path) -> None:
         """See to it that an observer is alive and watches the directory that has this name now.
@@ -71,7 +88,7 @@ class WakeUp(FileSystemEventHandler):
         Args:
             directory: where markers appear.
         """
-        if not self._is_watching:
+        if self._watch == POLL:
             return
         try:
             seen = directory.stat()
@@ -80,14 +97,16 @@ class WakeUp(FileSystemEventHandler):
             return
         wanted = (directory, seen.st_dev, seen.st_ino)
         is_alive = self._observer is not None and all(thread.is_alive() for thread in self._threads())
-        if (is_alive and wanted == self._watched) or time.monotonic() < self._rebuild_at_s:
+        is_right = wanted == self._polled or (is_alive and wanted == self._watched)
+        if is_right or time.monotonic() < self._rebuild_at_s:
             return
         self.close()
-        self._build(directory, wanted)
+        if not self._must_poll(wanted):
+            self._build(wanted)
 
     def close(self) -> None:
         """Stop watching."""
-        observer, self._observer, self._watched = self._observer, None, None
+        observer, self._observer, self._watched, self._polled = self._observer, None, None, None
         if observer is not None:
             observer.stop()
             observer.join(timeout=1)
@@ -95,14 +114,24 @@ class WakeUp(FileSystemEventHandler):
     def _threads(self) -> list[threading.Thread]:
         return [self._observer, *self._observer.emitters]
 
-    def _build(self, directory: Path, wanted: tuple[Path, int, int]) -> None:
-        observer = Observer()
+    def _must_poll(self, wanted: _Watched) -> bool:
+        fstype = mounts.type_of(wanted[0])
+        if self._watch == INOTIFY or not mounts.is_remote(fstype):
+            return False
+        self._polled = wanted
+        self._tell(f"the timer alone: {wanted[0]} is on {fstype}, where other machines' writes make no file events")
+        return True
+
+    def _build(self, wanted: _Watched) -> None:
         try:
-            observer.schedule(self, str(directory))
+            observer = Observer()  # watchdog 7 opens inotify here, watchdog 6 when it starts
+            observer.schedule(self, str(wanted[0]))
             observer.start()
         except Exception as error:  # watchdog raises OSError, and other types, according to its version
             self._rebuild_at_s = time.monotonic() + _REBUILD_PAUSE_S
-            self._tell(f"no file events, the timer alone: {error}")
+            limit = _LIMITS.get(getattr(error, "errno", None) or 0)
+            cause = f"the limit {limit} is reached" if limit else str(error)
+            self._tell(f"no file events, the timer alone: {cause}")
             return
         self._observer, self._watched = observer, wanted
         self._woken.set()  # what happened before the observer was there made no event

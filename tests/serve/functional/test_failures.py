@@ -141,7 +141,7 @@ def test_bad_content(bench, trainer):
         ("no checkpoint", b"<html>404</html>", {}, "format", "expected safetensors"),
         (
             "wrong architecture",
-            bytes_of(trainer, state(weight=numpy.ones((3, 4), "float32"))),
+            wider,
             {},
             "architecture",
             "[3, 4]",

@@ -152,3 +152,36 @@ class Exampleless(torch.nn.Linear):
 
     def __init__(self):
         super().__init__(4, 2)
+
+
+class Gate(Affine):
+    """Does what files of a directory say while it is built, so that a test can hold, fail or kill one worker."""
+
+    def __init__(self, directory):
+        import os
+        import signal
+        import time
+        from pathlib import Path
+
+        gate, pid = Path(directory), os.getpid()
+        (gate / f"entered-{pid}").touch()
+        while (gate / f"hold-{pid}").exists() or (gate / "hold-all").exists():
+            time.sleep(0.01)
+        if (gate / f"fail-{pid}").exists():
+            raise OSError("told to fail")
+        if (gate / "crash").exists():
+            os.kill(pid, signal.SIGKILL)
+        super().__init__()
+
+
+class Big(torch.nn.Module):
+    """400 MB of weights."""
+
+    example_inputs = ([0.0] * 10000,)
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.utils.skip_init(torch.nn.Linear, 10000, 10000)
+
+    def forward(self, rows):
+        return self.layer(rows).sum(dim=1, keepdim=True)

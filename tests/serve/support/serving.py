@@ -25,6 +25,8 @@ class Reply:
     status: int
     headers: dict[str, str]
     body: bytes
+    sent_s: float = 0.0
+    received_s: float = 0.0
 
     @property
     def json(self):
@@ -46,9 +48,11 @@ class Client:
         self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
     def request(self, method: str, path: str, body: bytes | None = None, headers=None) -> Reply:
+        sent_s = time.monotonic()
         self.connection.request(method, path, body, headers or {})
         response = self.connection.getresponse()
-        return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        headers = {k.lower(): v for k, v in response.getheaders()}
+        return Reply(response.status, headers, response.read(), sent_s, time.monotonic())
 
     def predict(self, inputs) -> Reply:
         return self.request("POST", "/predict", json.dumps({"inputs": inputs}).encode())
@@ -186,6 +190,18 @@ class Load:
         goal = self.count + count
         wait_until(lambda: self.count >= goal or self.failures, f"{count} more answers")
 
+    def wait_for_generation(self, generation: int) -> None:
+        """Wait until some answer comes from a generation, or a later one."""
+        wait_until(
+            lambda: any(replies and replies[-1].generation >= generation for replies in self.replies) or self.failures,
+            f"an answer of generation {generation}",
+            lambda: self.server.text,
+        )
+
+    def all(self) -> list[Reply]:
+        """Return all answers, in the order in which they came."""
+        return sorted((reply for replies in self.replies for reply in replies), key=lambda reply: reply.received_s)
+
     @property
     def count(self) -> int:
         return sum(len(replies) for replies in self.replies)
@@ -204,3 +220,32 @@ class Load:
             if index % 2:
                 client.close()
         client.close()
+
+
+def find_steps_back(replies: list[Reply]) -> list[tuple[int, int]]:
+    """Find requests that began after an answer of a later generation had come, on whatever connection.
+
+    Whoever has got an answer of a generation knows that it was committed; no request that starts after that may be
+    answered by an earlier one.
+
+    Args:
+        replies: in the order in which they came.
+    """
+    steps, latest, index = [], 0, 0
+    for reply in sorted(replies, key=lambda reply: reply.sent_s):
+        while index < len(replies) and replies[index].received_s < reply.sent_s:
+            latest = max(latest, replies[index].generation)
+            index += 1
+        if reply.generation < latest:
+            steps.append((latest, reply.generation))
+    return steps
+
+
+def check_answers(load: Load, trainer, failures: int = 0) -> None:
+    """Every request was answered, exactly as the checkpoint named in its header answers, and none went back."""
+    assert len(load.failures) <= failures, load.failures
+    replies = load.all()
+    for reply in replies:
+        assert reply.status == 200, (reply, load.server.text)
+        assert reply.json["outputs"] == [trainer.expected(reply.sha256, load.row)]
+    assert find_steps_back(replies) == []

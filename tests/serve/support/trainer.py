@@ -38,6 +38,10 @@ class Trainer:
         self._weights[sha256_of(path)] = (weight, bias)
         return path
 
+    def sha256(self, seed: int) -> str:
+        """Return the sha256 of the checkpoint that follows from a seed."""
+        return sha256_of(self.train(seed))
+
     def write(self, name: str, state: dict[str, numpy.ndarray]) -> Path:
         """Write any state dict as safetensors."""
         path = self.work / name

@@ -21,6 +21,7 @@ SHA256 = "ab" * 32
 CHECKPOINT = Identity(device=1, inode=2, size_bytes=100, mtime_ns=1000)
 EMPTY = Observation(Path("ck/m.pth"), CHECKPOINT, Identity(1, 3, 0, 2000), b"")
 STATED = replace(EMPTY, text=json.dumps({"sha256": SHA256, "size": 100}).encode())
+RANKED = replace(STATED, generation=7)
 NOTHING = Known(served=None, served_order=None, first_seen_s=0.0)
 LONG_AFTER_S = 10.0
 REWRITTEN = replace(CHECKPOINT, mtime_ns=3000)
@@ -36,10 +37,12 @@ def decided(seen, known=NOTHING, now_s=LONG_AFTER_S):
         ("an empty marker that held still", EMPTY, NOTHING, Load),
         ("a marker that states its content", STATED, NOTHING, Load),
         ("what is served", STATED, replace(NOTHING, served=STATED.fingerprint), Ignore),
-        ("older than what is served", STATED, replace(NOTHING, served_order=(2001, "a")), Ignore),
-        ("of the same rank, and changed", STATED, replace(NOTHING, served_order=(2000, "m.pth")), Ignore),
-        ("as old, but with a later name", STATED, replace(NOTHING, served_order=(2000, "a")), Load),
-        ("newer than what is served", STATED, replace(NOTHING, served_order=(1999, "z")), Load),
+        ("older than what is served", STATED, replace(NOTHING, served_order=(0, 2001, "a")), Ignore),
+        ("of the same rank, and changed", STATED, replace(NOTHING, served_order=(0, 2000, "m.pth")), Ignore),
+        ("as old, but with a later name", STATED, replace(NOTHING, served_order=(0, 2000, "a")), Load),
+        ("of a lower stated generation", STATED, replace(NOTHING, served_order=(1, 5, "a")), Ignore),
+        ("of a higher one, by an older clock", RANKED, replace(NOTHING, served_order=(6, 9999, "z")), Load),
+        ("newer than what is served", STATED, replace(NOTHING, served_order=(0, 1999, "z")), Load),
         ("refused for good", STATED, replace(NOTHING, refusal="bad"), Ignore),
         ("refused for now", STATED, replace(NOTHING, refusal="full", retry_at_s=11.0), Ignore),
         ("refused until now", STATED, replace(NOTHING, refusal="full", retry_at_s=10.0), Load),

@@ -77,3 +77,18 @@ def test_a_huge_marker_is_a_problem(tmp_path):
     mark(path, b" " * (2 * 1024 * 1024))
     (seen,) = Place(tmp_path).observe()
     assert "at most" in seen.problem
+
+
+def test_a_stated_generation_outranks_the_clock(tmp_path):
+    for name, mtime_s, content in (
+        ("old", 9, b""),
+        ("seven", 5, b'{"generation": 7}'),
+        ("eight", 2, b'{"generation": 8}'),
+        ("nonsense", 3, b'{"generation": "9"}'),
+    ):
+        path = make(tmp_path, name, mtime_s)
+        os.utime(mark(path, content), (mtime_s, mtime_s))
+    place = Place(tmp_path)
+    assert names(place) == ["eight", "seven", "old", "nonsense"]
+    os.utime(mark(tmp_path / "old", b'{"generation": 10}'), (1, 1))
+    assert names(place)[0] == "old"

@@ -63,3 +63,38 @@ def test_no_generation_is_retired_under_a_request():
     retired.update(old.provenance.generation for old in slot.take_drained())
     assert seen_retired == []
     assert retired == set(range(1999))
+
+
+def test_the_commit_word_moves_to_what_stands_by():
+    slot, old, new, word = Slot(), make(1), make(2), [1]
+    slot.follow(lambda: word[0])
+    slot.swap(old)
+    slot.stand_by(new)
+    with slot.lease() as held:
+        assert held is old
+        word[0] = 2
+        with slot.lease() as later:
+            assert later is new
+        assert slot.take_drained() == []
+    assert slot.live is new
+    assert slot.take_drained() == [old]
+
+
+def test_rather_no_answer_than_an_old_one():
+    slot, word = Slot(), [1]
+    slot.follow(lambda: word[0])
+    slot.swap(make(1))
+    word[0] = 2
+    assert slot.live is None
+    with pytest.raises(NotLiveError), slot.lease():
+        pass
+
+
+def test_what_stood_by_for_a_closed_proposal_never_becomes_live():
+    slot, word = Slot(), [1]
+    slot.follow(lambda: word[0])
+    slot.swap(make(1))
+    slot.stand_by(make(2))
+    slot.stand_by(None)
+    word[0] = 2
+    assert slot.live is None

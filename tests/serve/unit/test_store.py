@@ -45,10 +45,11 @@ def test_the_copy_is_proven_and_read_only(tmp_path, path):
     assert stored.path.read_bytes() == CONTENT
     assert stat.S_IMODE(stored.path.stat().st_mode) == 0o444
     assert stored.copy_s > 0
+    assert stored.hash_s > 0
     path.write_bytes(b"overwritten")
     assert stored.path.read_bytes() == CONTENT
     assert store.find(SHA256).path == stored.path
-    assert files_of(store) == ["lock", f"sha256/{SHA256}"]
+    assert files_of(store) == ["lock", f"proofs/{SHA256}", f"sha256/{SHA256}"]
 
 
 def test_bytes_that_are_there_are_not_copied_again(tmp_path, path):
@@ -102,7 +103,7 @@ def test_a_copier_that_is_killed_blocks_nobody_and_leaves_nothing(tmp_path, path
         os.kill(holder.pid, signal.SIGKILL)
     assert store.admit(candidate(path)).sha256 == SHA256
     assert time.monotonic() - started < 5
-    assert files_of(store) == ["lock", f"sha256/{SHA256}"]
+    assert files_of(store) == ["lock", f"proofs/{SHA256}", f"sha256/{SHA256}"]
 
 
 def test_prune_keeps_what_it_is_told(tmp_path, path):
@@ -111,6 +112,61 @@ def test_prune_keeps_what_it_is_told(tmp_path, path):
     path.write_bytes(b"other")
     mark(path)
     other = store.admit(candidate(path))
-    store.prune(frozenset({other.sha256}))
+    store.prune(frozenset({other.sha256}), time.time() + 60)
     assert store.find(SHA256) is None
     assert store.find(other.sha256) is not None
+
+
+def test_a_corrupted_entry_is_found_and_fetched_again(tmp_path, path):
+    damaged = []
+    store = Store(tmp_path / "store", lambda expected, found: damaged.append((expected, found)))
+    stored = store.admit(candidate(path))
+    stored.path.chmod(0o644)
+    stored.path.write_bytes(b"spoilt")
+    assert store.find(SHA256) is None
+    assert damaged == [(SHA256, hashlib.sha256(b"spoilt").hexdigest())]
+    assert store.admit(candidate(path, sha256=SHA256)).path.read_bytes() == CONTENT
+
+
+def test_an_entry_without_its_proof_is_proven_once(tmp_path, path):
+    store = Store(tmp_path / "store")
+    store.admit(candidate(path))
+    (store.root / "proofs" / SHA256).unlink()
+    assert store.find(SHA256).hash_s > 0
+    assert store.find(SHA256).hash_s == 0
+
+
+def test_prune_spares_what_came_after_the_commit(tmp_path, path):
+    store = Store(tmp_path / "store")
+    before = time.time() - 1
+    store.admit(candidate(path))
+    store.prune(frozenset(), before)
+    assert store.find(SHA256)
+
+
+def test_a_copier_killed_at_any_moment_leaves_a_store_that_works(tmp_path):
+    """The kills come at moments spread over the whole copy."""
+    path = tmp_path / "big.pth"
+    path.write_bytes(os.urandom(1024) * 100_000)
+    mark(path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    store = Store(tmp_path / "store")
+    code = """if True:
+        import sys; from pathlib import Path
+        from serve.checkpoint import Load, Manifest; from serve.place import Place; from serve.store import Store
+        (seen,) = Place(Path(sys.argv[1])).observe()
+        print("ready", flush=True)
+        Store(Path(sys.argv[2])).admit(Load(seen, Manifest()))
+    """
+    command = [sys.executable, "-c", code, str(path), str(store.root)]
+    for number in range(8):
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as copier:
+            copier.stdout.readline()
+            time.sleep(0.05 * number)
+            copier.kill()
+        found = store.find(sha256)
+        assert found is None or hashlib.sha256(found.path.read_bytes()).hexdigest() == sha256
+        if found is not None:
+            found.path.unlink()
+    assert store.admit(candidate(path)).sha256 == sha256
+    assert files_of(store) == ["lock", f"proofs/{sha256}", f"sha256/{sha256}"]

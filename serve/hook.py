@@ -1,0 +1,82 @@
+"""The event hook: each log line to a command's standard input, or by POST to a URL.
+
+In a thread of its own behind a bounded queue: whatever the hook does, the thread that swaps only puts a line into the
+queue, or, when that is full, drops it. Retrying and storing are out of scope; the log has every line.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import shlex
+import subprocess
+import threading
+import urllib.request
+from typing import Callable
+
+_QUEUE_LINES = 1000
+_TIMEOUT_S = 10.0
+
+
+class EventHook:
+    """Delivers lines in the background.
+
+    Args:
+        target: a command, or an http(s) URL.
+        report: told in words why a delivery failed, once for each reason; it must not lead back here.
+        timeout_s: of one delivery.
+    """
+
+    def __init__(self, target: str, report: Callable[[str], None], timeout_s: float = _TIMEOUT_S) -> None:
+        self._target, self._report, self._timeout_s = target, report, timeout_s
+        self._lines: queue.Queue[bytes] = queue.Queue(_QUEUE_LINES)
+        self._thread: tuple[int, threading.Thread] | None = None
+        self._last_failure: str | None = None
+
+    def put(self, line: bytes) -> None:
+        """Have a line delivered, some time, or drop it when too many wait.
+
+        Args:
+            line: one JSON object.
+        """
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._tell(f"more than {_QUEUE_LINES} events wait; some were dropped")
+            return
+        # Threads do not survive a fork, so the first line in each process starts one.
+        if self._thread is None or self._thread[0] != os.getpid():
+            thread = threading.Thread(target=self._deliver_all, name="event-hook", daemon=True)
+            self._thread = os.getpid(), thread
+            thread.start()
+
+    def _deliver_all(self) -> None:
+        while True:
+            line = self._lines.get()
+            try:
+                self._deliver(line)
+                self._last_failure = None
+            except Exception as error:  # whatever the command or the network does
+                self._tell(f"{type(error).__name__}: {error}")
+
+    def _deliver(self, line: bytes) -> None:
+        if not self._target.startswith(("http://", "https://")):
+            subprocess.run(
+                shlex.split(self._target),
+                input=line,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=self._timeout_s,
+                check=True,
+            )
+            return
+        request = urllib.request.Request(  # noqa: S310 - the scheme was checked above
+            self._target, line, {"Content-Type": "application/json"}, method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=self._timeout_s) as response:  # noqa: S310
+            response.read()
+
+    def _tell(self, failure: str) -> None:
+        if failure != self._last_failure:
+            self._last_failure = failure
+            self._report(failure)

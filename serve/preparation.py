@@ -1,0 +1,68 @@
+"""Loading a model in a thread of its own, so that a load that hangs never holds the reloader."""
+
+from __future__ import annotations
+
+import threading
+from typing import Callable, Generic, TypeVar
+
+T = TypeVar("T")
+# How the names of its threads begin.
+PREPARATION = "prepare"
+
+
+class Preparation(Generic[T]):
+    """Some work that has begun, and its result when it has one.
+
+    Args:
+        work: what to do.
+        name: for people who look at stacks.
+    """
+
+    def __init__(self, work: Callable[[], T], name: str) -> None:
+        self._work: Callable[[], T] | None = work
+        self._result: T | None = None
+        self._is_abandoned = False
+        self._lock = threading.Lock()
+        self._done = threading.Event()
+        self.error: BaseException | None = None
+        threading.Thread(target=self._run, name=f"{PREPARATION}-{name}", daemon=True).start()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the end of the work.
+
+        Args:
+            timeout_s: the longest wait.
+
+        Returns:
+            Whether it has ended.
+        """
+        return self._done.wait(timeout_s)
+
+    def take(self) -> T:
+        """Hand the result over; the preparation holds it no longer.
+
+        Raises:
+            BaseException: what the work raised.
+        """
+        if self.error is not None:
+            raise self.error
+        result, self._result = self._result, None
+        if result is None:
+            raise LookupError("the result was taken already")
+        return result
+
+    def abandon(self) -> None:
+        """Let go of the result, should it still come. A thread cannot be ended from outside."""
+        with self._lock:
+            self._is_abandoned, self._result = True, None
+
+    def _run(self) -> None:
+        work, self._work = self._work, None
+        try:
+            result = work() if work else None
+            with self._lock:
+                self._result = None if self._is_abandoned else result
+        except BaseException as error:  # the user's code may even call sys.exit
+            self.error = error
+        finally:
+            self._done.set()

@@ -1,0 +1,115 @@
+"""Operators act on a server that serves, by the command line and with two workers under load."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from serving import ROOT, Load, check_answers, wait_until
+from trainer import ROW
+
+pytestmark = pytest.mark.needs_torch
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Run `python -m serve` on the server's store."""
+
+    def run(*arguments, code=0):
+        command = [sys.executable, "-m", "serve", arguments[0], "--store", str(tmp_path / "store"), *arguments[1:]]
+        done = subprocess.run(command, cwd=ROOT, stdout=-1, stderr=-1, text=True)
+        assert done.returncode == code, (done.stdout, done.stderr)
+        return done.stdout
+
+    return run
+
+
+def test_rollback_pin_and_unpin(start_server, trainer, serve, tmp_path):
+    events = tmp_path / "events"
+    first = trainer.publish(1, version="v1")
+    server = start_server(event_hook=f"tee -a {events}")
+    server.wait_live(1)
+    with Load(server, ROW) as load:
+        trainer.publish(2, version="v2")
+        load.wait_for_generation(2)
+        assert "version v1 is live as generation 3" in serve("rollback")
+        load.wait_for_generation(3)
+        assert "pinned to version v1" in serve("pin", "--reason", "v2 is bad")
+        last = trainer.publish(3, version="v3")
+        wait_until(lambda: "pinned" in server.get("/model").json["newest"], "the pin in the verdict")
+        load.wait_for_more(40)
+        assert {reply.generation for reply in load.all()} == {1, 2, 3}
+        status = json.loads(serve("status", "--json"))
+        assert [(worker["live"], worker["state"]) for worker in status["workers"]] == 2 * [(3, "serving")]
+        assert {worker["pid"] for worker in status["workers"]} == set(server.workers())
+        serve("unpin")
+        load.wait_for_generation(4)
+        assert "generation 5" in serve("rollback", "--to", "v2")
+        load.wait_for_generation(5)
+        load.wait_for_more(20)
+    check_answers(load, trainer)
+    by_generation = {reply.generation: reply.sha256 for reply in load.all()}
+    assert (by_generation[3], by_generation[4]) == (first.sha256, last.sha256)
+    history = json.loads(serve("history", "--json"))
+    assert [(line["version"], line["cause"]) for line in history] == [
+        ("v2", "rollback"),
+        ("v3", "checkpoint"),
+        ("v1", "rollback"),
+        ("v2", "checkpoint"),
+        ("v1", "checkpoint"),
+    ]
+
+    def delivered():
+        lines = [json.loads(line) for line in events.read_text().splitlines()] if events.exists() else []
+        return {line["generation"] for line in lines if line["event"] == "swapped"} >= {2, 3, 4, 5}
+
+    wait_until(delivered, "the hook to get the events")
+
+
+def test_a_hook_that_hangs_delays_no_swap(start_server, trainer):
+    trainer.publish(1)
+    server = start_server(event_hook="sleep 1000")
+    server.wait_live(1)
+    for seed in (2, 3, 4):
+        trainer.publish(seed)
+        server.wait_live(seed)
+    slowest_s = max(line["since_marker_s"] for line in server.events("swapped") if line["generation"] > 1)
+    assert slowest_s < 10
+    server.stop()
+    assert server.process.returncode == 0
+
+
+def test_a_store_that_was_spoilt_is_fetched_again(start_server, trainer, tmp_path):
+    good = trainer.publish(1)
+    first = start_server()
+    first.wait_live(1)
+    first.stop()
+    entry = tmp_path / "store" / "sha256" / good.sha256
+    entry.chmod(0o644)
+    entry.write_bytes(b"spoilt")
+    again = start_server()
+    again.wait_live(1)
+    (damaged,) = again.events("store_damaged")
+    assert damaged["sha256"] == good.sha256
+    reply = again.client().predict([ROW])
+    assert (reply.sha256, reply.generation) == (good.sha256, 1)
+    assert reply.json["outputs"] == [trainer.expected(good.sha256)]
+
+
+def test_what_was_refused_is_known_after_a_restart(start_server, trainer, serve):
+    trainer.publish(1)
+    server = start_server()
+    server.wait_live(1)
+    bad = trainer.directory / "bad.safetensors"
+    bad.write_bytes(b"\x10\0\0\0\0\0\0\0{damaged header..")
+    bad.with_name(bad.name + ".done").touch()
+    server.wait_for_events("refused", 1)
+    server.stop()
+    assert "bad.safetensors" in serve("status")
+    again = start_server()
+    again.wait_live(1)
+    trainer.publish(2)
+    again.wait_live(2)
+    assert again.events("refused") == []

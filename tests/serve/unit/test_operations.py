@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+
+import pytest
+from trainer import mark
+
+from serve.__main__ import main
+from serve.agreement import Agreement
+from serve.ledger import Entry, Ledger
+from serve.orders import Orders
+from serve.quarantine import Quarantine, Refusal
+from serve.store import Store
+
+FIRST = Entry(0, "a" * 64, 10, "v1", "m.pth", 1000, "seen-1")
+SECOND = replace(FIRST, sha256="b" * 64, version="v2", fingerprint="seen-2")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """The store of a server that is down, with two generations."""
+    store = Store(tmp_path / "store")
+    with store.lock():
+        pass
+    for entry in (FIRST, SECOND):
+        Ledger(store).commit(entry)
+        (store.root / "sha256" / entry.sha256).write_bytes(b"0123456789")
+    return store.root
+
+
+@pytest.fixture
+def run(root, capsys):
+    def run(*arguments, code=0):
+        assert main([arguments[0], "--store", str(root), *arguments[1:]]) == code
+        return capsys.readouterr()
+
+    return run
+
+
+def test_status_of_a_server_that_is_down(run):
+    text = run("status").out
+    assert "generation 2, version v2" in text
+    assert "none alive" in text
+    facts = json.loads(run("status", "--json").out)
+    assert (facts["committed"]["version"], facts["workers"], facts["pin"]) == ("v2", [], None)
+
+
+def test_status_of_workers_and_refusals(run, root):
+    worker = Agreement(root, Ledger(Store(root)), 60.0)
+    assert worker.join(0)
+    proposal = worker.propose(replace(FIRST, version="v3", sha256="c" * 64))
+    worker.roster.say(preparing=proposal.number, live=2)
+    Quarantine(root, "j").add(Refusal("bad.pth", "finite", "NaN in layer.bias", "seen-9"))
+    text = run("status").out
+    assert f"{os.getpid()}  2           preparing" in text
+    assert "proposed    generation 3, version v3" in text
+    assert "NaN in layer.bias" in text
+    assert json.loads(run("status", "--json").out)["workers"][0]["state"] == "preparing"
+
+
+def test_history(run, root):
+    (root / "sha256" / FIRST.sha256).unlink()
+    history = json.loads(run("history", "--json").out)
+    assert [(line["generation"], line["is_kept"]) for line in history] == [(2, True), (1, False)]
+    assert run("history").out.splitlines()[1].split()[:2] == ["2", "v2"]
+
+
+def test_a_rollback_while_the_server_is_down_is_committed_at_once(run, root):
+    assert "version v1 is live as generation 3" in run("rollback").out
+    last = Ledger(Store(root)).last()
+    assert (last.sha256, last.cause, last.order) == (FIRST.sha256, "rollback", FIRST.order)
+    assert "generation 4" in run("rollback", "--to", "v2").out
+
+
+def test_a_rollback_that_is_not_possible(run, root):
+    assert "can be rolled back to: v1" in run("rollback", "--to", "v9", code=3).err
+    assert run("rollback", "--to", "v2", code=3).err, "it is the committed one"
+    (root / "sha256" / FIRST.sha256).unlink()
+    assert "not in the store" in run("rollback", code=3).err
+
+
+def test_a_rollback_that_no_worker_carries_out_is_withdrawn(run, root):
+    Agreement(root, Ledger(Store(root)), 60.0).join(0)
+    # The agreement above is not referenced any more, but its lock is held as long as the process lives.
+    assert "still open" in run("rollback", "--timeout", "0.2", code=1).err
+    assert Orders(root).rollback() is None
+
+
+def test_pin_and_unpin(run, root):
+    assert "pinned to version v2" in run("pin", "--reason", "an audit").out
+    assert "an audit" in run("status").out
+    assert json.loads(run("unpin", "--json").out) == {"was_pinned": True}
+    assert run("unpin").out == "there was no pin\n"
+
+
+def test_without_a_store_there_is_an_error_and_a_hint(tmp_path, capsys):
+    assert main(["status", "--store", str(tmp_path / "nowhere")]) == 3
+    assert "hint: start the server once" in capsys.readouterr().err
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_verify(trainer, capsys):
+    good = trainer.publish(1)
+    assert main(["verify", str(trainer.directory)]) == 0
+    assert good.sha256[:12] in capsys.readouterr().out
+    two = trainer.publish(2)
+    path = trainer.directory / "model_2.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    mark(trainer.directory / "absent.pth")
+    mark(trainer.train(3, "text.pth"), b"text").replace(trainer.directory / "text.pth.done")
+    assert main(["verify", str(trainer.directory), "--json"]) == 1
+    found = {line["path"].rpartition("/")[2]: line["problem"] for line in json.loads(capsys.readouterr().out)}
+    assert f"expected {two.sha256}" in found["model_2.safetensors"]
+    assert found["model_1.safetensors"] is None
+    assert "found nothing" in found["absent.pth"]
+    assert "neither empty nor JSON" in found["text.pth"]

@@ -1,0 +1,111 @@
+"""Conversion, golden requests, metrics and signatures, on the trainer's side."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.numpy
+from trainer import ROW, sha256_of
+
+from serve.__main__ import main
+from serve.errors import PublishError, SignatureError
+from serve.manifest import parse_marker
+from serve.publish import Extras, publish
+
+pytestmark = pytest.mark.needs_torch
+torch = pytest.importorskip("torch")
+HAS_WEIGHTS_ONLY = "weights_only" in inspect.signature(torch.load).parameters
+
+
+def manifest_of(published):
+    return parse_marker(Path(published.checkpoint + ".done").read_bytes())
+
+
+@pytest.fixture
+def pth(trainer):
+    """Tied weights, a view, and one that is not contiguous, as training scripts save them."""
+    weight = torch.arange(8, dtype=torch.float32).reshape(2, 4)
+    path = trainer.work / "model.pth"
+    torch.save({"state_dict": {"w": weight, "tied": weight, "row": weight[1], "t": weight.t()}, "epoch": 3}, str(path))
+    return path
+
+
+def test_a_state_dict_becomes_safetensors(trainer, pth):
+    published = publish(pth, trainer.directory, extras=Extras(convert=True))
+    assert published.checkpoint.endswith("model.safetensors")
+    assert published.format == "safetensors"
+    found = safetensors.numpy.load_file(published.checkpoint)
+    assert found["w"].tolist() == found["tied"].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert found["row"].tolist() == [4, 5, 6, 7]
+    assert found["t"].tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
+
+
+def test_conversion_is_the_default_where_it_is_safe(trainer, pth):
+    assert publish(pth, trainer.directory).format == ("safetensors" if HAS_WEIGHTS_ONLY else "torch")
+    assert publish(pth, trainer.directory, extras=Extras(convert=False)).format == "torch"
+
+
+def test_what_holds_no_state_dict_is_published_as_it_is_unless_asked(trainer):
+    path = trainer.work / "list.pth"
+    torch.save([1, 2], str(path))
+    assert publish(path, trainer.directory).format == "torch"
+    with pytest.raises(PublishError, match="expected a state dict"):
+        publish(path, trainer.directory, extras=Extras(convert=True))
+
+
+def test_golden_answers_are_computed_or_given(trainer, monkeypatch, tmp_path):
+    from serving import SUPPORT
+
+    monkeypatch.setenv("SERVE_MODEL", "affine:Affine")
+    monkeypatch.setenv("SERVE_CHECKPOINTS", "ck")
+    monkeypatch.setenv("SERVE_PYTHON_PATH", str(SUPPORT))
+    path = trainer.train(1)
+    golden = tmp_path / "golden.json"
+    golden.write_text(json.dumps([{"inputs": [ROW]}, {"inputs": [ROW], "outputs": [[1, 2]], "atol": 0.5}]))
+    computed, given = manifest_of(publish(path, trainer.directory, extras=Extras(golden=golden))).golden
+    assert computed.outputs == [trainer.expected(sha256_of(path))]
+    assert (given.outputs, given.atol) == ([[1, 2]], 0.5)
+
+
+@pytest.mark.parametrize("text", ["", "5", '[{"outputs": 1}]', '[{"inputs": 1, "outputs": 1, "rtol": -1}]'])
+def test_golden_files_of_another_form(trainer, tmp_path, text):
+    golden = tmp_path / "golden.json"
+    golden.write_text(text)
+    with pytest.raises(PublishError, match=r"golden\.json"):
+        publish(trainer.train(1), trainer.directory, extras=Extras(golden=golden))
+    assert list(trainer.directory.iterdir()) == []
+
+
+def test_the_command_signs_and_states_metrics(trainer, tmp_path, capsys):
+    pytest.importorskip("cryptography", reason="the extra [sign] is not installed")
+    from serve.signature import Verifier
+
+    key = tmp_path / "trainer.key"
+    assert main(["keygen", str(key), "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    options = ["--sign", str(key), "--metric", "f1=0.5", "--metric", "loss=2", "--generation", "7", "--json"]
+    assert main(["publish", str(trainer.train(1)), "--to", str(trainer.directory), *options]) == 0
+    marker = json.loads((trainer.directory / "model.safetensors.done").read_bytes())
+    assert (marker["metrics"], marker["generation"]) == ({"f1": 0.5, "loss": 2.0}, 7)
+    assert marker["signature"]["key"] == made["key"]
+    Verifier([key.with_name("trainer.key.pub")]).require(marker)
+    assert main(["keygen", str(key)]) == 3
+
+
+@pytest.mark.parametrize("text", ["f1", "f1=", "=1", "f1=high", "f1=nan", "f1=inf"])
+def test_metrics_are_numbers(text):
+    with pytest.raises(SystemExit) as caught:
+        main(["publish", "x", "--to", "y", "--metric", text])
+    assert caught.value.code == 2
+
+
+def test_a_key_that_cannot_be_used_changes_nothing(trainer, tmp_path):
+    pytest.importorskip("cryptography", reason="the extra [sign] is not installed")
+    before = publish(trainer.train(1), trainer.directory)
+    with pytest.raises(SignatureError):
+        publish(trainer.train(2), trainer.directory, extras=Extras(key=tmp_path / "nowhere"))
+    assert manifest_of(before).sha256 == before.sha256
+    assert len(list(trainer.directory.iterdir())) == 2
