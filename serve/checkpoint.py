@@ -7,11 +7,12 @@ action. `serve.place` observes, `serve.reloader` acts.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Union
+from typing import Protocol, Union
 
 from serve.errors import CheckpointError
+from serve.files import Copied
 from serve.manifest import Manifest, parse_marker
 
 MARKER_SUFFIX = ".done"
@@ -34,6 +35,17 @@ class Identity:
     mtime_ns: int
 
 
+class Source(Protocol):
+    """Where the bytes of a checkpoint come from that is no file of this machine."""
+
+    def copy_hashed(self, target: Path) -> Copied:
+        """Copy it into a new, synced file, and hash exactly the bytes that were written.
+
+        Args:
+            target: the file to create.
+        """
+
+
 @dataclass(frozen=True)
 class Observation:
     """One look at a marker and the checkpoint that it belongs to.
@@ -45,6 +57,7 @@ class Observation:
         text: the marker's content.
         problem: why the look failed, when it did.
         generation: the publisher's number for it, or 0 where the marker states none.
+        source: gives the bytes of a checkpoint that is no file of this machine.
     """
 
     path: Path
@@ -53,6 +66,7 @@ class Observation:
     text: bytes
     problem: str | None = None
     generation: int = 0
+    source: Source | None = field(default=None, repr=False, compare=False)
 
     @property
     def order(self) -> tuple[int, int, str]:

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,13 +62,23 @@ def copy_hashed(source: int, target: Path) -> Copied:
     Raises:
         OSError: reading or writing failed; `target` may exist in part.
     """
+    return write_hashed(iter(lambda: os.read(source, CHUNK_BYTES), b""), target)
+
+
+def write_hashed(chunks: Iterator[bytes], target: Path) -> Copied:
+    """Write a new, synced file, and hash exactly the bytes that were written.
+
+    Args:
+        chunks: its content.
+        target: the file to create; it must not exist.
+
+    Raises:
+        OSError: writing failed; `target` may exist in part.
+    """
     digest = hashlib.sha256()
     size_bytes, hash_s, started_s = 0, 0.0, time.monotonic()
     with os.fdopen(_create(target), "wb", buffering=0) as writer:
-        while True:
-            chunk = os.read(source, CHUNK_BYTES)
-            if not chunk:
-                break
+        for chunk in chunks:
             hashing_s = time.monotonic()
             digest.update(chunk)
             hash_s += time.monotonic() - hashing_s

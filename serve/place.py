@@ -1,6 +1,6 @@
 """The watched place, looked at: one checkpoint that is overwritten, or a directory of checkpoints.
 
-Only looks; `serve.checkpoint` decides. Remote object stores are out of scope here.
+Only looks; `serve.checkpoint` decides. Places on other machines are `serve.remote`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from serve import sharded
 from serve.checkpoint import MARKER_SUFFIX, Identity, Observation
 from serve.manifest import stated_generation
 
-_MARKER_LIMIT_BYTES = 1024 * 1024
+MARKER_LIMIT_BYTES = 1024 * 1024
 
 
 class Place:
@@ -62,7 +62,7 @@ class Place:
         if known is None or known[0] != identity:
             try:
                 with marker.open("rb") as reader:
-                    known = identity, stated_generation(reader.read(_MARKER_LIMIT_BYTES))
+                    known = identity, stated_generation(reader.read(MARKER_LIMIT_BYTES))
             except OSError:
                 return 0
             self._generations[marker] = known
@@ -104,15 +104,15 @@ def _observe(marker: Path, seen: os.stat_result) -> Observation:
         return Observation(path, None, identity, b"", "the marker: expected a regular file")
     try:
         with marker.open("rb") as reader:
-            text = reader.read(_MARKER_LIMIT_BYTES + 1)
+            text = reader.read(MARKER_LIMIT_BYTES + 1)
             identity = _identify(os.fstat(reader.fileno()))
         checkpoint = _look_at_checkpoint(path)
     except OSError as error:
         return Observation(path, None, identity, b"", f"it cannot be read: {error}")
     if checkpoint is not None and not path.is_file():
         return Observation(path, checkpoint, identity, text, "the checkpoint: expected a regular file")
-    if len(text) > _MARKER_LIMIT_BYTES:
-        return Observation(path, checkpoint, identity, b"", f"the marker: expected at most {_MARKER_LIMIT_BYTES} bytes")
+    if len(text) > MARKER_LIMIT_BYTES:
+        return Observation(path, checkpoint, identity, b"", f"the marker: expected at most {MARKER_LIMIT_BYTES} bytes")
     return Observation(path, checkpoint, identity, text, generation=stated_generation(text))
 
 

@@ -28,6 +28,7 @@ from serve.preparation import PREPARATION
 from serve.provenance import read_env_digest
 from serve.quarantine import Quarantine
 from serve.reloader import Reloader
+from serve.remote import make_place, url_of
 from serve.settings import Settings
 from serve.slot import Slot
 from serve.store import Store
@@ -56,7 +57,7 @@ class Runtime:
             self.log.also_to(EventHook(settings.event_hook, _report_hook(settings.name)).put)
         self.slot = Slot()
         self._quarantine = Quarantine(settings.store)
-        place = Place(settings.checkpoints)
+        place = make_place(settings.checkpoints)
         self.reloader = Reloader(
             place,
             self._make_committer(place),
@@ -64,7 +65,7 @@ class Runtime:
             self.log,
             settings.poll_s,
             settings.settle_s,
-            settings.watch,
+            "poll" if url_of(settings.checkpoints) else settings.watch,
             self._make_loader,
         )
         self._thread: threading.Thread | None = None

@@ -94,7 +94,7 @@ class Field:
 
 FIELDS = (
     Field("model", values.import_name, "the model class, as module:Class"),
-    Field("checkpoints", values.path, "the watched place: one checkpoint that is overwritten, or a directory of them"),
+    Field("checkpoints", values.place, "the watched place: one checkpoint that is overwritten, or a directory of them"),
     Field("name", values.word, "the model's name in answers and logs; default: the class name", ""),
     Field("store", values.path, "directory of the read-only copies, on a local disk", ".envserve-store"),
     Field("model_args", values.table, "keyword arguments of the model class", {}),

@@ -21,7 +21,6 @@ import hashlib
 import json
 import os
 import struct
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,17 +213,7 @@ def join_hashed(path: Path, target: Path) -> files.Copied:
         CheckpointError: the shards are not what the index and their headers state.
         OSError: reading or writing failed; `target` may exist in part.
     """
-    digest, size_bytes, hash_s, started_s = hashlib.sha256(), 0, 0.0, time.monotonic()
-    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    with os.fdopen(descriptor, "wb", buffering=0) as writer:
-        for chunk in chunks_of(path):
-            hashing_s = time.monotonic()
-            digest.update(chunk)
-            hash_s += time.monotonic() - hashing_s
-            files.write_all(writer.fileno(), chunk)
-            size_bytes += len(chunk)
-        os.fsync(writer.fileno())
-    return files.Copied(digest.hexdigest(), size_bytes, time.monotonic() - started_s - hash_s, hash_s)
+    return files.write_hashed(chunks_of(path), target)
 
 
 def hash_joined(path: Path) -> str:

@@ -164,6 +164,9 @@ class Store:
 
     def _copy_observed(self, candidate: Load, part: Path) -> files.Copied:
         seen = candidate.observation
+        if seen.source is not None:
+            self._require_space(seen.checkpoint.size_bytes if seen.checkpoint is not None else 0)
+            return seen.source.copy_hashed(part)
         source = os.open(seen.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             before = identify(source, seen.path)

@@ -73,6 +73,15 @@ def path(value: object, base: Path) -> Path:
     return base / Path(text(value, base)).expanduser()
 
 
+def place(value: object, base: Path) -> Path:
+    """Read a path, relative to `base`, or a URL, which is relative to nothing.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    return Path(text(value, base)) if "://" in text(value, base) else path(value, base)
+
+
 def paths(value: object, base: Path) -> tuple[Path, ...]:
     """Read a list of paths; in a variable they are separated by colons.
 
