@@ -17,7 +17,7 @@ pytestmark = pytest.mark.needs_torch
 
 ROWS, COLUMNS = 10000, 10000
 WEIGHTS_BYTES = 4 * ROWS * COLUMNS
-WORKERS, SWAPS, SETTLED = 4, 10, 4
+WORKERS, SETTLED = 4, 1
 
 
 def pss_bytes(pids):
@@ -52,7 +52,12 @@ def can_share():
     return "assign" in inspect.signature(torch.nn.Module.load_state_dict).parameters
 
 
-def test_memory_is_flat_and_shared(start_server, trainer):
+@pytest.mark.parametrize(
+    # Few points are noisy (measured: 40 MB up and down), so the short form allows a larger slope of the host's sum.
+    ("swaps", "largest_slope"),
+    [(5, 0.05), pytest.param(40, 0.005, marks=pytest.mark.nightly)],
+)
+def test_memory_is_flat_and_shared(start_server, trainer, swaps, largest_slope):
     def publish_next(seed):
         weight = numpy.full((COLUMNS, ROWS), seed % 7, "float32")
         path = trainer.write("big.safetensors", {"layer.weight": weight, "layer.bias": numpy.zeros(COLUMNS, "float32")})
@@ -72,7 +77,7 @@ def test_memory_is_flat_and_shared(start_server, trainer):
     after, peak = [], Peak(pids)
     peak.start()
     try:
-        for seed in range(1, SWAPS + 1):
+        for seed in range(1, swaps + 1):
             publish_next(seed)
             server.wait_live(seed + 1, WORKERS)
             server.wait_for_events("retired", WORKERS, generation=seed)
@@ -84,7 +89,7 @@ def test_memory_is_flat_and_shared(start_server, trainer):
     print(f"empty {empty_bytes / 1e6:.0f} MB, one model {loaded_bytes / 1e6:.0f} MB, peak {peak.highest / 1e6:.0f} MB")
     print("after each swap, MB:", [round(value / 1e6) for value in after])
     assert server.workers() == pids
-    assert slope(settled) < 0.01 * WEIGHTS_BYTES
+    assert slope(settled) < largest_slope * WEIGHTS_BYTES
     assert max(settled) - empty_bytes < (copies + 0.25 * WORKERS) * WEIGHTS_BYTES
     # At most one more copy on the host where the weights are shared.
     assert peak.highest - empty_bytes < (2 * copies + 0.25 * WORKERS) * WEIGHTS_BYTES
