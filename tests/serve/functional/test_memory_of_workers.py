@@ -91,7 +91,7 @@ def test_memory_is_flat_and_shared(start_server, trainer, swaps, largest_slope):
     assert server.workers() == pids
     assert slope(settled) < largest_slope * WEIGHTS_BYTES
     assert max(settled) - empty_bytes < (copies + 0.25 * WORKERS) * WEIGHTS_BYTES
-    # At most one more copy on the host where the weights are shared; elsewhere one for each worker, and once the store's
-    # file, which they copy from.
+    # At most one more copy on the host where the weights are shared; elsewhere one for each worker, and the store's
+    # file once, which they copy from.
     mapped = 0 if can_share() else 1
     assert peak.highest - empty_bytes < (2 * copies + mapped + 0.25 * WORKERS) * WEIGHTS_BYTES
