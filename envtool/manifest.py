@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,14 +122,23 @@ def _place_linked(path: str, is_python: bool, site_packages: str) -> str:
 
 def _wheel_content(wheel: Path) -> dict[str, Any]:
     try:
-        with zipfile.ZipFile(wheel) as archive, ThreadPoolExecutor() as pool:
-            # The largest first, so that no core is left alone with one of them at the end.
-            members = sorted(archive.infolist(), key=lambda each: -each.file_size)
-            members = [each for each in members if not each.is_dir()]
-            files = pool.map(lambda member: _wheel_file(archive, member), members)
-            return {"files": {member.filename: file for member, file in zip(members, files)}}
+        with zipfile.ZipFile(wheel) as archive:
+            members = [each for each in archive.infolist() if not each.is_dir()]
+        # Dealt out with the largest first, so that no core is left alone with one of them at the end.
+        members.sort(key=lambda each: -each.file_size)
+        count = os.cpu_count() or 1
+        with ThreadPoolExecutor(count) as pool:
+            shares = pool.map(lambda start: _share(wheel, members[start::count]), range(count))
+            return {"files": {name: file for share in shares for name, file in share.items()}}
     except (zipfile.BadZipFile, OSError) as error:
         raise ArchiveError(f"{wheel} is no wheel: {error}") from error
+
+
+def _share(wheel: Path, members: Sequence[zipfile.ZipInfo]) -> dict[str, dict[str, Any]]:
+    # An archive of its own for each thread: the check for overlapping entries that distributions put into Python 3.9
+    # asks a position that the threads of one archive share, and then finds a bomb where there is none.
+    with zipfile.ZipFile(wheel) as archive:
+        return {member.filename: _wheel_file(archive, archive.getinfo(member.filename)) for member in members}
 
 
 def _wheel_file(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> dict[str, Any]:
