@@ -173,7 +173,7 @@ def test_export_of_a_pinned_environment(envtool) -> None:
 def test_export_of_urls_with_sha256(envtool) -> None:
     lines = envtool("export", "explicit", "-f", LOCK, "--sha256").stdout.splitlines()
     assert lines[1:3] == ["# platform: linux-64", "@EXPLICIT"]
-    assert len(lines) == 3 + 90
+    assert len(lines) == 3 + LOCK.read_text().count("manager: conda")
     assert all(len(line.partition("#")[2]) == 64 for line in lines[3:])
 
 
@@ -224,7 +224,7 @@ def test_a_lock_without_wheels_for_readers_that_refuse_them(envtool, write) -> N
     answer = envtool("export", "conda-lock")
     assert answer.returncode == 0, answer.stderr
     assert "manager: pip" not in answer.stdout
-    assert answer.stdout.count("manager: conda") == 90
+    assert answer.stdout.count("manager: conda") == LOCK.read_text().count("manager: conda")
     pylock = envtool("export", "pylock").stdout
     assert 'requires-python = "==3.9.*"' in pylock
     assert 'name = "six-1.17.0-py2.py3-none-any.whl"' in pylock
