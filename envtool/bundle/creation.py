@@ -13,7 +13,6 @@ from envtool.archives import fetch_packages, require_sha256
 from envtool.bundle import tools, writing
 from envtool.bundle.manifest import LOCKFILE, STARTER, File, Manifest, path_of
 from envtool.cache import Cache, sha256_of
-from envtool.errors import BundleError
 from envtool.lockfile import LockedPackage, read_lockfile
 from envtool.report import Display
 from envtool.request import Request
@@ -75,9 +74,7 @@ def create(order: Order, target: Path, cache: Cache, display: Display, *, as_dir
         SignatureError: The key cannot be used.
         BundleError: The target is something else already.
     """
-    if target.is_dir() is not as_directory and target.exists():
-        form = "directory" if target.is_dir() else "file"
-        raise BundleError(f"{target} is a {form} already; nothing in it was touched", "name another place")
+    writing.refuse_foreign(target, as_directory=as_directory)
     packages = _packages(order)
     with TemporaryDirectory(prefix="envtool-bundle-") as name:
         scratch = Path(name)

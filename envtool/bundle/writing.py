@@ -89,16 +89,13 @@ def write_directory(
     A file that is right already is left as it is, so that rsync moves what is new and nothing else.
 
     Args:
-        root: The directory: absent, empty, or a bundle.
+        root: The directory: absent, empty, or a bundle, which `refuse_foreign` makes sure of.
         manifest: What goes in.
         signature: The signature over it.
         sources: The proven file of each path.
         task: Told of every byte.
 
-    Raises:
-        BundleError: There is something else in the directory.
     """
-    _refuse_foreign(root)
     root.mkdir(parents=True, exist_ok=True)
     # First, so that a directory is known as a bundle from then on; until it is whole, nothing can be installed from it.
     for name, content in _first(manifest, signature):
@@ -145,8 +142,23 @@ def _member(name: str, size_bytes: int) -> tarfile.TarInfo:
     return info
 
 
-def _refuse_foreign(root: Path) -> None:
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+def refuse_foreign(target: Path, *, as_directory: bool) -> None:
+    """Refuse to write a bundle over something else.
+
+    Raises:
+        BundleError: There is something that is no bundle of the same form; a file may be any file.
+    """
+    if not target.exists():
+        return
+    if target.is_dir() is not as_directory:
+        form = "directory" if target.is_dir() else "file"
+        raise BundleError(f"{target} is a {form} already; nothing in it was touched", "name another place")
+    if as_directory:
+        _refuse_foreign_directory(target)
+
+
+def _refuse_foreign_directory(root: Path) -> None:
+    if not any(root.iterdir()):
         return
     try:
         parse((root / MANIFEST).read_bytes(), str(root))
