@@ -210,6 +210,7 @@ def test_json_is_read_and_written_alike():
     assert strict_json.parse(b'{"a": [1, 2.5, null, "\\u00e4\\""]}') == {"a": [1, 2.5, None, 'ä"']}
     strict_json.parse(deep)
     strict_json.parse(b"[" + b",".join([b"[1]"] * 999) + b"]")
+    strict_json.parse(b'["' + b"[" * 1_500_000 + b'"]')
     strict_json.parse(json.dumps(["[" * 99, '"[' * 99, "\\[" * 99]).encode())
     assert strict_json.dump({"a": np.array([1, 2], "i4"), "b": [0.5, "ä"]}) in (
         '{"a":[1,2],"b":[0.5,"ä"]}'.encode(),
