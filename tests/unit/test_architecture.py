@@ -14,6 +14,8 @@ ROOT = Path(__file__).parents[2]
 
 # The one door, or the few, for each outside thing.
 DOORS = {
+    "PIL": {"serve/codec/image.py"},
+    "orjson": {"serve/codec/strict_json.py"},
     "jinja2": {"envtool/render.py"},
     "rattler": {"envtool/conda.py", "envtool/link.py", "envtool/channel/index.py"},
     "requests": {"envtool/network.py"},
