@@ -55,16 +55,18 @@ def dump(content: object) -> bytes:
     """Write JSON text.
 
     Args:
-        content: what JSON can hold, and numpy arrays, which must be contiguous and finite.
+        content: what JSON can hold, and numpy arrays, which must be contiguous.
 
     Raises:
-        ValueError: a number is NaN or infinite (with orjson: outside of arrays such numbers become null).
+        ValueError: a number is NaN or infinite.
         TypeError: JSON cannot hold something.
     """
     orjson = _orjson()
     if orjson is not None:
-        text: bytes = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
-        return text
+        text: bytes = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+        # It writes null for NaN and infinities, so without a null there was none.
+        if b"null" not in text:
+            return text
     return json.dumps(content, allow_nan=False, default=_to_plain, separators=(",", ":")).encode()
 
 
