@@ -22,7 +22,7 @@ DOORS = {
     "rich": {"envtool/report.py"},
     "structlog": {"serve/logs.py"},
     "subprocess": {"envtool/process.py", "serve/hook.py"},
-    "torch": {"serve/tensors.py", "serve/weights.py", "serve/conversion.py"},
+    "torch": {f"serve/{name}.py" for name in ("conversion", "inputs", "outputs", "tensors", "weights")},
     "uv": {"envtool/wheels.py"},
     "watchdog": {"serve/wakeup.py"},
     "yaml": {"envtool/document.py"},
