@@ -5,6 +5,7 @@ orjson reads and writes where it is installed (the extra `json`), the standard l
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from typing import Any, NoReturn
@@ -63,10 +64,11 @@ def dump(content: object) -> bytes:
     """
     orjson = _orjson()
     if orjson is not None:
-        text: bytes = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
-        # It writes null for NaN and infinities, so without a null there was none.
-        if b"null" not in text:
-            return text
+        # It writes null for NaN and infinities, so without a null there was none; it has no number of over 64 bits.
+        with contextlib.suppress(TypeError):
+            text: bytes = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+            if b"null" not in text:
+                return text
     return json.dumps(content, allow_nan=False, default=_to_plain, separators=(",", ":")).encode()
 
 
