@@ -14,7 +14,10 @@ ROOT = Path(__file__).parents[2]
 
 # The one door, or the few, for each outside thing.
 DOORS = {
+    "gunicorn": {"serve/gthread.py"},
     "jinja2": {"envtool/render.py"},
+    "opentelemetry": {"serve/spans.py"},
+    "prometheus_client": {"serve/metrics/families.py"},
     "rattler": {"envtool/conda.py", "envtool/link.py", "envtool/channel/index.py"},
     "requests": {"envtool/network.py"},
     "rich": {"envtool/report.py"},
