@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-TIMEOUT_HEADER = "X-Request-Timeout"
+TIMEOUT_HEADER = "x-request-timeout"
 # What the metrics say of requests that were turned away.
 QUEUE_FULL, DEADLINE = "queue_full", "deadline"
 

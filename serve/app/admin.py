@@ -12,14 +12,34 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from serve.app.answer import Answer, fail, succeed
-from serve.errors import OperationError
+from serve.app.exchange import Answer, Request, fail, succeed
+from serve.errors import NotServedError, OperationError
 from serve.operations import Operations
+from serve.server import Server
 
 ACTIONS = ("look", "pin", "rollback", "unpin")
 _SCHEME = "bearer"
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="envserve"'}
 _KEYS: Mapping[str, frozenset[str]] = {"pin": frozenset({"reason"}), "rollback": frozenset({"version"})}
+
+
+def check_token(server: Server, request: Request) -> Answer:
+    """Say whether the token is right, for whoever asks before giving orders."""
+    return authorize(server.settings.admin_token_file, request.headers) or succeed({"actions": ACTIONS})
+
+
+def order(server: Server, request: Request) -> Answer:
+    """Give an order to the model that the path names."""
+    refused = authorize(server.settings.admin_token_file, request.headers)
+    if refused is not None:
+        return refused
+    try:
+        operations = server.oversight.operations(request.place["name"])
+    except NotServedError as error:
+        return fail(404, error.message)
+    except OperationError as error:
+        return fail(409, error.message, hint=error.hint)
+    return carry_out(operations, request.place["action"], bytes(request.body))
 
 
 def authorize(token_file: Path | None, headers: Mapping[str, str]) -> Answer | None:
@@ -34,7 +54,7 @@ def authorize(token_file: Path | None, headers: Mapping[str, str]) -> Answer | N
     """
     if token_file is None:
         return fail(404, "no such page")
-    scheme, _, shown = headers.get("Authorization", "").partition(" ")
+    scheme, _, shown = headers.get("authorization", "").partition(" ")
     try:
         expected = token_file.read_text(encoding="utf-8").strip()
     except (OSError, ValueError):

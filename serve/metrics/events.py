@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from serve.metrics.families import Families
+from serve.metrics.families import Families, Whose
 
 PHASES = ("copy", "hash", "load", "warm_up", "commit", "free")
 _FAULTS = frozenset(
@@ -20,20 +20,20 @@ def count_event(families: Families, line: bytes) -> None:
         line: as `serve.logs` writes it.
     """
     said = json.loads(line)
-    event, model = said["event"], str(said.get("model", ""))
+    event, whose = said["event"], Whose(str(said.get("model", "")), str(said.get("label", "stable")))
     if event in ("swapped", "restored", "retired"):
-        _count_phases(families, model, said)
+        _count_phases(families, whose, said)
     if event == "swapped" and said.get("cause") == "checkpoint" and said.get("since_marker_s") is not None:
-        families.delay(model, said["since_marker_s"])
+        families.delay(whose, said["since_marker_s"])
     if event == "refused":
-        families.refuse(model, said["code"])
+        families.refuse(whose, said["code"])
     if event in _FAULTS:
-        families.fault(model, event)
+        families.fault(whose, event)
 
 
-def _count_phases(families: Families, model: str, said: dict[str, float]) -> None:
+def _count_phases(families: Families, whose: Whose, said: dict[str, float]) -> None:
     for phase in PHASES:
         seconds = said.get(f"{phase}_s")
         # A worker that found the bytes copied or proven says 0; it had no such phase.
         if seconds:
-            families.phase(model, phase, seconds)
+            families.phase(whose, phase, seconds)

@@ -22,6 +22,18 @@ _PHASE_BOUNDS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
 
+class Whose(NamedTuple):
+    """Which model, and under which of its labels.
+
+    Args:
+        model: its name.
+        label: `stable`, `canary` or `shadow`.
+    """
+
+    model: str
+    label: str
+
+
 class Reading(NamedTuple):
     """One value that is read when Prometheus asks.
 
@@ -72,14 +84,14 @@ class Families:
         )
         self._in_flight = self._gauge("requests_in_flight", "Requests that are being answered.", "model")
         self._queued = self._gauge("requests_queued", "Requests that wait in the workers.")
-        self._swaps = self._counter("swaps", READ[SWAPS], "model", "outcome", "reason")
+        self._swaps = self._counter("swaps", READ[SWAPS], "model", "label", "outcome", "reason")
         self._phase = self._histogram(
-            "swap_phase_seconds", "How long the phases of a swap took a worker.", _PHASE_BOUNDS_S, "model", "phase"
+            "swap_phase_seconds", "How long the phases of a swap took a worker.", _PHASE_BOUNDS_S, "model", "label", "phase"
         )
         self._delay = self._histogram(
-            "publish_to_live_seconds", "From the writing of a marker to the swap.", _PHASE_BOUNDS_S, "model"
+            "publish_to_live_seconds", "From the writing of a marker to the swap.", _PHASE_BOUNDS_S, "model", "label"
         )
-        self._faults = self._counter("faults", "Faults that the log tells of.", "model", "event")
+        self._faults = self._counter("faults", "Faults that the log tells of.", "model", "label", "event")
 
     def add(self, counts: Counts) -> None:
         """Add what an observer has counted.
@@ -101,42 +113,42 @@ class Families:
             self._in_flight.labels(model).set(count)
         self._queued.set(counts.queued)
 
-    def refuse(self, model: str, reason: str) -> None:
+    def refuse(self, whose: Whose, reason: str) -> None:
         """Count a checkpoint that was refused.
 
         Args:
-            model: that it was for.
+            whose: that it was for.
             reason: the fixed word for the kind of fault.
         """
-        self._swaps.labels(model, "refused", reason).inc()
+        self._swaps.labels(*whose, "refused", reason).inc()
 
-    def phase(self, model: str, phase: str, seconds: float) -> None:
+    def phase(self, whose: Whose, phase: str, seconds: float) -> None:
         """Count how long one phase of a swap took.
 
         Args:
-            model: that was swapped.
+            whose: that was swapped.
             phase: `copy`, `hash`, `load`, `warm_up`, `commit` or `free`.
             seconds: how long.
         """
-        self._phase.labels(model, phase).observe(seconds)
+        self._phase.labels(*whose, phase).observe(seconds)
 
-    def delay(self, model: str, seconds: float) -> None:
+    def delay(self, whose: Whose, seconds: float) -> None:
         """Count how long a published checkpoint took to be live.
 
         Args:
-            model: that was swapped.
+            whose: that was swapped.
             seconds: how long.
         """
-        self._delay.labels(model).observe(seconds)
+        self._delay.labels(*whose).observe(seconds)
 
-    def fault(self, model: str, event: str) -> None:
+    def fault(self, whose: Whose, event: str) -> None:
         """Count a fault.
 
         Args:
-            model: that has it.
+            whose: that has it.
             event: the fixed word in the log.
         """
-        self._faults.labels(model, event).inc()
+        self._faults.labels(*whose, event).inc()
 
     def collect(self, readings: Iterable[Reading]) -> list[Metric]:
         """Return all metrics of this server, those of the other workers among them.

@@ -10,18 +10,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from serve.ledger import Entry
-from serve.metrics.families import SWAPS, Reading
+from serve.metrics.families import SWAPS, Reading, Whose
 from serve.operations import Status
 
 _PROC = Path("/proc")
 _KIBIBYTE = 1024
 
 
-def read_model(model: str, status: Status, history: Iterable[Entry], unserved_s: float) -> Iterator[Reading]:
+def read_model(whose: Whose, status: Status, history: Iterable[Entry], unserved_s: float) -> Iterator[Reading]:
     """Tell how one model is served.
 
     Args:
-        model: its name.
+        whose: which one.
         status: of its store.
         history: all its generations.
         unserved_s: the age of the newest published checkpoint while it is not served.
@@ -29,7 +29,7 @@ def read_model(model: str, status: Status, history: Iterable[Entry], unserved_s:
     Yields:
         The values.
     """
-    of_model = {"model": model}
+    of_model = whose._asdict()
     committed = status.committed.generation if status.committed else 0
     yield Reading("envserve_committed_generation", of_model, committed)
     if status.committed is not None:

@@ -65,8 +65,8 @@ class Meter:
         self.hand_over()
         return write(self._families.collect(readings))
 
-    def traffic(self) -> dict[str, Traffic]:
-        """Tell how many requests were answered so far, and how fast, by model."""
+    def traffic(self) -> dict[tuple[str, str], Traffic]:
+        """Tell how many requests were answered so far, and how fast, by model and label."""
         self.hand_over()
         return read_traffic(self._families.collect(()))
 

@@ -1,8 +1,8 @@
-"""Counting requests, cheaply: under a microsecond of arithmetic for each, in this process's memory alone.
+"""Counting requests, cheaply: two microseconds for each, in this process's memory alone.
 
 The counts are handed over once a second to where Prometheus finds them (`serve.metrics.meter`), because
-prometheus_client takes some 20 microseconds for the same when several processes share its files. Every door, be it
-Flask's or a faster one, calls the same observer.
+prometheus_client takes more than three times as long when several processes share its files (measured: 7.4 against
+2.3 microseconds). Every door, be it Flask's or a faster one, calls the same observer.
 """
 
 from __future__ import annotations

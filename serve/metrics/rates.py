@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+STABLE = "stable"
 _FIRST_ERROR = 500
 
 
@@ -52,20 +53,22 @@ class Traffic:
     latency: dict[float, int] = field(default_factory=dict)
 
 
-def read_traffic(metrics: Iterable[Family]) -> dict[str, Traffic]:
+def read_traffic(metrics: Iterable[Family]) -> dict[tuple[str, str], Traffic]:
     """Pick the traffic out of all metrics.
 
     Args:
         metrics: as `Families.collect` returns them.
 
     Returns:
-        By model; the labels and protocols of a model are added up.
+        By model and label; the protocols are added up. Who is in flight counts as stable, because it is not known yet
+        who will answer.
     """
-    traffic: dict[str, Traffic] = {}
+    traffic: dict[tuple[str, str], Traffic] = {}
     for metric in metrics:
         for sample in metric.samples:
             if sample.labels.get("model"):
-                _add(traffic.setdefault(sample.labels["model"], Traffic()), sample)
+                key = sample.labels["model"], sample.labels.get("label") or STABLE
+                _add(traffic.setdefault(key, Traffic()), sample)
     return traffic
 
 

@@ -1,7 +1,7 @@
 """The status page: one HTML file, its style and its scripts, sent as they lie here.
 
 No build step, nothing from other hosts, and a policy that lets the browser run these scripts and no others. What the
-page shows is `serve.app.overview`'s matter.
+page shows is `serve.overview`'s matter.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from serve.app.answer import Answer, fail
+from serve.app.exchange import Answer, fail
 
 _DIRECTORY = Path(__file__).parent
 _TYPES = {

@@ -32,17 +32,17 @@ def operations(tmp_path):
 
 
 def test_without_a_token_file_there_is_nothing():
-    assert authorize(None, {"Authorization": f"Bearer {TOKEN}"}).status == 404
+    assert authorize(None, {"authorization": f"Bearer {TOKEN}"}).status == 404
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
 def test_the_token_opens(token_file, scheme):
-    assert authorize(token_file, {"Authorization": f"{scheme} {TOKEN}"}) is None
+    assert authorize(token_file, {"authorization": f"{scheme} {TOKEN}"}) is None
 
 
 @pytest.mark.parametrize("shown", [None, "", "Bearer", "Bearer ", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer été"])
 def test_anything_else_does_not(token_file, shown):
-    answer = authorize(token_file, {} if shown is None else {"Authorization": shown})
+    answer = authorize(token_file, {} if shown is None else {"authorization": shown})
     assert answer.status == 401
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
@@ -53,12 +53,12 @@ def test_a_token_file_without_a_token_opens_to_nobody(token_file, content):
         token_file.unlink()
     else:
         token_file.write_text(content)
-    assert authorize(token_file, {"Authorization": "Bearer "}).status == 401
+    assert authorize(token_file, {"authorization": "Bearer "}).status == 401
 
 
 def test_a_new_token_needs_no_restart(token_file):
     token_file.write_text("another")
-    assert authorize(token_file, {"Authorization": "Bearer another"}) is None
+    assert authorize(token_file, {"authorization": "Bearer another"}) is None
 
 
 def test_orders_are_given(operations):

@@ -82,7 +82,7 @@ def test_nothing_is_counted_twice_or_lost_under_threads():
         thread.start()
     for thread in threads:
         thread.join()
-    traffic = meter.traffic()["affine"]
+    traffic = meter.traffic()["affine", "stable"]
     assert (traffic.requests, traffic.in_flight, traffic.errors) == (4 * each, 0, 0)
     assert traffic.latency[float("inf")] == 4 * each
     assert len(traffic.latency) == len(LATENCY_BOUNDS_S) + 1
@@ -124,13 +124,13 @@ def test_events_become_counts():
             [Reading("envserve_swaps_total", {"model": "affine", "outcome": "committed", "reason": "rollback"}, 7)]
         )
     )
-    assert value(found, "envserve_swap_phase_seconds_count", model="affine", phase="copy") == 2
-    assert value(found, "envserve_swap_phase_seconds_sum", model="affine", phase="free") == pytest.approx(0.02)
+    assert value(found, "envserve_swap_phase_seconds_count", model="affine", phase="copy", label="stable") == 2
+    assert value(found, "envserve_swap_phase_seconds_sum", model="affine", phase="free", label="stable") == pytest.approx(0.02)
     assert not [key for key in found if ("phase", "hash") in key[1]]
-    assert value(found, "envserve_publish_to_live_seconds_count", model="affine") == 1
-    assert value(found, "envserve_swaps_total", model="affine", outcome="refused", reason="hash") == 1
+    assert value(found, "envserve_publish_to_live_seconds_count", model="affine", label="stable") == 1
+    assert value(found, "envserve_swaps_total", model="affine", outcome="refused", reason="hash", label="stable") == 1
     assert value(found, "envserve_swaps_total", model="affine", outcome="committed", reason="rollback") == 7
-    assert value(found, "envserve_faults_total", model="affine", event="fault") == 1
+    assert value(found, "envserve_faults_total", model="affine", event="fault", label="stable") == 1
 
 
 def test_the_text_keeps_prometheus_rules():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from serve.app import page
-from serve.app.overview import Look, describe_model, list_swaps
+from serve.overview import Look, describe_model, list_swaps
 from serve.app.page import ASSETS, send_asset
 from serve.ledger import Entry
 from serve.metrics.rates import Traffic
@@ -101,7 +101,7 @@ def test_a_model_is_described_without_what_is_nobodys_business():
     record = Record("c" * 64, "m3", "hash", "bad", "judge", "2026-01-01", marker="{}", fingerprints=("x",))
     status = Status(ENTRY, (Row(7, 0, 0, 2),), None, None, (record,))
     traffic = Traffic(5, 1, 2, {0.1: 3, float("inf"): 5})
-    told = describe_model(Look("m", status, HISTORY, EVENTS, "fine", 0.0, traffic, {7: {"pss": 100}}))
+    told = describe_model(Look("m", "stable", status, HISTORY, EVENTS, "fine", 0.0, traffic, {7: {"pss": 100}}))
     assert list(told["workers"]) == [
         {"pid": 7, "preparing": 0, "prepared": 0, "live": 2, "state": "serving", "pss_bytes": 100}
     ]

@@ -1,4 +1,4 @@
-"""`GET /status.json`: what the status page shows, for programs too.
+"""What the status page shows, in the form that programs can read too.
 
 Made from the files of the stores, so every worker answers the same; pure, what is read is handed in.
 """
@@ -23,6 +23,7 @@ class Look:
 
     Args:
         name: of the model.
+        label: under which it is served.
         status: of its store.
         history: its generations, the newest first.
         events: of its journal, the newest first.
@@ -33,6 +34,7 @@ class Look:
     """
 
     name: str
+    label: str
     status: Status
     history: Sequence[Past]
     events: Sequence[Mapping[str, Any]]
@@ -55,6 +57,7 @@ def describe_model(look: Look) -> dict[str, object]:
     proposal = look.status.proposal
     return {
         "name": look.name,
+        "label": look.label,
         "committed": _without_marker(stated["committed"]),
         "proposal": _without_marker(asdict(proposal.entry)) if proposal else None,
         "pin": stated["pin"],
