@@ -6,7 +6,8 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from serve.pool import RequestPool
 
-CLIENT_TIMEOUT_S = 30.0
+# Until the settings say otherwise, in `post_worker_init`.
+_CLIENT_TIMEOUT_S = 30.0
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -14,4 +15,4 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def get_thread_pool(self) -> RequestPool:
         """Make the threads; gunicorn's documentation names this method as the one to override."""
-        return RequestPool(self.cfg.threads, CLIENT_TIMEOUT_S)
+        return RequestPool(self.cfg.threads, _CLIENT_TIMEOUT_S)

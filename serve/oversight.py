@@ -20,8 +20,11 @@ from serve.metrics.meter import Meter
 from serve.metrics.rates import Traffic
 from serve.operations import Operations, Past, Status
 from serve.overview import Look
+from serve.pool import RequestPool
+from serve.pressure import SLOW_CLIENT
 from serve.runtime import Runtime
 from serve.settings import ServerSettings
+from serve.shadow import Shadow
 from serve.spans import Spans
 
 _MOST_EVENTS = 400
@@ -36,11 +39,12 @@ class Oversight:
         settings: of the server.
         runtimes: by `NAME` for what answers by default and `NAME@LABEL` for the rest.
         drain: tells whether the server ends.
+        shadow: counts what it has compared.
     """
 
-    def __init__(self, settings: ServerSettings, runtimes: Mapping[str, Runtime], drain: Drain) -> None:
+    def __init__(self, settings: ServerSettings, runtimes: Mapping[str, Runtime], drain: Drain, shadow: Shadow) -> None:
         self._runtimes, self.drain = runtimes, drain
-        self.meter = Meter()
+        self.meter = Meter(lambda: {name: vars(counts) for name, counts in list(shadow.counts.items())})
         self.access_log = AccessLog() if settings.access_log == "on" else None
         self.spans = Spans() if settings.traces == "otlp" else None
         self._operations: dict[str, Operations] = {}
@@ -54,6 +58,17 @@ class Oversight:
     def env_digest(self) -> str | None:
         """Of the environment that computes the answers."""
         return next((runtime.env_digest for runtime in self._runtimes.values()), None)
+
+    def watch(self, pool: RequestPool, client_timeout_s: float) -> None:
+        """Watch the request threads of this worker.
+
+        Args:
+            pool: the threads.
+            client_timeout_s: how long a client may take to send its request, and to take its answer.
+        """
+        pool.client_timeout_s = client_timeout_s
+        pool.report = lambda: self.meter.observer.reject("", SLOW_CLIENT)
+        self.meter.read_queued = lambda: pool.waiting
 
     def start(self) -> None:
         """Begin to count, in the worker."""

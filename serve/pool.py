@@ -24,13 +24,15 @@ class Ticket:
     Args:
         connection: gunicorn's; its `sock` is the socket.
         pool: that works on it.
-        arrived_s: since when it waits, on the monotonic clock.
+        queued_s: since when it waits, on the monotonic clock.
+        waited_s: how long it has waited for its thread.
         idle_since_s: since when the client is waited for; `None` while the server works.
     """
 
     connection: Any
     pool: RequestPool
-    arrived_s: float = field(default_factory=time.monotonic)
+    queued_s: float = field(default_factory=time.monotonic)
+    waited_s: float = 0.0
     idle_since_s: float | None = None
 
     def work(self) -> None:
@@ -61,7 +63,7 @@ class RequestPool(ThreadPoolExecutor):
 
     def __init__(self, threads: int, client_timeout_s: float, report: Callable[[], None] = lambda: None) -> None:
         super().__init__(max_workers=threads, thread_name_prefix="request")
-        self._client_timeout_s, self.report = client_timeout_s, report
+        self.client_timeout_s, self.report = client_timeout_s, report
         self._running: set[Ticket] = set()
         self._waiting = 0
         self._lock = threading.Lock()
@@ -93,6 +95,7 @@ class RequestPool(ThreadPoolExecutor):
 
     def _run(self, ticket: Ticket, work: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
         ticket.idle_since_s = time.monotonic()
+        ticket.waited_s = ticket.idle_since_s - ticket.queued_s
         with self._lock:
             self._waiting -= 1
             self._running.add(ticket)
@@ -106,8 +109,8 @@ class RequestPool(ThreadPoolExecutor):
 
     def _watch(self) -> None:
         while not self._shutdown:
-            time.sleep(min(_LOOK_S, self._client_timeout_s / 2))
-            self._shut_down_idle(time.monotonic() - self._client_timeout_s)
+            time.sleep(min(_LOOK_S, self.client_timeout_s / 2))
+            self._shut_down_idle(time.monotonic() - self.client_timeout_s)
 
     def _shut_down_idle(self, before_s: float) -> None:
         with self._lock:

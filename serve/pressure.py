@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 TIMEOUT_HEADER = "x-request-timeout"
 # What the metrics say of requests that were turned away.
-QUEUE_FULL, DEADLINE = "queue_full", "deadline"
+QUEUE_FULL, DEADLINE, TOO_LARGE, SLOW_CLIENT = "queue_full", "deadline", "too_large", "slow_client"
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,12 @@ class Arrival:
 
     Args:
         arrived_s: when it came, on the monotonic clock.
+        waited_s: how long it has waited since.
         waiting: how many other requests wait behind it.
     """
 
     arrived_s: float
+    waited_s: float = 0.0
     waiting: int = 0
 
 
@@ -81,8 +83,8 @@ def judge(arrival: Arrival, deadline_s: float, max_queue: int, now_s: float) -> 
         Why it is turned away, or `None`.
     """
     if now_s > deadline_s:
-        waited_s = now_s - arrival.arrived_s
-        return Rejection(504, DEADLINE, f"the deadline passed before the work began, after {waited_s:.3f} s")
+        after_s = now_s - arrival.arrived_s
+        return Rejection(504, DEADLINE, f"the deadline passed before the work began, after {after_s:.3f} s")
     if max_queue and arrival.waiting > max_queue:
         return Rejection(
             503, QUEUE_FULL, f"the queue is full: {arrival.waiting} requests wait, at most {max_queue} may"

@@ -1,7 +1,7 @@
 """What every server does around a handler: counting, deadlines, a full queue, traces, the access log.
 
-`open`, then `turn_away`, then the handler, then `close`; a server with threads has all of it in `carry`. What is read of
-a request is its headers, so none of this waits for anything.
+`open`, then `turn_away`, then the handler, then `close`; a server with threads has the last three in `carry`. What is
+read of a request is its headers, so none of this waits for anything.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from serve.app.asking import complete
 from serve.app.exchange import RETRY_AFTER_S, Answer, Request, fail
 from serve.app.routes import PREDICTION_ROUTES, Route
 from serve.metrics.observer import Served
-from serve.pressure import QUEUE_FULL, TIMEOUT_HEADER, Arrival, judge, read_timeout
+from serve.pressure import QUEUE_FULL, TIMEOUT_HEADER, TOO_LARGE, Arrival, judge, read_timeout
 from serve.server import Server
 from serve.tracing import HEADER, TraceParent, parse_trace_parent
 
@@ -71,6 +71,7 @@ class Door:
         trace, span = parse_trace_parent(request.headers.get(HEADER)), None
         if protocol:
             self._oversight.meter.observer.begin(model)
+            self._oversight.meter.observer.wait(model, arrival.waited_s)
             if self._oversight.spans is not None:
                 span = self._oversight.spans.begin(request.method, route.pattern, trace)
                 trace = self._oversight.spans.place_of(span)
@@ -114,7 +115,7 @@ class Door:
             label = answer.headers.get("X-Model-Label", "")
             served = Served(visit.model, label, visit.protocol, answer.status)
             self._oversight.meter.observer.end(served, seconds)
-        if visit.span is not None:
+        if visit.span is not None and self._oversight.spans is not None:
             self._oversight.spans.end(visit.span, answer.status, provenance_of(answer.headers))
         if self._oversight.access_log is not None:
             self._oversight.access_log.put(_exchange(visit, answer, seconds))
@@ -130,21 +131,32 @@ class Door:
         try:
             answer = self.turn_away(visit) or complete(handle())
         except Exception as error:  # a bug, or a module that failed
-            answer = self.fail_unknown(visit, error)
+            answer = self.fail_unknown(visit.request.path, error)
         return self.close(visit, answer)
 
-    def fail_unknown(self, visit: Visit, error: Exception) -> Answer:
+    def refuse_body(self, visit: Visit, limit_bytes: int) -> Answer:
+        """Answer a request whose body is too long.
+
+        Args:
+            visit: the request, without its body.
+            limit_bytes: the longest that is taken.
+        """
+        if visit.protocol:
+            self._oversight.meter.observer.reject(visit.model, TOO_LARGE)
+        return fail(413, f"the body: expected at most {limit_bytes} bytes, found more")
+
+    def fail_unknown(self, path: str, error: Exception) -> Answer:
         """Answer a request on which the server failed.
 
         The client learns nothing of the inside; the log gets all of it.
 
         Args:
-            visit: the request.
+            path: of the request.
             error: what was raised.
         """
         log = next(self._server.runtimes).log
         told = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        log.emit("request_failed", path=visit.request.path, reason=repr(error), traceback=told)
+        log.emit("request_failed", path=path, reason=repr(error), traceback=told)
         return fail(500, "the server failed on this request; its log says why")
 
     def _deadline_of(self, request: Request, arrival: Arrival) -> float | None:

@@ -6,12 +6,13 @@ import os
 import socket
 from datetime import datetime, timezone
 
-from serve.app.exchange import Answer, Request, succeed
+from serve.app.exchange import Answer, Request, fail, succeed
 from serve.app.page import send_asset
 from serve.metrics.families import CONTENT_TYPE
 from serve.overview import describe_model
 from serve.server import Server
 
+_NO_PAGE = fail(404, "the status page is switched off")
 _FRESH = {"Cache-Control": "no-store"}
 
 
@@ -24,6 +25,8 @@ def metrics(server: Server, request: Request) -> Answer:
 
 def status_json(server: Server, request: Request) -> Answer:
     """Tell what the status page shows."""
+    if server.settings.status_page == "off":
+        return _NO_PAGE
     oversight = server.oversight
     content = {
         "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
@@ -39,6 +42,8 @@ def status_json(server: Server, request: Request) -> Answer:
 
 def page(server: Server, request: Request) -> Answer:
     """Send the status page."""
+    if server.settings.status_page == "off":
+        return _NO_PAGE
     return send_asset("index.html", request.headers.get("if-none-match"))
 
 

@@ -86,11 +86,20 @@ class Families:
         self._queued = self._gauge("requests_queued", "Requests that wait in the workers.")
         self._swaps = self._counter("swaps", READ[SWAPS], "model", "label", "outcome", "reason")
         self._phase = self._histogram(
-            "swap_phase_seconds", "How long the phases of a swap took a worker.", _PHASE_BOUNDS_S, "model", "label", "phase"
+            "swap_phase_seconds",
+            "How long the phases of a swap took a worker.",
+            _PHASE_BOUNDS_S,
+            "model",
+            "label",
+            "phase",
         )
         self._delay = self._histogram(
             "publish_to_live_seconds", "From the writing of a marker to the swap.", _PHASE_BOUNDS_S, "model", "label"
         )
+        self._shadow = self._counter(
+            "shadow_requests", "Requests that the shadow was asked as well, by outcome.", "model", "outcome"
+        )
+        self._compared: dict[tuple[str, str], int] = {}
         self._faults = self._counter("faults", "Faults that the log tells of.", "model", "label", "event")
 
     def add(self, counts: Counts) -> None:
@@ -112,6 +121,17 @@ class Families:
         for model, count in counts.in_flight.items():
             self._in_flight.labels(model).set(count)
         self._queued.set(counts.queued)
+
+    def compare(self, shadow: Mapping[str, Mapping[str, int]]) -> None:
+        """Count what was compared with a shadow since the last call.
+
+        Args:
+            shadow: how many requests so far, by model and outcome.
+        """
+        for model, outcomes in shadow.items():
+            for outcome, count in outcomes.items():
+                self._shadow.labels(model, outcome).inc(count - self._compared.get((model, outcome), 0))
+                self._compared[model, outcome] = count
 
     def refuse(self, whose: Whose, reason: str) -> None:
         """Count a checkpoint that was refused.

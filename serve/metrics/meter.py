@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Callable
 
 from serve.metrics.events import count_event
@@ -19,12 +19,13 @@ class Meter:
     """Counts what one worker does, and tells what all workers have counted.
 
     Args:
-        read_queued: tells how many requests wait in this worker.
+        read_shadow: tells how many requests were compared with each model's shadow so far, by outcome.
     """
 
-    def __init__(self, read_queued: Callable[[], int] = lambda: 0) -> None:
+    def __init__(self, read_shadow: Callable[[], Mapping[str, Mapping[str, int]]] = dict) -> None:
         self.observer = Observer()
-        self._read_queued = read_queued
+        self.read_queued: Callable[[], int] = lambda: 0
+        self._read_shadow = read_shadow
         self._families = Families()
         self._is_stopping = threading.Event()
         self._lock = threading.Lock()
@@ -45,8 +46,9 @@ class Meter:
     def hand_over(self) -> None:
         """Put what was counted where Prometheus finds it."""
         with self._lock:
-            self.observer.queue(self._read_queued())
+            self.observer.queue(self.read_queued())
             self._families.add(self.observer.take())
+            self._families.compare(self._read_shadow())
 
     def take_event(self, line: bytes) -> None:
         """Count a line of the log; a sink for `EventLog.also_to`.

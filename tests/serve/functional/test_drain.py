@@ -51,10 +51,9 @@ class Balancer:
         client.close()
 
 
-@pytest.mark.parametrize("door", [{}])
-def test_nobody_is_failed_by_the_end_of_a_server(start_server, trainer, door):
+def test_nobody_is_failed_by_the_end_of_a_server(start_server, trainer):
     trainer.publish(1)
-    server = start_server(model="affine:Slow", drain_delay_s=3, **door)
+    server = start_server(model="affine:Slow", drain_delay_s=3)
     server.wait_live(1)
     slow = []
 

@@ -53,7 +53,9 @@ def test_it_shows_a_publish_without_a_reload_and_gives_orders(start_server, trai
 
 
 def give_orders(browser):
-    browser.evaluate("window.confirm = () => true, window.prompt = () => 'v2 is bad', document.getElementById('operator').click()")
+    browser.evaluate(
+        "window.confirm = () => true, window.prompt = () => 'v2 is bad', document.getElementById('operator').click()"
+    )
     for token, message in (("wrong", "not right"), (TOKEN, "")):
         browser.evaluate(
             f"document.getElementById('token').value = {json.dumps(token)},"

@@ -54,7 +54,8 @@ def test_requests_are_counted_with_their_latency():
 
 
 def test_waits_batches_and_rejections():
-    meter = Meter(read_queued=lambda: 3)
+    meter = Meter()
+    meter.read_queued = lambda: 3
     meter.observer.wait("affine", 0.2)
     meter.observer.batch("affine", 8)
     meter.observer.batch("affine", 1000)
@@ -125,7 +126,9 @@ def test_events_become_counts():
         )
     )
     assert value(found, "envserve_swap_phase_seconds_count", model="affine", phase="copy", label="stable") == 2
-    assert value(found, "envserve_swap_phase_seconds_sum", model="affine", phase="free", label="stable") == pytest.approx(0.02)
+    assert value(
+        found, "envserve_swap_phase_seconds_sum", model="affine", phase="free", label="stable"
+    ) == pytest.approx(0.02)
     assert not [key for key in found if ("phase", "hash") in key[1]]
     assert value(found, "envserve_publish_to_live_seconds_count", model="affine", label="stable") == 1
     assert value(found, "envserve_swaps_total", model="affine", outcome="refused", reason="hash", label="stable") == 1

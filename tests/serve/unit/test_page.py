@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from serve.app import page
-from serve.overview import Look, describe_model, list_swaps
 from serve.app.page import ASSETS, send_asset
 from serve.ledger import Entry
 from serve.metrics.rates import Traffic
 from serve.operations import Past, Status
+from serve.overview import Look, describe_model, list_swaps
 from serve.quarantine import Record
 from serve.word import Row
 
