@@ -62,7 +62,7 @@ def give_orders(browser):
             "document.querySelector('#unlock button').click()"
         )
         browser.wait_for(f"document.getElementById('message').innerText.includes({json.dumps(message)})")
-    browser.wait_for("document.querySelector('.timeline button.small')")
+    browser.wait_for("document.querySelector('.timeline button.small') !== null")
     # A browser says of every 401 that a resource failed to load; here that is what was wanted.
     browser.complaints[:] = [one for one in browser.complaints if "401" not in str(one)]
     browser.evaluate("document.querySelector('.timeline button.small').click()")
