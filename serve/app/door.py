@@ -19,6 +19,9 @@ from serve.pressure import QUEUE_FULL, TIMEOUT_HEADER, TOO_LARGE, Arrival, judge
 from serve.server import Server
 from serve.tracing import HEADER, TraceParent, parse_trace_parent
 
+# What the metrics say of a prediction's path.
+_PROTOCOLS = {"predict": "native", "v1": "tfserving", "v2": "v2", "predictions": "torchserve"}
+
 
 class Visit(NamedTuple):
     """A request that is being answered.
@@ -53,7 +56,7 @@ class Door:
 
     def __init__(self, server: Server) -> None:
         self._server, self._oversight = server, server.oversight
-        self._protocols = {route.pattern: route.pattern.split("/")[1] for route in PREDICTION_ROUTES}
+        self._protocols = {route: _PROTOCOLS[route.pattern.split("/")[1]] for route in PREDICTION_ROUTES}
         self._sole = next(iter(server.models)) if len(server.models) == 1 else ""
 
     def open(self, request: Request, route: Route, arrival: Arrival, client: str = "") -> Visit:
@@ -65,7 +68,7 @@ class Door:
             arrival: when it came, and who waits behind it.
             client: the address that it came from.
         """
-        protocol = self._protocols.get(route.pattern, "") if route.method == "POST" else ""
+        protocol = self._protocols.get(route, "")
         name = request.place.get("name", self._sole)
         model = name if name in self._server.models else ""
         trace, span = parse_trace_parent(request.headers.get(HEADER)), None
