@@ -16,6 +16,7 @@ from typing import Any
 from serve.drain import Drain
 from serve.errors import SettingsError, describe
 from serve.metrics import directory
+from serve.pool import current_ticket
 from serve.settings import ServerSettings, load_settings
 
 _KNOWN_ERROR = 3
@@ -94,6 +95,9 @@ def pre_request(worker: Any, request: Any) -> None:
         worker: gunicorn's worker.
         request: gunicorn's request, before its answer.
     """
+    ticket = current_ticket()
+    if ticket is not None:
+        ticket.request = request
     if drain.has_begun:
         request.force_close()
 
