@@ -22,7 +22,7 @@ def command() -> None:
 
 for _each in (
     channel_contents.add, channel_contents.index, channel_contents.check, channel_contents.remove, channel_contents.gc,
-    channel_sharing.mirror,
+    channel_sharing.mirror, channel_sharing.serve,
 ):  # fmt: skip
     command.add_command(_each)
 

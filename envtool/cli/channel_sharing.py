@@ -1,4 +1,4 @@
-"""`envtool channel mirror`: channels for other machines."""
+"""`envtool channel mirror` and `serve`: channels for other machines."""
 
 from __future__ import annotations
 
@@ -61,3 +61,31 @@ def _place(name: str) -> Place:
     from envtool.channel.place import Directory
 
     return Bucket(name) if name.startswith("s3://") else Directory(Path(name))
+
+
+@click.command()
+@click.argument("channel", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
+@click.option("--bind", default="127.0.0.1:8080", show_default=True, metavar="ADDRESS:PORT", help="Where to listen.")
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes.")
+@click.option("--threads", type=click.IntRange(min=1), default=8, show_default=True, help="Requests at once in each.")
+@click.option(
+    "--token-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="A file with the token that each request has to bring.  [default: ENVTOOL_CHANNEL_TOKEN, or none]",
+)  # fmt: skip
+def serve(channel: Path, bind: str, workers: int, threads: int, token_file: Path | None) -> None:
+    """Serve a channel over HTTP, read-only, until Ctrl-C; needs the extra [web].
+
+    Clients bring the token as `Authorization: Bearer`, as the password of Basic, or in the path as
+    http://HOST/t/TOKEN/ . It is never on the command line, which everybody on the machine can read.
+    """
+    import os
+
+    from envtool.channel import server
+    from envtool.document import read_text
+
+    token = os.environ.get("ENVTOOL_CHANNEL_TOKEN", "")
+    if token_file:
+        token = read_text(token_file, "write the token into it").strip()
+        if not token:
+            raise click.UsageError(f"{token_file} is empty")
+    server.serve(server.Service(channel.absolute(), bind, workers, threads, token or None))

@@ -29,6 +29,7 @@ DOORS = {
     "subprocess": {"envtool/process.py", "serve/hook.py"},
     "torch": {f"serve/{name}.py" for name in ("conversion", "inputs", "outputs", "tensors", "weights")},
     "uv": {"envtool/wheels.py"},
+    "werkzeug": {"envtool/channel/web.py", "serve/app/__init__.py"},
     "watchdog": {"serve/wakeup.py"},
     "yaml": {"envtool/document.py"},
 }
