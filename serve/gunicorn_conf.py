@@ -8,11 +8,14 @@ threads hangs its forked workers (pytorch#49555).
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+from serve.drain import Drain
 from serve.errors import SettingsError, describe
+from serve.metrics import directory
 from serve.settings import ServerSettings, load_settings
 
 _KNOWN_ERROR = 3
@@ -27,11 +30,12 @@ def _load_or_exit() -> ServerSettings:
 
 
 served = _load_or_exit()
+drain = Drain()
 
 bind = served.bind
 workers = served.workers
 threads = served.threads
-worker_class = "gthread"
+worker_class = "serve.gthread.Worker"
 # Longer than the idle time of common clients and proxies, so that it is they who close: a connection that the server
 # closes just when a request arrives is a failed request.
 keepalive = 75
@@ -42,6 +46,25 @@ graceful_timeout = 30
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - gunicorn makes a private file
 # One socket in the home directory would be shared by every server of a user.
 control_socket_disable = True
+
+
+def on_starting(server: Any) -> None:
+    """Make the place in which the workers share their counts.
+
+    Args:
+        server: gunicorn's arbiter, which has no workers yet.
+    """
+    directory.make(os.environ)
+
+
+def when_ready(server: Any) -> None:
+    """Put the drop of readiness before the end.
+
+    Args:
+        server: gunicorn's arbiter, which has set its signal handlers.
+    """
+    end: Any = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, drain.precede(end, served.drain_delay_s))
 
 
 def post_worker_init(worker: Any) -> None:
@@ -60,7 +83,40 @@ def post_worker_init(worker: Any) -> None:
         return bool(worker.alive)
 
     served_here.start()
+    served_here.oversight.watch(worker.tpool, served.client_timeout_s)
     served_here.wait_until_booted(is_wanted)
+
+
+def pre_request(worker: Any, request: Any) -> None:
+    """Close connections after their answer while the server ends, so that nobody sends into one that is about to close.
+
+    Args:
+        worker: gunicorn's worker.
+        request: gunicorn's request, before its answer.
+    """
+    if drain.has_begun:
+        request.force_close()
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Drop what a worker that has ended said of its present.
+
+    Args:
+        server: gunicorn's arbiter.
+        worker: that has ended.
+    """
+    from serve.metrics.families import forget
+
+    forget(worker.pid)
+
+
+def on_exit(server: Any) -> None:
+    """Remove the place in which the workers shared their counts.
+
+    Args:
+        server: gunicorn's arbiter.
+    """
+    directory.remove(os.environ)
 
 
 def worker_exit(server: Any, worker: Any) -> None:

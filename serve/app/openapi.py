@@ -70,7 +70,7 @@ def describe(routes: Sequence[Route]) -> dict[str, Any]:
 def _operation(route: Route) -> dict[str, Any]:
     handler = route.handle
     name = f"{handler.__module__.rpartition('.')[2]}_{handler.__name__}"
-    shape = BODIES.get(name, Shape())
+    shape = BODIES.get(name, Shape(answer={"*/*": {}}))
     refusals = {code: {"$ref": f"#/components/responses/{code}"} for code in _REFUSALS}
     operation: dict[str, Any] = {
         "operationId": route.method.lower() + re.sub(r"\W+", "_", route.pattern),

@@ -14,10 +14,14 @@ ROOT = Path(__file__).parents[2]
 
 # The one door, or the few, for each outside thing.
 DOORS = {
+    "gunicorn": {"serve/gthread.py", "envtool/channel/server.py"},
+    "boto3": {"envtool/channel/bucket.py"},
     "cryptography": {"envtool/signature.py", "serve/signature.py"},
     "PIL": {"serve/codec/image.py"},
     "orjson": {"serve/codec/strict_json.py"},
     "jinja2": {"envtool/render.py"},
+    "opentelemetry": {"serve/spans.py"},
+    "prometheus_client": {"serve/metrics/families.py"},
     "rattler": {"envtool/conda.py", "envtool/link.py", "envtool/channel/index.py"},
     "requests": {"envtool/network.py"},
     "rich": {"envtool/report.py"},
@@ -25,6 +29,7 @@ DOORS = {
     "subprocess": {"envtool/process.py", "serve/hook.py"},
     "torch": {f"serve/{name}.py" for name in ("conversion", "inputs", "outputs", "tensors", "weights")},
     "uv": {"envtool/wheels.py"},
+    "werkzeug": {"envtool/channel/web.py", "serve/app/__init__.py"},
     "watchdog": {"serve/wakeup.py"},
     "yaml": {"envtool/document.py"},
 }
