@@ -83,19 +83,23 @@ def test_check_names_what_does_not_fit(user: User, tmp_path: Path, made: list[Pa
     run(user, "add", channel, *made)
     with (channel / "linux-64" / "tool-1.9-h1_0.conda").open("ab") as file:
         file.write(b"x")
+        size_bytes = file.tell()
     (channel / "noarch" / "data-1.0-h1_0.conda").unlink()
     Archive("stray", FILES, lies={"share/a": "0" * 64}).write(channel)
     (channel / "linux-64" / "repodata.json.zst").write_bytes(zstandard.ZstdCompressor().compress(b"{}"))
     (channel / "osx-arm64").mkdir()
     (channel / "osx-arm64" / "repodata.json").write_text("{")
-    found = {(each["place"], each["message"].split()[0]) for each in run(user, "check", channel, code=1)["issues"]}
+    found = {
+        (each["place"], " ".join(each["message"].split()[:2])) for each in run(user, "check", channel, code=1)["issues"]
+    }
     assert found == {
-        ("linux-64/repodata.json.zst", "does"),
-        ("linux-64/tool-1.9-h1_0.conda", "has"),
-        ("linux-64/stray-1.0-h1_0.conda", "is"),
-        ("linux-64/stray-1.0-h1_0.conda", "share/a"),
-        ("noarch/data-1.0-h1_0.conda", "is"),
-        ("osx-arm64/repodata.json", "is"),
+        ("linux-64/repodata.json.zst", "does not"),
+        ("linux-64/tool-1.9-h1_0.conda", f"has {size_bytes}"),
+        ("linux-64/tool-1.9-h1_0.conda", "has sha256"),
+        ("linux-64/stray-1.0-h1_0.conda", "is not"),
+        ("linux-64/stray-1.0-h1_0.conda", "share/a has"),
+        ("noarch/data-1.0-h1_0.conda", "is in"),
+        ("osx-arm64/repodata.json", "is not"),
     }
 
 
