@@ -41,7 +41,7 @@ def as_github(findings: Sequence[Finding], prefix: str) -> str:
 
     Source: GitHub Actions documentation, "Workflow commands": `%`, carriage return and newline are escaped.
     """
-    return "\n".join(f"::error title=envtool verify::{_escaped(_sentence(each, prefix))}" for each in findings)
+    return "\n".join(f"::error title=envtool verify::{escape_for_github(_sentence(each, prefix))}" for each in findings)
 
 
 def as_junit(findings: Sequence[Finding], prefix: str, file_count: int) -> str:
@@ -65,5 +65,6 @@ def _sentence(finding: Finding, prefix: str) -> str:
     return f"{finding.kind}: {where} ({finding.detail})"
 
 
-def _escaped(text: str) -> str:
+def escape_for_github(text: str) -> str:
+    """A text as the message of a workflow command, which is one line."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

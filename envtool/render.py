@@ -8,6 +8,7 @@ error.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +33,14 @@ class Variable:
         help: What it is, for people.
         default: Its value when none is given; None when one has to be given.
         choices: The values that it takes; empty when it takes any.
+        pattern: A regular expression that a value has to match in full; empty when any does.
     """
 
     name: str
     help: str
     default: str | None
     choices: tuple[str, ...] = ()
+    pattern: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,19 +92,32 @@ def _described(root: Path) -> dict[str, Template]:
         raise InvalidFileError(str(path), document.issues)
     for name, file in files.items():
         # Nobody has to describe a template; then every name in it is a variable that has to be given.
-        found.setdefault(name, Template(name, file, "", tuple(Variable(each, "", None) for each in _names_in(file))))
+        found.setdefault(name, Template(name, file, "", tuple(Variable(each, "", None) for each in names_in(file))))
     return found
 
 
 def _template(document: Document, name: str, file: Path, entry: Value) -> Template:
     about = document.mapping(entry, name, ("description", "variables"))
+    variables = read_variables(document, about.get("variables"), f"variables of {name}")
+    return Template(name, file, document.string(about.get("description"), "description") or "", variables)
+
+
+def read_variables(document: Document, value: Value | None, what: str) -> tuple[Variable, ...]:
+    """The variables that a variables.yml describes; what is wrong with them goes to the document's issues.
+
+    Args:
+        document: The file.
+        value: The mapping of names to what is said of each.
+        what: What the mapping is, for messages.
+    """
     variables = []
-    for variable, value in document.mapping(about.get("variables"), f"variables of {name}").items():
-        document.mapping(value, variable, ("help", "default", "choices"))
-        fields = dict(document.scalars(value, variable))
+    for name, about in document.mapping(value, what).items():
+        document.mapping(about, name, ("help", "default", "choices", "pattern"))
+        fields = dict(document.scalars(about, name))
         choices = tuple(fields.get("choices", "").split())
-        variables.append(Variable(variable, fields.get("help", ""), fields.get("default"), choices))
-    return Template(name, file, document.string(about.get("description"), "description") or "", tuple(variables))
+        found = Variable(name, fields.get("help", ""), fields.get("default"), choices, fields.get("pattern", ""))
+        variables.append(found)
+    return tuple(variables)
 
 
 def template_root() -> Path:
@@ -131,19 +147,26 @@ def render(template: Template, values: Mapping[str, str]) -> str:
         wanted = "; ".join(f"{each.name} ({each.help})" for each in missing)
         raise TemplateError(f"template {template.name} needs {wanted}", f"give it with --set {missing[0].name}=VALUE")
     for name, value in values.items():
-        if known[name].choices and value not in known[name].choices:
-            raise TemplateError(
-                f"{name} of template {template.name}: expected one of {', '.join(known[name].choices)}, found {value!r}"
-            )
+        _refuse_value(template, known[name], value)
     defaults = {each.name: each.default for each in template.variables if each.default is not None}
     return _render_file(template.path, {**defaults, **values})
+
+
+def _refuse_value(template: Template, variable: Variable, value: str) -> None:
+    what = f"{variable.name} of template {template.name}"
+    if variable.choices and value not in variable.choices:
+        raise TemplateError(f"{what}: expected one of {', '.join(variable.choices)}, found {value!r}")
+    if variable.pattern and not re.fullmatch(variable.pattern, value):
+        raise TemplateError(
+            f"{what}: expected a text that matches {variable.pattern}, found {value!r}", f"it is {variable.help}"
+        )
 
 
 def _render_file(path: Path, values: Mapping[str, str]) -> str:
     from jinja2 import TemplateError as JinjaError
     from jinja2 import TemplateSyntaxError
 
-    source = read_text(path, "envtool init --list shows the templates")
+    source = read_text(path, "envtool init --list and envtool deploy list show the templates")
     try:
         return _environment().from_string(source).render(values)
     except TemplateSyntaxError as error:
@@ -152,7 +175,8 @@ def _render_file(path: Path, values: Mapping[str, str]) -> str:
         raise TemplateError(f"{path}:{_line(error)}: {error.message}") from error
 
 
-def _names_in(path: Path) -> list[str]:
+def names_in(path: Path) -> list[str]:
+    """The variables that a template uses, in alphabetical order; none when it is malformed."""
     from jinja2 import TemplateSyntaxError, meta
 
     try:

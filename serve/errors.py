@@ -5,7 +5,7 @@ A message names the thing, then what was expected, then what was found. What to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -89,8 +89,41 @@ class InputError(ServeError):
         self.expected_shape = None if expected_shape is None else tuple(expected_shape)
 
 
+class RequestError(ServeError):
+    """A request cannot be read: its bytes, headers or shapes are at fault, whatever the model is.
+
+    Args:
+        status: of the answer: 400 malformed, 404 unknown, 413 too long, 415 in a form that nobody reads, 422 well
+            formed and not for this model.
+        message: the thing, the expected and the actual value, in that order.
+        headers: sent with the answer.
+    """
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = dict(headers or {})
+
+
 class NotLiveError(ServeError):
     """No model is live in this worker yet."""
+
+
+class NotServedError(ServeError):
+    """No such model, version or label is served here."""
+
+
+class RequestError(ServeError):
+    """A request cannot be understood.
+
+    Args:
+        status: of the response, 4xx.
+        message: what is wrong, with what was expected and what was found.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class PublishError(ServeError):

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from serve.errors import SettingsError, describe
-from serve.settings import Settings, load_settings
+from serve.settings import ServerSettings, load_settings
 
 _KNOWN_ERROR = 3
 
 
-def _load_or_exit() -> Settings:
+def _load_or_exit() -> ServerSettings:
     try:
         return load_settings(os.environ, Path.cwd())
     except SettingsError as error:
@@ -45,42 +45,42 @@ control_socket_disable = True
 
 
 def post_worker_init(worker: Any) -> None:
-    """Start the reloader of a new worker, and let it become live before it takes requests.
+    """Start the reloaders of a new worker, and let it become live before it takes requests.
 
     Args:
         worker: gunicorn's worker, whose application is loaded and whose loop has not begun.
     """
-    runtime = _find_runtime(worker)
-    if runtime is None:
-        worker.log.warning("not an application of serve: call its runtime's start() in a post_worker_init of your own")
+    served_here = _find_server(worker)
+    if served_here is None:
+        worker.log.warning("not an application of serve: call its server's start() in a post_worker_init of your own")
         return
 
     def is_wanted() -> bool:
         worker.notify()
         return bool(worker.alive)
 
-    runtime.start()
-    runtime.wait_until_booted(is_wanted)
+    served_here.start()
+    served_here.wait_until_booted(is_wanted)
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """Stop the reloader of a worker that ends.
+    """Stop the reloaders of a worker that ends.
 
     Args:
         server: gunicorn's arbiter.
         worker: the worker, which may have failed before it had an application.
     """
-    runtime = _find_runtime(worker)
-    if runtime is None:
+    served_here = _find_server(worker)
+    if served_here is None:
         return
-    runtime.stop()
-    if runtime.is_loading:
+    served_here.stop()
+    if served_here.is_loading:
         # The interpreter would go away under torch's feet, and the process end by SIGABRT ("terminate called without an
         # active exception"). Every request is answered by now.
         os._exit(0)
 
 
-def _find_runtime(worker: Any) -> Any:
+def _find_server(worker: Any) -> Any:
     from serve.app import EXTENSION
 
     return getattr(getattr(worker, "wsgi", None), "extensions", {}).get(EXTENSION)

@@ -193,6 +193,21 @@ def seconds(least: float) -> Callable[[object, Path], float]:
     return parse
 
 
+def share(value: object, base: Path) -> float:
+    """Read a part of a whole.
+
+    Raises:
+        ValueError: it is no number from 0 to 1.
+    """
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, (int, float, str)) else float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise ValueError(f"expected a number from 0 to 1, found {value!r}")
+    return number
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known name was probably meant.
 

@@ -77,7 +77,10 @@ def command(
         elif kind == "pylock":
             text = _pylock(packages)
         else:
-            text = _cyclonedx(lockfile, chosen, selected, name or lockfile_path.absolute().parent.name, offline)
+            from envtool.export.sbom import bill_of_materials
+
+            title = name or lockfile_path.absolute().parent.name
+            text = bill_of_materials(lockfile, chosen, selected, title, is_offline=offline)
     if output:
         write_atomically(output, text)
         report.say(f"wrote {output}")
@@ -106,15 +109,3 @@ def _pylock(packages: Sequence[LockedPackage]) -> str:
     chosen = [each for each in packages if each.manager == "pip"]
     wheels = [Wheel(each.name, each.version, each.url, each.sha256 or "") for each in chosen]
     return format_pylock(wheels, f"=={minor}.*" if minor else None)
-
-
-def _cyclonedx(lockfile: Lockfile, platform: str, categories: Sequence[str], name: str, is_offline: bool) -> str:
-    from importlib.metadata import version
-
-    from envtool import facts
-    from envtool.export.sbom import cyclonedx
-    from envtool.graph import graph
-
-    whole = graph(lockfile, platform, categories)
-    known = facts.look_up(list(whole.packages.values()), is_offline=is_offline)
-    return cyclonedx(whole, known, name, platform, version("envserve"))

@@ -63,7 +63,7 @@ def command(
     from envtool import render, report
 
     known = render.templates(own)
-    values = dict(_pair(each) for each in settings)
+    values = dict(pair(each) for each in settings)
     if is_list:
         report.answer("\n\n".join(_describe(each) for each in known.values()))
     elif is_check:
@@ -118,7 +118,7 @@ def _check(known: Mapping[str, Template], output: Path) -> int:
             "only a file that envtool init wrote can be compared with its template",
         )
     template, *words = shlex.split(header[len(_HEADER) :])
-    expected = _text(known, template, dict(_pair(each) for each in words if each != "--set"))
+    expected = _text(known, template, dict(pair(each) for each in words if each != "--set"))
     if expected == actual:
         report.say(f"{output} equals its template {template}")
         return 0
@@ -128,15 +128,22 @@ def _check(known: Mapping[str, Template], output: Path) -> int:
 
 
 def _describe(template: Template) -> str:
-    lines = [f"{template.name}: {template.description}".rstrip(": ")]
+    return "\n".join([f"{template.name}: {template.description}".rstrip(": "), *describe_variables(template)])
+
+
+def describe_variables(template: Template) -> list[str]:
+    """A line for each variable of a template: what it is, what it may be, what it is by default."""
+    lines = []
+    width = max((len(each.name) for each in template.variables), default=0)
     for variable in template.variables:
         default = "required" if variable.default is None else f"default: {variable.default or 'none'}"
         choices = f"one of {', '.join(variable.choices)}; " if variable.choices else ""
-        lines.append(f"  {variable.name:10} {variable.help} ({choices}{default})")
-    return "\n".join(lines)
+        lines.append(f"  {variable.name:{max(width, 10)}} {variable.help} ({choices}{default})")
+    return lines
 
 
-def _pair(setting: str) -> tuple[str, str]:
+def pair(setting: str) -> tuple[str, str]:
+    """The name and the value of a `NAME=VALUE` from the command line."""
     name, equals, value = setting.partition("=")
     if not equals:
         raise click.BadParameter(f"{setting!r} is not NAME=VALUE", param_hint="--set")

@@ -98,6 +98,21 @@ def _places(paths: tuple[Path, ...], lockfile_path: Path | None) -> tuple[list[P
     return (named if named and all(each.exists() for each in named) else [_DEFAULT_SOURCE]), target
 
 
+def check_request(paths: tuple[Path, ...], lockfile_path: Path) -> LockRequest:
+    """What the lock that is there would be made of now, with the options that it was made with.
+
+    Args:
+        paths: Its sources; those that it names itself when none are given.
+        lockfile_path: The lock.
+    """
+    from envtool.lock import LockRequest
+    from envtool.spec import read_spec
+
+    sources, target = _places(paths, lockfile_path)
+    platforms = tuple(_recorded_options(target).get("platform", "").split())
+    return LockRequest(read_spec(sources, platforms), target, {})
+
+
 def _recorded_options(target: Path) -> dict[str, str]:
     from envtool.inputs import INPUTS_KEY, options_of
     from envtool.lockfile import read_lockfile

@@ -9,17 +9,35 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from envtool.credentials import strip
-from envtool.facts import Facts
-from envtool.graph import Graph
-from envtool.lockfile import LockedPackage
+from envtool.facts import Facts, look_up
+from envtool.graph import Graph, graph
+from envtool.lockfile import LockedPackage, Lockfile
 
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component
     from packageurl import PackageURL
+
+
+def bill_of_materials(
+    lockfile: Lockfile, platform: str, categories: Sequence[str], name: str, *, is_offline: bool
+) -> str:
+    """The bill of materials of one platform of a lock, as JSON.
+
+    Args:
+        lockfile: The lock.
+        platform: The platform.
+        categories: The categories that count.
+        name: The name of the environment.
+        is_offline: Whether only this machine may be asked for licences.
+    """
+    whole = graph(lockfile, platform, categories)
+    known = look_up(list(whole.packages.values()), is_offline=is_offline)
+    return cyclonedx(whole, known, name, platform, version("envserve"))
 
 
 def cyclonedx(graph: Graph, facts: Mapping[str, Facts], name: str, platform: str, version: str) -> str:

@@ -1,7 +1,7 @@
 """The Flask application: routes that carry bytes to handlers and back.
 
-A handler is a function of headers and body to status, headers and body, so that another server can carry it too.
-Importing this imports no torch, and creating the application starts nothing.
+A handler is a function of a request's bytes to those of a response, so that another server can carry it too. Importing
+this imports no torch, and creating the application starts nothing.
 """
 
 from __future__ import annotations
@@ -13,61 +13,52 @@ from pathlib import Path
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from serve.app import status
-from serve.app.answer import Answer, fail
+from serve.app.asking import complete
 from serve.app.body import read_body
-from serve.app.predict import predict
-from serve.runtime import Runtime
-from serve.settings import Settings, load_settings
+from serve.app.exchange import Answer, Request, fail
+from serve.app.routes import ROUTES, Route
+from serve.server import Server
+from serve.settings import ServerSettings, load_settings
 
 EXTENSION = "envserve"
 
 
-def create_app(settings: Settings | None = None) -> Flask:
+def create_app(settings: ServerSettings | None = None) -> Flask:
     """Create the application of one worker.
 
     Args:
         settings: how to serve; read from the file and the environment when absent.
 
     Returns:
-        The application. Its `extensions["envserve"]` is the `Runtime`, whose `start` begins the loading.
+        The application. Its `extensions["envserve"]` is the `Server`, whose `start` begins the loading.
 
     Raises:
         SettingsError: the settings cannot be used.
     """
-    runtime = Runtime(settings or load_settings(os.environ, Path.cwd()))
+    server = Server(settings or load_settings(os.environ, Path.cwd()))
     app = Flask("serve", static_folder=None)
-    app.extensions[EXTENSION] = runtime
-    _add_status_routes(app, runtime)
-    _add_error_handlers(app, runtime)
-
-    @app.post("/predict")
-    def _predict() -> Response:
-        limit_bytes = runtime.settings.max_body_bytes
-        body = read_body(request.stream, limit_bytes)
-        if body is None:
-            return _carry(fail(413, f"the body: expected at most {limit_bytes} bytes, found more"))
-        return _carry(predict(runtime.slot, runtime.reloader.verdict, dict(request.headers), body))
-
+    app.extensions[EXTENSION] = server
+    for route in ROUTES:
+        _add_route(app, server, route)
+    _add_error_handlers(app, server)
     return app
 
 
-def _add_status_routes(app: Flask, runtime: Runtime) -> None:
-    @app.get("/livez")
-    @app.get("/healthz")
-    def _livez() -> Response:
-        return _carry(status.livez(runtime.is_reloading, runtime.reloader.verdict))
+def _add_route(app: Flask, server: Server, route: Route) -> None:
+    limit_bytes = server.settings.max_body_bytes
 
-    @app.get("/readyz")
-    def _readyz() -> Response:
-        return _carry(status.readyz(runtime.slot, runtime.reloader.verdict))
+    def view(**place: str) -> Response:
+        body = read_body(request.stream, limit_bytes)
+        if body is None:
+            return _carry(fail(413, f"the body: expected at most {limit_bytes} bytes, found more"))
+        headers = {name.lower(): value for name, value in request.headers}
+        found = Request(request.method, request.path, headers, body, place, request.query_string.decode("latin-1"))
+        return _carry(complete(route.handle(server, found)))
 
-    @app.get("/model")
-    def _model() -> Response:
-        return _carry(status.model(runtime.slot, runtime.reloader.verdict))
+    app.add_url_rule(route.pattern, f"{route.method} {route.pattern}", view, methods=[route.method])
 
 
-def _add_error_handlers(app: Flask, runtime: Runtime) -> None:
+def _add_error_handlers(app: Flask, server: Server) -> None:
     @app.errorhandler(HTTPException)
     def _http_error(error: HTTPException) -> Response:
         return _carry(fail(error.code or 500, error.description or error.name))
@@ -75,9 +66,10 @@ def _add_error_handlers(app: Flask, runtime: Runtime) -> None:
     @app.errorhandler(Exception)
     def _bug(error: Exception) -> Response:
         # The client learns nothing of the inside; the log gets all of it.
-        runtime.log.emit("request_failed", path=request.path, reason=repr(error), traceback=traceback.format_exc())
+        log = next(server.runtimes).log
+        log.emit("request_failed", path=request.path, reason=repr(error), traceback=traceback.format_exc())
         return _carry(fail(500, "the server failed on this request; its log says why"))
 
 
 def _carry(answer: Answer) -> Response:
-    return Response(answer.body, status=answer.status, headers=dict(answer.headers))
+    return Response(b"".join(answer.parts), status=answer.status, headers=dict(answer.headers))

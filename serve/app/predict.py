@@ -1,62 +1,59 @@
 """`POST /predict`: `{"inputs": [[…], …]}` to `{"outputs": […], "model": {…}}`.
 
-The whole request runs on one generation, and the answer says on which.
+The whole request runs on one generation, and the answer says on which. Where the server has several models,
+`/predict/NAME` says which one; the header `X-Model-Label` asks for a label.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from serve.app.answer import Answer, fail, not_live, succeed
-from serve.errors import InputError, NotLiveError
-from serve.slot import Generation, Slot
+from serve.app.asking import Prediction, Take, ask
+from serve.app.exchange import Answer, Request, fail, succeed
+from serve.errors import RequestError
+from serve.models import Aim
+from serve.predictor import Predictor
+from serve.provenance import Provenance
+from serve.server import Server
 
 
-def predict(slot: Slot, verdict: str, headers: Mapping[str, str], body: bytes) -> Answer:
+def predict(server: Server, request: Request) -> Answer | Prediction:
     """Answer one prediction.
 
     Args:
-        slot: holds the live generation.
-        verdict: what the reloader last said, for clients that come too early.
-        headers: of the request.
-        body: of the request.
+        server: has the models.
+        request: its bytes.
 
     Returns:
-        200; 400 for a body that is not JSON, 415 for a compressed one, 422 for inputs that do not fit, 503 while no
-        model is live.
+        In the end 200; 400 for a body that is not JSON, 404 for a model that is not served, 415 for a compressed body,
+        422 for inputs that do not fit, 503 while no model is live.
     """
-    try:
-        with slot.lease() as generation:
-            return _predict_on(generation, headers, body)
-    except NotLiveError:
-        return not_live(verdict)
+    aim = Aim(request.place.get("name"), request.place.get("version"), request.headers.get("x-model-label"))
+    return ask(server, aim, request, _Native())
 
 
-def _predict_on(generation: Generation, headers: Mapping[str, str], body: bytes) -> Answer:
-    provenance = generation.provenance.as_headers()
-    encoding = headers.get("Content-Encoding", "identity")
-    if encoding.lower() != "identity":
-        return fail(415, f"Content-Encoding: expected none, found {encoding}", provenance)
-    try:
-        request = json.loads(body.decode(), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        return fail(400, f"the body is not JSON: {error}", provenance)
-    if not isinstance(request, dict) or set(request) != {"inputs"}:
-        return fail(422, 'the body: expected {"inputs": [[…], …]}', provenance, **_expected(generation))
-    try:
-        outputs = generation.predictor.predict(request["inputs"])
-    except InputError as error:
-        return fail(422, str(error), provenance, **_expected(generation))
-    try:
-        return succeed({"outputs": outputs, "model": generation.provenance.as_json()}, provenance)
-    except ValueError:
-        return fail(500, "the model's outputs are not finite for these inputs", provenance)
+class _Native:
+    def read(self, request: Request, predictor: Predictor) -> Take:
+        encoding = request.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            raise RequestError(415, f"Content-Encoding: expected none, found {encoding}")
+        try:
+            body = json.loads(bytes(request.body).decode(), parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise RequestError(400, f"the body is not JSON: {error}") from error
+        if not isinstance(body, dict) or set(body) != {"inputs"}:
+            raise RequestError(422, 'the body: expected {"inputs": [[…], …]}')
+        inputs = body["inputs"]
+        return lambda predictor: predictor.take(inputs)
 
+    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Answer:
+        return succeed({"outputs": predictor.give(given), "model": provenance.as_json()})
 
-def _expected(generation: Generation) -> dict[str, object]:
-    return {"expected_shape": list(generation.predictor.expected_shape)}
+    def refuse(self, status: int, message: str, predictor: Predictor) -> Answer:
+        if status != 422:
+            return fail(status, message)
+        return fail(status, message, expected_shape=list(predictor.expected_shape))
 
 
 def _refuse_constant(name: str) -> NoReturn:

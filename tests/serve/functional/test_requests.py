@@ -23,6 +23,7 @@ def test_an_answer_names_the_bytes_that_produced_it(start_server, trainer):
         "generation": 1,
         "sha256": published.sha256,
         "env_digest": "sha256:0123",
+        "label": "stable",
     }
     assert reply.json["model"] == provenance
     assert {key: value for key, value in reply.headers.items() if key.startswith("x-")} == {
@@ -31,6 +32,7 @@ def test_an_answer_names_the_bytes_that_produced_it(start_server, trainer):
         "x-model-generation": "1",
         "x-model-sha256": published.sha256,
         "x-env-digest": "sha256:0123",
+        "x-model-label": "stable",
     }
     described = server.get("/model").json
     assert provenance.items() <= described.items()
@@ -90,12 +92,13 @@ def test_bad_bodies_are_the_clients_fault(start_server, trainer):
 
 
 def test_outputs_that_json_cannot_hold_are_said_to_be_so(start_server, trainer):
-    trainer.publish(1)
+    published = trainer.publish(1)
     server = start_server()
     server.wait_live(1)
     reply = server.client().predict([[3e38, 3e38, -3e38, 3e38]])
-    assert reply.status == 500
-    assert reply.json["error"] == "the model's outputs are not finite for these inputs"
+    assert reply.status == 422
+    assert reply.json["error"].startswith("the outputs for these inputs: ")
+    assert reply.sha256 == published.sha256
 
 
 def test_a_body_over_the_limit_is_413(start_server, trainer):

@@ -1,0 +1,104 @@
+"""`envtool ci`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from envtool.cli.options import file_option, json_option, this_platform
+
+if TYPE_CHECKING:
+    from envtool.ci import CiReport
+
+
+@click.command("ci", short_help="Check in CI that a lock is fresh, can be had and is reproducible.")
+@file_option
+@click.option(
+    "--source", "sources", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
+    help="What the lock was made from. Repeatable.  [default: the sources that the lock names]",
+)  # fmt: skip
+@click.option(
+    "-p", "--prefix", "path", type=click.Path(path_type=Path), default=Path(".envtool-ci/env"), show_default=True,
+    help="Where the environment is made; kept for the steps that follow.",
+)  # fmt: skip
+@click.option("--platform", help="Which platform of the lock. [default: this machine's]")
+@click.option(
+    "--category", "categories", multiple=True, default=("main",), show_default=True,
+    help="Install this category. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("envtool-ci"), show_default=True,
+    help="The directory for summary.md, sbom.json and verify.xml.",
+)  # fmt: skip
+@click.option("--no-rebuild", is_flag=True, help="Do not make the environment a second time.")
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    lockfile_path: Path,
+    sources: tuple[Path, ...],
+    path: Path,
+    platform: str | None,
+    categories: tuple[str, ...],
+    output: Path,
+    no_rebuild: bool,
+    as_json: bool,
+) -> None:
+    """Check in CI that a lock is fresh, can be had and is reproducible.
+
+    The lock is compared with its sources; the environment is made from it with the cache, every file verified, and made
+    a second time and compared; a bill of materials and one summary in Markdown are written. On GitHub the summary also
+    appears on the page of the run, and what failed as annotations.
+
+    \b
+    Exit codes:
+      0   all is well
+      10  stale: the lock is not what its sources ask for
+      11  unreachable: a package could not be had; run it again
+      12  irreproducible: other bytes than those that were locked, or other files the second time
+      3   something else, with a hint
+    """
+    from envtool import directories, report
+    from envtool.ci import Job, run
+    from envtool.cli.lock import check_request
+    from envtool.fetch import Cache
+    from envtool.lockfile import read_lockfile
+    from envtool.prefix import Prefix
+    from envtool.request import Request
+
+    lockfile = read_lockfile(lockfile_path)
+    words = shlex.join(["envtool", *sys.argv[1:]])
+    request = Request(lockfile, platform or this_platform(), categories, words, repairs=True, is_listed=False)
+    name = lockfile_path.absolute().parent.name
+    fresh = check_request(sources, lockfile_path)
+    output.mkdir(parents=True, exist_ok=True)
+    job = Job(fresh, lockfile, request, Prefix(path), output, not no_rebuild, name)
+    with report.Display() as display:
+        result = run(job, Cache(directories.cache()), display)
+    _tell(result, lockfile_path, output, as_json=as_json)
+    ctx.exit(result.verdict.exit_code)
+
+
+def _tell(result: CiReport, lockfile_path: Path, output: Path, *, as_json: bool) -> None:
+    from envtool import report
+    from envtool.ci_report import as_annotations, as_dict, as_markdown
+    from envtool.files import write_atomically
+
+    page = as_markdown(result, str(lockfile_path))
+    write_atomically(output / "summary.md", page)
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        with Path(summary).open("a", encoding="utf-8") as file:  # other steps write there as well
+            file.write(page)
+    if as_json:
+        report.answer_json(as_dict(result))
+        return
+    report.answer(page.rstrip("\n"))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in as_annotations(result):
+            report.answer(line)

@@ -1,0 +1,148 @@
+"""`envtool deploy`: files for other tools, and releases that replace each other under traffic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from envtool.cli.init import describe_variables, pair
+from envtool.cli.options import json_option
+
+if TYPE_CHECKING:
+    from envtool.deploy.kinds import Kind
+
+own_option = click.option(
+    "--templates", "own", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    help="A directory of templates of your own, with a directory deploy/.  [default: templates/ under ~/.envtool]",
+)  # fmt: skip
+
+
+@click.group("deploy", short_help="Serve on real machines: units, sites, pipelines, releases.")
+def command() -> None:
+    """Serve on real machines.
+
+    \b
+    Files for other tools:
+      envtool deploy list                         what can be made
+      envtool deploy explain systemd              what it is, and what it takes
+      envtool deploy render systemd --set user=ml
+    """
+
+
+@command.command("list")
+@own_option
+@json_option
+def list_(own: Path | None, as_json: bool) -> None:
+    """Show what can be made."""
+    from envtool import report
+    from envtool.deploy.kinds import kinds
+
+    known = kinds(own)
+    if as_json:
+        report.answer_json({name: _kind_dict(each) for name, each in known.items()})
+        return
+    for name, each in known.items():
+        report.answer(f"{name:18} {each.template.description}")
+
+
+@command.command()
+@click.argument("kind")
+@own_option
+@json_option
+def explain(kind: str, own: Path | None, as_json: bool) -> None:
+    """Show what KIND is and which variables it takes."""
+    from envtool import report
+    from envtool.deploy.kinds import find_kind
+
+    found = find_kind(kind, own)
+    if as_json:
+        report.answer_json(_kind_dict(found))
+        return
+    report.answer(f"{kind}: {found.template.description}\nusual name: {found.output}")
+    for line in describe_variables(found.template):
+        report.answer(line)
+
+
+@command.command()
+@click.argument("kind")
+@click.option("-s", "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a variable. Repeatable.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write.  [default: standard output]")
+@own_option
+@click.option("--force", is_flag=True, help="Write over a file that says something else.")
+@click.option(
+    "--check", "is_check", is_flag=True, help="Only say whether OUTPUT is what would be written; exit code 1 when not."
+)
+@click.pass_context
+def render(
+    ctx: click.Context,
+    kind: str,
+    settings: tuple[str, ...],
+    output: Path | None,
+    own: Path | None,
+    force: bool,
+    is_check: bool,
+) -> None:
+    """Make a file of KIND from its template.
+
+    Every variable has a value that is safe, or has to be given. Nothing that is rendered listens on a public address
+    unless it is told to.
+
+    \b
+    Examples:
+      envtool deploy render systemd -o /etc/systemd/system/envserve.service
+      envtool deploy render nginx --set server_name=models.example.org
+      envtool deploy render github --set install='envserve[envtool]' -o .github/workflows/reproducible.yml --check
+    """
+    from envtool import render as door
+    from envtool import report
+    from envtool.deploy.kinds import find_kind
+
+    if is_check and output is None:
+        raise click.UsageError("--check compares a file; name it with -o")
+    found = find_kind(kind, own)
+    text = door.render(found.template, dict(pair(each) for each in settings))
+    if output is None:
+        report.answer(text.rstrip("\n"))
+    elif is_check:
+        ctx.exit(_check(found, text, output))
+    else:
+        _write(text, output, force)
+
+
+def _write(text: str, output: Path, force: bool) -> None:
+    from envtool import report
+    from envtool.errors import EnvtoolError
+    from envtool.files import write_atomically
+
+    if output.exists() and output.read_text(encoding="utf-8") != text and not force:
+        raise EnvtoolError(
+            f"{output} is there already and says something else", "--check shows how they differ, --force writes over"
+        )
+    write_atomically(output, text)
+    if text.startswith("#!"):
+        output.chmod(0o755)
+    report.say(f"wrote {output}")
+
+
+def _check(kind: Kind, text: str, output: Path) -> int:
+    import difflib
+
+    from envtool import report
+    from envtool.document import read_text
+
+    actual = read_text(output, "envtool deploy render makes it")
+    if actual == text:
+        report.say(f"{output} equals its template {kind.template.name}")
+        return 0
+    lines = text.splitlines(), actual.splitlines()
+    report.answer("\n".join(difflib.unified_diff(*lines, f"template {kind.template.name}", str(output), lineterm="")))
+    return 1
+
+
+def _kind_dict(kind: Kind) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    variables = [asdict(each) for each in kind.template.variables]
+    return {"description": kind.template.description, "output": kind.output, "variables": variables}

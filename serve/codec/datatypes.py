@@ -1,0 +1,190 @@
+"""The datatypes of the Open Inference Protocol, and arrays of them out of bytes and back.
+
+Every length is checked against what is there before an array is made, so a request cannot ask for more memory than a
+small multiple of its own size. `serve.codec.elements` does the same for JSON.
+
+Source: Open Inference Protocol, "Tensor Data Types"; Triton's binary tensor data extension.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from serve.codec.excerpt import excerpt
+from serve.errors import RequestError
+
+if TYPE_CHECKING:
+    Array = np.ndarray[Any, Any]
+else:
+    Array = np.ndarray  # takes no parameters before numpy 1.22
+
+BYTES = "BYTES"
+BOOL = "BOOL"
+# bfloat16 is unknown to numpy: it is read as float32, which holds each of its values, and never written.
+BF16 = "BF16"
+DTYPES: Mapping[str, np.dtype[Any]] = {
+    BOOL: np.dtype("?"),
+    "UINT8": np.dtype("u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_READABLE = (*DTYPES, BF16, BYTES)
+_MOST_DIMENSIONS = 32  # numpy's own limit before version 2
+_MOST_ELEMENTS = 2**48
+_PREFIX = struct.Struct("<I")
+
+
+def name_of(array: Array) -> str:
+    """Name the datatype of an array.
+
+    Args:
+        array: of numbers, truth values, or objects that are bytes or texts.
+
+    Raises:
+        ValueError: the protocol has no name for it.
+    """
+    if array.dtype.kind in "OSU":
+        return BYTES
+    try:
+        return _NAMES[array.dtype.newbyteorder("<")]
+    except KeyError:
+        raise ValueError(f"expected one of {', '.join(_READABLE)}, found {array.dtype}") from None
+
+
+def require_datatype(found: object, where: str) -> str:
+    """Read the name of a datatype.
+
+    Args:
+        found: of the request.
+        where: names the place in messages.
+
+    Raises:
+        RequestError: there is no such datatype.
+    """
+    if not isinstance(found, str) or found not in _READABLE:
+        raise RequestError(400, f"{where}: expected a datatype of {', '.join(_READABLE)}, found {excerpt(found)}")
+    return found
+
+
+def require_shape(found: object, where: str) -> tuple[int, ...]:
+    """Read a shape.
+
+    Args:
+        found: of the request.
+        where: names the place in messages.
+
+    Raises:
+        RequestError: it is none, or of more elements than any body can hold.
+    """
+    shape = tuple(found) if isinstance(found, list) else (-1,)
+    if len(shape) > _MOST_DIMENSIONS or not all(type(length) is int and length >= 0 for length in shape):
+        raise RequestError(
+            400, f"{where}: expected up to {_MOST_DIMENSIONS} lengths of at least 0, found {excerpt(found)}"
+        )
+    if count_elements(tuple(length or 1 for length in shape)) > _MOST_ELEMENTS:
+        raise RequestError(400, f"{where}: expected at most {_MOST_ELEMENTS} elements, found the shape {list(shape)}")
+    return shape
+
+
+def count_elements(shape: Sequence[int]) -> int:
+    """Multiply the lengths of a shape, without overflow.
+
+    Args:
+        shape: lengths of at least 0.
+    """
+    count = 1
+    for length in shape:
+        count *= length
+    return count
+
+
+def from_bytes(data: memoryview, datatype: str, shape: tuple[int, ...], where: str) -> Array:
+    """Make an array of a request's bytes: a view of them, except for `BYTES` and `BF16`.
+
+    Args:
+        data: little-endian, row-major, nothing between the elements.
+        datatype: checked before.
+        shape: checked before.
+        where: names the place in messages.
+
+    Returns:
+        The array; read-only where it is a view.
+
+    Raises:
+        RequestError: there are fewer or more bytes than the shape takes.
+    """
+    count = count_elements(shape)
+    if datatype == BYTES:
+        return text_array(_split_texts(data, count, where)).reshape(shape)
+    itemsize = 2 if datatype == BF16 else DTYPES[datatype].itemsize
+    if len(data) != count * itemsize:
+        raise RequestError(
+            400, f"{where}: expected {count * itemsize} bytes for {datatype} {list(shape)}, found {len(data)}"
+        )
+    if datatype == BF16:
+        wide = np.frombuffer(data, "<u2").astype("<u4") << 16
+        return wide.view("<f4").reshape(shape)
+    array = np.frombuffer(data, DTYPES[datatype]).reshape(shape)
+    if datatype == BOOL and bool((array.view("u1") > 1).any()):
+        raise RequestError(400, f"{where}: expected 0 or 1 in each byte of BOOL, found another value")
+    return array
+
+
+def _split_texts(data: memoryview, count: int, where: str) -> list[bytes]:
+    if count * _PREFIX.size > len(data):
+        raise RequestError(
+            400, f"{where}: expected at least {count * _PREFIX.size} bytes for {count} elements, found {len(data)}"
+        )
+    texts, position = [], 0
+    for index in range(count):
+        begin = position + _PREFIX.size
+        length = _PREFIX.unpack_from(data, position)[0] if begin <= len(data) else 0
+        position = begin + length
+        if position > len(data):
+            raise RequestError(
+                400, f"{where}: element {index}: expected it to end by byte {len(data)}, found an end at {position}"
+            )
+        texts.append(bytes(data[begin:position]))
+    if position != len(data):
+        raise RequestError(400, f"{where}: expected {count} elements in {len(data)} bytes, found more after {position}")
+    return texts
+
+
+def text_array(texts: Sequence[bytes]) -> Array:
+    """Make an array of texts, each as long as it is.
+
+    Args:
+        texts: in UTF-8, or any other bytes.
+
+    Shapes:
+        [the number of texts].
+    """
+    # Filled and not converted: numpy would make room for the longest text in every element.
+    array = np.empty(len(texts), object)
+    array[:] = texts
+    return array
+
+
+def to_bytes(array: Array) -> bytes:
+    """Write an array as the binary extension has it.
+
+    Args:
+        array: of a datatype that the protocol names.
+    """
+    if array.dtype.kind in "OSU":
+        texts = [text.encode() if isinstance(text, str) else bytes(text) for text in array.ravel()]
+        return b"".join(part for text in texts for part in (_PREFIX.pack(len(text)), text))
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()

@@ -1,0 +1,60 @@
+"""Images as arrays: PNG and JPEG through Pillow, which the extra `images` brings. The only door to Pillow.
+
+An image is not turned by its Exif orientation.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+
+from serve.codec.datatypes import Array
+from serve.errors import RequestError
+
+CONTENT_TYPES = ("image/png", "image/jpeg")
+_FORMATS = ("PNG", "JPEG")
+# 3 bytes each: what one request may take, whatever its image was compressed to.
+MOST_PIXELS = 32 * 1024 * 1024
+
+
+def decode(body: bytes, most_pixels: int = MOST_PIXELS) -> Array:
+    """Read an image.
+
+    Args:
+        body: a whole PNG or JPEG file.
+        most_pixels: refused beyond, before any pixel is made.
+
+    Returns:
+        Red, green and blue, from 0 to 255.
+
+    Raises:
+        RequestError: it is damaged or too large, or Pillow is not installed.
+
+    Shapes:
+        [height, width, 3] of uint8.
+    """
+    reader = _pillow()
+    try:
+        with reader.open(io.BytesIO(body), formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > most_pixels:
+                raise RequestError(413, f"the image: expected at most {most_pixels} pixels, found {width} by {height}")
+            return np.asarray(image.convert("RGB"))
+    except RequestError:
+        raise
+    except Exception as error:  # what Pillow's readers raise for damaged files is not bounded by its documentation
+        raise RequestError(
+            400, f"the image: expected a whole {' or '.join(_FORMATS)} file, found {type(error).__name__}: {error}"
+        ) from error
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise RequestError(
+            415, "the image: expected a server with Pillow, found none; its operator installs the extra [images]"
+        ) from error
+    return Image

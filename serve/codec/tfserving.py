@@ -1,0 +1,112 @@
+"""Predict requests and answers of TensorFlow Serving's REST interface.
+
+`instances` lists the examples and is answered by `predictions`; `inputs` holds columns and is answered by `outputs`.
+Bytes come as `{"b64": "…"}`.
+
+Source: TensorFlow Serving, "RESTful API".
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from serve.codec import strict_json
+from serve.codec.excerpt import excerpt
+from serve.errors import RequestError
+
+_DEFAULT_SIGNATURE = "serving_default"
+_KEYS = {"instances", "inputs", "signature_name"}
+_B64 = "b64"
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """What a client asks.
+
+    Args:
+        columns: the inputs by name, each with its examples; the name is empty where the request names none.
+        is_by_row: whether the answer lists examples (`predictions`), or columns (`outputs`).
+    """
+
+    columns: Mapping[str, object]
+    is_by_row: bool
+
+
+def parse_predict(body: bytes) -> PredictRequest:
+    """Read a predict request.
+
+    Args:
+        body: of the HTTP request.
+
+    Raises:
+        RequestError: it is malformed.
+    """
+    content = strict_json.parse(body)
+    if not isinstance(content, dict) or len({"instances", "inputs"} & set(content)) != 1:
+        raise RequestError(400, f"the body: expected an object with instances or inputs, found {excerpt(content)}")
+    if not set(content) <= _KEYS:
+        raise RequestError(400, f"the body: expected {', '.join(sorted(_KEYS))}, found {excerpt(sorted(content))}")
+    if content.get("signature_name", _DEFAULT_SIGNATURE) not in (_DEFAULT_SIGNATURE, ""):
+        raise RequestError(
+            400, f"signature_name: expected {_DEFAULT_SIGNATURE}, found {excerpt(content['signature_name'])}"
+        )
+    content = _decode_base64(content)
+    if "instances" in content:
+        return PredictRequest(_to_columns(content["instances"]), is_by_row=True)
+    inputs = content["inputs"]
+    return PredictRequest(inputs if isinstance(inputs, dict) else {"": inputs}, is_by_row=False)
+
+
+def _to_columns(instances: object) -> dict[str, object]:
+    if not isinstance(instances, list) or not instances:
+        raise RequestError(400, f"instances: expected a list of examples, found {excerpt(instances)}")
+    if not isinstance(instances[0], dict):
+        return {"": instances}
+    names = set(instances[0])
+    for index, instance in enumerate(instances):
+        if not isinstance(instance, dict) or set(instance) != names:
+            raise RequestError(
+                400, f"instances[{index}]: expected the names {excerpt(sorted(names))}, found {excerpt(instance)}"
+            )
+    return {name: [instance[name] for instance in instances] for name in sorted(names)}
+
+
+def _decode_base64(value: object) -> Any:
+    if isinstance(value, list):
+        # Numbers, which are nearly all of most requests, are passed over.
+        return [_decode_base64(part) if isinstance(part, (list, dict)) else part for part in value]
+    if isinstance(value, dict):
+        if set(value) != {_B64}:
+            return {key: _decode_base64(part) for key, part in value.items()}
+        text = value[_B64]
+        try:
+            return base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError, TypeError) as error:
+            raise RequestError(400, f"{_B64}: expected base64, found {excerpt(text)}") from error
+    return value
+
+
+def encode_predict(outputs: Mapping[str, object], request: PredictRequest) -> bytes:
+    """Write the answer to a predict request.
+
+    Args:
+        outputs: by name; what `strict_json.dump` takes.
+        request: says in which form.
+
+    Returns:
+        `predictions` by example, each an object where there are several outputs; or `outputs` by name.
+
+    Raises:
+        ValueError: an output has NaN or infinities.
+    """
+    only = next(iter(outputs.values())) if len(outputs) == 1 else None
+    if not request.is_by_row:
+        return strict_json.dump({"outputs": dict(outputs) if only is None else only})
+    if only is not None:
+        return strict_json.dump({"predictions": only})
+    rows = zip(*outputs.values())
+    return strict_json.dump({"predictions": [dict(zip(outputs, row)) for row in rows]})

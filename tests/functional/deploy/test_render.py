@@ -1,0 +1,209 @@
+"""What `envtool deploy render` makes, judged by the tools that it is made for."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from envtool.deploy.kinds import find_kind, kinds
+from envtool.errors import InvalidFileError, TemplateError
+from envtool.render import render
+
+ROOT = Path(__file__).parents[3]
+PLACES = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin"])
+GIVEN = {"install": "envserve[envtool]", "image": "registry.example/serve@sha256:0123"}
+
+
+def tool(name: str) -> str:
+    found = shutil.which(name, path=PLACES)
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def make(kind: str, **values: str) -> str:
+    template = find_kind(kind).template
+    names = {each.name for each in template.variables}
+    return render(template, {**{name: value for name, value in GIVEN.items() if name in names}, **values})
+
+
+def check(*argv: object, **env: str) -> str:
+    """Run a tool; it must be content."""
+    done = subprocess.run(
+        [str(each) for each in argv], env={**os.environ, **env}, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def envtool(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "envtool", *(str(each) for each in arguments)]
+    done = subprocess.run(argv, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, capture_output=True)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_every_kind_is_listed_and_explains_its_variables() -> None:
+    listed = envtool("deploy", "list").stdout
+    for name, kind in kinds().items():
+        assert f"{name} " in listed
+        assert kind.template.description, name
+        assert all(each.help for each in kind.template.variables), name
+    explained = envtool("deploy", "explain", "systemd").stdout
+    assert "whether the unit may use NVIDIA's devices (one of cpu, cuda; default: cpu)" in explained
+    assert json.loads(envtool("deploy", "explain", "nginx", "--json").stdout)["output"] == "envserve.nginx.conf"
+
+
+def test_nothing_listens_on_a_public_address_unless_it_is_told_to() -> None:
+    # A container's own network is the exception: what reaches it is decided outside.
+    for name in set(kinds()) - {"docker", "kubernetes"}:
+        assert "0.0.0.0" not in make(name), name
+    assert "listen 127.0.0.1:8080;" in make("nginx")
+    assert "type: ClusterIP" in make("kubernetes")
+
+
+@pytest.mark.parametrize("value", ["x\nExecStartPre=/bin/sh", "a b", "../x'", ""])
+def test_a_value_cannot_add_a_line(value: str) -> None:
+    with pytest.raises(TemplateError, match="user of template systemd: expected a text that matches"):
+        make("systemd", user=value)
+
+
+def test_rendering_is_strict(tmp_path: Path) -> None:
+    with pytest.raises(TemplateError, match="needs install"):
+        render(find_kind("github").template, {})
+    with pytest.raises(TemplateError, match="has no variable colour"):
+        make("nginx", colour="red")
+    with pytest.raises(TemplateError, match="no kind 'apache'"):
+        find_kind("apache")
+    (tmp_path / "deploy").mkdir()
+    (tmp_path / "deploy" / "variables.yml").write_text("kinds:\n  mine: {description: x, colour: red}\n")
+    (tmp_path / "deploy" / "mine.txt.j2").write_text("{{ what }}\n")
+    with pytest.raises(InvalidFileError, match="unknown key 'colour' in mine"):
+        kinds(tmp_path)
+
+
+def test_a_template_of_ones_own_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "deploy").mkdir()
+    (tmp_path / "deploy" / "variables.yml").write_text("variables:\n  word: {help: a word, default: good}\n")
+    (tmp_path / "deploy" / "nginx.conf.j2").write_text("# {{ word }} {{ other }}\n")
+    done = envtool("deploy", "render", "nginx", "--templates", tmp_path, "--set", "other=one")
+    assert done.stdout == "# good one\n"
+
+
+def test_a_file_is_compared_and_never_written_over_unasked(tmp_path: Path) -> None:
+    path = tmp_path / "start"
+    envtool("deploy", "render", "gunicorn", "-o", path)
+    assert path.stat().st_mode & 0o777 == 0o755
+    envtool("deploy", "render", "gunicorn", "-o", path, "--check")
+    path.write_text(path.read_text() + "echo mine\n")
+    assert "+echo mine" in envtool("deploy", "render", "gunicorn", "-o", path, "--check", code=1).stdout
+    assert "says something else" in envtool("deploy", "render", "gunicorn", "-o", path, code=3).stderr
+    envtool("deploy", "render", "gunicorn", "-o", path, "--force")
+    envtool("deploy", "render", "gunicorn", "-o", path, "--check")
+
+
+def test_the_start_script(tmp_path: Path) -> None:
+    path = tmp_path / "start"
+    path.write_text(make("gunicorn"))
+    check(tool("bash"), "-n", path)
+
+
+def test_shellcheck_finds_nothing_in_the_start_script(tmp_path: Path) -> None:
+    path = tmp_path / "start"
+    path.write_text(make("gunicorn"))
+    check(tool("shellcheck"), path)
+
+
+@pytest.mark.parametrize("values", [{}, {"device": "cuda", "network": "any", "memory_max": "8G"}], ids=["cpu", "cuda"])
+def test_systemd_accepts_the_unit_and_finds_it_hardened(tmp_path: Path, values: dict[str, str]) -> None:
+    analyze = tool("systemd-analyze")
+    # It checks that the program is there.
+    (tmp_path / "start").write_text("#!/bin/sh\n")
+    (tmp_path / "start").chmod(0o755)
+    unit = tmp_path / "envserve.service"
+    unit.write_text(make("systemd", root=str(tmp_path), **values))
+    assert check(analyze, "verify", "--man=no", unit) == ""
+    # 10 is no protection at all; a threshold makes it an error.
+    check(analyze, "security", "--offline=yes", "--threshold=25", unit)
+
+
+def certificate(directory: Path) -> dict[str, str]:
+    files = {"certificate": directory / "cert.pem", "certificate_key": directory / "key.pem"}
+    check(
+        tool("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2",
+        "-out", files["certificate"], "-keyout", files["certificate_key"],
+    )  # fmt: skip
+    return {name: str(path) for name, path in files.items()}
+
+
+@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
+def test_nginx_accepts_the_site(tmp_path: Path, is_tls: bool) -> None:
+    nginx = tool("nginx")
+    (tmp_path / "site.conf").write_text(make("nginx", **(certificate(tmp_path) if is_tls else {})))
+    whole = f"pid {tmp_path}/nginx.pid;\nerror_log stderr;\nevents {{}}\nhttp {{ include {tmp_path}/site.conf; }}\n"
+    (tmp_path / "nginx.conf").write_text(whole)
+    check(nginx, "-t", "-q", "-p", tmp_path, "-c", tmp_path / "nginx.conf")
+
+
+def test_logrotate_accepts_the_rules(tmp_path: Path) -> None:
+    path = tmp_path / "rules"
+    path.write_text(make("logrotate", root=str(tmp_path), user="root"))
+    path.chmod(0o644)
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "serve.log").write_text("a line\n")
+    said = check(tool("logrotate"), "--debug", "--state", tmp_path / "state", path)
+    assert "error" not in said
+    assert "considering log" in said
+
+
+@pytest.mark.parametrize(("kind", "schema"), [("github", "github-workflows"), ("gitlab", "gitlab-ci")])
+def test_a_pipeline_is_what_its_schema_says(tmp_path: Path, kind: str, schema: str) -> None:
+    checks, publishes = tmp_path / "checks.yml", tmp_path / "publishes.yml"
+    checks.write_text(make(kind))
+    publishes.write_text(make(kind, publish="make publish"))
+    check(tool("check-jsonschema"), "--builtin-schema", f"vendor.{schema}", checks, publishes)
+
+
+def test_the_pipeline_of_jenkins_closes_what_it_opens() -> None:
+    # Jenkins alone can judge its own language; there is no linter outside of a running server.
+    for publish in ("", "make publish"):
+        text = "\n".join(line.partition("//")[0] for line in make("jenkins", publish=publish).splitlines())
+        assert text.count("{") == text.count("}")
+        assert text.count("'") % 2 == 0
+
+
+def test_hadolint_finds_nothing_in_the_image(tmp_path: Path) -> None:
+    path = tmp_path / "Dockerfile"
+    path.write_text(make("docker"))
+    check(tool("hadolint"), path)
+
+
+@pytest.mark.parametrize("values", [{}, {"gpus": "1", "storage_class": "nfs"}], ids=["cpu", "gpu"])
+def test_the_manifests_are_what_kubernetes_schemas_say(tmp_path: Path, values: dict[str, str]) -> None:
+    path = tmp_path / "manifests.yml"
+    path.write_text(make("kubernetes", **values))
+    said = check(tool("kubernetes-validate"), "--strict", path)
+    assert said.count("passed") == 5
+
+
+def inventory(directory: Path) -> Sequence[object]:
+    (directory / "hosts").write_text(
+        f"[envserve]\nlocalhost ansible_connection=local ansible_python_interpreter={sys.executable}\n"
+    )
+    return "-i", directory / "hosts"
+
+
+@pytest.mark.parametrize("become", ["true", "false"])
+def test_ansible_accepts_the_playbook(tmp_path: Path, become: str) -> None:
+    playbook = tool("ansible-playbook")
+    (tmp_path / "deploy.yml").write_text(make("ansible", become=become, root=str(tmp_path / "srv")))
+    own = {"ANSIBLE_HOME": str(tmp_path), "ANSIBLE_LOCALHOST_WARNING": "False"}
+    check(playbook, *inventory(tmp_path), "--syntax-check", tmp_path / "deploy.yml", **own)
