@@ -7,15 +7,18 @@ threads hangs its forked workers (pytorch#49555).
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from serve.errors import SettingsError, describe
+from serve.errors import Issue, SettingsError, describe
 from serve.settings import ServerSettings, load_settings
 
 _KNOWN_ERROR = 3
+# What the extra `fast` brings that `serve.worker` cannot do without.
+_FAST = ("a2wsgi", "httptools", "uvicorn", "uvicorn_worker")
 
 
 def _load_or_exit() -> ServerSettings:
@@ -26,12 +29,21 @@ def _load_or_exit() -> ServerSettings:
         raise SystemExit(_KNOWN_ERROR) from None
 
 
+def _exit_unless_fast(missing: list[str]) -> None:
+    error = SettingsError([Issue("worker", f"asgi needs {', '.join(missing)}", "pip install 'envserve[fast]'")])
+    sys.stderr.write(describe(error) + "\n")
+    raise SystemExit(_KNOWN_ERROR)
+
+
 served = _load_or_exit()
 
 bind = served.bind
 workers = served.workers
 threads = served.threads
-worker_class = "gthread"
+_missing = [name for name in _FAST if importlib.util.find_spec(name) is None]
+if served.worker == "asgi" and _missing:
+    _exit_unless_fast(_missing)
+worker_class = "gthread" if served.worker == "gthread" or _missing else "serve.worker.AsgiWorker"
 # Longer than the idle time of common clients and proxies, so that it is they who close: a connection that the server
 # closes just when a request arrives is a failed request.
 keepalive = 75
@@ -42,6 +54,16 @@ graceful_timeout = 30
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - gunicorn makes a private file
 # One socket in the home directory would be shared by every server of a user.
 control_socket_disable = True
+
+
+def when_ready(server: Any) -> None:
+    """Say which worker serves, and why if it is not the fast one.
+
+    Args:
+        server: gunicorn's arbiter.
+    """
+    if served.worker == "auto" and _missing:
+        server.log.info("worker: gthread, as %s is missing; the extra fast brings it", ", ".join(_missing))
 
 
 def post_worker_init(worker: Any) -> None:

@@ -73,6 +73,8 @@ class Settings:
     poll_s: float
     settle_s: float
     keep: int
+    max_batch_size: int
+    max_batch_delay_ms: int
     event_hook: str
     workers: int
     label: str = STABLE
@@ -104,6 +106,8 @@ class ServerSettings:
     boot_wait_s: float
     max_body_bytes: int
     bind: str
+    worker: str
+    request_timeout_s: float
     workers: int
     threads: int
 

@@ -7,7 +7,6 @@ this imports no torch, and creating the application starts nothing.
 from __future__ import annotations
 
 import os
-import traceback
 from pathlib import Path
 
 from flask import Flask, Response, request
@@ -15,6 +14,7 @@ from werkzeug.exceptions import HTTPException
 
 from serve.app.asking import complete
 from serve.app.body import read_body
+from serve.app.bug import report_bug
 from serve.app.exchange import Answer, Request, fail
 from serve.app.routes import ROUTES, Route
 from serve.server import Server
@@ -65,10 +65,7 @@ def _add_error_handlers(app: Flask, server: Server) -> None:
 
     @app.errorhandler(Exception)
     def _bug(error: Exception) -> Response:
-        # The client learns nothing of the inside; the log gets all of it.
-        log = next(server.runtimes).log
-        log.emit("request_failed", path=request.path, reason=repr(error), traceback=traceback.format_exc())
-        return _carry(fail(500, "the server failed on this request; its log says why"))
+        return _carry(report_bug(server, request.path, error))
 
 
 def _carry(answer: Answer) -> Response:

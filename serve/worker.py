@@ -1,0 +1,95 @@
+"""The gunicorn worker with an event loop: uvicorn's, with the shorter way for predictions.
+
+`gunicorn -k serve.worker.AsgiWorker serve.wsgi:app` serves the same application as gthread does. Needs the extra
+`fast`; without it, `serve.gunicorn_conf` chooses gthread. PROXY protocol is out of scope, as uvicorn has none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from a2wsgi import WSGIMiddleware
+from gunicorn.arbiter import Arbiter
+from uvicorn.server import Server as Uvicorn
+from uvicorn_worker import UvicornWorker
+
+from serve.app import EXTENSION
+from serve.app.asgi import AsgiApp
+from serve.batcher import Limits
+from serve.connection import Bounds, Connection, Found
+from serve.dispatch import Dispatcher
+from serve.runtime import Runtime
+
+_SWEEP_S = 1.0
+
+
+class _Uvicorn(Uvicorn):  # type: ignore[misc]
+    """Uvicorn as a guest of gunicorn: its own does not come back from a signal, and `worker_exit` would not be called."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take the signals of a graceful end."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.handle_exit)
+        yield
+
+    def quit(self) -> None:
+        """End without waiting for anybody."""
+        self.should_exit = self.force_exit = True
+
+
+class AsgiWorker(UvicornWorker):  # type: ignore[misc]
+    """One worker process; gunicorn makes it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
+        self.config.server_header = False
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        rest = WSGIMiddleware(self.wsgi, workers=self.cfg.threads)
+        server = getattr(self.wsgi, "extensions", {}).get(EXTENSION)
+        dispatcher = Dispatcher(loop, _limits_of)
+        self.config.app = rest
+        if server is not None:
+            self.config.app = AsgiApp(server, rest, dispatcher)
+            urls: dict[bytes, Found | None] = {}
+            self.config.http = functools.partial(Connection, app=self.config.app, bounds=self._bounds(server), urls=urls)
+        uvicorn = _Uvicorn(config=self.config)
+        loop.add_signal_handler(signal.SIGQUIT, uvicorn.quit)
+        sweeping = loop.create_task(self._sweep(uvicorn))
+        await uvicorn.serve(sockets=self.sockets)
+        sweeping.cancel()
+        dispatcher.close()
+        if not uvicorn.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    def _bounds(self, server: Any) -> Bounds:
+        fields, field_bytes = self.cfg.limit_request_fields, self.cfg.limit_request_field_size
+        line_bytes = self.cfg.limit_request_line
+        return Bounds(line_bytes, fields, line_bytes + field_bytes, server.settings.request_timeout_s)
+
+    async def _sweep(self, uvicorn: Uvicorn) -> None:
+        """Look once a second after the peers, the heartbeat and the master."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            self.notify()
+            if self.ppid != os.getppid():
+                self.log.info("the master is gone; this worker ends")
+                uvicorn.should_exit = True
+            now_s = asyncio.get_running_loop().time()
+            for connection in list(uvicorn.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.check(now_s)
+
+
+def _limits_of(runtime: Runtime) -> Limits:
+    return Limits(runtime.settings.max_batch_size, runtime.settings.max_batch_delay_ms / 1000)
