@@ -1,9 +1,9 @@
 """One HTTP connection under uvicorn, with a shorter way for the requests that matter.
 
 A plain prediction request (`POST` to a prediction route, HTTP/1.1, a stated length) goes from the parser to its handler
-without a task, an ASGI message or a copy of the body. Everything else, and everything unusual (chunked bodies, `Expect`,
-upgrades, HTTP/1.0, pipelined requests, a peer that does not read), takes uvicorn's own way, so that there is one
-implementation of it.
+without a task, an ASGI message or a copy of the body. Everything else, and everything unusual (chunked bodies,
+`Expect`, upgrades, HTTP/1.0, pipelined requests, a peer that does not read), takes uvicorn's own way, so that there is
+one implementation of it.
 
 Beside that, what uvicorn has no limits for: the size of a request's head, and the time that a peer may take.
 """
@@ -11,12 +11,14 @@ Beside that, what uvicorn has no limits for: the size of a request's head, and t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Dict, Optional
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serve.app.asgi import AsgiApp, Found, headers_of
 from serve.app.exchange import Answer, Request
+
+Urls = Dict[bytes, Optional[Found]]
 
 _MOST_REMEMBERED_URLS = 1000
 _JOINED_BYTES = 64 * 1024
@@ -71,7 +73,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         uvicorns: what uvicorn gives its protocols.
     """
 
-    def __init__(self, *, app: AsgiApp, bounds: Bounds, urls: dict[bytes, Found | None], **uvicorns: Any) -> None:
+    def __init__(self, *, app: AsgiApp, bounds: Bounds, urls: Urls, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
         self._predictions, self._bounds, self._urls = app, bounds, urls
         self._is_leaving = self._is_receiving = self._is_in_head = False
@@ -157,9 +159,8 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         """
         patience_s = self._bounds.patience_s
         is_silent = now_s - self._heard_s > patience_s
-        if self._is_in_head and now_s - self._began_s > patience_s:
-            self._refuse(408)
-        elif self._is_receiving and is_silent and not self.flow.read_paused:
+        is_late = self._is_in_head and now_s - self._began_s > patience_s
+        if is_late or (self._is_receiving and is_silent and not self.flow.read_paused):
             self._refuse(408)
         elif (self.cycle is None and is_silent) or (self.flow.write_paused and now_s - self._stuck_s > patience_s):
             self.transport.abort()
@@ -208,7 +209,11 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
 
     def _write_head(self, answer: Answer, size_bytes: int, keep_alive: bool) -> bytes:
         lines = [f"{name}: {value}\r\n" for name, value in answer.headers.items()]
-        lines.append(f"content-length: {size_bytes}\r\n" if keep_alive else f"content-length: {size_bytes}\r\nconnection: close\r\n")
+        lines.append(
+            f"content-length: {size_bytes}\r\n"
+            if keep_alive
+            else f"content-length: {size_bytes}\r\nconnection: close\r\n"
+        )
         fields = "".join(lines)
         if fields.count("\n") != len(lines) + (not keep_alive):
             raise ValueError("a header: expected one line, found several")

@@ -23,7 +23,7 @@ from uvicorn_worker import UvicornWorker
 from serve.app import EXTENSION
 from serve.app.asgi import AsgiApp
 from serve.batcher import Limits
-from serve.connection import Bounds, Connection, Found
+from serve.connection import Bounds, Connection, Urls
 from serve.dispatch import Dispatcher
 from serve.runtime import Runtime
 
@@ -61,8 +61,10 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
         self.config.app = rest
         if server is not None:
             self.config.app = AsgiApp(server, rest, dispatcher)
-            urls: dict[bytes, Found | None] = {}
-            self.config.http = functools.partial(Connection, app=self.config.app, bounds=self._bounds(server), urls=urls)
+            urls: Urls = {}
+            self.config.http = functools.partial(
+                Connection, app=self.config.app, bounds=self._bounds(server), urls=urls
+            )
         uvicorn = _Uvicorn(config=self.config)
         loop.add_signal_handler(signal.SIGQUIT, uvicorn.quit)
         sweeping = loop.create_task(self._sweep(uvicorn))

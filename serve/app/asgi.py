@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Callable, Union
+from typing import Any, Callable
 
 from serve.app.asking import Prediction
 from serve.app.bug import report_bug
@@ -93,7 +93,7 @@ class AsgiApp:
             done: told the answer.
         """
 
-        def finish(found: Union[Answer, BaseException]) -> None:
+        def finish(found: Answer | BaseException) -> None:
             done(found if isinstance(found, Answer) else report_bug(self._server, request.path, found))
 
         try:

@@ -14,6 +14,8 @@ ROOT = Path(__file__).parents[2]
 
 # The one door, or the few, for each outside thing.
 DOORS = {
+    "a2wsgi": {"serve/worker.py"},
+    "uvicorn": {"serve/connection.py", "serve/worker.py"},
     "PIL": {"serve/codec/image.py"},
     "orjson": {"serve/codec/strict_json.py"},
     "jinja2": {"envtool/render.py"},
