@@ -11,14 +11,14 @@ Beside that, what uvicorn has no limits for: the size of a request's head, and t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serve.app.asgi import AsgiApp, Found, headers_of
 from serve.app.exchange import Answer, Request
 
-Urls = Dict[bytes, Optional[Found]]
+Urls = dict[bytes, Optional[Found]]
 
 _MOST_REMEMBERED_URLS = 1000
 _JOINED_BYTES = 64 * 1024

@@ -113,19 +113,6 @@ class NotServedError(ServeError):
     """No such model, version or label is served here."""
 
 
-class RequestError(ServeError):
-    """A request cannot be understood.
-
-    Args:
-        status: of the response, 4xx.
-        message: what is wrong, with what was expected and what was found.
-    """
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 class PublishError(ServeError):
     """A file cannot be published as a checkpoint."""
 

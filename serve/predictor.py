@@ -56,6 +56,10 @@ class Predictor(Protocol):
     def can_batch(self) -> bool:
         """Whether rows of several requests may share one run."""
 
+    @property
+    def takes_images(self) -> bool:
+        """Whether the model class says how an image becomes inputs."""
+
     def take(self, inputs: object) -> Any:
         """Turn inputs into what the module takes.
 
@@ -74,6 +78,19 @@ class Predictor(Protocol):
 
         Raises:
             InputError: they do not fit the model.
+        """
+
+    def take_image(self, pixels: numpy.ndarray[Any, Any]) -> Any:
+        """Turn an image into what the module takes; only for a model that `takes_images`.
+
+        Args:
+            pixels: red, green and blue, from 0 to 255.
+
+        Shapes:
+            pixels: [height, width, 3] of uint8.
+
+        Raises:
+            InputError: it does not fit the model.
         """
 
     def run(self, taken: Any) -> Any:

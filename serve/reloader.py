@@ -75,6 +75,10 @@ class Reloader:
             self._wake_up.wait(pause_s, lambda turn=turn: self._committer.turn != turn)  # type: ignore[misc]
         self._wake_up.close()
 
+    def look_now(self) -> None:
+        """Let the thread look at once instead of at the end of its pause."""
+        self._wake_up.wake()
+
     def stop(self) -> None:
         """Let the thread end after the present look."""
         self._is_stopping.set()

@@ -17,6 +17,7 @@ A class may say more, each by a method of its own; a class that is no module say
     run_module(self, module, x)     -> anything               default: module(*x) for a tuple, module(**x) for a
                                                               mapping, module(x) otherwise
     tensors_to_outputs(self, y)     -> lists, numbers, texts  default: nested lists
+    image_to_inputs(self, pixels)   -> inputs                 for PNG and JPEG bodies: from uint8 [height, width, 3]
     validate(self, model)           -> None or True           the last gate before a swap: `model.predict(inputs)`
                                                               answers, `model.module` holds the weights; raises, or
                                                               returns False, for a model that must not be served
@@ -135,6 +136,7 @@ def connect(settings: Settings, servable: Any, module: Any) -> TorchPredictor:
         converter=converter,
         run_module=getattr(servable, "run_module", _run_module),
         tensors_to_outputs=getattr(servable, "tensors_to_outputs", None),
+        image_to_inputs=getattr(servable, "image_to_inputs", None),
     )
 
 

@@ -43,6 +43,7 @@ class TorchPredictor:
         converter: from a request's inputs to what the module takes.
         run_module: from there to what the module gives.
         tensors_to_outputs: from there to the answer's outputs, where the model class says how.
+        image_to_inputs: from an image to inputs as a request has them, where the model class says how.
         outputs: as arrays, once the model was tried.
         can_batch: whether rows of several requests may share one run, once that was tried.
         interface: the form of the example and of its answer, once it was tried.
@@ -53,6 +54,7 @@ class TorchPredictor:
     converter: Inputs
     run_module: Callable[[Any, Any], Any]
     tensors_to_outputs: Callable[[Any], object] | None
+    image_to_inputs: Callable[[numpy.ndarray[Any, Any]], object] | None = None
     outputs: tuple[ArrayForm, ...] = ()
     can_batch: bool = False
     interface: Mapping[str, str] = field(default_factory=dict)
@@ -75,6 +77,18 @@ class TorchPredictor:
     def take_arrays(self, arrays: Arrays) -> Any:
         """Turn arrays into what the module takes; raises `InputError`."""
         return self._take(self.converter.take_arrays, arrays)
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the model class says how an image becomes inputs."""
+        return self.image_to_inputs is not None
+
+    def take_image(self, pixels: numpy.ndarray[Any, Any]) -> Any:
+        """Turn an image into what the module takes; raises `InputError`."""
+        to_inputs = self.image_to_inputs
+        if to_inputs is None:
+            raise InputError("the inputs: expected no image, as the model class has no image_to_inputs()")
+        return self._take(lambda found: self.converter.take(to_inputs(found)), pixels)
 
     def run(self, taken: Any) -> Any:
         """Run the module."""

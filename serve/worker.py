@@ -31,7 +31,7 @@ _SWEEP_S = 1.0
 
 
 class _Uvicorn(Uvicorn):  # type: ignore[misc]
-    """Uvicorn as a guest of gunicorn: its own does not come back from a signal, and `worker_exit` would not be called."""
+    """Uvicorn as a guest of gunicorn: its own dies of the signal in the end, and `worker_exit` would not be called."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

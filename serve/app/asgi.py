@@ -7,7 +7,8 @@ model is handed to the dispatcher. Any ASGI server can carry this; `serve.connec
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable
 
 from serve.app.asking import Prediction
@@ -29,7 +30,7 @@ class Table:
     """
 
     def __init__(self, routes: Sequence[Route] = PREDICTION_ROUTES) -> None:
-        self._routes = [(route.method, route.pattern.split("/"), route.handle) for route in routes]
+        self._routes = [(route.method, _compile(route.pattern), route.handle) for route in routes]
         self._remembered: dict[tuple[str, str], Found] = {}
 
     def find(self, method: str, path: str) -> Found | None:
@@ -44,30 +45,19 @@ class Table:
         """
         found = self._remembered.get((method, path))
         if found is None:
-            found = self._match(method, path.split("/"))
+            found = next(self._match(method, path), None)
             if found is not None and len(self._remembered) < _MOST_REMEMBERED_PATHS:
                 self._remembered[method, path] = found
         return found
 
-    def _match(self, method: str, parts: list[str]) -> Found | None:
+    def _match(self, method: str, path: str) -> Iterator[Found]:
         for wanted, pattern, handle in self._routes:
-            if wanted == method and len(pattern) == len(parts):
-                place = _place(pattern, parts)
-                if place is not None:
-                    return handle, place
-        return None
+            if wanted == method and (fitting := pattern.fullmatch(path)):
+                yield handle, fitting.groupdict()
 
 
-def _place(pattern: list[str], parts: list[str]) -> Mapping[str, str] | None:
-    place = {}
-    for wanted, part in zip(pattern, parts):
-        if wanted.startswith("<"):
-            if not part:
-                return None
-            place[wanted.strip("<>").rpartition(":")[2]] = part
-        elif wanted != part:
-            return None
-    return place
+def _compile(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"<(\w+)>", r"(?P<\1>[^/]+)", pattern))
 
 
 class AsgiApp:

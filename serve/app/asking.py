@@ -139,9 +139,10 @@ def ask(server: Server, aim: Aim, request: Request, dialect: Dialect) -> Answer 
         again = dialect.read(request, generation.predictor)
         taken = again(generation.predictor)
     except (RequestError, InputError) as error:
-        refused = dialect.refuse(getattr(error, "status", 422), error.message, generation.predictor)
+        status, headers = (error.status, error.headers) if isinstance(error, RequestError) else (422, {})
+        refused = dialect.refuse(status, error.message, generation.predictor)
         runtime.slot.release(generation)
-        return _with(refused, generation.provenance)
+        return _with(refused._replace(headers={**refused.headers, **headers}), generation.provenance)
     except BaseException:
         runtime.slot.release(generation)
         raise

@@ -1,18 +1,22 @@
 """`POST /predict`: `{"inputs": [[…], …]}` to `{"outputs": […], "model": {…}}`.
 
-The whole request runs on one generation, and the answer says on which. Where the server has several models,
-`/predict/NAME` says which one; the header `X-Model-Label` asks for a label.
+Inputs may come as `.npy`, safetensors or an image as well, told by the content type, and outputs go as `.npy` or
+safetensors to who asks for them by `Accept`. The whole request runs on one generation, and the answer says on which.
+Where the server has several models, `/predict/NAME` says which one; the header `X-Model-Label` asks for a label.
 """
 
 from __future__ import annotations
 
-import json
-from typing import Any, NoReturn
+from typing import Any
 
 from serve.app.asking import Prediction, Take, ask
-from serve.app.exchange import Answer, Request, fail, succeed
+from serve.app.content import pack, read_content
+from serve.app.exchange import Answer, Request, fail
+from serve.app.lookup import aim_of
+from serve.app.media import choose, detect, read_inputs, read_json, write_outputs
+from serve.codec import strict_json
+from serve.codec.excerpt import excerpt
 from serve.errors import RequestError
-from serve.models import Aim
 from serve.predictor import Predictor
 from serve.provenance import Provenance
 from serve.server import Server
@@ -26,35 +30,37 @@ def predict(server: Server, request: Request) -> Answer | Prediction:
         request: its bytes.
 
     Returns:
-        In the end 200; 400 for a body that is not JSON, 404 for a model that is not served, 415 for a compressed body,
-        422 for inputs that do not fit, 503 while no model is live.
+        In the end 200; 400 for a body that is malformed, 404 for a model that is not served, 415 for a form that nobody
+        reads, 422 for inputs that do not fit, 503 while no model is live.
     """
-    aim = Aim(request.place.get("name"), request.place.get("version"), request.headers.get("x-model-label"))
-    return ask(server, aim, request, _Native())
+    return ask(server, aim_of(request), request, _Native(request, server.settings.max_body_bytes))
 
 
 class _Native:
+    def __init__(self, request: Request, limit_bytes: int) -> None:
+        self._request, self._limit_bytes = request, limit_bytes
+
     def read(self, request: Request, predictor: Predictor) -> Take:
-        encoding = request.headers.get("content-encoding", "identity")
-        if encoding.lower() != "identity":
-            raise RequestError(415, f"Content-Encoding: expected none, found {encoding}")
-        try:
-            body = json.loads(bytes(request.body).decode(), parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise RequestError(400, f"the body is not JSON: {error}") from error
-        if not isinstance(body, dict) or set(body) != {"inputs"}:
-            raise RequestError(422, 'the body: expected {"inputs": [[…], …]}')
-        inputs = body["inputs"]
+        body = read_content(request, self._limit_bytes)
+        kind = detect(request.headers.get("content-type"), body)
+        if kind is not None:
+            return read_inputs(kind, body, predictor)
+        content = read_json(body)
+        if not isinstance(content, dict) or set(content) != {"inputs"}:
+            raise RequestError(422, f'the body: expected {{"inputs": [[…], …]}}, found {excerpt(content)}')
+        inputs = content["inputs"]
         return lambda predictor: predictor.take(inputs)
 
     def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Answer:
-        return succeed({"outputs": predictor.give(given), "model": provenance.as_json()})
+        kind = choose(self._request.headers.get("accept"))
+        if kind is None:
+            content_type = "application/json"
+            body = strict_json.dump({"outputs": predictor.give(given), "model": provenance.as_json()})
+        else:
+            content_type, body = write_outputs(kind, predictor.give_arrays(given))
+        return pack(Answer(200, {"Content-Type": content_type}, body), self._request)
 
     def refuse(self, status: int, message: str, predictor: Predictor) -> Answer:
         if status != 422:
             return fail(status, message)
         return fail(status, message, expected_shape=list(predictor.expected_shape))
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 DOORS = {
     "a2wsgi": {"serve/worker.py"},
     "uvicorn": {"serve/connection.py", "serve/worker.py"},
+    "cryptography": {"envtool/signature.py", "serve/signature.py"},
     "PIL": {"serve/codec/image.py"},
     "orjson": {"serve/codec/strict_json.py"},
     "jinja2": {"envtool/render.py"},

@@ -55,10 +55,11 @@ BODIES = [
     ("NaN", b'{"inputs": [[NaN, 0, 0, 0]]}', 400),
     ("Infinity", b'{"inputs": [[-Infinity, 0, 0, 0]]}', 400),
     ("deep", b'{"inputs": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400),
-    ("as deep as the parser goes", b'{"inputs": ' + b"[" * 500 + b"1" + b"]" * 500 + b"}", 422),
+    ("as deep as is read", b'{"inputs": ' + b"[" * 63 + b"1" + b"]" * 63 + b"}", 422),
+    ("one deeper", b'{"inputs": ' + b"[" * 64 + b"1" + b"]" * 64 + b"}", 400),
     ("not UTF-8", b'{"inputs": "\xff"}', 400),
     ("a number of 10,000 digits", b'{"inputs": [[' + b"9" * 10_000 + b", 0, 0, 0]]}", (400, 422)),
-    ("a number that overflows", b'{"inputs": [[1e999, 0, 0, 0]]}', 422),
+    ("a number that overflows", b'{"inputs": [[1e999, 0, 0, 0]]}', (400, 422)),
     ("a number beyond float32", b'{"inputs": [[1e300, 0, 0, 0]]}', 422),
     ("a list", b"[[1, 2, 3, 4]]", 422),
     ("no inputs", b"{}", 422),
@@ -118,7 +119,7 @@ def test_compressed_bodies_are_415(start_server, trainer):
     trainer.publish(1)
     server = start_server()
     server.wait_live(1)
-    assert server.client().request("POST", "/predict", b"x", {"Content-Encoding": "gzip"}).status == 415
+    assert server.client().request("POST", "/predict", b"x", {"Content-Encoding": "br"}).status == 415
 
 
 def test_unknown_paths_and_methods_answer_json(start_server):

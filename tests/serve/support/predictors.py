@@ -19,6 +19,7 @@ class Times:
     inputs = (ArrayForm("inputs", "float32", (None,)),)
     outputs = (ArrayForm("outputs", "float32", (None,)),)
     can_batch = True
+    takes_images = False
 
     def __init__(self, factor: float = 2) -> None:
         self.factor = factor
