@@ -94,6 +94,18 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             if self._head_bytes > self._bounds.head_bytes:
                 self._refuse(431)
 
+    def eof_received(self) -> bool:
+        """Answer what was asked before the peer closed its side; called by the loop.
+
+        Returns:
+            Whether the connection stays open for that answer.
+        """
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or self._is_receiving or self.scheme == "https":
+            return False
+        cycle.keep_alive = False
+        return True
+
     def on_message_begin(self) -> None:
         """Begin a request; called by the parser."""
         super().on_message_begin()
