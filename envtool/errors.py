@@ -134,6 +134,10 @@ class BundleError(EnvtoolError):
     """A bundle that is damaged, not whole, altered, not one of ours, or without what was asked of it."""
 
 
+class ChannelError(EnvtoolError):
+    """A channel that cannot be changed or used as asked."""
+
+
 class SignatureError(EnvtoolError):
     """A key that cannot be used, or something that none of the trusted keys has signed."""
 

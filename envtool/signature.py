@@ -5,8 +5,9 @@ signed file says in its key `format` what it is, so that one kind cannot stand i
 and imports it only when something is signed or checked.
 
 Which keys a machine trusts is configured there: `ENVTOOL_TRUSTED_KEYS` (paths separated by `:`), or `[trust]` with
-`keys = ["/etc/envtool/team.pub"]` in `config.toml` under envtool's home. Out of scope: making keys (openssl does), who
-may hold them, and how they are withdrawn.
+`keys = ["/etc/envtool/team.pub"]` in `config.toml` under envtool's home. A bundle has to be signed by one of them then,
+and a channel if its URL begins with one of `channels` there or of `ENVTOOL_TRUSTED_CHANNELS` (separated by spaces).
+Out of scope: making keys (openssl does), who may hold them, and how they are withdrawn.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from envtool import directories
 from envtool.errors import InvalidFileError, Issue, SignatureError
 
 VARIABLE = "ENVTOOL_TRUSTED_KEYS"
+CHANNELS_VARIABLE = "ENVTOOL_TRUSTED_CHANNELS"
 _NEEDS = "install envserve with its extra [sign]"
 _MAKE = "openssl genpkey -algorithm ed25519 -out team.pem; openssl pkey -in team.pem -pubout -out team.pub"
 
@@ -98,12 +100,31 @@ def trusted(named: Sequence[Path] = ()) -> Keyring:
     """
     variable = os.environ.get(VARIABLE, "")
     in_variable = [Path(each) for each in variable.split(os.pathsep) if each]
-    return Keyring(list(named) or in_variable or _in_config(directories.home() / "config.toml"))
+    return Keyring(list(named) or in_variable or _configured_keys())
 
 
-def _in_config(path: Path) -> list[Path]:
+def _configured_keys() -> list[Path]:
+    config = _config()
+    return [config.parent / Path(each).expanduser() for each in _table(config)["keys"]]
+
+
+def trusted_channels() -> tuple[str, ...]:
+    """The prefixes of the URLs of channels that have to be signed.
+
+    Raises:
+        InvalidFileError: config.toml is malformed.
+    """
+    return tuple(os.environ.get(CHANNELS_VARIABLE, "").split()) or tuple(_table(_config())["channels"])
+
+
+def _config() -> Path:
+    return directories.home() / "config.toml"
+
+
+def _table(path: Path) -> dict[str, list[str]]:
+    nothing: dict[str, list[str]] = {"keys": [], "channels": []}
     if not path.exists():
-        return []
+        return nothing
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -112,10 +133,12 @@ def _in_config(path: Path) -> list[Path]:
         trust = tomllib.loads(path.read_text(encoding="utf-8")).get("trust", {})
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidFileError(str(path), [Issue(str(path), f"not TOML: {error}")]) from error
-    keys = trust.get("keys", []) if isinstance(trust, dict) and set(trust) <= {"keys"} else None
-    if not isinstance(keys, list) or not all(isinstance(each, str) for each in keys):
-        raise InvalidFileError(str(path), [Issue(f"{path}: trust", 'must be keys = ["/path/of/team.pub"]')])
-    return [path.parent / Path(each).expanduser() for each in keys]
+    table = {**nothing, **trust} if isinstance(trust, dict) else {}
+    lists = [isinstance(each, list) and all(isinstance(text, str) for text in each) for each in table.values()]
+    if table.keys() != nothing.keys() or not all(lists):
+        issue = Issue(f"{path}: trust", 'may have keys = ["/path/of/team.pub"] and channels = ["https://…/"], no more')
+        raise InvalidFileError(str(path), [issue])
+    return table
 
 
 def _key_id(public_key: Any) -> str:

@@ -8,6 +8,7 @@ Running a batch and answering is the work of `serve.dispatch`.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class Job:
         run: runs the inputs of several jobs of this key; one result for each, in order.
         done: told the result, or the exception.
         since_s: when it became ready, on the caller's clock.
+        deadline_s: when nobody wants its result any more.
     """
 
     key: Hashable
@@ -56,6 +58,7 @@ class Job:
     run: Runner
     done: Callable[[Any], None]
     since_s: float = 0.0
+    deadline_s: float = math.inf
 
 
 class Pace:
@@ -99,11 +102,13 @@ class Lane:
 
     Args:
         limits: of its batches.
+        name: of the model.
         pace: how long its batches took.
         is_running: whether a batch runs.
     """
 
     limits: Limits
+    name: str = ""
     pace: Pace = field(default_factory=Pace)
     is_running: bool = False
     _waiting: deque[Job] = field(default_factory=deque)

@@ -47,7 +47,7 @@ class Exchange:
     """One prediction on a connection: as much of uvicorn's request as its protocol asks for.
 
     Args:
-        found: the handler.
+        found: the route, and the parts of the path that it names.
         headers: of the request.
         keep_alive: whether the connection stays open after the answer.
     """
@@ -122,10 +122,10 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         found = self._find()
         headers = headers_of(self.headers) if found is not None else {}
         if found is not None and self._is_plain(headers):
-            self.cycle = Exchange(found, headers, self.parser.should_keep_alive() and not self._is_leaving)
+            self.cycle = Exchange(found, headers, self.parser.should_keep_alive() and not self._is_ending)
             return
         super().on_headers_complete()
-        if self._is_leaving:
+        if self._is_ending:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
@@ -143,11 +143,12 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
                 super().on_message_complete()
             return
         exchange = self.cycle
-        handle, place = exchange.found
+        route, place = exchange.found
         parts = exchange.body
         body = parts[0] if len(parts) == 1 else b"".join(parts)
+        client = self.client[0] if self.client else ""
         request = Request("POST", self.url.decode("ascii"), exchange.headers, body, place)
-        self._predictions.handle(handle, request, lambda answer: self._answer(exchange, answer))
+        self._predictions.handle(route, request, client, lambda answer: self._answer(exchange, answer))
 
     def shutdown(self) -> None:
         """Let the peer go, without breaking off what it has begun; called by uvicorn when the worker is to end."""
@@ -173,9 +174,17 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         is_silent = now_s - self._heard_s > patience_s
         is_late = self._is_in_head and now_s - self._began_s > patience_s
         if is_late or (self._is_receiving and is_silent and not self.flow.read_paused):
+            self._predictions.count_slow_client()
             self._refuse(408)
-        elif (self.cycle is None and is_silent) or (self.flow.write_paused and now_s - self._stuck_s > patience_s):
+        elif self.flow.write_paused and now_s - self._stuck_s > patience_s:
+            self._predictions.count_slow_client()
             self.transport.abort()
+        elif self.cycle is None and is_silent:
+            self.transport.close()  # it has never asked for anything
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._is_leaving or self._predictions.is_ending
 
     @property
     def _is_refused(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +18,15 @@ from typing import Any, Callable, Union
 from serve.app.asking import Prediction
 from serve.app.exchange import Answer
 from serve.batcher import Job, Lane, Limits, run_batch
+from serve.errors import ServeError
 from serve.predictor import Predictor
 from serve.runtime import Runtime
 
-Done = Callable[[Union[Answer, BaseException]], None]
+Done = Callable[[Union[Answer, Exception]], None]
+
+
+class LateError(ServeError):
+    """The deadline of a request passed before its turn came."""
 
 
 class Dispatcher:
@@ -28,34 +34,47 @@ class Dispatcher:
 
     Args:
         loop: the running event loop.
-        limits_of: how far requests of a model gather.
+        note_batch: told the model's name and the rows of each batch.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limits_of: Callable[[Runtime], Limits]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, note_batch: Callable[[str, int], None]) -> None:
         self._loop = loop
-        self._limits_of = limits_of
+        self._note_batch = note_batch
         self._lanes: dict[Runtime, Lane] = {}
         self._threads: dict[int, ThreadPoolExecutor] = {}
         self._due: set[int] = set()
 
-    def submit(self, prediction: Prediction, done: Done) -> None:
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for their turn."""
+        return sum(map(len, self._lanes.values()))
+
+    def submit(self, prediction: Prediction, done: Done, deadline_s: float | None = None) -> None:
         """Have a prediction run and answered.
 
         Args:
             prediction: a request that was understood.
-            done: called in the loop, later, with the answer; or with what was raised, which nobody foresaw.
+            done: called in the loop, later, with the answer, or with what was raised.
+            deadline_s: when nobody wants the answer any more, on the monotonic clock; `None` for never.
         """
         runtime, predictor, taken = prediction.runtime, prediction.generation.predictor, prediction.taken
-        lane = self._lanes.get(runtime) or self._lanes.setdefault(runtime, Lane(self._limits_of(runtime)))
+        lane = self._lanes.get(runtime) or self._make_lane(runtime)
         finish = functools.partial(_finish, prediction, done)
+        until_s = math.inf if deadline_s is None else deadline_s
         now_s = time.monotonic()
         if predictor.can_batch:
             rows = predictor.count_rows(taken)
             key = (id(prediction.generation), predictor.batch_key(taken))
-            lane.put(Job(key, rows, taken, functools.partial(_run_together, predictor), finish, now_s))
+            lane.put(Job(key, rows, taken, functools.partial(_run_together, predictor), finish, now_s, until_s))
         else:
-            lane.put(Job(None, 1, taken, functools.partial(_run_alone, predictor), finish, now_s))
+            lane.put(Job(None, 1, taken, functools.partial(_run_alone, predictor), finish, now_s, until_s))
         self._wake(lane)
+
+    def _make_lane(self, runtime: Runtime) -> Lane:
+        settings = runtime.settings
+        limits = Limits(settings.max_batch_size, settings.max_batch_delay_ms / 1000)
+        self._lanes[runtime] = Lane(limits, settings.name)
+        return self._lanes[runtime]
 
     def close(self) -> None:
         """End the threads, each after the batch that it runs."""
@@ -78,13 +97,22 @@ class Dispatcher:
             self._due.add(id(lane))
             self._loop.call_later(wait_s, self._start, lane)
             return
-        batch = lane.take()
+        batch = self._drop_late(lane.take(), now_s)
+        if not batch:
+            self._wake(lane)
+            return
         rows = sum(job.rows for job in batch)
         if lane.pace.is_short(rows, now_s):
             self._deliver(lane, batch, *_time(batch), True)
         else:
             lane.is_running = True
             self._thread_of(lane).submit(self._run_in_thread, lane, batch)
+
+    def _drop_late(self, batch: Sequence[Job], now_s: float) -> Sequence[Job]:
+        late = [job for job in batch if now_s > job.deadline_s]
+        for job in late:
+            job.done(LateError("the deadline passed before the work began"))
+        return [job for job in batch if now_s <= job.deadline_s] if late else batch
 
     def _thread_of(self, lane: Lane) -> ThreadPoolExecutor:
         if id(lane) not in self._threads:
@@ -96,7 +124,9 @@ class Dispatcher:
         self._loop.call_soon_threadsafe(self._deliver, lane, batch, results, took_s, False)
 
     def _deliver(self, lane: Lane, batch: Sequence[Job], results: Sequence[Any], took_s: float, inline: bool) -> None:
-        lane.pace.note(sum(job.rows for job in batch), took_s, inline, time.monotonic())
+        rows = sum(job.rows for job in batch)
+        lane.pace.note(rows, took_s, inline, time.monotonic())
+        self._note_batch(lane.name, rows)
         lane.is_running = False
         if len(lane):
             self._wake(lane)

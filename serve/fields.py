@@ -106,6 +106,52 @@ FIELDS = (
     Field(
         "event_hook", values.optional_text, "a command that gets each event on stdin, or a URL that gets it by POST", ""
     ),
+    Field(
+        "max_queue",
+        values.whole_number(0),
+        "how many requests may wait for a thread of one worker; more are turned away with 503; 0: any number",
+        100,
+        SERVER,
+    ),
+    Field(
+        "request_timeout_s",
+        values.seconds(0.0),
+        "seconds after which a prediction that was not begun is turned away with 504, where the client does not state "
+        "X-Request-Timeout; 0: never",
+        0.0,
+        SERVER,
+    ),
+    Field(
+        "client_timeout_s",
+        values.seconds(0.1),
+        "seconds in which a client must send its request, and take its answer",
+        30.0,
+        SERVER,
+    ),
+    Field(
+        "drain_delay_s",
+        values.seconds(0.0),
+        "seconds from SIGTERM, when /readyz drops, until nothing new is accepted; behind a load balancer more than it "
+        "takes to notice",
+        0.0,
+        SERVER,
+    ),
+    Field("access_log", values.one_of("off", "on"), "on: one JSON line on stdout for each request", "off", SERVER),
+    Field(
+        "traces",
+        values.one_of("off", "otlp"),
+        "otlp: report requests as OpenTelemetry spans, by its own OTEL_ variables; needs envserve[otel]",
+        "off",
+        SERVER,
+    ),
+    Field("status_page", values.one_of("on", "off"), "whether / and /status.json exist", "on", SERVER),
+    Field(
+        "admin_token_file",
+        values.token_file,
+        "file with the token for /admin (rollback, pin, unpin, look); without one it does not exist",
+        "",
+        SERVER,
+    ),
     Field("bind", values.text, "address and port to listen on", "127.0.0.1:8000", SERVER),
     Field(
         "worker",
@@ -113,13 +159,6 @@ FIELDS = (
         "asgi: an event loop that batches what is ready, needs the extra fast; gthread: a thread for each request; "
         "auto: asgi where the extra is installed",
         "auto",
-        SERVER,
-    ),
-    Field(
-        "request_timeout_s",
-        values.seconds(0.1),
-        "seconds in which a request's head must be complete and its body make progress; for worker asgi",
-        30.0,
         SERVER,
     ),
     Field("workers", values.whole_number(1), "worker processes", 2, SERVER),

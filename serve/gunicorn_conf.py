@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+from serve.drain import Drain
 from serve.errors import Issue, SettingsError, describe
+from serve.metrics import directory
 from serve.settings import ServerSettings, load_settings
 
 _KNOWN_ERROR = 3
@@ -36,6 +39,7 @@ def _exit_unless_fast(missing: list[str]) -> None:
 
 
 served = _load_or_exit()
+drain = Drain()
 
 bind = served.bind
 workers = served.workers
@@ -43,7 +47,7 @@ threads = served.threads
 _missing = [name for name in _FAST if importlib.util.find_spec(name) is None]
 if served.worker == "asgi" and _missing:
     _exit_unless_fast(_missing)
-worker_class = "gthread" if served.worker == "gthread" or _missing else "serve.worker.AsgiWorker"
+worker_class = "serve.gthread.Worker" if served.worker == "gthread" or _missing else "serve.worker.AsgiWorker"
 # Longer than the idle time of common clients and proxies, so that it is they who close: a connection that the server
 # closes just when a request arrives is a failed request.
 keepalive = 75
@@ -56,14 +60,25 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa:
 control_socket_disable = True
 
 
-def when_ready(server: Any) -> None:
-    """Say which worker serves, and why if it is not the fast one.
+def on_starting(server: Any) -> None:
+    """Make the place in which the workers share their counts.
 
     Args:
-        server: gunicorn's arbiter.
+        server: gunicorn's arbiter, which has no workers yet.
+    """
+    directory.make(os.environ)
+
+
+def when_ready(server: Any) -> None:
+    """Put the drop of readiness before the end, and say which worker serves where it is not the fast one.
+
+    Args:
+        server: gunicorn's arbiter, which has set its signal handlers.
     """
     if served.worker == "auto" and _missing:
         server.log.info("worker: gthread, as %s is missing; the extra fast brings it", ", ".join(_missing))
+    end: Any = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, drain.precede(end, served.drain_delay_s))
 
 
 def post_worker_init(worker: Any) -> None:
@@ -82,7 +97,41 @@ def post_worker_init(worker: Any) -> None:
         return bool(worker.alive)
 
     served_here.start()
+    if hasattr(worker, "tpool"):
+        served_here.oversight.watch(worker.tpool, served.client_timeout_s)
     served_here.wait_until_booted(is_wanted)
+
+
+def pre_request(worker: Any, request: Any) -> None:
+    """Close connections after their answer while the server ends, so that nobody sends into one that is about to close.
+
+    Args:
+        worker: gunicorn's worker.
+        request: gunicorn's request, before its answer.
+    """
+    if drain.has_begun:
+        request.force_close()
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Drop what a worker that has ended said of its present.
+
+    Args:
+        server: gunicorn's arbiter.
+        worker: that has ended.
+    """
+    from serve.metrics.families import forget
+
+    forget(worker.pid)
+
+
+def on_exit(server: Any) -> None:
+    """Remove the place in which the workers shared their counts.
+
+    Args:
+        server: gunicorn's arbiter.
+    """
+    directory.remove(os.environ)
 
 
 def worker_exit(server: Any, worker: Any) -> None:

@@ -6,8 +6,10 @@ import time
 from collections.abc import Iterator
 from typing import Callable
 
+from serve.drain import Drain
 from serve.errors import NotServedError
 from serve.models import Model
+from serve.oversight import Oversight
 from serve.runtime import Runtime
 from serve.settings import ServerSettings
 from serve.shadow import Shadow
@@ -20,15 +22,18 @@ class Server:
 
     Args:
         settings: how to serve.
+        drain: tells whether the server ends.
     """
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, drain: Drain | None = None) -> None:
         self.settings = settings
         self.models = {
             model.name: Model(model.name, {label: Runtime(each) for label, each in model.labels.items()})
             for model in settings.models
         }
         self.shadow = Shadow()
+        by_name = {runtime.settings.full_name: runtime for runtime in self.runtimes}
+        self.oversight = Oversight(settings, by_name, drain or Drain(), self.shadow)
 
     @property
     def runtimes(self) -> Iterator[Runtime]:
@@ -65,6 +70,7 @@ class Server:
 
         Threads do not survive a fork, so this belongs into gunicorn's `post_worker_init`.
         """
+        self.oversight.start()
         for runtime in self.runtimes:
             runtime.start()
 
@@ -75,6 +81,7 @@ class Server:
             runtime.reloader.stop()
         for runtime in self.runtimes:
             runtime.stop()
+        self.oversight.stop()
 
     def wait_until_booted(self, is_wanted: Callable[[], bool]) -> None:
         """Wait until the committed generation of every model is live again, or cannot be.

@@ -80,6 +80,11 @@ class Settings:
     label: str = STABLE
     share: float = 1.0
 
+    @property
+    def full_name(self) -> str:
+        """`NAME` for what answers by default, `NAME@LABEL` for the rest."""
+        return self.name if self.label == STABLE else f"{self.name}@{self.label}"
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -105,20 +110,23 @@ class ServerSettings:
     models: tuple[ModelSettings, ...]
     boot_wait_s: float
     max_body_bytes: int
+    max_queue: int
+    request_timeout_s: float
+    client_timeout_s: float
+    drain_delay_s: float
+    access_log: str
+    traces: str
+    status_page: str
+    admin_token_file: Path | None
     bind: str
     worker: str
-    request_timeout_s: float
     workers: int
     threads: int
 
     @property
     def by_name(self) -> dict[str, Settings]:
         """What is served, by `NAME` for what answers by default and `NAME@LABEL` for the rest."""
-        return {
-            model.name if label == STABLE else f"{model.name}@{label}": settings
-            for model in self.models
-            for label, settings in model.labels.items()
-        }
+        return {each.full_name: each for model in self.models for each in model.labels.values()}
 
     def find(self, wanted: str | None = None) -> Settings:
         """Find how one model, or one label of it, is to be served.

@@ -22,10 +22,8 @@ from uvicorn_worker import UvicornWorker
 
 from serve.app import EXTENSION
 from serve.app.asgi import AsgiApp
-from serve.batcher import Limits
 from serve.connection import Bounds, Connection, Urls
 from serve.dispatch import Dispatcher
-from serve.runtime import Runtime
 
 _SWEEP_S = 1.0
 
@@ -57,27 +55,29 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
         loop = asyncio.get_running_loop()
         rest = WSGIMiddleware(self.wsgi, workers=self.cfg.threads)
         server = getattr(self.wsgi, "extensions", {}).get(EXTENSION)
-        dispatcher = Dispatcher(loop, _limits_of)
         self.config.app = rest
+        dispatcher = None
         if server is not None:
-            self.config.app = AsgiApp(server, rest, dispatcher)
-            urls: Urls = {}
-            self.config.http = functools.partial(
-                Connection, app=self.config.app, bounds=self._bounds(server), urls=urls
-            )
+            meter = server.oversight.meter
+            dispatcher = Dispatcher(loop, meter.observer.batch)
+            meter.read_queued = lambda: dispatcher.waiting
+            self._answer_with(AsgiApp(server, rest, dispatcher), server.settings.client_timeout_s)
         uvicorn = _Uvicorn(config=self.config)
         loop.add_signal_handler(signal.SIGQUIT, uvicorn.quit)
         sweeping = loop.create_task(self._sweep(uvicorn))
         await uvicorn.serve(sockets=self.sockets)
         sweeping.cancel()
-        dispatcher.close()
+        if dispatcher is not None:
+            dispatcher.close()
         if not uvicorn.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
-    def _bounds(self, server: Any) -> Bounds:
-        fields, field_bytes = self.cfg.limit_request_fields, self.cfg.limit_request_field_size
-        line_bytes = self.cfg.limit_request_line
-        return Bounds(line_bytes, fields, line_bytes + field_bytes, server.settings.request_timeout_s)
+    def _answer_with(self, app: AsgiApp, patience_s: float) -> None:
+        cfg, urls = self.cfg, Urls()
+        head_bytes = cfg.limit_request_line + cfg.limit_request_field_size
+        bounds = Bounds(cfg.limit_request_line, cfg.limit_request_fields, head_bytes, patience_s)
+        self.config.app = app
+        self.config.http = functools.partial(Connection, app=app, bounds=bounds, urls=urls)
 
     async def _sweep(self, uvicorn: Uvicorn) -> None:
         """Look once a second after the peers, the heartbeat and the master."""
@@ -91,7 +91,3 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
             for connection in list(uvicorn.server_state.connections):
                 if isinstance(connection, Connection):
                     connection.check(now_s)
-
-
-def _limits_of(runtime: Runtime) -> Limits:
-    return Limits(runtime.settings.max_batch_size, runtime.settings.max_batch_delay_ms / 1000)

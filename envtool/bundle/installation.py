@@ -77,7 +77,7 @@ def install(trusted: Trusted, request: Request, prefix: Prefix, cache: Cache, di
                 f"{error.name} is damaged or altered:\n  expected {error.expected}\n  actual   {error.actual}",
                 "copy or make the bundle again; nothing was installed",
             ) from error
-    return create(replace(request, is_offline=True), prefix, cache, display)
+    return create(replace(request, is_offline=True, is_vouched=trusted.key is not None), prefix, cache, display)
 
 
 def verify(bundle: Bundle, task: Task) -> None:

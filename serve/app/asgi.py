@@ -8,40 +8,42 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable
 
 from serve.app.asking import Prediction
-from serve.app.bug import report_bug
-from serve.app.exchange import Answer, Request, fail
-from serve.app.routes import PREDICTION_ROUTES, Handler, Route
-from serve.dispatch import Dispatcher
+from serve.app.door import Door
+from serve.app.exchange import Answer, Request
+from serve.app.routes import PREDICTION_ROUTES, Route
+from serve.dispatch import Dispatcher, LateError
+from serve.pressure import SLOW_CLIENT, Arrival
 from serve.server import Server
 
 _MOST_REMEMBERED_PATHS = 1000
-Found = tuple[Handler, Mapping[str, str]]
+Found = tuple[Route, Mapping[str, str]]
 
 
 class Table:
-    """Finds the handler of a prediction by its path.
+    """Finds the route of a prediction by its path.
 
     Args:
         routes: the prediction routes.
     """
 
     def __init__(self, routes: Sequence[Route] = PREDICTION_ROUTES) -> None:
-        self._routes = [(route.method, _compile(route.pattern), route.handle) for route in routes]
+        self._routes = [(route, _compile(route.pattern)) for route in routes]
         self._remembered: dict[tuple[str, str], Found] = {}
 
     def find(self, method: str, path: str) -> Found | None:
-        """Find a handler.
+        """Find a route.
 
         Args:
             method: in capitals.
             path: decoded, without the query.
 
         Returns:
-            The handler and the parts of the path that its route names; `None` where no prediction route fits.
+            The route and the parts of the path that it names; `None` where no prediction route fits.
         """
         found = self._remembered.get((method, path))
         if found is None:
@@ -51,9 +53,9 @@ class Table:
         return found
 
     def _match(self, method: str, path: str) -> Iterator[Found]:
-        for wanted, pattern, handle in self._routes:
-            if wanted == method and (fitting := pattern.fullmatch(path)):
-                yield handle, fitting.groupdict()
+        for route, pattern in self._routes:
+            if route.method == method and (fitting := pattern.fullmatch(path)):
+                yield route, fitting.groupdict()
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
@@ -71,29 +73,45 @@ class AsgiApp:
 
     def __init__(self, server: Server, rest: Any, dispatcher: Dispatcher) -> None:
         self._server, self._rest, self._dispatcher = server, rest, dispatcher
+        self._door = Door(server)
         self.table = Table()
         self.limit_bytes = server.settings.max_body_bytes
 
-    def handle(self, handle: Handler, request: Request, done: Callable[[Answer], None]) -> None:
+    @property
+    def is_ending(self) -> bool:
+        """Whether the server was told to end, so that each connection is closed after its answer."""
+        return self._server.oversight.drain.has_begun
+
+    def count_slow_client(self) -> None:
+        """Count a connection that was closed because its peer took too long."""
+        self._server.oversight.meter.observer.reject("", SLOW_CLIENT)
+
+    def handle(self, route: Route, request: Request, client: str, done: Callable[[Answer], None]) -> None:
         """Answer a prediction, now or later in this loop.
 
         Args:
-            handle: of its route.
+            route: that it has taken.
             request: its bytes.
+            client: the address that it came from.
             done: told the answer.
         """
+        door = self._door
+        visit = door.open(request, route, Arrival(time.monotonic(), 0.0, self._dispatcher.waiting), client)
 
-        def finish(found: Answer | BaseException) -> None:
-            done(found if isinstance(found, Answer) else report_bug(self._server, request.path, found))
+        def finish(found: Answer | Exception) -> None:
+            if isinstance(found, LateError):
+                found = door.turn_away(visit) or found
+            done(door.close(visit, found if isinstance(found, Answer) else door.fail_unknown(request.path, found)))
 
         try:
-            found = handle(self._server, request)
+            found = door.turn_away(visit) or route.handle(self._server, request)
             if isinstance(found, Prediction):
-                self._dispatcher.submit(found, finish)
-            else:
-                done(found)
-        except Exception as error:
+                self._dispatcher.submit(found, finish, visit.deadline_s)
+                return
+        except Exception as error:  # a bug of a handler
             finish(error)
+            return
+        finish(found)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request of an ASGI server."""
@@ -101,20 +119,25 @@ class AsgiApp:
         if found is None:
             await self._rest(scope, receive, send)
             return
-        handle, place = found
+        route, place = found
         headers = headers_of(scope["headers"])
         body = await self._read_body(headers, receive)
+        query = scope["query_string"].decode("latin-1")
+        request = Request(scope["method"], scope["path"], headers, body or b"", place, query)
+        client = scope["client"][0] if scope["client"] else ""
         if body is None:
-            # A client that awaits our word sends no body; what it sends next would be taken for one.
-            closing = {"Connection": "close"} if "expect" in headers else {}
-            message = f"the body: expected at most {self.limit_bytes} bytes, found more"
-            await _send(send, fail(413, message, closing))
+            await _send(send, self._refuse_body(route, request, client))
             return
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        query = scope["query_string"].decode("latin-1")
-        request = Request(scope["method"], scope["path"], headers, body, place, query)
-        self.handle(handle, request, answered.set_result)
+        self.handle(route, request, client, answered.set_result)
         await _send(send, await answered)
+
+    def _refuse_body(self, route: Route, request: Request, client: str) -> Answer:
+        visit = self._door.open(request, route, Arrival(time.monotonic()), client)
+        answer = self._door.close(visit, self._door.refuse_body(visit, self.limit_bytes))
+        # A client that awaits our word sends no body; what it sends next would be taken for one.
+        closing = {"Connection": "close"} if "expect" in request.headers else {}
+        return answer._replace(headers={**answer.headers, **closing})
 
     async def _read_body(self, headers: Mapping[str, str], receive: Any) -> bytes | None:
         """Read a body; `None` for one that is too long, of which the server throws the rest away."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Callable, NamedTuple, Union
 
-from serve.app import status, tfserving, torchserve, v2, v2_model, v2_repository
+from serve.app import admin, sight, status, tfserving, torchserve, v2, v2_model, v2_repository
 from serve.app.asking import Prediction
 from serve.app.exchange import Answer, Request
 from serve.app.predict import predict
@@ -80,6 +80,12 @@ ROUTES = (
     Route("GET", "/readyz", status.readyz),
     Route("GET", "/model", status.model),
     Route("GET", "/model/<name>", status.model),
+    Route("GET", "/metrics", sight.metrics),
+    Route("GET", "/", sight.page),
+    Route("GET", "/page/<file>", sight.asset),
+    Route("GET", "/status.json", sight.status_json),
+    Route("GET", "/admin", admin.check_token),
+    Route("POST", "/admin/models/<name>/<action>", admin.order),
     *_V2_ROUTES,
     *_TENSORFLOW_SERVING_ROUTES,
     *_TORCHSERVE_ROUTES,

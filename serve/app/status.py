@@ -17,7 +17,9 @@ def livez(server: Server, request: Request) -> Answer:
 
 
 def readyz(server: Server, request: Request) -> Answer:
-    """Say whether this worker can answer predictions, of every model."""
+    """Say whether this worker can answer predictions, of every model, and will go on doing so."""
+    if server.oversight.drain.has_begun:
+        return fail(503, "the server is shutting down")
     waiting = [model.stable for model in server.models.values() if model.stable.slot.live is None]
     if not waiting:
         return succeed({"ready": True})

@@ -16,10 +16,14 @@ ROOT = Path(__file__).parents[2]
 DOORS = {
     "a2wsgi": {"serve/worker.py"},
     "uvicorn": {"serve/connection.py", "serve/worker.py"},
+    "gunicorn": {"serve/gthread.py", "serve/worker.py", "envtool/channel/server.py"},
+    "boto3": {"envtool/channel/bucket.py"},
     "cryptography": {"envtool/signature.py", "serve/signature.py"},
     "PIL": {"serve/codec/image.py"},
     "orjson": {"serve/codec/strict_json.py"},
     "jinja2": {"envtool/render.py"},
+    "opentelemetry": {"serve/spans.py"},
+    "prometheus_client": {"serve/metrics/families.py"},
     "rattler": {"envtool/conda.py", "envtool/link.py", "envtool/channel/index.py"},
     "requests": {"envtool/network.py"},
     "rich": {"envtool/report.py"},
@@ -27,6 +31,7 @@ DOORS = {
     "subprocess": {"envtool/process.py", "serve/hook.py"},
     "torch": {f"serve/{name}.py" for name in ("conversion", "inputs", "outputs", "tensors", "weights")},
     "uv": {"envtool/wheels.py"},
+    "werkzeug": {"envtool/channel/web.py", "serve/app/__init__.py"},
     "watchdog": {"serve/wakeup.py"},
     "yaml": {"envtool/document.py"},
 }

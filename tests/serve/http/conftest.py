@@ -29,7 +29,7 @@ def servers(tmp_path_factory, trained):
 
     def get(worker):
         if worker not in running:
-            settings = {"worker": worker, "workers": 1, "request_timeout_s": 2, "max_body_bytes": 100_000}
+            settings = {"worker": worker, "workers": 1, "client_timeout_s": 2, "max_body_bytes": 100_000}
             running[worker] = Server(tmp_path_factory.mktemp(worker), trained[0].directory, settings)
             running[worker].wait_live(1, workers=1)
         return running[worker]

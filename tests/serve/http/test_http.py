@@ -110,9 +110,7 @@ def test_a_head_that_is_too_large_is_refused(server):
 
 def test_a_head_that_never_ends_is_not_gathered(asgi):
     with Wire(asgi.port) as wire:
-        with pytest.raises(ConnectionError):
-            for _ in range(1000):
-                wire.send(b"POST /predict HTTP/1.1\r\nX: " if _ == 0 else b"x" * 100_000)
+        assert wire.send_until_closed([b"POST /predict HTTP/1.1\r\nX: ", *[b"x" * 100_000] * 1000]) < 1001
         with Wire(asgi.port) as other:
             assert other.ask(post()).status == 200
 
@@ -127,9 +125,14 @@ HOSTILE = {
     "a length with a sign": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: +3\r\n\r\nabc" + SMUGGLED,
     "a negative length": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: -3\r\n\r\nabc" + SMUGGLED,
     "a length of letters": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 0x3\r\n\r\nabc" + SMUGGLED,
-    "an endless length": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 40 + b"\r\n\r\nabc" + SMUGGLED,
-    "an unknown coding": b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n" + SMUGGLED,
-    "chunked not last": b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n" + SMUGGLED,
+    "an endless length": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: "
+    + b"9" * 40
+    + b"\r\n\r\nabc"
+    + SMUGGLED,
+    "an unknown coding": b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"
+    + SMUGGLED,
+    "chunked not last": b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n"
+    + SMUGGLED,
     "a space before the colon": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length : 3\r\n\r\nabc" + SMUGGLED,
     "a bare line feed": b"POST /predict HTTP/1.1\nHost: x\nContent-Length: 0\n\n" + SMUGGLED,
     "a bare carriage return": b"POST /predict HTTP/1.1\r\nHost: x\rContent-Length: 3\r\n\r\nabc" + SMUGGLED,

@@ -25,10 +25,7 @@ def test_a_peer_that_falls_silent_loses_the_connection(asgi, begun):
 def test_a_peer_that_sends_its_head_byte_by_byte_loses_the_connection(asgi):
     with Wire(asgi.port) as wire:
         wire.send(b"POST /predict HTTP/1.1\r\n")
-        with pytest.raises(ConnectionError):
-            for _ in range(600):
-                wire.send(b"X: y\r\n", pause_s=0.1)
-        assert _ > 10
+        assert 10 < wire.send_until_closed([b"X: y\r\n"] * 600, pause_s=0.1) < 600
 
 
 def test_an_idle_connection_that_was_answered_is_kept(asgi):
@@ -42,11 +39,7 @@ def test_a_peer_that_does_not_read_costs_the_others_nothing(asgi):
     rows = json.dumps({"inputs": [[1, 2, 3, 4]] * 5000}).encode()
     with Wire(asgi.port) as wire:
         wire.socket.settimeout(1)
-        sent = 0
-        with pytest.raises((ConnectionError, TimeoutError, OSError)):
-            while sent < 5000:  # a gigabyte of answers, which nobody reads
-                wire.send(post(rows))
-                sent += 1
+        sent = wire.send_until_closed([post(rows)] * 5000)  # a gigabyte of answers, which nobody reads
         with Wire(asgi.port) as other:
             assert other.ask(post(BODY)).status == 200
     assert sent < 5000

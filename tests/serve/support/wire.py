@@ -57,6 +57,15 @@ class Wire:
             self.socket.sendall(piece)
             time.sleep(pause_s)
 
+    def send_until_closed(self, pieces: list[bytes], pause_s: float = 0.0) -> int:
+        """Send pieces until the server has closed or takes no more, and return how many went."""
+        for number, piece in enumerate(pieces):
+            try:
+                self.send(piece, pause_s=pause_s)
+            except OSError:
+                return number
+        return len(pieces)
+
     def read(self, method: str = "POST") -> Answer:
         """Read one answer; what h11 refuses is an error of the test."""
         strict = h11.Connection(h11.CLIENT)
