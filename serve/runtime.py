@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Callable
 
 from serve.alone import WorkerCommitter
-from serve.commit import Committer, Loader, Parts
+from serve.commit import Committer
 from serve.errors import ModelError
 from serve.hook import EventHook
 from serve.ledger import Ledger
 from serve.logs import EventLog
 from serve.orders import Orders
+from serve.parts import Loader, Parts
 from serve.place import Place
 from serve.preparation import PREPARATION
 from serve.provenance import read_env_digest
