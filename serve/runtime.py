@@ -39,7 +39,7 @@ _STOP_WAIT_S = 2.0
 # What decides how fast and where, but not whether a checkpoint is good.
 _NOT_JUDGING = frozenset(
     {"workers", "poll_s", "settle_s", "keep", "watch", "commit", "commit_timeout_s"}
-    | {"event_hook", "store", "checkpoints", "share"}
+    | {"event_hook", "store", "checkpoints", "share", "max_batch_size", "max_batch_delay_ms"}
 )
 
 
