@@ -18,6 +18,7 @@ from serve.app.door import Door
 from serve.app.exchange import Answer, Request, fail
 from serve.app.routes import ROUTES, Route
 from serve.drain import Drain
+from serve.errors import RequestError
 from serve.pool import Ticket, current_ticket
 from serve.pressure import Arrival
 from serve.server import Server
@@ -89,6 +90,13 @@ def _add_error_handlers(app: Flask, door: Door) -> None:
     @app.errorhandler(HTTPException)
     def _http_error(error: HTTPException) -> Response:
         return _carry(fail(error.code or 500, error.description or error.name))
+
+    @app.errorhandler(RequestError)
+    def _request_error(error: RequestError) -> Response:
+        ticket = current_ticket()
+        if ticket is not None:
+            ticket.hang_up()  # nobody knows where the next request would begin
+        return _carry(fail(error.status, error.message))
 
     @app.errorhandler(Exception)
     def _bug(error: Exception) -> Response:
