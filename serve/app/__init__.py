@@ -24,7 +24,8 @@ from serve.pressure import Arrival
 from serve.server import Server
 from serve.settings import ServerSettings, load_settings
 
-_UNAVAILABLE = 503
+# Unavailable: the next attempt may reach another worker. Too large: what is left of the body may have no end.
+_LAST_ANSWERS = frozenset({413, 503})
 EXTENSION = "envserve"
 
 
@@ -81,7 +82,7 @@ def _arrival_of(ticket: Ticket | None) -> Arrival:
 
 
 def _let_go(ticket: Ticket, answer: Answer) -> None:
-    if answer.status == _UNAVAILABLE:
+    if answer.status in _LAST_ANSWERS:
         ticket.hang_up()
     ticket.write()
 
