@@ -82,6 +82,17 @@ def get(url: str, offset: int = 0, patience: Patience | None = None) -> Iterator
         yield _body(response, offset, limits)
 
 
+def date(url: str, patience: Patience) -> str | None:
+    """What time a server says it is, whatever else it answers; None when it does not say.
+
+    Raises:
+        TransferError: It does not answer.
+    """
+    with _ask(url, 0, patience) as response:
+        stated: str | None = response.headers.get("Date")
+        return stated
+
+
 def _open_file(url: str, offset: int) -> BinaryIO:
     try:
         file = to_path(url).open("rb")

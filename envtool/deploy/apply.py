@@ -128,12 +128,17 @@ def _write_scripts(root: Root, wishes: Wishes) -> None:
 def _make(root: Root, request: Request, cache: Cache, display: Display) -> Release:
     packages = request.packages()
     name = lock_id(request.platform, packages)
+    needed = {root.current(), *(each.env_digest for each in masters.masters(root.run))}
+    # What is being served is not touched.
+    served = [each for each in root.releases().values() if each.env_digest in needed]
+    known = next((each for each in served if each.lock_id == name), None)
+    if known is not None:
+        return known
     prefix = Prefix(root.environments / name)
-    known = next((each for each in root.releases().values() if each.lock_id == name), None)
-    running = {each.env_digest for each in masters.masters(root.run)}
-    if known is not None and known.env_digest in {root.current(), *running} and prefix.state() is State.WHOLE:
-        return known  # it is being served: nothing in it is touched
     receipt = create(replace(request, repairs=True, is_listed=False), prefix, cache, display).receipt
+    known = next((each for each in served if each.env_digest == receipt.env_digest), None)
+    if known is not None:
+        return known  # another lock with the same files, as of archives that were packed anew
     made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     release = Release(receipt.env_digest, name, len(packages), made)
     root.add(release, activation_script(prefix.path, "bash", is_kept=True) + "\n")

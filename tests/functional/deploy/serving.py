@@ -34,7 +34,7 @@ from pathlib import Path
 prefix = Path(os.environ["CONDA_PREFIX"])
 word = (prefix / "share/word").read_text()
 if (prefix / "share/broken").exists():
-    raise SystemExit("this release is broken")
+    raise RuntimeError("this release is broken")
 
 
 def app(environ, start_response):
@@ -173,5 +173,3 @@ def wait_for(attempt: Any) -> Any:
             return found
         time.sleep(0.05)
     raise AssertionError("it did not happen in time")
-
-
