@@ -68,6 +68,7 @@ class Service:
         self.root = user.home / "srv"
         self.process: subprocess.Popen[bytes] | None = None
         self.log = user.home / "server.log"
+        self.app = "word_app:app"
         (self.root / "app").mkdir(parents=True)
         (self.root / "app/word_app.py").write_text(APP)
         self.env = {
@@ -85,8 +86,8 @@ class Service:
 
     def apply(self, word: str, *marks: str, code: int = 0, options: Sequence[str] = ()) -> dict[str, Any]:
         lock = self.lock(release(self.user.home / "channel", word, *marks))
-        app = ("--app", "word_app:app")
-        out, err = self.envtool("apply", self.root, "-f", lock, *app, "--json", *options, code=code)
+        arguments = ("apply", self.root, "-f", lock, "--app", self.app, "--json", *options)
+        out, err = self.envtool(*arguments, code=code)
         return json.loads(out) if out else {"error": err}
 
     def status(self, code: int = 0) -> dict[str, Any]:

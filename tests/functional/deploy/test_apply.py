@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,25 +138,37 @@ def test_one_apply_at_a_time(service: Service) -> None:
     assert any("another envtool is changing" in each for each in said)
 
 
+class Systemd:
+    """The socket that a unit of Type=notify is given, read as promptly as systemd does."""
+
+    def __init__(self, address: Path) -> None:
+        self.said: list[str] = []
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(address))
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        while True:
+            self.said.append(self._socket.recv(4096).decode())
+
+
 def test_systemd_always_knows_which_process_is_the_service(service: Service) -> None:
     service.apply("r0")
     address = service.user.home / "notify"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(str(address))
-        systemd.settimeout(120)
-        service.env.update(NOTIFY_SOCKET=str(address), WATCHDOG_USEC="60000000")
-        service.start()
-        old = masters.masters(service.root / "run")[0].pid
-        wait_for(lambda: systemd.recv(4096) == b"WATCHDOG=1")
-        service.apply("r1")
-        new = masters.masters(service.root / "run")[0].pid
-        said = [systemd.recv(4096).decode()]
-        while said[-1] != "WATCHDOG=1" or f"MAINPID={new}" not in said:
-            said.append(systemd.recv(4096).decode())
-        assert [each for each in said if each.startswith("MAINPID")] == [f"MAINPID={new}"]
-        # Nothing was ever said to be the service that had ended already: the trial says nothing at all.
-        assert "READY=1" in "".join(said)
-        assert old != new
+    systemd = Systemd(address)
+    service.env.update(NOTIFY_SOCKET=str(address), WATCHDOG_USEC="2000000")
+    service.start()
+    assert wait_for(lambda: "WATCHDOG=1" in systemd.said)
+    assert systemd.said[0].startswith("READY=1")
+    pids = []
+    for word in ("r1", "r2"):
+        systemd.said.clear()
+        service.apply(word)
+        pids.append(masters.masters(service.root / "run")[0].pid)
+        assert wait_for(lambda: "WATCHDOG=1" in systemd.said)
+        # The trial says nothing; the new master says READY=1 first, which systemd knows already, and then takes over.
+        assert [each for each in systemd.said if each.startswith("MAINPID")] == [f"MAINPID={pids[-1]}"]
+    assert len(set(pids)) == 2
 
 
 def test_what_is_not_there(service: Service, tmp_path: Path) -> None:
