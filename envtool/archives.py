@@ -43,7 +43,10 @@ def fetch_packages(
     """
     _refuse_unproven(packages)
     places = mirrors or _places(packages, cache, display, is_offline=is_offline)
-    wanted = {each.url: Wanted(each.file_name, require_sha256(each), places.for_url(each.url)) for each in packages}
+    wanted = {
+        each.url: Wanted(each.file_name, require_sha256(each), places.for_url(each.url), each.size_bytes)
+        for each in packages
+    }
     with display.task(f"fetch and prove {len(packages)} archives and wheels", in_bytes=True) as task:
         paths = fetch(wanted.values(), cache, task, patience=patience, is_offline=is_offline)
     return {url: paths[each] for url, each in wanted.items()}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from envtool import machine
 from envtool.archives import fetch_packages
+from envtool.channel.trust import require_signed
 from envtool.contents import conda_packages
 from envtool.environments_txt import register
 from envtool.errors import PrefixError
@@ -54,6 +55,7 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: Display) -> 
         LockfileError: A package of the lock has no sha256.
         PrefixError: The directory holds something that is not ours, or the lock has nothing for the platform.
         VirtualPackageError: This machine lacks what the lock needs.
+        SignatureError: A channel has to be signed, and is not; the prefix was not touched.
         NetworkError, HashMismatchError: An archive could not be had or proven; the prefix was not touched.
     """
     wanted = request.packages()
@@ -62,6 +64,8 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: Display) -> 
         todo, receipt = _plan(request, wanted, prefix, cache, display)
         if receipt is not None and todo.is_empty:
             return Outcome(todo, receipt)
+        if not request.is_vouched:
+            require_signed(wanted, cache, display, is_offline=request.is_offline)
         needed = archives_needed(wanted, todo)
         proven = fetch_packages(needed, cache, display, is_offline=request.is_offline) if needed else {}
         require_room(proven.values(), prefix.path)

@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import platformdirs
-
 
 def home() -> Path:
     """The directory that holds environments and configuration, `~/.envtool` by default."""
@@ -24,6 +22,8 @@ def cache() -> Path:
         return Path(override).absolute()
     if os.environ.get("ENVTOOL_HOME"):
         return home() / "cache"
+    import platformdirs  # not at the top: a bundle asks for `home` where nothing but Python is installed
+
     return Path(platformdirs.user_cache_dir("envtool"))
 
 

@@ -130,6 +130,18 @@ class ArchiveError(EnvtoolError):
     """A package archive that is not built as its format demands."""
 
 
+class BundleError(EnvtoolError):
+    """A bundle that is damaged, not whole, altered, not one of ours, or without what was asked of it."""
+
+
+class ChannelError(EnvtoolError):
+    """A channel that cannot be changed or used as asked."""
+
+
+class SignatureError(EnvtoolError):
+    """A key that cannot be used, or something that none of the trusted keys has signed."""
+
+
 class PrefixError(EnvtoolError):
     """A prefix that cannot be used as asked: not ours, not whole, or not there."""
 

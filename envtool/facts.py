@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.parser import HeaderParser
 from pathlib import Path
 
@@ -48,6 +48,8 @@ def look_up(packages: Sequence[LockedPackage], *, is_offline: bool) -> Mapping[s
             found[each.url] = Facts(path.stat().st_size if path else None, _wheel_license(each, path, is_offline))
         elif path and each.url not in found:
             found[each.url] = Facts(path.stat().st_size)
+        if each.size_bytes is not None:  # the lock has it, whatever this machine has seen
+            found[each.url] = replace(found.get(each.url, Facts()), size_bytes=each.size_bytes)
     return found
 
 

@@ -215,7 +215,8 @@ def _unavailable(wanted: Wanted, places: Sequence[Place]) -> EnvtoolError:
     if len(shown) == 1 and shown[0][1].startswith("expected "):
         expected, _, actual = shown[0][1].removeprefix("expected ").partition(", got ")
         hint = "the file was damaged or replaced after it was locked; nothing was installed"
-        return HashMismatchError(shown[0][0], expected, actual, hint)
+        place = shown[0][0] if shown[0][0].endswith(wanted.name) else f"{wanted.name} in {shown[0][0]}"
+        return HashMismatchError(place, expected, actual, hint)
     reasons = "".join(f"\n  {url}: {reason}" for url, reason in shown) or "\n  no place is known"
     return NetworkError(
         f"{wanted.name} could not be had from any of its places:{reasons}",

@@ -135,6 +135,7 @@ def _from_record(record: PackageRecord, platform: str) -> LockedPackage:
         md5=record.md5,
         dependencies=_dependencies(record.depends),
         build=record.build,
+        size_bytes=record.size_bytes,
     )
 
 
@@ -161,4 +162,5 @@ def _from_wheel(wheel: Wheel, platform: str, needs: Sequence[tuple[str, str]]) -
         url=wheel.url,
         sha256=wheel.sha256,
         dependencies={name: "*" for _, name in needs},
+        size_bytes=wheel.size_bytes,
     )

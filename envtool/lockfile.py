@@ -21,6 +21,7 @@ from envtool.document import Document, Value, dump, read_text
 from envtool.errors import Issue, LockfileError
 from envtool.files import write_atomically
 
+SIZES_KEY = "envtool_sizes"
 _PACKAGE_KEYS = (
     "name", "version", "manager", "platform", "dependencies", "url", "hash", "source", "build", "category", "optional",
 )  # fmt: skip
@@ -48,6 +49,7 @@ class LockedPackage:
         dependencies: What it needs, name to constraint.
         category: `main`, `dev` or any other.
         build: Its build string, where known.
+        size_bytes: Size of the file, where the channel or index says it.
     """
 
     manager: str
@@ -60,6 +62,7 @@ class LockedPackage:
     dependencies: Mapping[str, str] = field(default_factory=dict)
     category: str = "main"
     build: str | None = None
+    size_bytes: int | None = None
 
     @property
     def file_name(self) -> str:
@@ -164,11 +167,21 @@ def format_lockfile(lockfile: Lockfile) -> str:
         channels=[Channel(url=url, used_env_vars=tuple(sorted(variables_of(url)))) for url in lockfile.channels],
         platforms=list(lockfile.platforms),
         sources=list(lockfile.sources),
-        custom_metadata=dict(sorted(lockfile.custom_metadata.items())),
+        custom_metadata=dict(sorted({**lockfile.custom_metadata, **_sizes(lockfile)}.items())),
     )
     packages = [LockedDependency.model_validate(_package_dict(each)) for each in sorted(lockfile.packages, key=_order)]
     model = LockfileModel(package=packages, metadata=metadata)
     return _HEADER + dump(model.dict_for_output())
+
+
+def _sizes(lockfile: Lockfile) -> dict[str, str]:
+    """The sizes as custom metadata, since the format has no place for them."""
+    sizes = {_size_key(each.sha256): each.size_bytes for each in lockfile.packages if each.sha256 and each.size_bytes}
+    return {SIZES_KEY: json.dumps(sizes, sort_keys=True, separators=(",", ":"))} if sizes else {}
+
+
+def _size_key(sha256: str) -> str:
+    return sha256[:12]  # enough to tell the packages of one lock apart
 
 
 def _order(package: LockedPackage) -> tuple[str, str, str, str]:
@@ -194,17 +207,29 @@ def _lockfile(document: Document, top: Mapping[str, Value]) -> Lockfile:
     metadata = document.mapping(top.get("metadata"), "metadata")
     packages = document.items(top.get("package"), "package")
     channels = [document.mapping(each, "a channel") for each in document.items(metadata.get("channels"), "channels")]
+    custom_metadata = dict(document.scalars(metadata.get("custom_metadata"), "custom_metadata"))
+    sizes = _read_sizes(custom_metadata.pop(SIZES_KEY, "{}"))
+    found = (_package(document, position, value, sizes) for position, value in enumerate(packages))
     return Lockfile(
-        packages=tuple(p for i, value in enumerate(packages) if (p := _package(document, i, value)) is not None),
+        packages=tuple(package for package in found if package is not None),
         channels=tuple(url for each in channels if (url := document.string(each.get("url"), "url")) is not None),
         platforms=tuple(text for text, _ in document.strings(metadata.get("platforms"), "platforms")),
         sources=tuple(text for text, _ in document.strings(metadata.get("sources"), "sources")),
         content_hash=dict(document.scalars(metadata.get("content_hash"), "content_hash")),
-        custom_metadata=dict(document.scalars(metadata.get("custom_metadata"), "custom_metadata")),
+        custom_metadata=custom_metadata,
     )
 
 
-def _package(document: Document, position: int, value: Value) -> LockedPackage | None:
+def _read_sizes(text: str) -> dict[str, int]:
+    # A convenience: one that was spoilt is as good as none.
+    try:
+        sizes = json.loads(text)
+    except ValueError:
+        return {}
+    return {key: size for key, size in sizes.items() if type(size) is int} if isinstance(sizes, dict) else {}
+
+
+def _package(document: Document, position: int, value: Value, sizes: Mapping[str, int]) -> LockedPackage | None:
     where = f"package[{position}]"
     entry = document.mapping(value, where, _PACKAGE_KEYS)
     texts = {
@@ -226,6 +251,7 @@ def _package(document: Document, position: int, value: Value) -> LockedPackage |
         dependencies=dict(document.scalars(entry.get("dependencies"), f"{where}.dependencies")),
         category=document.string(entry.get("category"), f"{where}.category") or "main",
         build=document.string(entry.get("build"), f"{where}.build"),
+        size_bytes=sizes.get(_size_key(hashes["sha256"] or "")),
     )
 
 

@@ -13,10 +13,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from envtool import local
 from envtool.authorization import authorize, without_credentials, without_secrets
 from envtool.errors import EnvtoolError
 from envtool.patience import Patience
@@ -25,7 +25,7 @@ from envtool.transfer_error import RangeError, TransferError, seconds_to_wait
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["CHUNK_BYTES", "Body", "RangeError", "TransferError", "get", "to_path", "without_credentials"]
+__all__ = ["CHUNK_BYTES", "Body", "RangeError", "TransferError", "get", "without_credentials"]
 
 CHUNK_BYTES = 1 << 20
 _SMALL_CHUNK_BYTES = 1 << 14
@@ -52,11 +52,6 @@ class Body:
     url: str
 
 
-def to_path(url: str) -> Path:
-    """The file that a file:// URL names."""
-    return Path(unquote(urlsplit(url).path))
-
-
 @contextmanager
 def get(url: str, offset: int = 0, patience: Patience | None = None) -> Iterator[Body]:
     """Open a URL (http, https or file) for reading from an offset on.
@@ -74,8 +69,8 @@ def get(url: str, offset: int = 0, patience: Patience | None = None) -> Iterator
         RangeError: It gave another part of them than was asked for.
     """
     if urlsplit(url).scheme == "file":
-        with _open_file(url, offset) as file:
-            yield Body(offset, to_path(url).stat().st_size, _read_file(file), url)
+        with local.read(url, offset, CHUNK_BYTES) as (total_bytes, chunks):
+            yield Body(offset, total_bytes, chunks, url)
         return
     limits = patience or Patience()
     with _ask(url, offset, limits) as response:
@@ -91,23 +86,6 @@ def date(url: str, patience: Patience) -> str | None:
     with _ask(url, 0, patience) as response:
         stated: str | None = response.headers.get("Date")
         return stated
-
-
-def _open_file(url: str, offset: int) -> BinaryIO:
-    try:
-        file = to_path(url).open("rb")
-        file.seek(offset)
-        return file
-    except OSError as error:
-        raise TransferError(error.strerror or str(error), is_transient=False) from error
-
-
-def _read_file(file: BinaryIO) -> Iterator[bytes]:
-    try:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
-    except OSError as error:
-        raise TransferError(error.strerror or str(error), is_transient=False) from error
 
 
 def _ask(url: str, offset: int, patience: Patience) -> requests.Response:

@@ -105,13 +105,21 @@ class Prefix:
             return State.ABSENT
         if not self.path.is_dir():
             return State.FOREIGN
+        # Looked at before the marks: another envtool may be at work, and what it put here has a mark from before the
+        # first file until after the receipt.
+        is_empty = self._is_empty()
         if self._mark.exists():
             return State.INCOMPLETE
         if self._receipt.exists():
             return State.WHOLE
-        inside = {each.name for each in self.path.iterdir()} - {"conda-meta"}
-        ours = not self.meta.exists() or {each.name for each in self.meta.iterdir()} <= {self._lock.name}
-        return State.EMPTY if ours and not inside else State.FOREIGN
+        return State.EMPTY if is_empty else State.FOREIGN
+
+    def _is_empty(self) -> bool:
+        inside = {each.name for each in self.path.iterdir()} - {self.meta.name}
+        # The lock, the mark, and what a mark is written to before it has its name.
+        marks = (self._lock.name, self._mark.name, f".{self._mark.name}.")
+        known = not self.meta.exists() or all(each.name.startswith(marks) for each in self.meta.iterdir())
+        return known and not inside
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -24,6 +24,7 @@ class Request:
         is_offline: Whether everything has to be in the cache.
         is_frozen: Whether conda shall be told not to change the prefix.
         is_listed: Whether the prefix goes into the user's list of environments.
+        is_vouched: Whether a signature over the whole lock was checked already.
     """
 
     lockfile: Lockfile
@@ -35,6 +36,7 @@ class Request:
     is_offline: bool = False
     is_frozen: bool = False
     is_listed: bool = True
+    is_vouched: bool = False
 
     def packages(self) -> tuple[LockedPackage, ...]:
         """What the lock says for the platform and categories.

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 
 from serve.commands import Answer, add_commands
 from serve.errors import ServeError, describe
+from serve.fields import FIELDS
 from serve.publish_commands import add_publish_commands
-from serve.settings import CONFIG_VARIABLE, DEFAULT_FILE, FIELDS
+from serve.settings import CONFIG_VARIABLE, DEFAULT_FILE
 
 _KNOWN_ERROR = 3
 _INTERRUPTED = 130

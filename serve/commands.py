@@ -63,13 +63,14 @@ def _add(commands: Any, name: str, run: Any, help: str, more: str = "") -> argpa
     parser.add_argument(
         "--store", type=Path, metavar="DIR", help="the server's store (default: the one in the settings)"
     )
+    parser.add_argument("--model", metavar="NAME[@LABEL]", help="which one, where the server has several")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.set_defaults(run=run)
     return parser
 
 
 def _open(options: argparse.Namespace) -> Operations:
-    return Operations(options.store or load_settings(os.environ, Path.cwd()).store)
+    return Operations(options.store or load_settings(os.environ, Path.cwd()).find(options.model).store)
 
 
 def _status(options: argparse.Namespace) -> Answer:

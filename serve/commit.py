@@ -19,11 +19,12 @@ from serve.logs import EventLog
 from serve.manifest import Manifest, parse_marker
 from serve.orders import Orders, Rollback
 from serve.place import Place
+from serve.predictor import Predictor
 from serve.process import trim_memory, used_bytes
 from serve.provenance import Provenance
 from serve.quarantine import Quarantine, Refusal
 from serve.refusal import code_of, explain, refuse_entry
-from serve.slot import Generation, Predictor, Slot
+from serve.slot import Generation, Slot
 from serve.store import Store, Stored
 
 # How many digits of the sha256 stand for a version that no marker named.
@@ -90,6 +91,7 @@ class Parts:
     orders: Orders
     log: EventLog
     name: str
+    label: str
     env_digest: str | None
     keep: int
 
@@ -282,7 +284,10 @@ class Committer(abc.ABC):
 
     def _make(self, loaded: Loaded, stored: Stored, entry: Entry, before_bytes: int) -> Generation:
         trim_memory()  # loading and warming up leave behind what was needed only once
-        provenance = Provenance(self._parts.name, entry.version, entry.generation, entry.sha256, self._parts.env_digest)
+        parts = self._parts
+        provenance = Provenance(
+            parts.name, entry.version, entry.generation, entry.sha256, parts.env_digest, parts.label
+        )
         facts: dict[str, object] = {
             "checkpoint": entry.name,
             "cause": entry.cause,

@@ -109,6 +109,10 @@ class NotLiveError(ServeError):
     """No model is live in this worker yet."""
 
 
+class NotServedError(ServeError):
+    """No such model, version or label is served here."""
+
+
 class PublishError(ServeError):
     """A file cannot be published as a checkpoint."""
 

@@ -18,12 +18,13 @@ from serve.settings import load_settings
 from serve.store import Stored
 
 
-def read_golden(path: Path, checkpoint: Path) -> list[dict[str, object]]:
+def read_golden(path: Path, checkpoint: Path, model: str | None = None) -> list[dict[str, object]]:
     """Read golden requests, and compute the answers that the file leaves out.
 
     Args:
         path: a JSON list of `{"inputs": …}`, each with `outputs`, `rtol` and `atol` where they are given.
         checkpoint: one file, whose model computes what is missing.
+        model: which model of the settings that is, where there are several.
 
     Returns:
         The requests as they stand in a manifest.
@@ -48,14 +49,14 @@ def read_golden(path: Path, checkpoint: Path) -> list[dict[str, object]]:
         raise PublishError(f"{path}: " + "; ".join(issues))
     golden = list(parse_golden(stated))
     if missing:
-        answers = _ask([golden[place] for place in missing], checkpoint)
+        answers = _ask([golden[place] for place in missing], checkpoint, model)
         for place, answer in zip(missing, answers):
             golden[place] = replace(golden[place], outputs=answer)
     return [one.as_json() for one in golden]
 
 
-def _ask(golden: list[Golden], checkpoint: Path) -> list[object]:
-    settings = load_settings(os.environ, Path.cwd())
+def _ask(golden: list[Golden], checkpoint: Path, model: str | None) -> list[object]:
+    settings = load_settings(os.environ, Path.cwd()).find(model)
     sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     # The trainer's own file: what a server may unpickle is that server's decision, and a signature comes after this.
     allowed = replace(settings, allowed_pickles=frozenset({sha256}), verify_key=(), memory="unchecked")

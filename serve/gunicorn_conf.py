@@ -8,17 +8,20 @@ threads hangs its forked workers (pytorch#49555).
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+from serve.drain import Drain
 from serve.errors import SettingsError, describe
-from serve.settings import Settings, load_settings
+from serve.metrics import directory
+from serve.settings import ServerSettings, load_settings
 
 _KNOWN_ERROR = 3
 
 
-def _load_or_exit() -> Settings:
+def _load_or_exit() -> ServerSettings:
     try:
         return load_settings(os.environ, Path.cwd())
     except SettingsError as error:
@@ -27,11 +30,12 @@ def _load_or_exit() -> Settings:
 
 
 served = _load_or_exit()
+drain = Drain()
 
 bind = served.bind
 workers = served.workers
 threads = served.threads
-worker_class = "gthread"
+worker_class = "serve.gthread.Worker"
 # Longer than the idle time of common clients and proxies, so that it is they who close: a connection that the server
 # closes just when a request arrives is a failed request.
 keepalive = 75
@@ -44,43 +48,95 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa:
 control_socket_disable = True
 
 
+def on_starting(server: Any) -> None:
+    """Make the place in which the workers share their counts.
+
+    Args:
+        server: gunicorn's arbiter, which has no workers yet.
+    """
+    directory.make(os.environ)
+
+
+def when_ready(server: Any) -> None:
+    """Put the drop of readiness before the end.
+
+    Args:
+        server: gunicorn's arbiter, which has set its signal handlers.
+    """
+    end: Any = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, drain.precede(end, served.drain_delay_s))
+
+
 def post_worker_init(worker: Any) -> None:
-    """Start the reloader of a new worker, and let it become live before it takes requests.
+    """Start the reloaders of a new worker, and let it become live before it takes requests.
 
     Args:
         worker: gunicorn's worker, whose application is loaded and whose loop has not begun.
     """
-    runtime = _find_runtime(worker)
-    if runtime is None:
-        worker.log.warning("not an application of serve: call its runtime's start() in a post_worker_init of your own")
+    served_here = _find_server(worker)
+    if served_here is None:
+        worker.log.warning("not an application of serve: call its server's start() in a post_worker_init of your own")
         return
 
     def is_wanted() -> bool:
         worker.notify()
         return bool(worker.alive)
 
-    runtime.start()
-    runtime.wait_until_booted(is_wanted)
+    served_here.start()
+    served_here.oversight.watch(worker.tpool, served.client_timeout_s)
+    served_here.wait_until_booted(is_wanted)
+
+
+def pre_request(worker: Any, request: Any) -> None:
+    """Close connections after their answer while the server ends, so that nobody sends into one that is about to close.
+
+    Args:
+        worker: gunicorn's worker.
+        request: gunicorn's request, before its answer.
+    """
+    if drain.has_begun:
+        request.force_close()
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Drop what a worker that has ended said of its present.
+
+    Args:
+        server: gunicorn's arbiter.
+        worker: that has ended.
+    """
+    from serve.metrics.families import forget
+
+    forget(worker.pid)
+
+
+def on_exit(server: Any) -> None:
+    """Remove the place in which the workers shared their counts.
+
+    Args:
+        server: gunicorn's arbiter.
+    """
+    directory.remove(os.environ)
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """Stop the reloader of a worker that ends.
+    """Stop the reloaders of a worker that ends.
 
     Args:
         server: gunicorn's arbiter.
         worker: the worker, which may have failed before it had an application.
     """
-    runtime = _find_runtime(worker)
-    if runtime is None:
+    served_here = _find_server(worker)
+    if served_here is None:
         return
-    runtime.stop()
-    if runtime.is_loading:
+    served_here.stop()
+    if served_here.is_loading:
         # The interpreter would go away under torch's feet, and the process end by SIGABRT ("terminate called without an
         # active exception"). Every request is answered by now.
         os._exit(0)
 
 
-def _find_runtime(worker: Any) -> Any:
+def _find_server(worker: Any) -> Any:
     from serve.app import EXTENSION
 
     return getattr(getattr(worker, "wsgi", None), "extensions", {}).get(EXTENSION)

@@ -21,11 +21,11 @@ from serve.host_memory import read_available
 from serve.interface import require_same_form
 from serve.manifest import Manifest
 from serve.room import make_room
-from serve.servable import TorchPredictor
 from serve.settings import Settings
 from serve.signature import Verifier
 from serve.slot import Generation, Slot
 from serve.store import Stored
+from serve.torch_predictor import TorchPredictor
 from serve.warm_up import Candidate, warm_up
 
 Say = Callable[..., None]
@@ -130,14 +130,26 @@ class ModelLoader:
         module = self._read(plan, built)
         predictor = servable.connect(self._settings, built, module)
         loaded_s = time.monotonic()
-        candidate = Candidate(predictor, built.example_inputs, plan.manifest.golden, getattr(built, "validate", None))
+        candidate = Candidate(
+            predictor,
+            built.example_inputs,
+            plan.manifest.golden,
+            getattr(built, "validate", None),
+            getattr(built, "batchable", True),
+        )
         try:
-            found = warm_up(candidate, self._settings.warm_up_sizes, self._settings.warm_up_timeout_s)
-            self._require_form(plan.manifest, form, found)
+            tried = warm_up(candidate, self._settings.warm_up_sizes, self._settings.warm_up_timeout_s)
+            self._require_form(plan.manifest, form, tried.form)
         except CheckpointError:
             predictor.release()
             raise
-        predictor = replace(predictor, interface=found, origin=(plan.stored, plan.manifest))
+        predictor = replace(
+            predictor,
+            outputs=tried.outputs,
+            can_batch=tried.can_batch,
+            interface=tried.form,
+            origin=(plan.stored, plan.manifest),
+        )
         return Loaded(predictor, plan.format, loaded_s - started_s, time.monotonic() - loaded_s)
 
     def _require_memory(self, plan: _Plan, is_alone: bool) -> None:

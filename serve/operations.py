@@ -177,6 +177,10 @@ class Operations:
         self._agreement.wake()
         return was_pinned
 
+    def look(self) -> None:
+        """Have the workers look at the watched place now."""
+        self._agreement.wake()
+
     def _require_committed(self) -> Entry:
         last = self._ledger.last()
         if last is None:

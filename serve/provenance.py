@@ -24,6 +24,7 @@ class Provenance:
         generation: the number of the commit that made it live; it only rises.
         sha256: of the checkpoint's bytes.
         env_digest: of the environment that computed the answer, or `None` where it is not known.
+        label: under which it is served: `stable`, or `canary` for a part of the requests.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Provenance:
     generation: int
     sha256: str
     env_digest: str | None
+    label: str = "stable"
 
     def as_json(self) -> dict[str, object]:
         """Return the facts as they stand in a JSON answer."""
@@ -43,6 +45,7 @@ class Provenance:
             "X-Model-Version": self.version,
             "X-Model-Generation": str(self.generation),
             "X-Model-SHA256": self.sha256,
+            "X-Model-Label": self.label,
             "X-Env-Digest": self.env_digest or UNKNOWN,
         }
 
@@ -52,7 +55,7 @@ def read_env_digest(environ: Mapping[str, str], prefix: Path) -> str | None:
 
     Args:
         environ: the environment variables; `ENVSERVE_ENV_DIGEST` wins.
-        prefix: the environment's prefix, whose `conda-meta/envserve.json` holds it otherwise.
+        prefix: the environment's prefix, whose `conda-meta/envserve` holds it otherwise.
 
     Returns:
         The digest, or `None` when neither place has one that fits in a header.
@@ -60,7 +63,7 @@ def read_env_digest(environ: Mapping[str, str], prefix: Path) -> str | None:
     digest: object = environ.get(ENV_DIGEST_VARIABLE)
     if digest is None:
         try:
-            record = json.loads((prefix / "conda-meta" / "envserve.json").read_bytes())
+            record = json.loads((prefix / "conda-meta" / "envserve").read_bytes())
         except (OSError, ValueError):
             return None
         digest = record.get("env_digest") if isinstance(record, dict) else None

@@ -54,6 +54,7 @@ class Extras:
     Args:
         metrics: numbers by name.
         golden: a file of golden requests.
+        model: which model of the settings computes answers that the file leaves out, where there are several.
         key: a private key to sign with.
         convert: whether what torch.save wrote becomes safetensors; `None` where that can be done safely.
         generation: the publisher's own rising number, or 0.
@@ -61,6 +62,7 @@ class Extras:
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     golden: Path | None = None
+    model: str | None = None
     key: Path | None = None
     convert: bool | None = None
     generation: int = 0
@@ -238,7 +240,7 @@ def _find_extras(extras: Extras, checkpoint: Path) -> dict[str, object]:
     if extras.golden is not None:
         from serve.golden_file import read_golden
 
-        found["golden"] = read_golden(extras.golden, checkpoint)
+        found["golden"] = read_golden(extras.golden, checkpoint, extras.model)
     return found
 
 

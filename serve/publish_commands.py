@@ -59,6 +59,9 @@ def _add_publish(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--golden", metavar="FILE", type=Path, help="JSON list of requests; absent answers are computed"
     )
+    parser.add_argument(
+        "--model", metavar="NAME[@LABEL]", help="which one computes them, where the settings have several"
+    )
     parser.add_argument("--metric", metavar="NAME=VALUE", type=_metric, action="append", default=[], dest="metrics")
     parser.add_argument("--sign", metavar="KEYFILE", type=Path, help="private key that keygen made")
     parser.add_argument("--json", action="store_true", help="print what was published as JSON")
@@ -78,7 +81,14 @@ def _metric(text: str) -> tuple[str, float]:
 
 
 def _publish(options: argparse.Namespace) -> str:
-    extras = Extras(dict(options.metrics), options.golden, options.sign, options.convert, options.generation)
+    extras = Extras(
+        metrics=dict(options.metrics),
+        golden=options.golden,
+        model=options.model,
+        key=options.sign,
+        convert=options.convert,
+        generation=options.generation,
+    )
     published = publish(options.file, options.to, options.name, options.version, extras)
     if options.json:
         return json.dumps(asdict(published))

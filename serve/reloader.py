@@ -55,6 +55,8 @@ class Reloader:
         self._is_stopping = threading.Event()
         self._last_fault: str | None = None
         self.booted = threading.Event()
+        # When the newest marker was written, while its checkpoint is not served; `None` when it is, or under a pin.
+        self.unserved_ns: int | None = None
         self.verdict = "the reloader was not started; run gunicorn with -c python:serve.gunicorn_conf"
 
     def run(self) -> None:
@@ -74,6 +76,10 @@ class Reloader:
             pause_s = self._look_safely(loader)
             self._wake_up.wait(pause_s, lambda turn=turn: self._committer.turn != turn)  # type: ignore[misc]
         self._wake_up.close()
+
+    def look_now(self) -> None:
+        """Let the thread look at once instead of at the end of its pause."""
+        self._wake_up.wake()
 
     def stop(self) -> None:
         """Let the thread end after the present look."""
@@ -119,21 +125,24 @@ class Reloader:
         self._memory.learn(committed)
         pinned = self._committer.is_pinned() if committed else None
         if pinned is not None:
-            self.verdict = pinned
+            self.verdict, self.unserved_ns = pinned, None
             return self._poll_s
         return self._look_at_place(loader)
 
     def _look_at_place(self, loader: Loader) -> float:
         is_ranked = self._place.is_directory
-        verdict = None
+        verdict, unserved_ns = None, None
         for seen in self._place.observe():
             action = self._act(loader, seen, is_ranked)
+            if verdict is None and not (isinstance(action, Ignore) and action.is_final):
+                unserved_ns = seen.marker.mtime_ns
             verdict = verdict or f"{seen.path.name}: {action.reason}"
             if isinstance(action, Wait):
-                self.verdict = verdict
+                self.verdict, self.unserved_ns = verdict, unserved_ns
                 return min(action.look_again_s, self._poll_s)
             if isinstance(action, Ignore) and action.is_final:
                 break
+        self.unserved_ns = unserved_ns
         self.verdict = verdict or f"no checkpoint with a marker at {self._place.path}"
         return self._poll_s
 
@@ -147,7 +156,7 @@ class Reloader:
             return self._committer.refuse(action)
         if not isinstance(action, Load):
             return action
-        self.verdict = f"{seen.path.name}: it is being loaded"
+        self.verdict, self.unserved_ns = f"{seen.path.name}: it is being loaded", seen.marker.mtime_ns
         outcome = self._committer.commit(loader, action)
         if isinstance(outcome, Ignore) and outcome.is_final:
             self._memory.serve(seen.fingerprint, seen.order)

@@ -1,6 +1,7 @@
-"""One worker's parts, put together: settings in, slot and reloader out.
+"""The parts that serve one model in one worker, put together: settings in, slot and reloader out.
 
-Building a runtime starts nothing and imports no torch; `start` does, in the worker, after the fork.
+A label of a model (canary, shadow) has a runtime of its own. Building a runtime starts nothing and imports no torch;
+`start` does, in the worker, after the fork.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import json
 import os
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +29,7 @@ from serve.provenance import read_env_digest
 from serve.quarantine import Quarantine
 from serve.reloader import Reloader
 from serve.remote import make_place, url_of
-from serve.settings import Settings
+from serve.settings import STABLE, Settings
 from serve.slot import Slot
 from serve.store import Store
 from serve.together import HostCommitter
@@ -37,24 +37,24 @@ from serve.together import HostCommitter
 _STOP_WAIT_S = 2.0
 # What decides how fast and where, but not whether a checkpoint is good.
 _NOT_JUDGING = frozenset(
-    {"bind", "workers", "threads", "poll_s", "settle_s", "keep", "boot_wait_s", "watch", "commit", "commit_timeout_s"}
-    | {"event_hook", "store", "checkpoints"}
+    {"workers", "poll_s", "settle_s", "keep", "watch", "commit", "commit_timeout_s"}
+    | {"event_hook", "store", "checkpoints", "share"}
 )
 
 
 class Runtime:
-    """What the application of one worker works with.
+    """One model, or one label of it, in one worker.
 
     Args:
-        settings: how to serve.
+        settings: how to serve it.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.env_digest = read_env_digest(os.environ, Path(sys.prefix))
-        self.log = EventLog({"model": settings.name, "env_digest": self.env_digest})
+        self.log = EventLog({**_facts_of(settings), "env_digest": self.env_digest})
         if settings.event_hook:
-            self.log.also_to(EventHook(settings.event_hook, _report_hook(settings.name)).put)
+            self.log.also_to(EventHook(settings.event_hook, _report_hook(settings)).put)
         self.slot = Slot()
         self._quarantine = Quarantine(settings.store)
         place = make_place(settings.checkpoints)
@@ -98,19 +98,6 @@ class Runtime:
         """Whether a thread still works on a model, after `stop` too: a load cannot be ended from outside."""
         return any(thread.name.startswith(PREPARATION) for thread in threading.enumerate())
 
-    def wait_until_booted(self, is_wanted: Callable[[], bool]) -> None:
-        """Wait until a committed generation is live again, or cannot be.
-
-        A worker that replaces a dead one takes no requests meanwhile; its siblings do. On a host that has committed
-        nothing there is nothing to wait for, and requests are told so.
-
-        Args:
-            is_wanted: asked ten times a second whether to go on waiting.
-        """
-        until_s = time.monotonic() + self.settings.boot_wait_s
-        while is_wanted() and time.monotonic() < until_s and not self.reloader.booted.wait(0.1):
-            continue
-
     def _make_committer(self, place: Place) -> Committer:
         settings = self.settings
         store = Store(settings.store, self._report_damage)
@@ -123,6 +110,7 @@ class Runtime:
             orders=Orders(settings.store),
             log=self.log,
             name=settings.name,
+            label=settings.label,
             env_digest=self.env_digest,
             keep=settings.keep,
         )
@@ -148,8 +136,13 @@ class Runtime:
         return loader
 
 
-def _report_hook(name: str) -> Callable[[str], None]:
-    log = EventLog({"model": name})  # one of its own, or a hook that fails would be told of it
+def _facts_of(settings: Settings) -> dict[str, object]:
+    # Most models have one label; their lines need not say so.
+    return {"model": settings.name, **({} if settings.label == STABLE else {"label": settings.label})}
+
+
+def _report_hook(settings: Settings) -> Callable[[str], None]:
+    log = EventLog(_facts_of(settings))  # one of its own, or a hook that fails would be told of it
     return lambda failure: log.emit("hook_failed", reason=failure)
 
 

@@ -14,11 +14,17 @@ A class may say more, each by a method of its own; a class that is no module say
     build_module(self)              -> torch.nn.Module        the module whose state dict the checkpoints hold
     inputs_to_tensors(self, inputs) -> anything               a request's inputs to what the module takes; raises
                                                               ValueError for inputs that do not fit
-    run_module(self, module, x)     -> anything               default: module(*x) for a tuple, module(x) otherwise
+    run_module(self, module, x)     -> anything               default: module(*x) for a tuple, module(**x) for a
+                                                              mapping, module(x) otherwise
     tensors_to_outputs(self, y)     -> lists, numbers, texts  default: nested lists
+    image_to_inputs(self, pixels)   -> inputs                 for PNG and JPEG bodies: from uint8 [height, width, 3]
     validate(self, model)           -> None or True           the last gate before a swap: `model.predict(inputs)`
                                                               answers, `model.module` holds the weights; raises, or
                                                               returns False, for a model that must not be served
+
+An example that is an object, `{"ids": [[…]], "mask": [[…]]}`, makes a model of several named inputs. Requests that are
+ready at the same moment may share one run, their rows joined, where the model answers each row as it does alone; that
+is tried before each swap. `batchable = False` says that it must not even be tried.
 
 With `format = "torchscript"` the module comes out of the checkpoint, and the class only needs the rest.
 """
@@ -27,61 +33,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any, Callable
 
 from serve import tensors
-from serve.errors import InputError, ModelError
-from serve.manifest import Manifest
+from serve.errors import ModelError
+from serve.inputs import CustomInputs, InputTensor, NamedInputs, SoleInput
 from serve.settings import Settings
-from serve.store import Stored
-
-
-@dataclass(frozen=True)
-class TorchPredictor:
-    """A model that answers requests.
-
-    Args:
-        module: holds the weights.
-        inputs_to_tensors: from a request's inputs to what the module takes.
-        run_module: from there to what the module gives.
-        tensors_to_outputs: from there to the answer's outputs.
-        expected_shape: of the inputs, `None` standing for any length.
-        interface: the form of the example and of its answer, once it was tried.
-        origin: the proven checkpoint and its manifest, from which it can be made again.
-    """
-
-    module: Any
-    inputs_to_tensors: Callable[[object], Any]
-    run_module: Callable[[Any, Any], Any]
-    tensors_to_outputs: Callable[[Any], object]
-    expected_shape: Sequence[int | None]
-    interface: Mapping[str, str] = field(default_factory=dict)
-    origin: tuple[Stored, Manifest] | None = None
-
-    def predict(self, inputs: object) -> object:
-        """Answer one request.
-
-        Args:
-            inputs: as the request has them.
-
-        Returns:
-            The outputs, in the form that JSON can hold.
-
-        Raises:
-            InputError: the inputs do not fit the model.
-        """
-        with tensors.without_gradients():
-            try:
-                taken = self.inputs_to_tensors(inputs)
-            except (ValueError, TypeError, LookupError) as error:
-                raise InputError(f"the inputs: {error}", self.expected_shape) from error
-            return self.tensors_to_outputs(self.run_module(self.module, taken))
-
-    def release(self) -> None:
-        """Free the weights; no request uses them any more."""
-        tensors.release(self.module)
+from serve.torch_predictor import Inputs, TorchPredictor
 
 
 def import_class(settings: Settings) -> Callable[..., object]:
@@ -168,24 +127,30 @@ def connect(settings: Settings, servable: Any, module: Any) -> TorchPredictor:
     Raises:
         ModelError: the example does not fit.
     """
-    try:
-        rows = tensors.InputTensors(servable.example_inputs, module, settings.device)
-        shape: Sequence[int | None] = rows.shape
-        convert = rows.convert
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        if not hasattr(servable, "inputs_to_tensors"):
-            raise ModelError(
-                f"{settings.model}: example_inputs: expected rows of numbers, found {error}",
-                hint="give rows of numbers, or add inputs_to_tensors()",
-            ) from error
-        shape = ()
+    if hasattr(servable, "inputs_to_tensors"):
+        converter: Inputs = CustomInputs(servable.inputs_to_tensors, servable.example_inputs)
+    else:
+        converter = _read_example(settings, servable.example_inputs, module)
     return TorchPredictor(
         module=module,
-        inputs_to_tensors=getattr(servable, "inputs_to_tensors", None) or convert,
+        converter=converter,
         run_module=getattr(servable, "run_module", _run_module),
-        tensors_to_outputs=getattr(servable, "tensors_to_outputs", tensors.to_lists),
-        expected_shape=shape,
+        tensors_to_outputs=getattr(servable, "tensors_to_outputs", None),
+        image_to_inputs=getattr(servable, "image_to_inputs", None),
     )
+
+
+def _read_example(settings: Settings, example: object, module: Any) -> Inputs:
+    try:
+        if isinstance(example, Mapping):
+            named = {str(name): InputTensor(rows, module, settings.device, name) for name, rows in example.items()}
+            return NamedInputs(named)
+        return SoleInput(InputTensor(example, module, settings.device))
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise ModelError(
+            f"{settings.model}: example_inputs: expected rows of numbers, found {error}",
+            hint="give rows of numbers, or add inputs_to_tensors()",
+        ) from error
 
 
 def _unbuildable(settings: Settings, error: Exception) -> ModelError:
@@ -194,4 +159,6 @@ def _unbuildable(settings: Settings, error: Exception) -> ModelError:
 
 
 def _run_module(module: Any, taken: Any) -> Any:
+    if isinstance(taken, Mapping):
+        return module(**taken)
     return module(*taken) if isinstance(taken, tuple) else module(taken)

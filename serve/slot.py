@@ -9,34 +9,14 @@ has ended.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Callable, Protocol
+from typing import Callable
 
 from serve.errors import NotLiveError
+from serve.predictor import Predictor
 from serve.provenance import Provenance
-
-
-class Predictor(Protocol):
-    """A loaded model, as far as a request is concerned."""
-
-    def predict(self, inputs: object) -> object:
-        """Answer one request.
-
-        Args:
-            inputs: the value of `inputs` in the request.
-
-        Returns:
-            What goes into `outputs` of the answer.
-
-        Raises:
-            InputError: the inputs do not fit the model.
-        """
-
-    @property
-    def expected_shape(self) -> Sequence[int | None]:
-        """The shape of the inputs, `None` standing for any length."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +60,10 @@ class Slot:
         with self._lock:
             return self._choose()
 
-    @contextmanager
-    def lease(self) -> Iterator[Generation]:
-        """Hold the live generation for one request.
+    def acquire(self) -> Generation:
+        """Take a lease: hold the live generation for one request, until `release`.
 
-        Yields:
+        Returns:
             The generation that is live now; a swap does not change it.
 
         Raises:
@@ -97,13 +76,35 @@ class Slot:
                 raise NotLiveError("no model is live in this worker yet")
             key = id(generation)
             self._leases[key] = self._leases.get(key, 0) + 1
+        return generation
+
+    def release(self, generation: Generation) -> None:
+        """End a lease.
+
+        Args:
+            generation: what `acquire` gave.
+        """
+        key = id(generation)
+        with self._lock:
+            self._leases[key] -= 1
+            if not self._leases[key]:
+                del self._leases[key]
+
+    @contextmanager
+    def lease(self) -> Iterator[Generation]:
+        """Hold the live generation while a block runs.
+
+        Yields:
+            The generation that is live now; a swap does not change it.
+
+        Raises:
+            NotLiveError: no model is live yet.
+        """
+        generation = self.acquire()
         try:
             yield generation
         finally:
-            with self._lock:
-                self._leases[key] -= 1
-                if not self._leases[key]:
-                    del self._leases[key]
+            self.release(generation)
 
     def stand_by(self, generation: Generation | None) -> None:
         """Hold a prepared generation ready, to become live when the commit word names it.

@@ -1,6 +1,7 @@
-"""The door to torch, beside `serve.weights`, which reads files: nothing else imports it, and only in workers.
+"""The door to torch for weights that are in memory; `serve.weights` reads them, `serve.inputs` and `serve.outputs` are
+for requests. Only workers import it.
 
-Compares, attaches and frees weights, and turns requests into tensors and back. Written for torch 1.12.1 to 2.13; what a
+Compares, attaches and frees weights. Written for torch 1.12.1 to 2.13; what a
 version lacks is asked of torch itself, not of its version number.
 """
 
@@ -9,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import inspect
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
-from serve.errors import CheckpointError, InputError
+from serve.errors import CheckpointError
 from serve.formats import TensorSpec
 from serve.host_memory import Available
 
@@ -157,79 +158,3 @@ def read_device_memory(device: str) -> Available | None:
     free_bytes, _ = torch.cuda.mem_get_info(place)
     cached_bytes = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
     return Available(free_bytes + cached_bytes, f"free on {device}")
-
-
-class InputTensors:
-    """Turns rows of numbers into a tensor of the kind that the example has.
-
-    Args:
-        example: inputs as a request has them.
-        module: its first floating-point parameter tells the precision.
-        device: where the tensors go.
-    """
-
-    def __init__(self, example: object, module: Any, device: str) -> None:
-        self._device = device
-        tensor = torch.tensor(example)
-        self._dtype = tensor.dtype
-        if tensor.is_floating_point():
-            floating = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
-            self._dtype = next(floating, tensor.dtype)
-        # The first dimension is the rows, of which a request may have any number.
-        self.shape: tuple[int | None, ...] = (None, *tensor.shape[1:])
-
-    def convert(self, inputs: object) -> Any:
-        """Convert the inputs of one request.
-
-        Args:
-            inputs: rows of numbers.
-
-        Returns:
-            A tensor on the device.
-
-        Raises:
-            InputError: they are no numbers, not rectangular, not finite, or of another shape.
-
-        Shapes:
-            As the example's, with any number of rows.
-        """
-        is_floating = self._dtype.is_floating_point
-        try:
-            tensor = torch.tensor(inputs, dtype=self._dtype if is_floating else None)
-        except (TypeError, ValueError, RuntimeError, OverflowError, RecursionError) as error:
-            raise InputError(f"the inputs: expected rows of numbers, found {error}", self.shape) from error
-        if tensor.dim() != len(self.shape) or tuple(tensor.shape[1:]) != self.shape[1:] or not tensor.shape[0]:
-            raise InputError(
-                f"the inputs: expected the shape {format_shape(self.shape)}, found {list(tensor.shape)}", self.shape
-            )
-        if not is_floating and tensor.is_floating_point():
-            raise InputError("the inputs: expected whole numbers, found fractions", self.shape)
-        if is_floating and not torch.isfinite(tensor).all():
-            raise InputError(f"the inputs: expected numbers that fit {self._dtype}, found larger ones", self.shape)
-        return tensor.to(device=self._device, dtype=self._dtype)
-
-
-def format_shape(shape: Sequence[int | None]) -> str:
-    """Write a shape for a message.
-
-    Args:
-        shape: lengths, `None` standing for any.
-    """
-    return "[" + ", ".join("any" if length is None else str(length) for length in shape) + "]"
-
-
-def to_lists(result: Any) -> object:
-    """Turn what a module returned into what JSON can hold.
-
-    Args:
-        result: a tensor, or tuples, lists and mappings of tensors.
-    """
-    if isinstance(result, torch.Tensor):
-        lists: object = result.tolist()
-        return lists
-    if isinstance(result, (tuple, list)):
-        return [to_lists(part) for part in result]
-    if isinstance(result, Mapping):
-        return {str(key): to_lists(part) for key, part in result.items()}
-    plain: object = result
-    return plain

@@ -17,6 +17,8 @@ from typing import Callable
 from serve.manifest import WORD
 
 _IMPORT_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+# Whoever guesses it can roll back.
+_SHORTEST_TOKEN = 16
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -71,6 +73,24 @@ def path(value: object, base: Path) -> Path:
         ValueError: it is something else.
     """
     return base / Path(text(value, base)).expanduser()
+
+
+def token_file(value: object, base: Path) -> Path | None:
+    """Read the path of a file that holds a token, or an empty text for none.
+
+    Raises:
+        ValueError: it cannot be read, or holds no token that is long enough.
+    """
+    if value == "":
+        return None
+    found = path(value, base)
+    try:
+        length = len(found.read_text(encoding="utf-8").strip())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"expected a file that can be read, found {error}") from error
+    if length < _SHORTEST_TOKEN:
+        raise ValueError(f"expected a token of at least {_SHORTEST_TOKEN} characters, found {length}")
+    return found
 
 
 def place(value: object, base: Path) -> Path:
@@ -191,6 +211,21 @@ def seconds(least: float) -> Callable[[object, Path], float]:
         return number
 
     return parse
+
+
+def share(value: object, base: Path) -> float:
+    """Read a part of a whole.
+
+    Raises:
+        ValueError: it is no number from 0 to 1.
+    """
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, (int, float, str)) else float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise ValueError(f"expected a number from 0 to 1, found {value!r}")
+    return number
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -16,7 +16,8 @@ from typing import Any, Callable
 from serve.errors import CheckpointError
 from serve.golden import Golden, require_golden
 from serve.interface import describe
-from serve.slot import Predictor
+from serve.predictor import ArrayForm, Predictor
+from serve.trial import describe_outputs, find_batchable
 
 # The first run pays for lazily created kernels and buffers, the second shows that they are there.
 _RUNS = 2
@@ -31,15 +32,32 @@ class Candidate:
         example: inputs as a request has them.
         golden: requests whose answers are known.
         validate: the model class's own check, where it has one; it raises, or returns `False`, for a bad model.
+        may_batch: whether to find out if requests may share one run.
     """
 
     predictor: Predictor
     example: object
     golden: Sequence[Golden] = ()
     validate: Callable[[Any], object] | None = None
+    may_batch: bool = True
 
 
-def warm_up(candidate: Candidate, sizes: Sequence[int], timeout_s: float) -> dict[str, str]:
+@dataclass(frozen=True)
+class Tried:
+    """What was found out about a model.
+
+    Args:
+        form: of the example and of its answer.
+        outputs: as arrays.
+        can_batch: whether requests may share one run.
+    """
+
+    form: dict[str, str]
+    outputs: tuple[ArrayForm, ...]
+    can_batch: bool
+
+
+def warm_up(candidate: Candidate, sizes: Sequence[int], timeout_s: float) -> Tried:
     """Try a model.
 
     Args:
@@ -48,7 +66,7 @@ def warm_up(candidate: Candidate, sizes: Sequence[int], timeout_s: float) -> dic
         timeout_s: how long all of it may take.
 
     Returns:
-        The form of the example and of its answer.
+        What was found out about it.
 
     Raises:
         CheckpointError: it fails, answers wrongly, or is not done in time.
@@ -56,14 +74,16 @@ def warm_up(candidate: Candidate, sizes: Sequence[int], timeout_s: float) -> dic
     return _limit(lambda: _try(candidate, sizes), timeout_s)
 
 
-def _try(candidate: Candidate, sizes: Sequence[int]) -> dict[str, str]:
-    form = {"inputs": describe(candidate.example), "outputs": _answer(candidate.predictor, candidate.example)}
+def _try(candidate: Candidate, sizes: Sequence[int]) -> Tried:
+    predictor = candidate.predictor
+    form = {"inputs": describe(candidate.example), "outputs": _answer(predictor, candidate.example)}
     for size in sizes:
-        _answer(candidate.predictor, _resize(candidate.example, size))
+        _answer(predictor, _resize(candidate.example, size))
     for place, golden in enumerate(candidate.golden):
-        require_golden(place, golden, _ask_golden(candidate.predictor, place, golden))
+        require_golden(place, golden, _ask_golden(predictor, place, golden))
     _validate(candidate)
-    return form
+    can_batch = candidate.may_batch and find_batchable(predictor, candidate.example)
+    return Tried(form, describe_outputs(predictor, candidate.example), can_batch)
 
 
 def _answer(predictor: Predictor, inputs: object) -> str:
@@ -103,9 +123,9 @@ def _validate(candidate: Candidate) -> None:
         raise CheckpointError("validate", "validate(model): expected True or None, found False")
 
 
-def _limit(work: Callable[[], dict[str, str]], timeout_s: float) -> dict[str, str]:
+def _limit(work: Callable[[], Tried], timeout_s: float) -> Tried:
     """Run some work in a thread, and give it up at a deadline."""
-    results: list[dict[str, str]] = []
+    results: list[Tried] = []
     errors: list[BaseException] = []
 
     def run() -> None:

@@ -1,8 +1,9 @@
-"""The index of a channel: repodata.json and repodata.json.zst of each subdir, written by rattler.
+"""The index of a channel: repodata.json, repodata.json.zst and, on request, shards of each subdir, made by rattler.
 
 rattler writes into the directory that it indexes, file by file, and notes the time at which it saw each archive. We let
-it do that in a directory of links beside the channel, take the time out, so that the same archives have the same index,
-and put each file into place whole, so that no reader ever sees half of one.
+it do that in a directory of links, take the times out, so that the same archives have the same index, and put each file
+into place whole, so that no reader ever sees half of one. Shards are binary and keep the times; they stay as they are
+while the repodata does. Another version of rattler may word the same index in another way.
 """
 
 from __future__ import annotations
@@ -11,38 +12,68 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from envtool.channel import seal
 from envtool.files import write_atomically
 
 SUBDIRS = ("linux-64", "noarch")
+SHARDS = "repodata_shards.msgpack.zst"
 
 
-def write(channel: Path, archives: Sequence[str]) -> None:
-    """Index archives of a channel.
+def write(
+    channel: Path, archives: Sequence[str], *, has_shards: bool | None = None, key_file: Path | None = None
+) -> None:
+    """Index archives of a channel; an older signature of its index goes, since it would not fit any more.
 
     Args:
         channel: Its directory. `noarch/repodata.json` is written even where the subdir is empty, since every client
             asks for it.
         archives: Each as `subdir/file name`; what else lies in the directory is not listed.
+        has_shards: Whether to write shards as well; None means if there are some.
+        key_file: The private key to sign the index with, if it is to be signed.
     """
-    import zstandard
+    if has_shards is None:
+        has_shards = any(channel.glob(f"*/{SHARDS}"))
+    there = [path.parent.name for path in channel.glob("*/repodata.json")]
+    sources = {name: channel / name for name in archives}
+    files = render(sources, channel, {*SUBDIRS, *there}, has_shards=has_shards)
+    if has_shards:
+        files = _with_kept_shards(channel, files)
+    files.update(seal.seal(files, key_file))
+    for name, content in sorted(files.items(), key=_readers_order):
+        (channel / name).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(channel / name, content)
+    for path in [*channel.glob("*/shards/*"), *channel.glob(f"*/{SHARDS}"), *(channel / each for each in seal.FILES)]:
+        if path.relative_to(channel).as_posix() not in files:
+            path.unlink(missing_ok=True)
 
-    with TemporaryDirectory(prefix=".index-", dir=channel) as scratch:
+
+def render(
+    archives: Mapping[str, Path], scratch_parent: Path, subdirs: Iterable[str] = SUBDIRS, *, has_shards: bool = False
+) -> dict[str, bytes]:
+    """The files of an index.
+
+    Args:
+        archives: The archives, `subdir/file name` to the file.
+        scratch_parent: A directory on the file system of the archives, so that they can be linked.
+        subdirs: The subdirs that have an index even if they are empty.
+        has_shards: Whether there shall be shards as well.
+
+    Returns:
+        The content of each file, by its path in the channel.
+    """
+    with TemporaryDirectory(prefix=".index-", dir=scratch_parent) as scratch:
         copy = Path(scratch)
-        for subdir in SUBDIRS:
+        for subdir in {*subdirs, *(name.partition("/")[0] for name in archives)}:
             (copy / subdir).mkdir()
-        for name in archives:
-            _link(channel / name, copy / name)
-        asyncio.run(_index(copy))
-        for subdir in SUBDIRS:
-            repodata = _without_times(json.loads((copy / subdir / "repodata.json").read_bytes()))
-            (channel / subdir).mkdir(exist_ok=True)
-            write_atomically(channel / subdir / "repodata.json.zst", zstandard.ZstdCompressor().compress(repodata))
-            write_atomically(channel / subdir / "repodata.json", repodata)
+        for name, source in archives.items():
+            _link(source, copy / name)
+        asyncio.run(_index(copy, has_shards=has_shards))
+        return dict(sorted(_files(copy)))
 
 
 def is_current(channel: Path, expected: Mapping[str, str]) -> bool:
@@ -53,23 +84,86 @@ def is_current(channel: Path, expected: Mapping[str, str]) -> bool:
         expected: The sha256 of each archive, by `subdir/file name`.
     """
     listed = {}
-    for subdir in SUBDIRS:
-        try:
-            repodata = json.loads((channel / subdir / "repodata.json").read_bytes())
-            records = {**repodata["packages"], **repodata["packages.conda"]}
-        except (OSError, ValueError, KeyError):
-            return False
-        if not (channel / subdir / "repodata.json.zst").is_file():
+    for subdir in {*SUBDIRS, *(name.partition("/")[0] for name in expected)}:
+        records = read(channel, subdir)
+        if records is None or not (channel / subdir / "repodata.json.zst").is_file():
             return False
         listed.update({f"{subdir}/{name}": record.get("sha256") for name, record in records.items()})
     return listed == dict(expected)
 
 
-async def _index(directory: Path) -> None:
+def read(channel: Path, subdir: str) -> dict[str, Any] | None:
+    """The records of a subdir by file name, None where its repodata.json is not there or malformed."""
+    try:
+        repodata = json.loads((channel / subdir / "repodata.json").read_bytes())
+        return {**repodata["packages"], **repodata["packages.conda"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def is_packed(channel: Path, subdir: str) -> bool:
+    """Whether the repodata.json.zst of a subdir holds the same as its repodata.json."""
+    import zstandard
+
+    try:
+        packed = (channel / subdir / "repodata.json.zst").read_bytes()
+        plain = (channel / subdir / "repodata.json").read_bytes()
+        return bool(zstandard.ZstdDecompressor().stream_reader(packed).read() == plain)
+    except (OSError, zstandard.ZstdError):
+        return False
+
+
+def newest_first(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The file names of records, the highest version first, and of one version the highest build number."""
+    import rattler
+
+    def order(name: str) -> tuple[Any, int, int, str]:
+        record = records[name]
+        return rattler.Version(record["version"]), record["build_number"], record.get("timestamp") or 0, name
+
+    return sorted(records, key=order, reverse=True)
+
+
+async def _index(directory: Path, *, has_shards: bool) -> None:
     from rattler.index import index_fs
 
-    # The same arguments in 0.25 and 0.28. Shards only help channels of many thousand packages.
-    await index_fs(directory, write_zst=False, write_shards=False, force=True)
+    # The same arguments in 0.25 and 0.28.
+    await index_fs(directory, write_zst=False, write_shards=has_shards, force=True)
+
+
+def _files(copy: Path) -> Iterator[tuple[str, bytes]]:
+    import zstandard
+
+    compress = zstandard.ZstdCompressor().compress
+    for path in copy.rglob("*"):
+        name = path.relative_to(copy).as_posix()
+        if path.name == "repodata.json":
+            repodata = _without_times(json.loads(path.read_bytes()))
+            yield name, repodata
+            yield f"{name}.zst", compress(repodata)
+        elif path.name == SHARDS or path.parent.name == "shards":
+            yield name, path.read_bytes()
+
+
+def _with_kept_shards(channel: Path, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The files of an index with the shards that are there already, in subdirs whose repodata stays as it is."""
+    kept = dict(files)
+    for old in channel.glob(f"*/{SHARDS}"):
+        subdir = old.parent.name
+        repodata = channel / subdir / "repodata.json"
+        if repodata.is_file() and repodata.read_bytes() == files.get(f"{subdir}/repodata.json"):
+            new = [name for name in kept if name == f"{subdir}/{SHARDS}" or name.startswith(f"{subdir}/shards/")]
+            for name in new:
+                del kept[name]
+            for path in (old, *old.parent.glob("shards/*")):
+                kept[path.relative_to(channel).as_posix()] = path.read_bytes()
+    return kept
+
+
+def _readers_order(item: tuple[str, bytes]) -> tuple[int, str]:
+    # What others point to comes first: a shard before the index of shards, the signature last.
+    name = item[0]
+    return (0 if "/shards/" in name else 2 if name in seal.FILES else 1), name
 
 
 def _without_times(repodata: dict[str, Any]) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from envtool import report
+from envtool.cli import channel_contents, channel_sharing
 from envtool.cli.options import json_option
 
 
@@ -17,6 +18,13 @@ def command() -> None:
 
     A channel is a directory, or a place on a web server, that conda, mamba, pixi and envtool install packages from.
     """
+
+
+for _each in (
+    channel_contents.add, channel_contents.index, channel_contents.check, channel_contents.remove, channel_contents.gc,
+    channel_sharing.mirror, channel_sharing.serve,
+):  # fmt: skip
+    command.add_command(_each)
 
 
 @command.command()

@@ -152,6 +152,8 @@ def _answer_dict(request: LockRequest, answer: Answer) -> dict[str, Any]:
 
 def _lock(request: LockRequest, updates: tuple[str, ...], as_json: bool) -> None:
     from envtool import directories, mirrors, report
+    from envtool.cache import Cache
+    from envtool.channel.trust import require_signed
     from envtool.conda import Repodata
     from envtool.lock import lock
     from envtool.lockfile import write_lockfile
@@ -172,6 +174,7 @@ def _lock(request: LockRequest, updates: tuple[str, ...], as_json: bool) -> None
                 lockfile = update(old, updates, request, sources)
             else:
                 lockfile = lock(request, sources)
+        require_signed(lockfile.packages, Cache(directories.cache()), display)
         write_lockfile(request.lockfile_path, lockfile)
     _say(request, lockfile, as_json)
 

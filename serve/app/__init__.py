@@ -1,83 +1,92 @@
 """The Flask application: routes that carry bytes to handlers and back.
 
-A handler is a function of headers and body to status, headers and body, so that another server can carry it too.
-Importing this imports no torch, and creating the application starts nothing.
+A handler is a function of a request's bytes to those of a response, so that another server can carry it too. Importing
+this imports no torch, and creating the application starts nothing.
 """
 
 from __future__ import annotations
 
 import os
-import traceback
+import time
 from pathlib import Path
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from serve.app import status
-from serve.app.answer import Answer, fail
 from serve.app.body import read_body
-from serve.app.predict import predict
-from serve.runtime import Runtime
-from serve.settings import Settings, load_settings
+from serve.app.door import Door
+from serve.app.exchange import Answer, Request, fail
+from serve.app.routes import ROUTES, Route
+from serve.drain import Drain
+from serve.pool import Ticket, current_ticket
+from serve.pressure import Arrival
+from serve.server import Server
+from serve.settings import ServerSettings, load_settings
 
 EXTENSION = "envserve"
 
 
-def create_app(settings: Settings | None = None) -> Flask:
+def create_app(settings: ServerSettings | None = None, drain: Drain | None = None) -> Flask:
     """Create the application of one worker.
 
     Args:
         settings: how to serve; read from the file and the environment when absent.
+        drain: tells whether the server ends.
 
     Returns:
-        The application. Its `extensions["envserve"]` is the `Runtime`, whose `start` begins the loading.
+        The application. Its `extensions["envserve"]` is the `Server`, whose `start` begins the loading.
 
     Raises:
         SettingsError: the settings cannot be used.
     """
-    runtime = Runtime(settings or load_settings(os.environ, Path.cwd()))
+    server = Server(settings or load_settings(os.environ, Path.cwd()), drain)
+    door = Door(server)
     app = Flask("serve", static_folder=None)
-    app.extensions[EXTENSION] = runtime
-    _add_status_routes(app, runtime)
-    _add_error_handlers(app, runtime)
-
-    @app.post("/predict")
-    def _predict() -> Response:
-        limit_bytes = runtime.settings.max_body_bytes
-        body = read_body(request.stream, limit_bytes)
-        if body is None:
-            return _carry(fail(413, f"the body: expected at most {limit_bytes} bytes, found more"))
-        return _carry(predict(runtime.slot, runtime.reloader.verdict, dict(request.headers), body))
-
+    app.extensions[EXTENSION] = server
+    for route in ROUTES:
+        _add_route(app, server, door, route)
+    _add_error_handlers(app, door)
     return app
 
 
-def _add_status_routes(app: Flask, runtime: Runtime) -> None:
-    @app.get("/livez")
-    @app.get("/healthz")
-    def _livez() -> Response:
-        return _carry(status.livez(runtime.is_reloading, runtime.reloader.verdict))
+def _add_route(app: Flask, server: Server, door: Door, route: Route) -> None:
+    limit_bytes = server.settings.max_body_bytes
 
-    @app.get("/readyz")
-    def _readyz() -> Response:
-        return _carry(status.readyz(runtime.slot, runtime.reloader.verdict))
+    def view(**place: str) -> Response:
+        ticket = current_ticket()
+        arrival = _arrival_of(ticket)
+        body = read_body(request.stream, limit_bytes)
+        if ticket is not None:
+            ticket.work()
+        headers = {name.lower(): value for name, value in request.headers}
+        query = request.query_string.decode("latin-1")
+        found = Request(request.method, request.path, headers, body or b"", place, query)
+        visit = door.open(found, route, arrival, request.remote_addr or "")
+        if body is None:
+            answer = door.close(visit, door.refuse_body(visit, limit_bytes))
+        else:
+            answer = door.carry(visit, lambda: route.handle(server, found))
+        if ticket is not None:
+            ticket.write()
+        return _carry(answer)
 
-    @app.get("/model")
-    def _model() -> Response:
-        return _carry(status.model(runtime.slot, runtime.reloader.verdict))
+    app.add_url_rule(route.pattern, f"{route.method} {route.pattern}", view, methods=[route.method])
 
 
-def _add_error_handlers(app: Flask, runtime: Runtime) -> None:
+def _arrival_of(ticket: Ticket | None) -> Arrival:
+    now_s = time.monotonic()
+    return Arrival(now_s) if ticket is None else Arrival(now_s - ticket.waited_s, ticket.waited_s, ticket.pool.waiting)
+
+
+def _add_error_handlers(app: Flask, door: Door) -> None:
     @app.errorhandler(HTTPException)
     def _http_error(error: HTTPException) -> Response:
         return _carry(fail(error.code or 500, error.description or error.name))
 
     @app.errorhandler(Exception)
     def _bug(error: Exception) -> Response:
-        # The client learns nothing of the inside; the log gets all of it.
-        runtime.log.emit("request_failed", path=request.path, reason=repr(error), traceback=traceback.format_exc())
-        return _carry(fail(500, "the server failed on this request; its log says why"))
+        return _carry(door.fail_unknown(request.path, error))
 
 
 def _carry(answer: Answer) -> Response:
-    return Response(answer.body, status=answer.status, headers=dict(answer.headers))
+    return Response(b"".join(answer.parts), status=answer.status, headers=dict(answer.headers))

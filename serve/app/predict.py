@@ -1,63 +1,66 @@
 """`POST /predict`: `{"inputs": [[…], …]}` to `{"outputs": […], "model": {…}}`.
 
-The whole request runs on one generation, and the answer says on which.
+Inputs may come as `.npy`, safetensors or an image as well, told by the content type, and outputs go as `.npy` or
+safetensors to who asks for them by `Accept`. The whole request runs on one generation, and the answer says on which.
+Where the server has several models, `/predict/NAME` says which one; the header `X-Model-Label` asks for a label.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from typing import NoReturn
+from typing import Any
 
-from serve.app.answer import Answer, fail, not_live, succeed
-from serve.errors import InputError, NotLiveError
-from serve.slot import Generation, Slot
+from serve.app.asking import Prediction, Take, ask
+from serve.app.content import pack, read_content
+from serve.app.exchange import Answer, Request, fail
+from serve.app.lookup import aim_of
+from serve.app.media import choose, detect, read_inputs, read_json, write_outputs
+from serve.codec import strict_json
+from serve.codec.excerpt import excerpt
+from serve.errors import RequestError
+from serve.predictor import Predictor
+from serve.provenance import Provenance
+from serve.server import Server
 
 
-def predict(slot: Slot, verdict: str, headers: Mapping[str, str], body: bytes) -> Answer:
+def predict(server: Server, request: Request) -> Answer | Prediction:
     """Answer one prediction.
 
     Args:
-        slot: holds the live generation.
-        verdict: what the reloader last said, for clients that come too early.
-        headers: of the request.
-        body: of the request.
+        server: has the models.
+        request: its bytes.
 
     Returns:
-        200; 400 for a body that is not JSON, 415 for a compressed one, 422 for inputs that do not fit, 503 while no
-        model is live.
+        In the end 200; 400 for a body that is malformed, 404 for a model that is not served, 415 for a form that nobody
+        reads, 422 for inputs that do not fit, 503 while no model is live.
     """
-    try:
-        with slot.lease() as generation:
-            return _predict_on(generation, headers, body)
-    except NotLiveError:
-        return not_live(verdict)
+    return ask(server, aim_of(request), request, _Native(request, server.settings.max_body_bytes))
 
 
-def _predict_on(generation: Generation, headers: Mapping[str, str], body: bytes) -> Answer:
-    provenance = generation.provenance.as_headers()
-    encoding = headers.get("Content-Encoding", "identity")
-    if encoding.lower() != "identity":
-        return fail(415, f"Content-Encoding: expected none, found {encoding}", provenance)
-    try:
-        request = json.loads(body.decode(), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        return fail(400, f"the body is not JSON: {error}", provenance)
-    if not isinstance(request, dict) or set(request) != {"inputs"}:
-        return fail(422, 'the body: expected {"inputs": [[…], …]}', provenance, **_expected(generation))
-    try:
-        outputs = generation.predictor.predict(request["inputs"])
-    except InputError as error:
-        return fail(422, str(error), provenance, **_expected(generation))
-    try:
-        return succeed({"outputs": outputs, "model": generation.provenance.as_json()}, provenance)
-    except ValueError:
-        return fail(500, "the model's outputs are not finite for these inputs", provenance)
+class _Native:
+    def __init__(self, request: Request, limit_bytes: int) -> None:
+        self._request, self._limit_bytes = request, limit_bytes
 
+    def read(self, request: Request, predictor: Predictor) -> Take:
+        body = read_content(request, self._limit_bytes)
+        kind = detect(request.headers.get("content-type"), body)
+        if kind is not None:
+            return read_inputs(kind, body, predictor)
+        content = read_json(body)
+        if not isinstance(content, dict) or set(content) != {"inputs"}:
+            raise RequestError(422, f'the body: expected {{"inputs": [[…], …]}}, found {excerpt(content)}')
+        inputs = content["inputs"]
+        return lambda predictor: predictor.take(inputs)
 
-def _expected(generation: Generation) -> dict[str, object]:
-    return {"expected_shape": list(generation.predictor.expected_shape)}
+    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Answer:
+        kind = choose(self._request.headers.get("accept"))
+        if kind is None:
+            content_type = "application/json"
+            body = strict_json.dump({"outputs": predictor.give(given), "model": provenance.as_json()})
+        else:
+            content_type, body = write_outputs(kind, predictor.give_arrays(given))
+        return pack(Answer(200, {"Content-Type": content_type}, body), self._request)
 
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
+    def refuse(self, status: int, message: str, predictor: Predictor) -> Answer:
+        if status != 422:
+            return fail(status, message)
+        return fail(status, message, expected_shape=list(predictor.expected_shape))

@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
-from serve.app.answer import Answer, fail, not_live, succeed
-from serve.slot import Slot
+from serve.app.exchange import Answer, Request, fail, not_live, succeed
+from serve.errors import NotServedError
+from serve.server import Server
+from serve.settings import STABLE
 
 
-def livez(is_reloading: bool, verdict: str) -> Answer:
-    """Say whether this process is worth keeping.
-
-    Args:
-        is_reloading: whether the reloader's thread is alive.
-        verdict: what it last said.
-    """
-    return succeed({"live": True}) if is_reloading else fail(503, "the reloader is not running", reason=verdict)
+def livez(server: Server, request: Request) -> Answer:
+    """Say whether this process is worth keeping."""
+    if server.is_reloading:
+        return succeed({"live": True})
+    dead = [runtime for runtime in server.runtimes if not runtime.is_reloading]
+    return fail(503, "the reloader is not running", reason="; ".join(each.reloader.verdict for each in dead))
 
 
-def readyz(slot: Slot, verdict: str) -> Answer:
-    """Say whether this worker can answer predictions.
+def readyz(server: Server, request: Request) -> Answer:
+    """Say whether this worker can answer predictions, of every model, and will go on doing so."""
+    if server.oversight.drain.has_begun:
+        return fail(503, "the server is shutting down")
+    waiting = [model.stable for model in server.models.values() if model.stable.slot.live is None]
+    if not waiting:
+        return succeed({"ready": True})
+    return not_live("; ".join(runtime.reloader.verdict for runtime in waiting))
 
-    Args:
-        slot: holds the live generation.
-        verdict: what the reloader last said.
-    """
-    return succeed({"ready": True}) if slot.live is not None else not_live(verdict)
 
-
-def model(slot: Slot, verdict: str) -> Answer:
-    """Describe the live generation.
-
-    Args:
-        slot: holds it.
-        verdict: what the reloader last said of the newest checkpoint.
-    """
-    live = slot.live
+def model(server: Server, request: Request) -> Answer:
+    """Describe the live generation of a model, and its other labels."""
+    try:
+        found = server.find(request.place.get("name"))
+    except NotServedError as error:
+        return fail(404, error.message)
+    live = found.stable.slot.live
     if live is None:
-        return not_live(verdict)
-    shape = list(live.predictor.expected_shape)
-    description = {**live.provenance.as_json(), **live.facts, "expected_shape": shape, "newest": verdict}
+        return not_live(found.stable.reloader.verdict)
+    predictor = live.predictor
+    forms = {"inputs": predictor.inputs, "outputs": predictor.outputs}
+    labels = {
+        label: None if other is None else other.provenance.as_json()
+        for label, other in ((label, each.slot.live) for label, each in found.labels.items() if label != STABLE)
+    }
+    description = {
+        **live.provenance.as_json(),
+        **live.facts,
+        "expected_shape": list(predictor.expected_shape),
+        **{name: [{**vars(form), "shape": list(form.shape)} for form in forms[name]] for name in forms},
+        "can_batch": predictor.can_batch,
+        **({"labels": labels} if labels else {}),
+        "newest": found.stable.reloader.verdict,
+    }
     return succeed(description, live.provenance.as_headers())

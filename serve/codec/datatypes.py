@@ -47,21 +47,21 @@ _MOST_ELEMENTS = 2**48
 _PREFIX = struct.Struct("<I")
 
 
-def name_of(array: Array) -> str:
+def name_of(dtype: np.dtype[Any]) -> str:
     """Name the datatype of an array.
 
     Args:
-        array: of numbers, truth values, or objects that are bytes or texts.
+        dtype: of numbers, truth values, or objects that are bytes or texts.
 
     Raises:
         ValueError: the protocol has no name for it.
     """
-    if array.dtype.kind in "OSU":
+    if dtype.kind in "OSU":
         return BYTES
     try:
-        return _NAMES[array.dtype.newbyteorder("<")]
+        return _NAMES[dtype.newbyteorder("<")]
     except KeyError:
-        raise ValueError(f"expected one of {', '.join(_READABLE)}, found {array.dtype}") from None
+        raise ValueError(f"expected one of {', '.join(_READABLE)}, found {dtype}") from None
 
 
 def require_datatype(found: object, where: str) -> str:
@@ -178,8 +178,8 @@ def text_array(texts: Sequence[bytes]) -> Array:
     return array
 
 
-def to_bytes(array: Array) -> bytes:
-    """Write an array as the binary extension has it.
+def to_bytes(array: Array) -> bytes | memoryview:
+    """Write an array as the binary extension has it, without a copy where its memory is laid out so.
 
     Args:
         array: of a datatype that the protocol names.
@@ -187,4 +187,5 @@ def to_bytes(array: Array) -> bytes:
     if array.dtype.kind in "OSU":
         texts = [text.encode() if isinstance(text, str) else bytes(text) for text in array.ravel()]
         return b"".join(part for text in texts for part in (_PREFIX.pack(len(text)), text))
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+    ready = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return ready.view("u1").reshape(-1).data if ready.size else b""

@@ -138,4 +138,4 @@ def to_json(array: Array, where: str) -> Array | list[str]:
         return [text if isinstance(text, str) else bytes(text).decode() for text in array.ravel()]
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError(f"{where}: expected finite numbers, found NaN or infinity")
-    return np.ascontiguousarray(array.ravel())
+    return np.ascontiguousarray(array.ravel(), array.dtype.newbyteorder("="))

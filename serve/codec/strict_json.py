@@ -5,6 +5,7 @@ orjson reads and writes where it is installed (the extra `json`), the standard l
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from typing import Any, NoReturn
@@ -55,16 +56,19 @@ def dump(content: object) -> bytes:
     """Write JSON text.
 
     Args:
-        content: what JSON can hold, and numpy arrays, which must be contiguous and finite.
+        content: what JSON can hold, and numpy arrays, which must be contiguous.
 
     Raises:
-        ValueError: a number is NaN or infinite (with orjson: outside of arrays such numbers become null).
+        ValueError: a number is NaN or infinite.
         TypeError: JSON cannot hold something.
     """
     orjson = _orjson()
     if orjson is not None:
-        text: bytes = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
-        return text
+        # It writes null for NaN and infinities, so without a null there was none; it has no number of over 64 bits.
+        with contextlib.suppress(TypeError):
+            text: bytes = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+            if b"null" not in text:
+                return text
     return json.dumps(content, allow_nan=False, default=_to_plain, separators=(",", ":")).encode()
 
 

@@ -101,12 +101,15 @@ def encode_predict(outputs: Mapping[str, object], request: PredictRequest) -> by
         `predictions` by example, each an object where there are several outputs; or `outputs` by name.
 
     Raises:
-        ValueError: an output has NaN or infinities.
+        ValueError: an output has NaN or infinities, or outputs of several names have no rows.
     """
     only = next(iter(outputs.values())) if len(outputs) == 1 else None
     if not request.is_by_row:
         return strict_json.dump({"outputs": dict(outputs) if only is None else only})
     if only is not None:
         return strict_json.dump({"predictions": only})
+    lengths = {len(values) if isinstance(values, (list, tuple)) else None for values in outputs.values()}
+    if None in lengths or len(lengths) != 1:
+        raise ValueError(f"expected as many rows in each of {', '.join(outputs)}, found others")
     rows = zip(*outputs.values())
     return strict_json.dump({"predictions": [dict(zip(outputs, row)) for row in rows]})

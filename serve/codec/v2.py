@@ -16,7 +16,7 @@ from typing import Any
 from serve.codec import datatypes, elements, strict_json
 from serve.codec.datatypes import Array
 from serve.codec.excerpt import excerpt
-from serve.codec.v2_binary import BinaryPart, split_body
+from serve.codec.v2_binary import BinaryPart, Body, split_body
 from serve.errors import RequestError
 
 Parameters = Mapping[str, Any]
@@ -90,7 +90,7 @@ class TensorSpec:
         return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
 
 
-def parse_infer(body: bytes, header_length: str | None = None) -> InferRequest:
+def parse_infer(body: Body, header_length: str | None = None) -> InferRequest:
     """Read an infer request that has a JSON part.
 
     Args:
@@ -119,7 +119,7 @@ def parse_infer(body: bytes, header_length: str | None = None) -> InferRequest:
     return InferRequest(inputs, outputs, is_binary, _id(content), parameters)
 
 
-def parse_raw(body: bytes, spec: TensorSpec) -> InferRequest:
+def parse_raw(body: Body, spec: TensorSpec) -> InferRequest:
     """Read a request whose body is the bytes of the model's only input.
 
     Args:
@@ -131,7 +131,7 @@ def parse_raw(body: bytes, spec: TensorSpec) -> InferRequest:
     """
     where = f"inputs[0] ({spec.name})"
     if spec.datatype == datatypes.BYTES:
-        array = datatypes.text_array([body]).reshape([1] * len(spec.shape))
+        array = datatypes.text_array([bytes(body)]).reshape([1] * len(spec.shape))
     else:
         row_bytes = datatypes.DTYPES[spec.datatype].itemsize
         row_bytes *= datatypes.count_elements([length for length in spec.shape if length >= 0])

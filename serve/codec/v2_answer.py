@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Union
 
 from serve.codec import datatypes, elements, strict_json
 from serve.codec.datatypes import Array
@@ -12,6 +12,8 @@ from serve.codec.excerpt import excerpt
 from serve.codec.v2 import InferRequest
 from serve.codec.v2_binary import HEADER
 from serve.errors import RequestError
+
+Part = Union[bytes, memoryview]
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class InferAnswer:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
-def encode_infer(answer: InferAnswer, request: InferRequest) -> tuple[dict[str, str], bytes]:
+def encode_infer(answer: InferAnswer, request: InferRequest) -> tuple[dict[str, str], tuple[Part, ...]]:
     """Write an answer in the form that its request asks for.
 
     Args:
@@ -39,18 +41,19 @@ def encode_infer(answer: InferAnswer, request: InferRequest) -> tuple[dict[str, 
         request: says which outputs are wanted, and how.
 
     Returns:
-        The headers that tell of the body, and the body.
+        The headers that tell of the body, and the parts of the body.
 
     Raises:
         RequestError: an output is wanted that the model has not.
         ValueError: an output has NaN or infinities, and is wanted as JSON.
     """
-    described, parts = [], []
+    described: list[dict[str, object]] = []
+    parts: list[Part] = []
     for name, is_binary in _wanted(tuple(answer.outputs), request):
         array = answer.outputs[name]
         output: dict[str, object] = {
             "name": name,
-            "datatype": datatypes.name_of(array),
+            "datatype": datatypes.name_of(array.dtype),
             "shape": list(array.shape),
         }
         if is_binary:
@@ -61,9 +64,9 @@ def encode_infer(answer: InferAnswer, request: InferRequest) -> tuple[dict[str, 
         described.append(output)
     text = strict_json.dump({**_frame(answer, request), "outputs": described})
     if not parts:
-        return {"Content-Type": "application/json"}, text
+        return {"Content-Type": "application/json"}, (text,)
     headers = {"Content-Type": "application/octet-stream", HEADER: str(len(text))}
-    return headers, b"".join((text, *parts))
+    return headers, (text, *parts)
 
 
 def _frame(answer: InferAnswer, request: InferRequest) -> dict[str, object]:

@@ -6,15 +6,17 @@ Source: Triton's binary tensor data extension.
 from __future__ import annotations
 
 import re
+from typing import Union
 
 from serve.codec.excerpt import excerpt
 from serve.errors import RequestError
 
 HEADER = "Inference-Header-Content-Length"
+Body = Union[bytes, bytearray, memoryview]
 _DIGITS = re.compile(r"[0-9]{1,18}")
 
 
-def split_body(body: bytes, header_length: str | None) -> tuple[bytes, memoryview]:
+def split_body(body: Body, header_length: str | None) -> tuple[bytes, memoryview]:
     """Part a body into its JSON and the bytes after it.
 
     Args:
@@ -28,11 +30,11 @@ def split_body(body: bytes, header_length: str | None) -> tuple[bytes, memoryvie
         RequestError: the length is none, or goes beyond the body.
     """
     if header_length is None:
-        return body, memoryview(b"")
+        return bytes(body), memoryview(b"")
     if not _DIGITS.fullmatch(header_length.strip()) or int(header_length) > len(body):
         raise RequestError(400, f"{HEADER}: expected 0 to {len(body)}, found {excerpt(header_length)}")
     length = int(header_length)
-    return body[:length], memoryview(body)[length:]
+    return bytes(memoryview(body)[:length]), memoryview(body)[length:]
 
 
 def is_raw(header_length: str | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -32,20 +33,26 @@ def envtool(mirror: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactor
     home = tmp_path_factory.getbasetemp() / "envtool-home"
     mirrors = variable(mirror, ["conda-forge", "pytorch", "nvidia"])
 
-    def run(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "envtool", *(str(each) for each in arguments)],
+    def run(
+        *arguments: object, kill_after_s: float | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "envtool", *(str(each) for each in arguments)]
+        environ = {"ENVTOOL_HOME": str(home), "ENVTOOL_MIRRORS": mirrors, "PYTHONPATH": str(ROOT), **variables}
+        process = subprocess.Popen(
+            argv,
             cwd=tmp_path,
-            env={
-                **os.environ,
-                "ENVTOOL_HOME": str(home),
-                "ENVTOOL_MIRRORS": mirrors,
-                "PYTHONPATH": str(ROOT),
-                **variables,
-            },
-            capture_output=True,
+            env={**os.environ, **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
+        try:
+            answer = process.communicate(timeout=kill_after_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # uv is its child
+            answer = process.communicate()
+        return subprocess.CompletedProcess(argv, process.returncode, *answer)
 
     return run
 

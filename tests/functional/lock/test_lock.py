@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,27 @@ def test_lines_for_one_platform_only(envtool, write, tmp_path: Path) -> None:
     assert versions(lockfile, "linux-64")["numpy"] == "1.26.4"
     assert versions(lockfile, "osx-arm64")["numpy"] == "2.0.2"
     assert "numpy" not in versions(lockfile, "linux-aarch64")
+
+
+def test_a_lock_killed_at_any_moment_leaves_the_old_one_or_the_new_one(envtool, write, tmp_path: Path) -> None:
+    write("channels: [conda-forge]\ndependencies: [python=3.9]\n")
+    assert envtool("lock").returncode == 0
+    old = (tmp_path / "conda-lock.yml").read_bytes()
+    write("channels: [conda-forge]\ndependencies: [python=3.9, flask]\n")
+    started_s = time.monotonic()
+    assert envtool("lock", "-o", "new.yml").returncode == 0
+    took_s = time.monotonic() - started_s
+    new = (tmp_path / "new.yml").read_bytes()
+    seen = set()
+    for part in (0.1, 0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.1):
+        (tmp_path / "conda-lock.yml").write_bytes(old)
+        envtool("lock", kill_after_s=part * took_s)
+        now = (tmp_path / "conda-lock.yml").read_bytes()
+        assert now in (old, new)
+        seen.add(now == new)
+    assert False in seen
+    assert envtool("lock").returncode == 0
+    assert (tmp_path / "conda-lock.yml").read_bytes() == new
 
 
 def test_an_interrupted_or_refused_lock_leaves_the_old_one(envtool, write, tmp_path: Path) -> None:

@@ -134,6 +134,11 @@ def test_sizes_that_this_machine_knows(envtool, write) -> None:
     assert "whose size is known" in answer.stderr
 
 
+def test_sizes_stand_in_the_lock_for_machines_that_have_seen_nothing(envtool, tmp_path: Path) -> None:
+    answer = envtool("tree", "jinja2", "-f", LOCK, "--depth", "0", ENVTOOL_HOME=str(tmp_path / "new"))
+    assert answer.stdout.strip() == "jinja2 3.1.6 (112.7 kB)"
+
+
 def test_why(envtool) -> None:
     answer = envtool("why", "markupsafe", "-f", LOCK)
     assert answer.returncode == 0

@@ -30,6 +30,7 @@ PLATFORMS = st.sampled_from(["linux-64", "linux-aarch64", "osx-arm64"])
 def packages(draw) -> LockedPackage:
     manager = draw(st.sampled_from(["conda", "pip"]))
     name, version = draw(NAMES), draw(VERSIONS)
+    digits = draw(st.integers(0, 2**256 - 1))
     suffix = ".conda" if manager == "conda" else "-py3-none-any.whl"
     return LockedPackage(
         manager=manager,
@@ -37,10 +38,11 @@ def packages(draw) -> LockedPackage:
         version=version,
         platform=draw(PLATFORMS),
         url=f"https://host.example/channel/noarch/{name}-{version}{suffix}",
-        sha256=f"{draw(HEX):064x}",
+        sha256=f"{digits:064x}",
         md5=f"{draw(HEX):032x}" if manager == "conda" else None,
         dependencies=draw(st.dictionaries(NAMES, st.sampled_from(["", ">=1.0,<2", "3.9.* *_cp39", "*"]), max_size=3)),
         category=draw(st.sampled_from(["main", "dev", "test-1"])),
+        size_bytes=(digits >> 208) % 5 or None,  # one content has one size
     )
 
 

@@ -33,7 +33,7 @@ SWAPS = 100
 
 def make_loader(tmp_path, slot, **environ):
     least = {"SERVE_MODEL": "affine:Affine", "SERVE_CHECKPOINTS": "ck", "SERVE_PYTHON_PATH": str(SUPPORT)}
-    settings = load_settings({**least, "SERVE_DEVICE": "cuda:0", **environ}, tmp_path)
+    settings = load_settings({**least, "SERVE_DEVICE": "cuda:0", **environ}, tmp_path).find()
     return ModelLoader(settings, slot)
 
 

@@ -35,7 +35,8 @@ def same(left, right):
 def send(arrays, is_binary):
     """Write arrays as an answer, and make a request of it."""
     wanted = InferRequest((), tuple(RequestedOutput(name, is_binary) for name in arrays))
-    headers, body = encode_infer(InferAnswer("m", "1", arrays), wanted)
+    headers, parts = encode_infer(InferAnswer("m", "1", arrays), wanted)
+    body = b"".join(parts)
     length = int(headers.get("Inference-Header-Content-Length", len(body)))
     content = json.loads(body[:length])
     text = json.dumps({"inputs": content["outputs"]}).encode()
@@ -47,7 +48,7 @@ def test_what_v2_writes_it_reads(arrays, is_binary):
     found = parse_infer(*send(arrays, is_binary))
     for tensor in found.inputs:
         expected = arrays[tensor.name]
-        assert tensor.datatype == datatypes.name_of(expected)
+        assert tensor.datatype == datatypes.name_of(expected.dtype)
         if is_binary or expected.dtype.kind != "f":
             same(tensor.array, expected)
         else:

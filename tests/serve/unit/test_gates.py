@@ -14,7 +14,7 @@ SHA256 = "ab" * 32
 
 @pytest.fixture
 def settings(tmp_path):
-    return load_settings({"SERVE_MODEL": "m:M", "SERVE_CHECKPOINTS": "ck"}, tmp_path)
+    return load_settings({"SERVE_MODEL": "m:M", "SERVE_CHECKPOINTS": "ck"}, tmp_path).find()
 
 
 def refused(code, function, *arguments):

@@ -31,7 +31,7 @@ HAS_WEIGHTS_ONLY = "weights_only" in inspect.signature(torch.load).parameters
 
 def loader(tmp_path, model="affine:Affine", **settings):
     environ = {"SERVE_MODEL": model, "SERVE_CHECKPOINTS": "ck", "SERVE_PYTHON_PATH": str(SUPPORT)}
-    return ModelLoader(load_settings({**environ, **settings}, tmp_path))
+    return ModelLoader(load_settings({**environ, **settings}, tmp_path).find())
 
 
 def stored(path):

@@ -34,7 +34,7 @@ UNSTATED = Manifest()
 
 def make_settings(tmp_path, **environ):
     least = {"SERVE_MODEL": "affine:Affine", "SERVE_CHECKPOINTS": "ck", "SERVE_PYTHON_PATH": str(SUPPORT)}
-    return load_settings({**least, **environ}, tmp_path)
+    return load_settings({**least, **environ}, tmp_path).find()
 
 
 def stored(path):

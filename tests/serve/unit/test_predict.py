@@ -1,71 +1,108 @@
-"""The handlers are functions of bytes, so they are tested without a server."""
+"""The handlers are functions of bytes, so they are tested without gunicorn."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
+from predictors import Times, go_live, make_server
 
+from serve.app.asking import complete
+from serve.app.exchange import Request
 from serve.app.predict import predict
 from serve.app.status import livez, model, readyz
-from serve.errors import InputError
-from serve.provenance import Provenance
-from serve.slot import Generation, Slot
 
-
-class Doubling:
-    """The smallest predictor."""
-
-    expected_shape = (None,)
-
-    def predict(self, inputs):
-        if not isinstance(inputs, list):
-            raise InputError("the inputs: expected a list", self.expected_shape)
-        return [2 * value for value in inputs]
+LOOK = Request("GET", "/", {}, b"", {})
 
 
 @pytest.fixture
-def slot():
-    slot = Slot()
-    slot.swap(Generation(Doubling(), Provenance("m", "v1", 4, "a" * 64, "d"), {"format": "torch"}))
-    return slot
+def server(tmp_path):
+    server = make_server(tmp_path)
+    go_live(server.find(None).stable, generation=4)
+    return server
 
 
-def answer(slot, body, **headers):
-    status, sent, content = predict(slot, "waiting", headers, body)
+def answer(server, body, place=None, **headers):
+    request = Request("POST", "/predict", headers, body, place or {})
+    status, sent, content = complete(predict(server, request))
     return status, dict(sent), json.loads(content)
 
 
-def test_outputs_and_provenance(slot):
-    status, headers, content = answer(slot, b'{"inputs": [1, 2.5]}')
+def test_outputs_and_provenance(server):
+    status, headers, content = answer(server, b'{"inputs": [1, 2.5]}')
     assert (status, content["outputs"]) == (200, [2, 5.0])
     assert headers["X-Model-Generation"] == "4"
     assert headers["Content-Type"] == "application/json"
-    assert content["model"] == {"name": "m", "version": "v1", "generation": 4, "sha256": "a" * 64, "env_digest": "d"}
+    facts = {"name": "M", "version": "v1", "generation": 4, "sha256": "a" * 64, "env_digest": "d", "label": "stable"}
+    assert content["model"] == facts
 
 
-def test_the_lease_is_given_back_whatever_comes(slot):
-    for body in (b'{"inputs": [1]}', b"{", b'{"inputs": 1}'):
-        answer(slot, body)
-    old = slot.swap(Generation(Doubling(), Provenance("m", "v2", 5, "b" * 64, "d"), {}))
-    assert slot.take_drained() == [old]
+def test_a_request_keeps_its_generation_to_its_end(server):
+    found = predict(server, Request("POST", "/predict", {}, b'{"inputs": [1]}', {}))
+    runtime = server.find(None).stable
+    old = go_live(runtime, Times(3), "v2", 5)
+    assert runtime.slot.take_drained() == []
+    done = complete(found)
+    assert (json.loads(done.body)["outputs"], done.headers["X-Model-Version"]) == ([2], "v1")
+    assert runtime.slot.take_drained() == [old]
 
 
-def test_inputs_that_do_not_fit(slot):
-    status, headers, content = answer(slot, b'{"inputs": 1}')
+@pytest.mark.parametrize("body", [b'{"inputs": [1]}', b"{", b'{"inputs": 1}', b'{"inputs": [NaN]}', b"\xff"])
+def test_the_lease_is_given_back_whatever_comes(server, body):
+    answer(server, body)
+    runtime = server.find(None).stable
+    assert runtime.slot.take_drained() == []
+    old = go_live(runtime)
+    assert runtime.slot.take_drained() == [old]
+
+
+def test_the_lease_is_given_back_when_the_module_fails(server):
+    class Broken(Times):
+        def run(self, taken):
+            raise RuntimeError("broken")
+
+    runtime = server.find(None).stable
+    go_live(runtime, Broken())
+    runtime.slot.take_drained()
+    with pytest.raises(RuntimeError, match="broken"):
+        answer(server, b'{"inputs": [1]}')
+    broken = go_live(runtime)
+    assert runtime.slot.take_drained() == [broken]
+
+
+def test_inputs_that_do_not_fit(server):
+    status, headers, content = answer(server, b'{"inputs": 1}')
     assert (status, content) == (422, {"error": "the inputs: expected a list", "expected_shape": [None]})
     assert headers["X-Model-SHA256"] == "a" * 64
 
 
-def test_no_model_yet():
-    status, headers, content = answer(Slot(), b"{}")
-    assert (status, content) == (503, {"error": "no model is live yet", "reason": "waiting"})
+def test_outputs_that_json_cannot_hold(server):
+    go_live(server.find(None).stable, Times(float("inf")))
+    status, headers, content = answer(server, b'{"inputs": [1]}')
+    assert status == 422
+    assert content["error"].startswith("the outputs for these inputs: ")
+    assert headers["X-Model-SHA256"] == "a" * 64
+
+
+def test_no_model_yet(tmp_path):
+    status, headers, content = answer(make_server(tmp_path), b"{}")
+    assert (status, content["error"], bool(content["reason"])) == (503, "no model is live yet", True)
     assert headers["Retry-After"] == "1"
 
 
-def test_status_handlers(slot):
-    assert livez(True, "").status == readyz(slot, "").status == 200
-    assert livez(False, "gone").status == readyz(Slot(), "gone").status == model(Slot(), "gone").status == 503
-    described = json.loads(model(slot, "m: it is being served").body)
-    assert (described["format"], described["expected_shape"]) == ("torch", [None])
-    assert described["newest"] == "m: it is being served"
+def test_a_model_that_is_not_served(server):
+    status, _, content = answer(server, b'{"inputs": [1]}', {"name": "N"})
+    assert (status, content) == (404, {"error": "model: expected M, found N"})
+    assert answer(server, b'{"inputs": [1]}', {"name": "M", "version": "v1"})[0] == 200
+    assert answer(server, b'{"inputs": [1]}', {"name": "M", "version": "v2"})[0] == 404
+
+
+def test_status_handlers(server, tmp_path):
+    assert readyz(server, LOOK).status == 200
+    (tmp_path / "other").mkdir()
+    waiting = make_server(tmp_path / "other")
+    assert {readyz(waiting, LOOK).status, model(waiting, LOOK).status} == {503}
+    assert livez(server, LOOK).status == 503  # nothing was started
+    described = json.loads(model(server, LOOK).body)
+    assert (described["format"], described["expected_shape"], described["can_batch"]) == ("torch", [None], True)
+    assert described["inputs"] == [{"name": "inputs", "dtype": "float32", "shape": [None]}]

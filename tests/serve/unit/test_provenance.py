@@ -9,7 +9,7 @@ from serve.provenance import Provenance, read_env_digest
 
 def write(prefix, content):
     (prefix / "conda-meta").mkdir()
-    (prefix / "conda-meta" / "envserve.json").write_text(content)
+    (prefix / "conda-meta" / "envserve").write_text(content)
 
 
 def test_the_variable_wins(tmp_path):

@@ -33,10 +33,10 @@ def test_an_environment_without_torch_is_said_to_be_so(tmp_path):
         import sys
         sys.modules["torch"] = None  # as if it were not installed
         from serve.wsgi import app
-        runtime = app.extensions["envserve"]
-        runtime.start()
-        runtime.wait_until_booted(lambda: True)
-        print(runtime.reloader.verdict)
+        server = app.extensions["envserve"]
+        server.start()
+        server.wait_until_booted(lambda: True)
+        print(server.find(None).stable.reloader.verdict)
     """
     command = [sys.executable, "-c", code]
     ended = subprocess.run(command, env=SETTINGS, cwd=tmp_path, stdout=-1, stderr=-1, text=True, check=True)

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from serve.errors import SettingsError
-from serve.settings import FIELDS, load_settings
+from serve.fields import FIELDS
+from serve.settings import load_settings
 
 LEAST = 'model = "m:M"\ncheckpoints = "ck"\n'
 
@@ -19,10 +20,11 @@ def places(caught):
 
 
 def test_defaults(tmp_path):
-    settings = load(tmp_path)
+    server = load(tmp_path)
+    settings = server.find()
     assert settings.name == "M"
     assert settings.checkpoints == tmp_path / "ck"
-    assert settings.bind == "127.0.0.1:8000"
+    assert server.bind == "127.0.0.1:8000"
     assert (settings.workers, settings.watch, settings.model_args) == (2, "auto", {})
 
 
@@ -34,7 +36,7 @@ def test_a_variable_wins_over_the_file(tmp_path):
         "SERVE_ALLOWED_PICKLES": "a" * 64 + ", " + "b" * 64,
         "SERVE_PYTHON_PATH": "/one:two",
     }
-    settings = load(tmp_path, LEAST + "poll_s = 3\n", **environ)
+    settings = load(tmp_path, LEAST + "poll_s = 3\n", **environ).find()
     assert (settings.poll_s, settings.keep, settings.model_args) == (0.5, 7, {"hidden": 8})
     assert settings.allowed_pickles == {"a" * 64, "b" * 64}
     assert [str(path) for path in settings.python_path] == ["/one", str(tmp_path / "two")]
@@ -44,7 +46,7 @@ def test_paths_are_relative_to_the_file_that_states_them(tmp_path):
     elsewhere = tmp_path / "etc"
     elsewhere.mkdir()
     (elsewhere / "my.toml").write_text(LEAST)
-    settings = load(tmp_path, None, SERVE_CONFIG="etc/my.toml", SERVE_STORE="here")
+    settings = load(tmp_path, None, SERVE_CONFIG="etc/my.toml", SERVE_STORE="here").find()
     assert settings.checkpoints == elsewhere / "ck"
     assert settings.store == tmp_path / "here"
 
@@ -110,3 +112,94 @@ def test_every_default_is_a_value_that_its_own_parser_takes(tmp_path):
         stated = field.default_as_json()
         if stated:
             field.parse(stated["default"], tmp_path)
+
+
+SEVERAL = """
+model = "m:Shared"
+poll_s = 3
+[models.a]
+checkpoints = "ck/a"
+[models.a.canary]
+checkpoints = "ck/next"
+share = 0.25
+[models.b]
+model = "m:Other"
+checkpoints = "ck/b"
+poll_s = 4
+store = "own"
+[models.b.shadow]
+checkpoints = "ck/dark"
+device = "cuda"
+"""
+
+
+def test_several_models_take_over_what_stands_at_the_top(tmp_path):
+    found = load(tmp_path, SEVERAL).by_name
+    assert list(found) == ["a", "a@canary", "b", "b@shadow"]
+    assert [(each.name, each.label, each.model, each.poll_s) for each in found.values()] == [
+        ("a", "stable", "m:Shared", 3),
+        ("a", "canary", "m:Shared", 3),
+        ("b", "stable", "m:Other", 4),
+        ("b", "shadow", "m:Other", 4),
+    ]
+    assert [each.share for each in found.values()] == [1.0, 0.25, 1.0, 1.0]
+    assert (found["b"].device, found["b@shadow"].device) == ("cpu", "cuda")
+
+
+def test_every_label_has_a_watched_place_and_a_store_of_its_own(tmp_path):
+    found = load(tmp_path, SEVERAL, SERVE_STORE="stores").by_name.values()
+    assert [str(each.store.relative_to(tmp_path)) for each in found] == [
+        "stores/a",
+        "stores/a@canary",
+        "own",
+        "own@shadow",
+    ]
+    assert [each.checkpoints.name for each in found] == ["a", "next", "b", "dark"]
+
+
+def test_a_variable_wins_over_the_tables_of_all_models(tmp_path):
+    assert {each.poll_s for each in load(tmp_path, SEVERAL, SERVE_POLL_S="9").by_name.values()} == {9}
+
+
+def test_what_is_wrong_with_several_models(tmp_path):
+    toml = """
+checkpoints = "everywhere"
+[models.a]
+model = "m:M"
+checkpoints = "ck/a"
+bind = "0.0.0.0:1"
+colour = "red"
+[models.a.canary]
+share = 2
+[models."no word"]
+model = "m:M"
+checkpoints = "ck/b"
+"""
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, toml, SERVE_MODEL="m:M")
+    assert sorted(places(caught)) == [
+        "SERVE_MODEL",
+        "serve.toml: [models.a.canary] checkpoints",
+        "serve.toml: [models.a.canary] share",
+        "serve.toml: [models.a] bind",
+        "serve.toml: [models.a] colour",
+        "serve.toml: [models.no word]",
+        "serve.toml: checkpoints",
+    ]
+    hints = {issue.place: issue.hint for issue in caught.value.issues}
+    assert hints["serve.toml: [models.a] bind"] == "the whole server has one of it: put it at the top"
+
+
+@pytest.mark.parametrize("toml", ["models = 3\n", "[models]\n", "[models]\na = 1\n"])
+def test_models_that_are_no_tables(tmp_path, toml):
+    with pytest.raises(SettingsError, match="expected"):
+        load(tmp_path, toml)
+
+
+def test_one_of_several_must_be_named(tmp_path):
+    server = load(tmp_path, SEVERAL)
+    assert server.find("a@canary").label == "canary"
+    with pytest.raises(SettingsError, match="expected a or a@canary or b or b@shadow, found none"):
+        server.find()
+    with pytest.raises(SettingsError, match="found c"):
+        server.find("c")

@@ -4,18 +4,19 @@ import threading
 import time
 
 import pytest
+from predictors import Times
 
 from serve.errors import CheckpointError
 from serve.golden import Golden
+from serve.predictor import ArrayForm
 from serve.warm_up import Candidate, warm_up
 
 
-class Doubling:
+class Doubling(Times):
     """Answers with twice the inputs, and remembers how many rows it was asked."""
 
-    expected_shape = (None, 1)
-
     def __init__(self):
+        super().__init__(2)
         self.asked = []
 
     def predict(self, inputs):
@@ -32,8 +33,9 @@ def refused(candidate, code, timeout_s=30.0, sizes=()):
 
 def test_it_runs_at_every_size_and_tells_the_form():
     model = Doubling()
-    form = warm_up(Candidate(model, [[1], [2]]), (1, 5), 30.0)
-    assert form == {"inputs": "number[2, 1]", "outputs": "number[2, 1]"}
+    tried = warm_up(Candidate(model, [[1], [2]]), (1, 5), 30.0)
+    assert tried.form == {"inputs": "number[2, 1]", "outputs": "number[2, 1]"}
+    assert (tried.can_batch, tried.outputs) == (True, (ArrayForm("outputs", "float32", (None, 1)),))
     assert model.asked == [2, 2, 1, 1, 5, 5]
 
 

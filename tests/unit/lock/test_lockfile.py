@@ -82,3 +82,11 @@ def test_our_own_locks_name_no_mirror_and_have_every_hash(name: str) -> None:
     assert hosts == {"conda.anaconda.org"}
     assert all(each.sha256 and each.md5 for each in lockfile.packages)
     assert "127.0.0.1" not in text
+
+
+@pytest.mark.parametrize(("sizes", "expected"), [('{"c920d23cd1fc":85169}', 85169), ("[]", None), ("{broken", None)])
+def test_the_sizes_of_archives_stand_in_the_metadata(sizes: str, expected: int | None) -> None:
+    text = VALID.replace("  sources:", f"  custom_metadata: {{envtool_sizes: '{sizes}'}}\n  sources:")
+    lockfile = parse_lockfile("conda-lock.yml", text)
+    assert [each.size_bytes for each in lockfile.packages] == [expected]
+    assert lockfile.custom_metadata == {}

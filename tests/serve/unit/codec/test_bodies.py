@@ -216,6 +216,10 @@ def test_json_is_read_and_written_alike():
         '{"a":[1,2],"b":[0.5,"ä"]}'.encode(),
         b'{"a":[1,2],"b":[0.5,"\\u00e4"]}',
     )
+    assert strict_json.dump({1: None}) == b'{"1":null}'
+    for number in (float("nan"), float("inf"), np.array([np.nan])):
+        with pytest.raises(ValueError, match="JSON"):
+            strict_json.dump([None, [number]])
     for body in (b"", b"[1,]", b"NaN", b"[-Infinity]", b'"\xff"', b"[" + deep + b"]", b"[" * 10**6, b"{'a': 1}"):
         with pytest.raises(RequestError, match="the body: expected JSON"):
             strict_json.parse(body)
@@ -255,3 +259,9 @@ def test_tensorflow_serving():
 def test_tensorflow_serving_that_is_refused(body, message):
     with pytest.raises(RequestError, match=message):
         tfserving.parse_predict(body)
+
+
+@pytest.mark.parametrize("outputs", [{"y": [1], "z": [1, 2]}, {"y": [1], "z": 2}])
+def test_outputs_that_are_no_rows(outputs):
+    with pytest.raises(ValueError, match="as many rows in each"):
+        tfserving.encode_predict(outputs, tfserving.PredictRequest({}, is_by_row=True))

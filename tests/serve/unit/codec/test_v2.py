@@ -193,8 +193,13 @@ ANSWER = InferAnswer(
 )
 
 
+def encode(answer, request):
+    headers, parts = encode_infer(answer, request)
+    return headers, b"".join(parts)
+
+
 def test_answer_in_json():
-    headers, body = encode_infer(ANSWER, InferRequest((), id="7"))
+    headers, body = encode(ANSWER, InferRequest((), id="7"))
     assert headers == {"Content-Type": "application/json"}
     assert json.loads(body) == {
         "model_name": "m",
@@ -211,7 +216,7 @@ def test_answer_in_json():
 
 def test_answer_in_bytes_in_the_order_asked_for():
     wanted = (RequestedOutput("label", True), RequestedOutput("rank", False), RequestedOutput("y", True))
-    headers, body = encode_infer(ANSWER, InferRequest((), wanted))
+    headers, body = encode(ANSWER, InferRequest((), wanted))
     length = int(headers["Inference-Header-Content-Length"])
     outputs = json.loads(body[:length])["outputs"]
     assert [output.get("parameters") for output in outputs] == [{"binary_data_size": 7}, None, {"binary_data_size": 8}]
@@ -225,4 +230,4 @@ def test_answers_that_cannot_be_given():
     endless = InferAnswer("m", "3", {"y": np.array([np.nan], "f4")})
     with pytest.raises(ValueError, match="expected finite numbers"):
         encode_infer(endless, InferRequest(()))
-    assert np.isnan(np.frombuffer(encode_infer(endless, InferRequest((), is_binary=True))[1][-4:], "<f4"))
+    assert np.isnan(np.frombuffer(encode(endless, InferRequest((), is_binary=True))[1][-4:], "<f4"))

@@ -1,21 +1,54 @@
-"""What a handler returns, whatever server carries it."""
+"""What goes into a handler and what comes out of it, whatever server carries it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Union
 
 _JSON = {"Content-Type": "application/json"}
 RETRY_AFTER_S = 1
+Body = Union[bytes, bytearray, memoryview]
+Part = Union[bytes, memoryview]
+
+
+class Request(NamedTuple):
+    """One HTTP request.
+
+    Args:
+        method: in capitals.
+        path: without the query.
+        headers: by their names in lower case.
+        body: as it was sent, decompressed by nobody.
+        place: the parts of the path that its route names, such as `name` and `version`.
+        query: what follows the question mark, undecoded.
+    """
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: Body
+    place: Mapping[str, str]
+    query: str = ""
 
 
 class Answer(NamedTuple):
-    """Status, headers and body of one HTTP response."""
+    """Status, headers and body of one HTTP response.
+
+    Args:
+        status: of the response.
+        headers: without the body's length.
+        body: the body, or its parts in their order, which nobody needs to join.
+    """
 
     status: int
     headers: Mapping[str, str]
-    body: bytes
+    body: bytes | Sequence[Part]
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """The body as parts."""
+        return (self.body,) if isinstance(self.body, bytes) else self.body
 
 
 def succeed(content: object, headers: Mapping[str, str] | None = None) -> Answer:

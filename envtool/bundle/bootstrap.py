@@ -1,0 +1,162 @@
+"""What runs first on a machine that has only Python: envtool is unpacked from the bundle, then it installs the bundle.
+
+The wheels of envtool are hashed while they are unpacked, below `~/.envtool/tools` (`ENVTOOL_HOME` moves it), where the
+program `bin/envtool` stays for later. Needs nothing but the standard library, and neither pip nor venv, which
+distributions package apart from Python. Out of scope: proving who made the bundle. Whoever runs a file trusts it, so a
+signature has to be checked before, by an envtool or openssl that is trusted already (docs/how-to/offline.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from envtool import directories
+from envtool.bundle.container import Bundle, open_bundle
+from envtool.bundle.manifest import TOOLS_GLIBC
+from envtool.errors import BundleError, EnvtoolError
+from envtool.report import fail, say
+
+_MACHINES = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}
+_USAGE = """\
+usage: python3 {name} [-n NAME | -p PREFIX] [OPTION]...
+
+Makes the environment that this bundle holds; no network is needed. The options are those of `envtool bundle install`,
+and --help shows them. Only to unpack envtool, and to see where it is: python3 {name} --tools"""
+_LAUNCHER = """\
+#!{python} -I
+import sys
+sys.path.insert(0, {site!r})
+from envtool.__main__ import main
+main()
+"""
+
+
+def main() -> NoReturn:
+    """Unpack envtool and become it."""
+    source, arguments = _bundle_path(Path(sys.argv[0]).absolute()), sys.argv[1:]
+    if not arguments:
+        say(_USAGE.format(name=Path(sys.argv[0]).name))
+        sys.exit(2)
+    try:
+        program = unpack_tools(open_bundle(source))
+    except EnvtoolError as error:
+        fail(error)
+        sys.exit(3)
+    except OSError as error:
+        fail(EnvtoolError(f"{error.filename or 'a file'} cannot be written: {error.strerror}", "set ENVTOOL_HOME"))
+        sys.exit(3)
+    if arguments == ["--tools"]:
+        sys.stdout.write(f"{program}\n")
+        sys.exit(0)
+    # -I: nothing that PYTHONPATH or the user's site-packages bring can come between.
+    argv = [sys.executable, "-I", str(program), "bundle", "install", str(source), *arguments]
+    os.execv(sys.executable, argv)  # noqa: S606 - no shell is what is wanted here
+
+
+def _bundle_path(started: Path) -> Path:
+    return started.parent if (started.parent / "manifest.json").is_file() else started
+
+
+def unpack_tools(bundle: Bundle) -> Path:
+    """Unpack the wheels of envtool for this Python, unless that was done before.
+
+    Returns:
+        The program `envtool`.
+
+    Raises:
+        BundleError: The bundle has no envtool for this machine, or a wheel is damaged.
+    """
+    wheels = _wheels(bundle)
+    digest = hashlib.sha256("".join(f"{each}\n" for each in (sys.executable, *wheels)).encode())
+    place = directories.home() / "tools" / f"{digest.hexdigest()[:16]}-python{_python()}"
+    program = place / "bin" / "envtool"
+    if not program.is_file():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=place.parent) as scratch:
+            _unpack(bundle, wheels, Path(scratch) / "tools", place)
+            _put(Path(scratch) / "tools", place)
+    return program
+
+
+def _wheels(bundle: Bundle) -> Sequence[str]:
+    subdir = _MACHINES.get(platform.machine()) if sys.platform == "linux" else None
+    offered = bundle.manifest.tools.get(subdir or "", {})
+    if _python() not in offered or sys.implementation.name != "cpython":
+        has = [f"CPython {each} on {name}" for name, all_ in sorted(bundle.manifest.tools.items()) for each in all_]
+        raise BundleError(
+            f"{bundle.path} has no envtool for this machine: expected one of {', '.join(has) or 'none at all'}, "
+            f"found {platform.python_implementation()} {_python()} on {sys.platform} {platform.machine()}",
+            "run it with another Python of this machine, such as python3.11, or make the bundle with --python "
+            f"{_python()}",
+        )
+    _refuse_other_libc()
+    return offered[_python()]
+
+
+def _python() -> str:
+    return f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def _refuse_other_libc() -> None:
+    library, version = platform.libc_ver()
+    found = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if library != "glibc" or found < tuple(int(part) for part in TOOLS_GLIBC.split(".")):
+        raise BundleError(
+            f"this machine cannot run envtool: expected glibc {TOOLS_GLIBC} or newer, "
+            f"found {library or 'another C library'} {version}".rstrip(),
+            "Debian 10, Ubuntu 20.04, RHEL 8 and newer ones have it",
+        )
+
+
+def _unpack(bundle: Bundle, wheels: Sequence[str], target: Path, final: Path) -> None:
+    say(f"unpack envtool ({len(wheels)} wheels) to {final}")
+    site = Path("lib", f"python{_python()}", "site-packages")
+    for path in wheels:
+        # In memory, the largest has some 25 MB: nothing is unpacked before it is proven.
+        with zipfile.ZipFile(io.BytesIO(bundle.read(path))) as wheel:
+            for member in wheel.infolist():
+                _extract(wheel, member, target, site)
+    program = target / "bin" / "envtool"
+    program.parent.mkdir(parents=True, exist_ok=True)
+    program.write_text(_LAUNCHER.format(python=sys.executable, site=str(final / site)))
+    program.chmod(0o755)
+
+
+def _extract(wheel: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, site: Path) -> None:
+    path = _placed(member.filename, site)
+    if member.is_dir() or path is None:
+        return
+    (target / path).parent.mkdir(parents=True, exist_ok=True)
+    with wheel.open(member) as source, (target / path).open("wb") as file:
+        shutil.copyfileobj(source, file)
+    if path.parts[0] == "bin":
+        (target / path).chmod(0o755)
+
+
+def _placed(name: str, site: Path) -> Path | None:
+    # Source: the wheel specification, "Installing a wheel": what is in .data goes where its first directory says.
+    parts = Path(name).parts
+    if name.startswith("/") or ".." in parts:
+        raise BundleError(f"a wheel of the bundle has an unsafe path: {name!r}")
+    if not parts[0].endswith(".data"):
+        return site / name
+    places = {"purelib": site, "platlib": site, "scripts": Path("bin"), "data": Path()}
+    return places[parts[1]].joinpath(*parts[2:]) if parts[1] in places else None
+
+
+def _put(made: Path, place: Path) -> None:
+    try:
+        made.rename(place)
+    except OSError:
+        if not (place / "bin" / "envtool").is_file():  # another process was quicker, or not
+            raise

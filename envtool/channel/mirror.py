@@ -1,0 +1,152 @@
+"""A mirror of one lock: a channel that holds exactly its archives and wheels, for all its platforms.
+
+The archives of every channel of the lock stand in one, under their own names; wheels stand under `wheels/` with the
+path of their URL. So canonical URLs are mirrored prefix by prefix (`ENVTOOL_MIRRORS`), and `create` needs nothing else.
+Files that are right are not touched, and what the lock does not need any more is removed. The index is made from the
+archives themselves: corrections that a channel has in its repodata only are not in it, and no solve should be made from
+it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import unquote, urlsplit
+
+from envtool.archives import fetch_packages, require_sha256
+from envtool.cache import Cache
+from envtool.channel import index, seal
+from envtool.channel.payload import safe_path
+from envtool.channel.place import Place
+from envtool.errors import ChannelError
+from envtool.lockfile import LockedPackage, Lockfile
+from envtool.report import Display
+
+MARK = "mirror.json"
+_FORMAT = "envtool-mirror-1"
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """What a mirror is after a run.
+
+    Args:
+        url: Where it is.
+        files: How many archives and wheels it has.
+        moved: The files that were put there.
+        removed: The files that were taken away.
+        mirrors: Each canonical URL prefix and the URL that stands for it.
+    """
+
+    url: str
+    files: int
+    moved: tuple[str, ...]
+    removed: tuple[str, ...]
+    mirrors: Mapping[str, str]
+
+
+def mirror(
+    lockfile: Lockfile, place: Place, cache: Cache, display: Display, *, key_file: Path | None = None
+) -> Mirrored:
+    """Bring a mirror up to date with a lock.
+
+    Args:
+        lockfile: The lock.
+        place: Where the mirror is: empty, or a mirror already.
+        cache: Where proven archives and wheels are kept.
+        display: Where progress is shown.
+        key_file: The private key to sign the index with, if it is to be signed.
+
+    Raises:
+        ChannelError: There is something else in the place, or two files of the lock have one name.
+        LockfileError: A package of the lock has no sha256.
+        NetworkError, HashMismatchError: An archive or wheel could not be had or proven.
+        SignatureError: The key cannot be used.
+    """
+    there = _refuse_foreign(place)
+    wanted = _placed(lockfile)
+    origins = dict(sorted(_origin(each) for each in lockfile.packages))
+    proven = fetch_packages(list({each.url: each for each in wanted.values()}.values()), cache, display)
+    archives = {path: proven[each.url] for path, each in wanted.items() if each.manager == "conda"}
+    with TemporaryDirectory(prefix=".mirror-", dir=cache.root) as name, display.task(f"write {place.url}") as task:
+        with_hashes = {path: (proven[each.url], require_sha256(each)) for path, each in wanted.items()}
+        with_hashes.update(_index(archives, origins, Path(name), key_file))
+        moved = []
+        for path in sorted(with_hashes, key=_readers_order):
+            source, digest = with_hashes[path]
+            if not place.has(path, digest):
+                place.put(path, source, digest)
+                moved.append(path)
+            task.advance()
+        removed = [path for path in there if path not in with_hashes]
+        for path in removed:
+            place.remove(path)
+    mirrors = {prefix: place.url + path for prefix, path in origins.items()}
+    return Mirrored(place.url, len(wanted), tuple(moved), tuple(removed), mirrors)
+
+
+def _refuse_foreign(place: Place) -> list[str]:
+    there = list(place.paths())
+    try:
+        is_ours = not there or json.loads(place.read(MARK) or b"{}").get("format") == _FORMAT
+    except (ValueError, AttributeError):
+        is_ours = False
+    if not is_ours:
+        raise ChannelError(f"{place.url} holds something that is no mirror; nothing in it was touched", "name another")
+    return there
+
+
+def _placed(lockfile: Lockfile) -> dict[str, LockedPackage]:
+    found: dict[str, LockedPackage] = {}
+    for each in lockfile.packages:
+        path = _path(each)
+        before = found.setdefault(path, each)
+        if before.sha256 != each.sha256:
+            raise ChannelError(
+                f"one mirror cannot hold both {before.url} and {each.url}: their contents differ, and their names do "
+                "not",
+                "use a single channel for this package, and lock again",
+            )
+    return found
+
+
+def _path(package: LockedPackage) -> str:
+    path = unquote(urlsplit(package.url).path)
+    if package.manager == "pip":
+        return safe_path(f"wheels/{path.lstrip('/')}", package.url)
+    return safe_path("/".join(path.split("/")[-2:]), package.url)
+
+
+def _origin(package: LockedPackage) -> tuple[str, str]:
+    parts = urlsplit(package.url)
+    if package.manager == "conda":
+        return f"{package.url.partition('#')[0].rsplit('/', 2)[0]}/", ""
+    if parts.netloc:
+        return f"{parts.scheme}://{parts.netloc}/", "wheels/"
+    directory = package.url.partition("#")[0].rpartition("/")[0]
+    return f"{directory}/", f"wheels{urlsplit(directory).path}/"
+
+
+def _index(
+    archives: Mapping[str, Path], origins: Mapping[str, str], scratch: Path, key_file: Path | None
+) -> dict[str, tuple[Path, str]]:
+    files = index.render(archives, scratch, ("noarch",))
+    files.update(seal.seal(files, key_file))
+    mark = {"format": _FORMAT, "origins": origins}
+    files[MARK] = (json.dumps(mark, indent=1, sort_keys=True) + "\n").encode()
+    found = {}
+    for number, (path, content) in enumerate(files.items()):
+        source = scratch / str(number)
+        source.write_bytes(content)
+        found[path] = (source, sha256(content).hexdigest())
+    return found
+
+
+def _readers_order(path: str) -> tuple[int, str]:
+    # The mark first, so that the place is known as a mirror; then what the index names; then the index and its seal.
+    is_index = path.rpartition("/")[2].startswith("repodata")
+    return (0 if path == MARK else 3 if path in seal.FILES else 2 if is_index else 1), path

@@ -1,0 +1,189 @@
+"""`envtool bundle`: an environment in one file."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from envtool import report
+from envtool.cli.options import file_option, json_option, name_option, prefix_option, this_platform
+
+_path = click.Path(path_type=Path)
+_trusted_option = click.option(
+    "--key", "key_files", type=_path, multiple=True, metavar="PEM",
+    help="A public key that must have signed it. Repeatable.  [default: the keys that this machine trusts]",
+)  # fmt: skip
+
+
+@click.group("bundle", short_help="Carry an environment to a machine without a network.")
+def command() -> None:
+    """Carry an environment to a machine without a network.
+
+    A bundle is one file, or a directory for rsync: a lock, all its archives and wheels, and envtool itself. The other
+    machine needs Linux with glibc 2.28 or newer and a Python that the bundle was made for, and nothing else.
+
+    \b
+    Example:
+      envtool bundle create -o serving.pyz        here
+      python3 serving.pyz -n serving              there
+    """
+
+
+@command.command()
+@file_option
+@click.option("-o", "--output", type=_path, required=True, help="The file or directory to make.")
+@click.option("--directory", is_flag=True, help="Make a directory; files that are right already stay as they are.")
+@click.option("--platform", "platforms", multiple=True, help="Which platform of the lock. Repeatable.  [default: the "
+              "lock's only one, or this machine's]")  # fmt: skip
+@click.option("--category", "categories", multiple=True, default=("main",), show_default=True,
+              help="Take this category. Repeatable.")  # fmt: skip
+@click.option("--python", "pythons", multiple=True, metavar="X.Y",
+              help="A Python that the other machine may have, to run envtool. Repeatable.  [default: 3.9 to 3.14]",
+)  # fmt: skip
+@click.option("--tools", "tools_path", type=_path, metavar="FILE",
+              help="Keep the choice of envtool's own wheels in this file, and take it from there if it is there: the "
+              "bundle is then the same whenever it is made.")  # fmt: skip
+@click.option("--key", "key_file", type=_path, metavar="PEM", help="Sign it with this private key (Ed25519).")
+@json_option
+def create(
+    lockfile_path: Path,
+    output: Path,
+    directory: bool,
+    platforms: tuple[str, ...],
+    categories: tuple[str, ...],
+    pythons: tuple[str, ...],
+    tools_path: Path | None,
+    key_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Make a bundle of a lock.
+
+    Every archive and wheel is proven against the lock first. The same lock, envtool and choice of tools give the same
+    bytes.
+
+    \b
+    Examples:
+      envtool bundle create -o serving.pyz
+      envtool bundle create -o /media/usb/serving --directory --python 3.9 --key team.pem
+    """
+    from envtool import directories
+    from envtool.bundle import tools
+    from envtool.bundle.creation import Order
+    from envtool.bundle.creation import create as create_bundle
+    from envtool.cli.selection import chosen_platform
+    from envtool.fetch import Cache
+    from envtool.lockfile import read_lockfile
+
+    order = Order(
+        lockfile_path=lockfile_path,
+        platforms=platforms or (chosen_platform(read_lockfile(lockfile_path), None),),
+        categories=categories,
+        pythons=pythons or tools.PYTHONS,
+        tools_path=tools_path,
+        key_file=key_file,
+    )
+    with report.Display() as display:
+        made = create_bundle(order, output, Cache(directories.cache()), display, as_directory=directory)
+    described = {
+        "path": str(made.path),
+        "sha256": made.sha256,
+        **_described(made.manifest),
+        "is_signed": made.is_signed,
+    }
+    if as_json:
+        report.answer_json(described)
+        return
+    report.say(f"{output}: {len(made.manifest.files)} files, {report.size(made.manifest.size_bytes)}")
+    report.say(f"there: python3 {output / 'install.pyz' if directory else output.name} -n NAME")
+    report.answer(f"{made.sha256}  {output / 'manifest.json' if directory else output}")
+
+
+@command.command()
+@click.argument("bundle", type=_path)
+@name_option
+@prefix_option
+@click.option("--category", "categories", multiple=True, help="Install this category. Repeatable.  [default: all that "
+              "the bundle has]")  # fmt: skip
+@click.option("--platform", help="Which platform of the lock.  [default: this machine's]")
+@click.option("--force", is_flag=True, help="Make everything anew, even if nothing seems to have changed.")
+@click.option("--frozen", is_flag=True, help="Mark the environment so that conda does not change it (CEP 22).")
+@_trusted_option
+@json_option
+def install(
+    bundle: Path,
+    name: str | None,
+    path: Path | None,
+    categories: tuple[str, ...],
+    platform: str | None,
+    force: bool,
+    frozen: bool,
+    key_files: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Make an environment from a bundle; no network is used.
+
+    Every file is proven before anything in the environment is touched. The proven files stay in envtool's cache, where
+    `envtool verify` needs them.
+
+    \b
+    Examples:
+      envtool bundle install serving.pyz -n serving
+      python3 serving.pyz -n serving              the same where no envtool is
+    """
+    from envtool import directories
+    from envtool.bundle import installation
+    from envtool.fetch import Cache
+    from envtool.prefix import find_prefix
+    from envtool.request import Request
+
+    prefix = find_prefix(name, path)
+    trusted = installation.open_trusted(bundle, key_files)
+    request = Request(
+        lockfile=trusted.lockfile,
+        platform=platform or this_platform(),
+        categories=categories or trusted.bundle.manifest.categories,
+        command=shlex.join(["envtool", *sys.argv[1:]]),
+        starts_over=force,
+        is_frozen=frozen,
+    )
+    with report.Display() as display:
+        outcome = installation.install(trusted, request, prefix, Cache(directories.cache()), display)
+    digest = outcome.receipt.env_digest
+    if as_json:
+        changed = not outcome.plan.is_empty
+        report.answer_json({"prefix": str(prefix.path), "changed": changed, "env_digest": digest, "key": trusted.key})
+        return
+    report.say(f"made {prefix.path}" if outcome.plan.install else f"nothing to do: {prefix.path} is the lock's already")
+    report.say(f"env digest {digest}")
+
+
+@command.command()
+@click.argument("bundle", type=_path)
+@_trusted_option
+@json_option
+def verify(bundle: Path, key_files: tuple[Path, ...], as_json: bool) -> None:
+    """Read every file of a bundle and compare it with the manifest; nothing is installed."""
+    from envtool.bundle import installation
+
+    trusted = installation.open_trusted(bundle, key_files)
+    with report.Display() as display, display.task(f"read {bundle}", in_bytes=True) as task:
+        installation.verify(trusted.bundle, task)
+    if as_json:
+        report.answer_json({"path": str(bundle), **_described(trusted.bundle.manifest), "key": trusted.key})
+    else:
+        by = f", signed by {trusted.key}" if trusted.key else ""
+        report.say(f"{bundle} is whole: {len(trusted.bundle.manifest.files)} files{by}")
+
+
+def _described(manifest: Any) -> dict[str, Any]:
+    return {
+        "platforms": list(manifest.platforms),
+        "categories": list(manifest.categories),
+        "pythons": {platform: list(pythons) for platform, pythons in manifest.tools.items()},
+        "files": len(manifest.files),
+        "size_bytes": manifest.size_bytes,
+    }

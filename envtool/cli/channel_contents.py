@@ -1,0 +1,120 @@
+"""`envtool channel add`, `index`, `check`, `remove`, `gc`: what a channel holds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from envtool import report
+from envtool.cli.options import json_option
+
+if TYPE_CHECKING:
+    from envtool.channel.contents import Changed
+
+_path = click.Path(path_type=Path)
+channel_argument = click.argument("channel", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
+key_option = click.option(
+    "--key", "key_file", type=_path, metavar="PEM", help="Sign the index with this private key (Ed25519)."
+)
+
+
+@click.command()
+@channel_argument
+@click.argument("files", type=_path, nargs=-1, required=True, metavar="FILE...")
+@key_option
+@json_option
+def add(channel: Path, files: tuple[Path, ...], key_file: Path | None, as_json: bool) -> None:
+    """Copy archives into a channel, and index it.
+
+    What an archive holds is compared with what it says about itself first. An archive of the same name with another
+    content is refused, since every cache knows an archive by its name.
+    """
+    from envtool.channel import contents
+
+    with report.Display() as display:
+        changed = contents.add(channel, files, display, contents.Indexing(key_file=key_file))
+    _tell(changed, as_json=as_json)
+
+
+@click.command()
+@channel_argument
+@click.option("--shards/--no-shards", default=None, help="Write shards as well (CEP 16).  [default: if there are some]")
+@key_option
+@json_option
+def index(channel: Path, shards: bool | None, key_file: Path | None, as_json: bool) -> None:
+    """Write the index of a channel anew: repodata.json, repodata.json.zst, and shards on request."""
+    from envtool.channel import contents
+
+    with report.Display() as display:
+        changed = contents.reindex(channel, display, contents.Indexing(shards, key_file))
+    _tell(changed, as_json=as_json)
+
+
+@click.command()
+@channel_argument
+@json_option
+def check(channel: Path, as_json: bool) -> int:
+    """Check every archive against the index and against its own list of files; exit 1 when something does not fit."""
+    from envtool.channel import checking, contents
+
+    archives = contents.archives(channel)
+    with report.Display() as display, display.task(f"check {len(archives)} archives", len(archives)) as task:
+        issues = checking.check(channel, archives, task)
+    if as_json:
+        found = [{"place": each.place, "message": each.message} for each in issues]
+        report.answer_json({"archives": len(archives), "issues": found})
+    else:
+        for each in issues:
+            report.answer(str(each))
+        report.say(f"{len(archives)} archives, {len(issues)} issues")
+    return 1 if issues else 0
+
+
+@click.command()
+@channel_argument
+@click.argument("patterns", nargs=-1, required=True, metavar="FILE...")
+@key_option
+@json_option
+def remove(channel: Path, patterns: tuple[str, ...], key_file: Path | None, as_json: bool) -> None:
+    """Take archives out of a channel: by file name, where * and ? stand for other characters.
+
+    \b
+    Example:
+      envtool channel remove /srv/channel 'ourtool-1.0-*.conda'
+    """
+    from envtool.channel import contents
+
+    with report.Display() as display:
+        changed = contents.remove(channel, patterns, display, contents.Indexing(key_file=key_file))
+    _tell(changed, as_json=as_json)
+
+
+@click.command()
+@channel_argument
+@click.option("--keep", type=click.IntRange(min=1), required=True, metavar="N", help="How many builds stay.")
+@key_option
+@json_option
+def gc(channel: Path, keep: int, key_file: Path | None, as_json: bool) -> None:
+    """Keep the N newest builds of every package in each subdir, and take the others out.
+
+    Locks that name an archive that went cannot be created from this channel any more.
+    """
+    from envtool.channel import contents
+
+    with report.Display() as display:
+        changed = contents.collect(channel, keep, display, contents.Indexing(key_file=key_file))
+    _tell(changed, as_json=as_json)
+
+
+def _tell(changed: Changed, *, as_json: bool) -> None:
+    if as_json:
+        report.answer_json(asdict(changed))
+        return
+    for name in changed.added:
+        report.say(f"added {name}")
+    for name in changed.removed:
+        report.say(f"removed {name}")
+    report.say(f"{changed.kept} archives are in the channel")

@@ -1,0 +1,53 @@
+"""The end of a server, in order: readiness drops, then nothing new is accepted, then the last requests are answered.
+
+A load balancer needs a moment to learn that a server ends. Between SIGTERM and the end of accepting, the server says on
+`/readyz` that it is not ready, answers everything as ever, and closes each connection after its answer. The word that
+it ends stands in memory that the master shares with its workers, because only the master gets the signal.
+"""
+
+from __future__ import annotations
+
+import mmap
+import signal
+from types import FrameType
+from typing import Any, Callable
+
+Handler = Callable[[int, "FrameType | None"], Any]
+
+
+class Drain:
+    """Whether the server ends; made in the master, before its workers."""
+
+    def __init__(self) -> None:
+        self._shared = mmap.mmap(-1, mmap.PAGESIZE)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the server was told to end."""
+        return self._shared[0] != 0
+
+    def begin(self) -> None:
+        """Tell all workers that the server ends."""
+        self._shared[0] = 1
+
+    def precede(self, handler: Handler, delay_s: float) -> Handler:
+        """Put the drop of readiness before what a signal does.
+
+        Args:
+            handler: what the signal does now.
+            delay_s: for how long readiness is dropped before that.
+
+        Returns:
+            The handler to install instead, in the master's main thread. A second signal does not wait.
+        """
+
+        def begin_and_wait(number: int, frame: FrameType | None) -> None:
+            if self.has_begun or not delay_s:
+                self.begin()
+                handler(number, frame)
+                return
+            self.begin()
+            signal.signal(signal.SIGALRM, lambda *_: handler(number, frame))
+            signal.setitimer(signal.ITIMER_REAL, delay_s)
+
+        return begin_and_wait

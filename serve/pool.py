@@ -1,0 +1,122 @@
+"""The request threads of a gthread worker, with what gunicorn's own pool does not tell: who waits, and since when.
+
+Also the guard against slow clients: a thread is held by its connection while it reads the request and writes the
+answer, so a connection that is too slow at either is shut down. Gunicorn alone would let it hold the thread for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Callable
+
+_LOOK_S = 0.5
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One connection that has, or waits for, a thread.
+
+    Args:
+        connection: gunicorn's; its `sock` is the socket.
+        pool: that works on it.
+        queued_s: since when it waits, on the monotonic clock.
+        waited_s: how long it has waited for its thread.
+        idle_since_s: since when the client is waited for; `None` while the server works.
+    """
+
+    connection: Any
+    pool: RequestPool
+    queued_s: float = field(default_factory=time.monotonic)
+    waited_s: float = 0.0
+    idle_since_s: float | None = None
+
+    def work(self) -> None:
+        """The request is read; what takes time now is ours."""
+        self.idle_since_s = None
+
+    def write(self) -> None:
+        """The answer is made; what takes time now is the client's."""
+        self.idle_since_s = time.monotonic()
+
+
+_here = threading.local()
+
+
+def current_ticket() -> Ticket | None:
+    """Return the ticket of this thread's request; `None` under another server."""
+    return getattr(_here, "ticket", None)
+
+
+class RequestPool(ThreadPoolExecutor):
+    """The request threads of one worker.
+
+    Args:
+        threads: how many.
+        client_timeout_s: how long a client may take to send its request, and to take its answer.
+        report: told of each connection that was shut down.
+    """
+
+    def __init__(self, threads: int, client_timeout_s: float, report: Callable[[], None] = lambda: None) -> None:
+        super().__init__(max_workers=threads, thread_name_prefix="request")
+        self.client_timeout_s, self.report = client_timeout_s, report
+        self._running: set[Ticket] = set()
+        self._waiting = 0
+        self._lock = threading.Lock()
+        self._guard: threading.Thread | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many connections wait for a thread."""
+        return self._waiting
+
+    def submit(self, work: Callable[..., Any], *arguments: Any, **more: Any) -> Future[Any]:  # type: ignore[override]
+        """Have a connection worked on.
+
+        Args:
+            work: gunicorn's handler.
+            arguments: its connection.
+            more: nothing.
+
+        Returns:
+            What `work` will return.
+        """
+        ticket = Ticket(arguments[0], self)
+        with self._lock:
+            self._waiting += 1
+            if self._guard is None:
+                self._guard = threading.Thread(target=self._watch, name="slow-clients", daemon=True)
+                self._guard.start()
+        return super().submit(self._run, ticket, work, *arguments, **more)
+
+    def _run(self, ticket: Ticket, work: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+        ticket.idle_since_s = time.monotonic()
+        ticket.waited_s = ticket.idle_since_s - ticket.queued_s
+        with self._lock:
+            self._waiting -= 1
+            self._running.add(ticket)
+        _here.ticket = ticket
+        try:
+            return work(*arguments, **more)
+        finally:
+            _here.ticket = None
+            with self._lock:
+                self._running.discard(ticket)
+
+    def _watch(self) -> None:
+        while not self._shutdown:
+            time.sleep(min(_LOOK_S, self.client_timeout_s / 2))
+            self._shut_down_idle(time.monotonic() - self.client_timeout_s)
+
+    def _shut_down_idle(self, before_s: float) -> None:
+        with self._lock:
+            slow = [one for one in self._running if one.idle_since_s is not None and one.idle_since_s < before_s]
+        for ticket in slow:
+            ticket.idle_since_s = None
+            self.report()
+            with contextlib.suppress(OSError):
+                ticket.connection.sock.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,151 @@
+"""What a loaded model is to those who answer requests with it.
+
+A request is answered in three steps, so that several requests can share the one in the middle: its inputs become what
+the module takes, the module runs, and what it gives becomes the outputs. Inputs come as JSON has them, or as arrays by
+name; outputs go the same two ways. Only the middle step needs the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy
+
+# The name of the only input, and of the only output, of a model that names none.
+INPUTS, OUTPUTS = "inputs", "outputs"
+TEXT = "text"
+
+
+@dataclass(frozen=True)
+class ArrayForm:
+    """One named input or output.
+
+    Args:
+        name: of the input or output.
+        dtype: NumPy's name of the type of its elements, or `text`.
+        shape: lengths, `None` standing for any.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+class Predictor(Protocol):
+    """A loaded model, as far as a request is concerned.
+
+    `taken` and `given` are what its module takes and gives; nobody but the predictor looks into them.
+    """
+
+    @property
+    def expected_shape(self) -> Sequence[int | None]:
+        """The shape of the only input, `None` standing for any length; empty where a shape says nothing."""
+
+    @property
+    def inputs(self) -> Sequence[ArrayForm]:
+        """The inputs as arrays; none where the model only takes JSON."""
+
+    @property
+    def outputs(self) -> Sequence[ArrayForm]:
+        """The outputs as arrays; none where they are not known, or only fit into JSON."""
+
+    @property
+    def can_batch(self) -> bool:
+        """Whether rows of several requests may share one run."""
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the model class says how an image becomes inputs."""
+
+    def take(self, inputs: object) -> Any:
+        """Turn inputs into what the module takes.
+
+        Args:
+            inputs: as JSON has them.
+
+        Raises:
+            InputError: they do not fit the model.
+        """
+
+    def take_arrays(self, arrays: Mapping[str, numpy.ndarray[Any, Any]]) -> Any:
+        """Turn arrays into what the module takes, without a copy where that is possible.
+
+        Args:
+            arrays: by the names in `inputs`; texts as arrays of `str` objects.
+
+        Raises:
+            InputError: they do not fit the model.
+        """
+
+    def take_image(self, pixels: numpy.ndarray[Any, Any]) -> Any:
+        """Turn an image into what the module takes; only for a model that `takes_images`.
+
+        Args:
+            pixels: red, green and blue, from 0 to 255.
+
+        Shapes:
+            pixels: [height, width, 3] of uint8.
+
+        Raises:
+            InputError: it does not fit the model.
+        """
+
+    def run(self, taken: Any) -> Any:
+        """Run the module.
+
+        Args:
+            taken: what `take` or `stack` gave.
+        """
+
+    def give(self, given: Any) -> object:
+        """Turn what the module gave into outputs that JSON can hold.
+
+        Args:
+            given: what `run` or `split` gave.
+        """
+
+    def give_arrays(self, given: Any) -> Mapping[str, numpy.ndarray[Any, Any]]:
+        """Turn what the module gave into arrays by name.
+
+        Args:
+            given: what `run` or `split` gave.
+
+        Raises:
+            ValueError: the outputs are no arrays.
+        """
+
+    def count_rows(self, taken: Any) -> int:
+        """Count the rows that a request has; only for a model that `can_batch`."""
+
+    def batch_key(self, taken: Any) -> Hashable:
+        """Return what two requests must have in common to be joined; only for a model that `can_batch`."""
+
+    def stack(self, several: Sequence[Any]) -> Any:
+        """Join what several requests gave to one thing that the module takes; only for a model that `can_batch`."""
+
+    def blank(self, taken: Any) -> Any:
+        """Return a request of zeros in the form of another; only for a model that `can_batch`."""
+
+    def split(self, given: Any, rows: Sequence[int]) -> Sequence[Any]:
+        """Take apart what the module gave for joined requests.
+
+        Args:
+            given: what `run` gave.
+            rows: how many each request had.
+        """
+
+    def predict(self, inputs: object) -> object:
+        """Answer one request: `take`, `run` and `give`.
+
+        Args:
+            inputs: as JSON has them.
+
+        Returns:
+            The outputs, in the form that JSON can hold.
+
+        Raises:
+            InputError: the inputs do not fit the model.
+        """

@@ -1,0 +1,107 @@
+"""Several models in one server, and several labels of one model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from serving import wait_until
+from trainer import ROW
+
+from serve.publish import publish
+
+pytestmark = pytest.mark.needs_torch
+
+TOML = """
+model = "affine:Affine"
+[models.a]
+checkpoints = "a"
+[models.a.canary]
+checkpoints = "a-next"
+share = 0.5
+[models.b]
+checkpoints = "b"
+[models.b.shadow]
+checkpoints = "b-dark"
+"""
+
+
+@pytest.fixture
+def start(tmp_path, start_server):
+    (tmp_path / "serve.toml").write_text(TOML)
+    for name in ("a", "a-next", "b", "b-dark"):
+        (tmp_path / name).mkdir()
+    return lambda: start_server(model=None, name=None, checkpoints=None)
+
+
+@pytest.fixture
+def put(tmp_path, trainer):
+    """A function that publishes a model into one of the watched places."""
+
+    def publish_there(place: str, seed: int):
+        return publish(trainer.train(seed), tmp_path / place, f"model_{seed}.safetensors", f"v{seed}")
+
+    return publish_there
+
+
+def wait_live(server, name, label, generation, workers=2):
+    def find():
+        moved = [line for line in server.events() if line["event"] in ("swapped", "restored") and line["model"] == name]
+        its = [line for line in moved if line.get("label", "stable") == label and line["generation"] == generation]
+        return len({line["worker"] for line in its}) >= workers
+
+    wait_until(find, f"{name}@{label} {generation}", lambda: server.text)
+
+
+def ask(client, path, headers=None):
+    return client.request("POST", path, json.dumps({"inputs": [ROW]}).encode(), headers)
+
+
+def test_each_model_is_served_and_swapped_by_itself(start, put, trainer):
+    first, second = put("a", 1), put("b", 2)
+    server = start()
+    for name in ("a", "b"):
+        wait_live(server, name, "stable", 1)
+    client = server.client()
+    assert ask(client, "/predict/a").json["outputs"] == [trainer.expected(first.sha256)]
+    assert ask(client, "/predict/b").json["outputs"] == [trainer.expected(second.sha256)]
+    assert ask(client, "/predict").json == {"error": "model: expected a or b, found none"}
+    assert ask(client, "/predict/c").status == 404
+    third = put("b", 3)
+    wait_live(server, "b", "stable", 2)
+    assert ask(client, "/predict/b").sha256 == third.sha256
+    assert ask(client, "/predict/a").sha256 == first.sha256
+    assert (ask(client, "/predict/b/v3").status, ask(client, "/predict/b/v2").status) == (200, 404)
+    assert server.get("/readyz").status == 200
+
+
+def test_a_canary_answers_a_part_of_the_requests(start, put, trainer):
+    put("b", 9)
+    stable, canary = put("a", 1), put("a-next", 2)
+    server = start()
+    wait_live(server, "a", "stable", 1)
+    wait_live(server, "a", "canary", 1)
+    client = server.client()
+    replies = [ask(client, "/predict/a") for _ in range(200)]
+    assert {reply.status for reply in replies} == {200}
+    for reply in replies:
+        assert reply.json["outputs"] == [trainer.expected(reply.sha256)]
+        assert (reply.sha256 == canary.sha256) is (reply.headers["x-model-label"] == "canary")
+    # A fair coin lands this far from the middle once in 10**9 times.
+    assert 55 <= sum(reply.sha256 == canary.sha256 for reply in replies) <= 145
+    for label, published in (("stable", stable), ("canary", canary)):
+        assert ask(client, "/predict/a", {"X-Model-Label": label}).sha256 == published.sha256
+    assert server.get("/model/a").json["labels"]["canary"]["version"] == "v2"
+
+
+def test_a_shadow_is_asked_and_never_answers(start, put):
+    put("a", 9)
+    stable, _ = put("b", 1), put("b-dark", 2)
+    server = start()
+    wait_live(server, "b", "stable", 1)
+    wait_live(server, "b", "shadow", 1)
+    client = server.client()
+    assert {ask(client, "/predict/b").sha256 for _ in range(20)} == {stable.sha256}
+    differed = server.wait_for_events("shadow_differed", 1)
+    assert (differed[0]["model"], differed[0]["label"]) == ("b", "shadow")
+    assert ask(client, "/predict/b", {"X-Model-Label": "shadow"}).status == 404

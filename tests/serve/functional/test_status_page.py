@@ -1,0 +1,92 @@
+"""The status page in a real browser, before a real server."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from browser import Browser, find_browser
+from serving import Load
+from trainer import ROW
+
+pytestmark = [
+    pytest.mark.needs_torch,
+    pytest.mark.skipif(find_browser() is None, reason="no Chromium; install one, or name it as CHROMIUM"),
+]
+TOKEN = "a token of the tests"
+GENERATION = "document.querySelector('[data-generation]')?.textContent"
+
+
+@pytest.fixture
+def browser(tmp_path):
+    opened = Browser(tmp_path / "profile")
+    yield opened
+    opened.close()
+
+
+def test_it_shows_a_publish_without_a_reload_and_gives_orders(start_server, trainer, tmp_path, browser):
+    (tmp_path / "token").write_text(TOKEN)
+    first = trainer.publish(1, version="v1")
+    server = start_server(admin_token_file=tmp_path / "token")
+    server.wait_live(1)
+    browser.open(f"http://127.0.0.1:{server.port}/")
+    browser.wait_for(f"{GENERATION} === '1'")
+    browser.evaluate("window.isTheSamePage = true")
+    text = browser.evaluate("document.body.innerText")
+    assert first.sha256[:12] in text
+    assert "v1" in text
+    assert "all on generation 1" in text
+    with Load(server, ROW, threads=2):
+        second = trainer.publish(2, version="v2")
+        browser.wait_for(f"{GENERATION} === '2'")
+        browser.wait_for("parseFloat(document.querySelector('[data-figure=rate]').textContent) > 0")
+        browser.wait_for("document.querySelector('[data-figure=p99]').textContent.endsWith('s')")
+    bad = trainer.directory / "bad.safetensors"
+    bad.write_bytes(b"\x10\0\0\0\0\0\0\0{damaged header..")
+    bad.with_name(bad.name + ".done").touch()
+    browser.wait_for("document.querySelector('table')?.innerText.includes('bad.safetensors')")
+    give_orders(browser)
+    reply = server.client().predict([ROW])
+    assert reply.sha256 == first.sha256 != second.sha256
+    assert browser.evaluate("window.isTheSamePage")
+    assert browser.complaints == []
+
+
+def give_orders(browser):
+    browser.evaluate(
+        "window.confirm = () => true, window.prompt = () => 'v2 is bad', document.getElementById('operator').click()"
+    )
+    for token, message in (("wrong", "not right"), (TOKEN, "")):
+        browser.evaluate(
+            f"document.getElementById('token').value = {json.dumps(token)},"
+            "document.querySelector('#unlock button').click()"
+        )
+        browser.wait_for(f"document.getElementById('message').innerText.includes({json.dumps(message)})")
+    browser.wait_for("document.querySelector('.timeline button.small') !== null")
+    # A browser says of every 401 that a resource failed to load; here that is what was wanted.
+    browser.complaints[:] = [one for one in browser.complaints if "401" not in str(one)]
+    browser.evaluate("document.querySelector('.timeline button.small').click()")
+    browser.wait_for(f"{GENERATION} === '3'")
+    browser.evaluate("[...document.querySelectorAll('.actions button')].pop().click()")
+    browser.wait_for("document.querySelector('.model header').innerText.includes('pinned')")
+
+
+def test_it_speaks_chinese_and_changes_its_looks(start_server, trainer, browser):
+    trainer.publish(1)
+    server = start_server(workers=1)
+    server.wait_live(1, workers=1)
+    browser.prefer("dark")
+    browser.open(f"http://127.0.0.1:{server.port}/")
+    browser.wait_for(f"{GENERATION} === '1'")
+    dark = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+    browser.evaluate("document.getElementById('theme').click()")
+    assert browser.evaluate("getComputedStyle(document.body).backgroundColor") != dark
+    assert browser.evaluate("document.getElementById('operator').hidden")  # no token file, no orders
+    browser.evaluate("document.getElementById('language').click()")
+    text = browser.evaluate("document.body.innerText")
+    assert "工作进程" in text
+    assert browser.evaluate("document.documentElement.lang") == "zh-CN"
+    browser.resize(390, 844)
+    assert browser.evaluate("document.documentElement.scrollWidth <= 390")
+    server.stop()
+    browser.wait_for("document.getElementById('pulse').classList.contains('stale')")

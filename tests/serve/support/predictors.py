@@ -1,0 +1,73 @@
+"""The smallest predictor, and a server of models that answer with it; no torch."""
+
+from __future__ import annotations
+
+import numpy
+
+from serve.errors import InputError
+from serve.predictor import ArrayForm
+from serve.provenance import Provenance
+from serve.server import Server
+from serve.settings import load_settings
+from serve.slot import Generation
+
+
+class Times:
+    """Multiplies numbers."""
+
+    expected_shape = (None,)
+    inputs = (ArrayForm("inputs", "float32", (None,)),)
+    outputs = (ArrayForm("outputs", "float32", (None,)),)
+    can_batch = True
+    takes_images = False
+
+    def __init__(self, factor: float = 2) -> None:
+        self.factor = factor
+
+    def take(self, inputs):
+        if not isinstance(inputs, list):
+            raise InputError("the inputs: expected a list", self.expected_shape)
+        return numpy.array(inputs, "float32")
+
+    def take_arrays(self, arrays):
+        return arrays["inputs"]
+
+    def run(self, taken):
+        return self.factor * taken
+
+    def give(self, given):
+        return given.tolist()
+
+    def give_arrays(self, given):
+        return {"outputs": given}
+
+    def count_rows(self, taken):
+        return len(taken)
+
+    def batch_key(self, taken):
+        return taken.dtype
+
+    def stack(self, several):
+        return numpy.concatenate(several)
+
+    def blank(self, taken):
+        return numpy.zeros_like(taken)
+
+    def split(self, given, rows):
+        return numpy.split(given, numpy.cumsum(rows)[:-1])
+
+    def predict(self, inputs):
+        return self.give(self.run(self.take(inputs)))
+
+
+def make_server(directory, toml='model = "m:M"\ncheckpoints = "ck"\n') -> Server:
+    """A server with these settings, whose models are not live."""
+    (directory / "serve.toml").write_text(toml)
+    return Server(load_settings({}, directory))
+
+
+def go_live(runtime, predictor=None, version="v1", generation=1, sha256="a" * 64) -> Generation:
+    """Make a predictor live, as the reloader does; return what it replaced."""
+    settings = runtime.settings
+    provenance = Provenance(settings.name, version, generation, sha256, "d", settings.label)
+    return runtime.slot.swap(Generation(predictor or Times(), provenance, {"format": "torch"}))

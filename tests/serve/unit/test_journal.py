@@ -1,0 +1,46 @@
+"""The last events of a store."""
+
+from __future__ import annotations
+
+import json
+
+from serve import journal
+from serve.journal import Journal
+
+
+def line(event, **facts):
+    return json.dumps({"event": event, **facts}).encode() + b"\n"
+
+
+def test_events_come_back_the_newest_first(tmp_path):
+    kept = Journal(tmp_path / "store")
+    for number in range(5):
+        kept.put(line("swapped", generation=number))
+        kept.put(line("prepared", generation=number))
+    assert [event["generation"] for event in kept.read(3)] == [4, 3, 2]
+    assert {event["event"] for event in kept.read(100)} == {"swapped"}
+
+
+def test_a_torn_line_is_passed_over(tmp_path):
+    kept = Journal(tmp_path)
+    kept.put(line("refused", code="a"))
+    with (tmp_path / "events.jsonl").open("ab") as writer:
+        writer.write(b'{"event": "swap')
+    assert [event["code"] for event in kept.read(10)] == ["a"]
+
+
+def test_it_stays_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "_LARGEST_BYTES", 2000)
+    kept = Journal(tmp_path)
+    for number in range(500):
+        kept.put(line("swapped", generation=number))
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 5000
+    numbers = [event["generation"] for event in kept.read(40)]
+    assert numbers == list(range(499, 459, -1))
+
+
+def test_a_place_that_cannot_be_written_stops_nothing(tmp_path):
+    (tmp_path / "file").touch()
+    kept = Journal(tmp_path / "file")
+    kept.put(line("swapped"))
+    assert kept.read(10) == []

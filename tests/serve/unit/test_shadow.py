@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from predictors import Times, go_live, make_server
+
+from serve.shadow import Asked, Counts
+
+TOML = """
+[models.a]
+model = "m:M"
+checkpoints = "ck"
+[models.a.shadow]
+checkpoints = "dark"
+"""
+
+
+@pytest.fixture
+def server(tmp_path):
+    server = make_server(tmp_path, TOML)
+    yield server
+    server.shadow.stop()
+
+
+def offer(server, outputs, times=1):
+    shadow = server.find("a").labels["shadow"]
+    for _ in range(times):
+        server.shadow.offer(Asked(shadow, lambda predictor: predictor.take([1, 2]), lambda: outputs))
+
+
+def wait_for(server, **counts):
+    until = time.monotonic() + 30
+    while time.monotonic() < until and server.shadow.counts["a"] != Counts(**counts):
+        time.sleep(0.01)
+    assert server.shadow.counts["a"] == Counts(**counts)
+
+
+def test_answers_are_compared_and_counted(server):
+    go_live(server.find("a").labels["shadow"], Times(3))
+    offer(server, [3, 6.0000001])
+    wait_for(server, agreed=1)
+    offer(server, [2, 4])
+    wait_for(server, agreed=1, differed=1)
+
+
+def test_a_shadow_that_is_not_live_is_skipped(server):
+    offer(server, [2, 4])
+    wait_for(server, skipped=1)
+
+
+def test_a_shadow_that_fails_harms_nobody(server, capfd):
+    class Broken(Times):
+        def run(self, taken):
+            raise RuntimeError("broken")
+
+    go_live(server.find("a").labels["shadow"], Broken())
+    offer(server, [2, 4], times=3)
+    wait_for(server, failed=3)
+    assert capfd.readouterr().err.count("shadow_failed") == 1
+
+
+def test_a_shadow_that_is_slow_makes_nobody_wait(server):
+    goes_on = threading.Event()
+
+    class Slow(Times):
+        def run(self, taken):
+            goes_on.wait(60)
+            return super().run(taken)
+
+    go_live(server.find("a").labels["shadow"], Slow())
+    offer(server, [2, 4])
+    offer(server, [2, 4], times=200)
+    assert server.shadow.counts["a"].skipped >= 100
+    goes_on.set()
+    skipped = server.shadow.counts["a"].skipped
+    wait_for(server, agreed=201 - skipped, skipped=skipped)

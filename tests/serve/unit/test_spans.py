@@ -1,0 +1,69 @@
+"""Spans reach a collector; a real HTTP server takes them here."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+
+import pytest
+
+from serve.spans import Spans
+from serve.tracing import TraceParent
+
+PARENT = TraceParent("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "01")
+
+
+@pytest.fixture
+def collector():
+    received = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            received.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_port, received
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_request_is_a_span_of_its_callers_trace(collector, monkeypatch):
+    pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    port, received = collector
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+    spans = Spans()
+    span = spans.begin("POST", "/predict", PARENT)
+    place = spans.place_of(span)
+    assert (place.trace_id, place.flags) == (PARENT.trace_id, PARENT.flags)
+    assert place.span_id != PARENT.span_id
+    spans.end(span, 500, {"sha256": "ab"})
+    spans.stop()
+    ((path, body),) = received
+    assert path == "/v1/traces"
+    (resource,) = ExportTraceServiceRequest.FromString(body).resource_spans
+    (told,) = resource.scope_spans[0].spans
+    assert (told.trace_id.hex(), told.span_id.hex()) == (PARENT.trace_id, place.span_id)
+    assert told.parent_span_id.hex() == PARENT.span_id
+    stated = {one.key: one.value.string_value or one.value.int_value for one in told.attributes}
+    assert (stated["http.response.status_code"], stated["envserve.sha256"]) == (500, "ab")
+    assert told.status.code == told.status.STATUS_CODE_ERROR
+    named = {one.key: one.value.string_value for one in resource.resource.attributes}
+    assert named["service.name"] == "envserve"
+
+
+def test_a_request_without_a_trace_begins_one(monkeypatch):
+    pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
+    spans = Spans()
+    place = spans.place_of(spans.begin("GET", "/", None))
+    assert int(place.trace_id, 16)
+    assert int(place.span_id, 16)

@@ -1,0 +1,148 @@
+"""From requests to tensors and back, and how a model is tried."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not in this interpreter; run these in the created environment")
+
+from serve import servable  # noqa: E402 - they bring torch
+from serve.errors import InputError, ModelError  # noqa: E402
+from serve.settings import load_settings  # noqa: E402
+from serve.trial import describe_outputs, find_batchable  # noqa: E402
+
+
+class Rows(torch.nn.Module):
+    example_inputs: ClassVar = [[1.0, 2.0], [3.0, 4.0]]
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor([2.0, 3.0]))
+
+    def forward(self, rows):
+        return rows * self.scale
+
+
+class Centred(Rows):
+    """Looks at all of its rows."""
+
+    def forward(self, rows):
+        return rows - rows.mean(0)
+
+
+class Named(torch.nn.Module):
+    example_inputs: ClassVar = {"ids": [[1, 2]], "mask": [[True, False]]}
+
+    def forward(self, ids, mask):
+        return {"sum": (ids * mask).sum(1), "ids": ids}
+
+
+class Texts:
+    example_inputs: ClassVar = ["one", "three"]
+
+    def build_module(self):
+        return torch.nn.Linear(1, 1)
+
+    def inputs_to_tensors(self, inputs):
+        return torch.tensor([[float(len(text))] for text in inputs])
+
+    def tensors_to_outputs(self, given):
+        return [f"{value:.1f}" for (value,) in given.tolist()]
+
+
+@pytest.fixture
+def connect(tmp_path):
+    settings = load_settings({"SERVE_MODEL": "m:M", "SERVE_CHECKPOINTS": "ck"}, tmp_path).find()
+
+    def make(built):
+        return servable.connect(settings, built, servable.build_module(settings, built))
+
+    return make
+
+
+def test_arrays_and_lists_give_the_same(connect):
+    rows = connect(Rows())
+    taken = rows.take_arrays({"inputs": numpy.array([[1, 2]], "float32")})
+    assert rows.give(rows.run(taken)) == rows.predict([[1, 2]]) == [[2, 6]]
+    assert rows.give_arrays(rows.run(taken))["outputs"].tolist() == [[2, 6]]
+    assert [vars(form) for form in rows.inputs] == [{"name": "inputs", "dtype": "float32", "shape": (None, 2)}]
+
+
+def test_an_array_of_the_modules_type_is_not_copied(connect):
+    array = numpy.zeros((1, 2), "float32")
+    taken = connect(Rows()).take_arrays({"inputs": array})
+    array[0, 0] = 7
+    assert taken[0, 0] == 7
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        numpy.zeros((1, 3), "float32"),
+        numpy.zeros((0, 2), "float32"),
+        numpy.zeros(2, "float32"),
+        numpy.zeros((1, 2), "complex64"),
+        numpy.array([["a", "b"]]),
+        numpy.array([[numpy.nan, 0]], "float32"),
+        numpy.array([[1e300, 0]], "float64"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_arrays_that_do_not_fit(connect, array):
+    with pytest.raises(InputError, match="expected"):
+        connect(Rows()).take_arrays({"inputs": array})
+
+
+def test_arrays_of_other_names(connect):
+    with pytest.raises(InputError, match="expected inputs, found x"):
+        connect(Rows()).take_arrays({"x": numpy.zeros((1, 2), "float32")})
+
+
+def test_several_named_inputs(connect):
+    named = connect(Named())
+    assert named.predict({"ids": [[1, 2], [3, 4]], "mask": [[True, False], [True, True]]})["sum"] == [1, 7]
+    assert [(form.name, form.dtype) for form in named.inputs] == [("ids", "int64"), ("mask", "bool")]
+    for inputs in ({"ids": [[1, 2]]}, [[1, 2]], {"ids": [[1, 2]], "mask": [[True, False]] * 2}):
+        with pytest.raises(InputError, match="expected"):
+            named.predict(inputs)
+
+
+def test_a_class_that_converts_takes_arrays_of_texts(connect):
+    texts = connect(Texts())
+    with torch.no_grad():
+        texts.module.weight.fill_(2)
+        texts.module.bias.fill_(0)
+    taken = texts.take_arrays({"inputs": numpy.array(["ab", "abcd"], object)})
+    assert texts.give_arrays(texts.run(taken))["outputs"].tolist() == ["4.0", "8.0"]
+    assert [vars(form) for form in texts.inputs] == [{"name": "inputs", "dtype": "text", "shape": (None,)}]
+    assert [vars(form) for form in describe_outputs(texts, Texts.example_inputs)] == [
+        {"name": "outputs", "dtype": "text", "shape": (None,)}
+    ]
+
+
+def test_joined_requests_are_answered_as_alone(connect):
+    named = connect(Named())
+    several = [
+        {"ids": [[1, 2]], "mask": [[True, True]]},
+        {"ids": [[3, 4], [5, 6]], "mask": [[True, False], [False, True]]},
+    ]
+    taken = [named.take(inputs) for inputs in several]
+    assert named.batch_key(taken[0]) == named.batch_key(taken[1])
+    parts = named.split(named.run(named.stack(taken)), [named.count_rows(each) for each in taken])
+    assert [named.give(part) for part in parts] == [named.predict(inputs) for inputs in several]
+
+
+@pytest.mark.parametrize(("built", "can"), [(Rows, True), (Named, True), (Texts, True), (Centred, False)])
+def test_whether_requests_may_share_a_run_is_found_by_trying(connect, built, can):
+    assert find_batchable(connect(built()), built.example_inputs) is can
+
+
+def test_an_example_that_is_no_numbers(connect):
+    class Worded(Rows):
+        example_inputs = "words"
+
+    with pytest.raises(ModelError, match="example_inputs"):
+        connect(Worded())

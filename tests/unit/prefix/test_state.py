@@ -1,0 +1,46 @@
+"""What a directory is taken for, while another process works in it too."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from envtool.prefix import Prefix, Receipt, State
+
+NOTHING = Receipt("linux-64", (), (), "sha256:0", {})
+
+
+def test_a_prefix_that_is_being_made_is_never_taken_for_foreign(tmp_path: Path) -> None:
+    for number in range(50):
+        prefix, is_done, seen = Prefix(tmp_path / str(number)), threading.Event(), set()
+
+        def look(prefix=prefix, is_done=is_done, seen=seen) -> None:
+            while not is_done.is_set():
+                seen.add(prefix.state())
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        with prefix.locked():
+            prefix.mark_incomplete()
+            (prefix.path / "file").write_text("x")
+            prefix.complete(NOTHING)
+        is_done.set()
+        looking.join()
+        assert State.FOREIGN not in seen
+        assert prefix.state() is State.WHOLE
+
+
+def test_a_mark_that_was_never_finished_leaves_an_empty_prefix(tmp_path: Path) -> None:
+    prefix = Prefix(tmp_path)
+    prefix.meta.mkdir()
+    (prefix.meta / "..incomplete.123.tmp").write_text("half")
+    assert prefix.state() is State.EMPTY
+
+
+@pytest.mark.parametrize("name", ["file", "conda-meta/history", "conda-meta/python-3.9-0.json"])
+def test_what_others_made_is_foreign(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("theirs")
+    assert Prefix(tmp_path).state() is State.FOREIGN
