@@ -107,10 +107,14 @@ def read(path: Path) -> str:
     return ""
 
 
-def test_an_apply_that_is_killed_is_settled_by_the_next(service: Service) -> None:
+@pytest.mark.parametrize(
+    "names", [["both run", "retiring"], pytest.param([*POINTS], marks=pytest.mark.nightly)], ids=["two", "all"]
+)
+def test_an_apply_that_is_killed_is_settled_by_the_next(service: Service, names: list[str]) -> None:
     service.apply("r0")
     with Load(service.start()) as load:
-        for number, (name, is_there) in enumerate(POINTS.items(), 1):
+        for number, name in enumerate(names, 1):
+            is_there = POINTS[name]
             lock = service.lock(release(service.user.home / "channel", f"r{number}"))
             process = subprocess.Popen(
                 [sys.executable, "-m", "envtool", "deploy", "apply", str(service.root), "-f", str(lock)],
@@ -161,7 +165,7 @@ def test_systemd_always_knows_which_process_is_the_service(service: Service) -> 
     assert wait_for(lambda: "WATCHDOG=1" in systemd.said)
     assert systemd.said[0].startswith("READY=1")
     pids = []
-    for word in ("r1", "r2"):
+    for word in ("r1", "r2"):  # the first master was started by systemd, the second by the first
         systemd.said.clear()
         service.apply(word)
         pids.append(masters.masters(service.root / "run")[0].pid)

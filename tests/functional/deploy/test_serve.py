@@ -32,6 +32,7 @@ def service(user: User) -> Iterator[Service]:
     safetensors.numpy.save_file(state, str(weights))
     publish(weights, checkpoints, "model.safetensors", "1")
     found.env.update(SERVE_MODEL="affine:Affine", SERVE_PYTHON_PATH=str(SUPPORT), SERVE_CHECKPOINTS=str(checkpoints))
+    found.env["SERVE_WORKERS"] = "1"
     found.app = "serve.wsgi:app"
     yield found
     found.end()
