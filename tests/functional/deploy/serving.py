@@ -117,6 +117,7 @@ class Service:
                 masters.stop(each.pid, 30)
         if self.process is not None:
             self.process.wait()
+            print(self.log.read_text()[-8000:])  # shown when the test failed
 
 
 class Load:
