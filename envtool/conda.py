@@ -87,13 +87,14 @@ class Repodata:
         from rattler.networking import AuthenticationMiddleware, Client, MirrorMiddleware, RetryMiddleware
 
         cache_dir.mkdir(parents=True, exist_ok=True)
-        # rattler fails over to the next mirror only when the retries stand before the mirrors.
-        by_prefix = {prefix: [*urls, prefix] for prefix, urls in mirrors.by_prefix.items() if prefix.startswith("http")}
-        middlewares = [
-            RetryMiddleware(3),
-            AuthenticationMiddleware(),
-            *([MirrorMiddleware(by_prefix)] if by_prefix else []),
-        ]
+        middlewares = [RetryMiddleware(3), AuthenticationMiddleware()]
+        self._relay = None
+        if mirrors.by_prefix and not is_offline:
+            # Of the ways in which a mirror fails, rattler knows few; the relay asks the next one.
+            from envtool.relay import Relay
+
+            self._relay = Relay(mirrors)
+            middlewares.append(MirrorMiddleware(self._relay.by_prefix))
         config = rattler.SourceConfig(cache_action="force-cache-only" if is_offline else "cache-or-fetch")
         self._gateway = rattler.Gateway(cache_dir=cache_dir, default_config=config, client=Client(middlewares))
 
@@ -110,7 +111,7 @@ class Repodata:
             return answers
 
         answers = asyncio.run(solve_all())
-        return [_answer(request, each) for request, each in zip(requests, answers)]
+        return [self._answer(request, each) for request, each in zip(requests, answers)]
 
     def find(self, channels: Sequence[str], platform: str, names: Sequence[str]) -> list[PackageRecord]:
         """Every record that the channels have of some packages.
@@ -121,8 +122,23 @@ class Repodata:
         try:
             found = asyncio.run(_await(self._query(channels, platform, names)))
         except Exception as error:  # py-rattler raises several unrelated types
-            raise SolveError(f"{platform}: {error}", _NO_RECORDS_HINT) from error
+            raise self._no_records(platform, error) from error
         return [_record(each) for each in found]
+
+    def _answer(self, request: SolveRequest, answer: Any) -> list[PackageRecord] | SolveError:
+        from rattler.exceptions import SolverError
+
+        if isinstance(answer, SolverError):
+            return UnsatisfiableError(request.platform, str(answer).strip())
+        if isinstance(answer, Exception):  # py-rattler raises several unrelated types, all with its own text
+            return self._no_records(request.platform, answer)
+        if isinstance(answer, BaseException):
+            raise answer
+        return sorted((_record(each) for each in answer), key=lambda record: record.name)
+
+    def _no_records(self, platform: str, error: Exception) -> SolveError:
+        failures = list(self._relay.failures) if self._relay else []
+        return SolveError(f"{platform}: " + ("\n".join(failures) or str(error)), _NO_RECORDS_HINT)
 
     async def _query(self, channels: Sequence[str], platform: str, names: Sequence[str]) -> list[Any]:
         by_channel = await self._gateway.query(list(channels), [platform, "noarch"], list(names), recursive=False)
@@ -168,18 +184,6 @@ def match_spec_problem(text: str) -> str | None:
     except Exception as error:  # py-rattler raises several unrelated types
         return str(error)
     return None
-
-
-def _answer(request: SolveRequest, answer: Any) -> list[PackageRecord] | SolveError:
-    from rattler.exceptions import SolverError
-
-    if isinstance(answer, SolverError):
-        return UnsatisfiableError(request.platform, str(answer).strip())
-    if isinstance(answer, Exception):  # py-rattler raises several unrelated types, all with its own text
-        return SolveError(f"{request.platform}: {answer}", _NO_RECORDS_HINT)
-    if isinstance(answer, BaseException):
-        raise answer
-    return sorted((_record(each) for each in answer), key=lambda record: record.name)
 
 
 async def _await(call: Any) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 import shutil
 import stat
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from envtool.authorization import without_secrets
 from envtool.errors import EnvtoolError
-from envtool.files import sync_directory, write_atomically
+from envtool.files import write_atomically
 
 _JOURNAL = "journal.json"
 
@@ -164,23 +163,10 @@ def _restore(path: Path, kept: Path | None, mode: int) -> None:
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
-    # Through a link to the file itself, since many people keep these files in a repository. The mode is there before
-    # the content is: the file may hold a password.
+    # Through a link to the file itself, since many people keep these files in a repository.
     target = path.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(target.parent)
+    write_atomically(target, content, mode)
 
 
 def _mode(path: Path) -> int:

@@ -9,22 +9,23 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes, mode: int | None = None) -> None:
     """Replace a file by new content.
 
     Args:
         path: The file; its directory must be there.
         content: The whole new content; text is written as UTF-8.
+        mode: Its permissions; those of any new file by default.
 
     Raises:
         OSError: The file cannot be written; the old one is untouched.
     """
-    with writing(path) as file:
+    with writing(path, mode) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
+def writing(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
     """Replace a file by what is written until the block ends; a block that fails leaves the old one.
 
     The temporary file stands beside it, since a rename is atomic within one file system only. It is synced before the
@@ -32,13 +33,17 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
     Args:
         path: The file; its directory must be there.
+        mode: Its permissions; those of any new file by default. They are there before the content, which may be secret.
 
     Raises:
         OSError: The file cannot be written; the old one is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        # Path.open takes no opener.
+        with open(temporary, "wb", opener=None if mode is None else _open_private) as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -47,6 +52,10 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def sync_directory(path: Path) -> None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -31,6 +31,7 @@ CHUNK_BYTES = 1 << 20
 _SMALL_CHUNK_BYTES = 1 << 14
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _DECODED = frozenset({"gzip", "x-gzip", "deflate"})
+_VALIDATORS = ("ETag", "Last-Modified", "Cache-Control", "Expires", "Date")
 _HTML_STARTS = (b"<!doctype html", b"<html")
 _threads = threading.local()
 
@@ -44,22 +45,27 @@ class Body:
         total_bytes: The size of the whole file, where the server says it.
         chunks: The bytes.
         url: Where they come from in the end, after redirects.
+        validators: The headers by which the file can later be asked for only if it has changed.
     """
 
     offset: int
     total_bytes: int | None
     chunks: Iterator[bytes]
     url: str
+    validators: Mapping[str, str] = field(default_factory=dict)
 
 
 @contextmanager
-def get(url: str, offset: int = 0, patience: Patience | None = None) -> Iterator[Body]:
+def get(
+    url: str, offset: int = 0, patience: Patience | None = None, headers: Mapping[str, str] | None = None
+) -> Iterator[Body]:
     """Open a URL (http, https or file) for reading from an offset on.
 
     Args:
         url: What to read.
         offset: The first byte that is wanted; a server that ignores it starts at 0, and `Body.offset` says so.
         patience: The limits.
+        headers: More headers of the request.
 
     Yields:
         The body. Reading it raises the same errors as opening it.
@@ -73,10 +79,11 @@ def get(url: str, offset: int = 0, patience: Patience | None = None) -> Iterator
             yield Body(offset, total_bytes, chunks, url)
         return
     limits = patience or Patience()
-    with _ask(url, offset, limits) as response:
+    with _ask(url, offset, limits, headers or {}) as response:
         yield _body(response, offset, limits)
 
 
+<<<<<<< HEAD
 def date(url: str, patience: Patience) -> str | None:
     """What time a server says it is, whatever else it answers; None when it does not say.
 
@@ -89,13 +96,16 @@ def date(url: str, patience: Patience) -> str | None:
 
 
 def _ask(url: str, offset: int, patience: Patience) -> requests.Response:
+=======
+def _ask(url: str, offset: int, patience: Patience, more: Mapping[str, str]) -> requests.Response:
+>>>>>>> main
     import requests
 
     try:
         request = authorize(url)
     except EnvtoolError as error:
         raise TransferError(error.message, is_transient=False) from error
-    headers = {"Accept-Encoding": "identity"}
+    headers = {"Accept-Encoding": "identity", **more}
     if offset:
         headers["Range"] = f"bytes={offset}-"
     try:
@@ -136,7 +146,8 @@ def _body(response: requests.Response, offset: int, patience: Patience) -> Body:
         raise RangeError("a part of a compressed transfer, which fits nothing", is_transient=False)
     start, total_bytes = _extent(response, offset)
     chunks = _read(response, patience, is_decoded=is_decoded)
-    return Body(start, None if is_decoded else total_bytes, _refuse_html(chunks, start), response.url)
+    validators = {name: response.headers[name] for name in _VALIDATORS if name in response.headers}
+    return Body(start, None if is_decoded else total_bytes, _refuse_html(chunks, start), response.url, validators)
 
 
 def _read(response: requests.Response, patience: Patience, *, is_decoded: bool) -> Iterator[bytes]:

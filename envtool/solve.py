@@ -123,6 +123,11 @@ def refuse_malformed(spec: EnvironmentSpec) -> None:
         raise SpecError(names, list(dict.fromkeys(issues)), "python=3.9, numpy>=1.26,<2 and pytorch::pytorch are some")
 
 
+def repodata_urls(spec: EnvironmentSpec) -> list[str]:
+    """A file of each channel and platform that has to be read, by which mirrors are chosen."""
+    return [f"{url}/{each.platform}/repodata.json" for url in channels_of(spec) for each in spec.platforms]
+
+
 def channels_of(spec: EnvironmentSpec) -> tuple[str, ...]:
     """The URLs of the channels, with the values of the variables in them."""
     urls = (url for channel in spec.channels for url in channel_urls(channel, spec.directory))

@@ -16,6 +16,7 @@ from typing import Any
 from serve.drain import Drain
 from serve.errors import SettingsError, describe
 from serve.metrics import directory
+from serve.pool import current_ticket
 from serve.settings import ServerSettings, load_settings
 
 _KNOWN_ERROR = 3
@@ -31,6 +32,8 @@ def _load_or_exit() -> ServerSettings:
 
 served = _load_or_exit()
 drain = Drain()
+# What is done about a worker that has ended, once the master is ready for it.
+_FORGET: list[Any] = []
 
 bind = served.bind
 workers = served.workers
@@ -55,6 +58,11 @@ def on_starting(server: Any) -> None:
         server: gunicorn's arbiter, which has no workers yet.
     """
     directory.make(os.environ)
+    # Not before, because prometheus_client looks for the directory when it is imported; and not when a worker has died,
+    # because gunicorn tells of that from a signal handler, which may interrupt the import and begin it again.
+    from serve.metrics import families
+
+    _FORGET.append(families.forget)
 
 
 def when_ready(server: Any) -> None:
@@ -94,6 +102,9 @@ def pre_request(worker: Any, request: Any) -> None:
         worker: gunicorn's worker.
         request: gunicorn's request, before its answer.
     """
+    ticket = current_ticket()
+    if ticket is not None:
+        ticket.request = request
     if drain.has_begun:
         request.force_close()
 
@@ -105,9 +116,8 @@ def child_exit(server: Any, worker: Any) -> None:
         server: gunicorn's arbiter.
         worker: that has ended.
     """
-    from serve.metrics.families import forget
-
-    forget(worker.pid)
+    for forget in _FORGET:
+        forget(worker.pid)
 
 
 def on_exit(server: Any) -> None:

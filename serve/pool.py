@@ -27,6 +27,7 @@ class Ticket:
         queued_s: since when it waits, on the monotonic clock.
         waited_s: how long it has waited for its thread.
         idle_since_s: since when the client is waited for; `None` while the server works.
+        request: gunicorn's, once its headers are read.
     """
 
     connection: Any
@@ -34,10 +35,16 @@ class Ticket:
     queued_s: float = field(default_factory=time.monotonic)
     waited_s: float = 0.0
     idle_since_s: float | None = None
+    request: Any = None
 
     def work(self) -> None:
         """The request is read; what takes time now is ours."""
         self.idle_since_s = None
+
+    def hang_up(self) -> None:
+        """Close the connection after the answer, so that the client's next attempt may reach another worker."""
+        if self.request is not None:
+            self.request.force_close()
 
     def write(self) -> None:
         """The answer is made; what takes time now is the client's."""

@@ -55,6 +55,7 @@ class Package:
         summary: One line.
         home: The project's home page, if it has one.
         build_suffix: What the build string ends in, such as `_cpython`.
+        build_prefix: What the build string begins with where the package is for one Python, such as `py311`.
         entry_points: Of a noarch Python package, `name = module:function` for each console script.
         files: What goes into the prefix; a noarch Python package has `site-packages/` and `python-scripts/`.
         about: What goes into `info/` only: licences and the recipe, with paths relative to `info/`.
@@ -72,6 +73,7 @@ class Package:
     about: tuple[Entry, ...] = ()
     entry_points: tuple[str, ...] = ()
     build_suffix: str = ""
+    build_prefix: str = ""
 
     @property
     def is_noarch(self) -> bool:
@@ -93,7 +95,7 @@ class Package:
     @property
     def build(self) -> str:
         """The build string: a digest of the content and the build number, in the form that conda's tools use."""
-        letters = "pyh" if self.is_noarch else "h"
+        letters = "pyh" if self.is_noarch else f"{self.build_prefix}h"
         return f"{letters}{self.digest[:10]}_{self.build_number}{self.build_suffix}"
 
     @property

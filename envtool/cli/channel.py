@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from envtool import report
 from envtool.cli import channel_contents, channel_sharing
+from envtool.cli.init import pair
 from envtool.cli.options import json_option
+
+if TYPE_CHECKING:
+    from envtool.channel.making import Sources
+
+_file = click.Path(path_type=Path, dir_okay=False)
+_directory = click.Path(path_type=Path, file_okay=False, exists=True)
 
 
 @click.group("channel")
@@ -44,9 +52,33 @@ for _each in (
     help="A mirror site that has debian/ and debian-security/, tried when the places that apt is configured for on "
     "this machine fail. May be given several times; ENVTOOL_DEBIAN_MIRRORS takes a list separated by spaces.",
 )
+@click.option("--wheel", "wheels", type=_file, multiple=True, metavar="FILE",
+              help="Make a package of this wheel, in place of recipes. Repeatable.")  # fmt: skip
+@click.option("--checkout", "checkouts", type=_directory, multiple=True, metavar="DIR",
+              help="Make a package of this project, through its own pyproject.toml. Repeatable.")  # fmt: skip
+@click.option("--python", "pythons", multiple=True, metavar="X.Y",
+              help="The Python that packages are for, where a wheel runs on several. Repeatable.")  # fmt: skip
+@click.option("--platform", help="The platform that packages are for, where wheels run on several.")
+@click.option("--rename", "renames", multiple=True, metavar="PYPI=CONDA",
+              help="A distribution that has another name on conda, such as torch=pytorch. Repeatable.")  # fmt: skip
+@click.option("--build-number", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Of packages made from wheels and checkouts; the higher wins.")  # fmt: skip
+@channel_contents.key_option
 @json_option
-def build(recipes: tuple[str, ...], output: Path | None, debian_mirrors: tuple[str, ...], as_json: bool) -> None:
-    """Build the embedded channel, for machines that reach no conda channel.
+def build(
+    recipes: tuple[str, ...],
+    output: Path | None,
+    debian_mirrors: tuple[str, ...],
+    wheels: tuple[Path, ...],
+    checkouts: tuple[Path, ...],
+    pythons: tuple[str, ...],
+    platform: str | None,
+    renames: tuple[str, ...],
+    build_number: int,
+    key_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Build the embedded channel, for machines that reach no conda channel, or packages of your own wheels.
 
     It holds Python 3.9, pip and envserve itself, made from files that their recipes pin by sha256: Debian's packages,
     one wheel, and this checkout. No root, no compiler and no conda are needed. What is there already and has not
@@ -57,12 +89,51 @@ def build(recipes: tuple[str, ...], output: Path | None, debian_mirrors: tuple[s
     \b
       channels:
         - file:///home/me/.cache/envtool/channel
+
+    With --wheel or --checkout, packages of these are added to the channel instead. A wheel of Python only becomes
+    noarch; a compiled one, a package for its platform and Python. What it needs becomes match specs.
+
+    \b
+    Examples:
+      envtool channel build --checkout . --output /srv/channel
+      envtool channel build --wheel ext-1.0-cp39-cp39-manylinux_2_28_x86_64.whl --output /srv/channel
     """
+    from envtool import directories
+    from envtool.channel.making import Sources
+
+    place = (output or directories.cache() / "channel").absolute()
+    if not (wheels or checkouts):
+        _build_recipes(recipes, place, debian_mirrors, key_file, as_json=as_json)
+    elif recipes:
+        raise click.UsageError("RECIPE does not go with --wheel and --checkout")
+    else:
+        from envtool.channel.convert import Wish
+
+        names = dict(pair(each) for each in renames)
+        wishes = tuple(Wish(python, platform, names, build_number) for python in pythons or (None,))
+        _make(Sources(wheels, checkouts, wishes), place, key_file, as_json=as_json)
+
+
+def _make(sources: Sources, place: Path, key_file: Path | None, *, as_json: bool) -> None:
+    from envtool.channel.contents import Indexing
+    from envtool.channel.making import make
+
+    with report.Display() as display:
+        changed = make(sources, place, display, Indexing(key_file=key_file))
+    channel_contents.tell(changed, as_json=as_json)
+
+
+def _build_recipes(
+    recipes: tuple[str, ...], place: Path, debian_mirrors: tuple[str, ...], key_file: Path | None, *, as_json: bool
+) -> None:
     from envtool import directories
     from envtool.channel.build import build as build_channel
     from envtool.fetch import Cache
 
-    place = (output or directories.cache() / "channel").absolute()
+    if key_file:
+        raise click.UsageError(
+            "--key goes with --wheel and --checkout; after recipes, envtool channel index DIR --key PEM"
+        )
     with report.Display() as display:
         made = build_channel(
             recipes,

@@ -36,7 +36,7 @@ def add(channel: Path, files: tuple[Path, ...], key_file: Path | None, as_json: 
 
     with report.Display() as display:
         changed = contents.add(channel, files, display, contents.Indexing(key_file=key_file))
-    _tell(changed, as_json=as_json)
+    tell(changed, as_json=as_json)
 
 
 @click.command()
@@ -50,7 +50,7 @@ def index(channel: Path, shards: bool | None, key_file: Path | None, as_json: bo
 
     with report.Display() as display:
         changed = contents.reindex(channel, display, contents.Indexing(shards, key_file))
-    _tell(changed, as_json=as_json)
+    tell(changed, as_json=as_json)
 
 
 @click.command()
@@ -89,7 +89,7 @@ def remove(channel: Path, patterns: tuple[str, ...], key_file: Path | None, as_j
 
     with report.Display() as display:
         changed = contents.remove(channel, patterns, display, contents.Indexing(key_file=key_file))
-    _tell(changed, as_json=as_json)
+    tell(changed, as_json=as_json)
 
 
 @click.command()
@@ -106,10 +106,11 @@ def gc(channel: Path, keep: int, key_file: Path | None, as_json: bool) -> None:
 
     with report.Display() as display:
         changed = contents.collect(channel, keep, display, contents.Indexing(key_file=key_file))
-    _tell(changed, as_json=as_json)
+    tell(changed, as_json=as_json)
 
 
-def _tell(changed: Changed, *, as_json: bool) -> None:
+def tell(changed: Changed, *, as_json: bool) -> None:
+    """Say what was changed in a channel."""
     if as_json:
         report.answer_json(asdict(changed))
         return

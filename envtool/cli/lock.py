@@ -151,21 +151,20 @@ def _answer_dict(request: LockRequest, answer: Answer) -> dict[str, Any]:
 
 
 def _lock(request: LockRequest, updates: tuple[str, ...], as_json: bool) -> None:
-    from envtool import directories, mirrors, report
+    from envtool import directories, mirror_choice, report
     from envtool.cache import Cache
     from envtool.channel.trust import require_signed
     from envtool.conda import Repodata
+    from envtool.explain import explained
     from envtool.lock import lock
     from envtool.lockfile import write_lockfile
-    from envtool.solve import Sources
+    from envtool.solve import Sources, repodata_urls
 
-    known = mirrors.configured()
-    sources = Sources(Repodata(directories.repodata_cache(), known), known)
     names = ", ".join(str(path) for path in request.spec.paths)
-    with report.Display() as display, display.task(f"solve {names}"):
-        from envtool.explain import explained
-
-        with explained(request, sources):
+    with report.Display() as display:
+        known = mirror_choice.for_urls(repodata_urls(request.spec), Cache(directories.cache()), display)
+        sources = Sources(Repodata(directories.repodata_cache(), known), known)
+        with display.task(f"solve {names}"), explained(request, sources):
             if updates:
                 from envtool.lockfile import read_lockfile
                 from envtool.update import update

@@ -6,6 +6,7 @@ running processes and that note what to do, and doing it again does no harm.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import signal
@@ -174,6 +175,9 @@ def _claim(root: Root, pid: int) -> None:
 def _retire(root: Root, old: Master, newcomer: int) -> None:
     masters.stop(old.pid, _RETIRE_S)
     pidfile = root.run / "gunicorn.pid"
+    with contextlib.suppress(FileNotFoundError):
+        if pidfile.read_text().strip() == str(old.pid):
+            pidfile.unlink()  # it ended by force; its successor refuses to write over the number of a process
 
     def is_promoted() -> bool:
         return not masters.is_alive(newcomer) or (pidfile.exists() and pidfile.read_text().strip() == str(newcomer))

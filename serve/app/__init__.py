@@ -23,6 +23,7 @@ from serve.pressure import Arrival
 from serve.server import Server
 from serve.settings import ServerSettings, load_settings
 
+_UNAVAILABLE = 503
 EXTENSION = "envserve"
 
 
@@ -67,7 +68,7 @@ def _add_route(app: Flask, server: Server, door: Door, route: Route) -> None:
         else:
             answer = door.carry(visit, lambda: route.handle(server, found))
         if ticket is not None:
-            ticket.write()
+            _let_go(ticket, answer)
         return _carry(answer)
 
     app.add_url_rule(route.pattern, f"{route.method} {route.pattern}", view, methods=[route.method])
@@ -76,6 +77,12 @@ def _add_route(app: Flask, server: Server, door: Door, route: Route) -> None:
 def _arrival_of(ticket: Ticket | None) -> Arrival:
     now_s = time.monotonic()
     return Arrival(now_s) if ticket is None else Arrival(now_s - ticket.waited_s, ticket.waited_s, ticket.pool.waiting)
+
+
+def _let_go(ticket: Ticket, answer: Answer) -> None:
+    if answer.status == _UNAVAILABLE:
+        ticket.hang_up()
+    ticket.write()
 
 
 def _add_error_handlers(app: Flask, door: Door) -> None:

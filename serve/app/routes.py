@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Callable, NamedTuple, Union
 
-from serve.app import admin, sight, status, tfserving, torchserve, v2, v2_model, v2_repository
+from serve.app import admin, openapi, sight, status, tfserving, torchserve, v2, v2_model, v2_repository
 from serve.app.asking import Prediction
 from serve.app.exchange import Answer, Request
 from serve.app.predict import predict
@@ -80,6 +80,7 @@ ROUTES = (
     Route("GET", "/readyz", status.readyz),
     Route("GET", "/model", status.model),
     Route("GET", "/model/<name>", status.model),
+    Route("GET", "/openapi.json", openapi.openapi),
     Route("GET", "/metrics", sight.metrics),
     Route("GET", "/", sight.page),
     Route("GET", "/page/<file>", sight.asset),

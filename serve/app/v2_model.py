@@ -19,7 +19,8 @@ EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository")
 
 
 @functools.lru_cache(maxsize=1)
-def _version() -> str:
+def version() -> str:
+    """Return the version of the installed distribution."""
     try:
         return importlib.metadata.version("envserve")
     except importlib.metadata.PackageNotFoundError:
@@ -28,7 +29,7 @@ def _version() -> str:
 
 def server_metadata(server: Server, request: Request) -> Answer:
     """Say what this server is."""
-    return succeed({"name": "envserve", "version": _version(), "extensions": EXTENSIONS})
+    return succeed({"name": "envserve", "version": version(), "extensions": EXTENSIONS})
 
 
 def model_ready(server: Server, request: Request) -> Answer:

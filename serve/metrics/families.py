@@ -213,7 +213,8 @@ def forget(pid: int) -> None:
     Args:
         pid: its process id.
     """
-    multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    if os.environ.get(VARIABLE):
+        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 class _Collected(NamedTuple):

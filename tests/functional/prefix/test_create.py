@@ -250,7 +250,8 @@ def test_offline_takes_the_cache_and_names_what_is_not_there(user: User, channel
     assert "tool-1.0" not in error
 
 
-def test_a_create_killed_at_any_moment_converges(user: User, channel: Channel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [12, pytest.param(30, marks=pytest.mark.nightly)])
+def test_a_create_killed_at_any_moment_converges(user: User, channel: Channel, tmp_path: Path, kills: int) -> None:
     files = {f"share/many/{i}": File(bytes([i % 256]) * 5000) for i in range(1500)}
     many = locked(Archive("many", files).write(tmp_path))
     user.write_lock(*channel.all, many)
@@ -259,9 +260,9 @@ def test_a_create_killed_at_any_moment_converges(user: User, channel: Channel, t
     user.run("create", "-p", user.home / "timed")
     took_s = time.monotonic() - started
     prefix = user.home / "env"
-    for i in range(12):
+    for i in range(kills):
         process = user.start("create", "-p", prefix, *(["--force"] if i % 2 else []))
-        time.sleep(took_s * (0.25 + 0.75 * i / 12))
+        time.sleep(took_s * (0.25 + 0.75 * i / kills))
         user.kill(process)
         if (prefix / "conda-meta/.incomplete").exists():
             assert "is not whole" in user.run("run", "-p", prefix, "--", "true", code=3).stderr

@@ -304,7 +304,10 @@ def test_refused(client, name):
     assert message in found.json["error"]
 
 
-@pytest.mark.parametrize("pattern", sorted({route.pattern for route in ROUTES if "<name>" in route.pattern}))
+ADMIN = {route.pattern for route in ROUTES if route.pattern.startswith("/admin")}  # without a token there is nothing
+
+
+@pytest.mark.parametrize("pattern", sorted({route.pattern for route in ROUTES if "<name>" in route.pattern} - ADMIN))
 def test_an_unknown_model_is_404_on_every_route(client, pattern):
     for method in {route.method for route in ROUTES if route.pattern == pattern}:
         path = pattern.replace("<name>", "unknown").replace("<version>", "1").replace("<label>", "stable")

@@ -1,0 +1,128 @@
+"""Repodata from a mirror that fails in every way, and from the next one that does not."""
+
+from __future__ import annotations
+
+import http.client
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from envtool.mirrors import Mirrors
+from envtool.relay import Relay
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
+
+from mirror_simulator import (
+    Answer,
+    MirrorSimulator,
+    cut_without_length,
+    html,
+    reset,
+    silent,
+    stalled,
+    status,
+    truncated,
+    wrong_bytes,
+)
+
+EXTRACT = Path(__file__).parents[2] / "data" / "repodata"
+CANONICAL = "https://conda.anaconda.org/conda-forge/"
+SPEC = "channels: [conda-forge]\nplatforms: [linux-64]\ndependencies: [python=3.9]\n"
+QUICK = {"ENVTOOL_CONNECT_TIMEOUT_S": "5", "ENVTOOL_READ_TIMEOUT_S": "2", "ENVTOOL_ATTEMPTS": "2"}
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[MirrorSimulator, MirrorSimulator]]:
+    """Two mirrors of conda-forge."""
+    with MirrorSimulator() as first, MirrorSimulator() as second:
+        for each in (first, second):
+            each.put_tree(EXTRACT / "conda-forge")
+        yield first, second
+
+
+@pytest.fixture
+def lock(envtool, write, tmp_path: Path):
+    """Locks through some mirrors, with nothing kept from before."""
+
+    def run(*mirrors: MirrorSimulator, **variables: str):
+        write(SPEC)
+        known = " ".join(f"{CANONICAL}={each.url}" for each in mirrors)
+        return envtool("lock", ENVTOOL_MIRRORS=known, ENVTOOL_HOME=str(tmp_path / "home"), **{**QUICK, **variables})
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        status(403),
+        status(404),
+        status(429),
+        status(500),
+        html(),
+        html("application/octet-stream"),
+        truncated(at=2000),
+        cut_without_length(at=2000),
+        wrong_bytes(),
+        stalled(after=2000),
+        silent(),
+        reset(),
+    ],
+    ids=lambda answer: f"{answer.kind}-{answer.number:g}{answer.text[:11]}",
+)
+def test_the_next_mirror_is_asked(lock, pair, tmp_path: Path, bad: Answer) -> None:
+    first, second = pair
+    first.answer("*", then=bad)
+    answer = lock(first, second)
+    assert answer.returncode == 0, answer.stderr
+    assert first.requests
+    text = (tmp_path / "conda-lock.yml").read_text()
+    assert "https://conda.anaconda.org/conda-forge/linux-64/python-3.9" in text
+    assert "127.0.0.1" not in text
+
+
+def test_every_mirror_is_listed_when_none_has_it(lock, pair) -> None:
+    first, second = pair
+    first.answer("*", then=status(403))
+    second.answer("*", then=html())
+    answer = lock(first, second, HTTPS_PROXY="http://127.0.0.1:1", https_proxy="http://127.0.0.1:1")
+    assert answer.returncode == 3
+    assert f"{first.url}linux-64/repodata.json: HTTP 403" in answer.stderr
+    assert f"{second.url}linux-64/repodata.json: an HTML page instead of the file" in answer.stderr
+    assert f"{CANONICAL}linux-64/repodata.json: " in answer.stderr
+
+
+def test_a_mirror_may_say_that_nothing_has_changed(mirror: str) -> None:
+    relay = Relay(Mirrors({CANONICAL: (f"{mirror}/conda-forge/",)}))
+    base = urlsplit(relay.by_prefix[CANONICAL][0])
+    connection = http.client.HTTPConnection(base.netloc)
+    answers = []
+    for conditions in ({}, {"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"}):
+        connection.request("GET", f"{base.path}linux-64/repodata.json", headers=conditions)
+        response = connection.getresponse()
+        answers.append((response.status, bool(response.read()), "Last-Modified" in response.headers))
+    assert answers == [(200, True, True), (304, False, False)]
+
+
+def test_nobody_reads_through_the_relay_who_does_not_know_its_path(mirror: str) -> None:
+    relay = Relay(Mirrors({CANONICAL: (f"{mirror}/conda-forge/",)}))
+    connection = http.client.HTTPConnection(urlsplit(relay.by_prefix[CANONICAL][0]).netloc)
+    connection.request("GET", "/0/linux-64/repodata.json")
+    assert connection.getresponse().status == 404
+
+
+def test_a_preset_that_is_in_use_serves_repodata_too(envtool, write, pair, tmp_path: Path) -> None:
+    first, _ = pair
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "config.toml").write_text(
+        f'[mirrors]\nuse = "own"\n\n[presets.own.channels]\n"{CANONICAL}" = "{first.url}"\n'
+    )
+    write(SPEC)
+    answer = envtool("lock", ENVTOOL_MIRRORS="", ENVTOOL_HOME=str(home), **QUICK)
+    assert answer.returncode == 0, answer.stderr
+    assert any(request.path.startswith("linux-64/repodata") for request in first.requests)
+    assert (tmp_path / "conda-lock.yml").exists()
