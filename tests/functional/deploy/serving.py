@@ -22,6 +22,8 @@ from tests.support.archives import Archive, File, lock_of, locked
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_S = 120
+# Enough to meet every moment of a hand-over, and not so much that the clients take the machine for themselves.
+_PAUSE_S = 0.01
 
 # The interpreter of a release is this one, started by a file of the release: everything but its speed is as with a
 # whole Python, which would take ten seconds a release to make.
@@ -160,7 +162,7 @@ class Load:
                 connection.close()
             if not keeps:
                 connection.close()
-            time.sleep(0.002)
+            time.sleep(_PAUSE_S)
         connection.close()
 
     def wait_for(self, word: str, count: int = 20) -> None:

@@ -145,6 +145,9 @@ def test_what_a_lock_needs() -> None:
     wheels = ["a-1-cp39-cp39-manylinux_2_17_x86_64.manylinux2014_x86_64.whl", "b-1-cp39-cp39-manylinux_2_28_x86_64.whl"]
     assert glibc_of([package("pip", "a", "1", each) for each in wheels]) == "2.28"
     assert glibc_of([package("pip", "a", "1", "a-1-py3-none-any.whl")]) is None
+    # Several tags: any of the systems will do.
+    two = "a-1-cp39-cp39-manylinux_2_12_x86_64.manylinux_2_31_x86_64.whl"
+    assert glibc_of([package("pip", "a", "1", two)]) == "2.12"
     found = needs([package("conda", "x", "1", __cuda=">=12")], {}, {"https://c/x": 10}, ["https://c/x", "https://c/y"])
     assert (found.missing_bytes, found.is_cached) == (10, False)
     assert found.lacks[0][0] == "__cuda"
