@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 
 from serve.checkpoint import Ignore, Wait
-from serve.commit import Committer, Loader
+from serve.commit import Committer
+from serve.generations import make, say_live
 from serve.ledger import Entry
 from serve.manifest import parse_marker
 from serve.orders import Rollback
+from serve.parts import Loader
 from serve.process import used_bytes
 from serve.refusal import explain, refuse_entry
 from serve.store import Stored
@@ -57,9 +59,9 @@ class WorkerCommitter(Committer):
         entry = self._parts.ledger.commit(proposed)
         if live is not None and entry.generation <= live.provenance.generation:
             return Ignore("another worker was faster", is_final=True)
-        generation = self._make(loaded, stored, entry, before_bytes)
+        generation = make(self._parts, loaded, stored, entry, before_bytes)
         previous = self._parts.slot.swap(generation)
-        self._say_live("swapped", generation, previous, time.monotonic() - started_s)
+        say_live(self._parts.log, "swapped", generation, previous, time.monotonic() - started_s)
         self._parts.quarantine.forget(entry.sha256)
         self._prune()
         return Ignore("it is being served", is_final=True)

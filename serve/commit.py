@@ -7,93 +7,25 @@ Admit to the store, check the quarantine, load, swap, say so; later, retire. Whe
 from __future__ import annotations
 
 import abc
-import time
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
 
 from serve.checkpoint import Ignore, Load, Refuse, Wait
 from serve.errors import CheckpointMovedError
-from serve.ledger import Entry, Ledger
-from serve.logs import EventLog
+from serve.generations import free_first, make, say_live
+from serve.ledger import Entry
 from serve.manifest import Manifest, parse_marker
-from serve.orders import Orders, Rollback
-from serve.place import Place
-from serve.predictor import Predictor
-from serve.process import trim_memory, used_bytes
-from serve.provenance import Provenance
-from serve.quarantine import Quarantine, Refusal
+from serve.orders import Rollback
+from serve.parts import Loader, Parts
+from serve.process import used_bytes
+from serve.quarantine import Refusal
 from serve.refusal import code_of, explain, refuse_entry
-from serve.slot import Generation, Slot
-from serve.store import Store, Stored
+from serve.store import Stored
 
 # How many digits of the sha256 stand for a version that no marker named.
 _SHORT_SHA256 = 12
 _AGAIN_S = 0.2
 # The kernel stamps files with a clock that may be a tick behind.
 _CTIME_SLACK_S = 1.0
-
-
-class Loaded(Protocol):
-    """A model that is ready to be swapped in; `serve.model.Loaded` is the one there is."""
-
-    @property
-    def predictor(self) -> Predictor:
-        """Answers requests."""
-
-    @property
-    def format(self) -> str:
-        """Of the checkpoint."""
-
-    @property
-    def load_s(self) -> float:
-        """Seconds for building the module and attaching the weights."""
-
-    @property
-    def warm_up_s(self) -> float:
-        """Seconds for answering the example."""
-
-
-class Loader(Protocol):
-    """Makes models from checkpoints; `serve.model.ModelLoader` is the one there is."""
-
-    def load(self, stored: Stored, manifest: Manifest) -> Loaded:
-        """Load, check and warm up one model.
-
-        Args:
-            stored: the proven checkpoint.
-            manifest: what its marker states; `serve.manifest.parse_marker` of `Entry.marker`.
-        """
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a committer works with.
-
-    Args:
-        place: the watched place.
-        store: holds the proven copies.
-        slot: gets the live generation.
-        ledger: numbers the generations.
-        quarantine: keeps what was refused.
-        orders: tells what operators want.
-        log: is told each change of state.
-        name: of the model.
-        env_digest: of the environment that answers, where it is known.
-        keep: how many generations the store keeps.
-    """
-
-    place: Place
-    store: Store
-    slot: Slot
-    ledger: Ledger
-    quarantine: Quarantine
-    orders: Orders
-    log: EventLog
-    name: str
-    label: str
-    env_digest: str | None
-    keep: int
 
 
 class Committer(abc.ABC):
@@ -246,20 +178,7 @@ class Committer(abc.ABC):
         """Free the generations that no request uses any more, here and not in a request's thread."""
         drained = self._parts.slot.take_drained()
         while drained:
-            generation = drained.pop(0)
-            facts, before_bytes, started_s = _identify(generation), used_bytes(), time.monotonic()
-            release = getattr(generation.predictor, "release", None)
-            if release is not None:
-                release()
-            del generation, release
-            trim_memory()
-            self._parts.log.emit(
-                "retired",
-                **facts,
-                free_s=round(time.monotonic() - started_s, 6),
-                memory_before_bytes=before_bytes,
-                memory_after_bytes=used_bytes(),
-            )
+            free_first(drained, self._parts.log)
 
     def _is_done(self, order: Rollback) -> bool:
         return any(entry.fingerprint == order.fingerprint for entry in self._parts.ledger.read())
@@ -271,8 +190,8 @@ class Committer(abc.ABC):
             return False
         before_bytes = used_bytes()
         loaded = loader.load(stored, parse_marker(entry.marker.encode()))
-        generation = self._make(loaded, stored, entry, before_bytes)
-        self._say_live("restored", generation, self._parts.slot.swap(generation), 0.0)
+        generation = make(self._parts, loaded, stored, entry, before_bytes)
+        say_live(self._parts.log, "restored", generation, self._parts.slot.swap(generation), 0.0)
         return True
 
     def _fetch_again(self, entry: Entry) -> Stored | None:
@@ -281,41 +200,6 @@ class Committer(abc.ABC):
             if seen.fingerprint == entry.fingerprint or entry.sha256.encode() in seen.text:
                 return self._parts.store.admit(Load(seen, Manifest(sha256=entry.sha256)))
         return None
-
-    def _make(self, loaded: Loaded, stored: Stored, entry: Entry, before_bytes: int) -> Generation:
-        trim_memory()  # loading and warming up leave behind what was needed only once
-        parts = self._parts
-        provenance = Provenance(
-            parts.name, entry.version, entry.generation, entry.sha256, parts.env_digest, parts.label
-        )
-        facts: dict[str, object] = {
-            "checkpoint": entry.name,
-            "cause": entry.cause,
-            "size_bytes": stored.size_bytes,
-            "format": loaded.format,
-            "committed": entry.committed,
-            "marker_mtime_ns": entry.marker_mtime_ns,
-            "copy_s": round(stored.copy_s, 6),
-            "hash_s": round(stored.hash_s, 6),
-            "load_s": round(loaded.load_s, 6),
-            "warm_up_s": round(loaded.warm_up_s, 6),
-            "memory_before_bytes": before_bytes,
-            "memory_after_bytes": used_bytes(),
-        }
-        return Generation(loaded.predictor, provenance, facts)
-
-    def _say_live(self, event: str, generation: Generation, previous: Generation | None, commit_s: float) -> None:
-        facts = dict(generation.facts)
-        marker_mtime_ns = facts.pop("marker_mtime_ns")
-        since_s = time.time() - marker_mtime_ns / 1e9 if isinstance(marker_mtime_ns, int) else None
-        self._parts.log.emit(
-            event,
-            **_identify(generation),
-            **facts,
-            commit_s=round(commit_s, 6),
-            since_marker_s=None if since_s is None else round(since_s, 3),
-            previous=_identify(previous) if previous else None,
-        )
 
     def _prune(self) -> None:
         last = self._parts.ledger.last()
@@ -340,8 +224,3 @@ def _propose(candidate: Load, stored: Stored) -> Entry:
         marker_generation=seen.generation,
         marker=seen.text.decode(errors="replace"),
     )
-
-
-def _identify(generation: Generation) -> dict[str, object]:
-    provenance = generation.provenance
-    return {"generation": provenance.generation, "version": provenance.version, "sha256": provenance.sha256}

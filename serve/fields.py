@@ -95,6 +95,12 @@ FIELDS = (
     Field("poll_s", values.seconds(0.01), "seconds between two looks at the watched place", 1.0),
     Field("settle_s", values.seconds(0.01), "seconds that a checkpoint with an empty marker must hold still", 0.2),
     Field("keep", values.whole_number(1), "how many generations the store keeps", 3),
+    Field(
+        "max_batch_size", values.whole_number(1), "most rows that requests share one run with; 1: each runs alone", 32
+    ),
+    Field(
+        "max_batch_delay_ms", values.whole_number(0), "milliseconds that a request may wait for others to join it", 0
+    ),
     Field("boot_wait_s", values.seconds(0.0), "seconds a new worker may load before it takes requests", 60.0, SERVER),
     Field("max_body_bytes", values.whole_number(1), "longest request body", 16 * 1024 * 1024, SERVER),
     Field(
@@ -147,6 +153,14 @@ FIELDS = (
         SERVER,
     ),
     Field("bind", values.text, "address and port to listen on", "127.0.0.1:8000", SERVER),
+    Field(
+        "worker",
+        values.one_of("auto", "asgi", "gthread"),
+        "asgi: an event loop that batches what is ready, needs the extra fast; gthread: a thread for each request; "
+        "auto: asgi where the extra is installed",
+        "auto",
+        SERVER,
+    ),
     Field("workers", values.whole_number(1), "worker processes", 2, SERVER),
     Field("threads", values.whole_number(1), "request threads of each worker", 8, SERVER),
 )

@@ -7,6 +7,7 @@ threads hangs its forked workers (pytorch#49555).
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import sys
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from serve.drain import Drain
-from serve.errors import SettingsError, describe
+from serve.errors import Issue, SettingsError, describe
 from serve.metrics import directory
 from serve.pool import current_ticket
 from serve.settings import ServerSettings, load_settings
 
 _KNOWN_ERROR = 3
+# What the extra `fast` brings that `serve.worker` cannot do without.
+_FAST = ("a2wsgi", "httptools", "uvicorn", "uvicorn_worker")
 
 
 def _load_or_exit() -> ServerSettings:
@@ -30,6 +33,12 @@ def _load_or_exit() -> ServerSettings:
         raise SystemExit(_KNOWN_ERROR) from None
 
 
+def _exit_unless_fast(missing: list[str]) -> None:
+    error = SettingsError([Issue("worker", f"asgi needs {', '.join(missing)}", "pip install 'envserve[fast]'")])
+    sys.stderr.write(describe(error) + "\n")
+    raise SystemExit(_KNOWN_ERROR)
+
+
 served = _load_or_exit()
 drain = Drain()
 # What is done about a worker that has ended, once the master is ready for it.
@@ -38,7 +47,10 @@ _FORGET: list[Any] = []
 bind = served.bind
 workers = served.workers
 threads = served.threads
-worker_class = "serve.gthread.Worker"
+_missing = [name for name in _FAST if importlib.util.find_spec(name) is None]
+if served.worker == "asgi" and _missing:
+    _exit_unless_fast(_missing)
+worker_class = "serve.gthread.Worker" if served.worker == "gthread" or _missing else "serve.worker.AsgiWorker"
 # Longer than the idle time of common clients and proxies, so that it is they who close: a connection that the server
 # closes just when a request arrives is a failed request.
 keepalive = 75
@@ -66,11 +78,13 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Put the drop of readiness before the end.
+    """Put the drop of readiness before the end, and say which worker serves where it is not the fast one.
 
     Args:
         server: gunicorn's arbiter, which has set its signal handlers.
     """
+    if served.worker == "auto" and _missing:
+        server.log.info("worker: gthread, as %s is missing; the extra fast brings it", ", ".join(_missing))
     end: Any = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, drain.precede(end, served.drain_delay_s))
 
@@ -91,7 +105,8 @@ def post_worker_init(worker: Any) -> None:
         return bool(worker.alive)
 
     served_here.start()
-    served_here.oversight.watch(worker.tpool, served.client_timeout_s)
+    if hasattr(worker, "tpool"):
+        served_here.oversight.watch(worker.tpool, served.client_timeout_s)
     served_here.wait_until_booted(is_wanted)
 
 

@@ -108,6 +108,7 @@ class Oversight:
             status, history = self._examine(name)
             settings = runtime.settings
             yield Look(
+                full_name=name,
                 name=settings.name,
                 label=settings.label,
                 status=status,

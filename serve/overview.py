@@ -22,6 +22,7 @@ class Look:
     """What is known of one model at one moment.
 
     Args:
+        full_name: `NAME` for what answers by default, `NAME@LABEL` for the rest.
         name: of the model.
         label: under which it is served.
         status: of its store.
@@ -33,6 +34,7 @@ class Look:
         memory: bytes by kind, for each worker.
     """
 
+    full_name: str
     name: str
     label: str
     status: Status
@@ -56,6 +58,7 @@ def describe_model(look: Look) -> dict[str, object]:
         worker.update({f"{kind}_bytes": size_bytes for kind, size_bytes in memory.items()})
     proposal = look.status.proposal
     return {
+        "full_name": look.full_name,
         "name": look.name,
         "label": look.label,
         "committed": _without_marker(stated["committed"]),

@@ -12,10 +12,11 @@ import time
 from typing import Callable
 
 from serve.checkpoint import Ignore, Load, Observation, Refuse, Wait, decide
-from serve.commit import Committer, Loader
+from serve.commit import Committer
 from serve.errors import ModelError
 from serve.logs import EventLog
 from serve.memory import Memory
+from serve.parts import Loader
 from serve.place import Place
 from serve.quarantine import Quarantine
 from serve.refusal import explain

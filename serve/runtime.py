@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Callable
 
 from serve.alone import WorkerCommitter
-from serve.commit import Committer, Loader, Parts
+from serve.commit import Committer
 from serve.errors import ModelError
 from serve.hook import EventHook
 from serve.ledger import Ledger
 from serve.logs import EventLog
 from serve.orders import Orders
+from serve.parts import Loader, Parts
 from serve.place import Place
 from serve.preparation import PREPARATION
 from serve.provenance import read_env_digest
@@ -38,7 +39,7 @@ _STOP_WAIT_S = 2.0
 # What decides how fast and where, but not whether a checkpoint is good.
 _NOT_JUDGING = frozenset(
     {"workers", "poll_s", "settle_s", "keep", "watch", "commit", "commit_timeout_s"}
-    | {"event_hook", "store", "checkpoints", "share"}
+    | {"event_hook", "store", "checkpoints", "share", "max_batch_size", "max_batch_delay_ms"}
 )
 
 

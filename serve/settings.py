@@ -73,6 +73,8 @@ class Settings:
     poll_s: float
     settle_s: float
     keep: int
+    max_batch_size: int
+    max_batch_delay_ms: int
     event_hook: str
     workers: int
     label: str = STABLE
@@ -117,6 +119,7 @@ class ServerSettings:
     status_page: str
     admin_token_file: Path | None
     bind: str
+    worker: str
     workers: int
     threads: int
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from serve.agreement import Agreement, Proposal, Standing
 from serve.checkpoint import Ignore, Wait
-from serve.commit import Committer, Loaded, Loader, Parts
+from serve.commit import Committer
 from serve.errors import CheckpointError, DeadlineError
+from serve.generations import make, say_live
 from serve.ledger import Entry
 from serve.manifest import parse_marker
+from serve.parts import Loaded, Loader, Parts
 from serve.preparation import Preparation
 from serve.process import used_bytes
 from serve.refusal import explain, refuse_entry
@@ -142,7 +144,7 @@ class HostCommitter(Committer):
         except Exception as error:
             self._close(proposal, error)
             return None
-        generation = self._make(loaded, stored, proposal.entry, before_bytes)
+        generation = make(self._parts, loaded, stored, proposal.entry, before_bytes)
         self._parts.slot.stand_by(generation)
         self._agreement.roster.say(prepared=proposal.number)
         entry = proposal.entry
@@ -180,7 +182,7 @@ class HostCommitter(Committer):
             return
         last = self._parts.ledger.last()
         generation.facts["committed"] = last.committed if last else ""
-        self._say_live("swapped", generation, previous, commit_s)
+        say_live(self._parts.log, "swapped", generation, previous, commit_s)
         self._parts.quarantine.forget(generation.provenance.sha256)
         self._prune()
 

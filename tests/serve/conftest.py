@@ -26,13 +26,24 @@ def trainer(tmp_path):
     return Trainer(tmp_path / "work", tmp_path / "checkpoints")
 
 
+HAS_FAST = all(importlib.util.find_spec(name) for name in ("a2wsgi", "httptools", "uvicorn", "uvicorn_worker"))
+
+
+def pytest_generate_tests(metafunc):
+    """Run what starts servers with the event-loop worker where it is installed, and with gthread too where told so."""
+    if "start_server" in metafunc.fixturenames:
+        is_told = metafunc.definition.get_closest_marker("both_workers")
+        gthread = pytest.param("gthread", marks=() if is_told or not HAS_FAST else pytest.mark.nightly)
+        metafunc.parametrize("worker", ["asgi", gthread] if HAS_FAST else [gthread])
+
+
 @pytest.fixture
-def start_server(tmp_path, trainer):
+def start_server(tmp_path, trainer, worker):
     """A function that starts real gunicorn servers, which end with the test."""
     servers = []
 
     def start(**settings):
-        server = Server(tmp_path, trainer.directory, settings)
+        server = Server(tmp_path, trainer.directory, {"worker": worker, **settings})
         servers.append(server)
         return server
 

@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[2]
 
 # The one door, or the few, for each outside thing.
 DOORS = {
-    "gunicorn": {"serve/gthread.py", "envtool/channel/server.py"},
+    "a2wsgi": {"serve/worker.py"},
+    "uvicorn": {"serve/connection.py", "serve/worker.py"},
+    "gunicorn": {"serve/gthread.py", "serve/worker.py", "envtool/channel/server.py"},
     "boto3": {"envtool/channel/bucket.py"},
     "cryptography": {"envtool/signature.py", "serve/signature.py"},
     "PIL": {"serve/codec/image.py"},

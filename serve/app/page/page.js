@@ -14,27 +14,27 @@ function showPart(node, key, build) {
 }
 
 function showModel(model) {
-  const id = `model-${model.name}`;
+  const id = `model-${model.full_name}`;
   let card = byId(id);
   if (!card) {
-    card = make("article", { class: "card model", id, "data-model": model.name },
+    card = make("article", { class: "card model", id, "data-model": model.full_name },
       make("header"), make("div", { class: "facts" }, make("div"), make("div")),
       make("section", { class: "part" }), make("section", { class: "part" }), make("section", { class: "part" }));
     byId("models").append(card);
   }
   const [header, facts, workers, timeline, quarantine] = card.children;
   const now = Date.parse(state.time), minute = Math.floor(now / 10000), isOperator = Boolean(adminToken && state.has_admin);
-  const order = isOperator ? (action, version) => askOrder(model.name, action, version) : null;
+  const order = isOperator ? (action, version) => askOrder(model.full_name, action, version) : null;
   const key = (...values) => JSON.stringify([language, isOperator, ...values]);
   showPart(header, key(model.committed, model.proposal, model.pin, model.workers.map((worker) => worker.live), Math.round(model.unserved_s), state.is_draining), () => [
-    make("h2", {}, model.name), ...makePills(model, state.is_draining),
+    make("h2", {}, model.name), model.label === "stable" ? null : make("span", { class: "pill label" }, model.label), ...makePills(model, state.is_draining),
     order && make("div", { class: "actions" },
       make("button", { type: "button", onclick: () => order("look") }, say("look")),
       model.pin ? make("button", { type: "button", onclick: () => order("unpin") }, say("unpin"))
         : make("button", { type: "button", title: say("pinHint"), disabled: !model.committed, onclick: () => order("pin") }, say("pin"))),
   ]);
   showPart(facts.children[0], key(model.committed, model.pin, model.verdict, minute), () => makeServing(model, now));
-  const flow = traffic.get(model.name);
+  const flow = traffic.get(model.full_name);
   facts.children[1].replaceChildren(makeTraffic(flow, model.traffic.in_flight));
   showPart(workers, key(model.workers, model.committed), () => makeWorkers(model));
   showPart(timeline, key(model.swaps, model.committed, minute), () => makeTimeline(model, now, order));
@@ -50,10 +50,10 @@ function showAll() {
   if (!state) return;
   byId("operator").hidden = !state.has_admin;
   byId("operator").textContent = say(adminToken ? "lock" : "operator");
-  const names = new Set(state.models.map((model) => model.name));
+  const names = new Set(state.models.map((model) => model.full_name));
   for (const card of document.querySelectorAll("article.model")) if (!names.has(card.dataset.model)) card.remove();
   state.models.forEach(showModel);
-  document.title = state.models.map((model) => `${model.name} ${model.committed ? model.committed.generation : "–"}`).join(" · ") || "envserve";
+  document.title = state.models.map((model) => `${model.full_name} ${model.committed ? model.committed.generation : "–"}`).join(" · ") || "envserve";
   showPart(byId("foot"), JSON.stringify([language, state.host, state.env_digest, state.worker]), () => [
     make("span", {}, `${say("host")} ${state.host}`),
     make("span", {}, `${say("environment")} `, state.env_digest ? makeDigest(state.env_digest) : say("unknown")),
@@ -87,8 +87,8 @@ async function poll() {
     state = await response.json();
     answeredAt = performance.now();
     for (const model of state.models) {
-      if (!traffic.has(model.name)) traffic.set(model.name, new Traffic());
-      traffic.get(model.name).add(answeredAt / 1000, model.traffic);
+      if (!traffic.has(model.full_name)) traffic.set(model.full_name, new Traffic());
+      traffic.get(model.full_name).add(answeredAt / 1000, model.traffic);
     }
   } catch { /* the pulse says how old the picture is */ }
   showAll();

@@ -47,7 +47,7 @@ function makeServing(model, now) {
     ["version", live.version], ["checkpoint", live.name], ["sha256", makeDigest(live.sha256)], ["size", saySize(live.size_bytes)],
     ["since", makeAge(live.committed, now)],
   ];
-  if (!/ it is being served$/.test(model.verdict)) facts.push(["newest", make("span", { class: "quiet" }, model.verdict)]);
+  if (!/ it is being served$/.test(model.verdict)) facts.push(["newest", make("span", { class: "quiet brief", title: model.verdict }, model.verdict)]);
   if (model.pin) {
     const reason = model.pin.reason ? `: ${model.pin.reason}` : "";
     facts.push(["pinLabel", say("pinnedSince", { age: sayAgo(model.pin.pinned, now), reason })]);
@@ -97,7 +97,7 @@ function makeWorkers(model) {
 function addUp(phases) { return PHASES.reduce((sum, phase) => sum + (phases[phase] || 0), 0); }
 
 function makePhases(phases, longest) {
-  const known = PHASES.filter((phase) => phases[phase] > 0);
+  const known = PHASES.filter((phase) => phases[phase] >= 0.0001);
   if (!known.length) return null;
   const bar = make("div", { class: "phases", "aria-hidden": "true" }, ...known.map((phase) => {
     const part = make("i", { class: phase });

@@ -10,6 +10,7 @@ from trainer import ROW
 pytestmark = pytest.mark.needs_torch
 
 
+@pytest.mark.both_workers
 def test_an_answer_names_the_bytes_that_produced_it(start_server, trainer):
     published = trainer.publish(1, version="v1")
     server = start_server()
@@ -76,6 +77,7 @@ BODIES = [
 ]
 
 
+@pytest.mark.both_workers
 def test_bad_bodies_are_the_clients_fault(start_server, trainer):
     published = trainer.publish(1)
     server = start_server()

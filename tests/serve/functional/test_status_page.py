@@ -14,6 +14,16 @@ pytestmark = [
     pytest.mark.skipif(find_browser() is None, reason="no Chromium; install one, or name it as CHROMIUM"),
 ]
 TOKEN = "a token of the tests"
+TWO = """
+[models.affine]
+model = "affine:Affine"
+checkpoints = "checkpoints"
+[models.affine.canary]
+checkpoints = "canary"
+[models.other]
+model = "affine:Affine"
+checkpoints = "elsewhere"
+"""
 GENERATION = "document.querySelector('[data-generation]')?.textContent"
 
 
@@ -71,13 +81,17 @@ def give_orders(browser):
     browser.wait_for("document.querySelector('.model header').innerText.includes('pinned')")
 
 
-def test_it_speaks_chinese_and_changes_its_looks(start_server, trainer, browser):
+def test_it_shows_every_model_speaks_chinese_and_changes_its_looks(start_server, trainer, tmp_path, browser):
+    (tmp_path / "models.toml").write_text(TWO)
     trainer.publish(1)
-    server = start_server(workers=1)
-    server.wait_live(1, workers=1)
+    server = start_server(workers=1, config="models.toml", model=None, name=None, checkpoints=None)
+    server.wait_for_events("swapped", 1)
     browser.prefer("dark")
     browser.open(f"http://127.0.0.1:{server.port}/")
     browser.wait_for(f"{GENERATION} === '1'")
+    shown = browser.evaluate("[...document.querySelectorAll('article')].map((card) => card.dataset.model).join()")
+    assert shown == "affine,affine@canary,other"
+    assert browser.evaluate("document.querySelectorAll('[data-generation]').length") == 1  # nothing else is published
     dark = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     browser.evaluate("document.getElementById('theme').click()")
     assert browser.evaluate("getComputedStyle(document.body).backgroundColor") != dark

@@ -15,6 +15,7 @@ from trainer import ROW, mark, sha256_of
 pytestmark = pytest.mark.needs_torch
 
 
+@pytest.mark.both_workers
 def test_a_request_keeps_its_generation_to_its_end(start_server, trainer):
     first = trainer.publish(1)
     server = start_server(model="affine:Slow")
@@ -223,6 +224,7 @@ def test_a_model_class_that_cannot_be_used_is_said_to_be_so(start_server, traine
     assert "affine:Missing" in server.get("/readyz").json["reason"]
 
 
+@pytest.mark.both_workers
 def test_sigterm_ends_the_server_quickly(start_server, trainer):
     trainer.publish(1)
     server = start_server()

@@ -39,6 +39,12 @@ def test_every_metric_is_shown_or_said_not_to_be():
     assert families - asked_names(DASHBOARD.read_text()) <= unseen
 
 
+def test_the_reference_names_every_metric_and_no_other():
+    reference = (Path(__file__).parents[3] / "docs" / "reference" / "metrics.md").read_text()
+    families = {metric.name + ("_total" if metric.type == "counter" else "") for metric in Families().collect(())}
+    assert asked_names(reference) == families | set(READ)
+
+
 def test_no_two_panels_lie_on_each_other():
     taken = set()
     for panel in json.loads(DASHBOARD.read_text())["panels"]:

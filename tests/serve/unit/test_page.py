@@ -101,7 +101,7 @@ def test_a_model_is_described_without_what_is_nobodys_business():
     record = Record("c" * 64, "m3", "hash", "bad", "judge", "2026-01-01", marker="{}", fingerprints=("x",))
     status = Status(ENTRY, (Row(7, 0, 0, 2),), None, None, (record,))
     traffic = Traffic(5, 1, 2, {0.1: 3, float("inf"): 5})
-    told = describe_model(Look("m", "stable", status, HISTORY, EVENTS, "fine", 0.0, traffic, {7: {"pss": 100}}))
+    told = describe_model(Look("m", "m", "stable", status, HISTORY, EVENTS, "fine", 0.0, traffic, {7: {"pss": 100}}))
     assert list(told["workers"]) == [
         {"pid": 7, "preparing": 0, "prepared": 0, "live": 2, "state": "serving", "pss_bytes": 100}
     ]

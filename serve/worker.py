@@ -1,0 +1,93 @@
+"""The gunicorn worker with an event loop: uvicorn's, with the shorter way for predictions.
+
+`gunicorn -k serve.worker.AsgiWorker serve.wsgi:app` serves the same application as gthread does. Needs the extra
+`fast`; without it, `serve.gunicorn_conf` chooses gthread. PROXY protocol is out of scope, as uvicorn has none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from a2wsgi import WSGIMiddleware
+from gunicorn.arbiter import Arbiter
+from uvicorn.server import Server as Uvicorn
+from uvicorn_worker import UvicornWorker
+
+from serve.app import EXTENSION
+from serve.app.asgi import AsgiApp
+from serve.connection import Bounds, Connection, Urls
+from serve.dispatch import Dispatcher
+
+_SWEEP_S = 1.0
+
+
+class _Uvicorn(Uvicorn):  # type: ignore[misc]
+    """Uvicorn as a guest of gunicorn: its own dies of the signal in the end, and `worker_exit` would not be called."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take the signals of a graceful end."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.handle_exit)
+        yield
+
+    def quit(self) -> None:
+        """End without waiting for anybody."""
+        self.should_exit = self.force_exit = True
+
+
+class AsgiWorker(UvicornWorker):  # type: ignore[misc]
+    """One worker process; gunicorn makes it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
+        self.config.server_header = False
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        rest = WSGIMiddleware(self.wsgi, workers=self.cfg.threads)
+        server = getattr(self.wsgi, "extensions", {}).get(EXTENSION)
+        self.config.app = rest
+        dispatcher = None
+        if server is not None:
+            meter = server.oversight.meter
+            dispatcher = Dispatcher(loop, meter.observer.batch)
+            meter.read_queued = lambda: dispatcher.waiting
+            self._answer_with(AsgiApp(server, rest, dispatcher), server.settings.client_timeout_s)
+        uvicorn = _Uvicorn(config=self.config)
+        loop.add_signal_handler(signal.SIGQUIT, uvicorn.quit)
+        sweeping = loop.create_task(self._sweep(uvicorn))
+        await uvicorn.serve(sockets=self.sockets)
+        sweeping.cancel()
+        if dispatcher is not None:
+            dispatcher.close()
+        if not uvicorn.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    def _answer_with(self, app: AsgiApp, patience_s: float) -> None:
+        cfg, urls = self.cfg, Urls()
+        head_bytes = cfg.limit_request_line + cfg.limit_request_field_size
+        bounds = Bounds(cfg.limit_request_line, cfg.limit_request_fields, head_bytes, patience_s)
+        self.config.app = app
+        self.config.http = functools.partial(Connection, app=app, bounds=bounds, urls=urls)
+
+    async def _sweep(self, uvicorn: Uvicorn) -> None:
+        """Look once a second after the peers, the heartbeat and the master."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            self.notify()
+            if self.ppid != os.getppid():
+                self.log.info("the master is gone; this worker ends")
+                uvicorn.should_exit = True
+            now_s = asyncio.get_running_loop().time()
+            for connection in list(uvicorn.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.check(now_s)

@@ -1,0 +1,156 @@
+"""What HTTP asks of a server, byte by byte, read by a strict client."""
+
+from __future__ import annotations
+
+import pytest
+from wire import BODY, Wire, chunked, post, statuses
+
+pytestmark = pytest.mark.needs_torch
+
+
+def test_a_connection_answers_many_requests(server, outputs):
+    with Wire(server.port) as wire:
+        assert [wire.ask(post()).outputs for _ in range(5)] == [outputs] * 5
+
+
+def test_a_request_may_come_in_any_pieces(server, outputs):
+    request = post()
+    with Wire(server.port) as wire:
+        for cut in (1, 4, 17, len(request) - len(BODY) - 1, len(request) - len(BODY), len(request) - 1):
+            assert wire.ask(request[:cut], request[cut:], pause_s=0.02).outputs == outputs
+
+
+def test_pipelined_requests_are_answered_in_order(asgi, outputs):
+    with Wire(asgi.port) as wire:
+        wire.send(post() + post(b"{") + b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n" + post() + chunked(BODY))
+        assert [wire.read().status for _ in range(2)] == [200, 400]
+        assert wire.read("GET").body == b'{"ready": true}'
+        assert [wire.read().outputs for _ in range(2)] == [outputs] * 2
+
+
+def test_chunked_bodies(server, outputs):
+    with Wire(server.port) as wire:
+        assert wire.ask(chunked(BODY)).outputs == outputs
+        assert wire.ask(chunked(*(bytes([byte]) for byte in BODY))).outputs == outputs
+        assert wire.ask(post()).outputs == outputs
+
+
+def test_a_client_that_asks_first_is_told_to_continue(server, outputs):
+    head, body = post(BODY, "Expect: 100-continue").split(b"\r\n\r\n")
+    with Wire(server.port) as wire:
+        wire.send(head + b"\r\n\r\n")
+        assert wire.socket.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert wire.ask(body).outputs == outputs
+        assert wire.ask(post()).outputs == outputs
+
+
+def test_a_client_that_asks_first_is_not_told_to_send_too_much(asgi):
+    with Wire(asgi.port) as wire:
+        wire.send(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100001\r\nExpect: 100-continue\r\n\r\n")
+        assert statuses(wire.drain()) == [413]
+
+
+def test_head_has_the_headers_and_no_body(server, outputs):
+    with Wire(server.port) as wire:
+        wire.send(b"HEAD /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = wire.read("HEAD")
+        assert (answer.status, answer.body, answer.headers["content-length"]) == (200, b"", "15")
+        assert wire.ask(post()).outputs == outputs
+
+
+def test_an_old_client_gets_its_answer_and_the_end(server):
+    with Wire(server.port) as wire:
+        wire.send(post(version="1.0"))
+        assert statuses(wire.drain()) == [200]
+
+
+def test_a_client_that_wants_the_connection_closed(server):
+    with Wire(server.port) as wire:
+        wire.send(post(BODY, "Connection: close"))
+        answers = wire.drain()
+        assert statuses(answers) == [200]
+        assert b"connection: close\r\n" in answers.lower()
+
+
+def test_a_client_that_has_closed_its_side_still_gets_its_answer(server):
+    with Wire(server.port) as wire:
+        wire.send(post())
+        assert statuses(wire.finish()) == [200]
+
+
+def test_a_body_that_is_cut_off_is_not_answered_as_if_it_were_whole(server):
+    with Wire(server.port) as wire:
+        wire.send(post()[:-5])
+        assert 200 not in statuses(wire.finish())
+
+
+@pytest.mark.parametrize("write", [post, chunked])
+def test_a_body_over_the_limit_is_413_and_the_connection_lives(server, write):
+    with Wire(server.port) as wire:
+        assert wire.ask(write(b" " * 100_001)).status == 413
+        assert wire.ask(post()).status == 200
+
+
+def test_a_head_that_is_too_large_is_refused(server):
+    for request in (
+        post(BODY, *(f"X-{number}: 1" for number in range(200))),
+        post(BODY, "X-Long: " + "x" * 300_000),
+        post(path="/" + "x" * 20_000),
+    ):
+        with Wire(server.port) as wire:
+            try:
+                wire.send(request)
+                answers = wire.finish()
+            except ConnectionError:  # it closed while we were still sending
+                answers = b""
+            assert set(statuses(answers)) <= {400, 414, 431}
+    with Wire(server.port) as wire:
+        assert wire.ask(post()).status == 200
+
+
+def test_a_head_that_never_ends_is_not_gathered(asgi):
+    with Wire(asgi.port) as wire:
+        assert wire.send_until_closed([b"POST /predict HTTP/1.1\r\nX: ", *[b"x" * 100_000] * 1000]) < 1001
+        with Wire(asgi.port) as other:
+            assert other.ask(post()).status == 200
+
+
+SMUGGLED = b"GET /livez HTTP/1.1\r\nHost: smuggled\r\n\r\n"
+HOSTILE = {
+    "length and chunks": post(BODY, "Transfer-Encoding: chunked"),
+    "chunks and length": b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n"
+    b"0\r\n\r\n" + SMUGGLED,
+    "two lengths": post(BODY, "Content-Length: 3"),
+    "a length twice in one": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 3, 3\r\n\r\nabc" + SMUGGLED,
+    "a length with a sign": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: +3\r\n\r\nabc" + SMUGGLED,
+    "a negative length": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: -3\r\n\r\nabc" + SMUGGLED,
+    "a length of letters": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 0x3\r\n\r\nabc" + SMUGGLED,
+    "an endless length": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: "
+    + b"9" * 40
+    + b"\r\n\r\nabc"
+    + SMUGGLED,
+    "an unknown coding": b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"
+    + SMUGGLED,
+    "chunked not last": b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n"
+    + SMUGGLED,
+    "a space before the colon": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length : 3\r\n\r\nabc" + SMUGGLED,
+    "a bare line feed": b"POST /predict HTTP/1.1\nHost: x\nContent-Length: 0\n\n" + SMUGGLED,
+    "a bare carriage return": b"POST /predict HTTP/1.1\r\nHost: x\rContent-Length: 3\r\n\r\nabc" + SMUGGLED,
+    "a zero byte in a value": b"POST /predict HTTP/1.1\r\nHost: x\x00y\r\nContent-Length: 0\r\n\r\n" + SMUGGLED,
+    "a chunk size that wraps": b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"10000000000000001\r\nx\r\n0\r\n\r\n" + SMUGGLED,
+    "a chunk size with a sign": b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"-1\r\nx\r\n0\r\n\r\n" + SMUGGLED,
+    "a chunk that is longer than it says": b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"1\r\nxyz\r\n0\r\n\r\n" + SMUGGLED,
+    "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 20 + SMUGGLED,
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_what_two_servers_could_read_differently_is_refused(asgi, what):
+    with Wire(asgi.port) as wire:
+        wire.send(HOSTILE[what])
+        answers = statuses(wire.finish())
+    assert 200 not in answers
+    assert len(answers) <= 1
