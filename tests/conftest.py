@@ -1,4 +1,4 @@
-"""What every test shares: a way out that py-rattler cannot spoil."""
+"""What every test shares: names that stay the same, and a way out that py-rattler cannot spoil."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ _status = 0
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     global _status
     _status = int(exitstatus)
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    # Archives have the time of their making in them; processes that share the tests must agree on their names.
+    return "bytes" if isinstance(val, bytes) else None
 
 
 @pytest.hookimpl(trylast=True)
