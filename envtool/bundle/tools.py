@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.parser import Parser
 from importlib.metadata import Distribution, distribution
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, cast
 
 from envtool import wheels
@@ -50,28 +50,41 @@ def own_wheel(scratch: Path) -> Path:
     directory = recipe.directory()
     root = recipe.checkout_root(directory)
     if root is None:
-        return _repacked(distribution("envserve"), scratch)
+        return repack(distribution("envserve"), scratch)
     source = cast(CheckoutSource, recipe.load("envserve", directory).source)
     checkout.snapshot(root, source.inputs, scratch / "checkout")
     (scratch / "wheel").mkdir()
     return checkout.build(scratch / "checkout", scratch / "wheel")
 
 
-def _repacked(installed: Distribution, scratch: Path) -> Path:
-    files = sorted(
-        (each for each in installed.files or () if ".." not in each.parts and each.suffix not in (".pyc", ".pth")),
-        key=str,
-    )
-    if not any(each.parts[0] == "envtool" for each in files):
+def repack(installed: Distribution, scratch: Path) -> Path:
+    """The wheel that an installed envtool came from, as far as it can be told: equal files give equal bytes.
+
+    Args:
+        installed: What is installed.
+        scratch: Where the wheel goes.
+
+    Raises:
+        BundleError: Its files are not where a wheel would have put them.
+    """
+    files = {each.as_posix(): Path(str(each.locate())) for each in installed.files or () if _is_in_a_wheel(each)}
+    if "envtool/__init__.py" not in files:
         raise BundleError("this envtool is installed in a way that no wheel can be made of", "install its wheel")
-    path = scratch / f"envserve-{installed.version}-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for each in files:
-            if each.name not in _NOT_IN_A_WHEEL:
-                info = zipfile.ZipInfo(each.as_posix(), _ZIP_TIME)
-                info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, 0o100644 << 16
-                archive.writestr(info, Path(str(each.locate())).read_bytes())
-    return path
+    info = next(name.partition("/")[0] for name in files if name.endswith(".dist-info/METADATA"))
+    contents = {name: path.read_bytes() for name, path in sorted(files.items())}
+    contents[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*sorted(files), f"{info}/RECORD"]).encode()
+    target = scratch / f"envserve-{installed.version}-py3-none-any.whl"
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            entry = zipfile.ZipInfo(name, _ZIP_TIME)
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o100644 << 16
+            archive.writestr(entry, content)
+    return target
+
+
+def _is_in_a_wheel(path: PurePosixPath) -> bool:
+    # What installers add, byte-code among it, and what they put outside of site-packages.
+    return ".." not in path.parts and path.suffix not in (".pyc", ".pth") and path.name not in _NOT_IN_A_WHEEL
 
 
 def choose(wheel: Path, platforms: Sequence[str], pythons: Sequence[str], mirrors: Mirrors) -> Lockfile:

@@ -114,6 +114,11 @@ def test_the_directory_form(site: Site, user: User) -> None:
     before = {path: path.stat().st_mtime_ns for path in site.directory.rglob("*") if path.is_file()}
     site.bundle_again("directory", "--directory")
     assert {path: path.stat().st_mtime_ns for path in site.directory.rglob("*") if path.is_file()} == before
+    user.run("bundle", "verify", site.directory)
+
+
+@pytest.mark.nightly
+def test_a_bare_python_installs_the_directory_form(site: Site, user: User) -> None:
     told = start(site, user.home, site.directory / "install.pyz", "-p", user.home / "env", "--json")
     assert json.loads(told.stdout)["env_digest"] == site.digest
 
