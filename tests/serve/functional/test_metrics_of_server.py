@@ -34,6 +34,7 @@ def total(found, name, **labels):
     )
 
 
+@pytest.mark.both_workers
 def test_swaps_requests_and_deaths_are_told(start_server, trainer):
     trainer.publish(1, version="v1")
     server = start_server()
