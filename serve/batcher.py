@@ -12,12 +12,15 @@ import math
 from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 # A batch that is shorter than this does not make a health check wait; handing it to a thread would cost more.
 INLINE_S = 0.001
+# Beyond its time on the processor, a batch may have waited: for the interpreter lock, for other processes, or, if it
+# always does, for a device or a disk.
+_LONGEST_WAIT_S = 5 * INLINE_S
 # An inline batch that took this long was misjudged: the lane stays away from the loop for a while.
-_OVERRUN_S = 10 * INLINE_S
+_OVERRUN_S = 50 * INLINE_S
 _BAN_S = 10.0
 _REMEMBERED_RUNS = 8
 
@@ -61,15 +64,27 @@ class Job:
     deadline_s: float = math.inf
 
 
+class Took(NamedTuple):
+    """How long one run took.
+
+    Args:
+        cpu_s: of its thread on the processor.
+        wall_s: by the clock.
+    """
+
+    cpu_s: float
+    wall_s: float
+
+
 class Pace:
     """Remembers how long batches took, to tell which ones are short enough for the event loop.
 
-    Times are grouped by the magnitude of the rows. The shortest of the last runs counts: what is longer waited for the
-    interpreter lock or the processor, not for the model.
+    Times are grouped by the magnitude of the rows. The shortest of the last runs counts, and time on the processor more
+    than time by the clock: on a busy machine the rest is waiting for others.
     """
 
     def __init__(self) -> None:
-        self._runs: dict[int, deque[float]] = {}
+        self._runs: dict[int, deque[Took]] = {}
         self._banned_until_s = 0.0
 
     def is_short(self, rows: int, now_s: float) -> bool:
@@ -80,19 +95,21 @@ class Pace:
             now_s: the time.
         """
         runs = self._runs.get(rows.bit_length())
-        return bool(runs) and min(runs) < INLINE_S and now_s >= self._banned_until_s  # type: ignore[arg-type]
+        if not runs or now_s < self._banned_until_s:
+            return False
+        return min(took.cpu_s for took in runs) < INLINE_S and min(took.wall_s for took in runs) < _LONGEST_WAIT_S
 
-    def note(self, rows: int, took_s: float, was_inline: bool, now_s: float) -> None:
+    def note(self, rows: int, took: Took, was_inline: bool, now_s: float) -> None:
         """Remember one run.
 
         Args:
             rows: of the batch.
-            took_s: from its start to its end.
+            took: how long it took.
             was_inline: whether it ran in the event loop.
             now_s: the time.
         """
-        self._runs.setdefault(rows.bit_length(), deque(maxlen=_REMEMBERED_RUNS)).append(took_s)
-        if was_inline and took_s > _OVERRUN_S:
+        self._runs.setdefault(rows.bit_length(), deque(maxlen=_REMEMBERED_RUNS)).append(took)
+        if was_inline and took.wall_s > _OVERRUN_S:
             self._banned_until_s = now_s + _BAN_S
 
 

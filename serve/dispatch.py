@@ -17,7 +17,7 @@ from typing import Any, Callable, Union
 
 from serve.app.asking import Prediction
 from serve.app.exchange import Answer
-from serve.batcher import Job, Lane, Limits, run_batch
+from serve.batcher import Job, Lane, Limits, Took, run_batch
 from serve.errors import ServeError
 from serve.predictor import Predictor
 from serve.runtime import Runtime
@@ -58,7 +58,7 @@ class Dispatcher:
             deadline_s: when nobody wants the answer any more, on the monotonic clock; `None` for never.
         """
         runtime, predictor, taken = prediction.runtime, prediction.generation.predictor, prediction.taken
-        lane = self._lanes.get(runtime) or self._make_lane(runtime)
+        lane = self._lanes[runtime] if runtime in self._lanes else self._make_lane(runtime)
         finish = functools.partial(_finish, prediction, done)
         until_s = math.inf if deadline_s is None else deadline_s
         now_s = time.monotonic()
@@ -120,12 +120,11 @@ class Dispatcher:
         return self._threads[id(lane)]
 
     def _run_in_thread(self, lane: Lane, batch: Sequence[Job]) -> None:
-        results, took_s = _time(batch)
-        self._loop.call_soon_threadsafe(self._deliver, lane, batch, results, took_s, False)
+        self._loop.call_soon_threadsafe(self._deliver, lane, batch, *_time(batch), False)
 
-    def _deliver(self, lane: Lane, batch: Sequence[Job], results: Sequence[Any], took_s: float, inline: bool) -> None:
+    def _deliver(self, lane: Lane, batch: Sequence[Job], results: Sequence[Any], took: Took, inline: bool) -> None:
         rows = sum(job.rows for job in batch)
-        lane.pace.note(rows, took_s, inline, time.monotonic())
+        lane.pace.note(rows, took, inline, time.monotonic())
         self._note_batch(lane.name, rows)
         lane.is_running = False
         if len(lane):
@@ -134,10 +133,10 @@ class Dispatcher:
             job.done(result)
 
 
-def _time(batch: Sequence[Job]) -> tuple[list[Any], float]:
-    started_s = time.monotonic()
+def _time(batch: Sequence[Job]) -> tuple[list[Any], Took]:
+    started_s, started_cpu_s = time.monotonic(), time.thread_time()
     results = run_batch(batch)
-    return results, time.monotonic() - started_s
+    return results, Took(time.thread_time() - started_cpu_s, time.monotonic() - started_s)
 
 
 def _run_alone(predictor: Predictor, several: Sequence[Any]) -> Sequence[Any]:

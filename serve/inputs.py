@@ -5,6 +5,7 @@ Only workers import it. Written for torch 1.12.1 to 2.13.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Callable
@@ -92,7 +93,7 @@ class InputTensor:
             raise InputError(
                 f"the {self._name}: expected the shape {format_shape(self.shape)}, found {found}", self.shape
             )
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not _is_finite(tensor):
             raise InputError(
                 f"the {self._name}: expected numbers that fit {self._dtype}, found larger ones or NaN", self.shape
             )
@@ -260,3 +261,9 @@ def _pick(arrays: Arrays, forms: Sequence[ArrayForm]) -> list[numpy.ndarray[Any,
 def _numpy_name(dtype: Any) -> str:
     name = str(dtype).rpartition(".")[2]
     return "float32" if name == "bfloat16" else name
+
+
+def _is_finite(tensor: Any) -> bool:
+    # A sum is cheaper, and finite only if all are; where it is not, finite numbers may have run over.
+    is_wide = tensor.dtype in (torch.float32, torch.float64)
+    return (is_wide and math.isfinite(tensor.sum().item())) or bool(torch.isfinite(tensor).all())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 ENV_DIGEST_VARIABLE = "ENVSERVE_ENV_DIGEST"
@@ -36,7 +36,7 @@ class Provenance:
 
     def as_json(self) -> dict[str, object]:
         """Return the facts as they stand in a JSON answer."""
-        return asdict(self)
+        return dict(vars(self))  # not asdict, which copies each value deeply; every answer has this
 
     def as_headers(self) -> dict[str, str]:
         """Return the facts as response headers."""

@@ -163,7 +163,7 @@ def _ours(worker: str) -> Callable[[Start], Command]:
 
 PLAIN = {"json": "/json", "binary": "/binary"}
 V2 = "/v2/models/model/infer"
-OURS = {"json": "/predict"}
+OURS = {"json": "/predict", "binary": V2}
 
 PEERS = (
     Peer("envserve", None, (), _ours("asgi"), OURS),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.batcher import INLINE_S, Job, Lane, Limits, Pace, run_batch
+from serve.batcher import INLINE_S, Job, Lane, Limits, Pace, Took, run_batch
 
 
 def job(inputs=0, key="a", rows=1, run=list, since_s=0.0):
@@ -90,29 +90,50 @@ def test_a_model_that_gives_nothing_is_an_error_of_the_request():
     assert "expected 1 results, found 0" in str(result)
 
 
+SHORT, BUSY, LONG = (
+    Took(INLINE_S / 3, INLINE_S / 2),
+    Took(INLINE_S / 3, INLINE_S * 30),
+    Took(INLINE_S * 2, INLINE_S * 3),
+)
+
+
 def test_only_what_was_short_runs_in_the_loop():
     pace = Pace()
     assert not pace.is_short(1, 0.0)
-    pace.note(1, INLINE_S * 3, False, 0.0)  # it waited for the interpreter lock, perhaps
+    pace.note(1, LONG, False, 0.0)
     assert not pace.is_short(1, 0.0)
-    pace.note(1, INLINE_S / 3, False, 0.0)
+    pace.note(1, SHORT, False, 0.0)
     assert pace.is_short(1, 0.0)
     assert not pace.is_short(32, 0.0)  # never timed
 
 
+def test_a_run_that_waits_for_others_now_and_then_is_still_short():
+    pace = Pace()
+    for took in (BUSY, BUSY, SHORT, BUSY):
+        pace.note(1, took, False, 0.0)
+    assert pace.is_short(1, 0.0)
+
+
+def test_a_model_that_always_waits_is_not_short():
+    pace = Pace()
+    for _ in range(8):
+        pace.note(1, BUSY, False, 0.0)
+    assert not pace.is_short(1, 0.0)
+
+
 def test_a_misjudged_batch_keeps_the_model_out_of_the_loop_for_a_while():
     pace = Pace()
-    pace.note(1, INLINE_S / 3, False, 0.0)
-    pace.note(1, 1.0, True, 100.0)
+    pace.note(1, SHORT, False, 0.0)
+    pace.note(1, Took(0.0, 1.0), True, 100.0)
     assert not pace.is_short(1, 101.0)
     assert pace.is_short(1, 200.0)
 
 
 def test_a_model_that_has_become_slow_is_forgotten_to_be_short():
     pace = Pace()
-    pace.note(1, INLINE_S / 3, False, 0.0)
+    pace.note(1, SHORT, False, 0.0)
     for _ in range(8):
-        pace.note(1, INLINE_S * 2, True, 0.0)
+        pace.note(1, LONG, True, 0.0)
     assert not pace.is_short(1, 0.0)
 
 

@@ -1,0 +1,122 @@
+"""Running predictions beside an event loop; a predictor without torch."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+
+import pytest
+from predictors import Times, go_live, make_server
+
+from serve.app.asgi import AsgiApp
+from serve.app.exchange import Request
+from serve.app.predict import predict
+from serve.app.routes import PREDICTION_ROUTES
+from serve.dispatch import Dispatcher
+
+
+class Noting(Times):
+    """Notes what runs together, and in which thread."""
+
+    def __init__(self, pause_s=0.0):
+        super().__init__()
+        self.pause_s, self.runs = pause_s, []
+
+    def run(self, taken):
+        self.runs.append((len(taken), threading.current_thread().name))
+        time.sleep(self.pause_s)
+        if 13 in taken:
+            raise RuntimeError("13")
+        return super().run(taken)
+
+
+def ask(directory, predictor, bodies, timeouts=(), pause_s=0.0, toml=""):
+    """Ask for all bodies, in one turn of the loop unless a pause is given; return the answers and the batches."""
+    server = make_server(directory, 'model = "m:M"\ncheckpoints = "ck"\n' + toml)
+    for runtime in server.runtimes:
+        go_live(runtime, predictor)
+    batches = []
+
+    async def run():
+        loop = asyncio.get_running_loop()
+        dispatcher = Dispatcher(loop, lambda name, rows: batches.append((name, rows)))
+        app = AsgiApp(server, None, dispatcher)
+        answers = [loop.create_future() for _ in bodies]
+        for number, (body, answer) in enumerate(zip(bodies, answers)):
+            headers = {"x-request-timeout": str(timeouts[number])} if timeouts else {}
+            request = Request("POST", "/predict", headers, json.dumps({"inputs": body}).encode(), {})
+            app.handle(PREDICTION_ROUTES[0], request, "", answer.set_result)
+            if pause_s:
+                await asyncio.sleep(pause_s)
+        found = await asyncio.wait_for(asyncio.gather(*answers), 60)
+        assert dispatcher.waiting == 0
+        dispatcher.close()
+        return found
+
+    assert PREDICTION_ROUTES[0].handle is predict
+    return asyncio.run(run()), batches
+
+
+def outputs(answers):
+    return [json.loads(b"".join(answer.parts))["outputs"] for answer in answers]
+
+
+def test_what_is_asked_in_one_turn_of_the_loop_runs_once(tmp_path):
+    predictor = Noting()
+    answers, batches = ask(tmp_path, predictor, [[number] for number in range(20, 30)])
+    assert outputs(answers) == [[2.0 * number] for number in range(20, 30)]
+    assert batches == [("M", 10)]
+
+
+def test_while_a_batch_runs_the_next_one_gathers(tmp_path):
+    predictor = Noting(pause_s=0.2)
+    _, batches = ask(tmp_path, predictor, [[number] for number in range(20, 30)], pause_s=0.01)
+    assert sum(rows for _, rows in batches) == 10
+    assert len(batches) < 10
+    assert {name.partition("_")[0] for _, name in predictor.runs} == {"inference"}
+
+
+def test_a_model_that_has_shown_to_be_short_moves_into_the_loop(tmp_path):
+    predictor = Noting()
+    ask(tmp_path, predictor, [[20]] * 40, pause_s=0.02)
+    first, last = predictor.runs[0][1], predictor.runs[-1][1]
+    assert first.startswith("inference")
+    assert last == threading.current_thread().name
+
+
+def test_one_bad_request_spoils_no_other(tmp_path):
+    answers, _ = ask(tmp_path, Noting(), [[12], [13], [14]])
+    assert [answer.status for answer in answers] == [200, 500, 200]
+
+
+def test_a_request_whose_deadline_passed_in_the_queue_is_turned_away(tmp_path):
+    predictor = Noting(pause_s=0.5)
+    answers, _ = ask(tmp_path, predictor, [[20], [21]], timeouts=(60, 0.1), pause_s=0.05)
+    assert [answer.status for answer in answers] == [200, 504]
+    assert len(predictor.runs) == 1
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_the_limit_of_the_settings_holds(tmp_path, limit):
+    predictor = Noting()
+    ask(tmp_path, predictor, [[number] for number in range(20, 26)], toml=f"max_batch_size = {limit}\n")
+    assert {rows for rows, _ in predictor.runs} == {limit}
+
+
+def test_no_lease_is_left_behind(tmp_path):
+    server = make_server(tmp_path)
+    runtime = next(iter(server.runtimes))
+    go_live(runtime, Noting())
+
+    async def run():
+        app = AsgiApp(server, None, Dispatcher(asyncio.get_running_loop(), lambda name, rows: None))
+        for body in (b'{"inputs": [20]}', b'{"inputs": [13]}', b"{"):
+            answered = asyncio.get_running_loop().create_future()
+            app.handle(PREDICTION_ROUTES[0], Request("POST", "/predict", {}, body, {}), "", answered.set_result)
+            await asyncio.wait_for(answered, 60)
+
+    asyncio.run(run())
+    go_live(runtime, generation=2)
+    assert len(runtime.slot.take_drained()) == 1
