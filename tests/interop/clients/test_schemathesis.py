@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
+import pytest
 from environments import SCHEMATHESIS, make_environment
 
 # Not our pages, metrics and orders, whose forms the file does not tell.
@@ -20,6 +21,7 @@ KNOWN = """
 """
 
 
+@pytest.mark.parametrize("server", ["gthread"], indirect=True)
 def test_schemathesis(server, tmp_path):
     python = make_environment(SCHEMATHESIS)
     (tmp_path / "schemathesis.toml").write_text(KNOWN)
