@@ -83,6 +83,12 @@ def test_packages_name_the_python_that_they_need(channel: Any) -> None:
     assert link["noarch"]["entry_points"] == ["envtool = envtool.__main__:main"]
 
 
+def test_our_own_package_has_the_files_that_are_no_modules(channel: Any) -> None:
+    files = archive.read(channel.archive("envserve")).files
+    for name in ("serve/app/page/index.html", "serve/app/page/page.js", "envtool/templates/variables.yml"):
+        assert f"site-packages/{name}" in files
+
+
 def test_two_builds_in_two_places_are_the_same_bytes(channel: Any, other_checkout: Any, tmp_path: Path) -> None:
     other_checkout.build(tmp_path / "again", umask=0o077, seed="42")
     assert bytes_of(tmp_path / "again") == bytes_of(channel.path)
