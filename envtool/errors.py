@@ -146,6 +146,10 @@ class PrefixError(EnvtoolError):
     """A prefix that cannot be used as asked: not ours, not whole, or not there."""
 
 
+class DeployError(EnvtoolError):
+    """A release that cannot be served, or a directory of releases that cannot be used."""
+
+
 class ProcessError(EnvtoolError):
     """A program that we ran ended with an error.
 

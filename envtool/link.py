@@ -72,17 +72,19 @@ def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, pla
     _name_canonical_urls(requests, prefix)
 
 
-def activation_script(prefix: Path, shell: str) -> str:
+def activation_script(prefix: Path, shell: str, *, is_kept: bool = False) -> str:
     """What a shell evaluates to activate a prefix: its PATH, its variables and its activate.d scripts.
 
     Args:
         prefix: The prefix.
         shell: `bash`, `zsh` or `fish`.
+        is_kept: Whether the script is for later, so that it puts the prefix before the PATH that is set by then.
     """
     from rattler.shell import ActivationVariables, Shell, activate
 
     # CONDA_PREFIX is not passed on: with it, the script would first deactivate the environment that envtool runs in.
-    variables = ActivationVariables(None, os.environ.get("PATH", "").split(os.pathsep))
+    path = ["$PATH"] if is_kept else os.environ.get("PATH", "").split(os.pathsep)
+    variables = ActivationVariables(None, path)
     script: str = activate(prefix, variables, getattr(Shell, shell)).script
     return script
 

@@ -83,6 +83,17 @@ def get(
         yield _body(response, offset, limits)
 
 
+def date(url: str, patience: Patience) -> str | None:
+    """What time a server says it is, whatever else it answers; None when it does not say.
+
+    Raises:
+        TransferError: It does not answer.
+    """
+    with _ask(url, 0, patience, {}) as response:
+        stated: str | None = response.headers.get("Date")
+        return stated
+
+
 def _ask(url: str, offset: int, patience: Patience, more: Mapping[str, str]) -> requests.Response:
     import requests
 

@@ -59,6 +59,47 @@ def run(
     return done.stdout
 
 
+class Background:
+    """A program that runs beside us until it is stopped.
+
+    Args:
+        argv: The program and its arguments.
+        env: The whole environment of the program.
+        cwd: The directory to run in.
+        log: The file that its output goes to.
+
+    Raises:
+        ProcessError: The program is not there or may not be run.
+    """
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path) -> None:
+        try:
+            with log.open("wb") as output:
+                self._process = subprocess.Popen(
+                    list(argv), env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                )
+        except OSError as error:
+            raise ProcessError(Path(argv[0]).name, 127, str(error)) from error
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid
+
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def stop(self, patience_s: float) -> None:
+        """Ask it to end, and make it once patience is over."""
+        self._process.terminate()
+        try:
+            self._process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
 def replace(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
     """Become another program, so that signals and the exit status are its own.
 

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, numpy.ndarray[Any, Any]]
 
 
+# What Python and torch raise for values that are not what a conversion expects.
+_UNFIT = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
+
+
 class Inputs(Protocol):
     """How the inputs of a request become what the module takes."""
 
@@ -91,9 +95,12 @@ class TorchPredictor:
         return self._take(lambda found: self.converter.take(to_inputs(found)), pixels)
 
     def run(self, taken: Any) -> Any:
-        """Run the module."""
+        """Run the module; raises `InputError` for values that it has nothing for."""
         with tensors.without_gradients():
-            return self.run_module(self.module, taken)
+            try:
+                return self.run_module(self.module, taken)
+            except IndexError as error:  # an embedding without such a row: the module itself has proved that it works
+                raise InputError(f"the inputs: expected values that the model knows, found {error}") from error
 
     def give(self, given: Any) -> object:
         """Turn what the module gave into outputs that JSON can hold."""
@@ -140,5 +147,5 @@ class TorchPredictor:
         try:
             with tensors.without_gradients():
                 return convert(found)
-        except (ValueError, TypeError, LookupError) as error:
+        except _UNFIT as error:
             raise InputError(f"the inputs: {error}", self.expected_shape) from error

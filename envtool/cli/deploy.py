@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from envtool.cli import releases
 from envtool.cli.init import describe_variables, pair
 from envtool.cli.options import json_option
 
@@ -28,7 +29,17 @@ def command() -> None:
       envtool deploy list                         what can be made
       envtool deploy explain systemd              what it is, and what it takes
       envtool deploy render systemd --set user=ml
+
+    \b
+    Releases on this machine:
+      envtool deploy apply /srv/envserve          bring the service to conda-lock.yml
+      envtool deploy status /srv/envserve
+      envtool deploy rollback /srv/envserve
     """
+
+
+for _each in (releases.apply, releases.rollback, releases.status):
+    command.add_command(_each)
 
 
 @command.command("list")

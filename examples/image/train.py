@@ -13,6 +13,7 @@ import torch
 from model import SHAPES, SIDE, Shapes
 
 IMAGES = 600
+BATCH = 60
 # The images are the same for every seed of the training, so that versions can be compared.
 TASK_SEED = 7
 
@@ -67,10 +68,11 @@ def train(seed: int, epochs: int) -> "tuple[Shapes, float]":
     model = Shapes()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(epochs):
-        optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(model.layers(images), classes)
-        loss.backward()
-        optimizer.step()
+        for some, their_classes in zip(images.split(BATCH), classes.split(BATCH)):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model.layers(some), their_classes)
+            loss.backward()
+            optimizer.step()
     with torch.no_grad():
         return model, (model(images).argmax(dim=1) == classes).float().mean().item()
 
@@ -80,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the shapes model.")
     parser.add_argument("output", type=Path, help="file to write: .safetensors")
     parser.add_argument("--seed", type=int, default=1, help="of the initial weights (default: 1)")
-    parser.add_argument("--epochs", type=int, default=60, help="passes over the images (default: 60)")
+    parser.add_argument("--epochs", type=int, default=20, help="passes over the images (default: 20)")
     options = parser.parse_args()
     model, accuracy = train(options.seed, options.epochs)
     safetensors.torch.save_file(model.state_dict(), str(options.output))

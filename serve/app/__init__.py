@@ -18,12 +18,14 @@ from serve.app.door import Door
 from serve.app.exchange import Answer, Request, fail
 from serve.app.routes import ROUTES, Route
 from serve.drain import Drain
+from serve.errors import RequestError
 from serve.pool import Ticket, current_ticket
 from serve.pressure import Arrival
 from serve.server import Server
 from serve.settings import ServerSettings, load_settings
 
-_UNAVAILABLE = 503
+# Unavailable: the next attempt may reach another worker. Too large: what is left of the body may have no end.
+_LAST_ANSWERS = frozenset({413, 503})
 EXTENSION = "envserve"
 
 
@@ -80,7 +82,7 @@ def _arrival_of(ticket: Ticket | None) -> Arrival:
 
 
 def _let_go(ticket: Ticket, answer: Answer) -> None:
-    if answer.status == _UNAVAILABLE:
+    if answer.status in _LAST_ANSWERS:
         ticket.hang_up()
     ticket.write()
 
@@ -89,6 +91,13 @@ def _add_error_handlers(app: Flask, door: Door) -> None:
     @app.errorhandler(HTTPException)
     def _http_error(error: HTTPException) -> Response:
         return _carry(fail(error.code or 500, error.description or error.name))
+
+    @app.errorhandler(RequestError)
+    def _request_error(error: RequestError) -> Response:
+        ticket = current_ticket()
+        if ticket is not None:
+            ticket.hang_up()  # nobody knows where the next request would begin
+        return _carry(fail(error.status, error.message))
 
     @app.errorhandler(Exception)
     def _bug(error: Exception) -> Response:

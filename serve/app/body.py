@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import IO
 
+from serve.errors import RequestError
+
 _CHUNK_BYTES = 64 * 1024
 # A client that is still sending when the connection closes never sees why; longer bodies than this are cut off anyway.
 _LONGEST_READ_AWAY_BYTES = 64 * 1024 * 1024
@@ -21,11 +23,14 @@ def read_body(stream: IO[bytes], limit_bytes: int) -> bytes | None:
 
     Returns:
         The body, or `None` when it is longer; what is too much was read and thrown away.
+
+    Raises:
+        RequestError: it is cut off, or its chunks are malformed.
     """
     chunks: list[bytes] = []
     size_bytes = 0
     while size_bytes <= limit_bytes + _LONGEST_READ_AWAY_BYTES:
-        chunk = stream.read(_CHUNK_BYTES)
+        chunk = _read(stream)
         if not chunk:
             break
         size_bytes += len(chunk)
@@ -34,3 +39,10 @@ def read_body(stream: IO[bytes], limit_bytes: int) -> bytes | None:
         else:
             chunks.clear()
     return b"".join(chunks) if size_bytes <= limit_bytes else None
+
+
+def _read(stream: IO[bytes]) -> bytes:
+    try:
+        return stream.read(_CHUNK_BYTES)
+    except Exception as error:  # the server's parser has errors of its own, which are all the client's
+        raise RequestError(400, f"the body: expected it whole, found {type(error).__name__}") from error

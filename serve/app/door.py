@@ -14,6 +14,7 @@ from serve.access import Exchange, provenance_of
 from serve.app.asking import complete
 from serve.app.exchange import RETRY_AFTER_S, Answer, Request, fail
 from serve.app.routes import PREDICTION_ROUTES, Route
+from serve.errors import InputError
 from serve.metrics.observer import Served
 from serve.pressure import QUEUE_FULL, TIMEOUT_HEADER, TOO_LARGE, Arrival, judge, read_timeout
 from serve.server import Server
@@ -149,7 +150,7 @@ class Door:
         return fail(413, f"the body: expected at most {limit_bytes} bytes, found more")
 
     def fail_unknown(self, path: str, error: Exception) -> Answer:
-        """Answer a request on which the server failed.
+        """Answer a request on which the server failed, or whose inputs the model could not use.
 
         The client learns nothing of the inside; the log gets all of it.
 
@@ -157,6 +158,8 @@ class Door:
             path: of the request.
             error: what was raised.
         """
+        if isinstance(error, InputError):  # found when the model ran
+            return fail(422, error.message)
         log = next(self._server.runtimes).log
         told = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         log.emit("request_failed", path=path, reason=repr(error), traceback=told)

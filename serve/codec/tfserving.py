@@ -54,7 +54,8 @@ def parse_predict(body: bytes) -> PredictRequest:
         raise RequestError(
             400, f"signature_name: expected {_DEFAULT_SIGNATURE}, found {excerpt(content['signature_name'])}"
         )
-    content = _decode_base64(content)
+    if _B64.encode() in body or b"\\u" in body:  # it may be written with escapes
+        content = _decode_base64(content)
     if "instances" in content:
         return PredictRequest(_to_columns(content["instances"]), is_by_row=True)
     inputs = content["inputs"]

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 DOORS = {
     "a2wsgi": {"serve/worker.py"},
     "uvicorn": {"serve/connection.py", "serve/worker.py"},
-    "gunicorn": {"serve/gthread.py", "serve/worker.py", "envtool/channel/server.py"},
+    "gunicorn": {"serve/gthread.py", "serve/lingering.py", "serve/worker.py", "envtool/channel/server.py"},
     "boto3": {"envtool/channel/bucket.py"},
     "cryptography": {"envtool/signature.py", "serve/signature.py"},
     "PIL": {"serve/codec/image.py"},

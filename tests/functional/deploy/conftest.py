@@ -63,5 +63,4 @@ def run_envtool(user: User, directory: Path, *arguments: object, code: int = 0, 
         cwd=directory, env={**user.env, **env}, text=True, capture_output=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr, done.stderr
     return done.stdout, done.stderr

@@ -32,6 +32,7 @@ def test_open_inference_openapi(server):
     run(make_environment(TRITON), "generated.py", server)
 
 
+@pytest.mark.parametrize("server", ["gthread"], indirect=True)  # its imports alone take many seconds
 def test_kserve(server):
     run(make_environment(KSERVE, KSERVE_ITSELF), "kserve_client.py", server)
 

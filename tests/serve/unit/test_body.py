@@ -5,6 +5,7 @@ import io
 import pytest
 
 from serve.app.body import read_body
+from serve.errors import RequestError
 
 
 @pytest.mark.parametrize("length", [0, 1, 99_999, 100_000])
@@ -26,3 +27,12 @@ def test_reading_away_has_an_end():
             return b"x" * size
 
     assert read_body(Endless(), 10) is None
+
+
+def test_what_the_servers_parser_refuses_is_the_clients_fault():
+    class Malformed(io.RawIOBase):
+        def read(self, size=-1):
+            raise OSError("a chunk of the size zz")
+
+    with pytest.raises(RequestError, match="the body: expected it whole, found OSError"):
+        read_body(Malformed(), 10)

@@ -13,6 +13,7 @@ from predictors import Times, go_live
 from serve.app import EXTENSION, create_app
 from serve.app.routes import ROUTES
 from serve.codec import npy, tensor_file
+from serve.errors import InputError
 from serve.predictor import ArrayForm
 from serve.settings import load_settings
 
@@ -154,6 +155,17 @@ def test_v2_outputs_that_json_cannot_hold(client, be):
         "the outputs for these inputs: outputs (outputs): expected finite numbers, found NaN or infinity",
     )
     assert infer(client, INPUT, parameters={"binary_data_output": True}).status_code == 200
+
+
+def test_values_that_the_model_finds_unknown(client, be):
+    class Choosy(Times):
+        def run(self, taken):
+            raise InputError("the inputs: expected others")
+
+    be(Choosy())
+    for path, body in (("/predict/m", BOTH), ("/v2/models/m/infer", {"inputs": [INPUT]})):
+        found = client.post(path, json=body)
+        assert (found.status_code, found.json) == (422, {"error": "the inputs: expected others"})
 
 
 @pytest.mark.parametrize(

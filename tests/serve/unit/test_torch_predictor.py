@@ -53,6 +53,24 @@ class Texts:
         return [f"{value:.1f}" for (value,) in given.tolist()]
 
 
+class Tokens(torch.nn.Module):
+    example_inputs: ClassVar = [[1, 2]]
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(3, 1)
+
+    def forward(self, rows):
+        return self.table(rows)
+
+
+class Careless(Texts):
+    """Converts without a look at what it gets."""
+
+    def inputs_to_tensors(self, inputs):
+        return torch.tensor([[float(text.count("e"))] for text in inputs])
+
+
 @pytest.fixture
 def connect(tmp_path):
     settings = load_settings({"SERVE_MODEL": "m:M", "SERVE_CHECKPOINTS": "ck"}, tmp_path).find()
@@ -146,3 +164,15 @@ def test_an_example_that_is_no_numbers(connect):
 
     with pytest.raises(ModelError, match="example_inputs"):
         connect(Worded())
+
+
+def test_values_that_the_model_does_not_know(connect):
+    predictor = connect(Tokens())
+    with pytest.raises(InputError, match="expected values that the model knows"):
+        predictor.run(predictor.take([[1, 3]]))
+
+
+@pytest.mark.parametrize("inputs", [[1], [None], 7, {"e": 1, 2: 3}])
+def test_conversions_that_look_at_nothing(connect, inputs):
+    with pytest.raises(InputError, match="the inputs"):
+        connect(Careless()).take(inputs)

@@ -81,6 +81,15 @@ def test_the_file_is_a_tar_of_the_directory_and_python_runs_it(made: Made) -> No
     assert f"{file} has no envtool for this machine: expected one of none at all" in done.stderr
 
 
+def test_python_runs_what_is_larger_than_a_zip_archive_may_be(tmp_path: Path) -> None:
+    path = tmp_path / "large.pyz"
+    with path.open("wb") as file:
+        file.seek(5 << 30)  # a hole, which takes no room on the disk
+        file.write(writing.starter())
+    done = subprocess.run([sys.executable, "-I", str(path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, "usage: python3 large.pyz" in done.stderr) == (2, True), done.stderr
+
+
 def test_twice_the_same_bytes(made: Made) -> None:
     assert made.write("first.pyz").read_bytes() == made.write("second.pyz").read_bytes()
 

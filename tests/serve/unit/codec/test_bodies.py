@@ -234,6 +234,7 @@ def test_tensorflow_serving():
     }
     named = tfserving.parse_predict(b'{"instances": [{"a": 1, "b": {"b64": "aGk="}}, {"a": 2, "b": {"b64": ""}}]}')
     assert named.columns == {"a": [1, 2], "b": [b"hi", b""]}
+    assert tfserving.parse_predict(b'{"inputs": {"\\u0062\\u0036\\u0034": "aGk="}}').columns == {"": b"hi"}
     columns = tfserving.parse_predict(b'{"inputs": {"a": [[1]], "b": [2]}}')
     assert (columns.columns, columns.is_by_row) == ({"a": [[1]], "b": [2]}, False)
     assert json.loads(tfserving.encode_predict({"y": [1], "z": [2]}, columns)) == {"outputs": {"y": [1], "z": [2]}}

@@ -1,0 +1,95 @@
+"""`envtool doctor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from envtool.cli.options import file_option, json_option
+
+if TYPE_CHECKING:
+    from envtool.doctor.facts import Needs
+    from envtool.doctor.finding import Finding
+    from envtool.lockfile import LockedPackage
+
+
+@click.command("doctor", short_help="Find what about this machine would make an environment fail.")
+@file_option
+@click.option("--platform", help="Which platform of the lock. [default: this machine's]")
+@click.option("--offline", is_flag=True, help="Ask nobody: no proxy, no mirror, no clock.")
+@click.option(
+    "--limit", "limit_s", type=click.FloatRange(min=0.1), default=8.0, show_default=True, metavar="SECONDS",
+    help="When to stop waiting for mirrors.",
+)  # fmt: skip
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context, lockfile_path: Path, platform: str | None, offline: bool, limit_s: float, as_json: bool
+) -> None:
+    """Find what about this machine would make an environment fail.
+
+    The driver against the CUDA that the lock is built for, the C library, disks, permissions, file events, locale,
+    certificates, proxies, mirrors, the clock, and settings of conda, pip and Python that reach into an environment.
+    Without a lock only the machine itself is looked at.
+
+    Exit code 1 when something would fail, 0 when there is nothing worse than warnings.
+    """
+    from envtool import report
+    from envtool.doctor.checks import check
+    from envtool.doctor.detect import detect
+    from envtool.doctor.finding import Severity
+    from envtool.mirror_presets import presets
+
+    packages = _packages(lockfile_path, platform)
+    with report.Display() as display, display.task("look at this machine"):
+        urls = [each.url for each in packages]
+        facts = detect(urls, list(presets().values()), None if offline else limit_s)
+    found = check(facts, _needs(packages, facts.virtual_packages))
+    _tell(found, as_json=as_json, lockfile_path=lockfile_path if packages else None)
+    ctx.exit(1 if any(each.severity is Severity.ERROR for each in found) else 0)
+
+
+def _packages(lockfile_path: Path, platform: str | None) -> list[LockedPackage]:
+    from envtool.cli.options import this_platform
+    from envtool.lockfile import read_lockfile
+
+    if not lockfile_path.exists() and lockfile_path == Path("conda-lock.yml"):
+        return []
+    lockfile = read_lockfile(lockfile_path)
+    return [each for each in lockfile.packages if each.platform == (platform or this_platform())]
+
+
+def _needs(packages: list[LockedPackage], detected: Any) -> Needs:
+    from envtool import directories
+    from envtool.archives import require_sha256
+    from envtool.doctor.needs import needs
+    from envtool.facts import look_up
+    from envtool.fetch import Cache, Wanted
+
+    cache = Cache(directories.cache())
+    missing = [
+        each.url for each in packages if not cache.path(Wanted(each.file_name, require_sha256(each), ())).exists()
+    ]
+    known = look_up(packages, is_offline=True)
+    sizes = {url: each.size_bytes for url, each in known.items() if each.size_bytes is not None}
+    return needs(packages, detected, sizes, missing)
+
+
+def _tell(found: list[Finding], *, as_json: bool, lockfile_path: Path | None) -> None:
+    from envtool import report
+    from envtool.doctor.finding import Severity
+
+    counts = {each: sum(one.severity is each for one in found) for each in Severity}
+    if as_json:
+        rows = [
+            {"severity": one.severity.value, "check": one.check, "message": one.message, "hint": one.hint}
+            for one in found
+        ]
+        report.answer_json({"findings": rows, "lockfile": str(lockfile_path) if lockfile_path else None})
+        return
+    for one in found:
+        report.answer(f"{one.severity.value:8} {one.check:13} {one.message}\n{'':22} hint: {one.hint}")
+    against = f"against {lockfile_path}" if lockfile_path else "without a lock"
+    report.say(", ".join(f"{count} {each.value}s" for each, count in counts.items()) + f", {against}")

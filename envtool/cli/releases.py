@@ -1,0 +1,149 @@
+"""`envtool deploy apply`, `rollback` and `status`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from envtool.cli.options import file_option, json_option, this_platform
+
+if TYPE_CHECKING:
+    from envtool.deploy.apply import Outcome
+
+root_argument = click.argument("root", type=click.Path(path_type=Path, file_okay=False))
+health_option = click.option(
+    "--health",
+    default="/readyz",
+    show_default=True,
+    metavar="PATH",
+    help="What is asked to see whether a server is well.",
+)
+limit_option = click.option(
+    "--timeout", "limit_s", type=click.FloatRange(min=1), default=120.0, show_default=True, metavar="SECONDS",
+    help="How long a release has until it is well.",
+)  # fmt: skip
+
+
+@click.command()
+@root_argument
+@file_option
+@click.option("--platform", help="Which platform of the lock. [default: this machine's]")
+@click.option(
+    "--category", "categories", multiple=True, default=("main",), show_default=True,
+    help="Install this category. Repeatable.",
+)  # fmt: skip
+@click.option("--keep", type=click.IntRange(min=1), default=3, show_default=True, help="How many releases to keep.")
+@click.option("--app", default="serve.wsgi:app", show_default=True, help="The WSGI application, for the first apply.")
+@health_option
+@limit_option
+@click.option("--offline", is_flag=True, help="Take everything from the cache; name what is not there.")
+@json_option
+def apply(
+    root: Path,
+    lockfile_path: Path,
+    platform: str | None,
+    categories: tuple[str, ...],
+    keep: int,
+    app: str,
+    health: str,
+    limit_s: float,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Bring the service in the directory ROOT to a lock, without losing a request.
+
+    The environment is made and verified; one worker of it is started on a socket of its own and asked whether it is
+    well; then `current` is switched and gunicorn hands over: the new master takes requests before the old one ends.
+    When anything fails, what served before serves on. Nothing is done when the lock is served already. An apply that
+    was stopped, however, is settled by the next one.
+
+    Run it as the user that the service runs as. A server that does not run is not started: that is systemd's part.
+
+    \b
+    Examples:
+      envtool deploy apply /srv/envserve
+      envtool deploy apply /srv/envserve -f conda-lock.yml --keep 5
+    """
+    from envtool import directories, report
+    from envtool.deploy.apply import Wishes
+    from envtool.deploy.apply import apply as carry_out
+    from envtool.deploy.root import Root
+    from envtool.fetch import Cache
+    from envtool.lockfile import read_lockfile
+    from envtool.request import Request
+
+    lockfile = read_lockfile(lockfile_path)
+    words = shlex.join(["envtool", *sys.argv[1:]])
+    request = Request(lockfile, platform or this_platform(), categories, words, is_offline=offline)
+    wishes = Wishes(app, health, limit_s, keep)
+    place = Root(root)
+    with report.Display() as display:
+        outcome = carry_out(place, request, wishes, Cache(directories.cache()), display)
+    _tell(place.path, outcome, as_json=as_json)
+
+
+@click.command()
+@root_argument
+@click.option(
+    "--to", "env_digest", metavar="DIGEST", help="The release, or its beginning.  [default: the one before the current]"
+)
+@health_option
+@limit_option
+@json_option
+def rollback(root: Path, env_digest: str | None, health: str, limit_s: float, as_json: bool) -> None:
+    """Bring the service in the directory ROOT back to an earlier release, without losing a request."""
+    from envtool import report
+    from envtool.deploy.apply import Wishes, roll_back
+    from envtool.deploy.root import Root
+
+    place = Root(root)
+    with report.Display() as display:
+        outcome = roll_back(place, env_digest, Wishes(health=health, limit_s=limit_s), display)
+    _tell(place.path, outcome, as_json=as_json)
+
+
+@click.command()
+@root_argument
+@health_option
+@json_option
+@click.pass_context
+def status(ctx: click.Context, root: Path, health: str, as_json: bool) -> None:
+    """Show the releases in ROOT and what runs; exit code 1 unless the current release serves and is well."""
+    from envtool import report
+    from envtool.deploy.root import Root
+    from envtool.deploy.status import look
+
+    found = look(Root(root), health)
+    if as_json:
+        report.answer_json({**asdict(found), "is_well": found.trouble is None})
+    else:
+        for each in found.releases:
+            mark = "*" if each.env_digest == found.current else " "
+            report.answer(f"{mark} {each.env_digest}  made {each.made}  {each.package_count} packages")
+        for process in found.running:
+            where = ", ".join(process.listeners)
+            report.answer(
+                f"master {process.pid} serves {process.env_digest[:12]} at {where}, {process.workers} workers"
+            )
+        report.say(found.trouble or "the current release serves and is well")
+    ctx.exit(0 if found.trouble is None else 1)
+
+
+def _tell(root: Path, outcome: Outcome, *, as_json: bool) -> None:
+    from envtool import report
+
+    if as_json:
+        said = {"changed": outcome.is_changed, "serving": outcome.is_serving}
+        report.answer_json({"env_digest": outcome.env_digest, "previous": outcome.previous, **said})
+    elif not outcome.is_changed:
+        report.say(f"nothing to do: release {outcome.env_digest} is current already")
+    else:
+        before = f", before it {outcome.previous}" if outcome.previous else ""
+        report.say(f"release {outcome.env_digest} is current{before}")
+    if not outcome.is_serving:
+        report.say(f"nothing serves it yet: systemctl start it, or run {root}/start")

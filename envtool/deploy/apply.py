@@ -1,0 +1,198 @@
+"""Bring a service to a lock: make the release, try it out, hand over to it, return to the last one when it fails."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from envtool import environments
+from envtool.create import create
+from envtool.deploy import handover, masters
+from envtool.deploy.kinds import find_kind
+from envtool.deploy.root import Release, Root, lock_id
+from envtool.deploy.trial import try_out
+from envtool.errors import DeployError
+from envtool.fetch import Cache
+from envtool.files import write_atomically
+from envtool.link import activation_script
+from envtool.prefix import Prefix, State
+from envtool.render import render
+from envtool.report import Display, say
+from envtool.request import Request
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How a release is to be put in place.
+
+    Args:
+        app: The WSGI application, for a start script that has to be written.
+        health: The path that is asked.
+        limit_s: Seconds that a release has until it is well.
+        keep: How many releases are kept.
+    """
+
+    app: str = "serve.wsgi:app"
+    health: str = "/readyz"
+    limit_s: float = 120.0
+    keep: int = 3
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done.
+
+    Args:
+        env_digest: The release that is current.
+        previous: The one that was current before; None when there was none.
+        is_changed: Whether anything was changed.
+        is_serving: Whether a server runs and serves it.
+    """
+
+    env_digest: str
+    previous: str | None
+    is_changed: bool
+    is_serving: bool
+
+
+def apply(root: Root, request: Request, wishes: Wishes, cache: Cache, display: Display) -> Outcome:
+    """Bring a service to a lock.
+
+    Args:
+        root: The directory of the service.
+        request: The environment that is to be served.
+        wishes: How.
+        cache: Where proven archives and wheels are kept.
+        display: Where progress is shown.
+
+    Raises:
+        DeployError: The release is not well; what served before serves.
+    """
+    with root.locked():
+        handover.settle(root)
+        _write_scripts(root, wishes)
+        release = _make(root, request, cache, display)
+        outcome = _put_in_place(root, release.env_digest, wishes, display)
+        if outcome.is_changed or release.env_digest not in root.order():
+            root.note_applied(release.env_digest, outcome.previous)
+        _clean(root, wishes.keep)
+        return outcome
+
+
+def roll_back(root: Root, env_digest: str | None, wishes: Wishes, display: Display) -> Outcome:
+    """Bring a service back to a release that it had.
+
+    Args:
+        root: The directory of the service.
+        env_digest: Which, or its beginning; the one that was applied before the current one when None.
+        wishes: How.
+        display: Where progress is shown.
+
+    Raises:
+        DeployError: There is no such release, or it is not well.
+    """
+    with root.locked():
+        handover.settle(root)
+        return _put_in_place(root, _earlier(root, env_digest), wishes, display)
+
+
+def _earlier(root: Root, wanted: str | None) -> str:
+    known = [each for each in root.releases() if each in root.order()]
+    if wanted is not None:
+        found = [each for each in known if each.startswith(wanted)]
+        if len(found) != 1:
+            what = "several releases begin" if found else "no release begins"
+            raise DeployError(f"{what} with {wanted}", f"there are: {', '.join(known) or 'none'}")
+        return found[0]
+    current = root.current()
+    position = known.index(current) if current in known else 0
+    if position == 0:
+        raise DeployError("there is no release before the current one", "envtool deploy status shows them")
+    return known[position - 1]
+
+
+def _write_scripts(root: Root, wishes: Wishes) -> None:
+    # Once: from then on they are the user's, who may have changed them.
+    for name, path in (("gunicorn", root.start), ("gunicorn-conf", root.path / "gunicorn.conf.py")):
+        if path.exists():
+            continue
+        template = find_kind(name).template
+        values = {"root": str(root.path), "app": wishes.app}
+        write_atomically(path, render(template, {each.name: values[each.name] for each in template.variables}))
+        if path == root.start:
+            path.chmod(0o755)
+
+
+def _make(root: Root, request: Request, cache: Cache, display: Display) -> Release:
+    packages = request.packages()
+    name = lock_id(request.platform, packages)
+    needed = {root.current(), *(each.env_digest for each in masters.masters(root.run))}
+    # What is being served is not touched.
+    served = [each for each in root.releases().values() if each.env_digest in needed]
+    known = next((each for each in served if each.lock_id == name), None)
+    if known is not None:
+        return known
+    prefix = Prefix(root.environments / name)
+    receipt = create(replace(request, repairs=True, is_listed=False), prefix, cache, display).receipt
+    known = next((each for each in served if each.env_digest == receipt.env_digest), None)
+    if known is not None:
+        return known  # another lock with the same files, as of archives that were packed anew
+    made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    release = Release(receipt.env_digest, name, len(packages), made)
+    root.add(release, activation_script(prefix.path, "bash", is_kept=True) + "\n")
+    return release
+
+
+def _put_in_place(root: Root, env_digest: str, wishes: Wishes, display: Display) -> Outcome:
+    previous = root.current()
+    running = masters.masters(root.run)
+    if previous == env_digest and all(each.env_digest == env_digest for each in running):
+        return Outcome(env_digest, previous, is_changed=False, is_serving=bool(running))
+    serving = running[-1] if running else None
+    with display.task(f"try release {env_digest[:12]} out"):
+        try_out(root, env_digest, serving, wishes.limit_s, wishes.health)
+    if serving is None:
+        root.set_current(env_digest)
+        return Outcome(env_digest, previous, is_changed=True, is_serving=False)
+    with display.task(f"hand over to release {env_digest[:12]}"):
+        _hand_over(root, serving, env_digest, wishes)
+    return Outcome(env_digest, previous, is_changed=True, is_serving=True)
+
+
+def _hand_over(root: Root, serving: masters.Master, env_digest: str, wishes: Wishes) -> None:
+    handover.hand_over(root, serving, env_digest, wishes.limit_s)
+    trouble = handover.check(root, wishes.health)
+    if trouble is None:
+        return
+    say(f"release {env_digest} serves, but is not well: {trouble}; returning to {serving.env_digest}")
+    newcomer = masters.masters(root.run)
+    if newcomer:
+        handover.hand_over(root, newcomer[-1], serving.env_digest, wishes.limit_s)
+    else:
+        root.set_current(serving.env_digest)
+    raise DeployError(
+        f"release {env_digest} was well when it was tried out and is not when it serves: {trouble}",
+        f"release {serving.env_digest} is current again; the log of the service says more",
+    )
+
+
+def _clean(root: Root, keep: int) -> None:
+    known = root.releases()
+    needed = {root.current(), *(each.env_digest for each in masters.masters(root.run)), *list(known)[-keep:]}
+    for env_digest in known.keys() - needed:
+        root.forget(env_digest)
+    used = {each.lock_id for each in root.releases().values()}
+    for directory in root.environments.iterdir():
+        if directory.name not in used:
+            _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    # Also what a create that was killed left behind; what is not ours stays.
+    prefix = Prefix(directory)
+    if prefix.state() in (State.WHOLE, State.INCOMPLETE):
+        environments.remove(prefix)
+    elif prefix.state() is State.EMPTY:
+        shutil.rmtree(directory)

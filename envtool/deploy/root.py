@@ -1,0 +1,170 @@
+"""The directory of a service: its releases, which of them is current, and the notes of what was done.
+
+    <root>/start, gunicorn.conf.py     written once from templates, then the user's
+    <root>/app/, checkpoints/, store/  settings and model code, what the trainer publishes, what the server keeps
+    <root>/envs/<lock id>/             environments; their paths are written into their files
+    <root>/releases/<env digest>/      env -> ../../envs/<lock id>, activate.sh, release.json (written last)
+    <root>/current                     -> releases/<env digest>
+    <root>/releases.json               the env digests in the order in which they were applied
+    <root>/run/                        what processes tell each other; empty after a restart of the machine is fine
+
+Out of scope: what to do with it (`envtool.deploy.apply`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from envtool.errors import DeployError
+from envtool.files import sync_directory, write_atomically
+from envtool.lockfile import LockedPackage
+from envtool.report import say
+
+_RELEASE = "release.json"
+_ID_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class Release:
+    """One environment that can be served.
+
+    Args:
+        env_digest: Its env digest, which is its name.
+        lock_id: The name of its directory under envs/, which follows from the lock.
+        package_count: How many packages it has.
+        made: When it was made, as `2026-11-22T15:00:00Z`.
+    """
+
+    env_digest: str
+    lock_id: str
+    package_count: int
+    made: str
+
+
+class Root:
+    """The directory of a service.
+
+    Args:
+        path: Where it is; made absolute, links resolved.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser().resolve()
+        self.start = self.path / "start"
+        self.run = self.path / "run"
+        self.trial = self.run / "trial"
+        self.environments = self.path / "envs"
+        self._releases = self.path / "releases"
+        self._current = self.path / "current"
+        self._order = self.path / "releases.json"
+
+    def lay_out(self) -> None:
+        """Make the directories that are missing."""
+        for each in (self.run, self.environments, self._releases):
+            each.mkdir(parents=True, exist_ok=True)
+        for name in ("app", "checkpoints", "store"):
+            (self.path / name).mkdir(exist_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory alone; a second process waits and says so.
+
+        Raises:
+            DeployError: The directory cannot be written.
+        """
+        from filelock import FileLock, Timeout
+
+        try:
+            self.lay_out()
+            lock = FileLock(self.run / ".deploy.lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                say(f"another envtool is changing {self.path}; waiting for it")
+                lock.acquire()
+        except OSError as error:
+            hint = "run this as the user that owns the directory, which is the service's own"
+            raise DeployError(f"{error.filename or self.path} cannot be written: {error.strerror}", hint) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def releases(self) -> dict[str, Release]:
+        """The whole releases by env digest, in the order in which they were applied; first those that never were."""
+        found = {each.parent.name: each for each in self._releases.glob(f"*/{_RELEASE}")}
+        applied = [each for each in self.order() if each in found]
+        order = [*sorted(found.keys() - set(applied)), *applied]
+        return {each: Release(**json.loads(found[each].read_bytes())) for each in order}
+
+    def directory(self, env_digest: str) -> Path:
+        """Where a release is."""
+        return self._releases / env_digest
+
+    def current(self) -> str | None:
+        """The env digest of the current release; None before the first."""
+        try:
+            return self._current.readlink().name
+        except FileNotFoundError:
+            return None
+
+    def set_current(self, env_digest: str | None) -> None:
+        """Make a release the current one: a reader sees the old one or the new one, through any crash."""
+        if env_digest is None:
+            self._current.unlink(missing_ok=True)
+        elif env_digest != self.current():
+            temporary = self.path / ".current.tmp"
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(Path("releases") / env_digest)
+            temporary.replace(self._current)
+        sync_directory(self.path)
+
+    def order(self) -> list[str]:
+        """The env digests in the order in which they were applied, the newest last."""
+        return list(json.loads(self._order.read_bytes())) if self._order.exists() else []
+
+    def note_applied(self, env_digest: str, previous: str | None) -> None:
+        """Put a release at the end of the order, right after the one that it replaced.
+
+        What came after that one was rolled back from: nobody wants to return to it, so it goes to the front.
+
+        Args:
+            env_digest: The release.
+            previous: The one that was current before it.
+        """
+        order = [each for each in self.order() if each != env_digest]
+        end = order.index(previous) + 1 if previous in order else len(order)
+        write_atomically(self._order, json.dumps([*order[end:], *order[:end], env_digest], indent=1) + "\n")
+
+    def add(self, release: Release, activation: str) -> None:
+        """Make an environment a release.
+
+        Args:
+            release: What it is.
+            activation: What a shell has to evaluate to activate it.
+        """
+        directory = self.directory(release.env_digest)
+        directory.mkdir(exist_ok=True)
+        link = directory / "env"
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path("../../envs") / release.lock_id)
+        write_atomically(directory / "activate.sh", activation)
+        write_atomically(directory / _RELEASE, json.dumps(asdict(release), indent=1) + "\n")
+
+    def forget(self, env_digest: str) -> None:
+        """Remove a release, not its environment; one that is removed half way is no release any more."""
+        directory = self.directory(env_digest)
+        (directory / _RELEASE).unlink(missing_ok=True)
+        shutil.rmtree(directory)
+
+
+def lock_id(platform: str, packages: Sequence[LockedPackage]) -> str:
+    """A name for what a lock says for one platform: it follows from the packages and their hashes alone."""
+    lines = sorted(f"{each.manager} {each.name} {each.version} {each.sha256}" for each in packages)
+    return hashlib.sha256("\n".join([platform, *lines]).encode()).hexdigest()[:_ID_LENGTH]

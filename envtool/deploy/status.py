@@ -1,0 +1,70 @@
+"""How a service is: what is current, what runs, whether it answers. Nothing is changed by looking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from envtool.deploy import handover, masters
+from envtool.deploy.root import Release, Root
+
+
+@dataclass(frozen=True)
+class Running:
+    """A master that runs.
+
+    Args:
+        pid: Its number.
+        env_digest: The release that it serves.
+        workers: How many of its workers take requests.
+        listeners: Where it listens.
+    """
+
+    pid: int
+    env_digest: str
+    workers: int
+    listeners: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a service is.
+
+    Args:
+        current: The env digest that is current; None before the first release.
+        releases: The releases, in the order in which they were applied.
+        running: The masters that run; two while one replaces the other.
+        trouble: What is wrong; None when the current release serves and is well.
+    """
+
+    current: str | None
+    releases: tuple[Release, ...]
+    running: tuple[Running, ...]
+    trouble: str | None
+
+
+def look(root: Root, path: str) -> Status:
+    """Look at a service.
+
+    Args:
+        root: Its directory.
+        path: What is asked to see whether it is well.
+    """
+    found = []
+    for each in masters.masters(root.run):
+        word = masters.word_of(root.run, each.pid)
+        ready = masters.ready_workers(root.run, each.pid)
+        found.append(Running(each.pid, each.env_digest, ready, word.listeners if word else ()))
+    current = root.current()
+    return Status(current, tuple(root.releases().values()), tuple(found), _trouble(root, current, found, path))
+
+
+def _trouble(root: Root, current: str | None, running: list[Running], path: str) -> str | None:
+    if current is None:
+        return "there is no release yet"
+    if not running:
+        return "nothing runs"
+    if len(running) > 1:
+        return "a hand-over is going on, or was broken off; the next apply settles it"
+    if running[0].env_digest != current:
+        return f"release {running[0].env_digest} runs, which is not the current one"
+    return handover.check(root, path)

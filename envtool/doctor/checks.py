@@ -1,0 +1,182 @@
+"""The checks: each a function of facts and needs that says what it found. Nothing here looks at the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from envtool.doctor.facts import Facts, Needs, Place
+from envtool.doctor.finding import Finding, Severity
+from envtool.doctor.nvidia import Fit, driver_for, fit, least_driver_for
+from envtool.doctor.surroundings import check_conda, check_python
+from envtool.prefix import LONGEST_PATH_BYTES
+from envtool.report import size
+
+_ERROR, _WARNING, _NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
+# What archives come to once they are unpacked, and the cache keeps them as well.
+_UNPACKED = 4
+_FEW_FILES = 200_000
+_FEW_INSTANCES = 16
+_FEW_WATCHES = 8192
+_SKEW_S, _BAD_SKEW_S = 60, 300
+_NAME_BYTES = 20
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
+
+
+def check(facts: Facts, needs: Needs) -> list[Finding]:
+    """Everything that is found, the worst first.
+
+    Args:
+        facts: What is known of the machine.
+        needs: What the lock needs.
+    """
+    found = [
+        *_virtual_packages(needs), *_driver(facts, needs), *_glibc(facts, needs), *_places(facts, needs),
+        *_inotify(facts), *_locale(facts), *_certificates(facts), *_proxies(facts), *_reach(facts, needs),
+        *_clock(facts), *check_conda(facts), *check_python(facts),
+    ]  # fmt: skip
+    return sorted(found, key=lambda each: list(Severity).index(each.severity))
+
+
+def _virtual_packages(needs: Needs) -> Iterator[Finding]:
+    for name, sentence in needs.lacks:
+        hint = "install what is missing, or declare what this machine has in environment.yml and lock again"
+        yield Finding(_ERROR, name.strip("_"), sentence, hint)
+
+
+def _driver(facts: Facts, needs: Needs) -> Iterator[Finding]:
+    cuda, driver = needs.cuda, facts.gpu.driver
+    if cuda is None:
+        return
+    if driver is None:
+        what = "has a GPU and no NVIDIA driver" if facts.gpu.has_device else "has no NVIDIA driver"
+        hint = f"install driver {driver_for(cuda)} or newer; without one everything runs on the CPU"
+        yield Finding(_WARNING, "driver", f"the lock is built for CUDA {cuda}, and this machine {what}", hint)
+        return
+    verdict = fit(cuda, driver)
+    if verdict is Fit.TOO_OLD:
+        message = f"CUDA {cuda} needs driver {least_driver_for(cuda)} or newer; this machine has {driver}"
+        yield Finding(_ERROR, "driver", message, "install a newer driver, or lock for an older CUDA")
+    elif verdict is Fit.LIMITED:
+        message = f"CUDA {cuda} runs on driver {driver}, but code made at run time (PTX, torch.compile) may not"
+        yield Finding(_WARNING, "driver", message, f"install driver {driver_for(cuda)} or newer")
+
+
+def _glibc(facts: Facts, needs: Needs) -> Iterator[Finding]:
+    has = facts.virtual_packages.get("__glibc", "").split(" ")[0]
+    if needs.glibc and has and _numbers(has) < _numbers(needs.glibc):
+        message = f"a wheel of the lock needs glibc {needs.glibc}; this machine has {has}"
+        yield Finding(_ERROR, "glibc", message, "use a newer Linux, or declare this glibc and lock again")
+
+
+def _places(facts: Facts, needs: Needs) -> Iterator[Finding]:
+    for place in facts.places:
+        if not place.is_writable:
+            message = f"{place.path} ({place.role}) cannot be written"
+            yield Finding(_ERROR, "permissions", message, "make it yours, or set ENVTOOL_HOME or ENVTOOL_CACHE_DIR")
+        elif place.mode is not None and place.mode & 0o002:
+            message = f"{place.path} ({place.role}) can be written by everybody: they decide what runs"
+            yield Finding(_WARNING, "permissions", message, f"chmod o-w {place.path}; share it with a group instead")
+        yield from _room(place, needs)
+        if place.role == "environments":
+            yield from _path(place)
+
+
+def _room(place: Place, needs: Needs) -> Iterator[Finding]:
+    wanted = needs.missing_bytes * (1 if place.role == "cache" else _UNPACKED)
+    if wanted > place.free_bytes:
+        severity = _ERROR if place.role == "cache" else _WARNING
+        message = f"{place.path} ({place.role}): about {size(wanted)} are needed, {size(place.free_bytes)} are free"
+        yield Finding(severity, "disk", message, "make room, or choose another disk")
+    if place.free_files is not None and place.free_files < _FEW_FILES:
+        message = f"{place.path} ({place.role}): its disk takes {place.free_files} more files, however small"
+        yield Finding(_WARNING, "disk", message, "an environment with torch has about 50000; remove old ones")
+
+
+def _path(place: Place) -> Iterator[Finding]:
+    path = str(place.path)
+    if any(each.isspace() for each in path):
+        message = f"{path} has a space in it, which the first line of a script cannot have"
+        yield Finding(_ERROR, "path", message, "set ENVTOOL_HOME to another directory")
+    elif len(path.encode()) + _NAME_BYTES > LONGEST_PATH_BYTES:
+        message = f"{path} is so long that little is left for the name of an environment"
+        yield Finding(_WARNING, "path", message, "set ENVTOOL_HOME to a shorter path")
+
+
+def _inotify(facts: Facts) -> Iterator[Finding]:
+    limits = facts.inotify
+    if limits is None:
+        return
+    left = limits.max_instances - limits.used_instances
+    hint = "sysctl fs.inotify.max_user_instances=1024 fs.inotify.max_user_watches=524288; serve polls without them"
+    if left < _FEW_INSTANCES:
+        message = f"{left} of {limits.max_instances} watchers of files are left; serve takes one for each worker"
+        yield Finding(_WARNING, "inotify", message, hint)
+    if limits.max_watches < _FEW_WATCHES:
+        yield Finding(_WARNING, "inotify", f"only {limits.max_watches} directories can be watched", hint)
+
+
+def _locale(facts: Facts) -> Iterator[Finding]:
+    hint = "export LC_ALL=C.UTF-8"
+    if facts.encoding.lower().replace("-", "") != "utf8":
+        message = f"file names are read as {facts.encoding}; packages have names in UTF-8"
+        yield Finding(_ERROR, "locale", message, hint)
+    if not facts.has_locale:
+        asked = facts.environ.get("LC_ALL") or facts.environ.get("LANG") or ""
+        yield Finding(_WARNING, "locale", f"the locale {asked!r} is not there", hint)
+
+
+def _certificates(facts: Facts) -> Iterator[Finding]:
+    for name in _CERTIFICATES:
+        path = facts.environ.get(name)
+        if path and not facts.files.get(path, True):
+            message = f"{name} names {path}, which is not there: every https connection fails"
+            yield Finding(_ERROR, "certificates", message, f"unset {name}, or install the certificates there")
+
+
+def _proxies(facts: Facts) -> Iterator[Finding]:
+    for name, trouble in facts.proxies.items():
+        if trouble is not None:
+            message = f"the proxy of {name} cannot be used: {trouble}"
+            yield Finding(_ERROR, "proxy", message, f"correct {name}, or unset it; it is a URL: http://host:port")
+    for name in ("http_proxy", "https_proxy", "no_proxy"):
+        low, high = facts.environ.get(name), facts.environ.get(name.upper())
+        if low and high and low != high:
+            message = f"{name} and {name.upper()} differ; programs do not agree on which of them counts"
+            yield Finding(_WARNING, "proxy", message, f"set both to the same, or unset {name.upper()}")
+    exceptions = facts.environ.get("no_proxy") or facts.environ.get("NO_PROXY") or ""
+    is_local = {"*", "127.0.0.1", "localhost"} & {each.strip() for each in exceptions.split(",")}
+    if facts.proxies and not is_local:
+        message = "no_proxy has no 127.0.0.1: requests to this machine's own servers go to the proxy"
+        yield Finding(_WARNING, "proxy", message, "export no_proxy=localhost,127.0.0.1")
+
+
+def _reach(facts: Facts, needs: Needs) -> Iterator[Finding]:
+    for each in facts.reach or ():
+        if each.answering:
+            continue
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in each.reasons.items())
+        message = f"{each.channel} cannot be had from any of {each.places} places ({reasons})"
+        if needs.is_cached:
+            hint = "envtool create takes everything from the cache; locking anew would fail"
+            yield Finding(_WARNING, "network", message, hint)
+        else:
+            hint = "envtool mirror list shows mirrors, envtool mirror use takes one; or carry a bundle to this machine"
+            yield Finding(_ERROR, "network", message, hint)
+
+
+def _clock(facts: Facts) -> Iterator[Finding]:
+    clock = facts.clock
+    if clock is None or abs(clock.skew_s) < _SKEW_S:
+        return
+    way = "ahead of" if clock.skew_s > 0 else "behind"
+    message = (
+        f"this machine's clock is {abs(clock.skew_s):.0f} s {way} that of {urlsplit(clock.host).netloc or clock.host}"
+    )
+    severity = _ERROR if abs(clock.skew_s) >= _BAD_SKEW_S else _WARNING
+    hint = "timedatectl set-ntp true; certificates, signatures and tokens are valid at certain times only"
+    yield Finding(severity, "clock", message, hint)
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(each) for each in version.split(".") if each.isdigit()]

@@ -1,0 +1,172 @@
+"""Looks at the machine: the facts that the checks decide on. Every look may fail; then the fact is not known."""
+
+from __future__ import annotations
+
+import contextlib
+import locale
+import os
+import re
+import shutil
+import socket
+import stat
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from envtool import condarc, directories, link, network, probe
+from envtool.doctor.facts import Clock, Conda, Facts, Gpu, Inotify, Place, Reach
+from envtool.document import Document
+from envtool.errors import EnvtoolError
+from envtool.mirror_presets import Preset
+from envtool.patience import Patience
+
+_PROC = Path("/proc")
+_DRIVER = re.compile(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+_CONNECT_S = 5.0
+
+
+def detect(urls: Sequence[str], presets: Sequence[Preset], limit_s: float | None) -> Facts:
+    """Everything that can be known of this machine.
+
+    Args:
+        urls: The canonical URLs of the lock.
+        presets: The mirrors that are known.
+        limit_s: Seconds that the network has to answer; None when it is not to be asked.
+    """
+    environ = dict(os.environ)
+    is_asked = limit_s is not None
+    return Facts(
+        environ=environ,
+        virtual_packages=link.detect_virtual_packages(),
+        gpu=_gpu(),
+        places=(_place(directories.cache(), "cache"), _place(directories.home() / "envs", "environments")),
+        inotify=_inotify(),
+        encoding=sys.getfilesystemencoding(),
+        has_locale=_has_locale(),
+        files={value: Path(value).exists() for value in environ.values() if value.startswith("/")},
+        proxies=_proxies(environ) if is_asked else {},
+        reach=_reach(urls, presets, limit_s) if limit_s is not None else None,
+        clock=_clock(urls, limit_s) if limit_s is not None else None,
+        condarc=_condarc(),
+        user_packages=tuple(sorted((Path.home() / ".local/lib").glob("python3*/site-packages"))),
+    )
+
+
+def read_driver(text: str) -> str | None:
+    """The version of the driver from the text of /proc/driver/nvidia/version."""
+    found = _DRIVER.search(text.partition("\n")[0] + " ")
+    return found[1] if found else None
+
+
+def skew_of(date: str, now_s: float) -> float | None:
+    """How many seconds this machine is ahead of a server, from the server's Date header; None when it is no date."""
+    try:
+        return now_s - parsedate_to_datetime(date).timestamp()
+    except (TypeError, ValueError):
+        return None
+
+
+def _gpu() -> Gpu:
+    text = ""
+    with contextlib.suppress(OSError):
+        text = (_PROC / "driver/nvidia/version").read_text()
+    return Gpu(any(Path("/dev").glob("nvidia[0-9]*")), read_driver(text))
+
+
+def _place(path: Path, role: str) -> Place:
+    there = path
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    system = os.statvfs(there)
+    # Some file systems (btrfs) make room for files as they go, and say 0 of 0.
+    free_files = system.f_favail if system.f_files else None
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
+    return Place(path, role, os.access(there, os.W_OK | os.X_OK), mode, shutil.disk_usage(there).free, free_files)
+
+
+def _inotify() -> Inotify | None:
+    limits = _PROC / "sys/fs/inotify"
+    try:
+        instances = int((limits / "max_user_instances").read_text())
+        watches = int((limits / "max_user_watches").read_text())
+    except (OSError, ValueError):
+        return None
+    return Inotify(instances, watches, _used_instances())
+
+
+def _used_instances() -> int:
+    count = 0
+    for process in _PROC.glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if process.stat().st_uid == os.getuid():
+                for each in (process / "fd").iterdir():
+                    with contextlib.suppress(OSError):
+                        count += str(each.readlink()) == "anon_inode:inotify"
+    return count
+
+
+def _has_locale() -> bool:
+    try:
+        locale.setlocale(locale.LC_ALL, "")
+        return True
+    except locale.Error:
+        return False
+
+
+def _proxies(environ: Mapping[str, str]) -> dict[str, str | None]:
+    names = [name for each in _PROXIES for name in (each, each.upper())]
+    return {name: _trouble_with(environ[name]) for name in names if environ.get(name)}
+
+
+def _trouble_with(proxy: str) -> str | None:
+    try:
+        parts = urlsplit(proxy)
+        host, port = parts.hostname, parts.port or 80
+    except ValueError as error:
+        return str(error)
+    if parts.scheme not in ("http", "https", "socks5", "socks5h") or not host:
+        return "it is no URL"
+    try:
+        socket.create_connection((host, port), _CONNECT_S).close()
+    except OSError as error:
+        return f"{host}:{port}: {error.strerror or error}"
+    return None
+
+
+def _reach(urls: Sequence[str], presets: Sequence[Preset], limit_s: float) -> tuple[Reach, ...]:
+    places = probe.candidates(urls, presets)
+    found = []
+    for channel, readings in probe.by_channel(probe.measure(places, limit_s)).items():
+        answering = tuple(each.name for each in readings if each.estimate_s is not None)
+        reasons = {each.name: each.reason or "nothing came" for each in readings if each.estimate_s is None}
+        found.append(Reach(network.without_credentials(channel), len(readings), answering, reasons))
+    return tuple(found)
+
+
+def _clock(urls: Sequence[str], limit_s: float) -> Clock | None:
+    hosts = dict.fromkeys(
+        f"{parts.scheme}://{parts.netloc}/" for parts in map(urlsplit, urls) if parts.scheme in ("http", "https")
+    )
+    patience = Patience(connect_timeout_s=limit_s / 2, read_timeout_s=limit_s / 2)
+    for host in hosts:
+        with contextlib.suppress(EnvtoolError):
+            date = network.date(host, patience)
+            skew_s = skew_of(date, time.time()) if date else None
+            if skew_s is not None:
+                return Clock(network.without_credentials(host), skew_s)
+    return None
+
+
+def _condarc() -> tuple[Conda, ...]:
+    places = [Path("/etc/conda/.condarc"), condarc.location()]
+    found = []
+    for path in dict.fromkeys(places):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            document = Document(str(path), path.read_text(encoding="utf-8"))
+            keys = {key: str(value.data) for key, value in document.mapping(document.root, "the file").items()}
+            found.append(Conda(path, keys))
+    return tuple(found)

@@ -1,0 +1,183 @@
+"""Releases that replace each other under real gunicorn, while clients ask without a pause."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from envtool.deploy import masters
+from tests.functional.deploy.serving import Load, Service, release, wait_for
+from tests.functional.prefix.conftest import User
+
+
+@pytest.fixture
+def service(user: User) -> Iterator[Service]:
+    found = Service(user)
+    yield found
+    found.end()
+
+
+def replace_releases(service: Service, count: int) -> Load:
+    """Apply some releases, each after the one before it was seen."""
+    service.apply("r0")
+    with Load(service.start()) as load:
+        load.wait_for("r0")
+        for number in range(1, count + 1):
+            assert service.apply(f"r{number}")["changed"]
+            # Nobody hears of the old release any more.
+            before = load.answers[f"r{number - 1}"]
+            load.wait_for(f"r{number}")
+            assert load.answers[f"r{number - 1}"] == before
+    assert load.failures == []
+    assert list(load.answers) == [f"r{number}" for number in range(count + 1)]
+    return load
+
+
+def test_no_request_is_lost_and_no_answer_mixes_two_releases(service: Service) -> None:
+    replace_releases(service, 2)
+    found = service.status()
+    assert found["is_well"]
+    assert [each["env_digest"] == found["current"] for each in found["releases"]] == [False, False, True]
+    assert [each["workers"] for each in found["running"]] == [2]
+
+
+@pytest.mark.nightly
+def test_no_request_is_lost_over_ten_releases(service: Service) -> None:
+    replace_releases(service, 10)
+    assert len(service.status()["releases"]) == 3
+    assert len(list((service.root / "envs").iterdir())) == 3
+
+
+def test_what_fails_is_not_seen_by_anybody(service: Service) -> None:
+    first = service.apply("r0")["env_digest"]
+    with Load(service.start()) as load:
+        second = service.apply("r1", options=("--keep", "1"))["env_digest"]
+        assert [each["env_digest"] for each in service.status()["releases"]] == [second]
+        # Packed anew: another hash, another lock, the same files.
+        assert service.apply("r1") == {"changed": False, "env_digest": second, "previous": second, "serving": True}
+        # It ends when it starts.
+        error = service.apply("r2", "broken", code=3)["error"]
+        assert "this release is broken" in error
+        assert "hint: nothing was changed" in error
+        # It is well when it is tried out, and ill when it serves.
+        error = service.apply("r3", "ill", code=3)["error"]
+        assert f"hint: release {second} is current again" in error
+        assert service.status()["current"] == second != first
+        load.wait_for("r1")
+    assert set(load.answers) == {"r0", "r1", "r3"}
+    assert load.failures == []
+
+
+def test_rolling_back_goes_to_what_served_before(service: Service) -> None:
+    digests = [service.apply(word)["env_digest"] for word in ("r0", "r1", "r2")]
+    service.start()
+    said = json.loads(service.envtool("rollback", service.root, "--json")[0])
+    assert (said["env_digest"], said["previous"]) == (digests[1], digests[2])
+    assert service.status()["running"][0]["env_digest"] == digests[1]
+    # What was rolled back from is not what the next release would go back to.
+    third = service.apply("r3")["env_digest"]
+    assert [each["env_digest"] for each in service.status()["releases"]] == [digests[0], digests[1], third][-3:]
+    service.envtool("rollback", service.root, "--to", digests[0][:10])
+    assert service.status()["current"] == digests[0]
+    assert "before the current one" in service.envtool("rollback", service.root, code=3)[1]
+    assert "no release begins with zz" in service.envtool("rollback", service.root, "--to", "zz", code=3)[1]
+
+
+POINTS = {
+    "trying out": lambda root: (root / "run/trial/gunicorn.pid").exists(),
+    "switched": lambda root: '"is_retiring": false' in read(root / "run/handover.json"),
+    "both run": lambda root: len(masters.masters(root / "run")) == 2,
+    "retiring": lambda root: '"is_retiring": true' in read(root / "run/handover.json"),
+}
+
+
+def read(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return path.read_text()
+    return ""
+
+
+@pytest.mark.parametrize(
+    "names", [["both run", "retiring"], pytest.param([*POINTS], marks=pytest.mark.nightly)], ids=["two", "all"]
+)
+def test_an_apply_that_is_killed_is_settled_by_the_next(service: Service, names: list[str]) -> None:
+    service.apply("r0")
+    with Load(service.start()) as load:
+        for number, name in enumerate(names, 1):
+            is_there = POINTS[name]
+            lock = service.lock(release(service.user.home / "channel", f"r{number}"))
+            process = subprocess.Popen(
+                [sys.executable, "-m", "envtool", "deploy", "apply", str(service.root), "-f", str(lock)],
+                env={**service.user.env, **service.env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )  # fmt: skip
+            wait_for(lambda is_there=is_there, process=process: is_there(service.root) or process.poll() is not None)
+            assert process.poll() is None, (name, process.communicate()[0])
+            os.kill(process.pid, signal.SIGKILL)
+            process.communicate()
+            service.apply(f"r{number}")
+            assert service.status()["is_well"], name
+            assert not masters.masters(service.root / "run/trial"), name
+            load.wait_for(f"r{number}")
+    assert load.failures == []
+
+
+def test_one_apply_at_a_time(service: Service) -> None:
+    service.apply("r0")
+    service.start()
+    lock = service.lock(release(service.user.home / "channel", "r1"))
+    applies = [service.user.start("deploy", "apply", service.root, "-f", lock, **service.env) for _ in range(2)]
+    said = [each.communicate(timeout=300)[1] for each in applies]
+    assert [each.returncode for each in applies] == [0, 0], said
+    assert sum("nothing to do" in each for each in said) == 1, said
+    assert any("another envtool is changing" in each for each in said)
+
+
+class Systemd:
+    """The socket that a unit of Type=notify is given, read as promptly as systemd does."""
+
+    def __init__(self, address: Path) -> None:
+        self.said: list[str] = []
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(address))
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        while True:
+            self.said.append(self._socket.recv(4096).decode())
+
+
+def test_systemd_always_knows_which_process_is_the_service(service: Service) -> None:
+    service.apply("r0")
+    address = service.user.home / "notify"
+    systemd = Systemd(address)
+    service.env.update(NOTIFY_SOCKET=str(address), WATCHDOG_USEC="2000000")
+    service.start()
+    assert wait_for(lambda: "WATCHDOG=1" in systemd.said)
+    assert systemd.said[0].startswith("READY=1")
+    pids = []
+    for word in ("r1", "r2"):  # the first master was started by systemd, the second by the first
+        systemd.said.clear()
+        service.apply(word)
+        pids.append(masters.masters(service.root / "run")[0].pid)
+        assert wait_for(lambda: "WATCHDOG=1" in systemd.said)
+        # The trial says nothing; the new master says READY=1 first, which systemd knows already, and then takes over.
+        assert [each for each in systemd.said if each.startswith("MAINPID")] == [f"MAINPID={pids[-1]}"]
+    assert len(set(pids)) == 2
+
+
+def test_what_is_not_there(service: Service, tmp_path: Path) -> None:
+    assert "there is no release yet" in service.envtool("status", service.root, code=1)[1]
+    service.apply("r0")
+    assert "nothing runs" in service.envtool("status", service.root, code=1)[1]
+    out = service.envtool("status", service.root, "--json", code=1)[0]
+    assert json.loads(out)["is_well"] is False
