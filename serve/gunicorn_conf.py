@@ -44,6 +44,10 @@ drain = Drain()
 # What is done about a worker that has ended, once the master is ready for it.
 _FORGET: list[Any] = []
 
+# The place in which the workers share their counts. Made here, because prometheus_client looks for it when it is
+# imported, and gunicorn imports the worker's class, which brings it, before it calls any hook.
+directory.make(os.environ)
+
 bind = served.bind
 workers = served.workers
 threads = served.threads
@@ -64,14 +68,13 @@ control_socket_disable = True
 
 
 def on_starting(server: Any) -> None:
-    """Make the place in which the workers share their counts.
+    """Get ready for the death of workers.
 
     Args:
         server: gunicorn's arbiter, which has no workers yet.
     """
-    directory.make(os.environ)
-    # Not before, because prometheus_client looks for the directory when it is imported; and not when a worker has died,
-    # because gunicorn tells of that from a signal handler, which may interrupt the import and begin it again.
+    # Not when a worker has died, because gunicorn tells of that from a signal handler, which may interrupt the import
+    # and begin it again.
     from serve.metrics import families
 
     _FORGET.append(families.forget)

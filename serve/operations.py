@@ -105,9 +105,17 @@ class Operations:
             quarantine=tuple(self._quarantine.records()),
         )
 
-    def history(self) -> list[Past]:
-        """Return all generations, the newest first."""
-        return [Past(entry, self._store.has(entry.sha256)) for entry in reversed(self._ledger.read())]
+    def generations(self) -> list[Entry]:
+        """Return all generations, the oldest first."""
+        return self._ledger.read()
+
+    def history(self, most: int | None = None) -> list[Past]:
+        """Return generations, the newest first.
+
+        Args:
+            most: how many at most; all by default.
+        """
+        return [Past(entry, self._store.has(entry.sha256)) for entry in self._ledger.read()[::-1][:most]]
 
     def rollback(self, version: str | None) -> Rollback:
         """Order an older version as a new generation.

@@ -18,8 +18,8 @@ from serve.metrics.families import Reading, Whose
 from serve.metrics.host import memory_of, read_memory, read_model
 from serve.metrics.meter import Meter
 from serve.metrics.rates import Traffic
-from serve.operations import Operations, Past, Status
-from serve.overview import Look
+from serve.operations import Operations, Status
+from serve.overview import MOST_SWAPS, Look
 from serve.pool import RequestPool
 from serve.pressure import SLOW_CLIENT
 from serve.runtime import Runtime
@@ -105,14 +105,14 @@ class Oversight:
         """
         traffic = self.meter.traffic()
         for name, runtime in self._runtimes.items():
-            status, history = self._examine(name)
+            operations, status = self._examine(name)
             settings = runtime.settings
             yield Look(
                 full_name=name,
                 name=settings.name,
                 label=settings.label,
                 status=status,
-                history=history,
+                history=operations.history(MOST_SWAPS) if operations else [],
                 events=self._journals[name].read(_MOST_EVENTS),
                 verdict=runtime.reloader.verdict,
                 unserved_s=_age_of(runtime, status),
@@ -130,17 +130,18 @@ class Oversight:
         yield Reading("envserve_env_info", {"env_digest": self.env_digest or ""}, 1)
         workers = {os.getpid()}
         for name, runtime in self._runtimes.items():
-            status, history = self._examine(name)
+            operations, status = self._examine(name)
             workers |= {row.pid for row in status.workers}
             whose = Whose(runtime.settings.name, runtime.settings.label)
-            yield from read_model(whose, status, [past.entry for past in history], _age_of(runtime, status))
+            generations = operations.generations() if operations else []
+            yield from read_model(whose, status, generations, _age_of(runtime, status))
         yield from read_memory(sorted(workers))
 
-    def _examine(self, name: str) -> tuple[Status, list[Past]]:
+    def _examine(self, name: str) -> tuple[Operations | None, Status]:
         if name not in self._operations and not self._runtimes[name].settings.store.is_dir():
-            return Status(None, (), None, None, ()), []  # the reloader has not made it yet
+            return None, Status(None, (), None, None, ())  # the reloader has not made it yet
         operations = self.operations(name)
-        return operations.status(), operations.history()
+        return operations, operations.status()
 
     def _read_memory(self, workers: list[int]) -> dict[int, dict[str, int]]:
         read_s, known = self._memory

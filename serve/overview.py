@@ -14,7 +14,7 @@ from serve.operations import Past, Status
 from serve.report import status_as_json
 
 _PHASES = ("copy", "hash", "load", "warm_up", "commit")
-_MOST_SWAPS = 50
+MOST_SWAPS = 50
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def describe_model(look: Look) -> dict[str, object]:
         "verdict": look.verdict,
         "unserved_s": round(look.unserved_s, 3),
         "workers": stated["workers"],
-        "swaps": list_swaps(look.history, look.events)[:_MOST_SWAPS],
+        "swaps": list_swaps(look.history, look.events)[:MOST_SWAPS],
         "quarantine": [_describe_record(record) for record in reversed(stated["quarantine"])],
         "traffic": _describe_traffic(look.traffic),
     }
@@ -85,7 +85,7 @@ def list_swaps(history: Sequence[Past], events: Sequence[Mapping[str, Any]]) -> 
         slowest worker.
     """
     swaps: list[dict[str, object]] = []
-    for past in history[:_MOST_SWAPS]:
+    for past in history[:MOST_SWAPS]:
         entry = past.entry
         told = [each for each in events if each["event"] == "swapped" and each.get("generation") == entry.generation]
         swaps.append(

@@ -74,7 +74,8 @@ def _make(place: Path, requirements: list[str], alone: list[str]) -> None:
         [*uv, "venv", "-q", "-p", sys.executable, str(place)] if has_uv else [sys.executable, "-m", "venv", str(place)]
     )
     install = [*uv, "pip", "install", "-q", "-p", python] if has_uv else [python, "-m", "pip", "install", "-q"]
-    _run([*install, *requirements])
+    if requirements:
+        _run([*install, *requirements])
     if alone:
         _run([*install, "--no-deps", *alone])
 

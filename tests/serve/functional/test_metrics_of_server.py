@@ -34,6 +34,7 @@ def total(found, name, **labels):
     )
 
 
+@pytest.mark.both_workers
 def test_swaps_requests_and_deaths_are_told(start_server, trainer):
     trainer.publish(1, version="v1")
     server = start_server()
@@ -109,6 +110,7 @@ def test_every_answer_can_be_found_in_the_log_and_in_its_trace(start_server, tra
     trainer.publish(1)
     server = start_server(access_log="on", workers=1)
     server.wait_live(1, workers=1)
+    assert (server.get("/admin").status, server.get("/status.json").json["has_admin"]) == (404, False)
     caller = f"00-{TRACE}-b7ad6b7169203331-01"
     client = server.client()
     reply = client.request("POST", "/predict", json.dumps({"inputs": [ROW]}).encode(), {"traceparent": caller})
