@@ -16,6 +16,7 @@ from envtool import inputs, policy, virtual
 from envtool.categories import categories, dependency_edges
 from envtool.conda import PackageRecord
 from envtool.content_hash import content_hashes
+from envtool.errors import SolveError
 from envtool.inputs import INPUTS_KEY
 from envtool.lockfile import LockedPackage, Lockfile
 from envtool.policy import Policy
@@ -125,6 +126,12 @@ def _metadata(request: LockRequest, declared: Mapping[str, Mapping[str, str]]) -
 
 
 def _from_record(record: PackageRecord, platform: str) -> LockedPackage:
+    if record.md5 is None:
+        raise SolveError(
+            f"{platform}: {record.url.rpartition('/')[2]} has no md5 in its channel's repodata: "
+            "expected one, as the format of the lock demands it",
+            "index the channel again: envtool channel index writes both hashes",
+        )
     return LockedPackage(
         manager="conda",
         name=record.name,

@@ -16,6 +16,7 @@ from typing import Any
 
 from serve.drain import Drain
 from serve.errors import Issue, SettingsError, describe
+from serve.lingering import lingering
 from serve.metrics import directory
 from serve.pool import current_ticket
 from serve.settings import ServerSettings, load_settings
@@ -54,7 +55,8 @@ threads = served.threads
 _missing = [name for name in _FAST if importlib.util.find_spec(name) is None]
 if served.worker == "asgi" and _missing:
     _exit_unless_fast(_missing)
-worker_class = "serve.gthread.Worker" if served.worker == "gthread" or _missing else "serve.worker.AsgiWorker"
+_THREADS, _LOOP = "serve.gthread.Worker", "serve.worker.AsgiWorker"
+worker_class = lingering(_THREADS) if served.worker == "gthread" or _missing else _LOOP
 # Longer than the idle time of common clients and proxies, so that it is they who close: a connection that the server
 # closes just when a request arrives is a failed request.
 keepalive = 75

@@ -8,7 +8,6 @@ package, `info/` included) and CEP 35 (the `.conda` file).
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import tarfile
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from envtool.channel.payload import PLACEHOLDER, Entry, Package, safe_path
-from envtool.errors import ArchiveError, Issue
+from envtool.errors import ArchiveError
 
 # Late enough to be a valid zip time in every time zone: a wheel made from installed files must not fail.
 MTIME_S = 315_619_200  # 1980-01-02T00:00:00Z
@@ -196,21 +195,3 @@ def _untar(data: bytes, owner: str) -> tuple[dict[str, bytes], dict[str, int]]:
             files[name] = file.read() if file else info.linkname.encode()
             modes[name] = info.mode
     return files, modes
-
-
-def check(archive: Archive) -> list[Issue]:
-    """Compare the payload of an archive with its own paths.json.
-
-    Returns:
-        What does not fit: a file extra, missing or mismatched.
-    """
-    expected = {row["_path"]: row for row in archive.paths}
-    issues = [Issue(path, "is in the archive but not in paths.json") for path in archive.files if path not in expected]
-    issues += [Issue(path, "is in paths.json but not in the archive") for path in expected if path not in archive.files]
-    for path, row in expected.items():
-        data = archive.files.get(path)
-        if data is not None and row["path_type"] == "hardlink" and hashlib.sha256(data).hexdigest() != row["sha256"]:
-            issues.append(
-                Issue(path, f"has sha256 {hashlib.sha256(data).hexdigest()}, paths.json says {row['sha256']}")
-            )
-    return issues

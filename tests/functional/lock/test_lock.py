@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from pathlib import Path
@@ -246,3 +247,16 @@ def test_a_literal_password_is_refused_with_its_line(envtool, write) -> None:
     assert refused.returncode == 3
     assert "environment.yml:2: credentials in https://host.example/c" in refused.stderr
     assert "hunter2" not in refused.stderr
+
+
+def test_records_without_an_md5_are_refused_with_a_hint(envtool, write, tmp_path: Path) -> None:
+    record = {"name": "demo", "version": "1", "build": "0", "build_number": 0, "depends": [], "sha256": "a" * 64}
+    for subdir, packages in (("linux-64", {}), ("noarch", {"demo-1-0.conda": {**record, "subdir": "noarch"}})):
+        (tmp_path / "channel" / subdir).mkdir(parents=True)
+        repodata = {"info": {"subdir": subdir}, "packages": {}, "packages.conda": packages, "repodata_version": 1}
+        (tmp_path / "channel" / subdir / "repodata.json").write_text(json.dumps(repodata))
+    write("channels: [./channel]\nplatforms: [linux-64]\ndependencies: [demo]\n")
+    answer = envtool("lock")
+    assert answer.returncode == 3
+    assert "demo-1-0.conda has no md5" in answer.stderr
+    assert "envtool channel index" in answer.stderr

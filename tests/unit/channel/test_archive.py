@@ -67,7 +67,6 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert found.info["has_prefix"].decode() == f"{PLACEHOLDER} text lib/python3.9/_vars.py\n"
     assert json.loads(found.info["about.json"]) == {"license": "MIT", "summary": "A demo."}
     assert "link.json" not in found.info
-    assert archive.check(found) == []
 
 
 def test_paths_json_says_everything_of_each_file(tmp_path: Path) -> None:
@@ -179,11 +178,3 @@ def test_a_whole_zip_of_damaged_parts_is_named(tmp_path: Path) -> None:
             outer.writestr(name, b"junk")
     with pytest.raises(ArchiveError, match=r"demo\.conda"):
         archive.read(path)
-
-
-def test_check_finds_extra_missing_and_mismatched_files(tmp_path: Path) -> None:
-    found = written(tmp_path, package())
-    files = {**found.files, "bin/demo": b"evil", "bin/extra": b""}
-    del files["bin/also"]
-    issues = archive.check(replace(found, files=files))
-    assert sorted(issue.place for issue in issues) == ["bin/also", "bin/demo", "bin/extra"]
