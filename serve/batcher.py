@@ -18,7 +18,7 @@ from typing import Any, Callable, NamedTuple
 INLINE_S = 0.001
 # Beyond its time on the processor, a batch may have waited: for the interpreter lock, for other processes, or, if it
 # always does, for a device or a disk.
-_LONGEST_WAIT_S = 5 * INLINE_S
+_LONGEST_WAIT_S = 20 * INLINE_S
 # An inline batch that took this long was misjudged: the lane stays away from the loop for a while.
 _OVERRUN_S = 50 * INLINE_S
 _BAN_S = 10.0

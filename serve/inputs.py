@@ -44,6 +44,7 @@ class InputTensor:
         # The first dimension is the rows, of which a request may have any number.
         self.shape: tuple[int | None, ...] = (None, *tensor.shape[1:])
         self.form = ArrayForm(name, _numpy_name(self._dtype), self.shape)
+        self._array_dtype = numpy.dtype(self.form.dtype)  # comparing it is quicker than asking for its name
 
     def take(self, inputs: object) -> Any:
         """Convert the inputs of one request.
@@ -84,7 +85,7 @@ class InputTensor:
         if not numpy.can_cast(array.dtype, self.form.dtype, "same_kind"):
             raise InputError(f"the {self._name}: expected {self.form.dtype}, found {array.dtype}", self.shape)
         # torch has no unsigned types beyond 8 bits, and no other byte order.
-        kept = array if array.dtype.name == self.form.dtype else array.astype(self.form.dtype)
+        kept = array if array.dtype == self._array_dtype else array.astype(self._array_dtype)
         return self._check(torch.from_numpy(numpy.ascontiguousarray(kept)))
 
     def _check(self, tensor: Any) -> Any:

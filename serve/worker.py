@@ -26,6 +26,8 @@ from serve.connection import Bounds, Connection, Urls
 from serve.dispatch import Dispatcher
 
 _SWEEP_S = 1.0
+# The loop and a thread of a model take turns with the interpreter lock; Python's 5 ms are long against a request.
+_SWITCH_INTERVAL_S = 0.0005
 
 
 class _Uvicorn(Uvicorn):  # type: ignore[misc]
@@ -52,6 +54,7 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
         self.config.server_header = False
 
     async def _serve(self) -> None:
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         loop = asyncio.get_running_loop()
         rest = WSGIMiddleware(self.wsgi, workers=self.cfg.threads)
         server = getattr(self.wsgi, "extensions", {}).get(EXTENSION)

@@ -60,7 +60,7 @@ def measure(peer: Peer, model: str, options: argparse.Namespace) -> list[dict[st
         )
         with process.running(peer, start, lambda: load.is_ready(peer, start)) as pid:
             for format in (each for each in FORMATS if each in peer.paths and each in options.formats):
-                load.apply(peer, start, format, 8, 1.0)  # each worker has seen some requests
+                load.apply(peer, start, format, 8, 1)  # each worker has seen some requests
                 for connections in options.connections:
                     before_s = process.cpu_s(pid)
                     found = load.apply(peer, start, format, connections, options.seconds)
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--formats", nargs="*", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--connections", nargs="*", type=int, default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     models.write(CACHE / "weights")

@@ -137,7 +137,7 @@ def is_ready(peer: Peer, start: Start) -> bool:
         connection.close()
 
 
-def apply(peer: Peer, start: Start, format: str, connections: int, seconds: float) -> Load:
+def apply(peer: Peer, start: Start, format: str, connections: int, seconds: int) -> Load:
     """Load a running server for some seconds, and check answers meanwhile."""
     dialect, port = Dialect(peer, start.model, format), start.port
     checker = Checker(dialect, start.model, start.weights)
@@ -154,7 +154,7 @@ def apply(peer: Peer, start: Start, format: str, connections: int, seconds: floa
     beside.start()
     time.sleep(0.1)
     try:
-        wrk = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "60s", "--latency", "-s", str(script)]
+        wrk = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s", "--latency", "-s", str(script)]
         done = subprocess.run(
             [*wrk, f"http://127.0.0.1:{port}{dialect.path}"], capture_output=True, text=True, check=True
         )
