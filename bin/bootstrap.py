@@ -38,10 +38,7 @@ def ensure(extras, packages=()):
     print(f"setting up {venv} (once; a minute or two)", file=sys.stderr, flush=True)
     if not python.exists():
         _make(venv)
-    requirement = f"{ROOT}[{','.join(wanted['extras'])}]"
-    # Twice quiet: pip warns of every directory of its own configuration that is not there.
-    pip = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-    _run([*pip, "-e", requirement, *wanted["packages"]])
+    _install(python, f"{ROOT}[{','.join(wanted['extras'])}]", wanted["packages"])
     stamp.write_text(json.dumps(wanted))
     return python
 
@@ -75,6 +72,24 @@ def _make(venv):
             return
         shutil.rmtree(venv, ignore_errors=True)
     sys.exit("error: no virtual environment can be made\nhint: install python3-venv (apt), virtualenv or uv")
+
+
+def _install(python, requirement, packages):
+    # Twice quiet: pip warns of every directory of its own configuration that is not there.
+    pip = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+    # By pip, which knows all places of its configuration: some machines have a torch of their own.
+    _run([*pip, "uv>=0.8", *packages])
+    # By uv, which chooses in seconds what takes pip minutes. It reads another configuration, and may lack an index.
+    uv = [str(python), "-m", "uv", "pip", "install", "--quiet", "--python", str(python), "-e", requirement]
+    index = _output([str(python), "-m", "pip", "config", "get", "global.index-url"])
+    environ = {**({"UV_DEFAULT_INDEX": index} if index else {}), **os.environ}
+    if subprocess.run(uv, env=environ, stderr=subprocess.DEVNULL).returncode != 0:
+        _run([*pip, "-e", requirement, *packages])
+
+
+def _output(argv):
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _run(argv):
