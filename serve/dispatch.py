@@ -49,6 +49,14 @@ class Dispatcher:
         """How many requests wait for their turn."""
         return sum(map(len, self._lanes.values()))
 
+    def waiting_for(self, name: str) -> int:
+        """How many requests wait for a model.
+
+        Args:
+            name: of the model, whatever its labels.
+        """
+        return sum(len(lane) for lane in self._lanes.values() if lane.name == name)
+
     def submit(self, prediction: Prediction, done: Done, deadline_s: float | None = None) -> None:
         """Have a prediction run and answered.
 

@@ -109,7 +109,7 @@ FIELDS = (
     Field(
         "max_queue",
         values.whole_number(0),
-        "how many requests may wait for a thread of one worker; more are turned away with 503; 0: any number",
+        "how many requests of a model may wait in a worker (with gthread: of all models); more get 503; 0: any number",
         100,
         SERVER,
     ),

@@ -96,7 +96,8 @@ class AsgiApp:
             done: told the answer.
         """
         door = self._door
-        visit = door.open(request, route, Arrival(time.monotonic(), 0.0, self._dispatcher.waiting), client)
+        waiting = self._dispatcher.waiting_for(door.model_of(request))
+        visit = door.open(request, route, Arrival(time.monotonic(), 0.0, waiting), client)
 
         def finish(found: Answer | Exception) -> None:
             if isinstance(found, LateError):

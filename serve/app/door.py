@@ -60,6 +60,15 @@ class Door:
         self._protocols = {route: _PROTOCOLS[route.pattern.split("/")[1]] for route in PREDICTION_ROUTES}
         self._sole = next(iter(server.models)) if len(server.models) == 1 else ""
 
+    def model_of(self, request: Request) -> str:
+        """Return the name of the model that a request asks; nothing where there is none of that name.
+
+        Args:
+            request: its bytes; only the path is looked at.
+        """
+        name = request.place.get("name", self._sole)
+        return name if name in self._server.models else ""
+
     def open(self, request: Request, route: Route, arrival: Arrival, client: str = "") -> Visit:
         """Let a request in.
 
@@ -70,8 +79,7 @@ class Door:
             client: the address that it came from.
         """
         protocol = self._protocols.get(route, "")
-        name = request.place.get("name", self._sole)
-        model = name if name in self._server.models else ""
+        model = self.model_of(request)
         trace, span = parse_trace_parent(request.headers.get(HEADER)), None
         if protocol:
             self._oversight.meter.observer.begin(model)

@@ -120,3 +120,25 @@ def test_no_lease_is_left_behind(tmp_path):
     asyncio.run(run())
     go_live(runtime, generation=2)
     assert len(runtime.slot.take_drained()) == 1
+
+
+def test_a_full_queue_of_one_model_turns_nobody_away_from_another(tmp_path):
+    models = '[models.a]\ncheckpoints = "a"\n[models.b]\ncheckpoints = "b"\n'
+    server = make_server(tmp_path, 'model = "m:M"\nmax_queue = 1\nmax_batch_size = 1\n' + models)
+    for runtime in server.runtimes:
+        go_live(runtime)
+
+    async def run():
+        loop = asyncio.get_running_loop()
+        dispatcher = Dispatcher(loop, lambda name, rows: None)
+        app = AsgiApp(server, None, dispatcher)
+        answers = {"a": [], "b": []}
+        for name in "aaaab":
+            request = Request("POST", f"/predict/{name}", {}, b'{"inputs": [1]}', {"name": name})
+            answers[name].append(loop.create_future())
+            app.handle(PREDICTION_ROUTES[1], request, "", answers[name][-1].set_result)
+        found = {name: [(await each).status for each in futures] for name, futures in answers.items()}
+        dispatcher.close()
+        return found
+
+    assert asyncio.run(run()) == {"a": [200, 200, 503, 503], "b": [200]}
