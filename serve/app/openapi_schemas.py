@@ -126,6 +126,7 @@ BODIES: Mapping[str, Shape] = {
         ),
         is_of_model=True,
     ),
+    "v2_statistics_statistics": Shape(answer=_json(_object({"model_stats": _list(_OBJECT)}))),
     "v2_repository_index": Shape(
         _json(_object({}, {"ready": _TRUTH})), _json(_list(_ref("IndexEntry"))), is_required=False
     ),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Callable, NamedTuple, Union
 
-from serve.app import admin, openapi, sight, status, tfserving, torchserve, v2, v2_model, v2_repository
+from serve.app import admin, openapi, sight, status, tfserving, torchserve, v2, v2_model, v2_repository, v2_statistics
 from serve.app.asking import Prediction
 from serve.app.exchange import Answer, Request
 from serve.app.predict import predict
@@ -56,6 +56,9 @@ _V2_ROUTES = (
     Route("GET", "/v2/models/<name>/versions/<version>/ready", v2_model.model_ready),
     Route("GET", "/v2/models/<name>/config", v2_model.model_config),
     Route("GET", "/v2/models/<name>/versions/<version>/config", v2_model.model_config),
+    Route("GET", "/v2/models/stats", v2_statistics.statistics),
+    Route("GET", "/v2/models/<name>/stats", v2_statistics.statistics),
+    Route("GET", "/v2/models/<name>/versions/<version>/stats", v2_statistics.statistics),
     Route("POST", "/v2/repository/index", v2_repository.index),
     Route("POST", "/v2/repository/models/<name>/load", v2_repository.load),
     Route("POST", "/v2/repository/models/<name>/unload", v2_repository.unload),

@@ -15,7 +15,7 @@ from serve.server import Server
 from serve.slot import Generation
 
 PLATFORM = "envserve_pytorch"
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 
 
 @functools.lru_cache(maxsize=1)

@@ -10,7 +10,7 @@ from typing import Callable
 from serve.metrics.events import count_event
 from serve.metrics.families import Families, Reading, write
 from serve.metrics.observer import Observer
-from serve.metrics.rates import Traffic, read_traffic
+from serve.metrics.rates import Tally, Traffic, read_tallies, read_traffic
 
 _HAND_OVER_S = 1.0
 
@@ -71,6 +71,11 @@ class Meter:
         """Tell how many requests were answered so far, and how fast, by model and label."""
         self.hand_over()
         return read_traffic(self._families.collect(()))
+
+    def tallies(self) -> dict[str, Tally]:
+        """Tell what was asked of each model so far."""
+        self.hand_over()
+        return read_tallies(self._families.collect(()))
 
     def _run(self) -> None:
         while not self._is_stopping.wait(_HAND_OVER_S):

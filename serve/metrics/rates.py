@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 STABLE = "stable"
-_FIRST_ERROR = 500
+_FIRST_FAILURE, _FIRST_ERROR = 400, 500
 
 
 class Sample(Protocol):
@@ -51,6 +51,58 @@ class Traffic:
     errors: int = 0
     in_flight: int = 0
     latency: dict[float, int] = field(default_factory=dict)
+
+
+@dataclass
+class Tally:
+    """All that was asked of one model since its server started, whatever its labels.
+
+    Args:
+        requests: how many were answered.
+        failures: how many of them with 400 or above.
+        seconds: from their arrivals to their answers, summed.
+        queue_seconds: that they waited, summed.
+        batches: how many runs several requests may have shared; 0 where nothing is batched.
+        rows: that these computed.
+    """
+
+    requests: int = 0
+    failures: int = 0
+    seconds: float = 0.0
+    queue_seconds: float = 0.0
+    batches: int = 0
+    rows: int = 0
+
+
+def read_tallies(metrics: Iterable[Family]) -> dict[str, Tally]:
+    """Add up what was asked of each model.
+
+    Args:
+        metrics: as `Families.collect` returns them.
+
+    Returns:
+        By model.
+    """
+    tallies: dict[str, Tally] = {}
+    for metric in metrics:
+        for sample in metric.samples:
+            if sample.labels.get("model"):
+                _count(tallies.setdefault(sample.labels["model"], Tally()), sample)
+    return tallies
+
+
+def _count(tally: Tally, sample: Sample) -> None:
+    if sample.name == "envserve_requests_total":
+        tally.requests += int(sample.value)
+        tally.failures += int(sample.value) if int(sample.labels["status"]) >= _FIRST_FAILURE else 0
+    elif sample.name == "envserve_request_seconds_sum":
+        tally.seconds += sample.value
+    elif sample.name == "envserve_queue_seconds_sum":
+        tally.queue_seconds += sample.value
+    elif sample.name == "envserve_batch_rows_count":
+        tally.batches += int(sample.value)
+    elif sample.name == "envserve_batch_rows_sum":
+        tally.rows += int(sample.value)
 
 
 def read_traffic(metrics: Iterable[Family]) -> dict[tuple[str, str], Traffic]:

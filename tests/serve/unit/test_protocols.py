@@ -180,9 +180,24 @@ def test_v2_versions_and_labels(client, path, headers, version):
     assert infer(client, INPUT, path=path, headers=headers).json["model_version"] == version
 
 
+def test_v2_statistics(client):
+    before = client.get("/v2/models/m/stats").json["model_stats"][0]["inference_stats"]
+    for inputs in ([INPUT], [INPUT], []):
+        infer(client, *inputs)
+    found = client.get("/v2/models/stats").json
+    assert found["model_stats"][:1] == client.get("/v2/models/m/versions/3/stats").json["model_stats"]
+    after = found["model_stats"][0]
+    assert (after["name"], after["version"]) == ("m", "3")
+    gained = {key: after["inference_stats"][key]["count"] - before[key]["count"] for key in before}
+    assert gained == {"success": 2, "fail": 1, "queue": 3}
+    assert after["inference_stats"]["success"]["ns"] > before["success"]["ns"]
+    assert client.get("/v2/models/n/stats").status_code == 404
+
+
 def test_v2_says_what_it_is(client):
     assert client.get("/v2").json == client.get("/v2/").json
-    assert client.get("/v2").json["extensions"] == ["binary_tensor_data", "model_configuration", "model_repository"]
+    extensions = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
+    assert client.get("/v2").json["extensions"] == extensions
     assert client.get("/v2/models/m").json == {
         "name": "m",
         "versions": ["3", "4"],

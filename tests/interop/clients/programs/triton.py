@@ -64,6 +64,7 @@ def check_descriptions(client):
     assert metadata["versions"] == ["1"]
     assert metadata["inputs"] == [{"name": "inputs", "datatype": "FP32", "shape": [-1, 4]}]
     assert client.get_model_config("affine")["max_batch_size"] == 0
+    assert client.get_inference_statistics("affine")["model_stats"][0]["name"] == "affine"
     assert [(each["name"], each["state"]) for each in client.get_model_repository_index()] == [("affine", "READY")]
     client.load_model("affine")
     refuse(lambda: client.unload_model("affine"), "expected to be served")
