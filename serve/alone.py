@@ -36,6 +36,14 @@ class WorkerCommitter(Committer):
         except Exception as error:  # the newest checkpoint may still be good; only the way back is lost
             self._parts.log.emit("not_restored", reason=explain(error))
 
+    def come_back(self, loader: Loader) -> None:
+        """Make the committed generation live again, after `is_unloaded`.
+
+        Args:
+            loader: makes the model.
+        """
+        self.boot(loader)
+
     def attend(self, loader: Loader) -> bool:
         """Do nothing: every worker finds for itself what there is.
 

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from serve.checkpoint import Ignore, Load, Refuse, Wait
 from serve.errors import CheckpointMovedError
-from serve.generations import free_first, make, say_live
+from serve.generations import free_first, identify, make, say_live
 from serve.ledger import Entry
 from serve.manifest import Manifest, parse_marker
 from serve.orders import Rollback
@@ -132,6 +132,23 @@ class Committer(abc.ABC):
             reason = f"the rollback to {order.version}: its checkpoint is not in the store any more"
             return self.say_refused(Refusal(order.version, "store", reason, order.fingerprint, version=order.version))
         return self._move(loader, stored, order.propose(entries[-1]))
+
+    def is_unloaded(self) -> bool:
+        """Serve nothing where that is ordered, and say whether it is; what was live drains."""
+        if not self._parts.orders.is_unloaded():
+            return False
+        live = self._parts.slot.live
+        if live is not None:
+            self._parts.slot.vacate()
+            self._parts.log.emit("unloaded", **identify(live))
+        return True
+
+    def come_back(self, loader: Loader) -> None:  # noqa: B027 - who attends to others comes back by that
+        """Make the committed generation live again, after `is_unloaded`.
+
+        Args:
+            loader: makes the model.
+        """
 
     def is_pinned(self) -> str | None:
         """Say why there are no automatic moves, or `None` when there are."""

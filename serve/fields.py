@@ -92,6 +92,12 @@ FIELDS = (
         "auto: file events where they can be trusted; inotify: wherever they can be had; poll: the timer alone",
         "auto",
     ),
+    Field(
+        "unload",
+        values.one_of("refuse", "allow"),
+        "whether a request may unload a model (Open Inference Protocol V2); whoever reaches the server can send it",
+        "refuse",
+    ),
     Field("poll_s", values.seconds(0.01), "seconds between two looks at the watched place", 1.0),
     Field("settle_s", values.seconds(0.01), "seconds that a checkpoint with an empty marker must hold still", 0.2),
     Field("keep", values.whole_number(1), "how many generations the store keeps", 3),

@@ -1,4 +1,4 @@
-"""What an operator orders by files beside the store: an older version back, or no automatic moves.
+"""What is ordered by files beside the store: an older version back, no automatic moves, or nothing served at all.
 
 Files, so that an order reaches every worker, needs no port, and waits for a server that is down. The commands write
 them; the reloader reads them at each look.
@@ -84,6 +84,7 @@ class Orders:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._rollback, self._pin = root / "rollback.json", root / "pin.json"
+        self._unloaded = root / "unloaded.json"
 
     def rollback(self) -> Rollback | None:
         """Return the last rollback that was ordered, done or not.
@@ -152,6 +153,22 @@ class Orders:
         except FileNotFoundError:
             return False
         return True
+
+    def is_unloaded(self) -> bool:
+        """Whether nothing is to be served."""
+        return self._unloaded.exists()
+
+    def order_unload(self) -> None:
+        """Serve nothing, until `order_load`.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        self._write(self._unloaded, {"ordered": _now()})
+
+    def order_load(self) -> None:
+        """Serve again what is committed."""
+        self._unloaded.unlink(missing_ok=True)
 
     def _write(self, path: Path, stated: dict[str, object]) -> None:
         self._root.mkdir(parents=True, exist_ok=True)

@@ -58,6 +58,7 @@ class Reloader:
         self.booted = threading.Event()
         # When the newest marker was written, while its checkpoint is not served; `None` when it is, or under a pin.
         self.unserved_ns: int | None = None
+        self._is_unloaded = False
         self.verdict = "the reloader was not started; run gunicorn with -c python:serve.gunicorn_conf"
 
     def run(self) -> None:
@@ -118,6 +119,13 @@ class Reloader:
             After how many seconds to look again.
         """
         self._committer.retire()
+        if self._committer.is_unloaded():
+            self._is_unloaded, self.unserved_ns = True, None
+            self.verdict = "unloaded, as a request has ordered; load brings it back"
+            return self._poll_s
+        if self._is_unloaded:
+            self._is_unloaded = False
+            self._committer.come_back(loader)
         if self._committer.attend(loader):
             return 0.0
         if self._committer.roll_back(loader) is not None:

@@ -39,7 +39,7 @@ _STOP_WAIT_S = 2.0
 # What decides how fast and where, but not whether a checkpoint is good.
 _NOT_JUDGING = frozenset(
     {"workers", "poll_s", "settle_s", "keep", "watch", "commit", "commit_timeout_s"}
-    | {"event_hook", "store", "checkpoints", "share", "max_batch_size", "max_batch_delay_ms"}
+    | {"event_hook", "store", "checkpoints", "share", "max_batch_size", "max_batch_delay_ms", "unload"}
 )
 
 
@@ -57,6 +57,7 @@ class Runtime:
         if settings.event_hook:
             self.log.also_to(EventHook(settings.event_hook, _report_hook(settings)).put)
         self.slot = Slot()
+        self.orders = Orders(settings.store)
         self._quarantine = Quarantine(settings.store)
         place = make_place(settings.checkpoints)
         self.reloader = Reloader(
@@ -108,7 +109,7 @@ class Runtime:
             slot=self.slot,
             ledger=Ledger(store),
             quarantine=self._quarantine,
-            orders=Orders(settings.store),
+            orders=self.orders,
             log=self.log,
             name=settings.name,
             label=settings.label,

@@ -76,6 +76,7 @@ class Settings:
     max_batch_size: int
     max_batch_delay_ms: int
     event_hook: str
+    unload: str
     workers: int
     label: str = STABLE
     share: float = 1.0

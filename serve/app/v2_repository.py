@@ -1,7 +1,7 @@
 """The model repository extension of the Open Inference Protocol (V2).
 
 What is served is told by the settings and by what a trainer publishes, not by requests: `load` has the watched place
-looked at now, and `unload` is refused.
+looked at now, and brings back what was unloaded; `unload` is refused unless the settings allow it.
 
 Source: Triton's model repository extension.
 """
@@ -53,17 +53,25 @@ def load(server: Server, request: Request) -> Answer:
     if parameters:
         return fail(400, f"parameters: expected none, as the settings say how to serve, found {excerpt(parameters)}")
     for runtime in model.labels.values():
+        runtime.orders.order_load()
         runtime.reloader.look_now()
     return succeed({"name": model.name, "state": _entry(model, "", model.stable)["state"]})
 
 
 def unload(server: Server, request: Request) -> Answer:
-    """Refuse to unload a model."""
+    """Stop serving a model in all workers, where the settings allow it; until `load`, also after a restart."""
     try:
         model = server.find(request.place["name"])
     except NotServedError as error:
         return fail(404, error.message)
-    return fail(400, f"{model.name}: expected to be served, as the settings say; take it out of them to unload it")
+    if any(runtime.settings.unload != "allow" for runtime in model.labels.values()):
+        return fail(
+            400, f'{model.name}: expected to be served, as the settings say; unload = "allow" lets it be unloaded'
+        )
+    for runtime in model.labels.values():
+        runtime.orders.order_unload()
+        runtime.reloader.look_now()
+    return succeed({"name": model.name, "state": "UNLOADING"})
 
 
 def _options(server: Server, request: Request) -> dict[str, object]:

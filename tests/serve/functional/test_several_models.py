@@ -105,3 +105,31 @@ def test_a_shadow_is_asked_and_never_answers(start, put):
     differed = server.wait_for_events("shadow_differed", 1)
     assert (differed[0]["model"], differed[0]["label"]) == ("b", "shadow")
     assert ask(client, "/predict/b", {"X-Model-Label": "shadow"}).status == 404
+
+
+@pytest.mark.parametrize("commit", ["host", "worker"])
+def test_a_model_is_unloaded_and_loaded_by_requests(start_server, trainer, commit):
+    published = trainer.publish(1)
+    server = start_server(unload="allow", commit=commit)
+    server.wait_live(1)
+    client = server.client()
+    answered = client.request("POST", "/v2/repository/models/affine/unload")
+    assert (answered.status, answered.json["state"]) == (200, "UNLOADING")
+    server.wait_for_events("unloaded", 2, generation=1)
+    server.wait_for_events("retired", 2, generation=1)
+    assert (client.predict([ROW]).status, server.get("/readyz").status) == (503, 503)
+    trainer.publish(2)
+    assert client.request("POST", "/v2/repository/index").json[0]["state"] != "READY"
+    assert client.request("POST", "/v2/repository/models/affine/load").status == 200
+    server.wait_live(2)
+    assert client.predict([ROW]).sha256 == trainer.sha256(2) != published.sha256
+
+
+def test_a_model_stays_loaded_where_the_settings_do_not_allow_it(start_server, trainer):
+    trainer.publish(1)
+    server = start_server()
+    server.wait_live(1)
+    client = server.client()
+    refused = client.request("POST", "/v2/repository/models/affine/unload")
+    assert (refused.status, "unload" in refused.json["error"]) == (400, True)
+    assert client.predict([ROW]).status == 200
