@@ -137,7 +137,9 @@ def test_a_full_queue_of_one_model_turns_nobody_away_from_another(tmp_path):
             request = Request("POST", f"/predict/{name}", {}, b'{"inputs": [1]}', {"name": name})
             answers[name].append(loop.create_future())
             app.handle(PREDICTION_ROUTES[1], request, "", answers[name][-1].set_result)
-        found = {name: [(await each).status for each in futures] for name, futures in answers.items()}
+        found = {}
+        for name, futures in answers.items():
+            found[name] = [answer.status for answer in await asyncio.gather(*futures)]
         dispatcher.close()
         return found
 
