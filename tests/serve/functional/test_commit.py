@@ -61,10 +61,13 @@ def test_without_the_agreement_answers_do_go_back(start_server, trainer):
     server = start_server(commit="worker", watch="poll", poll_s=0.5)
     server.wait_live(1)
     with Load(server, ROW) as load:
-        for seed in range(1, 5):
+        # One worker may take all connections for a while, and then nobody sees that the other is behind.
+        for seed in range(1, 30):
             trainer.publish(seed)
             server.wait_live(seed + 1)
             load.wait_for_more(20)
+            if seed >= 4 and find_steps_back(load.all()):
+                break
     assert load.failures == []
     assert find_steps_back(load.all()) != []
 
