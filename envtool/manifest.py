@@ -55,7 +55,7 @@ class Manifests:
 
     def __init__(self, cache_dir: Path) -> None:
         # The number goes up when the content changes, so that an old one is not read.
-        self._root = cache_dir / "manifests" / "1"
+        self._root = cache_dir / "manifests" / "2"
 
     def is_known(self, sha256: str) -> bool:
         """Whether the manifest is kept, so that the archive or wheel is not needed."""
@@ -143,14 +143,14 @@ def _share(wheel: Path, members: Sequence[zipfile.ZipInfo]) -> dict[str, dict[st
 
 def _wheel_file(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> dict[str, Any]:
     is_script = ".data/scripts/" in member.filename
+    is_executable = is_script or bool((member.external_attr >> 16) & stat.S_IXUSR)
     if member.filename.endswith(".dist-info/RECORD") or is_script:
-        # RECORD is written by the installer, scripts get the prefix's interpreter.
-        return {"sha256": None, "is_executable": is_script}
+        # The installer writes RECORD anew, into the file that the wheel has; scripts get the prefix's interpreter.
+        return {"sha256": None, "is_executable": is_executable}
     digest = hashlib.sha256()
     with archive.open(member) as content:
         while chunk := content.read(_CHUNK_BYTES):
             digest.update(chunk)
-    is_executable = bool((member.external_attr >> 16) & stat.S_IXUSR)
     return {"sha256": digest.hexdigest(), "is_executable": is_executable}
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from envtool.lockfile import LockedPackage
 
 
-def write_wheel(directory: Path, name: str, version: str, files: dict[str, str], scripts: dict[str, str]) -> Path:
+def write_wheel(
+    directory: Path, name: str, version: str, files: dict[str, str], scripts: dict[str, str], mode: int = 0o644
+) -> Path:
     """Write a pure-Python wheel.
 
     Args:
@@ -18,6 +20,7 @@ def write_wheel(directory: Path, name: str, version: str, files: dict[str, str],
         version: Its version.
         files: Path to content; `{data}` in a path stands for the .data directory.
         scripts: Console scripts, name to `module:function`.
+        mode: Of every file but the scripts.
     """
     path = directory / f"{name}-{version}-py3-none-any.whl"
     info = f"{name}-{version}.dist-info"
@@ -31,7 +34,7 @@ def write_wheel(directory: Path, name: str, version: str, files: dict[str, str],
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
         for each, text in content.items():
             entry = zipfile.ZipInfo(each)
-            entry.external_attr = (0o755 if "/scripts/" in each else 0o644) << 16
+            entry.external_attr = (0o755 if "/scripts/" in each else mode) << 16
             wheel.writestr(entry, text)
     return path
 

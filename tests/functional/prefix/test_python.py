@@ -73,6 +73,16 @@ def test_an_environment_with_wheels(user: User, python: tuple[LockedPackage, ...
     assert str(prefix) in source.read_text()
 
 
+def test_a_wheel_whose_files_may_all_be_executed(user: User, python: tuple[LockedPackage, ...], tmp_path: Path) -> None:
+    # As protobuf's wheels are; RECORD too, which the installer writes into the file that is there.
+    wheel = write_wheel(tmp_path, "loose", "1.0", {"loose.py": ""}, {}, mode=0o777)
+    user.write_lock(*python, locked_wheel(wheel))
+    prefix = user.home / "env"
+    user.run("create", "-p", prefix)
+    user.run("verify", "-p", prefix)
+    assert (prefix / "lib/python3.9/site-packages/loose-1.0.dist-info/RECORD").stat().st_mode & 0o100
+
+
 def test_wheels_come_and_go_with_the_lock(user: User, python: tuple[LockedPackage, ...], hello: LockedPackage) -> None:
     user.write_lock(*python, hello)
     prefix = user.home / "env"
