@@ -107,7 +107,8 @@ def test_memory_is_flat_and_shared(start_server, trainer, swaps, largest_slope):
     print(f"empty {empty_bytes / 1e6:.0f} MB, one model {loaded_bytes / 1e6:.0f} MB, peak {peak.highest / 1e6:.0f} MB")
     print("after each swap, MB:", [round(value / 1e6) for value in after])
     assert server.workers() == pids
-    assert slope(settled) < largest_slope * WEIGHTS_BYTES
+    # The noise grows with what is held; one generation that is never freed in one worker is still far above it.
+    assert slope(settled) < largest_slope * copies * WEIGHTS_BYTES
     assert max(settled) - empty_bytes < (copies + 0.25 * WORKERS) * WEIGHTS_BYTES
     # At most one more copy on the host where the weights are shared; elsewhere one for each worker, and the store's
     # file once, which they copy from.
