@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from serve.app.asking import Prediction, Take, ask
-from serve.app.content import pack, read_content
+from serve.app.asking import Prediction, ask
+from serve.app.content import pack
 from serve.app.exchange import Answer, Request, fail
 from serve.app.lookup import aim_of
-from serve.app.media import choose, detect, read_inputs, read_json, write_outputs
+from serve.app.media import choose, write_outputs
+from serve.app.plain import PlainDialect
 from serve.codec import strict_json
 from serve.codec.excerpt import excerpt
 from serve.errors import RequestError
@@ -36,20 +37,11 @@ def predict(server: Server, request: Request) -> Answer | Prediction:
     return ask(server, aim_of(request), request, _Native(request, server.settings.max_body_bytes))
 
 
-class _Native:
-    def __init__(self, request: Request, limit_bytes: int) -> None:
-        self._request, self._limit_bytes = request, limit_bytes
-
-    def read(self, request: Request, predictor: Predictor) -> Take:
-        body = read_content(request, self._limit_bytes)
-        kind = detect(request.headers.get("content-type"), body)
-        if kind is not None:
-            return read_inputs(kind, body, predictor)
-        content = read_json(body)
+class _Native(PlainDialect):
+    def _pick(self, content: object) -> object:
         if not isinstance(content, dict) or set(content) != {"inputs"}:
             raise RequestError(422, f'the body: expected {{"inputs": [[…], …]}}, found {excerpt(content)}')
-        inputs = content["inputs"]
-        return lambda predictor: predictor.take(inputs)
+        return content["inputs"]
 
     def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Answer:
         kind = choose(self._request.headers.get("accept"))

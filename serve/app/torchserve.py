@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from serve.app.asking import Prediction, Take, ask
-from serve.app.content import pack, read_content
+from serve.app.asking import Prediction, ask
+from serve.app.content import pack
 from serve.app.exchange import Answer, Request, fail, succeed
 from serve.app.lookup import Found, aim_of, describe
-from serve.app.media import detect, read_inputs, read_json
+from serve.app.plain import PlainDialect
 from serve.codec import strict_json
 from serve.predictor import Predictor
 from serve.provenance import Provenance
@@ -41,19 +41,11 @@ def predictions(server: Server, request: Request) -> Answer | Prediction:
     return ask(server, aim_of(request), request, _TorchServe(request, server.settings.max_body_bytes))
 
 
-class _TorchServe:
-    def __init__(self, request: Request, limit_bytes: int) -> None:
-        self._request, self._limit_bytes = request, limit_bytes
-
-    def read(self, request: Request, predictor: Predictor) -> Take:
-        body = read_content(request, self._limit_bytes)
-        kind = detect(request.headers.get("content-type"), body)
-        if kind is not None:
-            return read_inputs(kind, body, predictor)
-        inputs = read_json(body)
-        if isinstance(inputs, dict) and len(inputs) == 1 and next(iter(inputs)) in _WRAPPERS:
-            inputs = next(iter(inputs.values()))
-        return lambda predictor: predictor.take(inputs)
+class _TorchServe(PlainDialect):
+    def _pick(self, content: object) -> object:
+        if isinstance(content, dict) and len(content) == 1 and next(iter(content)) in _WRAPPERS:
+            return next(iter(content.values()))
+        return content
 
     def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Answer:
         body = strict_json.dump(predictor.give(given))
