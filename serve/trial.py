@@ -7,23 +7,24 @@ model that looks at all of its rows at once does not, and nothing but a trial te
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from serve.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, differences
 from serve.predictor import ArrayForm, Predictor
 
 
-def describe_outputs(predictor: Predictor, example: object) -> tuple[ArrayForm, ...]:
+def describe_outputs(predictor: Predictor, given: Any) -> tuple[ArrayForm, ...]:
     """Find the outputs as arrays.
 
     Args:
         predictor: the model.
-        example: inputs as a request has them.
+        given: what its module gave for its example.
 
     Returns:
         Their forms, with any number of rows; none where the outputs are no arrays.
     """
     try:
-        arrays = predictor.give_arrays(predictor.run(predictor.take(example)))
+        arrays = predictor.give_arrays(given)
     except ValueError:
         return ()
     return tuple(
@@ -32,20 +33,20 @@ def describe_outputs(predictor: Predictor, example: object) -> tuple[ArrayForm, 
     )
 
 
-def find_batchable(predictor: Predictor, example: object) -> bool:
+def find_batchable(predictor: Predictor, taken: Any, given: Any) -> bool:
     """Find out whether requests may share one run.
 
     Args:
         predictor: the model.
-        example: inputs as a request has them.
+        taken: what its module takes for its example.
+        given: what it gave for that alone.
     """
     try:
-        taken = predictor.take(example)
         rows = predictor.count_rows(taken)
         # Not the same rows twice: their mean, say, would be what it is for one of them.
-        given = predictor.run(predictor.stack([taken, predictor.blank(taken)]))
-        shared = predictor.give(predictor.split(given, [rows, rows])[0])
-        alone = predictor.give(predictor.run(taken))
+        together = predictor.run(predictor.stack([taken, predictor.blank(taken)]))
+        shared = predictor.give(predictor.split(together, [rows, rows])[0])
+        alone = predictor.give(given)
     except Exception:  # whatever it is that it cannot do
         return False
     found = differences(_as_json(alone), _as_json(shared), RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE)

@@ -82,8 +82,10 @@ def _try(candidate: Candidate, sizes: Sequence[int]) -> Tried:
     for place, golden in enumerate(candidate.golden):
         require_golden(place, golden, _ask_golden(predictor, place, golden))
     _validate(candidate)
-    can_batch = candidate.may_batch and find_batchable(predictor, candidate.example)
-    return Tried(form, describe_outputs(predictor, candidate.example), can_batch)
+    taken = predictor.take(candidate.example)
+    given = predictor.run(taken)
+    can_batch = candidate.may_batch and find_batchable(predictor, taken, given)
+    return Tried(form, describe_outputs(predictor, given), can_batch)
 
 
 def _answer(predictor: Predictor, inputs: object) -> str:

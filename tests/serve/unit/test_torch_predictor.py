@@ -136,7 +136,7 @@ def test_a_class_that_converts_takes_arrays_of_texts(connect):
     taken = texts.take_arrays({"inputs": numpy.array(["ab", "abcd"], object)})
     assert texts.give_arrays(texts.run(taken))["outputs"].tolist() == ["4.0", "8.0"]
     assert [vars(form) for form in texts.inputs] == [{"name": "inputs", "dtype": "text", "shape": (None,)}]
-    assert [vars(form) for form in describe_outputs(texts, Texts.example_inputs)] == [
+    assert [vars(form) for form in describe_outputs(texts, texts.run(taken))] == [
         {"name": "outputs", "dtype": "text", "shape": (None,)}
     ]
 
@@ -155,7 +155,9 @@ def test_joined_requests_are_answered_as_alone(connect):
 
 @pytest.mark.parametrize(("built", "can"), [(Rows, True), (Named, True), (Texts, True), (Centred, False)])
 def test_whether_requests_may_share_a_run_is_found_by_trying(connect, built, can):
-    assert find_batchable(connect(built()), built.example_inputs) is can
+    predictor = connect(built())
+    taken = predictor.take(built.example_inputs)
+    assert find_batchable(predictor, taken, predictor.run(taken)) is can
 
 
 def test_an_example_that_is_no_numbers(connect):
