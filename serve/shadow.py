@@ -34,7 +34,7 @@ class Asked:
 
     runtime: Runtime
     take: Callable[[Predictor], Any]
-    outputs: Callable[[], object]
+    outputs: object
 
 
 @dataclass
@@ -102,7 +102,7 @@ class Shadow:
             is_known = isinstance(error, InputError)
             self._log(asked, counts.failed, "shadow_failed", str(error) if is_known else repr(error))
             return
-        found = list(differences(asked.outputs(), answered, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE))
+        found = list(differences(asked.outputs, answered, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE))
         if not found:
             counts.agreed += 1
             return

@@ -65,7 +65,7 @@ class Dialect(Protocol):
 
 @dataclass(frozen=True)
 class Prediction:
-    """A request that was understood. Exactly one of `answer` and `fail` must be called in the end.
+    """A request that was understood. Exactly one of `answer` and `end` must be called in the end.
 
     Args:
         runtime: whose slot the lease is of.
@@ -102,12 +102,18 @@ class Prediction:
             except ValueError as error:
                 answer = self.dialect.refuse(422, f"the outputs for these inputs: {error}", predictor)
             if self.shadow is not None and answer.status == 200:
-                # Written now, while the generation is leased and its weights are there.
-                outputs = predictor.give(given)
-                self.server.shadow.offer(Asked(self.shadow, self.again, lambda: outputs))
+                self._show(self.shadow, given)
         finally:
             self.end()
         return _with(answer, provenance)
+
+    def _show(self, shadow: Runtime, given: Any) -> None:
+        # Now, while the generation is leased and its weights are there.
+        try:
+            outputs = self.generation.predictor.give(given)
+        except Exception:  # outputs that no JSON can hold; the request is answered, and nothing may fail it any more
+            return
+        self.server.shadow.offer(Asked(shadow, self.again, outputs))
 
     def end(self) -> None:
         """End the lease without a response; for a module that failed."""
@@ -139,9 +145,9 @@ def ask(server: Server, aim: Aim, request: Request, dialect: Dialect) -> Answer 
         again = dialect.read(request, generation.predictor)
         taken = again(generation.predictor)
     except (RequestError, InputError) as error:
+        runtime.slot.release(generation)  # its weights may go; what a refusal says of the inputs stays
         status, headers = (error.status, error.headers) if isinstance(error, RequestError) else (422, {})
         refused = dialect.refuse(status, error.message, generation.predictor)
-        runtime.slot.release(generation)
         return _with(refused._replace(headers={**refused.headers, **headers}), generation.provenance)
     except BaseException:
         runtime.slot.release(generation)

@@ -84,6 +84,19 @@ def test_outputs_that_json_cannot_hold(server):
     assert headers["X-Model-SHA256"] == "a" * 64
 
 
+def test_a_shadow_cannot_fail_a_request_that_is_answered(tmp_path):
+    class OnlyArrays(Times):
+        def give(self, given):
+            raise RuntimeError("no JSON can hold it")
+
+    toml = '[models.M]\nmodel = "m:M"\ncheckpoints = "ck"\n[models.M.shadow]\ncheckpoints = "dark"\n'
+    server = make_server(tmp_path, toml)
+    go_live(server.find("M").stable, OnlyArrays())
+    request = Request("POST", "/predict", {"accept": "application/x-npy"}, b'{"inputs": [1]}', {"name": "M"})
+    assert complete(predict(server, request)).status == 200
+    assert server.shadow.counts == {}
+
+
 def test_no_model_yet(tmp_path):
     status, headers, content = answer(make_server(tmp_path), b"{}")
     assert (status, content["error"], bool(content["reason"])) == (503, "no model is live yet", True)
