@@ -81,7 +81,8 @@ def _install(python, requirement, packages):
     _run([*pip, "uv>=0.8", *packages])
     # By uv, which chooses in seconds what takes pip minutes. It reads another configuration, and may lack an index.
     uv = [str(python), "-m", "uv", "pip", "install", "--quiet", "--python", str(python), "-e", requirement]
-    index = _output([str(python), "-m", "pip", "config", "get", "global.index-url"])
+    configured = _output([str(python), "-m", "pip", "config", "get", "global.index-url"])
+    index = os.environ.get("PIP_INDEX_URL") or configured
     environ = {**({"UV_DEFAULT_INDEX": index} if index else {}), **os.environ}
     if subprocess.run(uv, env=environ, stderr=subprocess.DEVNULL).returncode != 0:
         _run([*pip, "-e", requirement, *packages])
