@@ -16,7 +16,7 @@ from typing import Any, Optional
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serve.app.asgi import AsgiApp, Found, headers_of
-from serve.app.exchange import Answer, Request
+from serve.app.exchange import Answer, Request, fail
 
 Urls = dict[bytes, Optional[Found]]
 
@@ -250,6 +250,17 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             super().shutdown()
 
     def _refuse(self, status: int) -> None:
-        if not self.transport.is_closing():
-            self.transport.write(STATUS_LINE[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
-            self.transport.close()
+        if self.transport.is_closing():
+            return
+        bounds = self._bounds
+        answer = fail(
+            status,
+            {
+                408: f"the request: expected to go on within {bounds.patience_s:g} s",
+                414: f"the path: expected at most {bounds.line_bytes} bytes, found {len(self.url)}",
+                431: f"the head: expected at most {bounds.fields} fields and {bounds.head_bytes} bytes, found more",
+            }[status],
+        )
+        head = self._write_head(answer, len(b"".join(answer.parts)), keep_alive=False)
+        self.transport.write(b"".join((head, *answer.parts)))
+        self.transport.close()

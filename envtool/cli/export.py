@@ -50,42 +50,61 @@ def command(
       virtual-packages  the declared virtual packages, for conda-lock's --virtual-package-spec
     """
     from envtool import report
-    from envtool.cli.selection import chosen_categories, chosen_platform
     from envtool.files import write_atomically
-    from envtool.lockfile import format_lockfile, read_lockfile
+    from envtool.lockfile import read_lockfile
 
     lockfile = read_lockfile(lockfile_path)
     if kind == "conda-lock":
-        from envtool.export.environment import conda_only
-
-        text = format_lockfile(conda_only(lockfile))
+        text = _conda_only(lockfile)
     elif kind == "virtual-packages":
         text = _virtual_packages(lockfile)
     else:
-        chosen = chosen_platform(lockfile, platform)
-        selected = chosen_categories(lockfile, categories)
-        packages = list({(e.manager, e.name): e for e in lockfile.select(chosen, selected)}.values())
-        if kind == "environment":
-            from envtool.export.environment import environment_yml
-            from envtool.lock import VARIABLES_KEY
-
-            text = environment_yml(lockfile, packages, name, VARIABLES_KEY, with_builds=not no_builds)
-        elif kind == "explicit":
-            from envtool.export.explicit import explicit
-
-            text = explicit(packages, chosen, with_sha256=sha256)
-        elif kind == "pylock":
-            text = _pylock(packages)
-        else:
-            from envtool.export.sbom import bill_of_materials
-
-            title = name or lockfile_path.absolute().parent.name
-            text = bill_of_materials(lockfile, chosen, selected, title, is_offline=offline)
+        text = _of_platform(kind, lockfile, platform, categories, name, lockfile_path, no_builds, sha256, offline)
     if output:
         write_atomically(output, text)
         report.say(f"wrote {output}")
     else:
         report.answer(text.rstrip("\n"))
+
+
+def _conda_only(lockfile: Lockfile) -> str:
+    from envtool.export.environment import conda_only
+    from envtool.lockfile import format_lockfile
+
+    return format_lockfile(conda_only(lockfile))
+
+
+def _of_platform(
+    kind: str,
+    lockfile: Lockfile,
+    platform: str | None,
+    categories: tuple[str, ...],
+    name: str | None,
+    lockfile_path: Path,
+    no_builds: bool,
+    sha256: bool,
+    offline: bool,
+) -> str:
+    from envtool.cli.selection import chosen_categories, chosen_platform
+
+    chosen = chosen_platform(lockfile, platform)
+    selected = chosen_categories(lockfile, categories)
+    packages = list({(e.manager, e.name): e for e in lockfile.select(chosen, selected)}.values())
+    if kind == "environment":
+        from envtool.export.environment import environment_yml
+        from envtool.lock import VARIABLES_KEY
+
+        return environment_yml(lockfile, packages, name, VARIABLES_KEY, with_builds=not no_builds)
+    if kind == "explicit":
+        from envtool.export.explicit import explicit
+
+        return explicit(packages, chosen, with_sha256=sha256)
+    if kind == "pylock":
+        return _pylock(packages)
+    from envtool.export.sbom import bill_of_materials
+
+    title = name or lockfile_path.absolute().parent.name
+    return bill_of_materials(lockfile, chosen, selected, title, is_offline=offline)
 
 
 def _virtual_packages(lockfile: Lockfile) -> str:

@@ -16,7 +16,7 @@ from serve.app.asking import Prediction
 from serve.app.door import Door
 from serve.app.exchange import Answer, Request
 from serve.app.routes import PREDICTION_ROUTES, Route
-from serve.dispatch import Dispatcher, LateError
+from serve.dispatch import Dispatcher, Done, LateError
 from serve.pressure import SLOW_CLIENT, Arrival
 from serve.server import Server
 
@@ -107,12 +107,19 @@ class AsgiApp:
         try:
             found = door.turn_away(visit) or route.handle(self._server, request)
             if isinstance(found, Prediction):
-                self._dispatcher.submit(found, finish, visit.deadline_s)
+                self._submit(found, finish, visit.deadline_s)
                 return
         except Exception as error:  # a bug of a handler
             finish(error)
             return
         finish(found)
+
+    def _submit(self, prediction: Prediction, finish: Done, deadline_s: float | None) -> None:
+        try:
+            self._dispatcher.submit(prediction, finish, deadline_s)
+        except BaseException:
+            prediction.end()
+            raise
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request of an ASGI server."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from wire import BODY, Wire, chunked, post, statuses
 
@@ -93,6 +95,21 @@ def test_a_body_over_the_limit_is_413(server, write):
             assert wire.ask(post()).status == 200
     with Wire(server.port) as wire:
         assert wire.ask(post()).status == 200
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "said"),
+    [
+        (post(path="/" + "x" * 6_000), 414, "the path: expected at most 4094 bytes, found 6001"),
+        (post(BODY, *(f"X-{number}: 1" for number in range(200))), 431, "the head: expected at most 100 fields"),
+    ],
+    ids=["path", "fields"],
+)
+def test_the_event_loop_says_what_is_wrong_with_a_head(asgi, request_, status, said):
+    with Wire(asgi.port) as wire:
+        answer = wire.ask(request_)
+    assert (answer.status, answer.headers["connection"]) == (status, "close")
+    assert json.loads(answer.body)["error"].startswith(said)
 
 
 def test_a_head_that_is_too_large_is_refused(server):

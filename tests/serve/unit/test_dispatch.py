@@ -144,3 +144,25 @@ def test_a_full_queue_of_one_model_turns_nobody_away_from_another(tmp_path):
         return found
 
     assert asyncio.run(run()) == {"a": [200, 200, 503, 503], "b": [200]}
+
+
+def test_a_request_whose_rows_cannot_be_counted_gives_its_lease_back(tmp_path):
+    class Uncountable(Times):
+        def count_rows(self, taken):
+            raise IndexError("no rows")
+
+    server = make_server(tmp_path)
+    runtime = server.find(None).stable
+    go_live(runtime, Uncountable())
+
+    async def run():
+        loop = asyncio.get_running_loop()
+        app = AsgiApp(server, None, Dispatcher(loop, lambda name, rows: None))
+        answer = loop.create_future()
+        request = Request("POST", "/predict", {}, b'{"inputs": [1]}', {})
+        app.handle(PREDICTION_ROUTES[0], request, "", answer.set_result)
+        return (await answer).status
+
+    assert asyncio.run(run()) == 500
+    old = go_live(runtime)
+    assert runtime.slot.take_drained() == [old]
