@@ -10,7 +10,8 @@ import pytest
 from tests.functional.deploy.conftest import run_envtool
 from tests.functional.prefix.conftest import User
 from tests.support.archives import Archive, File, locked
-from tests.support.mirror_simulator import MirrorSimulator, closed_port_url, status
+from tests.support.mirror_answers import status
+from tests.support.mirror_simulator import MirrorSimulator, closed_port_url
 
 # What may be set where the tests run, and what they decide themselves.
 PROXIES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")

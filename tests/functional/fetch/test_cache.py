@@ -20,7 +20,7 @@ from envtool.errors import CacheError
 from envtool.fetch import Cache, Wanted, fetch
 from envtool.patience import Patience
 from tests.functional.fetch.conftest import CONTENT, SHA256, Tally
-from tests.support import mirror_simulator as sim
+from tests.support import mirror_answers as say
 from tests.support.mirror_simulator import MirrorSimulator
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to act as other users")
@@ -112,9 +112,9 @@ def tmpfs(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-@pytest.mark.parametrize("answer", [sim.good(), sim.chunked()], ids=["size announced", "no size announced"])
+@pytest.mark.parametrize("answer", [say.good(), say.chunked()], ids=["size announced", "no size announced"])
 def test_a_full_disk_names_the_file_and_the_place_and_goes_on_when_there_is_room(
-    answer: sim.Answer, mirror: MirrorSimulator, tally: Tally, tmpfs: Path
+    answer: say.Answer, mirror: MirrorSimulator, tally: Tally, tmpfs: Path
 ) -> None:
     mirror.answer("*", answer)
     cache = Cache(tmpfs)
@@ -125,7 +125,7 @@ def test_a_full_disk_names_the_file_and_the_place_and_goes_on_when_there_is_room
         fetch([wanted], cache, tally)
     assert f"no space for a.conda in the cache {tmpfs}" in caught.value.message
     assert "bytes are free" in caught.value.message
-    if answer == sim.good():
+    if answer == say.good():
         assert "300,000 bytes more are needed" in caught.value.message
     filler.unlink()
     assert fetch([wanted], cache, tally)[wanted].read_bytes() == CONTENT
@@ -160,7 +160,7 @@ def test_the_members_of_a_group_share_a_cache_whatever_their_umask(mirror: Mirro
     root.mkdir()
     os.chown(root, 0, 4321)
     root.chmod(0o2775)
-    mirror.answer("a.conda", sim.truncated(100_000), sim.status(404))
+    mirror.answer("a.conda", say.truncated(100_000), say.status(404))
     url = mirror.url + "a.conda"
     assert run_as(1001, 4321, root, SHA256, url, umask=0o077).returncode == 1
     # The other goes on with what the first has left.
@@ -198,7 +198,7 @@ def test_the_umask_has_its_way_in_a_cache_of_ones_own(mirror: MirrorSimulator, c
 
 
 def test_two_processes_fetch_the_same_and_only_one_asks(mirror: MirrorSimulator, tmp_path: Path) -> None:
-    mirror.answer("*", then=sim.trickle(600_000))
+    mirror.answer("*", then=say.trickle(600_000))
     argv = [sys.executable, "-c", FETCH, str(tmp_path / "cache"), SHA256, mirror.url + "a.conda"]
     processes = [subprocess.Popen(argv) for _ in range(4)]
     assert [each.wait(60) for each in processes] == [0, 0, 0, 0]
@@ -220,7 +220,7 @@ def test_a_holder_that_stands_still_is_not_waited_for(
 
 def test_a_failure_does_not_wait_for_the_slow_ones(mirror: MirrorSimulator, cache: Cache, tally: Tally) -> None:
     mirror.put("slow.conda", b"never comes")
-    mirror.answer("slow.conda", then=sim.silent())
+    mirror.answer("slow.conda", then=say.silent())
     slow = Wanted("slow.conda", "0" * 64, (mirror.url + "slow.conda",))
     missing = Wanted("missing.conda", "1" * 64, (mirror.url + "missing.conda",))
     began_s = time.monotonic()

@@ -12,14 +12,16 @@ from envtool.errors import HashMismatchError, NetworkError
 from envtool.fetch import Cache, Wanted, fetch
 from envtool.patience import Patience
 from tests.functional.fetch.conftest import CONTENT, SHA256, Tally
+from tests.support import mirror_answers as say
 from tests.support import mirror_simulator as sim
-from tests.support.mirror_simulator import Answer, MirrorSimulator
+from tests.support.mirror_answers import Answer
+from tests.support.mirror_simulator import MirrorSimulator
 
 SIZES = [pytest.param(None, id="size unknown"), pytest.param(len(CONTENT), id="size known")]
 FAILURES = [
-    sim.status(403), sim.status(404), sim.status(429), sim.status(500), sim.status(503), sim.html(), sim.wrong_bytes(),
-    sim.other_file(30), sim.other_file(400_000), sim.truncated(100_000), sim.cut_without_length(100_000), sim.reset(),
-    sim.reset(100_000), sim.stalled(100_000), sim.silent(), sim.redirect("http://127.0.0.1:1/a.conda"),
+    say.status(403), say.status(404), say.status(429), say.status(500), say.status(503), say.html(), say.wrong_bytes(),
+    say.other_file(30), say.other_file(400_000), say.truncated(100_000), say.cut_without_length(100_000), say.reset(),
+    say.reset(100_000), say.stalled(100_000), say.silent(), say.redirect("http://127.0.0.1:1/a.conda"),
 ]  # fmt: skip
 
 
@@ -53,7 +55,7 @@ def test_when_all_fail_every_place_has_its_own_reason(
     failure: Answer, mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
 ) -> None:
     mirror.answer("*", then=failure)
-    other.answer("*", then=sim.status(404))
+    other.answer("*", then=say.status(404))
     urls = tuple(each.url.replace("//", "//me:secret@") + "a.conda" for each in (mirror, other))
     with pytest.raises(NetworkError) as caught:
         fetch([Wanted("a.conda", SHA256, urls)], cache, tally, patience=patience)
@@ -68,12 +70,12 @@ def test_when_all_fail_every_place_has_its_own_reason(
 @pytest.mark.parametrize(
     ("failure", "reason"),
     [
-        (sim.status(403), "HTTP 403 Forbidden"),
-        (sim.html(), "an HTML page instead of the file"),
-        (sim.other_file(30), "expected 300000 bytes, got 30 bytes"),
-        (sim.cut_without_length(10), "ended after 10 of 300,000 bytes"),
-        (sim.silent(), "no answer in time"),
-        (sim.stalled(300), "silent for 0.5 s"),
+        (say.status(403), "HTTP 403 Forbidden"),
+        (say.html(), "an HTML page instead of the file"),
+        (say.other_file(30), "expected 300000 bytes, got 30 bytes"),
+        (say.cut_without_length(10), "ended after 10 of 300,000 bytes"),
+        (say.silent(), "no answer in time"),
+        (say.stalled(300), "silent for 0.5 s"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.kind,
 )
@@ -94,8 +96,8 @@ def test_reasons_are_for_people(
 def test_a_page_is_known_by_its_beginning_whatever_the_server_calls_it(
     mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, tally: Tally
 ) -> None:
-    mirror.answer("*", then=sim.html("application/octet-stream"))
-    other.answer("*", then=sim.status(404))
+    mirror.answer("*", then=say.html("application/octet-stream"))
+    other.answer("*", then=say.status(404))
     urls = (mirror.url + "a.conda", other.url + "a.conda")
     with pytest.raises(NetworkError, match=r"a\.conda: an HTML page instead of the file"):
         fetch([Wanted("a.conda", SHA256, urls)], cache, tally)
@@ -113,7 +115,7 @@ def test_a_place_without_tls_and_a_name_that_nobody_knows(mirror: MirrorSimulato
 def test_the_only_place_gave_other_bytes(
     mirror: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
 ) -> None:
-    mirror.answer("*", then=sim.wrong_bytes())
+    mirror.answer("*", then=say.wrong_bytes())
     with pytest.raises(HashMismatchError) as caught:
         fetch([Wanted("a.conda", SHA256, (mirror.url + "a.conda",))], cache, tally, patience=patience)
     assert caught.value.expected == f"sha256:{SHA256}"
@@ -124,8 +126,8 @@ def test_the_only_place_gave_other_bytes(
 def test_a_place_that_has_nothing_is_not_asked_again_while_others_recover(
     mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
 ) -> None:
-    mirror.answer("*", then=sim.status(404))
-    other.answer("*", sim.status(503), sim.status(500), sim.reset())
+    mirror.answer("*", then=say.status(404))
+    other.answer("*", say.status(503), say.status(500), say.reset())
     wanted = Wanted("a.conda", SHA256, (mirror.url + "a.conda", other.url + "a.conda"))
     fetch([wanted], cache, tally, patience=patience)
     assert (len(mirror.requests), len(other.requests)) == (1, 4)
@@ -137,7 +139,7 @@ def test_a_place_that_asks_to_wait_is_left_alone_until_then(
 ) -> None:
     # A date has whole seconds only, so that a wait of two may be one and a little.
     header = "1" if form == "seconds" else email.utils.formatdate(time.time() + 2, usegmt=True)
-    mirror.answer("*", sim.status(429, header))
+    mirror.answer("*", say.status(429, header))
     wanted = Wanted("a.conda", SHA256, (mirror.url + "a.conda",))
     fetch([wanted], cache, tally, patience=patience)
     first, second = mirror.requests
@@ -147,8 +149,8 @@ def test_a_place_that_asks_to_wait_is_left_alone_until_then(
 def test_another_place_is_used_meanwhile(
     mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
 ) -> None:
-    mirror.answer("*", sim.status(503, 4))
-    other.answer("*", sim.status(500), sim.status(500))
+    mirror.answer("*", say.status(503, 4))
+    other.answer("*", say.status(500), say.status(500))
     wanted = Wanted("a.conda", SHA256, (mirror.url + "a.conda", other.url + "a.conda"))
     began_s = time.monotonic()
     fetch([wanted], cache, tally, patience=patience)
@@ -157,7 +159,7 @@ def test_another_place_is_used_meanwhile(
 
 
 def test_too_long_a_wait_is_no_wait(mirror: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience) -> None:
-    mirror.answer("*", then=sim.status(429, 3600))
+    mirror.answer("*", then=say.status(429, 3600))
     with pytest.raises(NetworkError, match="HTTP 429 Too Many Requests"):
         fetch([Wanted("a.conda", SHA256, (mirror.url + "a.conda",))], cache, tally, patience=patience)
     assert len(mirror.requests) == 1
@@ -166,7 +168,7 @@ def test_too_long_a_wait_is_no_wait(mirror: MirrorSimulator, cache: Cache, tally
 def test_a_mirror_that_is_down_is_asked_last_for_the_other_files(
     mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
 ) -> None:
-    mirror.answer("*", then=sim.silent())
+    mirror.answer("*", then=say.silent())
     files = [Wanted("a.conda", SHA256, (mirror.url + "a.conda", other.url + "a.conda"))]
     for i in range(40):
         content = f"{i}".encode()
@@ -183,7 +185,7 @@ def test_a_trickle_is_left_for_a_quicker_place_but_suffered_where_there_is_none(
     mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, tally: Tally
 ) -> None:
     patience = Patience(read_timeout_s=0.3, min_bytes_per_s=1_000_000)
-    mirror.answer("*", then=sim.trickle(200_000))
+    mirror.answer("*", then=say.trickle(200_000))
     wanted = Wanted("a.conda", SHA256, (mirror.url + "a.conda", other.url + "a.conda"))
     fetch([wanted], cache, tally, patience=patience)
     continued = other.requests[0].range
@@ -194,7 +196,7 @@ def test_a_trickle_is_left_for_a_quicker_place_but_suffered_where_there_is_none(
 
 
 def test_a_slow_line_is_no_error_however_long_it_takes(mirror: MirrorSimulator, cache: Cache, tally: Tally) -> None:
-    mirror.answer("*", then=sim.trickle(150_000))
+    mirror.answer("*", then=say.trickle(150_000))
     wanted = Wanted("a.conda", SHA256, (mirror.url + "a.conda",))
     fetch([wanted], cache, tally, patience=Patience(read_timeout_s=0.5))
     assert len(mirror.requests) == 1

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from envtool.fetch import Cache, Wanted, fetch
 from tests.functional.fetch.conftest import Tally
-from tests.support import mirror_simulator as sim
+from tests.support import mirror_answers as say
 from tests.support.mirror_simulator import MirrorSimulator
 
 FETCH = """
@@ -37,7 +37,7 @@ def test_thirty_kills(mirror: MirrorSimulator, tmp_path: Path) -> None:
         content = chance.randbytes(400_000)
         url = mirror.put(f"{i}.conda", content)
         files.append((f"{i}.conda", hashlib.sha256(content).hexdigest(), url))
-    mirror.answer("[0-9].conda", then=sim.trickle(400_000))
+    mirror.answer("[0-9].conda", then=say.trickle(400_000))
     root = tmp_path / "cache"
     argv = [sys.executable, "-c", FETCH, str(root), json.dumps(files)]
     for _ in range(30):

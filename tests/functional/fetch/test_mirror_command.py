@@ -19,6 +19,7 @@ from envtool.lockfile import LockedPackage
 from envtool.mirrors import Mirrors
 from envtool.patience import Patience
 from envtool.report import Display
+from tests.support import mirror_answers as say
 from tests.support import mirror_simulator as sim
 from tests.support.mirror_simulator import MirrorSimulator
 
@@ -82,8 +83,8 @@ def test_probe_measures_ranks_and_remembers(home: Path, mirror: MirrorSimulator,
     with MirrorSimulator() as origin, MirrorSimulator() as lagging:
         url = fill(origin)
         slow, quick = fill(mirror), fill(other)
-        mirror.answer("*.conda", then=sim.trickle(150_000))
-        mirror.answer("*.whl", then=sim.status(403))
+        mirror.answer("*.conda", then=say.trickle(150_000))
+        mirror.answer("*.whl", then=say.status(403))
         lagging.put("cf/linux-64/repodata.json", REPODATA)
         configure(home, url, slow=slow, quick=quick, lagging=lagging.url + "cf/", none=sim.closed_port_url() + "cf/")
         lock = write_lock(home / "conda-lock.yml", url + ARCHIVE, f"{origin.url}packages/{WHEEL}")
@@ -117,7 +118,7 @@ def test_a_channel_that_a_mirror_lacks_is_found_by_its_repodata(home: Path, mirr
 
 def test_probe_ends_in_time_and_says_no_when_a_channel_is_nowhere(home: Path, mirror: MirrorSimulator) -> None:
     url = mirror.url + "cf/"
-    mirror.answer("*", then=sim.silent())
+    mirror.answer("*", then=say.silent())
     lock = write_lock(home / "conda-lock.yml", url + ARCHIVE)
     done = envtool("probe", "-f", str(lock), "--json", "--limit", "1")
     assert done.returncode == 1
@@ -131,8 +132,8 @@ def test_create_uses_the_quickest_and_measures_once_a_day(
 ) -> None:
     with MirrorSimulator() as origin:
         url = fill(origin)
-        origin.answer("*", then=sim.trickle(100_000))
-        mirror.answer("*.conda", then=sim.trickle(200_000))
+        origin.answer("*", then=say.trickle(100_000))
+        mirror.answer("*.conda", then=say.trickle(200_000))
         configure(home, url, '[mirrors]\nuse = "auto"\n', slow=fill(mirror), quick=fill(other))
         cache = Cache(tmp_path / "cache")
         with Display() as display:
@@ -155,7 +156,7 @@ def test_named_mirrors_come_in_their_order_and_the_origin_last_or_never(
         url = fill(origin)
         fill(mirror), fill(other)
         for each in (mirror, other):
-            each.answer("*", then=sim.status(404))
+            each.answer("*", then=say.status(404))
         urls = [url + ARCHIVE, f"{origin.url}packages/{WHEEL}"]
         presets = {"one": mirror.url + "cf/", "two": other.url + "cf/"}
         configure(home, url, '[mirrors]\nuse = ["two", "one"]\n', **presets)

@@ -10,8 +10,10 @@ import pytest
 from envtool.fetch import Cache, Wanted, fetch
 from envtool.patience import Patience
 from tests.functional.fetch.conftest import CONTENT, SHA256, Tally
+from tests.support import mirror_answers as say
 from tests.support import mirror_simulator as sim
-from tests.support.mirror_simulator import Answer, MirrorSimulator
+from tests.support.mirror_answers import Answer
+from tests.support.mirror_simulator import MirrorSimulator
 
 HALF = 150_000
 
@@ -26,14 +28,14 @@ def leave_partial(cache: Cache, content: bytes) -> None:
     ("answers", "ranges"),
     [
         pytest.param([], [f"bytes={HALF}-"], id="goes on"),
-        pytest.param([sim.range_ignored()], [f"bytes={HALF}-"], id="200 to a range is taken from the beginning"),
-        pytest.param([sim.gzipped()], [f"bytes={HALF}-"], id="a compressed whole"),
-        pytest.param([sim.wrong_range()], [f"bytes={HALF}-", None], id="another range"),
-        pytest.param([sim.wrong_range(-7)], [f"bytes={HALF}-", None], id="a range before the one"),
-        pytest.param([sim.status(416)], [f"bytes={HALF}-", None], id="416"),
-        pytest.param([sim.wrong_bytes()], [f"bytes={HALF}-", None], id="wrong second half: the whole from this place"),
+        pytest.param([say.range_ignored()], [f"bytes={HALF}-"], id="200 to a range is taken from the beginning"),
+        pytest.param([say.gzipped()], [f"bytes={HALF}-"], id="a compressed whole"),
+        pytest.param([say.wrong_range()], [f"bytes={HALF}-", None], id="another range"),
+        pytest.param([say.wrong_range(-7)], [f"bytes={HALF}-", None], id="a range before the one"),
+        pytest.param([say.status(416)], [f"bytes={HALF}-", None], id="416"),
+        pytest.param([say.wrong_bytes()], [f"bytes={HALF}-", None], id="wrong second half: the whole from this place"),
         pytest.param(
-            [sim.truncated(200_000), sim.reset(250_000)], [f"bytes={HALF}-", "bytes=200000-", "bytes=250000-"],
+            [say.truncated(200_000), say.reset(250_000)], [f"bytes={HALF}-", "bytes=200000-", "bytes=250000-"],
             id="broken twice more",
         ),
     ],
@@ -46,7 +48,7 @@ def test_what_is_there_is_gone_on_with(
     wanted = Wanted("a.conda", SHA256, (mirror.url + "a.conda",))
     assert fetch([wanted], cache, tally, patience=patience)[wanted].read_bytes() == CONTENT
     asked = [each.range for each in mirror.requests]
-    if answers[:1] == [sim.truncated(200_000)] and len(asked) == 3:
+    if answers[:1] == [say.truncated(200_000)] and len(asked) == 3:
         asked[2] = ranges[2]  # how much of a reset connection arrives is the kernel's to decide
     assert asked == ranges
     assert tally.done == tally.total == len(CONTENT)
@@ -80,7 +82,7 @@ def test_a_whole_that_was_not_moved_yet_needs_no_network(cache: Cache, tally: Ta
 def test_another_mirror_goes_on(
     mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
 ) -> None:
-    mirror.answer("*", then=sim.truncated(HALF))
+    mirror.answer("*", then=say.truncated(HALF))
     wanted = Wanted("a.conda", SHA256, (mirror.url + "a.conda", other.url + "a.conda"))
     fetch([wanted], cache, tally, patience=patience)
     assert [each.range for each in other.requests] == [f"bytes={HALF}-"]
@@ -90,7 +92,7 @@ def test_half_of_another_file_is_given_up_and_the_good_mirror_is_not_blamed(
     mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
 ) -> None:
     mirror.put("a.conda", b"x" * len(CONTENT))
-    mirror.answer("*", then=sim.truncated(HALF))
+    mirror.answer("*", then=say.truncated(HALF))
     wanted = Wanted("a.conda", SHA256, (mirror.url + "a.conda", other.url + "a.conda"), len(CONTENT))
     assert fetch([wanted], cache, tally, patience=patience)[wanted].read_bytes() == CONTENT
     assert [each.range for each in other.requests] == [f"bytes={HALF}-", None]
@@ -102,13 +104,13 @@ def test_a_mirror_that_breaks_off_again_and_again_brings_the_file_in_the_end(
     size = 3_000_000
     content = CONTENT * 10
     mirror.put("big.conda", content)
-    mirror.answer("big.conda", *(sim.truncated(at) for at in range(200_000, size, 200_000)))
+    mirror.answer("big.conda", *(say.truncated(at) for at in range(200_000, size, 200_000)))
     wanted = Wanted("big.conda", hashlib.sha256(content).hexdigest(), (mirror.url + "big.conda",))
     fetch([wanted], cache, tally, patience=Patience(attempts=2, backoff_s=0.001))
     assert len(mirror.requests) == 15, "more often than attempts, since each brought something"
 
 
-@pytest.mark.parametrize("answer", [sim.chunked(), sim.gzipped()], ids=["chunked", "gzip"])
+@pytest.mark.parametrize("answer", [say.chunked(), say.gzipped()], ids=["chunked", "gzip"])
 def test_a_body_without_a_size_is_counted_all_the_same(
     answer: Answer, mirror: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
 ) -> None:
@@ -122,7 +124,7 @@ def test_a_gz_file_is_not_unpacked_because_a_server_calls_it_an_encoding(
     mirror: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
 ) -> None:
     mirror.put("a.tar.gz", CONTENT)
-    mirror.answer("*", sim.gzipped())
+    mirror.answer("*", say.gzipped())
     packed = gzip.compress(CONTENT, mtime=0)
     mirror.put("a.tar.gz", CONTENT)
     wanted = Wanted("a.tar.gz", hashlib.sha256(packed).hexdigest(), (mirror.url + "a.tar.gz",))

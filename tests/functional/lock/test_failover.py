@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,12 +11,8 @@ import pytest
 
 from envtool.mirrors import Mirrors
 from envtool.relay import Relay
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
-
-from mirror_simulator import (
+from tests.support.mirror_answers import (
     Answer,
-    MirrorSimulator,
     cut_without_length,
     html,
     reset,
@@ -27,6 +22,7 @@ from mirror_simulator import (
     truncated,
     wrong_bytes,
 )
+from tests.support.mirror_simulator import MirrorSimulator
 
 EXTRACT = Path(__file__).parents[2] / "data" / "repodata"
 CANONICAL = "https://conda.anaconda.org/conda-forge/"

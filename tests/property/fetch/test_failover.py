@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from envtool.errors import HashMismatchError, NetworkError
 from envtool.fetch import Cache, Wanted, fetch
 from envtool.patience import Patience
-from tests.support import mirror_simulator as sim
-from tests.support.mirror_simulator import Answer, MirrorSimulator
+from tests.support import mirror_answers as say
+from tests.support.mirror_answers import Answer
+from tests.support.mirror_simulator import MirrorSimulator
 
 CONTENT = random.Random(7).randbytes(20_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -31,17 +32,42 @@ MIRRORS = 3
 positions = st.integers(0, len(CONTENT) - 1)
 # A place that fails in one of these ways may have the right bytes a moment later.
 transient = st.one_of(
-    st.sampled_from([sim.status(429), sim.status(429, 0), sim.status(500), sim.status(503), sim.reset(), sim.silent()]),
-    st.builds(sim.truncated, positions),
-    st.builds(sim.reset, positions),
-    st.builds(sim.stalled, positions),
+    st.sampled_from(
+        [
+            say.status(429),
+            say.status(429, 0),
+            say.status(500),
+            say.status(503),
+            say.reset(),
+            say.silent(),
+        ]
+    ),
+    st.builds(say.truncated, positions),
+    st.builds(say.reset, positions),
+    st.builds(say.stalled, positions),
 )
 final = st.one_of(
-    st.sampled_from([sim.status(403), sim.status(404), sim.html(), sim.wrong_bytes(), sim.status(416)]),
-    st.builds(sim.other_file, st.integers(0, 30_000).filter(lambda size: size != len(CONTENT))),
+    st.sampled_from(
+        [
+            say.status(403),
+            say.status(404),
+            say.html(),
+            say.wrong_bytes(),
+            say.status(416),
+        ]
+    ),
+    st.builds(say.other_file, st.integers(0, 30_000).filter(lambda size: size != len(CONTENT))),
 )
 # Odd, but with the right bytes in it.
-odd = st.sampled_from([sim.good(), sim.range_ignored(), sim.wrong_range(), sim.gzipped(), sim.chunked()])
+odd = st.sampled_from(
+    [
+        say.good(),
+        say.range_ignored(),
+        say.wrong_range(),
+        say.gzipped(),
+        say.chunked(),
+    ]
+)
 
 
 @dataclass(frozen=True)
