@@ -6,24 +6,19 @@ It needs libb64, which Debian has; where neither the system nor apt has it, the 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 
 import pytest
 from environments import make_environment
+
+from tests.support import debian
 
 PACKAGES = ["tritonclient==2.41.1", "nvidia-cuda-runtime-cu12"]
 
 
 def libraries(place):
     """The directories of what perf_analyzer is linked with, beside the system's."""
-    unpacked = place / "libb64"
-    if not unpacked.exists() and shutil.which("apt-get") and shutil.which("dpkg"):
-        scratch = place / "deb"
-        scratch.mkdir(exist_ok=True)
-        subprocess.run(["apt-get", "download", "-q", "libb64-0d"], cwd=scratch, capture_output=True)
-        for package in scratch.glob("*.deb"):
-            subprocess.run(["dpkg", "-x", str(package), str(unpacked)], check=True)
+    unpacked = debian.unpack(place / "libb64", "libb64-0d")
     found = [*unpacked.glob("usr/lib/*/libb64.so*"), *place.glob("lib/python*/site-packages/nvidia/*/lib/libcudart*")]
     return sorted({str(path.parent) for path in found})
 

@@ -1,7 +1,7 @@
 """The failure matrix: whatever comes, the old model serves on, the reason is told, and the next good one is served.
 
 A memory that would not suffice is refused in `test_model_gates`, where it can be had without starving this machine.
-ESTALE needs a file server that goes away; it is an OSError like those of this matrix.
+ESTALE, and a file server that hangs or goes away, are in `test_network_file_systems`.
 """
 
 from __future__ import annotations
