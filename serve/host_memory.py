@@ -6,7 +6,7 @@ below. Source: the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,8 +67,7 @@ def _show(size_bytes: int) -> str:
 
 
 def _read_meminfo(root: Path) -> Available | None:
-    facts = _read_table(root / "proc" / "meminfo", ":")
-    kibibytes = facts.get("MemAvailable")
+    kibibytes = _find_number(root / "proc" / "meminfo", "MemAvailable:")
     return None if kibibytes is None else Available(kibibytes * 1024, "MemAvailable")
 
 
@@ -98,7 +97,7 @@ def _read_group(group: Path, limit_name: str, usage_name: str, cache_name: str) 
     if limit is None or usage is None:
         return None
     # The kernel gives up this part of the file cache before it kills anybody.
-    cache_bytes = _read_table(group / "memory.stat", " ").get(cache_name, 0)
+    cache_bytes = _find_number(group / "memory.stat", cache_name + " ") or 0
     return Available(max(0, limit - usage + cache_bytes), f"{group.name or 'cgroup'}/{limit_name}")
 
 
@@ -109,10 +108,13 @@ def _read_number(path: Path) -> int | None:
         return None
 
 
-def _read_table(path: Path, separator: str) -> Mapping[str, int]:
+def _find_number(path: Path, key: str) -> int | None:
+    """The number after a key at the start of a line."""
     try:
-        lines = path.read_text().splitlines()
+        text = "\n" + path.read_text()
     except OSError:
-        return {}
-    pairs = (line.partition(separator) for line in lines)
-    return {name: int(value.split()[0]) for name, _, value in pairs if value.split() and value.split()[0].isdigit()}
+        return None
+    # Every candidate is preceded by this, in every worker: the other fifty lines are not parsed.
+    _, _, found = text.partition("\n" + key)
+    word = found.partition("\n")[0].split()
+    return int(word[0]) if word and word[0].isdigit() else None

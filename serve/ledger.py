@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 
@@ -60,6 +61,23 @@ class Entry:
         return (self.sha256, self.version) == (other.sha256, other.version)
 
 
+@dataclass(frozen=True)
+class _Read:
+    """What is known of the file: parsing all of it at each swap would cost more with every generation.
+
+    Args:
+        state: inode, size and mtime that it had.
+        entries: its lines.
+        end: where the last whole line ends.
+        last_line: that line, by which a file that was not only appended to is known.
+    """
+
+    state: tuple[int, int, int] = (0, 0, 0)
+    entries: Sequence[Entry] = ()
+    end: int = 0
+    last_line: bytes = b""
+
+
 class Ledger:
     """The file of generations.
 
@@ -70,7 +88,7 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self._path = store.root / "generations.jsonl"
         self.lock_path = store.root / "commit.lock"
-        self._read: tuple[tuple[int, int, int], list[Entry]] | None = None
+        self._read = _Read()
 
     def read(self) -> list[Entry]:
         """Return every generation, the oldest first.
@@ -86,10 +104,22 @@ class Ledger:
         except FileNotFoundError:
             return []
         state = (seen.st_ino, seen.st_size, seen.st_mtime_ns)
-        if self._read is None or self._read[0] != state:
-            lines = self._path.read_bytes().splitlines(keepends=True)
-            self._read = state, [_parse(line) for line in lines if line.endswith(b"\n")]
-        return list(self._read[1])
+        if self._read.state != state:
+            self._read = self._read_on(state)
+        return list(self._read.entries)
+
+    def _read_on(self, state: tuple[int, int, int]) -> _Read:
+        """Read what was appended since; all of it where that is not all that happened to the file."""
+        known = self._read if self._read.state[0] == state[0] else _Read()
+        with self._path.open("rb") as reader:
+            reader.seek(known.end - len(known.last_line))
+            if reader.read(len(known.last_line)) != known.last_line:
+                known = _Read()
+                reader.seek(0)
+            lines = [line for line in reader.read().splitlines(keepends=True) if line.endswith(b"\n")]
+        end = known.end + sum(map(len, lines))
+        last_line = lines[-1] if lines else known.last_line
+        return _Read(state, [*known.entries, *map(_parse, lines)], end, last_line)
 
     def last(self) -> Entry | None:
         """Return the committed generation, or `None` before the first."""

@@ -54,6 +54,22 @@ def test_a_torn_line_was_never_committed(ledger, tmp_path):
     assert [entry.generation for entry in ledger.read()] == [1, 2]
 
 
+@pytest.mark.parametrize("is_same_file", [True, False])
+def test_a_file_that_was_not_only_appended_to_is_read_anew(ledger, tmp_path, is_same_file):
+    other = Ledger(Store(tmp_path / "other"))
+    for entry in (SECOND, replace(FIRST, version="v3"), FIRST):
+        ledger.commit(replace(entry, fingerprint=entry.version))
+        other.commit(replace(entry, name="x.pth", fingerprint=entry.version))
+    ledger.read()
+    path, content = tmp_path / "store" / "generations.jsonl", other._path.read_bytes()
+    if not is_same_file:
+        path.unlink()
+    path.write_bytes(content)
+    assert [entry.name for entry in ledger.read()] == ["x.pth"] * 3
+    assert ledger.commit(replace(FIRST, version="v4", fingerprint="4")).generation == 4
+    assert [entry.generation for entry in ledger.read()] == [1, 2, 3, 4]
+
+
 def test_a_whole_line_that_is_no_entry_is_an_error(ledger, tmp_path):
     ledger.commit(FIRST)
     with (tmp_path / "store" / "generations.jsonl").open("ab") as writer:
