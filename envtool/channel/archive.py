@@ -86,7 +86,7 @@ def _info(package: Package) -> list[Entry]:
         "about.json": {key: value for key, value in about.items() if value},
         "hash_input.json": {"digest": package.digest},
     }
-    if package.is_noarch:
+    if package.noarch == "python":
         python: dict[str, Any] = {"type": "python"}
         if package.entry_points:
             python["entry_points"] = list(package.entry_points)
@@ -116,8 +116,8 @@ def _index(package: Package) -> dict[str, Any]:
         "license": package.license,
         "subdir": package.subdir,
     }
-    if package.is_noarch:
-        return {**index, "arch": None, "platform": None, "noarch": "python"}
+    if package.noarch:
+        return {**index, "arch": None, "platform": None, "noarch": package.noarch}
     platform, _, bits = package.subdir.partition("-")
     return {**index, "arch": {"64": "x86_64"}.get(bits, bits), "platform": platform}
 

@@ -10,8 +10,8 @@ import gzip
 import io
 import lzma
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from envtool.channel.payload import safe_path
@@ -19,6 +19,7 @@ from envtool.errors import ArchiveError
 
 _MAGIC = b"!<arch>\n"
 _HEADER_BYTES = 60
+_SCRIPTS = ("preinst", "postinst", "prerm", "postrm", "config")
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class Member:
         content: The bytes; empty for a link.
         is_executable: Whether its owner may run it.
         link: The target of a symbolic link, as it is written.
+        is_privileged: Whether it runs with the rights of its owner or group.
     """
 
     path: str
     content: bytes
     is_executable: bool
     link: str | None
+    is_privileged: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,15 @@ class Deb:
         name: From its control file.
         version: From its control file.
         members: Files and links, in the package's order; directories are left out.
+        control: All fields of its control file, each with its first line.
+        scripts: The maintainer scripts that it has, such as `postinst`.
     """
 
     name: str
     version: str
     members: tuple[Member, ...]
+    control: Mapping[str, str] = field(default_factory=dict)
+    scripts: tuple[str, ...] = ()
 
 
 def read(path: Path) -> Deb:
@@ -69,11 +76,13 @@ def read(path: Path) -> Deb:
         parts = dict(_ar_members(path.read_bytes(), path.name))
         if parts.get("debian-binary", b"")[:2] != b"2.":
             raise ArchiveError(f"{path.name} is not a Debian package of format 2")
-        control = _control(_tar(parts, "control.tar", path.name))
+        files = {member.path: member.content for member in _tar(parts, "control.tar", path.name)}
+        control = _control(files["control"])
         members = tuple(_tar(parts, "data.tar", path.name))
     except (tarfile.TarError, lzma.LZMAError, EOFError, OSError, ValueError, KeyError) as error:
         raise ArchiveError(f"{path.name} is damaged: {error}", "remove it from the cache and run again") from error
-    return Deb(control["Package"], control["Version"], members)
+    scripts = tuple(name for name in _SCRIPTS if name in files)
+    return Deb(control["Package"], control["Version"], members, control, scripts)
 
 
 def _ar_members(data: bytes, owner: str) -> Iterator[tuple[str, bytes]]:
@@ -135,10 +144,10 @@ def _tar_members(data: bytes, owner: str) -> Iterator[Member]:
             # extractfile follows a hard link to the member that has its bytes.
             file = None if info.issym() else tar.extractfile(info)
             content = file.read() if file else b""
-            yield Member(path, content, bool(info.mode & 0o100), info.linkname if info.issym() else None)
+            link = info.linkname if info.issym() else None
+            yield Member(path, content, bool(info.mode & 0o100), link, link is None and bool(info.mode & 0o6000))
 
 
-def _control(members: Iterator[Member]) -> dict[str, str]:
-    files = {member.path: member.content for member in members}
-    fields = (line.partition(":") for line in files["control"].decode("utf-8").splitlines() if line[:1] not in " \t")
+def _control(text: bytes) -> dict[str, str]:
+    fields = (line.partition(":") for line in text.decode("utf-8").splitlines() if line[:1] not in " \t")
     return {key: value.strip() for key, _, value in fields}

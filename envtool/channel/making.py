@@ -1,17 +1,18 @@
-"""Packages for a channel of one's own, made from wheels and from checkouts through their own pyproject.toml."""
+"""Packages for a channel of one's own: of wheels, of checkouts through their own pyproject.toml, of Debian packages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from envtool.channel import archive, checkout, contents
+from envtool.channel import archive, checkout, contents, deb, debian, elf
 from envtool.channel.contents import Changed, Indexing
 from envtool.channel.convert import Wish, convert
+from envtool.channel.payload import Package
 from envtool.errors import MissingFileError
-from envtool.report import Display
+from envtool.report import Display, warn
 
 # Beside sources in a checkout, and never what a wheel is made of.
 _NOT_INPUTS = frozenset({"build", "dist", "node_modules", "venv", "env"})
@@ -24,17 +25,20 @@ class Sources:
 
     Args:
         wheels: Wheels.
-        checkouts: Directories with a pyproject.toml.
-        wishes: What each package is wanted for; one that is the same for several is made once.
+        wishes: What each package of a wheel is wanted for; one that is the same for several is made once.
+        debs: Debian packages.
+        debian: What these are wanted as.
     """
 
     wheels: tuple[Path, ...]
     checkouts: tuple[Path, ...]
     wishes: tuple[Wish, ...]
+    debs: tuple[Path, ...] = ()
+    debian: debian.Wish = field(default_factory=debian.Wish)
 
 
 def make(sources: Sources, channel: Path, display: Display, indexing: Indexing) -> Changed:
-    """Make packages and add them to a channel; the same wheel gives the same bytes.
+    """Make packages and add them to a channel; the same source gives the same bytes.
 
     Args:
         sources: What they are made from.
@@ -43,23 +47,26 @@ def make(sources: Sources, channel: Path, display: Display, indexing: Indexing) 
         indexing: How the index is written.
 
     Raises:
-        MissingFileError: A wheel or checkout is not there.
-        ArchiveError: A wheel is damaged, or cannot become a package.
+        MissingFileError: A wheel, checkout or Debian package is not there.
+        ArchiveError: A wheel or Debian package is damaged, or cannot become a package.
         ProcessError: The build backend of a checkout failed.
         ChannelError: The channel has another archive of the same name.
     """
     with TemporaryDirectory(prefix="envtool-packages-") as name:
         scratch = Path(name)
-        wheels = [*_existing(sources.wheels), *_built(sources.checkouts, scratch, display)]
-        made = [path for wheel in wheels for path in _packed(wheel, sources.wishes, scratch, display)]
+        _require(sources.wheels, "pip download --no-deps NAME brings a wheel")
+        _require(sources.debs, "apt-get download NAME brings a Debian package")
+        wheels = [*sources.wheels, *_built(sources.checkouts, scratch, display)]
+        packages = [convert(wheel, wish) for wheel in wheels for wish in sources.wishes]
+        packages += _of_debian(sources, scratch, display)
+        made = [_packed(each, scratch, display) for each in packages]
         return contents.add(channel, list(dict.fromkeys(made)), display, indexing)
 
 
-def _existing(wheels: Sequence[Path]) -> Sequence[Path]:
-    missing = [str(each) for each in wheels if not each.is_file()]
+def _require(files: Sequence[Path], hint: str) -> None:
+    missing = [str(each) for each in files if not each.is_file()]
     if missing:
-        raise MissingFileError(f"{', '.join(missing)}: not there", "pip download --no-deps NAME brings a wheel")
-    return wheels
+        raise MissingFileError(f"{', '.join(missing)}: not there", hint)
 
 
 def _built(checkouts: Sequence[Path], scratch: Path, display: Display) -> Iterator[Path]:
@@ -78,11 +85,21 @@ def _is_input(name: str) -> bool:
     return name not in _NOT_INPUTS and (not name.startswith(".") or name in _KEPT_HIDDEN)
 
 
-def _packed(wheel: Path, wishes: Sequence[Wish], scratch: Path, display: Display) -> Iterator[Path]:
-    for wish in wishes:
-        package = convert(wheel, wish)
-        path = scratch / package.file_name
-        if not path.exists():
-            with display.task(f"pack {package.file_name}"):
-                path.write_bytes(archive.pack(package))
-        yield path
+def _of_debian(sources: Sources, scratch: Path, display: Display) -> Iterator[Package]:
+    if not sources.debs:
+        return
+    with display.task(f"convert {len(sources.debs)} Debian packages"):
+        debs = [deb.read(each) for each in sources.debs]
+        made = debian.convert(debs, sources.debian, elf.find_patchelf(), scratch)
+    for each in made:
+        yield each.package
+        for note in each.notes:
+            warn(note)
+
+
+def _packed(package: Package, scratch: Path, display: Display) -> Path:
+    path = scratch / package.file_name
+    if not path.exists():
+        with display.task(f"pack {package.file_name}"):
+            path.write_bytes(archive.pack(package))
+    return path

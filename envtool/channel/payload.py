@@ -49,13 +49,14 @@ class Package:
         name: Its conda name.
         version: Its version.
         build_number: Decides between builds of one version: the higher wins.
-        subdir: `linux-64` or `noarch`.
+        subdir: A platform such as `linux-64`, or `noarch`.
         depends: The match specs that it needs.
         license: An SPDX expression.
         summary: One line.
         home: The project's home page, if it has one.
         build_suffix: What the build string ends in, such as `_cpython`.
         build_prefix: What the build string begins with where the package is for one Python, such as `py311`.
+        is_generic: Of a noarch package: whether it is for any environment and not for Python.
         entry_points: Of a noarch Python package, `name = module:function` for each console script.
         files: What goes into the prefix; a noarch Python package has `site-packages/` and `python-scripts/`.
         about: What goes into `info/` only: licences and the recipe, with paths relative to `info/`.
@@ -74,18 +75,21 @@ class Package:
     entry_points: tuple[str, ...] = ()
     build_suffix: str = ""
     build_prefix: str = ""
+    is_generic: bool = False
 
     @property
-    def is_noarch(self) -> bool:
-        """Whether it is a noarch Python package."""
-        return self.subdir == "noarch"
+    def noarch(self) -> str | None:
+        """`python` or `generic`; None for a package of one platform."""
+        if self.subdir != "noarch":
+            return None
+        return "generic" if self.is_generic else "python"
 
     @property
     def digest(self) -> str:
         """A sha256 of all that the archive holds."""
         digest = hashlib.sha256()
         facts = [self.name, self.version, self.build_number, self.subdir, self.license, self.summary, self.home]
-        digest.update(json.dumps([*facts, self.depends, self.entry_points]).encode())
+        digest.update(json.dumps([*facts, self.depends, self.entry_points, *["generic"] * self.is_generic]).encode())
         for group in (self.files, self.about):
             for entry in sorted(group, key=lambda each: each.path):
                 row = [entry.path, entry.sha256, entry.is_executable, entry.link, entry.has_placeholder]
@@ -95,7 +99,7 @@ class Package:
     @property
     def build(self) -> str:
         """The build string: a digest of the content and the build number, in the form that conda's tools use."""
-        letters = "pyh" if self.is_noarch else f"{self.build_prefix}h"
+        letters = "pyh" if self.noarch == "python" else f"{self.build_prefix}h"
         return f"{letters}{self.digest[:10]}_{self.build_number}{self.build_suffix}"
 
     @property
