@@ -1,49 +1,41 @@
 """Every server that one could pick instead, side by side.
 
-    python bench/peers                          everything: about an hour, the first time more
+    python bench/peers                          everything, in 40 minutes, the first time more
+    python bench/peers --install                only make the peers' environments
+    python bench/peers --resume                 go on with today's run
     python bench/peers --peers envserve "FastAPI on uvicorn" --models tiny --rounds 1 --seconds 2
 
 Each peer has an environment of its own in the cache directory, made by pip when it is missing, with the torch of the
 interpreter that runs this. One server runs at a time; the order of peers turns from round to round, and medians of the
-rounds are compared. wrk makes the load on the same cores; a second client checks answers meanwhile.
+rounds are compared. wrk makes the load on the same cores; a second client checks answers meanwhile. A round that would
+end after the time that `--minutes` gives is not begun.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
+import bare
 import load
 import models
 import process
 import table
 import torch
 from catalog import PEERS, ROOT, Peer, Start
+from journal import Journal
+from venvs import CACHE, install
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "envserve-bench"
 FORMATS = ("json", "binary")
-
-
-def install(peer: Peer) -> Path:
-    """Make a peer's environment, unless it is there, and return the directory of its programs."""
-    if peer.venv is None:
-        return Path(sys.executable).parent
-    directory = CACHE / "venvs" / peer.venv
-    mark = directory / "installed"
-    requirements = [f"torch=={torch.__version__.partition('+')[0]}", "numpy", "safetensors", *peer.requirements]
-    if not mark.exists() or mark.read_text() != "\n".join(requirements):
-        subprocess.run([sys.executable, "-m", "venv", str(directory)], check=True)
-        subprocess.run([str(directory / "bin" / "pip"), "install", "--quiet", *requirements], check=True)
-        mark.write_text("\n".join(requirements))
-    return directory / "bin"
+_WEIGHTS = CACHE / "weights"
 
 
 def measure(peer: Peer, model: str, options: argparse.Namespace) -> list[dict[str, object]]:
@@ -54,7 +46,7 @@ def measure(peer: Peer, model: str, options: argparse.Namespace) -> list[dict[st
             bin=install(peer),
             directory=Path(directory),
             model=model,
-            weights=CACHE / "weights",
+            weights=_WEIGHTS,
             port=process.free_port(),
             workers=options.workers,
         )
@@ -71,26 +63,39 @@ def measure(peer: Peer, model: str, options: argparse.Namespace) -> list[dict[st
     return results
 
 
-def run(options: argparse.Namespace) -> tuple[list[dict[str, object]], dict[str, str]]:
-    """Measure all that was asked for, round by round."""
+def run_round(number: int, peers: list[Peer], options: argparse.Namespace, journal: Journal) -> None:
+    """Measure each peer with each model once, in an order of this round's own."""
+    for model in options.models:
+        if not journal.has_bare(number, model):
+            rate = bare.rate(model, _WEIGHTS, options.workers, options.seconds)
+            journal.add_bare(number, model, rate)
+            print(f"bare model(x)        {model:5} {rate:9.1f}/s", file=sys.stderr, flush=True)
+        for peer in random.sample(peers, len(peers)):
+            if journal.has((number, model, peer.name)):
+                continue
+            try:
+                found = measure(peer, model, options)
+            except (RuntimeError, OSError, AttributeError, subprocess.CalledProcessError) as error:
+                reason = str(error).strip().splitlines()[-1][:300]
+                journal.leave_out(number, model, peer.name, reason)
+                print(f"left out: {peer.name}, {model}: {error}", file=sys.stderr)
+                continue
+            journal.add(number, found)
+            for each in found:
+                print(table.line(each), file=sys.stderr, flush=True)
+
+
+def run(options: argparse.Namespace, journal: Journal) -> None:
+    """Measure all that was asked for, round by round, as far as the time goes."""
     peers = [peer for peer in PEERS if not options.peers or peer.name in options.peers]
-    results: list[dict[str, object]] = []
-    left_out: dict[str, str] = {}
+    until_s, longest_s = time.monotonic() + 60 * options.minutes, 0.0
     for number in range(options.rounds):
-        for model in options.models:
-            for peer in random.sample(peers, len(peers)):
-                if peer.name in left_out:
-                    continue
-                try:
-                    found = measure(peer, model, options)
-                except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
-                    left_out[peer.name] = str(error).strip().splitlines()[-1][:300]
-                    print(f"left out: {peer.name}: {error}", file=sys.stderr)
-                    continue
-                results += [{"round": number, **each} for each in found]
-                for each in found:
-                    print(table.line(each), file=sys.stderr, flush=True)
-    return results, left_out
+        began_s = time.monotonic()
+        if began_s + longest_s > until_s:
+            print(f"no time for round {number + 1}", file=sys.stderr)
+            break
+        run_round(number, peers, options, journal)
+        longest_s = max(longest_s, time.monotonic() - began_s)
 
 
 def main() -> None:
@@ -101,22 +106,28 @@ def main() -> None:
     parser.add_argument("--formats", nargs="*", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--connections", nargs="*", type=int, default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=4)
+    parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=40)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--install", action="store_true")
+    parser.add_argument("--resume", action="store_true")
     options = parser.parse_args()
-    models.write(CACHE / "weights")
-    results, left_out = run(options)
+    models.write(_WEIGHTS)
+    if options.install:
+        for peer in PEERS:
+            print(peer.name, install(peer), file=sys.stderr)
+        return
     facts = {
         "date": date.today().isoformat(),
         "machine": f"{os.cpu_count()} shared cores, no GPU, Python {sys.version.split()[0]}, torch {torch.__version__}",
         "load": f"{os.getloadavg()[0]:.1f}",
         "command": " ".join(["python bench/peers", *sys.argv[1:]]),
-        "rounds": options.rounds,
-        "left_out": left_out,
+        "workers": options.workers,
     }
     output = options.output.with_name(f"{options.output.name}-{facts['date']}")
-    output.with_suffix(".json").write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
-    table.write(facts, results, output)
+    journal = Journal(output.with_suffix(".json"), facts, options.resume)
+    run(options, journal)
+    table.write(journal, output)
 
 
 if __name__ == "__main__":

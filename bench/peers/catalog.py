@@ -161,6 +161,8 @@ def _ours(worker: str) -> Callable[[Start], Command]:
     return command
 
 
+# uvicorn takes them where it finds them, in whatever server it is.
+_FAST = ("uvloop", "httptools")
 PLAIN = {"json": "/json", "binary": "/binary"}
 V2 = "/v2/models/model/infer"
 OURS = {"json": "/predict", "binary": V2}
@@ -170,8 +172,8 @@ PEERS = (
     Peer("envserve, gthread", None, (), _ours("gthread"), OURS),
     Peer("FastAPI on uvicorn", "fastapi", ("fastapi", "uvicorn", "uvloop", "httptools", "orjson"), _uvicorn, PLAIN),
     Peer("Flask on gthread", "flask", ("flask", "gunicorn"), _gthread, PLAIN),
-    Peer("LitServe", "litserve", ("litserve",), _script("litserve_app.py"), {"json": "/predict"}),
-    Peer("BentoML", "bentoml", ("bentoml",), _bentoml, {"json": "/json"}),
+    Peer("LitServe", "litserve", ("litserve", *_FAST), _script("litserve_app.py"), {"json": "/predict"}),
+    Peer("BentoML", "bentoml", ("bentoml", *_FAST), _bentoml, {"json": "/json"}),
     Peer(
         "MLServer",
         "mlserver",
@@ -187,7 +189,7 @@ PEERS = (
         _torchserve,
         {"json": "/predictions/model", "binary": "/predictions/model"},
     ),
-    Peer("Ray Serve", "ray", ("ray[serve]",), _script("ray_app.py"), {"json": "/", "binary": "/"}),
+    Peer("Ray Serve", "ray", ("ray[serve]", *_FAST), _script("ray_app.py"), {"json": "/", "binary": "/"}),
 )
 
 

@@ -15,7 +15,7 @@ from typing import Callable
 
 from catalog import Peer, Start, environment
 
-_PATIENCE_S = 180
+_PATIENCE_S = 90
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 

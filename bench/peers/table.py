@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
+
+from journal import Journal
 
 BASE = "FastAPI on uvicorn"
 _TITLES = {
@@ -43,25 +45,42 @@ def medians(results: Iterable[Result]) -> dict[tuple[str, str, str, int], dict[s
     }
 
 
-def write(facts: Mapping[str, object], results: Sequence[Result], output: Path) -> None:
+def write(journal: Journal, output: Path) -> None:
     """Write the table and one plot for each model."""
-    found = medians(results)
+    facts, found = journal.facts, medians(journal.results)
     lines = [f"# Servers side by side, {facts['date']}", "", f"{facts['machine']}; load average {facts['load']}.", ""]
     lines.append(
-        f"Medians of {facts['rounds']} interleaved rounds; the load's wrk has the same cores. In brackets the ratio to "
-        f"{BASE} in the same column. CPU is processor time of all the server's processes for each request, the model's "
-        "included; PSS is their memory. Failed counts errors and wrong answers of all rounds. Repeat: "
-        f"`{facts['command']}`."
+        f"Medians of {journal.rounds} interleaved rounds, {facts['workers']} processes with the model; the load's wrk "
+        f"has the same cores. In brackets the ratio to {BASE} in the same column. CPU is processor time of all the "
+        "server's processes for each request, the model's included; PSS is their memory. Failed counts errors and "
+        f"wrong answers of all rounds. Repeat: `{facts['command']}`."
     )
     for model in dict.fromkeys(key[0] for key in found):
         for format in dict.fromkeys(key[1] for key in found if key[0] == model):
             lines += ["", f"## {_TITLES[model]}, {format}", ""]
             lines += _table({key[2:]: value for key, value in found.items() if key[:2] == (model, format)})
+        lines += ["", *_bare(journal, model)]
         output.with_name(f"{output.name}-{model}.svg").write_text(_plot(model, found))
-    left_out = facts["left_out"]
-    lines += ["", *(f"Left out: {name} ({reason})." for name, reason in left_out.items())]
+    lines += ["", *(_left_out(each) for each in journal.left_out)]
     output.with_suffix(".md").write_text("\n".join(lines).rstrip() + "\n")
     print("\n".join(lines))
+
+
+def _bare(journal: Journal, model: str) -> list[str]:
+    rates = [each["requests_per_s"] for each in journal.bare if each["model"] == model]
+    if not rates:
+        return []
+    rate = statistics.median(rates)
+    return [
+        f"The model alone, `model(x)` of one row in {journal.facts['workers']} processes and nothing else: "
+        f"{rate:.0f} a second."
+        if rate >= 20
+        else f"The model alone: {rate:.1f} a second."
+    ]
+
+
+def _left_out(each: Result) -> str:
+    return f"Left out from round {each['round'] + 1} on: {each['peer']} with {each['model']} ({each['reason']})."
 
 
 def _table(found: Mapping[tuple[str, int], Mapping[str, float]]) -> list[str]:
