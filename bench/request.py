@@ -99,6 +99,8 @@ async def serve(server, options) -> None:
     from serve.app.asgi import AsgiApp
     from serve.connection import Bounds, Connection
     from serve.dispatch import Dispatcher
+    from serve.heads import Heads
+    from serve.streak import Streak
 
     loop = asyncio.get_running_loop()
     app = AsgiApp(server, None, Dispatcher(loop, server.oversight.meter.observer.batch))
@@ -106,9 +108,10 @@ async def serve(server, options) -> None:
     config.load()
     state = ServerState()
     bounds = Bounds(4094, 100, 16384, 30.0)
+    shared = {"known": Heads(app.table, app.limit_bytes), "streak": Streak()}
     found = []
     for _ in range(options.connections):
-        each = Connection(config=config, server_state=state, app_state={}, app=app, bounds=bounds, urls={})
+        each = Connection(config=config, server_state=state, app_state={}, app=app, bounds=bounds, **shared)
         each.access_log = False
         each.connection_made(Transport())
         found.append(each)

@@ -19,8 +19,10 @@ INLINE_S = 0.001
 # Beyond its time on the processor, a batch may have waited: for the interpreter lock, for other processes, or, if it
 # always does, for a device or a disk.
 _LONGEST_WAIT_S = 20 * INLINE_S
-# An inline batch that took this long was misjudged: the lane stays away from the loop for a while.
+# An inline batch that kept the processor this long was misjudged: the lane stays away from the loop for a while. One
+# that only waited this long was not, on a busy machine; several in a row were.
 _OVERRUN_S = 50 * INLINE_S
+_MOST_OVERRUNS = 3
 _BAN_S = 10.0
 _REMEMBERED_RUNS = 8
 
@@ -40,8 +42,7 @@ class Limits:
     delay_s: float = 0.0
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """One request that is ready to run.
 
     Args:
@@ -86,6 +87,7 @@ class Pace:
     def __init__(self) -> None:
         self._runs: dict[int, deque[Took]] = {}
         self._banned_until_s = 0.0
+        self._overruns = 0
 
     def is_short(self, rows: int, now_s: float) -> bool:
         """Whether a batch may run in the event loop; one that was never timed may not.
@@ -109,8 +111,11 @@ class Pace:
             now_s: the time.
         """
         self._runs.setdefault(rows.bit_length(), deque(maxlen=_REMEMBERED_RUNS)).append(took)
-        if was_inline and took.wall_s > _OVERRUN_S:
-            self._banned_until_s = now_s + _BAN_S
+        if not was_inline:
+            return
+        self._overruns = self._overruns + 1 if took.wall_s > _OVERRUN_S else 0
+        if took.cpu_s > _OVERRUN_S or self._overruns >= _MOST_OVERRUNS:
+            self._banned_until_s, self._overruns = now_s + _BAN_S, 0
 
 
 @dataclass

@@ -10,17 +10,18 @@ Beside that, what uvicorn has no limits for: the size of a request's head, and t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serve.app.asgi import AsgiApp, Found, headers_of
+from serve import heads
+from serve.app.asgi import AsgiApp
 from serve.app.exchange import Answer, Request, fail
+from serve.heads import Head, Heads
+from serve.streak import Streak
 
-Urls = dict[bytes, Optional[Found]]
-
-_MOST_REMEMBERED_URLS = 1000
 _JOINED_BYTES = 64 * 1024
 # How long a connection that is idle when the worker is to end may still bring a request; after that it is closed.
 _LINGER_S = 1.0
@@ -47,15 +48,14 @@ class Exchange:
     """One prediction on a connection: as much of uvicorn's request as its protocol asks for.
 
     Args:
-        found: the route, and the parts of the path that it names.
-        headers: of the request.
+        head: of the request.
         keep_alive: whether the connection stays open after the answer.
     """
 
-    __slots__ = ("body", "disconnected", "found", "headers", "keep_alive", "message_event", "response_complete")
+    __slots__ = ("body", "disconnected", "head", "keep_alive", "message_event", "response_complete")
 
-    def __init__(self, found: Found, headers: dict[str, str], keep_alive: bool) -> None:
-        self.found, self.headers, self.keep_alive = found, headers, keep_alive
+    def __init__(self, head: Head, keep_alive: bool) -> None:
+        self.head, self.keep_alive = head, keep_alive
         self.body: list[bytes] = []
         self.response_complete = self.disconnected = False
         self.message_event = self
@@ -70,15 +70,17 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
     Args:
         app: answers predictions.
         bounds: of what the peer may do.
+        known: the heads of requests that were understood before.
+        streak: of the worker's connections.
         uvicorns: what uvicorn gives its protocols.
     """
 
-    def __init__(self, *, app: AsgiApp, bounds: Bounds, urls: Urls, **uvicorns: Any) -> None:
+    def __init__(self, *, app: AsgiApp, bounds: Bounds, known: Heads, streak: Streak, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
-        self._predictions, self._bounds, self._urls = app, bounds, urls
+        self._predictions, self._bounds, self._known, self._streak = app, bounds, known, streak
         self._is_leaving = self._is_receiving = self._is_in_head = False
         self._head_bytes = 0
-        self._began_s = self._heard_s = self._stuck_s = 0.0
+        self._began_s = self._heard_s = self._stuck_s = self._answered_s = 0.0
 
     def connection_made(self, transport: Any) -> None:
         """Begin; called by the loop."""
@@ -108,7 +110,9 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
 
     def on_message_begin(self) -> None:
         """Begin a request; called by the parser."""
-        super().on_message_begin()
+        # No more than a plain request needs; `_take_uvicorns_way` makes up for it.
+        self.url, self.expect_100_continue = b"", False
+        self.headers: list[tuple[bytes, bytes]] = []
         self._is_receiving = self._is_in_head = True
         self._head_bytes = 0
         self._began_s = self._heard_s
@@ -119,11 +123,18 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         if len(self.headers) > self._bounds.fields or len(self.url) > self._bounds.line_bytes:
             self._refuse(431 if len(self.url) <= self._bounds.line_bytes else 414)
             return
-        found = self._find()
-        headers = headers_of(self.headers) if found is not None else {}
-        if found is not None and self._is_plain(headers):
-            self.cycle = Exchange(found, headers, self.parser.should_keep_alive() and not self._is_ending)
+        head = self._known.read(self.url, self.headers) if self._is_plain() else None
+        if head is not None and head.is_plain:
+            self.cycle = Exchange(head, self.parser.should_keep_alive() and not self._is_ending)
             return
+        self._take_uvicorns_way()
+
+    def _take_uvicorns_way(self) -> None:
+        url, expects = self.url, self.expect_100_continue
+        headers = self.headers
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers  # in the list that uvicorn has put into the scope
         super().on_headers_complete()
         if self._is_ending:
             self.cycle.keep_alive = False
@@ -143,12 +154,27 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
                 super().on_message_complete()
             return
         exchange = self.cycle
-        route, place = exchange.found
+        head = exchange.head
+        if head.found is None:  # a plain one has a route
+            raise RuntimeError(f"{head.path}: expected a route, found none")
+        route, place = head.found
         parts = exchange.body
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         client = self.client[0] if self.client else ""
-        request = Request("POST", self.url.decode("ascii"), exchange.headers, body, place)
-        self._predictions.handle(route, request, client, lambda answer: self._answer(exchange, answer))
+        request = Request("POST", head.path, head.headers, body, place)
+        is_alone = self._streak.goes_on(self)
+        self._predictions.handle(route, request, client, lambda answer: self._answer(exchange, answer), is_alone)
+
+    def on_response_complete(self) -> None:
+        """Go on after an answer; called by uvicorn's way too."""
+        if self.pipeline:
+            super().on_response_complete()
+            return
+        # No timer for each answer, as uvicorn has: `check` looks after idle connections.
+        self.server_state.total_requests += 1
+        self._answered_s = self.loop.time()
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def shutdown(self) -> None:
         """Let the peer go, without breaking off what it has begun; called by uvicorn when the worker is to end."""
@@ -179,8 +205,15 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         elif self.flow.write_paused and now_s - self._stuck_s > patience_s:
             self._predictions.count_slow_client()
             self.transport.abort()
-        elif self.cycle is None and is_silent:
-            self.transport.close()  # it has never asked for anything
+        elif self._is_idle(now_s):
+            self.transport.close()
+
+    def _is_idle(self, now_s: float) -> bool:
+        if self.cycle is None:  # it has never asked for anything
+            return now_s - self._heard_s > self._bounds.patience_s
+        since_s = max(self._heard_s, self._answered_s)
+        is_waiting: bool = self.cycle.response_complete and not self._is_receiving
+        return is_waiting and now_s - since_s > self.timeout_keep_alive
 
     @property
     def _is_ending(self) -> bool:
@@ -190,56 +223,33 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
     def _is_refused(self) -> bool:
         return bool(self.transport.is_closing())
 
-    def _find(self) -> Found | None:
-        url = self.url
-        if url not in self._urls:
-            # Escapes and queries are left to uvicorn's way.
-            is_simple = url.isascii() and not any(mark in url for mark in (b"%", b"?", b"#"))
-            found = self._predictions.table.find("POST", url.decode("ascii")) if is_simple else None
-            if len(self._urls) >= _MOST_REMEMBERED_URLS:
-                return found
-            self._urls[url] = found
-        return self._urls[url]
-
-    def _is_plain(self, headers: dict[str, str]) -> bool:
+    def _is_plain(self) -> bool:
+        parser, cycle = self.parser, self.cycle
         return (
-            self.parser.get_method() == b"POST"
-            and self.parser.get_http_version() == "1.1"
-            and (self.cycle is None or self.cycle.response_complete)
+            parser.get_method() == b"POST"
+            and parser.get_http_version() == "1.1"
+            and (cycle is None or cycle.response_complete)
             and not self.access_log
             and not self.flow.write_paused
-            and not self.parser.should_upgrade()
-            and "transfer-encoding" not in headers
-            and "expect" not in headers
-            and int(headers.get("content-length", 0)) <= self._predictions.limit_bytes
+            and not parser.should_upgrade()
         )
 
     def _answer(self, exchange: Exchange, answer: Answer) -> None:
         exchange.response_complete = True
         if not exchange.disconnected and not self.transport.is_closing():
-            parts = answer.parts
-            size_bytes = sum(map(len, parts))
-            head = self._write_head(answer, size_bytes, exchange.keep_alive)
-            if size_bytes < _JOINED_BYTES:
-                self.transport.write(b"".join((head, *parts)))
-            else:
-                self.transport.writelines((head, *parts))
-            if not exchange.keep_alive:
-                self.transport.close()
+            self._write(answer, exchange.keep_alive)
         self.on_response_complete()
 
-    def _write_head(self, answer: Answer, size_bytes: int, keep_alive: bool) -> bytes:
-        lines = [f"{name}: {value}\r\n" for name, value in answer.headers.items()]
-        lines.append(
-            f"content-length: {size_bytes}\r\n"
-            if keep_alive
-            else f"content-length: {size_bytes}\r\nconnection: close\r\n"
-        )
-        fields = "".join(lines)
-        if fields.count("\n") != len(lines) + (not keep_alive):
-            raise ValueError("a header: expected one line, found several")
-        own = [b"%s: %s\r\n" % header for header in self.server_state.default_headers]
-        return b"".join((STATUS_LINE[answer.status], *own, fields.encode("latin-1"), b"\r\n"))
+    def _write(self, answer: Answer, keep_alive: bool) -> None:
+        parts: Sequence[Any] = answer.parts
+        size_bytes = sum(map(len, parts))
+        head = heads.write(answer, self.server_state.default_headers, size_bytes, keep_alive)
+        if size_bytes < _JOINED_BYTES:
+            self.transport.write(b"".join((head, *parts)))
+        else:
+            self.transport.writelines((head, *parts))
+        if not keep_alive:
+            self.transport.close()
 
     def _leave(self) -> None:
         if self._is_receiving:
@@ -261,6 +271,4 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
                 431: f"the head: expected at most {bounds.fields} fields and {bounds.head_bytes} bytes, found more",
             }[status],
         )
-        head = self._write_head(answer, len(b"".join(answer.parts)), keep_alive=False)
-        self.transport.write(b"".join((head, *answer.parts)))
-        self.transport.close()
+        self._write(answer, keep_alive=False)

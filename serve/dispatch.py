@@ -55,15 +55,22 @@ class Dispatcher:
         Args:
             name: of the model, whatever its labels.
         """
-        return sum(len(lane) for lane in self._lanes.values() if lane.name == name)
+        count = 0
+        for lane in self._lanes.values():  # a loop, as each request asks this
+            if lane.name == name:
+                count += len(lane)
+        return count
 
-    def submit(self, prediction: Prediction, done: Done, deadline_s: float | None = None) -> None:
+    def submit(
+        self, prediction: Prediction, done: Done, deadline_s: float | None = None, is_alone: bool = False
+    ) -> None:
         """Have a prediction run and answered.
 
         Args:
             prediction: a request that was understood.
-            done: called in the loop, later, with the answer, or with what was raised.
+            done: called in the loop, after this call, with the answer, or with what was raised.
             deadline_s: when nobody wants the answer any more, on the monotonic clock; `None` for never.
+            is_alone: whether the caller calls `run_now` next, as no other request is expected to join it.
         """
         runtime, predictor, taken = prediction.runtime, prediction.generation.predictor, prediction.taken
         lane = self._lanes[runtime] if runtime in self._lanes else self._make_lane(runtime)
@@ -76,7 +83,20 @@ class Dispatcher:
             lane.put(Job(key, rows, taken, functools.partial(_run_together, predictor), finish, now_s, until_s))
         else:
             lane.put(Job(None, 1, taken, functools.partial(_run_alone, predictor), finish, now_s, until_s))
-        self._wake(lane)
+        if not is_alone:
+            self._wake(lane)
+
+    def run_now(self, runtime: Runtime) -> None:
+        """Run what waits for a model at once, and not later in this turn of the loop.
+
+        Saves a turn where nobody else is expected: at one connection that asks, a tenth of the time of a request.
+
+        Args:
+            runtime: of the model.
+        """
+        lane = self._lanes[runtime]
+        if not lane.is_running:
+            self._start(lane)
 
     def _make_lane(self, runtime: Runtime) -> Lane:
         settings = runtime.settings

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from serve.errors import NotServedError
 from serve.runtime import Runtime
 from serve.settings import CANARY, SHADOW, STABLE
 
 
-@dataclass(frozen=True)
-class Aim:
+class Aim(NamedTuple):
     """What a request asks for.
 
     Args:

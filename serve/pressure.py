@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 TIMEOUT_HEADER = "x-request-timeout"
 # What the metrics say of requests that were turned away.
@@ -30,8 +31,7 @@ class Rejection:
     message: str
 
 
-@dataclass(frozen=True)
-class Arrival:
+class Arrival(NamedTuple):
     """A request at the moment at which its work begins.
 
     Args:

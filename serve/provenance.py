@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -36,10 +37,25 @@ class Provenance:
 
     def as_json(self) -> dict[str, object]:
         """Return the facts as they stand in a JSON answer."""
-        return dict(vars(self))  # not asdict, which copies each value deeply; every answer has this
+        # Not asdict, which copies each value deeply; every answer has this.
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
-    def as_headers(self) -> dict[str, str]:
+    def as_headers(self) -> Mapping[str, str]:
         """Return the facts as response headers."""
+        return self._headers
+
+    @functools.cached_property
+    def parameters(self) -> Mapping[str, object]:
+        """The facts as `parameters` of the Open Inference Protocol have them: texts and numbers only."""
+        return {
+            "model_generation": self.generation,
+            "model_sha256": self.sha256,
+            "model_label": self.label,
+            "env_digest": self.env_digest or UNKNOWN,
+        }
+
+    @functools.cached_property
+    def _headers(self) -> Mapping[str, str]:
         return {
             "X-Model-Name": self.name,
             "X-Model-Version": self.version,

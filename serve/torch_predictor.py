@@ -9,7 +9,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
-from serve import inputs, outputs, tensors
+from serve import outputs, rows, tensors
 from serve.errors import InputError
 from serve.manifest import Manifest
 from serve.predictor import ArrayForm
@@ -36,6 +36,9 @@ class Inputs(Protocol):
 
     def take_arrays(self, arrays: Arrays) -> Any:
         """Convert arrays by name."""
+
+    def place(self, taken: Any) -> Any:
+        """Turn what was taken, or several of it joined, into what the module takes."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class TorchPredictor:
         """Run the module; raises `InputError` for values that it has nothing for."""
         with tensors.without_gradients():
             try:
-                return self.run_module(self.module, taken)
+                return self.run_module(self.module, self.converter.place(taken))
             except IndexError as error:  # an embedding without such a row: the module itself has proved that it works
                 raise InputError(f"the inputs: expected values that the model knows, found {error}") from error
 
@@ -117,23 +120,24 @@ class TorchPredictor:
 
     def count_rows(self, taken: Any) -> int:
         """Count the rows that a request has."""
-        return inputs.count_rows(taken)
+        return rows.count_rows(taken)
 
     def batch_key(self, taken: Any) -> Hashable:
         """Return what two requests must have in common to be joined."""
-        return inputs.batch_key(taken)
+        return rows.batch_key(taken)
 
     def stack(self, several: Sequence[Any]) -> Any:
         """Join what several requests gave."""
-        return inputs.stack(several)
+        return rows.stack(several)
 
     def blank(self, taken: Any) -> Any:
         """Return a request of zeros in the form of another."""
-        return inputs.blank(taken)
+        return rows.blank(taken)
 
-    def split(self, given: Any, rows: Sequence[int]) -> Sequence[Any]:
+    def split(self, given: Any, counts: Sequence[int]) -> Sequence[Any]:
         """Take apart what the module gave for joined requests."""
-        return outputs.split(given, rows)
+        # What the model class turns into outputs itself stays what its module gave.
+        return outputs.split(outputs.to_host(given) if self.tensors_to_outputs is None else given, counts)
 
     def predict(self, inputs: object) -> object:
         """Answer one request; raises `InputError`."""
@@ -145,7 +149,6 @@ class TorchPredictor:
 
     def _take(self, convert: Callable[[Any], Any], found: Any) -> Any:
         try:
-            with tensors.without_gradients():
-                return convert(found)
+            return convert(found)
         except _UNFIT as error:
             raise InputError(f"the inputs: {error}", self.expected_shape) from error

@@ -22,8 +22,10 @@ from uvicorn_worker import UvicornWorker
 
 from serve.app import EXTENSION
 from serve.app.asgi import AsgiApp
-from serve.connection import Bounds, Connection, Urls
+from serve.connection import Bounds, Connection
 from serve.dispatch import Dispatcher
+from serve.heads import Heads
+from serve.streak import Streak
 
 _SWEEP_S = 1.0
 # The loop and a thread of a model take turns with the interpreter lock; Python's 5 ms are long against a request.
@@ -76,11 +78,11 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     def _answer_with(self, app: AsgiApp, patience_s: float) -> None:
-        cfg, urls = self.cfg, Urls()
+        cfg, known = self.cfg, Heads(app.table, app.limit_bytes)
         head_bytes = cfg.limit_request_line + cfg.limit_request_field_size
         bounds = Bounds(cfg.limit_request_line, cfg.limit_request_fields, head_bytes, patience_s)
         self.config.app = app
-        self.config.http = functools.partial(Connection, app=app, bounds=bounds, urls=urls)
+        self.config.http = functools.partial(Connection, app=app, bounds=bounds, known=known, streak=Streak())
 
     async def _sweep(self, uvicorn: Uvicorn) -> None:
         """Look once a second after the peers, the heartbeat and the master."""

@@ -86,7 +86,9 @@ class AsgiApp:
         """Count a connection that was closed because its peer took too long."""
         self._server.oversight.meter.observer.reject("", SLOW_CLIENT)
 
-    def handle(self, route: Route, request: Request, client: str, done: Callable[[Answer], None]) -> None:
+    def handle(
+        self, route: Route, request: Request, client: str, done: Callable[[Answer], None], is_alone: bool = False
+    ) -> None:
         """Answer a prediction, now or later in this loop.
 
         Args:
@@ -94,6 +96,7 @@ class AsgiApp:
             request: its bytes.
             client: the address that it came from.
             done: told the answer.
+            is_alone: whether no other request is expected to join it.
         """
         door = self._door
         waiting = self._dispatcher.waiting_for(door.model_of(request))
@@ -104,19 +107,21 @@ class AsgiApp:
                 found = door.turn_away(visit) or found
             done(door.close(visit, found if isinstance(found, Answer) else door.fail_unknown(request.path, found)))
 
+        found: Answer | Prediction | Exception
         try:
             found = door.turn_away(visit) or route.handle(self._server, request)
             if isinstance(found, Prediction):
-                self._submit(found, finish, visit.deadline_s)
-                return
+                self._submit(found, finish, visit.deadline_s, is_alone)
         except Exception as error:  # a bug of a handler
-            finish(error)
-            return
-        finish(found)
+            found = error
+        if not isinstance(found, Prediction):
+            finish(found)
+        elif is_alone:
+            self._dispatcher.run_now(found.runtime)
 
-    def _submit(self, prediction: Prediction, finish: Done, deadline_s: float | None) -> None:
+    def _submit(self, prediction: Prediction, finish: Done, deadline_s: float | None, is_alone: bool) -> None:
         try:
-            self._dispatcher.submit(prediction, finish, deadline_s)
+            self._dispatcher.submit(prediction, finish, deadline_s, is_alone)
         except BaseException:
             prediction.end()
             raise

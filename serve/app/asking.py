@@ -8,8 +8,7 @@ lease. A protocol says only how bytes become inputs and how what the module gave
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Callable, Protocol
+from typing import Any, Callable, NamedTuple, Protocol
 
 from serve.app.exchange import Answer, Request, fail, not_live
 from serve.errors import InputError, NotLiveError, NotServedError, RequestError
@@ -63,8 +62,7 @@ class Dialect(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
     """A request that was understood. Exactly one of `answer` and `end` must be called in the end.
 
     Args:

@@ -80,10 +80,10 @@ class Door:
         """
         protocol = self._protocols.get(route, "")
         model = self.model_of(request)
-        trace, span = parse_trace_parent(request.headers.get(HEADER)), None
+        stated, span = request.headers.get(HEADER), None
+        trace = None if stated is None else parse_trace_parent(stated)
         if protocol:
-            self._oversight.meter.observer.begin(model)
-            self._oversight.meter.observer.wait(model, arrival.waited_s)
+            self._oversight.meter.observer.begin(model, arrival.waited_s)
             if self._oversight.spans is not None:
                 span = self._oversight.spans.begin(request.method, route.pattern, trace)
                 trace = self._oversight.spans.place_of(span)

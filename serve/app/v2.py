@@ -18,7 +18,7 @@ from serve.codec.v2_answer import InferAnswer, encode_infer
 from serve.codec.v2_binary import HEADER, is_raw
 from serve.errors import RequestError
 from serve.predictor import TEXT, ArrayForm, Predictor
-from serve.provenance import UNKNOWN, Provenance
+from serve.provenance import Provenance
 from serve.server import Server
 
 
@@ -35,10 +35,13 @@ def infer(server: Server, request: Request) -> Answer | Prediction:
     return ask(server, aim_of(request), request, _V2(request, server.settings.max_body_bytes))
 
 
+_NOTHING = InferRequest(())
+
+
 class _V2:
     def __init__(self, request: Request, limit_bytes: int) -> None:
         self._request, self._limit_bytes = request, limit_bytes
-        self._asked = InferRequest(())
+        self._asked = _NOTHING
 
     def read(self, request: Request, predictor: Predictor) -> Take:
         body = read_content(request, self._limit_bytes)
@@ -48,7 +51,7 @@ class _V2:
 
     def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Answer:
         outputs = predictor.give_arrays(given)
-        found = InferAnswer(provenance.name, provenance.version, outputs, parameters_of(provenance))
+        found = InferAnswer(provenance.name, provenance.version, outputs, provenance.parameters)
         try:
             headers, parts = encode_infer(found, self._asked)
         except RequestError as error:
@@ -71,7 +74,7 @@ def _parse(body: Body, header_length: str | None, predictor: Predictor) -> Infer
 
 def _with_texts(array: Array, name: str) -> Array:
     """Make texts of bytes, as models take them."""
-    if array.dtype != object:
+    if array.dtype.kind != "O":
         return array
     try:
         texts = [element.decode() for element in array.ravel()]
@@ -80,18 +83,6 @@ def _with_texts(array: Array, name: str) -> Array:
     found = np.empty(len(texts), object)
     found[:] = texts
     return found.reshape(array.shape)
-
-
-def parameters_of(provenance: Provenance) -> dict[str, object]:
-    """Return where an answer comes from, as `parameters` of the protocol have it: texts and numbers only.
-
-    Args:
-        provenance: of the answer.
-    """
-    facts = {
-        f"model_{key}": value for key, value in provenance.as_json().items() if key in ("generation", "sha256", "label")
-    }
-    return {**facts, "env_digest": provenance.env_digest or UNKNOWN}
 
 
 def specs_of(forms: Sequence[ArrayForm]) -> list[TensorSpec]:

@@ -7,7 +7,7 @@ import importlib.metadata
 
 from serve.app.exchange import Answer, Request, fail, succeed
 from serve.app.lookup import Found, describe, find
-from serve.app.v2 import parameters_of, specs_of
+from serve.app.v2 import specs_of
 from serve.codec.datatypes import BYTES
 from serve.codec.v2 import TensorSpec
 from serve.errors import NotServedError
@@ -49,7 +49,7 @@ def model_metadata(server: Server, request: Request) -> Answer:
 
 
 def _write_metadata(found: Found, live: Generation) -> Answer:
-    properties = {**parameters_of(live.provenance), "model_version": live.provenance.version}
+    properties = {**live.provenance.parameters, "model_version": live.provenance.version}
     return succeed(
         {
             "name": found.model.name,

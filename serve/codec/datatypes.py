@@ -40,11 +40,14 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
+_U2 = np.dtype("<u2")
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _READABLE = (*DTYPES, BF16, BYTES)
 _MOST_DIMENSIONS = 32  # numpy's own limit before version 2
 _MOST_ELEMENTS = 2**48
 _PREFIX = struct.Struct("<I")
+# Copying so few takes less than making a view of them.
+_COPIED_BYTES = 4096
 
 
 def name_of(dtype: np.dtype[Any]) -> str:
@@ -56,6 +59,9 @@ def name_of(dtype: np.dtype[Any]) -> str:
     Raises:
         ValueError: the protocol has no name for it.
     """
+    name = _NAMES.get(dtype)
+    if name is not None:
+        return name
     if dtype.kind in "OSU":
         return BYTES
     try:
@@ -129,15 +135,14 @@ def from_bytes(data: memoryview, datatype: str, shape: tuple[int, ...], where: s
     count = count_elements(shape)
     if datatype == BYTES:
         return text_array(_split_texts(data, count, where)).reshape(shape)
-    itemsize = 2 if datatype == BF16 else DTYPES[datatype].itemsize
-    if len(data) != count * itemsize:
+    dtype = DTYPES.get(datatype, _U2)
+    if len(data) != count * dtype.itemsize:
         raise RequestError(
-            400, f"{where}: expected {count * itemsize} bytes for {datatype} {list(shape)}, found {len(data)}"
+            400, f"{where}: expected {count * dtype.itemsize} bytes for {datatype} {list(shape)}, found {len(data)}"
         )
+    array = np.ndarray(shape, dtype, data)
     if datatype == BF16:
-        wide = np.frombuffer(data, "<u2").astype("<u4") << 16
-        return wide.view("<f4").reshape(shape)
-    array = np.frombuffer(data, DTYPES[datatype]).reshape(shape)
+        return (array.astype("<u4") << 16).view("<f4")
     if datatype == BOOL and bool((array.view("u1") > 1).any()):
         raise RequestError(400, f"{where}: expected 0 or 1 in each byte of BOOL, found another value")
     return array
@@ -187,5 +192,7 @@ def to_bytes(array: Array) -> bytes | memoryview:
     if array.dtype.kind in "OSU":
         texts = [text.encode() if isinstance(text, str) else bytes(text) for text in array.ravel()]
         return b"".join(part for text in texts for part in (_PREFIX.pack(len(text)), text))
+    if array.nbytes < _COPIED_BYTES and array.dtype in _NAMES:
+        return array.tobytes()
     ready = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     return ready.view("u1").reshape(-1).data if ready.size else b""

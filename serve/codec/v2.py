@@ -9,9 +9,10 @@ Source: Open Inference Protocol, "Inference"; Triton's binary tensor data extens
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from serve.codec import datatypes, elements, strict_json
 from serve.codec.datatypes import Array
@@ -22,10 +23,12 @@ from serve.errors import RequestError
 Parameters = Mapping[str, Any]
 # What would make the server do something that it cannot: to pass over it would answer another question.
 _UNSUPPORTED = ("shared_memory_region", "classification", "sequence_id")
+# A client whose tensors go as bytes sends the same JSON before them over and over.
+_REMEMBERED_TEXTS, _LONGEST_REMEMBERED_BYTES = 256, 4096
+_NO_PARAMETERS: Parameters = {}
 
 
-@dataclass(frozen=True)
-class InputTensor:
+class InputTensor(NamedTuple):
     """One input of a request.
 
     Args:
@@ -52,8 +55,7 @@ class RequestedOutput:
     is_binary: bool
 
 
-@dataclass(frozen=True)
-class InferRequest:
+class InferRequest(NamedTuple):
     """What a client asks.
 
     Args:
@@ -68,7 +70,7 @@ class InferRequest:
     outputs: tuple[RequestedOutput, ...] = ()
     is_binary: bool = False
     id: str | None = None
-    parameters: Parameters = field(default_factory=dict)
+    parameters: Parameters = _NO_PARAMETERS
 
 
 @dataclass(frozen=True)
@@ -104,19 +106,50 @@ def parse_infer(body: Body, header_length: str | None = None) -> InferRequest:
         RequestError: it is malformed.
     """
     text, binary = split_body(body, header_length)
+    is_worth_it = header_length is not None and len(text) <= _LONGEST_REMEMBERED_BYTES
+    said = _remember(text) if is_worth_it else _understand(text)
+    part = BinaryPart(binary)
+    inputs = tuple([_input(each, part) for each in said.inputs])
+    part.require_end()
+    return InferRequest(inputs, said.outputs, said.is_binary, said.id, said.parameters)
+
+
+class _Described(NamedTuple):
+    """One input as the JSON has it; its bytes may come behind."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    where: str
+    size_bytes: object
+    data: object
+
+
+class _Text(NamedTuple):
+    """What the JSON of a request says; nobody changes it."""
+
+    inputs: tuple[_Described, ...]
+    outputs: tuple[RequestedOutput, ...]
+    is_binary: bool
+    id: str | None
+    parameters: Parameters
+
+
+def _understand(text: bytes) -> _Text:
     content = strict_json.parse(text, "the body")
     if not isinstance(content, dict):
         raise RequestError(400, f"the body: expected an object with inputs, found {excerpt(content)}")
     parameters = _parameters(content, "the request")
-    part = BinaryPart(binary)
-    inputs = tuple(_input(entry, where, part) for entry, where in _entries(content.get("inputs"), "inputs"))
+    inputs = tuple(_describe(entry, where) for entry, where in _entries(content.get("inputs"), "inputs"))
     if not inputs:
         raise RequestError(400, "inputs: expected at least one, found none")
-    part.require_end()
     is_binary = _truth(parameters, "binary_data_output", False, "the request")
     listed = content.get("outputs")
     outputs = () if listed is None else tuple(_output(*pair, is_binary) for pair in _entries(listed, "outputs"))
-    return InferRequest(inputs, outputs, is_binary, _id(content), parameters)
+    return _Text(inputs, outputs, is_binary, _id(content), parameters)
+
+
+_remember = functools.lru_cache(_REMEMBERED_TEXTS)(_understand)
 
 
 def parse_raw(body: Body, spec: TensorSpec) -> InferRequest:
@@ -162,18 +195,22 @@ def _entries(found: object, key: str) -> Iterator[tuple[dict[str, Any], str]]:
         yield entry, f"{where} ({excerpt(name)})"
 
 
-def _input(entry: dict[str, Any], where: str, part: BinaryPart) -> InputTensor:
+def _describe(entry: dict[str, Any], where: str) -> _Described:
     datatype = datatypes.require_datatype(entry.get("datatype"), f"{where}: datatype")
     shape = datatypes.require_shape(entry.get("shape"), f"{where}: shape")
-    parameters = _parameters(entry, where)
-    size_bytes = parameters.get("binary_data_size")
-    if size_bytes is None:
-        array = elements.from_json(entry.get("data"), datatype, shape, f"{where}: data")
-    elif "data" in entry:
+    size_bytes = _parameters(entry, where).get("binary_data_size")
+    if size_bytes is not None and "data" in entry:
         raise RequestError(400, f"{where}: expected data or binary_data_size, found both")
+    return _Described(entry["name"], datatype, shape, where, size_bytes, entry.get("data"))
+
+
+def _input(said: _Described, part: BinaryPart) -> InputTensor:
+    name, datatype, shape, where, size_bytes, data = said
+    if size_bytes is None:
+        array = elements.from_json(data, datatype, shape, f"{where}: data")
     else:
         array = datatypes.from_bytes(part.take(size_bytes, where), datatype, shape, where)
-    return InputTensor(entry["name"], datatype, array)
+    return InputTensor(name, datatype, array)
 
 
 def _output(entry: dict[str, Any], where: str, is_binary: bool) -> RequestedOutput:

@@ -31,10 +31,10 @@ def split_body(body: Body, header_length: str | None) -> tuple[bytes, memoryview
     """
     if header_length is None:
         return bytes(body), memoryview(b"")
-    if not _DIGITS.fullmatch(header_length.strip()) or int(header_length) > len(body):
+    length = int(header_length) if _DIGITS.fullmatch(header_length.strip()) else len(body) + 1
+    if length > len(body):
         raise RequestError(400, f"{HEADER}: expected 0 to {len(body)}, found {excerpt(header_length)}")
-    length = int(header_length)
-    return bytes(memoryview(body)[:length]), memoryview(body)[length:]
+    return bytes(body[:length]), memoryview(body)[length:]
 
 
 def is_raw(header_length: str | None) -> bool:

@@ -98,15 +98,20 @@ class Observer:
         self._lock = threading.Lock()
         self._counts = Counts()
 
-    def begin(self, model: str) -> None:
-        """A request for a model has come.
+    def begin(self, model: str, waited_s: float = 0.0) -> None:
+        """A request for a model is worked on.
 
         Args:
             model: its name, or nothing.
+            waited_s: how long it has waited for its turn.
         """
         with self._lock:
-            in_flight = self._counts.in_flight
-            in_flight[model] = in_flight.get(model, 0) + 1
+            counts = self._counts
+            counts.in_flight[model] = counts.in_flight.get(model, 0) + 1
+            spread = counts.waits.get(model)
+            if spread is None:
+                spread = counts.waits[model] = Spread.over(LATENCY_BOUNDS_S)
+            spread.add(LATENCY_BOUNDS_S, waited_s)
 
     def end(self, served: Served, seconds: float) -> None:
         """The request that `begin` was told of is answered.
@@ -124,16 +129,6 @@ class Observer:
             if spread is None:
                 spread = counts.latencies[key] = Spread.over(LATENCY_BOUNDS_S)
             spread.add(LATENCY_BOUNDS_S, seconds)
-
-    def wait(self, model: str, seconds: float) -> None:
-        """A request has waited for its turn.
-
-        Args:
-            model: its name.
-            seconds: how long.
-        """
-        with self._lock:
-            self._counts.waits.setdefault(model, Spread.over(LATENCY_BOUNDS_S)).add(LATENCY_BOUNDS_S, seconds)
 
     def batch(self, model: str, rows: int) -> None:
         """Some rows were computed at once.

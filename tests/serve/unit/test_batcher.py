@@ -124,9 +124,22 @@ def test_a_model_that_always_waits_is_not_short():
 def test_a_misjudged_batch_keeps_the_model_out_of_the_loop_for_a_while():
     pace = Pace()
     pace.note(1, SHORT, False, 0.0)
-    pace.note(1, Took(0.0, 1.0), True, 100.0)
+    pace.note(1, Took(1.0, 1.0), True, 100.0)
     assert not pace.is_short(1, 101.0)
     assert pace.is_short(1, 200.0)
+
+
+def test_a_batch_that_waited_once_may_stay_in_the_loop_but_not_one_that_always_waits():
+    pace = Pace()
+    pace.note(1, SHORT, False, 0.0)
+    for now_s in (100.0, 101.0):
+        pace.note(1, Took(0.0, 1.0), True, now_s)
+        assert pace.is_short(1, now_s)
+    pace.note(1, SHORT, True, 102.0)
+    for now_s in (103.0, 104.0, 105.0):
+        assert pace.is_short(1, now_s)
+        pace.note(1, Took(0.0, 1.0), True, now_s)
+    assert not pace.is_short(1, 106.0)
 
 
 def test_a_model_that_has_become_slow_is_forgotten_to_be_short():

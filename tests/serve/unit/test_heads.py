@@ -1,0 +1,72 @@
+"""Heads that are remembered, and who asks alone."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("uvicorn")
+
+from serve import heads
+from serve.app.asgi import Table
+from serve.app.exchange import Answer
+from serve.heads import Heads
+from serve.streak import Streak
+
+FIELDS = [(b"host", b"x"), (b"content-length", b"10")]
+
+
+def make():
+    return Heads(Table(), 1000)
+
+
+def test_a_head_that_comes_again_is_not_read_again():
+    known = make()
+    first = known.read(b"/predict/a", list(FIELDS))
+    assert known.read(b"/predict/a", list(FIELDS)) is first
+    assert (first.path, first.is_plain, first.headers["content-length"]) == ("/predict/a", True, "10")
+    assert first.found[1] == {"name": "a"}
+    assert known.read(b"/predict/b", list(FIELDS)).found[1] == {"name": "b"}
+    assert known.read(b"/predict/a", [(b"host", b"y")]).headers == {"host": "y"}
+
+
+@pytest.mark.parametrize(
+    ("url", "field"),
+    [
+        (b"/predict?x=1", (b"host", b"x")),
+        (b"/%70redict", (b"host", b"x")),
+        (b"/readyz", (b"host", b"x")),
+        (b"/predict", (b"transfer-encoding", b"chunked")),
+        (b"/predict", (b"expect", b"100-continue")),
+        (b"/predict", (b"content-length", b"1001")),
+    ],
+)
+def test_what_is_unusual_is_left_to_uvicorn(url, field):
+    assert not make().read(url, [field]).is_plain
+
+
+def test_what_is_remembered_is_bounded(monkeypatch):
+    monkeypatch.setattr(heads, "_MOST_REMEMBERED", 10)
+    known = make()
+    for number in range(100):
+        assert known.read(b"/predict", [(b"x-id", b"%d" % number)]).headers == {"x-id": str(number)}
+        assert len(known._remembered) <= 10
+    long = [(b"x-id", b"x" * 3000)]
+    assert known.read(b"/predict", long) is not known.read(b"/predict", long)
+
+
+def test_the_head_of_an_answer():
+    answer = Answer(200, {"A": "b"}, b"")
+    assert heads.write(answer, [(b"date", b"now")], 3, True) == (
+        b"HTTP/1.1 200 OK\r\ndate: now\r\nA: b\r\ncontent-length: 3\r\n\r\n"
+    )
+    assert heads.write(answer, [], 3, False).endswith(b"content-length: 3\r\nconnection: close\r\n\r\n")
+    for value in ("b\r\nX: y", "b\nX: y", "b\ry"):
+        with pytest.raises(ValueError, match="one line"):
+            heads.write(Answer(200, {"A": value}, b""), [], 3, True)
+
+
+def test_only_a_connection_that_asks_on_and_on_is_alone():
+    streak = Streak()
+    assert [streak.goes_on("a") for _ in range(9)] == [False] * 8 + [True]
+    assert not streak.goes_on("b")
+    assert not streak.goes_on("a")
