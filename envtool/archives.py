@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from envtool import mirror_choice
+from envtool import mirror_choice, repository
 from envtool.errors import Issue, LockfileError
 from envtool.fetch import Cache, Wanted, fetch
 from envtool.lockfile import LockedPackage
@@ -39,9 +39,12 @@ def fetch_packages(
     Raises:
         LockfileError: The lock has no sha256 for some of them; all are listed.
         NetworkError, HashMismatchError: One could not be had or proven.
+        SolveError: The wheel of a locked commit cannot be built here.
         CacheError: The cache cannot be written, or, offline, lacks something; all of it is listed.
     """
     _refuse_unproven(packages)
+    built = {each.url: each for each in packages if repository.is_repository(each.url)}
+    packages = [each for each in packages if each.url not in built]
     places = mirrors or _places(packages, cache, display, is_offline=is_offline)
     wanted = {
         each.url: Wanted(each.file_name, require_sha256(each), places.for_url(each.url), each.size_bytes)
@@ -49,7 +52,13 @@ def fetch_packages(
     }
     with display.task(f"fetch and prove {len(packages)} archives and wheels", in_bytes=True) as task:
         paths = fetch(wanted.values(), cache, task, patience=patience, is_offline=is_offline)
-    return {url: paths[each] for url, each in wanted.items()}
+    found = {url: paths[each] for url, each in wanted.items()}
+    if built:
+        from envtool.git_wheels import rebuild
+
+        for url, each in built.items():
+            found[url] = rebuild(each, cache, display, mirrors=mirrors, is_offline=is_offline)
+    return found
 
 
 def _places(packages: Sequence[LockedPackage], cache: Cache, display: Display, *, is_offline: bool) -> Mirrors:

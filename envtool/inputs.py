@@ -119,6 +119,19 @@ def options_of(recorded: str) -> dict[str, str]:
     return options
 
 
+def unchanged_wheels(recorded: str | None, platform: PlatformSpec) -> frozenset[str]:
+    """The distributions that are asked for in the very words of a lock.
+
+    Args:
+        recorded: What `serialize` gave when the lock was made; None when it was not envtool that made it.
+        platform: What is asked for now.
+    """
+    rows: list[list[str]] = json.loads(recorded)["platforms"].get(platform.platform, []) if recorded else []
+    before = set(_items(rows))
+    items = (_requirement("pip dependency", each) for each in platform.pip)
+    return frozenset(each.name for each in items if each in before)
+
+
 def _general(spec: EnvironmentSpec) -> Iterator[tuple[Item, str]]:
     first = str(spec.paths[0])
     yield Item("channels", "", ", ".join(spec.channels)), first

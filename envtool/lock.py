@@ -170,4 +170,5 @@ def _from_wheel(wheel: Wheel, platform: str, needs: Sequence[tuple[str, str]]) -
         sha256=wheel.sha256,
         dependencies={name: "*" for _, name in needs},
         size_bytes=wheel.size_bytes,
+        built=wheel.built,
     )

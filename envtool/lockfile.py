@@ -15,17 +15,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from envtool import repository, source_build
 from envtool.content_hash import conda_lock_modules
 from envtool.credentials import variables_of
 from envtool.document import Document, Value, dump, read_text
 from envtool.errors import Issue, LockfileError
 from envtool.files import write_atomically
+from envtool.source_build import SourceBuild
 
 SIZES_KEY = "envtool_sizes"
+BUILDS_KEY = "envtool_builds"
 _PACKAGE_KEYS = (
     "name", "version", "manager", "platform", "dependencies", "url", "hash", "source", "build", "category", "optional",
 )  # fmt: skip
 _HEX_DIGITS = {"sha256": re.compile(r"[0-9a-f]{64}"), "md5": re.compile(r"[0-9a-f]{32}")}
+_COMMIT_DIGITS = 40
 _HEADER = """\
 # Written by envtool in the format of conda-lock, version 1. Do not edit: change the sources and lock again.
 #   envtool lock                        locks again
@@ -50,6 +54,7 @@ class LockedPackage:
         category: `main`, `dev` or any other.
         build: Its build string, where known.
         size_bytes: Size of the file, where the channel or index says it.
+        built: How the wheel was made, if its URL is that of a commit.
     """
 
     manager: str
@@ -63,10 +68,13 @@ class LockedPackage:
     category: str = "main"
     build: str | None = None
     size_bytes: int | None = None
+    built: SourceBuild | None = None
 
     @property
     def file_name(self) -> str:
         """The name of the archive or wheel, the last part of its URL."""
+        if self.built:
+            return self.built.wheel
         return unquote(self.url.partition("#")[0].rpartition("/")[2])
 
     @property
@@ -167,7 +175,7 @@ def format_lockfile(lockfile: Lockfile) -> str:
         channels=[Channel(url=url, used_env_vars=tuple(sorted(variables_of(url)))) for url in lockfile.channels],
         platforms=list(lockfile.platforms),
         sources=list(lockfile.sources),
-        custom_metadata=dict(sorted({**lockfile.custom_metadata, **_sizes(lockfile)}.items())),
+        custom_metadata=dict(sorted({**lockfile.custom_metadata, **_sizes(lockfile), **_builds(lockfile)}.items())),
     )
     packages = [LockedDependency.model_validate(_package_dict(each)) for each in sorted(lockfile.packages, key=_order)]
     model = LockfileModel(package=packages, metadata=metadata)
@@ -180,6 +188,12 @@ def _sizes(lockfile: Lockfile) -> dict[str, str]:
     return {SIZES_KEY: json.dumps(sizes, sort_keys=True, separators=(",", ":"))} if sizes else {}
 
 
+def _builds(lockfile: Lockfile) -> dict[str, str]:
+    """How wheels were built as custom metadata, by the commit's URL."""
+    builds = {each.url: each.built for each in lockfile.packages if each.built}
+    return {BUILDS_KEY: source_build.serialize(builds)} if builds else {}
+
+
 def _size_key(sha256: str) -> str:
     return sha256[:12]  # enough to tell the packages of one lock apart
 
@@ -190,7 +204,7 @@ def _order(package: LockedPackage) -> tuple[str, str, str, str]:
 
 def _package_dict(package: LockedPackage) -> dict[str, Any]:
     hashes = {"md5": package.md5, "sha256": package.sha256}
-    return {
+    found: dict[str, Any] = {
         "name": package.name,
         "version": package.version,
         "manager": package.manager,
@@ -201,6 +215,10 @@ def _package_dict(package: LockedPackage) -> dict[str, Any]:
         "category": package.category,
         "optional": package.category != "main",
     }
+    if repository.is_repository(package.url):
+        # Without it conda-lock would ask an index for the version. Source: conda_lock/conda_lock.py.
+        found["source"] = {"type": "url", "url": package.url}
+    return found
 
 
 def _lockfile(document: Document, top: Mapping[str, Value]) -> Lockfile:
@@ -209,7 +227,8 @@ def _lockfile(document: Document, top: Mapping[str, Value]) -> Lockfile:
     channels = [document.mapping(each, "a channel") for each in document.items(metadata.get("channels"), "channels")]
     custom_metadata = dict(document.scalars(metadata.get("custom_metadata"), "custom_metadata"))
     sizes = _read_sizes(custom_metadata.pop(SIZES_KEY, "{}"))
-    found = (_package(document, position, value, sizes) for position, value in enumerate(packages))
+    builds = source_build.parse(custom_metadata.pop(BUILDS_KEY, "{}"))
+    found = (_package(document, position, value, sizes, builds) for position, value in enumerate(packages))
     return Lockfile(
         packages=tuple(package for package in found if package is not None),
         channels=tuple(url for each in channels if (url := document.string(each.get("url"), "url")) is not None),
@@ -229,7 +248,9 @@ def _read_sizes(text: str) -> dict[str, int]:
     return {key: size for key, size in sizes.items() if type(size) is int} if isinstance(sizes, dict) else {}
 
 
-def _package(document: Document, position: int, value: Value, sizes: Mapping[str, int]) -> LockedPackage | None:
+def _package(
+    document: Document, position: int, value: Value, sizes: Mapping[str, int], builds: Mapping[str, SourceBuild]
+) -> LockedPackage | None:
     where = f"package[{position}]"
     entry = document.mapping(value, where, _PACKAGE_KEYS)
     texts = {
@@ -241,7 +262,8 @@ def _package(document: Document, position: int, value: Value, sizes: Mapping[str
         document.issue(value.line, f"{where} has no {', '.join(missing)}")
     if "manager" in entry and texts["manager"] not in ("conda", "pip"):
         document.issue(entry["manager"].line, f"{where}.manager must be conda or pip, not {texts['manager']!r}")
-    hashes = _hashes(document, where, entry.get("hash"), value.line)
+    is_commit = repository.is_repository(texts["url"])
+    hashes = _hashes(document, where, entry.get("hash"), value.line, is_commit=is_commit)
     if any(text is None for text in texts.values()):
         return None
     return LockedPackage(
@@ -252,17 +274,22 @@ def _package(document: Document, position: int, value: Value, sizes: Mapping[str
         category=document.string(entry.get("category"), f"{where}.category") or "main",
         build=document.string(entry.get("build"), f"{where}.build"),
         size_bytes=sizes.get(_size_key(hashes["sha256"] or "")),
+        built=builds.get(texts["url"] or ""),
     )
 
 
-def _hashes(document: Document, where: str, value: Value | None, line: int) -> dict[str, str | None]:
+def _hashes(
+    document: Document, where: str, value: Value | None, line: int, *, is_commit: bool
+) -> dict[str, str | None]:
     hashes: dict[str, str | None] = {"sha256": None, "md5": None}
     for kind, entry in document.mapping(value, f"{where}.hash", ("md5", "sha256")).items():
         digits = document.string(entry, f"{where}.hash.{kind}")
+        if is_commit and digits and len(digits) == _COMMIT_DIGITS:
+            continue  # conda-lock writes the commit here, which proves nothing of a wheel
         if digits is not None and kind in hashes and not _HEX_DIGITS[kind].fullmatch(digits):
             document.issue(entry.line, f"{where}.hash.{kind} is not a {kind}: {digits!r}")
         hashes[kind] = digits
-    if not any(hashes.values()):
+    if not any(hashes.values()) and not is_commit:
         document.issue(value.line if value else line, f"{where} has no hash")
     return hashes
 

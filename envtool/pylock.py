@@ -1,6 +1,6 @@
 """pylock.toml (PEP 751): the wheels that uv chose for one target, read and written as frozen values.
 
-Out of scope: source distributions and version control; a `Wheel` is a file with a hash, or it is not locked.
+Out of scope: source distributions; a `Wheel` is a file with a hash, or it is not locked.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
+from envtool import repository
 from envtool.errors import SolveError
+from envtool.repository import Repository
+from envtool.source_build import SourceBuild
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,6 +34,7 @@ class Wheel:
         sha256: Hash of the file.
         size_bytes: Size of the file, where the index says it.
         needs: The normalized names of the distributions that it needs on its target.
+        built: How it was made, if it is of a repository; then the URL is that of the commit.
     """
 
     name: str
@@ -39,16 +43,24 @@ class Wheel:
     sha256: str
     size_bytes: int | None = None
     needs: tuple[str, ...] = ()
+    built: SourceBuild | None = None
 
 
-def parse_pylock(text: str) -> list[Wheel]:
+def parse_pylock(text: str, built: Mapping[str, Wheel] | None = None, *, is_pure: bool = False) -> list[Wheel]:
     """The wheels of a pylock.toml that uv resolved for one target, sorted by name.
+
+    Args:
+        text: Its content.
+        built: Wheels by name that uv was given as files.
+        is_pure: Whether a wheel for every platform is wanted, and no other.
 
     Raises:
         SolveError: A package is no wheel, or has no sha256.
     """
     packages: list[dict[str, Any]] = tomllib.loads(text).get("packages", [])
-    return sorted((_wheel(each) for each in packages), key=lambda wheel: wheel.name)
+    given = built or {}
+    wheels = (given.get(each["name"]) or _wheel(each, is_pure=is_pure) for each in packages)
+    return sorted(wheels, key=lambda wheel: wheel.name)
 
 
 def format_pylock(wheels: Sequence[Wheel], requires_python: str | None = None) -> str:
@@ -62,23 +74,37 @@ def format_pylock(wheels: Sequence[Wheel], requires_python: str | None = None) -
     if requires_python:
         lines.append(f"requires-python = {json.dumps(requires_python)}")
     for wheel in sorted(wheels, key=lambda each: each.name):
-        file_name = unquote(wheel.url.rpartition("/")[2])
-        fields = [f"name = {json.dumps(file_name)}", f"url = {json.dumps(wheel.url)}"]
-        if wheel.size_bytes is not None:
-            fields.append(f"size = {wheel.size_bytes}")
-        fields.append(f"hashes = {{ sha256 = {json.dumps(wheel.sha256)} }}")
         lines += ["", "[[packages]]", f"name = {json.dumps(wheel.name)}", f"version = {json.dumps(wheel.version)}"]
-        lines.append(f"wheels = [{{ {', '.join(fields)} }}]")
+        lines.append(_commit(repository.parse(wheel.url)) if repository.is_repository(wheel.url) else _file(wheel))
     return "\n".join(lines) + "\n"
 
 
-def _wheel(package: Mapping[str, Any]) -> Wheel:
+def _file(wheel: Wheel) -> str:
+    file_name = unquote(wheel.url.rpartition("/")[2])
+    fields = [f"name = {json.dumps(file_name)}", f"url = {json.dumps(wheel.url)}"]
+    if wheel.size_bytes is not None:
+        fields.append(f"size = {wheel.size_bytes}")
+    return f"wheels = [{{ {', '.join(fields)}, hashes = {{ sha256 = {json.dumps(wheel.sha256)} }} }}]"
+
+
+def _commit(source: Repository) -> str:
+    # Source: PEP 751, "packages.vcs".
+    fields = ['type = "git"', f"url = {json.dumps(source.shown)}", f"commit-id = {json.dumps(source.revision)}"]
+    if source.subdirectory:
+        fields.append(f"subdirectory = {json.dumps(source.subdirectory)}")
+    return f"vcs = {{ {', '.join(fields)} }}"
+
+
+def _wheel(package: Mapping[str, Any], *, is_pure: bool) -> Wheel:
     # uv writes only the wheels that fit the target, the best one first.
-    source = package.get("archive") or next(iter(package.get("wheels", ())), None)
+    fitting = package.get("wheels", ())
+    if is_pure:
+        fitting = [each for each in fitting if unquote(each["url"]).endswith("-none-any.whl")]
+    source = package.get("archive") or next(iter(fitting), None)
     sha256 = (source or {}).get("hashes", {}).get("sha256")
     if source is None or sha256 is None or "url" not in source:
         raise SolveError(
-            f"{package['name']} has no wheel with a sha256",
+            f"{package['name']} has no wheel with a sha256" + (" that is pure Python" if is_pure else ""),
             "a build gives other bytes on every machine: name a version, or the URL of a file, that is a wheel",
         )
     return Wheel(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from envtool import credentials, repository
 from envtool.errors import Issue
 
 _HASH_OPTION = re.compile(r"\s+--hash[= ]\S+")
@@ -86,6 +87,22 @@ def name_of(requirement: str) -> str | None:
         return None
 
 
+def url_of(requirement: str) -> str | None:
+    """The URL that a requirement names its distribution by, if it does."""
+    from packaging.requirements import Requirement
+
+    return Requirement(_HASH_OPTION.sub("", requirement)).url if name_of(requirement) else None
+
+
+def with_url(requirement: str, url: str) -> str:
+    """The requirement with another URL; its extras and its marker stay."""
+    from packaging.requirements import Requirement
+
+    parsed = Requirement(requirement)
+    parsed.url = url
+    return str(parsed)
+
+
 def _add(result: Requirements, line: Line, base: Path, kind: str, files: tuple[Path, ...]) -> None:
     text = _COMMENT.sub("", line.text).strip()
     option = _OPTION.match(text)
@@ -108,7 +125,7 @@ def _add(result: Requirements, line: Line, base: Path, kind: str, files: tuple[P
 
 
 def _add_requirement(result: Requirements, line: Line, kind: str) -> None:
-    problem = _problem(line.text)
+    problem = _problem(line.text, kind)
     if problem:
         result.issues.append(Issue(line.place, problem))
     elif kind == "requirements":
@@ -117,25 +134,35 @@ def _add_requirement(result: Requirements, line: Line, kind: str) -> None:
         result.constraints.append(line)
 
 
-def _problem(text: str) -> str | None:
+def _problem(text: str, kind: str) -> str | None:
     if text.startswith(("git+", "http://", "https://")):
         return f"{text!r} does not say its name; write it as NAME @ URL"
     if text.startswith((".", "/", "~", "file:")) or (text.endswith((".whl", ".tar.gz", ".zip")) and "@" not in text):
         return f"{text!r} is a file of this machine; publish it to an index or a channel, so that others can have it"
-    if _is_version_control(text):
-        return (
-            f"{text!r} has to be built, and a build gives other bytes on every machine; build the wheel once, put it "
-            "where all can get it, and write NAME @ URL"
-        )
     if name_of(text) is None:
         return f"{text!r} is no requirement for pip, such as torch==1.12.1"
-    if "@" in text and "file:" in text.partition("@")[2]:
+    url = url_of(text)
+    if repository.is_repository(url):
+        return _repository_problem(text, str(url), kind)
+    if url and re.match(r"(hg|svn|bzr)\+", url):
+        return f"{text!r}: of version control systems, only git is known"
+    if url and url.startswith("file:"):
         return f"{text!r} is a file of this machine; publish it to an index or a channel, so that others can have it"
+    if url and credentials.is_literal(url):
+        return f"credentials in {credentials.strip(url)}; write variables: NAME @ https://$USER:$TOKEN@host/"
     return None
 
 
-def _is_version_control(text: str) -> bool:
-    return bool(re.search(r"@\s*(git|hg|svn|bzr)\+", text))
+def _repository_problem(text: str, url: str, kind: str) -> str | None:
+    if kind == "constraints":
+        return "a repository cannot bound a version; name it in the pip section itself"
+    if _HASH_OPTION.search(text):
+        return "--hash has no meaning for a repository; write the commit after the @"
+    try:
+        repository.parse(url)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _add_file(result: Requirements, line: Line, base: Path, kind: str, files: tuple[Path, ...]) -> None:

@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from envtool import conda, credentials, wheels
+from envtool import conda, credentials, repository, requirements, wheels
 from envtool.conda import PackageRecord, Repodata, SolveRequest
 from envtool.errors import Issue, SolveError, SpecError
 from envtool.mirrors import Mirrors
 from envtool.policy import Policy
 from envtool.pylock import Wheel
+from envtool.report import Display
 from envtool.spec import EnvironmentSpec, PlatformSpec
 from envtool.wheels import Target, WheelRequest
 
@@ -46,10 +47,12 @@ class Sources:
     Args:
         repodata: The records of the channels.
         mirrors: The mirrors of this machine.
+        display: Where the progress of builds is shown.
     """
 
     repodata: Repodata
     mirrors: Mirrors = field(default_factory=Mirrors)
+    display: Display = field(default_factory=Display)
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,12 @@ def solve(
     if errors:
         raise errors[0] if len(errors) == 1 else SolveErrors(errors)
     found = [each for each in answers if not isinstance(each, SolveError)]
+    built = _build_wheels(spec, sources, policy, preferred)
     with ThreadPoolExecutor(len(found)) as pool:
         futures = [
-            pool.submit(_add_wheels, spec, platform, records, sources.mirrors, policy, preferred.get(platform.platform))
+            pool.submit(_add_wheels, spec, platform, records, sources.mirrors, policy, preference, built)
             for platform, records in zip(spec.platforms, found)
+            for preference in [preferred.get(platform.platform, Preference())]
         ]
         errors = [error for each in futures if isinstance(error := each.exception(), SolveError)]
         if errors:
@@ -158,17 +163,36 @@ def _request(spec: EnvironmentSpec, platform: PlatformSpec, policy: Policy, pref
     )
 
 
+def _build_wheels(
+    spec: EnvironmentSpec, sources: Sources, policy: Policy, preferred: Mapping[str, Preference]
+) -> dict[str, tuple[Wheel, Path]]:
+    """The wheels of all requirements that name a repository, by their text."""
+    wanted = {
+        each.text: (each, preferred.get(platform.platform, Preference()).keep_wheels)
+        for platform in spec.platforms
+        for each in platform.pip
+        if repository.is_repository(requirements.url_of(each.text))
+    }
+    if not wanted:
+        return {}
+    from envtool.git_wheels import GitWheels  # with all that a download and a build need
+
+    git_wheels = GitWheels(spec, sources.mirrors, policy, sources.display)
+    built = {text: git_wheels.wheel(each, kept) for text, (each, kept) in wanted.items()}
+    return {text: (each.wheel, each.path) for text, each in built.items()}
+
+
 def _add_wheels(
     spec: EnvironmentSpec,
     platform: PlatformSpec,
     records: Sequence[PackageRecord],
     mirrors: Mirrors,
     policy: Policy,
-    preference: Preference | None,
+    preference: Preference,
+    built: Mapping[str, tuple[Wheel, Path]],
 ) -> Solution:
     if not platform.pip:
         return Solution(platform.platform, tuple(records))
-    preference = preference or Preference()
     request = WheelRequest(
         target=Target(platform.platform, _python_version(platform, records), platform.virtual_packages.get("__glibc")),
         requirements=tuple(sorted({each.text for each in platform.pip})),
@@ -179,6 +203,7 @@ def _add_wheels(
         allows_prereleases=spec.allows_prereleases,
         keep=preference.keep_wheels,
         policy=policy,
+        built={built[each.text][0].name: built[each.text] for each in platform.pip if each.text in built},
     )
     return Solution(platform.platform, tuple(records), tuple(wheels.choose(request, mirrors)))
 

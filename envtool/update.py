@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from envtool import requirements
+from envtool import inputs, requirements
 from envtool.errors import EnvtoolError
+from envtool.inputs import INPUTS_KEY
 from envtool.lock import LockRequest, lock
 from envtool.lockfile import LockedPackage, Lockfile
 from envtool.pylock import Wheel
 from envtool.solve import Preference, Sources
-from envtool.spec import package_name
+from envtool.spec import PlatformSpec, package_name
 
 
 def update(old: Lockfile, updates: Sequence[str], request: LockRequest, sources: Sources) -> Lockfile:
@@ -35,9 +36,10 @@ def update(old: Lockfile, updates: Sequence[str], request: LockRequest, sources:
     _refuse_unknown(old, named)
     wanted = {name: text for name, text in named.items() if text.strip().lower() != name}
     bounds = Preference(constraints=tuple(wanted.values()), pip_constraints=tuple(_pip_bounds(old, wanted)))
-    platforms = [each.platform for each in request.spec.platforms]
-    fresh = lock(replace(request, preferences=dict.fromkeys(platforms, bounds)), sources)
-    preferences = {each: _preference(old, fresh, each, named) for each in platforms}
+    commits = {each.platform: _commits(old, each, named) for each in request.spec.platforms}
+    limits = {platform: replace(bounds, keep_wheels=kept) for platform, kept in commits.items()}
+    fresh = lock(replace(request, preferences=limits), sources)
+    preferences = {platform: _preference(old, fresh, platform, named, kept) for platform, kept in commits.items()}
     return lock(replace(request, preferences=preferences), sources)
 
 
@@ -65,13 +67,24 @@ def _pip_bounds(old: Lockfile, wanted: Mapping[str, str]) -> Iterable[str]:
             yield f"{name}=={version}" if version[:1].isdigit() else f"{name}{version}"
 
 
-def _preference(old: Lockfile, fresh: Lockfile, platform: str, moving: Iterable[str]) -> Preference:
+def _commits(old: Lockfile, platform: PlatformSpec, moving: Iterable[str]) -> tuple[Wheel, ...]:
+    """The wheels of commits that stay: what moves a branch is not asked as long as its line is as it was."""
+    names = inputs.unchanged_wheels(old.custom_metadata.get(INPUTS_KEY), platform)
+    kept = names - {requirements.name_of(each) for each in moving}
+    packages = (each for each in old.packages if each.platform == platform.platform and each.built)
+    return tuple(_wheel(each) for each in packages if each.name in kept)
+
+
+def _preference(
+    old: Lockfile, fresh: Lockfile, platform: str, moving: Iterable[str], commits: tuple[Wheel, ...]
+) -> Preference:
     names = {*moving, *(requirements.name_of(each) for each in moving)}
-    kept = [each for each in old.packages if each.platform == platform and each.name not in names]
-    moved = [each for each in fresh.packages if each.platform == platform and each.name in names]
+    here = [each for each in old.packages if each.platform == platform and not each.built]
+    kept = [each for each in here if each.name not in names]
+    moved = [each for each in fresh.packages if each.platform == platform and each.name in names and not each.built]
     return Preference(
         keep=tuple(dict.fromkeys(each.url for each in kept if each.manager == "conda")),
-        keep_wheels=tuple(_wheel(each) for each in {p.name: p for p in kept if p.manager == "pip"}.values()),
+        keep_wheels=(*(_wheel(each) for each in {p.name: p for p in kept if p.manager == "pip"}.values()), *commits),
         constraints=tuple(sorted({_exactly(each) for each in moved if each.manager == "conda"})),
         pip_constraints=tuple(sorted({f"{each.name}=={each.version}" for each in moved if each.manager == "pip"})),
     )
@@ -82,4 +95,6 @@ def _exactly(package: LockedPackage) -> str:
 
 
 def _wheel(package: LockedPackage) -> Wheel:
-    return Wheel(package.name, package.version, package.url, package.sha256 or "")
+    return Wheel(
+        package.name, package.version, package.url, package.sha256 or "", package.size_bytes, built=package.built
+    )

@@ -1,7 +1,7 @@
-"""The `pip:` section: uv chooses the wheels of a target and installs exactly the locked ones. The one door to uv.
+"""The `pip:` section: uv chooses the wheels of a target and installs exactly the locked ones.
 
-Out of scope: source distributions. A build runs code of strangers and gives other bytes on every machine, so a
-requirement that has no wheel is an error.
+Out of scope: source distributions. A requirement that has no wheel is an error, but for a project in a git repository,
+whose wheel is built beforehand (`envtool.git_wheels`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from envtool import process, pypi
+from envtool import pypi, requirements, uv
 from envtool.errors import ProcessError, SolveError
 from envtool.mirrors import Mirrors
 from envtool.policy import Policy
@@ -85,6 +85,8 @@ class WheelRequest:
         allows_prereleases: Whether versions that are not final count.
         keep: Wheels that stay unless something asked for forbids it.
         policy: Which of the versions that fit.
+        built: The wheels of requirements that name a repository, and their files, by name.
+        is_pure: Whether only wheels for every platform count.
     """
 
     target: Target
@@ -96,6 +98,8 @@ class WheelRequest:
     allows_prereleases: bool = False
     keep: tuple[Wheel, ...] = ()
     policy: Policy = field(default_factory=Policy)
+    built: Mapping[str, tuple[Wheel, Path]] = field(default_factory=dict)
+    is_pure: bool = False
 
 
 def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
@@ -113,21 +117,26 @@ def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
     """
     with tempfile.TemporaryDirectory(prefix="envtool-") as directory:
         scratch = Path(directory)
-        (scratch / "requirements.in").write_text("".join(f"{each}\n" for each in request.requirements))
+        (scratch / "requirements.in").write_text("".join(f"{each}\n" for each in _requirements(request)))
         (scratch / "constraints.txt").write_text("".join(f"{each}\n" for each in _constraints(request)))
         locked = scratch / "pylock.toml"
-        if request.keep:
-            locked.write_text(format_pylock(request.keep))  # uv prefers the versions that its output file has
+        kept = [each for each in request.keep if not each.built]
+        if kept:
+            locked.write_text(format_pylock(kept))  # uv prefers the versions that its output file has
         emitted = [part for name in sorted(request.provided) for part in ("--no-emit-package", name)]
         _compile(request, scratch, ["--format", "pylock.toml", "--output-file", str(locked), *emitted])
-        wheels = parse_pylock(locked.read_text(encoding="utf-8"))
+        wheels = parse_pylock(
+            locked.read_text(encoding="utf-8"),
+            {name: wheel for name, (wheel, _) in request.built.items()},
+            is_pure=request.is_pure,
+        )
         # The second answer is the same resolution with the reasons, from uv's own cache; pylock.toml has no place
         # for them. Fixing the wheels of the first keeps the two equal even if the index changes in between.
         pins = "".join(f"{each.name}=={each.version}\n" for each in wheels)
         (scratch / "constraints.txt").write_text("".join(f"{each}\n" for each in _constraints(request)) + pins)
         reasons = _compile(request, scratch, ["--format", "requirements.txt", "--annotation-style", "line"])
     needs = parse_reasons(reasons)
-    return [replace(each, url=pypi.canonical(each.url, mirrors), needs=needs.get(each.name, ())) for each in wheels]
+    return [replace(each, url=_canonical(each, mirrors), needs=needs.get(each.name, ())) for each in wheels]
 
 
 def parse_reasons(text: str) -> dict[str, tuple[str, ...]]:
@@ -142,13 +151,26 @@ def parse_reasons(text: str) -> dict[str, tuple[str, ...]]:
     return {parent: tuple(sorted(names)) for parent, names in needs.items()}
 
 
+def _canonical(wheel: Wheel, mirrors: Mirrors) -> str:
+    return wheel.url if wheel.built else pypi.canonical(wheel.url, mirrors)
+
+
+def _requirements(request: WheelRequest) -> list[str]:
+    return [_from_file(each, request.built) for each in request.requirements]
+
+
+def _from_file(requirement: str, built: Mapping[str, tuple[Wheel, Path]]) -> str:
+    found = built.get(requirements.name_of(requirement) or "")
+    return requirements.with_url(requirement, found[1].as_uri()) if found else requirement
+
+
 def _constraints(request: WheelRequest) -> list[str]:
     return [*request.constraints, *(f"{name}=={version}" for name, version in sorted(request.provided.items()))]
 
 
 def _compile(request: WheelRequest, scratch: Path, output: Sequence[str]) -> str:
     target, policy = request.target, request.policy
-    argv = [_uv(), "pip", "compile", "--quiet", "--no-header", "--only-binary", ":all:", *output]
+    argv = ["pip", "compile", "--quiet", "--no-header", "--only-binary", ":all:", *output]
     argv += ["--python", sys.executable, "--python-version", target.python_version]
     argv += ["--python-platform", target.uv_platform, "--constraints", str(scratch / "constraints.txt")]
     argv += ["--resolution", policy.strategy]
@@ -157,9 +179,9 @@ def _compile(request: WheelRequest, scratch: Path, output: Sequence[str]) -> str
     if request.allows_prereleases:
         argv += ["--prerelease", "allow"]
     try:
-        return process.run(
+        return uv.run(
             [*argv, str(scratch / "requirements.in")],
-            env={**_environment(), **pypi.index_variables(request.index_url, request.extra_index_urls)},
+            env=pypi.index_variables(request.index_url, request.extra_index_urls),
             cwd=scratch,
         )
     except ProcessError as error:
@@ -189,19 +211,19 @@ def install(wheels: Mapping[str, Path], hashes: Mapping[str, str], prefix: Path,
         # machine in every dist-info, and two machines would differ.
         for path in wheels.values():
             (Path(scratch) / path.name).symlink_to(path)
-        requirements = Path(scratch) / "requirements.txt"
-        requirements.write_text("".join(f"{each} --hash=sha256:{hashes[each]}\n" for each in sorted(wheels)))
-        argv = [_uv(), "pip", "install", "--quiet", "--offline", "--no-index", "--find-links", scratch, "--no-deps"]
+        listed = Path(scratch) / "requirements.txt"
+        listed.write_text("".join(f"{each} --hash=sha256:{hashes[each]}\n" for each in sorted(wheels)))
+        argv = ["pip", "install", "--quiet", "--offline", "--no-index", "--find-links", scratch, "--no-deps"]
         argv += ["--require-hashes", "--reinstall", "--link-mode", "hardlink", "--cache-dir", str(cache_dir)]
-        argv += ["--python", str(prefix / "bin" / "python"), "--requirements", str(requirements)]
-        process.run(argv, env=_environment(), cwd=Path(scratch))
+        argv += ["--python", str(prefix / "bin" / "python"), "--requirements", str(listed)]
+        uv.run(argv, cwd=Path(scratch))
     _forget_origin(prefix)
 
 
 def uninstall(names: Sequence[str], prefix: Path) -> None:
     """Remove distributions that wheels brought from a prefix."""
-    argv = [_uv(), "pip", "uninstall", "--quiet", "--python", str(prefix / "bin" / "python")]
-    process.run([*argv, *names], env=_environment())
+    argv = ["pip", "uninstall", "--quiet", "--python", str(prefix / "bin" / "python")]
+    uv.run([*argv, *names])
 
 
 def _forget_origin(prefix: Path) -> None:
@@ -211,23 +233,6 @@ def _forget_origin(prefix: Path) -> None:
         record = note.with_name("RECORD")
         lines = record.read_text(encoding="utf-8").splitlines(keepends=True)
         record.write_text("".join(line for line in lines if "/uv_cache.json," not in line), encoding="utf-8")
-
-
-def _uv() -> str:
-    from uv import find_uv_bin
-
-    return str(find_uv_bin())
-
-
-def _environment() -> dict[str, str]:
-    # Otherwise uv may take the environment that envtool runs in, or download an interpreter, for the target.
-    return {
-        **pypi.uv_environment(),
-        "VIRTUAL_ENV": "",
-        "CONDA_PREFIX": "",
-        "UV_PYTHON_DOWNLOADS": "never",
-        "NO_COLOR": "1",
-    }
 
 
 def _solve_hint(error: ProcessError) -> str:

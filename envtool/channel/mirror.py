@@ -25,6 +25,7 @@ from envtool.channel.place import Place
 from envtool.errors import ChannelError
 from envtool.lockfile import LockedPackage, Lockfile
 from envtool.report import Display
+from envtool.repository import is_repository
 
 MARK = "mirror.json"
 _FORMAT = "envtool-mirror-1"
@@ -116,6 +117,11 @@ def _placed(lockfile: Lockfile) -> dict[str, LockedPackage]:
 
 def _path(package: LockedPackage) -> str:
     path = unquote(urlsplit(package.url).path)
+    if is_repository(package.url):
+        raise ChannelError(
+            f"{package.name} comes from a git repository, which a mirror of files cannot stand for",
+            "envtool bundle carries its wheel; or build the wheel once, and write NAME @ URL",
+        )
     if package.manager == "pip":
         return safe_path(f"wheels/{path.lstrip('/')}", package.url)
     return safe_path("/".join(path.split("/")[-2:]), package.url)

@@ -126,5 +126,5 @@ def _pylock(packages: Sequence[LockedPackage]) -> str:
     python = next((each.version for each in packages if (each.manager, each.name) == ("conda", "python")), None)
     minor = ".".join(python.split(".")[:2]) if python else None
     chosen = [each for each in packages if each.manager == "pip"]
-    wheels = [Wheel(each.name, each.version, each.url, each.sha256 or "") for each in chosen]
+    wheels = [Wheel(each.name, each.version, each.url, each.sha256 or "", built=each.built) for each in chosen]
     return format_pylock(wheels, f"=={minor}.*" if minor else None)

@@ -163,7 +163,7 @@ def _lock(request: LockRequest, updates: tuple[str, ...], as_json: bool) -> None
     names = ", ".join(str(path) for path in request.spec.paths)
     with report.Display() as display:
         known = mirror_choice.for_urls(repodata_urls(request.spec), Cache(directories.cache()), display)
-        sources = Sources(Repodata(directories.repodata_cache(), known), known)
+        sources = Sources(Repodata(directories.repodata_cache(), known), known, display)
         with display.task(f"solve {names}"), explained(request, sources):
             if updates:
                 from envtool.lockfile import read_lockfile

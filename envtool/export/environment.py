@@ -9,6 +9,7 @@ from typing import Any
 from envtool.document import dump
 from envtool.inputs import INPUTS_KEY
 from envtool.lockfile import LockedPackage, Lockfile, read_json_metadata
+from envtool.repository import is_repository
 
 _PUBLIC = "https://conda.anaconda.org/"
 
@@ -54,4 +55,6 @@ def _match_spec(package: LockedPackage, with_builds: bool) -> str:
 
 
 def _requirement(package: LockedPackage) -> str:
+    if is_repository(package.url):
+        return f"{package.name} @ {package.url}"
     return f"{package.name}=={package.version}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from envtool.lockfile import LockedPackage
+from envtool.repository import is_repository
 
 
 def explicit(packages: Sequence[LockedPackage], platform: str, *, with_sha256: bool) -> str:
@@ -25,7 +26,9 @@ def explicit(packages: Sequence[LockedPackage], platform: str, *, with_sha256: b
         lines.append(f"{each.url}#{digits or each.sha256 or each.md5}")
     for each in packages:
         if each.manager == "pip":
-            lines.append(f"# pip {each.name} @ {each.url} --hash=sha256:{each.sha256}")
+            # pip takes no hash for a repository; the commit stands for it.
+            proof = "" if is_repository(each.url) else f" --hash=sha256:{each.sha256}"
+            lines.append(f"# pip {each.name} @ {each.url}{proof}")
     return "\n".join(lines) + "\n"
 
 

@@ -17,6 +17,7 @@ from envtool.credentials import strip
 from envtool.facts import Facts, look_up
 from envtool.graph import Graph, graph
 from envtool.lockfile import LockedPackage, Lockfile
+from envtool.repository import is_repository, parse
 
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component
@@ -78,6 +79,12 @@ def _component(package: LockedPackage, facts: Facts) -> Component:
     if facts.size_bytes is not None:
         properties.append(Property(name="envtool:size_bytes", value=str(facts.size_bytes)))
     url = _purl(package)
+    is_commit = is_repository(package.url)
+    origin = ExternalReference(
+        type=ExternalReferenceType.VCS if is_commit else ExternalReferenceType.DISTRIBUTION,
+        url=XsUri(parse(package.url).locator if is_commit else strip(package.url)),
+        hashes=() if is_commit else stated,
+    )
     return Component(
         type=ComponentType.LIBRARY,
         name=package.name,
@@ -87,17 +94,16 @@ def _component(package: LockedPackage, facts: Facts) -> Component:
         hashes=stated,
         licenses=[LicenseFactory().make_from_string(facts.license)] if facts.license else None,
         properties=properties,
-        external_references=[
-            ExternalReference(
-                type=ExternalReferenceType.DISTRIBUTION, url=XsUri(strip(package.url)), hashes=stated
-            )
-        ],
-    )  # fmt: skip
+        external_references=[origin],
+    )
 
 
 def _purl(package: LockedPackage) -> PackageURL:
     from packageurl import PackageURL
 
+    if is_repository(package.url):
+        # Source: purl-spec, qualifier `vcs_url`.
+        return PackageURL("pypi", None, package.name, package.version, {"vcs_url": parse(package.url).locator})
     if package.manager == "pip":
         return PackageURL("pypi", None, package.name, package.version, {"file_name": package.file_name})
     channel, subdir, file_name = package.url.rsplit("/", 2)

@@ -30,7 +30,7 @@ DOORS = {
     "structlog": {"serve/logs.py"},
     "subprocess": {"envtool/process.py", "serve/hook.py"},
     "torch": {f"serve/{name}.py" for name in ("conversion", "inputs", "outputs", "tensors", "weights")},
-    "uv": {"envtool/wheels.py"},
+    "uv": {"envtool/uv.py"},
     "werkzeug": {"envtool/channel/web.py", "serve/app/__init__.py"},
     "watchdog": {"serve/wakeup.py"},
     "yaml": {"envtool/document.py"},

@@ -41,13 +41,21 @@ dependencies:
   - pytest
   - zlib=1.3
 """
+GIT = "  - pip:\n      - six @ git+https://h.example/six.git@1.16#subdirectory=a\n"
 PIP = "  - pip:\n      - six>=1.16\n      - flask[async]; sys_platform == 'linux'\n"
 
 
 @pytest.mark.parametrize(
     "files",
-    [[BASE], [BASE + VIRTUAL], [BASE, DEV], [BASE + PIP], [BASE + PIP, DEV + "  - pip:\n      - build\n"]],
-    ids=["plain", "declared", "two files", "wheels", "wheels in two files"],
+    [
+        [BASE],
+        [BASE + VIRTUAL],
+        [BASE, DEV],
+        [BASE + PIP],
+        [BASE + PIP, DEV + "  - pip:\n      - build\n"],
+        [BASE + GIT],
+    ],
+    ids=["plain", "declared", "two files", "wheels", "wheels in two files", "a repository"],
 )
 def test_our_hash_is_theirs(files: list[str], tmp_path: Path) -> None:
     paths = [tmp_path / f"environment{number}.yml" for number in range(len(files))]
