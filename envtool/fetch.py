@@ -1,13 +1,12 @@
 """Proven files: every byte that envtool uses is hashed before anything else sees it.
 
 A file is wanted by its sha256 and may be had from several places. It comes from the first that gives the right bytes;
-which one is asked next is decided in `envtool.attempts`, one attempt is made in `envtool.transfer`, and what has been
-proven is kept in `envtool.cache`.
+which one is asked next is decided in `envtool.attempts` and done in `envtool.rounds`, one attempt is made in
+`envtool.transfer`, and what has been proven is kept in `envtool.cache`.
 """
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -18,12 +17,13 @@ from typing import Protocol, runtime_checkable
 
 from envtool import patience as patience_module
 from envtool import transfer
-from envtool.attempts import Ask, Failure, Place, Wait, after, decide
+from envtool.attempts import Failure, Place
 from envtool.authorization import without_credentials, without_secrets
 from envtool.cache import Cache, Wanted
 from envtool.errors import CacheError, EnvtoolError, HashMismatchError, NetworkError
 from envtool.hosts import Hosts
 from envtool.patience import Patience
+from envtool.rounds import ask_in_turn
 from envtool.transfer import Transfer
 from envtool.transfer_error import TransferError
 
@@ -136,23 +136,16 @@ class _Run:
             return self._cache.store(wanted, partial)
 
     def _try_places(self, wanted: Wanted, growing: Transfer) -> None:
-        places = tuple(Place(url) for url in wanted.urls)
-        while True:
-            places = self._hosts.inform(places)
-            step = decide(places, time.monotonic(), self._patience)
-            if isinstance(step, Wait):
-                if self.stopped.wait(step.seconds):
-                    raise _stopped()
-            elif isinstance(step, Ask):
-                place = places[step.position]
-                failure = self._ask(place.url, growing, has_alternative=step.has_alternative)
-                if failure is None:
-                    return
-                jitter = random.random()  # noqa: S311 - no secret
-                failed = after(place, failure, time.monotonic(), jitter, self._patience)
-                places = (*places[: step.position], failed, *places[step.position + 1 :])
-            else:
-                raise _unavailable(wanted, places)
+        def ask(url: str, has_alternative: bool) -> Failure | None:
+            return self._ask(url, growing, has_alternative=has_alternative)
+
+        failed = ask_in_turn(wanted.urls, ask, self._wait, self._hosts, self._patience)
+        if failed or not wanted.urls:
+            raise _unavailable(wanted, failed)
+
+    def _wait(self, seconds: float) -> None:
+        if self.stopped.wait(seconds):
+            raise _stopped()
 
     def _ask(self, url: str, growing: Transfer, *, has_alternative: bool) -> Failure | None:
         patience = self._patience if has_alternative else replace(self._patience, min_bytes_per_s=0.0)

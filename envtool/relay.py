@@ -3,6 +3,7 @@
 The solver asks one mirror and takes what comes: a 403, an HTML page, half a file or silence ends it. The relay asks one
 mirror after the other and hands on an answer only when all of it is there and looks like what it should be. Repodata
 has no hash to prove; a shard has one, its name. What depends on the bytes being right, the archives, is proven later.
+Waiting, `Retry-After` and what is asked next are those of downloads (`envtool.attempts`).
 
 Out of scope: keeping anything. The solver's own cache does, with the validators (ETag) that the mirror gave.
 """
@@ -14,24 +15,32 @@ import re
 import secrets
 import tempfile
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import IO, Any
 from urllib.parse import unquote
 
-from envtool import network, patience
+from envtool import network, patience, report
+from envtool.attempts import Failure, Place
 from envtool.errors import EnvtoolError
+from envtool.hosts import Hosts
 from envtool.mirrors import Mirrors
 from envtool.network import Body
+from envtool.rounds import ask_in_turn
 from envtool.transfer_error import TransferError
 
-_ROUNDS = 2
+_OPTIONAL_ATTEMPTS = 2
+_OPTIONAL_BACKOFF_S = 1.0
+_LONG_WAIT_S = 3.0
 _IN_MEMORY_BYTES = 1 << 20
 _SHARD = re.compile(r"/([0-9a-f]{64})\.msgpack\.zst$")
 # Other forms of the same records: without them the solver asks for repodata.json, which every channel has.
 _OPTIONAL = re.compile(r"/repodata(_shards\.msgpack\.zst|\.json\.\w+)$")
-_NOT_FOUND, _NOT_MODIFIED, _BAD_GATEWAY = 404, 304, 502
+_NOT_FOUND, _NOT_MODIFIED = 404, 304
+# The solver asks three times more before it takes this; older ones would take 4xx for a channel without records.
+_FAILED = 502
 _CONDITIONS = ("If-None-Match", "If-Modified-Since")
 
 
@@ -42,6 +51,32 @@ class _Found:
     status: int
     headers: dict[str, str] = field(default_factory=dict)
     content: IO[bytes] | None = None
+
+
+class _Request:
+    """One request of the solver, and what its places said to it."""
+
+    def __init__(self, relay: Relay, conditions: dict[str, str], *, is_wanted: bool) -> None:
+        self._relay = relay
+        self._conditions = conditions
+        self._is_wanted = is_wanted
+        self.found: _Found | None = None
+        self.statuses: dict[str, int | None] = {}
+
+    def ask(self, place: str, has_alternative: bool) -> Failure | None:
+        """Ask one place; None when it has answered, be it that nothing has changed."""
+        hosts = self._relay.hosts
+        try:
+            self.found = self._relay.ask(place, self._conditions, self._is_wanted, has_alternative)
+        except TransferError as error:
+            if error.status == _NOT_MODIFIED:
+                self.found = _Found(_NOT_MODIFIED)
+                return None
+            self.statuses[place] = error.status
+            hosts.note(place, error, time.monotonic())
+            return Failure(error.reason, error.is_transient, error.retry_after_s)
+        hosts.note(place, None, time.monotonic())
+        return None
 
 
 class Relay:
@@ -56,6 +91,8 @@ class Relay:
         self._patience = patience.configured()
         self._failures: dict[str, list[str]] = {}
         self._lock = threading.Lock()
+        self._is_patient = False
+        self.hosts = Hosts()
         # Other users of the machine reach the port too; they cannot guess the path.
         secret = secrets.token_urlsafe(16)
         self._prefixes = {f"/{secret}/{number}/": prefix for number, prefix in enumerate(mirrors.by_prefix)}
@@ -74,7 +111,10 @@ class Relay:
         """What could not be had from anywhere, each with every mirror's reason."""
         with self._lock:
             failed = dict(self._failures)
-        return (f"{url}\n" + "\n".join(f"  {reason}" for reason in reasons) for url, reasons in failed.items())
+        return (
+            f"{network.without_credentials(url)}\n" + "\n".join(f"  {reason}" for reason in reasons)
+            for url, reasons in failed.items()
+        )
 
     def find(self, path: str, conditions: dict[str, str], is_wanted: bool) -> _Found:
         """Ask one place after the other.
@@ -88,21 +128,26 @@ class Relay:
         if own is None:
             return _Found(_NOT_FOUND)
         url = self._prefixes[own] + path[len(own) :]
-        places = list(self._mirrors.for_url(url))
-        reasons: dict[str, TransferError] = {}
-        for _ in range(_ROUNDS):
-            for place in places:
-                try:
-                    return self._ask(place, conditions, is_wanted)
-                except TransferError as error:
-                    if error.status == _NOT_MODIFIED:
-                        return _Found(_NOT_MODIFIED)
-                    reasons[place] = error
-            places = [place for place in places if reasons[place].is_transient]
-        return self._give_up(url, reasons)
+        with self._lock:
+            if url in self._failures:
+                return _Found(_FAILED)  # every place was asked often enough
+        request = _Request(self, conditions, is_wanted=is_wanted)
+        places = self._mirrors.for_url(url)
+        patience = self._patience
+        if _OPTIONAL.search(url) and len(places) > 1:
+            # Another place may have the records in the form that every channel has, at once.
+            patience = replace(patience, attempts=_OPTIONAL_ATTEMPTS, max_wait_s=0.0, max_backoff_s=_OPTIONAL_BACKOFF_S)
+        failed = ask_in_turn(places, request.ask, self._wait, self.hosts, patience)
+        return request.found or self._give_up(url, failed, request.statuses)
 
-    def _ask(self, place: str, conditions: dict[str, str], is_wanted: bool) -> _Found:
-        with network.get(place, patience=self._patience, headers=conditions) as body:
+    def ask(self, place: str, conditions: dict[str, str], is_wanted: bool, has_alternative: bool) -> _Found:
+        """Ask one place.
+
+        Raises:
+            TransferError: It gave nothing that may be handed on.
+        """
+        limits = self._patience if has_alternative else replace(self._patience, min_bytes_per_s=0.0)
+        with network.get(place, patience=limits, headers=conditions) as body:
             if not is_wanted:
                 return _Found(200, dict(body.validators))
             content = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - the handler closes it
@@ -111,13 +156,21 @@ class Relay:
             content.seek(0)
             return _Found(200, {**body.validators, "Content-Length": str(size_bytes)}, content)
 
-    def _give_up(self, url: str, reasons: dict[str, TransferError]) -> _Found:
-        if _OPTIONAL.search(url) or all(error.status == _NOT_FOUND for error in reasons.values()):
-            return _Found(_NOT_FOUND)
-        shown = [f"{network.without_credentials(place)}: {error.reason}" for place, error in reasons.items()]
+    def _wait(self, seconds: float) -> None:
         with self._lock:
-            self._failures[network.without_credentials(url)] = shown
-        return _Found(_BAD_GATEWAY)
+            is_first, self._is_patient = not self._is_patient, True
+        if is_first and seconds >= _LONG_WAIT_S:
+            report.say(f"  every place of the channels' records is busy or failing; asked again in {seconds:.0f} s")
+        time.sleep(seconds)
+
+    def _give_up(self, url: str, failed: Sequence[Place], statuses: Mapping[str, int | None]) -> _Found:
+        if _OPTIONAL.search(url) or all(statuses.get(place.url) == _NOT_FOUND for place in failed):
+            return _Found(_NOT_FOUND)
+        busy = f"not asked, since it wants to be left alone for more than {self._patience.max_wait_s:g} s"
+        shown = [f"{network.without_credentials(place.url)}: {place.reason or busy}" for place in failed]
+        with self._lock:
+            self._failures[url] = shown
+        return _Found(_FAILED)
 
 
 def _copy(body: Body, content: Any) -> int:
@@ -186,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             found = server.relay.find(self.path, conditions, is_wanted)
         except EnvtoolError:
-            found = _Found(_BAD_GATEWAY)
+            found = _Found(_FAILED)
         self.send_response(found.status)
         for name, value in found.headers.items():
             self.send_header(name, value)

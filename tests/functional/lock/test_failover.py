@@ -122,3 +122,29 @@ def test_a_preset_that_is_in_use_serves_repodata_too(envtool, write, pair, tmp_p
     assert answer.returncode == 0, answer.stderr
     assert any(request.path.startswith("linux-64/repodata") for request in first.requests)
     assert (tmp_path / "conda-lock.yml").exists()
+
+
+def test_a_mirror_that_asks_to_wait_is_left_alone_until_then(lock, pair) -> None:
+    first, second = pair
+    first.answer("*", then=status(429, retry_after=30))
+    answer = lock(first, second)
+    assert answer.returncode == 0, answer.stderr
+    assert len(first.requests) < 4  # those that were on their way when it first said so
+
+
+def test_the_only_mirror_asks_to_wait(lock, pair) -> None:
+    first, _ = pair
+    first.answer("*/repodata.json", status(429, retry_after=4))
+    answer = lock(first, HTTPS_PROXY="http://127.0.0.1:1", https_proxy="http://127.0.0.1:1", ENVTOOL_BACKOFF_S="0")
+    assert answer.returncode == 0, answer.stderr
+    assert "asked again in 4 s" in answer.stderr
+    times = [each.at_s for each in first.asked("linux-64/repodata.json")]
+    assert times[1] - times[0] > 3.5
+
+
+def test_a_wait_that_is_too_long_is_not_waited_for(lock, pair) -> None:
+    first, _ = pair
+    first.answer("*", then=status(503, retry_after=3600))
+    answer = lock(first, HTTPS_PROXY="http://127.0.0.1:1", https_proxy="http://127.0.0.1:1", ENVTOOL_BACKOFF_S="0")
+    assert answer.returncode == 3
+    assert f"{first.url}linux-64/repodata.json: not asked, since it wants to be left alone" in answer.stderr
