@@ -50,9 +50,11 @@ def fetch_packages(
         each.url: Wanted(each.file_name, require_sha256(each), places.for_url(each.url), each.size_bytes)
         for each in packages
     }
-    with display.task(f"fetch and prove {len(packages)} archives and wheels", in_bytes=True) as task:
-        paths = fetch(wanted.values(), cache, task, patience=patience, is_offline=is_offline)
-    found = {url: paths[each] for url, each in wanted.items()}
+    found = {}
+    if wanted:
+        with display.task(f"fetch and prove {len(wanted)} archives and wheels", in_bytes=True) as task:
+            paths = fetch(wanted.values(), cache, task, patience=patience, is_offline=is_offline)
+        found = {url: paths[each] for url, each in wanted.items()}
     if built:
         from envtool.git_wheels import rebuild
 

@@ -6,13 +6,20 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from envtool.git_wheels import GitWheels
 from envtool.lockfile import LockedPackage
+from envtool.mirrors import Mirrors
+from envtool.policy import Policy
+from envtool.report import Display
+from envtool.spec import Dependency, EnvironmentSpec
 from tests.functional.prefix.conftest import ROOT, User
 from tests.support.archives import locked
+from tests.support.git_repository import GitRepository
 from tests.support.wheels import locked_wheel, write_wheel
 
 MODULE = """\
@@ -81,6 +88,27 @@ def test_a_wheel_whose_files_may_all_be_executed(user: User, python: tuple[Locke
     user.run("create", "-p", prefix)
     user.run("verify", "-p", prefix)
     assert (prefix / "lib/python3.9/site-packages/loose-1.0.dist-info/RECORD").stat().st_mode & 0o100
+
+
+def test_a_project_of_a_git_repository(
+    user: User, python: tuple[LockedPackage, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENVTOOL_HOME", str(tmp_path / "another user"))
+    repository = GitRepository(tmp_path / "greet")
+    repository.commit("1.0")
+    spec = EnvironmentSpec((tmp_path / "environment.yml",), None, ("conda-forge",), ())
+    built = GitWheels(spec, Mirrors(), Policy(), Display()).wheel(Dependency(f"greet @ git+{repository.url}", "here"))
+    wheel = built.wheel
+    greet = LockedPackage("pip", wheel.name, wheel.version, "linux-64", wheel.url, wheel.sha256, built=wheel.built)
+    user.write_lock(*python, greet)
+    prefix = user.home / "env"
+    # Her cache has not got it: it is built from the commit.
+    assert "build greet from" in user.run("create", "-p", prefix).stderr
+    assert (prefix / "lib/python3.9/site-packages/greet.py").read_text() == "VERSION = '1.0'\n"
+    user.run("verify", "-p", prefix)
+    other = replace(greet, sha256="0" * 64)
+    user.write_lock(*python, other)
+    assert "is not the file that was expected" in user.run("create", "-p", prefix, code=3).stderr
 
 
 def test_wheels_come_and_go_with_the_lock(user: User, python: tuple[LockedPackage, ...], hello: LockedPackage) -> None:
