@@ -78,7 +78,21 @@ FIELDS = (
         "what becomes of a model whose answer to the example has another form than the served one's",
         "refuse",
     ),
-    Field("torch_threads", values.whole_number(1), "threads of one torch operation", 1, SERVER),
+    Field(
+        "optimize",
+        values.one_of("off", "script", "compile"),
+        "script, compile: try TorchScript or torch.compile before each swap, and take it where it answers the same and "
+        "was measured to be quicker",
+        "off",
+    ),
+    Field(
+        "torch_threads",
+        values.number_or_auto(1),
+        "threads of one torch operation; auto: the cores that the server may use, divided by its workers, or "
+        "OMP_NUM_THREADS",
+        "auto",
+        SERVER,
+    ),
     Field(
         "commit",
         values.one_of("host", "worker"),

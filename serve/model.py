@@ -9,17 +9,19 @@ Only workers import this module. What a model class may say is told in `serve.se
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Callable
 
-from serve import gates, servable, tensors, weights
+from serve import cores, gates, servable, tensors, weights
 from serve.errors import CheckpointError, SignatureError
 from serve.formats import SAFETENSORS, TORCH, TORCHSCRIPT, Interface, read_safetensors_interface, require_interface
 from serve.host_memory import read_available
 from serve.interface import require_same_form
 from serve.manifest import Manifest
+from serve.optimization import optimize
 from serve.room import make_room
 from serve.settings import Settings
 from serve.signature import Verifier
@@ -72,7 +74,9 @@ class ModelLoader:
 
     def __init__(self, settings: Settings, slot: Slot | None = None, say: Say | None = None) -> None:
         self._settings = settings
-        tensors.limit_threads(settings.torch_threads)
+        threads = cores.threads_of_an_operation(cores.count_cores(), settings.workers, os.environ)
+        tensors.limit_threads(settings.torch_threads or threads)
+        self._say = say
         self._class = servable.import_class(settings)
         try:
             self._verifier = Verifier(settings.verify_key) if settings.verify_key else None
@@ -150,7 +154,20 @@ class ModelLoader:
             interface=tried.form,
             origin=(plan.stored, plan.manifest),
         )
+        predictor = self._optimize(predictor, built.example_inputs, plan.format)
         return Loaded(predictor, plan.format, loaded_s - started_s, time.monotonic() - loaded_s)
+
+    def _optimize(self, predictor: TorchPredictor, example: object, format: str) -> TorchPredictor:
+        """Take a quicker form of the module, if that is wanted and there is one."""
+        how = self._settings.optimize
+        if how == "off" or (how == "script" and format == TORCHSCRIPT):
+            return predictor
+        rows = (1, 2, self._settings.max_batch_size) if predictor.can_batch else (1,)
+        verdict = optimize(predictor, example, how, rows, self._settings.warm_up_timeout_s)
+        if self._say is not None:
+            said = {"reason": verdict.reason} if verdict.reason else {"gain": round(verdict.gain, 2)}
+            self._say("not_optimized" if verdict.reason else "optimized", how=how, **said)
+        return verdict.predictor
 
     def _require_memory(self, plan: _Plan, is_alone: bool) -> None:
         if self._settings.memory == "unchecked":

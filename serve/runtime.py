@@ -40,6 +40,7 @@ _STOP_WAIT_S = 2.0
 _NOT_JUDGING = frozenset(
     {"workers", "poll_s", "settle_s", "keep", "watch", "commit", "commit_timeout_s"}
     | {"event_hook", "store", "checkpoints", "share", "max_batch_size", "max_batch_delay_ms", "unload"}
+    | {"optimize", "torch_threads"}
 )
 
 

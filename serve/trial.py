@@ -49,9 +49,14 @@ def find_batchable(predictor: Predictor, taken: Any, given: Any) -> bool:
         alone = predictor.give(given)
     except Exception:  # whatever it is that it cannot do
         return False
-    found = differences(_as_json(alone), _as_json(shared), RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE)
+    found = differences(as_json(alone), as_json(shared), RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE)
     return next(found, None) is None
 
 
-def _as_json(outputs: object) -> object:
+def as_json(outputs: object) -> object:
+    """Return outputs as a client reads them: tuples become lists.
+
+    Args:
+        outputs: what JSON can hold.
+    """
     return json.loads(json.dumps(outputs))

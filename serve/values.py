@@ -177,6 +177,23 @@ def whole_number(least: int) -> Callable[[object, Path], int]:
     return parse
 
 
+def number_or_auto(least: int) -> Callable[[object, Path], int]:
+    """Return a parser for a whole number, or the word `auto`, for which it gives 0.
+
+    Args:
+        least: the smallest that is accepted.
+    """
+    number = whole_number(least)
+
+    def parse(value: object, base: Path) -> int:
+        try:
+            return 0 if value == "auto" else number(value, base)
+        except ValueError as error:
+            raise ValueError(f"{error}; or auto") from None
+
+    return parse
+
+
 def whole_numbers(least: int) -> Callable[[object, Path], tuple[int, ...]]:
     """Return a parser for a list of whole numbers; in a variable they are separated by commas.
 

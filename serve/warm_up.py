@@ -11,7 +11,7 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
 from serve.errors import CheckpointError
 from serve.golden import Golden, require_golden
@@ -21,6 +21,7 @@ from serve.trial import describe_outputs, find_batchable
 
 # The first run pays for lazily created kernels and buffers, the second shows that they are there.
 _RUNS = 2
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def warm_up(candidate: Candidate, sizes: Sequence[int], timeout_s: float) -> Tri
     Raises:
         CheckpointError: it fails, answers wrongly, or is not done in time.
     """
-    return _limit(lambda: _try(candidate, sizes), timeout_s)
+    return limit(lambda: _try(candidate, sizes), timeout_s)
 
 
 def _try(candidate: Candidate, sizes: Sequence[int]) -> Tried:
@@ -125,9 +126,21 @@ def _validate(candidate: Candidate) -> None:
         raise CheckpointError("validate", "validate(model): expected True or None, found False")
 
 
-def _limit(work: Callable[[], Tried], timeout_s: float) -> Tried:
-    """Run some work in a thread, and give it up at a deadline."""
-    results: list[Tried] = []
+def limit(work: Callable[[], Found], timeout_s: float) -> Found:
+    """Run some work in a thread, and give it up at a deadline.
+
+    Args:
+        work: may run the user's code.
+        timeout_s: how long it may take.
+
+    Returns:
+        What the work returned.
+
+    Raises:
+        CheckpointError: it was not done in time, or ended the interpreter.
+        Exception: what the work raised.
+    """
+    results: list[Found] = []
     errors: list[BaseException] = []
 
     def run() -> None:

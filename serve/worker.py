@@ -1,7 +1,8 @@
 """The gunicorn worker with an event loop: uvicorn's, with the shorter way for predictions.
 
 `gunicorn -k serve.worker.AsgiWorker serve.wsgi:app` serves the same application as gthread does. Needs the extra
-`fast`; without it, `serve.gunicorn_conf` chooses gthread. PROXY protocol is out of scope, as uvicorn has none.
+`fast`; without it, `serve.gunicorn_conf` chooses gthread. PROXY protocol is refused, as uvicorn has
+none.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from a2wsgi import WSGIMiddleware
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 from uvicorn.server import Server as Uvicorn
 from uvicorn_worker import UvicornWorker
 
@@ -24,10 +26,12 @@ from serve.app import EXTENSION
 from serve.app.asgi import AsgiApp
 from serve.connection import Bounds, Connection
 from serve.dispatch import Dispatcher
+from serve.errors import Issue, SettingsError, describe
 from serve.heads import Heads
 from serve.streak import Streak
 
 _SWEEP_S = 1.0
+_KNOWN_ERROR = 3
 # The loop and a thread of a model take turns with the interpreter lock; Python's 5 ms are long against a request.
 _SWITCH_INTERVAL_S = 0.0005
 
@@ -52,8 +56,23 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._refuse_proxy_protocol()
         self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
         self.config.server_header = False
+
+    def _refuse_proxy_protocol(self) -> None:
+        # In the master, before anything is served: its first line would be taken for a broken request.
+        if self.cfg.proxy_protocol not in (False, None, "off"):
+            error = SettingsError(
+                [
+                    Issue(
+                        "proxy_protocol",
+                        "expected none with worker = asgi, as uvicorn does not speak it",
+                        "set worker = gthread, or let the proxy send forwarded headers",
+                    )
+                ]
+            )
+            raise HaltServer(describe(error), _KNOWN_ERROR)
 
     async def _serve(self) -> None:
         sys.setswitchinterval(_SWITCH_INTERVAL_S)

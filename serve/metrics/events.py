@@ -8,7 +8,10 @@ from serve.metrics.families import Families, Whose
 
 PHASES = ("copy", "hash", "load", "warm_up", "commit", "free")
 _FAULTS = frozenset(
-    ("fault", "hook_failed", "not_restored", "request_failed", "stopped", "store_damaged", "traces_failed")
+    (
+        *("fault", "hook_failed", "not_optimized", "not_restored", "request_failed", "stopped"),
+        *("store_damaged", "traces_failed"),
+    )
 )
 
 

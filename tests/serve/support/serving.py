@@ -84,7 +84,9 @@ class Server:
         command = [*prefix, sys.executable, "-m", "gunicorn", "-c", "python:serve.gunicorn_conf", "serve.wsgi:app"]
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(command, cwd=directory, env=environ, stdout=log, stderr=log)
-        self.port = int(self.wait_for_text(r"Listening at: http://127\.0\.0\.1:(\d+)"))
+        # With reuse_port each worker listens for itself, and gunicorn names no address.
+        stated = int(str(values["bind"]).rpartition(":")[2])
+        self.port = stated or int(self.wait_for_text(r"Listening at: https?://127\.0\.0\.1:(\d+)"))
 
     @property
     def text(self) -> str:
