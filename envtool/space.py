@@ -27,6 +27,11 @@ def unpacked_bytes(archive: Path) -> int:
     return sum(path.get("size_in_bytes") or 0 for path in read_info_json(archive, "paths.json")["paths"])
 
 
+def with_overhead(size_bytes: int) -> int:
+    """What files of this many bytes in all take in an environment."""
+    return int(size_bytes * _OVERHEAD)
+
+
 def require_room(archives: Iterable[Path], prefix: Path) -> None:
     """Check that a prefix has room for what is to be unpacked into it.
 
@@ -37,7 +42,7 @@ def require_room(archives: Iterable[Path], prefix: Path) -> None:
     Raises:
         DiskSpaceError: It has not, with both figures.
     """
-    needed = int(sum(unpacked_bytes(archive) for archive in archives) * _OVERHEAD)
+    needed = with_overhead(sum(unpacked_bytes(archive) for archive in archives))
     free = shutil.disk_usage(prefix).free
     if needed > free:
         raise DiskSpaceError(

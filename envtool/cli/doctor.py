@@ -62,19 +62,29 @@ def _packages(lockfile_path: Path, platform: str | None) -> list[LockedPackage]:
 
 
 def _needs(packages: list[LockedPackage], detected: Any) -> Needs:
+    import contextlib
+    import zipfile
+
     from envtool import directories
     from envtool.archives import require_sha256
     from envtool.doctor.needs import needs
+    from envtool.errors import ArchiveError
     from envtool.facts import look_up
     from envtool.fetch import Cache, Wanted
+    from envtool.space import unpacked_bytes
 
     cache = Cache(directories.cache())
-    missing = [
-        each.url for each in packages if not cache.path(Wanted(each.file_name, require_sha256(each), ())).exists()
-    ]
-    known = look_up(packages, is_offline=True)
-    sizes = {url: each.size_bytes for url, each in known.items() if each.size_bytes is not None}
-    return needs(packages, detected, sizes, missing)
+    paths = {each.url: cache.path(Wanted(each.file_name, require_sha256(each), ())) for each in packages}
+    cached = {}
+    for url, path in paths.items():
+        # One that is damaged will be fetched anew.
+        with contextlib.suppress(OSError, ArchiveError, zipfile.BadZipFile):
+            cached[url] = unpacked_bytes(path)
+    # Most locks say the sizes; what one does not say, this machine may know from a channel's index.
+    unknown = [each for each in packages if each.size_bytes is None and each.url not in cached]
+    known = {url: each.size_bytes for url, each in look_up(unknown, is_offline=True).items()}
+    known.update((each.url, each.size_bytes) for each in packages if each.size_bytes is not None)
+    return needs(packages, detected, {url: size for url, size in known.items() if size is not None}, cached)
 
 
 def _tell(found: list[Finding], *, as_json: bool, lockfile_path: Path | None) -> None:

@@ -39,6 +39,10 @@ limit_option = click.option(
 )  # fmt: skip
 @click.option("--keep", type=click.IntRange(min=1), default=3, show_default=True, help="How many releases to keep.")
 @click.option("--app", default="serve.wsgi:app", show_default=True, help="The WSGI application, for the first apply.")
+@click.option(
+    "--app-dir", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR",
+    help="The code and settings that become part of the release.  [default: ROOT/app, unless it is empty]",
+)  # fmt: skip
 @health_option
 @limit_option
 @click.option("--offline", is_flag=True, help="Take everything from the cache; name what is not there.")
@@ -50,16 +54,18 @@ def apply(
     categories: tuple[str, ...],
     keep: int,
     app: str,
+    app_dir: Path | None,
     health: str,
     limit_s: float,
     offline: bool,
     as_json: bool,
 ) -> None:
-    """Bring the service in the directory ROOT to a lock, without losing a request.
+    """Bring the service in the directory ROOT to a lock and to its code and settings, without losing a request.
 
-    The environment is made and verified; one worker of it is started on a socket of its own and asked whether it is
+    The environment is made and verified, and ROOT/app is copied: both are the release, which is named by what they
+    hold. One worker of it is started on a socket of its own and asked whether it is
     well; then `current` is switched and gunicorn hands over: the new master takes requests before the old one ends.
-    When anything fails, what served before serves on. Nothing is done when the lock is served already. An apply that
+    When anything fails, what served before serves on. Nothing is done when the release is served already. An apply that
     was stopped, however, is settled by the next one.
 
     Run it as the user that the service runs as. A server that does not run is not started: that is systemd's part.
@@ -80,7 +86,7 @@ def apply(
     lockfile = read_lockfile(lockfile_path)
     words = shlex.join(["envtool", *sys.argv[1:]])
     request = Request(lockfile, platform or this_platform(), categories, words, is_offline=offline)
-    wishes = Wishes(app, health, limit_s, keep)
+    wishes = Wishes(app, app_dir, health, limit_s, keep)
     place = Root(root)
     with report.Display() as display:
         outcome = carry_out(place, request, wishes, Cache(directories.cache()), display)
@@ -90,20 +96,23 @@ def apply(
 @click.command()
 @root_argument
 @click.option(
-    "--to", "env_digest", metavar="DIGEST", help="The release, or its beginning.  [default: the one before the current]"
+    "--to", "digest", metavar="DIGEST", help="The release, or its beginning.  [default: the one before the current]"
 )
 @health_option
 @limit_option
 @json_option
-def rollback(root: Path, env_digest: str | None, health: str, limit_s: float, as_json: bool) -> None:
-    """Bring the service in the directory ROOT back to an earlier release, without losing a request."""
+def rollback(root: Path, digest: str | None, health: str, limit_s: float, as_json: bool) -> None:
+    """Bring the service in the directory ROOT back to an earlier release, without losing a request.
+
+    Environment, code and settings go back together. ROOT/app stays as it is: the next apply takes it again.
+    """
     from envtool import report
     from envtool.deploy.apply import Wishes, roll_back
     from envtool.deploy.root import Root
 
     place = Root(root)
     with report.Display() as display:
-        outcome = roll_back(place, env_digest, Wishes(health=health, limit_s=limit_s), display)
+        outcome = roll_back(place, digest, Wishes(health=health, limit_s=limit_s), display)
     _tell(place.path, outcome, as_json=as_json)
 
 
@@ -120,16 +129,17 @@ def status(ctx: click.Context, root: Path, health: str, as_json: bool) -> None:
 
     found = look(Root(root), health)
     if as_json:
-        report.answer_json({**asdict(found), "is_well": found.trouble is None})
+        releases = [{"digest": each.digest, **asdict(each)} for each in found.releases]
+        report.answer_json({**asdict(found), "releases": releases, "is_well": found.trouble is None})
     else:
         for each in found.releases:
-            mark = "*" if each.env_digest == found.current else " "
-            report.answer(f"{mark} {each.env_digest}  made {each.made}  {each.package_count} packages")
+            mark = "*" if each.digest == found.current else " "
+            app = f", app {each.app_digest[:12]}" if each.app_digest else ""
+            parts = f"environment {each.env_digest[:12]}, {each.package_count} packages{app}"
+            report.answer(f"{mark} {each.digest[:12]}  made {each.made}  {parts}")
         for process in found.running:
             where = ", ".join(process.listeners)
-            report.answer(
-                f"master {process.pid} serves {process.env_digest[:12]} at {where}, {process.workers} workers"
-            )
+            report.answer(f"master {process.pid} serves {process.release[:12]} at {where}, {process.workers} workers")
         report.say(found.trouble or "the current release serves and is well")
     ctx.exit(0 if found.trouble is None else 1)
 
@@ -137,13 +147,19 @@ def status(ctx: click.Context, root: Path, health: str, as_json: bool) -> None:
 def _tell(root: Path, outcome: Outcome, *, as_json: bool) -> None:
     from envtool import report
 
+    digest = outcome.release.digest
     if as_json:
         said = {"changed": outcome.is_changed, "serving": outcome.is_serving}
-        report.answer_json({"env_digest": outcome.env_digest, "previous": outcome.previous, **said})
+        digests = {
+            "release": digest,
+            "env_digest": outcome.release.env_digest,
+            "app_digest": outcome.release.app_digest,
+        }
+        report.answer_json({**digests, "previous": outcome.previous, **said})
     elif not outcome.is_changed:
-        report.say(f"nothing to do: release {outcome.env_digest} is current already")
+        report.say(f"nothing to do: release {digest} is current already")
     else:
         before = f", before it {outcome.previous}" if outcome.previous else ""
-        report.say(f"release {outcome.env_digest} is current{before}")
+        report.say(f"release {digest} is current{before}")
     if not outcome.is_serving:
         report.say(f"nothing serves it yet: systemctl start it, or run {root}/start")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from envtool import environments
 from envtool.create import create
-from envtool.deploy import handover, masters
+from envtool.deploy import application, handover, masters
 from envtool.deploy.kinds import find_kind
 from envtool.deploy.root import Release, Root, lock_id
 from envtool.deploy.trial import try_out
@@ -29,12 +29,14 @@ class Wishes:
 
     Args:
         app: The WSGI application, for a start script that has to be written.
+        app_dir: The application's code and settings; None means `app` of the service, unless that is empty.
         health: The path that is asked.
         limit_s: Seconds that a release has until it is well.
         keep: How many releases are kept.
     """
 
     app: str = "serve.wsgi:app"
+    app_dir: Path | None = None
     health: str = "/readyz"
     limit_s: float = 120.0
     keep: int = 3
@@ -45,13 +47,13 @@ class Outcome:
     """What was done.
 
     Args:
-        env_digest: The release that is current.
-        previous: The one that was current before; None when there was none.
+        release: The release that is current.
+        previous: The digest of the one that was current before; None when there was none.
         is_changed: Whether anything was changed.
         is_serving: Whether a server runs and serves it.
     """
 
-    env_digest: str
+    release: Release
     previous: str | None
     is_changed: bool
     is_serving: bool
@@ -73,20 +75,20 @@ def apply(root: Root, request: Request, wishes: Wishes, cache: Cache, display: D
     with root.locked():
         handover.settle(root)
         _write_scripts(root, wishes)
-        release = _make(root, request, cache, display)
-        outcome = _put_in_place(root, release.env_digest, wishes, display)
-        if outcome.is_changed or release.env_digest not in root.order():
-            root.note_applied(release.env_digest, outcome.previous)
+        release = _make(root, request, application.take(root, wishes.app_dir), cache, display)
+        outcome = _put_in_place(root, release, wishes, display)
+        if outcome.is_changed or release.digest not in root.order():
+            root.note_applied(release.digest, outcome.previous)
         _clean(root, wishes.keep)
         return outcome
 
 
-def roll_back(root: Root, env_digest: str | None, wishes: Wishes, display: Display) -> Outcome:
+def roll_back(root: Root, digest: str | None, wishes: Wishes, display: Display) -> Outcome:
     """Bring a service back to a release that it had.
 
     Args:
         root: The directory of the service.
-        env_digest: Which, or its beginning; the one that was applied before the current one when None.
+        digest: Which, or its beginning; the one that was applied before the current one when None.
         wishes: How.
         display: Where progress is shown.
 
@@ -95,7 +97,7 @@ def roll_back(root: Root, env_digest: str | None, wishes: Wishes, display: Displ
     """
     with root.locked():
         handover.settle(root)
-        return _put_in_place(root, _earlier(root, env_digest), wishes, display)
+        return _put_in_place(root, root.releases()[_earlier(root, digest)], wishes, display)
 
 
 def _earlier(root: Root, wanted: str | None) -> str:
@@ -125,64 +127,78 @@ def _write_scripts(root: Root, wishes: Wishes) -> None:
             path.chmod(0o755)
 
 
-def _make(root: Root, request: Request, cache: Cache, display: Display) -> Release:
+def _make(root: Root, request: Request, app_digest: str | None, cache: Cache, display: Display) -> Release:
     packages = request.packages()
-    name = lock_id(request.platform, packages)
-    needed = {root.current(), *(each.env_digest for each in masters.masters(root.run))}
-    # What is being served is not touched.
-    served = [each for each in root.releases().values() if each.env_digest in needed]
-    known = next((each for each in served if each.lock_id == name), None)
-    if known is not None:
-        return known
-    prefix = Prefix(root.environments / name)
-    receipt = create(replace(request, repairs=True, is_listed=False), prefix, cache, display).receipt
-    known = next((each for each in served if each.env_digest == receipt.env_digest), None)
-    if known is not None:
-        return known  # another lock with the same files, as of archives that were packed anew
+    environment = _environment(root, request, lock_id(request.platform, packages), cache, display)
     made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    release = Release(receipt.env_digest, name, len(packages), made)
-    root.add(release, activation_script(prefix.path, "bash", is_kept=True) + "\n")
+    release = Release(environment.env_digest, app_digest, environment.lock_id, len(packages), made)
+    known = root.releases().get(release.digest)
+    if known is not None and known.lock_id == release.lock_id:
+        return known
+    root.add(release, activation_script(root.environments / release.lock_id, "bash", is_kept=True) + "\n")
     return release
 
 
-def _put_in_place(root: Root, env_digest: str, wishes: Wishes, display: Display) -> Outcome:
-    previous = root.current()
+@dataclass(frozen=True)
+class _Environment:
+    env_digest: str
+    lock_id: str
+
+
+def _environment(root: Root, request: Request, name: str, cache: Cache, display: Display) -> _Environment:
+    needed = {root.current(), *(each.release for each in masters.masters(root.run))}
+    # What is being served is not touched.
+    served = [each for digest, each in root.releases().items() if digest in needed]
+    known = next((each for each in served if each.lock_id == name), None)
+    if known is None:
+        wanted = replace(request, repairs=True, is_listed=False)
+        receipt = create(wanted, Prefix(root.environments / name), cache, display).receipt
+        # Another lock with the same files may be served, as of archives that were packed anew.
+        known = next((each for each in served if each.env_digest == receipt.env_digest), None)
+        if known is None:
+            return _Environment(receipt.env_digest, name)
+    return _Environment(known.env_digest, known.lock_id)
+
+
+def _put_in_place(root: Root, release: Release, wishes: Wishes, display: Display) -> Outcome:
+    previous, digest = root.current(), release.digest
     running = masters.masters(root.run)
-    if previous == env_digest and all(each.env_digest == env_digest for each in running):
-        return Outcome(env_digest, previous, is_changed=False, is_serving=bool(running))
+    if previous == digest and all(each.release == digest for each in running):
+        return Outcome(release, previous, is_changed=False, is_serving=bool(running))
     serving = running[-1] if running else None
-    with display.task(f"try release {env_digest[:12]} out"):
-        try_out(root, env_digest, serving, wishes.limit_s, wishes.health)
+    with display.task(f"try release {digest[:12]} out"):
+        try_out(root, digest, serving, wishes.limit_s, wishes.health)
     if serving is None:
-        root.set_current(env_digest)
-        return Outcome(env_digest, previous, is_changed=True, is_serving=False)
-    with display.task(f"hand over to release {env_digest[:12]}"):
-        _hand_over(root, serving, env_digest, wishes)
-    return Outcome(env_digest, previous, is_changed=True, is_serving=True)
+        root.set_current(digest)
+        return Outcome(release, previous, is_changed=True, is_serving=False)
+    with display.task(f"hand over to release {digest[:12]}"):
+        _hand_over(root, serving, digest, wishes)
+    return Outcome(release, previous, is_changed=True, is_serving=True)
 
 
-def _hand_over(root: Root, serving: masters.Master, env_digest: str, wishes: Wishes) -> None:
-    handover.hand_over(root, serving, env_digest, wishes.limit_s)
+def _hand_over(root: Root, serving: masters.Master, digest: str, wishes: Wishes) -> None:
+    handover.hand_over(root, serving, digest, wishes.limit_s)
     trouble = handover.check(root, wishes.health)
     if trouble is None:
         return
-    say(f"release {env_digest} serves, but is not well: {trouble}; returning to {serving.env_digest}")
+    say(f"release {digest} serves, but is not well: {trouble}; returning to {serving.release}")
     newcomer = masters.masters(root.run)
     if newcomer:
-        handover.hand_over(root, newcomer[-1], serving.env_digest, wishes.limit_s)
+        handover.hand_over(root, newcomer[-1], serving.release, wishes.limit_s)
     else:
-        root.set_current(serving.env_digest)
+        root.set_current(serving.release)
     raise DeployError(
-        f"release {env_digest} was well when it was tried out and is not when it serves: {trouble}",
-        f"release {serving.env_digest} is current again; the log of the service says more",
+        f"release {digest} was well when it was tried out and is not when it serves: {trouble}",
+        f"release {serving.release} is current again; the log of the service says more",
     )
 
 
 def _clean(root: Root, keep: int) -> None:
     known = root.releases()
-    needed = {root.current(), *(each.env_digest for each in masters.masters(root.run)), *list(known)[-keep:]}
-    for env_digest in known.keys() - needed:
-        root.forget(env_digest)
+    needed = {root.current(), *(each.release for each in masters.masters(root.run)), *list(known)[-keep:]}
+    for digest in known.keys() - needed:
+        root.forget(digest)
+    application.clean(root)
     used = {each.lock_id for each in root.releases().values()}
     for directory in root.environments.iterdir():
         if directory.name not in used:

@@ -33,8 +33,8 @@ class Note:
     """A hand-over that has begun.
 
     Args:
-        old: The env digest that served before.
-        new: The env digest that shall serve.
+        old: The digest of the release that served before.
+        new: The digest of the release that shall serve.
         is_retiring: Whether the old master was told to end: from there it only goes forward.
     """
 
@@ -58,7 +58,7 @@ class Decision:
 
     Args:
         action: What to do.
-        current: The env digest that is current; None when the link is right as it is.
+        current: The digest of the release that is current; None when the link is right as it is.
     """
 
     action: Action
@@ -76,11 +76,11 @@ def decide(note: Note | None, running: Sequence[Master]) -> Decision:
         old, new = running[0], running[-1]
         # The old one may have closed its listener already: then only the newcomer takes requests.
         if note is not None and note.is_retiring:
-            return Decision(Action.GO_ON, new.env_digest)
-        return Decision(Action.GO_BACK, old.env_digest)
+            return Decision(Action.GO_ON, new.release)
+        return Decision(Action.GO_BACK, old.release)
     if note is None:
         return Decision(Action.NOTHING)
-    return Decision(Action.SETTLE, running[0].env_digest if running else note.old)
+    return Decision(Action.SETTLE, running[0].release if running else note.old)
 
 
 def settle(root: Root) -> Decision:
@@ -110,24 +110,24 @@ def hand_over(root: Root, old: Master, new: str, limit_s: float) -> None:
     Args:
         root: The directory of the service.
         old: The master that serves.
-        new: The env digest that shall serve; it was tried out.
+        new: The digest of the release that shall serve; it was tried out.
         limit_s: Seconds that its workers have until they take requests.
 
     Raises:
         DeployError: The new release did not come up; the old one serves, and is current.
     """
-    _write(root, Note(old.env_digest, new))
+    _write(root, Note(old.release, new))
     root.set_current(new)
     newcomer = _call_newcomer(root, old)
     trouble = "it did not start" if newcomer is None else _await_workers(root, newcomer, limit_s)
     if newcomer is None or trouble:
         _go_back(root, old, [newcomer] if newcomer else [])
-        root.set_current(old.env_digest)
+        root.set_current(old.release)
         _done(root)
         hint = "the log of the service says why; the release before it was never interrupted"
         raise DeployError(f"release {new} does not take over: {trouble}", hint)
     _claim(root, newcomer.pid)
-    _write(root, Note(old.env_digest, new, is_retiring=True))
+    _write(root, Note(old.release, new, is_retiring=True))
     _retire(root, old, newcomer.pid)
     _done(root)
     masters.sweep(root.run)
@@ -158,11 +158,18 @@ def _await_workers(root: Root, newcomer: Master, limit_s: float) -> str | None:
     def is_over() -> bool:
         word = masters.word_of(root.run, newcomer.pid)
         is_ready = word is not None and masters.ready_workers(root.run, newcomer.pid) >= word.workers
-        return is_ready or not masters.is_alive(newcomer.pid)
+        return is_ready or not masters.is_alive(newcomer.pid) or is_dying()
+
+    def is_dying() -> bool:
+        # One may have had bad luck. When more have ended than there shall be, it is the release.
+        word = masters.word_of(root.run, newcomer.pid)
+        return word is not None and masters.ended_workers(root.run, newcomer.pid) > word.workers
 
     is_in_time = masters.wait_until(is_over, limit_s)
     if not masters.is_alive(newcomer.pid):
         return "it started and ended"
+    if is_dying():
+        return "its workers die again and again"
     return None if is_in_time else f"not all of its workers take requests after {limit_s:g} s"
 
 

@@ -40,13 +40,13 @@ class Master:
 
     Args:
         pid: Its number.
-        env_digest: The release that it serves.
+        release: The digest of the release that it serves.
         is_newcomer: Whether the master that it is to replace still runs.
         environ: The environment that it was started with.
     """
 
     pid: int
-    env_digest: str
+    release: str
     is_newcomer: bool
     environ: Mapping[str, str]
 
@@ -108,6 +108,14 @@ def ready_workers(run: Path, pid: int) -> int:
     return sum(is_alive(int(each)) for each in numbers if each.isdigit())
 
 
+def ended_workers(run: Path, pid: int) -> int:
+    """How many workers of a master have ended, in whatever way."""
+    try:
+        return int((run / f"ended.{pid}").read_text() or 0)
+    except (OSError, ValueError):
+        return 0
+
+
 def send(pid: int, number: signal.Signals) -> None:
     """Send a signal; a process that has ended meanwhile is no error."""
     with contextlib.suppress(ProcessLookupError):
@@ -136,7 +144,7 @@ def wait_until(is_true: Callable[[], bool], limit_s: float) -> bool:
 
 def sweep(run: Path) -> None:
     """Remove what processes that are gone have said."""
-    for each in [*run.glob("worker.*.*"), *run.glob("master.*"), *run.glob("main.*")]:
+    for each in [*run.glob("worker.*.*"), *run.glob("master.*"), *run.glob("main.*"), *run.glob("ended.*")]:
         number = each.name.rpartition(".")[2]
         if number.isdigit() and not is_alive(int(number)):
             each.unlink(missing_ok=True)

@@ -1,11 +1,14 @@
 """The directory of a service: its releases, which of them is current, and the notes of what was done.
 
     <root>/start, gunicorn.conf.py     written once from templates, then the user's
-    <root>/app/, checkpoints/, store/  settings and model code, what the trainer publishes, what the server keeps
+    <root>/app/                        code and settings of the next release
+    <root>/checkpoints/, store/        what the trainer publishes, what the server keeps
+    <root>/app-<id>/                   code and settings of a release, copied from app/
     <root>/envs/<lock id>/             environments; their paths are written into their files
-    <root>/releases/<env digest>/      env -> ../../envs/<lock id>, activate.sh, release.json (written last)
-    <root>/current                     -> releases/<env digest>
-    <root>/releases.json               the env digests in the order in which they were applied
+    <root>/releases/<digest>/          env -> ../../envs/<lock id>, app -> ../../app-<id>, activate.sh, release.json
+                                       (written last)
+    <root>/current                     -> releases/<digest>
+    <root>/releases.json               the digests in the order in which they were applied
     <root>/run/                        what processes tell each other; empty after a restart of the machine is fine
 
 Out of scope: what to do with it (`envtool.deploy.apply`).
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,23 +32,31 @@ from envtool.report import say
 
 _RELEASE = "release.json"
 _ID_LENGTH = 16
+_APPLICATION = re.compile(rf"app-[0-9a-f]{{{_ID_LENGTH}}}")
 
 
 @dataclass(frozen=True)
 class Release:
-    """One environment that can be served.
+    """One environment with one application, which are served together.
 
     Args:
-        env_digest: Its env digest, which is its name.
-        lock_id: The name of its directory under envs/, which follows from the lock.
+        env_digest: The env digest of its environment.
+        app_digest: The digest of its code and settings; None where the environment has it all.
+        lock_id: The name of its environment's directory under envs/, which follows from the lock.
         package_count: How many packages it has.
         made: When it was made, as `2026-11-22T15:00:00Z`.
     """
 
     env_digest: str
+    app_digest: str | None
     lock_id: str
     package_count: int
     made: str
+
+    @property
+    def digest(self) -> str:
+        """Its name, which follows from all that it holds."""
+        return hashlib.sha256(f"{self.env_digest}\n{self.app_digest or ''}\n".encode()).hexdigest()
 
 
 class Root:
@@ -97,69 +109,80 @@ class Root:
             lock.release()
 
     def releases(self) -> dict[str, Release]:
-        """The whole releases by env digest, in the order in which they were applied; first those that never were."""
+        """The whole releases by digest, in the order in which they were applied; first those that never were."""
         found = {each.parent.name: each for each in self._releases.glob(f"*/{_RELEASE}")}
         applied = [each for each in self.order() if each in found]
         order = [*sorted(found.keys() - set(applied)), *applied]
         return {each: Release(**json.loads(found[each].read_bytes())) for each in order}
 
-    def directory(self, env_digest: str) -> Path:
+    def directory(self, digest: str) -> Path:
         """Where a release is."""
-        return self._releases / env_digest
+        return self._releases / digest
+
+    def application(self, app_digest: str) -> Path:
+        """Where the code and the settings of a release are."""
+        return self.path / f"app-{app_digest[:_ID_LENGTH]}"
+
+    def applications(self) -> list[Path]:
+        """The code and settings of all releases, and what earlier ones left."""
+        return [each for each in self.path.glob("app-*") if _APPLICATION.fullmatch(each.name)]
 
     def current(self) -> str | None:
-        """The env digest of the current release; None before the first."""
+        """The digest of the current release; None before the first."""
         try:
             return self._current.readlink().name
         except FileNotFoundError:
             return None
 
-    def set_current(self, env_digest: str | None) -> None:
+    def set_current(self, digest: str | None) -> None:
         """Make a release the current one: a reader sees the old one or the new one, through any crash."""
-        if env_digest is None:
+        if digest is None:
             self._current.unlink(missing_ok=True)
-        elif env_digest != self.current():
+        elif digest != self.current():
             temporary = self.path / ".current.tmp"
             temporary.unlink(missing_ok=True)
-            temporary.symlink_to(Path("releases") / env_digest)
+            temporary.symlink_to(Path("releases") / digest)
             temporary.replace(self._current)
         sync_directory(self.path)
 
     def order(self) -> list[str]:
-        """The env digests in the order in which they were applied, the newest last."""
+        """The digests in the order in which they were applied, the newest last."""
         return list(json.loads(self._order.read_bytes())) if self._order.exists() else []
 
-    def note_applied(self, env_digest: str, previous: str | None) -> None:
+    def note_applied(self, digest: str, previous: str | None) -> None:
         """Put a release at the end of the order, right after the one that it replaced.
 
         What came after that one was rolled back from: nobody wants to return to it, so it goes to the front.
 
         Args:
-            env_digest: The release.
+            digest: The release.
             previous: The one that was current before it.
         """
-        order = [each for each in self.order() if each != env_digest]
+        order = [each for each in self.order() if each != digest]
         end = order.index(previous) + 1 if previous in order else len(order)
-        write_atomically(self._order, json.dumps([*order[end:], *order[:end], env_digest], indent=1) + "\n")
+        write_atomically(self._order, json.dumps([*order[end:], *order[:end], digest], indent=1) + "\n")
 
     def add(self, release: Release, activation: str) -> None:
-        """Make an environment a release.
+        """Make an environment and an application a release.
 
         Args:
             release: What it is.
             activation: What a shell has to evaluate to activate it.
         """
-        directory = self.directory(release.env_digest)
+        directory = self.directory(release.digest)
         directory.mkdir(exist_ok=True)
-        link = directory / "env"
-        link.unlink(missing_ok=True)
-        link.symlink_to(Path("../../envs") / release.lock_id)
+        links = {"env": self.environments / release.lock_id}
+        if release.app_digest is not None:
+            links["app"] = self.application(release.app_digest)
+        for name, target in links.items():
+            (directory / name).unlink(missing_ok=True)
+            (directory / name).symlink_to(Path("../..") / target.relative_to(self.path))
         write_atomically(directory / "activate.sh", activation)
         write_atomically(directory / _RELEASE, json.dumps(asdict(release), indent=1) + "\n")
 
-    def forget(self, env_digest: str) -> None:
-        """Remove a release, not its environment; one that is removed half way is no release any more."""
-        directory = self.directory(env_digest)
+    def forget(self, digest: str) -> None:
+        """Remove a release, not what it links to; one that is removed half way is no release any more."""
+        directory = self.directory(digest)
         (directory / _RELEASE).unlink(missing_ok=True)
         shutil.rmtree(directory)
 

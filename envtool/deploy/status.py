@@ -14,13 +14,13 @@ class Running:
 
     Args:
         pid: Its number.
-        env_digest: The release that it serves.
+        release: The digest of the release that it serves.
         workers: How many of its workers take requests.
         listeners: Where it listens.
     """
 
     pid: int
-    env_digest: str
+    release: str
     workers: int
     listeners: tuple[str, ...]
 
@@ -30,7 +30,7 @@ class Status:
     """How a service is.
 
     Args:
-        current: The env digest that is current; None before the first release.
+        current: The digest of the current release; None before the first release.
         releases: The releases, in the order in which they were applied.
         running: The masters that run; two while one replaces the other.
         trouble: What is wrong; None when the current release serves and is well.
@@ -53,7 +53,7 @@ def look(root: Root, path: str) -> Status:
     for each in masters.masters(root.run):
         word = masters.word_of(root.run, each.pid)
         ready = masters.ready_workers(root.run, each.pid)
-        found.append(Running(each.pid, each.env_digest, ready, word.listeners if word else ()))
+        found.append(Running(each.pid, each.release, ready, word.listeners if word else ()))
     current = root.current()
     return Status(current, tuple(root.releases().values()), tuple(found), _trouble(root, current, found, path))
 
@@ -65,6 +65,6 @@ def _trouble(root: Root, current: str | None, running: list[Running], path: str)
         return "nothing runs"
     if len(running) > 1:
         return "a hand-over is going on, or was broken off; the next apply settles it"
-    if running[0].env_digest != current:
-        return f"release {running[0].env_digest} runs, which is not the current one"
+    if running[0].release != current:
+        return f"release {running[0].release} runs, which is not the current one"
     return handover.check(root, path)

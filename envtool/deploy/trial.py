@@ -18,12 +18,12 @@ _SHOWN_CHARACTERS = 3000
 _OTHERS = ("GUNICORN_PID", "GUNICORN_FD", "LISTEN_PID", "LISTEN_FDS", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
-def try_out(root: Root, env_digest: str, serving: Master | None, limit_s: float, path: str) -> None:
+def try_out(root: Root, digest: str, serving: Master | None, limit_s: float, path: str) -> None:
     """Start one worker of a release and ask whether it is well.
 
     Args:
         root: The directory of the service.
-        env_digest: The release.
+        digest: The digest of the release.
         serving: The master that serves; its environment has the settings of the service.
         limit_s: Seconds that it has until it is well.
         path: What is asked.
@@ -36,29 +36,34 @@ def try_out(root: Root, env_digest: str, serving: Master | None, limit_s: float,
     address = f"unix:{root.trial}/socket"
     argv = [str(root.start), "--bind", address, "--workers", "1"]
     log = root.trial / "log"
-    server = Background(argv, environment(root, env_digest, serving), root.path, log)
+    server = Background(argv, environment(root, digest, serving), root.path, log)
     trouble: list[str | None] = ["no answer"]
+
+    def end() -> str | None:
+        # Gunicorn starts a worker again that was killed, for ever; of a trial that is well, none ends.
+        has_worker_ended = masters.ended_workers(root.trial, server.pid) > 0
+        return "its worker ended" if has_worker_ended else None if server.is_running() else "it ended"
 
     def is_over() -> bool:
         if masters.ready_workers(root.trial, server.pid):
             trouble[0] = health.ask(address, path)
-        return trouble[0] is None or not server.is_running()
+        return trouble[0] is None or end() is not None
 
     try:
         masters.wait_until(is_over, limit_s)
         if trouble[0] is not None:
-            what = f"after {limit_s:g} s: {trouble[0]}" if server.is_running() else "it ended"
+            what = end() or f"after {limit_s:g} s: {trouble[0]}"
             said = log.read_text(encoding="utf-8", errors="replace")[-_SHOWN_CHARACTERS:].rstrip()
             hint = "nothing was changed: the service is as it was"
-            raise DeployError(f"release {env_digest} is not well, {what}\n{said}", hint)
+            raise DeployError(f"release {digest} is not well, {what}\n{said}", hint)
     finally:
         server.stop(_STOP_S)
         shutil.rmtree(root.trial, ignore_errors=True)
 
 
-def environment(root: Root, env_digest: str, serving: Master | None) -> Mapping[str, str]:
+def environment(root: Root, digest: str, serving: Master | None) -> Mapping[str, str]:
     """The environment of a trial: that of the service where it runs, else the caller's own."""
     found = dict(os.environ if serving is None else serving.environ)
     for name in _OTHERS:
         found.pop(name, None)
-    return {**found, "ENVSERVE_RELEASE": str(root.directory(env_digest)), "ENVSERVE_RUN": str(root.trial)}
+    return {**found, "ENVSERVE_RELEASE": str(root.directory(digest)), "ENVSERVE_RUN": str(root.trial)}

@@ -13,8 +13,6 @@ from envtool.prefix import LONGEST_PATH_BYTES
 from envtool.report import size
 
 _ERROR, _WARNING, _NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
-# What archives come to once they are unpacked, and the cache keeps them as well.
-_UNPACKED = 4
 _FEW_FILES = 200_000
 _FEW_INSTANCES = 16
 _FEW_WATCHES = 8192
@@ -77,16 +75,22 @@ def _places(facts: Facts, needs: Needs) -> Iterator[Finding]:
         elif place.mode is not None and place.mode & 0o002:
             message = f"{place.path} ({place.role}) can be written by everybody: they decide what runs"
             yield Finding(_WARNING, "permissions", message, f"chmod o-w {place.path}; share it with a group instead")
-        yield from _room(place, needs)
+        yield from _room(place, facts, needs)
         if place.role == "environments":
             yield from _path(place)
 
 
-def _room(place: Place, needs: Needs) -> Iterator[Finding]:
-    wanted = needs.missing_bytes * (1 if place.role == "cache" else _UNPACKED)
+def _room(place: Place, facts: Facts, needs: Needs) -> Iterator[Finding]:
+    wanted = needs.missing_bytes if place.role == "cache" else needs.unpacked_bytes
+    # Where both are on one disk, the archives are there before the environment is.
+    if place.role != "cache" and any(each.role == "cache" and each.device == place.device for each in facts.places):
+        wanted += needs.missing_bytes
     if wanted > place.free_bytes:
         severity = _ERROR if place.role == "cache" else _WARNING
-        message = f"{place.path} ({place.role}): about {size(wanted)} are needed, {size(place.free_bytes)} are free"
+        more = f" ({needs.unknown} archives of unknown size not counted)" if needs.unknown else ""
+        message = (
+            f"{place.path} ({place.role}): about {size(wanted)} are needed{more}, {size(place.free_bytes)} are free"
+        )
         yield Finding(severity, "disk", message, "make room, or choose another disk")
     if place.free_files is not None and place.free_files < _FEW_FILES:
         message = f"{place.path} ({place.role}): its disk takes {place.free_files} more files, however small"

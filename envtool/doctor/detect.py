@@ -85,7 +85,8 @@ def _place(path: Path, role: str) -> Place:
     # Some file systems (btrfs) make room for files as they go, and say 0 of 0.
     free_files = system.f_favail if system.f_files else None
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
-    return Place(path, role, os.access(there, os.W_OK | os.X_OK), mode, shutil.disk_usage(there).free, free_files)
+    is_writable = os.access(there, os.W_OK | os.X_OK)
+    return Place(path, role, is_writable, mode, shutil.disk_usage(there).free, free_files, there.stat().st_dev)
 
 
 def _inotify() -> Inotify | None:

@@ -31,6 +31,7 @@ class Place:
         mode: Its permissions; None when it is not there.
         free_bytes: The room on its disk.
         free_files: How many files its disk can still take; None where it does not count them.
+        device: The number of its disk; two places with the same share its room.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class Place:
     mode: int | None
     free_bytes: int
     free_files: int | None
+    device: int
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,9 @@ class Needs:
         cuda: The newest CUDA that its packages are built for, such as `12.1`; None when they need none.
         glibc: The newest glibc that its wheels are built for; None when any will do.
         missing_bytes: The size of its archives and wheels that are not in the cache, as far as it is known.
+        unpacked_bytes: What an environment of all of them takes: measured for those that are in the cache, and guessed
+            from the size for others.
+        unknown: How many of those that are not in the cache have a size that nobody says.
         is_cached: Whether all of them are in the cache.
     """
 
@@ -150,4 +155,6 @@ class Needs:
     cuda: str | None = None
     glibc: str | None = None
     missing_bytes: int = 0
+    unpacked_bytes: int = 0
+    unknown: int = 0
     is_cached: bool = False

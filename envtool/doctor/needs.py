@@ -8,29 +8,41 @@ from collections.abc import Iterable, Mapping, Sequence
 from envtool.doctor.facts import Needs
 from envtool.lockfile import LockedPackage
 from envtool.machine import find_lacks
+from envtool.space import with_overhead
 
 # What says it best comes first: a channel may have a cuda-version that is newer than the CUDA in use.
 _CONDA_CUDA = ("pytorch-cuda", "cuda-cudart", "cudatoolkit", "cuda-version")
 _WHEEL_CUDA = re.compile(r"nvidia-cuda-runtime(-cu\d+)?")
 _LOCAL_CUDA = re.compile(r"\+cu(\d\d)(\d+)")
 _MANYLINUX = re.compile(r"manylinux_(\d+)_(\d+)")
+# What an archive that nobody has seen comes to once it is unpacked.
+_UNPACKED = 4
 _OLD_MANYLINUX = {"manylinux1": (2, 5), "manylinux2010": (2, 12), "manylinux2014": (2, 17)}
 
 
 def needs(
-    packages: Sequence[LockedPackage], detected: Mapping[str, str], sizes: Mapping[str, int], missing: Sequence[str]
+    packages: Sequence[LockedPackage], detected: Mapping[str, str], sizes: Mapping[str, int], cached: Mapping[str, int]
 ) -> Needs:
     """What packages need.
 
     Args:
         packages: The packages of a lock for one platform.
         detected: The machine's virtual packages.
-        sizes: The sizes of archives and wheels that are known, by URL.
-        missing: The URLs of those that are not in the cache.
+        sizes: The sizes in bytes of archives and wheels, by URL, as far as they are known.
+        cached: What those that are in the cache take once they are unpacked, in bytes, by URL.
     """
     lacks = tuple((each.name, str(each)) for each in find_lacks(packages, detected))
-    size_bytes = sum(sizes.get(url, 0) for url in missing)
-    return Needs(lacks, cuda_of(packages), glibc_of(packages), size_bytes, bool(packages) and not missing)
+    missing = [each.url for each in packages if each.url not in cached]
+    missing_bytes = sum(sizes.get(url, 0) for url in missing)
+    return Needs(
+        lacks,
+        cuda_of(packages),
+        glibc_of(packages),
+        missing_bytes,
+        with_overhead(sum(cached.values()) + missing_bytes * _UNPACKED),
+        sum(url not in sizes for url in missing),
+        bool(packages) and not missing,
+    )
 
 
 def cuda_of(packages: Iterable[LockedPackage]) -> str | None:

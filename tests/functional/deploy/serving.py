@@ -31,20 +31,27 @@ PYTHON = f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} "$@"\n'
 GUNICORN = "from gunicorn.app.wsgiapp import run\nrun()\n"
 APP = """\
 import os
+import signal
 from pathlib import Path
 
+CODE = "VERSION"
 prefix = Path(os.environ["CONDA_PREFIX"])
+settings = Path(os.environ["SERVE_CONFIG"])
 word = (prefix / "share/word").read_text()
 if (prefix / "share/broken").exists():
     raise RuntimeError("this release is broken")
+is_trial = "trial" in os.environ["ENVSERVE_RUN"]
+if (prefix / "share/dies").exists() or (prefix / "share/dies-later").exists() and not is_trial:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def app(environ, start_response):
     # Read again in each answer: a release must not see the files of another one.
     later = (prefix / "share/word").read_text()
-    is_trial = "trial" in os.environ["ENVSERVE_RUN"]
     is_ill = (prefix / "share/ill").exists() and not is_trial
-    body = f"{word} {later} {os.environ['ENVSERVE_ENV_DIGEST']}".encode()
+    # Each of these is read at another time, and from another file.
+    stated = settings.read_text().split()[-1]
+    body = f"{word} {later} {os.environ['ENVSERVE_ENV_DIGEST']} {CODE} {stated}".encode()
     status = "503 Service Unavailable" if is_ill and environ["PATH_INFO"] == "/readyz" else "200 OK"
     start_response(status, [("Content-Length", str(len(body)))])
     return [body]
@@ -72,11 +79,16 @@ class Service:
         self.log = user.home / "server.log"
         self.app = "word_app:app"
         (self.root / "app").mkdir(parents=True)
-        (self.root / "app/word_app.py").write_text(APP)
+        self.write_app("c0")
         self.env = {
             "SERVE_MODEL": "none:None", "SERVE_CHECKPOINTS": str(self.root / "checkpoints"),
-            "SERVE_BIND": "127.0.0.1:0", "SERVE_WORKERS": "2", "GUNICORN_CMD_ARGS": f"--pythonpath {self.root}/app",
+            "SERVE_BIND": "127.0.0.1:0", "SERVE_WORKERS": "2",
         }  # fmt: skip
+
+    def write_app(self, version: str) -> None:
+        """Change the code and the settings of the application, in place."""
+        for name, text in (("word_app.py", APP.replace("VERSION", version)), ("serve.toml", f"# {version}")):
+            (self.root / "app" / name).write_text(text)
 
     def lock(self, *packages: LockedPackage) -> Path:
         path = self.user.home / "conda-lock.yml"
@@ -128,6 +140,7 @@ class Load:
     def __init__(self, port: int, keeping: int = 2, fresh: int = 2) -> None:
         self.port = port
         self.answers: Counter[str] = Counter()
+        self.versions: Counter[str] = Counter()
         self.failures: list[str] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -152,9 +165,10 @@ class Load:
                 answer = connection.getresponse()
                 text = answer.read().decode()
                 with self._lock:
-                    self.answers[text.partition(" ")[0]] += 1
                     words = text.split()
-                    if answer.status != 200 or words[0] != words[1]:
+                    self.answers[words[0]] += 1
+                    self.versions[words[-1]] += 1
+                    if answer.status != 200 or words[0] != words[1] or words[3:4] != words[4:]:
                         self.failures.append(f"{answer.status} {text}")
             except (OSError, http.client.HTTPException) as error:
                 with self._lock:

@@ -47,7 +47,7 @@ def test_no_request_is_lost_and_no_answer_mixes_two_releases(service: Service) -
     replace_releases(service, 2)
     found = service.status()
     assert found["is_well"]
-    assert [each["env_digest"] == found["current"] for each in found["releases"]] == [False, False, True]
+    assert [each["digest"] == found["current"] for each in found["releases"]] == [False, False, True]
     assert [each["workers"] for each in found["running"]] == [2]
 
 
@@ -59,16 +59,24 @@ def test_no_request_is_lost_over_ten_releases(service: Service) -> None:
 
 
 def test_what_fails_is_not_seen_by_anybody(service: Service) -> None:
-    first = service.apply("r0")["env_digest"]
+    first = service.apply("r0")["release"]
     with Load(service.start()) as load:
-        second = service.apply("r1", options=("--keep", "1"))["env_digest"]
-        assert [each["env_digest"] for each in service.status()["releases"]] == [second]
+        second = service.apply("r1", options=("--keep", "1"))["release"]
+        assert [each["digest"] for each in service.status()["releases"]] == [second]
         # Packed anew: another hash, another lock, the same files.
-        assert service.apply("r1") == {"changed": False, "env_digest": second, "previous": second, "serving": True}
+        assert service.apply("r1")["changed"] is False
         # It ends when it starts.
         error = service.apply("r2", "broken", code=3)["error"]
         assert "this release is broken" in error
         assert "hint: nothing was changed" in error
+        # Its workers die, and gunicorn starts others, for ever. That is seen long before the time is over.
+        patient = ("--timeout", "3600")
+        error = service.apply("r2", "dies", code=3, options=patient)["error"]
+        assert "is not well, its worker ended" in error
+        assert "was sent SIGKILL!" in error
+        error = service.apply("r2", "dies-later", code=3, options=patient)["error"]
+        assert "does not take over: its workers die again and again" in error
+        assert service.status()["current"] == second
         # It is well when it is tried out, and ill when it serves.
         error = service.apply("r3", "ill", code=3)["error"]
         assert f"hint: release {second} is current again" in error
@@ -78,17 +86,34 @@ def test_what_fails_is_not_seen_by_anybody(service: Service) -> None:
     assert load.failures == []
 
 
-def test_rolling_back_goes_to_what_served_before(service: Service) -> None:
-    digests = [service.apply(word)["env_digest"] for word in ("r0", "r1", "r2")]
-    service.start()
-    said = json.loads(service.envtool("rollback", service.root, "--json")[0])
-    assert (said["env_digest"], said["previous"]) == (digests[1], digests[2])
-    assert service.status()["running"][0]["env_digest"] == digests[1]
-    # What was rolled back from is not what the next release would go back to.
-    third = service.apply("r3")["env_digest"]
-    assert [each["env_digest"] for each in service.status()["releases"]] == [digests[0], digests[1], third][-3:]
-    service.envtool("rollback", service.root, "--to", digests[0][:10])
-    assert service.status()["current"] == digests[0]
+def test_rolling_back_brings_code_settings_and_environment_back_as_one(service: Service) -> None:
+    first = service.apply("r0")["release"]
+    with Load(service.start()) as load:
+        load.wait_for("r0")
+        service.write_app("c1")
+        second = service.apply("r1")
+        load.wait_for("r1")
+        # What is edited is not what is served, until it is applied; then it is a release of its own.
+        service.write_app("c2")
+        third = service.apply("r1")
+        assert third["changed"]
+        assert third["env_digest"] == second["env_digest"]
+        wait_for(lambda: load.versions["c2"] >= 20)
+        said = json.loads(service.envtool("rollback", service.root, "--json")[0])
+        assert (said["release"], said["previous"]) == (second["release"], third["release"])
+        assert service.status()["running"][0]["release"] == second["release"]
+        before = load.versions["c1"]
+        wait_for(lambda: load.versions["c1"] > before)
+        # What was rolled back from is not what the next release would go back to.
+        fourth = service.apply("r3")["release"]
+        assert [each["digest"] for each in service.status()["releases"]] == [first, second["release"], fourth]
+        before = load.versions["c0"]
+        service.envtool("rollback", service.root, "--to", first[:10])
+        wait_for(lambda: load.versions["c0"] > before)
+    assert load.failures == []
+    assert set(load.versions) == {"c0", "c1", "c2"}
+    assert service.status()["current"] == first
+    assert len(list(service.root.glob("app-*"))) == 3
     assert "before the current one" in service.envtool("rollback", service.root, code=3)[1]
     assert "no release begins with zz" in service.envtool("rollback", service.root, "--to", "zz", code=3)[1]
 

@@ -15,13 +15,13 @@ from envtool.doctor.needs import cuda_of, glibc_of, needs
 from envtool.doctor.nvidia import Fit, fit
 from envtool.lockfile import LockedPackage
 
-CACHE = Place(Path("/home/user/.cache/envtool"), "cache", True, 0o755, 10**12, 10**9)
-HOME = Place(Path("/home/user/.envtool/envs"), "environments", True, None, 10**12, None)
+CACHE = Place(Path("/home/user/.cache/envtool"), "cache", True, 0o755, 10**12, 10**9, 1)
+HOME = Place(Path("/home/user/.envtool/envs"), "environments", True, None, 10**12, None, 2)
 GOOD = Facts(
     virtual_packages={"__glibc": "2.36"}, gpu=Gpu(True, "570.86.10"), places=(CACHE, HOME),
     inotify=Inotify(128, 192536, 3), reach=(Reach("https://c/", 2, ("origin",)),), clock=Clock("https://c/", 1),
 )  # fmt: skip
-NEEDS = Needs(cuda="12.1", glibc="2.28", missing_bytes=10**9)
+NEEDS = Needs(cuda="12.1", glibc="2.28", missing_bytes=10**9, unpacked_bytes=4 * 10**9)
 PLENTY = 2**62
 
 
@@ -148,6 +148,22 @@ def test_what_a_lock_needs() -> None:
     # Several tags: any of the systems will do.
     two = "a-1-cp39-cp39-manylinux_2_12_x86_64.manylinux_2_31_x86_64.whl"
     assert glibc_of([package("pip", "a", "1", two)]) == "2.12"
-    found = needs([package("conda", "x", "1", __cuda=">=12")], {}, {"https://c/x": 10}, ["https://c/x", "https://c/y"])
-    assert (found.missing_bytes, found.is_cached) == (10, False)
-    assert found.lacks[0][0] == "__cuda"
+
+
+def test_the_room_that_a_lock_needs() -> None:
+    packages = [package("conda", name, "1", name) for name in ("seen", "sized", "unknown")]
+    found = needs(packages, {}, {"https://c/sized": 1000, "https://c/seen": 7}, {"https://c/seen": 8000})
+    assert (found.missing_bytes, found.unpacked_bytes, found.unknown) == (1000, 13_500, 1)
+    assert not found.is_cached
+    assert needs(packages[:1], {}, {}, {"https://c/seen": 0}).is_cached
+    lacking = needs([package("conda", "x", "1", __cuda=">=12")], {}, {}, {})
+    assert lacking.lacks[0][0] == "__cuda"
+
+
+def test_a_shared_disk_holds_both() -> None:
+    room = 4 * 10**9 + 10**8
+    places = (replace(CACHE, free_bytes=room), replace(HOME, free_bytes=room))
+    assert check(replace(GOOD, places=places), NEEDS) == []
+    shared = (places[0], replace(places[1], device=CACHE.device))
+    (found,) = check(replace(GOOD, places=shared), replace(NEEDS, unknown=2))
+    assert "about 5.0 GB are needed (2 archives of unknown size not counted)" in found.message
