@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -49,11 +50,18 @@ def write_environment(directory: Path, channel: str, *specs: str) -> Path:
     return path
 
 
-@pytest.fixture
-def user() -> Iterator[User]:
+@contextmanager
+def new_user() -> Iterator[User]:
+    """A user for longer than one test."""
     # Not tmp_path, which is longer than the path of an environment may be.
     with tempfile.TemporaryDirectory(prefix="envtool-") as home:
         yield User(Path(home).resolve())
+
+
+@pytest.fixture
+def user() -> Iterator[User]:
+    with new_user() as found:
+        yield found
 
 
 def run_envtool(user: User, directory: Path, *arguments: object, code: int = 0, **env: str) -> tuple[str, str]:

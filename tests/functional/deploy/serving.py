@@ -6,16 +6,19 @@ import contextlib
 import http.client
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from envtool.deploy.kinds import find_kind
 from envtool.lockfile import LockedPackage, format_lockfile
+from envtool.render import render
 from tests.functional.deploy.conftest import run_envtool
 from tests.functional.prefix.conftest import User
 from tests.support.archives import Archive, File, lock_of, locked
@@ -58,10 +61,10 @@ def app(environ, start_response):
 """
 
 
-def release(directory: Path, word: str, *marks: str) -> LockedPackage:
+def release(directory: Path, word: str, *marks: str, python: str = PYTHON) -> LockedPackage:
     """A package that is a whole release, in which `word` tells it from others; a mark makes it a bad one."""
     files = {
-        "bin/python": File(PYTHON.encode(), 0o755),
+        "bin/python": File(python.encode(), 0o755),
         "bin/gunicorn": File(GUNICORN.encode(), 0o755),
         "share/word": File(word.encode()),
         **{f"share/{each}": File() for each in marks},
@@ -181,6 +184,33 @@ class Load:
 
     def wait_for(self, word: str, count: int = 20) -> None:
         wait_for(lambda: self.answers[word] >= count)
+
+
+@contextlib.contextmanager
+def nginx(directory: Path, port: int) -> Iterator[int]:
+    """The rendered site in front of a gunicorn, until the block ends; gives its port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        own = free.getsockname()[1]
+    directory.mkdir()
+    template = find_kind("nginx").template
+    values = {"bind": f"127.0.0.1:{port}", "listen": f"127.0.0.1:{own}"}
+    (directory / "site.conf").write_text(render(template, values))
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    paths = " ".join(f"{each}_temp_path {directory}/{each};" for each in kinds)
+    (directory / "nginx.conf").write_text(
+        f"daemon off;\npid {directory}/pid;\nerror_log stderr;\nevents {{}}\n"
+        f"http {{ access_log off; {paths} include {directory}/site.conf; }}\n"
+    )
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(["nginx", "-p", directory, "-c", directory / "nginx.conf"], stderr=log)
+    try:
+        wait_for(lambda: (directory / "pid").exists() and (directory / "pid").read_text())
+        yield own
+    finally:
+        process.terminate()
+        process.wait()
+        print((directory / "log").read_text()[-3000:])  # shown when the test failed
 
 
 def wait_for(attempt: Any) -> Any:

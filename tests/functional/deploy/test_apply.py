@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from envtool.deploy import masters
-from tests.functional.deploy.serving import Load, Service, release, wait_for
+from tests.functional.deploy.conftest import new_user
+from tests.functional.deploy.serving import Load, Service, nginx, release, wait_for
 from tests.functional.prefix.conftest import User
 
 
@@ -27,34 +31,81 @@ def service(user: User) -> Iterator[Service]:
     found.end()
 
 
-def replace_releases(service: Service, count: int) -> Load:
-    """Apply some releases, each after the one before it was seen."""
+@dataclass(frozen=True)
+class Replaced:
+    """What was seen of releases that replaced each other.
+
+    Args:
+        count: How many releases there were.
+        direct: What clients of gunicorn saw.
+        proxied: What clients of nginx in front of it saw; None where there is no nginx.
+        status: What envtool said at the end.
+    """
+
+    count: int
+    direct: Load
+    proxied: Load | None
+    status: dict[str, Any]
+
+
+def replace_releases(service: Service, count: int) -> Replaced:
+    """Apply some releases, each after the one before it was seen, under clients of gunicorn and of nginx."""
     service.apply("r0")
-    with Load(service.start()) as load:
-        load.wait_for("r0")
-        for number in range(1, count + 1):
-            assert service.apply(f"r{number}")["changed"]
+    port = service.start()
+    with contextlib.ExitStack() as stack:
+        direct = stack.enter_context(Load(port))
+        site = stack.enter_context(nginx(service.user.home / "nginx", port)) if shutil.which("nginx") else None
+        proxied = stack.enter_context(Load(site)) if site else None
+        loads = [each for each in (direct, proxied) if each is not None]
+        for number in range(count + 1):
+            if number:
+                assert service.apply(f"r{number}")["changed"]
             # Nobody hears of the old release any more.
-            before = load.answers[f"r{number - 1}"]
-            load.wait_for(f"r{number}")
-            assert load.answers[f"r{number - 1}"] == before
-    assert load.failures == []
-    assert list(load.answers) == [f"r{number}" for number in range(count + 1)]
-    return load
+            before = [each.answers[f"r{number - 1}"] for each in loads]
+            for each in loads:
+                each.wait_for(f"r{number}")
+            assert [each.answers[f"r{number - 1}"] for each in loads] == before
+    return Replaced(count + 1, direct, proxied, service.status())
 
 
-def test_no_request_is_lost_and_no_answer_mixes_two_releases(service: Service) -> None:
-    replace_releases(service, 2)
-    found = service.status()
+@pytest.fixture(scope="module")
+def replaced() -> Iterator[Replaced]:
+    with new_user() as user:
+        service = Service(user)
+        try:
+            yield replace_releases(service, 2)
+        finally:
+            service.end()
+
+
+def test_no_request_is_lost_and_no_answer_mixes_two_releases(replaced: Replaced) -> None:
+    assert replaced.direct.failures == []
+    assert list(replaced.direct.answers) == ["r0", "r1", "r2"]
+    found = replaced.status
     assert found["is_well"]
     assert [each["digest"] == found["current"] for each in found["releases"]] == [False, False, True]
     assert [each["workers"] for each in found["running"]] == [2]
 
 
+def test_no_request_is_lost_behind_nginx(replaced: Replaced) -> None:
+    if replaced.proxied is None:
+        pytest.skip("nginx is not on this machine")
+    assert replaced.proxied.failures == []
+    assert list(replaced.proxied.answers) == ["r0", "r1", "r2"]
+
+
 @pytest.mark.nightly
-def test_no_request_is_lost_over_ten_releases(service: Service) -> None:
-    replace_releases(service, 10)
-    assert len(service.status()["releases"]) == 3
+@pytest.mark.parametrize("worker", ["gthread", "asgi"])
+def test_no_request_is_lost_over_ten_releases(service: Service, worker: str) -> None:
+    service.env["SERVE_WORKER"] = worker
+    found = replace_releases(service, 10)
+    # The worker that closes kept connections when it ends needs the nginx that asks again.
+    loads = [found.direct, found.proxied] if worker == "gthread" else [found.proxied]
+    for each in loads:
+        if each is not None:
+            assert each.failures == []
+            assert list(each.answers) == [f"r{number}" for number in range(found.count)]
+    assert len(found.status["releases"]) == 3
     assert len(list((service.root / "envs").iterdir())) == 3
 
 

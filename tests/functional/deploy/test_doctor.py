@@ -76,6 +76,15 @@ def test_what_a_lock_needs_and_this_machine_has_not(user: User, archive: Path) -
     assert ("error", "glibc") in kinds(found)
 
 
+def test_the_lock_says_how_much_room_is_needed(user: User, archive: Path) -> None:
+    package = locked(archive)
+    missing = {"url": "https://c.example/linux-64/tool-1.0-0.conda", "sha256": "0" * 64, "size_bytes": 10**15}
+    lock = user.write_lock(type(package)(**{**vars(package), **missing}))
+    found = findings(user, "-f", lock, "--offline", code=1)
+    assert {("error", "disk"), ("warning", "disk")} <= kinds(found)
+    assert "about 1000000.0 GB are needed" in " ".join(message for _, check, message in found if check == "disk")
+
+
 def test_a_lock_that_is_named_has_to_be_there(user: User) -> None:
     _, err = run_envtool(user, user.home, "doctor", "-f", "other.yml", code=3)
     assert "other.yml is not there" in err
