@@ -10,32 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
+import swaps
+from start import APPS, Start
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-APPS = HERE / "apps"
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a peer is started with.
-
-    Args:
-        bin: the directory of the environment's programs.
-        directory: an empty one for its files.
-        model: which of the models.
-        weights: where they lie.
-        port: to listen on.
-        workers: processes that hold the model.
-    """
-
-    bin: Path
-    directory: Path
-    model: str
-    weights: Path
-    port: int
-    workers: int
-
-
 Command = tuple[Sequence[str], Mapping[str, str]]
 
 
@@ -50,6 +29,7 @@ class Peer:
         command: arguments and environment.
         paths: where predictions of each format are asked for.
         is_v2: whether its JSON is the V2 protocol's.
+        swap: has a running one serve other weights, which lie in `swapped_weights`; `None` where nothing can.
     """
 
     name: str
@@ -58,6 +38,7 @@ class Peer:
     command: Callable[[Start], Command]
     paths: Mapping[str, str]
     is_v2: bool = False
+    swap: Callable[[Start], None] | None = None
 
 
 def _uvicorn(start: Start) -> Command:
@@ -92,26 +73,21 @@ def _mlserver(start: Start) -> Command:
         "use_structured_logging": False,
     }
     (start.directory / "settings.json").write_text(json.dumps(settings))
-    model = {"name": "model", "implementation": "mlserver_app.Runtime"}
-    (start.directory / "model-settings.json").write_text(json.dumps(model))
+    swaps.write_mlserver_model(start, start.weights)
     return [str(start.bin / "mlserver"), "start", str(start.directory)], {"MLSERVER_LOGGING_LEVEL": "WARNING"}
 
 
 def _torchserve(start: Start) -> Command:
     store = start.directory / "store"
     archive = store / "model"
-    (archive / "MAR-INF").mkdir(parents=True)
-    shutil.copy(APPS / "torchserve_app.py", archive)
-    manifest = {"modelName": "model", "modelVersion": "1.0", "handler": "torchserve_app.py"}
-    (archive / "MAR-INF" / "MANIFEST.json").write_text(
-        json.dumps({"runtime": "python", "model": manifest, "archiverVersion": "0.12.0"})
-    )
+    swaps.write_torchserve_archive(archive, start.weights, "1.0")
     config = {
         "inference_address": f"http://127.0.0.1:{start.port}",
         "management_address": f"http://127.0.0.1:{start.port + 1}",
         "metrics_address": f"http://127.0.0.1:{start.port + 2}",
         "default_workers_per_model": start.workers,
         "disable_token_authorization": "true",
+        "enable_model_api": "true",
         "models": json.dumps({"model": {"1.0": {**_TORCHSERVE_MODEL, "minWorkers": start.workers}}}),
         "max_request_size": 64 * 1024 * 1024,
         "max_response_size": 64 * 1024 * 1024,
@@ -168,7 +144,7 @@ V2 = "/v2/models/model/infer"
 OURS = {"json": "/predict", "binary": V2}
 
 PEERS = (
-    Peer("envserve", None, (), _ours("asgi"), OURS),
+    Peer("envserve", None, (), _ours("asgi"), OURS, swap=swaps.publish),
     Peer("envserve, gthread", None, (), _ours("gthread"), OURS),
     Peer("FastAPI on uvicorn", "fastapi", ("fastapi", "uvicorn", "uvloop", "httptools", "orjson"), _uvicorn, PLAIN),
     Peer("Flask on gthread", "flask", ("flask", "gunicorn"), _gthread, PLAIN),
@@ -181,6 +157,7 @@ PEERS = (
         _mlserver,
         {"json": V2},
         is_v2=True,
+        swap=swaps.reload_mlserver,
     ),
     Peer(
         "TorchServe",
@@ -188,8 +165,16 @@ PEERS = (
         ("torchserve", "torch-model-archiver", "setuptools<81", "pyyaml"),  # its launcher imports pkg_resources
         _torchserve,
         {"json": "/predictions/model", "binary": "/predictions/model"},
+        swap=swaps.register_at_torchserve,
     ),
-    Peer("Ray Serve", "ray", ("ray[serve]", *_FAST), _script("ray_app.py"), {"json": "/", "binary": "/"}),
+    Peer(
+        "Ray Serve",
+        "ray",
+        ("ray[serve]", *_FAST),
+        _script("ray_app.py"),
+        {"json": "/", "binary": "/"},
+        swap=swaps.redeploy_ray,
+    ),
 )
 
 

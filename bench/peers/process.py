@@ -67,7 +67,7 @@ def _wait_until_ready(peer: Peer, start: Start, process: subprocess.Popen[bytes]
             raise RuntimeError(f"{peer.name} does not answer:\n{(start.directory / 'log').read_text()[-3000:]}")
         with contextlib.suppress(OSError, http.client.HTTPException):
             in_a_row = in_a_row + 1 if is_ready() else 0
-        time.sleep(0.2)
+        time.sleep(0.05)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -76,7 +76,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(15)
+        process.wait(5)
     for pid in members:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -9,7 +9,7 @@ from mlserver.types import InferenceResponse
 
 class Runtime(MLModel):
     async def load(self):
-        self.module = models.load()
+        self.module = models.load(directory=self.settings.parameters.uri)
         return True
 
     async def predict(self, payload):

@@ -1,6 +1,7 @@
 """TorchServe's handler, for its batches; it takes the one class that it finds here."""
 
 import json
+from pathlib import Path
 
 import models
 import torch
@@ -8,7 +9,7 @@ import torch
 
 class Handler:
     def initialize(self, context):
-        self.model = models.load()
+        self.model = models.load(directory=(Path(context.system_properties["model_dir"]) / "weights").read_text())
 
     def handle(self, requests, context):
         bodies = [request.get("body") or request.get("data") for request in requests]
