@@ -155,9 +155,9 @@ async def _shortest(turn, connections, rounds: int) -> float:
 
 
 def _model_s(predictor, rows: int, rounds: int) -> float:
-    import torch
+    import numpy
 
-    taken = torch.zeros(rows, _COLUMNS)
+    taken = numpy.zeros((rows, _COLUMNS), "float32")
     best_s = 1e9
     for _ in range(rounds):
         began_s = time.thread_time()

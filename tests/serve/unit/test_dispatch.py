@@ -166,3 +166,22 @@ def test_a_request_whose_rows_cannot_be_counted_gives_its_lease_back(tmp_path):
     assert asyncio.run(run()) == 500
     old = go_live(runtime)
     assert runtime.slot.take_drained() == [old]
+
+
+def test_who_is_alone_is_answered_before_the_loop_turns(tmp_path):
+    server = make_server(tmp_path, 'model = "m:M"\ncheckpoints = "ck"\n')
+    for runtime in server.runtimes:
+        go_live(runtime, Noting())
+    request = Request("POST", "/predict", {}, b'{"inputs": [20]}', {})
+
+    async def run():
+        loop = asyncio.get_running_loop()
+        app = AsgiApp(server, None, dispatcher := Dispatcher(loop, lambda name, rows: None))
+        for is_alone, is_at_once in ((False, False), (False, False), (True, True)):
+            answer = loop.create_future()
+            app.handle(PREDICTION_ROUTES[0], request, "", answer.set_result, is_alone)
+            assert answer.done() is is_at_once
+            assert outputs([await asyncio.wait_for(answer, 60)]) == [[40.0]]
+        dispatcher.close()
+
+    asyncio.run(run())
