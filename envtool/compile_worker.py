@@ -18,6 +18,8 @@ from types import CodeType
 from typing import Any
 
 _CHECKED_HASH = 0b11  # PEP 552: hash-based, and compared with the source when it is imported
+# Not the two that are functions.
+_ATTRIBUTES = [name for name in dir(CodeType) if name.startswith("co_") and name not in ("co_lines", "co_positions")]
 
 
 def main(prefix: str, jobs: int, names: Sequence[str]) -> None:
@@ -64,9 +66,8 @@ def _hold(value: Any, held: list[Any]) -> None:
         for item in value:
             _hold(item, held)
     elif isinstance(value, CodeType):
-        for name in dir(value):
-            if name.startswith("co_") and name not in ("co_lines", "co_positions"):
-                _hold(getattr(value, name), held)
+        for name in _ATTRIBUTES:
+            _hold(getattr(value, name), held)
 
 
 if __name__ == "__main__":

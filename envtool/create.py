@@ -6,7 +6,8 @@ arrived still is: that converges from any state, which mending in place does not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from envtool import machine
@@ -17,6 +18,7 @@ from envtool.environments_txt import register
 from envtool.errors import PrefixError
 from envtool.fetch import Cache
 from envtool.install import archives_needed, carry_out
+from envtool.inventory import Entry
 from envtool.lock import SPECS_KEY, VARIABLES_KEY
 from envtool.lockfile import LockedPackage, read_json_metadata
 from envtool.plan import Plan, installed, plan
@@ -24,7 +26,11 @@ from envtool.prefix import Prefix, Receipt, State
 from envtool.report import Display
 from envtool.request import Request
 from envtool.space import require_room
-from envtool.verify import damage, declared_findings, take_inventory, verify
+from envtool.unpacked.capture import Made
+from envtool.unpacked.place import Placing
+from envtool.unpacked.reuse import find_placings, forget, remember
+from envtool.unpacked.store import ImageStore
+from envtool.verify import Inventory, damage, declared_findings, take_inventory, verify
 
 ENV_DIGEST_VARIABLE = "ENVSERVE_ENV_DIGEST"
 
@@ -66,14 +72,14 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: Display) -> 
             return Outcome(todo, receipt)
         if not request.is_vouched:
             require_signed(wanted, cache, display, is_offline=request.is_offline)
-        needed = archives_needed(wanted, todo)
-        proven = fetch_packages(needed, cache, display, is_offline=request.is_offline) if needed else {}
-        require_room(proven.values(), prefix.path)
         before = [] if todo.starts_over else [each.description for each in conda_packages(prefix.path)]
-        prefix.mark_incomplete()
-        carry_out(prefix, todo, wanted, proven, request.platform, display)
-        made = _prove(request, wanted, prefix, cache, display)
+        store = ImageStore(cache)
+        inventory, began_ns = _make(request, todo, prefix, cache, store, display)
+        made = _receipt(request, wanted, inventory)
         _note(request, prefix, made, before)
+        if not request.is_from_archives:
+            with display.task("keep what was unpacked"):
+                remember(Made(prefix.path, inventory.declared, inventory.entries, began_ns), wanted, store)
         return Outcome(todo, made)
 
 
@@ -95,10 +101,42 @@ def _plan(
     return todo, receipt
 
 
+def _make(
+    request: Request, todo: Plan, prefix: Prefix, cache: Cache, store: ImageStore, display: Display
+) -> tuple[Inventory, int]:
+    wanted = request.packages()
+    if request.starts_over and not request.is_from_archives:
+        forget(wanted, store)
+    is_reusing = todo.starts_over and not request.is_from_archives
+    placings = find_placings(wanted, store) if is_reusing else []
+    try:
+        return _install(request, todo, placings, prefix, cache, display)
+    except (PrefixError, FileNotFoundError, FileExistsError):
+        if not placings:
+            raise
+        # Removed by another process meanwhile, or two packages that bring the same file: archives tell what is right.
+        forget([each.package for each in placings], store)
+        return _install(request, todo, [], prefix, cache, display)
+
+
+def _install(
+    request: Request, todo: Plan, placings: Sequence[Placing], prefix: Prefix, cache: Cache, display: Display
+) -> tuple[Inventory, int]:
+    wanted = request.packages()
+    placed = {each.package.url for each in placings}
+    needed = [each for each in archives_needed(wanted, todo) if each.url not in placed]
+    proven = fetch_packages(needed, cache, display, is_offline=request.is_offline) if needed else {}
+    require_room(proven.values(), prefix.path, sum(each.image.size_bytes for each in placings))
+    prefix.mark_incomplete()
+    known = carry_out(prefix, todo, wanted, placings, proven, request.platform, display)
+    began_ns = time.time_ns()
+    return _prove(wanted, prefix, cache, known, display), began_ns
+
+
 def _prove(
-    request: Request, wanted: Sequence[LockedPackage], prefix: Prefix, cache: Cache, display: Display
-) -> Receipt:
-    inventory = take_inventory(prefix, wanted, cache, display)
+    wanted: Sequence[LockedPackage], prefix: Prefix, cache: Cache, known: Mapping[str, Entry], display: Display
+) -> Inventory:
+    inventory = take_inventory(prefix, wanted, cache, display, known)
     wrong = list(declared_findings(inventory))
     if wrong:
         raise PrefixError(
@@ -106,6 +144,10 @@ def _prove(
             f"{wrong[0].kind} {wrong[0].what} ({wrong[0].detail})",
             "is something else writing there, or is the disk failing? run envtool create again",
         )
+    return inventory
+
+
+def _receipt(request: Request, wanted: Sequence[LockedPackage], inventory: Inventory) -> Receipt:
     return Receipt(
         platform=request.platform,
         categories=request.categories,

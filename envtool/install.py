@@ -9,11 +9,14 @@ from pathlib import Path
 
 from envtool import bytecode, link, wheels
 from envtool.archives import require_sha256
+from envtool.bytecode import source_of
+from envtool.inventory import Entry
 from envtool.link import LinkRequest
 from envtool.lockfile import LockedPackage
 from envtool.plan import Plan
 from envtool.prefix import Prefix
 from envtool.report import Display
+from envtool.unpacked.place import Placing, place
 
 
 def archives_needed(wanted: Sequence[LockedPackage], plan: Plan) -> list[LockedPackage]:
@@ -25,48 +28,64 @@ def carry_out(
     prefix: Prefix,
     plan: Plan,
     wanted: Sequence[LockedPackage],
+    placings: Sequence[Placing],
     proven: Mapping[str, Path],
     platform: str,
     display: Display,
-) -> None:
+) -> dict[str, Entry]:
     """Change a prefix as a plan says.
 
     Args:
         prefix: The prefix, locked and marked incomplete.
         plan: What to change.
         wanted: Every package that the prefix shall have.
-        proven: The file of each URL that the plan needs.
+        placings: What need not be unpacked; none unless the plan starts over.
+        proven: The file of each other URL that the plan needs.
         platform: The platform of the prefix.
         display: Where progress is shown.
+
+    Returns:
+        The files that were placed as they are stored, by path.
 
     Raises:
         EnvtoolError: An archive or wheel cannot be installed.
     """
+    placed = {each.package.url for each in placings}
     if plan.starts_over:
         prefix.clear()
     for path in plan.delete:
         _delete(prefix.path, path)
-    if plan.installs("conda") or (plan.removes("conda") and not plan.starts_over):
-        _link(prefix, plan, wanted, proven, platform, display)
+    known = _place(prefix, placings, display)
+    linked = [each for each in plan.installs("conda") if each.url not in placed]
+    if linked or (plan.removes("conda") and not plan.starts_over):
+        _link(prefix, linked, wanted, proven, platform, display)
     gone = [each.name for each in plan.removes("pip") if each.name not in {new.name for new in plan.installs("pip")}]
     if gone and not plan.starts_over:
         wheels.uninstall(gone, prefix.path)
-    if plan.installs("pip"):
-        _install_wheels(prefix, plan.installs("pip"), proven, display)
+    new_wheels = [each for each in plan.installs("pip") if each.url not in placed]
+    if new_wheels:
+        _install_wheels(prefix, new_wheels, proven, display)
     if prefix.python.exists():
         with display.task("compile byte-code"):
-            bytecode.compile_all(prefix.path, prefix.python)
+            bytecode.compile_all(prefix.path, prefix.python, [path for path in known if source_of(path)])
+    return known
+
+
+def _place(prefix: Prefix, placings: Sequence[Placing], display: Display) -> dict[str, Entry]:
+    if not placings:
+        return {}
+    with display.task(f"place {len(placings)} unpacked packages"):
+        return place(placings, prefix.path)
 
 
 def _link(
     prefix: Prefix,
-    plan: Plan,
+    new: Sequence[LockedPackage],
     wanted: Sequence[LockedPackage],
     proven: Mapping[str, Path],
     platform: str,
     display: Display,
 ) -> None:
-    new = plan.installs("conda")
     kept = [each.name for each in wanted if each.manager == "conda" and each not in new]
     with display.task(f"link {len(new)} conda packages"), _scratch(prefix, "archives") as scratch:
         requests = [LinkRequest(each.name, each.url, require_sha256(each), proven[each.url]) for each in new]

@@ -8,8 +8,8 @@ machine. The definition of the env digest stands in docs/reference/env-digest.md
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-import mmap
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,25 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from envtool.bytecode import source_of
+from envtool.relocation import PREFIX_TEXT, Placeholder, restore, without_rewritten
 
-# Stands for the prefix in files that declare no placeholder of their own, such as the scripts that wheels bring.
-PREFIX_TEXT = b"/envserve/prefix"
 _META = "conda-meta"
 _CHUNK_BYTES = 1 << 20
 _RECORD_SUFFIX = ".dist-info/RECORD"
-
-
-@dataclass(frozen=True)
-class Placeholder:
-    """What a package's archive says in place of the prefix.
-
-    Args:
-        text: The placeholder.
-        is_binary: Whether the file is binary, so that the string was padded with NUL bytes to keep its length.
-    """
-
-    text: bytes
-    is_binary: bool
 
 
 @dataclass(frozen=True)
@@ -49,6 +35,7 @@ class Entry:
         is_executable: Whether its owner may execute it; False for links.
         sha256: Hash of the normalized content, or of the target of a link.
         size_bytes: Size on disk.
+        names_prefix: Whether the content on disk names the prefix.
     """
 
     path: str
@@ -56,24 +43,36 @@ class Entry:
     is_executable: bool
     sha256: str
     size_bytes: int
+    names_prefix: bool = False
 
 
-def scan(prefix: Path, placeholders: Mapping[str, Placeholder]) -> dict[str, Entry]:
+def scan(
+    prefix: Path, placeholders: Mapping[str, Placeholder], known: Mapping[str, Entry] | None = None
+) -> dict[str, Entry]:
     """Read every file of a prefix but those in conda-meta, on all cores.
 
     Args:
         prefix: The prefix.
         placeholders: The declared placeholder of each path that has one.
+        known: Files that need not be read, as long as they are regular files of the same size and mode.
 
     Returns:
         Path to entry, sorted by path.
     """
-    # The largest first, so that no core is left alone with one of them at the end.
-    names = [name for _, name in sorted(_walk(str(prefix), ""), reverse=True)]
+    # The largest first and dealt out, so that no core is left alone with one of them at the end.
+    found = sorted(_walk(str(prefix), ""), key=lambda each: each[1].st_size, reverse=True)
     needle = os.fsencode(prefix)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = pool.map(lambda name: _entry(prefix, name, needle, placeholders.get(name)), names)
-        entries = {entry.path: entry for entry in sorted(found, key=lambda entry: entry.path)}
+    count = os.cpu_count() or 1
+
+    def share(start: int) -> list[Entry]:
+        return [
+            _known(name, status, known or {}) or _entry(prefix, name, status, needle, placeholders.get(name))
+            for name, status in found[start::count]
+        ]
+
+    with ThreadPoolExecutor(count) as pool:
+        shares = pool.map(share, range(count))
+        entries = {entry.path: entry for entry in sorted(itertools.chain(*shares), key=lambda entry: entry.path)}
     return {path: _without_source(entry, placeholders, entries) for path, entry in entries.items()}
 
 
@@ -95,7 +94,7 @@ def _without_source(entry: Entry, placeholders: Mapping[str, Placeholder], entri
     return replace(entry, sha256=entries[source].sha256)
 
 
-def _walk(root: str, below: str) -> Iterator[tuple[int, str]]:
+def _walk(root: str, below: str) -> Iterator[tuple[str, os.stat_result]]:
     with os.scandir(os.path.join(root, below)) as entries:  # noqa: PTH118 - a Path for each of 30,000 files is slow
         for entry in entries:
             name = f"{below}/{entry.name}" if below else entry.name
@@ -103,74 +102,47 @@ def _walk(root: str, below: str) -> Iterator[tuple[int, str]]:
                 if name != _META:
                     yield from _walk(root, name)
             else:
-                yield entry.stat(follow_symlinks=False).st_size, name
+                yield name, entry.stat(follow_symlinks=False)
 
 
-def _entry(prefix: Path, name: str, needle: bytes, placeholder: Placeholder | None) -> Entry:
-    path = prefix / name
-    status = path.lstat()
+def _known(name: str, status: os.stat_result, known: Mapping[str, Entry]) -> Entry | None:
+    entry = known.get(name)
+    if entry is None or not stat.S_ISREG(status.st_mode) or status.st_size != entry.size_bytes:
+        return None
+    return entry if bool(status.st_mode & stat.S_IXUSR) == entry.is_executable else None
+
+
+def _entry(prefix: Path, name: str, status: os.stat_result, needle: bytes, placeholder: Placeholder | None) -> Entry:
+    path = os.path.join(prefix, name)  # noqa: PTH118 - a Path for each of 30,000 files is slow
     if stat.S_ISLNK(status.st_mode):
-        target = os.fsencode(path.readlink()).replace(needle, PREFIX_TEXT)
+        target = os.fsencode(os.readlink(path)).replace(needle, PREFIX_TEXT)  # noqa: PTH115
         return Entry(name, "link", False, hashlib.sha256(target).hexdigest(), status.st_size)
     is_executable = bool(status.st_mode & stat.S_IXUSR)
-    return Entry(name, "file", is_executable, _normalized_sha256(path, name, needle, placeholder), status.st_size)
+    sha256 = None if name.endswith(_RECORD_SUFFIX) else _sha256_without(path, needle)
+    if sha256 is not None:
+        return Entry(name, "file", is_executable, sha256, status.st_size)
+    content = Path(path).read_bytes()
+    is_record = name.endswith(_RECORD_SUFFIX)
+    normalized = without_rewritten(content, needle) if is_record else restore(content, needle, placeholder)
+    names_prefix = not is_record or needle in content
+    return Entry(name, "file", is_executable, hashlib.sha256(normalized).hexdigest(), status.st_size, names_prefix)
 
 
-def _normalized_sha256(path: Path, name: str, needle: bytes, placeholder: Placeholder | None) -> str:
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            return hashlib.sha256().hexdigest()
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if name.endswith(_RECORD_SUFFIX):
-                return hashlib.sha256(_without_rewritten(content[:], needle)).hexdigest()
-            if content.find(needle) < 0:
-                return _sha256(content)
-            return hashlib.sha256(restore(content[:], needle, placeholder)).hexdigest()
-
-
-def _sha256(content: mmap.mmap) -> str:
-    digest = hashlib.sha256()
-    with memoryview(content) as view:
-        for start in range(0, len(view), _CHUNK_BYTES):
-            with view[start : start + _CHUNK_BYTES] as chunk:
-                digest.update(chunk)
-    return digest.hexdigest()
-
-
-def restore(content: bytes, prefix: bytes, placeholder: Placeholder | None) -> bytes:
-    """Take the prefix out of a file's content again: the inverse of what linking does.
-
-    Args:
-        content: The file as it is in the prefix.
-        prefix: The path of the prefix.
-        placeholder: What the archive declares, None for files that declare nothing.
-
-    Returns:
-        The content with the placeholder, equal to the archive's when the file is as it was linked.
-    """
-    if placeholder is None:
-        return content.replace(prefix, PREFIX_TEXT)
-    if not placeholder.is_binary:
-        return content.replace(prefix, placeholder.text)
-    return _restore_binary(content, prefix, placeholder.text)
-
-
-def _restore_binary(content: bytes, prefix: bytes, placeholder: bytes) -> bytes:
-    # A C string that names the prefix was shortened in place and the rest filled with NUL bytes: each prefix in the
-    # string took `missing` bytes away, which stand after its end.
-    missing = len(placeholder) - len(prefix)
-    pieces = []
-    at = 0
-    while (found := content.find(prefix, at)) >= 0:
-        end = content.find(b"\0", found)
-        end = len(content) if end < 0 else end
-        string = content[found:end]
-        pieces += [content[at:found], string.replace(prefix, placeholder)]
-        at = end + missing * string.count(prefix)
-    return b"".join([*pieces, content[at:]])
-
-
-def _without_rewritten(record: bytes, prefix: bytes) -> bytes:
-    # RECORD holds the hash of the scripts outside of site-packages, and installing writes the prefix into those.
-    lines = record.replace(prefix, PREFIX_TEXT).split(b"\n")
-    return b"\n".join(line.split(b",", 1)[0] + b",," if line.startswith(b"../") else line for line in lines)
+def _sha256_without(path: str, needle: bytes) -> str | None:
+    """The sha256 of a file, None if the needle is in it; in one pass and in little memory, whatever its size."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = os.read(descriptor, _CHUNK_BYTES)
+        if needle in content:
+            return None
+        digest = hashlib.sha256(content)
+        last = len(needle) - 1
+        while following := os.read(descriptor, _CHUNK_BYTES):
+            # A needle may lie across the two.
+            if needle in content[-last:] + following[:last] or needle in following:
+                return None
+            digest.update(following)
+            content = following if len(following) >= last else content[-last:] + following
+        return digest.hexdigest()
+    finally:
+        os.close(descriptor)

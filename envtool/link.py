@@ -69,6 +69,7 @@ def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, pla
         asyncio.run(_finish(call))
     except Exception as error:  # py-rattler raises several unrelated types
         raise EnvtoolError(f"the archives could not be linked into {prefix}: {error}") from error
+    _remove_tag(prefix)
     _name_canonical_urls(requests, prefix)
 
 
@@ -106,6 +107,11 @@ def satisfies(version: str, constraint: str) -> bool:
     return not spec or bool(rattler.VersionSpec(spec).matches(rattler.Version(version)))
 
 
+def channel_of(url: str) -> str:
+    """The URL of the channel that an archive is in."""
+    return url.rsplit("/", 2)[0] + "/"
+
+
 def _platform(name: str) -> Any:
     import rattler
 
@@ -133,11 +139,14 @@ def _repodata_record(request: LinkRequest) -> Any:
         record = rattler.PackageRecord.from_index_json(
             Path(index_json.name), size=request.archive.stat().st_size, sha256=request.sha256
         )
-    return rattler.RepoDataRecord(record, request.archive.name, request.archive.as_uri(), _channel(request.url))
+    return rattler.RepoDataRecord(record, request.archive.name, request.archive.as_uri(), channel_of(request.url))
 
 
-def _channel(url: str) -> str:
-    return url.rsplit("/", 2)[0] + "/"
+def _remove_tag(prefix: Path) -> None:
+    # Newer versions of py-rattler mark the prefix as a cache, older ones do not: the same lock would give two digests.
+    tag = prefix / "CACHEDIR.TAG"
+    if tag.is_file() and b"created by rattler" in tag.read_bytes():
+        tag.unlink()
 
 
 def _name_canonical_urls(requests: Sequence[LinkRequest], prefix: Path) -> None:

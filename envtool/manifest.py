@@ -21,7 +21,7 @@ from typing import Any
 from envtool.archive import read_info_json, read_payload
 from envtool.errors import ArchiveError
 from envtool.files import write_atomically
-from envtool.inventory import Placeholder
+from envtool.relocation import Placeholder
 
 _CHUNK_BYTES = 1 << 20
 

@@ -30,6 +30,21 @@ def uv_environment() -> dict[str, str]:
     return {"UV_DEFAULT_INDEX": url} if url else {}
 
 
+def index_of_machine() -> str | None:
+    """The index that uv or pip were set up for here, None where uv would ask the public one."""
+    own = next((os.environ[name] for name in _UV_VARIABLES if os.environ.get(name)), None)
+    return own or uv_environment().get("UV_DEFAULT_INDEX")
+
+
+def public_index() -> str | None:
+    """The public index, None where pip is not there to say its URL."""
+    try:
+        from pip._internal.models.index import PyPI
+    except ImportError:
+        return None
+    return str(PyPI.simple_url)
+
+
 def index_variables(index_url: str | None, extra_index_urls: Sequence[str]) -> dict[str, str]:
     """The variables that make uv ask the indexes that an environment.yml names, with their credentials put in.
 
@@ -38,9 +53,10 @@ def index_variables(index_url: str | None, extra_index_urls: Sequence[str]) -> d
     Raises:
         EnvtoolError: A variable in a URL is not set.
     """
-    variables = {}
+    variables: dict[str, str] = {}
     if index_url:
-        variables["UV_DEFAULT_INDEX"] = credentials.expand(index_url)
+        # Of the older variable there may be another value in our environment; an empty one takes it away.
+        variables.update(UV_DEFAULT_INDEX=credentials.expand(index_url), UV_INDEX_URL="")
     if extra_index_urls:
         variables["UV_INDEX"] = " ".join(credentials.expand(each) for each in extra_index_urls)
     return variables

@@ -40,7 +40,14 @@ def compare_with_rebuilt(
     # Beside the first, since it takes as much room; with another length of path, since that is what differs elsewhere.
     with tempfile.TemporaryDirectory(prefix=f".{prefix.path.name}-", dir=prefix.path.parent) as scratch:
         second = Prefix(Path(scratch))
-        request = Request(lockfile, receipt.platform, receipt.categories, "envtool verify --rebuild", is_listed=False)
+        request = Request(
+            lockfile,
+            receipt.platform,
+            receipt.categories,
+            "envtool verify --rebuild",
+            is_listed=False,
+            is_from_archives=True,
+        )
         create(request, second, cache, display)
         locked = request.packages()
         first_entries = take_inventory(prefix, locked, cache, display).entries

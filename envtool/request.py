@@ -25,6 +25,7 @@ class Request:
         is_frozen: Whether conda shall be told not to change the prefix.
         is_listed: Whether the prefix goes into the user's list of environments.
         is_vouched: Whether a signature over the whole lock was checked already.
+        is_from_archives: Whether everything is unpacked and compiled, also what the cache holds unpacked.
     """
 
     lockfile: Lockfile
@@ -37,6 +38,7 @@ class Request:
     is_frozen: bool = False
     is_listed: bool = True
     is_vouched: bool = False
+    is_from_archives: bool = False
 
     def packages(self) -> tuple[LockedPackage, ...]:
         """What the lock says for the platform and categories.

@@ -32,17 +32,18 @@ def with_overhead(size_bytes: int) -> int:
     return int(size_bytes * _OVERHEAD)
 
 
-def require_room(archives: Iterable[Path], prefix: Path) -> None:
+def require_room(archives: Iterable[Path], prefix: Path, unpacked: int = 0) -> None:
     """Check that a prefix has room for what is to be unpacked into it.
 
     Args:
         archives: The proven archives and wheels.
         prefix: The prefix, which is there.
+        unpacked: How many bytes come from packages that are unpacked already.
 
     Raises:
         DiskSpaceError: It has not, with both figures.
     """
-    needed = with_overhead(sum(unpacked_bytes(archive) for archive in archives))
+    needed = with_overhead(unpacked + sum(unpacked_bytes(archive) for archive in archives))
     free = shutil.disk_usage(prefix).free
     if needed > free:
         raise DiskSpaceError(

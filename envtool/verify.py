@@ -86,8 +86,21 @@ def verify(prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, displa
     return VerifyReport(ordered, inventory.env_digest, len(inventory.entries), size_bytes)
 
 
-def take_inventory(prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, display: Display) -> Inventory:
+def take_inventory(
+    prefix: Prefix,
+    locked: Sequence[LockedPackage],
+    cache: Cache,
+    display: Display,
+    known: Mapping[str, Entry] | None = None,
+) -> Inventory:
     """Read every file of a prefix, and list what its lock says should be there.
+
+    Args:
+        prefix: The prefix.
+        locked: What the lock says for its platform and categories.
+        cache: Where archives and wheels are, should one have to be read.
+        display: Where progress is shown.
+        known: Files that were just written and need not be read.
 
     Raises:
         NetworkError, HashMismatchError: An archive that is not in the cache could not be had or proven.
@@ -95,7 +108,7 @@ def take_inventory(prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache
     declared = _declared(prefix, locked, cache, display)
     placeholders = {path: each.placeholder for path, each in declared.items() if each.placeholder}
     with display.task(f"read every file of {prefix.path}"):
-        return Inventory(declared, scan(prefix.path, placeholders))
+        return Inventory(declared, scan(prefix.path, placeholders, known))
 
 
 def _declared(prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, display: Display) -> dict[str, Declared]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from envtool import pypi, requirements, uv
+from envtool import credentials, indexes, patience, pypi, requirements, uv
 from envtool.errors import ProcessError, SolveError
 from envtool.mirrors import Mirrors
 from envtool.policy import Policy
@@ -115,6 +115,27 @@ def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
     Raises:
         SolveError: Nothing satisfies the requirements; uv's own words.
     """
+    places = indexes.candidates(request.index_url, mirrors)
+    reasons: list[str] = []
+    for place in places:
+        is_last = place == places[-1]
+        variables = indexes.limits(is_last, patience.configured().read_timeout_s)
+        try:
+            return _choose_from(replace(request, index_url=place), mirrors, variables)
+        except SolveError as error:
+            reason = error.message
+            if not reasons and (is_last or not indexes.is_failure(reason)):
+                raise
+            reasons.append(f"  {credentials.strip(place or 'the public index')}: {reason.splitlines()[-1].strip()}")
+            if not indexes.is_failure(reason):
+                break
+    raise SolveError(
+        f"{request.target.platform}: no package index has answered the pip section:\n" + "\n".join(reasons),
+        "check the network and run again; envtool mirror probe finds places that work",
+    )
+
+
+def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str, str]) -> list[Wheel]:
     with tempfile.TemporaryDirectory(prefix="envtool-") as directory:
         scratch = Path(directory)
         (scratch / "requirements.in").write_text("".join(f"{each}\n" for each in _requirements(request)))
@@ -124,7 +145,7 @@ def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
         if kept:
             locked.write_text(format_pylock(kept))  # uv prefers the versions that its output file has
         emitted = [part for name in sorted(request.provided) for part in ("--no-emit-package", name)]
-        _compile(request, scratch, ["--format", "pylock.toml", "--output-file", str(locked), *emitted])
+        _compile(request, scratch, ["--format", "pylock.toml", "--output-file", str(locked), *emitted], variables)
         wheels = parse_pylock(
             locked.read_text(encoding="utf-8"),
             {name: wheel for name, (wheel, _) in request.built.items()},
@@ -134,7 +155,7 @@ def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
         # for them. Fixing the wheels of the first keeps the two equal even if the index changes in between.
         pins = "".join(f"{each.name}=={each.version}\n" for each in wheels)
         (scratch / "constraints.txt").write_text("".join(f"{each}\n" for each in _constraints(request)) + pins)
-        reasons = _compile(request, scratch, ["--format", "requirements.txt", "--annotation-style", "line"])
+        reasons = _compile(request, scratch, ["--format", "requirements.txt", "--annotation-style", "line"], variables)
     needs = parse_reasons(reasons)
     return [replace(each, url=_canonical(each, mirrors), needs=needs.get(each.name, ())) for each in wheels]
 
@@ -168,7 +189,7 @@ def _constraints(request: WheelRequest) -> list[str]:
     return [*request.constraints, *(f"{name}=={version}" for name, version in sorted(request.provided.items()))]
 
 
-def _compile(request: WheelRequest, scratch: Path, output: Sequence[str]) -> str:
+def _compile(request: WheelRequest, scratch: Path, output: Sequence[str], variables: Mapping[str, str]) -> str:
     target, policy = request.target, request.policy
     argv = ["pip", "compile", "--quiet", "--no-header", "--only-binary", ":all:", *output]
     argv += ["--python", sys.executable, "--python-version", target.python_version]
@@ -181,7 +202,7 @@ def _compile(request: WheelRequest, scratch: Path, output: Sequence[str]) -> str
     try:
         return uv.run(
             [*argv, str(scratch / "requirements.in")],
-            env=pypi.index_variables(request.index_url, request.extra_index_urls),
+            env={**pypi.index_variables(request.index_url, request.extra_index_urls), **variables},
             cwd=scratch,
         )
     except ProcessError as error:

@@ -8,7 +8,7 @@ import click
 
 _COMMANDS = (
     "init", "lock", "diff", "tree", "why", "export", "create", "verify", "digest", "run", "activate", "shell-hook",
-    "list", "remove", "channel", "bundle", "mirror", "doctor", "deploy", "ci",
+    "list", "remove", "cache", "channel", "bundle", "mirror", "doctor", "deploy", "ci",
 )  # fmt: skip
 
 

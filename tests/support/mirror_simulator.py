@@ -292,7 +292,9 @@ class _Handler(BaseHTTPRequestHandler):
     @contextlib.contextmanager
     def _body_head(self, start: int, size: int, content: bytes | Path) -> Iterator[BinaryIO]:
         ranged = [("Content-Range", f"bytes {start}-{size - 1}/{size}")] if start else []
-        self._head(206 if start else 200, size - start, ranged)
+        # A directory is a page of a package index.
+        kind = [("Content-Type", "text/html")] if urlsplit(self.path).path.endswith("/") else []
+        self._head(206 if start else 200, size - start, [*kind, *ranged])
         with _open(content) as file:
             file.seek(start)
             yield file

@@ -1,0 +1,58 @@
+"""`envtool cache`."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group("cache", short_help="See what the cache takes, and make room.")
+def command() -> None:
+    """See what the cache takes, and make room.
+
+    Archives, wheels and unpacked packages are kept so that the next environment needs no network and little time. No
+    environment needs them once it is made.
+    """
+
+
+@command.command("list", short_help="Show what each part takes.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+def list_parts(as_json: bool) -> None:
+    """Show what each part of the cache takes."""
+    from envtool import directories, report
+    from envtool.cache import Cache
+    from envtool.unpacked.prune import sizes
+
+    found = sizes(Cache(directories.cache()))
+    if as_json:
+        report.answer_json({"cache": str(directories.cache()), "size_bytes": found})
+        return
+    for part, size_bytes in found.items():
+        report.answer(f"{part:10} {report.size(size_bytes):>10}")
+
+
+@command.command("prune", short_help="Remove unpacked packages.")
+@click.option("--days", type=click.FloatRange(min=0), default=30.0, show_default=True, help="Unused for so many days.")
+@click.option("--all", "is_all", is_flag=True, help="Remove all of them.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+def prune_unpacked(days: float, is_all: bool, dry_run: bool, as_json: bool) -> None:
+    """Remove unpacked packages that no create has used for some days.
+
+    Archives and wheels stay; the next create unpacks again. Environments share nothing with the cache, so that none is
+    harmed.
+    """
+    from envtool import directories, report
+    from envtool.cache import Cache
+    from envtool.unpacked.prune import prune, stale
+    from envtool.unpacked.store import ImageStore
+
+    store = ImageStore(Cache(directories.cache()))
+    found = stale(store, 0 if is_all else days)
+    if not dry_run:
+        prune(store, found)
+    size_bytes = sum(each.size_bytes for each in found)
+    if as_json:
+        report.answer_json({"packages": len(found), "size_bytes": size_bytes, "dry_run": dry_run})
+    else:
+        done = "would be removed" if dry_run else "removed"
+        report.answer(f"{len(found)} unpacked packages {done}, {report.size(size_bytes)}")

@@ -1,0 +1,125 @@
+"""The prefix in the content of files: what linking writes, and how it is taken out again.
+
+A package's archive holds a *placeholder* wherever a file names its prefix; linking replaces it. `restore` puts it back
+and `substitute` replaces it once more, so that `substitute(restore(x)) == x` for whatever was linked right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+# Stands for the prefix in files that declare no placeholder of their own, such as the scripts that wheels bring.
+PREFIX_TEXT = b"/envserve/prefix"
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """What a package's archive says in place of the prefix.
+
+    Args:
+        text: The placeholder.
+        is_binary: Whether the file is binary, so that the string was padded with NUL bytes to keep its length.
+    """
+
+    text: bytes
+    is_binary: bool
+
+
+def restore(content: bytes, prefix: bytes, placeholder: Placeholder | None) -> bytes:
+    """Take the prefix out of a file's content again: the inverse of what linking does.
+
+    Args:
+        content: The file as it is in the prefix.
+        prefix: The path of the prefix.
+        placeholder: What the archive declares, None for files that declare nothing.
+
+    Returns:
+        The content with the placeholder, equal to the archive's when the file is as it was linked.
+    """
+    if placeholder is None:
+        return content.replace(prefix, PREFIX_TEXT)
+    if not placeholder.is_binary:
+        return content.replace(prefix, placeholder.text)
+    return _restore_binary(content, prefix, placeholder.text)
+
+
+def substitute(content: bytes, prefix: bytes, placeholder: Placeholder | None) -> bytes:
+    """Put the prefix into a file's content, as linking does.
+
+    Args:
+        content: The file with the placeholder.
+        prefix: The path of the prefix; in a binary it must not be longer than the placeholder.
+        placeholder: What the archive declares, None for files in which `PREFIX_TEXT` stands.
+    """
+    if placeholder is None:
+        return content.replace(PREFIX_TEXT, prefix)
+    if not placeholder.is_binary:
+        return content.replace(placeholder.text, prefix)
+    return _substitute_binary(content, prefix, placeholder.text)
+
+
+def _restore_binary(content: bytes, prefix: bytes, placeholder: bytes) -> bytes:
+    # A C string that names the prefix was shortened in place and the rest filled with NUL bytes: each prefix in the
+    # string took `missing` bytes away, which stand after its end.
+    missing = len(placeholder) - len(prefix)
+    pieces = []
+    at = 0
+    while (found := content.find(prefix, at)) >= 0:
+        end = content.find(b"\0", found)
+        end = len(content) if end < 0 else end
+        string = content[found:end]
+        pieces += [content[at:found], string.replace(prefix, placeholder)]
+        at = end + missing * string.count(prefix)
+    return b"".join([*pieces, content[at:]])
+
+
+def _substitute_binary(content: bytes, prefix: bytes, placeholder: bytes) -> bytes:
+    pieces = []
+    at = 0
+    while (found := content.find(placeholder, at)) >= 0:
+        end = content.find(b"\0", found)
+        end = len(content) if end < 0 else end
+        string = content[found:end].replace(placeholder, prefix)
+        pieces += [content[at:found], string.ljust(end - found, b"\0")]
+        at = end
+    return b"".join([*pieces, content[at:]])
+
+
+def without_rewritten(record: bytes, prefix: bytes) -> bytes:
+    """RECORD of a `.dist-info` without the hashes of the scripts outside of site-packages.
+
+    Installing writes the prefix into those, so that their hashes differ from one directory to another.
+    """
+    lines = record.replace(prefix, PREFIX_TEXT).split(b"\n")
+    return b"\n".join(line.split(b",", 1)[0] + b",," if line.startswith(b"../") else line for line in lines)
+
+
+def with_rewritten(record: bytes, describe: Callable[[bytes], bytes]) -> bytes:
+    """RECORD of a `.dist-info` with the hashes of the scripts outside of site-packages as they are now.
+
+    Args:
+        record: The file; a script that it gives no hash of gets none.
+        describe: Gives `sha256=HASH,SIZE` of a path as it stands in RECORD.
+    """
+    lines = record.split(b"\n")
+    return b"\n".join(_described(line, describe) if line.startswith(b"../") else line for line in lines)
+
+
+def _described(line: bytes, describe: Callable[[bytes], bytes]) -> bytes:
+    path, _, rest = line.partition(b",")
+    if rest.strip() == b",":
+        return line
+    return path + b"," + describe(path) + (b"\r" if line.endswith(b"\r") else b"")
+
+
+def replace_text(value: Any, old: str, new: str) -> Any:
+    """A JSON value with a text replaced wherever it stands in a string; keys stay."""
+    if isinstance(value, str):
+        return value.replace(old, new)
+    if isinstance(value, list):
+        return [replace_text(each, old, new) for each in value]
+    if isinstance(value, dict):
+        return {key: replace_text(each, old, new) for key, each in value.items()}
+    return value
