@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from envtool.errors import ArchiveError
+from envtool.relocation import without_rewritten
 
 _CHUNK_BYTES = 1 << 20
 
@@ -75,12 +76,14 @@ class Member:
         is_link: Whether it is a symbolic link.
         is_executable: Whether its owner may execute it; False for links.
         sha256: Hash of its content, or of the target of a link.
+        normalized_sha256: The same, but of a RECORD without the hashes of scripts, as the env digest counts it.
     """
 
     path: str
     is_link: bool
     is_executable: bool
     sha256: str
+    normalized_sha256: str
 
 
 def read_payload(archive: Path) -> list[Member]:
@@ -103,14 +106,19 @@ def read_payload(archive: Path) -> list[Member]:
 def _member(tar: tarfile.TarFile, info: tarfile.TarInfo, members: Mapping[str, Member]) -> Member:
     if info.issym():
         target = os.fsencode(info.linkname)
-        return Member(info.name, True, False, hashlib.sha256(target).hexdigest())
+        sha256 = hashlib.sha256(target).hexdigest()
+        return Member(info.name, True, False, sha256, sha256)
     if info.islnk():  # a second name of a file that came before
         return replace(members[info.linkname], path=info.name)
     digest = hashlib.sha256()
+    normalized = None
     if (file := tar.extractfile(info)) is not None:
-        while chunk := file.read(_CHUNK_BYTES):
+        is_record = info.name.endswith(".dist-info/RECORD")
+        while chunk := file.read(info.size if is_record else _CHUNK_BYTES):
             digest.update(chunk)
-    return Member(info.name, False, bool(info.mode & stat.S_IXUSR), digest.hexdigest())
+            normalized = hashlib.sha256(without_rewritten(chunk)).hexdigest() if is_record else None
+    sha256 = digest.hexdigest()
+    return Member(info.name, False, bool(info.mode & stat.S_IXUSR), sha256, normalized or sha256)
 
 
 @contextmanager

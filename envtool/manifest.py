@@ -55,7 +55,7 @@ class Manifests:
 
     def __init__(self, cache_dir: Path) -> None:
         # The number goes up when the content changes, so that an old one is not read.
-        self._root = cache_dir / "manifests" / "2"
+        self._root = cache_dir / "manifests" / "3"
 
     def is_known(self, sha256: str) -> bool:
         """Whether the manifest is kept, so that the archive or wheel is not needed."""
@@ -100,7 +100,7 @@ def _archive_content(archive: Path) -> dict[str, Any]:
     listed = {each["_path"]: each for each in read_info_json(archive, "paths.json")["paths"]}
     files: dict[str, dict[str, Any]] = {}
     for member in read_payload(archive):
-        file: dict[str, Any] = {"sha256": member.sha256}
+        file: dict[str, Any] = {"sha256": member.normalized_sha256}
         if member.is_link:
             file["is_link"] = True
         if member.is_executable:

@@ -87,7 +87,7 @@ def _substitute_binary(content: bytes, prefix: bytes, placeholder: bytes) -> byt
     return b"".join([*pieces, content[at:]])
 
 
-def without_rewritten(record: bytes, prefix: bytes) -> bytes:
+def without_rewritten(record: bytes, prefix: bytes = PREFIX_TEXT) -> bytes:
     """RECORD of a `.dist-info` without the hashes of the scripts outside of site-packages.
 
     Installing writes the prefix into those, so that their hashes differ from one directory to another.

@@ -13,6 +13,8 @@ from envtool.report import size
 
 # Byte-code, directory entries and the blocks that small files do not fill: about an eighth on top, by measurement.
 _OVERHEAD = 1.125
+# What an archive that nobody has seen comes to once it is unpacked.
+UNPACKED_FACTOR = 4
 
 
 def unpacked_bytes(archive: Path) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ import click
 from envtool.cli.options import file_option, json_option, name_option, prefix_option, this_platform
 
 if TYPE_CHECKING:
+    from envtool.forecast import Forecast
     from envtool.plan import Plan
     from envtool.prefix import Prefix
     from envtool.request import Request
@@ -82,9 +85,12 @@ def command(
         if frozen and not dry_run:
             prefix.freeze()
     if as_json:
-        report.answer_json({"prefix": str(prefix.path), "dry_run": dry_run, "env_digest": digest, **_as_dict(plan)})
+        needs = asdict(_forecast(plan, prefix, request, _sizes(plan))) if dry_run else {}
+        report.answer_json(
+            {**needs, "prefix": str(prefix.path), "dry_run": dry_run, "env_digest": digest, **_as_dict(plan)}
+        )
     elif dry_run:
-        _show(plan, prefix)
+        _show(plan, prefix, request)
     else:
         _say(plan, prefix, digest)
 
@@ -111,17 +117,15 @@ def _as_dict(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _show(plan: Plan, prefix: Prefix) -> None:
+def _show(plan: Plan, prefix: Prefix, request: Request) -> None:
     from envtool import report
-    from envtool.facts import look_up
 
     if plan.is_empty:
         report.answer(f"nothing to do: {prefix.path} is the lock's already")
         return
     if plan.starts_over:
         report.answer(f"make {prefix.path} from nothing")
-    known = look_up(plan.install, is_offline=True)
-    sizes = {each.url: known[each.url].size_bytes for each in plan.install if each.url in known}
+    sizes = _sizes(plan)
     for new in plan.install:
         size_bytes = sizes.get(new.url)
         shown = report.size(size_bytes) if size_bytes is not None else "size unknown"
@@ -130,9 +134,29 @@ def _show(plan: Plan, prefix: Prefix) -> None:
         report.answer(f"remove   {old.manager:5}  {old.name} {old.version}")
     for path in plan.delete:
         report.answer(f"delete   {path}")
-    unknown = sum(sizes.get(each.url) is None for each in plan.install)
-    total = sum(size_bytes for size_bytes in sizes.values() if size_bytes is not None)
-    report.say(f"{report.size(total)} of archives and wheels" + (f", and {unknown} of unknown size" if unknown else ""))
+    _show_needs(_forecast(plan, prefix, request, sizes))
+
+
+def _sizes(plan: Plan) -> dict[str, int | None]:
+    from envtool.facts import look_up
+
+    return {url: each.size_bytes for url, each in look_up(plan.install, is_offline=True).items()}
+
+
+def _show_needs(needs: Forecast) -> None:
+    from envtool import report
+
+    unknown = f", and {needs.unknown} of unknown size" if needs.unknown else ""
+    report.answer(f"download {report.size(needs.download_bytes)} in {needs.downloads} files{unknown}")
+    report.answer(f"disk     about {report.size(needs.disk_bytes)}, {report.size(needs.free_bytes)} are free")
+
+
+def _forecast(plan: Plan, prefix: Prefix, request: Request, sizes: Mapping[str, int | None]) -> Forecast:
+    from envtool import directories
+    from envtool.cache import Cache
+    from envtool.forecast import forecast
+
+    return forecast(plan, request.packages(), prefix.path, Cache(directories.cache()), sizes)
 
 
 def _say(plan: Plan, prefix: Prefix, digest: str | None) -> None:

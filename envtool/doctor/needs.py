@@ -8,15 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from envtool.doctor.facts import Needs
 from envtool.lockfile import LockedPackage
 from envtool.machine import find_lacks
-from envtool.space import with_overhead
+from envtool.space import UNPACKED_FACTOR, with_overhead
 
 # What says it best comes first: a channel may have a cuda-version that is newer than the CUDA in use.
 _CONDA_CUDA = ("pytorch-cuda", "cuda-cudart", "cudatoolkit", "cuda-version")
 _WHEEL_CUDA = re.compile(r"nvidia-cuda-runtime(-cu\d+)?")
 _LOCAL_CUDA = re.compile(r"\+cu(\d\d)(\d+)")
 _MANYLINUX = re.compile(r"manylinux_(\d+)_(\d+)")
-# What an archive that nobody has seen comes to once it is unpacked.
-_UNPACKED = 4
 _OLD_MANYLINUX = {"manylinux1": (2, 5), "manylinux2010": (2, 12), "manylinux2014": (2, 17)}
 
 
@@ -39,7 +37,7 @@ def needs(
         cuda_of(packages),
         glibc_of(packages),
         missing_bytes,
-        with_overhead(sum(cached.values()) + missing_bytes * _UNPACKED),
+        with_overhead(sum(cached.values()) + missing_bytes * UNPACKED_FACTOR),
         sum(url not in sizes for url in missing),
         bool(packages) and not missing,
     )

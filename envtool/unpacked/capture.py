@@ -217,7 +217,11 @@ class _Taking:
 
     def _record_file(self, path: str, mode: int, source: Path) -> StoredFile:
         content = source.read_bytes()
-        if self._prefix in content or fill_record(content, source) != content:
+        if self._prefix in content:
+            raise _UnclearError(f"{path} names the prefix")
+        if self._made.declared[path].package[0] == "conda":  # stays as the archive has it
+            return self._packed(StoredFile(path, mode, "", 0, rewrite="kept"), content)
+        if fill_record(content, source) != content:
             raise _UnclearError(f"{path} cannot be written again")
         return self._packed(StoredFile(path, mode, "", 0, rewrite="record"), content)
 

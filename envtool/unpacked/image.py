@@ -33,7 +33,8 @@ class StoredFile:
         sha256: Of what is stored: the content with the placeholder where it names the prefix.
         size_bytes: Of what is stored.
         offset: Where it begins in the pack; None for a file of its own.
-        rewrite: What is done when it is placed: nothing, `prefix`, `text`, `binary` or `record`.
+        rewrite: What is done when it is placed: nothing; `prefix`, `text` or `binary` (the prefix is put in); `record`
+            (scripts are hashed anew); `kept` (nothing, but its hash is not that of its content).
         placeholder: What stands for the prefix, where the archive declares it.
     """
 

@@ -84,7 +84,7 @@ def _write(files: Sequence[StoredFile], placing: Placing, prefix: Path) -> None:
     try:
         for file in files:
             content = os.pread(pack, file.size_bytes, file.offset or 0)
-            if file.rewrite and file.rewrite != "record":
+            if file.rewrite in ("prefix", "text", "binary"):
                 content = substitute(content, name, file.declared())
             descriptor = create(f"{root}/{file.path}", file.mode)
             try:

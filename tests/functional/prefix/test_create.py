@@ -88,6 +88,8 @@ def test_a_changed_lock_changes_only_what_it_must(user: User, channel: Channel, 
     assert "install  conda  tool 2.0" in dry
     assert "remove   conda  old 1.0" in dry
     assert "library" not in dry
+    assert "download 0 B in 0 files" not in dry
+    assert "disk     about" in dry
     user.run("create", "-p", prefix)
     assert (prefix / "bin/tool2").exists()
     assert not (prefix / "bin/tool").exists()

@@ -131,6 +131,19 @@ def test_a_store_that_others_may_write_to_is_not_used(user: User, large: LockedP
     user.run("verify", "-p", user.home / "two")
 
 
+def test_a_conda_package_whose_record_has_the_hash_of_another_script(user: User, tmp_path: Path) -> None:
+    # As pip wrote it when the package was built; linking makes the script anew.
+    record = b"x.py,,\n../../../bin/x,sha256=AAAA,200\nx-1.0.dist-info/RECORD,,\n"
+    name = "lib/python3.9/site-packages/x-1.0.dist-info/RECORD"
+    user.write_lock(locked(Archive("x", {name: File(record), "bin/x": File(b"x", 0o755)}).write(tmp_path)))
+    digest, _ = create(user, user.home / "one")
+    again, said = create(user, user.home / "two")
+    assert "place 1" in said
+    assert again == digest
+    assert (user.home / "two" / name).read_bytes() == record
+    user.run("verify", "-p", user.home / "two")
+
+
 def test_what_nobody_used_for_long_is_removed(user: User, channel: Channel, large: LockedPackage) -> None:
     user.write_lock(channel.tool, large)
     digest, _ = create(user, user.home / "one")
