@@ -5,9 +5,11 @@ conda-lock compares with the virtual packages that it is told of: `envtool expor
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+import shutil
 import sys
 import tempfile
 import types
@@ -15,12 +17,14 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from envtool import report, requirements
 from envtool.document import dump
+from envtool.files import write_atomically
 from envtool.spec import EnvironmentSpec, PlatformSpec
 
 _EMPTY = ("conda_lock", "conda_lock.lockfile", "conda_lock.src_parser")
@@ -34,24 +38,65 @@ def content_hashes(spec: EnvironmentSpec, declared: Mapping[str, Mapping[str, st
         spec: The specification, read from its files.
         declared: The virtual packages of each platform; None means conda-lock's own.
     """
-    hashes = {}
-    with conda_lock_modules(), tempfile.TemporaryDirectory(prefix="envtool-") as scratch:
-        try:
-            import conda_lock.lockfile.v1.models  # noqa: F401 - the lock is written with it, when the solve is done
+    try:
+        return _ask_conda_lock(spec, declared)
+    except Exception as error:  # conda-lock raises whatever its parsers raise
+        return _without_conda_lock(spec, error)
 
-            repodata = _virtual_packages(Path(scratch), declared)
-            if not any(each.pip or each.pip_constraints for each in spec.platforms):
-                return _compute(spec, repodata)
-            if _is_readable(spec):
-                platforms = [each.platform for each in spec.platforms]
-                return _compute_from_files(list(spec.paths), platforms, repodata, Path(scratch))
-            for each in spec.platforms:
-                path = Path(scratch) / f"{each.platform}.yml"
-                path.write_text(dump(_plain(spec, each)))
-                hashes.update(_compute_from_files([path], [each.platform], repodata, Path(scratch)))
-        except Exception as error:  # conda-lock raises whatever its parsers raise
-            report.warn(f"conda-lock cannot read the sources, so that its own check of them will not agree: {error}")
-            return {each.platform: _digest(_plain(spec, each)) for each in spec.platforms}
+
+def remembered_hashes(
+    spec: EnvironmentSpec, declared: Mapping[str, Mapping[str, str]], directory: Path
+) -> dict[str, str]:
+    """The hash of each platform, as conda-lock computed it when it was last asked about the very same sources.
+
+    Importing what conda-lock needs for it takes as long as a solve; that the sources are the same takes a millisecond.
+
+    Args:
+        spec: The specification, read from its files.
+        declared: The virtual packages of each platform.
+        directory: Where the answers are kept.
+    """
+    path = directory / f"{_digest([version('conda-lock'), declared, repr(spec), *_contents(spec)])}.json"
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        found = {str(platform): str(digits) for platform, digits in json.loads(path.read_bytes()).items()}
+        if found.keys() == declared.keys():
+            return found
+    try:
+        hashes = _ask_conda_lock(spec, declared)
+    except Exception as error:  # as above; what is not conda-lock's is not kept
+        return _without_conda_lock(spec, error)
+    with contextlib.suppress(OSError):  # a place where nothing can be kept is as good as none
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(hashes))
+    return hashes
+
+
+def _without_conda_lock(spec: EnvironmentSpec, error: Exception) -> dict[str, str]:
+    report.warn(f"conda-lock cannot read the sources, so that its own check of them will not agree: {error}")
+    return {each.platform: _digest(_plain(spec, each)) for each in spec.platforms}
+
+
+def _contents(spec: EnvironmentSpec) -> list[str]:
+    return [path.read_text(encoding="utf-8") for path in spec.paths]
+
+
+def _ask_conda_lock(spec: EnvironmentSpec, declared: Mapping[str, Mapping[str, str]] | None) -> dict[str, str]:
+    with conda_lock_modules(), tempfile.TemporaryDirectory(prefix="envtool-") as directory:
+        scratch = Path(directory)
+        with _virtual_packages(scratch, declared) as repodata:
+            return _compute_all(spec, repodata, scratch)
+
+
+def _compute_all(spec: EnvironmentSpec, repodata: Any, scratch: Path) -> dict[str, str]:
+    if not any(each.pip or each.pip_constraints for each in spec.platforms):
+        return _compute(spec, repodata)
+    if _is_readable(spec):
+        return _compute_from_files(list(spec.paths), [each.platform for each in spec.platforms], repodata, scratch)
+    hashes = {}
+    for each in spec.platforms:
+        path = scratch / f"{each.platform}.yml"
+        path.write_text(dump(_plain(spec, each)))
+        hashes.update(_compute_from_files([path], [each.platform], repodata, scratch))
     return hashes
 
 
@@ -133,14 +178,21 @@ def _compute_from_files(paths: list[Path], platforms: list[str], repodata: Any, 
     return dict(sorted(compute_content_hashes(lock_spec, repodata).items()))
 
 
-def _virtual_packages(scratch: Path, declared: Mapping[str, Mapping[str, str]] | None) -> Any:
+@contextmanager
+def _virtual_packages(scratch: Path, declared: Mapping[str, Mapping[str, str]] | None) -> Iterator[Any]:
     from conda_lock.virtual_package import default_virtual_package_repodata, virtual_package_repo_from_specification
 
     if declared is None:
-        return default_virtual_package_repodata()
-    path = scratch / "virtual-packages.yml"
-    path.write_text(dump(virtual_package_specification(declared)))
-    return virtual_package_repo_from_specification(path)
+        repodata = default_virtual_package_repodata()
+    else:
+        path = scratch / "virtual-packages.yml"
+        path.write_text(dump(virtual_package_specification(declared)))
+        repodata = virtual_package_repo_from_specification(path)
+    try:
+        yield repodata
+    finally:
+        # conda-lock would remove its directory when the interpreter shuts down, which ours does not (`__main__`).
+        shutil.rmtree(repodata.base_path, ignore_errors=True)
 
 
 def _is_readable(spec: EnvironmentSpec) -> bool:

@@ -12,10 +12,10 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
-from envtool import inputs, policy, virtual
+from envtool import directories, inputs, policy, virtual
 from envtool.categories import categories, dependency_edges
 from envtool.conda import PackageRecord
-from envtool.content_hash import content_hashes
+from envtool.content_hash import remembered_hashes
 from envtool.errors import SolveError
 from envtool.inputs import INPUTS_KEY
 from envtool.lockfile import LockedPackage, Lockfile
@@ -74,7 +74,7 @@ def lock(request: LockRequest, sources: Sources) -> Lockfile:
     sysconfig.get_config_vars()
     with ThreadPoolExecutor(1) as pool:
         # conda-lock's modules take as long to import as the solve does, so the two go side by side.
-        hashes = pool.submit(content_hashes, request.spec, declared)
+        hashes = pool.submit(remembered_hashes, request.spec, declared, directories.cache() / "content-hashes")
         solutions = solve(complete, sources, request.policy(), request.preferences)
         content_hash = hashes.result()
     packages = [

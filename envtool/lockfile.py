@@ -1,28 +1,28 @@
 """The lockfile: conda-lock.yml in version 1 (CEP 37) as frozen values.
 
-Read by rules of our own, so that every issue has its place and reading takes milliseconds; written through conda-lock's
-own models, so that what conda-lock would refuse is never written. Out of scope: choosing the packages
-(`envtool.lock`).
+Read and written by rules of our own, so that every issue has its place and either takes milliseconds: importing
+conda-lock's models takes as long as a solve. That they would write the very same bytes is a property which the tests
+hold. Out of scope: choosing the packages (`envtool.lock`).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from envtool import repository, source_build
-from envtool.content_hash import conda_lock_modules
 from envtool.credentials import variables_of
 from envtool.document import Document, Value, dump, read_text
 from envtool.errors import Issue, LockfileError
 from envtool.files import write_atomically
+from envtool.locked import LockedPackage, Lockfile
 from envtool.source_build import SourceBuild
 
+__all__ = ["LockedPackage", "Lockfile", "format_lockfile", "parse_lockfile", "read_json_metadata", "read_lockfile"]
+__all__ += ["SIZES_KEY", "write_lockfile"]
 SIZES_KEY = "envtool_sizes"
 BUILDS_KEY = "envtool_builds"
 _PACKAGE_KEYS = (
@@ -36,83 +36,6 @@ _HEADER = """\
 #   envtool create -n NAME              makes an environment equal to this file
 #   conda-lock install -n NAME FILE     does so with conda, without the proof
 """
-
-
-@dataclass(frozen=True)
-class LockedPackage:
-    """One archive or wheel of the lock.
-
-    Args:
-        manager: `conda` or `pip`.
-        name: The package.
-        version: Its version.
-        platform: The platform that it is locked for.
-        url: Its canonical URL; a mirror never stands here.
-        sha256: Hash of the file; conda records that have only an MD5 have None.
-        md5: The same in MD5; conda-lock demands it for conda packages.
-        dependencies: What it needs, name to constraint.
-        category: `main`, `dev` or any other.
-        build: Its build string, where known.
-        size_bytes: Size of the file, where the channel or index says it.
-        built: How the wheel was made, if its URL is that of a commit.
-    """
-
-    manager: str
-    name: str
-    version: str
-    platform: str
-    url: str
-    sha256: str | None
-    md5: str | None = None
-    dependencies: Mapping[str, str] = field(default_factory=dict)
-    category: str = "main"
-    build: str | None = None
-    size_bytes: int | None = None
-    built: SourceBuild | None = None
-
-    @property
-    def file_name(self) -> str:
-        """The name of the archive or wheel, the last part of its URL."""
-        if self.built:
-            return self.built.wheel
-        return unquote(self.url.partition("#")[0].rpartition("/")[2])
-
-    @property
-    def build_string(self) -> str | None:
-        """The build of a conda package, which its file name has even where the lock has not."""
-        if self.build or self.manager != "conda":
-            return self.build
-        return re.sub(r"\.(conda|tar\.bz2)$", "", self.file_name).rpartition("-")[2]
-
-    @property
-    def sort_key(self) -> tuple[str, str, str, str]:
-        """The order of the file."""
-        return self.manager, self.name, self.platform, self.category
-
-
-@dataclass(frozen=True)
-class Lockfile:
-    """A whole lock.
-
-    Args:
-        packages: Every package of every platform, in the order of the file.
-        channels: The channels as the sources name them.
-        platforms: The locked platforms.
-        sources: The source files, relative to the lockfile.
-        content_hash: conda-lock's hash of the sources for each platform.
-        custom_metadata: Data of ours, text to text.
-    """
-
-    packages: tuple[LockedPackage, ...]
-    channels: tuple[str, ...]
-    platforms: tuple[str, ...]
-    sources: tuple[str, ...]
-    content_hash: Mapping[str, str]
-    custom_metadata: Mapping[str, str] = field(default_factory=dict)
-
-    def select(self, platform: str, categories: Sequence[str] = ("main",)) -> tuple[LockedPackage, ...]:
-        """The packages of one platform and some categories."""
-        return tuple(each for each in self.packages if each.platform == platform and each.category in categories)
 
 
 def read_lockfile(path: Path) -> Lockfile:
@@ -157,7 +80,6 @@ def write_lockfile(path: Path, lockfile: Lockfile) -> None:
     """Write a lock; an interrupted write leaves the old file.
 
     Raises:
-        pydantic.ValidationError: conda-lock would not accept it, which is a bug of ours.
         OSError: The file cannot be written.
     """
     write_atomically(path, format_lockfile(lockfile))
@@ -165,21 +87,16 @@ def write_lockfile(path: Path, lockfile: Lockfile) -> None:
 
 def format_lockfile(lockfile: Lockfile) -> str:
     """The text of a lock: equal values give equal bytes."""
-    with conda_lock_modules():
-        from conda_lock.lockfile.v1.models import LockedDependency, LockMeta
-        from conda_lock.lockfile.v1.models import Lockfile as LockfileModel
-        from conda_lock.models.channel import Channel
-
-    metadata = LockMeta(
-        content_hash=dict(lockfile.content_hash),
-        channels=[Channel(url=url, used_env_vars=tuple(sorted(variables_of(url)))) for url in lockfile.channels],
-        platforms=list(lockfile.platforms),
-        sources=list(lockfile.sources),
-        custom_metadata=dict(sorted({**lockfile.custom_metadata, **_sizes(lockfile), **_builds(lockfile)}.items())),
-    )
-    packages = [LockedDependency.model_validate(_package_dict(each)) for each in sorted(lockfile.packages, key=_order)]
-    model = LockfileModel(package=packages, metadata=metadata)
-    return _HEADER + dump(model.dict_for_output())
+    custom_metadata = {**lockfile.custom_metadata, **_sizes(lockfile), **_builds(lockfile)}
+    metadata = {
+        "content_hash": dict(lockfile.content_hash),
+        "channels": [{"url": url, "used_env_vars": sorted(variables_of(url))} for url in lockfile.channels],
+        "platforms": list(lockfile.platforms),
+        "sources": list(lockfile.sources),
+        "custom_metadata": dict(sorted(custom_metadata.items())),
+    }
+    packages = [_package_dict(each) for each in sorted(lockfile.packages, key=_order)]
+    return _HEADER + dump({"version": 1, "metadata": metadata, "package": packages})
 
 
 def _sizes(lockfile: Lockfile) -> dict[str, str]:
@@ -204,7 +121,9 @@ def _order(package: LockedPackage) -> tuple[str, str, str, str]:
 
 def _package_dict(package: LockedPackage) -> dict[str, Any]:
     hashes = {"md5": package.md5, "sha256": package.sha256}
-    found: dict[str, Any] = {
+    # Without its source, conda-lock would ask an index for a repository's version. Source: conda_lock/conda_lock.py.
+    is_commit = repository.is_repository(package.url)
+    return {
         "name": package.name,
         "version": package.version,
         "manager": package.manager,
@@ -212,13 +131,10 @@ def _package_dict(package: LockedPackage) -> dict[str, Any]:
         "dependencies": dict(sorted(package.dependencies.items())),
         "url": package.url,
         "hash": {kind: digits for kind, digits in hashes.items() if digits},
+        **({"source": {"type": "url", "url": package.url}} if is_commit else {}),
         "category": package.category,
         "optional": package.category != "main",
     }
-    if repository.is_repository(package.url):
-        # Without it conda-lock would ask an index for the version. Source: conda_lock/conda_lock.py.
-        found["source"] = {"type": "url", "url": package.url}
-    return found
 
 
 def _lockfile(document: Document, top: Mapping[str, Value]) -> Lockfile:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from envtool.content_hash import content_hashes, virtual_package_specification
+from envtool.content_hash import content_hashes, remembered_hashes, virtual_package_specification
 from envtool.lock import with_virtual_packages
 from envtool.spec import read_spec
 
@@ -96,3 +97,30 @@ def test_nothing_of_conda_lock_stays_imported(tmp_path: Path) -> None:
     environment = {"PYTHONPATH": root, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout.split() == ["[]", "True"], done.stderr
+
+
+def test_a_hash_is_remembered_for_the_very_same_sources(tmp_path: Path) -> None:
+    source, kept = tmp_path / "environment.yml", tmp_path / "kept"
+    source.write_text(BASE)
+    spec = read_spec([source])
+    declared = {each.platform: each.virtual_packages for each in with_virtual_packages(spec).platforms}
+    assert remembered_hashes(spec, declared, kept) == content_hashes(spec, declared)
+    answer = next(kept.iterdir())
+    answer.write_text(json.dumps(dict.fromkeys(declared, "remembered")))
+    assert set(remembered_hashes(spec, declared, kept).values()) == {"remembered"}
+    answer.write_text("{")
+    assert remembered_hashes(spec, declared, kept) == content_hashes(spec, declared)
+    source.write_text(BASE + "  - xz\n")
+    assert remembered_hashes(read_spec([source]), declared, kept) == content_hashes(read_spec([source]), declared)
+    other = {**declared, "linux-64": {**declared["linux-64"], "__glibc": "2.35"}}
+    assert remembered_hashes(spec, other, kept) == content_hashes(spec, other)
+
+
+def test_conda_lock_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "environment.yml").write_text(BASE)
+    spec = read_spec([tmp_path / "environment.yml"])
+    content_hashes(spec, {"linux-64": {}, "osx-arm64": {}})
+    content_hashes(spec, None)
+    assert list((tmp_path / "scratch").iterdir()) == []

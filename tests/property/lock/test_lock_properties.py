@@ -4,11 +4,14 @@ import random
 import string
 from pathlib import Path
 
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from envtool import source
+from envtool.content_hash import conda_lock_modules
 from envtool.diff import compare
+from envtool.document import dump
 from envtool.explain import smallest_conflict
 from envtool.inputs import compare as compare_inputs
 from envtool.inputs import serialize
@@ -70,6 +73,18 @@ def test_parse_after_write_is_the_identity(lockfile: Lockfile) -> None:
     text = format_lockfile(lockfile)
     assert parse_lockfile("lock", text) == lockfile
     assert format_lockfile(parse_lockfile("lock", text)) == text
+
+
+@given(lockfiles())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_conda_locks_own_models_would_write_the_same(lockfile: Lockfile) -> None:
+    text = format_lockfile(lockfile)
+    with conda_lock_modules():
+        from conda_lock.lockfile.v1.models import Lockfile as Model
+
+        theirs = Model.model_validate(yaml.safe_load(text)).dict_for_output()
+    header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("# "))
+    assert header + dump(theirs) == text
 
 
 @given(lockfiles(), st.randoms(use_true_random=False))
