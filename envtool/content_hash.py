@@ -9,9 +9,8 @@ import contextlib
 import hashlib
 import json
 import logging
-import shutil
+import os
 import sys
-import tempfile
 import types
 import warnings
 from collections.abc import Iterator, Mapping
@@ -25,8 +24,10 @@ from typing import Any
 from envtool import report, requirements
 from envtool.document import dump
 from envtool.files import write_atomically
+from envtool.scratch import scratch_directory
 from envtool.spec import EnvironmentSpec, PlatformSpec
 
+_TEMP_VARIABLE = "RUNNER_TEMP"
 _EMPTY = ("conda_lock", "conda_lock.lockfile", "conda_lock.src_parser")
 _kept: dict[str, types.ModuleType] = {}
 
@@ -81,10 +82,8 @@ def _contents(spec: EnvironmentSpec) -> list[str]:
 
 
 def _ask_conda_lock(spec: EnvironmentSpec, declared: Mapping[str, Mapping[str, str]] | None) -> dict[str, str]:
-    with conda_lock_modules(), tempfile.TemporaryDirectory(prefix="envtool-") as directory:
-        scratch = Path(directory)
-        with _virtual_packages(scratch, declared) as repodata:
-            return _compute_all(spec, repodata, scratch)
+    with conda_lock_modules(), scratch_directory() as scratch:
+        return _compute_all(spec, _virtual_packages(scratch, declared), scratch)
 
 
 def _compute_all(spec: EnvironmentSpec, repodata: Any, scratch: Path) -> dict[str, str]:
@@ -178,21 +177,23 @@ def _compute_from_files(paths: list[Path], platforms: list[str], repodata: Any, 
     return dict(sorted(compute_content_hashes(lock_spec, repodata).items()))
 
 
-@contextmanager
-def _virtual_packages(scratch: Path, declared: Mapping[str, Mapping[str, str]] | None) -> Iterator[Any]:
+def _virtual_packages(scratch: Path, declared: Mapping[str, Mapping[str, str]] | None) -> Any:
     from conda_lock.virtual_package import default_virtual_package_repodata, virtual_package_repo_from_specification
 
-    if declared is None:
-        repodata = default_virtual_package_repodata()
-    else:
+    # conda-lock removes its directory when the interpreter shuts down, which ours does not (`__main__`); so it is made
+    # where we remove it. Source: conda_lock/virtual_package.py, `_init_fake_repodata`.
+    before = os.environ.get(_TEMP_VARIABLE)
+    os.environ[_TEMP_VARIABLE] = str(scratch)
+    try:
+        if declared is None:
+            return default_virtual_package_repodata()
         path = scratch / "virtual-packages.yml"
         path.write_text(dump(virtual_package_specification(declared)))
-        repodata = virtual_package_repo_from_specification(path)
-    try:
-        yield repodata
+        return virtual_package_repo_from_specification(path)
     finally:
-        # conda-lock would remove its directory when the interpreter shuts down, which ours does not (`__main__`).
-        shutil.rmtree(repodata.base_path, ignore_errors=True)
+        os.environ.pop(_TEMP_VARIABLE)
+        if before is not None:
+            os.environ[_TEMP_VARIABLE] = before
 
 
 def _is_readable(spec: EnvironmentSpec) -> bool:

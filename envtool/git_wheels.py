@@ -9,9 +9,7 @@ places, since a build that is not the same twice can be no part of a lock.
 from __future__ import annotations
 
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,6 +26,7 @@ from envtool.pylock import Wheel
 from envtool.report import Display
 from envtool.repository import Repository, parse
 from envtool.requirements import name_of, url_of
+from envtool.scratch import scratch_directory
 from envtool.source_build import SourceBuild, Tool
 from envtool.spec import Dependency, EnvironmentSpec
 from envtool.wheels import Target, WheelRequest
@@ -103,7 +102,7 @@ class GitWheels:
 
     def _new(self, repository: Repository, requirement: Dependency, progress: Progress) -> BuiltWheel:
         pinned = repository.at(git.resolve(repository))
-        with _scratch() as scratch:
+        with scratch_directory() as scratch:
             first = _Checkout(pinned, scratch / "first")
             self._refuse_newer(pinned, first.committed_at, requirement)
             tools = self._tools(first.project)
@@ -179,7 +178,7 @@ def rebuild(
     if built is None or repository.commit is None:
         issue = Issue(f"{package.name} {package.version}", f"the lock does not say how {package.url} is built")
         raise LockfileError("the lock", [issue], "envtool lock writes one that does")
-    with display.task(f"build {package.name} from {repository.shown}") as task, _scratch() as scratch:
+    with display.task(f"build {package.name} from {repository.shown}") as task, scratch_directory() as scratch:
         tools = _tool_directory(built.tools, scratch / "tools", cache, display, mirrors)
         checkout = _Checkout(repository, scratch / "checkout")
         if checkout.tree_sha256 != built.tree_sha256:
@@ -193,12 +192,6 @@ def rebuild(
                 made.name, f"sha256:{package.sha256}", f"sha256:{sha256}", _OTHER_BYTES.format(python=python)
             )
         return _store(made, sha256, cache, task)
-
-
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="envtool-") as directory:
-        yield Path(directory)
 
 
 class _Checkout:

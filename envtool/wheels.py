@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -19,6 +18,7 @@ from envtool.errors import ProcessError, SolveError
 from envtool.mirrors import Mirrors
 from envtool.policy import Policy
 from envtool.pylock import Wheel, format_pylock, parse_pylock
+from envtool.scratch import scratch_directory
 
 __all__ = ["Target", "Wheel", "WheelRequest", "choose", "install", "uninstall"]
 
@@ -136,8 +136,7 @@ def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
 
 
 def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str, str]) -> list[Wheel]:
-    with tempfile.TemporaryDirectory(prefix="envtool-") as directory:
-        scratch = Path(directory)
+    with scratch_directory() as scratch:
         (scratch / "requirements.in").write_text("".join(f"{each}\n" for each in _requirements(request)))
         (scratch / "constraints.txt").write_text("".join(f"{each}\n" for each in _constraints(request)))
         locked = scratch / "pylock.toml"
@@ -227,17 +226,17 @@ def install(wheels: Mapping[str, Path], hashes: Mapping[str, str], prefix: Path,
     Raises:
         ProcessError: uv refused.
     """
-    with tempfile.TemporaryDirectory(prefix="envtool-") as scratch:
+    with scratch_directory() as scratch:
         # A directory of links, not file:// requirements: those would leave a direct_url.json with a path of this
         # machine in every dist-info, and two machines would differ.
         for path in wheels.values():
-            (Path(scratch) / path.name).symlink_to(path)
-        listed = Path(scratch) / "requirements.txt"
+            (scratch / path.name).symlink_to(path)
+        listed = scratch / "requirements.txt"
         listed.write_text("".join(f"{each} --hash=sha256:{hashes[each]}\n" for each in sorted(wheels)))
-        argv = ["pip", "install", "--quiet", "--offline", "--no-index", "--find-links", scratch, "--no-deps"]
+        argv = ["pip", "install", "--quiet", "--offline", "--no-index", "--find-links", str(scratch), "--no-deps"]
         argv += ["--require-hashes", "--reinstall", "--link-mode", "hardlink", "--cache-dir", str(cache_dir)]
         argv += ["--python", str(prefix / "bin" / "python"), "--requirements", str(listed)]
-        uv.run(argv, cwd=Path(scratch))
+        uv.run(argv, cwd=scratch)
     _forget_origin(prefix)
 
 

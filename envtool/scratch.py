@@ -1,0 +1,55 @@
+"""A directory for what a piece of work needs on its way, gone when it is done, also when a process was killed over it.
+
+Each is locked by its process, and the kernel takes the lock back from whoever dies. The next process removes what
+nobody holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# No name that a person would give a directory of hers.
+_PREFIX = "envtool-scratch-"
+# One that is younger may just be about to be locked.
+_YOUNG_S = 60.0
+
+
+@contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """Make a directory that is removed when the block ends."""
+    _sweep(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as directory:
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks: then nothing is ever swept there
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield Path(directory)
+        finally:
+            os.close(descriptor)
+
+
+def _sweep(place: Path) -> None:
+    with contextlib.suppress(OSError), os.scandir(place) as entries:
+        for entry in entries:
+            if entry.name.startswith(_PREFIX) and entry.is_dir(follow_symlinks=False):
+                with contextlib.suppress(OSError):
+                    _remove_if_left(Path(entry.path), entry.stat(follow_symlinks=False))
+
+
+def _remove_if_left(path: Path, status: os.stat_result) -> None:
+    if status.st_uid != os.getuid() or time.time() - status.st_mtime < _YOUNG_S:
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(path, ignore_errors=True)
+    finally:
+        os.close(descriptor)
