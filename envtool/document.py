@@ -90,7 +90,7 @@ class Document:
             return {}
         for key, entry in value.data.items():
             if keys is not None and key not in keys:
-                self.issue(entry.line, f"unknown key {key!r} in {what}; known: {', '.join(keys)}")
+                self.issue(entry.line, f"unknown key {key!r} in {what}; {_guess(key, keys)}")
         return value.data
 
     def items(self, value: Value | None, what: str) -> list[Value]:
@@ -166,6 +166,13 @@ def read_text(path: Path, hint: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise MissingFileError(f"{path} cannot be read: {reason}", hint) from error
+
+
+def _guess(key: str, keys: Sequence[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(key, keys, 1)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(keys)}"
 
 
 def _kind(value: Value) -> str:

@@ -30,14 +30,14 @@ class Explanation:
         platform: The platform.
         reason: The solver's own words.
         declarations: The virtual packages that are in the way, name to the line that is to be changed.
-        conflict: The fewest lines that cannot be satisfied together.
+        conflicts: Each the fewest lines that cannot be satisfied together; no line is in two of them.
         exclude_newer: The cut-off, where it is the cause: without it everything could be satisfied.
     """
 
     platform: str
     reason: str
     declarations: Mapping[str, str]
-    conflict: tuple[Dependency, ...] = ()
+    conflicts: tuple[tuple[Dependency, ...], ...] = ()
     exclude_newer: str | None = None
 
     @property
@@ -49,9 +49,14 @@ class Explanation:
             lines += [f"  {text}" for text in self.declarations.values()]
         if self.exclude_newer:
             lines.append(f"the cause is the cut-off: without exclude-newer {self.exclude_newer} it could be satisfied")
-        if self.conflict:
-            lines.append(_headline(len(self.conflict)))
-            lines += [f"  {each.place}: {each.text}" for each in self.conflict]
+        alone = [each for conflict in self.conflicts if len(conflict) == 1 for each in conflict]
+        together = [conflict for conflict in self.conflicts if len(conflict) > 1]
+        if alone:
+            what = "this line" if len(alone) == 1 else f"each of these {len(alone)} lines"
+            lines += [f"{what} cannot be satisfied:", *(f"  {each.place}: {each.text}" for each in alone)]
+        for conflict in together:
+            lines.append(f"these {len(conflict)} lines cannot be satisfied together:")
+            lines += [f"  {each.place}: {each.text}" for each in conflict]
         return "\n".join(lines)
 
     @property
@@ -72,10 +77,6 @@ def _without_repeats(reason: str) -> list[str]:
         if not kept or line.lstrip("│├└─ ") != kept[-1].lstrip("│├└─ "):
             kept.append(line)
     return kept
-
-
-def _headline(count: int) -> str:
-    return "this line cannot be satisfied:" if count == 1 else f"these {count} lines cannot be satisfied together:"
 
 
 @contextmanager
@@ -130,8 +131,21 @@ def explain(error: UnsatisfiableError, request: LockRequest, sources: Sources) -
     unbounded = replace(policy, exclude_newer=None)
     if policy.exclude_newer and is_satisfiable(platform.conda, platform.virtual_packages, unbounded):
         return Explanation(error.platform, error.reason, {}, exclude_newer=f"{policy.exclude_newer:%Y-%m-%d %H:%M} UTC")
-    conflict = smallest_conflict(platform.conda, lambda lines: is_satisfiable(lines, platform.virtual_packages))
-    return Explanation(error.platform, error.reason, {}, conflict)
+    found = conflicts(platform.conda, lambda lines: is_satisfiable(lines, platform.virtual_packages))
+    return Explanation(error.platform, error.reason, {}, found)
+
+
+def conflicts(
+    lines: Sequence[Dependency], is_satisfiable: Callable[[Sequence[Dependency]], bool]
+) -> tuple[tuple[Dependency, ...], ...]:
+    """Conflicts that have no line in common, until what is left can be satisfied; the arguments are as below."""
+    found = [smallest_conflict(lines, is_satisfiable)]
+    while found[-1]:
+        lines = [each for each in lines if each not in found[-1]]
+        if is_satisfiable(lines):
+            break
+        found.append(smallest_conflict(lines, is_satisfiable))
+    return tuple(each for each in found if each)
 
 
 def smallest_conflict(

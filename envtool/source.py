@@ -78,7 +78,7 @@ def parse(path: Path, text: str) -> Source:
     top = document.mapping(document.root, "the file", _KEYS)
     if not document.issues and not top:
         document.issue(1, "the file is empty; it needs at least channels and dependencies")
-    if document.issues:
+    if not top:
         return Source(path, issues=tuple(document.issues))
     for number, name in selectors.unknown(text):
         known = ", ".join(sorted(frozenset().union(*selectors.SELECTORS.values())))

@@ -13,6 +13,21 @@ def test_the_lines_that_conflict_are_named(envtool, write) -> None:
     assert lines[at + 1 : at + 3] == ["  environment.yml:4: flask=3.1", "  environment.yml:5: werkzeug=2.3"]
 
 
+def test_every_line_that_is_wrong_is_named_at_once(envtool, write) -> None:
+    lines = ["python=3.9", "nonesuch", "flask=3.1", "werkzeug=2.3", "python=99"]
+    write(HEAD + "dependencies:\n" + "".join(f"  - {each}\n" for each in lines))
+    refused = envtool("lock")
+    assert refused.returncode == 3
+    alone = [
+        "each of these 2 lines cannot be satisfied:",
+        "  environment.yml:4: nonesuch",
+        "  environment.yml:7: python=99",
+    ]
+    together = ["these 2 lines cannot be satisfied together:", "  environment.yml:5: flask=3.1"]
+    for expected in (alone, [*together, "  environment.yml:6: werkzeug=2.3"]):
+        assert "\n".join(expected) in refused.stderr
+
+
 def test_each_platform_has_its_own_reason(envtool, write) -> None:
     text = "platforms: [linux-64, osx-arm64]\ndependencies:\n  - nonesuch  # [linux]\n  - missing  # [osx]\n"
     write(HEAD + text)
