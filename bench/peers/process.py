@@ -80,6 +80,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     for pid in members:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # what a supervisor has started again meanwhile
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
