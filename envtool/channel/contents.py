@@ -17,11 +17,11 @@ from filelock import FileLock
 
 from envtool.archive import read_info_json
 from envtool.cache import sha256_of
-from envtool.channel import index
+from envtool.channel import index, seal
 from envtool.channel.checking import check_archive
 from envtool.errors import ArchiveError, ChannelError
 from envtool.files import writing
-from envtool.report import Display
+from envtool.report import Display, warn
 
 _LOCK = ".envtool/lock"
 _SUFFIXES = (".conda", ".tar.bz2")
@@ -179,6 +179,8 @@ def _indexed(
     channel: Path, added: tuple[str, ...], gone: tuple[str, ...], display: Display, indexing: Indexing
 ) -> Changed:
     there = archives(channel)
+    if indexing.key_file is None and (channel / seal.SIGNATURE).exists():
+        warn(f"{channel} was signed and is not any more: sign it with envtool channel index {channel} --key PEM")
     kept = [name for name in there if name not in gone]
     with display.task(f"index {len(kept)} archives"):
         index.write(channel, kept, has_shards=indexing.has_shards, key_file=indexing.key_file)

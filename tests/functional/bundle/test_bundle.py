@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from envtool.bundle.container import open_bundle
+from tests.functional.channel.conftest import shared_channel
 from tests.functional.prefix.conftest import User, user
 from tests.support.archives import locked
 from tests.support.wheels import locked_wheel, write_wheel
 
 __all__ = ["user"]  # a fixture
 
-ROOT = Path(__file__).parents[3]
 NOWHERE = "http://127.0.0.1:9"
 CLOSED = {"http_proxy": NOWHERE, "https_proxy": NOWHERE, "ALL_PROXY": NOWHERE, "no_proxy": ""}
 
@@ -55,13 +55,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir()
     user = User(home)
-    channel = tmp_path_factory.mktemp("embedded")
-    argv = [sys.executable, "-m", "envtool", "channel", "build", "python", "pip", "--output", str(channel)]
-    subprocess.run(argv, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
+    _, channel = shared_channel(tmp_path_factory)
     wheel = write_wheel(
         home, "hello", "1.0", {"hello.py": "def main():\n    print('hello')\n"}, {"hello": "hello:main"}
     )
-    user.write_lock(*(locked(path) for path in sorted(channel.rglob("*.conda"))), locked_wheel(wheel))
+    user.write_lock(*(locked(channel.archive(name)) for name in ("python", "pip")), locked_wheel(wheel))
     digest = json.loads(user.run("create", "-p", home / "made", "--json").stdout)["env_digest"]
     key = home / "team.pem"
     subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True)

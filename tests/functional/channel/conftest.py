@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[3]
 INPUTS = ("pyproject.toml", "README.md", "LICENSE", "envtool", "serve", "templates", "channel")
@@ -86,9 +87,27 @@ class Channel:
         return next(self.path / each["path"] for each in self.report["packages"] if each["name"] == name)
 
 
+def shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that all processes of one run of pytest share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+def shared_channel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkout, Channel]:
+    """The channel, and what it was built from: made once in a run, by the process that asks first."""
+    root = shared_directory(tmp_path_factory) / "embedded"
+    report, tree, place = root / "report.json", root / "checkout" / "tree", root / "with space"
+    root.mkdir(exist_ok=True)
+    with FileLock(root / "lock"):
+        if not report.exists():
+            shutil.rmtree(tree, ignore_errors=True)
+            report.write_text(json.dumps(copy_checkout(tree).build(place)))
+    return Checkout(tree), Channel(place, json.loads(report.read_text()))
+
+
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    return copy_checkout(tmp_path_factory.mktemp("checkout") / "tree")
+    return shared_channel(tmp_path_factory)[0]
 
 
 @pytest.fixture
@@ -98,9 +117,8 @@ def other_checkout(tmp_path: Path) -> Checkout:
 
 
 @pytest.fixture(scope="session")
-def channel(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Channel:
-    path = tmp_path_factory.mktemp("channel") / "with space"
-    return Channel(path, checkout.build(path))
+def channel(tmp_path_factory: pytest.TempPathFactory) -> Channel:
+    return shared_channel(tmp_path_factory)[1]
 
 
 def install(channel: Channel, prefix: Path, *specs: str) -> Path:
@@ -111,9 +129,12 @@ def install(channel: Channel, prefix: Path, *specs: str) -> Path:
     return prefix
 
 
-@pytest.fixture(scope="session", params=["one", "another/much deeper/place"])
+PLACES = ["one", pytest.param("another/much deeper/place", marks=pytest.mark.nightly)]
+
+
+@pytest.fixture(scope="session", params=PLACES)
 def prefix(request: pytest.FixtureRequest, channel: Channel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A created environment, once in each of two directories."""
+    """A created environment; nightly in a second directory as well."""
     path = tmp_path_factory.mktemp("envs") / request.param
     path.parent.mkdir(parents=True, exist_ok=True)
     return install(channel, path, "python", "pip", "envserve")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -172,15 +174,22 @@ def test_what_a_killed_run_left_is_swept_up(channel: Any, checkout: Any, tmp_pat
     assert bytes_of(place) == bytes_of(channel.path)
 
 
+def has_open(process: Any, path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return any(os.path.realpath(each) == str(path) for each in Path(f"/proc/{process.pid}/fd").iterdir())
+    return False
+
+
 def test_a_build_waits_for_another_one_in_the_same_channel(channel: Any, checkout: Any, tmp_path: Path) -> None:
-    started = time.monotonic()
-    checkout.build(tmp_path / "alone", "pip")
-    alone_s = time.monotonic() - started
-    place = tmp_path / "channel"
-    (place / ".envtool").mkdir(parents=True)
-    with FileLock(place / ".envtool" / "lock"):
+    place = tmp_path.resolve() / "channel"
+    lock = place / ".envtool" / "lock"
+    lock.parent.mkdir(parents=True)
+    with FileLock(lock):
         process = checkout.start("pip", "--output", str(place))
-        time.sleep(2 * alone_s)
+        # It tries to take the lock many times a second, and opens the file for each.
+        while not has_open(process, lock):
+            assert process.poll() is None
+        time.sleep(0.5)
         assert process.poll() is None
         assert list(place.glob("*/*.conda")) == []
     _, errors = process.communicate()

@@ -50,7 +50,8 @@ def team(user: User, tmp_path: Path) -> Team:
 def test_what_is_signed_is_created_also_offline(team: Team) -> None:
     team.create()
     team.create("--force", "--offline")
-    team.user.run("channel", "index", team.channel)
+    said = team.user.run("channel", "index", team.channel).stderr
+    assert "was signed and is not any more" in said
     assert not (team.channel / "channel.json").exists(), "a signature that does not fit any more is no signature"
     assert "is not signed" in team.create("--force", code=3)
     team.user.run("create", "-p", team.user.home / "other")  # asks for nothing

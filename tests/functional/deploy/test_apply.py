@@ -232,6 +232,7 @@ class Systemd:
             self.said.append(self._socket.recv(4096).decode())
 
 
+@pytest.mark.nightly  # a real systemd hears it in test_systemd.py
 def test_systemd_always_knows_which_process_is_the_service(service: Service) -> None:
     service.apply("r0")
     address = service.user.home / "notify"

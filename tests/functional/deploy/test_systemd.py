@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import sysconfig
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -138,11 +139,11 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    directory = tmp_path_factory.mktemp("systemd")
-    for each in (directory, *directory.parents[:2]):
-        each.chmod(each.stat().st_mode | 0o055)  # the service's user reads the channel
-    with Machine(directory) as inside:
+def service() -> Iterator[Service]:
+    # Not a directory of pytest's, which every other pytest of this user closes to others when it starts.
+    with tempfile.TemporaryDirectory(prefix="envtool-") as home, Machine(Path(home)) as inside:
+        directory = Path(home)
+        directory.chmod(0o755)  # the service's user reads the channel
         for name, place in (("python", sys.base_prefix), ("site", sysconfig.get_path("purelib")), ("checkout", ROOT)):
             inside.run("mkdir", f"/srv/{name}")
             inside.run("mount", "--bind", place, f"/srv/{name}")
@@ -154,7 +155,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         found.apply("r0")
         # There is no journal in this machine.
         settings = "[Service]\nStandardOutput=append:/srv/log\nStandardError=append:/srv/log\n"
-        for each in ("SERVE_MODEL=none:None", "SERVE_BIND=127.0.0.1:0", f"SERVE_CHECKPOINTS={PLACE}/checkpoints"):
+        for each in (
+            "SERVE_MODEL=none:None",
+            "SERVE_BIND=127.0.0.1:0",
+            "SERVE_WORKERS=1",
+            f"SERVE_CHECKPOINTS={PLACE}/checkpoints",
+        ):
             settings += f"Environment={each}\n"
         with inside.unit("envserve.service", rendered(), settings):
             inside.systemctl("start", "envserve")
