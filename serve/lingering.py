@@ -33,7 +33,7 @@ def lingering(worker_class: Any) -> Any:
     from gunicorn.workers.gthread import ThreadWorker
 
     found = util.load_class(worker_class) if isinstance(worker_class, str) else worker_class
-    if version_info >= _FIXED_IN or not issubclass(found, ThreadWorker):
+    if version_info >= _FIXED_IN or not issubclass(found, ThreadWorker) or issubclass(found, Lingering):
         return worker_class
     return type(found.__name__, (Lingering, found), {})
 
