@@ -57,7 +57,7 @@ def running(peer: Peer, start: Start, is_ready: Callable[[], bool]) -> Iterator[
         _wait_until_ready(peer, start, process, is_ready)
         yield process.pid
     finally:
-        _end(process)
+        _end(process, f"BENCH_PORT={start.port}")
 
 
 def _wait_until_ready(peer: Peer, start: Start, process: subprocess.Popen[bytes], is_ready: Callable[[], bool]) -> None:
@@ -70,19 +70,26 @@ def _wait_until_ready(peer: Peer, start: Start, process: subprocess.Popen[bytes]
         time.sleep(0.05)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], mark: str) -> None:
     # Everything that it started, in whatever session: some peers start daemons.
     members = family(process.pid)
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(5)
-    for pid in members:
+    # And what a supervisor has started again meanwhile, which has lost its parent since.
+    for pid in {*members, *_marked(mark)}:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    with contextlib.suppress(ProcessLookupError):  # what a supervisor has started again meanwhile
-        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def _marked(mark: str) -> Iterator[int]:
+    """Go through the processes whose environment has a variable that this run alone has set."""
+    for directory in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (directory / "environ").read_bytes().split(b"\0"):
+                yield int(directory.name)
 
 
 def family(pid: int) -> list[int]:
