@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 # The one door, or the few, for each outside thing.
 DOORS = {
     "a2wsgi": {"serve/worker.py"},
-    "uvicorn": {"serve/connection.py", "serve/worker.py"},
+    "uvicorn": {"serve/connection.py", "serve/heads.py", "serve/worker.py"},
     "gunicorn": {"serve/gthread.py", "serve/lingering.py", "serve/worker.py", "envtool/channel/server.py"},
     "boto3": {"envtool/channel/bucket.py"},
     "cryptography": {"envtool/signature.py", "serve/signature.py"},
@@ -29,7 +29,9 @@ DOORS = {
     "rich": {"envtool/report.py"},
     "structlog": {"serve/logs.py"},
     "subprocess": {"envtool/process.py", "serve/hook.py"},
-    "torch": {f"serve/{name}.py" for name in ("conversion", "inputs", "outputs", "tensors", "weights")},
+    "torch": {
+        f"serve/{name}.py" for name in ("conversion", "inputs", "optimization", "outputs", "rows", "tensors", "weights")
+    },
     "uv": {"envtool/uv.py"},
     "werkzeug": {"envtool/channel/web.py", "serve/app/__init__.py"},
     "watchdog": {"serve/wakeup.py"},
