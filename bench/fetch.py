@@ -114,7 +114,7 @@ def child(who: str, records: str, scratch: str) -> None:
 def envtool(entries: list[dict[str, str]], scratch: Path) -> float:
     import requests  # noqa: F401 - rattler's own library is loaded beforehand as well
 
-    from envtool.fetch import Cache, Wanted, fetch
+    from envtool.fetching.fetch import Cache, Wanted, fetch
 
     class Silent:
         def advance(self, amount: int) -> None:
@@ -130,7 +130,7 @@ async def rattler(entries: list[dict[str, str]], scratch: Path, who: str) -> flo
     from rattler.networking import Client
     from rattler.package_streaming import download_and_extract, download_to_path
 
-    from envtool.cache import sha256_of
+    from envtool.fetching.cache import sha256_of
 
     client, gate, pool = Client(), asyncio.Semaphore(JOBS), ThreadPoolExecutor(JOBS)
     loop = asyncio.get_running_loop()

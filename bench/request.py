@@ -64,8 +64,8 @@ def start(directory: Path):
     """A server of one worker with the linear model, live."""
     import models
 
+    from serve.configuration.settings import load_settings
     from serve.server import Server
-    from serve.settings import load_settings
 
     models.write(directory)
     for name in ("mlp", "cnn"):
@@ -97,10 +97,10 @@ async def serve(server, options) -> None:
     from uvicorn.server import ServerState
 
     from serve.app.asgi import AsgiApp
-    from serve.connection import Bounds, Connection
-    from serve.dispatch import Dispatcher
-    from serve.heads import Heads
-    from serve.streak import Streak
+    from serve.workers.connection import Bounds, Connection
+    from serve.workers.dispatch import Dispatcher
+    from serve.workers.heads import Heads
+    from serve.workers.streak import Streak
 
     loop = asyncio.get_running_loop()
     app = AsgiApp(server, None, Dispatcher(loop, server.oversight.meter.observer.batch))

@@ -222,6 +222,7 @@ def compare(name: str, size: int, swaps_per_s: float, rounds: int, seconds: floa
 
 
 def write(results: list[dict], output: Path, command: str) -> None:
+    worker = os.environ.get("SERVE_WORKER", "the default worker, with an event loop")
     machine = f"{os.cpu_count()} shared cores, no GPU, {platform.system()}, Python {platform.python_version()}"
     stamp = date.today().isoformat()
     load = f"load average at the end {os.getloadavg()[0]:.1f}"
@@ -232,7 +233,7 @@ def write(results: list[dict], output: Path, command: str) -> None:
         f"# Swaps under load, {stamp}",
         "",
         f"{machine}; {load}.",
-        f"2 workers of 8 threads, {CONNECTIONS} connections, saturated; the sender has the same cores.",
+        f"2 workers ({worker}), {CONNECTIONS} connections, saturated; the sender has the same cores.",
         "Medians of alternating rounds; no request failed. Repeat: `" + command + "`.",
         "",
         "| model | swaps/s | p99 without → during, ms | ratio | longest gap without → during, ms "

@@ -13,20 +13,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from envtool.check import check
-from envtool.create import create
 from envtool.errors import EnvtoolError, HashMismatchError, NetworkError
 from envtool.export.sbom import bill_of_materials
-from envtool.fetch import Cache
+from envtool.fetching.fetch import Cache
 from envtool.files import write_atomically
-from envtool.findings import Finding, as_junit
-from envtool.lock import LockRequest
-from envtool.lockfile import Lockfile
-from envtool.prefix import Prefix
-from envtool.rebuild import compare_with_rebuilt
+from envtool.locking.check import check
+from envtool.locking.lock import LockRequest
+from envtool.locking.lockfile import Lockfile
+from envtool.prefixes.create import create
+from envtool.prefixes.findings import Finding, as_junit
+from envtool.prefixes.prefix import Prefix
+from envtool.prefixes.rebuild import compare_with_rebuilt
+from envtool.prefixes.request import Request
+from envtool.prefixes.verify import verify
 from envtool.report import Display
-from envtool.request import Request
-from envtool.verify import verify
 
 _SHOWN = 20
 

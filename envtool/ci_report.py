@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from envtool.ci import CiReport, Step, Verdict
-from envtool.findings import escape_for_github
+from envtool.prefixes.findings import escape_for_github
 
 _MARKS = {Verdict.GOOD: "✅", Verdict.SKIPPED: "⏭️"}
 _ADVICE = {

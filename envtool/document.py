@@ -1,6 +1,7 @@
 """The one door to YAML: a document whose every value knows its line, read by rules that collect every issue.
 
-Out of scope: what the values mean; `envtool.spec`, `envtool.lockfile` and `envtool.channel.recipe` know that.
+Out of scope: what the values mean; `envtool.locking.spec`, `envtool.locking.lockfile` and `envtool.channel.recipe` know
+that.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 
 from serve.commands import Answer, add_commands
+from serve.configuration.fields import FIELDS
+from serve.configuration.settings import CONFIG_VARIABLE, DEFAULT_FILE
 from serve.errors import ServeError, describe
-from serve.fields import FIELDS
-from serve.publish_commands import add_publish_commands
-from serve.settings import CONFIG_VARIABLE, DEFAULT_FILE
+from serve.publishing.publish_commands import add_publish_commands
 
 _KNOWN_ERROR = 3
 _INTERRUPTED = 130

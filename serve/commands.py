@@ -11,10 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from serve import report
+from serve.configuration.settings import load_settings
 from serve.errors import OperationError
-from serve.operations import Operations, verify
-from serve.settings import load_settings
+from serve.telling import report
+from serve.telling.operations import Operations, verify
 
 _NO = 1
 _CLEAR = "\x1b[H\x1b[2J"

@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from serve.drain import Drain
+from serve.configuration.settings import ServerSettings, load_settings
 from serve.errors import Issue, SettingsError, describe
-from serve.lingering import lingering
 from serve.metrics import directory
-from serve.pool import current_ticket
-from serve.settings import ServerSettings, load_settings
+from serve.workers.drain import Drain
+from serve.workers.lingering import lingering
+from serve.workers.pool import current_ticket
 
 _KNOWN_ERROR = 3
 # What the extra `fast` brings that `serve.worker` cannot do without.
@@ -55,7 +55,7 @@ threads = served.threads
 _missing = [name for name in _FAST if importlib.util.find_spec(name) is None]
 if served.worker == "asgi" and _missing:
     _exit_unless_fast(_missing)
-_THREADS, _LOOP = "serve.gthread.Worker", "serve.worker.AsgiWorker"
+_THREADS, _LOOP = "serve.workers.gthread.Worker", "serve.worker.AsgiWorker"
 worker_class = lingering(_THREADS) if served.worker == "gthread" or _missing else _LOOP
 # Longer than the idle time of common clients and proxies, so that it is they who close: a connection that the server
 # closes just when a request arrives is a failed request.

@@ -11,9 +11,9 @@ import random
 from collections.abc import Mapping
 from typing import Callable, NamedTuple
 
+from serve.configuration.settings import CANARY, SHADOW, STABLE
 from serve.errors import NotServedError
 from serve.runtime import Runtime
-from serve.settings import CANARY, SHADOW, STABLE
 
 
 class Aim(NamedTuple):

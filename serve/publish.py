@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from serve import files, sharded
-from serve.checkpoint import MARKER_SUFFIX
+from serve import files
 from serve.errors import CheckpointError, PublishError
-from serve.formats import SAFETENSORS, TORCH, detect_format, read_safetensors_interface
-from serve.manifest import WORD, parse_marker
+from serve.loading.formats import SAFETENSORS, TORCH, detect_format, read_safetensors_interface
+from serve.watching import sharded
+from serve.watching.checkpoint import MARKER_SUFFIX
+from serve.watching.manifest import WORD, parse_marker
 
 _SHORT_SHA256 = 12
 
@@ -36,7 +37,7 @@ class Published:
         size: in bytes.
         version: that the marker gives it.
         created: when it was published, as ISO 8601.
-        format: one of `serve.formats.FORMATS`.
+        format: one of `serve.loading.formats.FORMATS`.
     """
 
     checkpoint: str
@@ -124,7 +125,7 @@ def _convert(source: Path, is_wanted: bool | None) -> Iterator[tuple[Path, bool]
             raise PublishError("--convert: torch is not installed", hint="run it where the model was trained")
         yield source, False
         return
-    from serve import conversion  # brings torch
+    from serve.publishing import conversion  # brings torch
 
     directory = Path(tempfile.mkdtemp(prefix="envserve-"))
     try:
@@ -238,7 +239,7 @@ def _find_extras(extras: Extras, checkpoint: Path) -> dict[str, object]:
     if extras.metrics:
         found["metrics"] = dict(extras.metrics)
     if extras.golden is not None:
-        from serve.golden_file import read_golden
+        from serve.publishing.golden_file import read_golden
 
         found["golden"] = read_golden(extras.golden, checkpoint, extras.model)
     return found

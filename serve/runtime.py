@@ -16,24 +16,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Callable
 
-from serve.alone import WorkerCommitter
-from serve.commit import Committer
+from serve.configuration.settings import STABLE, Settings
 from serve.errors import ModelError
-from serve.hook import EventHook
-from serve.ledger import Ledger
-from serve.logs import EventLog
-from serve.orders import Orders
-from serve.parts import Loader, Parts
-from serve.place import Place
-from serve.preparation import PREPARATION
 from serve.provenance import read_env_digest
-from serve.quarantine import Quarantine
-from serve.reloader import Reloader
-from serve.remote import make_place, url_of
-from serve.settings import STABLE, Settings
-from serve.slot import Slot
-from serve.store import Store
-from serve.together import HostCommitter
+from serve.swapping.alone import WorkerCommitter
+from serve.swapping.commit import Committer
+from serve.swapping.ledger import Ledger
+from serve.swapping.orders import Orders
+from serve.swapping.parts import Loader, Parts
+from serve.swapping.preparation import PREPARATION
+from serve.swapping.quarantine import Quarantine
+from serve.swapping.reloader import Reloader
+from serve.swapping.slot import Slot
+from serve.swapping.store import Store
+from serve.swapping.together import HostCommitter
+from serve.telling.hook import EventHook
+from serve.telling.logs import EventLog
+from serve.watching.place import Place
+from serve.watching.remote import make_place, url_of
 
 _STOP_WAIT_S = 2.0
 # What decides how fast and where, but not whether a checkpoint is good.
@@ -128,7 +128,7 @@ class Runtime:
         # Here and not above: this import brings torch, and only a worker may have it (forking after torch has used
         # threads hangs the child: pytorch#49555).
         try:
-            from serve.model import ModelLoader
+            from serve.loading.model import ModelLoader
         except ImportError as error:
             raise ModelError(
                 f"{error.name or 'a library'} cannot be imported: {error}",

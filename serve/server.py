@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterator
 from typing import Callable
 
-from serve.drain import Drain
+from serve.configuration.settings import ServerSettings
 from serve.errors import NotServedError
 from serve.models import Model
-from serve.oversight import Oversight
 from serve.runtime import Runtime
-from serve.settings import ServerSettings
-from serve.shadow import Shadow
+from serve.telling.oversight import Oversight
+from serve.telling.shadow import Shadow
+from serve.workers.drain import Drain
 
 
 class Server:

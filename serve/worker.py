@@ -24,11 +24,11 @@ from uvicorn_worker import UvicornWorker
 
 from serve.app import EXTENSION
 from serve.app.asgi import AsgiApp
-from serve.connection import Bounds, Connection
-from serve.dispatch import Dispatcher
 from serve.errors import Issue, SettingsError, describe
-from serve.heads import Heads
-from serve.streak import Streak
+from serve.workers.connection import Bounds, Connection
+from serve.workers.dispatch import Dispatcher
+from serve.workers.heads import Heads
+from serve.workers.streak import Streak
 
 _SWEEP_S = 1.0
 _KNOWN_ERROR = 3

@@ -8,14 +8,15 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from envtool import mirrors, signature
-from envtool.archives import fetch_packages, require_sha256
+from envtool import signature
 from envtool.bundle import tools, writing
 from envtool.bundle.manifest import LOCKFILE, STARTER, File, Manifest, path_of
-from envtool.cache import Cache, sha256_of
-from envtool.lockfile import LockedPackage, read_lockfile
+from envtool.fetching.cache import Cache, sha256_of
+from envtool.locking.lockfile import LockedPackage, read_lockfile
+from envtool.mirroring import mirrors
+from envtool.prefixes.archives import fetch_packages, require_sha256
+from envtool.prefixes.request import Request
 from envtool.report import Display
-from envtool.request import Request
 
 
 @dataclass(frozen=True)

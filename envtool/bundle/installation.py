@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from envtool import signature
-from envtool.archives import require_sha256
 from envtool.bundle.container import Bundle, open_bundle
 from envtool.bundle.manifest import LOCKFILE, path_of
-from envtool.create import Outcome, create
 from envtool.errors import BundleError, HashMismatchError
-from envtool.fetch import Cache, Wanted, fetch
-from envtool.local import part_url
-from envtool.lockfile import LockedPackage, Lockfile, parse_lockfile
-from envtool.prefix import Prefix
+from envtool.fetching.fetch import Cache, Wanted, fetch
+from envtool.fetching.local import part_url
+from envtool.locking.lockfile import LockedPackage, Lockfile, parse_lockfile
+from envtool.prefixes.archives import require_sha256
+from envtool.prefixes.create import Outcome, create
+from envtool.prefixes.prefix import Prefix
+from envtool.prefixes.request import Request
 from envtool.report import Display, Task
-from envtool.request import Request
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from importlib.metadata import Distribution, distribution
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, cast
 
-from envtool import wheels
 from envtool.bundle.manifest import TOOLS_GLIBC
 from envtool.channel import checkout, recipe
 from envtool.channel.recipe import CheckoutSource
 from envtool.errors import BundleError, MissingFileError
-from envtool.lockfile import LockedPackage, Lockfile, read_lockfile, write_lockfile
-from envtool.mirrors import Mirrors
-from envtool.wheels import Target, WheelRequest
+from envtool.locking import wheels
+from envtool.locking.lockfile import LockedPackage, Lockfile, read_lockfile, write_lockfile
+from envtool.locking.wheels import Target, WheelRequest
+from envtool.mirroring.mirrors import Mirrors
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement

@@ -18,8 +18,8 @@ from typing import BinaryIO, cast
 import envtool
 from envtool.bundle.container import CHUNK_BYTES
 from envtool.bundle.manifest import LOCKFILE, MANIFEST, SIGNATURE, STARTER, Manifest, parse
-from envtool.cache import sha256_of
 from envtool.errors import BundleError
+from envtool.fetching.cache import sha256_of
 from envtool.files import write_atomically, writing
 from envtool.report import Task
 

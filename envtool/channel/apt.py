@@ -1,8 +1,8 @@
 """Where Debian's archives are: the machine's own apt configuration first, then the user's mirrors, then public ones.
 
 Both formats of apt are read, deb822 (`.sources`) and one line per source (`.list`); see sources.list(5). Out of scope:
-apt's own proxy and authentication settings (ours are those of `envtool.network`), and `mirror+…`, `cdrom:` and other
-methods that only apt speaks.
+apt's own proxy and authentication settings (ours are those of `envtool.fetching.network`), and `mirror+…`, `cdrom:` and
+other methods that only apt speaks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envtool.channel.recipe import PoolFile
-from envtool.fetch import Wanted
+from envtool.fetching.fetch import Wanted
 
 CONFIGURATION = Path("/etc/apt")
 PUBLIC_SITES = ("https://mirrors.tuna.tsinghua.edu.cn", "https://mirrors.ustc.edu.cn")

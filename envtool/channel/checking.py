@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from envtool.archive import Member, read_info_json, read_payload
-from envtool.cache import sha256_of
 from envtool.channel import index
 from envtool.errors import ArchiveError, Issue
+from envtool.fetching.cache import sha256_of
+from envtool.prefixes.archive import Member, read_info_json, read_payload
 from envtool.report import Task
 
 _SAME_KEYS = ("name", "version", "build", "build_number")

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from envtool.archive import read_info_json
-from envtool.cache import sha256_of
 from envtool.channel import index, seal
 from envtool.channel.checking import check_archive
 from envtool.errors import ArchiveError, ChannelError
+from envtool.fetching.cache import sha256_of
 from envtool.files import writing
+from envtool.prefixes.archive import read_info_json
 from envtool.report import Display, warn
 
 _LOCK = ".envtool/lock"

@@ -18,7 +18,7 @@ from pathlib import Path
 from envtool.channel import depends, layout, tags, wheel
 from envtool.channel.payload import PLACEHOLDER, Entry, Package
 from envtool.errors import ArchiveError
-from envtool.facts import license_of
+from envtool.locking.facts import license_of
 
 _SCRIPT = """\
 #!{placeholder}/bin/python

@@ -17,15 +17,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import unquote, urlsplit
 
-from envtool.archives import fetch_packages, require_sha256
-from envtool.cache import Cache
+from envtool.building.repository import is_repository
 from envtool.channel import index, seal
 from envtool.channel.payload import safe_path
 from envtool.channel.place import Place
 from envtool.errors import ChannelError
-from envtool.lockfile import LockedPackage, Lockfile
+from envtool.fetching.cache import Cache
+from envtool.locking.lockfile import LockedPackage, Lockfile
+from envtool.prefixes.archives import fetch_packages, require_sha256
 from envtool.report import Display
-from envtool.repository import is_repository
 
 MARK = "mirror.json"
 _FORMAT = "envtool-mirror-1"

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from envtool.cache import sha256_of
+from envtool.fetching.cache import sha256_of
 from envtool.files import writing
 
 

@@ -11,17 +11,19 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from envtool import mirrors, network, signature
-from envtool.cache import Cache, Wanted
+from envtool import signature
 from envtool.channel import seal
 from envtool.errors import NetworkError, SignatureError
-from envtool.fetch import fetch
+from envtool.fetching import network
+from envtool.fetching.cache import Cache, Wanted
+from envtool.fetching.fetch import fetch
+from envtool.fetching.network import without_credentials
+from envtool.fetching.transfer_error import TransferError
 from envtool.files import write_atomically
-from envtool.lockfile import LockedPackage
-from envtool.network import without_credentials
+from envtool.locking.lockfile import LockedPackage
+from envtool.mirroring import mirrors
 from envtool.report import Display, Task
 from envtool.signature import Keyring
-from envtool.transfer_error import TransferError
 
 _LARGEST_BYTES = 1 << 24
 _SIGN_HINT = "whoever keeps the channel signs it: envtool channel index DIR --key team.pem"

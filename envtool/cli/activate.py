@@ -21,8 +21,8 @@ def command(name: str | None, path: Path | None, shell: str) -> None:
     script is printed, and can be evaluated by hand.
     """
     from envtool import report
-    from envtool.activate import activation_script
-    from envtool.prefix import find_prefix
+    from envtool.prefixes.activate import activation_script
+    from envtool.prefixes.prefix import find_prefix
 
     script = activation_script(find_prefix(name, path), shell)
     if sys.stdout.isatty():

@@ -75,8 +75,8 @@ def create(
     from envtool.bundle.creation import Order
     from envtool.bundle.creation import create as create_bundle
     from envtool.cli.selection import chosen_platform
-    from envtool.fetch import Cache
-    from envtool.lockfile import read_lockfile
+    from envtool.fetching.fetch import Cache
+    from envtool.locking.lockfile import read_lockfile
 
     order = Order(
         lockfile_path=lockfile_path,
@@ -136,9 +136,9 @@ def install(
     """
     from envtool import directories
     from envtool.bundle import installation
-    from envtool.fetch import Cache
-    from envtool.prefix import find_prefix
-    from envtool.request import Request
+    from envtool.fetching.fetch import Cache
+    from envtool.prefixes.prefix import find_prefix
+    from envtool.prefixes.request import Request
 
     prefix = find_prefix(name, path)
     trusted = installation.open_trusted(bundle, key_files)

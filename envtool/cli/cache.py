@@ -19,7 +19,7 @@ def command() -> None:
 def list_parts(as_json: bool) -> None:
     """Show what each part of the cache takes."""
     from envtool import directories, report
-    from envtool.cache import Cache
+    from envtool.fetching.cache import Cache
     from envtool.unpacked.prune import sizes
 
     found = sizes(Cache(directories.cache()))
@@ -42,7 +42,7 @@ def prune_unpacked(days: float, is_all: bool, dry_run: bool, as_json: bool) -> N
     harmed.
     """
     from envtool import directories, report
-    from envtool.cache import Cache
+    from envtool.fetching.cache import Cache
     from envtool.unpacked.prune import prune, stale
     from envtool.unpacked.store import ImageStore
 

@@ -38,8 +38,8 @@ def mirror(place: str, lockfile_path: Path, public_url: str | None, key_file: Pa
     """
     from envtool import directories
     from envtool.channel import mirror as mirror_module
-    from envtool.fetch import Cache
-    from envtool.lockfile import read_lockfile
+    from envtool.fetching.fetch import Cache
+    from envtool.locking.lockfile import read_lockfile
 
     lockfile = read_lockfile(lockfile_path)
     with report.Display() as display:

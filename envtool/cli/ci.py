@@ -66,10 +66,10 @@ def command(
     from envtool import directories, report
     from envtool.ci import Job, run
     from envtool.cli.lock import check_request
-    from envtool.fetch import Cache
-    from envtool.lockfile import read_lockfile
-    from envtool.prefix import Prefix
-    from envtool.request import Request
+    from envtool.fetching.fetch import Cache
+    from envtool.locking.lockfile import read_lockfile
+    from envtool.prefixes.prefix import Prefix
+    from envtool.prefixes.request import Request
 
     lockfile = read_lockfile(lockfile_path)
     words = shlex.join(["envtool", *sys.argv[1:]])

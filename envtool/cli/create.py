@@ -14,10 +14,10 @@ import click
 from envtool.cli.options import file_option, json_option, name_option, prefix_option, this_platform
 
 if TYPE_CHECKING:
-    from envtool.forecast import Forecast
-    from envtool.plan import Plan
-    from envtool.prefix import Prefix
-    from envtool.request import Request
+    from envtool.prefixes.forecast import Forecast
+    from envtool.prefixes.plan import Plan
+    from envtool.prefixes.prefix import Prefix
+    from envtool.prefixes.request import Request
 
 
 @click.command("create", short_help="Make an environment equal to a lock.")
@@ -61,10 +61,10 @@ def command(
       envtool create -n serving --repair
     """
     from envtool import report
-    from envtool.lockfile import read_lockfile
-    from envtool.plan import Plan
-    from envtool.prefix import find_prefix
-    from envtool.request import Request
+    from envtool.locking.lockfile import read_lockfile
+    from envtool.prefixes.plan import Plan
+    from envtool.prefixes.prefix import find_prefix
+    from envtool.prefixes.request import Request
 
     prefix = find_prefix(name, path)
     request = Request(
@@ -97,8 +97,8 @@ def command(
 
 def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan, str | None]:
     from envtool import directories, report
-    from envtool.create import create, preview
-    from envtool.fetch import Cache
+    from envtool.fetching.fetch import Cache
+    from envtool.prefixes.create import create, preview
 
     with report.Display() as display:
         if is_dry:
@@ -138,7 +138,7 @@ def _show(plan: Plan, prefix: Prefix, request: Request) -> None:
 
 
 def _sizes(plan: Plan) -> dict[str, int | None]:
-    from envtool.facts import look_up
+    from envtool.locking.facts import look_up
 
     return {url: each.size_bytes for url, each in look_up(plan.install, is_offline=True).items()}
 
@@ -153,8 +153,8 @@ def _show_needs(needs: Forecast) -> None:
 
 def _forecast(plan: Plan, prefix: Prefix, request: Request, sizes: Mapping[str, int | None]) -> Forecast:
     from envtool import directories
-    from envtool.cache import Cache
-    from envtool.forecast import forecast
+    from envtool.fetching.cache import Cache
+    from envtool.prefixes.forecast import forecast
 
     return forecast(plan, request.packages(), prefix.path, Cache(directories.cache()), sizes)
 

@@ -41,10 +41,11 @@ def command(
       envtool diff main --markdown
       envtool diff old-lock.yml new-lock.yml
     """
-    from envtool import conda, report
-    from envtool.diff import as_markdown, as_table, compare, summary
-    from envtool.lockfile import read_lockfile
-    from envtool.revision import read_revision
+    from envtool import report
+    from envtool.locking import conda
+    from envtool.locking.diff import as_markdown, as_table, compare, summary
+    from envtool.locking.lockfile import read_lockfile
+    from envtool.locking.revision import read_revision
 
     def order(manager: str, first: str, second: str) -> int:
         if manager == "conda":

@@ -21,10 +21,10 @@ def command(name: str | None, path: Path | None, lockfile_path: Path, as_json: b
     any directory and on any machine, or the environments differ. docs/reference/env-digest.md defines it.
     """
     from envtool import directories, report
-    from envtool.fetch import Cache
-    from envtool.lockfile import read_lockfile
-    from envtool.prefix import find_prefix
-    from envtool.verify import take_inventory
+    from envtool.fetching.fetch import Cache
+    from envtool.locking.lockfile import read_lockfile
+    from envtool.prefixes.prefix import find_prefix
+    from envtool.prefixes.verify import take_inventory
 
     prefix = find_prefix(name, path)
     receipt = prefix.require_whole()

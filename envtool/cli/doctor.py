@@ -12,7 +12,7 @@ from envtool.cli.options import file_option, json_option
 if TYPE_CHECKING:
     from envtool.doctor.facts import Needs
     from envtool.doctor.finding import Finding
-    from envtool.lockfile import LockedPackage
+    from envtool.locking.lockfile import LockedPackage
 
 
 @click.command("doctor", short_help="Find what about this machine would make an environment fail.")
@@ -40,7 +40,7 @@ def command(
     from envtool.doctor.checks import check
     from envtool.doctor.detect import detect
     from envtool.doctor.finding import Severity
-    from envtool.mirror_presets import presets
+    from envtool.mirroring.presets import presets
 
     packages = _packages(lockfile_path, platform)
     with report.Display() as display, display.task("look at this machine"):
@@ -53,7 +53,7 @@ def command(
 
 def _packages(lockfile_path: Path, platform: str | None) -> list[LockedPackage]:
     from envtool.cli.options import this_platform
-    from envtool.lockfile import read_lockfile
+    from envtool.locking.lockfile import read_lockfile
 
     if not lockfile_path.exists() and lockfile_path == Path("conda-lock.yml"):
         return []
@@ -66,12 +66,12 @@ def _needs(packages: list[LockedPackage], detected: Any) -> Needs:
     import zipfile
 
     from envtool import directories
-    from envtool.archives import require_sha256
     from envtool.doctor.needs import needs
     from envtool.errors import ArchiveError
-    from envtool.facts import look_up
-    from envtool.fetch import Cache, Wanted
-    from envtool.space import unpacked_bytes
+    from envtool.fetching.fetch import Cache, Wanted
+    from envtool.locking.facts import look_up
+    from envtool.prefixes.archives import require_sha256
+    from envtool.prefixes.space import unpacked_bytes
 
     cache = Cache(directories.cache())
     paths = {each.url: cache.path(Wanted(each.file_name, require_sha256(each), ())) for each in packages}

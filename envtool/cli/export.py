@@ -12,7 +12,7 @@ from envtool.cli.options import file_option
 from envtool.cli.selection import category_option, platform_option
 
 if TYPE_CHECKING:
-    from envtool.lockfile import LockedPackage, Lockfile
+    from envtool.locking.lockfile import LockedPackage, Lockfile
 
 _FORMATS = ("environment", "explicit", "conda-lock", "pylock", "cyclonedx", "virtual-packages")
 
@@ -51,7 +51,7 @@ def command(
     """
     from envtool import report
     from envtool.files import write_atomically
-    from envtool.lockfile import read_lockfile
+    from envtool.locking.lockfile import read_lockfile
 
     lockfile = read_lockfile(lockfile_path)
     if kind == "conda-lock":
@@ -69,7 +69,7 @@ def command(
 
 def _conda_only(lockfile: Lockfile) -> str:
     from envtool.export.environment import conda_only
-    from envtool.lockfile import format_lockfile
+    from envtool.locking.lockfile import format_lockfile
 
     return format_lockfile(conda_only(lockfile))
 
@@ -92,7 +92,7 @@ def _of_platform(
     packages = list({(e.manager, e.name): e for e in lockfile.select(chosen, selected)}.values())
     if kind == "environment":
         from envtool.export.environment import environment_yml
-        from envtool.lock import VARIABLES_KEY
+        from envtool.locking.lock import VARIABLES_KEY
 
         return environment_yml(lockfile, packages, name, VARIABLES_KEY, with_builds=not no_builds)
     if kind == "explicit":
@@ -108,11 +108,11 @@ def _of_platform(
 
 
 def _virtual_packages(lockfile: Lockfile) -> str:
-    from envtool.content_hash import virtual_package_specification
     from envtool.document import dump
     from envtool.errors import EnvtoolError
-    from envtool.lock import VIRTUAL_PACKAGES_KEY
-    from envtool.lockfile import read_json_metadata
+    from envtool.locking.content_hash import virtual_package_specification
+    from envtool.locking.lock import VIRTUAL_PACKAGES_KEY
+    from envtool.locking.lockfile import read_json_metadata
 
     declared = read_json_metadata(lockfile, VIRTUAL_PACKAGES_KEY)
     if declared is None:
@@ -121,7 +121,7 @@ def _virtual_packages(lockfile: Lockfile) -> str:
 
 
 def _pylock(packages: Sequence[LockedPackage]) -> str:
-    from envtool.pylock import Wheel, format_pylock
+    from envtool.locking.pylock import Wheel, format_pylock
 
     python = next((each.version for each in packages if (each.manager, each.name) == ("conda", "python")), None)
     minor = ".".join(python.split(".")[:2]) if python else None

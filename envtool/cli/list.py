@@ -12,7 +12,7 @@ from envtool.cli.options import json_option
 def command(as_json: bool) -> None:
     """Show the environments that envtool made, with the env digest of each."""
     from envtool import report
-    from envtool.environments import environments
+    from envtool.prefixes.environments import environments
 
     found = environments()
     if as_json:

@@ -10,9 +10,9 @@ import click
 from envtool.cli.options import json_option
 
 if TYPE_CHECKING:
-    from envtool.check import Answer
-    from envtool.lock import LockRequest
-    from envtool.lockfile import Lockfile
+    from envtool.locking.check import Answer
+    from envtool.locking.lock import LockRequest
+    from envtool.locking.lockfile import Lockfile
 
 _DEFAULT_SOURCE = Path("environment.yml")
 
@@ -70,8 +70,8 @@ def command(
       envtool lock --update flask
       envtool lock --exclude-newer "7 days"
     """
-    from envtool.lock import LockRequest
-    from envtool.spec import read_spec
+    from envtool.locking.lock import LockRequest
+    from envtool.locking.spec import read_spec
 
     if is_check and updates:
         raise click.UsageError("--check changes nothing, --update does; give one of them")
@@ -89,7 +89,7 @@ def command(
 
 
 def _places(paths: tuple[Path, ...], lockfile_path: Path | None) -> tuple[list[Path], Path]:
-    from envtool.lockfile import read_lockfile
+    from envtool.locking.lockfile import read_lockfile
 
     target = lockfile_path or (paths[0] if paths else _DEFAULT_SOURCE).parent / "conda-lock.yml"
     if paths or not target.exists():
@@ -105,8 +105,8 @@ def check_request(paths: tuple[Path, ...], lockfile_path: Path) -> LockRequest:
         paths: Its sources; those that it names itself when none are given.
         lockfile_path: The lock.
     """
-    from envtool.lock import LockRequest
-    from envtool.spec import read_spec
+    from envtool.locking.lock import LockRequest
+    from envtool.locking.spec import read_spec
 
     sources, target = _places(paths, lockfile_path)
     platforms = tuple(_recorded_options(target).get("platform", "").split())
@@ -114,8 +114,8 @@ def check_request(paths: tuple[Path, ...], lockfile_path: Path) -> LockRequest:
 
 
 def _recorded_options(target: Path) -> dict[str, str]:
-    from envtool.inputs import INPUTS_KEY, options_of
-    from envtool.lockfile import read_lockfile
+    from envtool.locking.inputs import INPUTS_KEY, options_of
+    from envtool.locking.lockfile import read_lockfile
 
     recorded = read_lockfile(target).custom_metadata.get(INPUTS_KEY)
     return options_of(recorded) if recorded else {}
@@ -123,8 +123,8 @@ def _recorded_options(target: Path) -> dict[str, str]:
 
 def _check(request: LockRequest, as_json: bool) -> int:
     from envtool import report
-    from envtool.check import check
-    from envtool.lockfile import read_lockfile
+    from envtool.locking.check import check
+    from envtool.locking.lockfile import read_lockfile
 
     answer = check(read_lockfile(request.lockfile_path), request)
     if as_json:
@@ -151,14 +151,15 @@ def _answer_dict(request: LockRequest, answer: Answer) -> dict[str, Any]:
 
 
 def _lock(request: LockRequest, updates: tuple[str, ...], as_json: bool) -> None:
-    from envtool import directories, mirror_choice, report
-    from envtool.cache import Cache
+    from envtool import directories, report
     from envtool.channel.trust import require_signed
-    from envtool.conda import Repodata
-    from envtool.explain import explained
-    from envtool.lock import lock
-    from envtool.lockfile import write_lockfile
-    from envtool.solve import Sources, repodata_urls
+    from envtool.fetching.cache import Cache
+    from envtool.locking.conda import Repodata
+    from envtool.locking.explain import explained
+    from envtool.locking.lock import lock
+    from envtool.locking.lockfile import write_lockfile
+    from envtool.locking.solve import Sources, repodata_urls
+    from envtool.mirroring import choice as mirror_choice
 
     names = ", ".join(str(path) for path in request.spec.paths)
     with report.Display() as display:
@@ -166,8 +167,8 @@ def _lock(request: LockRequest, updates: tuple[str, ...], as_json: bool) -> None
         sources = Sources(Repodata(directories.repodata_cache(), known), known, display)
         with display.task(f"solve {names}"), explained(request, sources):
             if updates:
-                from envtool.lockfile import read_lockfile
-                from envtool.update import update
+                from envtool.locking.lockfile import read_lockfile
+                from envtool.locking.update import update
 
                 old = read_lockfile(request.lockfile_path)
                 lockfile = update(old, updates, request, sources)

@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 import click
 
 from envtool import report
-from envtool.authorization import without_credentials, without_secrets
 from envtool.cli.options import json_option
+from envtool.fetching.authorization import without_credentials, without_secrets
 
 if TYPE_CHECKING:
-    from envtool.mirror_presets import Preset
-    from envtool.probe import Reading
+    from envtool.mirroring.presets import Preset
+    from envtool.mirroring.probe import Reading
 
 
 @click.group("mirror", short_help="Find, measure and use mirrors of conda channels and wheels.")
@@ -32,8 +32,8 @@ def command() -> None:
 @json_option
 def list_(as_json: bool) -> None:
     """Show every preset, the channels that it has, and which are in use."""
-    from envtool import mirrors
-    from envtool.mirror_presets import presets
+    from envtool.mirroring import mirrors
+    from envtool.mirroring.presets import presets
 
     used = mirrors.used()
     known = presets()
@@ -74,11 +74,12 @@ def probe(lockfile_path: Path, limit_s: float, as_json: bool) -> None:
     at once. The result is kept for a day; `envtool create` goes by it after `envtool mirror use auto`. Exit code 1 when
     some channel can be had from nowhere.
     """
-    from envtool import directories, mirror_choice
-    from envtool import probe as probing
-    from envtool.fetch import Cache
-    from envtool.lockfile import read_lockfile
-    from envtool.mirror_presets import presets
+    from envtool import directories
+    from envtool.fetching.fetch import Cache
+    from envtool.locking.lockfile import read_lockfile
+    from envtool.mirroring import choice as mirror_choice
+    from envtool.mirroring import probe as probing
+    from envtool.mirroring.presets import presets
 
     urls = [each.url for each in read_lockfile(lockfile_path).packages]
     places = probing.candidates(urls, list(presets().values()))
@@ -114,8 +115,9 @@ def use(names: tuple[str, ...], conda: bool, pip: bool, uv: bool, dry_run: bool,
       envtool mirror use tuna --conda --pip --dry-run
       envtool mirror use --undo
     """
-    from envtool import edits, mirror_use
-    from envtool.mirror_presets import presets
+    from envtool.mirroring import edits
+    from envtool.mirroring import use as mirror_use
+    from envtool.mirroring.presets import presets
 
     if undo == bool(names):
         raise click.UsageError("give a NAME, auto or off; or --undo alone")
@@ -132,9 +134,10 @@ def use(names: tuple[str, ...], conda: bool, pip: bool, uv: bool, dry_run: bool,
 
 
 def _best(known: dict[str, Preset]) -> Preset | None:
-    from envtool import directories, mirror_choice
-    from envtool.fetch import Cache
-    from envtool.probe import ORIGIN
+    from envtool import directories
+    from envtool.fetching.fetch import Cache
+    from envtool.mirroring import choice as mirror_choice
+    from envtool.mirroring.probe import ORIGIN
 
     readings = mirror_choice.recall(Cache(directories.cache()))
     usable = [each for each in readings if each.estimate_s is not None and each.name != ORIGIN and each.name in known]

@@ -79,9 +79,9 @@ def apply(
     from envtool.deploy.apply import Wishes
     from envtool.deploy.apply import apply as carry_out
     from envtool.deploy.root import Root
-    from envtool.fetch import Cache
-    from envtool.lockfile import read_lockfile
-    from envtool.request import Request
+    from envtool.fetching.fetch import Cache
+    from envtool.locking.lockfile import read_lockfile
+    from envtool.prefixes.request import Request
 
     lockfile = read_lockfile(lockfile_path)
     words = shlex.join(["envtool", *sys.argv[1:]])

@@ -16,8 +16,8 @@ from envtool.cli.options import name_option, prefix_option
 def command(name: str | None, path: Path | None, yes: bool) -> None:
     """Remove an environment with everything in it. What it was made from stays in the cache."""
     from envtool import report
-    from envtool.environments import remove
-    from envtool.prefix import find_prefix
+    from envtool.prefixes.environments import remove
+    from envtool.prefixes.prefix import find_prefix
 
     prefix = find_prefix(name, path)
     prefix.refuse_foreign()

@@ -18,6 +18,6 @@ def command(shell: str) -> None:
     In ~/.config/fish/config.fish: envtool shell-hook fish | source
     """
     from envtool import report
-    from envtool.activate import hook
+    from envtool.prefixes.activate import hook
 
     report.answer(hook(shell))

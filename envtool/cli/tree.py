@@ -35,10 +35,11 @@ def command(
 
     Sizes are those of the archives, where this machine knows them. `(*)` marks what is shown in full above.
     """
-    from envtool import facts, report, tree
+    from envtool import report
     from envtool.cli.selection import chosen_categories, chosen_platform
-    from envtool.graph import graph
-    from envtool.lockfile import read_lockfile
+    from envtool.locking import facts, tree
+    from envtool.locking.graph import graph
+    from envtool.locking.lockfile import read_lockfile
 
     if reverse and package is None:
         raise click.UsageError("--reverse needs a PACKAGE")

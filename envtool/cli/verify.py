@@ -11,8 +11,8 @@ import click
 from envtool.cli.options import file_option, json_option, name_option, prefix_option
 
 if TYPE_CHECKING:
-    from envtool.prefix import Prefix
-    from envtool.verify import VerifyReport
+    from envtool.prefixes.prefix import Prefix
+    from envtool.prefixes.verify import VerifyReport
 
 _SHOWN = 40
 
@@ -48,10 +48,10 @@ def command(
     reproducibility check for CI.
     """
     from envtool import directories, report
-    from envtool.fetch import Cache
-    from envtool.lockfile import read_lockfile
-    from envtool.prefix import find_prefix
-    from envtool.verify import verify
+    from envtool.fetching.fetch import Cache
+    from envtool.locking.lockfile import read_lockfile
+    from envtool.prefixes.prefix import find_prefix
+    from envtool.prefixes.verify import verify
 
     prefix = find_prefix(name, path)
     lockfile = read_lockfile(lockfile_path)
@@ -61,7 +61,7 @@ def command(
     with report.Display() as display:
         result = verify(prefix, locked, cache, display)
         if rebuild:
-            from envtool.rebuild import compare_with_rebuilt
+            from envtool.prefixes.rebuild import compare_with_rebuilt
 
             result = compare_with_rebuilt(prefix, lockfile, result, cache, display)
     _tell(prefix, result, junit, is_github=github, as_json=as_json)
@@ -71,7 +71,7 @@ def command(
 def _tell(prefix: Prefix, result: VerifyReport, junit: Path | None, *, is_github: bool, as_json: bool) -> None:
     from envtool import report
     from envtool.files import write_atomically
-    from envtool.findings import as_github, as_junit, as_text
+    from envtool.prefixes.findings import as_github, as_junit, as_text
 
     if junit:
         write_atomically(junit, as_junit(result.findings, str(prefix.path), result.file_count))

@@ -31,8 +31,8 @@ def command(
     """
     from envtool import report
     from envtool.cli.selection import chosen_categories, chosen_platform
-    from envtool.graph import graph
-    from envtool.lockfile import read_lockfile
+    from envtool.locking.graph import graph
+    from envtool.locking.lockfile import read_lockfile
 
     lockfile = read_lockfile(lockfile_path)
     chosen = chosen_platform(lockfile, platform)

@@ -10,10 +10,10 @@ import os
 import shutil
 from pathlib import Path
 
-from envtool import inventory
 from envtool.deploy.root import Root
 from envtool.errors import DeployError
 from envtool.files import sync_directory
+from envtool.prefixes import inventory
 
 _LEFT_OUT = ("__pycache__", "*.pyc", ".git")
 _READ_ONLY = 0o555

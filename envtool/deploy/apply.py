@@ -7,20 +7,20 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from envtool import environments
-from envtool.create import create
 from envtool.deploy import application, handover, masters
 from envtool.deploy.kinds import find_kind
 from envtool.deploy.root import Release, Root, lock_id
 from envtool.deploy.trial import try_out
 from envtool.errors import DeployError
-from envtool.fetch import Cache
+from envtool.fetching.fetch import Cache
 from envtool.files import write_atomically
-from envtool.link import activation_script
-from envtool.prefix import Prefix, State
+from envtool.prefixes import environments
+from envtool.prefixes.create import create
+from envtool.prefixes.link import activation_script
+from envtool.prefixes.prefix import Prefix, State
+from envtool.prefixes.request import Request
 from envtool.render import render
 from envtool.report import Display, say
-from envtool.request import Request
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from envtool.errors import DeployError
 from envtool.files import sync_directory, write_atomically
-from envtool.lockfile import LockedPackage
+from envtool.locking.lockfile import LockedPackage
 from envtool.report import say
 
 _RELEASE = "release.json"

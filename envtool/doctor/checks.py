@@ -9,7 +9,7 @@ from envtool.doctor.facts import Facts, Needs, Place
 from envtool.doctor.finding import Finding, Severity
 from envtool.doctor.nvidia import Fit, driver_for, fit, least_driver_for
 from envtool.doctor.surroundings import check_conda, check_python
-from envtool.prefix import LONGEST_PATH_BYTES
+from envtool.prefixes.prefix import LONGEST_PATH_BYTES
 from envtool.report import size
 
 _ERROR, _WARNING, _NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE

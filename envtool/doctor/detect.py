@@ -16,12 +16,15 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from envtool import condarc, directories, link, network, probe
+from envtool import directories
 from envtool.doctor.facts import Clock, Conda, Facts, Gpu, Inotify, Place, Reach
 from envtool.document import Document
 from envtool.errors import EnvtoolError
-from envtool.mirror_presets import Preset
-from envtool.patience import Patience
+from envtool.fetching import network
+from envtool.fetching.patience import Patience
+from envtool.mirroring import condarc, probe
+from envtool.mirroring.presets import Preset
+from envtool.prefixes import link
 
 _PROC = Path("/proc")
 _DRIVER = re.compile(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s")

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from envtool.doctor.facts import Needs
-from envtool.lockfile import LockedPackage
-from envtool.machine import find_lacks
-from envtool.space import UNPACKED_FACTOR, with_overhead
+from envtool.locking.lockfile import LockedPackage
+from envtool.prefixes.machine import find_lacks
+from envtool.prefixes.space import UNPACKED_FACTOR, with_overhead
 
 # What says it best comes first: a channel may have a cuda-version that is newer than the CUDA in use.
 _CONDA_CUDA = ("pytorch-cuda", "cuda-cudart", "cudatoolkit", "cuda-version")

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from envtool.building.repository import is_repository
 from envtool.document import dump
-from envtool.inputs import INPUTS_KEY
-from envtool.lockfile import LockedPackage, Lockfile, read_json_metadata
-from envtool.repository import is_repository
+from envtool.locking.inputs import INPUTS_KEY
+from envtool.locking.lockfile import LockedPackage, Lockfile, read_json_metadata
 
 _PUBLIC = "https://conda.anaconda.org/"
 

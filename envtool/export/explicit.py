@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from envtool.lockfile import LockedPackage
-from envtool.repository import is_repository
+from envtool.building.repository import is_repository
+from envtool.locking.lockfile import LockedPackage
 
 
 def explicit(packages: Sequence[LockedPackage], platform: str, *, with_sha256: bool) -> str:

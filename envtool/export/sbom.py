@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from envtool.credentials import strip
-from envtool.facts import Facts, look_up
-from envtool.graph import Graph, graph
-from envtool.lockfile import LockedPackage, Lockfile
-from envtool.repository import is_repository, parse
+from envtool.building.repository import is_repository, parse
+from envtool.fetching.credentials import strip
+from envtool.locking.facts import Facts, look_up
+from envtool.locking.graph import Graph, graph
+from envtool.locking.lockfile import LockedPackage, Lockfile
 
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component

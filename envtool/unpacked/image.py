@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from envtool.lockfile import LockedPackage
-from envtool.relocation import Placeholder
+from envtool.locking.lockfile import LockedPackage
+from envtool.prefixes.relocation import Placeholder
 
 PACK = "pack"
 _COMPILER = Path(__file__).parents[1] / "compile_worker.py"

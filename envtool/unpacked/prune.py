@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from envtool.cache import Cache
+from envtool.fetching.cache import Cache
 from envtool.unpacked.store import ImageStore, Kept
 
 # What holds what, for people.

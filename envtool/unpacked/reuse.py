@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from envtool import report
-from envtool.archives import require_sha256
-from envtool.lockfile import LockedPackage
+from envtool.locking.lockfile import LockedPackage
+from envtool.prefixes.archives import require_sha256
 from envtool.unpacked.capture import Made, capture
 from envtool.unpacked.image import image_key
 from envtool.unpacked.place import Placing

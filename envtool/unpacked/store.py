@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from envtool.cache import Cache, sha256_of
 from envtool.errors import CacheError
+from envtool.fetching.cache import Cache, sha256_of
 from envtool.unpacked.image import PACK, Image, format_image, parse_image
 
 SETTING = "ENVTOOL_UNPACKED"

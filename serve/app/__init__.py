@@ -17,12 +17,12 @@ from serve.app.body import read_body
 from serve.app.door import Door
 from serve.app.exchange import Answer, Request, fail
 from serve.app.routes import ROUTES, Route
-from serve.drain import Drain
+from serve.configuration.settings import ServerSettings, load_settings
 from serve.errors import RequestError
-from serve.pool import Ticket, current_ticket
-from serve.pressure import Arrival
 from serve.server import Server
-from serve.settings import ServerSettings, load_settings
+from serve.workers.drain import Drain
+from serve.workers.pool import Ticket, current_ticket
+from serve.workers.pressure import Arrival
 
 # Unavailable: the next attempt may reach another worker. Too large: what is left of the body may have no end.
 _LAST_ANSWERS = frozenset({413, 503})

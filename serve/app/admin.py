@@ -1,7 +1,8 @@
 """Operators' orders over HTTP: rollback, pin, unpin, look now.
 
 For who shows the token of `admin_token_file`, which is read anew for each order, so that a new token needs no restart.
-Where no file is named, none of this exists. What an order does is `serve.operations`' matter, as for the commands.
+Where no file is named, none of this exists. What an order does is `serve.telling.operations`' matter, as for the
+commands.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from pathlib import Path
 
 from serve.app.exchange import Answer, Request, fail, succeed
 from serve.errors import NotServedError, OperationError
-from serve.operations import Operations
 from serve.server import Server
+from serve.telling.operations import Operations
 
 ACTIONS = ("look", "pin", "rollback", "unpin")
 _SCHEME = "bearer"

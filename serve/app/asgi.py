@@ -1,7 +1,8 @@
 """The same server for an event loop: predictions go straight to their handlers, everything else to Flask.
 
 Flask runs in threads, so its views may block; the handlers of predictions only read and write, and what runs the
-model is handed to the dispatcher. Any ASGI server can carry this; `serve.connection` is the shorter way under uvicorn.
+model is handed to the dispatcher. Any ASGI server can carry this; `serve.workers.connection` is the shorter way under
+uvicorn.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from serve.app.asking import Prediction
 from serve.app.door import Door
 from serve.app.exchange import Answer, Request
 from serve.app.routes import PREDICTION_ROUTES, Route
-from serve.dispatch import Dispatcher, Done, LateError
-from serve.pressure import SLOW_CLIENT, Arrival
 from serve.server import Server
+from serve.workers.dispatch import Dispatcher, Done, LateError
+from serve.workers.pressure import SLOW_CLIENT, Arrival
 
 _MOST_REMEMBERED_PATHS = 1000
 Found = tuple[Route, Mapping[str, str]]

@@ -12,13 +12,13 @@ from typing import Any, Callable, NamedTuple, Protocol
 
 from serve.app.exchange import Answer, Request, fail, not_live
 from serve.errors import InputError, NotLiveError, NotServedError, RequestError
+from serve.loading.predictor import Predictor
 from serve.models import Aim
-from serve.predictor import Predictor
 from serve.provenance import Provenance
 from serve.runtime import Runtime
 from serve.server import Server
-from serve.shadow import Asked
-from serve.slot import Generation
+from serve.swapping.slot import Generation
+from serve.telling.shadow import Asked
 
 Take = Callable[[Predictor], Any]
 

@@ -10,15 +10,15 @@ import time
 import traceback
 from typing import Any, Callable, NamedTuple
 
-from serve.access import Exchange, provenance_of
 from serve.app.asking import complete
 from serve.app.exchange import RETRY_AFTER_S, Answer, Request, fail
 from serve.app.routes import PREDICTION_ROUTES, Route
 from serve.errors import InputError
 from serve.metrics.observer import Served
-from serve.pressure import QUEUE_FULL, TIMEOUT_HEADER, TOO_LARGE, Arrival, judge, read_timeout
 from serve.server import Server
-from serve.tracing import HEADER, TraceParent, parse_trace_parent
+from serve.telling.access import Exchange, provenance_of
+from serve.telling.tracing import HEADER, TraceParent, parse_trace_parent
+from serve.workers.pressure import QUEUE_FULL, TIMEOUT_HEADER, TOO_LARGE, Arrival, judge, read_timeout
 
 # What the metrics say of a prediction's path.
 _PROTOCOLS = {"predict": "native", "v1": "tfserving", "v2": "v2", "predictions": "torchserve"}

@@ -9,7 +9,7 @@ from serve.errors import NotServedError
 from serve.models import Aim, Model
 from serve.runtime import Runtime
 from serve.server import Server
-from serve.slot import Generation
+from serve.swapping.slot import Generation
 
 
 class Found(NamedTuple):

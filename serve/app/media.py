@@ -9,7 +9,7 @@ from serve.app.exchange import Body
 from serve.codec import image, npy, strict_json, tensor_file
 from serve.codec.datatypes import Array
 from serve.errors import RequestError
-from serve.predictor import Predictor
+from serve.loading.predictor import Predictor
 
 NPY, SAFETENSORS, IMAGE = "npy", "safetensors", "image"
 _BY_TYPE = {

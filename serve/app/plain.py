@@ -8,7 +8,7 @@ from serve.app.asking import Take
 from serve.app.content import read_content
 from serve.app.exchange import Request
 from serve.app.media import detect, read_inputs, read_json
-from serve.predictor import Predictor
+from serve.loading.predictor import Predictor
 
 
 class PlainDialect(abc.ABC):

@@ -18,7 +18,7 @@ from serve.app.plain import PlainDialect
 from serve.codec import strict_json
 from serve.codec.excerpt import excerpt
 from serve.errors import RequestError
-from serve.predictor import Predictor
+from serve.loading.predictor import Predictor
 from serve.provenance import Provenance
 from serve.server import Server
 

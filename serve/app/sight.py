@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 from serve.app.exchange import Answer, Request, fail, succeed
 from serve.app.page import send_asset
 from serve.metrics.families import CONTENT_TYPE
-from serve.overview import describe_model
 from serve.server import Server
+from serve.telling.overview import describe_model
 
 _NO_PAGE = fail(404, "the status page is switched off")
 _FRESH = {"Cache-Control": "no-store"}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from serve.app.exchange import Answer, Request, fail, not_live, succeed
+from serve.configuration.settings import STABLE
 from serve.errors import NotServedError
 from serve.server import Server
-from serve.settings import STABLE
 
 
 def livez(server: Server, request: Request) -> Answer:

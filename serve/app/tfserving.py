@@ -13,10 +13,10 @@ from serve.app.v2 import specs_of
 from serve.codec.tfserving import PredictRequest, encode_predict, parse_predict
 from serve.codec.v2 import TensorSpec
 from serve.errors import NotServedError
-from serve.predictor import INPUTS, OUTPUTS, Predictor
+from serve.loading.predictor import INPUTS, OUTPUTS, Predictor
 from serve.provenance import Provenance
 from serve.server import Server
-from serve.slot import Generation
+from serve.swapping.slot import Generation
 
 _DTYPES = {"FP16": "DT_HALF", "FP32": "DT_FLOAT", "FP64": "DT_DOUBLE", "BYTES": "DT_STRING"}
 

@@ -13,10 +13,10 @@ from serve.app.exchange import Answer, Request, fail, succeed
 from serve.app.lookup import Found, aim_of, describe
 from serve.app.plain import PlainDialect
 from serve.codec import strict_json
-from serve.predictor import Predictor
+from serve.loading.predictor import Predictor
 from serve.provenance import Provenance
 from serve.server import Server
-from serve.slot import Generation
+from serve.swapping.slot import Generation
 
 # Under one of these clients wrap what their handler takes.
 _WRAPPERS = ("data", "body", "instances", "inputs")

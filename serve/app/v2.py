@@ -17,7 +17,7 @@ from serve.codec.v2 import InferRequest, TensorSpec, parse_infer, parse_raw
 from serve.codec.v2_answer import InferAnswer, encode_infer
 from serve.codec.v2_binary import HEADER, is_raw
 from serve.errors import RequestError
-from serve.predictor import TEXT, ArrayForm, Predictor
+from serve.loading.predictor import TEXT, ArrayForm, Predictor
 from serve.provenance import Provenance
 from serve.server import Server
 

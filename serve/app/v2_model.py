@@ -12,7 +12,7 @@ from serve.codec.datatypes import BYTES
 from serve.codec.v2 import TensorSpec
 from serve.errors import NotServedError
 from serve.server import Server
-from serve.slot import Generation
+from serve.swapping.slot import Generation
 
 PLATFORM = "envserve_pytorch"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")

@@ -14,7 +14,7 @@ import time
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from serve import hostlock
+from serve.swapping import hostlock
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _PREFIX = "envserve-metrics-"

@@ -20,7 +20,7 @@ def count_event(families: Families, line: bytes) -> None:
 
     Args:
         families: get the counts.
-        line: as `serve.logs` writes it.
+        line: as `serve.telling.logs` writes it.
     """
     said = json.loads(line)
     event, whose = said["event"], Whose(str(said.get("model", "")), str(said.get("label", "stable")))

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from serve.ledger import Entry
 from serve.metrics.families import SWAPS, Reading, Whose
-from serve.operations import Status
+from serve.swapping.ledger import Entry
+from serve.telling.operations import Status
 
 _PROC = Path("/proc")
 _KIBIBYTE = 1024

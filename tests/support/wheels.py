@@ -6,7 +6,7 @@ import hashlib
 import zipfile
 from pathlib import Path
 
-from envtool.lockfile import LockedPackage
+from envtool.locking.lockfile import LockedPackage
 
 
 def write_wheel(

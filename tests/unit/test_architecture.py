@@ -15,26 +15,32 @@ ROOT = Path(__file__).parents[2]
 # The one door, or the few, for each outside thing.
 DOORS = {
     "a2wsgi": {"serve/worker.py"},
-    "uvicorn": {"serve/connection.py", "serve/heads.py", "serve/worker.py"},
-    "gunicorn": {"serve/gthread.py", "serve/lingering.py", "serve/worker.py", "envtool/channel/server.py"},
+    "uvicorn": {"serve/workers/connection.py", "serve/workers/heads.py", "serve/worker.py"},
+    "gunicorn": {
+        "serve/workers/gthread.py",
+        "serve/workers/lingering.py",
+        "serve/worker.py",
+        "envtool/channel/server.py",
+    },
     "boto3": {"envtool/channel/bucket.py"},
     "cryptography": {"envtool/signature.py", "serve/signature.py"},
     "PIL": {"serve/codec/image.py"},
     "orjson": {"serve/codec/strict_json.py"},
     "jinja2": {"envtool/render.py"},
-    "opentelemetry": {"serve/spans.py"},
+    "opentelemetry": {"serve/telling/spans.py"},
     "prometheus_client": {"serve/metrics/families.py"},
-    "rattler": {"envtool/conda.py", "envtool/link.py", "envtool/channel/index.py"},
-    "requests": {"envtool/network.py"},
+    "rattler": {"envtool/locking/conda.py", "envtool/prefixes/link.py", "envtool/channel/index.py"},
+    "requests": {"envtool/fetching/network.py"},
     "rich": {"envtool/report.py"},
-    "structlog": {"serve/logs.py"},
-    "subprocess": {"envtool/process.py", "serve/hook.py"},
+    "structlog": {"serve/telling/logs.py"},
+    "subprocess": {"envtool/process.py", "serve/telling/hook.py"},
     "torch": {
-        f"serve/{name}.py" for name in ("conversion", "inputs", "optimization", "outputs", "rows", "tensors", "weights")
+        "serve/publishing/conversion.py",
+        *(f"serve/loading/{name}.py" for name in ("inputs", "optimization", "outputs", "rows", "tensors", "weights")),
     },
     "uv": {"envtool/uv.py"},
     "werkzeug": {"envtool/channel/web.py", "serve/app/__init__.py"},
-    "watchdog": {"serve/wakeup.py"},
+    "watchdog": {"serve/watching/wakeup.py"},
     "yaml": {"envtool/document.py"},
 }
 
@@ -116,3 +122,22 @@ def test_no_path_of_a_machine_and_no_registry_is_named() -> None:
     for name in listed.stdout.splitlines():
         content = (ROOT / name).read_bytes() if (ROOT / name).is_file() else b""
         assert not [host for host in hosts if host.encode() in content], name
+
+
+# What a package of envtool may import of the others: bytes at the bottom, then locks, then prefixes.
+LAYERS = {
+    "fetching": set(),
+    "mirroring": {"fetching"},
+    "building": {"channel", "fetching", "locking", "mirroring", "prefixes"},
+    "locking": {"building", "fetching", "mirroring"},
+    "unpacked": {"fetching", "locking", "prefixes"},
+    "prefixes": {"building", "channel", "fetching", "locking", "mirroring", "unpacked"},
+}
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_what_is_below_does_not_know_what_is_above(package: str) -> None:
+    packages = {path.parent.name for path in (ROOT / "envtool").glob("*/__init__.py")} - {package}
+    for path in modules(f"envtool/{package}"):
+        used = {name.split(".")[1] for name in imports(path) if name.startswith("envtool.")}
+        assert used & packages <= LAYERS[package], path

@@ -1,7 +1,7 @@
 """The status page: one HTML file, its style and its scripts, sent as they lie here.
 
 No build step, nothing from other hosts, and a policy that lets the browser run these scripts and no others. What the
-page shows is `serve.overview`'s matter.
+page shows is `serve.telling.overview`'s matter.
 """
 
 from __future__ import annotations

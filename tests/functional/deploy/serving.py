@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from envtool.deploy.kinds import find_kind
-from envtool.lockfile import LockedPackage, format_lockfile
+from envtool.locking.lockfile import LockedPackage, format_lockfile
 from envtool.render import render
 from tests.functional.deploy.conftest import run_envtool
 from tests.functional.prefix.conftest import User

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from envtool.deploy.kinds import find_kind
-from envtool.lockfile import format_lockfile
+from envtool.locking.lockfile import format_lockfile
 from envtool.render import render
 from tests.functional.deploy import machine
 from tests.functional.deploy.machine import Machine

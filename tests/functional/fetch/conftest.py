@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from envtool.fetch import Cache
-from envtool.patience import Patience
+from envtool.fetching.fetch import Cache
+from envtool.fetching.patience import Patience
 from tests.support.mirror_simulator import MirrorSimulator
 
 CONTENT = random.Random(1).randbytes(300_000)

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from envtool.errors import CacheError
-from envtool.fetch import Cache, Wanted, fetch
-from envtool.patience import Patience
+from envtool.fetching.fetch import Cache, Wanted, fetch
+from envtool.fetching.patience import Patience
 from tests.functional.fetch.conftest import CONTENT, SHA256, Tally
 from tests.support import mirror_answers as say
 from tests.support.mirror_simulator import MirrorSimulator
@@ -29,8 +29,8 @@ import encodings.idna, os, sys
 from pathlib import Path
 import requests
 from envtool.errors import EnvtoolError
-from envtool.fetch import Cache, Wanted, fetch
-import envtool.network, envtool.transfer, concurrent.futures.thread
+from envtool.fetching.fetch import Cache, Wanted, fetch
+import envtool.fetching.network, envtool.fetching.transfer, concurrent.futures.thread
 if len(sys.argv) > 4:
     # All is imported before, for the interpreter may be where only root can read.
     try:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from envtool import archives, mirror_choice
 from envtool.errors import LockfileError
-from envtool.fetch import Cache
-from envtool.lockfile import LockedPackage
-from envtool.mirrors import Mirrors
-from envtool.patience import Patience
+from envtool.fetching.fetch import Cache
+from envtool.fetching.patience import Patience
+from envtool.locking.lockfile import LockedPackage
+from envtool.mirroring import choice as mirror_choice
+from envtool.mirroring.mirrors import Mirrors
+from envtool.prefixes import archives
 from envtool.report import Display
 from tests.support import mirror_answers as say
 from tests.support import mirror_simulator as sim

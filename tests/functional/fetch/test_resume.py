@@ -7,8 +7,8 @@ import hashlib
 
 import pytest
 
-from envtool.fetch import Cache, Wanted, fetch
-from envtool.patience import Patience
+from envtool.fetching.fetch import Cache, Wanted, fetch
+from envtool.fetching.patience import Patience
 from tests.functional.fetch.conftest import CONTENT, SHA256, Tally
 from tests.support import mirror_answers as say
 from tests.support import mirror_simulator as sim

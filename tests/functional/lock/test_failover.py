@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from envtool.mirrors import Mirrors
-from envtool.relay import Relay
+from envtool.locking.relay import Relay
+from envtool.mirroring.mirrors import Mirrors
 from tests.support.mirror_answers import (
     Answer,
     cut_without_length,

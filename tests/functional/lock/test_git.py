@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from envtool import git
-from envtool.cache import Cache, sha256_of
+from envtool.building import git
+from envtool.building.git_wheels import GitWheels, rebuild
+from envtool.building.repository import Repository, parse
 from envtool.errors import HashMismatchError, NetworkError, SolveError
-from envtool.git_wheels import GitWheels, rebuild
-from envtool.lockfile import LockedPackage, read_lockfile
-from envtool.mirrors import Mirrors
-from envtool.policy import Policy, cutoff
+from envtool.fetching.cache import Cache, sha256_of
+from envtool.locking.lockfile import LockedPackage, read_lockfile
+from envtool.locking.policy import Policy, cutoff
+from envtool.locking.spec import Dependency, EnvironmentSpec
+from envtool.mirroring.mirrors import Mirrors
 from envtool.report import Display
-from envtool.repository import Repository, parse
-from envtool.spec import Dependency, EnvironmentSpec
 from tests.support.git_repository import GitRepository, protected
 from tests.support.mirror_simulator import MirrorSimulator
 

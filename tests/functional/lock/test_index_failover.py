@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from envtool import indexes, pypi, wheels
 from envtool.errors import SolveError
-from envtool.mirrors import Mirrors
-from envtool.wheels import Target, WheelRequest
+from envtool.locking import wheels
+from envtool.locking.wheels import Target, WheelRequest
+from envtool.mirroring import indexes, pypi
+from envtool.mirroring.mirrors import Mirrors
 from tests.support.mirror_answers import Answer, html, reset, silent, stalled, status
 from tests.support.mirror_simulator import MirrorSimulator, closed_port_url
 from tests.support.wheels import write_wheel

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from envtool.lockfile import LockedPackage, Lockfile, read_lockfile
+from envtool.locking.lockfile import LockedPackage, Lockfile, read_lockfile
 
 SERVER = """\
 name: demo

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from envtool.lockfile import LockedPackage, read_lockfile
+from envtool.locking.lockfile import LockedPackage, read_lockfile
 
 ENVIRONMENT = """\
 name: demo

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from envtool.git_wheels import GitWheels
-from envtool.lockfile import LockedPackage
-from envtool.mirrors import Mirrors
-from envtool.policy import Policy
+from envtool.building.git_wheels import GitWheels
+from envtool.locking.lockfile import LockedPackage
+from envtool.locking.policy import Policy
+from envtool.locking.spec import Dependency, EnvironmentSpec
+from envtool.mirroring.mirrors import Mirrors
 from envtool.report import Display
-from envtool.spec import Dependency, EnvironmentSpec
 from tests.functional.prefix.conftest import ROOT, User
 from tests.support.archives import locked
 from tests.support.git_repository import GitRepository

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from envtool.lockfile import LockedPackage
+from envtool.locking.lockfile import LockedPackage
 from tests.functional.prefix.conftest import Channel, User
 from tests.support.archives import Archive, File, locked
 

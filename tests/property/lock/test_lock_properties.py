@@ -8,15 +8,15 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envtool import source
-from envtool.content_hash import conda_lock_modules
-from envtool.diff import compare
 from envtool.document import dump
-from envtool.explain import smallest_conflict
-from envtool.inputs import compare as compare_inputs
-from envtool.inputs import serialize
-from envtool.lockfile import LockedPackage, Lockfile, format_lockfile, parse_lockfile
-from envtool.spec import Dependency, combine
+from envtool.locking import source
+from envtool.locking.content_hash import conda_lock_modules
+from envtool.locking.diff import compare
+from envtool.locking.explain import smallest_conflict
+from envtool.locking.inputs import compare as compare_inputs
+from envtool.locking.inputs import serialize
+from envtool.locking.lockfile import LockedPackage, Lockfile, format_lockfile, parse_lockfile
+from envtool.locking.spec import Dependency, combine
 
 NAMES = st.text(string.ascii_lowercase + string.digits + "_-.", min_size=1, max_size=12).map(lambda text: f"p{text}")
 # Anything that a version may look like to a YAML reader: 1.0, 1e3, 0x1, 1_000, 2024.01, null.

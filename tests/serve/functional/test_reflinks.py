@@ -10,10 +10,10 @@ import pytest
 from serving import Load, check_answers
 from trainer import ROW, sha256_of
 
-from serve.checkpoint import Load as Candidate
-from serve.manifest import Manifest
-from serve.place import Place
-from serve.store import Store
+from serve.swapping.store import Store
+from serve.watching.checkpoint import Load as Candidate
+from serve.watching.manifest import Manifest
+from serve.watching.place import Place
 from tests.support import debian
 
 SIZE_BYTES = 64 * 1024 * 1024

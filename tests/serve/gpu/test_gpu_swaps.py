@@ -13,19 +13,19 @@ import safetensors.numpy
 from serving import Load, wait_until
 from trainer import ROW, sha256_of
 
+from serve.configuration.settings import load_settings
 from serve.errors import MemoryShortError
-from serve.manifest import Manifest
 from serve.provenance import Provenance
-from serve.settings import load_settings
-from serve.slot import Generation, Slot
-from serve.store import Stored
+from serve.swapping.slot import Generation, Slot
+from serve.swapping.store import Stored
+from serve.watching.manifest import Manifest
 
 pytestmark = [pytest.mark.gpu, pytest.mark.needs_torch]
 torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip(f"torch {torch.__version__} finds no CUDA device", allow_module_level=True)
 
-from serve.model import ModelLoader  # noqa: E402
+from serve.loading.model import ModelLoader  # noqa: E402
 
 SUPPORT = Path(__file__).parents[1] / "support"
 SWAPS = 100

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy
 
+from serve.configuration.settings import load_settings
 from serve.errors import InputError
-from serve.predictor import ArrayForm
+from serve.loading.predictor import ArrayForm
 from serve.provenance import Provenance
 from serve.server import Server
-from serve.settings import load_settings
-from serve.slot import Generation
+from serve.swapping.slot import Generation
 
 
 class Times:

@@ -9,11 +9,11 @@ import json
 import os
 from pathlib import Path
 
-from serve.checkpoint import Known, Load, Refuse, decide
 from serve.errors import CheckpointError, CheckpointMovedError
-from serve.formats import detect_format, read_safetensors_interface
-from serve.place import Place
-from serve.store import Store
+from serve.loading.formats import detect_format, read_safetensors_interface
+from serve.swapping.store import Store
+from serve.watching.checkpoint import Known, Load, Refuse, decide
+from serve.watching.place import Place
 
 SETTLE_S = 0.2
 

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from serve.app.admin import authorize, carry_out
-from serve.ledger import Entry, Ledger
-from serve.operations import Operations
-from serve.store import Store
+from serve.swapping.ledger import Entry, Ledger
+from serve.swapping.store import Store
+from serve.telling.operations import Operations
 
 TOKEN = "correct horse battery"
 

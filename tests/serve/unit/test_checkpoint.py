@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.checkpoint import (
+from serve.watching.checkpoint import (
     Identity,
     Ignore,
     Known,

@@ -14,7 +14,7 @@ from serve.app.asgi import AsgiApp
 from serve.app.exchange import Request
 from serve.app.predict import predict
 from serve.app.routes import PREDICTION_ROUTES
-from serve.dispatch import Dispatcher
+from serve.workers.dispatch import Dispatcher
 
 
 class Noting(Times):

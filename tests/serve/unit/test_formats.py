@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serve.errors import CheckpointError
-from serve.formats import (
+from serve.loading.formats import (
     TensorSpec,
     compare_interfaces,
     detect_format,

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from serve import gates
+from serve.configuration.settings import load_settings
 from serve.errors import CheckpointError
-from serve.formats import SAFETENSORS, TORCH, TORCHSCRIPT
-from serve.settings import load_settings
+from serve.loading import gates
+from serve.loading.formats import SAFETENSORS, TORCH, TORCHSCRIPT
 
 SHA256 = "ab" * 32
 

@@ -6,11 +6,11 @@ import pytest
 
 pytest.importorskip("uvicorn")
 
-from serve import heads
 from serve.app.asgi import Table
 from serve.app.exchange import Answer
-from serve.heads import Heads
-from serve.streak import Streak
+from serve.workers import heads
+from serve.workers.heads import Heads
+from serve.workers.streak import Streak
 
 FIELDS = [(b"host", b"x"), (b"content-length", b"10")]
 

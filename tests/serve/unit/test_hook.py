@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from serve.hook import EventHook
+from serve.telling.hook import EventHook
 
 LINE = b'{"event": "swapped"}\n'
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from serve import journal
-from serve.journal import Journal
+from serve.telling import journal
+from serve.telling.journal import Journal
 
 
 def line(event, **facts):

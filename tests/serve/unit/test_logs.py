@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import os
 
-from serve.logs import EventLog
+from serve.telling.logs import EventLog
 
 
 def test_one_json_line_for_each_event():

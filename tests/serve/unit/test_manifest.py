@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serve.errors import CheckpointError
-from serve.golden import Golden
-from serve.manifest import Manifest, parse_marker
+from serve.loading.golden import Golden
+from serve.watching.manifest import Manifest, parse_marker
 
 SHA256 = "ab" * 32
 

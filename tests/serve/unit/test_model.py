@@ -18,11 +18,11 @@ pytest.importorskip("torch")
 
 import torch  # noqa: E402
 
+from serve.configuration.settings import load_settings  # noqa: E402
 from serve.errors import CheckpointError, InputError, ModelError  # noqa: E402
-from serve.manifest import Manifest  # noqa: E402
-from serve.model import ModelLoader  # noqa: E402
-from serve.settings import load_settings  # noqa: E402
-from serve.store import Stored  # noqa: E402
+from serve.loading.model import ModelLoader  # noqa: E402
+from serve.swapping.store import Stored  # noqa: E402
+from serve.watching.manifest import Manifest  # noqa: E402
 
 SUPPORT = Path(__file__).parents[1] / "support"
 UNSTATED = Manifest()

@@ -18,15 +18,15 @@ pytest.importorskip("torch")
 
 import torch  # noqa: E402
 
-from serve import host_memory, model, weights  # noqa: E402
+from serve.configuration.settings import load_settings  # noqa: E402
 from serve.errors import CheckpointError, MemoryShortError, ModelError  # noqa: E402
-from serve.golden import Golden  # noqa: E402
-from serve.manifest import Manifest, parse_marker  # noqa: E402
-from serve.model import ModelLoader  # noqa: E402
+from serve.loading import host_memory, model, weights  # noqa: E402
+from serve.loading.golden import Golden  # noqa: E402
+from serve.loading.model import ModelLoader  # noqa: E402
 from serve.provenance import Provenance  # noqa: E402
-from serve.settings import load_settings  # noqa: E402
-from serve.slot import Generation, Slot  # noqa: E402
-from serve.store import Stored  # noqa: E402
+from serve.swapping.slot import Generation, Slot  # noqa: E402
+from serve.swapping.store import Stored  # noqa: E402
+from serve.watching.manifest import Manifest, parse_marker  # noqa: E402
 
 SUPPORT = Path(__file__).parents[1] / "support"
 UNSTATED = Manifest()
@@ -295,6 +295,6 @@ def test_release_frees_every_tensor(tmp_path, trainer):
 
 
 def test_assignment_is_asked_of_torch_itself():
-    from serve import tensors
+    from serve.loading import tensors
 
     assert tensors.can_assign() == ("assign" in inspect.signature(torch.nn.Module().load_state_dict).parameters)

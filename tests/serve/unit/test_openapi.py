@@ -11,7 +11,7 @@ from serve.app import EXTENSION, create_app
 from serve.app.openapi import describe
 from serve.app.openapi_schemas import BODIES
 from serve.app.routes import ROUTES
-from serve.settings import load_settings
+from serve.configuration.settings import load_settings
 
 validator = pytest.importorskip("openapi_spec_validator")
 import jsonschema  # noqa: E402 - comes with the validator

@@ -8,11 +8,11 @@ import pytest
 from trainer import mark
 
 from serve.__main__ import main
-from serve.agreement import Agreement
-from serve.ledger import Entry, Ledger
-from serve.orders import Orders
-from serve.quarantine import Quarantine, Refusal
-from serve.store import Store
+from serve.swapping.agreement import Agreement
+from serve.swapping.ledger import Entry, Ledger
+from serve.swapping.orders import Orders
+from serve.swapping.quarantine import Quarantine, Refusal
+from serve.swapping.store import Store
 
 FIRST = Entry(0, "a" * 64, 10, "v1", "m.pth", 1000, "seen-1")
 SECOND = replace(FIRST, sha256="b" * 64, version="v2", fingerprint="seen-2")

@@ -10,12 +10,12 @@ torch = pytest.importorskip("torch")
 import safetensors.torch  # noqa: E402
 from trainer import sha256_of  # noqa: E402
 
-from serve import servable  # noqa: E402
-from serve.manifest import Manifest  # noqa: E402
-from serve.model import ModelLoader  # noqa: E402
-from serve.optimization import optimize  # noqa: E402
-from serve.settings import load_settings  # noqa: E402
-from serve.store import Stored  # noqa: E402
+from serve.configuration.settings import load_settings  # noqa: E402
+from serve.loading import servable  # noqa: E402
+from serve.loading.model import ModelLoader  # noqa: E402
+from serve.loading.optimization import optimize  # noqa: E402
+from serve.swapping.store import Stored  # noqa: E402
+from serve.watching.manifest import Manifest  # noqa: E402
 
 
 class Steps(torch.nn.Module):

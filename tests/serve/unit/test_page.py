@@ -10,12 +10,12 @@ import pytest
 
 from serve.app import page
 from serve.app.page import ASSETS, send_asset
-from serve.ledger import Entry
 from serve.metrics.rates import Traffic
-from serve.operations import Past, Status
-from serve.overview import Look, describe_model, list_swaps
-from serve.quarantine import Record
-from serve.word import Row
+from serve.swapping.ledger import Entry
+from serve.swapping.quarantine import Record
+from serve.swapping.word import Row
+from serve.telling.operations import Past, Status
+from serve.telling.overview import Look, describe_model, list_swaps
 
 
 def text_of(name):

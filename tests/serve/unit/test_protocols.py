@@ -13,9 +13,9 @@ from predictors import Times, go_live
 from serve.app import EXTENSION, create_app
 from serve.app.routes import ROUTES
 from serve.codec import npy, tensor_file
+from serve.configuration.settings import load_settings
 from serve.errors import InputError
-from serve.predictor import ArrayForm
-from serve.settings import load_settings
+from serve.loading.predictor import ArrayForm
 
 TOML = """
 [models.m]

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from serve.checkpoint import Ignore, Known, Load, decide
 from serve.errors import PublishError
-from serve.place import Place
 from serve.publish import publish
+from serve.watching.checkpoint import Ignore, Known, Load, decide
+from serve.watching.place import Place
 
 NOTHING = Known(served=None, served_order=None, first_seen_s=0.0)
 

@@ -12,8 +12,8 @@ from trainer import ROW, sha256_of
 
 from serve.__main__ import main
 from serve.errors import PublishError, SignatureError
-from serve.manifest import parse_marker
 from serve.publish import Extras, publish
+from serve.watching.manifest import parse_marker
 
 pytestmark = pytest.mark.needs_torch
 torch = pytest.importorskip("torch")

@@ -11,11 +11,11 @@ import pytest
 from serving import wait_until
 from trainer import ROW
 
-from serve.checkpoint import Known, Load, Refuse, decide
 from serve.errors import CheckpointMovedError, ModelError
 from serve.publish import publish
-from serve.remote import make_place, url_of
-from serve.store import Store
+from serve.swapping.store import Store
+from serve.watching.checkpoint import Known, Load, Refuse, decide
+from serve.watching.remote import make_place, url_of
 
 fsspec = pytest.importorskip("fsspec", reason="the extra [remote] is not installed")
 NOTHING = Known(served=None, served_order=None, first_seen_s=0.0)

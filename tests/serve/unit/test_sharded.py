@@ -10,13 +10,13 @@ import pytest
 import safetensors.numpy
 from trainer import mark
 
-from serve import sharded
-from serve.checkpoint import Ignore, Known, Load, Wait, decide
 from serve.errors import CheckpointError, CheckpointMovedError
-from serve.formats import read_safetensors_interface
-from serve.place import Place
+from serve.loading.formats import read_safetensors_interface
 from serve.publish import publish
-from serve.store import Store
+from serve.swapping.store import Store
+from serve.watching import sharded
+from serve.watching.checkpoint import Ignore, Known, Load, Wait, decide
+from serve.watching.place import Place
 
 STATE = {
     "b": numpy.arange(3, dtype="float32"),

@@ -6,7 +6,7 @@ import pytest
 
 from serve.errors import NotLiveError
 from serve.provenance import Provenance
-from serve.slot import Generation, Slot
+from serve.swapping.slot import Generation, Slot
 
 
 def make(number):

@@ -9,10 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not in this interpreter; run these in the created environment")
 
-from serve import servable  # noqa: E402 - they bring torch
+from serve.configuration.settings import load_settings  # noqa: E402
 from serve.errors import InputError, ModelError  # noqa: E402
-from serve.settings import load_settings  # noqa: E402
-from serve.trial import describe_outputs, find_batchable  # noqa: E402
+from serve.loading import servable  # noqa: E402 - they bring torch
+from serve.loading.trial import describe_outputs, find_batchable  # noqa: E402
 
 
 class Rows(torch.nn.Module):

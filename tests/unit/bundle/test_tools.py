@@ -10,8 +10,8 @@ import pytest
 
 from envtool.bundle import tools
 from envtool.errors import BundleError
-from envtool.lockfile import write_lockfile
-from envtool.mirrors import Mirrors
+from envtool.locking.lockfile import write_lockfile
+from envtool.mirroring.mirrors import Mirrors
 from tests.support.archives import lock_of
 
 INFO = "envserve-0.1.dist-info"

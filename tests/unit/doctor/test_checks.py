@@ -13,7 +13,7 @@ from envtool.doctor.facts import Clock, Conda, Facts, Gpu, Inotify, Needs, Place
 from envtool.doctor.finding import Severity
 from envtool.doctor.needs import cuda_of, glibc_of, needs
 from envtool.doctor.nvidia import Fit, fit
-from envtool.lockfile import LockedPackage
+from envtool.locking.lockfile import LockedPackage
 
 CACHE = Place(Path("/home/user/.cache/envtool"), "cache", True, 0o755, 10**12, 10**9, 1)
 HOME = Place(Path("/home/user/.envtool/envs"), "environments", True, None, 10**12, None, 2)

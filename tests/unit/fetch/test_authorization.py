@@ -5,8 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from envtool.authorization import AUTH_FILE_VARIABLE, Authorized, authorize, without_credentials, without_secrets
 from envtool.errors import EnvtoolError
+from envtool.fetching.authorization import (
+    AUTH_FILE_VARIABLE,
+    Authorized,
+    authorize,
+    without_credentials,
+    without_secrets,
+)
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from envtool.attempts import Place
-from envtool.hosts import Hosts
-from envtool.network import TransferError
+from envtool.fetching.attempts import Place
+from envtool.fetching.hosts import Hosts
+from envtool.fetching.network import TransferError
 
 HERE, THERE = Place("https://u:p@h.example/a"), Place("https://other.example/a")
 

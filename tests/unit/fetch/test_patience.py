@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from envtool import patience
 from envtool.errors import EnvtoolError
-from envtool.patience import Patience
+from envtool.fetching import patience
+from envtool.fetching.patience import Patience
 
 
 def test_without_variables_the_defaults_hold() -> None:

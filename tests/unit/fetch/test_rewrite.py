@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envtool import condarc, pipconf, uvtoml
 from envtool.errors import InvalidFileError
-from envtool.mirror_use import use
+from envtool.mirroring import condarc, pipconf, uvtoml
+from envtool.mirroring.use import use
 
 FORGE, MAIN = "https://conda.anaconda.org/conda-forge/", "https://repo.anaconda.com/pkgs/main/"
 M1 = {FORGE: "https://m1.example/cloud/conda-forge/", MAIN: "https://m1.example/pkgs/main/"}

@@ -4,13 +4,15 @@ from datetime import datetime, timezone
 
 import pytest
 
-from envtool import credentials, pypi, virtual, wheels
 from envtool.errors import EnvtoolError, SolveError
-from envtool.lock import _dependencies
-from envtool.mirrors import Mirrors
-from envtool.policy import cutoff
-from envtool.pylock import Wheel, format_pylock, parse_pylock
-from envtool.wheels import Target
+from envtool.fetching import credentials
+from envtool.locking import virtual, wheels
+from envtool.locking.lock import _dependencies
+from envtool.locking.policy import cutoff
+from envtool.locking.pylock import Wheel, format_pylock, parse_pylock
+from envtool.locking.wheels import Target
+from envtool.mirroring import pypi
+from envtool.mirroring.mirrors import Mirrors
 
 NOW = datetime(2026, 7, 10, 12, 0, tzinfo=timezone.utc)
 HASH_PATH = "/packages/10/cb/" + "f" * 60 + "/blinker-1.9.0-py3-none-any.whl"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from envtool.errors import LockfileError
-from envtool.lockfile import LockedPackage, parse_lockfile
+from envtool.locking.lockfile import LockedPackage, parse_lockfile
 
 ROOT = Path(__file__).parents[3]
 VALID = """\

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from envtool import mirrors
 from envtool.errors import EnvtoolError, InvalidFileError
-from envtool.mirrors import Mirrors
+from envtool.mirroring import mirrors
+from envtool.mirroring.mirrors import Mirrors
 
 FORGE = "https://conda.anaconda.org/conda-forge/"
 ARCHIVE = "linux-64/numpy-1.26.4-py39h474f0d3_0.conda"

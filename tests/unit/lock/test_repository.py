@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from envtool.lockfile import LockedPackage, Lockfile, format_lockfile, parse_lockfile
-from envtool.repository import Repository, parse
-from envtool.source_build import SourceBuild, Tool
+from envtool.building.repository import Repository, parse
+from envtool.building.source_build import SourceBuild, Tool
+from envtool.locking.lockfile import LockedPackage, Lockfile, format_lockfile, parse_lockfile
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from envtool import source
 from envtool.errors import MissingFileError, SpecError
-from envtool.spec import EnvironmentSpec, PlatformSpec, combine, read_spec
+from envtool.locking import source
+from envtool.locking.spec import EnvironmentSpec, PlatformSpec, combine, read_spec
 
 BASE = """\
 name: demo

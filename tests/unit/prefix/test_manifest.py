@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from envtool.errors import ArchiveError
-from envtool.manifest import Manifests
+from envtool.prefixes.manifest import Manifests
 
 SITE = "lib/python3.9/site-packages"
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from envtool.lockfile import LockedPackage
-from envtool.plan import Damage, Plan, installed, plan
-from envtool.prefix import Receipt
+from envtool.locking.lockfile import LockedPackage
+from envtool.prefixes.plan import Damage, Plan, installed, plan
+from envtool.prefixes.prefix import Receipt
 
 
 def package(name: str, version: str = "1.0", manager: str = "conda") -> LockedPackage:

@@ -1,0 +1,1 @@
+"""Wheels that are built from commits of git, to the same bytes on every machine."""

@@ -1,0 +1,1 @@
+"""Prefixes: made equal to a lock, used, and proven to be so."""

@@ -1,0 +1,148 @@
+"""Every file of a prefix as it is now, with the prefix's own path taken out of the content; and the env digest over it.
+
+A package's archive holds a *placeholder* wherever a file names its prefix; linking replaces it. Here it is put back, so
+that a file that was linked right has exactly the hash that its archive declares, in every directory and on every
+machine. The definition of the env digest stands in docs/reference/env-digest.md; a change here is a change there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from envtool.prefixes.bytecode import source_of
+from envtool.prefixes.relocation import PREFIX_TEXT, Placeholder, restore, without_rewritten
+
+_META = "conda-meta"
+_CHUNK_BYTES = 1 << 20
+_RECORD_SUFFIX = ".dist-info/RECORD"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file or link of a prefix.
+
+    Args:
+        path: Relative to the prefix, with `/`.
+        kind: `file` or `link`.
+        is_executable: Whether its owner may execute it; False for links.
+        sha256: Hash of the normalized content, or of the target of a link.
+        size_bytes: Size on disk.
+        names_prefix: Whether the content on disk names the prefix.
+    """
+
+    path: str
+    kind: str
+    is_executable: bool
+    sha256: str
+    size_bytes: int
+    names_prefix: bool = False
+
+
+def scan(
+    prefix: Path, placeholders: Mapping[str, Placeholder], known: Mapping[str, Entry] | None = None
+) -> dict[str, Entry]:
+    """Read every file of a prefix but those in conda-meta, on all cores.
+
+    Args:
+        prefix: The prefix.
+        placeholders: The declared placeholder of each path that has one.
+        known: Files that need not be read, as long as they are regular files of the same size and mode.
+
+    Returns:
+        Path to entry, sorted by path.
+    """
+    # The largest first and dealt out, so that no core is left alone with one of them at the end.
+    found = sorted(_walk(str(prefix), ""), key=lambda each: each[1].st_size, reverse=True)
+    needle = os.fsencode(prefix)
+    count = os.cpu_count() or 1
+
+    def share(start: int) -> list[Entry]:
+        return [
+            _known(name, status, known or {}) or _entry(prefix, name, status, needle, placeholders.get(name))
+            for name, status in found[start::count]
+        ]
+
+    with ThreadPoolExecutor(count) as pool:
+        shares = pool.map(share, range(count))
+        entries = {entry.path: entry for entry in sorted(itertools.chain(*shares), key=lambda entry: entry.path)}
+    return {path: _without_source(entry, placeholders, entries) for path, entry in entries.items()}
+
+
+def env_digest(entries: Iterable[Entry]) -> str:
+    """One sha256 over path, kind, executable bit and normalized content of every entry, sorted by path."""
+    digest = hashlib.sha256()
+    for entry in sorted(entries, key=lambda each: each.path.encode()):
+        line = json.dumps([entry.path, entry.kind, entry.is_executable, entry.sha256], separators=(",", ":"))
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _without_source(entry: Entry, placeholders: Mapping[str, Placeholder], entries: Mapping[str, Entry]) -> Entry:
+    # Byte-code of a module that names the prefix holds the hash of that module and the prefix in strings with their
+    # lengths, so that it differs in every directory. It counts as its source does.
+    source = source_of(entry.path)
+    if source is None or source not in placeholders or source not in entries:
+        return entry
+    return replace(entry, sha256=entries[source].sha256)
+
+
+def _walk(root: str, below: str) -> Iterator[tuple[str, os.stat_result]]:
+    with os.scandir(os.path.join(root, below)) as entries:  # noqa: PTH118 - a Path for each of 30,000 files is slow
+        for entry in entries:
+            name = f"{below}/{entry.name}" if below else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                if name != _META:
+                    yield from _walk(root, name)
+            else:
+                yield name, entry.stat(follow_symlinks=False)
+
+
+def _known(name: str, status: os.stat_result, known: Mapping[str, Entry]) -> Entry | None:
+    entry = known.get(name)
+    if entry is None or not stat.S_ISREG(status.st_mode) or status.st_size != entry.size_bytes:
+        return None
+    return entry if bool(status.st_mode & stat.S_IXUSR) == entry.is_executable else None
+
+
+def _entry(prefix: Path, name: str, status: os.stat_result, needle: bytes, placeholder: Placeholder | None) -> Entry:
+    path = os.path.join(prefix, name)  # noqa: PTH118 - a Path for each of 30,000 files is slow
+    if stat.S_ISLNK(status.st_mode):
+        target = os.fsencode(os.readlink(path)).replace(needle, PREFIX_TEXT)  # noqa: PTH115
+        return Entry(name, "link", False, hashlib.sha256(target).hexdigest(), status.st_size)
+    is_executable = bool(status.st_mode & stat.S_IXUSR)
+    sha256 = None if name.endswith(_RECORD_SUFFIX) else _sha256_without(path, needle)
+    if sha256 is not None:
+        return Entry(name, "file", is_executable, sha256, status.st_size)
+    content = Path(path).read_bytes()
+    is_record = name.endswith(_RECORD_SUFFIX)
+    normalized = without_rewritten(content, needle) if is_record else restore(content, needle, placeholder)
+    names_prefix = not is_record or needle in content
+    return Entry(name, "file", is_executable, hashlib.sha256(normalized).hexdigest(), status.st_size, names_prefix)
+
+
+def _sha256_without(path: str, needle: bytes) -> str | None:
+    """The sha256 of a file, None if the needle is in it; in one pass and in little memory, whatever its size."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = os.read(descriptor, _CHUNK_BYTES)
+        if needle in content:
+            return None
+        digest = hashlib.sha256(content)
+        last = len(needle) - 1
+        while following := os.read(descriptor, _CHUNK_BYTES):
+            # A needle may lie across the two.
+            if needle in content[-last:] + following[:last] or needle in following:
+                return None
+            digest.update(following)
+            content = following if len(following) >= last else content[-last:] + following
+        return digest.hexdigest()
+    finally:
+        os.close(descriptor)

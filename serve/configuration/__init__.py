@@ -1,0 +1,1 @@
+"""The settings: their keys, their layers, their values."""

@@ -1,0 +1,1 @@
+"""From proven bytes to a model that may answer: reading, gates, warm-up."""

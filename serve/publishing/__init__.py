@@ -1,0 +1,1 @@
+"""On the trainer's side: a checkpoint, whole, synced, and marked last."""

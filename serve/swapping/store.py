@@ -1,0 +1,238 @@
+"""A content-addressed, read-only copy of every checkpoint that is served, shared by the workers of one host.
+
+The path that a trainer can write is never mapped: weights that are mapped from a file change when the file is
+overwritten, and the worker dies of SIGBUS when it is truncated. So the bytes are copied once, hashed as they were
+copied, and mapped from here.
+
+    <store>/lock               held by the one process that copies
+    <store>/incoming/          copies that are not proven yet
+    <store>/sha256/<digest>    proven, read-only checkpoints
+    <store>/proofs/<digest>    when, and in which state of the file, it was proven
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+from serve import files
+from serve.errors import CheckpointError, CheckpointMovedError, StoreFullError
+from serve.swapping import hostlock
+from serve.watching import sharded
+from serve.watching.checkpoint import Load
+from serve.watching.manifest import Manifest
+from serve.watching.place import identify
+
+_READ_ONLY = 0o444
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A proven checkpoint in the store.
+
+    Args:
+        path: the read-only copy.
+        sha256: of its bytes.
+        size_bytes: its length.
+        copy_s: seconds that reading and writing took here; 0 where the bytes were there already.
+        hash_s: seconds that hashing took here; 0 where the bytes were proven already.
+    """
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    copy_s: float = 0.0
+    hash_s: float = 0.0
+
+
+class Store:
+    """The store of one host.
+
+    Args:
+        root: its directory, on a local disk; created at the first use.
+        report_damage: told of an entry that is not what its name says, after it was deleted.
+    """
+
+    def __init__(self, root: Path, report_damage: Callable[[str, str], None] = lambda expected, found: None) -> None:
+        self.root = root
+        self._proven, self._incoming, self._proofs = root / "sha256", root / "incoming", root / "proofs"
+        self._report_damage = report_damage
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the host's lock, which the kernel releases when the process dies.
+
+        Raises:
+            OSError: the store cannot be written.
+        """
+        for directory in (self._proven, self._incoming, self._proofs):
+            directory.mkdir(parents=True, exist_ok=True)
+        return hostlock.hold(self.root / "lock")
+
+    def has(self, sha256: str) -> bool:
+        """Whether there is an entry, proven in this boot or not.
+
+        Args:
+            sha256: of its bytes.
+        """
+        return (self._proven / sha256).exists()
+
+    def find(self, sha256: str) -> Stored | None:
+        """Find a checkpoint, and prove it again at the first use since the machine started, or since it was changed.
+
+        Args:
+            sha256: of its bytes.
+
+        Returns:
+            The checkpoint, or `None` when it is not in the store. One that is not what its name says is deleted.
+
+        Raises:
+            OSError: the store cannot be read.
+        """
+        path = self._proven / sha256
+        try:
+            seen = path.stat()
+            if not self._is_proven(sha256, seen):
+                return self._prove(path)
+            self._want(path)
+            return Stored(path, sha256, seen.st_size)
+        except FileNotFoundError:
+            return None
+
+    def admit(self, candidate: Load) -> Stored:
+        """Copy a checkpoint into the store, unless its bytes are there already.
+
+        Args:
+            candidate: what was observed, and what its marker states.
+
+        Returns:
+            The proven copy.
+
+        Raises:
+            CheckpointError: the bytes are not what the marker states.
+            CheckpointMovedError: the checkpoint changed while it was copied, or since it was observed.
+            OSError: reading or writing failed; the store is as it was.
+        """
+        stored = self._find_stated(candidate.manifest)
+        if stored is not None:
+            return stored
+        with self.lock():
+            known = candidate.manifest.sha256
+            if known is not None and self.has(known) and self._is_proven(known, (self._proven / known).stat()):
+                return Stored(self._proven / known, known, (self._proven / known).stat().st_size)
+            return self._copy(candidate)
+
+    def prune(self, keep: frozenset[str], before_s: float) -> None:
+        """Delete what is not needed any more. Workers that still map a deleted file keep its bytes.
+
+        Args:
+            keep: the sha256 of every checkpoint that stays.
+            before_s: what was admitted or found later than this, on the wall clock, stays: it may be a candidate.
+
+        Raises:
+            OSError: the store cannot be written.
+        """
+        with self.lock():
+            for path in list(self._proven.iterdir()):
+                if path.name not in keep and path.stat().st_ctime < before_s:
+                    path.unlink()
+                    (self._proofs / path.name).unlink(missing_ok=True)
+
+    def _find_stated(self, manifest: Manifest) -> Stored | None:
+        return None if manifest.sha256 is None else self.find(manifest.sha256)
+
+    def _copy(self, candidate: Load) -> Stored:
+        for leftover in list(self._incoming.iterdir()):
+            leftover.unlink()  # whoever wrote it is dead: only the holder of the lock writes here
+        part = self._incoming / f"{os.getpid()}.part"
+        try:
+            copied = self._copy_observed(candidate, part)
+            _require_stated(candidate.manifest, copied.sha256)
+            part.chmod(_READ_ONLY)
+            part.replace(self._proven / copied.sha256)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        files.sync_directory(self._proven)
+        path = self._proven / copied.sha256
+        self._write_proof(path)
+        return Stored(path, copied.sha256, copied.size_bytes, copied.copy_s, copied.hash_s)
+
+    def _copy_observed(self, candidate: Load, part: Path) -> files.Copied:
+        seen = candidate.observation
+        if seen.source is not None:
+            self._require_space(seen.checkpoint.size_bytes if seen.checkpoint is not None else 0)
+            return seen.source.copy_hashed(part)
+        source = os.open(seen.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            before = identify(source, seen.path)
+            if before is None or before != seen.checkpoint:
+                raise CheckpointMovedError(f"{seen.path.name}: it changed since it was observed")
+            copied = None if sharded.is_index(seen.path) else files.clone_hashed(source, part)
+            if copied is None:
+                self._require_space(before.size_bytes)
+                is_index = sharded.is_index(seen.path)
+                copied = sharded.join_hashed(seen.path, part) if is_index else files.copy_hashed(source, part)
+            if identify(source, seen.path) != before:
+                raise CheckpointMovedError(f"{seen.path.name}: it changed while it was copied")
+            return copied
+        finally:
+            os.close(source)
+
+    def _require_space(self, size_bytes: int) -> None:
+        disk = os.statvfs(self.root)
+        free_bytes = disk.f_bavail * disk.f_frsize
+        if free_bytes < size_bytes:
+            raise StoreFullError(
+                f"{self.root}: expected {size_bytes} free bytes, found {free_bytes}",
+                hint="free some space there, or point SERVE_STORE to another disk",
+            )
+
+    def _prove(self, path: Path) -> Stored | None:
+        with self.lock():
+            seen = path.stat()
+            if self._is_proven(path.name, seen):  # by another worker, while this one waited
+                return Stored(path, path.name, seen.st_size)
+            started_s = time.monotonic()
+            found = files.hash_file(path)
+            if found != path.name:
+                path.unlink()
+                self._report_damage(path.name, found)
+                return None
+            self._write_proof(path)
+            return Stored(path, path.name, seen.st_size, hash_s=time.monotonic() - started_s)
+
+    def _is_proven(self, sha256: str, seen: os.stat_result) -> bool:
+        try:
+            proof: object = json.loads((self._proofs / sha256).read_bytes())
+        except (OSError, ValueError):
+            return False
+        return proof == _proof_of(seen)
+
+    def _write_proof(self, path: Path) -> None:
+        with contextlib.suppress(OSError):  # without it the entry is only proven again
+            files.replace_file(self._proofs / path.name, json.dumps(_proof_of(path.stat())).encode())
+
+    def _want(self, path: Path) -> None:
+        with contextlib.suppress(OSError):  # another user's file: it may then be pruned, and is fetched again
+            path.chmod(_READ_ONLY)  # sets nothing but the ctime, by which prune sees that it is wanted
+
+
+def _proof_of(seen: os.stat_result) -> list[object]:
+    # Not the ctime: it changes with each use. Who sets back an mtime on purpose can forge a proof as well.
+    try:
+        boot = _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        boot = ""
+    return [boot, seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns]
+
+
+def _require_stated(manifest: Manifest, sha256: str) -> None:
+    if manifest.sha256 is not None and manifest.sha256 != sha256:
+        raise CheckpointError("hash", f"the sha256: expected {manifest.sha256}, found {sha256}")

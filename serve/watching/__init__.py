@@ -1,0 +1,1 @@
+"""What lies at the watched place, and when to look."""
