@@ -17,6 +17,9 @@ from envtool import process
 # Not `-I`, which would ignore the hash seed with everything else.
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONPATH": "", "PYTHONHOME": "", "PYTHONPYCACHEPREFIX": ""}
 
+# Run by the environment's own interpreter, as a file: what it is decides what the byte-code is.
+WORKER = Path(__file__).with_name("compile_worker.py")
+
 
 def compile_all(prefix: Path, python: Path, kept: Collection[str] = ()) -> None:
     """Remove the byte-code of a prefix and compile every module of its library anew.
@@ -32,8 +35,7 @@ def compile_all(prefix: Path, python: Path, kept: Collection[str] = ()) -> None:
     names = sorted(modules - {source_of(path) for path in kept})
     if not names:
         return
-    worker = Path(__file__).with_name("compile_worker.py")
-    argv = [str(python), "-s", "-S", str(worker), str(prefix), str(os.cpu_count() or 1)]
+    argv = [str(python), "-s", "-S", str(WORKER), str(prefix), str(os.cpu_count() or 1)]
     process.run(argv, cwd=prefix, env=_ENVIRONMENT, stdin="\0".join(names))
 
 

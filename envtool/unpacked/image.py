@@ -12,15 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from envtool.locking.lockfile import LockedPackage
+from envtool.prefixes.bytecode import WORKER
 from envtool.prefixes.relocation import Placeholder
 
 PACK = "pack"
-_COMPILER = Path(__file__).parents[1] / "compile_worker.py"
 
 
 @dataclass(frozen=True)
@@ -120,4 +119,4 @@ def parse_image(text: bytes) -> Image:
 def _installers() -> tuple[str, ...]:
     # What these write (first lines of scripts, byte-code, records) may change with their versions. The first number
     # goes up when the form of an image changes.
-    return "1", *(version(name) for name in ("py-rattler", "uv")), hashlib.sha256(_COMPILER.read_bytes()).hexdigest()
+    return "1", *(version(name) for name in ("py-rattler", "uv")), hashlib.sha256(WORKER.read_bytes()).hexdigest()
