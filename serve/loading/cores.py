@@ -9,22 +9,21 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Callable
 
-_MOUNT = Path("/sys/fs/cgroup")
-_OWN = Path("/proc/self/cgroup")
+from serve.loading.control_groups import groups_of
+
+_ROOT = Path("/")
 
 
-def count_cores(own: Path = _OWN, mount: Path = _MOUNT) -> int:
+def count_cores(root: Path = _ROOT) -> int:
     """Count the cores that this process may use, at least one.
 
     Args:
-        own: tells the control groups of the process.
-        mount: where control groups are.
+        root: below which `proc` and `sys` lie.
     """
     has_affinity = hasattr(os, "sched_getaffinity")
     allowed = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return max(1, min([allowed, *(math.floor(quota) for quota in _quotas(own, mount))]))
+    return max(1, min([allowed, *(math.floor(quota) for quota in _quotas(root))]))
 
 
 def threads_of_an_operation(cores: int, workers: int, environ: Mapping[str, str]) -> int:
@@ -44,25 +43,10 @@ def threads_of_an_operation(cores: int, workers: int, environ: Mapping[str, str]
     return max(1, cores // workers)
 
 
-def _quotas(own: Path, mount: Path) -> Iterator[float]:
-    """Go through the limits of the process's group and of those above it, in cores."""
-    try:
-        lines = own.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if not controllers:
-            yield from _limits(mount, group, _read_v2)
-        elif "cpu" in controllers.split(","):
-            yield from _limits(mount / "cpu", group, _read_v1)
-
-
-def _limits(mount: Path, group: str, read: Callable[[Path], float | None]) -> Iterator[float]:
-    parts = [part for part in group.split("/") if part not in ("", "..")]
-    # In a container the group's own path may not be there: what is mounted is already the group.
-    for length in range(len(parts), -1, -1):
-        quota = read(mount.joinpath(*parts[:length]))
+def _quotas(root: Path) -> Iterator[float]:
+    """The limits of the process's group and of those above it, in cores."""
+    for group in groups_of("cpu", root):
+        quota = _read_v2(group.path) if group.is_v2 else _read_v1(group.path)
         if quota is not None:
             yield quota
 

@@ -1,7 +1,7 @@
 """How much memory this process may still take: what the kernel states, and what its control groups leave.
 
-Read from /proc/meminfo and from cgroup v2 or v1, from the group of this process upwards, since each one limits those
-below. Source: the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
+Read from /proc/meminfo and from cgroup v2 or v1. Source: the kernel's Documentation/admin-guide/cgroup-v2.rst and
+cgroup-v1/memory.rst.
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serve.errors import MemoryShortError
+from serve.loading.control_groups import groups_of
 
 _ROOT = Path("/")
+# The limit, what is used, and the part of the file cache that the kernel gives up before it kills anybody.
+_V2 = ("memory.max", "memory.current", "inactive_file")
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _MEBIBYTE = 1024 * 1024
 
 
@@ -72,31 +76,14 @@ def _read_meminfo(root: Path) -> Available | None:
 
 
 def _read_groups(root: Path) -> Iterator[Available | None]:
-    try:
-        lines = (root / "proc" / "self" / "cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        mount = root / "sys" / "fs" / "cgroup"
-        if not controllers:
-            names = ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            mount = mount / "memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        else:
-            continue
-        group = Path(path.lstrip("/"))
-        # Inside a container the path may be that of the host, and only the mount itself is ours.
-        for place in (group, *group.parents):
-            yield _read_group(mount / place, *names)
+    for group in groups_of("memory", root):
+        yield _read_group(group.path, *(_V2 if group.is_v2 else _V1))
 
 
 def _read_group(group: Path, limit_name: str, usage_name: str, cache_name: str) -> Available | None:
     limit, usage = _read_number(group / limit_name), _read_number(group / usage_name)
     if limit is None or usage is None:
         return None
-    # The kernel gives up this part of the file cache before it kills anybody.
     cache_bytes = _find_number(group / "memory.stat", cache_name + " ") or 0
     return Available(max(0, limit - usage + cache_bytes), f"{group.name or 'cgroup'}/{limit_name}")
 

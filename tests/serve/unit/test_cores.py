@@ -18,29 +18,29 @@ def write(path, text):
 
 @pytest.fixture
 def place(tmp_path):
-    return tmp_path / "cgroup", tmp_path / "mount"
+    return tmp_path / "proc" / "self" / "cgroup", tmp_path / "sys" / "fs" / "cgroup"
 
 
-def test_without_limits_the_process_has_what_it_may_run_on(place):
-    assert count_cores(*place) == ALLOWED
+def test_without_limits_the_process_has_what_it_may_run_on(place, tmp_path):
+    assert count_cores(tmp_path) == ALLOWED
     write(place[0], "0::/a/b\n")
     write(place[1] / "a/b/cpu.max", "max 100000\n")
-    assert count_cores(*place) == ALLOWED
+    assert count_cores(tmp_path) == ALLOWED
 
 
 @pytest.mark.parametrize("where", ["a/b", "a", ""])
-def test_a_group_of_version_2_or_one_above_it_limits(place, where):
+def test_a_group_of_version_2_or_one_above_it_limits(place, tmp_path, where):
     write(place[0], "0::/a/b\n")
     write(place[1] / where / "cpu.max", "150000 100000\n")
-    assert count_cores(*place) == 1
+    assert count_cores(tmp_path) == 1
 
 
-def test_a_group_of_version_1_limits(place):
+def test_a_group_of_version_1_limits(place, tmp_path):
     write(place[0], "3:cpu,cpuacct:/a\n2:memory:/a\n")
     write(place[1] / "cpu/a/cpu.cfs_quota_us", "-1\n")
     write(place[1] / "cpu/cpu.cfs_quota_us", "50000\n")
     write(place[1] / "cpu/cpu.cfs_period_us", "100000\n")
-    assert count_cores(*place) == 1  # half a core is still one
+    assert count_cores(tmp_path) == 1  # half a core is still one
 
 
 @pytest.mark.parametrize(
