@@ -24,6 +24,9 @@ _LONGEST_WAIT_S = 20 * INLINE_S
 _OVERRUN_S = 50 * INLINE_S
 _MOST_OVERRUNS = 3
 _BAN_S = 10.0
+# Hardly any machine is that busy: such a model answers quickly now and slowly then, and held the loop, or would have.
+_UNSTEADY_S = 1.0
+_UNSTEADY_BAN_S = 600.0
 _REMEMBERED_RUNS = 8
 
 Runner = Callable[[Sequence[Any]], Sequence[Any]]
@@ -111,11 +114,13 @@ class Pace:
             now_s: the time.
         """
         self._runs.setdefault(rows.bit_length(), deque(maxlen=_REMEMBERED_RUNS)).append(took)
+        if took.wall_s > _UNSTEADY_S:
+            self._banned_until_s = now_s + _UNSTEADY_BAN_S
         if not was_inline:
             return
         self._overruns = self._overruns + 1 if took.wall_s > _OVERRUN_S else 0
         if took.cpu_s > _OVERRUN_S or self._overruns >= _MOST_OVERRUNS:
-            self._banned_until_s, self._overruns = now_s + _BAN_S, 0
+            self._banned_until_s, self._overruns = max(self._banned_until_s, now_s + _BAN_S), 0
 
 
 @dataclass

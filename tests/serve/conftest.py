@@ -26,15 +26,21 @@ def trainer(tmp_path):
     return Trainer(tmp_path / "work", tmp_path / "checkpoints")
 
 
+# Elsewhere both workers run what is told to; there the threads do, while all other tests have the event loop.
+IS_OLDEST = sys.version_info < (3, 10)
 HAS_FAST = all(importlib.util.find_spec(name) for name in ("a2wsgi", "httptools", "uvicorn", "uvicorn_worker"))
 
 
 def pytest_generate_tests(metafunc):
-    """Run what starts servers with the event-loop worker where it is installed, and with gthread too where told so."""
+    """Run what starts servers with the event-loop worker where it is installed, and with gthread too where told so.
+
+    All of them with both: `pytest -m "nightly or not nightly"`.
+    """
     if "start_server" in metafunc.fixturenames:
         is_told = metafunc.definition.get_closest_marker("both_workers")
         gthread = pytest.param("gthread", marks=() if is_told or not HAS_FAST else pytest.mark.nightly)
-        metafunc.parametrize("worker", ["asgi", gthread] if HAS_FAST else [gthread])
+        asgi = pytest.param("asgi", marks=pytest.mark.nightly if is_told and IS_OLDEST else ())
+        metafunc.parametrize("worker", [asgi, gthread] if HAS_FAST else [gthread])
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import time
 from pathlib import Path
@@ -73,7 +74,11 @@ def can_share():
 @pytest.mark.parametrize(
     # Few points are noisy (measured: 40 MB up and down), so the short form allows a larger slope of the host's sum.
     ("swaps", "largest_slope"),
-    [(5, 0.05), pytest.param(40, 0.005, marks=pytest.mark.nightly)],
+    [
+        # torch of Python 3.9 has a copy of the weights in each worker, which takes a minute more.
+        pytest.param(5, 0.05, marks=() if sys.version_info >= (3, 10) else pytest.mark.nightly),
+        pytest.param(40, 0.005, marks=pytest.mark.nightly),
+    ],
 )
 def test_memory_is_flat_and_shared(start_server, trainer, swaps, largest_slope):
     def publish_next(seed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import http.client
 import ipaddress
@@ -57,7 +58,8 @@ def test_tls(start_server, trainer, certificate, monkeypatch):
     connection.close()
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as plain:
         plain.sendall(post())
-        assert b"200" not in plain.recv(100)
+        with contextlib.suppress(ConnectionResetError):  # gunicorn 23 does not wait for the end of what it refuses
+            assert b"200" not in plain.recv(100)
 
 
 def test_reuse_port_and_the_idle_time(start_server, trainer, monkeypatch):

@@ -129,6 +129,16 @@ def test_a_misjudged_batch_keeps_the_model_out_of_the_loop_for_a_while():
     assert pace.is_short(1, 200.0)
 
 
+@pytest.mark.parametrize("was_inline", [True, False])
+def test_a_model_that_took_seconds_once_stays_out_of_the_loop(was_inline):
+    pace = Pace()
+    pace.note(1, SHORT, False, 0.0)
+    pace.note(1, Took(0.0, 2.0), was_inline, 1.0)
+    pace.note(1, SHORT, False, 2.0)
+    assert not pace.is_short(1, 500.0)
+    assert pace.is_short(1, 700.0)
+
+
 def test_a_batch_that_waited_once_may_stay_in_the_loop_but_not_one_that_always_waits():
     pace = Pace()
     pace.note(1, SHORT, False, 0.0)
