@@ -1,6 +1,6 @@
 """Every server that one could pick instead, side by side.
 
-    python bench/peers                          everything, in 40 minutes, the first time more
+    python bench/peers                          everything; a quarter of an hour for each round, or more
     python bench/peers --install                only make the peers' environments
     python bench/peers --resume                 go on with today's run
     python bench/peers --peers envserve "FastAPI on uvicorn" --models tiny --rounds 1 --seconds 2

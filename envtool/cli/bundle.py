@@ -88,14 +88,9 @@ def create(
     )
     with report.Display() as display:
         made = create_bundle(order, output, Cache(directories.cache()), display, as_directory=directory)
-    described = {
-        "path": str(made.path),
-        "sha256": made.sha256,
-        **_described(made.manifest),
-        "is_signed": made.is_signed,
-    }
     if as_json:
-        report.answer_json(described)
+        facts = {"path": str(made.path), "sha256": made.sha256, "is_signed": made.is_signed}
+        report.answer_json({**facts, **_described(made.manifest)})
         return
     report.say(f"{output}: {len(made.manifest.files)} files, {report.size(made.manifest.size_bytes)}")
     report.say(f"there: python3 {output / 'install.pyz' if directory else output.name} -n NAME")

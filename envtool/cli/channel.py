@@ -108,7 +108,6 @@ def build(
       envtool channel build --deb jq_1.6.deb --deb libjq1_1.6.deb --deb libonig5_6.9.8.deb --output /srv/channel
     """
     from envtool import directories
-    from envtool.channel.making import Sources
 
     place = (output or directories.cache() / "channel").absolute()
     if not (wheels or checkouts or debs):
@@ -117,6 +116,7 @@ def build(
         raise click.UsageError("RECIPE does not go with --wheel, --checkout and --deb")
     else:
         from envtool.channel import convert, debian
+        from envtool.channel.making import Sources
 
         names = dict(pair(each) for each in renames)
         wishes = tuple(convert.Wish(python, platform, names, build_number) for python in pythons or (None,))

@@ -50,9 +50,12 @@ def command(
 ) -> None:
     """Make an environment equal to a lock.
 
-    Every archive and wheel is hashed before anything in the environment is touched. What is missing is installed, what
-    is extra is removed, and nothing is done when the environment is the lock's already. In the end every file is read
-    and compared with the archives. A create that was stopped goes on when it is run again.
+    Every archive and wheel that is installed is hashed before anything in the environment is touched, and every file
+    that it brought is compared with it in the end. What is missing is installed, what is extra is removed, and nothing
+    is done when the environment is the lock's already. A create that was stopped goes on when it is run again.
+
+    A package that an earlier create proved and kept unpacked is copied from there, unless it was touched since; --force
+    takes the archives.
 
     \b
     Examples:
@@ -60,7 +63,6 @@ def command(
       envtool create -p /opt/serving --category main --category dev
       envtool create -n serving --repair
     """
-    from envtool import report
     from envtool.locking.lockfile import read_lockfile
     from envtool.prefixes.plan import Plan
     from envtool.prefixes.prefix import find_prefix
@@ -85,10 +87,7 @@ def command(
         if frozen and not dry_run:
             prefix.freeze()
     if as_json:
-        needs = asdict(_forecast(plan, prefix, request, _sizes(plan))) if dry_run else {}
-        report.answer_json(
-            {**needs, "prefix": str(prefix.path), "dry_run": dry_run, "env_digest": digest, **_as_dict(plan)}
-        )
+        _answer_json(plan, prefix, request, digest, is_dry=dry_run)
     elif dry_run:
         _show(plan, prefix, request)
     else:
@@ -105,6 +104,13 @@ def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan,
             return preview(request, prefix, Cache(directories.cache()), display), None
         outcome = create(request, prefix, Cache(directories.cache()), display)
         return outcome.plan, outcome.receipt.env_digest
+
+
+def _answer_json(plan: Plan, prefix: Prefix, request: Request, digest: str | None, *, is_dry: bool) -> None:
+    from envtool import report
+
+    needs = asdict(_forecast(plan, prefix, request, _sizes(plan))) if is_dry else {}
+    report.answer_json({**needs, "prefix": str(prefix.path), "dry_run": is_dry, "env_digest": digest, **_as_dict(plan)})
 
 
 def _as_dict(plan: Plan) -> dict[str, Any]:

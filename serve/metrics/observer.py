@@ -138,7 +138,10 @@ class Observer:
             rows: how many.
         """
         with self._lock:
-            self._counts.batches.setdefault(model, Spread.over(BATCH_BOUNDS)).add(BATCH_BOUNDS, rows)
+            spread = self._counts.batches.get(model)
+            if spread is None:
+                spread = self._counts.batches[model] = Spread.over(BATCH_BOUNDS)
+            spread.add(BATCH_BOUNDS, rows)
 
     def reject(self, model: str, reason: str) -> None:
         """A request was turned away before it was worked on.
