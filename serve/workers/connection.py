@@ -19,7 +19,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from serve.app.asgi import AsgiApp
 from serve.app.exchange import Answer, Request, fail
 from serve.workers import heads
-from serve.workers.heads import Head, Heads
+from serve.workers.cycle import Cycle
+from serve.workers.heads import Heads
 from serve.workers.streak import Streak
 
 _JOINED_BYTES = 64 * 1024
@@ -42,26 +43,6 @@ class Bounds:
     fields: int
     head_bytes: int
     patience_s: float
-
-
-class Exchange:
-    """One prediction on a connection: as much of uvicorn's request as its protocol asks for.
-
-    Args:
-        head: of the request.
-        keep_alive: whether the connection stays open after the answer.
-    """
-
-    __slots__ = ("body", "disconnected", "head", "keep_alive", "message_event", "response_complete")
-
-    def __init__(self, head: Head, keep_alive: bool) -> None:
-        self.head, self.keep_alive = head, keep_alive
-        self.body: list[bytes] = []
-        self.response_complete = self.disconnected = False
-        self.message_event = self
-
-    def set(self) -> None:
-        """Do nothing: nobody waits, as uvicorn's requests do."""
 
 
 class Connection(HttpToolsProtocol):  # type: ignore[misc]
@@ -125,7 +106,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             return
         head = self._known.read(self.url, self.headers) if self._is_plain() else None
         if head is not None and head.is_plain:
-            self.cycle = Exchange(head, self.parser.should_keep_alive() and not self._is_ending)
+            self.cycle = Cycle(head, self.parser.should_keep_alive() and not self._is_ending)
             return
         self._take_uvicorns_way()
 
@@ -141,7 +122,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of a body; called by the parser."""
-        if isinstance(self.cycle, Exchange):
+        if isinstance(self.cycle, Cycle):
             self.cycle.body.append(body)
         elif not self._is_refused:
             super().on_body(body)
@@ -149,21 +130,19 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
     def on_message_complete(self) -> None:
         """Answer a request; called by the parser."""
         self._is_receiving = False
-        if not isinstance(self.cycle, Exchange):
+        if not isinstance(self.cycle, Cycle):
             if not self._is_refused:
                 super().on_message_complete()
             return
-        exchange = self.cycle
-        head = exchange.head
+        own = self.cycle
+        head = own.head
         if head.found is None:  # a plain one has a route
             raise RuntimeError(f"{head.path}: expected a route, found none")
         route, place = head.found
-        parts = exchange.body
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
         client = self.client[0] if self.client else ""
-        request = Request("POST", head.path, head.headers, body, place)
+        request = Request("POST", head.path, head.headers, own.take_body(), place)
         is_alone = self._streak.goes_on(self)
-        self._predictions.handle(route, request, client, lambda answer: self._answer(exchange, answer), is_alone)
+        self._predictions.handle(route, request, client, lambda answer: self._answer(own, answer), is_alone)
 
     def on_response_complete(self) -> None:
         """Go on after an answer; called by uvicorn's way too."""
@@ -234,10 +213,10 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             and not parser.should_upgrade()
         )
 
-    def _answer(self, exchange: Exchange, answer: Answer) -> None:
-        exchange.response_complete = True
-        if not exchange.disconnected and not self.transport.is_closing():
-            self._write(answer, exchange.keep_alive)
+    def _answer(self, own: Cycle, answer: Answer) -> None:
+        own.response_complete = True
+        if not own.disconnected and not self.transport.is_closing():
+            self._write(answer, own.keep_alive)
         self.on_response_complete()
 
     def _write(self, answer: Answer, keep_alive: bool) -> None:

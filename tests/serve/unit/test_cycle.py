@@ -1,0 +1,37 @@
+"""A prediction's cycle: its memory goes when the prediction is over."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="the extra [fast] is not in this interpreter")
+
+from serve.workers.cycle import Cycle
+from serve.workers.heads import Head
+
+
+def cycle():
+    return Cycle(Head(None, "/predict", is_plain=True), keep_alive=True)
+
+
+@pytest.fixture
+def no_collection():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def test_a_cycle_is_no_garbage_for_the_collector(no_collection):
+    cycle().body.append(b"x")
+    assert gc.collect() == 0
+
+
+@pytest.mark.parametrize("parts", [[], [b"one"], [b"tw", b"o"]])
+def test_a_body_is_taken_once(parts):
+    own = cycle()
+    own.body.extend(parts)
+    assert own.take_body() == b"".join(parts)
+    assert own.take_body() == b""
