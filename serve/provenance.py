@@ -40,6 +40,11 @@ class Provenance:
         # Not asdict, which copies each value deeply; every answer has this.
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
+    @functools.cached_property
+    def json_text(self) -> bytes:
+        """The same as JSON, which most answers carry."""
+        return json.dumps(self.as_json(), separators=(",", ":")).encode()
+
     def as_headers(self) -> Mapping[str, str]:
         """Return the facts as response headers."""
         return self._headers

@@ -7,7 +7,6 @@ lease. A protocol says only how bytes become inputs and how what the module gave
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple, Protocol
 
 from serve.app.exchange import Answer, Request, fail, not_live
@@ -170,5 +169,4 @@ def complete(found: Answer | Prediction) -> Answer:
 
 
 def _with(answer: Answer, provenance: Provenance) -> Answer:
-    headers: Mapping[str, str] = {**answer.headers, **provenance.as_headers()}
-    return answer._replace(headers=headers)
+    return Answer(answer.status, {**answer.headers, **provenance.as_headers()}, answer.body)

@@ -47,7 +47,8 @@ class _Native(PlainDialect):
         kind = choose(self._request.headers.get("accept"))
         if kind is None:
             content_type = "application/json"
-            body = strict_json.dump({"outputs": predictor.give(given), "model": provenance.as_json()})
+            outputs = strict_json.dump(predictor.give(given))
+            body = b'{"outputs":%b,"model":%b}' % (outputs, provenance.json_text)
         else:
             content_type, body = write_outputs(kind, predictor.give_arrays(given))
         return pack(Answer(200, {"Content-Type": content_type}, body), self._request)

@@ -14,6 +14,7 @@ import numpy
 import torch
 
 from serve.errors import InputError
+from serve.loading.numbers import read_rows
 from serve.loading.predictor import INPUTS, TEXT, ArrayForm
 
 # The arrays are views of a request's body, which nobody else reads; a module that works in place may write into it.
@@ -42,10 +43,10 @@ class InputTensor:
             floating = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
             self._dtype = next(floating, tensor.dtype)
         # The first dimension is the rows, of which a request may have any number.
-        self.shape: tuple[int | None, ...] = (None, *tensor.shape[1:])
+        self._row_shape = tuple(tensor.shape[1:])
+        self.shape: tuple[int | None, ...] = (None, *self._row_shape)
         self.form = ArrayForm(name, _numpy_name(self._dtype), self.shape)
         self._array_dtype = numpy.dtype(self.form.dtype)
-        self._row_shape = self.shape[1:]
         self._is_floating = self._dtype.is_floating_point
         # NumPy has no bfloat16: those become tensors at once.
         self._is_kept = str(self._dtype) == f"torch.{self.form.dtype}"
@@ -65,6 +66,14 @@ class InputTensor:
         Shapes:
             As the example's, with any number of rows.
         """
+        array = read_rows(inputs, self.form.dtype, self._row_shape) if self._is_kept else None
+        if array is None:
+            return self._take_slowly(inputs)
+        if self._is_floating:
+            self._require_finite(array)
+        return array
+
+    def _take_slowly(self, inputs: object) -> Any:
         try:
             tensor = torch.tensor(inputs, dtype=self._dtype if self._is_floating else None)
         except (TypeError, ValueError, RuntimeError, OverflowError, RecursionError) as error:
@@ -72,9 +81,10 @@ class InputTensor:
         if not self._is_floating and tensor.is_floating_point():
             raise InputError(f"the {self._name}: expected whole numbers, found fractions", self.shape)
         self._require_shape(tuple(tensor.shape))
-        if self._is_floating and not bool(torch.isfinite(tensor).all()):
-            self._refuse_values()
         found = tensor.to(self._dtype)
+        is_right = torch.isfinite(found) if self._is_floating else found.to(tensor.dtype) == tensor
+        if not bool(is_right.all()):
+            self._refuse_values()
         return found.numpy() if self._is_kept else found
 
     def take_array(self, array: numpy.ndarray[Any, Any]) -> Any:
@@ -93,10 +103,12 @@ class InputTensor:
             if not numpy.can_cast(array.dtype, self._array_dtype, "same_kind"):
                 raise InputError(f"the {self._name}: expected {self.form.dtype}, found {array.dtype}", self.shape)
             # torch has no unsigned types beyond 8 bits, and no other byte order.
-            array = array.astype(self._array_dtype)
+            found, array = array, array.astype(self._array_dtype)
+            if not self._is_floating and not numpy.array_equal(found, array):
+                self._refuse_values()
         self._require_shape(array.shape)
-        if self._is_floating and not numpy.logical_and.reduce(numpy.isfinite(array), axis=None):
-            self._refuse_values()
+        if self._is_floating:
+            self._require_finite(array)
         return array if self._is_kept else torch.from_numpy(numpy.ascontiguousarray(array)).to(self._dtype)
 
     def place(self, taken: Any) -> Any:
@@ -115,6 +127,10 @@ class InputTensor:
         if len(shape) != len(self.shape) or shape[1:] != self._row_shape or not shape[0]:
             expected = format_shape(self.shape)
             raise InputError(f"the {self._name}: expected the shape {expected}, found {list(shape)}", self.shape)
+
+    def _require_finite(self, array: numpy.ndarray[Any, Any]) -> None:
+        if not numpy.logical_and.reduce(numpy.isfinite(array), axis=None):
+            self._refuse_values()
 
     def _refuse_values(self) -> NoReturn:
         raise InputError(

@@ -114,6 +114,21 @@ def test_arrays_that_do_not_fit(connect, array):
         connect(Rows()).take_arrays({"inputs": array})
 
 
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"ids": numpy.array([[1, 2**63]], "uint64"), "mask": numpy.array([[True, False]])},
+        {"ids": [[1, 2]], "mask": [[1, 5]]},
+        {"ids": [[1, 2**63]], "mask": [[True, False]]},
+    ],
+)
+def test_whole_numbers_that_do_not_fit_are_not_wrapped(connect, inputs):
+    named = connect(Named())
+    take = named.take if isinstance(inputs["ids"], list) else named.take_arrays
+    with pytest.raises(InputError, match="expected"):
+        take(inputs)
+
+
 def test_arrays_of_other_names(connect):
     with pytest.raises(InputError, match="expected inputs, found x"):
         connect(Rows()).take_arrays({"x": numpy.zeros((1, 2), "float32")})
