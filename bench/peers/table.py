@@ -53,7 +53,8 @@ def write(journal: Journal, output: Path) -> None:
         f"Medians of {journal.rounds} interleaved rounds, {facts['workers']} processes with the model; the load's wrk "
         f"has the same cores. In brackets the ratio to {BASE} in the same column. CPU is processor time of all the "
         "server's processes for each request, the model's included; PSS is their memory. Failed counts errors and "
-        f"wrong answers of all rounds. Repeat: `{facts['command']}`."
+        f"wrong answers of all rounds. While these were taken, others on the host took at most {_stolen(journal):.1%} "
+        f"of the processors' time; what they disturbed more was repeated. Repeat: `{facts['command']}`."
     )
     for model in dict.fromkeys(key[0] for key in found):
         for format in dict.fromkeys(key[1] for key in found if key[0] == model):
@@ -64,6 +65,10 @@ def write(journal: Journal, output: Path) -> None:
     lines += ["", *(_left_out(each) for each in journal.left_out)]
     output.with_suffix(".md").write_text("\n".join(lines).rstrip() + "\n")
     print("\n".join(lines))
+
+
+def _stolen(journal: Journal) -> float:
+    return max((each["stolen"] for each in journal.results), default=0.0)
 
 
 def _bare(journal: Journal, model: str) -> list[str]:
