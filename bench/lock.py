@@ -102,6 +102,7 @@ def run(place: Path, base: str, runs: int) -> None:
     import json
 
     channels = ["conda-forge", "pytorch", "nvidia"]
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # users have byte-code
     env = {
         **os.environ,
         "PYTHONPATH": str(ROOT),

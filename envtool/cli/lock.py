@@ -158,7 +158,8 @@ def _lock(request: LockRequest, updates: tuple[str, ...], as_json: bool) -> None
     from envtool.locking.explain import explained
     from envtool.locking.lock import lock
     from envtool.locking.lockfile import write_lockfile
-    from envtool.locking.solve import Sources, repodata_urls
+    from envtool.locking.solution import Sources
+    from envtool.locking.solve import repodata_urls
     from envtool.mirroring import choice as mirror_choice
 
     names = ", ".join(str(path) for path in request.spec.paths)

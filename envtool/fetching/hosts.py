@@ -43,6 +43,15 @@ class Hosts:
                 not_before_s=max(known.not_before_s, now_s + wait_s) if wait_s else known.not_before_s,
             )
 
+    def is_down(self, url: str) -> bool:
+        """Whether the host gave no answer when it was asked last.
+
+        Args:
+            url: Of anything that the host may have.
+        """
+        with self._lock:
+            return self._hosts.get(_host(url), _Host()).down_reason is not None
+
     def inform(self, places: Sequence[Place]) -> tuple[Place, ...]:
         """The places of a file with what is known of their hosts."""
         with self._lock:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from envtool.locking import requirements
-from envtool.locking.solve import Solution, distribution_name
+from envtool.locking.distributions import distribution_name
+from envtool.locking.solution import Solution
 from envtool.locking.spec import PlatformSpec, package_name
 
 Key = tuple[str, str]

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from envtool.errors import SolveError, UnsatisfiableError
 from envtool.locking.lock import LockRequest, with_virtual_packages
 from envtool.locking.policy import Policy
-from envtool.locking.solve import SolveErrors, Sources, solve
+from envtool.locking.solution import SolveErrors, Sources
+from envtool.locking.solve import solve
 from envtool.locking.spec import Dependency, PlatformSpec
 
 _BEST = {"__cuda": "99.9", "__glibc": "2.99", "__linux": "99.0", "__osx": "99.0"}

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from envtool.locking.distributions import distribution_name
 from envtool.locking.inputs import INPUTS_KEY
 from envtool.locking.lockfile import LockedPackage, Lockfile
-from envtool.locking.solve import distribution_name
 
 Key = tuple[str, str]
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from envtool import directories
 from envtool.errors import SolveError
@@ -21,9 +22,12 @@ from envtool.locking.content_hash import remembered_hashes
 from envtool.locking.inputs import INPUTS_KEY
 from envtool.locking.lockfile import LockedPackage, Lockfile
 from envtool.locking.policy import Policy
-from envtool.locking.pylock import Wheel
-from envtool.locking.solve import Preference, Solution, Sources, solve
+from envtool.locking.solution import Preference, Solution, Sources
+from envtool.locking.solve import solve
 from envtool.locking.spec import EnvironmentSpec, PlatformSpec
+
+if TYPE_CHECKING:  # most locks have no wheels
+    from envtool.locking.pylock import Wheel
 
 SPECS_KEY = "envtool_match_specs"
 VARIABLES_KEY = "envtool_variables"

@@ -57,16 +57,21 @@ class _Found:
 class _Request:
     """One request of the solver, and what its places said to it."""
 
-    def __init__(self, relay: Relay, conditions: dict[str, str], *, is_wanted: bool) -> None:
+    def __init__(self, relay: Relay, conditions: dict[str, str], *, is_wanted: bool, is_optional: bool) -> None:
         self._relay = relay
         self._conditions = conditions
         self._is_wanted = is_wanted
+        self._is_optional = is_optional
         self.found: _Found | None = None
         self.statuses: dict[str, int | None] = {}
 
     def ask(self, place: str, has_alternative: bool) -> Failure | None:
         """Ask one place; None when it has answered, be it that nothing has changed."""
         hosts = self._relay.hosts
+        # A mirror that answers lacks this form of the records and has another: nobody is waited for.
+        is_superfluous = self._is_optional and _NOT_FOUND in self.statuses.values()
+        if is_superfluous and hosts.is_down(place):
+            return Failure("not asked again", is_transient=False)
         try:
             self.found = self._relay.ask(place, self._conditions, self._is_wanted, has_alternative)
         except TransferError as error:
@@ -75,7 +80,7 @@ class _Request:
                 return None
             self.statuses[place] = error.status
             hosts.note(place, error, time.monotonic())
-            return Failure(error.reason, error.is_transient, error.retry_after_s)
+            return Failure(error.reason, error.is_transient and not is_superfluous, error.retry_after_s)
         hosts.note(place, None, time.monotonic())
         return None
 
@@ -132,10 +137,11 @@ class Relay:
         with self._lock:
             if url in self._failures:
                 return _Found(_FAILED)  # every place was asked often enough
-        request = _Request(self, conditions, is_wanted=is_wanted)
+        is_optional = bool(_OPTIONAL.search(url))
+        request = _Request(self, conditions, is_wanted=is_wanted, is_optional=is_optional)
         places = self._mirrors.for_url(url)
         patience = self._patience
-        if _OPTIONAL.search(url) and len(places) > 1:
+        if is_optional and len(places) > 1:
             # Another place may have the records in the form that every channel has, at once.
             patience = replace(patience, attempts=_OPTIONAL_ATTEMPTS, max_wait_s=0.0, max_backoff_s=_OPTIONAL_BACKOFF_S)
         failed = ask_in_turn(places, request.ask, self._wait, self.hosts, patience)

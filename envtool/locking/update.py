@@ -15,7 +15,7 @@ from envtool.locking.inputs import INPUTS_KEY
 from envtool.locking.lock import LockRequest, lock
 from envtool.locking.lockfile import LockedPackage, Lockfile
 from envtool.locking.pylock import Wheel
-from envtool.locking.solve import Preference, Sources
+from envtool.locking.solution import Preference, Sources
 from envtool.locking.spec import PlatformSpec, package_name
 
 

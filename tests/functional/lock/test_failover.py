@@ -148,3 +148,13 @@ def test_a_wait_that_is_too_long_is_not_waited_for(lock, pair) -> None:
     answer = lock(first, HTTPS_PROXY="http://127.0.0.1:1", https_proxy="http://127.0.0.1:1", ENVTOOL_BACKOFF_S="0")
     assert answer.returncode == 3
     assert f"{first.url}linux-64/repodata.json: not asked, since it wants to be left alone" in answer.stderr
+
+
+def test_nobody_waits_for_another_form_of_records_that_are_there(lock, pair) -> None:
+    first, second = pair
+    second.answer("*", then=reset())
+    answer = lock(first, second)
+    assert answer.returncode == 0, answer.stderr
+    asked = [request.path for request in second.requests]
+    assert asked and len(asked) == len(set(asked))
+    assert not any(path.endswith("repodata.json") for path in asked)
