@@ -24,7 +24,8 @@ import time
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from typing import Callable
+
+sys.path.append(str(Path(__file__).parents[1]))
 
 import bare
 import load
@@ -34,12 +35,10 @@ import table
 import torch
 from catalog import PEERS, ROOT, Peer, Start
 from journal import Journal
+from machine import undisturbed
 from venvs import CACHE, install
 
 FORMATS = ("json", "binary")
-# Of the processors' time; a tenth of a second at once is p99 for everybody.
-_STOLEN = 0.01
-_TRIES = 4
 _WEIGHTS = CACHE / "weights"
 
 
@@ -61,8 +60,8 @@ def measure(peer: Peer, model: str, options: argparse.Namespace) -> list[dict[st
                 for connections in options.connections:
                     facts = {"peer": peer.name, "model": model, "format": format, "connections": connections}
                     seconds = _seconds(model, connections, options)
-                    found = _undisturbed(functools.partial(_load, pid, peer, start, facts, seconds))
-                    results.append({**facts, **found})
+                    found, stolen = undisturbed(functools.partial(_load, pid, peer, start, facts, seconds))
+                    results.append({**facts, **found, "stolen": stolen})
     return results
 
 
@@ -71,20 +70,6 @@ def _load(pid: int, peer: Peer, start: Start, facts: dict[str, object], seconds:
     found = load.apply(peer, start, facts["format"], facts["connections"], seconds)
     cpu_us = 1e6 * (process.cpu_s(pid) - before_s) / max(1, found.count + found.checked)
     return {**asdict(found), "cpu_us": cpu_us, "pss_bytes": process.pss_bytes(pid)}
-
-
-def _undisturbed(take: Callable[[], dict[str, object]]) -> dict[str, object]:
-    """Measure again, a few times, where other machines on the same host took the processors meanwhile."""
-    least: dict[str, object] = {}
-    for _ in range(_TRIES):
-        before_s, began_s = process.stolen_s(), time.monotonic()
-        found = take()
-        stolen = (process.stolen_s() - before_s) / (time.monotonic() - began_s) / (os.cpu_count() or 1)
-        if not least or stolen < least["stolen"]:
-            least = {**found, "stolen": stolen}
-        if stolen < _STOLEN:
-            break
-    return least
 
 
 def _seconds(model: str, connections: int, options: argparse.Namespace) -> int:

@@ -19,11 +19,6 @@ _PATIENCE_S = 90
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
-def stolen_s() -> float:
-    """How long the machine's processors were given to others by what the machine itself runs on, since its start."""
-    return int(Path("/proc/stat").read_text().split()[8]) * _TICK_S
-
-
 def free_port() -> int:
     """Find a port whose two successors are free as well, as some peers take three."""
     while True:

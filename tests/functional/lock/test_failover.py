@@ -156,5 +156,6 @@ def test_nobody_waits_for_another_form_of_records_that_are_there(lock, pair) -> 
     answer = lock(first, second)
     assert answer.returncode == 0, answer.stderr
     asked = [request.path for request in second.requests]
-    assert asked and len(asked) == len(set(asked))
+    assert asked
+    assert len(asked) == len(set(asked))
     assert not any(path.endswith("repodata.json") for path in asked)
