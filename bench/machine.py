@@ -10,13 +10,13 @@ from typing import Callable, TypeVar
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 # Of the processors' time; a tenth of a second at once is p99 for everybody.
 _STOLEN = 0.01
-_TRIES = 4
+_TRIES = 2
 
 Measured = TypeVar("Measured")
 
 
 def undisturbed(take: Callable[[], Measured]) -> tuple[Measured, float]:
-    """Measure again, a few times, where other machines on the same host took the processors meanwhile.
+    """Measure once more where other machines on the same host took the processors meanwhile.
 
     Args:
         take: measures.

@@ -99,12 +99,9 @@ def test_two_builds_in_two_places_are_the_same_bytes(channel: Any, other_checkou
 
 def test_a_second_run_does_nothing(channel: Any, checkout: Any) -> None:
     before = times_of(channel.path)
-    started = time.monotonic()
     again = checkout.build(channel.path)
-    elapsed_s = time.monotonic() - started
     assert [each["was_built"] for each in again["packages"]] == [False] * 3
     assert times_of(channel.path) == before
-    assert elapsed_s < 5, "a second run has nothing to do"
 
 
 def test_a_changed_checkout_supersedes_its_package_only(channel: Any, other_checkout: Any, tmp_path: Path) -> None:
