@@ -45,7 +45,7 @@ def plan(names: Sequence[str], tools: Sequence[str], known: Mapping[str, Preset]
     config = directories.home() / "config.toml"
     before = read(config)
     edits = [Edit(config, before, use(before or "", names, str(config)))]
-    chosen = None if tuple(names) == (OFF,) else _for_tools(names, known, best, tools)
+    chosen = [] if tuple(names) == (OFF,) else _for_tools(names, known, best, tools)
     return [*edits, *(_tool_edit(tool, chosen, known) for tool in tools)]
 
 
@@ -74,28 +74,30 @@ def use(text: str, names: Sequence[str], name: str = "config.toml") -> str:
 
 def _for_tools(
     names: Sequence[str], known: Mapping[str, Preset], best: Preset | None, tools: Sequence[str]
-) -> Preset | None:
+) -> list[Preset]:
     if tuple(names) != (AUTO,):
-        return known[names[0]]
+        return [known[each] for each in names]
     if tools and best is None:
         raise EnvtoolError(
             f"{', '.join(tools)} cannot choose by measurement, and nothing was measured during the last day",
             "envtool mirror probe measures; or name a preset",
         )
-    return best
+    return [best] if best else []
 
 
-def _tool_edit(tool: str, chosen: Preset | None, known: Mapping[str, Preset]) -> Edit:
-    indexes = {each.pypi.rstrip("/") for each in known.values() if each.pypi}
+def _tool_edit(tool: str, chosen: Sequence[Preset], known: Mapping[str, Preset]) -> Edit:
+    # These tools ask one place, so each channel and the index come from the first preset that has it.
     if tool == "conda":
         path = condarc.location()
         before = read(path)
         channels = {url for each in known.values() for url in each.channels.values()}
-        after = condarc.rewrite(before or "", chosen.channels if chosen else {}, channels, str(path))
-        return Edit(path, before, after)
-    if chosen is not None and chosen.pypi is None:
-        raise EnvtoolError(f"{chosen.name} has no package index for {tool}", "name one that has: envtool mirror list")
-    index = chosen.pypi if chosen else None
+        first = {channel: url for each in reversed(chosen) for channel, url in each.channels.items()}
+        return Edit(path, before, condarc.rewrite(before or "", first, channels, str(path)))
+    index = next((each.pypi for each in chosen if each.pypi), None)
+    if chosen and index is None:
+        names = " and ".join(each.name for each in chosen)
+        raise EnvtoolError(f"{names} has no package index for {tool}", "name one that has: envtool mirror list")
+    indexes = {each.pypi.rstrip("/") for each in known.values() if each.pypi}
     if tool == "pip":
         path = pipconf.location()
         before = read(path)

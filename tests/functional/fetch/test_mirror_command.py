@@ -241,6 +241,16 @@ def test_use_shows_writes_and_takes_back_byte_for_byte(home: Path) -> None:
     assert envtool("use", "--undo").returncode == 3
 
 
+def test_other_tools_take_each_thing_from_the_first_preset_that_has_it(home: Path) -> None:
+    done = envtool("use", "sustech", "tuna", "sjtu", "--conda", "--pip", "--uv", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    added = [line[1:].strip() for line in done.stdout.splitlines() if line.startswith("+")]
+    assert any(line.startswith("nvidia: ") and "sustech" in line for line in added)
+    assert any(line.startswith("conda-forge: ") and "tuna" in line for line in added)
+    assert "index-url = https://pypi.tuna.tsinghua.edu.cn/simple" in added
+    assert not any("sjtu" in line for line in added if not line.startswith("use ="))
+
+
 def test_use_masks_what_is_secret_and_undo_spares_what_was_changed_since(home: Path) -> None:
     pip = home / ".config/pip/pip.conf"
     pip.parent.mkdir(parents=True)
