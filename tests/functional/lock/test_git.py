@@ -18,6 +18,7 @@ from envtool.locking.spec import Dependency, EnvironmentSpec
 from envtool.mirroring.mirrors import Mirrors
 from envtool.report import Display
 from tests.support.git_repository import GitRepository, protected
+from tests.support.git_server import smart
 from tests.support.mirror_simulator import MirrorSimulator
 
 ENVIRONMENT = """\
@@ -87,6 +88,19 @@ def test_a_subdirectory_of_a_repository_on_a_plain_file_server(repository, chose
         package = chosen(f"below @ git+{server.url}greet.git#subdirectory=packages/below")
         assert package.url == f"git+{server.url}greet.git@{commit}#subdirectory=packages/below"
         assert (package.name, package.version) == ("below", "1.5")
+
+
+@pytest.mark.parametrize("revision", ["v1", "main", None])
+def test_a_server_that_speaks_gits_own_protocol(repository, chosen, tmp_path: Path, revision: str | None) -> None:
+    repository.publish(tmp_path / "published" / "greet.git")
+    asked: list[str] = []
+    with smart(tmp_path / "published", asked) as base:
+        package = chosen(f"greet @ git+{base}/greet.git" + (f"@{revision}" if revision else ""))
+    commit = repository.git("rev-parse", f"{revision or 'HEAD'}^{{commit}}")
+    assert package.url == f"git+{base}/greet.git@{commit}"
+    assert package.version == ("1.0" if revision == "v1" else "2.0")
+    assert "POST /greet.git/git-upload-pack" in asked
+    assert not any("objects" in each for each in asked)  # a plain file server's way
 
 
 def test_bytes_that_are_not_the_locked_ones(repository, chosen, tmp_path: Path) -> None:
