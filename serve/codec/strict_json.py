@@ -87,6 +87,7 @@ def _require_depth(body: bytes, what: str) -> None:
     """Find how deep the brackets outside of texts go, block by block, before a parser recurses into them."""
     if b"\\" in body:
         body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    body = body.translate(None, _OTHERS)
     depth, is_inside = 0, np.uint8(0)
     for start in range(0, len(body), _BLOCK_BYTES):
         block = np.frombuffer(body, np.uint8, min(_BLOCK_BYTES, len(body) - start), start)
@@ -101,6 +102,7 @@ def _require_depth(body: bytes, what: str) -> None:
         is_inside = inside[-1]
 
 
+_OTHERS = bytes(set(range(256)) - set(b'[]{}"'))
 _STEPS = np.zeros(256, np.int8)
 _STEPS[[ord("["), ord("{")]] = 1
 _STEPS[[ord("]"), ord("}")]] = -1
