@@ -242,7 +242,7 @@ def write(results: list[dict], output: Path, command: str) -> None:
         f"{machine}; {load}.",
         f"2 workers ({worker}), {CONNECTIONS} connections, saturated; the sender has the same cores.",
         f"Medians of alternating rounds; no request failed. Others on the host took at most {stolen:.1%} of the "
-        f"processors' time; what they disturbed more was repeated. Repeat: `{command}`.",
+        f"processors' time; what lost over 1 % was measured once more. Repeat: `{command}`.",
         "",
         "| model | swaps/s | p99 without → during, ms | ratio | longest gap without → during, ms "
         "| requests/s without → during | ratio |",

@@ -49,12 +49,13 @@ def write(journal: Journal, output: Path) -> None:
     """Write the table and one plot for each model."""
     facts, found = journal.facts, medians(journal.results)
     lines = [f"# Servers side by side, {facts['date']}", "", f"{facts['machine']}; load average {facts['load']}.", ""]
+    rounds = "One round" if journal.rounds == 1 else f"Medians of {journal.rounds} interleaved rounds"
     lines.append(
-        f"Medians of {journal.rounds} interleaved rounds, {facts['workers']} processes with the model; the load's wrk "
+        f"{rounds}, {facts['workers']} processes with the model; the load's wrk "
         f"has the same cores. In brackets the ratio to {BASE} in the same column. CPU is processor time of all the "
         "server's processes for each request, the model's included; PSS is their memory. Failed counts errors and "
         f"wrong answers of all rounds. While these were taken, others on the host took at most {_stolen(journal):.1%} "
-        f"of the processors' time; what they disturbed more was repeated. Repeat: `{facts['command']}`."
+        f"of the processors' time; what lost over 1 % was measured once more. Repeat: `{facts['command']}`."
     )
     for model in dict.fromkeys(key[0] for key in found):
         for format in dict.fromkeys(key[1] for key in found if key[0] == model):
