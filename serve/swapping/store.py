@@ -17,7 +17,7 @@ import json
 import os
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
 
@@ -124,9 +124,7 @@ class Store:
             return stored
         with self.lock():
             known = candidate.manifest.sha256
-            if known is not None and self.has(known) and self._is_proven(known, (self._proven / known).stat()):
-                return Stored(self._proven / known, known, (self._proven / known).stat().st_size)
-            return self._copy(candidate)
+            return (None if known is None else self._find_proven(known)) or self._copy(candidate)
 
     def prune(self, keep: frozenset[str], before_s: float) -> None:
         """Delete what is not needed any more. Workers that still map a deleted file keep its bytes.
@@ -147,6 +145,14 @@ class Store:
     def _find_stated(self, manifest: Manifest) -> Stored | None:
         return None if manifest.sha256 is None else self.find(manifest.sha256)
 
+    def _find_proven(self, sha256: str) -> Stored | None:
+        path = self._proven / sha256
+        try:
+            seen = path.stat()
+        except FileNotFoundError:
+            return None
+        return Stored(path, sha256, seen.st_size) if self._is_proven(sha256, seen) else None
+
     def _copy(self, candidate: Load) -> Stored:
         for leftover in list(self._incoming.iterdir()):
             leftover.unlink()  # whoever wrote it is dead: only the holder of the lock writes here
@@ -154,6 +160,12 @@ class Store:
         try:
             copied = self._copy_observed(candidate, part)
             _require_stated(candidate.manifest, copied.sha256)
+            there = self._find_proven(copied.sha256)
+            if there is not None:
+                # A marker that states no hash, and another worker was quicker: one file is mapped by all of them.
+                part.unlink()
+                self._want(there.path)
+                return replace(there, copy_s=copied.copy_s, hash_s=copied.hash_s)
             part.chmod(_READ_ONLY)
             part.replace(self._proven / copied.sha256)
         except BaseException:

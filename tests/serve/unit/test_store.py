@@ -60,6 +60,24 @@ def test_bytes_that_are_there_are_not_copied_again(tmp_path, path):
     assert store.admit(candidate(path, sha256=SHA256)).copy_s == 0
 
 
+def test_one_file_is_mapped_by_all_workers_where_no_hash_is_stated(tmp_path, path):
+    store, other = Store(tmp_path / "store"), Store(tmp_path / "store")
+    first = store.admit(candidate(path)).path.stat()
+    again = other.admit(candidate(path))
+    assert again.path.stat().st_ino == first.st_ino
+    assert again.path.read_bytes() == CONTENT
+    assert again.copy_s > 0
+    assert files_of(store) == ["lock", f"proofs/{SHA256}", f"sha256/{SHA256}"]
+
+
+def test_an_entry_that_was_altered_is_replaced_where_no_hash_is_stated(tmp_path, path):
+    store = Store(tmp_path / "store")
+    entry = store.admit(candidate(path)).path
+    entry.chmod(0o644)
+    entry.write_bytes(b"altered")
+    assert store.admit(candidate(path)).path.read_bytes() == CONTENT
+
+
 def test_another_hash_is_refused_and_leaves_nothing(tmp_path, path):
     store = Store(tmp_path / "store")
     with pytest.raises(CheckpointError, match=f"expected {'0' * 64}, found {SHA256}"):
