@@ -107,9 +107,7 @@ def build(
       envtool channel build --wheel ext-1.0-cp39-cp39-manylinux_2_28_x86_64.whl --output /srv/channel
       envtool channel build --deb jq_1.6.deb --deb libjq1_1.6.deb --deb libonig5_6.9.8.deb --output /srv/channel
     """
-    from envtool import directories
-
-    place = (output or directories.cache() / "channel").absolute()
+    place = _place(output)
     if not (wheels or checkouts or debs):
         _build_recipes(recipes, place, debian_mirrors, key_file, as_json=as_json)
     elif recipes:
@@ -122,6 +120,12 @@ def build(
         wishes = tuple(convert.Wish(python, platform, names, build_number) for python in pythons or (None,))
         sources = Sources(wheels, checkouts, wishes, debs, debian.Wish(depends, names, build_number))
         _make(sources, place, key_file, as_json=as_json)
+
+
+def _place(output: Path | None) -> Path:
+    from envtool import directories
+
+    return (output or directories.cache() / "channel").absolute()
 
 
 def _make(sources: Sources, place: Path, key_file: Path | None, *, as_json: bool) -> None:

@@ -64,7 +64,6 @@ def command(
       envtool create -n serving --repair
     """
     from envtool.locking.lockfile import read_lockfile
-    from envtool.prefixes.plan import Plan
     from envtool.prefixes.prefix import find_prefix
     from envtool.prefixes.request import Request
 
@@ -79,13 +78,7 @@ def command(
         is_offline=offline,
         is_frozen=frozen,
     )
-    receipt = request.fulfilled(prefix)
-    if receipt is None:
-        plan, digest = _carry_out(request, prefix, is_dry=dry_run)
-    else:
-        plan, digest = Plan(()), receipt.env_digest
-        if frozen and not dry_run:
-            prefix.freeze()
+    plan, digest = _carry_out(request, prefix, is_dry=dry_run)
     if as_json:
         _answer_json(plan, prefix, request, digest, is_dry=dry_run)
     elif dry_run:
@@ -98,7 +91,13 @@ def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan,
     from envtool import directories, report
     from envtool.fetching.fetch import Cache
     from envtool.prefixes.create import create, preview
+    from envtool.prefixes.plan import Plan
 
+    receipt = request.fulfilled(prefix)
+    if receipt is not None:
+        if request.is_frozen and not is_dry:
+            prefix.freeze()
+        return Plan(()), receipt.env_digest
     with report.Display() as display:
         if is_dry:
             return preview(request, prefix, Cache(directories.cache()), display), None

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 _PYPROJECT = """\
 [build-system]
@@ -89,32 +83,3 @@ class GitRepository:
         """Put a copy where a plain file server can serve it."""
         self.git("clone", "--quiet", "--bare", self.url, str(directory))
         subprocess.run(["git", "-C", str(directory), "update-server-info"], check=True)
-
-
-@contextmanager
-def protected(directory: Path, user_and_password: str) -> Iterator[str]:
-    """Serve a directory to whoever knows the password; gives its URL."""
-    expected = "Basic " + base64.b64encode(user_and_password.encode()).decode()
-
-    class Handler(SimpleHTTPRequestHandler):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args, directory=str(directory))
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            if self.headers.get("Authorization") == expected:
-                super().do_GET()
-                return
-            self.send_response(401)
-            self.send_header("WWW-Authenticate", 'Basic realm="tests"')
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()

@@ -1,14 +1,15 @@
-"""git's own server of the smart HTTP protocol, as forges run it, on the loopback interface."""
+"""Servers of git repositories on the loopback interface: git's own, as forges run it, and one with a password."""
 
 from __future__ import annotations
 
+import base64
 import gzip
 import os
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,38 @@ def smart(directory: Path, asked: list[str]) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(content)
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with _serving(Handler) as base:
+        yield base
+
+
+@contextmanager
+def protected(directory: Path, user_and_password: str) -> Iterator[str]:
+    """Serve a directory to whoever knows the password; gives its URL."""
+    expected = "Basic " + base64.b64encode(user_and_password.encode()).decode()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(directory))
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            if self.headers.get("Authorization") == expected:
+                super().do_GET()
+                return
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="tests"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    with _serving(Handler) as base:
+        yield base
+
+
+@contextmanager
+def _serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_address[1]}"

@@ -17,8 +17,8 @@ from envtool.locking.policy import Policy, cutoff
 from envtool.locking.spec import Dependency, EnvironmentSpec
 from envtool.mirroring.mirrors import Mirrors
 from envtool.report import Display
-from tests.support.git_repository import GitRepository, protected
-from tests.support.git_server import smart
+from tests.support.git_repository import GitRepository
+from tests.support.git_server import protected, smart
 from tests.support.mirror_simulator import MirrorSimulator
 
 ENVIRONMENT = """\
