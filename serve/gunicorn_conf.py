@@ -18,6 +18,7 @@ from serve.configuration.settings import ServerSettings, load_settings
 from serve.errors import Issue, SettingsError, describe
 from serve.metrics import directory
 from serve.workers.drain import Drain
+from serve.workers.leaving import Leaving
 from serve.workers.lingering import lingering
 from serve.workers.pool import current_ticket
 
@@ -41,6 +42,7 @@ def _exit_unless_fast(missing: list[str]) -> None:
 
 
 served = _load_or_exit()
+leaving = Leaving()
 drain = Drain()
 # What is done about a worker that has ended, once the master is ready for it.
 _FORGET: list[Any] = []
@@ -150,7 +152,7 @@ def on_exit(server: Any) -> None:
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """Stop the reloaders of a worker that ends.
+    """Stop the reloaders of a worker that ends, and let its process end without taking the interpreter apart.
 
     Args:
         server: gunicorn's arbiter.
@@ -160,10 +162,7 @@ def worker_exit(server: Any, worker: Any) -> None:
     if served_here is None:
         return
     served_here.stop()
-    if served_here.is_loading:
-        # The interpreter would go away under torch's feet, and the process end by SIGABRT ("terminate called without an
-        # active exception"). Every request is answered by now.
-        os._exit(0)
+    leaving.prepare()
 
 
 def _find_server(worker: Any) -> Any:

@@ -60,11 +60,6 @@ class Server:
         """Whether every reloader's thread is alive."""
         return all(runtime.is_reloading for runtime in self.runtimes)
 
-    @property
-    def is_loading(self) -> bool:
-        """Whether a thread still works on a model, after `stop` too: a load cannot be ended from outside."""
-        return any(runtime.is_loading for runtime in self.runtimes)
-
     def start(self) -> None:
         """Start the reloaders' threads in this process, once.
 
