@@ -92,7 +92,7 @@ def _of_platform(
     packages = list({(e.manager, e.name): e for e in lockfile.select(chosen, selected)}.values())
     if kind == "environment":
         from envtool.export.environment import environment_yml
-        from envtool.locking.lock import VARIABLES_KEY
+        from envtool.locking.lockfile import VARIABLES_KEY
 
         return environment_yml(lockfile, packages, name, VARIABLES_KEY, with_builds=not no_builds)
     if kind == "explicit":

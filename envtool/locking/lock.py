@@ -20,7 +20,7 @@ from envtool.locking.categories import categories, dependency_edges
 from envtool.locking.conda import PackageRecord
 from envtool.locking.content_hash import remembered_hashes
 from envtool.locking.inputs import INPUTS_KEY
-from envtool.locking.lockfile import LockedPackage, Lockfile
+from envtool.locking.lockfile import SPECS_KEY, VARIABLES_KEY, LockedPackage, Lockfile
 from envtool.locking.policy import Policy
 from envtool.locking.solution import Preference, Solution, Sources
 from envtool.locking.solve import solve
@@ -29,8 +29,6 @@ from envtool.locking.spec import EnvironmentSpec, PlatformSpec
 if TYPE_CHECKING:  # most locks have no wheels
     from envtool.locking.pylock import Wheel
 
-SPECS_KEY = "envtool_match_specs"
-VARIABLES_KEY = "envtool_variables"
 VIRTUAL_PACKAGES_KEY = "envtool_virtual_packages"
 
 

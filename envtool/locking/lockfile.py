@@ -22,8 +22,10 @@ from envtool.files import write_atomically
 from envtool.locking.locked import LockedPackage, Lockfile
 
 __all__ = ["LockedPackage", "Lockfile", "format_lockfile", "parse_lockfile", "read_json_metadata", "read_lockfile"]
-__all__ += ["SIZES_KEY", "write_lockfile"]
+__all__ += ["SIZES_KEY", "SPECS_KEY", "VARIABLES_KEY", "write_lockfile"]
 SIZES_KEY = "envtool_sizes"
+SPECS_KEY = "envtool_match_specs"
+VARIABLES_KEY = "envtool_variables"
 BUILDS_KEY = "envtool_builds"
 _PACKAGE_KEYS = (
     "name", "version", "manager", "platform", "dependencies", "url", "hash", "source", "build", "category", "optional",

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from envtool.channel.trust import require_signed
 from envtool.errors import PrefixError
 from envtool.fetching.fetch import Cache
-from envtool.locking.lock import SPECS_KEY, VARIABLES_KEY
-from envtool.locking.lockfile import LockedPackage, read_json_metadata
+from envtool.locking.lockfile import SPECS_KEY, VARIABLES_KEY, LockedPackage, read_json_metadata
 from envtool.prefixes import machine
 from envtool.prefixes.archives import fetch_packages
 from envtool.prefixes.contents import conda_packages

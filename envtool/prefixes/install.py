@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from envtool.locking import wheels
 from envtool.locking.lockfile import LockedPackage
 from envtool.prefixes import bytecode, link
 from envtool.prefixes.archives import require_sha256
@@ -62,6 +61,8 @@ def carry_out(
         _link(prefix, linked, wanted, proven, platform, display)
     gone = [each.name for each in plan.removes("pip") if each.name not in {new.name for new in plan.installs("pip")}]
     if gone and not plan.starts_over:
+        from envtool.locking import wheels
+
         wheels.uninstall(gone, prefix.path)
     new_wheels = [each for each in plan.installs("pip") if each.url not in placed]
     if new_wheels:
@@ -94,6 +95,8 @@ def _link(
 
 
 def _install_wheels(prefix: Prefix, new: Sequence[LockedPackage], proven: Mapping[str, Path], display: Display) -> None:
+    from envtool.locking import wheels  # many environments have none
+
     with display.task(f"install {len(new)} wheels"), _scratch(prefix, "wheels") as scratch:
         by_name = {f"{each.name}=={each.version}": each for each in new}
         paths = {name: proven[each.url] for name, each in by_name.items()}

@@ -45,6 +45,8 @@ def require(packages: Sequence[LockedPackage]) -> None:
     Raises:
         VirtualPackageError: It lacks something; everything that it lacks is named.
     """
+    if not any(name.startswith("__") for package in packages for name in package.dependencies):
+        return
     lacks = find_lacks(packages, link.detect_virtual_packages())
     if lacks:
         message = "this machine lacks what the lock needs:" + "".join(f"\n  {each}" for each in lacks)
