@@ -163,25 +163,35 @@ def write_all(descriptor: int, content: bytes) -> None:
         remaining = remaining[os.write(descriptor, remaining) :]
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes, *, is_lasting: bool = True) -> None:
     """Give `path` this content, all of it or none.
 
     Args:
         path: the file to create or replace.
         content: its new bytes.
+        is_lasting: whether it has to survive a power cut. Other processes see all of it or none in any case.
 
     Raises:
         OSError: nothing was replaced, and no temporary file is left.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with os.fdopen(descriptor, "wb", buffering=0) as writer:
+        with os.fdopen(_create_anew(temporary), "wb", buffering=0) as writer:
             write_all(writer.fileno(), content)
-            os.fsync(writer.fileno())
+            if is_lasting:
+                os.fsync(writer.fileno())
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
+    if is_lasting:
+        sync_directory(path.parent)
+
+
+def _create_anew(temporary: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(temporary, flags, 0o666)
+    except FileExistsError:  # left by a process of this number that was killed
+        temporary.unlink(missing_ok=True)
+        return os.open(temporary, flags, 0o666)

@@ -17,6 +17,8 @@ _ROOT = Path("/")
 # The limit, what is used, and the part of the file cache that the kernel gives up before it kills anybody.
 _V2 = ("memory.max", "memory.current", "inactive_file")
 _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+# What v1 states for "none" is the largest number of pages that it can count, in bytes.
+_NO_LIMIT_BYTES = 1 << 60
 _MEBIBYTE = 1024 * 1024
 
 
@@ -81,8 +83,11 @@ def _read_groups(root: Path) -> Iterator[Available | None]:
 
 
 def _read_group(group: Path, limit_name: str, usage_name: str, cache_name: str) -> Available | None:
-    limit, usage = _read_number(group / limit_name), _read_number(group / usage_name)
-    if limit is None or usage is None:
+    limit = _read_number(group / limit_name)
+    if limit is None or limit >= _NO_LIMIT_BYTES:
+        return None
+    usage = _read_number(group / usage_name)
+    if usage is None:
         return None
     cache_bytes = _find_number(group / "memory.stat", cache_name + " ") or 0
     return Available(max(0, limit - usage + cache_bytes), f"{group.name or 'cgroup'}/{limit_name}")

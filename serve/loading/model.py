@@ -194,8 +194,9 @@ class ModelLoader:
             tensors.freeze(module)
             return module
         module = servable.build_module(self._settings, built)
-        expected = self._tensors = tensors.interface_of(module.state_dict())
-        if plan.format == SAFETENSORS:
+        examined, expected = self._tensors, tensors.interface_of(module.state_dict())
+        self._tensors = expected
+        if plan.format == SAFETENSORS and expected != examined:
             # The header is enough to refuse another architecture before gigabytes of weights are read.
             require_interface(expected, read_safetensors_interface(plan.stored.path))
         state = weights.read_state(plan.stored.path, plan.format, plan.may_unpickle)

@@ -8,6 +8,7 @@ version lacks is asked of torch itself, not of its version number.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import time
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,8 @@ _SAFETENSORS_NAMES = {
 }
 # Bounds the temporary memory of the finite check; what is larger, glibc keeps in the thread's arena (measured: 48 MB).
 _CHECK_ELEMENTS = 1024 * 1024
+# Unmapping less than this is quick.
+_LARGE_BYTES = 1024 * 1024
 
 State = Mapping[str, Any]
 
@@ -95,6 +98,7 @@ def _floating_chunks(tensor: Any) -> Iterator[Any]:
         yield from tensor.reshape(-1).split(_CHECK_ELEMENTS)
 
 
+@functools.lru_cache(maxsize=None)
 def can_assign() -> bool:
     """Whether a module can keep the tensors that it is given, instead of copying them into its own (torch 2.1)."""
     return "assign" in inspect.signature(torch.nn.Module.load_state_dict).parameters
@@ -136,9 +140,11 @@ def release(module: Any) -> None:
     """
     nothing = torch.empty(0)
     for tensor in (*module.parameters(), *module.buffers()):
+        size_bytes = tensor.numel() * tensor.element_size()
         with contextlib.suppress(RuntimeError):  # TorchScript may hold constants
             tensor.data = nothing.to(tensor.dtype)
-        time.sleep(0)  # a thread that answers a request goes first
+        if size_bytes >= _LARGE_BYTES:
+            time.sleep(0)  # a thread that answers a request goes first
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 

@@ -6,6 +6,7 @@ where the caller says that it may. That is no boundary on an old torch: see `wea
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import zipfile
@@ -41,6 +42,7 @@ def torch_version() -> str:
     return str(torch.__version__)
 
 
+@functools.lru_cache(maxsize=None)
 def can_map_pickles() -> bool:
     """Whether a torch.save file can stay mapped, instead of being read into memory (torch 2.1)."""
     return "mmap" in inspect.signature(torch.load).parameters

@@ -27,6 +27,8 @@ from serve.swapping.ledger import Entry, Ledger, number
 from serve.swapping.roster import Roster
 from serve.swapping.word import Word
 
+# How often the kernel is asked who has died, while somebody is not prepared.
+_SURVEY_PAUSE_S = 0.05
 # One worker may die of something else; the second one that dies while it prepares the same bytes dies of them.
 _DEATHS_ALLOWED = 1
 
@@ -84,6 +86,7 @@ class Agreement:
         with hostlock.hold(ledger.lock_path):
             self.word = Word(root / "word")
         self.roster = Roster(root / "workers", self.word)
+        self._survey_at_s = 0.0
 
     def open_proposal(self) -> Proposal | None:
         """Return the proposal that is open, if one is."""
@@ -159,7 +162,8 @@ class Agreement:
                 return None
             entry = number(proposed, entries)
             proposal = Proposal(self.word.next_number, entry, time.monotonic() + self._timeout_s)
-            files.replace_file(self._path, json.dumps(asdict(proposal)).encode() + b"\n")
+            # Not lasting: after a power cut nobody is left who has prepared it.
+            files.replace_file(self._path, json.dumps(asdict(proposal)).encode() + b"\n", is_lasting=False)
             self.word.deaths = 0
             self.word.open_number = proposal.number
             self.word.next_turn()
@@ -192,7 +196,7 @@ class Agreement:
         Raises:
             OSError: the ledger cannot be written; nobody moved.
         """
-        if not self.roster.is_joined or not self._is_prepared_by_all(proposal):
+        if not self.roster.is_joined or not self._may_commit(proposal):
             return False  # asked again under the lock; this saves taking it for nothing
         with hostlock.hold(self._ledger.lock_path):
             if self.word.open_number != proposal.number or not self._is_prepared_by_all(proposal):
@@ -249,6 +253,15 @@ class Agreement:
             proposal: which.
         """
         return [row.pid for row in self.roster.survey().alive.values() if row.prepared != proposal.number]
+
+    def _may_commit(self, proposal: Proposal) -> bool:
+        if self.roster.all_say_prepared(proposal.number):
+            return True
+        now_s = time.monotonic()
+        if now_s < self._survey_at_s:
+            return False
+        self._survey_at_s = now_s + _SURVEY_PAUSE_S
+        return self._is_prepared_by_all(proposal)
 
     def _is_prepared_by_all(self, proposal: Proposal) -> bool:
         return not self.late(proposal)

@@ -108,7 +108,8 @@ class Committer(abc.ABC):
             return Wait(error.message, _AGAIN_S)
         except Exception as error:
             return self.refuse(Refuse(seen, code_of(error), explain(error)), error)
-        record = self._parts.quarantine.find_sha256(stored.sha256, marker)
+        is_asked = candidate.manifest.sha256 is not None
+        record = None if is_asked else self._parts.quarantine.find_sha256(stored.sha256, marker)
         if record is not None:
             self._parts.quarantine.recognize(record, seen.fingerprint)
             return Ignore(f"refused: {record.reason}")
@@ -219,10 +220,10 @@ class Committer(abc.ABC):
         return None
 
     def _prune(self) -> None:
-        last = self._parts.ledger.last()
-        if last is not None:
-            before_s = datetime.fromisoformat(last.committed).timestamp() - _CTIME_SLACK_S
-            self._parts.store.prune(self._parts.ledger.recent_sha256(self._parts.keep), before_s)
+        entries = self._parts.ledger.read()
+        if entries:
+            before_s = datetime.fromisoformat(entries[-1].committed).timestamp() - _CTIME_SLACK_S
+            self._parts.store.prune(frozenset(entry.sha256 for entry in entries[-self._parts.keep :]), before_s)
 
 
 _NOBODY = Entry(0, "", 0, "", "", 0, "")

@@ -90,6 +90,7 @@ class Ledger:
         self._path = store.root / "generations.jsonl"
         self.lock_path = store.root / "commit.lock"
         self._read = _Read()
+        self._is_named = False
 
     def read(self) -> list[Entry]:
         """Return every generation, the oldest first.
@@ -171,16 +172,10 @@ class Ledger:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        files.sync_directory(self._path.parent)
+        if not self._is_named:  # its name need be written once, by each process that cannot know that it was
+            files.sync_directory(self._path.parent)
+            self._is_named = True
         return entry
-
-    def recent_sha256(self, count: int) -> frozenset[str]:
-        """Return the sha256 of the last `count` generations.
-
-        Args:
-            count: how many generations stay available.
-        """
-        return frozenset(entry.sha256 for entry in self.read()[-count:])
 
 
 def number(proposed: Entry, entries: list[Entry]) -> Entry:

@@ -58,6 +58,15 @@ class Roster:
                 dead[index] = row
         return Survey(alive, dead)
 
+    def all_say_prepared(self, number: int) -> bool:
+        """Whether every row says that it has prepared a proposal; the kernel is not asked who is alive.
+
+        Args:
+            number: of the proposal.
+        """
+        rows = (self._word.read_row(index) for index in range(self._word.used_rows))
+        return all(row.prepared == number for row in rows if row.pid)
+
     def join(self, live: int) -> None:
         """Claim the first free row for this process.
 

@@ -13,6 +13,7 @@ copied, and mapped from here.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import time
@@ -72,7 +73,8 @@ class Store:
             OSError: the store cannot be written.
         """
         for directory in (self._proven, self._incoming, self._proofs):
-            directory.mkdir(parents=True, exist_ok=True)
+            if not directory.is_dir():
+                directory.mkdir(parents=True, exist_ok=True)
         return hostlock.hold(self.root / "lock")
 
     def has(self, sha256: str) -> bool:
@@ -136,11 +138,21 @@ class Store:
         Raises:
             OSError: the store cannot be written.
         """
+        if not self._find_superfluous(keep, before_s):
+            return  # another worker was quicker; asked again under the lock
         with self.lock():
-            for path in list(self._proven.iterdir()):
-                if path.name not in keep and path.stat().st_ctime < before_s:
-                    path.unlink()
-                    (self._proofs / path.name).unlink(missing_ok=True)
+            for path in self._find_superfluous(keep, before_s):
+                path.unlink()
+                (self._proofs / path.name).unlink(missing_ok=True)
+
+    def _find_superfluous(self, keep: frozenset[str], before_s: float) -> list[Path]:
+        found = []
+        with contextlib.suppress(FileNotFoundError):
+            for path in self._proven.iterdir():
+                with contextlib.suppress(FileNotFoundError):  # pruned meanwhile
+                    if path.name not in keep and path.stat().st_ctime < before_s:
+                        found.append(path)
+        return found
 
     def _find_stated(self, manifest: Manifest) -> Stored | None:
         return None if manifest.sha256 is None else self.find(manifest.sha256)
@@ -229,7 +241,8 @@ class Store:
 
     def _write_proof(self, path: Path) -> None:
         with contextlib.suppress(OSError):  # without it the entry is only proven again
-            files.replace_file(self._proofs / path.name, json.dumps(_proof_of(path.stat())).encode())
+            # Good for this boot only, so that it need not survive a power cut.
+            files.replace_file(self._proofs / path.name, json.dumps(_proof_of(path.stat())).encode(), is_lasting=False)
 
     def _want(self, path: Path) -> None:
         with contextlib.suppress(OSError):  # another user's file: it may then be pruned, and is fetched again
@@ -238,11 +251,15 @@ class Store:
 
 def _proof_of(seen: os.stat_result) -> list[object]:
     # Not the ctime: it changes with each use. Who sets back an mtime on purpose can forge a proof as well.
+    return [_read_boot_id(), seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns]
+
+
+@functools.lru_cache(maxsize=1)
+def _read_boot_id() -> str:
     try:
-        boot = _BOOT_ID.read_text(encoding="ascii").strip()
+        return _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:
-        boot = ""
-    return [boot, seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns]
+        return ""
 
 
 def _require_stated(manifest: Manifest, sha256: str) -> None:

@@ -6,6 +6,7 @@ action. `serve.watching.place` observes, `serve.swapping.reloader` acts.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +77,7 @@ class Observation:
         """
         return self.generation, self.marker.mtime_ns, self.path.name
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """A short text that changes whenever anything that was seen changes."""
         return hashlib.sha256(repr(self).encode()).hexdigest()

@@ -106,22 +106,22 @@ def _observe(marker: Path, seen: os.stat_result) -> Observation:
         with marker.open("rb") as reader:
             text = reader.read(MARKER_LIMIT_BYTES + 1)
             identity = _identify(os.fstat(reader.fileno()))
-        checkpoint = _look_at_checkpoint(path)
+        found = _look_at_checkpoint(path)
     except OSError as error:
         return Observation(path, None, identity, b"", f"it cannot be read: {error}")
-    if checkpoint is not None and not path.is_file():
+    checkpoint = None if found is None else _identify(found)
+    if found is not None and not stat.S_ISREG(found.st_mode):
         return Observation(path, checkpoint, identity, text, "the checkpoint: expected a regular file")
     if len(text) > MARKER_LIMIT_BYTES:
         return Observation(path, checkpoint, identity, b"", f"the marker: expected at most {MARKER_LIMIT_BYTES} bytes")
     return Observation(path, checkpoint, identity, text, generation=stated_generation(text))
 
 
-def _look_at_checkpoint(path: Path) -> Identity | None:
+def _look_at_checkpoint(path: Path) -> os.stat_result | None:
     try:
-        seen = sharded.look(path) if sharded.is_index(path) else path.stat()
+        return sharded.look(path) if sharded.is_index(path) else path.stat()
     except FileNotFoundError:
         return None
-    return None if seen is None else _identify(seen)
 
 
 def _identify(seen: os.stat_result) -> Identity:
@@ -138,4 +138,5 @@ def identify(descriptor: int, path: Path) -> Identity | None:
     Raises:
         OSError: the file cannot be looked at, for example because its server is gone.
     """
-    return _look_at_checkpoint(path) if sharded.is_index(path) else _identify(os.fstat(descriptor))
+    seen = _look_at_checkpoint(path) if sharded.is_index(path) else os.fstat(descriptor)
+    return None if seen is None else _identify(seen)

@@ -78,13 +78,6 @@ def test_a_whole_line_that_is_no_entry_is_an_error(ledger, tmp_path):
         ledger.read()
 
 
-def test_recent_sha256(ledger):
-    ledger.commit(FIRST)
-    ledger.commit(SECOND)
-    assert ledger.recent_sha256(1) == {SECOND.sha256}
-    assert ledger.recent_sha256(9) == {FIRST.sha256, SECOND.sha256}
-
-
 def test_processes_never_share_a_number(tmp_path):
     code = """if True:
         import sys
