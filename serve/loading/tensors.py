@@ -98,7 +98,7 @@ def _floating_chunks(tensor: Any) -> Iterator[Any]:
         yield from tensor.reshape(-1).split(_CHECK_ELEMENTS)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def can_assign() -> bool:
     """Whether a module can keep the tensors that it is given, instead of copying them into its own (torch 2.1)."""
     return "assign" in inspect.signature(torch.nn.Module.load_state_dict).parameters

@@ -42,7 +42,7 @@ def torch_version() -> str:
     return str(torch.__version__)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def can_map_pickles() -> bool:
     """Whether a torch.save file can stay mapped, instead of being read into memory (torch 2.1)."""
     return "mmap" in inspect.signature(torch.load).parameters

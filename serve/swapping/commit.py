@@ -15,6 +15,7 @@ from serve.swapping.generations import free_first, identify, make, say_live
 from serve.swapping.ledger import Entry
 from serve.swapping.orders import Rollback
 from serve.swapping.parts import Loader, Parts
+from serve.swapping.preparation import Preparation
 from serve.swapping.quarantine import Refusal
 from serve.swapping.refusal import code_of, explain, refuse_entry
 from serve.swapping.store import Stored
@@ -24,6 +25,11 @@ from serve.watching.manifest import Manifest, parse_marker
 # How many digits of the sha256 stand for a version that no marker named.
 _SHORT_SHA256 = 12
 _AGAIN_S = 0.2
+# With 400 MB and all cores busy, the p99 during the copy fell from twice to 1.2 times the one without, and the copy
+# took a tenth longer (bench/swap.py).
+_NICENESS = 10
+_LARGE_BYTES = 8 * 1024 * 1024
+_LOOK_S = 0.2
 # The kernel stamps files with a clock that may be a tick behind.
 _CTIME_SLACK_S = 1.0
 
@@ -103,7 +109,7 @@ class Committer(abc.ABC):
             if record is not None:
                 return Ignore(f"refused: {record.reason}")
         try:
-            stored = self._parts.store.admit(candidate)
+            stored = self._admit(candidate)
         except CheckpointMovedError as error:
             return Wait(error.message, _AGAIN_S)
         except Exception as error:
@@ -197,6 +203,17 @@ class Committer(abc.ABC):
         drained = self._parts.slot.take_drained()
         while drained:
             free_first(drained, self._parts.log)
+
+    def _admit(self, candidate: Load) -> Stored:
+        """Admit a candidate to the store; a large one while requests go first."""
+        seen = candidate.observation.checkpoint
+        if seen is None or seen.size_bytes < _LARGE_BYTES:
+            return self._parts.store.admit(candidate)
+        copying = Preparation(lambda: self._parts.store.admit(candidate), "copy", _NICENESS)
+        while not copying.wait(_LOOK_S):
+            if self._is_stopping:
+                raise CheckpointMovedError("the worker ends")
+        return copying.take()
 
     def _is_done(self, order: Rollback) -> bool:
         return any(entry.fingerprint == order.fingerprint for entry in self._parts.ledger.read())

@@ -1,7 +1,10 @@
-"""Loading a model in a thread of its own, so that a load that hangs never holds the reloader."""
+"""Work in a thread of its own: a load that hangs never holds the reloader, and a long copy gives way to requests."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import threading
 from typing import Callable, Generic, TypeVar
 
@@ -16,10 +19,12 @@ class Preparation(Generic[T]):
     Args:
         work: what to do.
         name: for people who look at stacks.
+        niceness: added to that of the process, for work that is to give way to requests (Linux).
     """
 
-    def __init__(self, work: Callable[[], T], name: str) -> None:
+    def __init__(self, work: Callable[[], T], name: str, niceness: int = 0) -> None:
         self._work: Callable[[], T] | None = work
+        self._niceness = niceness
         self._result: T | None = None
         self._is_abandoned = False
         self._lock = threading.Lock()
@@ -58,6 +63,7 @@ class Preparation(Generic[T]):
 
     def _run(self) -> None:
         work, self._work = self._work, None
+        _give_way(self._niceness)
         try:
             result = work() if work else None
             with self._lock:
@@ -66,3 +72,12 @@ class Preparation(Generic[T]):
             self.error = error
         finally:
             self._done.set()
+
+
+def _give_way(niceness: int) -> None:
+    # Elsewhere a thread has no priority of its own. It can never be taken back without a privilege, so that only a
+    # thread that ends with its work may ask for it. Source: setpriority(2), "C library/kernel differences".
+    if niceness and sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + niceness)

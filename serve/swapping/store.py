@@ -8,12 +8,12 @@ copied, and mapped from here.
     <store>/incoming/          copies that are not proven yet
     <store>/sha256/<digest>    proven, read-only checkpoints
     <store>/proofs/<digest>    when, and in which state of the file, it was proven
+    <store>/copied.json        what was copied last, and what its bytes were, for markers that do not state it
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import time
@@ -24,14 +24,13 @@ from typing import Callable
 
 from serve import files
 from serve.errors import CheckpointError, CheckpointMovedError, StoreFullError
-from serve.swapping import hostlock
+from serve.swapping import hostlock, proofs
 from serve.watching import sharded
 from serve.watching.checkpoint import Load
 from serve.watching.manifest import Manifest
 from serve.watching.place import identify
 
 _READ_ONLY = 0o444
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,7 @@ class Store:
     def __init__(self, root: Path, report_damage: Callable[[str, str], None] = lambda expected, found: None) -> None:
         self.root = root
         self._proven, self._incoming, self._proofs = root / "sha256", root / "incoming", root / "proofs"
+        self._copied = root / "copied.json"
         self._report_damage = report_damage
 
     def lock(self) -> AbstractContextManager[None]:
@@ -100,7 +100,7 @@ class Store:
         path = self._proven / sha256
         try:
             seen = path.stat()
-            if not self._is_proven(sha256, seen):
+            if not proofs.holds(self._proofs, sha256, seen):
                 return self._prove(path)
             self._want(path)
             return Stored(path, sha256, seen.st_size)
@@ -125,7 +125,7 @@ class Store:
         if stored is not None:
             return stored
         with self.lock():
-            known = candidate.manifest.sha256
+            known = candidate.manifest.sha256 or self._recall(candidate)
             return (None if known is None else self._find_proven(known)) or self._copy(candidate)
 
     def prune(self, keep: frozenset[str], before_s: float) -> None:
@@ -163,7 +163,23 @@ class Store:
             seen = path.stat()
         except FileNotFoundError:
             return None
-        return Stored(path, sha256, seen.st_size) if self._is_proven(sha256, seen) else None
+        if not proofs.holds(self._proofs, sha256, seen):
+            return None
+        self._want(path)
+        return Stored(path, sha256, seen.st_size)
+
+    def _recall(self, candidate: Load) -> str | None:
+        """The sha256 of the same observation, where another worker has just copied it."""
+        try:
+            fingerprint, sha256 = json.loads(self._copied.read_bytes())
+        except (OSError, ValueError, TypeError):
+            return None
+        return str(sha256) if fingerprint == candidate.observation.fingerprint else None
+
+    def _remember(self, candidate: Load, sha256: str) -> None:
+        with contextlib.suppress(OSError):  # without it the next worker copies once more
+            content = json.dumps([candidate.observation.fingerprint, sha256]).encode()
+            files.replace_file(self._copied, content, is_lasting=False)
 
     def _copy(self, candidate: Load) -> Stored:
         for leftover in list(self._incoming.iterdir()):
@@ -174,9 +190,8 @@ class Store:
             _require_stated(candidate.manifest, copied.sha256)
             there = self._find_proven(copied.sha256)
             if there is not None:
-                # A marker that states no hash, and another worker was quicker: one file is mapped by all of them.
+                # A marker that states no hash, of bytes that were there: one file is mapped by all workers.
                 part.unlink()
-                self._want(there.path)
                 return replace(there, copy_s=copied.copy_s, hash_s=copied.hash_s)
             part.chmod(_READ_ONLY)
             part.replace(self._proven / copied.sha256)
@@ -185,7 +200,9 @@ class Store:
             raise
         files.sync_directory(self._proven)
         path = self._proven / copied.sha256
-        self._write_proof(path)
+        proofs.write(self._proofs, path)
+        if candidate.manifest.sha256 is None:
+            self._remember(candidate, copied.sha256)
         return Stored(path, copied.sha256, copied.size_bytes, copied.copy_s, copied.hash_s)
 
     def _copy_observed(self, candidate: Load, part: Path) -> files.Copied:
@@ -221,7 +238,7 @@ class Store:
     def _prove(self, path: Path) -> Stored | None:
         with self.lock():
             seen = path.stat()
-            if self._is_proven(path.name, seen):  # by another worker, while this one waited
+            if proofs.holds(self._proofs, path.name, seen):  # by another worker, while this one waited
                 return Stored(path, path.name, seen.st_size)
             started_s = time.monotonic()
             found = files.hash_file(path)
@@ -229,37 +246,12 @@ class Store:
                 path.unlink()
                 self._report_damage(path.name, found)
                 return None
-            self._write_proof(path)
+            proofs.write(self._proofs, path)
             return Stored(path, path.name, seen.st_size, hash_s=time.monotonic() - started_s)
-
-    def _is_proven(self, sha256: str, seen: os.stat_result) -> bool:
-        try:
-            proof: object = json.loads((self._proofs / sha256).read_bytes())
-        except (OSError, ValueError):
-            return False
-        return proof == _proof_of(seen)
-
-    def _write_proof(self, path: Path) -> None:
-        with contextlib.suppress(OSError):  # without it the entry is only proven again
-            # Good for this boot only, so that it need not survive a power cut.
-            files.replace_file(self._proofs / path.name, json.dumps(_proof_of(path.stat())).encode(), is_lasting=False)
 
     def _want(self, path: Path) -> None:
         with contextlib.suppress(OSError):  # another user's file: it may then be pruned, and is fetched again
             path.chmod(_READ_ONLY)  # sets nothing but the ctime, by which prune sees that it is wanted
-
-
-def _proof_of(seen: os.stat_result) -> list[object]:
-    # Not the ctime: it changes with each use. Who sets back an mtime on purpose can forge a proof as well.
-    return [_read_boot_id(), seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns]
-
-
-@functools.lru_cache(maxsize=1)
-def _read_boot_id() -> str:
-    try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
 
 
 def _require_stated(manifest: Manifest, sha256: str) -> None:

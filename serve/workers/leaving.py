@@ -1,8 +1,8 @@
 """The end of a worker's process: all that Python does at exit is done, and then the process ends at once.
 
-What would follow is the taking apart of the interpreter, which a worker has nothing to gain from and two things to fear:
-Python below 3.10.9 and 3.11.1 waits for ever when a background thread asks for the interpreter lock in that moment
-(cpython#96387; 2 of 80 ends of a worker on 3.9.18), and a thread that loads a model ends the process by SIGABRT.
+What would follow is the taking apart of the interpreter, from which a worker has nothing to gain and two things to
+fear: Python below 3.10.9 and 3.11.1 waits for ever when a background thread asks for the interpreter lock in that
+moment (cpython#96387; 2 of 80 ends of a worker on 3.9.18), and a thread that loads a model ends the process by SIGABRT.
 """
 
 from __future__ import annotations

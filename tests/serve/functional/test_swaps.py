@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import time
@@ -11,6 +13,8 @@ import numpy
 import pytest
 from serving import Load, check_answers, wait_until
 from trainer import ROW, mark, sha256_of
+
+from serve.publish import publish
 
 pytestmark = pytest.mark.needs_torch
 
@@ -233,3 +237,29 @@ def test_sigterm_ends_the_server_quickly(start_server, trainer):
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(20) == 0
     assert time.monotonic() - started < 10
+
+
+def test_a_large_copy_gives_way_to_requests(start_server, trainer):
+    rows = 16_000_000
+    tables = [trainer.write(f"{n}", {"table.weight": numpy.full((rows, 1), n, "float32")}) for n in (1, 2)]
+    publish(tables[0], trainer.directory, "1.safetensors", None)
+    server = start_server(model="affine:Whole", model_args=json.dumps({"rows": rows}))
+    server.wait_live(1)
+    before = niceness(server)
+    publish(tables[1], trainer.directory, "2.safetensors", None)
+    seen = set()
+    while len(server.events("prepared")) < 4:
+        seen |= niceness(server)
+    server.wait_live(2)
+    assert seen - before == {min(before) + 10}
+    wait_until(lambda: niceness(server) == before, "the thread that copied to end")
+
+
+def niceness(server):
+    """The niceness of each thread of the workers."""
+    found = set()
+    for worker in server.workers():
+        for stat in Path(f"/proc/{worker}/task").glob("*/stat"):
+            with contextlib.suppress(OSError):
+                found.add(int(stat.read_text().rpartition(")")[2].split()[16]))
+    return found

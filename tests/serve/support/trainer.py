@@ -27,7 +27,7 @@ class Trainer:
         self.directory.mkdir()
         self._weights: dict[str, tuple[list[list[int]], list[int]]] = {}
 
-    def train(self, seed: int, name: str = "model.safetensors", padding: int = 0) -> Path:
+    def train(self, seed: int, name: str = "model.safetensors") -> Path:
         """Write a checkpoint whose weights follow from the seed, and return where it is."""
         draw = random.Random(seed)
         weight = [[draw.randint(-50, 50) for _ in range(4)] for _ in range(2)]

@@ -66,8 +66,20 @@ def test_one_file_is_mapped_by_all_workers_where_no_hash_is_stated(tmp_path, pat
     again = other.admit(candidate(path))
     assert again.path.stat().st_ino == first.st_ino
     assert again.path.read_bytes() == CONTENT
+    assert again.copy_s == 0, "it was copied twice"
+    assert files_of(store) == ["copied.json", "lock", f"proofs/{SHA256}", f"sha256/{SHA256}"]
+
+
+def test_other_bytes_under_the_same_name_are_copied_where_no_hash_is_stated(tmp_path, path):
+    store = Store(tmp_path / "store")
+    store.admit(candidate(path))
+    other = CONTENT[::-1]
+    path.write_bytes(other)
+    assert store.admit(candidate(path)).path.read_bytes() == other
+    path.write_bytes(CONTENT)
+    again = store.admit(candidate(path))
+    assert (again.path.read_bytes(), again.sha256) == (CONTENT, SHA256)
     assert again.copy_s > 0
-    assert files_of(store) == ["lock", f"proofs/{SHA256}", f"sha256/{SHA256}"]
 
 
 def test_an_entry_that_was_altered_is_replaced_where_no_hash_is_stated(tmp_path, path):
@@ -121,7 +133,7 @@ def test_a_copier_that_is_killed_blocks_nobody_and_leaves_nothing(tmp_path, path
         os.kill(holder.pid, signal.SIGKILL)
     assert store.admit(candidate(path)).sha256 == SHA256
     assert time.monotonic() - started < 5
-    assert files_of(store) == ["lock", f"proofs/{SHA256}", f"sha256/{SHA256}"]
+    assert files_of(store) == ["copied.json", "lock", f"proofs/{SHA256}", f"sha256/{SHA256}"]
 
 
 def test_prune_keeps_what_it_is_told(tmp_path, path):
@@ -188,4 +200,4 @@ def test_a_copier_killed_at_any_moment_leaves_a_store_that_works(tmp_path):
         if found is not None:
             found.path.unlink()
     assert store.admit(candidate(path)).sha256 == sha256
-    assert files_of(store) == ["lock", f"proofs/{sha256}", f"sha256/{sha256}"]
+    assert files_of(store) == ["copied.json", "lock", f"proofs/{sha256}", f"sha256/{sha256}"]
