@@ -14,15 +14,23 @@ import time
 from pathlib import Path
 from typing import Any, Callable
 
-from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.events import (
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
 from watchdog.observers import Observer
 
 from serve.watching import mounts
 from serve.watching.checkpoint import MARKER_SUFFIX
 
 POLL, INOTIFY = "poll", "inotify"
-# Reading a marker makes events too (opened, closed_no_write); waking for those would never end.
-_WRITING_EVENTS = frozenset({"created", "modified", "moved", "closed", "attrib"})
+# Reading a marker makes events too (opened, closed_no_write); waking for those would never end, and merely being told
+# of them costs a worker three threads' turns each time that any of them reads one.
+_WRITING_EVENTS = [FileCreatedEvent, FileModifiedEvent, FileMovedEvent, FileClosedEvent]
 # A burst of events is one look.
 _SHORTEST_PAUSE_S = 0.02
 _ASK_S = 0.04
@@ -58,7 +66,7 @@ class WakeUp(FileSystemEventHandler):
             event: what watchdog saw.
         """
         paths = (os.fsdecode(event.src_path or ""), os.fsdecode(event.dest_path or ""))
-        if event.event_type in _WRITING_EVENTS and any(path.endswith(MARKER_SUFFIX) for path in paths):
+        if type(event) in _WRITING_EVENTS and any(path.endswith(MARKER_SUFFIX) for path in paths):
             self._woken.set()
 
     def wake(self) -> None:
@@ -125,7 +133,7 @@ class WakeUp(FileSystemEventHandler):
     def _build(self, wanted: _Watched) -> None:
         try:
             observer = Observer()  # watchdog 7 opens inotify here, watchdog 6 when it starts
-            observer.schedule(self, str(wanted[0]))
+            observer.schedule(self, str(wanted[0]), event_filter=_WRITING_EVENTS)
             observer.start()
         except Exception as error:  # watchdog raises OSError, and other types, according to its version
             self._rebuild_at_s = time.monotonic() + _REBUILD_PAUSE_S

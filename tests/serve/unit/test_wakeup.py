@@ -50,8 +50,14 @@ def test_reading_a_marker_does_not_wake(wake_up, tmp_path):
     marker = mark(tmp_path / "m.pth")
     settle(wake_up, tmp_path)
     wait(wake_up, 0.3)
+    told = []
+    wake_up.on_any_event, notice = told.append, wake_up.on_any_event
     marker.read_bytes()
     assert wait(wake_up, 0.5) >= 0.5
+    assert told == []
+    wake_up.on_any_event = notice
+    mark(tmp_path / "m.pth")
+    assert wait(wake_up) < SOON_S / 2
 
 
 def test_a_directory_that_was_replaced_is_watched_again(wake_up, tmp_path):
