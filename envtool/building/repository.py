@@ -78,6 +78,7 @@ def parse(text: str) -> Repository:
     if parts.scheme not in _SCHEMES or not (parts.netloc or parts.scheme == "file"):
         raise ValueError(f"expected git+ and {', '.join(_SCHEMES[:-1])} or {_SCHEMES[-1]}, found {text!r}")
     _refuse_literal_credentials(text, parts.scheme)
+    _refuse_scp_form(parts.netloc)
     path, at, revision = parts.path.rpartition("@")
     path, revision = (path, revision) if at else (parts.path, "")
     options = parse_qs(parts.fragment)
@@ -100,3 +101,9 @@ def _refuse_literal_credentials(text: str, scheme: str) -> None:
     if user and not is_named and not _VARIABLES.fullmatch(password if colon else user):
         stripped = credentials.strip(text[len(_PREFIX) :])
         raise ValueError(f"credentials in {stripped}; write variables: git+https://${{TOKEN}}@host/")
+
+
+def _refuse_scp_form(netloc: str) -> None:
+    host, colon, port = netloc.rpartition("@")[2].partition(":")
+    if colon and port and not port.isdigit() and not host.startswith("["):
+        raise ValueError(f"{port!r} is no port; write {netloc.rpartition(':')[0]}/{port}/…, with a slash after the host")
