@@ -106,4 +106,6 @@ def _refuse_literal_credentials(text: str, scheme: str) -> None:
 def _refuse_scp_form(netloc: str) -> None:
     host, colon, port = netloc.rpartition("@")[2].partition(":")
     if colon and port and not port.isdigit() and not host.startswith("["):
-        raise ValueError(f"{port!r} is no port; write {netloc.rpartition(':')[0]}/{port}/…, with a slash after the host")
+        raise ValueError(
+            f"{port!r} is no port; write {netloc.rpartition(':')[0]}/{port}/…, with a slash after the host"
+        )

@@ -7,7 +7,7 @@ arrived still is: that converges from any state, which mending in place does not
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from envtool.channel.trust import require_signed
@@ -19,7 +19,6 @@ from envtool.prefixes.archives import fetch_packages
 from envtool.prefixes.contents import conda_packages
 from envtool.prefixes.environments_txt import register
 from envtool.prefixes.install import archives_needed, carry_out
-from envtool.prefixes.inventory import Entry
 from envtool.prefixes.plan import Plan, installed, plan
 from envtool.prefixes.prefix import Prefix, Receipt, State
 from envtool.prefixes.request import Request
@@ -129,13 +128,12 @@ def _install(
     prefix.mark_incomplete()
     known = carry_out(prefix, todo, wanted, placings, proven, request.platform, display)
     began_ns = time.time_ns()
-    return _prove(wanted, prefix, cache, known, display), began_ns
+    inventory = take_inventory(prefix, wanted, cache, display, known, proven)
+    _require_whole(inventory, prefix)
+    return inventory, began_ns
 
 
-def _prove(
-    wanted: Sequence[LockedPackage], prefix: Prefix, cache: Cache, known: Mapping[str, Entry], display: Display
-) -> Inventory:
-    inventory = take_inventory(prefix, wanted, cache, display, known)
+def _require_whole(inventory: Inventory, prefix: Prefix) -> None:
     wrong = list(declared_findings(inventory))
     if wrong:
         raise PrefixError(
@@ -143,7 +141,6 @@ def _prove(
             f"{wrong[0].kind} {wrong[0].what} ({wrong[0].detail})",
             "is something else writing there, or is the disk failing? run envtool create again",
         )
-    return inventory
 
 
 def _receipt(request: Request, wanted: Sequence[LockedPackage], inventory: Inventory) -> Receipt:

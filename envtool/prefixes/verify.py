@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from envtool.fetching.fetch import Cache
 from envtool.locking.lockfile import LockedPackage
@@ -92,6 +93,7 @@ def take_inventory(
     cache: Cache,
     display: Display,
     known: Mapping[str, Entry] | None = None,
+    proven: Mapping[str, Path] | None = None,
 ) -> Inventory:
     """Read every file of a prefix, and list what its lock says should be there.
 
@@ -101,21 +103,25 @@ def take_inventory(
         cache: Where archives and wheels are, should one have to be read.
         display: Where progress is shown.
         known: Files that were just written and need not be read.
+        proven: Archives and wheels that were just proven and need not be hashed again, by canonical URL.
 
     Raises:
         NetworkError, HashMismatchError: An archive that is not in the cache could not be had or proven.
     """
-    declared = _declared(prefix, locked, cache, display)
+    declared = _declared(prefix, locked, cache, display, proven or {})
     placeholders = {path: each.placeholder for path, each in declared.items() if each.placeholder}
     with display.task(f"read every file of {prefix.path}"):
         return Inventory(declared, scan(prefix.path, placeholders, known))
 
 
-def _declared(prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, display: Display) -> dict[str, Declared]:
+def _declared(
+    prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, display: Display, proven: Mapping[str, Path]
+) -> dict[str, Declared]:
     manifests = Manifests(cache.root)
     unknown = [each for each in locked if not manifests.is_known(require_sha256(each))]
     if unknown:
-        archives = fetch_packages(unknown, cache, display)
+        missing = [each for each in unknown if each.url not in proven]
+        archives = {**proven, **(fetch_packages(missing, cache, display) if missing else {})}
         with display.task("read what archives and wheels hold", len(unknown)) as task:
             for each in unknown:
                 manifests.keep(require_sha256(each), each.manager, archives[each.url])
