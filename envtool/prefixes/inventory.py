@@ -21,6 +21,7 @@ from envtool.prefixes.bytecode import source_of
 from envtool.prefixes.relocation import PREFIX_TEXT, Placeholder, restore, without_rewritten
 
 _META = "conda-meta"
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _CHUNK_BYTES = 1 << 20
 _RECORD_SUFFIX = ".dist-info/RECORD"
 
@@ -80,7 +81,7 @@ def env_digest(entries: Iterable[Entry]) -> str:
     """One sha256 over path, kind, executable bit and normalized content of every entry, sorted by path."""
     digest = hashlib.sha256()
     for entry in sorted(entries, key=lambda each: each.path.encode()):
-        line = json.dumps([entry.path, entry.kind, entry.is_executable, entry.sha256], separators=(",", ":"))
+        line = _encode([entry.path, entry.kind, entry.is_executable, entry.sha256])
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()
 
