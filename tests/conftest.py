@@ -8,11 +8,24 @@ import sys
 import pytest
 
 _status = 0
+# Processes that share the tests take files in this order: what runs for minutes must not begin when all else is done.
+_LONGEST_FIRST = (
+    *("tests/e2e/", "tests/functional/deploy/", "tests/functional/channel/", "tests/serve/functional/"),
+    *("tests/serve/http/", "tests/interop/", "tests/functional/", "tests/property/", "tests/"),
+)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     global _status
     _status = int(exitstatus)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    return next((rank for rank, place in enumerate(_LONGEST_FIRST) if item.nodeid.startswith(place)), 0)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
+from envtool.alone import alone
 from envtool.channel import index, seal
 from envtool.channel.checking import check_archive
 from envtool.errors import ArchiveError, ChannelError
@@ -192,5 +191,5 @@ def _indexed(
 @contextmanager
 def _changing(channel: Path) -> Iterator[None]:
     (channel / _LOCK).parent.mkdir(exist_ok=True)
-    with FileLock(channel / _LOCK):
+    with alone(channel / _LOCK, channel):
         yield

@@ -21,14 +21,14 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from envtool.alone import alone
 from envtool.errors import DeployError
 from envtool.files import sync_directory, write_atomically
 from envtool.locking.lockfile import LockedPackage
-from envtool.report import say
 
 _RELEASE = "release.json"
 _ID_LENGTH = 16
@@ -90,23 +90,14 @@ class Root:
         Raises:
             DeployError: The directory cannot be written.
         """
-        from filelock import FileLock, Timeout
-
-        try:
-            self.lay_out()
-            lock = FileLock(self.run / ".deploy.lock")
+        with ExitStack() as stack:
             try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                say(f"another envtool is changing {self.path}; waiting for it")
-                lock.acquire()
-        except OSError as error:
-            hint = "run this as the user that owns the directory, which is the service's own"
-            raise DeployError(f"{error.filename or self.path} cannot be written: {error.strerror}", hint) from error
-        try:
+                self.lay_out()
+                stack.enter_context(alone(self.run / ".deploy.lock", self.path))
+            except OSError as error:
+                hint = "run this as the user that owns the directory, which is the service's own"
+                raise DeployError(f"{error.filename or self.path} cannot be written: {error.strerror}", hint) from error
             yield
-        finally:
-            lock.release()
 
     def releases(self) -> dict[str, Release]:
         """The whole releases by digest, in the order in which they were applied; first those that never were."""

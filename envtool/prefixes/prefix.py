@@ -13,15 +13,15 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from envtool import directories
+from envtool.alone import alone
 from envtool.errors import MissingFileError, PrefixError
 from envtool.files import write_atomically
-from envtool.report import say
 
 _RECEIPT_FORMAT = 1
 # Linux before 5.1 reads 127 bytes of a script's first line, and installers fall back to other first lines for a longer
@@ -128,26 +128,17 @@ class Prefix:
         Raises:
             PrefixError: The directory holds something that is not ours, or cannot be written.
         """
-        from filelock import FileLock, Timeout  # takes as long to import as all else that a no-op needs
-
         self.refuse_foreign()
         self._refuse_unusable()
-        try:
-            self.meta.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self._lock)
+        with ExitStack() as stack:
             try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                say(f"another envtool is changing {self.path}; waiting for it")
-                lock.acquire()
-        except OSError as error:
-            raise PrefixError(
-                f"{self.path} cannot be written: {error.strerror}", "choose another place with -p"
-            ) from error
-        try:
+                self.meta.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(alone(self._lock, self.path))
+            except OSError as error:
+                raise PrefixError(
+                    f"{self.path} cannot be written: {error.strerror}", "choose another place with -p"
+                ) from error
             yield
-        finally:
-            lock.release()
 
     def refuse_foreign(self) -> None:
         """Raise a `PrefixError` when the directory holds something that envtool did not put there."""
