@@ -172,7 +172,8 @@ class Ledger:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        if not self._is_named:  # its name need be written once, by each process that cannot know that it was
+        # Its name need be written once, by each process that cannot know that it was.
+        if not content or not self._is_named:
             files.sync_directory(self._path.parent)
             self._is_named = True
         return entry
