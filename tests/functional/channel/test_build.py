@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import select
 import shutil
 import time
 from pathlib import Path
@@ -175,6 +176,7 @@ def test_a_build_waits_for_another_one_in_the_same_channel(channel: Any, checkou
     lock.parent.mkdir(parents=True)
     with FileLock(lock):
         process = checkout.start("pip", "--output", str(place))
+        assert select.select([process.stderr], [], [], 60)[0], "it says nothing"
         assert process.stderr.readline() == f"another envtool is changing {place}; waiting for it\n"
         time.sleep(0.5)
         assert process.poll() is None
