@@ -1,6 +1,7 @@
 """The door for durable writes: copy while hashing, sync, rename, sync the directory.
 
-After a power cut a file written here is either whole or absent, never torn (house rule 10).
+After a power cut a file written here is either whole or absent, never torn (house rule 10), unless its writer says that
+it need not last: then its reader takes a torn one for an absent one.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from envtool.alone import alone
+from envtool import hostlock
 from envtool.channel import apt, archive, checkout, cpython, deb, elf, index, recipe, wheel
 from envtool.channel.payload import Entry, Package
 from envtool.channel.recipe import CheckoutSource, DebianSource, Recipe, WheelSource
@@ -105,7 +105,7 @@ def build(
     if names and left_out:
         raise MissingFileError(f"{left_out[0]} cannot be built: {reason}", "run envtool from a clone of its repository")
     (channel / _STATE).mkdir(parents=True, exist_ok=True)
-    with alone(channel / _STATE / "lock", channel):
+    with hostlock.hold(channel / _STATE / "lock", channel):
         workshop = _Workshop(channel, cache, display, tuple(debian_mirrors), root)
         workshop.start()
         packages = tuple(workshop.bring(each) for each in chosen if each.name not in left_out)

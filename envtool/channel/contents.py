@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from envtool.alone import alone
+from envtool import hostlock
 from envtool.channel import index, seal
 from envtool.channel.checking import check_archive
 from envtool.errors import ArchiveError, ChannelError
@@ -191,5 +191,5 @@ def _indexed(
 @contextmanager
 def _changing(channel: Path) -> Iterator[None]:
     (channel / _LOCK).parent.mkdir(exist_ok=True)
-    with alone(channel / _LOCK, channel):
+    with hostlock.hold(channel / _LOCK, channel):
         yield

@@ -25,7 +25,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from envtool.alone import alone
+from envtool import hostlock
 from envtool.errors import DeployError
 from envtool.files import sync_directory, write_atomically
 from envtool.locking.lockfile import LockedPackage
@@ -93,7 +93,7 @@ class Root:
         with ExitStack() as stack:
             try:
                 self.lay_out()
-                stack.enter_context(alone(self.run / ".deploy.lock", self.path))
+                stack.enter_context(hostlock.hold(self.run / ".deploy.lock", self.path))
             except OSError as error:
                 hint = "run this as the user that owns the directory, which is the service's own"
                 raise DeployError(f"{error.filename or self.path} cannot be written: {error.strerror}", hint) from error

@@ -18,8 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from envtool import directories
-from envtool.alone import alone
+from envtool import directories, hostlock
 from envtool.errors import MissingFileError, PrefixError
 from envtool.files import write_atomically
 
@@ -133,7 +132,7 @@ class Prefix:
         with ExitStack() as stack:
             try:
                 self.meta.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(alone(self._lock, self.path))
+                stack.enter_context(hostlock.hold(self._lock, self.path))
             except OSError as error:
                 raise PrefixError(
                     f"{self.path} cannot be written: {error.strerror}", "choose another place with -p"

@@ -114,8 +114,7 @@ class Committer(abc.ABC):
             return Wait(error.message, _AGAIN_S)
         except Exception as error:
             return self.refuse(Refuse(seen, code_of(error), explain(error)), error)
-        is_asked = candidate.manifest.sha256 is not None
-        record = None if is_asked else self._parts.quarantine.find_sha256(stored.sha256, marker)
+        record = self._parts.quarantine.find_sha256(stored.sha256, marker)
         if record is not None:
             self._parts.quarantine.recognize(record, seen.fingerprint)
             return Ignore(f"refused: {record.reason}")

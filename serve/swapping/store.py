@@ -97,14 +97,12 @@ class Store:
         Raises:
             OSError: the store cannot be read.
         """
-        path = self._proven / sha256
+        stored = self._find_proven(sha256)
+        if stored is not None or not self.has(sha256):
+            return stored
         try:
-            seen = path.stat()
-            if not proofs.holds(self._proofs, sha256, seen):
-                return self._prove(path)
-            self._want(path)
-            return Stored(path, sha256, seen.st_size)
-        except FileNotFoundError:
+            return self._prove(self._proven / sha256)
+        except FileNotFoundError:  # pruned meanwhile
             return None
 
     def admit(self, candidate: Load) -> Stored:
@@ -177,6 +175,8 @@ class Store:
         return str(sha256) if fingerprint == candidate.observation.fingerprint else None
 
     def _remember(self, candidate: Load, sha256: str) -> None:
+        if candidate.manifest.sha256 is not None:
+            return
         with contextlib.suppress(OSError):  # without it the next worker copies once more
             content = json.dumps([candidate.observation.fingerprint, sha256]).encode()
             files.replace_file(self._copied, content, is_lasting=False)
@@ -192,6 +192,7 @@ class Store:
             if there is not None:
                 # A marker that states no hash, of bytes that were there: one file is mapped by all workers.
                 part.unlink()
+                self._remember(candidate, copied.sha256)
                 return replace(there, copy_s=copied.copy_s, hash_s=copied.hash_s)
             part.chmod(_READ_ONLY)
             part.replace(self._proven / copied.sha256)
@@ -201,8 +202,7 @@ class Store:
         files.sync_directory(self._proven)
         path = self._proven / copied.sha256
         proofs.write(self._proofs, path)
-        if candidate.manifest.sha256 is None:
-            self._remember(candidate, copied.sha256)
+        self._remember(candidate, copied.sha256)
         return Stored(path, copied.sha256, copied.size_bytes, copied.copy_s, copied.hash_s)
 
     def _copy_observed(self, candidate: Load, part: Path) -> files.Copied:

@@ -66,7 +66,7 @@ class WakeUp(FileSystemEventHandler):
             event: what watchdog saw.
         """
         paths = (os.fsdecode(event.src_path or ""), os.fsdecode(event.dest_path or ""))
-        if type(event) in _WRITING_EVENTS and any(path.endswith(MARKER_SUFFIX) for path in paths):
+        if any(path.endswith(MARKER_SUFFIX) for path in paths):
             self._woken.set()
 
     def wake(self) -> None:

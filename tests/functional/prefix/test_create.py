@@ -127,7 +127,8 @@ def test_an_archive_whose_own_list_is_wrong_is_judged_by_its_bytes(user: User, t
     liar = Archive("liar", {"share/liar": File(b"truth\n")}, lies={"share/liar": "0" * 64})
     user.write_lock(locked(liar.write(tmp_path)))
     user.run("create", "-p", user.home / "env")
-    user.run("verify", "-p", user.home / "env")
+    assert (user.home / "env/share/liar").read_bytes() == b"truth\n"
+    assert json.loads(user.run("verify", "-p", user.home / "env", "--json").stdout)["findings"] == []
 
 
 @pytest.mark.parametrize("name", ["conda-meta/python-3.9.json", "thesis.tex"])
@@ -162,11 +163,14 @@ def test_an_edit_in_one_environment_reaches_no_other(user: User, channel: Channe
     one, two = (user.home / "envtool/envs" / name for name in ("one", "two"))
     with (one / "lib/libx.so.1").open("ab") as file:
         file.write(b"edited in place")
+    whole = (two / "lib/libx.so.1").read_bytes()
+    assert (one / "lib/libx.so.1").read_bytes() == whole + b"edited in place"
     user.run("verify", "-n", "one", code=1)
     user.run("verify", "-n", "two")
     shutil.rmtree(two)
     user.run("create", "-n", "two")
     user.run("verify", "-n", "two")
+    assert (two / "lib/libx.so.1").read_bytes() == whole
 
 
 def test_what_the_machine_lacks_is_said_before_anything_is_fetched(user: User, channel: Channel) -> None:

@@ -70,6 +70,13 @@ def test_one_file_is_mapped_by_all_workers_where_no_hash_is_stated(tmp_path, pat
     assert files_of(store) == ["copied.json", "lock", f"proofs/{SHA256}", f"sha256/{SHA256}"]
 
 
+def test_bytes_that_were_there_are_copied_by_one_worker_where_no_hash_is_stated(tmp_path, path):
+    store, other = Store(tmp_path / "store"), Store(tmp_path / "store")
+    store.admit(candidate(path, sha256=SHA256))
+    assert store.admit(candidate(path)).copy_s > 0
+    assert other.admit(candidate(path)).copy_s == 0
+
+
 def test_other_bytes_under_the_same_name_are_copied_where_no_hash_is_stated(tmp_path, path):
     store = Store(tmp_path / "store")
     store.admit(candidate(path))

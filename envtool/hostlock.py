@@ -1,4 +1,4 @@
-"""Changing something alone: whoever comes second waits, and says for what."""
+"""A lock that one process of a host holds at a time: whoever comes second waits, and says for what."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from envtool.report import say
 
 
 @contextmanager
-def alone(lock_path: Path, changed: Path) -> Iterator[None]:
+def hold(lock_path: Path, changed: Path) -> Iterator[None]:
     """Hold a lock that the kernel releases when its holder dies.
 
     Args:
