@@ -54,6 +54,21 @@ def writing(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
     sync_directory(path.parent)
 
 
+def create(path: str, mode: int) -> int:
+    """Open a new file for writing; its permissions are exactly these, whatever the umask."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    if os.fstat(descriptor).st_mode & 0o777 != mode:
+        os.fchmod(descriptor, mode)
+    return descriptor
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write all of some bytes; a full disk may take only a part at first."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
 def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 

@@ -6,19 +6,21 @@ Source: the conda package specification (CEP 26 file names, .conda format versio
 
 from __future__ import annotations
 
+import bz2
 import hashlib
 import json
 import os
 import stat
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
 from envtool.errors import ArchiveError
+from envtool.prefixes.read_ahead import read_ahead
 from envtool.prefixes.relocation import without_rewritten
 
 _CHUNK_BYTES = 1 << 20
@@ -40,7 +42,7 @@ def read_info(archive: Path, names: Sequence[str]) -> dict[str, bytes]:
     wanted = {f"info/{name}": name for name in names}
     found: dict[str, bytes] = {}
     try:
-        with _open_tar(archive, "info") as tar:
+        with open_part(archive, "info") as tar:
             for member in tar:
                 name = wanted.get(member.name)
                 if name is not None and (file := tar.extractfile(member)) is not None:
@@ -58,11 +60,24 @@ def read_info_json(archive: Path, name: str) -> dict[str, Any]:
     Raises:
         ArchiveError: It is not there or no JSON, or the archive is none.
     """
-    content = read_info(archive, [name]).get(name)
-    if content is None:
+    return parse_info(archive, read_info(archive, [name]), name)
+
+
+def parse_info(archive: Path, info: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    """Parse one of the files of `info/`.
+
+    Args:
+        archive: The archive, for messages.
+        info: The content of those that are there.
+        name: Which one.
+
+    Raises:
+        ArchiveError: It is not there, or no JSON.
+    """
+    if name not in info:
         raise ArchiveError(f"{archive} has no info/{name}")
     try:
-        return cast("dict[str, Any]", json.loads(content))
+        return cast("dict[str, Any]", json.loads(info[name]))
     except ValueError as error:
         raise ArchiveError(f"info/{name} of {archive} is not JSON: {error}") from error
 
@@ -94,21 +109,34 @@ def read_payload(archive: Path) -> list[Member]:
     """
     members: dict[str, Member] = {}
     try:
-        with _open_tar(archive, "pkg") as tar:
+        with open_part(archive, "pkg") as tar:
             for info in tar:
                 if not info.isdir() and not info.name.startswith("info/"):
-                    members[info.name] = _member(tar, info, members)
+                    members[info.name] = read_member(tar, info, members)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, KeyError) as error:
         raise ArchiveError(f"{archive} is no package archive: {error}") from error
     return list(members.values())
 
 
-def _member(tar: tarfile.TarFile, info: tarfile.TarInfo, members: Mapping[str, Member]) -> Member:
+def read_member(
+    tar: tarfile.TarFile,
+    info: tarfile.TarInfo,
+    members: Mapping[str, Member],
+    write: Callable[[bytes], object] | None = None,
+) -> Member:
+    """Read one file or link of an archive's payload.
+
+    Args:
+        tar: The archive, at this member.
+        info: The member.
+        members: Those that came before it, by path; a hard link is a second name of one of them.
+        write: Given the content, piece by piece.
+    """
     if info.issym():
         target = os.fsencode(info.linkname)
         sha256 = hashlib.sha256(target).hexdigest()
         return Member(info.name, True, False, sha256, sha256)
-    if info.islnk():  # a second name of a file that came before
+    if info.islnk():
         return replace(members[info.linkname], path=info.name)
     digest = hashlib.sha256()
     normalized = None
@@ -117,20 +145,34 @@ def _member(tar: tarfile.TarFile, info: tarfile.TarInfo, members: Mapping[str, M
         while chunk := file.read(info.size if is_record else _CHUNK_BYTES):
             digest.update(chunk)
             normalized = hashlib.sha256(without_rewritten(chunk)).hexdigest() if is_record else None
+            if write is not None:
+                write(chunk)
     sha256 = digest.hexdigest()
     return Member(info.name, False, bool(info.mode & stat.S_IXUSR), sha256, normalized or sha256)
 
 
 @contextmanager
-def _open_tar(archive: Path, part: str) -> Iterator[tarfile.TarFile]:
+def open_part(archive: Path, part: str) -> Iterator[tarfile.TarFile]:
+    """Open a part of an archive, to be read from its beginning to its end.
+
+    Args:
+        archive: The archive.
+        part: `pkg` or `info`; a .tar.bz2 holds both in one.
+    """
+    with _open_stream(archive, part) as stream, read_ahead(stream) as ahead:
+        yield tarfile.open(fileobj=cast("IO[bytes]", ahead), mode="r|")  # noqa: SIM115 - closed with its stream
+
+
+@contextmanager
+def _open_stream(archive: Path, part: str) -> Iterator[IO[bytes]]:
     if archive.name.endswith(".conda"):
         with zipfile.ZipFile(archive) as outer:
             inner = next((each for each in outer.namelist() if each.startswith(f"{part}-")), f"{part}-*.tar.zst")
             with outer.open(inner) as compressed, _decompress(compressed) as stream:
-                yield tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115 - closed with its stream
+                yield stream
     else:
-        with tarfile.open(archive, "r|bz2") as tar:
-            yield tar
+        with bz2.open(archive) as stream:
+            yield stream
 
 
 @contextmanager

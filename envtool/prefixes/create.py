@@ -19,6 +19,7 @@ from envtool.prefixes.archives import fetch_packages
 from envtool.prefixes.contents import conda_packages
 from envtool.prefixes.environments_txt import register
 from envtool.prefixes.install import archives_needed, carry_out
+from envtool.prefixes.manifest import Manifests
 from envtool.prefixes.plan import Plan, installed, plan
 from envtool.prefixes.prefix import Prefix, Receipt, State
 from envtool.prefixes.request import Request
@@ -126,7 +127,7 @@ def _install(
     proven = fetch_packages(needed, cache, display, is_offline=request.is_offline) if needed else {}
     require_room(proven.values(), prefix.path, sum(each.image.size_bytes for each in placings))
     prefix.mark_incomplete()
-    known = carry_out(prefix, todo, wanted, placings, proven, request.platform, display)
+    known = carry_out(prefix, todo, wanted, placings, proven, request.platform, Manifests(cache.root), display)
     began_ns = time.time_ns()
     inventory = take_inventory(prefix, wanted, cache, display, known, proven)
     _require_whole(inventory, prefix)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from envtool.locking.lockfile import LockedPackage
 from envtool.prefixes import bytecode, link
 from envtool.prefixes.archives import require_sha256
 from envtool.prefixes.bytecode import source_of
-from envtool.prefixes.inventory import Entry
+from envtool.prefixes.inventory import Entry, Inode, Known, Written
 from envtool.prefixes.link import LinkRequest
+from envtool.prefixes.manifest import Manifests
 from envtool.prefixes.plan import Plan
 from envtool.prefixes.prefix import Prefix
+from envtool.prefixes.unpack import unpack
 from envtool.report import Display
 from envtool.unpacked.place import Placing, place
 
@@ -31,8 +34,9 @@ def carry_out(
     placings: Sequence[Placing],
     proven: Mapping[str, Path],
     platform: str,
+    manifests: Manifests,
     display: Display,
-) -> dict[str, Entry]:
+) -> Known:
     """Change a prefix as a plan says.
 
     Args:
@@ -42,35 +46,49 @@ def carry_out(
         placings: What need not be unpacked; none unless the plan starts over.
         proven: The file of each other URL that the plan needs.
         platform: The platform of the prefix.
+        manifests: Where is kept what the archives and wheels turn out to hold.
         display: Where progress is shown.
 
     Returns:
-        The files that were placed as they are stored, by path.
+        The files that need not be read back.
 
     Raises:
         EnvtoolError: An archive or wheel cannot be installed.
     """
-    placed = {each.package.url for each in placings}
-    if plan.starts_over:
-        prefix.clear()
-    for path in plan.delete:
-        _delete(prefix.path, path)
-    known = _place(prefix, placings, display)
-    linked = [each for each in plan.installs("conda") if each.url not in placed]
-    if linked or (plan.removes("conda") and not plan.starts_over):
-        _link(prefix, linked, wanted, proven, platform, display)
-    gone = [each.name for each in plan.removes("pip") if each.name not in {new.name for new in plan.installs("pip")}]
-    if gone and not plan.starts_over:
-        from envtool.locking import wheels
+    is_placed = {each.package.url for each in placings}
+    linked = [each for each in plan.installs("conda") if each.url not in is_placed]
+    new_wheels = [each for each in plan.installs("pip") if each.url not in is_placed]
+    with _read_meanwhile(new_wheels, proven, manifests):
+        if plan.starts_over:
+            prefix.clear()
+        for path in plan.delete:
+            _delete(prefix.path, path)
+        placed = _place(prefix, placings, display)
+        written = {}
+        if linked or (plan.removes("conda") and not plan.starts_over):
+            written = _link(prefix, linked, wanted, proven, platform, manifests, display)
+        if not plan.starts_over:
+            _uninstall_wheels(prefix, plan)
+        if new_wheels:
+            _install_wheels(prefix, new_wheels, proven, display)
+        if prefix.python.exists():
+            with display.task("compile byte-code"):
+                bytecode.compile_all(prefix.path, prefix.python, [path for path in placed if source_of(path)])
+    return Known(placed, written)
 
-        wheels.uninstall(gone, prefix.path)
-    new_wheels = [each for each in plan.installs("pip") if each.url not in placed]
-    if new_wheels:
-        _install_wheels(prefix, new_wheels, proven, display)
-    if prefix.python.exists():
-        with display.task("compile byte-code"):
-            bytecode.compile_all(prefix.path, prefix.python, [path for path in known if source_of(path)])
-    return known
+
+@contextmanager
+def _read_meanwhile(new: Sequence[LockedPackage], proven: Mapping[str, Path], manifests: Manifests) -> Iterator[None]:
+    # uv unpacks a wheel with one thread, and what it unpacked shall be compared with what the wheel holds.
+    pool = ThreadPoolExecutor(1, thread_name_prefix="manifest")
+    try:
+        unknown = [each for each in new if not manifests.is_known(require_sha256(each))]
+        reading = [pool.submit(manifests.keep, require_sha256(each), "pip", proven[each.url]) for each in unknown]
+        yield
+        for each in reading:
+            each.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _place(prefix: Prefix, placings: Sequence[Placing], display: Display) -> dict[str, Entry]:
@@ -86,12 +104,35 @@ def _link(
     wanted: Sequence[LockedPackage],
     proven: Mapping[str, Path],
     platform: str,
+    manifests: Manifests,
     display: Display,
-) -> None:
+) -> dict[Inode, Written]:
     kept = [each.name for each in wanted if each.manager == "conda" and each not in new]
-    with display.task(f"link {len(new)} conda packages"), _scratch(prefix, "archives") as scratch:
-        requests = [LinkRequest(each.name, each.url, require_sha256(each), proven[each.url]) for each in new]
+    written: dict[Inode, Written] = {}
+    with (
+        display.task(f"unpack and link {len(new)} conda packages", len(new)) as task,
+        _scratch(prefix, "archives") as scratch,
+    ):
+        directories = {proven[each.url]: scratch / f"{number}" for number, each in enumerate(new)}
+        unpacked = unpack(directories, prefix.path, task)
+        requests = []
+        for each in new:
+            archive, sha256 = proven[each.url], require_sha256(each)
+            found = unpacked[archive]
+            manifests.keep_archive(sha256, archive, found.payload, found.info)
+            written.update(found.written)
+            requests.append(LinkRequest(each.name, each.url, sha256, archive, directories[archive]))
         link.link(requests, kept, prefix.path, platform, scratch)
+    return written
+
+
+def _uninstall_wheels(prefix: Prefix, plan: Plan) -> None:
+    again = {each.name for each in plan.installs("pip")}
+    gone = [each.name for each in plan.removes("pip") if each.name not in again]
+    if gone:
+        from envtool.locking import wheels
+
+        wheels.uninstall(gone, prefix.path)
 
 
 def _install_wheels(prefix: Prefix, new: Sequence[LockedPackage], proven: Mapping[str, Path], display: Display) -> None:

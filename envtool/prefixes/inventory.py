@@ -14,12 +14,14 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from envtool.prefixes.bytecode import source_of
 from envtool.prefixes.relocation import PREFIX_TEXT, Placeholder, restore, without_rewritten
 
+# Device and number.
+Inode = tuple[int, int]
 _META = "conda-meta"
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _CHUNK_BYTES = 1 << 20
@@ -47,27 +49,68 @@ class Entry:
     names_prefix: bool = False
 
 
-def scan(
-    prefix: Path, placeholders: Mapping[str, Placeholder], known: Mapping[str, Entry] | None = None
-) -> dict[str, Entry]:
+@dataclass(frozen=True)
+class Written:
+    """A file as it was written.
+
+    Args:
+        sha256: Hash of its content, normalized.
+        size_bytes: Its size.
+        mtime_ns: Its time of modification; whoever writes to the file sets another one.
+    """
+
+    sha256: str
+    size_bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Known:
+    """Files that this process just wrote, none of which names the prefix.
+
+    Args:
+        placed: Those that have their place, by path.
+        written: Those that were given their place by another program, by device and inode: the file itself, under
+            whatever name, and no copy of it.
+    """
+
+    placed: Mapping[str, Entry] = field(default_factory=dict)
+    written: Mapping[Inode, Written] = field(default_factory=dict)
+
+    def find(self, name: str, status: os.stat_result) -> Entry | None:
+        """The file, if nothing of what the kernel says of it has changed."""
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        is_executable = bool(status.st_mode & stat.S_IXUSR)
+        entry = self.placed.get(name)
+        if entry is not None and (entry.size_bytes, entry.is_executable) == (status.st_size, is_executable):
+            return entry
+        file = self.written.get((status.st_dev, status.st_ino))
+        if file is not None and (file.size_bytes, file.mtime_ns) == (status.st_size, status.st_mtime_ns):
+            return Entry(name, "file", is_executable, file.sha256, file.size_bytes)
+        return None
+
+
+def scan(prefix: Path, placeholders: Mapping[str, Placeholder], known: Known | None = None) -> dict[str, Entry]:
     """Read every file of a prefix but those in conda-meta, on all cores.
 
     Args:
         prefix: The prefix.
         placeholders: The declared placeholder of each path that has one.
-        known: Files that need not be read, as long as they are regular files of the same size and mode.
+        known: Files that need not be read.
 
     Returns:
         Path to entry, sorted by path.
     """
     # The largest first and dealt out, so that no core is left alone with one of them at the end.
     found = sorted(_walk(str(prefix), ""), key=lambda each: each[1].st_size, reverse=True)
+    known = known or Known()
     needle = os.fsencode(prefix)
     count = os.cpu_count() or 1
 
     def share(start: int) -> list[Entry]:
         return [
-            _known(name, status, known or {}) or _entry(prefix, name, status, needle, placeholders.get(name))
+            known.find(name, status) or _entry(prefix, name, status, needle, placeholders.get(name))
             for name, status in found[start::count]
         ]
 
@@ -104,13 +147,6 @@ def _walk(root: str, below: str) -> Iterator[tuple[str, os.stat_result]]:
                     yield from _walk(root, name)
             else:
                 yield name, entry.stat(follow_symlinks=False)
-
-
-def _known(name: str, status: os.stat_result, known: Mapping[str, Entry]) -> Entry | None:
-    entry = known.get(name)
-    if entry is None or not stat.S_ISREG(status.st_mode) or status.st_size != entry.size_bytes:
-        return None
-    return entry if bool(status.st_mode & stat.S_IXUSR) == entry.is_executable else None
 
 
 def _entry(prefix: Path, name: str, status: os.stat_result, needle: bytes, placeholder: Placeholder | None) -> Entry:

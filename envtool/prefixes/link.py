@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 
 from envtool.errors import ArchiveError, EnvtoolError
 from envtool.files import write_atomically
-from envtool.prefixes.archive import read_info
 
 
 @dataclass(frozen=True)
@@ -29,12 +27,14 @@ class LinkRequest:
         url: Its canonical URL, which conda-meta shall name.
         sha256: Its proven hash.
         archive: The proven file.
+        unpacked: The directory that it was unpacked into, in the one that `link` is given.
     """
 
     name: str
     url: str
     sha256: str
     archive: Path
+    unpacked: Path
 
 
 def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, platform: str, cache_dir: Path) -> None:
@@ -45,7 +45,7 @@ def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, pla
         kept: The names of packages that are in the prefix and stay as they are.
         prefix: The prefix; its conda-meta tells what is there now.
         platform: The platform of the prefix.
-        cache_dir: An empty directory on the file system of the prefix, for extracted archives.
+        cache_dir: A directory on the file system of the prefix, which holds the unpacked archives and nothing else.
 
     Raises:
         EnvtoolError: An archive cannot be linked.
@@ -130,16 +130,24 @@ def _repodata_record(request: LinkRequest) -> Any:
     # proven file's: py-rattler hashes no file:// archive, and need not, as it was hashed just before.
     import rattler
 
-    content = read_info(request.archive, ["index.json"]).get("index.json")
-    if content is None:
+    index_json = request.unpacked / "info" / "index.json"
+    if not index_json.is_file():
         raise ArchiveError(f"{request.archive} has no info/index.json")
-    with tempfile.NamedTemporaryFile(suffix=".json") as index_json:
-        index_json.write(content)
-        index_json.flush()
-        record = rattler.PackageRecord.from_index_json(
-            Path(index_json.name), size=request.archive.stat().st_size, sha256=request.sha256
-        )
+    record = rattler.PackageRecord.from_index_json(
+        index_json, size=request.archive.stat().st_size, sha256=request.sha256
+    )
+    _offer(request, f"{record.name.normalized}-{record.version}-{record.build}")
     return rattler.RepoDataRecord(record, request.archive.name, request.archive.as_uri(), channel_of(request.url))
+
+
+def _offer(request: LinkRequest, name: str) -> None:
+    # What py-rattler takes for the package as it unpacked it itself, in 0.25 and in 0.28: a revision, and in newer ones
+    # the hash of the archive. One that does not see it unpacks the archive once more, and then all files are read back.
+    if "/" in name:
+        raise ArchiveError(f"{request.archive} is {name} by its own index.json")
+    place = request.unpacked.with_name(name)
+    request.unpacked.rename(place)
+    place.with_name(f"{name}.lock").write_bytes((1).to_bytes(8, "big") + bytes.fromhex(request.sha256))
 
 
 def _remove_tag(prefix: Path) -> None:

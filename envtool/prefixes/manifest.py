@@ -12,7 +12,7 @@ import json
 import os
 import stat
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,11 @@ from typing import Any
 
 from envtool.errors import ArchiveError
 from envtool.files import write_atomically
-from envtool.prefixes.archive import read_info_json, read_payload
+from envtool.prefixes.archive import Member, parse_info, read_info, read_payload
 from envtool.prefixes.relocation import Placeholder
 
+# What a manifest is made of, besides the payload.
+INFO = ("index.json", "paths.json")
 _CHUNK_BYTES = 1 << 20
 
 
@@ -67,7 +69,26 @@ class Manifests:
         Raises:
             ArchiveError: It is neither.
         """
-        content = _archive_content(source) if manager == "conda" else _wheel_content(source)
+        if manager == "conda":
+            self.keep_archive(sha256, source, read_payload(source), read_info(source, INFO))
+        else:
+            self._write(sha256, _wheel_content(source))
+
+    def keep_archive(self, sha256: str, archive: Path, payload: Iterable[Member], info: Mapping[str, bytes]) -> None:
+        """Keep the manifest of an archive that was read.
+
+        Args:
+            sha256: Its hash.
+            archive: The archive, for messages.
+            payload: What it holds.
+            info: The content of those files of `INFO` that it has.
+
+        Raises:
+            ArchiveError: One of these is not there, or no JSON.
+        """
+        self._write(sha256, _archive_content(archive, payload, info))
+
+    def _write(self, sha256: str, content: Mapping[str, Any]) -> None:
         path = self._path(sha256)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(content, sort_keys=True))
@@ -96,10 +117,11 @@ def _declared(package: tuple[str, str], file: Mapping[str, Any]) -> Declared:
     return Declared(package, file["sha256"], placeholder, file.get("is_link", False), file.get("is_executable", False))
 
 
-def _archive_content(archive: Path) -> dict[str, Any]:
-    listed = {each["_path"]: each for each in read_info_json(archive, "paths.json")["paths"]}
+def _archive_content(archive: Path, payload: Iterable[Member], info: Mapping[str, bytes]) -> dict[str, Any]:
+    index, paths = (parse_info(archive, info, name) for name in INFO)
+    listed = {each["_path"]: each for each in paths["paths"]}
     files: dict[str, dict[str, Any]] = {}
-    for member in read_payload(archive):
+    for member in payload:
         file: dict[str, Any] = {"sha256": member.normalized_sha256}
         if member.is_link:
             file["is_link"] = True
@@ -109,7 +131,7 @@ def _archive_content(archive: Path) -> dict[str, Any]:
             file["placeholder"] = listed[member.path]["prefix_placeholder"]
             file["is_binary"] = listed[member.path].get("file_mode") == "binary"
         files[member.path] = file
-    return {"noarch": read_info_json(archive, "index.json").get("noarch"), "files": files}
+    return {"noarch": index.get("noarch"), "files": files}
 
 
 def _place_linked(path: str, is_python: bool, site_packages: str) -> str:

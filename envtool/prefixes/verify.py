@@ -14,7 +14,7 @@ from envtool.locking.lockfile import LockedPackage
 from envtool.prefixes.archives import fetch_packages, require_sha256
 from envtool.prefixes.contents import CondaPackage, conda_packages
 from envtool.prefixes.findings import Finding
-from envtool.prefixes.inventory import Entry, env_digest, scan
+from envtool.prefixes.inventory import Entry, Known, env_digest, scan
 from envtool.prefixes.manifest import Declared, Manifests
 from envtool.prefixes.plan import Damage
 from envtool.prefixes.prefix import Prefix
@@ -92,7 +92,7 @@ def take_inventory(
     locked: Sequence[LockedPackage],
     cache: Cache,
     display: Display,
-    known: Mapping[str, Entry] | None = None,
+    known: Known | None = None,
     proven: Mapping[str, Path] | None = None,
 ) -> Inventory:
     """Read every file of a prefix, and list what its lock says should be there.

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from envtool.files import create, write_all
 from envtool.locking.lockfile import LockedPackage
 from envtool.prefixes.bytecode import source_of
 from envtool.prefixes.inventory import Entry
 from envtool.prefixes.manifest import Declared
 from envtool.prefixes.relocation import PREFIX_TEXT, replace_text, restore, substitute
-from envtool.unpacked.clone import clone, create, write_all
+from envtool.unpacked.clone import clone
 from envtool.unpacked.image import PACK, Image, StoredFile, depends_on_python
 from envtool.unpacked.place import fill_meta, fill_record
 from envtool.unpacked.store import ImageStore

@@ -10,6 +10,8 @@ import errno
 import fcntl
 import os
 
+from envtool.files import create, write_all
+
 _FICLONE = 0x40049409
 _STEP_BYTES = 1 << 28
 _BUFFER_BYTES = 1 << 20
@@ -44,21 +46,6 @@ def clone(source: str, target: str, mode: int) -> bool:
                 raise
         _copy(reading, writing)
         return False
-
-
-def create(path: str, mode: int) -> int:
-    """Open a new file for writing; its permissions are exactly these, whatever the umask."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    if os.fstat(descriptor).st_mode & 0o777 != mode:
-        os.fchmod(descriptor, mode)
-    return descriptor
-
-
-def write_all(descriptor: int, content: bytes) -> None:
-    """Write all of some bytes; a full disk may take only a part at first."""
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def _copy(reading: int, writing: int) -> None:

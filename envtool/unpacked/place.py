@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from envtool.files import create, write_all
 from envtool.locking.lockfile import LockedPackage
 from envtool.prefixes.inventory import Entry
 from envtool.prefixes.link import channel_of
 from envtool.prefixes.relocation import PREFIX_TEXT, replace_text, substitute, with_rewritten
-from envtool.unpacked.clone import clone, create, write_all
+from envtool.unpacked.clone import clone
 from envtool.unpacked.image import PACK, Image, StoredFile
 
 _SHARE = 500
