@@ -114,7 +114,8 @@ def child(who: str, records: str, scratch: str) -> None:
 def envtool(entries: list[dict[str, str]], scratch: Path) -> float:
     import requests  # noqa: F401 - rattler's own library is loaded beforehand as well
 
-    from envtool.fetching.fetch import Cache, Wanted, fetch
+    from envtool.fetching.cache import Cache, Wanted
+    from envtool.fetching.fetch import fetch
 
     class Silent:
         def advance(self, amount: int) -> None:

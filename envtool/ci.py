@@ -15,7 +15,7 @@ from pathlib import Path
 
 from envtool.errors import EnvtoolError, HashMismatchError, NetworkError
 from envtool.export.sbom import bill_of_materials
-from envtool.fetching.fetch import Cache
+from envtool.fetching.cache import Cache
 from envtool.files import write_atomically
 from envtool.locking.check import check
 from envtool.locking.lock import LockRequest

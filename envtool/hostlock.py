@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,15 +22,13 @@ def hold(lock_path: Path, changed: Path) -> Iterator[None]:
     Raises:
         OSError: The file cannot be written.
     """
-    from filelock import FileLock, Timeout  # takes as long to import as all else that a no-op needs
-
-    lock = FileLock(lock_path)
+    descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"another envtool is changing {changed}; waiting for it")
-        lock.acquire()
-    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another envtool is changing {changed}; waiting for it")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        lock.release()
+        os.close(descriptor)  # which releases it; the file stays, or two could each hold one of the same name

@@ -10,7 +10,8 @@ from envtool import signature
 from envtool.bundle.container import Bundle, open_bundle
 from envtool.bundle.manifest import LOCKFILE, path_of
 from envtool.errors import BundleError, HashMismatchError
-from envtool.fetching.fetch import Cache, Wanted, fetch
+from envtool.fetching.cache import Cache, Wanted
+from envtool.fetching.fetch import fetch
 from envtool.fetching.local import part_url
 from envtool.locking.lockfile import LockedPackage, Lockfile, parse_lockfile
 from envtool.prefixes.archives import require_sha256

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envtool.channel.recipe import PoolFile
-from envtool.fetching.fetch import Wanted
+from envtool.fetching.cache import Wanted
 
 CONFIGURATION = Path("/etc/apt")
 PUBLIC_SITES = ("https://mirrors.tuna.tsinghua.edu.cn", "https://mirrors.ustc.edu.cn")

@@ -22,7 +22,8 @@ from envtool.channel import apt, archive, checkout, cpython, deb, elf, index, re
 from envtool.channel.payload import Entry, Package
 from envtool.channel.recipe import CheckoutSource, DebianSource, Recipe, WheelSource
 from envtool.errors import MissingFileError, NetworkError
-from envtool.fetching.fetch import Cache, fetch
+from envtool.fetching.cache import Cache
+from envtool.fetching.fetch import fetch
 from envtool.files import write_atomically
 from envtool.report import Display
 

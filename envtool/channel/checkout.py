@@ -15,7 +15,8 @@ from pathlib import Path
 
 from envtool import process
 from envtool.errors import MissingFileError, ProcessError
-from envtool.fetching.fetch import Cache, Progress, Wanted, fetch
+from envtool.fetching.cache import Cache, Wanted
+from envtool.fetching.fetch import Progress, fetch
 
 _PIP_HINT = "check that pip reaches a package index on this machine: python -m pip download --no-deps pip"
 _NOT_SOURCES = ("__pycache__", "*.pyc", ".*_cache")

@@ -75,7 +75,7 @@ def create(
     from envtool.bundle.creation import Order
     from envtool.bundle.creation import create as create_bundle
     from envtool.cli.selection import chosen_platform
-    from envtool.fetching.fetch import Cache
+    from envtool.fetching.cache import Cache
     from envtool.locking.lockfile import read_lockfile
 
     order = Order(
@@ -131,7 +131,7 @@ def install(
     """
     from envtool import directories
     from envtool.bundle import installation
-    from envtool.fetching.fetch import Cache
+    from envtool.fetching.cache import Cache
     from envtool.prefixes.prefix import find_prefix
     from envtool.prefixes.request import Request
 

@@ -142,7 +142,7 @@ def _build_recipes(
 ) -> None:
     from envtool import directories
     from envtool.channel.build import build as build_channel
-    from envtool.fetching.fetch import Cache
+    from envtool.fetching.cache import Cache
 
     if key_file:
         raise click.UsageError(

@@ -38,7 +38,7 @@ def mirror(place: str, lockfile_path: Path, public_url: str | None, key_file: Pa
     """
     from envtool import directories
     from envtool.channel import mirror as mirror_module
-    from envtool.fetching.fetch import Cache
+    from envtool.fetching.cache import Cache
     from envtool.locking.lockfile import read_lockfile
 
     lockfile = read_lockfile(lockfile_path)

@@ -66,7 +66,7 @@ def command(
     from envtool import directories, report
     from envtool.ci import Job, run
     from envtool.cli.lock import check_request
-    from envtool.fetching.fetch import Cache
+    from envtool.fetching.cache import Cache
     from envtool.locking.lockfile import read_lockfile
     from envtool.prefixes.prefix import Prefix
     from envtool.prefixes.request import Request

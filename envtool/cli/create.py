@@ -89,7 +89,7 @@ def command(
 
 def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan, str | None]:
     from envtool import directories, report
-    from envtool.fetching.fetch import Cache
+    from envtool.fetching.cache import Cache
     from envtool.prefixes.create import create, preview
     from envtool.prefixes.plan import Plan
 

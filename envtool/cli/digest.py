@@ -21,7 +21,7 @@ def command(name: str | None, path: Path | None, lockfile_path: Path, as_json: b
     any directory and on any machine, or the environments differ. docs/reference/env-digest.md defines it.
     """
     from envtool import directories, report
-    from envtool.fetching.fetch import Cache
+    from envtool.fetching.cache import Cache
     from envtool.locking.lockfile import read_lockfile
     from envtool.prefixes.prefix import find_prefix
     from envtool.prefixes.verify import take_inventory

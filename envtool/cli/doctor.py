@@ -68,7 +68,7 @@ def _needs(packages: list[LockedPackage], detected: Any) -> Needs:
     from envtool import directories
     from envtool.doctor.needs import needs
     from envtool.errors import ArchiveError
-    from envtool.fetching.fetch import Cache, Wanted
+    from envtool.fetching.cache import Cache, Wanted
     from envtool.locking.facts import look_up
     from envtool.prefixes.archives import require_sha256
     from envtool.prefixes.space import unpacked_bytes

@@ -75,7 +75,7 @@ def probe(lockfile_path: Path, limit_s: float, as_json: bool) -> None:
     some channel can be had from nowhere.
     """
     from envtool import directories
-    from envtool.fetching.fetch import Cache
+    from envtool.fetching.cache import Cache
     from envtool.locking.lockfile import read_lockfile
     from envtool.mirroring import choice as mirror_choice
     from envtool.mirroring import probe as probing
@@ -135,7 +135,7 @@ def use(names: tuple[str, ...], conda: bool, pip: bool, uv: bool, dry_run: bool,
 
 def _best(known: dict[str, Preset]) -> Preset | None:
     from envtool import directories
-    from envtool.fetching.fetch import Cache
+    from envtool.fetching.cache import Cache
     from envtool.mirroring import choice as mirror_choice
     from envtool.mirroring.probe import ORIGIN
 

@@ -79,7 +79,7 @@ def apply(
     from envtool.deploy.apply import Wishes
     from envtool.deploy.apply import apply as carry_out
     from envtool.deploy.root import Root
-    from envtool.fetching.fetch import Cache
+    from envtool.fetching.cache import Cache
     from envtool.locking.lockfile import read_lockfile
     from envtool.prefixes.request import Request
 

@@ -48,7 +48,7 @@ def command(
     reproducibility check for CI.
     """
     from envtool import directories, report
-    from envtool.fetching.fetch import Cache
+    from envtool.fetching.cache import Cache
     from envtool.locking.lockfile import read_lockfile
     from envtool.prefixes.prefix import find_prefix
     from envtool.prefixes.verify import verify

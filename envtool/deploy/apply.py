@@ -12,7 +12,7 @@ from envtool.deploy.kinds import find_kind
 from envtool.deploy.root import Release, Root, lock_id
 from envtool.deploy.trial import try_out
 from envtool.errors import DeployError
-from envtool.fetching.fetch import Cache
+from envtool.fetching.cache import Cache
 from envtool.files import write_atomically
 from envtool.prefixes import environments
 from envtool.prefixes.create import create

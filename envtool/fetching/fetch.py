@@ -27,8 +27,6 @@ from envtool.fetching.rounds import ask_in_turn
 from envtool.fetching.transfer import Transfer
 from envtool.fetching.transfer_error import TransferError
 
-__all__ = ["Cache", "Progress", "Wanted", "fetch"]
-
 _JOBS = 8
 # An attempt that brings less is no better than one that brings nothing: a place that breaks off after each packet
 # would be asked for ever.

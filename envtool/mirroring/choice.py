@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from envtool.fetching.fetch import Cache
+from envtool.fetching.cache import Cache
 from envtool.files import write_atomically
 from envtool.mirroring import mirrors, probe
 from envtool.mirroring.mirrors import Mirrors

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from envtool.building import repository
 from envtool.errors import Issue, LockfileError
-from envtool.fetching.fetch import Cache, Wanted, fetch
-from envtool.fetching.patience import Patience
+from envtool.fetching.cache import Cache, Wanted
 from envtool.locking.lockfile import LockedPackage
-from envtool.mirroring import choice as mirror_choice
 from envtool.mirroring.mirrors import Mirrors
 from envtool.report import Display
+
+if TYPE_CHECKING:
+    from envtool.fetching.patience import Patience
 
 
 def fetch_packages(
@@ -53,6 +55,8 @@ def fetch_packages(
     }
     found = {}
     if wanted:
+        from envtool.fetching.fetch import fetch  # not imported where all is there already
+
         with display.task(f"fetch and prove {len(wanted)} archives and wheels", in_bytes=True) as task:
             paths = fetch(wanted.values(), cache, task, patience=patience, is_offline=is_offline)
         found = {url: paths[each] for url, each in wanted.items()}
@@ -67,7 +71,11 @@ def fetch_packages(
 def _places(packages: Sequence[LockedPackage], cache: Cache, display: Display, *, is_offline: bool) -> Mirrors:
     # Mirrors are measured, where that is wanted, for what has to be fetched and for nothing else.
     missing = [each for each in packages if not cache.path(Wanted(each.file_name, require_sha256(each), ())).exists()]
-    return Mirrors() if is_offline else mirror_choice.for_urls([each.url for each in missing], cache, display)
+    if is_offline:
+        return Mirrors()
+    from envtool.mirroring import choice
+
+    return choice.for_urls([each.url for each in missing], cache, display)
 
 
 def _refuse_unproven(packages: Sequence[LockedPackage]) -> None:

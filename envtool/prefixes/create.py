@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from envtool.channel.trust import require_signed
 from envtool.errors import PrefixError
-from envtool.fetching.fetch import Cache
+from envtool.fetching.cache import Cache
 from envtool.locking.lockfile import SPECS_KEY, VARIABLES_KEY, LockedPackage, read_json_metadata
 from envtool.prefixes import machine
 from envtool.prefixes.archives import fetch_packages

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock
-
+from envtool import hostlock
 from envtool.files import write_atomically
 from envtool.report import say
 
@@ -31,7 +30,7 @@ def _change_list(change: Callable[[list[Path]], list[Path]]) -> None:
     known = _environments_txt()
     try:
         known.parent.mkdir(exist_ok=True)
-        with FileLock(f"{known}.lock"):
+        with hostlock.hold(known.with_name(f"{known.name}.lock"), known):
             before = known_prefixes()
             after = change(before)
             if after != before:

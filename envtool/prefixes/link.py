@@ -6,7 +6,6 @@ ones elsewhere). The process must then end through `envtool.__main__`: py-rattle
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import Sequence
@@ -50,6 +49,8 @@ def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, pla
     Raises:
         EnvtoolError: An archive cannot be linked.
     """
+    import asyncio
+
     import rattler
 
     records = [_repodata_record(request) for request in requests]

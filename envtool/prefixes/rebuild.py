@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from envtool.fetching.fetch import Cache
+from envtool.fetching.cache import Cache
 from envtool.locking.lockfile import Lockfile
 from envtool.prefixes.create import create
 from envtool.prefixes.findings import Finding

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from envtool.fetching.fetch import Cache
+from envtool.fetching.cache import Cache
 from envtool.locking.lockfile import LockedPackage
 from envtool.prefixes.archives import fetch_packages, require_sha256
 from envtool.prefixes.contents import CondaPackage, conda_packages

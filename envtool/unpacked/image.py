@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -117,6 +116,8 @@ def parse_image(text: bytes) -> Image:
 
 @lru_cache(maxsize=1)
 def _installers() -> tuple[str, ...]:
+    from importlib.metadata import version
+
     # What these write (first lines of scripts, byte-code, records) may change with their versions. The first number
     # goes up when the form of an image changes.
     return "1", *(version(name) for name in ("py-rattler", "uv")), hashlib.sha256(WORKER.read_bytes()).hexdigest()

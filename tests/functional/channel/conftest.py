@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
+
+from envtool import hostlock
 
 ROOT = Path(__file__).parents[3]
 INPUTS = ("pyproject.toml", "README.md", "LICENSE", "envtool", "serve", "templates", "channel")
@@ -98,7 +99,7 @@ def shared_channel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkout, 
     root = shared_directory(tmp_path_factory) / "embedded"
     report, tree, place = root / "report.json", root / "checkout" / "tree", root / "with space"
     root.mkdir(exist_ok=True)
-    with FileLock(root / "lock"):
+    with hostlock.hold(root / "lock", root):
         if not report.exists():
             shutil.rmtree(tree, ignore_errors=True)
             report.write_text(json.dumps(copy_checkout(tree).build(place)))

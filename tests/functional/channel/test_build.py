@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import select
@@ -12,7 +13,6 @@ from typing import Any
 
 import pytest
 import zstandard
-from filelock import FileLock
 
 from envtool.channel import archive
 from envtool.channel.checking import check_archive
@@ -174,7 +174,8 @@ def test_a_build_waits_for_another_one_in_the_same_channel(channel: Any, checkou
     place = tmp_path.resolve() / "channel"
     lock = place / ".envtool" / "lock"
     lock.parent.mkdir(parents=True)
-    with FileLock(lock):
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         process = checkout.start("pip", "--output", str(place))
         assert select.select([process.stderr], [], [], 60)[0], "it says nothing"
         assert process.stderr.readline() == f"another envtool is changing {place}; waiting for it\n"

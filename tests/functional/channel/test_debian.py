@@ -12,7 +12,8 @@ from envtool import directories
 from envtool.channel import apt, archive
 from envtool.channel.recipe import PoolFile
 from envtool.errors import EnvtoolError
-from envtool.fetching.fetch import Cache, fetch
+from envtool.fetching.cache import Cache
+from envtool.fetching.fetch import fetch
 from envtool.report import Display
 from tests.functional.prefix.conftest import User, user
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from envtool.fetching.fetch import Cache
+from envtool.fetching.cache import Cache
 from envtool.fetching.patience import Patience
 from tests.support.mirror_simulator import MirrorSimulator
 

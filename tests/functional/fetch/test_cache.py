@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from envtool.errors import CacheError
-from envtool.fetching.fetch import Cache, Wanted, fetch
+from envtool.fetching.cache import Cache, Wanted
+from envtool.fetching.fetch import fetch
 from envtool.fetching.patience import Patience
 from tests.functional.fetch.conftest import CONTENT, SHA256, Tally
 from tests.support import mirror_answers as say
@@ -29,7 +30,8 @@ import encodings.idna, os, sys
 from pathlib import Path
 import requests
 from envtool.errors import EnvtoolError
-from envtool.fetching.fetch import Cache, Wanted, fetch
+from envtool.fetching.cache import Cache, Wanted
+from envtool.fetching.fetch import fetch
 import envtool.fetching.network, envtool.fetching.transfer, concurrent.futures.thread
 if len(sys.argv) > 4:
     # All is imported before, for the interpreter may be where only root can read.

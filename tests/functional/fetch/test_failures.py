@@ -9,7 +9,8 @@ import time
 import pytest
 
 from envtool.errors import HashMismatchError, NetworkError
-from envtool.fetching.fetch import Cache, Wanted, fetch
+from envtool.fetching.cache import Cache, Wanted
+from envtool.fetching.fetch import fetch
 from envtool.fetching.patience import Patience
 from tests.functional.fetch.conftest import CONTENT, SHA256, Tally
 from tests.support import mirror_answers as say

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from envtool.errors import LockfileError
-from envtool.fetching.fetch import Cache
+from envtool.fetching.cache import Cache
 from envtool.fetching.patience import Patience
 from envtool.locking.lockfile import LockedPackage
 from envtool.mirroring import choice as mirror_choice

@@ -7,7 +7,8 @@ import hashlib
 
 import pytest
 
-from envtool.fetching.fetch import Cache, Wanted, fetch
+from envtool.fetching.cache import Cache, Wanted
+from envtool.fetching.fetch import fetch
 from envtool.fetching.patience import Patience
 from tests.functional.fetch.conftest import CONTENT, SHA256, Tally
 from tests.support import mirror_answers as say

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from envtool.errors import HashMismatchError, NetworkError
-from envtool.fetching.fetch import Cache, Wanted, fetch
+from envtool.fetching.cache import Cache, Wanted
+from envtool.fetching.fetch import fetch
 from envtool.fetching.patience import Patience
 from tests.support import mirror_answers as say
 from tests.support.mirror_answers import Answer
