@@ -17,7 +17,7 @@ from envtool.prefixes.link import LinkRequest
 from envtool.prefixes.manifest import Manifests
 from envtool.prefixes.plan import Plan
 from envtool.prefixes.prefix import Prefix
-from envtool.prefixes.unpack import unpack
+from envtool.prefixes.unpack import linked, unpack
 from envtool.report import Display
 from envtool.unpacked.place import Placing, place
 
@@ -56,7 +56,7 @@ def carry_out(
         EnvtoolError: An archive or wheel cannot be installed.
     """
     is_placed = {each.package.url for each in placings}
-    linked = [each for each in plan.installs("conda") if each.url not in is_placed]
+    new_archives = [each for each in plan.installs("conda") if each.url not in is_placed]
     new_wheels = [each for each in plan.installs("pip") if each.url not in is_placed]
     with _read_meanwhile(new_wheels, proven, manifests):
         if plan.starts_over:
@@ -65,8 +65,8 @@ def carry_out(
             _delete(prefix.path, path)
         placed = _place(prefix, placings, display)
         written = {}
-        if linked or (plan.removes("conda") and not plan.starts_over):
-            written = _link(prefix, linked, wanted, proven, platform, manifests, display)
+        if new_archives or (plan.removes("conda") and not plan.starts_over):
+            written = _link(prefix, new_archives, wanted, proven, platform, manifests, display)
         if not plan.starts_over:
             _uninstall_wheels(prefix, plan)
         if new_wheels:
@@ -123,7 +123,7 @@ def _link(
             written.update(found.written)
             requests.append(LinkRequest(each.name, each.url, sha256, archive, directories[archive]))
         link.link(requests, kept, prefix.path, platform, scratch)
-    return written
+        return linked(scratch, written)
 
 
 def _uninstall_wheels(prefix: Prefix, plan: Plan) -> None:

@@ -69,6 +69,25 @@ def unpack(archives: Mapping[Path, Path], prefix: Path, task: Task) -> dict[Path
     return {archive: future.result() for future, archive in futures.items()}
 
 
+def linked(directory: Path, written: Mapping[Inode, Written]) -> dict[Inode, Written]:
+    """Those of the unpacked files that have another name by now, and so outlive the directory.
+
+    The number of any other may be that of a new file as soon as the directory is gone.
+
+    Args:
+        directory: Where they were unpacked.
+        written: What was written there.
+    """
+    found = {}
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            status = os.lstat(f"{parent}/{name}")  # a Path for each of 30,000 files is slow
+            inode = status.st_dev, status.st_ino
+            if status.st_nlink > 1 and inode in written:
+                found[inode] = written[inode]
+    return found
+
+
 class _Unpacking:
     """The unpacking of one archive."""
 

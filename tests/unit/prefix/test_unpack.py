@@ -13,7 +13,7 @@ import pytest
 from envtool.errors import ArchiveError
 from envtool.prefixes import link
 from envtool.prefixes.inventory import Known, scan
-from envtool.prefixes.unpack import Unpacked, unpack
+from envtool.prefixes.unpack import Unpacked, linked, unpack
 from envtool.report import Display
 from tests.support.archives import Archive, File
 
@@ -132,7 +132,8 @@ def test_linked_files_are_those_that_were_unpacked_and_are_read_only_after_a_cha
     found = run(archive, cache / "0", prefix)
     sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
     link.link([link.LinkRequest("tool", archive.as_uri(), sha256, archive, cache / "0")], [], prefix, "linux-64", cache)
-    known = Known(written=found.written)
+    known = Known(written=linked(cache, found.written))
+    assert len(known.written) == sum(not file.link for file in FILES.values())
     path = prefix / "lib/libx.so.1"
     status = path.stat()
     # Other bytes and the old time: whoever does not read the file does not notice.
@@ -145,3 +146,12 @@ def test_linked_files_are_those_that_were_unpacked_and_are_read_only_after_a_cha
     copied = prefix / "lib/copy"
     copied.write_bytes(b"another")
     assert scan(prefix, {}, known)["lib/copy"].sha256 == hashlib.sha256(b"another").hexdigest()
+
+
+def test_files_that_were_not_linked_are_forgotten_since_their_number_may_be_given_to_others(
+    tmp_path: Path, prefix: Path
+) -> None:
+    found = run(Archive("tool", FILES).write(tmp_path), tmp_path / "tool", prefix)
+    os.link(tmp_path / "tool/bin/tool", prefix / "tool")  # Path.hardlink_to came with Python 3.10
+    left = linked(tmp_path / "tool", found.written)
+    assert [each.sha256 for each in left.values()] == [hashlib.sha256(FILES["bin/tool"].content).hexdigest()]
