@@ -90,7 +90,7 @@ def _link(
 ) -> None:
     kept = [each.name for each in wanted if each.manager == "conda" and each not in new]
     with display.task(f"link {len(new)} conda packages"), _scratch(prefix, "archives") as scratch:
-        requests = [LinkRequest(each.name, each.url, require_sha256(each), proven[each.url]) for each in new]
+        requests = [LinkRequest(each.name, each.url, require_sha256(each), proven[each.url], each.md5) for each in new]
         link.link(requests, kept, prefix.path, platform, scratch)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from envtool.errors import ArchiveError
 from envtool.files import write_atomically
 from envtool.prefixes.archive import read_info_json, read_payload
+from envtool.prefixes.record import place_of
 from envtool.prefixes.relocation import Placeholder
 
 _CHUNK_BYTES = 1 << 20
@@ -113,11 +114,7 @@ def _archive_content(archive: Path) -> dict[str, Any]:
 
 
 def _place_linked(path: str, is_python: bool, site_packages: str) -> str:
-    if is_python and path.startswith("site-packages/"):
-        return f"{site_packages}/{path[len('site-packages/') :]}"
-    if is_python and path.startswith("python-scripts/"):
-        return f"bin/{path[len('python-scripts/') :]}"
-    return path
+    return place_of(path, site_packages) if is_python else path
 
 
 def _wheel_content(wheel: Path) -> dict[str, Any]:
