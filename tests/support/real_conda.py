@@ -50,7 +50,8 @@ class Conda:
         outside = {name: value for name, value in os.environ.items() if not name.startswith(("CONDA", "PYTHON", "PIP"))}
         own = {"HOME": str(self.home), "CONDA_PKGS_DIRS": str(self.home / "pkgs"), "CONDA_SOLVER": "classic"}
         quiet = {"CONDA_ALWAYS_YES": "1", "CONDA_NUMBER_CHANNEL_NOTICES": "0", "CONDA_REPORT_ERRORS": "0"}
-        return {**outside, **own, **quiet}
+        # conda would otherwise add pip to whatever has a Python.
+        return {**outside, **own, **quiet, "CONDA_ADD_PIP_AS_PYTHON_DEPENDENCY": "0"}
 
     def run(self, *arguments: object, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
         """Run conda to its end; the exit code must be the one that is expected."""
