@@ -11,6 +11,9 @@ from typing import Any
 from envtool.errors import PrefixError
 
 _PYTHON_ENTRY_POINT = "unix_python_entry_point"
+# What a conda that nobody configured calls them. Source: conda/models/channel.py, `Channel.canonical_name`.
+_ALIAS = "https://conda.anaconda.org/"
+_DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class CondaPackage:
         name: The package.
         version: Its version.
         sha256: The hash of its archive.
-        description: `channel/subdir::name-version-build`, as conda's history names it.
+        description: `channel/subdir::name-version-build`, as conda's history names it: conda takes what it would name
+            otherwise for another package.
         entry_points: The scripts that linking generated, which stand in no archive.
     """
 
@@ -41,17 +45,27 @@ def conda_packages(prefix: Path) -> list[CondaPackage]:
     return [_conda_package(path) for path in sorted((prefix / "conda-meta").glob("*.json"))]
 
 
+def record_names(prefix: Path) -> set[str]:
+    """`name-version-build` of each conda package of a prefix, without a look into the records."""
+    return {path.name[: -len(".json")] for path in (prefix / "conda-meta").glob("*.json")}
+
+
 def _conda_package(path: Path) -> CondaPackage:
     try:
         record: Mapping[str, Any] = json.loads(path.read_bytes())
         channel, subdir, _ = record["url"].rsplit("/", 2)
+        package = f"{record['name']}-{record['version']}-{record['build']}"
         paths = record["paths_data"]["paths"]
         return CondaPackage(
             name=record["name"],
             version=record["version"],
             sha256=record["sha256"],
-            description=f"{channel.rpartition('/')[2]}/{subdir}::{record['name']}-{record['version']}-{record['build']}",
+            description=f"{_canonical_name(channel)}/{subdir}::{package}",
             entry_points=tuple(each["_path"] for each in paths if each.get("path_type") == _PYTHON_ENTRY_POINT),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise PrefixError(f"{path} is damaged: {error!r}", "envtool create --force makes the prefix anew") from error
+
+
+def _canonical_name(channel: str) -> str:
+    return "defaults" if channel in _DEFAULTS else channel.removeprefix(_ALIAS)

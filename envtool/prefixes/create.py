@@ -20,7 +20,7 @@ from envtool.prefixes.contents import conda_packages
 from envtool.prefixes.environments_txt import register
 from envtool.prefixes.install import archives_needed, carry_out
 from envtool.prefixes.manifest import Manifests
-from envtool.prefixes.plan import Plan, installed, plan
+from envtool.prefixes.plan import Plan, as_conda_left_it, installed, plan
 from envtool.prefixes.prefix import Prefix, Receipt, State
 from envtool.prefixes.request import Request
 from envtool.prefixes.space import require_room
@@ -74,6 +74,10 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: Display) -> 
         before = [] if todo.starts_over else [each.description for each in conda_packages(prefix.path)]
         store = ImageStore(cache)
         inventory, began_ns = _make(request, todo, prefix, cache, store, display)
+        if receipt is not None and not todo.starts_over and inventory.has_altered(receipt.generated):
+            # Somebody altered it, or a newer package brings another one. No archive tells which; only making it does.
+            todo, before = plan(wanted, None), []
+            inventory, began_ns = _make(request, todo, prefix, cache, store, display)
         made = _receipt(request, wanted, inventory)
         _note(request, prefix, made, before)
         if not request.is_from_archives:
@@ -94,10 +98,9 @@ def _plan(
     if request.starts_over or prefix.state() is not State.WHOLE:
         return plan(wanted, None), None
     receipt = prefix.receipt()
-    todo = plan(wanted, receipt)
-    if request.repairs and todo.is_empty:
-        todo = plan(wanted, receipt, damage(verify(prefix, wanted, cache, display)))
-    return todo, receipt
+    there = as_conda_left_it(receipt, conda_packages(prefix.path))
+    is_repair = request.repairs and plan(wanted, receipt).is_empty
+    return plan(wanted, there, damage(verify(prefix, wanted, cache, display)) if is_repair else None), receipt
 
 
 def _make(

@@ -121,7 +121,7 @@ def _link(
             found = unpacked[archive]
             manifests.keep_archive(sha256, archive, found.payload, found.info)
             written.update(found.written)
-            requests.append(LinkRequest(each.name, each.url, sha256, archive, directories[archive]))
+            requests.append(LinkRequest(each.name, each.url, sha256, archive, directories[archive], each.md5))
         link.link(requests, kept, prefix.path, platform, scratch)
         return linked(scratch, written)
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from envtool.errors import ArchiveError, EnvtoolError
 from envtool.files import write_atomically
+from envtool.prefixes.prefix import Prefix
+from envtool.prefixes.record import as_conda_writes, as_rattler_reads
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class LinkRequest:
         sha256: Its proven hash.
         archive: The proven file.
         unpacked: The directory that it was unpacked into, in the one that `link` is given.
+        md5: Another hash of it, which conda shows; None where the lock has none.
     """
 
     name: str
@@ -34,6 +37,7 @@ class LinkRequest:
     sha256: str
     archive: Path
     unpacked: Path
+    md5: str | None = None
 
 
 def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, platform: str, cache_dir: Path) -> None:
@@ -53,6 +57,8 @@ def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, pla
 
     import rattler
 
+    site_packages = Prefix(prefix).site_packages()
+    _rewrite_records(prefix, lambda record: as_rattler_reads(record, site_packages))
     records = [_repodata_record(request) for request in requests]
     there = {record.name.normalized: record for record in _prefix_records(prefix)}
     records += [there[name] for name in kept]
@@ -71,7 +77,7 @@ def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, pla
     except Exception as error:  # py-rattler raises several unrelated types
         raise EnvtoolError(f"the archives could not be linked into {prefix}: {error}") from error
     _remove_tag(prefix)
-    _name_canonical_urls(requests, prefix)
+    _mend_records(requests, prefix)
 
 
 def activation_script(prefix: Path, shell: str, *, is_kept: bool = False) -> str:
@@ -158,13 +164,22 @@ def _remove_tag(prefix: Path) -> None:
         tag.unlink()
 
 
-def _name_canonical_urls(requests: Sequence[LinkRequest], prefix: Path) -> None:
-    urls = {request.archive.as_uri(): request.url for request in requests}
+def _mend_records(requests: Sequence[LinkRequest], prefix: Path) -> None:
+    linked = {request.archive.as_uri(): request for request in requests}
+
+    def mend(record: dict[str, Any]) -> dict[str, Any]:
+        request = linked.get(record["url"])
+        return as_conda_writes(record, request.url, request.md5) if request else record
+
+    _rewrite_records(prefix, mend)
+
+
+def _rewrite_records(prefix: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     for path in (prefix / "conda-meta").glob("*.json"):
         record = json.loads(path.read_bytes())
-        if record.get("url") in urls:
-            record["url"] = urls[record["url"]]
-            write_atomically(path, json.dumps(record, indent=2, sort_keys=True) + "\n")
+        changed = change(record)
+        if changed != record:
+            write_atomically(path, json.dumps(changed, indent=2, sort_keys=True) + "\n")
 
 
 async def _finish(call: Any) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 from envtool.errors import ArchiveError
 from envtool.files import write_atomically
 from envtool.prefixes.archive import Member, parse_info, read_info, read_payload
+from envtool.prefixes.record import place_of
 from envtool.prefixes.relocation import Placeholder
 
 # What a manifest is made of, besides the payload.
@@ -135,11 +136,7 @@ def _archive_content(archive: Path, payload: Iterable[Member], info: Mapping[str
 
 
 def _place_linked(path: str, is_python: bool, site_packages: str) -> str:
-    if is_python and path.startswith("site-packages/"):
-        return f"{site_packages}/{path[len('site-packages/') :]}"
-    if is_python and path.startswith("python-scripts/"):
-        return f"bin/{path[len('python-scripts/') :]}"
-    return path
+    return place_of(path, site_packages) if is_python else path
 
 
 def _wheel_content(wheel: Path) -> dict[str, Any]:

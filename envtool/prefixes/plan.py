@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from envtool.locking.lockfile import LockedPackage
+from envtool.prefixes.contents import CondaPackage
 from envtool.prefixes.prefix import Installed, Receipt
 
 
@@ -48,11 +49,14 @@ class Damage:
     Args:
         packages: Manager and name of the packages whose files are missing or altered.
         extra: Files that no package brings, relative to the prefix.
-        is_generated: Whether byte-code or another generated file is missing or altered.
+        is_byte_code: Whether byte-code is missing or altered.
+        is_generated: Whether another generated file is (a script, an installer's note): which package it came with is
+            not known, and what it has to be stands in no archive.
     """
 
     packages: Collection[tuple[str, str]] = ()
     extra: tuple[str, ...] = ()
+    is_byte_code: bool = False
     is_generated: bool = False
 
 
@@ -74,11 +78,23 @@ def plan(wanted: Sequence[LockedPackage], receipt: Receipt | None, damage: Damag
     remove = tuple(sorted(there - {installed(each) for each in wanted}, key=lambda each: (each.manager, each.name)))
     # Another Python means another site-packages: every wheel and all byte-code would have to move. A damaged one
     # cannot be trusted to compile.
-    if any(each.manager == "conda" and each.name == "python" for each in install):
+    if damage.is_generated or any(each.manager == "conda" and each.name == "python" for each in install):
         return Plan(tuple(wanted), remove, starts_over=True)
-    return Plan(install, remove, damage.extra, recompiles=damage.is_generated)
+    return Plan(install, remove, damage.extra, recompiles=damage.is_byte_code)
 
 
 def installed(package: LockedPackage) -> Installed:
     """A package of the lock as a receipt notes it."""
     return Installed(package.manager, package.name, package.version, package.sha256 or "")
+
+
+def as_conda_left_it(receipt: Receipt, records: Sequence[CondaPackage]) -> Receipt:
+    """A receipt with the conda packages that are there now: conda may have been at work since it was written.
+
+    Args:
+        receipt: The receipt.
+        records: What conda-meta says.
+    """
+    noted = {each.sha256: each for each in receipt.packages if each.manager == "conda"}
+    conda = [noted.get(each.sha256) or Installed("conda", each.name, each.version, each.sha256) for each in records]
+    return replace(receipt, packages=(*conda, *(each for each in receipt.packages if each.manager != "conda")))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from envtool.errors import PrefixError
 from envtool.locking.lockfile import LockedPackage, Lockfile
+from envtool.prefixes.contents import record_names
 from envtool.prefixes.plan import plan
 from envtool.prefixes.prefix import Prefix, Receipt, State
 
@@ -60,9 +61,11 @@ class Request:
     def fulfilled(self, prefix: Prefix) -> Receipt | None:
         """The receipt of a prefix that is the lock's already, by its own notes; None when there is something to do.
 
-        A few milliseconds: neither py-rattler nor a download is needed to find out that nothing has to be done.
+        A few milliseconds: neither py-rattler nor a download is needed to find out that nothing has to be done. conda's
+        notes are looked at by their names alone, which tell what it installed, updated or removed.
         """
         if self.starts_over or self.repairs or prefix.state() is not State.WHOLE:
             return None
-        receipt = prefix.receipt()
-        return receipt if plan(self.packages(), receipt).is_empty else None
+        packages, receipt = self.packages(), prefix.receipt()
+        records = {f"{each.name}-{each.version}-{each.build_string}" for each in packages if each.manager == "conda"}
+        return receipt if plan(packages, receipt).is_empty and record_names(prefix.path) == records else None

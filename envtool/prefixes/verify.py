@@ -12,6 +12,7 @@ from pathlib import Path
 from envtool.fetching.cache import Cache
 from envtool.locking.lockfile import LockedPackage
 from envtool.prefixes.archives import fetch_packages, require_sha256
+from envtool.prefixes.bytecode import source_of
 from envtool.prefixes.contents import CondaPackage, conda_packages
 from envtool.prefixes.findings import Finding
 from envtool.prefixes.inventory import Entry, Known, env_digest, scan
@@ -41,6 +42,11 @@ class Inventory:
     def generated(self) -> dict[str, str]:
         """What no archive or wheel brings (byte-code, entry points, the installer's notes), path to sha256."""
         return {path: entry.sha256 for path, entry in self.entries.items() if path not in self.declared}
+
+    def has_altered(self, noted: Mapping[str, str]) -> bool:
+        """Whether a file that installing wrote, byte-code aside, is another than a receipt notes."""
+        found = self.generated()
+        return any(found.get(path, sha256) != sha256 for path, sha256 in noted.items() if not source_of(path))
 
 
 @dataclass(frozen=True)
@@ -136,10 +142,12 @@ def _declared(
 
 def damage(report: VerifyReport) -> Damage:
     """What has to be mended so that the findings are gone."""
+    generated = [each.what for each in report.findings if each.kind != "extra" and not each.package]
     return Damage(
         packages={each.package for each in report.findings if each.package},
         extra=tuple(each.what for each in report.findings if each.kind == "extra" and each.is_file),
-        is_generated=any(each.kind != "extra" and not each.package for each in report.findings),
+        is_byte_code=any(source_of(path) for path in generated),
+        is_generated=any(not source_of(path) for path in generated),
     )
 
 

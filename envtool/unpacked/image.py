@@ -119,5 +119,5 @@ def _installers() -> tuple[str, ...]:
     from importlib.metadata import version
 
     # What these write (first lines of scripts, byte-code, records) may change with their versions. The first number
-    # goes up when the form of an image changes.
-    return "1", *(version(name) for name in ("py-rattler", "uv")), hashlib.sha256(WORKER.read_bytes()).hexdigest()
+    # goes up when the form of an image or of the record in it changes.
+    return "2", *(version(name) for name in ("py-rattler", "uv")), hashlib.sha256(WORKER.read_bytes()).hexdigest()

@@ -16,6 +16,7 @@ from envtool.files import create, write_all
 from envtool.locking.lockfile import LockedPackage
 from envtool.prefixes.inventory import Entry
 from envtool.prefixes.link import channel_of
+from envtool.prefixes.record import set_md5
 from envtool.prefixes.relocation import PREFIX_TEXT, replace_text, substitute, with_rewritten
 from envtool.unpacked.clone import clone
 from envtool.unpacked.image import PACK, Image, StoredFile
@@ -131,11 +132,12 @@ def fill_meta(record: Mapping[str, Any], package: LockedPackage, prefix: Path) -
 
     Args:
         record: The record of any prefix, `PREFIX_TEXT` in its place.
-        package: The package; its URL may be another than the one that the record was made with.
+        package: The package; its URL may be another than the one that the record was made with, and so may its md5.
         prefix: The prefix, with the package's files in place.
     """
     content: dict[str, Any] = replace_text(record, PREFIX_TEXT.decode(), str(prefix))
     content.update(url=package.url, channel=channel_of(package.url), fn=package.file_name)
+    set_md5(content, package.md5)
     for each in content["paths_data"]["paths"]:
         _describe(each, prefix)
     return content

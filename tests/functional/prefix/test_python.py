@@ -130,7 +130,7 @@ def test_tampered_code_and_byte_code_are_found(
 ) -> None:
     user.write_lock(*python, hello)
     prefix = user.home / "env"
-    user.run("create", "-p", prefix)
+    digest = digest_of(user, prefix)
     compiled = prefix / "lib/python3.9/__pycache__/os.cpython-39.pyc"
     data = bytearray(compiled.read_bytes())
     data[-1] ^= 1
@@ -144,4 +144,24 @@ def test_tampered_code_and_byte_code_are_found(
         ("mismatched", "lib/python3.9/__pycache__/os.cpython-39.pyc"),
     ]
     user.run("create", "-p", prefix, "--repair")
+    user.run("verify", "-p", prefix)
+    assert digest_of(user, prefix) == digest
+
+
+@pytest.mark.parametrize("script", ["bin/hello", "bin/pip"])
+def test_no_create_takes_an_altered_script_for_right(
+    user: User, python: tuple[LockedPackage, ...], hello: LockedPackage, tmp_path: Path, script: str
+) -> None:
+    other = locked_wheel(write_wheel(tmp_path, "other", "1.0", {"other.py": ""}, {}))
+    user.write_lock(*python, hello, other)
+    digest = digest_of(user, user.home / "untouched")
+    prefix = user.home / "env"
+    user.write_lock(*python, hello)
+    user.run("create", "-p", prefix)
+    # No archive holds what an entry point has to be; only the notes of the create that wrote it tell.
+    (prefix / script).write_text("#!/bin/sh\necho altered\n")
+    user.write_lock(*python, hello, other)
+    assert digest_of(user, prefix) == digest
+    (prefix / script).unlink()
+    assert json.loads(user.run("create", "-p", prefix, "--repair", "--json").stdout)["env_digest"] == digest
     user.run("verify", "-p", prefix)

@@ -3,7 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from envtool.locking.lockfile import LockedPackage
-from envtool.prefixes.plan import Damage, Plan, installed, plan
+from envtool.prefixes.contents import CondaPackage
+from envtool.prefixes.plan import Damage, Plan, as_conda_left_it, installed, plan
 from envtool.prefixes.prefix import Receipt
 
 
@@ -18,6 +19,10 @@ WANTED = (PYTHON, TOOL, WHEEL)
 
 def receipt(*packages: LockedPackage) -> Receipt:
     return Receipt("linux-64", ("main",), tuple(installed(each) for each in packages), "digest", {})
+
+
+def conda_record(name: str, sha256: str | None) -> CondaPackage:
+    return CondaPackage(name, "1.0", sha256 or "", f"c/linux-64::{name}-1.0-0", ())
 
 
 def test_nothing_there_is_made_from_nothing() -> None:
@@ -65,6 +70,19 @@ def test_a_damaged_python_is_not_trusted_to_compile() -> None:
 
 
 def test_damaged_byte_code_is_compiled_again() -> None:
-    todo = plan(WANTED, receipt(*WANTED), Damage(is_generated=True))
+    todo = plan(WANTED, receipt(*WANTED), Damage(is_byte_code=True))
     assert todo == Plan((), recompiles=True)
     assert not todo.is_empty
+
+
+def test_a_damaged_script_has_everything_made_anew() -> None:
+    assert plan(WANTED, receipt(*WANTED), Damage(is_generated=True)) == Plan(WANTED, starts_over=True)
+
+
+def test_what_conda_did_is_known() -> None:
+    there = (conda_record("python", PYTHON.sha256), conda_record("tool", "f" * 64), conda_record("more", "e" * 64))
+    left = as_conda_left_it(receipt(*WANTED), there)
+    todo = plan(WANTED, left)
+    assert todo.install == (TOOL,)
+    assert [each.name for each in todo.remove] == ["more", "tool"]
+    assert as_conda_left_it(receipt(WHEEL, TOOL), ()).packages == (installed(WHEEL),)
