@@ -83,6 +83,11 @@ def get(
         yield _body(response, offset, limits)
 
 
+def prepare() -> None:
+    """Import what the first request will need, so that another thread can go on with something else."""
+    import requests  # noqa: F401
+
+
 def date(url: str, patience: Patience) -> str | None:
     """What time a server says it is, whatever else it answers; None when it does not say.
 

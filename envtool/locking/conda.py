@@ -19,6 +19,8 @@ from envtool.fetching import credentials
 from envtool.locking.policy import Policy
 from envtool.mirroring.mirrors import Mirrors
 
+# Kept until the process ends: to free the records of a channel takes a fiftieth of a lock's time, for nobody.
+_latest: list[Any] = []
 _NO_RECORDS_HINT = "is the channel's URL right, and is there a way to it? A mirror can be set in config.toml: [mirrors]"
 
 
@@ -98,6 +100,7 @@ class Repodata:
             middlewares.append(MirrorMiddleware(self._relay.by_prefix))
         config = rattler.SourceConfig(cache_action="force-cache-only" if is_offline else "cache-or-fetch")
         self._gateway = rattler.Gateway(cache_dir=cache_dir, default_config=config, client=Client(middlewares))
+        _latest[:] = [self._gateway]
 
     def solve(self, requests: Sequence[SolveRequest]) -> list[list[PackageRecord] | SolveError]:
         """Choose the packages of every request, all at once.

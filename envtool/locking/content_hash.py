@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -58,6 +57,8 @@ def remembered_hashes(
         declared: The virtual packages of each platform.
         directory: Where the answers are kept.
     """
+    from importlib.metadata import version
+
     path = directory / f"{_digest([version('conda-lock'), declared, repr(spec), *_contents(spec)])}.json"
     with contextlib.suppress(OSError, ValueError, AttributeError):
         found = {str(platform): str(digits) for platform, digits in json.loads(path.read_bytes()).items()}

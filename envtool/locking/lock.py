@@ -6,10 +6,8 @@ import json
 import os
 import sysconfig
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +19,7 @@ from envtool.locking.conda import PackageRecord
 from envtool.locking.content_hash import remembered_hashes
 from envtool.locking.inputs import INPUTS_KEY
 from envtool.locking.lockfile import SPECS_KEY, VARIABLES_KEY, LockedPackage, Lockfile
+from envtool.locking.meanwhile import meanwhile
 from envtool.locking.policy import Policy
 from envtool.locking.solution import Preference, Solution, Sources
 from envtool.locking.solve import solve
@@ -75,11 +74,10 @@ def lock(request: LockRequest, sources: Sources) -> Lockfile:
     declared = {each.platform: each.virtual_packages for each in complete.platforms}
     # Python 3.9 fills these when they are first asked for, and another thread may then see them half filled.
     sysconfig.get_config_vars()
-    with ThreadPoolExecutor(1) as pool:
-        # conda-lock's modules take as long to import as the solve does, so the two go side by side.
-        hashes = pool.submit(remembered_hashes, request.spec, declared, directories.cache() / "content-hashes")
+    # conda-lock's modules take as long to import as the solve does, so the two go side by side.
+    kept = directories.cache() / "content-hashes"
+    with meanwhile(lambda: remembered_hashes(request.spec, declared, kept)) as content_hashes:
         solutions = solve(complete, sources, request.policy(), request.preferences)
-        content_hash = hashes.result()
     packages = [
         package
         for platform, solution in zip(complete.platforms, solutions)
@@ -91,7 +89,7 @@ def lock(request: LockRequest, sources: Sources) -> Lockfile:
         channels=request.spec.channels,
         platforms=tuple(sorted(declared)),
         sources=tuple(os.path.relpath(path.resolve(), relative_to) for path in request.spec.paths),
-        content_hash=content_hash,
+        content_hash=content_hashes.result(),
         custom_metadata=_metadata(request, declared),
     )
 
@@ -115,6 +113,8 @@ def locked_packages(spec: PlatformSpec, solution: Solution) -> list[LockedPackag
 
 
 def _metadata(request: LockRequest, declared: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    from importlib.metadata import version  # imported while the solver works: the hashes need it too
+
     spec = request.spec
     match_specs = {each.platform: sorted({dependency.text for dependency in each.conda}) for each in spec.platforms}
     metadata = {

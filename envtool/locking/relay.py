@@ -18,7 +18,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
 from typing import IO, Any
 from urllib.parse import unquote
 
@@ -105,6 +106,7 @@ class Relay:
         server = _Server(("127.0.0.1", 0), _Handler)
         server.relay = self
         self._base = f"http://127.0.0.1:{server.server_address[1]}"
+        threading.Thread(target=network.prepare, name="relay: imports", daemon=True).start()
         threading.Thread(target=server.serve_forever, name="relay", daemon=True).start()
 
     @property
@@ -221,7 +223,7 @@ def _require_frame(content: Any) -> None:
         raise TransferError("not all of the zstd file", is_transient=False)
 
 
-class _Server(ThreadingHTTPServer):
+class _Server(ThreadingTCPServer):  # an HTTPServer asks the name service what 127.0.0.1 is called
     # The solver opens a connection for each file of each subdir at once; the default queue of 5 would refuse some.
     request_queue_size = 128
     daemon_threads = True

@@ -10,14 +10,16 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from envtool.fetching.cache import Cache
 from envtool.files import write_atomically
-from envtool.mirroring import mirrors, probe
+from envtool.mirroring import mirrors
 from envtool.mirroring.mirrors import Mirrors
-from envtool.mirroring.presets import channel_of, presets, select
-from envtool.mirroring.probe import Reading
 from envtool.report import Display
+
+if TYPE_CHECKING:  # presets and measuring are imported where presets are in use, which they are on few machines
+    from envtool.mirroring.probe import Reading
 
 AUTO = "auto"
 _KEPT_S = 24 * 3600
@@ -50,6 +52,8 @@ def for_urls(urls: Sequence[str], cache: Cache, display: Display) -> Mirrors:
 
 
 def _of_presets(urls: Sequence[str], names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    from envtool.mirroring.presets import channel_of, select
+
     chosen = select(names)
     channels = dict.fromkeys(channel_of(url) for url in urls)
     found = {channel: tuple(url for each in chosen if (url := each.mirror_of(channel))) for channel in channels}
@@ -57,6 +61,9 @@ def _of_presets(urls: Sequence[str], names: tuple[str, ...]) -> dict[str, tuple[
 
 
 def _ranked(urls: Sequence[str], cache: Cache, display: Display) -> dict[str, tuple[str, ...]]:
+    from envtool.mirroring import probe
+    from envtool.mirroring.presets import channel_of, presets
+
     readings = recall(cache)
     known = {each.channel for each in readings}
     unknown = [url for url in urls if channel_of(url) not in known]
@@ -70,6 +77,8 @@ def _ranked(urls: Sequence[str], cache: Cache, display: Display) -> dict[str, tu
 
 def recall(cache: Cache) -> list[Reading]:
     """What was measured during the last day; nothing when that cannot be read."""
+    from envtool.mirroring.probe import Reading
+
     try:
         content = json.loads(_path(cache).read_text(encoding="utf-8"))
         if not 0 <= time.time() - content["measured_at"] < _KEPT_S:
