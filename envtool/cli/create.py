@@ -90,13 +90,14 @@ def command(
 def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan, str | None]:
     from envtool import directories, report
     from envtool.fetching.cache import Cache
+    from envtool.prefixes.conda_notes import freeze
     from envtool.prefixes.create import create, preview
     from envtool.prefixes.plan import Plan
 
     receipt = request.fulfilled(prefix)
     if receipt is not None:
         if request.is_frozen and not is_dry:
-            prefix.freeze()
+            freeze(prefix.meta)
         return Plan(()), receipt.env_digest
     with report.Display() as display:
         if is_dry:

@@ -14,7 +14,7 @@ from envtool.channel.trust import require_signed
 from envtool.errors import PrefixError
 from envtool.fetching.cache import Cache
 from envtool.locking.lockfile import SPECS_KEY, VARIABLES_KEY, LockedPackage, read_json_metadata
-from envtool.prefixes import machine
+from envtool.prefixes import conda_notes, machine
 from envtool.prefixes.archives import fetch_packages
 from envtool.prefixes.contents import conda_packages
 from envtool.prefixes.environments_txt import register
@@ -159,11 +159,11 @@ def _receipt(request: Request, wanted: Sequence[LockedPackage], inventory: Inven
 
 def _note(request: Request, prefix: Prefix, receipt: Receipt, before: Sequence[str]) -> None:
     variables = read_json_metadata(request.lockfile, VARIABLES_KEY) or {}
-    prefix.set_variables({**variables, ENV_DIGEST_VARIABLE: receipt.env_digest})
+    conda_notes.set_variables(prefix.meta, {**variables, ENV_DIGEST_VARIABLE: receipt.env_digest})
     after = [each.description for each in conda_packages(prefix.path)]
-    prefix.write_history(request.command, before, after, _requested(request))
+    conda_notes.write_history(prefix.meta, request.command, before, after, _requested(request))
     if request.is_frozen:
-        prefix.freeze()
+        conda_notes.freeze(prefix.meta)
     prefix.complete(receipt)
     if request.is_listed:
         register(prefix.path)

@@ -11,8 +11,7 @@ import enum
 import json
 import os
 import shutil
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -215,38 +214,6 @@ class Prefix:
         data = {"format": _RECEIPT_FORMAT, **asdict(receipt)}
         write_atomically(self._receipt, json.dumps(data, indent=1, sort_keys=True) + "\n")
         self._mark.unlink(missing_ok=True)
-
-    def write_history(
-        self, command: str, before: Sequence[str], after: Sequence[str], match_specs: Sequence[str]
-    ) -> None:
-        """Note a change as conda does, so that conda can go on with the prefix.
-
-        Without the `update specs` a later `conda remove` would take everything out that nothing else needs.
-        Source: conda's conda/history.py.
-
-        Args:
-            command: The command line.
-            before: `channel/subdir::name-version-build` of each package before the change.
-            after: The same after it.
-            match_specs: What the user asked for.
-        """
-        lines = [f"==> {time.strftime('%Y-%m-%d %H:%M:%S')} <==", f"# cmd: {command}"]
-        lines += [f"-{each}" for each in sorted(set(before) - set(after))]
-        lines += [f"+{each}" for each in sorted(set(after) - set(before))]
-        lines += [f"# update specs: {sorted(match_specs)!r}"]
-        history = self.meta / "history"
-        old = history.read_text() if history.exists() else ""
-        write_atomically(history, old + "\n".join(lines) + "\n")
-
-    def set_variables(self, variables: Mapping[str, str]) -> None:
-        """Note the variables that activation sets, where conda and py-rattler look for them."""
-        state = {"env_vars": dict(sorted(variables.items()))}
-        write_atomically(self.meta / "state", json.dumps(state, indent=2, sort_keys=True) + "\n")
-
-    def freeze(self) -> None:
-        """Tell conda not to change the prefix (CEP 22)."""
-        message = "This environment is made from a lock by envtool: change the lock, then run envtool create."
-        write_atomically(self.meta / "frozen", json.dumps({"message": message}) + "\n")
 
 
 def find_prefix(name: str | None, path: Path | None) -> Prefix:
