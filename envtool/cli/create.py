@@ -88,17 +88,21 @@ def command(
 
 
 def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan, str | None]:
-    from envtool import directories, report
-    from envtool.fetching.cache import Cache
-    from envtool.prefixes.conda_notes import freeze
-    from envtool.prefixes.create import create, preview
     from envtool.prefixes.plan import Plan
 
     receipt = request.fulfilled(prefix)
     if receipt is not None:
         if request.is_frozen and not is_dry:
+            from envtool.prefixes.conda_notes import freeze
+
             freeze(prefix.meta)
         return Plan(()), receipt.env_digest
+
+    # Not imported where there is nothing to do.
+    from envtool import directories, report
+    from envtool.fetching.cache import Cache
+    from envtool.prefixes.create import create, preview
+
     with report.Display() as display:
         if is_dry:
             return preview(request, prefix, Cache(directories.cache()), display), None

@@ -1,4 +1,4 @@
-"""What conda reads of a prefix besides the records of its packages: its history, its variables, and that it is frozen."""
+"""What conda reads of a prefix besides the records of its packages: history, variables, and that it is frozen."""
 
 from __future__ import annotations
 
