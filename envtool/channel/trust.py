@@ -14,10 +14,8 @@ from collections.abc import Sequence
 from envtool import signature
 from envtool.channel import seal
 from envtool.errors import NetworkError, SignatureError
-from envtool.fetching import network
+from envtool.fetching.authorization import without_credentials
 from envtool.fetching.cache import Cache, Wanted
-from envtool.fetching.fetch import fetch
-from envtool.fetching.network import without_credentials
 from envtool.fetching.transfer_error import TransferError
 from envtool.files import write_atomically
 from envtool.locking.lockfile import LockedPackage
@@ -91,6 +89,8 @@ class _Channel:
     def _hashes(self, name: str, stated: dict[str, tuple[str, int]], task: Task) -> set[str]:
         if name not in stated:
             return set()
+        from envtool.fetching.fetch import fetch  # few machines have channels that must be signed
+
         sha256, size_bytes = stated[name]
         urls = mirrors.configured().for_url(f"{self._url}{name}")
         wanted = Wanted("repodata.json", sha256, urls, size_bytes)
@@ -120,6 +120,8 @@ class _Channel:
 
 
 def _get(url: str) -> bytes:
+    from envtool.fetching import network
+
     content = b""
     with network.get(url) as body:
         for chunk in body.chunks:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from xml.etree import ElementTree
 
 KINDS = ("extra", "missing", "mismatched")
 
@@ -46,6 +45,8 @@ def as_github(findings: Sequence[Finding], prefix: str) -> str:
 
 def as_junit(findings: Sequence[Finding], prefix: str, file_count: int) -> str:
     """A JUnit report: one test case for each kind of finding, failed when there are any."""
+    from xml.etree import ElementTree  # a create has no use for it
+
     suite = ElementTree.Element("testsuite", name=f"envtool verify {prefix}", tests=str(len(KINDS)))
     failures = 0
     for kind in KINDS:
