@@ -63,7 +63,7 @@ class Receipt:
         categories: The categories of the lock that were installed.
         packages: Every package, in the order of the lock.
         env_digest: The env digest as it was when the prefix was whole.
-        generated: Files that no archive or wheel holds (byte-code), path to sha256.
+        generated: Files of which no archive or wheel has the bytes (byte-code, scripts), path to sha256.
     """
 
     platform: str

@@ -40,8 +40,16 @@ class Inventory:
         return env_digest(self.entries.values())
 
     def generated(self) -> dict[str, str]:
-        """What no archive or wheel brings (byte-code, entry points, the installer's notes), path to sha256."""
-        return {path: entry.sha256 for path, entry in self.entries.items() if path not in self.declared}
+        """What no archive or wheel has the bytes of, path to sha256.
+
+        Byte-code, entry points and the installer's notes; and of what wheels bring, RECORD and scripts, into which
+        installing writes.
+        """
+        return {
+            path: entry.sha256
+            for path, entry in self.entries.items()
+            if path not in self.declared or self.declared[path].sha256 is None
+        }
 
     def has_altered(self, noted: Mapping[str, str]) -> bool:
         """Whether a file that installing wrote, byte-code aside, is another than a receipt notes."""
@@ -170,17 +178,20 @@ def declared_findings(inventory: Inventory) -> Iterator[Finding]:
 
 
 def _generated_findings(inventory: Inventory, generated: Mapping[str, str]) -> Iterator[Finding]:
-    found = inventory.generated()
-    for path in generated.keys() - found.keys():
+    found, declared = inventory.generated(), inventory.declared
+    for path in generated.keys() - found.keys() - declared.keys():
         yield Finding("missing", path, "generated when the prefix was made")
     for path, sha256 in found.items():
         expected = generated.get(path)
+        if expected is None and path in declared:
+            continue  # the receipt is of an envtool that did not note what installing writes into
         if expected is None:
             yield Finding(
                 "extra", path, f"no package of the lock brings it, {inventory.entries[path].size_bytes} bytes"
             )
         elif expected != sha256:
-            yield Finding("mismatched", path, f"generated: expected sha256:{expected}, found sha256:{sha256}")
+            package = declared[path].package if path in declared else None
+            yield Finding("mismatched", path, f"generated: expected sha256:{expected}, found sha256:{sha256}", package)
 
 
 def _package_findings(there: Sequence[CondaPackage], locked: Sequence[LockedPackage]) -> Iterator[Finding]:

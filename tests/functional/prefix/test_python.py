@@ -136,19 +136,24 @@ def test_tampered_code_and_byte_code_are_found(
     data[-1] ^= 1
     compiled.write_bytes(data)
     (prefix / "bin/hello").write_text("#!/bin/sh\n")
+    (prefix / "bin/plain").write_text("#!/bin/sh\n")
+    with (prefix / "lib/python3.9/site-packages/hello_world-1.0.dist-info/RECORD").open("a") as record:
+        record.write("added.py,,\n")
     (prefix / "lib/python3.9/site-packages/hello_world/added.py").write_text("")
     found = json.loads(user.run("verify", "-p", prefix, "--json", code=1).stdout)["findings"]
     assert [(each["kind"], each["what"]) for each in found] == [
         ("extra", "lib/python3.9/site-packages/hello_world/added.py"),
         ("mismatched", "bin/hello"),
+        ("mismatched", "bin/plain"),
         ("mismatched", "lib/python3.9/__pycache__/os.cpython-39.pyc"),
+        ("mismatched", "lib/python3.9/site-packages/hello_world-1.0.dist-info/RECORD"),
     ]
     user.run("create", "-p", prefix, "--repair")
     user.run("verify", "-p", prefix)
     assert digest_of(user, prefix) == digest
 
 
-@pytest.mark.parametrize("script", ["bin/hello", "bin/pip"])
+@pytest.mark.parametrize("script", ["bin/hello", "bin/plain", "bin/pip"])
 def test_no_create_takes_an_altered_script_for_right(
     user: User, python: tuple[LockedPackage, ...], hello: LockedPackage, tmp_path: Path, script: str
 ) -> None:
