@@ -1,9 +1,10 @@
-"""The conda packages of a prefix, as its conda-meta names them."""
+"""What a prefix holds by its own notes: the conda packages of conda-meta, and the files that a wheel records."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import posixpath
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class CondaPackage:
         description: `channel/subdir::name-version-build`, as conda's history names it: conda takes what it would name
             otherwise for another package.
         entry_points: The scripts that linking generated, which stand in no archive.
+        files: All that linking put into the prefix, relative to it.
     """
 
     name: str
@@ -34,6 +36,7 @@ class CondaPackage:
     sha256: str
     description: str
     entry_points: tuple[str, ...]
+    files: tuple[str, ...]
 
 
 def conda_packages(prefix: Path) -> list[CondaPackage]:
@@ -43,6 +46,18 @@ def conda_packages(prefix: Path) -> list[CondaPackage]:
         PrefixError: A record of conda-meta is damaged.
     """
     return [_conda_package(path) for path in sorted((prefix / "conda-meta").glob("*.json"))]
+
+
+def recorded_files(prefix: Path, record: str) -> Iterator[str]:
+    """The files that a wheel brought, itself included, relative to the prefix.
+
+    Args:
+        prefix: The prefix.
+        record: The path of the wheel's RECORD, relative to it.
+    """
+    site_packages = posixpath.dirname(posixpath.dirname(record))
+    for line in (prefix / record).read_text(encoding="utf-8").splitlines():
+        yield posixpath.normpath(posixpath.join(site_packages, line.rsplit(",", 2)[0].strip('"')))
 
 
 def record_names(prefix: Path) -> set[str]:
@@ -62,6 +77,7 @@ def _conda_package(path: Path) -> CondaPackage:
             sha256=record["sha256"],
             description=f"{_canonical_name(channel)}/{subdir}::{package}",
             entry_points=tuple(each["_path"] for each in paths if each.get("path_type") == _PYTHON_ENTRY_POINT),
+            files=tuple(record["files"]),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise PrefixError(f"{path} is damaged: {error!r}", "envtool create --force makes the prefix anew") from error

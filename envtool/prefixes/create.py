@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from envtool.channel.trust import require_signed
 from envtool.errors import PrefixError
@@ -18,6 +18,7 @@ from envtool.prefixes import conda_notes, machine
 from envtool.prefixes.archives import fetch_packages
 from envtool.prefixes.contents import conda_packages
 from envtool.prefixes.environments_txt import register
+from envtool.prefixes.extra import extra_files
 from envtool.prefixes.install import archives_needed, carry_out
 from envtool.prefixes.manifest import Manifests
 from envtool.prefixes.plan import Plan, as_conda_left_it, installed, plan
@@ -98,9 +99,14 @@ def _plan(
     if request.starts_over or prefix.state() is not State.WHOLE:
         return plan(wanted, None), None
     receipt = prefix.receipt()
-    there = as_conda_left_it(receipt, conda_packages(prefix.path))
-    is_repair = request.repairs and plan(wanted, receipt).is_empty
-    return plan(wanted, there, damage(verify(prefix, wanted, cache, display)) if is_repair else None), receipt
+    conda = conda_packages(prefix.path)
+    there = as_conda_left_it(receipt, conda)
+    if request.repairs and plan(wanted, receipt).is_empty:
+        return plan(wanted, there, damage(verify(prefix, wanted, cache, display))), receipt
+    todo = plan(wanted, there)
+    if todo.is_empty or todo.starts_over:
+        return todo, receipt
+    return replace(todo, delete=extra_files(prefix, conda, receipt.packages)), receipt
 
 
 def _make(

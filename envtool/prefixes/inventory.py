@@ -103,7 +103,7 @@ def scan(prefix: Path, placeholders: Mapping[str, Placeholder], known: Known | N
         Path to entry, sorted by path.
     """
     # The largest first and dealt out, so that no core is left alone with one of them at the end.
-    found = sorted(_walk(str(prefix), ""), key=lambda each: each[1].st_size, reverse=True)
+    found = sorted(walk(str(prefix)), key=lambda each: each[1].st_size, reverse=True)
     known = known or Known()
     needle = os.fsencode(prefix)
     count = os.cpu_count() or 1
@@ -138,13 +138,19 @@ def _without_source(entry: Entry, placeholders: Mapping[str, Placeholder], entri
     return replace(entry, sha256=entries[source].sha256)
 
 
-def _walk(root: str, below: str) -> Iterator[tuple[str, os.stat_result]]:
+def walk(root: str, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    """Every file and link of a prefix but those in conda-meta, and what the kernel says of it.
+
+    Args:
+        root: The prefix.
+        below: Where to begin, relative to it.
+    """
     with os.scandir(os.path.join(root, below)) as entries:  # noqa: PTH118 - a Path for each of 30,000 files is slow
         for entry in entries:
             name = f"{below}/{entry.name}" if below else entry.name
             if entry.is_dir(follow_symlinks=False):
                 if name != _META:
-                    yield from _walk(root, name)
+                    yield from walk(root, name)
             else:
                 yield name, entry.stat(follow_symlinks=False)
 

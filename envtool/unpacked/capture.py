@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import os
-import posixpath
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ from typing import Any
 from envtool.files import create, write_all
 from envtool.locking.lockfile import LockedPackage
 from envtool.prefixes.bytecode import source_of
+from envtool.prefixes.contents import recorded_files
 from envtool.prefixes.inventory import Entry
 from envtool.prefixes.manifest import Declared
 from envtool.prefixes.relocation import PREFIX_TEXT, replace_text, restore, substitute
@@ -134,9 +134,7 @@ class _Contents:
     def _recorded(self, package: LockedPackage) -> Iterator[str]:
         for record in self._declared["pip", package.name]:
             if record.endswith(_RECORD):
-                site_packages = posixpath.dirname(posixpath.dirname(record))
-                for line in (self._made.prefix / record).read_text(encoding="utf-8").splitlines():
-                    yield posixpath.normpath(posixpath.join(site_packages, line.rsplit(",", 2)[0].strip('"')))
+                yield from recorded_files(self._made.prefix, record)
 
     def _is_generated(self, package: LockedPackage, path: str) -> bool:
         if package.manager == "pip":

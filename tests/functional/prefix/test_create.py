@@ -59,6 +59,25 @@ def test_what_was_just_proven_is_neither_hashed_nor_read_again(user: User, chann
     assert "read what archives and wheels hold" not in told
 
 
+def test_what_nobody_brought_goes_with_the_next_change_of_the_lock(user: User, channel: Channel) -> None:
+    prefix = user.home / "env"
+    user.write_lock(*channel.all)
+    digest = digest_of(user, user.home / "untouched")
+    user.write_lock(channel.tool, channel.library)
+    user.run("create", "-p", prefix)
+    extra = [prefix / "share/notes.txt", prefix / "new/deep/link"]
+    extra[0].write_text("mine")
+    extra[1].parent.mkdir(parents=True)
+    extra[1].symlink_to("nowhere")
+    user.write_lock(*channel.all)
+    foreseen = json.loads(user.run("create", "-p", prefix, "--dry-run", "--json").stdout)["delete"]
+    assert foreseen == ["new/deep/link", "share/notes.txt"]
+    assert "2 files deleted" in user.run("create", "-p", prefix).stderr
+    assert not (prefix / "new").exists()
+    assert digest_of(user, prefix) == digest
+    user.run("verify", "-p", prefix)
+
+
 def test_the_env_digest_is_the_same_in_every_directory(user: User, channel: Channel) -> None:
     user.write_lock(*channel.all)
     first = digest_of(user, user.home / "env")

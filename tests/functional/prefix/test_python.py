@@ -153,6 +153,25 @@ def test_tampered_code_and_byte_code_are_found(
     assert digest_of(user, prefix) == digest
 
 
+def test_what_pip_installed_by_hand_goes_with_the_next_change_of_the_lock(
+    user: User, python: tuple[LockedPackage, ...], hello: LockedPackage, tmp_path: Path
+) -> None:
+    other = write_wheel(tmp_path, "other", "1.0", {"other.py": "x = 1\n"}, {})
+    by_hand = write_wheel(tmp_path, "by_hand", "1.0", {"by_hand.py": "x = 1\n"}, {"by-hand": "by_hand:x"})
+    user.write_lock(*python, hello, locked_wheel(other))
+    digest = digest_of(user, user.home / "untouched")
+    prefix = user.home / "env"
+    user.write_lock(*python, hello)
+    user.run("create", "-p", prefix)
+    user.run("run", "-p", prefix, "--", "pip", "install", "--quiet", "--no-index", "--no-deps", by_hand)
+    assert (prefix / "bin/by-hand").exists()
+    user.write_lock(*python, hello, locked_wheel(other))
+    assert digest_of(user, prefix) == digest
+    assert not (prefix / "bin/by-hand").exists()
+    assert not list(prefix.rglob("*by_hand*"))
+    user.run("verify", "-p", prefix)
+
+
 @pytest.mark.parametrize("script", ["bin/hello", "bin/plain", "bin/pip"])
 def test_no_create_takes_an_altered_script_for_right(
     user: User, python: tuple[LockedPackage, ...], hello: LockedPackage, tmp_path: Path, script: str

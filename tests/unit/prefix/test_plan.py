@@ -22,7 +22,7 @@ def receipt(*packages: LockedPackage) -> Receipt:
 
 
 def conda_record(name: str, sha256: str | None) -> CondaPackage:
-    return CondaPackage(name, "1.0", sha256 or "", f"c/linux-64::{name}-1.0-0", ())
+    return CondaPackage(name, "1.0", sha256 or "", f"c/linux-64::{name}-1.0-0", (), ())
 
 
 def test_nothing_there_is_made_from_nothing() -> None:
