@@ -8,7 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from environments import KSERVE, KSERVE_ITSELF, TRITON, make_environment
+from environments import KSERVE, KSERVE_ITSELF, TRITON
+
+from tests.support.environments import make_environment
 
 PROGRAMS = Path(__file__).parent / "programs"
 

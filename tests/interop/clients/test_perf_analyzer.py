@@ -9,9 +9,9 @@ import os
 import subprocess
 
 import pytest
-from environments import make_environment
 
 from tests.support import debian
+from tests.support.environments import make_environment
 
 PACKAGES = ["tritonclient==2.41.1", "nvidia-cuda-runtime-cu12"]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from environments import SCHEMATHESIS, make_environment
+from environments import SCHEMATHESIS
+
+from tests.support.environments import make_environment
 
 # Not our pages, metrics and orders, whose forms the file does not tell.
 PATHS = r"^/(v1|v2|predict|predictions|models?|ping|livez|readyz)(/|$)"
