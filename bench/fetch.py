@@ -112,7 +112,7 @@ def child(who: str, records: str, scratch: str) -> None:
 
 
 def envtool(entries: list[dict[str, str]], scratch: Path) -> float:
-    import requests  # noqa: F401 - rattler's own library is loaded beforehand as well
+    import urllib3  # noqa: F401 - rattler's own library is loaded beforehand as well
 
     from envtool.fetching.cache import Cache, Wanted
     from envtool.fetching.fetch import fetch

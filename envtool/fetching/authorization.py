@@ -1,7 +1,7 @@
 """What a request needs to be let in: put in just before it leaves, never shown, never written.
 
 It comes from the URL itself (where `${NAME}` stands for an environment variable, so that a configuration file needs
-no secret), from `RATTLER_AUTH_FILE`, or from netrc, which requests reads by itself.
+no secret), from `RATTLER_AUTH_FILE`, or from netrc.
 
 Source: for the file, rattler's `FileStorage`: host, or `*.domain`, to BearerToken, BasicHTTP or CondaToken; for the
 token in the path, conda's channel URLs `https://host/t/<token>/channel`.
@@ -9,6 +9,7 @@ token in the path, conda's channel URLs `https://host/t/<token>/channel`.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -16,12 +17,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from envtool.errors import EnvtoolError
 from envtool.fetching import credentials
 
 AUTH_FILE_VARIABLE = "RATTLER_AUTH_FILE"
+_NETRC_FILES = ("~/.netrc", "~/_netrc")
 _TOKEN = re.compile(r"/t/[^/\s]+(?=/|$)")
 _USER_INFO = re.compile(r"(?<=://)[^/@\s\"']+@")
 
@@ -70,6 +72,40 @@ def authorize(url: str) -> Authorized:
     if "CondaToken" in entry and not parts.path.startswith("/t/"):
         return Authorized(urlunsplit(parts._replace(path=f"/t/{entry['CondaToken']}{parts.path}")))
     return Authorized(expanded)
+
+
+def header_of(request: Authorized) -> str | None:
+    """The Authorization header of a request, None where it needs none."""
+    if request.bearer:
+        return f"Bearer {request.bearer}"
+    return _basic(*request.basic) if request.basic else from_netrc(request.url) or from_user(request.url)
+
+
+def from_netrc(url: str) -> str | None:
+    """The Authorization header that netrc has for a host; one that cannot be read is as good as none."""
+    place = os.environ.get("NETRC")
+    paths = (Path(each).expanduser() for each in ([place] if place is not None else _NETRC_FILES))
+    path = next((each for each in paths if each.exists()), None)
+    host = urlsplit(url).hostname
+    if path is None or host is None:
+        return None
+    from netrc import NetrcParseError, netrc  # few machines have one
+
+    try:
+        login, account, password = netrc(str(path)).authenticators(host) or (None, None, None)
+    except (NetrcParseError, OSError):
+        return None
+    return _basic(login or account or "", password or "") if login or account or password else None
+
+
+def from_user(url: str) -> str | None:
+    """The Authorization header for the user and the password that a URL holds."""
+    parts = urlsplit(url)
+    return None if parts.password is None else _basic(unquote(parts.username or ""), unquote(parts.password))
+
+
+def _basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode("latin1")).decode()
 
 
 def _entry(host: str) -> Mapping[str, Any]:

@@ -1,14 +1,13 @@
 """The one door to the network: the bytes behind a URL, from an offset on, or the reason why there are none.
 
-Proxies, netrc and CA bundles are taken from the environment, as requests does. Time-outs are per read, never one for a
-whole body, so that a slow line is no error and a silent server is one. What to do about a failure is not decided here
-but in `envtool.fetching.attempts`.
+Proxies, netrc and CA bundles are taken from the environment (`envtool.fetching.transport`). Time-outs are per read,
+never one for a whole body, so that a slow line is no error and a silent server is one. What to do about a failure is
+not decided here but in `envtool.fetching.attempts`.
 """
 
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,8 +21,10 @@ from envtool.fetching.authorization import authorize, without_credentials, witho
 from envtool.fetching.patience import Patience
 from envtool.fetching.transfer_error import RangeError, TransferError, seconds_to_wait
 
-if TYPE_CHECKING:
-    import requests
+if TYPE_CHECKING:  # commands that ask nobody do without them
+    from urllib3.response import HTTPResponse
+
+    from envtool.fetching.transport import Answer
 
 __all__ = ["CHUNK_BYTES", "Body", "RangeError", "TransferError", "get", "without_credentials"]
 
@@ -33,7 +34,6 @@ _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _DECODED = frozenset({"gzip", "x-gzip", "deflate"})
 _VALIDATORS = ("ETag", "Last-Modified", "Cache-Control", "Expires", "Date")
 _HTML_STARTS = (b"<!doctype html", b"<html")
-_threads = threading.local()
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,17 @@ def get(
             yield Body(offset, total_bytes, chunks, url)
         return
     limits = patience or Patience()
-    with _ask(url, offset, limits, headers or {}) as response:
-        yield _body(response, offset, limits)
+    with _ask(url, offset, limits, headers or {}) as answer:
+        yield _body(answer, offset, limits)
 
 
 def prepare() -> None:
     """Import what the first request will need, so that another thread can go on with something else."""
-    import requests  # noqa: F401
+    import urllib.request  # noqa: F401
+
+    import urllib3  # noqa: F401
+
+    import envtool.fetching.transport  # noqa: F401
 
 
 def date(url: str, patience: Patience) -> str | None:
@@ -94,13 +98,14 @@ def date(url: str, patience: Patience) -> str | None:
     Raises:
         TransferError: It does not answer.
     """
-    with _ask(url, 0, patience, {}) as response:
-        stated: str | None = response.headers.get("Date")
-        return stated
+    with _ask(url, 0, patience, {}) as answer:
+        return answer.raw.headers.get("Date")
 
 
-def _ask(url: str, offset: int, patience: Patience, more: Mapping[str, str]) -> requests.Response:
-    import requests
+def _ask(url: str, offset: int, patience: Patience, more: Mapping[str, str]) -> Answer:
+    from urllib3.exceptions import HTTPError
+
+    from envtool.fetching import transport
 
     try:
         request = authorize(url)
@@ -110,56 +115,51 @@ def _ask(url: str, offset: int, patience: Patience, more: Mapping[str, str]) -> 
     if offset:
         headers["Range"] = f"bytes={offset}-"
     try:
-        return _session().get(
-            request.url,
-            headers=headers,
-            stream=True,
-            auth=_authorization(request.bearer) if request.bearer else request.basic,
-            timeout=(patience.connect_timeout_s, patience.read_timeout_s),
-        )
-    except requests.exceptions.RequestException as error:
+        return transport.ask(request, headers, patience)
+    except (HTTPError, ValueError) as error:  # a URL may be none, such as one that a server redirects to
         raise _no_answer(error) from error
 
 
-def _no_answer(error: requests.exceptions.RequestException) -> TransferError:
-    import requests
+def _no_answer(error: Exception) -> TransferError:
+    from urllib3 import exceptions
 
-    if isinstance(error, requests.exceptions.Timeout):
+    # Before urllib3 2 a connection that is refused was one that took too long as well.
+    is_refused = isinstance(error, exceptions.NewConnectionError)
+    if isinstance(error, exceptions.TimeoutError) and not is_refused:
         return TransferError("no answer in time", is_transient=True, is_down=True)
-    if isinstance(error, requests.exceptions.SSLError):
+    if isinstance(error, exceptions.SSLError):
         return TransferError(f"TLS failed: {_innermost(error)}", is_transient=False, is_down=True)
-    if isinstance(error, requests.exceptions.ConnectionError):
+    if is_refused or isinstance(error, (exceptions.ProxyError, exceptions.ProtocolError)):
         if _is_unresolved(error):
             return TransferError("the host name is not known (DNS)", is_transient=True, is_down=True)
         return TransferError(f"no connection: {_innermost(error)}", is_transient=True, is_down=True)
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return TransferError(f"broken off: {_innermost(error)}", is_transient=True)
     return TransferError(without_secrets(f"{type(error).__name__}: {_innermost(error)}"), is_transient=False)
 
 
-def _body(response: requests.Response, offset: int, patience: Patience) -> Body:
+def _body(answer: Answer, offset: int, patience: Patience) -> Body:
+    response = answer.raw
     _refuse_unusable(response)
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
-    path = urlsplit(response.url).path
+    path = urlsplit(answer.url).path
     # Some servers call a .tar.gz file itself an encoding of a .tar; its bytes are the file.
     is_decoded = encoding in _DECODED and not path.endswith((".gz", ".tgz"))
-    if is_decoded and response.status_code == 206:
+    if is_decoded and response.status == 206:
         raise RangeError("a part of a compressed transfer, which fits nothing", is_transient=False)
     start, total_bytes = _extent(response, offset)
     chunks = _read(response, patience, is_decoded=is_decoded)
     validators = {name: response.headers[name] for name in _VALIDATORS if name in response.headers}
-    return Body(start, None if is_decoded else total_bytes, _refuse_html(chunks, start), response.url, validators)
+    return Body(start, None if is_decoded else total_bytes, _refuse_html(chunks, start), answer.url, validators)
 
 
-def _read(response: requests.Response, patience: Patience, *, is_decoded: bool) -> Iterator[bytes]:
+def _read(response: HTTPResponse, patience: Patience, *, is_decoded: bool) -> Iterator[bytes]:
     from urllib3.exceptions import HTTPError, ReadTimeoutError
 
     window_began_s, window_bytes = time.monotonic(), 0
     # read1 gives what has come; read waits until a whole chunk is there, so that it must be a small one for a trickle
     # to be seen. urllib3 has read1 since 2.1, and before Python 3.10 botocore holds urllib3 below that.
-    read = getattr(response.raw, "read1", None)
+    read = getattr(response, "read1", None)
     size_bytes = CHUNK_BYTES if read else _SMALL_CHUNK_BYTES
-    read = read or response.raw.read
+    read = read or response.read
     try:
         while chunk := read(size_bytes, decode_content=is_decoded):
             yield chunk
@@ -184,8 +184,8 @@ def _refuse_html(chunks: Iterator[bytes], start: int) -> Iterator[bytes]:
         yield from chunks
 
 
-def _refuse_unusable(response: requests.Response) -> None:
-    status = response.status_code
+def _refuse_unusable(response: HTTPResponse) -> None:
+    status = response.status
     if status == 416:
         raise RangeError("HTTP 416, the range cannot be had", is_transient=False, status=status)
     if status not in (200, 206):
@@ -199,10 +199,10 @@ def _refuse_unusable(response: requests.Response) -> None:
         raise TransferError("an HTML page instead of the file", is_transient=False, status=status)
 
 
-def _extent(response: requests.Response, offset: int) -> tuple[int, int | None]:
+def _extent(response: HTTPResponse, offset: int) -> tuple[int, int | None]:
     length = response.headers.get("Content-Length")
     count = int(length) if length and length.isdigit() else None
-    if response.status_code == 200:
+    if response.status == 200:
         return 0, count
     content_range = response.headers.get("Content-Range", "")
     start, total = content_range.removeprefix("bytes ").partition("-")[0], content_range.rpartition("/")[2]
@@ -211,35 +211,13 @@ def _extent(response: requests.Response, offset: int) -> tuple[int, int | None]:
     return offset, int(total) if total.isdigit() else None
 
 
-def _authorization(token: str) -> requests.auth.AuthBase:
-    from requests.auth import AuthBase
-
-    class Bearer(AuthBase):
-        def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-            request.headers["Authorization"] = f"Bearer {token}"
-            return request
-
-    return Bearer()
-
-
-def _session() -> requests.Session:
-    # requests does not promise that a session may be shared between threads, so each has its own.
-    import requests
-
-    session: requests.Session | None = getattr(_threads, "session", None)
-    if session is None:
-        session = requests.Session()
-        session.headers["User-Agent"] = "envtool"
-        _threads.session = session
-    return session
-
-
 def _is_unresolved(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, socket.gaierror) or "NameResolution" in type(error).__name__:
             return True
         inner = getattr(error, "reason", None) or next(iter(error.args), None)
-        error = inner if isinstance(inner, BaseException) else None
+        # urllib3 before version 2 has the reason only as what was being handled.
+        error = inner if isinstance(inner, BaseException) else error.__context__
     return False
 
 

@@ -30,7 +30,6 @@ DOORS = {
     "opentelemetry": {"serve/telling/spans.py"},
     "prometheus_client": {"serve/metrics/families.py"},
     "rattler": {"envtool/locking/conda.py", "envtool/prefixes/link.py", "envtool/channel/index.py"},
-    "requests": {"envtool/fetching/network.py"},
     "rich": {"envtool/report.py"},
     "structlog": {"serve/telling/logs.py"},
     "subprocess": {"envtool/process.py", "serve/telling/hook.py"},
@@ -38,6 +37,7 @@ DOORS = {
         "serve/publishing/conversion.py",
         *(f"serve/loading/{name}.py" for name in ("inputs", "optimization", "outputs", "rows", "tensors", "weights")),
     },
+    "urllib3": {f"envtool/fetching/{name}.py" for name in ("certificates", "network", "transport")},
     "uv": {"envtool/uv.py"},
     "werkzeug": {"envtool/channel/web.py", "serve/app/__init__.py"},
     "watchdog": {"serve/watching/wakeup.py"},
@@ -105,7 +105,7 @@ def test_importing_the_application_needs_no_torch() -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     loaded = loaded_by("import envtool.cli, click\nenvtool.cli.cli.get_help(click.Context(envtool.cli.cli))")
-    assert not loaded & {"torch", "rattler", "conda_lock", "requests", "rich", "yaml", "jinja2", "serve"}
+    assert not loaded & {"torch", "rattler", "conda_lock", "urllib3", "rich", "yaml", "jinja2", "serve"}
 
 
 def test_no_path_of_a_machine_and_no_registry_is_named() -> None:

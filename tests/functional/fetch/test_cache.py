@@ -28,16 +28,17 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to act as
 FETCH = """
 import encodings.idna, os, sys
 from pathlib import Path
-import requests
 from envtool.errors import EnvtoolError
 from envtool.fetching.cache import Cache, Wanted
 from envtool.fetching.fetch import fetch
-import envtool.fetching.network, envtool.fetching.transfer, concurrent.futures.thread
+from envtool.fetching import network
+import envtool.fetching.transfer, concurrent.futures.thread
 if len(sys.argv) > 4:
     # All is imported before, for the interpreter may be where only root can read.
     try:
-        requests.get("http://127.0.0.1:1/")
-    except requests.exceptions.ConnectionError:
+        with network.get("http://127.0.0.1:1/"):
+            pass
+    except EnvtoolError:
         pass
     user, group, umask = map(int, sys.argv[4:])
     os.setgroups([])

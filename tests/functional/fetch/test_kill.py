@@ -20,7 +20,7 @@ from tests.support.mirror_simulator import MirrorSimulator
 
 FETCH = """
 import json, sys
-import requests  # beforehand, since that takes longer than what is to be killed
+import urllib3  # beforehand, since that takes longer than what is to be killed
 from pathlib import Path
 from envtool.fetching.cache import Cache, Wanted
 from envtool.fetching.fetch import fetch
