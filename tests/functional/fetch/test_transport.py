@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import select
+import socket
+import socketserver
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -159,6 +162,57 @@ def test_certificates_are_those_that_the_environment_names(tmp_path: Path, monke
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "nowhere.pem"))
         with pytest.raises(TransferError, match=r"TLS failed: .*nowhere.pem"):
             get(url)
+
+
+def test_a_tunnel_ends_at_the_server_whose_certificate_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cryptography")
+    certificate, key = self_signed(tmp_path, "localhost")
+    asked: Asked = []
+    with server(asked) as made, tunnel() as (port, told):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        made.socket = context.wrap_socket(made.socket, server_side=True)
+        monkeypatch.setenv("https_proxy", f"http://pro:x%40y@127.0.0.1:{port}")
+        url = f"https://me:s3cret@localhost:{made.server_port}/a"
+        with pytest.raises(TransferError, match="CERTIFICATE_VERIFY_FAILED"):
+            get(url)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        assert get(url) == b"ok"
+        assert [(target, headers["Authorization"]) for _, target, headers in asked] == [("/a", basic("me", "s3cret"))]
+        assert told[-1].startswith(f"CONNECT localhost:{made.server_port} ")
+        assert f"Proxy-Authorization: {basic('pro', 'x@y')}" in told[-1]
+        assert basic("me", "s3cret") not in "".join(told)
+
+
+@contextlib.contextmanager
+def tunnel() -> Iterator[tuple[int, list[str]]]:
+    """A proxy that connects whoever asks, and what it was told."""
+    told: list[str] = []
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += self.request.recv(1000)
+            told.append(head.decode())
+            host, _, port = told[-1].split()[1].rpartition(":")
+            with socket.create_connection((host, int(port))) as beyond:
+                self.request.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                ends = {self.request: beyond, beyond: self.request}
+                while True:
+                    for end in select.select(list(ends), [], [])[0]:
+                        content = end.recv(10_000)
+                        if not content:
+                            return
+                        ends[end].sendall(content)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as made:
+        made.daemon_threads = True
+        threading.Thread(target=made.serve_forever, args=(0.05,), daemon=True).start()
+        try:
+            yield made.server_address[1], told
+        finally:
+            made.shutdown()
 
 
 def self_signed(directory: Path, name: str) -> tuple[Path, Path]:
