@@ -129,7 +129,8 @@ def names_in_history(tmp_path: Path) -> list[str]:
 
     (tmp_path / "conda-meta").mkdir()
     for number, channel in enumerate(CHANNELS):
-        record = {"name": "a", "version": "1", "build": "0", "url": f"{channel}/linux-64/a-1-0.conda", "sha256": "0"}
+        url = f"{channel}/linux-64/a-1-0.conda"
+        record = {"name": "a", "version": "1", "build": "0", "url": url, "sha256": "0", "files": []}
         (tmp_path / f"conda-meta/{number}.json").write_text(json.dumps({**record, "paths_data": {"paths": []}}))
     return [each.description for each in conda_packages(tmp_path)]
 
