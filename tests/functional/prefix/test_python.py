@@ -172,7 +172,7 @@ def test_what_pip_installed_by_hand_goes_with_the_next_change_of_the_lock(
     user.run("verify", "-p", prefix)
 
 
-@pytest.mark.parametrize("script", ["bin/hello", "bin/plain", "bin/pip"])
+@pytest.mark.parametrize("script", ["bin/plain", "bin/pip"])  # of a wheel, of a conda package
 def test_no_create_takes_an_altered_script_for_right(
     user: User, python: tuple[LockedPackage, ...], hello: LockedPackage, tmp_path: Path, script: str
 ) -> None:
