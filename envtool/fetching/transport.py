@@ -83,7 +83,11 @@ def ask(request: Authorized, headers: Mapping[str, str], patience: Patience) -> 
         location = raw.headers.get("Location") if raw.status in _REDIRECTS else None
         if location is None:
             return Answer(raw, url)
-        raw.drain_conn()
+        # A body is not waited for: it might never end, and nobody counts its bytes.
+        if raw.headers.get("Content-Length") == "0":
+            raw.drain_conn()  # so that the connection can be used again
+        raw.close()
+        raw.release_conn()
         target = urljoin(url, quote(location.encode("latin1"), safe="!#$%&'()*+,/:;=?@[]~"))
         authorization = from_netrc(target) or (authorization if _is_same_place(url, target) else None)
         url = _without_user(target)

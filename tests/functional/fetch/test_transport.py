@@ -137,6 +137,36 @@ def test_redirects_that_never_end() -> None:
         assert len(asked) == 31
 
 
+def test_a_redirect_whose_body_never_ends_is_followed_at_once() -> None:
+    is_over = threading.Event()
+
+    class Endless(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", target)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not is_over.wait(0.05):
+                    self.wfile.write(b"x")
+
+    with server([]) as origin, ThreadingHTTPServer(("127.0.0.1", 0), Endless) as made:
+        target = f"http://127.0.0.1:{origin.server_port}/a"
+        made.daemon_threads = True
+        threading.Thread(target=made.serve_forever, args=(0.05,), daemon=True).start()
+        answers: list[bytes] = []
+        asking = threading.Thread(
+            target=lambda: answers.append(get(f"http://127.0.0.1:{made.server_port}/a")), daemon=True
+        )
+        asking.start()
+        asking.join(5)
+        is_over.set()
+        made.shutdown()
+        assert answers == [b"ok"]
+
+
 def test_a_redirect_to_what_is_no_url() -> None:
     for target in ("http://h.example:x/", "ftp://h.example/", "http://"):
         with server([], {"/a": target}.get) as origin, pytest.raises(TransferError) as failed:

@@ -12,6 +12,7 @@ from envtool.building.git_wheels import rebuild
 from envtool.fetching.cache import Cache, sha256_of
 from envtool.locking.lockfile import read_lockfile
 from envtool.report import Display
+from tests.functional.lock.test_git import ENVIRONMENT
 from tests.support.git_repository import GitRepository
 from tests.support.ssh_server import SSHD, SshServer, ssh_server
 
@@ -19,14 +20,6 @@ pytestmark = pytest.mark.skipif(
     not (SSHD and shutil.which("ssh") and shutil.which("ssh-keygen")),
     reason="needs OpenSSH: apt-get install openssh-server openssh-client",
 )
-ENVIRONMENT = """\
-channels: [conda-forge]
-platforms: [linux-64]
-dependencies:
-  - python=3.9
-  - pip:
-      - greet @ git+{}
-"""
 # Far more than a refusal takes, and far less than the one who is asked takes to answer.
 _LIMIT_S = 120.0
 
@@ -58,7 +51,7 @@ def test_a_repository_behind_ssh(
     envtool, write, repository: GitRepository, server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"{server.url}{tmp_path / 'published' / 'greet.git'}"
-    write(ENVIRONMENT.format(f"{url}@v1"))
+    write(ENVIRONMENT.format(f"greet @ git+{url}@v1"))
     answer = envtool("lock", kill_after_s=_LIMIT_S, **server.variables)
     assert answer.returncode == 0, answer.stderr
     package = next(each for each in read_lockfile(tmp_path / "conda-lock.yml").packages if each.name == "greet")
@@ -81,7 +74,7 @@ def test_what_ssh_would_ask_about_is_refused_with_its_reason(
 ) -> None:  # fmt: skip
     change(server)
     url = f"{server.url}{tmp_path / 'published' / 'greet.git'}"
-    write(ENVIRONMENT.format(f"{url}@v1"))
+    write(ENVIRONMENT.format(f"greet @ git+{url}@v1"))
     answer = envtool("lock", kill_after_s=_LIMIT_S, **server.variables)
     assert server.questions == ""
     assert answer.returncode == 3, answer.stderr
