@@ -99,7 +99,8 @@ def publish(
             name = name or (source.with_suffix(".safetensors").name if is_converted else source.name)
             return _publish_file(whole, directory / name, version, extras)
     except CheckpointError as error:
-        raise PublishError(error.message, hint="publish what torch.save or safetensors wrote") from error
+        hint = error.hint or "publish what torch.save or safetensors wrote"
+        raise PublishError(f"{source}: {error.message}", hint=hint) from error
     except OSError as error:
         raise PublishError(
             f"{error.filename or source}: {error.strerror}", hint="check the path and its rights"
@@ -132,7 +133,10 @@ def _convert(source: Path, is_wanted: bool | None) -> Iterator[tuple[Path, bool]
         converted = directory / "converted.safetensors"
         try:
             if is_wanted or conversion.can_read_safely():
-                conversion.convert(source, converted, may_unpickle=bool(is_wanted))
+                # torch.load goes by the suffix where it is that of safetensors.
+                alias = directory / "source"
+                alias.symlink_to(source.absolute())
+                conversion.convert(alias, converted, may_unpickle=bool(is_wanted))
         except CheckpointError:
             if is_wanted:
                 raise  # otherwise it is published as it is: some servers may unpickle it
