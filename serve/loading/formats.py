@@ -25,6 +25,10 @@ FORMATS = (SAFETENSORS, TORCH, TORCHSCRIPT, EXPORT)
 # of earlier ones.
 _MARKS = ((TORCHSCRIPT, "/constants.pkl"), (EXPORT, "models/model.json"), (EXPORT, "serialized_exported_program.json"))
 
+# The dtype of what a state dict holds beside tensors, such as what `get_extra_state()` gives.
+EXTRA = "EXTRA"
+_FLOATING = frozenset({"F64", "F32", "F16", "BF16"})
+
 # Source: the safetensors format description caps the header at 100 MB to stop a hostile length.
 _HEADER_LIMIT_BYTES = 100_000_000
 _MOST_ISSUES_SHOWN = 5
@@ -43,6 +47,8 @@ class TensorSpec:
     shape: tuple[int, ...]
 
     def __str__(self) -> str:
+        if self.dtype == EXTRA:
+            return "extra state that is no tensor"
         return f"{self.dtype}{list(self.shape)}"
 
 
@@ -63,8 +69,8 @@ def detect_format(path: Path) -> str:
     """
     with path.open("rb") as reader:
         start = reader.read(9)
-    # Asked first: its first byte is the lowest of a length, and can be that of a pickle. The limit of that length leaves
-    # the last four bytes 0, and no pickle and no zip archive has them so.
+    # Asked first: its first byte is the lowest of a length, and can be that of a pickle. The limit of that length
+    # leaves its last four bytes 0, and no pickle and no zip archive has them so.
     if start[4:] == b"\0\0\0\0{":
         return SAFETENSORS
     # A zip archive is what torch.save writes since 1.6; a bare pickle is what it wrote before.
@@ -149,9 +155,7 @@ def _read_entries(path: Path) -> tuple[dict[str, Any], int, int]:
         prefix = reader.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         if not 2 <= length <= min(_HEADER_LIMIT_BYTES, size_bytes - 8):
-            raise CheckpointError(
-                "damaged", f"expected a header inside {size_bytes} bytes, found a length of {length}"
-            )
+            raise CheckpointError("damaged", f"expected a header inside {size_bytes} bytes, found a length of {length}")
         text = reader.read(length)
     try:
         header = json.loads(text)
@@ -198,4 +202,16 @@ def require_interface(expected: Interface, actual: Interface) -> None:
         shown = "; ".join(issues[:_MOST_ISSUES_SHOWN])
         rest = len(issues) - _MOST_ISSUES_SHOWN
         tail = f"; and {rest} more" if rest > 0 else ""
-        raise CheckpointError("architecture", f"the checkpoint is of another architecture: {shown}{tail}")
+        hint = _advise(expected, actual)
+        raise CheckpointError("architecture", f"the checkpoint is of another architecture: {shown}{tail}", hint=hint)
+
+
+def _advise(expected: Interface, actual: Interface) -> str | None:
+    differing = {name: (spec, actual.get(name)) for name, spec in expected.items() if actual.get(name) != spec}
+    if any(spec.dtype == EXTRA for spec, _ in differing.values()):
+        return "safetensors hold tensors only: publish with --no-convert, or have get_extra_state() return a tensor"
+    kinds = {(spec.dtype, found.dtype) for spec, found in differing.values() if found and found.shape == spec.shape}
+    if len(kinds) == 1 and set(expected) == set(actual) and kinds <= {(a, b) for a in _FLOATING for b in _FLOATING}:
+        ((wanted, found),) = kinds
+        return f"cast the module to {found} in its __init__ or build_module(), or save the weights as {wanted}"
+    return None

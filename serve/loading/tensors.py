@@ -18,8 +18,9 @@ from typing import Any
 import torch
 
 from serve.errors import CheckpointError
-from serve.loading.formats import TensorSpec
+from serve.loading.formats import EXTRA, TensorSpec
 from serve.loading.host_memory import Available
+from serve.loading.ties import Memory
 
 # Source: the safetensors format description, and the names that safetensors 0.8 gives to types of torch. A torch that
 # lacks a type has no tensor of it.
@@ -69,9 +70,34 @@ def is_module(thing: object) -> bool:
     return isinstance(thing, torch.nn.Module)
 
 
+def is_tensor(thing: object) -> bool:
+    """Whether something is a `torch.Tensor`."""
+    return isinstance(thing, torch.Tensor)
+
+
+def is_extra(name: str) -> bool:
+    """Whether a name of a state dict may stand for something else than a tensor.
+
+    Args:
+        name: that of `get_extra_state()`, or of the packed weights of a quantised module.
+    """
+    return name.rpartition(".")[2] == "_extra_state" or "_packed_params" in name
+
+
+def is_lazy(module: Any) -> bool:
+    """Whether a module has tensors whose shapes its first input tells."""
+    return any(torch.nn.parameter.is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers()))
+
+
 def without_gradients() -> AbstractContextManager[None]:
     """Return the context in which a model answers."""
     context: AbstractContextManager[None] = torch.inference_mode()
+    return context
+
+
+def unrecorded() -> AbstractContextManager[None]:
+    """Return the context in which a module may make weights of its own that will be replaced."""
+    context: AbstractContextManager[None] = torch.no_grad()
     return context
 
 
@@ -79,12 +105,14 @@ def interface_of(state: State) -> dict[str, TensorSpec]:
     """Return names, dtypes and shapes of a state dict.
 
     Args:
-        state: tensors by name.
+        state: tensors by name; what is none has the dtype `EXTRA`.
     """
     return {name: _spec_of(tensor) for name, tensor in state.items()}
 
 
 def _spec_of(tensor: Any) -> TensorSpec:
+    if not is_tensor(tensor):
+        return TensorSpec(EXTRA, ())
     dtype, shape = _SAFETENSORS_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape)
     if dtype == _PACKED and shape:
         shape = (*shape[:-1], 2 * shape[-1])
@@ -114,6 +142,8 @@ def require_finite(state: State, module: Any) -> None:
 
 
 def _floating_chunks(tensor: Any) -> Iterator[Any]:
+    if not is_tensor(tensor) or tensor.is_quantized:
+        return
     # What packs two numbers into an element has no NaN and no infinity.
     if tensor.is_complex() or (tensor.is_floating_point() and _SAFETENSORS_NAMES.get(tensor.dtype) != _PACKED):
         yield from tensor.reshape(-1).split(_CHECK_ELEMENTS)
@@ -125,19 +155,22 @@ def can_assign() -> bool:
     return "assign" in inspect.signature(torch.nn.Module.load_state_dict).parameters
 
 
-def attach(module: Any, state: State, device: str) -> None:
+def attach(module: Any, state: State, device: str, memory: Memory) -> None:
     """Give a module its weights, without a copy where torch can.
 
     Args:
         module: of the same interface as the state.
         state: tensors by name; the module may keep them.
         device: where the module is to compute.
+        memory: how the module's tensors lay in memory, which they do again afterwards.
     """
     if can_assign():
         module.load_state_dict(state, assign=True)
     else:
         module.load_state_dict(state)
+    memory.restore()
     freeze(module.to(device))
+    memory.restore()  # buffers that were moved are others
 
 
 def freeze(module: Any) -> None:
@@ -146,7 +179,8 @@ def freeze(module: Any) -> None:
     Args:
         module: holds its weights already.
     """
-    module.eval()
+    with contextlib.suppress(NotImplementedError):  # an exported program has one mode, in which it was exported
+        module.eval()
     for parameter in module.parameters():  # one by one: TorchScript modules have no requires_grad_
         parameter.requires_grad_(False)
 

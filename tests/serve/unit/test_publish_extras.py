@@ -48,12 +48,12 @@ def test_conversion_is_the_default_where_it_is_safe(trainer, pth):
     assert publish(pth, trainer.directory, extras=Extras(convert=False)).format == "torch"
 
 
-def test_what_holds_no_state_dict_is_published_as_it_is_unless_asked(trainer):
+def test_what_holds_no_state_dict_is_not_published(trainer):
     path = trainer.work / "list.pth"
     torch.save([1, 2], str(path))
-    assert publish(path, trainer.directory).format == "torch"
     with pytest.raises(PublishError, match="expected a state dict"):
         publish(path, trainer.directory, extras=Extras(convert=True))
+    assert list(trainer.directory.iterdir()) == []
 
 
 def test_golden_answers_are_computed_or_given(trainer, monkeypatch, tmp_path):
