@@ -61,7 +61,7 @@ def fit(wanted: Architecture, found: Interface) -> Fit:
         return Fit(plain)
     attempts = list(_attempts(wanted, found))
     fits = [(prefix, names) for prefix, names in attempts if not _differences(wanted, names, found)]
-    certain = [names for _, names in fits if set(found) - set(names.values()) <= _COUNTERS]
+    certain = [names for _, names in fits if {_bare(name) for name in set(found) - set(names.values())} <= _COUNTERS]
     if len(fits) == 1 and certain:
         return Fit(certain[0], _taken_off(certain[0]))
     if fits:
@@ -93,10 +93,11 @@ def strip_wrappers(names: Sequence[str]) -> str:
 
 def _attempts(wanted: Architecture, found: Interface) -> Iterator[tuple[str, dict[str, str]]]:
     """Rename the checkpoint's tensors in each way that gives the module's first name."""
-    theirs = {_bare(name): name for name in found}
     ours = {_bare(name): name for name in wanted.tensors}
-    if not ours or len(ours) != len(wanted.tensors) or len(theirs) != len(found):
-        theirs, ours = {name: name for name in found}, {name: name for name in wanted.tensors}
+    kept = [name for name in found if _bare(name) in ours or _bare(name) not in _COUNTERS]
+    theirs = {_bare(name): name for name in kept}
+    if not ours or len(ours) != len(wanted.tensors) or len(theirs) != len(kept):
+        theirs, ours = {name: name for name in kept}, {name: name for name in wanted.tensors}
     if not ours:
         return
     anchor = max(ours, key=lambda name: (name.count("."), len(name)))

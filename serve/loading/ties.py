@@ -55,10 +55,13 @@ class _Place:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is all of its memory, in order."""
-        tensor = self.tensor
-        size_bytes = tensor.numel() * tensor.element_size()
-        return bool(tensor.is_contiguous()) and size_bytes == storage_of(tensor).nbytes()
+        """Whether it is all of its memory, in any order of its dimensions."""
+        tensor, expected = self.tensor, 1
+        for stride, length in sorted(zip(tensor.stride(), tensor.shape)):
+            if length != 1 and stride != expected:
+                return False
+            expected *= length
+        return bool(tensor.numel() * tensor.element_size() == storage_of(tensor).nbytes())
 
     def is_tied_to(self, other: _Place) -> bool:
         """Whether both are one tensor under two names."""
@@ -144,6 +147,8 @@ def _view(source: Any, one: _Place, other: _Place) -> Any:
     if one.is_tied_to(other):
         return source
     whole = source.contiguous()
+    if not one.tensor.is_contiguous():
+        whole = torch.empty_strided(source.shape, one.tensor.stride(), dtype=source.dtype).copy_(source)
     wanted = other.tensor
     return whole.as_strided(wanted.shape, wanted.stride(), whole.storage_offset() + wanted.storage_offset())
 
