@@ -1,7 +1,6 @@
 """Small architectures of torch.nn: what people put behind a server, one of each kind.
 
-Each entry makes a module and an input as a request has it. They are seeded, so that a builder makes the same module again
-up to its weights.
+Each entry makes a module, and says what inputs it takes.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def test_lazy_layers_take_their_shapes_from_the_example(tmp_path, load):
         def forward(self, rows):
             raise RuntimeError("no such thing")
 
-    with pytest.raises(ModelError, match="lazy layers.*no such thing") as caught:
+    with pytest.raises(ModelError, match=r"lazy layers.*no such thing") as caught:
         load(Raising, path)
     assert "run the example" in caught.value.hint
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def test_there_are_enough_of_them():
 @pytest.mark.parametrize("kind", ZOO)
 def test_each_is_served_as_it_was_trained(tmp_path, kind):
     local, right = trained(kind)
-    environ = {"SERVE_MODEL": "zoo:Served", "SERVE_MODEL_ARGS": '{"kind": "%s"}' % kind, "SERVE_CHECKPOINTS": "ck"}
+    environ = {"SERVE_MODEL": "zoo:Served", "SERVE_MODEL_ARGS": json.dumps({"kind": kind}), "SERVE_CHECKPOINTS": "ck"}
     loader = ModelLoader(load_settings({**environ, "SERVE_PYTHON_PATH": str(SUPPORT)}, tmp_path).find())
     pickled, saved = tmp_path / "m.pth", tmp_path / "m.safetensors"
     torch.save({"state_dict": {f"module.{name}": value for name, value in local.state_dict().items()}}, str(pickled))
