@@ -15,7 +15,7 @@ from serve.loading.fitting import Architecture, Fit, fit
 from serve.loading.tensors import State, interface_of, is_extra, is_module, is_tensor
 
 # Keys under which trainers keep tensors by name that are no weights.
-_OTHERS = re.compile(r"optim|sched|scaler|rng|callback|loop|hparam|hyper|grad", re.IGNORECASE)
+_OTHERS = re.compile(r"optim|sched|scaler|rng|random|callback|loop|hparam|hyper|grad|metric|loss|histor", re.IGNORECASE)
 _DEEPEST = 4
 _PLAIN = (int, float, str, type(None))
 _MOST_SHOWN = 5
@@ -23,11 +23,12 @@ _MOST_SHOWN = 5
 States = dict[str, State]
 
 
-def states_in(loaded: object) -> States:
+def states_in(loaded: object, passed_over: re.Pattern[str] | None = _OTHERS) -> States:
     """Find the state dicts.
 
     Args:
         loaded: what `torch.load` or safetensors gave.
+        passed_over: keys of tensors by name that are no weights.
 
     Returns:
         Each by its keys, joined with dots; under the empty key where all of it is one.
@@ -35,7 +36,7 @@ def states_in(loaded: object) -> States:
     Raises:
         CheckpointError: there is none.
     """
-    found = dict(_walk(loaded, (), 0))
+    found = dict(_walk(loaded, (), passed_over))
     if not found:
         raise CheckpointError("content", _describe(loaded), hint="save module.state_dict(), alone or under a key")
     return found
@@ -104,19 +105,20 @@ class _Taken(dict[str, Any]):
     _metadata: Mapping[str, Any] = {}
 
 
-def _walk(thing: object, keys: tuple[str, ...], depth: int) -> list[tuple[str, State]]:
+def _walk(thing: object, keys: tuple[str, ...], passed_over: re.Pattern[str] | None) -> list[tuple[str, State]]:
     if is_module(thing):
         module: Any = thing
         thing = module.state_dict()
-    if not isinstance(thing, Mapping) or depth > _DEEPEST:
+    if not isinstance(thing, Mapping) or len(keys) > _DEEPEST:
         return []
     if _is_state(thing):
         kept = {name: value for name, value in thing.items() if is_tensor(value) or is_extra(name)}
-        return [(".".join(keys), kept)] if kept or not keys else []
+        # As it is where that can be: torch's own carries the versions of the layers.
+        return [(".".join(keys), thing if len(kept) == len(thing) else kept)] if kept or not keys else []
     found = []
     for key, value in thing.items():
-        if isinstance(key, str) and not _OTHERS.search(key):
-            found += _walk(value, (*keys, key), depth + 1)
+        if isinstance(key, str) and not (passed_over and passed_over.search(key)):
+            found += _walk(value, (*keys, key), passed_over)
     return found
 
 

@@ -191,8 +191,8 @@ class ModelLoader:
             tensors.freeze(module)
             return module
         module = servable.build_module(self._settings, built)
-        memory, own = Memory(module), module.state_dict()
-        architecture = Architecture(tensors.interface_of(own), memory.sources())
+        memory = Memory(module)
+        architecture = Architecture(tensors.interface_of(module.state_dict()), memory.sources())
         if plan.format == SAFETENSORS and architecture != self._architecture:
             # The header is enough to refuse another architecture before gigabytes of weights are read.
             fit(architecture, read_safetensors_interface(plan.stored.path))
@@ -201,7 +201,7 @@ class ModelLoader:
         state, took_off = bundle.take(bundle.states_in(found), architecture)
         if took_off and self._say is not None:
             self._say("unwrapped", sha256=plan.stored.sha256, took_off=list(took_off))
-        memory.complete(state, own)
+        memory.complete(state, architecture.tensors)
         tensors.require_finite(state, module)
         tensors.attach(module, state, self._settings.device, memory)
         return module

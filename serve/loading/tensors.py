@@ -144,6 +144,8 @@ def require_finite(state: State, module: Any) -> None:
 def _floating_chunks(tensor: Any) -> Iterator[Any]:
     if not is_tensor(tensor) or tensor.is_quantized:
         return
+    if tensor.layout != torch.strided:
+        tensor = tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor.values()
     # What packs two numbers into an element has no NaN and no infinity.
     if tensor.is_complex() or (tensor.is_floating_point() and _SAFETENSORS_NAMES.get(tensor.dtype) != _PACKED):
         yield from tensor.reshape(-1).split(_CHECK_ELEMENTS)

@@ -43,7 +43,7 @@ def convert(
         prefix: taken off the names, without those that begin otherwise; `None` for that of a known wrapper.
 
     Returns:
-        What was taken off: the key and the prefix.
+        What was done, in words.
 
     Raises:
         CheckpointError: the source holds no state dict, or one that safetensors cannot hold.
@@ -53,10 +53,15 @@ def convert(
     if format == SAFETENSORS:
         with safetensors.safe_open(str(source), "pt") as opened:
             metadata = opened.metadata()
-    found = weights.read_state(source, format, may_unpickle)
-    taken, state = bundle.choose(bundle.states_in(found), key)
+    found, left_out = _read(source, format, may_unpickle)
+    states = bundle.states_in(found) if key is None else bundle.states_in(found, passed_over=None)
+    taken, state = bundle.choose(states, key)
     cut = strip_wrappers(list(state)) if prefix is None else prefix
     state = _strip(state, cut, is_stated=prefix is not None)
+    strangers = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
+    if strangers:
+        said = f"safetensors hold tensors only, found {type(state[strangers[0]]).__name__} as {strangers[0]}"
+        raise CheckpointError(UNFIT, said, hint="publish it with --no-convert, or keep it in a tensor")
     seen: set[int] = set()
     try:
         held = {name: _own(tensor, seen) for name, tensor in state.items()}
@@ -66,7 +71,38 @@ def convert(
     except Exception as error:  # of torch or safetensors, for types and layouts that have no name there
         said = f"safetensors cannot hold it: {type(error).__name__}: {error}"
         raise CheckpointError(UNFIT, said, hint="publish it with --no-convert") from error
-    return [part for part in (taken, cut) if part]
+    took_off = [f'took off "{part}"' for part in (taken, cut) if part]
+    return took_off + ([f"left out objects of {', '.join(left_out[:_MOST_SHOWN])}"] if left_out else [])
+
+
+class _LeftOut:
+    """Stands for an object of any class beside the weights; the class is not even imported."""
+
+    def __new__(cls, *arguments: object, **named: object) -> _LeftOut:
+        return super().__new__(cls)
+
+    def __init__(self, *arguments: object, **named: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _read(source: Path, format: str, may_unpickle: bool) -> tuple[Any, list[str]]:
+    """Read a file; of what cannot be read without its code, the tensors, where this torch can (2.6)."""
+    try:
+        return weights.read_state(source, format, may_unpickle), []
+    except CheckpointError as error:
+        if error.code != "pickle" or not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
+            raise
+        try:
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(str(source))
+            with torch.serialization.safe_globals([(_LeftOut, name) for name in names]):
+                found = weights.read_state(source, format, may_unpickle)
+            bundle.states_in(found)
+        except Exception:  # what is made of more than attributes cannot be left out, nor can a module
+            raise error from None
+        return found, sorted(names)
 
 
 def _strip(state: Any, prefix: str, is_stated: bool) -> dict[str, Any]:

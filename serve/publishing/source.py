@@ -99,12 +99,11 @@ def _convert(source: Path, format: str, directory: Path, how: Conversion) -> Rea
     alias.symlink_to(source.absolute())
     target = directory / "converted.safetensors"
     try:
-        took_off = conversion.convert(alias, format, target, bool(how.wanted), how.key, how.prefix)
+        done = conversion.convert(alias, format, target, bool(how.wanted), how.key, how.prefix)
     except CheckpointError as error:
         # Some servers may unpickle it, and it may be what no safetensors can hold; all else is wrong everywhere.
         if how.is_stated or error.code not in ("pickle", conversion.UNFIT):
             raise
         hint = f" ({error.hint})" if error.code == "pickle" else ""
         return Ready(source, notes=(f"not converted: {error.message}{hint}",))
-    notes = ["converted to safetensors"] if format == TORCH else []
-    return Ready(target, True, (*notes, *(f'took off "{part}"' for part in took_off)))
+    return Ready(target, True, (*(["converted to safetensors"] if format == TORCH else []), *done))
