@@ -5,7 +5,6 @@ Needs torch and safetensors, so only `serve.publishing.source` imports it, and o
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,11 @@ from serve.loading import bundle, weights
 from serve.loading.fitting import strip_wrappers
 from serve.loading.formats import SAFETENSORS
 from serve.loading.ties import storage_of
+from serve.publishing import tensors_only
 
 # The code of what is a whole state dict, but nothing that safetensors can hold.
 UNFIT = "unfit"
 _MOST_SHOWN = 5
-
-
-def can_read_safely() -> bool:
-    """Whether this torch can read a pickle without running its code (torch 1.13)."""
-    return "weights_only" in inspect.signature(torch.load).parameters
 
 
 def convert(
@@ -75,34 +70,19 @@ def convert(
     return took_off + ([f"left out objects of {', '.join(left_out[:_MOST_SHOWN])}"] if left_out else [])
 
 
-class _LeftOut:
-    """Stands for an object of any class beside the weights; the class is not even imported."""
-
-    def __new__(cls, *arguments: object, **named: object) -> _LeftOut:
-        return super().__new__(cls)
-
-    def __init__(self, *arguments: object, **named: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
 def _read(source: Path, format: str, may_unpickle: bool) -> tuple[Any, list[str]]:
-    """Read a file; of what cannot be read without its code, the tensors, where this torch can (2.6)."""
+    """Read a file; where that would run its code, what it holds beside objects."""
     try:
         return weights.read_state(source, format, may_unpickle), []
     except CheckpointError as error:
-        if error.code != "pickle" or not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
+        if error.code != "pickle":
             raise
         try:
-            names = torch.serialization.get_unsafe_globals_in_checkpoint(str(source))
-            with torch.serialization.safe_globals([(_LeftOut, name) for name in names]):
-                found = weights.read_state(source, format, may_unpickle)
+            found, left_out = tensors_only.read(source)
             bundle.states_in(found)
-        except Exception:  # what is made of more than attributes cannot be left out, nor can a module
+        except Exception:  # the weights themselves are in an object, as those of a whole module
             raise error from None
-        return found, sorted(names)
+        return found, left_out
 
 
 def _strip(state: Any, prefix: str, is_stated: bool) -> dict[str, Any]:

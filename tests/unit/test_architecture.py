@@ -35,6 +35,7 @@ DOORS = {
     "subprocess": {"envtool/process.py", "serve/telling/hook.py"},
     "torch": {
         "serve/publishing/conversion.py",
+        "serve/publishing/tensors_only.py",
         *(
             f"serve/loading/{name}.py"
             for name in ("inputs", "optimization", "outputs", "rows", "tensors", "ties", "weights")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from serve.watching.manifest import parse_marker
 
 pytestmark = pytest.mark.needs_torch
 torch = pytest.importorskip("torch")
-HAS_WEIGHTS_ONLY = "weights_only" in inspect.signature(torch.load).parameters
 
 
 def manifest_of(published):
@@ -44,7 +42,7 @@ def test_a_state_dict_becomes_safetensors(trainer, pth):
 
 
 def test_conversion_is_the_default_where_it_is_safe(trainer, pth):
-    assert publish(pth, trainer.directory).format == ("safetensors" if HAS_WEIGHTS_ONLY else "torch")
+    assert publish(pth, trainer.directory).format == "safetensors"
     assert publish(pth, trainer.directory, extras=Extras(convert=False)).format == "torch"
 
 
