@@ -245,11 +245,7 @@ class Whole(Net):
 
 def test_full_pickles(tmp_path, monkeypatch, capsys):
     local = Net().eval()
-    for bundle in (
-        local,
-        {"model": local, "epoch": 1},
-        {"state_dict": local.state_dict(), "args": argparse.Namespace()},
-    ):
+    for bundle in (local, {"model": local, "epoch": 1}):
         path = saved(tmp_path, bundle)
         assert main(["publish", str(path), "--to", str(tmp_path / "ck")]) == 0
         said = capsys.readouterr().out
@@ -265,6 +261,50 @@ def test_full_pickles(tmp_path, monkeypatch, capsys):
         assert set(read_safetensors_interface(Path(published.checkpoint))) == set(local.state_dict())
         for loader, file in ((allowed, path), (make_loader(tmp_path, monkeypatch), published.checkpoint)):
             assert load(loader, file).predict(ROW) == local(torch.tensor(ROW)).tolist()
+
+
+class Bomb:
+    """Unpickles into a file on the disk."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return (open, (str(self.target), "w"))
+
+
+class Settings(dict):
+    """As Lightning keeps its hyperparameters."""
+
+
+OBJECTS = {
+    "namespace": argparse.Namespace(lr=0.1),
+    "dictionary of a class": Settings(lr=0.1, more=Settings()),
+    "default dictionary": collections.defaultdict(list, a=[1]),
+    "queue": collections.deque([1]),
+    "path": Path("x"),
+    "function": Path.cwd,
+    "class": Settings,
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_objects_beside_the_weights_are_left_out_and_not_run(tmp_path, monkeypatch, is_zip, protocol):
+    local = Net().eval()
+    exploded = tmp_path / "exploded"
+    state = {f"model.{name}": value for name, value in local.state_dict(keep_vars=True).items()}
+    path = tmp_path / "last.ckpt"
+    bundle = {"bomb": Bomb(exploded), "state_dict": state, "all": OBJECTS, **OBJECTS}
+    torch.save(bundle, str(path), pickle_protocol=protocol, _use_new_zipfile_serialization=is_zip)
+    published = publish(path, tmp_path / "ck")
+    assert not exploded.exists()
+    assert any("left out objects of" in note and "argparse.Namespace" in note for note in published.notes)
+    right = local(torch.tensor(ROW)).tolist()
+    assert load(make_loader(tmp_path, monkeypatch), published.checkpoint).predict(ROW) == right
+    torch.save({"model": local, "bomb": Bomb(exploded)}, str(path), pickle_protocol=protocol)
+    assert publish(path, tmp_path / "ck").format == "torch"
+    assert not exploded.exists()
 
 
 def test_an_optimizer_alone_is_no_checkpoint(tmp_path):
