@@ -169,6 +169,38 @@ def test_an_exception_says_nothing_to_a_terminal():
     assert explain(RuntimeError("\x1b[1mred\x1b[0m\nand\x07 more")) == "RuntimeError: red and more"
 
 
+class Sparse(Line):
+    def __init__(self):
+        super().__init__()
+        self.sparse = nn.Parameter(torch.eye(2).to_sparse())
+
+    def forward(self, rows):
+        return torch.sparse.mm(self.sparse, self.line(rows).t()).t()
+
+
+class Quantised(nn.Module):
+    example_inputs = Line.example_inputs
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.quantization.quantize_dynamic(Line().eval(), {nn.Linear}, dtype=torch.qint8)
+
+    def forward(self, rows):
+        return self.net(rows)
+
+
+@pytest.mark.parametrize("kind", [Sparse, Quantised])
+def test_what_safetensors_cannot_hold_is_served_as_it_is(tmp_path, load, kind):
+    local = kind().eval()
+    path = tmp_path / "m.pth"
+    torch.save(local.state_dict(), str(path))
+    published = publish(path, tmp_path / "ck")
+    assert "not converted: safetensors" in published.notes[0]
+    with torch.no_grad():
+        right = local(torch.tensor([[3.0, 4.0]])).tolist()
+    assert load(kind, published.checkpoint).predict([[3.0, 4.0]]) == right
+
+
 needs_export = pytest.mark.skipif(not hasattr(torch, "export"), reason="this torch exports nothing")
 
 
