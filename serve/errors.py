@@ -5,8 +5,21 @@ A message names the thing, then what was expected, then what was found. What to 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+# What would colour a terminal's text or move its cursor: other people's errors hold such things.
+_CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0e-\x1f\x7f]")
+
+
+def plain(text: str) -> str:
+    """Write a text on one line that does nothing to a terminal.
+
+    Args:
+        text: for example the message of an exception.
+    """
+    return " ".join(_CONTROLS.sub("", text).split())
 
 
 class ServeError(Exception):

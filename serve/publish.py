@@ -6,20 +6,18 @@ new bytes come. A server that looks in between keeps what it serves.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 from serve import files
 from serve.errors import CheckpointError, PublishError
-from serve.loading.formats import SAFETENSORS, TORCH, detect_format, read_safetensors_interface
+from serve.loading.formats import SAFETENSORS, detect_format, read_safetensors_interface
+from serve.publishing.source import Conversion, prepare
 from serve.watching import sharded
 from serve.watching.checkpoint import MARKER_SUFFIX
 from serve.watching.manifest import WORD, parse_marker
@@ -38,6 +36,7 @@ class Published:
         version: that the marker gives it.
         created: when it was published, as ISO 8601.
         format: one of `serve.loading.formats.FORMATS`.
+        notes: what was done to the source's weights on the way, or why nothing was.
     """
 
     checkpoint: str
@@ -46,6 +45,7 @@ class Published:
     version: str
     created: str
     format: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Extras:
         key: a private key to sign with.
         convert: whether what torch.save wrote becomes safetensors; `None` where that can be done safely.
         generation: the publisher's own rising number, or 0.
+        weights_key: under which the weights lie in what torch.save wrote; `None` where it is clear.
+        strip_prefix: taken off the names of the tensors; `None` for that of a known wrapper.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -67,6 +69,8 @@ class Extras:
     key: Path | None = None
     convert: bool | None = None
     generation: int = 0
+    weights_key: str | None = None
+    strip_prefix: str | None = None
 
 
 _NOTHING = Extras()
@@ -92,14 +96,18 @@ def publish(
         SignatureError: the key cannot be used. Nothing was changed.
     """
     _require_words(name, version)
+    how = Conversion(extras.convert, extras.weights_key, extras.strip_prefix)
     try:
         if sharded.is_index(source):
+            if how.key is not None or how.prefix is not None:
+                raise PublishError(f"{source}: --key and --strip-prefix: expected one file, found an index of shards")
             return _publish_sharded(source, directory, name or source.name, version, extras)
-        with _convert(source, extras.convert) as (whole, is_converted):
-            name = name or (source.with_suffix(".safetensors").name if is_converted else source.name)
-            return _publish_file(whole, directory / name, version, extras)
+        with prepare(source, how) as ready:
+            name = name or (source.with_suffix(".safetensors").name if ready.is_converted else source.name)
+            return replace(_publish_file(ready.path, directory / name, version, extras), notes=ready.notes)
     except CheckpointError as error:
-        raise PublishError(error.message, hint="publish what torch.save or safetensors wrote") from error
+        hint = error.hint or "publish what torch.save or safetensors wrote"
+        raise PublishError(f"{source}: {error.message}", hint=hint) from error
     except OSError as error:
         raise PublishError(
             f"{error.filename or source}: {error.strerror}", hint="check the path and its rights"
@@ -112,33 +120,6 @@ def _require_words(name: str | None, version: str | None) -> None:
             raise PublishError(f"the {what}: expected letters, digits and ._+-, found {given!r}")
     if name is not None and name.endswith(MARKER_SUFFIX):
         raise PublishError(f"the name: expected a checkpoint, found the name of a marker, {name!r}")
-
-
-@contextlib.contextmanager
-def _convert(source: Path, is_wanted: bool | None) -> Iterator[tuple[Path, bool]]:
-    """Give the file to publish: the source, or safetensors made from it."""
-    if detect_format(source) != TORCH or is_wanted is False:
-        yield source, False
-        return
-    if importlib.util.find_spec("torch") is None:
-        if is_wanted:
-            raise PublishError("--convert: torch is not installed", hint="run it where the model was trained")
-        yield source, False
-        return
-    from serve.publishing import conversion  # brings torch
-
-    directory = Path(tempfile.mkdtemp(prefix="envserve-"))
-    try:
-        converted = directory / "converted.safetensors"
-        try:
-            if is_wanted or conversion.can_read_safely():
-                conversion.convert(source, converted, may_unpickle=bool(is_wanted))
-        except CheckpointError:
-            if is_wanted:
-                raise  # otherwise it is published as it is: some servers may unpickle it
-        yield (converted, True) if converted.exists() else (source, False)
-    finally:
-        shutil.rmtree(directory)
 
 
 def _publish_file(source: Path, target: Path, version: str | None, extras: Extras) -> Published:

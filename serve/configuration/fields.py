@@ -51,7 +51,7 @@ FIELDS = (
     Field("allowed_pickles", values.sha256_list, "sha256 of checkpoints that may be unpickled in full", ()),
     Field(
         "format",
-        values.one_of("auto", "safetensors", "torch", "torchscript"),
+        values.one_of("auto", "safetensors", "torch", "torchscript", "export"),
         "what checkpoints are; auto: safetensors or torch, by their first bytes",
         "auto",
     ),

@@ -19,7 +19,15 @@ from serve.errors import CheckpointError
 SAFETENSORS = "safetensors"
 TORCH = "torch"
 TORCHSCRIPT = "torchscript"
-FORMATS = (SAFETENSORS, TORCH, TORCHSCRIPT)
+EXPORT = "export"
+FORMATS = (SAFETENSORS, TORCH, TORCHSCRIPT, EXPORT)
+# By which file of the archive it is known: all three are zip archives of pickles. Programs of torch 2.8 and later, then
+# of earlier ones.
+_MARKS = ((TORCHSCRIPT, "/constants.pkl"), (EXPORT, "models/model.json"), (EXPORT, "serialized_exported_program.json"))
+
+# The dtype of what a state dict holds beside tensors, such as what `get_extra_state()` gives.
+EXTRA = "EXTRA"
+_FLOATING = frozenset({"F64", "F32", "F16", "BF16"})
 
 # Source: the safetensors format description caps the header at 100 MB to stop a hostile length.
 _HEADER_LIMIT_BYTES = 100_000_000
@@ -39,6 +47,8 @@ class TensorSpec:
     shape: tuple[int, ...]
 
     def __str__(self) -> str:
+        if self.dtype == EXTRA:
+            return "extra state that is no tensor"
         return f"{self.dtype}{list(self.shape)}"
 
 
@@ -59,22 +69,24 @@ def detect_format(path: Path) -> str:
     """
     with path.open("rb") as reader:
         start = reader.read(9)
+    # Asked first: its first byte is the lowest of a length, and can be that of a pickle. The limit of that length
+    # leaves its last four bytes 0, and no pickle and no zip archive has them so.
+    if start[4:] == b"\0\0\0\0{":
+        return SAFETENSORS
     # A zip archive is what torch.save writes since 1.6; a bare pickle is what it wrote before.
     if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
-        return TORCHSCRIPT if _holds_code(path) else TORCH
-    if len(start) == 9 and start[8:] == b"{":
-        return SAFETENSORS
+        return _tell_archive(path)
     shown = start[:8].hex() or "no bytes at all"
-    raise CheckpointError("format", f"{path.name}: expected safetensors or a torch.save file, found {shown}")
+    raise CheckpointError("format", f"expected safetensors or a torch.save file, found {shown}")
 
 
-def _holds_code(path: Path) -> bool:
+def _tell_archive(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
-            # Both formats are zip archives of pickles; only TorchScript has a pickle of constants beside its code.
-            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+            names = archive.namelist()
     except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError):
-        return False  # not whole; who reads it says what is wrong
+        return TORCH  # a bare pickle, or not whole: who reads it says what is wrong
+    return next((format for format, mark in _MARKS if any(name.endswith(mark) for name in names)), TORCH)
 
 
 @dataclass(frozen=True)
@@ -106,10 +118,10 @@ def read_safetensors_header(path: Path) -> Header:
             _parse_spec(entry)
         expected_bytes = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise CheckpointError("damaged", f"{path.name}: the safetensors header is malformed ({error!r})") from error
+        raise CheckpointError("damaged", f"the safetensors header is malformed ({error!r})") from error
     if expected_bytes != body_bytes:
         raise CheckpointError(
-            "damaged", f"{path.name}: expected {expected_bytes} bytes of weights after the header, found {body_bytes}"
+            "damaged", f"expected {expected_bytes} bytes of weights after the header, found {body_bytes}"
         )
     return Header(tensors, begin)
 
@@ -143,16 +155,14 @@ def _read_entries(path: Path) -> tuple[dict[str, Any], int, int]:
         prefix = reader.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         if not 2 <= length <= min(_HEADER_LIMIT_BYTES, size_bytes - 8):
-            raise CheckpointError(
-                "damaged", f"{path.name}: expected a header inside {size_bytes} bytes, found a length of {length}"
-            )
+            raise CheckpointError("damaged", f"expected a header inside {size_bytes} bytes, found a length of {length}")
         text = reader.read(length)
     try:
         header = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError("damaged", f"{path.name}: the safetensors header is not JSON ({error})") from error
+        raise CheckpointError("damaged", f"the safetensors header is not JSON ({error})") from error
     if not isinstance(header, dict):
-        raise CheckpointError("damaged", f"{path.name}: the safetensors header is not an object")
+        raise CheckpointError("damaged", "the safetensors header is not an object")
     return header, 8 + length, size_bytes - 8 - length
 
 
@@ -192,4 +202,16 @@ def require_interface(expected: Interface, actual: Interface) -> None:
         shown = "; ".join(issues[:_MOST_ISSUES_SHOWN])
         rest = len(issues) - _MOST_ISSUES_SHOWN
         tail = f"; and {rest} more" if rest > 0 else ""
-        raise CheckpointError("architecture", f"the checkpoint is of another architecture: {shown}{tail}")
+        hint = _advise(expected, actual)
+        raise CheckpointError("architecture", f"the checkpoint is of another architecture: {shown}{tail}", hint=hint)
+
+
+def _advise(expected: Interface, actual: Interface) -> str | None:
+    differing = {name: (spec, actual.get(name)) for name, spec in expected.items() if actual.get(name) != spec}
+    if any(spec.dtype == EXTRA for spec, _ in differing.values()):
+        return "safetensors hold tensors only: publish with --no-convert, or have get_extra_state() return a tensor"
+    kinds = {(spec.dtype, found.dtype) for spec, found in differing.values() if found and found.shape == spec.shape}
+    if len(kinds) == 1 and set(expected) == set(actual) and kinds <= {(a, b) for a in _FLOATING for b in _FLOATING}:
+        ((wanted, found),) = kinds
+        return f"cast the module to {found} in its __init__ or build_module(), or save the weights as {wanted}"
+    return None

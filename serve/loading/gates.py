@@ -11,7 +11,7 @@ from typing import Callable
 from serve.configuration.settings import Settings
 from serve.errors import CheckpointError, ModelError, SignatureError
 from serve.loading import host_memory
-from serve.loading.formats import SAFETENSORS, TORCH, detect_format
+from serve.loading.formats import EXPORT, SAFETENSORS, TORCH, detect_format
 from serve.signature import Verifier
 from serve.swapping.store import Stored
 from serve.watching.manifest import Manifest
@@ -78,15 +78,22 @@ def decide_pickle(settings: Settings, format: str, sha256: str, is_signed: bool)
     Raises:
         CheckpointError: it may not be unpickled at all.
     """
-    if format != TORCH:
+    if format not in (TORCH, EXPORT):
         return False
+    may_unpickle = sha256 in settings.allowed_pickles or (settings.pickle == "trusted" and is_signed)
+    if format == EXPORT and (settings.pickle == "refuse" or not may_unpickle):
+        raise CheckpointError(
+            "pickle",
+            "the format: expected nothing that runs code when it is read, found a torch.export program",
+            hint='list its sha256 in allowed_pickles, or sign it and set pickle = "trusted"',
+        )
     if settings.pickle == "refuse":
         raise CheckpointError(
             "pickle",
             "the format: expected no pickle, found what torch.save writes",
             hint='publish it with --convert, or set pickle = "weights_only"',
         )
-    return sha256 in settings.allowed_pickles or (settings.pickle == "trusted" and is_signed)
+    return may_unpickle
 
 
 def warn_of_pickles(policy: str, weaknesses: tuple[str, ...], version: str, say: Callable[..., None]) -> None:

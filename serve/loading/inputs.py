@@ -40,7 +40,9 @@ class InputTensor:
         tensor = torch.tensor(example)
         self._dtype = tensor.dtype
         if tensor.is_floating_point():
-            floating = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
+            # Types of eight bits and less are for keeping weights, not for computing.
+            dtypes = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
+            floating = (dtype for dtype in dtypes if torch.empty(0, dtype=dtype).element_size() > 1)
             self._dtype = next(floating, tensor.dtype)
         # The first dimension is the rows, of which a request may have any number.
         self._row_shape = tuple(tensor.shape[1:])

@@ -17,19 +17,14 @@ from typing import Any, Callable
 
 from serve.configuration.settings import Settings
 from serve.errors import CheckpointError, SignatureError
-from serve.loading import cores, gates, servable, tensors, weights
-from serve.loading.formats import (
-    SAFETENSORS,
-    TORCH,
-    TORCHSCRIPT,
-    Interface,
-    read_safetensors_interface,
-    require_interface,
-)
+from serve.loading import bundle, cores, gates, servable, tensors, weights
+from serve.loading.fitting import Architecture, fit
+from serve.loading.formats import EXPORT, SAFETENSORS, TORCH, TORCHSCRIPT, read_safetensors_interface
 from serve.loading.host_memory import read_available
 from serve.loading.interface import require_same_form
 from serve.loading.optimization import optimize
 from serve.loading.room import make_room
+from serve.loading.ties import Memory
 from serve.loading.torch_predictor import TorchPredictor
 from serve.loading.warm_up import Candidate, warm_up
 from serve.signature import Verifier
@@ -38,6 +33,8 @@ from serve.swapping.store import Stored
 from serve.watching.manifest import Manifest
 
 Say = Callable[..., None]
+# What brings its own code; the class only needs the rest.
+_PROGRAMS = {TORCHSCRIPT: weights.read_script, EXPORT: weights.read_program}
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ class ModelLoader:
         except SignatureError as error:
             raise gates.unusable_key(error) from error
         self._slot = slot or Slot()
-        self._tensors: Interface | None = None  # of the class with its arguments, which do not change
+        self._architecture: Architecture | None = None  # of the class with its arguments, which do not change
         if say is not None:
             version = weights.torch_version()
             gates.warn_of_pickles(settings.pickle, weights.weaknesses(version), version, say)
@@ -129,8 +126,8 @@ class ModelLoader:
             gates.require_signature(self._verifier, stored, manifest)
         is_signed = self._verifier is not None
         may_unpickle = gates.decide_pickle(self._settings, format, stored.sha256, is_signed)
-        if format == SAFETENSORS and self._tensors is not None:
-            require_interface(self._tensors, read_safetensors_interface(stored.path))
+        if format == SAFETENSORS and self._architecture is not None:
+            fit(self._architecture, read_safetensors_interface(stored.path))
         return _Plan(stored, manifest, format, may_unpickle)
 
     def _prepare(self, plan: _Plan, form: Mapping[str, str], is_alone: bool) -> Loaded:
@@ -188,21 +185,25 @@ class ModelLoader:
         gates.require_memory(size_bytes * workers, tensors.read_device_memory(self._settings.device), plan.stored)
 
     def _read(self, plan: _Plan, built: Any) -> Any:
-        if plan.format == TORCHSCRIPT:
-            module = weights.read_script(plan.stored.path, self._settings.device)
+        if plan.format in _PROGRAMS:
+            module = _PROGRAMS[plan.format](plan.stored.path, self._settings.device)
             tensors.require_finite(module.state_dict(), module)
             tensors.freeze(module)
             return module
         module = servable.build_module(self._settings, built)
-        examined, expected = self._tensors, tensors.interface_of(module.state_dict())
-        self._tensors = expected
-        if plan.format == SAFETENSORS and expected != examined:
+        memory = Memory(module)
+        architecture = Architecture(tensors.interface_of(module.state_dict()), memory.sources())
+        if plan.format == SAFETENSORS and architecture != self._architecture:
             # The header is enough to refuse another architecture before gigabytes of weights are read.
-            require_interface(expected, read_safetensors_interface(plan.stored.path))
-        state = weights.read_state(plan.stored.path, plan.format, plan.may_unpickle)
-        require_interface(expected, tensors.interface_of(state))
+            fit(architecture, read_safetensors_interface(plan.stored.path))
+        self._architecture = architecture
+        found = weights.read_state(plan.stored.path, plan.format, plan.may_unpickle)
+        state, took_off = bundle.take(bundle.states_in(found), architecture)
+        if took_off and self._say is not None:
+            self._say("unwrapped", sha256=plan.stored.sha256, took_off=list(took_off))
+        memory.complete(state, architecture.tensors)
         tensors.require_finite(state, module)
-        tensors.attach(module, state, self._settings.device)
+        tensors.attach(module, state, self._settings.device, memory)
         return module
 
     def _require_form(self, manifest: Manifest, live: Mapping[str, str], found: Mapping[str, str]) -> None:

@@ -14,8 +14,8 @@ A class may say more, each by a method of its own; a class that is no module say
     build_module(self)              -> torch.nn.Module        the module whose state dict the checkpoints hold
     inputs_to_tensors(self, inputs) -> anything               a request's inputs to what the module takes; raises
                                                               ValueError for inputs that do not fit
-    run_module(self, module, x)     -> anything               default: module(*x) for a tuple, module(**x) for a
-                                                              mapping, module(x) otherwise
+    run_module(self, module, x)     -> anything               default: module(*x) for a plain tuple, module(**x)
+                                                              for a mapping, module(x) otherwise
     tensors_to_outputs(self, y)     -> lists, numbers, texts  default: nested lists
     image_to_inputs(self, pixels)   -> inputs                 for PNG and JPEG bodies: from uint8 [height, width, 3]
     validate(self, model)           -> None or True           the last gate before a swap: `model.predict(inputs)`
@@ -26,7 +26,7 @@ An example that is an object, `{"ids": [[…]], "mask": [[…]]}`, makes a model
 ready at the same moment may share one run, their rows joined, where the model answers each row as it does alone; that
 is tried before each swap. `batchable = False` says that it must not even be tried.
 
-With `format = "torchscript"` the module comes out of the checkpoint, and the class only needs the rest.
+With `format = "torchscript"` or `"export"` the module comes out of the checkpoint, and the class only needs the rest.
 """
 
 from __future__ import annotations
@@ -113,7 +113,25 @@ def build_module(settings: Settings, servable: Any) -> Any:
             f"{settings.model}: expected a torch.nn.Module, found {type(module).__name__}",
             hint="subclass torch.nn.Module, or add build_module()",
         )
+    if tensors.is_lazy(module):
+        _complete(settings, servable, module)
     return module
+
+
+def _complete(settings: Settings, servable: Any, module: Any) -> None:
+    """Let a module with lazy layers find its shapes, as its first input tells them."""
+    was_training = module.training
+    try:
+        predictor = connect(settings, servable, module)
+        with tensors.unrecorded():
+            predictor.run_module(module.eval(), predictor.converter.place(predictor.take(servable.example_inputs)))
+    except Exception as error:  # the user's code may raise anything
+        raise ModelError(
+            f"{settings.model}: its lazy layers cannot find their shapes from example_inputs: "
+            f"{type(error).__name__}: {error}",
+            hint="run the example through the module in __init__ or build_module()",
+        ) from error
+    module.train(was_training)
 
 
 def connect(settings: Settings, servable: Any, module: Any) -> TorchPredictor:
@@ -161,4 +179,5 @@ def _unbuildable(settings: Settings, error: Exception) -> ModelError:
 def _run_module(module: Any, taken: Any) -> Any:
     if isinstance(taken, Mapping):
         return module(**taken)
-    return module(*taken) if isinstance(taken, tuple) else module(taken)
+    # A named tuple, such as a PackedSequence, is one argument.
+    return module(*taken) if type(taken) is tuple else module(taken)

@@ -18,21 +18,36 @@ from typing import Any
 import torch
 
 from serve.errors import CheckpointError
-from serve.loading.formats import TensorSpec
+from serve.loading.formats import EXTRA, TensorSpec
 from serve.loading.host_memory import Available
+from serve.loading.ties import Memory
 
-_SAFETENSORS_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
+# Source: the safetensors format description, and the names that safetensors 0.8 gives to types of torch. A torch that
+# lacks a type has no tensor of it.
+_NAMES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "C64": "complex64",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F4": "float4_e2m1fn_x2",
 }
+_SAFETENSORS_NAMES = {getattr(torch, dtype): name for name, dtype in _NAMES.items() if hasattr(torch, dtype)}
+_PACKED = "F4"  # two numbers in an element of torch; safetensors counts the numbers
 # Bounds the temporary memory of the finite check; what is larger, glibc keeps in the thread's arena (measured: 48 MB).
 _CHECK_ELEMENTS = 1024 * 1024
 # Unmapping less than this is quick.
@@ -55,9 +70,34 @@ def is_module(thing: object) -> bool:
     return isinstance(thing, torch.nn.Module)
 
 
+def is_tensor(thing: object) -> bool:
+    """Whether something is a `torch.Tensor`."""
+    return isinstance(thing, torch.Tensor)
+
+
+def is_extra(name: str) -> bool:
+    """Whether a name of a state dict may stand for something else than a tensor.
+
+    Args:
+        name: that of `get_extra_state()`, or of the packed weights of a quantised module.
+    """
+    return name.rpartition(".")[2] == "_extra_state" or "_packed_params" in name
+
+
+def is_lazy(module: Any) -> bool:
+    """Whether a module has tensors whose shapes its first input tells."""
+    return any(torch.nn.parameter.is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers()))
+
+
 def without_gradients() -> AbstractContextManager[None]:
     """Return the context in which a model answers."""
     context: AbstractContextManager[None] = torch.inference_mode()
+    return context
+
+
+def unrecorded() -> AbstractContextManager[None]:
+    """Return the context in which a module may make weights of its own that will be replaced."""
+    context: AbstractContextManager[None] = torch.no_grad()
     return context
 
 
@@ -65,12 +105,18 @@ def interface_of(state: State) -> dict[str, TensorSpec]:
     """Return names, dtypes and shapes of a state dict.
 
     Args:
-        state: tensors by name.
+        state: tensors by name; what is none has the dtype `EXTRA`.
     """
-    return {
-        name: TensorSpec(_SAFETENSORS_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape))
-        for name, tensor in state.items()
-    }
+    return {name: _spec_of(tensor) for name, tensor in state.items()}
+
+
+def _spec_of(tensor: Any) -> TensorSpec:
+    if not is_tensor(tensor):
+        return TensorSpec(EXTRA, ())
+    dtype, shape = _SAFETENSORS_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape)
+    if dtype == _PACKED and shape:
+        shape = (*shape[:-1], 2 * shape[-1])
+    return TensorSpec(dtype, shape)
 
 
 def require_finite(state: State, module: Any) -> None:
@@ -88,13 +134,20 @@ def require_finite(state: State, module: Any) -> None:
     parameters = {name for name, _ in module.named_parameters()}
     for name, tensor in state.items():
         for chunk in _floating_chunks(tensor):
+            if chunk.element_size() == 1:  # torch looks into few of the types of eight bits
+                chunk = chunk.float()
             is_bad = not torch.isfinite(chunk).all() if name in parameters else torch.isnan(chunk).any()
             if is_bad:
                 raise CheckpointError("finite", f"{name}: expected finite weights, found NaN or infinity")
 
 
 def _floating_chunks(tensor: Any) -> Iterator[Any]:
-    if tensor.is_floating_point():
+    if not is_tensor(tensor) or tensor.is_quantized:
+        return
+    if tensor.layout != torch.strided:
+        tensor = tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor.values()
+    # What packs two numbers into an element has no NaN and no infinity.
+    if tensor.is_complex() or (tensor.is_floating_point() and _SAFETENSORS_NAMES.get(tensor.dtype) != _PACKED):
         yield from tensor.reshape(-1).split(_CHECK_ELEMENTS)
 
 
@@ -104,19 +157,22 @@ def can_assign() -> bool:
     return "assign" in inspect.signature(torch.nn.Module.load_state_dict).parameters
 
 
-def attach(module: Any, state: State, device: str) -> None:
+def attach(module: Any, state: State, device: str, memory: Memory) -> None:
     """Give a module its weights, without a copy where torch can.
 
     Args:
         module: of the same interface as the state.
         state: tensors by name; the module may keep them.
         device: where the module is to compute.
+        memory: how the module's tensors lay in memory, which they do again afterwards.
     """
     if can_assign():
         module.load_state_dict(state, assign=True)
     else:
         module.load_state_dict(state)
+    memory.restore()
     freeze(module.to(device))
+    memory.restore()  # buffers that were moved are others
 
 
 def freeze(module: Any) -> None:
@@ -125,7 +181,8 @@ def freeze(module: Any) -> None:
     Args:
         module: holds its weights already.
     """
-    module.eval()
+    with contextlib.suppress(NotImplementedError):  # an exported program has one mode, in which it was exported
+        module.eval()
     for parameter in module.parameters():  # one by one: TorchScript modules have no requires_grad_
         parameter.requires_grad_(False)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from serve.errors import InputError
-from serve.loading import outputs, rows, tensors
+from serve.loading import outputs, rows, tensors, weights
 from serve.loading.predictor import ArrayForm
 from serve.swapping.store import Stored
 from serve.watching.manifest import Manifest
@@ -104,6 +104,10 @@ class TorchPredictor:
                 return self.run_module(self.module, self.converter.place(taken))
             except IndexError as error:  # an embedding without such a row: the module itself has proved that it works
                 raise InputError(f"the inputs: expected values that the model knows, found {error}") from error
+            except (AssertionError, RuntimeError) as error:
+                if not weights.is_guard(error):
+                    raise
+                raise InputError(f"the inputs: expected what the program was exported for, found {error}") from error
 
     def give(self, given: Any) -> object:
         """Turn what the module gave into outputs that JSON can hold."""

@@ -10,19 +10,20 @@ import functools
 import inspect
 import re
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 
-from serve.errors import CheckpointError
+from serve.errors import CheckpointError, plain
 from serve.loading.formats import SAFETENSORS
-from serve.loading.tensors import State
 
-# Under these keys training scripts keep the weights beside the optimizer's state.
-_WRAPPERS = ("state_dict", "model_state_dict")
+# What torch says of an object that weights_only does not build, among lines that tell how to trust it.
+_UNSAFE = re.compile(r"Unsupported (?:global|class|operand)[^\n]*?(?=\. Please| was not an allowed|\n|$)")
+_SHOWN = 300
+# What torch's exported programs say of inputs that they are not for: 2.9 and later, and before.
+_GUARD = re.compile(r"Guard failed: |Expected input at \*args")
 # Source: the advisories GHSA-53q9-r3pm-6pq6 (CVE-2025-32434) and that of CVE-2026-24747.
 _FIXES = (((2, 6), "CVE-2025-32434"), ((2, 10), "CVE-2026-24747"))
 
@@ -48,8 +49,8 @@ def can_map_pickles() -> bool:
     return "mmap" in inspect.signature(torch.load).parameters
 
 
-def read_state(path: Path, format: str, may_unpickle: bool) -> State:
-    """Read a state dict from a file that nobody writes to.
+def read_state(path: Path, format: str, may_unpickle: bool) -> Any:
+    """Read what a file holds that nobody writes to; `serve.loading.bundle` finds the state dict in it.
 
     Args:
         path: the read-only copy in the store; safetensors and, where torch can, torch.save files stay mapped from it.
@@ -57,19 +58,17 @@ def read_state(path: Path, format: str, may_unpickle: bool) -> State:
         may_unpickle: whether a full unpickling may run the file's code.
 
     Returns:
-        The tensors by name, on the CPU.
+        What was saved, its tensors on the CPU.
 
     Raises:
-        CheckpointError: the file is damaged, is not a state dict, or would need an unpickling that is not allowed.
+        CheckpointError: the file is damaged, or would need an unpickling that is not allowed.
     """
     if format == SAFETENSORS:
         try:
-            loaded: object = safetensors.torch.load_file(str(path))
+            return safetensors.torch.load_file(str(path))
         except (ValueError, RuntimeError, safetensors.SafetensorError) as error:
             raise CheckpointError("damaged", f"safetensors cannot read it: {error}") from error
-    else:
-        loaded = _unpickle(path, may_unpickle)
-    return _require_state(loaded)
+    return _unpickle(path, may_unpickle)
 
 
 def _unpickle(path: Path, may_unpickle: bool) -> object:
@@ -90,13 +89,20 @@ def _unpickle(path: Path, may_unpickle: bool) -> object:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # whatever a damaged or hostile pickle provokes
-        raise _damaged("torch.load", error) from error
+        unsafe = _UNSAFE.search(str(error))
+        if unsafe is None or may_unpickle:
+            raise _damaged("torch.load", error) from error
+        raise CheckpointError(
+            "pickle",
+            f"expected tensors only, found a pickle of more: {unsafe.group()[:_SHOWN]}",
+            hint="`python -m serve publish --convert FILE` makes safetensors of it and runs its code to do so; or list "
+            "its sha256 in allowed_pickles",
+        ) from error
     return loaded
 
 
 def _damaged(reader: str, error: Exception) -> CheckpointError:
-    first_line = (str(error).splitlines() or [""])[0]
-    return CheckpointError("damaged", f"{reader} cannot read it: {type(error).__name__}: {first_line}")
+    return CheckpointError("damaged", f"{reader} cannot read it: {type(error).__name__}: {plain(str(error))[:_SHOWN]}")
 
 
 def read_script(path: Path, device: str) -> Any:
@@ -118,15 +124,41 @@ def read_script(path: Path, device: str) -> Any:
     return module
 
 
-def _require_state(loaded: object) -> State:
-    state = loaded
-    for key in _WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            state = loaded[key]
-            break
-    if not isinstance(state, Mapping):
-        raise CheckpointError("content", f"expected a state dict, found {type(state).__name__}")
-    strangers = sorted(str(name) for name, value in state.items() if not isinstance(value, torch.Tensor))
-    if strangers:
-        raise CheckpointError("content", f"expected only tensors in the state dict, found others: {strangers[:5]}")
-    return state
+def read_program(path: Path, device: str) -> Any:
+    """Read a program of `torch.export`, which brings its own code.
+
+    Args:
+        path: the read-only copy in the store.
+        device: where it is to compute.
+
+    Returns:
+        A module.
+
+    Raises:
+        CheckpointError: the file is damaged, or this torch cannot read or move it.
+    """
+    if not hasattr(torch, "export") or not hasattr(torch.export, "load"):
+        raise CheckpointError(
+            "format", f"torch {torch.__version__} cannot read torch.export programs; 2.1 and later can"
+        )
+    try:
+        with path.open("rb") as reader:  # by its path, torch warns of every suffix but .pt2
+            program = torch.export.load(reader)
+        if torch.device(device).type != "cpu":
+            from torch.export.passes import move_to_device_pass
+
+            program = move_to_device_pass(program, device)
+        return program.module()
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # as above
+        raise _damaged("torch.export.load", error) from error
+
+
+def is_guard(error: Exception) -> bool:
+    """Whether an exported program says that it is not for such inputs, for example not for that number of rows.
+
+    Args:
+        error: what running it raised.
+    """
+    return bool(_GUARD.match(str(error)))

@@ -15,9 +15,11 @@ Copy FILE into DIR, sync it, rename it into place, and write its marker last.
 
 A server that watches DIR loads it, proves it by the sha256 in the marker, and swaps it in without a failed request.
 What torch.save wrote becomes safetensors on the way, where torch is installed and can read it without running its code.
+Wrappers' prefixes (module., _orig_mod.) and the key of a bundle are taken off; where it is not clear which, say so.
 A sharded checkpoint is published by its index, FILE.safetensors.index.json.
 
   python -m serve publish weights.safetensors --to checkpoints --name model_v2.safetensors --version 2
+  python -m serve publish last.ckpt --to checkpoints --key state_dict --strip-prefix model.
   python -m serve publish weights.pth --to checkpoints --metric accuracy=0.93 --golden golden.json --sign trainer.key
 """
 _KEYGEN = """\
@@ -57,6 +59,12 @@ def _add_publish(parser: argparse.ArgumentParser) -> None:
         help="write safetensors instead of what torch.save wrote; said explicitly, FILE may run its code",
     )
     parser.add_argument(
+        "--key", metavar="KEY", help="where the weights lie in FILE, for example model or ema.state_dict"
+    )
+    parser.add_argument(
+        "--strip-prefix", metavar="PREFIX", help="take PREFIX off the tensors' names, and leave out those without it"
+    )
+    parser.add_argument(
         "--golden", metavar="FILE", type=Path, help="JSON list of requests; absent answers are computed"
     )
     parser.add_argument(
@@ -88,11 +96,14 @@ def _publish(options: argparse.Namespace) -> str:
         key=options.sign,
         convert=options.convert,
         generation=options.generation,
+        weights_key=options.key,
+        strip_prefix=options.strip_prefix,
     )
     published = publish(options.file, options.to, options.name, options.version, extras)
     if options.json:
         return json.dumps(asdict(published))
-    return f"published {published.checkpoint}\n  version {published.version}\n  sha256  {published.sha256}"
+    lines = [f"published {published.checkpoint}", f"  version {published.version}", f"  sha256  {published.sha256}"]
+    return "\n".join([*lines, *(f"  {note}" for note in published.notes)])
 
 
 def _keygen(options: argparse.Namespace) -> str:

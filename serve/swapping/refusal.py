@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serve.errors import CheckpointError, DeadlineError, ModelError, ServeError
+from serve.errors import CheckpointError, DeadlineError, ModelError, ServeError, plain
 from serve.swapping.ledger import Entry
 from serve.swapping.quarantine import Refusal
 
@@ -14,8 +14,10 @@ def explain(error: BaseException) -> str:
         error: what went wrong.
     """
     if isinstance(error, ServeError):
-        return error.message + (f" (hint: {error.hint})" if error.hint else "")
-    return f"{type(error).__name__}: {error}"
+        said = error.message + (f" (hint: {error.hint})" if error.hint else "")
+    else:
+        said = f"{type(error).__name__}: {error}"
+    return plain(said)
 
 
 def code_of(error: BaseException) -> str:

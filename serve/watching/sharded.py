@@ -130,7 +130,7 @@ def plan(path: Path) -> list[Piece]:
     weight_map = read_index(path)
     pieces: dict[str, Piece] = {}
     for shard in sorted(set(weight_map.values())):
-        for piece in _pieces_of(shard, read_safetensors_header(shard)):
+        for piece in _pieces_of(shard, _read_header(shard)):
             if weight_map.get(piece.name) != shard:
                 raise CheckpointError("damaged", f"{piece.name}: not in the index, found in {shard.name}")
             pieces[piece.name] = piece
@@ -139,6 +139,13 @@ def plan(path: Path) -> list[Piece]:
         name = missing[0]
         raise CheckpointError("damaged", f"{name}: expected in {weight_map[name].name}, found nothing")
     return sorted(pieces.values(), key=lambda piece: (-_element_bytes(piece), piece.name))
+
+
+def _read_header(shard: Path) -> Header:
+    try:
+        return read_safetensors_header(shard)
+    except CheckpointError as error:
+        raise CheckpointError(error.code, f"{shard.name}: {error.message}") from error
 
 
 def _pieces_of(shard: Path, header: Header) -> Iterator[Piece]:

@@ -35,7 +35,11 @@ DOORS = {
     "subprocess": {"envtool/process.py", "serve/telling/hook.py"},
     "torch": {
         "serve/publishing/conversion.py",
-        *(f"serve/loading/{name}.py" for name in ("inputs", "optimization", "outputs", "rows", "tensors", "weights")),
+        "serve/publishing/tensors_only.py",
+        *(
+            f"serve/loading/{name}.py"
+            for name in ("inputs", "optimization", "outputs", "rows", "tensors", "ties", "weights")
+        ),
     },
     "urllib3": {f"envtool/fetching/{name}.py" for name in ("certificates", "network", "transport")},
     "uv": {"envtool/uv.py"},

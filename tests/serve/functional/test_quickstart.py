@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import subprocess
 import sys
@@ -48,7 +47,5 @@ def test_train_publish_serve_and_publish_again(start_server, tmp_path):
 
 
 def test_what_torch_save_writes_is_converted_where_that_is_safe(tmp_path):
-    import torch
 
-    can_read_safely = "weights_only" in inspect.signature(torch.load).parameters
-    assert train_and_publish(tmp_path, 3, ".pth")["format"] == ("safetensors" if can_read_safely else "torch")
+    assert train_and_publish(tmp_path, 3, ".pth")["format"] == "safetensors"

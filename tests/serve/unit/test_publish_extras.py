@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from serve.watching.manifest import parse_marker
 
 pytestmark = pytest.mark.needs_torch
 torch = pytest.importorskip("torch")
-HAS_WEIGHTS_ONLY = "weights_only" in inspect.signature(torch.load).parameters
 
 
 def manifest_of(published):
@@ -44,16 +42,16 @@ def test_a_state_dict_becomes_safetensors(trainer, pth):
 
 
 def test_conversion_is_the_default_where_it_is_safe(trainer, pth):
-    assert publish(pth, trainer.directory).format == ("safetensors" if HAS_WEIGHTS_ONLY else "torch")
+    assert publish(pth, trainer.directory).format == "safetensors"
     assert publish(pth, trainer.directory, extras=Extras(convert=False)).format == "torch"
 
 
-def test_what_holds_no_state_dict_is_published_as_it_is_unless_asked(trainer):
+def test_what_holds_no_state_dict_is_not_published(trainer):
     path = trainer.work / "list.pth"
     torch.save([1, 2], str(path))
-    assert publish(path, trainer.directory).format == "torch"
     with pytest.raises(PublishError, match="expected a state dict"):
         publish(path, trainer.directory, extras=Extras(convert=True))
+    assert list(trainer.directory.iterdir()) == []
 
 
 def test_golden_answers_are_computed_or_given(trainer, monkeypatch, tmp_path):
