@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,9 @@ import click
 from envtool.cli.options import file_option, json_option, name_option, prefix_option, this_platform
 
 if TYPE_CHECKING:
+    from envtool.prefixes.create import Outcome
     from envtool.prefixes.forecast import Forecast
+    from envtool.prefixes.layout import Clobber
     from envtool.prefixes.plan import Plan
     from envtool.prefixes.prefix import Prefix
     from envtool.prefixes.request import Request
@@ -78,16 +80,19 @@ def command(
         is_offline=offline,
         is_frozen=frozen,
     )
-    plan, digest = _carry_out(request, prefix, is_dry=dry_run)
+    plan, outcome, digest = _carry_out(request, prefix, is_dry=dry_run)
+    if outcome is not None:
+        _warn(outcome.clobbers)
     if as_json:
-        _answer_json(plan, prefix, request, digest, is_dry=dry_run)
+        told = _as_told(outcome) if outcome else {}
+        _answer_json(plan, prefix, request, {"env_digest": digest, **told}, is_dry=dry_run)
     elif dry_run:
         _show(plan, prefix, request)
     else:
         _say(plan, prefix, digest)
 
 
-def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan, str | None]:
+def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan, Outcome | None, str | None]:
     from envtool.prefixes.plan import Plan
 
     receipt = request.fulfilled(prefix)
@@ -96,7 +101,7 @@ def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan,
             from envtool.prefixes.conda_notes import freeze
 
             freeze(prefix.meta)
-        return Plan(()), receipt.env_digest
+        return Plan(()), None, receipt.env_digest
 
     # Not imported where there is nothing to do.
     from envtool import directories, report
@@ -105,16 +110,36 @@ def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan,
 
     with report.Display() as display:
         if is_dry:
-            return preview(request, prefix, Cache(directories.cache()), display), None
+            return preview(request, prefix, Cache(directories.cache()), display), None, None
         outcome = create(request, prefix, Cache(directories.cache()), display)
-        return outcome.plan, outcome.receipt.env_digest
+        return outcome.plan, outcome, outcome.receipt.env_digest
 
 
-def _answer_json(plan: Plan, prefix: Prefix, request: Request, digest: str | None, *, is_dry: bool) -> None:
+def _warn(clobbers: Sequence[Clobber]) -> None:
+    from itertools import groupby
+
+    from envtool import report
+
+    for (winner, loser), group in groupby(clobbers, key=lambda each: (each.winner, each.loser)):
+        paths = [each.path for each in group]
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        report.warn(f"{winner[1]} and {loser[1]} bring the same path: {paths[0]}{more}; that of {winner[1]} is used")
+
+
+def _as_told(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "clobbers": [
+            {"path": each.path, "winner": " ".join(each.winner), "loser": " ".join(each.loser)}
+            for each in outcome.clobbers
+        ]
+    }
+
+
+def _answer_json(plan: Plan, prefix: Prefix, request: Request, told: Mapping[str, Any], *, is_dry: bool) -> None:
     from envtool import report
 
     needs = asdict(_forecast(plan, prefix, request, _sizes(plan))) if is_dry else {}
-    report.answer_json({**needs, "prefix": str(prefix.path), "dry_run": is_dry, "env_digest": digest, **_as_dict(plan)})
+    report.answer_json({**needs, "prefix": str(prefix.path), "dry_run": is_dry, **told, **_as_dict(plan)})
 
 
 def _as_dict(plan: Plan) -> dict[str, Any]:
