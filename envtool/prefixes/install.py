@@ -75,6 +75,8 @@ def carry_out(
         written = {}
         if new_archives or (plan.removes("conda") and not plan.starts_over):
             written = _link(prefix, new_archives, sharing, proven, platform, display)
+        if new_wheels or not plan.starts_over:
+            sharing.require_settled()
         if not plan.starts_over:
             _uninstall_wheels(prefix, plan)
         if new_wheels:
@@ -151,7 +153,6 @@ def _install_wheels(
 ) -> None:
     from envtool.locking import wheels  # many environments have none
 
-    sharing.require_settled()
     with display.task(f"install {len(new)} wheels"):
         for number, layer in enumerate(sharing.layers(new)):
             for path in sharing.lost_to(layer):

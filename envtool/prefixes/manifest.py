@@ -129,21 +129,7 @@ class Manifests:
             package: Manager and name.
             site_packages: Where Python packages go, such as `lib/python3.9/site-packages`.
         """
-        content = _read(self._path(sha256))
-        is_python = content.get("noarch") == "python"
-
-        def place(path: str) -> str:
-            if package[0] == "pip":
-                return place_in_prefix(path, site_packages)
-            return place_of(path, site_packages) if is_python else path
-
-        return Brought(
-            {place(path): _declared(package, file) for path, file in content["files"].items()},
-            tuple(f"bin/{name}" for name in content["scripts"]),
-            tuple(place(path) for path in content.get("directories", ())),
-            tuple(content.get("depends", ())),
-            bool(content.get("noarch")),
-        )
+        return _brought(self._path(sha256), package, site_packages)
 
     def site_packages(self, python_sha256: str) -> str:
         """Where a known Python has its packages, relative to the prefix."""
@@ -151,6 +137,25 @@ class Manifests:
 
     def _path(self, sha256: str) -> Path:
         return self._root / f"{sha256}.json"
+
+
+@functools.cache
+def _brought(manifest: Path, package: tuple[str, str], site_packages: str) -> Brought:
+    content = _read(manifest)
+    is_python = content.get("noarch") == "python"
+
+    def place(path: str) -> str:
+        if package[0] == "pip":
+            return place_in_prefix(path, site_packages)
+        return place_of(path, site_packages) if is_python else path
+
+    return Brought(
+        {place(path): _declared(package, file) for path, file in content["files"].items()},
+        tuple(f"bin/{name}" for name in content["scripts"]),
+        tuple(place(path) for path in content.get("directories", ())),
+        tuple(content.get("depends", ())),
+        bool(content.get("noarch")),
+    )
 
 
 @functools.cache
