@@ -11,7 +11,6 @@ Source: rattler's crates `path_resolver`, `rattler::install::clobber_registry`, 
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
@@ -141,9 +140,8 @@ def topological_order(depends: Mapping[str, Sequence[str]], noarch: Collection[s
 
 
 def name_of(match_spec: str) -> str:
-    """The normalized name of the package that a match spec is about."""
-    found = re.match(r"[^\s=<>!~\[;,@(]*", match_spec.strip().rpartition("::")[2])
-    return found.group().lower() if found else ""
+    """The normalized name of the package that a match spec is about, as py-rattler takes it for its order."""
+    return re.split(r"[\s=<>!~;\[]", match_spec, maxsplit=1)[0].lower()
 
 
 def _cycles(needs: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
@@ -178,8 +176,3 @@ def _broken_edges(cycles: Iterable[Sequence[str]], noarch: Collection[str]) -> s
                 broken.add((second, first))
                 break
     return broken
-
-
-def normalized(path: str) -> str:
-    """A relative path as it is without `./` and doubled slashes."""
-    return posixpath.normpath(path)
