@@ -22,13 +22,11 @@ from typing import Any
 from envtool.errors import ArchiveError
 from envtool.files import write_atomically
 from envtool.prefixes import stated
-from envtool.prefixes.archive import Member, parse_info, read_info, read_payload
+from envtool.prefixes.archive import STATED, Member, parse_info, read_info, read_payload
 from envtool.prefixes.record import place_of
 from envtool.prefixes.relocation import Placeholder
 from envtool.prefixes.wheel import place_in_prefix, scripts_of
 
-# What a manifest is made of, besides the payload.
-INFO = ("index.json", "paths.json", "link.json")
 _CHUNK_BYTES = 1 << 20
 
 
@@ -98,7 +96,7 @@ class Manifests:
             ArchiveError: It is neither.
         """
         if manager == "conda":
-            self.keep_archive(sha256, source, read_payload(source), read_info(source, INFO))
+            self.keep_archive(sha256, source, read_payload(source), read_info(source, STATED))
         else:
             self._write(sha256, _wheel_content(source))
 
@@ -109,7 +107,7 @@ class Manifests:
             sha256: Its hash.
             archive: The archive, for messages.
             payload: What it holds.
-            info: The content of those files of `INFO` that it has.
+            info: The content of those files of `STATED` that it has.
 
         Raises:
             ArchiveError: One of these is not there, or no JSON.
@@ -171,10 +169,14 @@ def _declared(package: tuple[str, str], file: Mapping[str, Any]) -> Declared:
 
 
 def _archive_content(archive: Path, payload: Iterable[Member], info: Mapping[str, bytes]) -> dict[str, Any]:
-    index, paths = (parse_info(archive, info, name) for name in INFO[:2])
+    index = parse_info(archive, info, "index.json")
+    if "paths.json" not in info:
+        payload = list(payload)
+        info = {**info, "paths.json": stated.listed(payload, info)}
+    paths = parse_info(archive, info, "paths.json")
     link = parse_info(archive, info, "link.json") if "link.json" in info else {}
     listed = stated.paths(archive, paths)
-    members = {stated.plain(each.path): each for each in payload}
+    members = {each.path: each for each in payload}
     files: dict[str, dict[str, Any]] = {}
     directories = []
     for path, entry in listed.items():
@@ -201,7 +203,10 @@ def _archive_content(archive: Path, payload: Iterable[Member], info: Mapping[str
         "directories": directories,
         "scripts": stated.entry_points(archive, link) if is_python else [],
     }
-    content.update(noarch=index.get("noarch"), depends=index.get("depends", []))
+    depends = index.get("depends", [])
+    if not isinstance(depends, list) or not all(isinstance(each, str) for each in depends):
+        raise ArchiveError(f"{archive}: depends of info/index.json is no list of texts")
+    content.update(noarch=index.get("noarch"), depends=depends)
     if index.get("name") == "python":
         content["site_packages"] = stated.site_packages(archive, index)
     return content

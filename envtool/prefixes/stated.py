@@ -6,25 +6,23 @@ Every path has to be a plain one inside of the prefix: py-rattler takes what `pa
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from envtool.errors import ArchiveError
+from envtool.prefixes.archive import Member
 from envtool.prefixes.clobber import DIRECTORY
 
 _PATH_TYPES = ("hardlink", "softlink", "directory")
 # conda's notes and ours, and py-rattler's place for files that lost theirs.
 _RESERVED = ("conda-meta", DIRECTORY)
 _LONGEST_BYTES = 4095
-
-
-def plain(path: str) -> str:
-    """The path of a member of an archive as `paths.json` has it: without `./` before it."""
-    while path.startswith("./"):
-        path = path[2:].lstrip("/")
-    return path
+# What stands for the prefix where `has_prefix` names none. In two pieces, so that this file does not have it.
+_OLD_PLACEHOLDER = "/opt/" + "anaconda1anaconda2anaconda3"
 
 
 def require_plain(path: object, package: str, where: str) -> str:
@@ -62,6 +60,35 @@ def paths(archive: Path, content: Any) -> dict[str, Mapping[str, Any]]:
             raise ArchiveError(f"{archive}: info/paths.json has an entry that is none: {entry!r:.200}")
         found[require_plain(entry.get("_path"), str(archive), "info/paths.json")] = entry
     return found
+
+
+def listed(payload: Iterable[Member], info: Mapping[str, bytes]) -> bytes:
+    """What `info/paths.json` would say of an archive from before there was one (CEP 34, `files` and `has_prefix`).
+
+    Args:
+        payload: What the archive holds; all of it counts where it has no `files` either.
+        info: The content of what it has of `info/`.
+    """
+    members = {each.path: each for each in payload}
+    names = info["files"].decode(errors="replace").splitlines() if "files" in info else list(members)
+    placeholders = dict(map(_placeholder, info.get("has_prefix", b"").decode(errors="replace").splitlines()))
+    no_link = set(info.get("no_link", b"").decode(errors="replace").splitlines())
+    entries: list[dict[str, Any]] = []
+    for name in dict.fromkeys(each.strip() for each in names if each.strip()):
+        is_link = name in members and members[name].is_link
+        entry = {"_path": name, "path_type": "softlink" if is_link else "hardlink", **placeholders.get(name, {})}
+        entries.append({**entry, "no_link": True} if name in no_link else entry)
+    return json.dumps({"paths": entries, "paths_version": 1}).encode()
+
+
+def _placeholder(line: str) -> tuple[str, dict[str, str]]:
+    # `placeholder mode path`, each in quotes if need be, or the path alone.
+    try:
+        parts = shlex.split(line)
+    except ValueError:
+        parts = [line]
+    text, mode, path = parts if len(parts) == 3 else (_OLD_PLACEHOLDER, "text", line.strip())
+    return path, {"prefix_placeholder": text, "file_mode": mode}
 
 
 def entry_points(archive: Path, content: Any) -> list[str]:
