@@ -81,7 +81,8 @@ def carry_out(
             _uninstall_wheels(prefix, plan)
         if new_wheels:
             _install_wheels(prefix, new_wheels, sharing, proven, display)
-        if prefix.python.exists():
+        has_python = any((each.manager, each.name) == ("conda", "python") for each in wanted)
+        if has_python and prefix.python.exists():
             with display.task("compile byte-code"):
                 bytecode.compile_all(prefix.path, prefix.python, [path for path in placed if source_of(path)])
     return Known(placed, written)
