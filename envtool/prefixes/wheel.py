@@ -84,7 +84,7 @@ def scripts_of(wheel: Path) -> list[str]:
     names = [name for group in groups for name in group]
     for name in names:
         if "/" in require_plain(name, wheel.name, "entry_points.txt"):
-            raise ArchiveError(f"{wheel.name}: expected a file name as entry point, found {name!r:.200}")
+            raise ArchiveError(f"{wheel.name}: expected file names in entry_points.txt, found {name!r:.200}")
     return names
 
 
