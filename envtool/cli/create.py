@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ from envtool.cli.options import file_option, json_option, name_option, prefix_op
 if TYPE_CHECKING:
     from envtool.prefixes.create import Outcome
     from envtool.prefixes.forecast import Forecast
-    from envtool.prefixes.layout import Clobber
     from envtool.prefixes.plan import Plan
     from envtool.prefixes.prefix import Prefix
     from envtool.prefixes.request import Request
@@ -65,6 +64,7 @@ def command(
       envtool create -p /opt/serving --category main --category dev
       envtool create -n serving --repair
     """
+    from envtool import report
     from envtool.locking.lockfile import read_lockfile
     from envtool.prefixes.prefix import find_prefix
     from envtool.prefixes.request import Request
@@ -82,7 +82,8 @@ def command(
     )
     plan, outcome, digest = _carry_out(request, prefix, is_dry=dry_run)
     if outcome is not None:
-        _warn(outcome.clobbers)
+        for line in outcome.warnings():
+            report.warn(line)
     if as_json:
         told = _as_told(outcome) if outcome else {}
         _answer_json(plan, prefix, request, {"env_digest": digest, **told}, is_dry=dry_run)
@@ -115,23 +116,13 @@ def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan,
         return outcome.plan, outcome, outcome.receipt.env_digest
 
 
-def _warn(clobbers: Sequence[Clobber]) -> None:
-    from itertools import groupby
-
-    from envtool import report
-
-    for (winner, loser), group in groupby(clobbers, key=lambda each: (each.winner, each.loser)):
-        paths = [each.path for each in group]
-        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        report.warn(f"{winner[1]} and {loser[1]} bring the same path: {paths[0]}{more}; that of {winner[1]} is used")
-
-
 def _as_told(outcome: Outcome) -> dict[str, Any]:
     return {
         "clobbers": [
             {"path": each.path, "winner": " ".join(each.winner), "loser": " ".join(each.loser)}
             for each in outcome.clobbers
-        ]
+        ],
+        "link_scripts": {name: list(paths) for name, paths in outcome.link_scripts.items()},
     }
 
 

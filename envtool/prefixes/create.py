@@ -7,14 +7,15 @@ arrived still is: that converges from any state, which mending in place does not
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 from envtool.channel.trust import require_signed
 from envtool.errors import PrefixError
 from envtool.fetching.cache import Cache
 from envtool.locking.lockfile import SPECS_KEY, VARIABLES_KEY, LockedPackage, read_json_metadata
-from envtool.prefixes import conda_notes, machine
+from envtool.prefixes import conda_notes, link_scripts, machine
 from envtool.prefixes.archives import fetch_packages, require_sha256
 from envtool.prefixes.contents import conda_packages
 from envtool.prefixes.environments_txt import register
@@ -45,11 +46,24 @@ class Outcome:
         plan: What had to change.
         receipt: The prefix as it is now.
         clobbers: The paths that two packages bring, if anything was made.
+        link_scripts: The link scripts that were not run, by conda package, if anything was made.
     """
 
     plan: Plan
     receipt: Receipt
     clobbers: tuple[Clobber, ...] = ()
+    link_scripts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def warnings(self) -> list[str]:
+        """What there is to know of what was made, a line each."""
+        lines = []
+        for (winner, loser), group in groupby(self.clobbers, key=lambda each: (each.winner, each.loser)):
+            paths = [each.path for each in group]
+            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            lines.append(
+                f"{winner[1]} and {loser[1]} bring the same path: {paths[0]}{more}; that of {winner[1]} is used"
+            )
+        return [*lines, *(link_scripts.sentence(name, paths) for name, paths in self.link_scripts.items())]
 
 
 def create(request: Request, prefix: Prefix, cache: Cache, display: Display) -> Outcome:
@@ -93,7 +107,7 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: Display) -> 
             with display.task("keep what was unpacked"):
                 made = Made(prefix.path, inventory.declared, inventory.entries, began_ns, inventory.layout.shared)
                 remember(made, wanted, store)
-        return Outcome(todo, after, inventory.layout.clobbers)
+        return Outcome(todo, after, inventory.layout.clobbers, link_scripts.link_scripts(inventory.declared))
 
 
 def preview(request: Request, prefix: Prefix, cache: Cache, display: Display) -> Plan:

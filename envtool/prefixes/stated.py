@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from envtool.errors import ArchiveError
-from envtool.prefixes.archive import Member
+from envtool.prefixes.archive import Member, parse_info, read_info
 from envtool.prefixes.clobber import DIRECTORY
 
 _PATH_TYPES = ("hardlink", "softlink", "directory")
@@ -60,6 +60,14 @@ def paths(archive: Path, content: Any) -> dict[str, Mapping[str, Any]]:
             raise ArchiveError(f"{archive}: info/paths.json has an entry that is none: {entry!r:.200}")
         found[require_plain(entry.get("_path"), str(archive), "info/paths.json")] = entry
     return found
+
+
+def cached_paths(archive: Path) -> list[str]:
+    """The paths that an archive states; none where there is no such archive or it cannot be read."""
+    try:
+        return list(paths(archive, parse_info(archive, read_info(archive, ["paths.json"]), "paths.json")))
+    except ArchiveError:
+        return []
 
 
 def listed(payload: Iterable[Member], info: Mapping[str, bytes]) -> bytes:
