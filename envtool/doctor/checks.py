@@ -9,7 +9,7 @@ from envtool.doctor.facts import Facts, Needs, Place
 from envtool.doctor.finding import Finding, Severity
 from envtool.doctor.nvidia import Fit, driver_for, fit, least_driver_for
 from envtool.doctor.surroundings import check_conda, check_python
-from envtool.prefixes.link_scripts import is_link_script, sentence
+from envtool.prefixes import link_scripts as scripts
 from envtool.prefixes.prefix import LONGEST_PATH_BYTES
 from envtool.report import size
 
@@ -43,9 +43,9 @@ def link_scripts(paths: Mapping[str, Iterable[str]]) -> list[Finding]:
     Args:
         paths: The paths of the packages whose archives are in the cache, by name.
     """
-    found = {name: sorted(filter(is_link_script, each)) for name, each in paths.items()}
+    found = {name: sorted(filter(scripts.is_link_script, each)) for name, each in paths.items()}
     hint = "read them in the environment, and do by hand what of it you need; see docs/reference/security.md"
-    return [Finding(_NOTE, "link-scripts", sentence(name, each), hint) for name, each in found.items() if each]
+    return [Finding(_NOTE, "link-scripts", scripts.sentence(name, each), hint) for name, each in found.items() if each]
 
 
 def _virtual_packages(needs: Needs) -> Iterator[Finding]:
