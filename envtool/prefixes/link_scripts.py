@@ -1,7 +1,7 @@
 """Link scripts: programs that a conda package wants run when it is linked or unlinked. envtool runs none of them.
 
 What they do stands in no archive and no lock: they may write anywhere, and differently on every machine. Source: the
-conda package specification (CEP 34), docs/reference/security.md.
+conda package specification (CEP 34), docs/reference/archives.md.
 """
 
 from __future__ import annotations
