@@ -99,17 +99,22 @@ def _settle(
 
 
 def _overwrite(claims: Mapping[Package, Collection[str]], lost: dict[tuple[Package, str], Package]) -> None:
-    placed = {path: package for package, paths in claims.items() if package[0] == "conda" for path in paths
-              if (package, path) not in lost}  # fmt: skip
+    placed: dict[str, Package] = {}
+    directories: set[str] = set()
+    for package, paths in claims.items():
+        if package[0] == "conda":
+            placed.update((path, package) for path in paths if (package, path) not in lost)
+    directories.update(parent for path in placed for parent in parents(path))
     for package, paths in claims.items():
         if package[0] == "conda":
             continue
         for path in paths:
-            below = [each for each in placed if each.startswith(f"{path}/")]
+            below = [each for each in placed if each.startswith(f"{path}/")] if path in directories else ()
             for each in (path, *parents(path), *below):
                 if placed.get(each, package) != package:
                     lost[placed.pop(each), each] = package
         placed.update(dict.fromkeys(paths, package))
+        directories.update(parent for path in paths for parent in parents(path))
 
 
 def topological_order(depends: Mapping[str, Sequence[str]], noarch: Collection[str]) -> list[str]:
