@@ -63,10 +63,10 @@ def _contested(brought: Mapping[Package, Collection[str]]) -> dict[Package, list
     roots = directories & owners.keys()
     if not same and not roots:
         return {}
+    below = tuple(f"{root}/" for root in roots)
+    contested = same | roots
     return {
-        package: [
-            path for path in paths if path in same or path in roots or any(each in roots for each in parents(path))
-        ]
+        package: [path for path in paths if path in contested or (below and path.startswith(below))]
         for package, paths in brought.items()
     }
 
