@@ -24,7 +24,7 @@ from envtool.prefixes.manifest import Brought, Manifests
 from envtool.prefixes.plan import Plan
 from envtool.prefixes.prefix import Prefix
 from envtool.prefixes.record import place_of
-from envtool.prefixes.wheel import digest_of, members_of, place_in_prefix
+from envtool.prefixes.wheel import Checksum, checksums_of, place_in_prefix
 
 
 class SharedPathsError(Exception):
@@ -74,6 +74,7 @@ class Sharing:
         self._placed = {(each.manager, each.name) for each in placed}
         self._proven = proven
         self._left = left
+        self._known_checksums: dict[Package, Mapping[str, Checksum]] = {}
 
     @cached_property
     def _site_packages(self) -> str:
@@ -173,16 +174,19 @@ class Sharing:
         return groups
 
     def _differs(self, path: str, loser: Package, winner: Package) -> bool:
-        one, other = (self._digest(package, path) for package in (loser, winner))
+        one, other = (self._checksums(package).get(path) for package in (loser, winner))
         return one is None or one != other
 
-    def _digest(self, package: Package, path: str) -> bytes | None:
-        url = next((each.url for each in self.wanted if (each.manager, each.name) == package), "")
-        wheel = self._proven.get(url) if package[0] == "pip" else None
-        if wheel is None:
-            return None
-        names = (name for name in members_of(wheel) if place_in_prefix(name, self._site_packages) == path)
-        return next((digest_of(wheel, name) for name in names), None)
+    def _checksums(self, package: Package) -> Mapping[str, Checksum]:
+        # Enough to tell what needs an order; that the right file is there in the end, its sha256 proves.
+        if package not in self._known_checksums:
+            urls = (each.url for each in self.wanted if (each.manager, each.name) == package)
+            wheel = self._proven.get(next(urls, "")) if package[0] == "pip" else None
+            found = checksums_of(wheel) if wheel else {}
+            self._known_checksums[package] = {
+                place_in_prefix(name, self._site_packages): checksum for name, checksum in found.items()
+            }
+        return self._known_checksums[package]
 
     def lost_to(self, wheels: Sequence[LockedPackage]) -> list[str]:
         """What has to be out of the way before wheels are installed."""

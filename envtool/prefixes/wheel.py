@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import configparser
 import csv
-import hashlib
 import zipfile
 from pathlib import Path
 
@@ -16,6 +15,9 @@ from envtool.prefixes.stated import require_plain
 
 # RECORD of the largest wheels known takes 2 MB.
 _LARGEST_BYTES = 64 << 20
+
+# CRC-32, size, permissions.
+Checksum = tuple[int, int, int]
 
 
 def place_in_prefix(name: str, site_packages: str) -> str:
@@ -57,13 +59,14 @@ def members_of(wheel: Path) -> list[str]:
         return [each.filename for each in archive.infolist() if not each.is_dir()]
 
 
-def digest_of(wheel: Path, name: str) -> bytes:
-    """The sha256 of one of its files."""
-    digest = hashlib.sha256()
-    with _opened(wheel) as archive, archive.open(name) as content:
-        while chunk := content.read(1 << 20):
-            digest.update(chunk)
-    return digest.digest()
+def checksums_of(wheel: Path) -> dict[str, Checksum]:
+    """CRC-32, size and permissions of each of its files, from its list of members.
+
+    Raises:
+        ArchiveError: It is no wheel.
+    """
+    with _opened(wheel) as archive:
+        return {each.filename: (each.CRC, each.file_size, each.external_attr >> 16) for each in archive.infolist()}
 
 
 def scripts_of(wheel: Path) -> list[str]:
