@@ -154,7 +154,8 @@ def _freshness(job: Job) -> tuple[Verdict, Sequence[str]]:
 
 def _create(job: Job, cache: Cache, display: Display) -> tuple[Verdict, Sequence[str]]:
     outcome = create(job.request, job.prefix, cache, display)
-    return Verdict.GOOD, [f"{len(outcome.plan.install)} packages installed, {len(outcome.plan.remove)} removed"]
+    done = f"{len(outcome.plan.install)} packages installed, {len(outcome.plan.remove)} removed"
+    return Verdict.GOOD, [done, *(f"warning: {each}" for each in outcome.warnings())]
 
 
 def _verify(job: Job, cache: Cache, display: Display) -> tuple[Verdict, Sequence[str]]:

@@ -15,6 +15,20 @@ import yaml
 
 from envtool.errors import Issue, MissingFileError
 
+_MERGE = "tag:yaml.org,2002:merge"
+# What aliases may add to a document that is written out in full; a file of 300 bytes can come to gigabytes.
+_MOST_REPEATED = 100_000
+_MOST_BITS = 1000
+
+
+class _UnusableError(Exception):
+    """Why a node, though it is YAML, has no value."""
+
+    def __init__(self, node: yaml.Node, problem: str) -> None:
+        super().__init__(problem)
+        self.line = node.start_mark.line + 1
+        self.problem = problem
+
 
 class _StringLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Builds nodes with their places; much quicker where libyaml is there."""
@@ -44,6 +58,10 @@ class Document:
     def __init__(self, name: str, text: str) -> None:
         self.name = name
         self.issues: list[Issue] = []
+        # What was converted and how many values it holds, by its node: an alias is the node of its anchor.
+        self._values: dict[int, tuple[Value, int]] = {}
+        self._open: set[int] = set()
+        self._repeated = 0
         self.root = self._parse(text)
 
     def _parse(self, text: str) -> Value:
@@ -54,29 +72,74 @@ class Document:
                 return Value(None, 1) if node is None else self._convert(loader, node)
             finally:
                 loader.dispose()
+        except _UnusableError as error:
+            self.issue(error.line, error.problem)
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             self.issues.append(Issue(f"{self.name}:{line}", f"not YAML: {error.problem or error}"))
+        except RecursionError:
+            self.issues.append(Issue(f"{self.name}:1", "lists and mappings are nested too deeply"))
         except yaml.YAMLError as error:
             self.issues.append(Issue(f"{self.name}:1", f"not YAML: {error}"))
         return Value(None, 1)
 
     def _convert(self, loader: Any, node: yaml.Node) -> Value:
+        return self._weighed(loader, node)[0]
+
+    def _weighed(self, loader: Any, node: yaml.Node) -> tuple[Value, int]:
+        known = self._values.get(id(node))
+        if known is not None:
+            self._repeated += known[1]
+            if self._repeated > _MOST_REPEATED:
+                raise _UnusableError(node, f"aliases repeat more than {_MOST_REPEATED} values")
+            return known
+        if id(node) in self._open:
+            raise _UnusableError(node, "an alias stands inside of its own anchor")
+        self._open.add(id(node))
+        before = len(self._values) + self._repeated
         line = node.start_mark.line + 1
         if isinstance(node, yaml.MappingNode):
-            return Value(self._convert_mapping(loader, node), line)
-        if isinstance(node, yaml.SequenceNode):
-            return Value([self._convert(loader, item) for item in node.value], line)
-        return Value(loader.construct_object(node), line)
+            value = Value(self._convert_mapping(loader, node), line)
+        elif isinstance(node, yaml.SequenceNode):
+            value = Value([self._convert(loader, item) for item in node.value], line)
+        else:
+            value = Value(self._construct(loader, node), line)
+        self._open.discard(id(node))
+        self._values[id(node)] = value, len(self._values) + self._repeated - before + 1
+        return self._values[id(node)]
+
+    def _construct(self, loader: Any, node: yaml.Node) -> Any:
+        try:
+            value = loader.construct_object(node)
+        except (ValueError, OverflowError, AttributeError, KeyError, TypeError) as error:  # such as 2026-02-31
+            raise _UnusableError(node, f"{node.value!r:.100} is no {node.tag.rpartition(':')[2]}") from error
+        if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+            raise _UnusableError(node, "expected a number of a usual size")
+        return value
 
     def _convert_mapping(self, loader: Any, node: yaml.MappingNode) -> dict[str, Value]:
-        result: dict[str, Value] = {}
+        own: dict[str, Value] = {}
+        merged: dict[str, Value] = {}
         for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise _UnusableError(key_node, "expected a text as key")
+            if key_node.tag == _MERGE:
+                # The earlier of several counts, and what the mapping has itself before all. Source: YAML merge keys.
+                for each in self._merged(loader, value_node):
+                    merged = {**each, **merged}
+                continue
             key = str(key_node.value)
-            if key in result:
+            if key in own:
                 self.issue(key_node.start_mark.line + 1, f"key {key!r} stands here twice")
-            result[key] = self._convert(loader, value_node)
-        return result
+            own[key] = self._convert(loader, value_node)
+        return {**merged, **own}
+
+    def _merged(self, loader: Any, node: yaml.Node) -> list[dict[str, Value]]:
+        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        values = [self._convert(loader, each) for each in nodes]
+        if not all(isinstance(each.data, dict) for each in values):
+            raise _UnusableError(node, "expected a mapping or a list of mappings after <<")
+        return [each.data for each in values]
 
     def issue(self, line: int, message: str) -> None:
         """Note something wrong in a line, and go on."""

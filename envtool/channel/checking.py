@@ -9,7 +9,8 @@ from typing import Any
 from envtool.channel import index
 from envtool.errors import ArchiveError, Issue
 from envtool.fetching.cache import sha256_of
-from envtool.prefixes.archive import Member, read_info_json, read_payload
+from envtool.prefixes import stated
+from envtool.prefixes.archive import STATED, Member, parse_info, read_info, read_info_json, read_payload
 from envtool.report import Task
 
 _SAME_KEYS = ("name", "version", "build", "build_number")
@@ -25,12 +26,13 @@ def check_archive(path: Path) -> list[Issue]:
         What does not fit; nothing when all does.
     """
     try:
-        record = read_info_json(path, "index.json")
-        rows = read_info_json(path, "paths.json")["paths"]
-        payload = {each.path: each for each in read_payload(path)}
-    except (ArchiveError, KeyError) as error:
+        info, payload = read_info(path, STATED), read_payload(path)
+        record = parse_info(path, info, "index.json")
+        info.setdefault("paths.json", stated.listed(payload, info))
+        rows = stated.paths(path, parse_info(path, info, "paths.json"))
+    except ArchiveError as error:
         return [Issue(path.name, str(error))]
-    return [*_name_issues(path, record), *_payload_issues(path, {row["_path"]: row for row in rows}, payload)]
+    return [*_name_issues(path, record), *_payload_issues(path, rows, {each.path: each for each in payload})]
 
 
 def check(channel: Path, archives: Mapping[str, Path], task: Task) -> list[Issue]:

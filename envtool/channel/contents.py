@@ -160,6 +160,9 @@ def _place(file: Path) -> str:
     problems = check_archive(file)
     if problems:
         raise ArchiveError(f"{file} is damaged or contradicts itself:" + "".join(f"\n  {each}" for each in problems))
+    reason = index.problem(file)
+    if reason is not None:
+        raise ArchiveError(f"{file} cannot be in an index: {reason}")
     record = read_info_json(file, "index.json")
     return f"{record.get('subdir') or 'noarch'}/{file.name}"
 

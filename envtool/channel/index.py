@@ -17,7 +17,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from envtool import report
 from envtool.channel import seal
+from envtool.errors import ChannelError
 from envtool.files import write_atomically
 
 SUBDIRS = ("linux-64", "noarch")
@@ -72,8 +74,42 @@ def render(
             (copy / subdir).mkdir()
         for name, source in archives.items():
             _link(source, copy / name)
-        asyncio.run(_index(copy, has_shards=has_shards))
+        if _failure(copy, has_shards=has_shards) is not None:
+            _take_out_unusable(archives, copy)
+            failure = _failure(copy, has_shards=has_shards)
+            if failure is not None:
+                raise ChannelError(f"the archives cannot be indexed: {failure}")
         return dict(sorted(_files(copy)))
+
+
+def problem(archive: Path) -> str | None:
+    """Why an archive cannot be in an index, or None when it can."""
+    parent = archive.resolve().parent
+    # Beside it, where it can be linked; elsewhere it is copied.
+    with TemporaryDirectory(prefix=".index-", dir=parent if os.access(parent, os.W_OK) else None) as scratch:
+        copy = Path(scratch)
+        (copy / "noarch").mkdir()
+        _link(archive, copy / "noarch" / archive.name)
+        return _failure(copy, has_shards=False)
+
+
+def _take_out_unusable(archives: Mapping[str, Path], copy: Path) -> None:
+    for name, source in archives.items():
+        reason = problem(source)
+        if reason is not None:
+            report.warn(f"{name} is left out of the index: {reason}", "envtool channel check tells more")
+            (copy / name).unlink()
+
+
+def _failure(copy: Path, *, has_shards: bool) -> str | None:
+    """Index a directory; what rattler says if it cannot."""
+    try:
+        asyncio.run(_index(copy, has_shards=has_shards))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # several unrelated types, and a panic is no Exception
+        return str(error).splitlines()[0] if str(error) else repr(error)
+    return None
 
 
 def is_current(channel: Path, expected: Mapping[str, str]) -> bool:

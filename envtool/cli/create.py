@@ -14,6 +14,7 @@ import click
 from envtool.cli.options import file_option, json_option, name_option, prefix_option, this_platform
 
 if TYPE_CHECKING:
+    from envtool.prefixes.create import Outcome
     from envtool.prefixes.forecast import Forecast
     from envtool.prefixes.plan import Plan
     from envtool.prefixes.prefix import Prefix
@@ -63,6 +64,7 @@ def command(
       envtool create -p /opt/serving --category main --category dev
       envtool create -n serving --repair
     """
+    from envtool import report
     from envtool.locking.lockfile import read_lockfile
     from envtool.prefixes.prefix import find_prefix
     from envtool.prefixes.request import Request
@@ -78,16 +80,20 @@ def command(
         is_offline=offline,
         is_frozen=frozen,
     )
-    plan, digest = _carry_out(request, prefix, is_dry=dry_run)
+    plan, outcome, digest = _carry_out(request, prefix, is_dry=dry_run)
+    if outcome is not None:
+        for line in outcome.warnings():
+            report.warn(line)
     if as_json:
-        _answer_json(plan, prefix, request, digest, is_dry=dry_run)
+        told = _as_told(outcome) if outcome else {}
+        _answer_json(plan, prefix, request, {"env_digest": digest, **told}, is_dry=dry_run)
     elif dry_run:
         _show(plan, prefix, request)
     else:
         _say(plan, prefix, digest)
 
 
-def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan, str | None]:
+def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan, Outcome | None, str | None]:
     from envtool.prefixes.plan import Plan
 
     receipt = request.fulfilled(prefix)
@@ -96,7 +102,7 @@ def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan,
             from envtool.prefixes.conda_notes import freeze
 
             freeze(prefix.meta)
-        return Plan(()), receipt.env_digest
+        return Plan(()), None, receipt.env_digest
 
     # Not imported where there is nothing to do.
     from envtool import directories, report
@@ -105,16 +111,26 @@ def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan,
 
     with report.Display() as display:
         if is_dry:
-            return preview(request, prefix, Cache(directories.cache()), display), None
+            return preview(request, prefix, Cache(directories.cache()), display), None, None
         outcome = create(request, prefix, Cache(directories.cache()), display)
-        return outcome.plan, outcome.receipt.env_digest
+        return outcome.plan, outcome, outcome.receipt.env_digest
 
 
-def _answer_json(plan: Plan, prefix: Prefix, request: Request, digest: str | None, *, is_dry: bool) -> None:
+def _as_told(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "clobbers": [
+            {"path": each.path, "winner": " ".join(each.winner), "loser": " ".join(each.loser)}
+            for each in outcome.clobbers
+        ],
+        "link_scripts": {name: list(paths) for name, paths in outcome.link_scripts.items()},
+    }
+
+
+def _answer_json(plan: Plan, prefix: Prefix, request: Request, told: Mapping[str, Any], *, is_dry: bool) -> None:
     from envtool import report
 
     needs = asdict(_forecast(plan, prefix, request, _sizes(plan))) if is_dry else {}
-    report.answer_json({**needs, "prefix": str(prefix.path), "dry_run": is_dry, "env_digest": digest, **_as_dict(plan)})
+    report.answer_json({**needs, "prefix": str(prefix.path), "dry_run": is_dry, **told, **_as_dict(plan)})
 
 
 def _as_dict(plan: Plan) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def command(
     with report.Display() as display, display.task("look at this machine"):
         urls = [each.url for each in packages]
         facts = detect(urls, list(presets().values()), None if offline else limit_s)
-    found = check(facts, _needs(packages, facts.virtual_packages))
+    found = [*check(facts, _needs(packages, facts.virtual_packages)), *_link_scripts(packages)]
     _tell(found, as_json=as_json, lockfile_path=lockfile_path if packages else None)
     ctx.exit(1 if any(each.severity is Severity.ERROR for each in found) else 0)
 
@@ -59,6 +59,21 @@ def _packages(lockfile_path: Path, platform: str | None) -> list[LockedPackage]:
         return []
     lockfile = read_lockfile(lockfile_path)
     return [each for each in lockfile.packages if each.platform == (platform or this_platform())]
+
+
+def _link_scripts(packages: list[LockedPackage]) -> list[Finding]:
+    from envtool import directories
+    from envtool.doctor.checks import link_scripts
+    from envtool.fetching.cache import Cache, Wanted
+    from envtool.prefixes.archives import require_sha256
+    from envtool.prefixes.stated import cached_paths
+
+    cache = Cache(directories.cache())
+    conda = {each.name: each for each in packages if each.manager == "conda"}
+    paths = {
+        name: cached_paths(cache.path(Wanted(each.file_name, require_sha256(each), ()))) for name, each in conda.items()
+    }
+    return link_scripts(paths)
 
 
 def _needs(packages: list[LockedPackage], detected: Any) -> Needs:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import urlsplit
 
 from envtool.doctor.facts import Facts, Needs, Place
 from envtool.doctor.finding import Finding, Severity
 from envtool.doctor.nvidia import Fit, driver_for, fit, least_driver_for
 from envtool.doctor.surroundings import check_conda, check_python
+from envtool.prefixes import link_scripts as scripts
 from envtool.prefixes.prefix import LONGEST_PATH_BYTES
 from envtool.report import size
 
@@ -34,6 +35,17 @@ def check(facts: Facts, needs: Needs) -> list[Finding]:
         *_clock(facts), *check_conda(facts), *check_python(facts),
     ]  # fmt: skip
     return sorted(found, key=lambda each: list(Severity).index(each.severity))
+
+
+def link_scripts(paths: Mapping[str, Iterable[str]]) -> list[Finding]:
+    """The packages that want programs run when they are linked.
+
+    Args:
+        paths: The paths of the packages whose archives are in the cache, by name.
+    """
+    found = {name: sorted(filter(scripts.is_link_script, each)) for name, each in paths.items()}
+    hint = "read them in the environment, and do by hand what of it you need; see docs/reference/archives.md"
+    return [Finding(_NOTE, "link-scripts", scripts.sentence(name, each), hint) for name, each in found.items() if each]
 
 
 def _virtual_packages(needs: Needs) -> Iterator[Finding]:

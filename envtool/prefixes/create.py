@@ -7,25 +7,28 @@ arrived still is: that converges from any state, which mending in place does not
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 from envtool.channel.trust import require_signed
 from envtool.errors import PrefixError
 from envtool.fetching.cache import Cache
 from envtool.locking.lockfile import SPECS_KEY, VARIABLES_KEY, LockedPackage, read_json_metadata
-from envtool.prefixes import conda_notes, machine
-from envtool.prefixes.archives import fetch_packages
+from envtool.prefixes import conda_notes, link_scripts, machine
+from envtool.prefixes.archives import fetch_packages, require_sha256
 from envtool.prefixes.contents import conda_packages
 from envtool.prefixes.environments_txt import register
 from envtool.prefixes.extra import extra_files
 from envtool.prefixes.install import archives_needed, carry_out
+from envtool.prefixes.layout import Clobber, losses
 from envtool.prefixes.manifest import Manifests
 from envtool.prefixes.plan import Plan, as_conda_left_it, installed, plan
 from envtool.prefixes.prefix import Prefix, Receipt, State
 from envtool.prefixes.request import Request
+from envtool.prefixes.sharing import SharedPathsError
 from envtool.prefixes.space import require_room
-from envtool.prefixes.verify import Inventory, damage, declared_findings, take_inventory, verify
+from envtool.prefixes.verify import Inventory, damage, declared_findings, keep_manifests, take_inventory, verify
 from envtool.report import Display
 from envtool.unpacked.capture import Made
 from envtool.unpacked.place import Placing
@@ -42,10 +45,25 @@ class Outcome:
     Args:
         plan: What had to change.
         receipt: The prefix as it is now.
+        clobbers: The paths that two packages bring, if anything was made.
+        link_scripts: The link scripts that were not run, by conda package, if anything was made.
     """
 
     plan: Plan
     receipt: Receipt
+    clobbers: tuple[Clobber, ...] = ()
+    link_scripts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def warnings(self) -> list[str]:
+        """What there is to know of what was made, a line each."""
+        lines = []
+        for (winner, loser), group in groupby(self.clobbers, key=lambda each: (each.winner, each.loser)):
+            paths = [each.path for each in group]
+            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            lines.append(
+                f"{winner[1]} and {loser[1]} bring the same path: {paths[0]}{more}; that of {winner[1]} is used"
+            )
+        return [*lines, *(link_scripts.sentence(name, paths) for name, paths in self.link_scripts.items())]
 
 
 def create(request: Request, prefix: Prefix, cache: Cache, display: Display) -> Outcome:
@@ -74,17 +92,22 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: Display) -> 
             require_signed(wanted, cache, display, is_offline=request.is_offline)
         before = [] if todo.starts_over else [each.description for each in conda_packages(prefix.path)]
         store = ImageStore(cache)
-        inventory, began_ns = _make(request, todo, prefix, cache, store, display)
+        try:
+            inventory, began_ns = _make(request, todo, prefix, cache, store, display)
+        except SharedPathsError:
+            todo, before = plan(wanted, None), []
+            inventory, began_ns = _make(request, todo, prefix, cache, store, display)
         if receipt is not None and not todo.starts_over and inventory.has_altered(receipt.generated):
             # Somebody altered it, or a newer package brings another one. No archive tells which; only making it does.
             todo, before = plan(wanted, None), []
             inventory, began_ns = _make(request, todo, prefix, cache, store, display)
-        made = _receipt(request, wanted, inventory)
-        _note(request, prefix, made, before)
+        after = _receipt(request, wanted, inventory)
+        _note(request, prefix, after, before)
         if not request.is_from_archives:
             with display.task("keep what was unpacked"):
-                remember(Made(prefix.path, inventory.declared, inventory.entries, began_ns), wanted, store)
-        return Outcome(todo, made)
+                made = Made(prefix.path, inventory.declared, inventory.entries, began_ns, inventory.layout.shared)
+                remember(made, wanted, store)
+        return Outcome(todo, after, inventory.layout.clobbers, link_scripts.link_scripts(inventory.declared))
 
 
 def preview(request: Request, prefix: Prefix, cache: Cache, display: Display) -> Plan:
@@ -117,14 +140,33 @@ def _make(
         forget(wanted, store)
     is_reusing = todo.starts_over and not request.is_from_archives
     placings = find_placings(wanted, store) if is_reusing else []
+    placings = _without_shared(placings, wanted, Manifests(cache.root)) if placings else []
     try:
+        return _install(request, todo, placings, prefix, cache, display)
+    except SharedPathsError as error:
+        if not placings:
+            raise
+        placings = [each for each in placings if (each.package.manager, each.package.name) not in error.packages]
         return _install(request, todo, placings, prefix, cache, display)
     except (PrefixError, FileNotFoundError, FileExistsError):
         if not placings:
             raise
-        # Removed by another process meanwhile, or two packages that bring the same file: archives tell what is right.
+        # Removed by another process meanwhile: archives tell what is right.
         forget([each.package for each in placings], store)
         return _install(request, todo, [], prefix, cache, display)
+
+
+def _without_shared(
+    placings: Sequence[Placing], wanted: Sequence[LockedPackage], manifests: Manifests
+) -> list[Placing]:
+    # An image is of a package that has all its paths.
+    lost = losses(wanted, manifests, {})
+    shared = {package for (loser, _), winner in lost.items() for package in (loser, winner)}
+    return [
+        each
+        for each in placings
+        if manifests.is_known(require_sha256(each.package)) and (each.package.manager, each.package.name) not in shared
+    ]
 
 
 def _install(
@@ -135,8 +177,10 @@ def _install(
     needed = [each for each in archives_needed(wanted, todo) if each.url not in placed]
     proven = fetch_packages(needed, cache, display, is_offline=request.is_offline) if needed else {}
     require_room(proven.values(), prefix.path, sum(each.image.size_bytes for each in placings))
+    manifests = Manifests(cache.root)
+    keep_manifests(manifests, [each for each in wanted if each not in todo.install], cache, display, {})
     prefix.mark_incomplete()
-    known = carry_out(prefix, todo, wanted, placings, proven, request.platform, Manifests(cache.root), display)
+    known = carry_out(prefix, todo, wanted, placings, proven, request.platform, manifests, display)
     began_ns = time.time_ns()
     inventory = take_inventory(prefix, wanted, cache, display, known, proven)
     _require_whole(inventory, prefix)

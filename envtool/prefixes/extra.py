@@ -24,15 +24,21 @@ def extra_files(prefix: Prefix, conda: Sequence[CondaPackage], installed: Sequen
         installed: What its receipt notes.
     """
     brought = {path for package in conda for path in package.files}
-    brought.update(_of_wheels(prefix, installed))
+    # pip may have installed others, whose files are as extra as any.
+    brought.update(wheel_files(prefix, [each.name for each in installed if each.manager == "pip"]))
     names = (name for name, _ in walk(str(prefix.path)))
     return tuple(sorted(name for name in names if name not in brought and source_of(name) not in brought))
 
 
-def _of_wheels(prefix: Prefix, installed: Sequence[Installed]) -> Iterator[str]:
-    # pip may have installed others, whose files are as extra as any.
-    names = {canonicalize_name(each.name) for each in installed if each.manager == "pip"}
+def wheel_files(prefix: Prefix, names: Sequence[str]) -> Iterator[str]:
+    """The files of wheels of a prefix, by their RECORD.
+
+    Args:
+        prefix: The prefix.
+        names: The distributions.
+    """
+    wanted = {canonicalize_name(each) for each in names}
     site_packages = prefix.site_packages()
     for record in (prefix.path / site_packages).glob("*.dist-info/RECORD"):
-        if canonicalize_name(record.parent.name.partition("-")[0]) in names:
+        if canonicalize_name(record.parent.name.partition("-")[0]) in wanted:
             yield from recorded_files(prefix.path, f"{site_packages}/{record.parent.name}/RECORD")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,9 @@ from envtool.prefixes.link import LinkRequest
 from envtool.prefixes.manifest import Manifests
 from envtool.prefixes.plan import Plan
 from envtool.prefixes.prefix import Prefix
+from envtool.prefixes.sharing import Sharing, left_behind
 from envtool.prefixes.unpack import linked, unpack
+from envtool.prefixes.wheel import require_plain_paths
 from envtool.report import Display
 from envtool.unpacked.place import Placing, place
 
@@ -54,24 +57,32 @@ def carry_out(
 
     Raises:
         EnvtoolError: An archive or wheel cannot be installed.
+        SharedPathsError: A path that the plan does not make anew is shared with something that it changes.
     """
     is_placed = {each.package.url for each in placings}
     new_archives = [each for each in plan.installs("conda") if each.url not in is_placed]
     new_wheels = [each for each in plan.installs("pip") if each.url not in is_placed]
+    for each in new_wheels:
+        require_plain_paths(proven[each.url])
+    left = set() if plan.starts_over else left_behind(prefix, plan)
     with _read_meanwhile(new_wheels, proven, manifests):
         if plan.starts_over:
             prefix.clear()
         for path in plan.delete:
             _delete(prefix.path, path)
         placed = _place(prefix, placings, display)
+        sharing = Sharing(wanted, plan, [each.package for each in placings], manifests, proven, left)
         written = {}
         if new_archives or (plan.removes("conda") and not plan.starts_over):
-            written = _link(prefix, new_archives, wanted, proven, platform, manifests, display)
+            written = _link(prefix, new_archives, sharing, proven, platform, display)
+        if new_wheels or not plan.starts_over:
+            sharing.require_settled()
         if not plan.starts_over:
             _uninstall_wheels(prefix, plan)
         if new_wheels:
-            _install_wheels(prefix, new_wheels, proven, display)
-        if prefix.python.exists():
+            _install_wheels(prefix, new_wheels, sharing, proven, display)
+        has_python = any((each.manager, each.name) == ("conda", "python") for each in wanted)
+        if has_python and prefix.python.exists():
             with display.task("compile byte-code"):
                 bytecode.compile_all(prefix.path, prefix.python, [path for path in placed if source_of(path)])
     return Known(placed, written)
@@ -101,13 +112,12 @@ def _place(prefix: Prefix, placings: Sequence[Placing], display: Display) -> dic
 def _link(
     prefix: Prefix,
     new: Sequence[LockedPackage],
-    wanted: Sequence[LockedPackage],
+    sharing: Sharing,
     proven: Mapping[str, Path],
     platform: str,
-    manifests: Manifests,
     display: Display,
 ) -> dict[Inode, Written]:
-    kept = [each.name for each in wanted if each.manager == "conda" and each not in new]
+    kept = [each.name for each in sharing.wanted if each.manager == "conda" and each not in new]
     written: dict[Inode, Written] = {}
     with (
         display.task(f"unpack and link {len(new)} conda packages", len(new)) as task,
@@ -119,10 +129,14 @@ def _link(
         for each in new:
             archive, sha256 = proven[each.url], require_sha256(each)
             found = unpacked[archive]
-            manifests.keep_archive(sha256, archive, found.payload, found.info)
+            sharing.manifests.keep_archive(sha256, archive, found.payload, found.info)
             written.update(found.written)
             requests.append(LinkRequest(each.name, each.url, sha256, archive, directories[archive], each.md5))
+        sharing.require_settled()
+        for each in new:
+            sharing.yield_paths(each, directories[proven[each.url]])
         link.link(requests, kept, prefix.path, platform, scratch)
+        sharing.make_directories(prefix.path, new)
         return linked(scratch, written)
 
 
@@ -135,13 +149,20 @@ def _uninstall_wheels(prefix: Prefix, plan: Plan) -> None:
         wheels.uninstall(gone, prefix.path)
 
 
-def _install_wheels(prefix: Prefix, new: Sequence[LockedPackage], proven: Mapping[str, Path], display: Display) -> None:
+def _install_wheels(
+    prefix: Prefix, new: Sequence[LockedPackage], sharing: Sharing, proven: Mapping[str, Path], display: Display
+) -> None:
     from envtool.locking import wheels  # many environments have none
 
-    with display.task(f"install {len(new)} wheels"), _scratch(prefix, "wheels") as scratch:
-        by_name = {f"{each.name}=={each.version}": each for each in new}
-        paths = {name: proven[each.url] for name, each in by_name.items()}
-        wheels.install(paths, {name: require_sha256(each) for name, each in by_name.items()}, prefix.path, scratch)
+    with display.task(f"install {len(new)} wheels"):
+        for number, layer in enumerate(sharing.layers(new)):
+            for path in sharing.lost_to(layer):
+                _delete(prefix.path, path)
+            with _scratch(prefix, f"wheels-{number}") as scratch:
+                by_name = {f"{each.name}=={each.version}": each for each in layer}
+                paths = {name: proven[each.url] for name, each in by_name.items()}
+                hashes = {name: require_sha256(each) for name, each in by_name.items()}
+                wheels.install(paths, hashes, prefix.path, scratch)
 
 
 @contextmanager
@@ -158,7 +179,9 @@ def _scratch(prefix: Prefix, name: str) -> Iterator[Path]:
 
 
 def _delete(prefix: Path, path: str) -> None:
-    (prefix / path).unlink(missing_ok=True)
+    if not os.path.lexists(prefix / path):
+        return
+    (prefix / path).unlink()
     for parent in (prefix / path).parents:
         if parent == prefix or any(parent.iterdir()):
             break

@@ -140,9 +140,15 @@ def _repodata_record(request: LinkRequest) -> Any:
     index_json = request.unpacked / "info" / "index.json"
     if not index_json.is_file():
         raise ArchiveError(f"{request.archive} has no info/index.json")
-    record = rattler.PackageRecord.from_index_json(
-        index_json, size=request.archive.stat().st_size, sha256=request.sha256
-    )
+    content = json.loads(index_json.read_bytes())
+    if not content.get("subdir"):  # as conda does, it is where the channel has it
+        index_json.write_text(json.dumps({**content, "subdir": request.url.rsplit("/", 2)[1]}))
+    try:
+        record = rattler.PackageRecord.from_index_json(
+            index_json, size=request.archive.stat().st_size, sha256=request.sha256
+        )
+    except Exception as error:  # py-rattler raises several unrelated types
+        raise ArchiveError(f"{request.archive}: info/index.json cannot be used: {error}") from error
     _offer(request, f"{record.name.normalized}-{record.version}-{record.build}")
     return rattler.RepoDataRecord(record, request.archive.name, request.archive.as_uri(), channel_of(request.url))
 

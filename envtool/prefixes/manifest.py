@@ -7,12 +7,13 @@ the archive or wheel.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import stat
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,12 @@ from typing import Any
 
 from envtool.errors import ArchiveError
 from envtool.files import write_atomically
-from envtool.prefixes.archive import Member, parse_info, read_info, read_payload
+from envtool.prefixes import stated
+from envtool.prefixes.archive import STATED, Member, parse_info, read_info, read_payload
 from envtool.prefixes.record import place_of
 from envtool.prefixes.relocation import Placeholder
+from envtool.prefixes.wheel import place_in_prefix, scripts_of
 
-# What a manifest is made of, besides the payload.
-INFO = ("index.json", "paths.json")
 _CHUNK_BYTES = 1 << 20
 
 
@@ -49,6 +50,30 @@ class Declared:
     is_executable: bool = False
 
 
+@dataclass(frozen=True)
+class Brought:
+    """What an archive or wheel brings into a prefix.
+
+    Args:
+        files: Its files, by the path that they have there.
+        scripts: The entry points that installing makes, which have no bytes in it.
+        directories: The directories that it states besides its files.
+        depends: The match specs that a conda package needs.
+        is_noarch: Whether it is a conda package for every platform.
+    """
+
+    files: Mapping[str, Declared]
+    scripts: tuple[str, ...] = ()
+    directories: tuple[str, ...] = ()
+    depends: tuple[str, ...] = ()
+    is_noarch: bool = False
+
+    @property
+    def paths(self) -> Collection[str]:
+        """Every path that it wants."""
+        return [*self.files, *self.scripts] if self.scripts else self.files.keys()
+
+
 class Manifests:
     """The manifests of archives and wheels, kept under the hash of what they describe.
 
@@ -58,7 +83,7 @@ class Manifests:
 
     def __init__(self, cache_dir: Path) -> None:
         # The number goes up when the content changes, so that an old one is not read.
-        self._root = cache_dir / "manifests" / "3"
+        self._root = cache_dir / "manifests" / "4"
 
     def is_known(self, sha256: str) -> bool:
         """Whether the manifest is kept, so that the archive or wheel is not needed."""
@@ -71,7 +96,7 @@ class Manifests:
             ArchiveError: It is neither.
         """
         if manager == "conda":
-            self.keep_archive(sha256, source, read_payload(source), read_info(source, INFO))
+            self.keep_archive(sha256, source, read_payload(source), read_info(source, STATED))
         else:
             self._write(sha256, _wheel_content(source))
 
@@ -82,7 +107,7 @@ class Manifests:
             sha256: Its hash.
             archive: The archive, for messages.
             payload: What it holds.
-            info: The content of those files of `INFO` that it has.
+            info: The content of those files of `STATED` that it has.
 
         Raises:
             ArchiveError: One of these is not there, or no JSON.
@@ -94,23 +119,48 @@ class Manifests:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(content, sort_keys=True))
 
-    def declared(self, sha256: str, package: tuple[str, str], site_packages: str) -> dict[str, Declared]:
-        """The files of a known archive or wheel, by the path that they have in a prefix.
+    def brought(self, sha256: str, package: tuple[str, str], site_packages: str) -> Brought:
+        """What a known archive or wheel brings.
 
         Args:
             sha256: Its hash.
             package: Manager and name.
             site_packages: Where Python packages go, such as `lib/python3.9/site-packages`.
         """
-        content: dict[str, Any] = json.loads(self._path(sha256).read_bytes())
-        place = _place_linked if package[0] == "conda" else _place_wheel
-        is_python = content.get("noarch") == "python"
-        return {
-            place(path, is_python, site_packages): _declared(package, file) for path, file in content["files"].items()
-        }
+        return _brought(self._path(sha256), package, site_packages)
+
+    def site_packages(self, python_sha256: str) -> str:
+        """Where a known Python has its packages, relative to the prefix."""
+        return str(_read(self._path(python_sha256))["site_packages"])
 
     def _path(self, sha256: str) -> Path:
         return self._root / f"{sha256}.json"
+
+
+@functools.cache
+def _brought(manifest: Path, package: tuple[str, str], site_packages: str) -> Brought:
+    content = _read(manifest)
+    is_python = content.get("noarch") == "python"
+
+    def place(path: str) -> str:
+        if package[0] == "pip":
+            return place_in_prefix(path, site_packages)
+        return place_of(path, site_packages) if is_python else path
+
+    return Brought(
+        {place(path): _declared(package, file) for path, file in content["files"].items()},
+        tuple(f"bin/{name}" for name in content["scripts"]),
+        tuple(place(path) for path in content.get("directories", ())),
+        tuple(content.get("depends", ())),
+        bool(content.get("noarch")),
+    )
+
+
+@functools.cache
+def _read(path: Path) -> dict[str, Any]:
+    # Named by the hash of what it describes, so that it never changes.
+    content: dict[str, Any] = json.loads(path.read_bytes())
+    return content
 
 
 def _declared(package: tuple[str, str], file: Mapping[str, Any]) -> Declared:
@@ -119,24 +169,47 @@ def _declared(package: tuple[str, str], file: Mapping[str, Any]) -> Declared:
 
 
 def _archive_content(archive: Path, payload: Iterable[Member], info: Mapping[str, bytes]) -> dict[str, Any]:
-    index, paths = (parse_info(archive, info, name) for name in INFO)
-    listed = {each["_path"]: each for each in paths["paths"]}
+    index = parse_info(archive, info, "index.json")
+    if "paths.json" not in info:
+        payload = list(payload)
+        info = {**info, "paths.json": stated.listed(payload, info)}
+    paths = parse_info(archive, info, "paths.json")
+    link = parse_info(archive, info, "link.json") if "link.json" in info else {}
+    listed = stated.paths(archive, paths)
+    members = {each.path: each for each in payload}
     files: dict[str, dict[str, Any]] = {}
-    for member in payload:
+    directories = []
+    for path, entry in listed.items():
+        if entry["path_type"] == "directory":
+            directories.append(path)
+            continue
+        member = members.get(path)
+        if member is None:
+            raise ArchiveError(f"{archive}: info/paths.json lists {path}, which is not in the archive")
         file: dict[str, Any] = {"sha256": member.normalized_sha256}
         if member.is_link:
+            if "__pycache__" in path.split("/"):  # compiling would write where it leads
+                raise ArchiveError(f"{archive}: expected byte-code to be no link, found {path}")
             file["is_link"] = True
         if member.is_executable:
             file["is_executable"] = True
-        if listed.get(member.path, {}).get("prefix_placeholder"):
-            file["placeholder"] = listed[member.path]["prefix_placeholder"]
-            file["is_binary"] = listed[member.path].get("file_mode") == "binary"
-        files[member.path] = file
-    return {"noarch": index.get("noarch"), "files": files}
-
-
-def _place_linked(path: str, is_python: bool, site_packages: str) -> str:
-    return place_of(path, site_packages) if is_python else path
+        if entry.get("prefix_placeholder"):
+            file["placeholder"] = entry["prefix_placeholder"]
+            file["is_binary"] = entry.get("file_mode") == "binary"
+        files[path] = file
+    is_python = index.get("noarch") == "python"
+    content: dict[str, Any] = {
+        "files": files,
+        "directories": directories,
+        "scripts": stated.entry_points(archive, link) if is_python else [],
+    }
+    depends = index.get("depends", [])
+    if not isinstance(depends, list) or not all(isinstance(each, str) for each in depends):
+        raise ArchiveError(f"{archive}: depends of info/index.json is no list of texts")
+    content.update(noarch=index.get("noarch"), depends=depends)
+    if index.get("name") == "python":
+        content["site_packages"] = stated.site_packages(archive, index)
+    return content
 
 
 def _wheel_content(wheel: Path) -> dict[str, Any]:
@@ -148,7 +221,8 @@ def _wheel_content(wheel: Path) -> dict[str, Any]:
         count = os.cpu_count() or 1
         with ThreadPoolExecutor(count) as pool:
             shares = pool.map(lambda start: _share(wheel, members[start::count]), range(count))
-            return {"files": {name: file for share in shares for name, file in share.items()}}
+            files = {name: file for share in shares for name, file in share.items()}
+        return {"files": files, "scripts": scripts_of(wheel)}
     except (zipfile.BadZipFile, OSError) as error:
         raise ArchiveError(f"{wheel} is no wheel: {error}") from error
 
@@ -171,14 +245,3 @@ def _wheel_file(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> dict[str, 
         while chunk := content.read(_CHUNK_BYTES):
             digest.update(chunk)
     return {"sha256": digest.hexdigest(), "is_executable": is_executable}
-
-
-def _place_wheel(name: str, _: bool, site_packages: str) -> str:
-    # The .data directory holds what goes elsewhere (Binary distribution format, PyPA specifications).
-    top, _slash, rest = name.partition("/")
-    if not top.endswith(".data"):
-        return f"{site_packages}/{name}"
-    scheme, _slash, path = rest.partition("/")
-    version = site_packages.split("/")[1]
-    places = {"scripts": "bin/", "data": "", "headers": f"include/site/{version}/{top.rpartition('-')[0]}/"}
-    return f"{places.get(scheme, f'{site_packages}/')}{path}"

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from envtool.prefixes.clobber import kept_at
+
 
 def as_conda_writes(record: Mapping[str, Any], url: str, md5: str | None) -> dict[str, Any]:
     """The record of a package that was just linked.
@@ -25,7 +27,7 @@ def as_conda_writes(record: Mapping[str, Any], url: str, md5: str | None) -> dic
     # the package's name, version and build; with only one of them empty it would not. conda-pack wants the key `link`.
     mended.pop("extracted_package_dir", None)
     mended["link"] = None
-    mended["paths_data"]["paths"] = [_path(each) for each in record["paths_data"]["paths"]]
+    mended["paths_data"]["paths"] = [_path(each, record["name"]) for each in record["paths_data"]["paths"]]
     return mended
 
 
@@ -61,7 +63,10 @@ def set_md5(record: dict[str, Any], md5: str | None) -> None:
         record["md5"] = md5
 
 
-def _path(path: Mapping[str, Any]) -> dict[str, Any]:
+def _path(path: Mapping[str, Any], name: str) -> dict[str, Any]:
+    lost = kept_at(name, "")
+    if path["_path"].startswith(lost):  # as py-rattler notes what another package has in its place
+        path = {**path, "original_path": path["_path"][len(lost) :]}
     if path["path_type"] == "softlink":
         # py-rattler hashes the text of a link, conda's doctor the file that it leads to.
         return {key: value for key, value in path.items() if key != "sha256_in_prefix"}

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from envtool.errors import DiskSpaceError
-from envtool.prefixes.archive import read_info_json
+from envtool.prefixes import stated
+from envtool.prefixes.archive import parse_info, read_info
 from envtool.report import size
 
 # Byte-code, directory entries and the blocks that small files do not fill: about an eighth on top, by measurement.
@@ -26,7 +27,12 @@ def unpacked_bytes(archive: Path) -> int:
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             return sum(member.file_size for member in wheel.infolist())
-    return sum(path.get("size_in_bytes") or 0 for path in read_info_json(archive, "paths.json")["paths"])
+    info = read_info(archive, ["paths.json"])
+    if not info:  # from before there was one
+        return archive.stat().st_size * UNPACKED_FACTOR
+    entries = stated.paths(archive, parse_info(archive, info, "paths.json")).values()
+    sizes = (entry.get("size_in_bytes") for entry in entries)
+    return sum(size_bytes for size_bytes in sizes if isinstance(size_bytes, int))
 
 
 def with_overhead(size_bytes: int) -> int:

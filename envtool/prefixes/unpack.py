@@ -18,9 +18,9 @@ from pathlib import Path, PurePosixPath
 
 from envtool.errors import ArchiveError
 from envtool.files import create, write_all
-from envtool.prefixes.archive import Member, open_part, read_member
+from envtool.prefixes.archive import STATED, Member, bounded, open_part, read_member
 from envtool.prefixes.inventory import Inode, Written
-from envtool.prefixes.manifest import INFO
+from envtool.prefixes.stated import listed
 from envtool.report import Task
 
 
@@ -106,7 +106,7 @@ class _Unpacking:
         for part in ("info", "pkg") if self._archive.name.endswith(".conda") else ("pkg",):
             try:
                 with open_part(self._archive, part) as tar:
-                    for info in tar:
+                    for info in bounded(self._archive, tar):
                         self._unpack(tar, info)
             except (tarfile.TarError, zipfile.BadZipFile, EOFError, KeyError) as error:
                 raise ArchiveError(f"{self._archive} is no package archive: {error}") from error
@@ -116,8 +116,12 @@ class _Unpacking:
                     raise ArchiveError(f"{self._archive} cannot be unpacked: {error}") from error
                 raise
         payload = [each for name, each in self._members.items() if not name.startswith("info/")]
-        found = ((name, Path(self._root, "info", name)) for name in INFO)
-        return Unpacked(payload, {name: path.read_bytes() for name, path in found if path.is_file()}, self._written)
+        found = ((name, Path(self._root, "info", name)) for name in STATED)
+        stated = {name: path.read_bytes() for name, path in found if path.is_file()}
+        if "index.json" in stated and "paths.json" not in stated:
+            stated["paths.json"] = listed(payload, stated)
+            Path(self._root, "info", "paths.json").write_bytes(stated["paths.json"])
+        return Unpacked(payload, stated, self._written)
 
     def _unpack(self, tar: tarfile.TarFile, info: tarfile.TarInfo) -> None:
         path = self._place(info.name)

@@ -16,6 +16,8 @@ from envtool.prefixes.bytecode import source_of
 from envtool.prefixes.contents import CondaPackage, conda_packages
 from envtool.prefixes.findings import Finding
 from envtool.prefixes.inventory import Entry, Known, env_digest, scan
+from envtool.prefixes.layout import Layout
+from envtool.prefixes.layout import layout as lay_out
 from envtool.prefixes.manifest import Declared, Manifests
 from envtool.prefixes.plan import Damage
 from envtool.prefixes.prefix import Prefix
@@ -29,10 +31,12 @@ class Inventory:
     Args:
         declared: What the lock's archives and wheels bring, by path.
         entries: What is there, by path.
+        layout: How the paths that several of them bring were settled.
     """
 
     declared: Mapping[str, Declared]
     entries: Mapping[str, Entry]
+    layout: Layout
 
     @property
     def env_digest(self) -> str:
@@ -122,16 +126,31 @@ def take_inventory(
     Raises:
         NetworkError, HashMismatchError: An archive that is not in the cache could not be had or proven.
     """
-    declared = _declared(prefix, locked, cache, display, proven or {})
+    manifests = Manifests(cache.root)
+    keep_manifests(manifests, locked, cache, display, proven or {})
+    layout = lay_out(locked, manifests)
+    # Byte-code that a wheel ships is compiled anew like all other.
+    declared = {path: file for path, file in layout.declared.items() if not path.endswith(".pyc")}
     placeholders = {path: each.placeholder for path, each in declared.items() if each.placeholder}
     with display.task(f"read every file of {prefix.path}"):
-        return Inventory(declared, scan(prefix.path, placeholders, known))
+        return Inventory(declared, scan(prefix.path, placeholders, known), layout)
 
 
-def _declared(
-    prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, display: Display, proven: Mapping[str, Path]
-) -> dict[str, Declared]:
-    manifests = Manifests(cache.root)
+def keep_manifests(
+    manifests: Manifests, locked: Sequence[LockedPackage], cache: Cache, display: Display, proven: Mapping[str, Path]
+) -> None:
+    """Read the archives and wheels that have no manifest yet.
+
+    Args:
+        manifests: Where manifests are kept.
+        locked: What is to have one.
+        cache: Where archives and wheels are, should one have to be read.
+        display: Where progress is shown.
+        proven: Archives and wheels that were just proven and need not be hashed again, by canonical URL.
+
+    Raises:
+        NetworkError, HashMismatchError: An archive that is not in the cache could not be had or proven.
+    """
     unknown = [each for each in locked if not manifests.is_known(require_sha256(each))]
     if unknown:
         missing = [each for each in unknown if each.url not in proven]
@@ -140,12 +159,6 @@ def _declared(
             for each in unknown:
                 manifests.keep(require_sha256(each), each.manager, archives[each.url])
                 task.advance()
-    site_packages = prefix.site_packages()
-    declared: dict[str, Declared] = {}
-    for each in locked:
-        declared.update(manifests.declared(require_sha256(each), (each.manager, each.name), site_packages))
-    # Byte-code that a wheel ships is compiled anew like all other.
-    return {path: file for path, file in declared.items() if not path.endswith(".pyc")}
 
 
 def damage(report: VerifyReport) -> Damage:

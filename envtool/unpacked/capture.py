@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,12 +47,14 @@ class Made:
         declared: What archives and wheels bring, by path.
         entries: What was read, by path.
         since_ns: When the reading began, so that a file changed since then is not taken for what was read.
+        shared: Manager and name of the packages that share a path with another one.
     """
 
     prefix: Path
     declared: Mapping[str, Declared]
     entries: Mapping[str, Entry]
     since_ns: int
+    shared: Collection[tuple[str, str]] = ()
 
 
 def capture(

@@ -42,7 +42,8 @@ def remember(made: Made, wanted: Sequence[LockedPackage], store: ImageStore) -> 
         store: Where images are kept.
     """
     keys = _keys(wanted) if store.is_used else {}
-    new = {key: package for key, package in keys.items() if not store.path(key).exists()}
+    alone = {key: package for key, package in keys.items() if (package.manager, package.name) not in made.shared}
+    new = {key: package for key, package in alone.items() if not store.path(key).exists()}
     if not new:
         return
     others = [package for key, package in keys.items() if key not in new]

@@ -189,3 +189,28 @@ def test_no_create_takes_an_altered_script_for_right(
     (prefix / script).unlink()
     assert json.loads(user.run("create", "-p", prefix, "--repair", "--json").stdout)["env_digest"] == digest
     user.run("verify", "-p", prefix)
+
+
+def test_wheels_that_share_paths_end_the_same_every_time(user: User, python: tuple[LockedPackage, ...]) -> None:
+    def wheel(name: str, *paths: str, **scripts: str) -> LockedPackage:
+        files = {**dict.fromkeys((f"{name}.py", *paths), f"# {name}\n"), "same/__init__.py": ""}
+        return locked_wheel(write_wheel(user.home, name, "1.0", files, scripts))
+
+    first = wheel("wa", "tests/__init__.py", "x/y.py", run="wa:a")
+    second = wheel("wb", "tests/__init__.py", "tests/b.py", "x.py", run="wb:b")
+    third = wheel("wc", "tests/__init__.py", "{data}/scripts/run", "x.py/z.py")
+    prefix, fresh = user.home / "env", user.home / "fresh"
+    user.write_lock(*python, first, second, third)
+    said = user.run("create", "-p", prefix).stderr
+    assert "warning: wc and wb bring the same path: " in said
+    assert "same/__init__.py" not in said
+    site_packages = prefix / "lib/python3.9/site-packages"
+    assert (site_packages / "tests/__init__.py").read_text() == "# wc\n"
+    assert (site_packages / "x.py/z.py").exists()
+    user.write_lock(*python, first, second)
+    assert digest_of(user, prefix) == digest_of(user, fresh)
+    assert (site_packages / "tests/__init__.py").read_text() == "# wb\n"
+    assert (site_packages / "x.py").read_text() == "# wb\n"
+    (site_packages / "tests/__init__.py").unlink()
+    user.run("create", "-p", prefix, "--repair")
+    assert user.run("digest", "-p", prefix).stdout == user.run("digest", "-p", fresh).stdout

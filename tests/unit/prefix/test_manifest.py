@@ -23,7 +23,7 @@ def test_a_wheel_of_many_files_is_read_whole_every_time(tmp_path: Path) -> None:
     for attempt in range(5):
         manifests = Manifests(tmp_path / str(attempt))
         manifests.keep("0" * 64, "pip", wheel)
-        declared = manifests.declared("0" * 64, ("pip", "package"), SITE)
+        declared = manifests.brought("0" * 64, ("pip", "package"), SITE).files
         assert {path: file.sha256 for path, file in declared.items()} == expected
 
 
