@@ -30,6 +30,7 @@ from serve.swapping.reloader import Reloader
 from serve.swapping.slot import Slot
 from serve.swapping.store import Store
 from serve.swapping.together import HostCommitter
+from serve.swapping.unserved import Unserved
 from serve.telling.hook import EventHook
 from serve.telling.logs import EventLog
 from serve.watching.place import Place
@@ -65,6 +66,7 @@ class Runtime:
             place,
             self._make_committer(place),
             self._quarantine,
+            Unserved(settings.store),
             self.log,
             settings.poll_s,
             settings.settle_s,

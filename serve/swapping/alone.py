@@ -16,7 +16,7 @@ from serve.swapping.orders import Rollback
 from serve.swapping.parts import Loader
 from serve.swapping.refusal import explain, refuse_entry
 from serve.swapping.store import Stored
-from serve.watching.checkpoint import Ignore, Wait
+from serve.watching.checkpoint import SERVED, Ignore, Wait
 from serve.watching.manifest import parse_marker
 
 
@@ -58,18 +58,18 @@ class WorkerCommitter(Committer):
     def _move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
         live, before_bytes = self._parts.slot.live, used_bytes()
         if live is not None and (live.provenance.sha256, live.provenance.version) == (stored.sha256, proposed.version):
-            return Ignore("it is being served", is_final=True)
+            return SERVED
         try:
             loaded = loader.load(stored, parse_marker(proposed.marker.encode()))
         except Exception as error:
             return self.say_refused(refuse_entry(error, proposed))
         started_s = time.monotonic()
-        entry = self._parts.ledger.commit(proposed)
+        entry = self._parts.ledger.commit(proposed, live.provenance.generation if live is not None else 0)
         if live is not None and entry.generation <= live.provenance.generation:
-            return Ignore("another worker was faster", is_final=True)
+            return Wait("another worker was faster", 0.0)
         generation = make(self._parts, loaded, stored, entry, before_bytes)
         previous = self._parts.slot.swap(generation)
         say_live(self._parts.log, "swapped", generation, previous, time.monotonic() - started_s)
         self._parts.quarantine.forget(entry.sha256)
         self._prune()
-        return Ignore("it is being served", is_final=True)
+        return SERVED

@@ -7,20 +7,20 @@ less and less often. A refusal holds for one judge: another model class or other
 
 from __future__ import annotations
 
-import contextlib
-import json
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from serve import files
-from serve.swapping import hostlock
+from serve.swapping.ledger import ROLLBACK
+from serve.swapping.records import Records
 
 _FIRST_RETRY_S = 1.0
 _LONGEST_RETRY_S = 60.0
 _MOST_RECORDS = 500
+# Another worker may have seen and refused what this one has not listed yet, and publishing again takes a moment.
+_GRACE_S = 2.0
 # These faults may lie in what the marker states; the same bytes under another marker are judged anew.
 _OF_MARKER = frozenset(("format", "golden", "interface", "marker", "signature"))
 _MOST_FINGERPRINTS = 20
@@ -67,6 +67,7 @@ class Record:
         version: that its marker names.
         fingerprints: of the observations and orders that led to it.
         marker: the marker's text.
+        tried_s: when it was last tried, on the wall clock.
     """
 
     subject: str
@@ -80,6 +81,12 @@ class Record:
     version: str = ""
     fingerprints: tuple[str, ...] = ()
     marker: str = ""
+    tried_s: float = 0.0
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether an operator's order led to it, and nothing that lies at the watched place."""
+        return all(fingerprint.startswith(ROLLBACK) for fingerprint in self.fingerprints)
 
     def holds(self, judge: str, now_s: float) -> bool:
         """Whether the refusal still stands.
@@ -94,10 +101,9 @@ class Record:
         return self.retry_at_s is None or 0 < self.retry_at_s - now_s <= _LONGEST_RETRY_S
 
 
-Records = Mapping[str, Record]
-
-
-def add_refusal(records: Records, refusal: Refusal, judge: str, now_s: float) -> tuple[Records, bool]:
+def add_refusal(
+    records: Mapping[str, Record], refusal: Refusal, judge: str, now_s: float
+) -> tuple[Mapping[str, Record], bool]:
     """Add a refusal to what is known.
 
     Args:
@@ -133,6 +139,7 @@ def add_refusal(records: Records, refusal: Refusal, judge: str, now_s: float) ->
         version=refusal.version,
         fingerprints=_add(old.fingerprints if old is not None else (), refusal.fingerprint),
         marker=refusal.marker,
+        tried_s=now_s,
     )
     others = [other for other in records.values() if other.subject != subject]
     kept = [*others, record][-_MOST_RECORDS:]
@@ -148,16 +155,12 @@ class Quarantine:
     """
 
     def __init__(self, root: Path, judge: str = "") -> None:
-        self._path = root / "quarantine.json"
-        self._lock_path = root / "quarantine.lock"
+        self._records: Records[Record] = Records(root / "quarantine.json", _parse, lambda record: record.subject)
         self.judge = judge
-        self._records: Records = {}
-        self._state: tuple[int, int, int] | None = None
 
     def records(self) -> list[Record]:
         """Return all refusals, the oldest first; none where the file cannot be read."""
-        self._refresh()
-        return list(self._records.values())
+        return list(self._records.read().values())
 
     def find_sha256(self, sha256: str, marker: str) -> Record | None:
         """Find the refusal that stands for these bytes.
@@ -166,8 +169,7 @@ class Quarantine:
             sha256: of the bytes.
             marker: the text of the marker that they have now.
         """
-        self._refresh()
-        record = self._records.get(sha256)
+        record = self._records.read().get(sha256)
         if record is None or not record.holds(self.judge, time.time()):
             return None
         return None if record.code in _OF_MARKER and record.marker != marker else record
@@ -178,9 +180,8 @@ class Quarantine:
         Args:
             fingerprint: of it.
         """
-        self._refresh()
         now_s = time.time()
-        for record in self._records.values():
+        for record in self._records.read().values():
             if fingerprint in record.fingerprints and record.holds(self.judge, now_s):
                 return record
         return None
@@ -194,13 +195,14 @@ class Quarantine:
         Returns:
             Whether it is news to this host.
         """
-        is_news: bool | None = None
-        with contextlib.suppress(OSError), hostlock.hold(self._lock_path):
-            self._refresh()
-            self._records, is_news = add_refusal(self._records, refusal, self.judge, time.time())
-            self._write()
-        if is_news is None:  # not even the lock could be had
-            self._records, is_news = add_refusal(self._records, refusal, self.judge, time.time())
+        is_news = False
+
+        def edit(records: Mapping[str, Record]) -> Mapping[str, Record]:
+            nonlocal is_news
+            records, is_news = add_refusal(records, refusal, self.judge, time.time())
+            return records
+
+        self._records.change(edit)
         return is_news
 
     def recognize(self, record: Record, fingerprint: str) -> None:
@@ -210,12 +212,13 @@ class Quarantine:
             record: the refusal of the bytes.
             fingerprint: of the observation.
         """
-        with contextlib.suppress(OSError), hostlock.hold(self._lock_path):
-            self._refresh()
-            known = self._records.get(record.subject, record)
+
+        def edit(records: Mapping[str, Record]) -> Mapping[str, Record]:
+            known = records.get(record.subject, record)
             known = replace(known, fingerprints=_add(known.fingerprints, fingerprint))
-            self._records = {**self._records, record.subject: known}
-            self._write()
+            return {**records, record.subject: known}
+
+        self._records.change(edit)
 
     def forget(self, sha256: str) -> None:
         """Drop the refusal of bytes that were committed after all.
@@ -223,30 +226,27 @@ class Quarantine:
         Args:
             sha256: of the bytes.
         """
-        self._refresh()
-        if sha256 not in self._records:
+        self._drop(frozenset((sha256,)))
+
+    def retain(self, names: Collection[str]) -> None:
+        """Drop what has left the watched place; should it come back, it is judged anew.
+
+        Args:
+            names: of the checkpoints whose markers are there.
+        """
+        before_s = time.time() - _GRACE_S
+        self._drop(
+            frozenset(
+                record.subject
+                for record in self._records.read().values()
+                if record.name not in names and record.tried_s < before_s and not record.is_ordered
+            )
+        )
+
+    def _drop(self, subjects: frozenset[str]) -> None:
+        if subjects.isdisjoint(self._records.read()):
             return
-        with contextlib.suppress(OSError), hostlock.hold(self._lock_path):
-            self._refresh()
-            self._records = {key: record for key, record in self._records.items() if key != sha256}
-            self._write()
-
-    def _refresh(self) -> None:
-        try:
-            seen = self._path.stat()
-            state = (seen.st_ino, seen.st_size, seen.st_mtime_ns)
-            if state != self._state:
-                stated = json.loads(self._path.read_bytes())
-                self._records = {record.subject: record for record in map(_parse, stated)}
-                self._state = state
-        except (OSError, ValueError, TypeError, AttributeError):
-            return  # a damaged quarantine must not stop a reload; it is written anew with the next refusal
-
-    def _write(self) -> None:
-        content = json.dumps([asdict(record) for record in self._records.values()], indent=1)
-        files.replace_file(self._path, content.encode() + b"\n")
-        seen = self._path.stat()
-        self._state = (seen.st_ino, seen.st_size, seen.st_mtime_ns)
+        self._records.change(lambda records: {key: record for key, record in records.items() if key not in subjects})
 
 
 def _add(fingerprints: tuple[str, ...], new: str) -> tuple[str, ...]:

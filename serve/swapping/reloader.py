@@ -6,9 +6,11 @@ nothing else. A fault of a checkpoint never reaches a request: what is live stay
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from typing import Callable
 
 from serve.errors import ModelError
@@ -16,10 +18,11 @@ from serve.swapping.commit import Committer
 from serve.swapping.parts import Loader
 from serve.swapping.quarantine import Quarantine
 from serve.swapping.refusal import explain
+from serve.swapping.unserved import Look, Note, Unserved, committed_s
 from serve.telling.logs import EventLog
 from serve.watching.checkpoint import Ignore, Load, Observation, Refuse, Wait, decide
-from serve.watching.memory import Memory
-from serve.watching.place import Place
+from serve.watching.memory import Memory, describe
+from serve.watching.place import Listed, Place
 from serve.watching.wakeup import WakeUp
 
 
@@ -30,6 +33,7 @@ class Reloader:
         place: the watched place.
         committer: makes candidates live.
         quarantine: tells what was refused.
+        unserved: keeps what is published and not served.
         log: is told each change of state.
         poll_s: seconds between two looks.
         settle_s: seconds that a checkpoint without proof of its content must hold still.
@@ -42,6 +46,7 @@ class Reloader:
         place: Place,
         committer: Committer,
         quarantine: Quarantine,
+        unserved: Unserved,
         log: EventLog,
         poll_s: float,
         settle_s: float,
@@ -49,6 +54,7 @@ class Reloader:
         make_loader: Callable[[], Loader],
     ) -> None:
         self._place, self._committer, self._quarantine, self._log = place, committer, quarantine, log
+        self._unserved = unserved
         self._poll_s, self._settle_s = poll_s, settle_s
         self._make_loader = make_loader
         self._memory = Memory()
@@ -76,7 +82,8 @@ class Reloader:
         while not self._is_stopping.is_set():
             turn = self._committer.turn
             pause_s = self._look_safely(loader)
-            self._wake_up.wait(pause_s, lambda turn=turn: self._committer.turn != turn)  # type: ignore[misc]
+            if self._wake_up.wait(pause_s, lambda turn=turn: self._committer.turn != turn):  # type: ignore[misc]
+                self._place.refresh()
         self._wake_up.close()
 
     def look_now(self) -> None:
@@ -139,21 +146,49 @@ class Reloader:
         return self._look_at_place(loader)
 
     def _look_at_place(self, loader: Loader) -> float:
-        is_ranked = self._place.is_directory
-        verdict, unserved_ns = None, None
-        for seen in self._place.observe():
+        is_ranked, listed, now_s = self._place.is_directory, self._place.list(), time.monotonic()
+        self._memory.compare(listed, committed_s(self._memory.answering))
+        actions: list[tuple[Observation, Ignore | Wait]] = []
+        pause_s = self._poll_s
+        for seen in self._observe(listed):
             action = self._act(loader, seen, is_ranked)
-            if verdict is None and not (isinstance(action, Ignore) and action.is_final):
-                unserved_ns = seen.marker.mtime_ns
-            verdict = verdict or f"{seen.path.name}: {action.reason}"
+            actions.append((seen, action))
             if isinstance(action, Wait):
-                self.verdict, self.unserved_ns = verdict, unserved_ns
-                return min(action.look_again_s, self._poll_s)
-            if isinstance(action, Ignore) and action.is_final:
+                pause_s = min(action.look_again_s, self._poll_s)
+            if isinstance(action, Wait) or action.is_final:
                 break
-        self.unserved_ns = unserved_ns
-        self.verdict = verdict or f"no checkpoint with a marker at {self._place.path}"
-        return self._poll_s
+        self._memory.learn(self._committer.committed())
+        waiting = [
+            (seen, action.reason) for seen, action in actions if isinstance(action, Ignore) and action.is_waiting
+        ]
+        is_served = bool(actions) and isinstance(actions[0][1], Ignore) and actions[0][1].is_served
+        notes = self._unserved.review(Look(self._place, listed, self._memory, is_served, waiting, now_s), self._log)
+        self._quarantine.retain({one.path.name for one in listed})
+        self._conclude(actions, notes)
+        return pause_s
+
+    def _observe(self, listed: Sequence[Listed]) -> Iterator[Observation]:
+        for one in listed:
+            with contextlib.suppress(FileNotFoundError):  # gone between the listing and the look
+                yield self._place.look_at(one)
+
+    def _conclude(self, actions: Sequence[tuple[Observation, Ignore | Wait]], notes: Sequence[Note]) -> None:
+        """Say what is there, and since when something is not served."""
+        answering = self._memory.answering
+        unserved_ns = [note.marker_mtime_ns for note in notes if note.marker_mtime_ns]
+        if actions and not (isinstance(actions[0][1], Ignore) and actions[0][1].is_final):
+            unserved_ns.append(self._since_ns(actions[0][0]))
+        said = [f"{seen.path.name}: {action.reason}" for seen, action in actions[:1]]
+        said += [f"{note.name}: {note.reason}" for note in notes if not said or note.name != actions[0][0].path.name]
+        nothing = f"no checkpoint with a marker at {self._place.path}"
+        if answering is not None:
+            nothing += f"; {describe(answering)} is being served on"
+        self.verdict, self.unserved_ns = "; ".join(said) or nothing, max(unserved_ns, default=None)
+
+    def _since_ns(self, seen: Observation) -> int:
+        # The marker of a publisher whose clock is ahead was not written in the future.
+        ago_s = time.monotonic() - self._memory.first_seen_s(seen)
+        return min(seen.marker.mtime_ns, time.time_ns() - int(ago_s * 1e9))
 
     def _act(self, loader: Loader, seen: Observation, is_ranked: bool) -> Ignore | Wait:
         """Decide about one observation, and do it."""
@@ -165,8 +200,9 @@ class Reloader:
             return self._committer.refuse(action)
         if not isinstance(action, Load):
             return action
-        self.verdict, self.unserved_ns = f"{seen.path.name}: it is being loaded", seen.marker.mtime_ns
+        self.verdict, self.unserved_ns = f"{seen.path.name}: it is being loaded", self._since_ns(seen)
         outcome = self._committer.commit(loader, action)
-        if isinstance(outcome, Ignore) and outcome.is_final:
+        if isinstance(outcome, Ignore) and outcome.is_served:
+            self._memory.learn(self._committer.committed())
             self._memory.serve(seen.fingerprint, seen.order)
         return outcome
