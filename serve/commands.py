@@ -1,4 +1,4 @@
-"""The commands of operators: status, history, rollback, pin, unpin, verify."""
+"""The commands of operators: status, history, rollback, pin, unpin, retry, verify."""
 
 from __future__ import annotations
 
@@ -50,6 +50,8 @@ def add_commands(commands: Any) -> None:
     pin = _add(commands, "pin", _pin, "stop automatic moves; rollback still works")
     pin.add_argument("--reason", default="", help="for people; status shows it")
     _add(commands, "unpin", _unpin, "allow automatic moves again")
+    retry = _add(commands, "retry", _retry, "judge anew what was refused")
+    retry.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="its name, version or sha256 (default: all)")
     checked = commands.add_parser("verify", help="check the checkpoints of a directory against their markers")
     checked.add_argument("directory", metavar="DIR", type=Path, help="the watched directory, or one checkpoint")
     checked.add_argument("--json", action="store_true", help="as JSON")
@@ -116,6 +118,13 @@ def _unpin(options: argparse.Namespace) -> Answer:
     if options.json:
         return Answer(json.dumps({"was_pinned": was_pinned}))
     return Answer("automatic moves are allowed again" if was_pinned else "there was no pin")
+
+
+def _retry(options: argparse.Namespace) -> Answer:
+    names = [record.name for record in _open(options).retry(options.checkpoint)]
+    if options.json:
+        return Answer(json.dumps({"retried": names}))
+    return Answer("is judged anew: " + ", ".join(names) if names else "nothing was refused")
 
 
 def _verify(options: argparse.Namespace) -> Answer:

@@ -68,6 +68,10 @@ class CheckpointError(ServeError):
         self.code = code
 
 
+class TrialError(CheckpointError):
+    """A model could not be tried, or its own code says no: the cause may lie elsewhere than in the bytes, and pass."""
+
+
 class CheckpointMovedError(ServeError):
     """The checkpoint changed while it was read; the next look decides again."""
 

@@ -20,9 +20,11 @@ from pathlib import Path
 from serve import files
 from serve.errors import CheckpointError, PublishError
 from serve.loading.formats import SAFETENSORS, TORCH, detect_format, read_safetensors_interface
+from serve.publishing.rank import Rank, find_rank
 from serve.watching import sharded
 from serve.watching.checkpoint import MARKER_SUFFIX
 from serve.watching.manifest import WORD, parse_marker
+from serve.watching.place import Place
 
 _SHORT_SHA256 = 12
 
@@ -38,6 +40,8 @@ class Published:
         version: that the marker gives it.
         created: when it was published, as ISO 8601.
         format: one of `serve.loading.formats.FORMATS`.
+        generation: that the marker states, so that it outranks those beside it; 0 for none.
+        outranked_by: the checkpoint beside it that stays above it, so that a server of the directory will not serve it.
     """
 
     checkpoint: str
@@ -46,6 +50,8 @@ class Published:
     version: str
     created: str
     format: str
+    generation: int = 0
+    outranked_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,8 @@ def _publish_file(source: Path, target: Path, version: str | None, extras: Extra
     descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
         copied = files.copy_hashed(descriptor, temporary)
-        published = _describe(target, copied.sha256, copied.size_bytes, version, format)
+        rank = find_rank(Place(target.parent).list(), extras.generation)
+        published = _describe(target, copied.sha256, copied.size_bytes, version, format, rank)
         marker = _write_marker(published, found, extras)
         _unmark(target)
         temporary.replace(target)
@@ -158,7 +165,7 @@ def _publish_file(source: Path, target: Path, version: str | None, extras: Extra
     finally:
         os.close(descriptor)
         temporary.unlink(missing_ok=True)
-    files.replace_file(_marker_of(target), marker)
+    files.replace_file(_marker_of(target), marker, after_ns=rank.after_ns)
     return published
 
 
@@ -183,13 +190,14 @@ def _publish_sharded(source: Path, directory: Path, name: str, version: str | No
     index = {"metadata": metadata, "weight_map": {tensor: names[shard] for tensor, shard in weight_map.items()}}
     text = json.dumps(index, indent=2).encode() + b"\n"
     size_bytes = len(text) + sum(shard.stat().st_size for shard in shards)
-    published = _describe(target, sha256, size_bytes, version, SAFETENSORS)
+    rank = find_rank(Place(directory).list(), extras.generation)
+    published = _describe(target, sha256, size_bytes, version, SAFETENSORS, rank)
     marker = _write_marker(published, found, extras)
     _unmark(target)
     for shard in shards:
         _copy(shard, directory / names[shard])
     files.replace_file(target, text)
-    files.replace_file(_marker_of(target), marker)
+    files.replace_file(_marker_of(target), marker, after_ns=rank.after_ns)
     return published
 
 
@@ -221,7 +229,7 @@ def _unmark(target: Path) -> None:
     files.sync_directory(target.parent)
 
 
-def _describe(target: Path, sha256: str, size_bytes: int, version: str | None, format: str) -> Published:
+def _describe(target: Path, sha256: str, size_bytes: int, version: str | None, format: str, rank: Rank) -> Published:
     return Published(
         checkpoint=str(target),
         sha256=sha256,
@@ -229,13 +237,13 @@ def _describe(target: Path, sha256: str, size_bytes: int, version: str | None, f
         version=version or sha256[:_SHORT_SHA256],
         created=datetime.now(timezone.utc).isoformat(timespec="microseconds"),
         format=format,
+        generation=rank.generation,
+        outranked_by=rank.outranked_by,
     )
 
 
 def _find_extras(extras: Extras, checkpoint: Path) -> dict[str, object]:
     found: dict[str, object] = {}
-    if extras.generation:
-        found["generation"] = extras.generation
     if extras.metrics:
         found["metrics"] = dict(extras.metrics)
     if extras.golden is not None:
@@ -248,7 +256,8 @@ def _find_extras(extras: Extras, checkpoint: Path) -> dict[str, object]:
 def _write_marker(published: Published, found: Mapping[str, object], extras: Extras) -> bytes:
     """Write the marker's text, and read it as a server will, before anything is changed."""
     keys = ("sha256", "size", "version", "created", "format")
-    stated: dict[str, object] = {**{key: getattr(published, key) for key in keys}, **found}
+    stated: dict[str, object] = {key: getattr(published, key) for key in keys}
+    stated.update({"generation": published.generation} if published.generation else {}, **found)
     if extras.key is not None:
         from serve.signature import sign
 

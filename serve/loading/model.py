@@ -10,13 +10,14 @@ Only workers import this module. What a model class may say is told in `serve.lo
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Callable
 
 from serve.configuration.settings import Settings
-from serve.errors import CheckpointError, SignatureError
+from serve.errors import CheckpointError, SignatureError, TrialError
 from serve.loading import cores, gates, servable, tensors, weights
 from serve.loading.formats import (
     SAFETENSORS,
@@ -31,7 +32,7 @@ from serve.loading.interface import require_same_form
 from serve.loading.optimization import optimize
 from serve.loading.room import make_room
 from serve.loading.torch_predictor import TorchPredictor
-from serve.loading.warm_up import Candidate, warm_up
+from serve.loading.warm_up import Candidate, HangingError, warm_up
 from serve.signature import Verifier
 from serve.swapping.slot import Generation, Slot
 from serve.swapping.store import Stored
@@ -90,6 +91,7 @@ class ModelLoader:
         except SignatureError as error:
             raise gates.unusable_key(error) from error
         self._slot = slot or Slot()
+        self._hanging: dict[str, threading.Thread] = {}
         self._tensors: Interface | None = None  # of the class with its arguments, which do not change
         if say is not None:
             version = weights.torch_version()
@@ -111,6 +113,7 @@ class ModelLoader:
             MemoryShortError: it would not fit into memory.
             OSError: the store cannot be read.
         """
+        self._require_ended(stored.sha256)
         plan, live = self._examine(stored, manifest), self._slot.live
         form = _form_of(live)
         if live is None or self._settings.memory != "resource":
@@ -151,7 +154,9 @@ class ModelLoader:
         try:
             tried = warm_up(candidate, self._settings.warm_up_sizes, self._settings.warm_up_timeout_s)
             self._require_form(plan.manifest, form, tried.form)
-        except CheckpointError:
+        except CheckpointError as error:
+            if isinstance(error, HangingError):
+                self._hanging[plan.stored.sha256] = error.thread
             predictor.release()
             raise
         predictor = replace(
@@ -163,6 +168,14 @@ class ModelLoader:
         )
         predictor = self._optimize(predictor, built.example_inputs, plan.format)
         return Loaded(predictor, plan.format, loaded_s - started_s, time.monotonic() - loaded_s)
+
+    def _require_ended(self, sha256: str) -> None:
+        """Try nothing again whose last trial still runs: each would hold one more model for ever."""
+        thread = self._hanging.pop(sha256, None)
+        if thread is not None and thread.is_alive():
+            self._hanging[sha256] = thread
+            reason = "an earlier warm-up of it still runs in this worker"
+            raise TrialError("warm-up", reason, hint="restart the worker if it never ends")
 
     def _optimize(self, predictor: TorchPredictor, example: object, format: str) -> TorchPredictor:
         """Take a quicker form of the module, if that is wanted and there is one."""

@@ -7,6 +7,7 @@ Admit to the store, check the quarantine, load, swap, say so; later, retire. Whe
 from __future__ import annotations
 
 import abc
+from dataclasses import replace
 from datetime import datetime
 
 from serve.errors import CheckpointMovedError
@@ -106,7 +107,8 @@ class Committer(abc.ABC):
         marker = seen.text.decode(errors="replace")
         if candidate.manifest.sha256 is not None:
             record = self._parts.quarantine.find_sha256(candidate.manifest.sha256, marker)
-            if record is not None:
+            # A marker that was touched or written again asks to look again at what the bytes do not prove.
+            if record is not None and record.retry_at_s is None:
                 return Ignore(f"refused: {record.reason}")
         try:
             stored = self._admit(candidate)
@@ -115,7 +117,7 @@ class Committer(abc.ABC):
         except Exception as error:
             return self.refuse(Refuse(seen, code_of(error), explain(error)), error)
         record = self._parts.quarantine.find_sha256(stored.sha256, marker)
-        if record is not None:
+        if record is not None and record.retry_at_s is None:
             self._parts.quarantine.recognize(record, seen.fingerprint)
             return Ignore(f"refused: {record.reason}")
         return self._move(loader, stored, _propose(candidate, stored))
@@ -172,11 +174,11 @@ class Committer(abc.ABC):
             The same in a form that asks for nothing more.
         """
         seen = action.observation
-        is_lasting = error is None or refuse_entry(error, _NOBODY).is_lasting
         marker = seen.text.decode(errors="replace")
-        refusal = Refusal(
-            seen.path.name, action.code, action.reason, seen.fingerprint, is_lasting=is_lasting, marker=marker
-        )
+        refusal = Refusal(seen.path.name, action.code, action.reason, seen.fingerprint, marker=marker)
+        if error is not None:
+            cause = refuse_entry(error, _NOBODY)
+            refusal = replace(refusal, is_lasting=cause.is_lasting, is_costly=cause.is_costly)
         return self.say_refused(refusal)
 
     def say_refused(self, refusal: Refusal) -> Ignore:

@@ -18,12 +18,17 @@ from serve.swapping.records import Records
 
 _FIRST_RETRY_S = 1.0
 _LONGEST_RETRY_S = 60.0
+# Loading a large model again each minute would cost requests more than it may bring.
+_LONGEST_COSTLY_RETRY_S = 600.0
 _MOST_RECORDS = 500
+_SHORTEST_DIGEST = 8
 # Another worker may have seen and refused what this one has not listed yet, and publishing again takes a moment.
 _GRACE_S = 2.0
 # These faults may lie in what the marker states; the same bytes under another marker are judged anew.
 _OF_MARKER = frozenset(("format", "golden", "interface", "marker", "signature"))
-_MOST_FINGERPRINTS = 20
+_MOST_FINGERPRINTS = 100
+# What the bytes alone prove, whatever code is to use them; of the rest another start of the server is a new judge.
+_OF_BYTES = frozenset(("content", "damaged", "finite", "format", "hash", "marker", "pickle", "signature", "size"))
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Refusal:
         version: that its marker names, where it does.
         is_lasting: whether trying the same again cannot help.
         marker: the marker's text, by which a refusal that was said is known again.
+        is_costly: whether trying it again takes loading a model.
     """
 
     name: str
@@ -49,6 +55,7 @@ class Refusal:
     version: str = ""
     is_lasting: bool = True
     marker: str = ""
+    is_costly: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class Record:
         fingerprints: of the observations and orders that led to it.
         marker: the marker's text.
         tried_s: when it was last tried, on the wall clock.
+        start: of the server that refused it.
     """
 
     subject: str
@@ -82,27 +90,39 @@ class Record:
     fingerprints: tuple[str, ...] = ()
     marker: str = ""
     tried_s: float = 0.0
+    start: str = ""
 
     @property
     def is_ordered(self) -> bool:
         """Whether an operator's order led to it, and nothing that lies at the watched place."""
         return all(fingerprint.startswith(ROLLBACK) for fingerprint in self.fingerprints)
 
-    def holds(self, judge: str, now_s: float) -> bool:
+    def is_of(self, wanted: str) -> bool:
+        """Whether it is of a checkpoint.
+
+        Args:
+            wanted: its name, its version, or at least eight digits of its sha256.
+        """
+        is_digest = len(wanted) >= _SHORTEST_DIGEST and self.subject.startswith(wanted)
+        return wanted in (self.name, self.version) or is_digest
+
+    def holds(self, judge: str, now_s: float, start: str = "") -> bool:
         """Whether the refusal still stands.
 
         Args:
             judge: who asks.
             now_s: the time on the wall clock.
+            start: of the server that asks.
         """
-        if self.judge != judge:
+        is_proven = self.retry_at_s is None and self.code in _OF_BYTES
+        if self.judge != judge or not (is_proven or self.start == start):
             return False
         # A clock that was set back must not prolong a pause.
-        return self.retry_at_s is None or 0 < self.retry_at_s - now_s <= _LONGEST_RETRY_S
+        return self.retry_at_s is None or self.tried_s <= now_s < self.retry_at_s
 
 
 def add_refusal(
-    records: Mapping[str, Record], refusal: Refusal, judge: str, now_s: float
+    records: Mapping[str, Record], refusal: Refusal, judge: str, now_s: float, start: str = ""
 ) -> tuple[Mapping[str, Record], bool]:
     """Add a refusal to what is known.
 
@@ -111,6 +131,7 @@ def add_refusal(
         refusal: the new one.
         judge: who refused.
         now_s: the time on the wall clock.
+        start: of the server that refused.
 
     Returns:
         All records, and whether the refusal is news: a half-written checkpoint is refused in every state that it
@@ -124,9 +145,12 @@ def add_refusal(
         refusal.marker,
         judge,
     )
-    attempts = old.attempts if old is not None and old.judge == judge else 0
+    if old is not None and not refusal.is_lasting and old.retry_at_s is None and old.holds(judge, now_s, start):
+        return records, False  # what the bytes prove is not taken back, because a worker's copy has gone meanwhile
+    attempts = old.attempts if old is not None and (old.judge, old.start) == (judge, start) else 0
     # Bounded, so that the power stays a small number.
-    pause_s = min(_FIRST_RETRY_S * 2 ** min(attempts, 10), _LONGEST_RETRY_S)
+    longest_s = _LONGEST_COSTLY_RETRY_S if refusal.is_costly else _LONGEST_RETRY_S
+    pause_s = min(_FIRST_RETRY_S * 2 ** min(attempts, 10), longest_s)
     record = Record(
         subject=subject,
         name=refusal.name,
@@ -140,6 +164,7 @@ def add_refusal(
         fingerprints=_add(old.fingerprints if old is not None else (), refusal.fingerprint),
         marker=refusal.marker,
         tried_s=now_s,
+        start=start,
     )
     others = [other for other in records.values() if other.subject != subject]
     kept = [*others, record][-_MOST_RECORDS:]
@@ -152,11 +177,12 @@ class Quarantine:
     Args:
         root: the store's directory.
         judge: names what judges here, so that a refusal by another one does not count.
+        start: names the start of the server, which is a request to look again at all that the bytes do not prove.
     """
 
-    def __init__(self, root: Path, judge: str = "") -> None:
+    def __init__(self, root: Path, judge: str = "", start: str = "") -> None:
         self._records: Records[Record] = Records(root / "quarantine.json", _parse, lambda record: record.subject)
-        self.judge = judge
+        self.judge, self._start = judge, start
 
     def records(self) -> list[Record]:
         """Return all refusals, the oldest first; none where the file cannot be read."""
@@ -170,7 +196,7 @@ class Quarantine:
             marker: the text of the marker that they have now.
         """
         record = self._records.read().get(sha256)
-        if record is None or not record.holds(self.judge, time.time()):
+        if record is None or not record.holds(self.judge, time.time(), self._start):
             return None
         return None if record.code in _OF_MARKER and record.marker != marker else record
 
@@ -182,7 +208,7 @@ class Quarantine:
         """
         now_s = time.time()
         for record in self._records.read().values():
-            if fingerprint in record.fingerprints and record.holds(self.judge, now_s):
+            if fingerprint in record.fingerprints and record.holds(self.judge, now_s, self._start):
                 return record
         return None
 
@@ -199,7 +225,7 @@ class Quarantine:
 
         def edit(records: Mapping[str, Record]) -> Mapping[str, Record]:
             nonlocal is_news
-            records, is_news = add_refusal(records, refusal, self.judge, time.time())
+            records, is_news = add_refusal(records, refusal, self.judge, time.time(), self._start)
             return records
 
         self._records.change(edit)
@@ -242,6 +268,19 @@ class Quarantine:
                 if record.name not in names and record.tried_s < before_s and not record.is_ordered
             )
         )
+
+    def release(self, wanted: str | None) -> list[Record]:
+        """Drop refusals, so that what they are of is judged anew.
+
+        Args:
+            wanted: the name, the version or the beginning of the sha256 of a checkpoint; `None` for all.
+
+        Returns:
+            Those that were dropped.
+        """
+        found = [record for record in self.records() if wanted is None or record.is_of(wanted)]
+        self._drop(frozenset(record.subject for record in found))
+        return found
 
     def _drop(self, subjects: frozenset[str]) -> None:
         if subjects.isdisjoint(self._records.read()):

@@ -196,7 +196,7 @@ class HostCommitter(Committer):
         if deaths is not None and deaths.is_closed:
             error = CheckpointError("crash", f"{deaths.count} workers died while they prepared it")
             refusal = refuse_entry(error, deaths.proposal.entry)
-            self.say_refused(replace(refusal, is_lasting=False))
+            self.say_refused(replace(refusal, is_lasting=False, is_costly=True))
 
     def _try_restore(self, loader: Loader, entry: Entry) -> bool:
         live = self._parts.slot.live

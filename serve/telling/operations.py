@@ -18,6 +18,7 @@ from serve.swapping.ledger import Entry, Ledger
 from serve.swapping.orders import Orders, Pin, Rollback
 from serve.swapping.quarantine import Quarantine, Record
 from serve.swapping.store import Store
+from serve.swapping.unserved import Note, Unserved
 from serve.swapping.word import Row
 from serve.watching import sharded
 from serve.watching.checkpoint import Identity, Observation
@@ -50,6 +51,7 @@ class Status:
         proposal: what they prepare.
         pin: why there are no automatic moves.
         quarantine: what was refused, the newest last.
+        unserved: what is published and not served, though nothing is wrong with it, the newest last.
     """
 
     committed: Entry | None
@@ -57,6 +59,7 @@ class Status:
     proposal: Proposal | None
     pin: Pin | None
     quarantine: tuple[Record, ...]
+    unserved: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Operations:
         self._store = Store(root)
         self._ledger = Ledger(self._store)
         self._orders = Orders(root)
-        self._quarantine = Quarantine(root)
+        self._quarantine, self._unserved = Quarantine(root), Unserved(root)
         self._agreement = Agreement(root, self._ledger, 0.0)
 
     def status(self) -> Status:
@@ -104,6 +107,7 @@ class Operations:
             proposal=self._agreement.open_proposal(),
             pin=self._orders.pin(),
             quarantine=tuple(self._quarantine.records()),
+            unserved=tuple(self._unserved.notes()),
         )
 
     def generations(self) -> list[Entry]:
@@ -185,6 +189,27 @@ class Operations:
         was_pinned = self._orders.unpin()
         self._agreement.wake()
         return was_pinned
+
+    def retry(self, wanted: str | None) -> list[Record]:
+        """Have what was refused judged anew.
+
+        Args:
+            wanted: the name, the version or the beginning of the sha256 of a checkpoint; all by default.
+
+        Returns:
+            The refusals that were lifted.
+
+        Raises:
+            OperationError: no such checkpoint was refused.
+        """
+        lifted = self._quarantine.release(wanted)
+        if wanted is not None and not lifted:
+            known = ", ".join(sorted(record.name for record in self._quarantine.records())) or "none"
+            raise OperationError(
+                f"expected a checkpoint that was refused, found {wanted}", hint=f"refused are: {known}"
+            )
+        self._agreement.wake()
+        return lifted
 
     def look(self) -> None:
         """Have the workers look at the watched place now."""

@@ -41,6 +41,11 @@ def status_as_text(status: Status) -> str:
     lines.append("workers     " + ("none alive" if not rows else str(len(rows))))
     if rows:
         lines += _indent(_tabulate(("PID", "GENERATION", "STATE"), rows))
+    if status.unserved:
+        lines.append("not served")
+        noted = [(note.name, note.code, note.since[:19], note.reason) for note in reversed(status.unserved)]
+        lines += _indent(_tabulate(("CHECKPOINT", "CODE", "SINCE", "REASON"), noted))
+        lines += _indent([f"hint: {hint}" for hint in sorted({note.hint for note in status.unserved})])
     if status.quarantine:
         lines.append("quarantine")
         refused = [

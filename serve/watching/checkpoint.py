@@ -197,7 +197,7 @@ def decide(seen: Observation, known: Known, now_s: float, settle_s: float) -> Ac
     try:
         manifest = parse_marker(seen.text)
     except CheckpointError as error:
-        return Refuse(seen, error.code, error.message)
+        return Refuse(seen, error.code, error.message + (f" (hint: {error.hint})" if error.hint else ""))
     return _decide_readiness(seen, seen.checkpoint, manifest, settle_s - (now_s - known.first_seen_s))
 
 
