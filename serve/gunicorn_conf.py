@@ -18,7 +18,7 @@ from typing import Any
 from serve.configuration.settings import ServerSettings, load_settings
 from serve.errors import Issue, SettingsError, describe
 from serve.metrics import directory
-from serve.runtime import START_VARIABLE
+from serve.provenance import START_VARIABLE
 from serve.workers.drain import Drain
 from serve.workers.leaving import Leaving
 from serve.workers.lingering import lingering

@@ -20,7 +20,7 @@ from typing import Callable
 
 from serve.configuration.settings import STABLE, Settings
 from serve.errors import ModelError
-from serve.provenance import read_env_digest
+from serve.provenance import START_VARIABLE, read_env_digest
 from serve.swapping.alone import WorkerCommitter
 from serve.swapping.commit import Committer
 from serve.swapping.ledger import Ledger
@@ -39,8 +39,6 @@ from serve.watching.place import Place
 from serve.watching.remote import make_place, url_of
 
 _STOP_WAIT_S = 2.0
-# Names one start of the server; `serve.gunicorn_conf` sets it in the master.
-START_VARIABLE = "ENVSERVE_START"
 _MOST_SOURCES = 2000
 # What decides how fast and where, but not whether a checkpoint is good.
 _NOT_JUDGING = frozenset(

@@ -26,9 +26,16 @@ Found = TypeVar("Found")
 
 
 class HangingError(TrialError):
-    """A trial was given up; its thread ends when the model's code does."""
+    """A trial was given up.
 
-    thread: threading.Thread
+    Args:
+        thread: that ends when the model's code does.
+        message: what is wrong.
+    """
+
+    def __init__(self, thread: threading.Thread, message: str) -> None:
+        super().__init__("warm-up", message)
+        self.thread = thread
 
 
 @dataclass(frozen=True)
@@ -163,9 +170,7 @@ def limit(work: Callable[[], Found], timeout_s: float) -> Found:
     if thread.is_alive():
         thread.name = GIVEN_UP
         _interrupt(thread)
-        error = HangingError("warm-up", f"the warm-up: expected its end within {timeout_s:g} s, found it still running")
-        error.thread = thread
-        raise error
+        raise HangingError(thread, f"the warm-up: expected its end within {timeout_s:g} s, found it still running")
     for error in errors:
         if isinstance(error, Exception):
             raise error

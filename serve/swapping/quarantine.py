@@ -139,12 +139,8 @@ def add_refusal(
     """
     subject = refusal.sha256 or refusal.name
     old = records.get(subject)
-    is_same = old is not None and (old.code, old.name, old.marker, old.judge) == (
-        refusal.code,
-        refusal.name,
-        refusal.marker,
-        judge,
-    )
+    said = refusal.code, refusal.name, refusal.marker, judge, start
+    is_same = old is not None and (old.code, old.name, old.marker, old.judge, old.start) == said
     if old is not None and not refusal.is_lasting and old.retry_at_s is None and old.holds(judge, now_s, start):
         return records, False  # what the bytes prove is not taken back, because a worker's copy has gone meanwhile
     attempts = old.attempts if old is not None and (old.judge, old.start) == (judge, start) else 0
