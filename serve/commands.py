@@ -1,4 +1,4 @@
-"""The commands of operators: status, history, rollback, pin, unpin, retry, verify."""
+"""The commands of operators: status, history, rollback, pin, unpin, retry, store, verify."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ def add_commands(commands: Any) -> None:
     _add(commands, "unpin", _unpin, "allow automatic moves again")
     retry = _add(commands, "retry", _retry, "judge anew what was refused")
     retry.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="its name, version or sha256 (default: all)")
+    _add(commands, "store", _store, "what occupies the store, and why")
     checked = commands.add_parser("verify", help="check the checkpoints of a directory against their markers")
     checked.add_argument("directory", metavar="DIR", type=Path, help="the watched directory, or one checkpoint")
     checked.add_argument("--json", action="store_true", help="as JSON")
@@ -125,6 +126,14 @@ def _retry(options: argparse.Namespace) -> Answer:
     if options.json:
         return Answer(json.dumps({"retried": names}))
     return Answer("is judged anew: " + ", ".join(names) if names else "nothing was refused")
+
+
+def _store(options: argparse.Namespace) -> Answer:
+    operations = _open(options)
+    occupants, free_bytes = operations.occupants(), operations.free_bytes()
+    if options.json:
+        return Answer(json.dumps({"free_bytes": free_bytes, "checkpoints": [asdict(each) for each in occupants]}))
+    return Answer(report.store_as_text(occupants, free_bytes))
 
 
 def _verify(options: argparse.Namespace) -> Answer:

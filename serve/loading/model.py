@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Callable
 
 from serve.configuration.settings import Settings
@@ -36,6 +37,7 @@ from serve.loading.warm_up import Candidate, HangingError, warm_up
 from serve.signature import Verifier
 from serve.swapping.slot import Generation, Slot
 from serve.swapping.store import Stored
+from serve.watching import sharded
 from serve.watching.manifest import Manifest
 
 Say = Callable[..., None]
@@ -124,6 +126,26 @@ class ModelLoader:
         except BaseException:
             self._bring_back(live)
             raise
+
+    def preview(self, path: Path, manifest: Manifest) -> None:
+        """Refuse what the first bytes of a checkpoint prove, before it is copied.
+
+        Args:
+            path: the checkpoint at the watched place; the index of a sharded one.
+            manifest: what its marker states.
+
+        Raises:
+            CheckpointError: the checkpoint is at fault.
+            OSError: it cannot be read.
+        """
+        is_index = sharded.is_index(path)
+        format = SAFETENSORS if is_index else gates.require_format(path, manifest, self._settings.format)
+        if self._verifier is not None:
+            self._verifier.require(manifest.stated)
+        gates.decide_pickle(self._settings, format, manifest.sha256 or "", self._verifier is not None)
+        if format == SAFETENSORS and self._tensors is not None:
+            found = sharded.read_interface(path) if is_index else read_safetensors_interface(path)
+            require_interface(self._tensors, found)
 
     def _examine(self, stored: Stored, manifest: Manifest) -> _Plan:
         """Pass the gates that need neither the weights nor memory."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from serve.errors import CheckpointError, DeadlineError, ModelError, ServeError, TrialError
+from serve.swapping.judgement import Refusal
 from serve.swapping.ledger import Entry
-from serve.swapping.quarantine import Refusal
 
 
 def explain(error: BaseException) -> str:

@@ -98,6 +98,7 @@ class Reloader:
 
     def _boot(self, loader: Loader) -> None:
         try:
+            self._committer.prune()
             self._committer.boot(loader)
         except Exception as error:  # a full disk, say; each look tries again
             self._tell_fault(explain(error))
@@ -163,7 +164,8 @@ class Reloader:
         ]
         is_served = bool(actions) and isinstance(actions[0][1], Ignore) and actions[0][1].is_served
         notes = self._unserved.review(Look(self._place, listed, self._memory, is_served, waiting, now_s), self._log)
-        self._quarantine.retain({one.path.name for one in listed})
+        if self._quarantine.retain({one.path.name for one in listed}):
+            self._committer.prune()
         self._conclude(actions, notes)
         return pause_s
 

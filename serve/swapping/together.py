@@ -185,11 +185,15 @@ class HostCommitter(Committer):
         generation.facts["committed"] = last.committed if last else ""
         say_live(self._parts.log, "swapped", generation, previous, commit_s)
         self._parts.quarantine.forget(generation.provenance.sha256)
-        self._prune()
+        self.prune()
 
     def _close(self, proposal: Proposal, error: BaseException) -> None:
         if self._agreement.close(proposal):
             self.say_refused(refuse_entry(error, proposal.entry))
+
+    def _kept(self) -> frozenset[str]:
+        proposal = self._agreement.open_proposal()
+        return super()._kept().union(() if proposal is None else (proposal.entry.sha256,))
 
     def _bury(self) -> None:
         deaths = self._agreement.bury()

@@ -14,12 +14,14 @@ from serve import files
 from serve.errors import CheckpointError, OperationError
 from serve.loading.formats import SAFETENSORS, detect_format, read_safetensors_interface
 from serve.swapping.agreement import Agreement, Proposal
+from serve.swapping.judgement import Record
 from serve.swapping.ledger import Entry, Ledger
 from serve.swapping.orders import Orders, Pin, Rollback
-from serve.swapping.quarantine import Quarantine, Record
+from serve.swapping.quarantine import Quarantine
 from serve.swapping.store import Store
 from serve.swapping.unserved import Note, Unserved
 from serve.swapping.word import Row
+from serve.telling.occupancy import Occupant, list_occupants
 from serve.watching import sharded
 from serve.watching.checkpoint import Identity, Observation
 from serve.watching.manifest import Manifest, parse_marker
@@ -210,6 +212,16 @@ class Operations:
             )
         self._agreement.wake()
         return lifted
+
+    def occupants(self) -> list[Occupant]:
+        """Return what occupies the store, and why, the largest first."""
+        return list_occupants(
+            self._store.shelf, self._ledger.read(), self._quarantine.records(), self._agreement.open_proposal()
+        )
+
+    def free_bytes(self) -> int:
+        """Return how much room the store's disk has."""
+        return self._store.shelf.free_bytes()
 
     def look(self) -> None:
         """Have the workers look at the watched place now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from serve.telling.occupancy import Occupant
 from serve.telling.operations import Past, Status, Verdict
 
 _SHORT_SHA256 = 12
@@ -87,6 +88,19 @@ def history_as_text(history: Sequence[Past]) -> str:
         for past in history
     ]
     return "\n".join(_tabulate(("GENERATION", "VERSION", "SHA256", "CAUSE", "COMMITTED", "KEPT", "CHECKPOINT"), rows))
+
+
+def store_as_text(occupants: Sequence[Occupant], free_bytes: int) -> str:
+    """Write what occupies a store.
+
+    Args:
+        occupants: the largest first.
+        free_bytes: how much room its disk has.
+    """
+    rows = [(each.name[:_SHORT_SHA256], f"{each.size_bytes:,}", each.why) for each in occupants]
+    total = sum(each.size_bytes for each in occupants)
+    lines = _tabulate(("SHA256", "BYTES", "WHY"), rows) if rows else []
+    return "\n".join([*lines, f"{len(rows)} checkpoints, {total:,} bytes; {free_bytes:,} bytes are free"])
 
 
 def verdicts_as_json(verdicts: Sequence[Verdict]) -> list[dict[str, object]]:

@@ -203,6 +203,19 @@ def _identify(seen: os.stat_result) -> Identity:
     return Identity(seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns)
 
 
+def look_at_checkpoint(path: Path) -> Identity | None:
+    """Return the present identity of a checkpoint, or `None` where it is not there.
+
+    Args:
+        path: the checkpoint.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    seen = _look_at_checkpoint(path)
+    return None if seen is None else _identify(seen)
+
+
 def identify(descriptor: int, path: Path) -> Identity | None:
     """Return the identity of an open checkpoint.
 

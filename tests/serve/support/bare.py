@@ -37,7 +37,7 @@ class TextLoader:
     def __init__(self):
         self.faults, self.loads, self.examined = {}, [], []
 
-    def examine(self, path, manifest):
+    def preview(self, path, manifest):
         self.examined.append(path.name)
         if path.read_bytes().startswith(b"another architecture"):
             raise CheckpointError("architecture", "of another architecture")
