@@ -35,10 +35,10 @@ class TextLoader:
     """Loads them; `faults` says by content what is raised instead."""
 
     def __init__(self):
-        self.faults, self.loads, self.examined = {}, [], []
+        self.faults, self.loads, self.previewed = {}, [], []
 
     def preview(self, path, manifest):
-        self.examined.append(path.name)
+        self.previewed.append(path.name)
         if path.read_bytes().startswith(b"another architecture"):
             raise CheckpointError("architecture", "of another architecture")
 
@@ -63,9 +63,9 @@ class Log(list):
 class Worker:
     """The parts of one worker on a store and a watched place."""
 
-    def __init__(self, root: Path, place: Path, commit: str = "host", keep: int = 3, judge: str = "j") -> None:
+    def __init__(self, root: Path, place: Path, commit: str = "host", keep: int = 3, start: str = "s") -> None:
         self.log, self.loader, self.slot = Log(), TextLoader(), Slot()
-        self.store, self.quarantine = Store(root), Quarantine(root, judge)
+        self.store, self.quarantine = Store(root), Quarantine(root, "j", start)
         self.ledger, self.orders = Ledger(self.store), Orders(root)
         parts = Parts(
             place=make_place(place),
