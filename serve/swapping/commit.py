@@ -77,6 +77,11 @@ class Committer(abc.ABC):
         """A number that changes when there is something to attend to."""
         return 0
 
+    @property
+    def is_live(self) -> bool:
+        """Whether something is live in this worker."""
+        return self._parts.slot.live is not None
+
     def leave(self) -> None:
         """Take part no more; the worker ends."""
         self._is_stopping = True

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from serve.errors import ModelError
 from serve.swapping.commit import Committer
@@ -24,6 +24,20 @@ from serve.watching.checkpoint import Ignore, Load, Observation, Refuse, Wait, d
 from serve.watching.memory import Memory, describe
 from serve.watching.place import Listed, Place
 from serve.watching.wakeup import WakeUp
+
+
+class Outcome(NamedTuple):
+    """What a look that was asked for has led to.
+
+    Args:
+        is_live: whether something is live.
+        is_refused: whether what lies at the watched place was refused.
+        reason: what the reloader says of it.
+    """
+
+    is_live: bool
+    is_refused: bool
+    reason: str
 
 
 class Reloader:
@@ -65,6 +79,9 @@ class Reloader:
         # When the newest marker was written, while its checkpoint is not served; `None` when it is, or under a pin.
         self.unserved_ns: int | None = None
         self._is_unloaded = False
+        self._asked, self._heard, self._answered = 0, 0, 0
+        self._looked = threading.Condition()
+        self.is_refused = self._has_more = False
         self.verdict = "the reloader was not started; run gunicorn with -c python:serve.gunicorn_conf"
 
     def run(self) -> None:
@@ -86,15 +103,40 @@ class Reloader:
                 self._place.refresh()
         self._wake_up.close()
 
-    def look_now(self) -> None:
-        """Let the thread look at once instead of at the end of its pause."""
+    def look_now(self) -> int:
+        """Let the thread look at once instead of at the end of its pause.
+
+        Returns:
+            What `wait_for` takes, to learn what came of it.
+        """
+        with self._looked:
+            self._asked += 1
+            asked = self._asked
         self._wake_up.wake()
+        return asked
+
+    def wait_for(self, asked: int, timeout_s: float) -> Outcome | None:
+        """Wait until what a look has found is live or refused.
+
+        Args:
+            asked: what `look_now` returned.
+            timeout_s: the longest wait.
+
+        Returns:
+            What came of it; `None` when it takes longer.
+        """
+        with self._looked:
+            if not self._looked.wait_for(lambda: self._answered >= asked or self._is_stopping.is_set(), timeout_s):
+                return None
+        return Outcome(self._committer.is_live, self.is_refused, self.verdict)
 
     def stop(self) -> None:
         """Let the thread end after the present look."""
         self._is_stopping.set()
         self._committer.leave()
         self._wake_up.wake()
+        with self._looked:
+            self._looked.notify_all()
 
     def _boot(self, loader: Loader) -> None:
         try:
@@ -104,13 +146,19 @@ class Reloader:
             self._tell_fault(explain(error))
 
     def _look_safely(self, loader: Loader) -> float:
+        self._heard = self._asked
+        self.is_refused = self._has_more = False
         try:
             self._wake_up.supervise(self._place.directory)
             pause_s = self._look(loader)
             self._last_fault = None
         except Exception as error:  # a dead reloader would serve an old model for ever, and nobody would know
             self._tell_fault(explain(error))
-            pause_s = self._poll_s
+            pause_s, self.is_refused = self._poll_s, True
+        if pause_s > 0 and not self._has_more:
+            with self._looked:
+                self._answered = self._heard
+                self._looked.notify_all()
         # Jitter keeps the workers of one host from looking in step.
         return pause_s * random.uniform(0.9, 1.1)  # noqa: S311 - nothing secret about it
 
@@ -155,7 +203,7 @@ class Reloader:
             action = self._act(loader, seen, is_ranked)
             actions.append((seen, action))
             if isinstance(action, Wait):
-                pause_s = min(action.look_again_s, self._poll_s)
+                pause_s, self._has_more = min(action.look_again_s, self._poll_s), True
             if isinstance(action, Wait) or action.is_final:
                 break
         self._memory.learn(self._committer.committed())
@@ -178,8 +226,10 @@ class Reloader:
         """Say what is there, and since when something is not served."""
         answering = self._memory.answering
         unserved_ns = [note.marker_mtime_ns for note in notes if note.marker_mtime_ns]
-        if actions and not (isinstance(actions[0][1], Ignore) and actions[0][1].is_final):
+        first = actions[0][1] if actions else None
+        if actions and not (isinstance(first, Ignore) and first.is_final):
             unserved_ns.append(self._since_ns(actions[0][0]))
+        self.is_refused = isinstance(first, Ignore) and not first.is_final and not first.is_waiting
         said = [f"{seen.path.name}: {action.reason}" for seen, action in actions[:1]]
         said += [f"{note.name}: {note.reason}" for note in notes if not said or note.name != actions[0][0].path.name]
         nothing = f"no checkpoint with a marker at {self._place.path}"

@@ -63,7 +63,9 @@ class Log(list):
 class Worker:
     """The parts of one worker on a store and a watched place."""
 
-    def __init__(self, root: Path, place: Path, commit: str = "host", keep: int = 3, start: str = "s") -> None:
+    def __init__(
+        self, root: Path, place: Path, commit: str = "host", keep: int = 3, start: str = "s", boot: bool = True
+    ) -> None:
         self.log, self.loader, self.slot = Log(), TextLoader(), Slot()
         self.store, self.quarantine = Store(root), Quarantine(root, "j", start)
         self.ledger, self.orders = Ledger(self.store), Orders(root)
@@ -92,7 +94,8 @@ class Worker:
             "poll",
             lambda: self.loader,
         )
-        self.reloader._boot(self.loader)
+        if boot:
+            self.reloader._boot(self.loader)
 
     def look(self, times: int = 4) -> None:
         for _ in range(times):

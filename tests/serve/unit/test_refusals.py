@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import threading
 import time
 
 import bare
@@ -252,3 +253,28 @@ def test_the_operators_see_what_occupies_the_store(tmp_path, place, capsys):
     assert "served: generation 2" in first
     assert "kept: generation 1" in second
     assert third.startswith("2 checkpoints, 10 bytes")
+
+
+def test_who_asks_for_a_look_can_wait_for_what_comes_of_it(tmp_path, place):
+    worker = bare.Worker(tmp_path / "store", place, boot=False)
+    worker.loader.faults[b"bad"] = CheckpointError("finite", "NaN")
+    thread = threading.Thread(target=worker.reloader.run, daemon=True)
+    thread.start()
+
+    def load():
+        return worker.reloader.wait_for(worker.reloader.look_now(), 20)
+
+    assert load()[:2] == (False, False), "nothing is live"
+    put(place, "good", b"good")
+    assert load()[:2] == (True, False)
+    assert worker.live == b"good"
+    put(place, "worse", b"bad")
+    outcome = load()
+    assert (outcome[:2], worker.live) == ((True, True), b"good")
+    assert "NaN" in outcome.reason
+    put(place, "better", b"better")
+    assert load()[:2] == (True, False)
+    assert worker.live == b"better"
+    worker.leave()
+    thread.join(5)
+    assert not thread.is_alive()
