@@ -124,7 +124,7 @@ class Committer(abc.ABC):
         except CheckpointMovedError as error:
             return Wait(error.message, _AGAIN_S)
         except Exception as error:
-            return self.refuse(Refuse(seen, code_of(error), explain(error)), error)
+            return self.refuse(Refuse(seen, code_of(error), explain(error)), error, candidate.manifest.version or "")
         record = self._parts.quarantine.find_sha256(stored.sha256, marker)
         if record is not None and record.retry_at_s is None:
             self._parts.quarantine.recognize(record, seen.fingerprint)
@@ -172,19 +172,20 @@ class Committer(abc.ABC):
         pin = self._parts.orders.pin()
         return None if pin is None else f"pinned to version {pin.version} since {pin.pinned}"
 
-    def refuse(self, action: Refuse, error: BaseException | None = None) -> Ignore:
+    def refuse(self, action: Refuse, error: BaseException | None = None, version: str = "") -> Ignore:
         """Put an observation into quarantine.
 
         Args:
             action: what was seen, and what is wrong with it.
             error: what was raised, where something was.
+            version: that its marker names, where it does.
 
         Returns:
             The same in a form that asks for nothing more.
         """
         seen = action.observation
         marker = seen.text.decode(errors="replace")
-        refusal = Refusal(seen.path.name, action.code, action.reason, seen.fingerprint, marker=marker)
+        refusal = Refusal(seen.path.name, action.code, action.reason, seen.fingerprint, version=version, marker=marker)
         if error is not None:
             cause = refuse_entry(error, _NOBODY)
             refusal = replace(refusal, is_lasting=cause.is_lasting, is_costly=cause.is_costly)
