@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import os
 import shutil
 import tempfile
@@ -13,6 +15,8 @@ import bare
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from serve.__main__ import main
 
 HOUR_S = 3600
 
@@ -202,3 +206,54 @@ def test_every_order_of_two(mode, commit):
 )
 def test_any_order_of_more(mode, commit, actions):
     play(mode, commit, actions)
+
+
+def test_a_remote_place_tells_of_what_came_too_late(tmp_path):
+    fsspec = pytest.importorskip("fsspec", reason="the extra [remote] is not installed")
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    worker = bare.Worker(tmp_path / "store", Path("memory://ck"))
+
+    def put(name, generation):
+        content = name.encode()
+        system.pipe_file(f"/ck/{name}", content)
+        stated = {"sha256": hashlib.sha256(content).hexdigest(), "generation": generation}
+        system.pipe_file(f"/ck/{name}.done", json.dumps(stated).encode())
+        worker.look()
+
+    put("first", 5)
+    put("late", 3)
+    assert (worker.live, set(worker.notes())) == (b"first", {"late"})
+    assert worker.reloader.unserved_ns is not None
+    put("next", 6)
+    assert (worker.live, worker.notes()) == (b"next", {})
+    assert worker.reloader.unserved_ns is None
+    system.store.clear()
+    worker.leave()
+
+
+def test_the_operators_see_what_is_not_served(tmp_path, capsys):
+    worker = bare.Worker(tmp_path / "store", tmp_path / "ck")
+    write(tmp_path / "ck" / "new", b"new")
+    worker.look()
+    write(tmp_path / "ck" / "old", b"old", HOUR_S)
+    worker.look()
+    assert main(["status", "--store", str(tmp_path / "store")]) == 0
+    text = capsys.readouterr().out
+    assert "old         outranked" in text
+    assert "hint: touch the marker" in text
+    assert worker.log.of("unserved")[0]["checkpoint"] == str(tmp_path / "ck" / "old")
+    assert [line["event"] for line in worker.log].count("unserved") == 1
+
+
+def test_what_came_while_the_server_was_down_is_told(tmp_path):
+    worker = bare.Worker(tmp_path / "store", tmp_path / "ck")
+    for number in range(3):
+        write(tmp_path / "ck" / f"m{number}", b"%d" % number, 10 - number)
+    worker.look()
+    worker.leave()
+    time.sleep(0.02)
+    write(tmp_path / "ck" / "late", b"late", HOUR_S)
+    again = bare.Worker(tmp_path / "store", tmp_path / "ck")
+    again.look()
+    assert (again.live, set(again.notes())) == (b"2", {"late"}), "those before it are history"
