@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from serve.configuration.settings import load_settings
 from serve.errors import OperationError
 from serve.telling import report
-from serve.telling.operations import Operations, verify
+from serve.telling.operations import Operations
+from serve.telling.verification import verify
 
 _NO = 1
 _CLEAR = "\x1b[H\x1b[2J"

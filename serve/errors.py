@@ -17,6 +17,9 @@ class ServeError(Exception):
         hint: what the reader can do about it.
     """
 
+    # Whether the live model was unloaded for the attempt that ended so.
+    is_disruptive = False
+
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message

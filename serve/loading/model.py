@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from serve.configuration.settings import Settings
-from serve.errors import CheckpointError, SignatureError, TrialError
+from serve.errors import CheckpointError, ServeError, SignatureError, TrialError
 from serve.loading import cores, gates, servable, tensors, weights
 from serve.loading.formats import (
     SAFETENSORS,
@@ -123,8 +123,10 @@ class ModelLoader:
         make_room(self._slot, live, self._settings.warm_up_timeout_s)
         try:
             return self._prepare(plan, form, is_alone=False)
-        except BaseException:
+        except BaseException as error:
             self._bring_back(live)
+            if isinstance(error, ServeError):
+                error.is_disruptive = True
             raise
 
     def preview(self, path: Path, manifest: Manifest) -> None:

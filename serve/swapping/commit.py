@@ -188,7 +188,7 @@ class Committer(abc.ABC):
         refusal = Refusal(seen.path.name, action.code, action.reason, seen.fingerprint, version=version, marker=marker)
         if error is not None:
             cause = refuse_entry(error, _NOBODY)
-            refusal = replace(refusal, is_lasting=cause.is_lasting, is_costly=cause.is_costly)
+            refusal = replace(refusal, is_lasting=cause.is_lasting)
         return self.say_refused(refusal)
 
     def say_refused(self, refusal: Refusal) -> Ignore:

@@ -12,6 +12,8 @@ _FIRST_RETRY_S = 1.0
 _LONGEST_RETRY_S = 60.0
 # Loading a large model again each minute would cost requests more than it may bring.
 _LONGEST_COSTLY_RETRY_S = 600.0
+# The first and the longest pause where requests are answered 503 meanwhile.
+_DISRUPTIVE_RETRY_S = (600.0, 86400.0)
 _MOST_RECORDS = 500
 _SHORTEST_DIGEST = 8
 _MOST_FINGERPRINTS = 100
@@ -33,6 +35,7 @@ class Refusal:
         is_lasting: whether trying the same again cannot help.
         marker: the marker's text, by which a refusal that was said is known again.
         is_costly: whether trying it again takes loading a model.
+        is_disruptive: whether trying it again takes the live model away meanwhile.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Refusal:
     is_lasting: bool = True
     marker: str = ""
     is_costly: bool = False
+    is_disruptive: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,8 +137,10 @@ def add_refusal(
         return records, False  # what the bytes prove is not taken back, because a worker's copy has gone meanwhile
     attempts = old.attempts if old is not None and (old.judge, old.start) == (judge, start) else 0
     # Bounded, so that the power stays a small number.
-    longest_s = _LONGEST_COSTLY_RETRY_S if refusal.is_costly else _LONGEST_RETRY_S
-    pause_s = min(_FIRST_RETRY_S * 2 ** min(attempts, 10), longest_s)
+    first_s, longest_s = _FIRST_RETRY_S, _LONGEST_COSTLY_RETRY_S if refusal.is_costly else _LONGEST_RETRY_S
+    if refusal.is_disruptive:
+        first_s, longest_s = _DISRUPTIVE_RETRY_S
+    pause_s = min(first_s * 2 ** min(attempts, 10), longest_s)
     record = Record(
         subject=subject,
         name=refusal.name,

@@ -49,5 +49,6 @@ def refuse_entry(error: BaseException, entry: Entry) -> Refusal:
         # the model's own code needs: it may pass.
         is_lasting=isinstance(error, CheckpointError) and not isinstance(error, TrialError),
         is_costly=isinstance(error, (TrialError, ModelError)),
+        is_disruptive=isinstance(error, ServeError) and error.is_disruptive,
         marker=entry.marker,
     )

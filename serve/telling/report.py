@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from serve.telling.occupancy import Occupant
-from serve.telling.operations import Past, Status, Verdict
+from serve.telling.operations import Past, Status
+from serve.telling.verification import Verdict
 
 _SHORT_SHA256 = 12
 
