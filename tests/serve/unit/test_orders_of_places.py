@@ -191,14 +191,14 @@ def play(mode, commit, actions):
         shutil.rmtree(directory)
 
 
-@pytest.mark.parametrize("commit", ["host", "worker"])
+@pytest.mark.parametrize("commit", ["host", pytest.param("worker", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("mode", ["directory", "file"])
 def test_every_order_of_two(mode, commit):
     for actions in itertools.product(ACTIONS, repeat=2):
         play(mode, commit, actions)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from(["directory", "file"]),
     st.sampled_from(["host", "worker"]),
