@@ -1,4 +1,4 @@
-"""The commands of operators: status, history, rollback, pin, unpin, verify."""
+"""The commands of operators: status, history, rollback, pin, unpin, retry, store, verify."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from serve.configuration.settings import load_settings
 from serve.errors import OperationError
 from serve.telling import report
-from serve.telling.operations import Operations, verify
+from serve.telling.operations import Operations
+from serve.telling.verification import verify
 
 _NO = 1
 _CLEAR = "\x1b[H\x1b[2J"
@@ -50,6 +51,9 @@ def add_commands(commands: Any) -> None:
     pin = _add(commands, "pin", _pin, "stop automatic moves; rollback still works")
     pin.add_argument("--reason", default="", help="for people; status shows it")
     _add(commands, "unpin", _unpin, "allow automatic moves again")
+    retry = _add(commands, "retry", _retry, "judge anew what was refused")
+    retry.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="its name, version or sha256 (default: all)")
+    _add(commands, "store", _store, "what occupies the store, and why")
     checked = commands.add_parser("verify", help="check the checkpoints of a directory against their markers")
     checked.add_argument("directory", metavar="DIR", type=Path, help="the watched directory, or one checkpoint")
     checked.add_argument("--json", action="store_true", help="as JSON")
@@ -116,6 +120,21 @@ def _unpin(options: argparse.Namespace) -> Answer:
     if options.json:
         return Answer(json.dumps({"was_pinned": was_pinned}))
     return Answer("automatic moves are allowed again" if was_pinned else "there was no pin")
+
+
+def _retry(options: argparse.Namespace) -> Answer:
+    names = [record.name for record in _open(options).retry(options.checkpoint)]
+    if options.json:
+        return Answer(json.dumps({"retried": names}))
+    return Answer("is judged anew: " + ", ".join(names) if names else "nothing was refused")
+
+
+def _store(options: argparse.Namespace) -> Answer:
+    operations = _open(options)
+    occupants, free_bytes = operations.occupants(), operations.free_bytes()
+    if options.json:
+        return Answer(json.dumps({"free_bytes": free_bytes, "checkpoints": [asdict(each) for each in occupants]}))
+    return Answer(report.store_as_text(occupants, free_bytes))
 
 
 def _verify(options: argparse.Namespace) -> Answer:

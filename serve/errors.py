@@ -30,6 +30,9 @@ class ServeError(Exception):
         hint: what the reader can do about it.
     """
 
+    # Whether the live model was unloaded for the attempt that ended so.
+    is_disruptive = False
+
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
@@ -79,6 +82,10 @@ class CheckpointError(ServeError):
     def __init__(self, code: str, message: str, hint: str | None = None) -> None:
         super().__init__(message, hint)
         self.code = code
+
+
+class TrialError(CheckpointError):
+    """A model could not be tried, or its own code says no: the cause may lie elsewhere than in the bytes, and pass."""
 
 
 class CheckpointMovedError(ServeError):

@@ -18,6 +18,8 @@ from pathlib import Path
 CHUNK_BYTES = 4 * 1024 * 1024
 # Source: linux/fs.h, _IOW(0x94, 9, int), on the architectures that torch is built for.
 _FICLONE = 0x40049409
+# By how much a file is made later than another one; some file systems tell times in every second second only.
+_STEPS_NS = (1_000_000, 2_000_000_000)
 
 
 def sync_directory(directory: Path) -> None:
@@ -164,13 +166,14 @@ def write_all(descriptor: int, content: bytes) -> None:
         remaining = remaining[os.write(descriptor, remaining) :]
 
 
-def replace_file(path: Path, content: bytes, *, is_lasting: bool = True) -> None:
+def replace_file(path: Path, content: bytes, *, is_lasting: bool = True, after_ns: int = 0) -> None:
     """Give `path` this content, all of it or none.
 
     Args:
         path: the file to create or replace.
         content: its new bytes.
         is_lasting: whether it has to survive a power cut. Other processes see all of it or none in any case.
+        after_ns: a time, in nanoseconds, that the file's own must be later than, whatever this machine's clock says.
 
     Raises:
         OSError: nothing was replaced, and no temporary file is left.
@@ -179,6 +182,9 @@ def replace_file(path: Path, content: bytes, *, is_lasting: bool = True) -> None
     try:
         with os.fdopen(_create_anew(temporary), "wb", buffering=0) as writer:
             write_all(writer.fileno(), content)
+            for step_ns in _STEPS_NS:
+                if os.fstat(writer.fileno()).st_mtime_ns <= after_ns:
+                    os.utime(writer.fileno(), ns=(after_ns + step_ns, after_ns + step_ns))
             if is_lasting:
                 os.fsync(writer.fileno())
         temporary.replace(path)

@@ -11,12 +11,14 @@ import importlib.util
 import os
 import signal
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
 from serve.configuration.settings import ServerSettings, load_settings
 from serve.errors import Issue, SettingsError, describe
 from serve.metrics import directory
+from serve.provenance import START_VARIABLE
 from serve.workers.drain import Drain
 from serve.workers.leaving import Leaving
 from serve.workers.lingering import lingering
@@ -81,6 +83,7 @@ def on_starting(server: Any) -> None:
     # and begin it again.
     from serve.metrics import families
 
+    os.environ[START_VARIABLE] = uuid.uuid4().hex
     _FORGET.append(families.forget)
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ENV_DIGEST_VARIABLE = "ENVSERVE_ENV_DIGEST"
+# Names one start of the server; `serve.gunicorn_conf` sets it in the master.
+START_VARIABLE = "ENVSERVE_START"
 # Said in the header where no digest is known, so that every answer carries the header; in JSON it is null.
 UNKNOWN = "unknown"
 _DIGEST = re.compile(r"[0-9A-Za-z][0-9A-Za-z:._+-]{0,199}")

@@ -17,10 +17,12 @@ from pathlib import Path
 from serve import files
 from serve.errors import CheckpointError, PublishError
 from serve.loading.formats import SAFETENSORS, detect_format, read_safetensors_interface
+from serve.publishing.rank import Rank, find_rank
 from serve.publishing.source import Conversion, prepare
 from serve.watching import sharded
 from serve.watching.checkpoint import MARKER_SUFFIX
 from serve.watching.manifest import WORD, parse_marker
+from serve.watching.place import Place
 
 _SHORT_SHA256 = 12
 
@@ -37,6 +39,8 @@ class Published:
         created: when it was published, as ISO 8601.
         format: one of `serve.loading.formats.FORMATS`.
         notes: what was done to the source's weights on the way, or why nothing was.
+        generation: that the marker states, so that it outranks those beside it; 0 for none.
+        outranked_by: the checkpoint beside it that stays above it, so that a server of the directory will not serve it.
     """
 
     checkpoint: str
@@ -45,6 +49,8 @@ class Published:
     version: str
     created: str
     format: str
+    generation: int = 0
+    outranked_by: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -131,7 +137,8 @@ def _publish_file(source: Path, target: Path, version: str | None, extras: Extra
     descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
         copied = files.copy_hashed(descriptor, temporary)
-        published = _describe(target, copied.sha256, copied.size_bytes, version, format)
+        rank = find_rank(Place(target.parent).list(), extras.generation)
+        published = _describe(target, copied.sha256, copied.size_bytes, version, format, rank)
         marker = _write_marker(published, found, extras)
         _unmark(target)
         temporary.replace(target)
@@ -139,7 +146,7 @@ def _publish_file(source: Path, target: Path, version: str | None, extras: Extra
     finally:
         os.close(descriptor)
         temporary.unlink(missing_ok=True)
-    files.replace_file(_marker_of(target), marker)
+    files.replace_file(_marker_of(target), marker, after_ns=rank.after_ns)
     return published
 
 
@@ -164,13 +171,14 @@ def _publish_sharded(source: Path, directory: Path, name: str, version: str | No
     index = {"metadata": metadata, "weight_map": {tensor: names[shard] for tensor, shard in weight_map.items()}}
     text = json.dumps(index, indent=2).encode() + b"\n"
     size_bytes = len(text) + sum(shard.stat().st_size for shard in shards)
-    published = _describe(target, sha256, size_bytes, version, SAFETENSORS)
+    rank = find_rank(Place(directory).list(), extras.generation)
+    published = _describe(target, sha256, size_bytes, version, SAFETENSORS, rank)
     marker = _write_marker(published, found, extras)
     _unmark(target)
     for shard in shards:
         _copy(shard, directory / names[shard])
     files.replace_file(target, text)
-    files.replace_file(_marker_of(target), marker)
+    files.replace_file(_marker_of(target), marker, after_ns=rank.after_ns)
     return published
 
 
@@ -202,7 +210,7 @@ def _unmark(target: Path) -> None:
     files.sync_directory(target.parent)
 
 
-def _describe(target: Path, sha256: str, size_bytes: int, version: str | None, format: str) -> Published:
+def _describe(target: Path, sha256: str, size_bytes: int, version: str | None, format: str, rank: Rank) -> Published:
     return Published(
         checkpoint=str(target),
         sha256=sha256,
@@ -210,13 +218,13 @@ def _describe(target: Path, sha256: str, size_bytes: int, version: str | None, f
         version=version or sha256[:_SHORT_SHA256],
         created=datetime.now(timezone.utc).isoformat(timespec="microseconds"),
         format=format,
+        generation=rank.generation,
+        outranked_by=rank.outranked_by,
     )
 
 
 def _find_extras(extras: Extras, checkpoint: Path) -> dict[str, object]:
     found: dict[str, object] = {}
-    if extras.generation:
-        found["generation"] = extras.generation
     if extras.metrics:
         found["metrics"] = dict(extras.metrics)
     if extras.golden is not None:
@@ -229,7 +237,8 @@ def _find_extras(extras: Extras, checkpoint: Path) -> dict[str, object]:
 def _write_marker(published: Published, found: Mapping[str, object], extras: Extras) -> bytes:
     """Write the marker's text, and read it as a server will, before anything is changed."""
     keys = ("sha256", "size", "version", "created", "format")
-    stated: dict[str, object] = {**{key: getattr(published, key) for key in keys}, **found}
+    stated: dict[str, object] = {key: getattr(published, key) for key in keys}
+    stated.update({"generation": published.generation} if published.generation else {}, **found)
     if extras.key is not None:
         from serve.signature import sign
 

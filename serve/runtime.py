@@ -6,7 +6,9 @@ A label of a model (canary, shadow) has a runtime of its own. Building a runtime
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -18,24 +20,26 @@ from typing import Callable
 
 from serve.configuration.settings import STABLE, Settings
 from serve.errors import ModelError
-from serve.provenance import read_env_digest
+from serve.provenance import START_VARIABLE, read_env_digest
 from serve.swapping.alone import WorkerCommitter
 from serve.swapping.commit import Committer
 from serve.swapping.ledger import Ledger
 from serve.swapping.orders import Orders
 from serve.swapping.parts import Loader, Parts
-from serve.swapping.preparation import PREPARATION
+from serve.swapping.preparation import GIVEN_UP, PREPARATION
 from serve.swapping.quarantine import Quarantine
 from serve.swapping.reloader import Reloader
 from serve.swapping.slot import Slot
 from serve.swapping.store import Store
 from serve.swapping.together import HostCommitter
+from serve.swapping.unserved import Unserved
 from serve.telling.hook import EventHook
 from serve.telling.logs import EventLog
 from serve.watching.place import Place
 from serve.watching.remote import make_place, url_of
 
 _STOP_WAIT_S = 2.0
+_MOST_SOURCES = 2000
 # What decides how fast and where, but not whether a checkpoint is good.
 _NOT_JUDGING = frozenset(
     {"workers", "poll_s", "settle_s", "keep", "watch", "commit", "commit_timeout_s"}
@@ -59,12 +63,13 @@ class Runtime:
             self.log.also_to(EventHook(settings.event_hook, _report_hook(settings)).put)
         self.slot = Slot()
         self.orders = Orders(settings.store)
-        self._quarantine = Quarantine(settings.store)
+        self._quarantine = Quarantine(settings.store, start=os.environ.get(START_VARIABLE) or str(os.getppid()))
         place = make_place(settings.checkpoints)
         self.reloader = Reloader(
             place,
             self._make_committer(place),
             self._quarantine,
+            Unserved(settings.store),
             self.log,
             settings.poll_s,
             settings.settle_s,
@@ -95,6 +100,11 @@ class Runtime:
         if self._thread is not None:
             self.reloader.stop()
             self._thread.join(_STOP_WAIT_S)
+
+    @property
+    def hanging(self) -> int:
+        """How many trials of models were given up, and still run: only the end of the process ends them."""
+        return sum(thread.name == GIVEN_UP for thread in threading.enumerate())
 
     @property
     def is_loading(self) -> bool:
@@ -165,7 +175,22 @@ def judge_of(settings: Settings, env_digest: str | None, modules: Mapping[str, o
     source = getattr(modules.get(settings.model.partition(":")[0]), "__file__", None)
     if source and Path(source).is_file():
         digest.update(Path(source).read_bytes())
+        for path in _find_sources(settings, Path(source)):
+            with contextlib.suppress(OSError):
+                seen = path.stat()
+                digest.update(repr((str(path), seen.st_size, seen.st_mtime_ns)).encode())
     return digest.hexdigest()
+
+
+def _find_sources(settings: Settings, source: Path) -> list[Path]:
+    """What the model's module may import that is its user's own: its package, or the modules beside it."""
+    packages = settings.model.partition(":")[0].split(".")[:-1]
+    if packages or source.name == "__init__.py":
+        levels = len(packages) + (source.name == "__init__.py")
+        found = source.parents[max(levels - 1, 0)].rglob("*.py")
+    else:
+        found = (path for directory in {source.parent, *settings.python_path} for path in directory.glob("*.py"))
+    return sorted(itertools.islice(found, _MOST_SOURCES))
 
 
 def _as_json(value: object) -> object:

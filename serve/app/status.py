@@ -11,9 +11,20 @@ from serve.server import Server
 def livez(server: Server, request: Request) -> Answer:
     """Say whether this process is worth keeping."""
     if server.is_reloading:
-        return succeed({"live": True})
+        return _say_alive(server)
     dead = [runtime for runtime in server.runtimes if not runtime.is_reloading]
     return fail(503, "the reloader is not running", reason="; ".join(each.reloader.verdict for each in dead))
+
+
+def _say_alive(server: Server) -> Answer:
+    """Whether a restart of this worker could help, and if not, why nothing is live."""
+    waiting = [each for each in server.runtimes if each.slot.live is None and not each.orders.is_unloaded()]
+    if not waiting:
+        return succeed({"live": True})
+    reason = "; ".join(each.reloader.verdict for each in waiting)
+    if waiting[0].hanging:
+        return fail(503, "nothing is live, and a warm-up that was given up still runs", reason=reason)
+    return succeed({"live": True, "reason": reason, "hint": "a restart does not help: what may pass is tried again"})
 
 
 def readyz(server: Server, request: Request) -> Answer:

@@ -1,7 +1,8 @@
 """The model repository extension of the Open Inference Protocol (V2).
 
 What is served is told by the settings and by what a trainer publishes, not by requests: `load` has the watched place
-looked at now, and brings back what was unloaded; `unload` is refused unless the settings allow it.
+looked at now, brings back what was unloaded, and answers when that is live or refused; `unload` is refused unless the
+settings allow it.
 
 Source: Triton's model repository extension.
 """
@@ -42,7 +43,7 @@ def _entry(model: Model, label: str, runtime: Runtime) -> dict[str, object]:
 
 
 def load(server: Server, request: Request) -> Answer:
-    """Have the watched places of a model looked at now."""
+    """Have the watched places of a model looked at now, and say whether what lies there is live or was refused."""
     try:
         model = server.find(request.place["name"])
         parameters = _options(server, request).get("parameters")
@@ -54,7 +55,14 @@ def load(server: Server, request: Request) -> Answer:
         return fail(400, f"parameters: expected none, as the settings say how to serve, found {excerpt(parameters)}")
     for runtime in model.labels.values():
         runtime.orders.order_load()
-        runtime.reloader.look_now()
+    asked = [(runtime, runtime.reloader.look_now()) for runtime in model.labels.values() if runtime.is_reloading]
+    for runtime, number in asked:
+        outcome = runtime.reloader.wait_for(number, runtime.settings.commit_timeout_s)
+        if outcome is None:
+            return fail(503, f"{model.name}: it is still being loaded", reason=runtime.reloader.verdict)
+        # A canary or a shadow need not have anything to serve.
+        if outcome.is_refused or (runtime is model.stable and not outcome.is_live):
+            return fail(400, f"{model.name}: {outcome.reason}")
     return succeed({"name": model.name, "state": _entry(model, "", model.stable)["state"]})
 
 

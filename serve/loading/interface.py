@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from serve.errors import CheckpointError
+from serve.errors import TrialError
 
 MIXED = "mixed"
 
@@ -51,7 +51,7 @@ def require_same_form(expected: Mapping[str, str], actual: Mapping[str, str], of
         of: who states what is expected, for the message.
 
     Raises:
-        CheckpointError: naming each form that differs.
+        TrialError: naming each form that differs.
     """
     issues = [
         f"{name}: expected {expected[name]}, found {actual[name]}"
@@ -59,7 +59,7 @@ def require_same_form(expected: Mapping[str, str], actual: Mapping[str, str], of
         if expected[name] != actual[name]
     ]
     if issues:
-        raise CheckpointError(
+        raise TrialError(
             "interface",
             f"it answers in another form than {of}: {'; '.join(issues)}",
             hint='set changed_interface = "allow" to have it served all the same',

@@ -10,13 +10,15 @@ Only workers import this module. What a model class may say is told in `serve.lo
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Callable
 
 from serve.configuration.settings import Settings
-from serve.errors import CheckpointError, SignatureError
+from serve.errors import CheckpointError, ServeError, SignatureError, TrialError
 from serve.loading import bundle, cores, gates, servable, tensors, weights
 from serve.loading.fitting import Architecture, fit
 from serve.loading.formats import EXPORT, SAFETENSORS, TORCH, TORCHSCRIPT, read_safetensors_interface
@@ -26,10 +28,11 @@ from serve.loading.optimization import optimize
 from serve.loading.room import make_room
 from serve.loading.ties import Memory
 from serve.loading.torch_predictor import TorchPredictor
-from serve.loading.warm_up import Candidate, warm_up
+from serve.loading.warm_up import Candidate, HangingError, warm_up
 from serve.signature import Verifier
 from serve.swapping.slot import Generation, Slot
 from serve.swapping.store import Stored
+from serve.watching import sharded
 from serve.watching.manifest import Manifest
 
 Say = Callable[..., None]
@@ -87,6 +90,7 @@ class ModelLoader:
         except SignatureError as error:
             raise gates.unusable_key(error) from error
         self._slot = slot or Slot()
+        self._hanging: dict[str, threading.Thread] = {}
         self._architecture: Architecture | None = None  # of the class with its arguments, which do not change
         if say is not None:
             version = weights.torch_version()
@@ -108,6 +112,7 @@ class ModelLoader:
             MemoryShortError: it would not fit into memory.
             OSError: the store cannot be read.
         """
+        self._require_ended(stored.sha256)
         plan, live = self._examine(stored, manifest), self._slot.live
         form = _form_of(live)
         if live is None or self._settings.memory != "resource":
@@ -115,9 +120,30 @@ class ModelLoader:
         make_room(self._slot, live, self._settings.warm_up_timeout_s)
         try:
             return self._prepare(plan, form, is_alone=False)
-        except BaseException:
+        except BaseException as error:
             self._bring_back(live)
+            if isinstance(error, ServeError):
+                error.is_disruptive = True
             raise
+
+    def preview(self, path: Path, manifest: Manifest) -> None:
+        """Refuse what the first bytes of a checkpoint prove, before it is copied.
+
+        Args:
+            path: the checkpoint at the watched place; the index of a sharded one.
+            manifest: what its marker states.
+
+        Raises:
+            CheckpointError: the checkpoint is at fault.
+            OSError: it cannot be read.
+        """
+        is_index = sharded.is_index(path)
+        format = SAFETENSORS if is_index else gates.require_format(path, manifest, self._settings.format)
+        if self._verifier is not None:
+            self._verifier.require(manifest.stated)
+        gates.decide_pickle(self._settings, format, manifest.sha256 or "", self._verifier is not None)
+        if format == SAFETENSORS and self._architecture is not None:
+            fit(self._architecture, sharded.read_interface(path) if is_index else read_safetensors_interface(path))
 
     def _examine(self, stored: Stored, manifest: Manifest) -> _Plan:
         """Pass the gates that need neither the weights nor memory."""
@@ -148,7 +174,9 @@ class ModelLoader:
         try:
             tried = warm_up(candidate, self._settings.warm_up_sizes, self._settings.warm_up_timeout_s)
             self._require_form(plan.manifest, form, tried.form)
-        except CheckpointError:
+        except CheckpointError as error:
+            if isinstance(error, HangingError):
+                self._hanging[plan.stored.sha256] = error.thread
             predictor.release()
             raise
         predictor = replace(
@@ -160,6 +188,14 @@ class ModelLoader:
         )
         predictor = self._optimize(predictor, built.example_inputs, plan.format)
         return Loaded(predictor, plan.format, loaded_s - started_s, time.monotonic() - loaded_s)
+
+    def _require_ended(self, sha256: str) -> None:
+        """Try nothing again whose last trial still runs: each would hold one more model for ever."""
+        thread = self._hanging.pop(sha256, None)
+        if thread is not None and thread.is_alive():
+            self._hanging[sha256] = thread
+            reason = "an earlier warm-up of it still runs in this worker"
+            raise TrialError("warm-up", reason, hint="restart the worker if it never ends")
 
     def _optimize(self, predictor: TorchPredictor, example: object, format: str) -> TorchPredictor:
         """Take a quicker form of the module, if that is wanted and there is one."""

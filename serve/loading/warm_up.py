@@ -13,15 +13,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, TypeVar
 
-from serve.errors import CheckpointError
+from serve.errors import TrialError
 from serve.loading.golden import Golden, require_golden
 from serve.loading.interface import describe
 from serve.loading.predictor import ArrayForm, Predictor
 from serve.loading.trial import describe_outputs, find_batchable
+from serve.swapping.preparation import GIVEN_UP
 
 # The first run pays for lazily created kernels and buffers, the second shows that they are there.
 _RUNS = 2
 Found = TypeVar("Found")
+
+
+class HangingError(TrialError):
+    """A trial was given up.
+
+    Args:
+        thread: that ends when the model's code does.
+        message: what is wrong.
+    """
+
+    def __init__(self, thread: threading.Thread, message: str) -> None:
+        super().__init__("warm-up", message)
+        self.thread = thread
 
 
 @dataclass(frozen=True)
@@ -70,7 +84,8 @@ def warm_up(candidate: Candidate, sizes: Sequence[int], timeout_s: float) -> Tri
         What was found out about it.
 
     Raises:
-        CheckpointError: it fails, answers wrongly, or is not done in time.
+        TrialError: it fails, or is not done in time.
+        CheckpointError: it answers golden requests wrongly.
     """
     return limit(lambda: _try(candidate, sizes), timeout_s)
 
@@ -94,7 +109,7 @@ def _answer(predictor: Predictor, inputs: object) -> str:
         for _ in range(_RUNS):
             outputs = json.loads(json.dumps(predictor.predict(inputs), allow_nan=False))
     except Exception as error:  # the user's code may raise anything
-        raise CheckpointError(
+        raise TrialError(
             "warm-up", f"the warm-up with example_inputs failed: {type(error).__name__}: {error}"
         ) from error
     return describe(outputs)
@@ -102,7 +117,7 @@ def _answer(predictor: Predictor, inputs: object) -> str:
 
 def _resize(example: object, size: int) -> object:
     if not isinstance(example, (list, tuple)) or not example:
-        raise CheckpointError("warm-up", f"warm_up_sizes: expected example_inputs of rows, found {describe(example)}")
+        raise TrialError("warm-up", f"warm_up_sizes: expected example_inputs of rows, found {describe(example)}")
     return [example[row % len(example)] for row in range(size)]
 
 
@@ -110,7 +125,7 @@ def _ask_golden(predictor: Predictor, place: int, golden: Golden) -> object:
     try:
         return json.loads(json.dumps(predictor.predict(golden.inputs)))
     except Exception as error:  # the user's code may raise anything
-        raise CheckpointError(
+        raise TrialError(
             "golden", f"golden[{place}]: expected an answer, found {type(error).__name__}: {error}"
         ) from error
 
@@ -121,9 +136,9 @@ def _validate(candidate: Candidate) -> None:
     try:
         verdict = candidate.validate(candidate.predictor)
     except Exception as error:  # the user's code may raise anything
-        raise CheckpointError("validate", f"validate(model): {type(error).__name__}: {error}") from error
+        raise TrialError("validate", f"validate(model): {type(error).__name__}: {error}") from error
     if verdict is False:
-        raise CheckpointError("validate", "validate(model): expected True or None, found False")
+        raise TrialError("validate", "validate(model): expected True or None, found False")
 
 
 def limit(work: Callable[[], Found], timeout_s: float) -> Found:
@@ -137,7 +152,7 @@ def limit(work: Callable[[], Found], timeout_s: float) -> Found:
         What the work returned.
 
     Raises:
-        CheckpointError: it was not done in time, or ended the interpreter.
+        TrialError: it was not done in time, or ended the interpreter.
         Exception: what the work raised.
     """
     results: list[Found] = []
@@ -153,14 +168,13 @@ def limit(work: Callable[[], Found], timeout_s: float) -> Found:
     thread.start()
     thread.join(timeout_s)
     if thread.is_alive():
+        thread.name = GIVEN_UP
         _interrupt(thread)
-        raise CheckpointError(
-            "warm-up", f"the warm-up: expected its end within {timeout_s:g} s, found it still running"
-        )
+        raise HangingError(thread, f"the warm-up: expected its end within {timeout_s:g} s, found it still running")
     for error in errors:
         if isinstance(error, Exception):
             raise error
-        raise CheckpointError("warm-up", f"the warm-up ended with {error!r}") from error
+        raise TrialError("warm-up", f"the warm-up ended with {error!r}") from error
     return results[0]
 
 

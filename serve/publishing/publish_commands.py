@@ -103,7 +103,13 @@ def _publish(options: argparse.Namespace) -> str:
     if options.json:
         return json.dumps(asdict(published))
     lines = [f"published {published.checkpoint}", f"  version {published.version}", f"  sha256  {published.sha256}"]
-    return "\n".join([*lines, *(f"  {note}" for note in published.notes)])
+    lines += [f"  {note}" for note in published.notes]
+    if published.generation != options.generation:
+        lines.append(f"  generation {published.generation}, as a checkpoint beside it states one")
+    if published.outranked_by is not None:
+        lines.append(f"  it will not come live: {published.outranked_by} beside it states a higher generation")
+        lines.append("  hint: give a higher --generation, or none")
+    return "\n".join(lines)
 
 
 def _keygen(options: argparse.Namespace) -> str:

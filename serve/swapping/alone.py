@@ -13,15 +13,25 @@ from serve.swapping.commit import Committer
 from serve.swapping.generations import make, say_live
 from serve.swapping.ledger import Entry
 from serve.swapping.orders import Rollback
-from serve.swapping.parts import Loader
+from serve.swapping.parts import Loader, Parts
 from serve.swapping.refusal import explain, refuse_entry
 from serve.swapping.store import Stored
-from serve.watching.checkpoint import Ignore, Wait
+from serve.watching.checkpoint import SERVED, Ignore, Wait
 from serve.watching.manifest import parse_marker
+
+_AGAIN_S = 2.0
 
 
 class WorkerCommitter(Committer):
-    """Makes a candidate live as soon as this worker has prepared it."""
+    """Makes a candidate live as soon as this worker has prepared it.
+
+    Args:
+        parts: what it works with.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._boot_at_s, self._is_told = 0.0, False
 
     def boot(self, loader: Loader) -> None:
         """Make the committed generation live.
@@ -29,12 +39,15 @@ class WorkerCommitter(Committer):
         Args:
             loader: makes the model.
         """
+        self._boot_at_s = time.monotonic() + _AGAIN_S
         entry = self._parts.ledger.last()
         try:
             if entry is not None:
                 self._restore(loader, entry)
         except Exception as error:  # the newest checkpoint may still be good; only the way back is lost
-            self._parts.log.emit("not_restored", reason=explain(error))
+            if not self._is_told:
+                self._parts.log.emit("not_restored", reason=explain(error))
+            self._is_told = True
 
     def come_back(self, loader: Loader) -> None:
         """Make the committed generation live again, after `is_unloaded`.
@@ -45,11 +58,13 @@ class WorkerCommitter(Committer):
         self.boot(loader)
 
     def attend(self, loader: Loader) -> bool:
-        """Do nothing: every worker finds for itself what there is.
+        """Try again to make live what is committed, where that has failed; there is nobody else to attend to.
 
         Args:
             loader: makes the model.
         """
+        if self._parts.slot.live is None and time.monotonic() > self._boot_at_s:
+            self.boot(loader)
         return False
 
     def _is_done(self, order: Rollback) -> bool:
@@ -58,18 +73,18 @@ class WorkerCommitter(Committer):
     def _move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
         live, before_bytes = self._parts.slot.live, used_bytes()
         if live is not None and (live.provenance.sha256, live.provenance.version) == (stored.sha256, proposed.version):
-            return Ignore("it is being served", is_final=True)
+            return SERVED
         try:
             loaded = loader.load(stored, parse_marker(proposed.marker.encode()))
         except Exception as error:
             return self.say_refused(refuse_entry(error, proposed))
         started_s = time.monotonic()
-        entry = self._parts.ledger.commit(proposed)
+        entry = self._parts.ledger.commit(proposed, live.provenance.generation if live is not None else 0)
         if live is not None and entry.generation <= live.provenance.generation:
-            return Ignore("another worker was faster", is_final=True)
+            return Wait("another worker was faster", 0.0)
         generation = make(self._parts, loaded, stored, entry, before_bytes)
         previous = self._parts.slot.swap(generation)
         say_live(self._parts.log, "swapped", generation, previous, time.monotonic() - started_s)
         self._parts.quarantine.forget(entry.sha256)
-        self._prune()
-        return Ignore("it is being served", is_final=True)
+        self.prune()
+        return SERVED

@@ -7,23 +7,25 @@ Admit to the store, check the quarantine, load, swap, say so; later, retire. Whe
 from __future__ import annotations
 
 import abc
+import contextlib
+import time
+from dataclasses import replace
 from datetime import datetime
 
 from serve.errors import CheckpointMovedError
 from serve.loading.process import used_bytes
+from serve.swapping.candidates import preview, propose
 from serve.swapping.generations import free_first, identify, make, say_live
+from serve.swapping.judgement import Refusal
 from serve.swapping.ledger import Entry
 from serve.swapping.orders import Rollback
 from serve.swapping.parts import Loader, Parts
 from serve.swapping.preparation import Preparation
-from serve.swapping.quarantine import Refusal
 from serve.swapping.refusal import code_of, explain, refuse_entry
 from serve.swapping.store import Stored
 from serve.watching.checkpoint import Ignore, Load, Refuse, Wait
 from serve.watching.manifest import Manifest, parse_marker
 
-# How many digits of the sha256 stand for a version that no marker named.
-_SHORT_SHA256 = 12
 _AGAIN_S = 0.2
 # With 400 MB and all cores busy, the p99 during the copy fell from twice to 1.2 times the one without, and the copy
 # took a tenth longer (bench/swap.py).
@@ -32,6 +34,8 @@ _LARGE_BYTES = 8 * 1024 * 1024
 _LOOK_S = 0.2
 # The kernel stamps files with a clock that may be a tick behind.
 _CTIME_SLACK_S = 1.0
+# A candidate that another worker has just admitted, and is about to propose, stays.
+_FRESH_S = 60.0
 
 
 class Committer(abc.ABC):
@@ -73,6 +77,11 @@ class Committer(abc.ABC):
         """A number that changes when there is something to attend to."""
         return 0
 
+    @property
+    def is_live(self) -> bool:
+        """Whether something is live in this worker."""
+        return self._parts.slot.live is not None
+
     def leave(self) -> None:
         """Take part no more; the worker ends."""
         self._is_stopping = True
@@ -106,19 +115,21 @@ class Committer(abc.ABC):
         marker = seen.text.decode(errors="replace")
         if candidate.manifest.sha256 is not None:
             record = self._parts.quarantine.find_sha256(candidate.manifest.sha256, marker)
-            if record is not None:
+            # A marker that was touched or written again asks to look again at what the bytes do not prove.
+            if record is not None and record.retry_at_s is None:
                 return Ignore(f"refused: {record.reason}")
         try:
+            preview(loader, self._parts.store, candidate)
             stored = self._admit(candidate)
         except CheckpointMovedError as error:
             return Wait(error.message, _AGAIN_S)
         except Exception as error:
-            return self.refuse(Refuse(seen, code_of(error), explain(error)), error)
+            return self.refuse(Refuse(seen, code_of(error), explain(error)), error, candidate.manifest.version or "")
         record = self._parts.quarantine.find_sha256(stored.sha256, marker)
-        if record is not None:
+        if record is not None and record.retry_at_s is None:
             self._parts.quarantine.recognize(record, seen.fingerprint)
             return Ignore(f"refused: {record.reason}")
-        return self._move(loader, stored, _propose(candidate, stored))
+        return self._move(loader, stored, propose(candidate, stored))
 
     def roll_back(self, loader: Loader) -> Ignore | Wait | None:
         """Carry out the last rollback that was ordered, unless it is done.
@@ -161,22 +172,23 @@ class Committer(abc.ABC):
         pin = self._parts.orders.pin()
         return None if pin is None else f"pinned to version {pin.version} since {pin.pinned}"
 
-    def refuse(self, action: Refuse, error: BaseException | None = None) -> Ignore:
+    def refuse(self, action: Refuse, error: BaseException | None = None, version: str = "") -> Ignore:
         """Put an observation into quarantine.
 
         Args:
             action: what was seen, and what is wrong with it.
             error: what was raised, where something was.
+            version: that its marker names, where it does.
 
         Returns:
             The same in a form that asks for nothing more.
         """
         seen = action.observation
-        is_lasting = error is None or refuse_entry(error, _NOBODY).is_lasting
         marker = seen.text.decode(errors="replace")
-        refusal = Refusal(
-            seen.path.name, action.code, action.reason, seen.fingerprint, is_lasting=is_lasting, marker=marker
-        )
+        refusal = Refusal(seen.path.name, action.code, action.reason, seen.fingerprint, version=version, marker=marker)
+        if error is not None:
+            cause = refuse_entry(error, _NOBODY)
+            refusal = replace(refusal, is_lasting=cause.is_lasting)
         return self.say_refused(refusal)
 
     def say_refused(self, refusal: Refusal) -> Ignore:
@@ -185,6 +197,9 @@ class Committer(abc.ABC):
         Args:
             refusal: what, and why.
         """
+        if refusal.is_lasting and refusal.sha256 and refusal.sha256 not in self._kept():
+            with contextlib.suppress(OSError):  # the next prune finds it
+                self._parts.store.shelf.drop(refusal.sha256)
         if self._parts.quarantine.add(refusal):
             self._parts.log.emit(
                 "refused",
@@ -207,8 +222,8 @@ class Committer(abc.ABC):
         """Admit a candidate to the store; a large one while requests go first."""
         seen = candidate.observation.checkpoint
         if seen is None or seen.size_bytes < _LARGE_BYTES:
-            return self._parts.store.admit(candidate)
-        copying = Preparation(lambda: self._parts.store.admit(candidate), "copy", _NICENESS)
+            return self._parts.store.admit(candidate, self._kept)
+        copying = Preparation(lambda: self._parts.store.admit(candidate, self._kept), "copy", _NICENESS)
         while not copying.wait(_LOOK_S):
             if self._is_stopping:
                 raise CheckpointMovedError("the worker ends")
@@ -235,26 +250,17 @@ class Committer(abc.ABC):
                 return self._parts.store.admit(Load(seen, Manifest(sha256=entry.sha256)))
         return None
 
-    def _prune(self) -> None:
+    def prune(self) -> None:
+        """Delete from the store what is neither kept, nor proposed, nor to be tried again."""
         entries = self._parts.ledger.read()
-        if entries:
-            before_s = datetime.fromisoformat(entries[-1].committed).timestamp() - _CTIME_SLACK_S
-            self._parts.store.prune(frozenset(entry.sha256 for entry in entries[-self._parts.keep :]), before_s)
+        committed_s = datetime.fromisoformat(entries[-1].committed).timestamp() if entries else 0.0
+        again = (record.subject for record in self._parts.quarantine.records() if record.retry_at_s is not None)
+        before_s = max(committed_s - _CTIME_SLACK_S, time.time() - _FRESH_S)
+        self._parts.store.prune(self._kept().union(again), before_s)
+
+    def _kept(self) -> frozenset[str]:
+        """The sha256 of what must stay in the store, even where the disk is full."""
+        return frozenset(entry.sha256 for entry in self._parts.ledger.read()[-self._parts.keep :])
 
 
 _NOBODY = Entry(0, "", 0, "", "", 0, "")
-
-
-def _propose(candidate: Load, stored: Stored) -> Entry:
-    seen = candidate.observation
-    return Entry(
-        generation=0,
-        sha256=stored.sha256,
-        size_bytes=stored.size_bytes,
-        version=candidate.manifest.version or stored.sha256[:_SHORT_SHA256],
-        name=seen.path.name,
-        marker_mtime_ns=seen.marker.mtime_ns,
-        fingerprint=seen.fingerprint,
-        marker_generation=seen.generation,
-        marker=seen.text.decode(errors="replace"),
-    )

@@ -128,11 +128,12 @@ class Ledger:
         entries = self.read()
         return entries[-1] if entries else None
 
-    def commit(self, proposed: Entry) -> Entry:
+    def commit(self, proposed: Entry, after: int = 0) -> Entry:
         """Number a generation; the same observation gets the same number in every worker.
 
         Args:
             proposed: the entry without its number and time.
+            after: the generation that the worker answers with: what was live before it may come again.
 
         Returns:
             The entry as it stands in the file. It is not the last one when another worker was faster by a generation.
@@ -143,7 +144,8 @@ class Ledger:
         with hostlock.hold(self.lock_path):
             entries = self.read()
             for entry in entries:
-                if entry.fingerprint == proposed.fingerprint and entry.has_same_content(proposed):
+                is_same = entry.fingerprint == proposed.fingerprint and entry.has_same_content(proposed)
+                if is_same and entry.generation > after:
                     return entry
             if entries and entries[-1].has_same_content(proposed):
                 return entries[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from serve.loading.predictor import Predictor
@@ -38,6 +39,14 @@ class Loaded(Protocol):
 
 class Loader(Protocol):
     """Makes models from checkpoints; `serve.loading.model.ModelLoader` is the one there is."""
+
+    def preview(self, path: Path, manifest: Manifest) -> None:
+        """Refuse what the first bytes of a checkpoint prove, before it is copied.
+
+        Args:
+            path: the checkpoint at the watched place.
+            manifest: what its marker states.
+        """
 
     def load(self, stored: Stored, manifest: Manifest) -> Loaded:
         """Load, check and warm up one model.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from serve.errors import CheckpointError, DeadlineError, ModelError, ServeError, plain
+from serve.errors import CheckpointError, DeadlineError, ModelError, ServeError, TrialError, plain
+from serve.swapping.judgement import Refusal
 from serve.swapping.ledger import Entry
-from serve.swapping.quarantine import Refusal
 
 
 def explain(error: BaseException) -> str:
@@ -47,7 +47,10 @@ def refuse_entry(error: BaseException, entry: Entry) -> Refusal:
         fingerprint=entry.fingerprint,
         sha256=entry.sha256,
         version=entry.version,
-        # A full disk, no memory, a file server that is gone: it may pass.
-        is_lasting=isinstance(error, (CheckpointError, ModelError)),
+        # Only what the bytes prove lasts. A full disk, no memory, a file server that is gone, a busy machine, whatever
+        # the model's own code needs: it may pass.
+        is_lasting=isinstance(error, CheckpointError) and not isinstance(error, TrialError),
+        is_costly=isinstance(error, (TrialError, ModelError)),
+        is_disruptive=isinstance(error, ServeError) and error.is_disruptive,
         marker=entry.marker,
     )

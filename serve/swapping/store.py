@@ -14,6 +14,7 @@ copied, and mapped from here.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import time
@@ -25,12 +26,15 @@ from typing import Callable
 from serve import files
 from serve.errors import CheckpointError, CheckpointMovedError, StoreFullError
 from serve.swapping import hostlock, proofs
+from serve.swapping.shelf import Shelf
 from serve.watching import sharded
 from serve.watching.checkpoint import Load
 from serve.watching.manifest import Manifest
 from serve.watching.place import identify
 
 _READ_ONLY = 0o444
+# What was found or admitted so lately may be about to be proposed by another worker.
+_FRESH_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class Store:
 
     def __init__(self, root: Path, report_damage: Callable[[str, str], None] = lambda expected, found: None) -> None:
         self.root = root
-        self._proven, self._incoming, self._proofs = root / "sha256", root / "incoming", root / "proofs"
+        self.shelf = Shelf(root)
+        self._proven, self._incoming, self._proofs = self.shelf.proven, self.shelf.incoming, self.shelf.proofs
         self._copied = root / "copied.json"
         self._report_damage = report_damage
 
@@ -105,11 +110,12 @@ class Store:
         except FileNotFoundError:  # pruned meanwhile
             return None
 
-    def admit(self, candidate: Load) -> Stored:
+    def admit(self, candidate: Load, needed: Callable[[], frozenset[str]] | None = None) -> Stored:
         """Copy a checkpoint into the store, unless its bytes are there already.
 
         Args:
             candidate: what was observed, and what its marker states.
+            needed: asked where the disk is full: the sha256 of every checkpoint that stays; all do by default.
 
         Returns:
             The proven copy.
@@ -124,10 +130,13 @@ class Store:
             return stored
         with self.lock():
             known = candidate.manifest.sha256 or self._recall(candidate)
-            return (None if known is None else self._find_proven(known)) or self._copy(candidate)
+            stored = None if known is None else self._find_proven(known)
+            return stored or self._copy_or_make_room(candidate, needed)
 
     def prune(self, keep: frozenset[str], before_s: float) -> None:
-        """Delete what is not needed any more. Workers that still map a deleted file keep its bytes.
+        """Delete what is not needed any more, and what a killed copier left.
+
+        Workers that still map a deleted file keep its bytes. While somebody copies nothing is deleted.
 
         Args:
             keep: the sha256 of every checkpoint that stays.
@@ -136,21 +145,23 @@ class Store:
         Raises:
             OSError: the store cannot be written.
         """
-        if not self._find_superfluous(keep, before_s):
+        if not self.shelf.find_superfluous(keep, before_s) and not any(self.shelf.parts()):
             return  # another worker was quicker; asked again under the lock
-        with self.lock():
-            for path in self._find_superfluous(keep, before_s):
-                path.unlink()
-                (self._proofs / path.name).unlink(missing_ok=True)
+        descriptor = hostlock.claim(self.root / "lock")
+        if descriptor is not None:
+            try:
+                self.shelf.sweep(keep, before_s)
+            finally:
+                os.close(descriptor)
 
-    def _find_superfluous(self, keep: frozenset[str], before_s: float) -> list[Path]:
-        found = []
-        with contextlib.suppress(FileNotFoundError):
-            for path in self._proven.iterdir():
-                with contextlib.suppress(FileNotFoundError):  # pruned meanwhile
-                    if path.name not in keep and path.stat().st_ctime < before_s:
-                        found.append(path)
-        return found
+    def _copy_or_make_room(self, candidate: Load, needed: Callable[[], frozenset[str]] | None) -> Stored:
+        try:
+            return self._copy(candidate)
+        except (StoreFullError, OSError) as error:
+            is_full = isinstance(error, StoreFullError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not is_full or needed is None or not self.shelf.sweep(needed(), time.time() - _FRESH_S):
+                raise
+        return self._copy(candidate)
 
     def _find_stated(self, manifest: Manifest) -> Stored | None:
         return None if manifest.sha256 is None else self.find(manifest.sha256)
@@ -182,8 +193,8 @@ class Store:
             files.replace_file(self._copied, content, is_lasting=False)
 
     def _copy(self, candidate: Load) -> Stored:
-        for leftover in list(self._incoming.iterdir()):
-            leftover.unlink()  # whoever wrote it is dead: only the holder of the lock writes here
+        for leftover in self.shelf.parts():
+            leftover.unlink()  # whoever wrote it is dead
         part = self._incoming / f"{os.getpid()}.part"
         try:
             copied = self._copy_observed(candidate, part)
@@ -227,12 +238,11 @@ class Store:
             os.close(source)
 
     def _require_space(self, size_bytes: int) -> None:
-        disk = os.statvfs(self.root)
-        free_bytes = disk.f_bavail * disk.f_frsize
+        free_bytes = self.shelf.free_bytes()
         if free_bytes < size_bytes:
             raise StoreFullError(
                 f"{self.root}: expected {size_bytes} free bytes, found {free_bytes}",
-                hint="free some space there, or point SERVE_STORE to another disk",
+                hint="free some space there, lower keep, or point SERVE_STORE to another disk; `serve store` lists it",
             )
 
     def _prove(self, path: Path) -> Stored | None:

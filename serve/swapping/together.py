@@ -17,7 +17,7 @@ from serve.swapping.preparation import Preparation
 from serve.swapping.refusal import explain, refuse_entry
 from serve.swapping.slot import Generation
 from serve.swapping.store import Stored
-from serve.watching.checkpoint import Ignore, Wait
+from serve.watching.checkpoint import SERVED, Ignore, Wait
 from serve.watching.manifest import parse_marker
 
 # Between two looks at whether the others are prepared: short, because all workers hold two models meanwhile.
@@ -97,12 +97,13 @@ class HostCommitter(Committer):
     def _move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
         proposal = self._agreement.propose(proposed)
         if proposal is None:
-            return Ignore("it is being served", is_final=True)
+            is_live = self._parts.slot.live is not None
+            return SERVED if is_live else Wait("it is committed, and this worker is about to load it", _AGAIN_S)
         standing = self._carry_out(loader, proposal, stored)
         if proposal.entry.fingerprint != proposed.fingerprint:
             return Wait("another checkpoint came first", 0.0)
         if standing is Standing.COMMITTED:
-            return Ignore("it is being served", is_final=True)
+            return SERVED
         record = self._parts.quarantine.find_sha256(proposed.sha256, proposed.marker)
         return Ignore(f"refused: {record.reason}") if record is not None else Wait("nobody moved", _AGAIN_S)
 
@@ -184,18 +185,22 @@ class HostCommitter(Committer):
         generation.facts["committed"] = last.committed if last else ""
         say_live(self._parts.log, "swapped", generation, previous, commit_s)
         self._parts.quarantine.forget(generation.provenance.sha256)
-        self._prune()
+        self.prune()
 
     def _close(self, proposal: Proposal, error: BaseException) -> None:
         if self._agreement.close(proposal):
             self.say_refused(refuse_entry(error, proposal.entry))
+
+    def _kept(self) -> frozenset[str]:
+        proposal = self._agreement.open_proposal()
+        return super()._kept().union(() if proposal is None else (proposal.entry.sha256,))
 
     def _bury(self) -> None:
         deaths = self._agreement.bury()
         if deaths is not None and deaths.is_closed:
             error = CheckpointError("crash", f"{deaths.count} workers died while they prepared it")
             refusal = refuse_entry(error, deaths.proposal.entry)
-            self.say_refused(replace(refusal, is_lasting=False))
+            self.say_refused(replace(refusal, is_lasting=False, is_costly=True))
 
     def _try_restore(self, loader: Loader, entry: Entry) -> bool:
         live = self._parts.slot.live

@@ -1,4 +1,4 @@
-"""What operators ask and order: status, history, rollback, pin, unpin, verify.
+"""What operators ask and order: status, history, rollback, pin, unpin, retry.
 
 All of it works on the files of the store, so it reaches every worker and also works while the server is down. Values
 come back; printing them is `serve.telling.report`'s part.
@@ -10,19 +10,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve import files
-from serve.errors import CheckpointError, OperationError
-from serve.loading.formats import SAFETENSORS, detect_format, read_safetensors_interface
+from serve.errors import OperationError
 from serve.swapping.agreement import Agreement, Proposal
+from serve.swapping.judgement import Record
 from serve.swapping.ledger import Entry, Ledger
 from serve.swapping.orders import Orders, Pin, Rollback
-from serve.swapping.quarantine import Quarantine, Record
+from serve.swapping.quarantine import Quarantine
 from serve.swapping.store import Store
+from serve.swapping.unserved import Note, Unserved
 from serve.swapping.word import Row
-from serve.watching import sharded
-from serve.watching.checkpoint import Identity, Observation
-from serve.watching.manifest import Manifest, parse_marker
-from serve.watching.place import Place
+from serve.telling.occupancy import Occupant, list_occupants
 
 _LOOK_S = 0.05
 
@@ -50,6 +47,7 @@ class Status:
         proposal: what they prepare.
         pin: why there are no automatic moves.
         quarantine: what was refused, the newest last.
+        unserved: what is published and not served, though nothing is wrong with it, the newest last.
     """
 
     committed: Entry | None
@@ -57,23 +55,7 @@ class Status:
     proposal: Proposal | None
     pin: Pin | None
     quarantine: tuple[Record, ...]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What `verify` found about one marked checkpoint.
-
-    Args:
-        path: the checkpoint.
-        sha256: of its bytes, where they could be read.
-        version: that its marker names.
-        problem: what is wrong, or `None`.
-    """
-
-    path: Path
-    sha256: str | None
-    version: str | None
-    problem: str | None
+    unserved: tuple[Note, ...] = ()
 
 
 class Operations:
@@ -92,7 +74,7 @@ class Operations:
         self._store = Store(root)
         self._ledger = Ledger(self._store)
         self._orders = Orders(root)
-        self._quarantine = Quarantine(root)
+        self._quarantine, self._unserved = Quarantine(root), Unserved(root)
         self._agreement = Agreement(root, self._ledger, 0.0)
 
     def status(self) -> Status:
@@ -104,6 +86,7 @@ class Operations:
             proposal=self._agreement.open_proposal(),
             pin=self._orders.pin(),
             quarantine=tuple(self._quarantine.records()),
+            unserved=tuple(self._unserved.notes()),
         )
 
     def generations(self) -> list[Entry]:
@@ -186,6 +169,37 @@ class Operations:
         self._agreement.wake()
         return was_pinned
 
+    def retry(self, wanted: str | None) -> list[Record]:
+        """Have what was refused judged anew.
+
+        Args:
+            wanted: the name, the version or the beginning of the sha256 of a checkpoint; all by default.
+
+        Returns:
+            The refusals that were lifted.
+
+        Raises:
+            OperationError: no such checkpoint was refused.
+        """
+        lifted = self._quarantine.release(wanted)
+        if wanted is not None and not lifted:
+            known = ", ".join(sorted(record.name for record in self._quarantine.records())) or "none"
+            raise OperationError(
+                f"expected a checkpoint that was refused, found {wanted}", hint=f"refused are: {known}"
+            )
+        self._agreement.wake()
+        return lifted
+
+    def occupants(self) -> list[Occupant]:
+        """Return what occupies the store, and why, the largest first."""
+        return list_occupants(
+            self._store.shelf, self._ledger.read(), self._quarantine.records(), self._agreement.open_proposal()
+        )
+
+    def free_bytes(self) -> int:
+        """Return how much room the store's disk has."""
+        return self._store.shelf.free_bytes()
+
     def look(self) -> None:
         """Have the workers look at the watched place now."""
         self._agreement.wake()
@@ -213,48 +227,3 @@ class Operations:
                 hint="publish it again, and raise keep",
             )
         return fitting[0]
-
-
-def verify(path: Path) -> list[Verdict]:
-    """Check every marked checkpoint of a directory, or one checkpoint, against its marker.
-
-    Args:
-        path: the directory, or the checkpoint.
-
-    Returns:
-        One verdict for each, the one that a server would serve first.
-
-    Raises:
-        OperationError: there is nothing there.
-    """
-    if not path.exists():
-        raise OperationError(f"{path}: expected a directory of checkpoints, found nothing")
-    return [_verify(seen) for seen in Place(path).observe()]
-
-
-def _verify(seen: Observation) -> Verdict:
-    sha256, version = None, None
-    try:
-        if seen.problem is not None:
-            raise CheckpointError("marker", seen.problem)
-        manifest = parse_marker(seen.text)
-        version = manifest.version
-        if seen.checkpoint is None:
-            raise CheckpointError("missing", "the checkpoint: expected beside its marker, found nothing")
-        is_index = sharded.is_index(seen.path)
-        sha256 = sharded.hash_joined(seen.path) if is_index else files.hash_file(seen.path)
-        _require_stated(manifest, seen.checkpoint, sha256)
-        if not is_index and detect_format(seen.path) == SAFETENSORS:
-            read_safetensors_interface(seen.path)
-    except CheckpointError as error:
-        return Verdict(seen.path, sha256, version, error.message)
-    except OSError as error:
-        return Verdict(seen.path, sha256, version, f"it cannot be read: {error.strerror}")
-    return Verdict(seen.path, sha256, version, None)
-
-
-def _require_stated(manifest: Manifest, checkpoint: Identity, sha256: str) -> None:
-    if manifest.size_bytes not in (None, checkpoint.size_bytes):
-        raise CheckpointError("size", f"the size: expected {manifest.size_bytes} bytes, found {checkpoint.size_bytes}")
-    if manifest.sha256 not in (None, sha256):
-        raise CheckpointError("hash", f"the sha256: expected {manifest.sha256}, found {sha256}")

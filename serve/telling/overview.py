@@ -68,6 +68,10 @@ def describe_model(look: Look) -> dict[str, object]:
         "unserved_s": round(look.unserved_s, 3),
         "workers": stated["workers"],
         "swaps": list_swaps(look.history, look.events)[:MOST_SWAPS],
+        "unserved": [
+            {"name": note.name, "code": note.code, "since": note.since, "reason": note.reason, "hint": note.hint}
+            for note in reversed(look.status.unserved)
+        ],
         "quarantine": [_describe_record(record) for record in reversed(stated["quarantine"])],
         "traffic": _describe_traffic(look.traffic),
     }

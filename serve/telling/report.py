@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from serve.telling.operations import Past, Status, Verdict
+from serve.telling.occupancy import Occupant
+from serve.telling.operations import Past, Status
+from serve.telling.verification import Verdict
 
 _SHORT_SHA256 = 12
 
@@ -41,6 +43,11 @@ def status_as_text(status: Status) -> str:
     lines.append("workers     " + ("none alive" if not rows else str(len(rows))))
     if rows:
         lines += _indent(_tabulate(("PID", "GENERATION", "STATE"), rows))
+    if status.unserved:
+        lines.append("not served")
+        noted = [(note.name, note.code, note.since[:19], note.reason) for note in reversed(status.unserved)]
+        lines += _indent(_tabulate(("CHECKPOINT", "CODE", "SINCE", "REASON"), noted))
+        lines += _indent([f"hint: {hint}" for hint in sorted({note.hint for note in status.unserved})])
     if status.quarantine:
         lines.append("quarantine")
         refused = [
@@ -82,6 +89,19 @@ def history_as_text(history: Sequence[Past]) -> str:
         for past in history
     ]
     return "\n".join(_tabulate(("GENERATION", "VERSION", "SHA256", "CAUSE", "COMMITTED", "KEPT", "CHECKPOINT"), rows))
+
+
+def store_as_text(occupants: Sequence[Occupant], free_bytes: int) -> str:
+    """Write what occupies a store.
+
+    Args:
+        occupants: the largest first.
+        free_bytes: how much room its disk has.
+    """
+    rows = [(each.name[:_SHORT_SHA256], f"{each.size_bytes:,}", each.why) for each in occupants]
+    total = sum(each.size_bytes for each in occupants)
+    lines = _tabulate(("SHA256", "BYTES", "WHY"), rows) if rows else []
+    return "\n".join([*lines, f"{len(rows)} checkpoints, {total:,} bytes; {free_bytes:,} bytes are free"])
 
 
 def verdicts_as_json(verdicts: Sequence[Verdict]) -> list[dict[str, object]]:

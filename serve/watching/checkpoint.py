@@ -17,6 +17,8 @@ from serve.files import Copied
 from serve.watching.manifest import Manifest, parse_marker
 
 MARKER_SUFFIX = ".done"
+# Why a checkpoint is passed over in a directory; filled with what is live instead.
+OUTRANKED = "its marker is older than that of what was live, or states a lower generation; {} is being served"
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,12 @@ class Known:
 
     Args:
         served: fingerprint of the observation that is served, or of a later one of the same content.
-        served_order: rank up to which nothing is loaded any more; `None` where rank says nothing.
+        served_order: rank below which nothing is loaded any more; `None` where rank says nothing.
         first_seen_s: when this observation was first made, on the monotonic clock.
         refusal: why it was refused, if it was.
         retry_at_s: from when a refused one may be tried again; `None` for never.
+        answering: what is live, in words.
+        is_withdrawn: whether a rollback has replaced this one, and nothing has changed there since.
     """
 
     served: str | None
@@ -100,6 +104,8 @@ class Known:
     first_seen_s: float
     refusal: str | None = None
     retry_at_s: float | None = None
+    answering: str = "what is live"
+    is_withdrawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,10 +115,14 @@ class Ignore:
     Args:
         reason: why.
         is_final: whether the older ones need no look either.
+        is_waiting: whether its publisher has yet to do something.
+        is_served: whether it is what answers.
     """
 
     reason: str
     is_final: bool = False
+    is_waiting: bool = False
+    is_served: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,6 +167,7 @@ class Refuse:
 
 
 Action = Union[Ignore, Wait, Load, Refuse]
+SERVED = Ignore("it is being served", is_final=True, is_served=True)
 
 
 def decide(seen: Observation, known: Known, now_s: float, settle_s: float) -> Action:
@@ -172,26 +183,28 @@ def decide(seen: Observation, known: Known, now_s: float, settle_s: float) -> Ac
         The action to take.
     """
     if seen.fingerprint == known.served:
-        return Ignore("it is being served", is_final=True)
-    if known.served_order is not None and seen.order <= known.served_order:
-        return Ignore("what is served is newer", is_final=True)
+        return SERVED
+    if known.is_withdrawn:
+        return Ignore(f"passed over: it was rolled back; {known.answering} is being served", is_final=True)
+    if known.served_order is not None and seen.order < known.served_order:
+        return Ignore(f"passed over: {OUTRANKED.format(known.answering)}", is_final=True)
     if known.refusal is not None and (known.retry_at_s is None or now_s < known.retry_at_s):
         return Ignore(f"refused: {known.refusal}")
     if seen.problem is not None:
         return Refuse(seen, "marker", seen.problem)
     if seen.checkpoint is None:
-        return Ignore("the marker has no checkpoint beside it")
+        return Ignore("the marker has no checkpoint beside it", is_waiting=True)
     try:
         manifest = parse_marker(seen.text)
     except CheckpointError as error:
-        return Refuse(seen, error.code, error.message)
+        return Refuse(seen, error.code, error.message + (f" (hint: {error.hint})" if error.hint else ""))
     return _decide_readiness(seen, seen.checkpoint, manifest, settle_s - (now_s - known.first_seen_s))
 
 
 def _decide_readiness(seen: Observation, checkpoint: Identity, manifest: Manifest, unsettled_s: float) -> Action:
     is_rewritten = checkpoint.mtime_ns > seen.marker.mtime_ns
     if manifest.sha256 is None and is_rewritten:
-        return Ignore("its empty marker is older than the checkpoint")
+        return Ignore("its empty marker is older than the checkpoint", is_waiting=True)
     # A hash proves its bytes at once, unless somebody may just be writing new ones under the old marker.
     if (manifest.sha256 is None or is_rewritten) and unsettled_s > 0:
         return Wait("the checkpoint must hold still", unsettled_s)

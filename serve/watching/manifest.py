@@ -19,6 +19,8 @@ from serve.loading.golden import Golden, golden_issues, parse_golden
 # Versions and names become response headers and file names, so they are plain words.
 WORD = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+# What `sha256sum FILE` writes; a backslash before it says that the name has escapes.
+_SHA256SUM = re.compile(rb"\\?([0-9a-f]{64}) [ *][^\n]+\n?")
 _LARGEST_GENERATION = 2**63
 _KNOWN = frozenset(
     ("sha256", "size", "version", "created", "format", "generation", "interface", "metrics", "golden", "signature")
@@ -65,17 +67,21 @@ def read_object(text: bytes) -> dict[str, object]:
         text: the bytes of the `.done` file.
 
     Returns:
-        The object; an empty one for a marker that holds only white space.
+        The object; an empty one for a marker that holds only white space, and the sha256 of a line of sha256sum.
 
     Raises:
         CheckpointError: it is something else.
     """
     if not text.strip():
         return {}
+    line = _SHA256SUM.fullmatch(text)
+    if line is not None:
+        return {"sha256": line[1].decode()}
     try:
         stated = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError("marker", f"the marker is neither empty nor JSON ({error})") from error
+        hint = "`touch` makes an empty marker, `sha256sum FILE > FILE.done` or `python -m serve publish` one with proof"
+        raise CheckpointError("marker", f"the marker is neither empty nor JSON ({error})", hint) from error
     if not isinstance(stated, dict):
         raise CheckpointError("marker", f"the marker: expected a JSON object, found {type(stated).__name__}")
     return stated
@@ -100,6 +106,18 @@ def parse_marker(text: bytes) -> Manifest:
     if issues:
         raise CheckpointError("marker", "the marker: " + "; ".join(issues))
     return _build(stated)
+
+
+def stated_sha256(text: bytes) -> object:
+    """Return the sha256 that a marker states, or `None`; whether the marker is sound is decided elsewhere.
+
+    Args:
+        text: the bytes of the `.done` file.
+    """
+    try:
+        return read_object(text).get("sha256")
+    except CheckpointError:
+        return None
 
 
 def stated_generation(text: bytes) -> int:

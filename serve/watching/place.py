@@ -5,16 +5,52 @@ Only looks; `serve.watching.checkpoint` decides. Places on other machines are `s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from serve.watching import sharded
 from serve.watching.checkpoint import MARKER_SUFFIX, Identity, Observation
 from serve.watching.manifest import stated_generation
 
 MARKER_LIMIT_BYTES = 1024 * 1024
+# Looking at the markers of thousands of checkpoints takes at most this part of a core.
+_MOST_SHARE = 0.01
+# Times of directories are as coarse as this on some file systems: what changed since then may not have changed them.
+_COARSEST_S = 2.0
+
+
+class Listed(NamedTuple):
+    """A marker that is there, before anything of it is read.
+
+    Args:
+        path: the checkpoint that it is for.
+        marker: its identity.
+        generation: the publisher's number that it states, or 0.
+        came_s: when it came to this place, on the wall clock: copied times do not change it; 0 where nobody knows.
+    """
+
+    path: Path
+    marker: Identity
+    generation: int = 0
+    came_s: float = 0.0
+
+    @property
+    def order(self) -> tuple[int, int, str]:
+        """The rank that its observation has."""
+        return self.generation, self.marker.mtime_ns, self.path.name
+
+
+class _Listing(NamedTuple):
+    """What was found in a directory, and how long that may be believed."""
+
+    directory: tuple[int, int, int] | None
+    until_s: float
+    found: Sequence[Listed]
 
 
 class Place:
@@ -27,7 +63,8 @@ class Place:
     def __init__(self, path: Path) -> None:
         self.path = path
         # A marker is read for its rank once; ten thousand of them must not be opened at each look.
-        self._generations: dict[Path, tuple[Identity, int]] = {}
+        self._generations: dict[str, tuple[Identity, int]] = {}
+        self._listing = _Listing(None, 0.0, ())
 
     @property
     def is_directory(self) -> bool:
@@ -39,6 +76,40 @@ class Place:
         """The directory in which markers appear."""
         return self.path if self.is_directory else self.path.parent
 
+    def refresh(self) -> None:
+        """Have the next look list everything, as something is known to have changed."""
+        self._listing = _Listing(None, 0.0, ())
+
+    def list(self) -> Sequence[Listed]:
+        """List the markers, the highest stated generation first, then the newest.
+
+        Where there are thousands, the last list is given again while the directory itself says that nothing came or
+        went, and so for at most a hundred times as long as listing takes.
+
+        Raises:
+            OSError: the place cannot be listed.
+        """
+        seen = self.path.stat() if self.is_directory else None
+        state = (seen.st_dev, seen.st_ino, seen.st_mtime_ns) if seen is not None else None
+        started_s = time.monotonic()
+        if state is not None and state == self._listing.directory and started_s < self._listing.until_s:
+            return self._listing.found
+        is_settled = seen is not None and time.time() - seen.st_mtime > _COARSEST_S
+        found = self._find()
+        if found == self._listing.found:
+            found = self._listing.found
+        until_s = started_s + (time.monotonic() - started_s) / _MOST_SHARE
+        self._listing = _Listing(state if is_settled else None, until_s, found)
+        return found
+
+    def look_at(self, listed: Listed) -> Observation:
+        """Look at one checkpoint and its marker.
+
+        Args:
+            listed: the marker.
+        """
+        return _observe(listed.path.with_name(listed.path.name + MARKER_SUFFIX))
+
     def observe(self) -> Iterator[Observation]:
         """Look at the checkpoints that have a marker, the highest stated generation first, then the newest marker.
 
@@ -48,48 +119,51 @@ class Place:
         Raises:
             OSError: the place cannot be listed.
         """
-        found = [(self._generation(*pair), pair[1].st_mtime_ns, pair[0].name, *pair) for pair in self._markers()]
-        self._generations = {
-            marker: self._generations[marker] for *_, marker, _ in found if marker in self._generations
-        }
-        for *_, marker, seen in sorted(found, key=lambda rank: rank[:3], reverse=True):
-            yield _observe(marker, seen)
+        for listed in self.list():
+            with contextlib.suppress(FileNotFoundError):  # gone between the listing and the look
+                yield self.look_at(listed)
 
-    def _generation(self, marker: Path, seen: os.stat_result) -> int:
+    def _find(self) -> Sequence[Listed]:
+        found = []
+        for marker, seen in self._markers():
+            path = Path(marker[: -len(MARKER_SUFFIX)])
+            found.append(Listed(path, _identify(seen), self._generation(marker, seen), seen.st_ctime))
+        names = {marker for marker, _ in self._generations.items()}
+        for gone in names.difference(str(one.path) + MARKER_SUFFIX for one in found):
+            del self._generations[gone]
+        return sorted(found, key=lambda one: one.order, reverse=True)
+
+    def _generation(self, marker: str, seen: os.stat_result) -> int:
         if not seen.st_size or not stat.S_ISREG(seen.st_mode):
             return 0
         identity, known = _identify(seen), self._generations.get(marker)
         if known is None or known[0] != identity:
             try:
-                with marker.open("rb") as reader:
+                with open(marker, "rb") as reader:  # noqa: PTH123 - as a text: there may be thousands
                     known = identity, stated_generation(reader.read(MARKER_LIMIT_BYTES))
             except OSError:
                 return 0
             self._generations[marker] = known
         return known[1]
 
-    def _markers(self) -> list[tuple[Path, os.stat_result]]:
+    def _markers(self) -> Iterator[tuple[str, os.stat_result]]:
         if not self.is_directory:
-            paths = [self.path.with_name(self.path.name + MARKER_SUFFIX)]
+            paths = [str(self.path) + MARKER_SUFFIX]
         else:
             with os.scandir(self.path) as entries:
-                paths = [Path(entry.path) for entry in entries if _is_marker_name(entry.name)]
-        found = []
+                paths = [entry.path for entry in entries if _is_marker_name(entry.name)]
         for path in paths:
-            try:
-                found.append((path, _look_at_marker(path)))
-            except FileNotFoundError:
-                continue  # gone between the listing and the look, or not there yet
-        return found
+            with contextlib.suppress(FileNotFoundError):  # gone since the listing, or not there yet
+                yield path, _look_at_marker(path)
 
 
-def _look_at_marker(path: Path) -> os.stat_result:
+def _look_at_marker(path: str) -> os.stat_result:
     try:
-        return path.stat()
+        return os.stat(path)  # noqa: PTH116 - as a text: there may be thousands
     except FileNotFoundError:
         raise
     except OSError:  # a loop of links, say: one bad marker must not hide the others
-        return path.lstat()
+        return os.lstat(path)
 
 
 def _is_marker_name(name: str) -> bool:
@@ -97,8 +171,9 @@ def _is_marker_name(name: str) -> bool:
     return name.endswith(MARKER_SUFFIX) and not name.startswith(".")
 
 
-def _observe(marker: Path, seen: os.stat_result) -> Observation:
+def _observe(marker: Path) -> Observation:
     path = marker.with_name(marker.name[: -len(MARKER_SUFFIX)])
+    seen = _look_at_marker(str(marker))
     identity = _identify(seen)
     if not stat.S_ISREG(seen.st_mode):
         return Observation(path, None, identity, b"", "the marker: expected a regular file")
@@ -126,6 +201,19 @@ def _look_at_checkpoint(path: Path) -> os.stat_result | None:
 
 def _identify(seen: os.stat_result) -> Identity:
     return Identity(seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns)
+
+
+def look_at_checkpoint(path: Path) -> Identity | None:
+    """Return the present identity of a checkpoint, or `None` where it is not there.
+
+    Args:
+        path: the checkpoint.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    seen = _look_at_checkpoint(path)
+    return None if seen is None else _identify(seen)
 
 
 def identify(descriptor: int, path: Path) -> Identity | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from serve.errors import CheckpointMovedError, ModelError
 from serve.watching import sharded
 from serve.watching.checkpoint import MARKER_SUFFIX, Identity, Observation
 from serve.watching.manifest import stated_generation
-from serve.watching.place import MARKER_LIMIT_BYTES, Place
+from serve.watching.place import MARKER_LIMIT_BYTES, Listed, Place
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,3}(.+)")
 # Under these names the file systems of fsspec tell when something changed, and what its content is.
@@ -64,7 +64,10 @@ class RemotePlace(Place):
         super().__init__(path)
         self._url = url
         self._opened: tuple[Any, str] | None = None
-        self._markers_read: dict[str, tuple[Identity, bytes]] = {}
+        self._markers_read: dict[str, tuple[Identity, bytes, int]] = {}
+        self._facts: dict[str, Mapping[str, Any]] = {}
+        self._names: dict[Path, str] = {}
+        self._found: Sequence[Listed] = ()
 
     @property
     def is_directory(self) -> bool:
@@ -77,23 +80,23 @@ class RemotePlace(Place):
         """What no file events can be had from."""
         return self.path
 
-    def observe(self) -> Iterator[Observation]:
-        """Look at the checkpoints that have a marker, the highest stated generation first, then the newest marker.
-
-        Yields:
-            One observation at a time.
+    def list(self) -> Sequence[Listed]:
+        """List the markers, the highest stated generation first, then the newest.
 
         Raises:
             OSError: the place cannot be listed.
         """
         system, _ = self._open()
         system.invalidate_cache()
-        facts = self._list()
-        found = [self._observe(name, facts) for name in facts if name.endswith(MARKER_SUFFIX)]
-        self._markers_read = {name: read for name, read in self._markers_read.items() if name in facts}
-        yield from sorted(found, key=lambda seen: seen.order, reverse=True)
+        self._facts, self._names = self._ask(), {}
+        found = [self._read(name) for name in self._facts if name.endswith(MARKER_SUFFIX)]
+        self._markers_read = {name: read for name, read in self._markers_read.items() if name in self._facts}
+        found.sort(key=lambda one: one.order, reverse=True)
+        if found != self._found:
+            self._found = found
+        return self._found
 
-    def _list(self) -> dict[str, Mapping[str, Any]]:
+    def _ask(self) -> dict[str, Mapping[str, Any]]:
         system, path = self._open()
         if system.exists(path + MARKER_SUFFIX):
             names = [path + MARKER_SUFFIX, path]
@@ -104,21 +107,34 @@ class RemotePlace(Place):
             return {}
         return {entry["name"]: entry for entry in entries if entry.get("type") != "directory" and entry["name"] != path}
 
-    def _observe(self, name: str, facts: Mapping[str, Mapping[str, Any]]) -> Observation:
-        marker = _identify(facts[name])
-        checkpoint_name = name[: -len(MARKER_SUFFIX)]
-        path = Path(checkpoint_name)
-        checkpoint = _identify(facts[checkpoint_name]) if checkpoint_name in facts else None
+    def _read(self, name: str) -> Listed:
+        """Read a marker, unless it was read in this state."""
+        marker = _identify(self._facts[name])
+        known = self._markers_read.get(name)
+        if known is None or known[0] != marker:
+            is_short = marker.size_bytes <= MARKER_LIMIT_BYTES
+            text = bytes(self._open()[0].cat_file(name)) if is_short else b""
+            known = self._markers_read[name] = marker, text, stated_generation(text)
+        path = Path(name[: -len(MARKER_SUFFIX)])
+        self._names[path] = name[: -len(MARKER_SUFFIX)]
+        return Listed(path, marker, known[2])
+
+    def look_at(self, listed: Listed) -> Observation:
+        """Look at one checkpoint and its marker, as the last listing has them.
+
+        Args:
+            listed: the marker.
+        """
+        path, marker, name = listed.path, listed.marker, self._names[listed.path]
+        checkpoint = _identify(self._facts[name]) if name in self._facts else None
         if marker.size_bytes > MARKER_LIMIT_BYTES:
             problem = f"the marker: expected at most {MARKER_LIMIT_BYTES} bytes"
             return Observation(path, checkpoint, marker, b"", problem)
         if sharded.is_index(path):
             return Observation(path, checkpoint, marker, b"", "sharded checkpoints are not read from a remote place")
-        known = self._markers_read.get(name)
-        if known is None or known[0] != marker:
-            known = self._markers_read[name] = marker, bytes(self._open()[0].cat_file(name))
-        source = RemoteSource(self._open()[0], checkpoint_name, checkpoint)
-        return Observation(path, checkpoint, marker, known[1], generation=stated_generation(known[1]), source=source)
+        text = self._markers_read[name + MARKER_SUFFIX][1]
+        source = RemoteSource(self._open()[0], name, checkpoint)
+        return Observation(path, checkpoint, marker, text, generation=listed.generation, source=source)
 
     def _open(self) -> tuple[Any, str]:
         # Not before the fork: such file systems keep threads and connections.

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from serve import files
 from serve.errors import CheckpointError
-from serve.loading.formats import Header, read_safetensors_header
+from serve.loading.formats import Header, TensorSpec, read_safetensors_header
 
 INDEX_SUFFIX = ".safetensors.index.json"
 _INDEX_LIMIT_BYTES = 64 * 1024 * 1024
@@ -160,6 +160,19 @@ def _element_bytes(piece: Piece) -> int:
     for length in piece.shape:
         count *= length
     return piece.size_bytes // count if count else 0
+
+
+def read_interface(path: Path) -> dict[str, TensorSpec]:
+    """Read names, dtypes and shapes of a sharded checkpoint from the headers of its shards.
+
+    Args:
+        path: the index.
+
+    Raises:
+        CheckpointError: the shards do not hold exactly what the index names.
+        OSError: a file cannot be read.
+    """
+    return {piece.name: TensorSpec(piece.dtype, piece.shape) for piece in plan(path)}
 
 
 def header_of(pieces: list[Piece]) -> bytes:

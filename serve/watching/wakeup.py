@@ -73,22 +73,26 @@ class WakeUp(FileSystemEventHandler):
         """Wake the waiting thread now."""
         self._woken.set()
 
-    def wait(self, timeout_s: float, is_wanted: Callable[[], bool] = lambda: False) -> None:
+    def wait(self, timeout_s: float, is_wanted: Callable[[], bool] = lambda: False) -> bool:
         """Wait for an event, for the timer, or for something else that is asked for now and then.
 
         Args:
             timeout_s: the longest wait.
             is_wanted: asked 25 times a second whether to stop waiting.
+
+        Returns:
+            Whether there was something; `False` when the time was up.
         """
         until_s = time.monotonic() + timeout_s
         while not is_wanted():
             left_s = until_s - time.monotonic()
             if left_s <= 0:
-                return
+                return False
             if self._woken.wait(min(left_s, _ASK_S)):
                 time.sleep(_SHORTEST_PAUSE_S)
                 self._woken.clear()
-                return
+                return True
+        return True
 
     def supervise(self, directory: Path) -> None:
         """See to it that an observer is alive and watches the directory that has this name now.

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from serving import wait_until
-from trainer import ROW
+from trainer import ROW, mark
 
 from serve.publish import publish
 
@@ -132,4 +132,9 @@ def test_a_model_stays_loaded_where_the_settings_do_not_allow_it(start_server, t
     client = server.client()
     refused = client.request("POST", "/v2/repository/models/affine/unload")
     assert (refused.status, "unload" in refused.json["error"]) == (400, True)
+    assert client.request("POST", "/v2/repository/models/affine/load").status == 200
+    (trainer.directory / "zz.safetensors").write_bytes(b"no checkpoint")
+    mark(trainer.directory / "zz.safetensors")
+    failed = client.request("POST", "/v2/repository/models/affine/load")
+    assert (failed.status, "expected safetensors" in failed.json["error"]) == (400, True)
     assert client.predict([ROW]).status == 200

@@ -100,6 +100,16 @@ class Hanging(Affine):
             time.sleep(0.01)
 
 
+class Stuck(Affine):
+    """Hangs for seconds in code that nothing interrupts."""
+
+    def forward(self, rows):
+        import time
+
+        time.sleep(3)
+        return super().forward(rows)
+
+
 class Moody(Affine):
     """Hangs, raises or runs out of memory where its first bias says so, and answers otherwise."""
 

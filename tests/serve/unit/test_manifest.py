@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import subprocess
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -65,3 +67,21 @@ VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | s
 def test_no_marker_can_raise_anything_else(text):
     with contextlib.suppress(CheckpointError):
         parse_marker(text)
+
+
+def test_what_sha256sum_writes_is_read(tmp_path):
+    path = tmp_path / "a b.safetensors"
+    path.write_bytes(b"weights")
+    for option in ("--text", "--binary"):
+        text = subprocess.run(["sha256sum", option, path.name], cwd=tmp_path, check=True, stdout=-1).stdout
+        assert parse_marker(text).sha256 == hashlib.sha256(b"weights").hexdigest()
+    (tmp_path / "new\nline").write_bytes(b"weights")  # sha256sum escapes such names
+    text = subprocess.run(["sha256sum", "new\nline"], cwd=tmp_path, check=True, stdout=-1).stdout
+    assert parse_marker(text).sha256 == hashlib.sha256(b"weights").hexdigest()
+
+
+@pytest.mark.parametrize("text", [b"done\n", SHA256.encode(), f"{SHA256}  a\n{SHA256}  b\n".encode()])
+def test_other_texts_are_refused_with_a_hint(text):
+    with pytest.raises(CheckpointError, match="neither empty nor JSON") as caught:
+        parse_marker(text)
+    assert "sha256sum FILE > FILE.done" in caught.value.hint

@@ -44,3 +44,13 @@ def test_what_was_live_once_does_not_come_back_by_itself():
     assert recall(memory, SEEN).served == SEEN.fingerprint
     assert recall(memory, GROWN).served == GROWN.fingerprint
     assert recall(memory, GROWN).served_order == (0, 2000, "m")
+
+
+def test_what_a_rollback_replaced_stays_away_until_something_changes():
+    memory = Memory()
+    old = Entry(1, "a" * 64, 1, "v1", "m", 1000, SEEN.fingerprint)
+    newer = replace(old, generation=2, sha256="b" * 64, fingerprint=GROWN.fingerprint)
+    memory.learn([old, newer, replace(old, generation=3, fingerprint="rollback:1", cause="rollback")])
+    assert recall(memory, GROWN, is_ranked=False).is_withdrawn
+    assert not recall(memory, SEEN, is_ranked=False).is_withdrawn
+    assert not recall(memory, GROWN, is_ranked=False).is_withdrawn, "it came back after something else"

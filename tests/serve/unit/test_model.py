@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import math
 import struct
+import types
 from pathlib import Path
 
 import numpy
@@ -19,8 +20,9 @@ pytest.importorskip("torch")
 import torch  # noqa: E402
 
 from serve.configuration.settings import load_settings  # noqa: E402
-from serve.errors import CheckpointError, InputError, ModelError  # noqa: E402
+from serve.errors import CheckpointError, InputError, ModelError, TrialError  # noqa: E402
 from serve.loading.model import ModelLoader  # noqa: E402
+from serve.runtime import judge_of  # noqa: E402
 from serve.swapping.store import Stored  # noqa: E402
 from serve.watching.manifest import Manifest  # noqa: E402
 
@@ -227,3 +229,44 @@ def test_a_store_file_that_is_gone_is_no_fault_of_the_checkpoint(tmp_path, train
     gone = Stored(tmp_path / "gone", hashlib.sha256().hexdigest(), 0)
     with pytest.raises(FileNotFoundError):
         loader(tmp_path).load(gone, UNSTATED)
+
+
+def test_what_still_hangs_is_not_begun_again_beside_itself(tmp_path, trainer):
+    patient = loader(tmp_path, "affine:Stuck", SERVE_WARM_UP_TIMEOUT_S="0.2")
+    first, other = (stored(trainer.train(seed, f"{seed}.safetensors")) for seed in (1, 2))
+    with pytest.raises(TrialError, match="found it still running"):
+        patient.load(first, UNSTATED)
+    with pytest.raises(TrialError, match="an earlier warm-up of it still runs"):
+        patient.load(first, UNSTATED)
+    with pytest.raises(TrialError, match="found it still running"):
+        patient.load(other, UNSTATED)  # a failure must not block what follows
+
+
+def test_a_header_is_judged_where_it_lies(tmp_path, trainer):
+    patient = loader(tmp_path)
+    fitting, wider = trainer.train(1, "a.safetensors"), trainer.write("b.safetensors", {"x": numpy.ones(3, "float32")})
+    patient.preview(wider, UNSTATED)  # before a module was built there is nothing to compare with
+    patient.load(stored(fitting), UNSTATED)
+    patient.preview(fitting, UNSTATED)
+    zeros = trainer.work / "zeros"
+    zeros.write_bytes(bytes(100))
+    for path, code in ((wider, "architecture"), (zeros, "format")):
+        with pytest.raises(CheckpointError) as caught:
+            patient.preview(path, UNSTATED)
+        assert caught.value.code == code
+
+
+def test_the_judge_changes_with_the_code_beside_the_model(tmp_path):
+    (tmp_path / "own.py").write_text("import helper")
+    (tmp_path / "helper.py").write_text("")
+    module = types.SimpleNamespace(__file__=str(tmp_path / "own.py"))
+    environ = {"SERVE_MODEL": "own:Model", "SERVE_CHECKPOINTS": "ck"}
+    settings = load_settings(environ, tmp_path).find()
+
+    def judge():
+        return judge_of(settings, None, {"own": module})
+
+    before = judge()
+    assert judge() == before
+    (tmp_path / "helper.py").write_text("x = 1")
+    assert judge() != before

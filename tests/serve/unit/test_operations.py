@@ -9,9 +9,10 @@ from trainer import mark
 
 from serve.__main__ import main
 from serve.swapping.agreement import Agreement
+from serve.swapping.judgement import Refusal
 from serve.swapping.ledger import Entry, Ledger
 from serve.swapping.orders import Orders
-from serve.swapping.quarantine import Quarantine, Refusal
+from serve.swapping.quarantine import Quarantine
 from serve.swapping.store import Store
 
 FIRST = Entry(0, "a" * 64, 10, "v1", "m.pth", 1000, "seen-1")

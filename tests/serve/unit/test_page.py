@@ -11,8 +11,8 @@ import pytest
 from serve.app import page
 from serve.app.page import ASSETS, send_asset
 from serve.metrics.rates import Traffic
+from serve.swapping.judgement import Record
 from serve.swapping.ledger import Entry
-from serve.swapping.quarantine import Record
 from serve.swapping.word import Row
 from serve.telling.operations import Past, Status
 from serve.telling.overview import Look, describe_model, list_swaps

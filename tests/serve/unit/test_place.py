@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import os
+import time
+from pathlib import Path
 
 import pytest
 from trainer import mark
 
+from serve.watching import place as place_module
 from serve.watching.place import Place
 
 
@@ -92,3 +95,33 @@ def test_a_stated_generation_outranks_the_clock(tmp_path):
     assert names(place) == ["eight", "seven", "old", "nonsense"]
     os.utime(mark(tmp_path / "old", b'{"generation": 10}'), (1, 1))
     assert names(place)[0] == "old"
+
+
+def test_thousands_of_markers_are_not_gone_through_at_each_look(tmp_path, monkeypatch):
+    for number in range(3000):
+        (tmp_path / f"{number}.done").write_bytes(b"")
+    long_ago = time.time() - 60
+    os.utime(tmp_path, (long_ago, long_ago))
+    looks = []
+    monkeypatch.setattr(place_module, "_look_at_marker", lambda path: looks.append(path) or Path(path).stat())
+    place = Place(tmp_path)
+    # Listing takes some milliseconds, and is done again after a hundred times as long.
+    monkeypatch.setattr(place_module, "_MOST_SHARE", 1e-6)
+    first = place.list()
+    assert all(place.list() is first for _ in range(50))
+    assert len(looks) == 3000
+    os.utime(tmp_path / "7.done", (4e9, 4e9))
+    place.refresh()
+    assert place.list()[0].path.name == "7", "what an event told of"
+    (tmp_path / "new.done").write_bytes(b"")
+    assert "new" in [one.path.name for one in place.list()], "what the directory's own time tells of"
+
+
+def test_few_markers_are_gone_through_at_each_look(tmp_path):
+    path = make(tmp_path, "m", 5)
+    os.utime(tmp_path, (5, 5))
+    place = Place(tmp_path)
+    assert place.list()[0].marker.mtime_ns == 5_000_000_000
+    os.utime(path.with_name("m.done"), (9, 9))
+    time.sleep(0.2)
+    assert place.list()[0].marker.mtime_ns == 9_000_000_000

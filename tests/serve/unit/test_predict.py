@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 from predictors import Times, go_live, make_server
@@ -11,6 +12,7 @@ from serve.app.asking import complete
 from serve.app.exchange import Request
 from serve.app.predict import predict
 from serve.app.status import livez, model, readyz
+from serve.swapping.preparation import GIVEN_UP
 
 LOOK = Request("GET", "/", {}, b"", {})
 
@@ -119,3 +121,25 @@ def test_status_handlers(server, tmp_path):
     described = json.loads(model(server, LOOK).body)
     assert (described["format"], described["expected_shape"], described["can_batch"]) == ("torch", [None], True)
     assert described["inputs"] == [{"name": "inputs", "dtype": "float32", "shape": [None]}]
+
+
+def test_livez_says_whether_a_restart_could_help(server):
+    for thread in threading.enumerate():
+        if thread.name == GIVEN_UP:
+            thread.join()  # what another test gave up
+    (runtime,) = server.runtimes
+    runtime._thread = threading.current_thread()  # a reloader that is alive
+    assert json.loads(livez(server, LOOK).body) == {"live": True}
+    runtime.slot.vacate()
+    runtime.reloader.verdict = "m.pth: refused: busy"
+    waiting = livez(server, LOOK)
+    assert (waiting.status, json.loads(waiting.body)["reason"]) == (200, "m.pth: refused: busy")
+    ending = threading.Event()
+    hanging = threading.Thread(target=ending.wait, name=GIVEN_UP)
+    hanging.start()
+    try:
+        assert livez(server, LOOK).status == 503, "only a restart frees what hangs"
+    finally:
+        ending.set()
+        hanging.join()
+    assert livez(server, LOOK).status == 200

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from trainer import mark
 
 from serve.errors import PublishError
-from serve.publish import publish
+from serve.publish import Extras, publish
 from serve.watching.checkpoint import Ignore, Known, Load, decide
 from serve.watching.place import Place
 
@@ -100,3 +101,30 @@ def test_a_publisher_that_is_killed_leaves_nothing_torn(trainer):
             if isinstance(action, Load):
                 assert hashlib.sha256(seen.path.read_bytes()).hexdigest() == action.manifest.sha256
                 assert action.manifest.sha256 in hashes
+
+
+@pytest.mark.parametrize(
+    ("beside", "generation", "outranked_by"),
+    [
+        ([(0, -3600, "a")], 0, None),
+        ([(0, 3600, "a")], 0, None),
+        ([(0, 3600, "zz"), (0, 1800, "a")], 0, None),
+        ([(7, 5, "a"), (0, 3600, "zz")], 0, None),
+        ([(7, 3600, "zz")], 7, None),
+        ([(7, 3600, "a")], 8, None),
+        ([(7, 3600, "a")], 5, "a"),
+        ([], 5, None),
+    ],
+)
+def test_it_outranks_what_lies_beside_it_or_says_that_it_does_not(trainer, beside, generation, outranked_by):
+    for number, in_s, name in beside:
+        path = trainer.directory / name
+        path.write_bytes(b"")
+        mark(path, f'{{"generation": {number}}}'.encode())
+        at = time.time() + in_s
+        os.utime(path.with_name(name + ".done"), (at, at))
+    for name in ("mine.safetensors", "mine.safetensors", "aaa.safetensors"):
+        published = publish(trainer.train(1), trainer.directory, name, extras=Extras(generation=generation))
+        first = Place(trainer.directory).list()[0].path.name
+        assert (first == name) is (outranked_by is None)
+        assert published.outranked_by == outranked_by

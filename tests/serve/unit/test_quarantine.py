@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from serve.swapping.quarantine import Quarantine, Refusal, add_refusal
+from serve.swapping.judgement import Refusal, add_refusal
+from serve.swapping.quarantine import Quarantine
 
 BYTES = Refusal("m.pth", "finite", "NaN", "seen-1", sha256="a" * 64, version="v1")
 SIGHT = Refusal("m.pth", "marker", "no JSON", "seen-1", marker="done!")
@@ -104,3 +105,16 @@ def test_another_marker_may_mend_what_lay_in_the_marker(tmp_path):
     assert quarantine.find_sha256(BYTES.sha256, "signed") is None
     quarantine.add(replace(BYTES, marker="unsigned"))
     assert quarantine.find_sha256(BYTES.sha256, "signed"), "NaN is NaN under any marker"
+
+
+def test_the_pause_grows_with_what_trying_again_costs():
+    for facts, first, last in (
+        ({}, 1.0, 60.0),
+        ({"is_costly": True}, 1.0, 600.0),
+        ({"is_costly": True, "is_disruptive": True}, 600.0, 86400.0),
+    ):
+        records, pauses = {}, []
+        for _ in range(15):
+            records, _ = add_refusal(records, replace(BYTES, is_lasting=False, **facts), "j", 1000.0)
+            pauses.append(records[BYTES.sha256].retry_at_s - 1000.0)
+        assert (pauses[0], pauses[-1]) == (first, last)

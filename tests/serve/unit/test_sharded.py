@@ -104,7 +104,7 @@ def test_an_empty_marker_is_older_than_a_shard(index):
     mark(index)
     os.utime(index.with_name("model-00001-of-00002.safetensors"), (4e9, 4e9))
     (seen,) = Place(index).observe()
-    assert decide(seen, NOTHING, 100.0, 0.0) == Ignore("its empty marker is older than the checkpoint")
+    assert decide(seen, NOTHING, 100.0, 0.0) == Ignore("its empty marker is older than the checkpoint", is_waiting=True)
 
 
 def test_a_shard_that_is_not_there_yet(index):

@@ -1,0 +1,44 @@
+"""Which rank a marker needs among those beside it, so that a server of the directory takes it for the newest.
+
+A server ranks by the stated generation, then by the time of the marker. A clock that runs behind, or markers that came
+with times of their own, must not make a new checkpoint an old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from serve.watching.place import Listed
+
+
+@dataclass(frozen=True)
+class Rank:
+    """The rank of a marker that is to be written.
+
+    Args:
+        generation: that it states; 0 for none.
+        after_ns: the time that its time must be later than, in nanoseconds; 0 where any will do.
+        outranked_by: the checkpoint that stays above it, because it states a higher generation; or `None`.
+    """
+
+    generation: int
+    after_ns: int
+    outranked_by: str | None
+
+
+def find_rank(beside: Iterable[Listed], generation: int) -> Rank:
+    """Find the rank that outranks what is there.
+
+    Args:
+        beside: the markers of the directory.
+        generation: that the publisher states; 0 for none, which takes over the highest one beside it.
+    """
+    highest = max(beside, key=lambda one: one.order, default=None)
+    if highest is None:
+        return Rank(generation, 0, None)
+    if generation and generation < highest.generation:
+        return Rank(generation, 0, highest.path.name)
+    if generation > highest.generation:
+        return Rank(generation, 0, None)
+    return Rank(highest.generation, highest.marker.mtime_ns, None)

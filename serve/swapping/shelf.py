@@ -1,0 +1,86 @@
+"""The files of a store: how many bytes each takes, and which of them go.
+
+<store>/incoming/          copies that are not proven yet
+<store>/sha256/<digest>    proven, read-only checkpoints
+<store>/proofs/<digest>    when, and in which state of the file, it was proven
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+
+class Shelf:
+    """The files of one store.
+
+    Args:
+        root: the store's directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.proven, self.incoming, self.proofs = root / "sha256", root / "incoming", root / "proofs"
+
+    def drop(self, sha256: str) -> None:
+        """Delete what is not needed any more, be it new or not.
+
+        Args:
+            sha256: of its bytes.
+
+        Raises:
+            OSError: the store cannot be written.
+        """
+        (self.proven / sha256).unlink(missing_ok=True)
+        (self.proofs / sha256).unlink(missing_ok=True)
+
+    def entries(self) -> dict[str, int]:
+        """Return sizes in bytes: of each checkpoint by its sha256, of each unfinished copy by its name."""
+        found = {}
+        with contextlib.suppress(FileNotFoundError):
+            for path in [*self.proven.iterdir(), *self.parts()]:
+                with contextlib.suppress(FileNotFoundError):
+                    found[path.name] = path.stat().st_size
+        return found
+
+    def free_bytes(self) -> int:
+        """Return how much room there is on its disk."""
+        disk = os.statvfs(self._root)
+        return disk.f_bavail * disk.f_frsize
+
+    def parts(self) -> list[Path]:
+        """Return the unfinished copies."""
+        return list(self.incoming.iterdir()) if self.incoming.is_dir() else []
+
+    def sweep(self, keep: frozenset[str], before_s: float) -> bool:
+        """Delete what is superfluous; the caller holds the store's lock.
+
+        Args:
+            keep: the sha256 of every checkpoint that stays.
+            before_s: what was admitted or found later than this, on the wall clock, stays.
+
+        Returns:
+            Whether a checkpoint was deleted.
+        """
+        superfluous = self.find_superfluous(keep, before_s)
+        for path in superfluous:
+            self.drop(path.name)
+        for leftover in self.parts():
+            leftover.unlink()  # whoever wrote it is dead: only the holder of the lock writes here
+        return bool(superfluous)
+
+    def find_superfluous(self, keep: frozenset[str], before_s: float) -> list[Path]:
+        """Find what is not needed any more.
+
+        Args:
+            keep: the sha256 of every checkpoint that stays.
+            before_s: what was admitted or found later than this, on the wall clock, stays.
+        """
+        found = []
+        with contextlib.suppress(FileNotFoundError):
+            for path in self.proven.iterdir():
+                with contextlib.suppress(FileNotFoundError):  # pruned meanwhile
+                    if path.name not in keep and path.stat().st_ctime < before_s:
+                        found.append(path)
+        return found

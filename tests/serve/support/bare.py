@@ -1,0 +1,126 @@
+"""One worker's reloader without threads, torch or requests: every look is a call, and the model is the file's bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve.errors import CheckpointError
+from serve.swapping import unserved
+from serve.swapping.alone import WorkerCommitter
+from serve.swapping.ledger import Ledger
+from serve.swapping.orders import Orders
+from serve.swapping.parts import Parts
+from serve.swapping.quarantine import Quarantine
+from serve.swapping.reloader import Reloader
+from serve.swapping.slot import Slot
+from serve.swapping.store import Store
+from serve.swapping.together import HostCommitter
+from serve.swapping.unserved import Unserved
+from serve.telling.operations import Operations
+from serve.watching.remote import make_place
+
+
+@dataclass(frozen=True)
+class Text:
+    """A model that is the content of its checkpoint."""
+
+    predictor: bytes
+    format: str = "text"
+    load_s: float = 0.0
+    warm_up_s: float = 0.0
+
+
+class TextLoader:
+    """Loads them; `faults` says by content what is raised instead."""
+
+    def __init__(self):
+        self.faults, self.loads, self.previewed = {}, [], []
+
+    def preview(self, path, manifest):
+        self.previewed.append(path.name)
+        if path.read_bytes().startswith(b"another architecture"):
+            raise CheckpointError("architecture", "of another architecture")
+
+    def load(self, stored, manifest):
+        content = stored.path.read_bytes()
+        self.loads.append(content)
+        if content in self.faults:
+            raise self.faults[content]
+        return Text(content)
+
+
+class Log(list):
+    """Keeps what is emitted."""
+
+    def emit(self, event, **facts):
+        self.append({"event": event, **facts})
+
+    def of(self, event):
+        return [line for line in self if line["event"] == event]
+
+
+class Worker:
+    """The parts of one worker on a store and a watched place."""
+
+    def __init__(
+        self, root: Path, place: Path, commit: str = "host", keep: int = 3, start: str = "s", boot: bool = True
+    ) -> None:
+        self.log, self.loader, self.slot = Log(), TextLoader(), Slot()
+        self.store, self.quarantine = Store(root), Quarantine(root, "j", start)
+        self.ledger, self.orders = Ledger(self.store), Orders(root)
+        parts = Parts(
+            place=make_place(place),
+            store=self.store,
+            slot=self.slot,
+            ledger=self.ledger,
+            quarantine=self.quarantine,
+            orders=self.orders,
+            log=self.log,
+            name="m",
+            label="stable",
+            env_digest=None,
+            keep=keep,
+        )
+        self.committer = WorkerCommitter(parts) if commit == "worker" else HostCommitter(parts, root, 60.0)
+        self.reloader = Reloader(
+            parts.place,
+            self.committer,
+            self.quarantine,
+            Unserved(root),
+            self.log,
+            0.01,
+            0.0,
+            "poll",
+            lambda: self.loader,
+        )
+        if boot:
+            self.reloader._boot(self.loader)
+
+    def look(self, times: int = 4) -> None:
+        for _ in range(times):
+            self.reloader._look_safely(self.loader)
+
+    def leave(self) -> None:
+        self.reloader.stop()
+
+    @property
+    def live(self) -> bytes | None:
+        live = self.slot.live
+        return None if live is None else live.predictor
+
+    @property
+    def generation(self) -> int:
+        live = self.slot.live
+        return 0 if live is None else live.provenance.generation
+
+    def notes(self):
+        return {note.name: note for note in Unserved(self.store.root).notes()}
+
+    def operations(self) -> Operations:
+        return Operations(self.store.root)
+
+
+def be_impatient(monkeypatch) -> None:
+    """Let a look say at once what it otherwise says after some seconds."""
+    monkeypatch.setattr(unserved, "_GRACE_S", 0.0)
