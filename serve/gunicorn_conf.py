@@ -118,7 +118,9 @@ def post_worker_init(worker: Any) -> None:
 
 
 def pre_request(worker: Any, request: Any) -> None:
-    """Close connections after their answer while the server ends, so that nobody sends into one that is about to close.
+    """Close connections after their answer where the client asks for it, and while the server ends.
+
+    So that nobody sends into one that is about to close.
 
     Args:
         worker: gunicorn's worker.
@@ -127,7 +129,9 @@ def pre_request(worker: Any, request: Any) -> None:
     ticket = current_ticket()
     if ticket is not None:
         ticket.request = request
-    if drain.has_begun:
+    # Gunicorn alone knows `close` only as the whole of the first such field.
+    said = ",".join(value for name, value in request.headers if name == "CONNECTION").lower()
+    if drain.has_begun or "close" in map(str.strip, said.split(",")):
         request.force_close()
 
 

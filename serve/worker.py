@@ -24,9 +24,10 @@ from uvicorn_worker import UvicornWorker
 from serve.app import EXTENSION
 from serve.app.asgi import AsgiApp
 from serve.errors import Issue, SettingsError, describe
-from serve.workers.connection import Bounds, Connection
+from serve.workers.connection import Connection
 from serve.workers.dispatch import Dispatcher
 from serve.workers.heads import Heads
+from serve.workers.request_head import Bounds
 from serve.workers.streak import Streak
 
 _SWEEP_S = 1.0
@@ -96,9 +97,9 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     def _answer_with(self, app: AsgiApp, patience_s: float) -> None:
-        cfg, known = self.cfg, Heads(app.table, app.limit_bytes)
-        head_bytes = cfg.limit_request_line + cfg.limit_request_field_size
-        bounds = Bounds(cfg.limit_request_line, cfg.limit_request_fields, head_bytes, patience_s)
+        cfg = self.cfg
+        bounds = Bounds(cfg.limit_request_line, cfg.limit_request_fields, cfg.limit_request_field_size, patience_s)
+        known = Heads(app.table, app.limit_bytes, bounds)
         self.config.app = app
         self.config.http = functools.partial(Connection, app=app, bounds=bounds, known=known, streak=Streak())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
@@ -44,12 +45,19 @@ def create_app(settings: ServerSettings | None = None, drain: Drain | None = Non
     """
     server = Server(settings or load_settings(os.environ, Path.cwd()), drain)
     door = Door(server)
-    app = Flask("serve", static_folder=None)
+    app = _Application("serve", static_folder=None)
     app.extensions[EXTENSION] = server
     for route in ROUTES:
         _add_route(app, server, door, route)
     _add_error_handlers(app, door)
     return app
+
+
+class _Application(Flask):
+    def wsgi_app(self, environ: Any, start_response: Any) -> Any:
+        """Answer one request; an upgrade that it offers is ignored, and Werkzeug would refuse a WebSocket's."""
+        environ.pop("HTTP_UPGRADE", None)
+        return super().wsgi_app(environ, start_response)
 
 
 def _add_route(app: Flask, server: Server, door: Door, route: Route) -> None:
