@@ -18,6 +18,7 @@ from serve.configuration.settings import ServerSettings, load_settings
 from serve.errors import Issue, SettingsError, describe
 from serve.metrics import directory
 from serve.workers.drain import Drain
+from serve.workers.handover import Handover
 from serve.workers.leaving import Leaving
 from serve.workers.lingering import lingering
 from serve.workers.pool import current_ticket
@@ -44,6 +45,7 @@ def _exit_unless_fast(missing: list[str]) -> None:
 served = _load_or_exit()
 leaving = Leaving()
 drain = Drain()
+handover = Handover()
 # What is done about a worker that has ended, once the master is ready for it.
 _FORGET: list[Any] = []
 
@@ -96,6 +98,15 @@ def when_ready(server: Any) -> None:
     signal.signal(signal.SIGTERM, drain.precede(end, served.drain_delay_s))
 
 
+def on_reload(server: Any) -> None:
+    """Keep the old workers until the new ones take requests.
+
+    Args:
+        server: gunicorn's arbiter, which has not forked the new workers yet.
+    """
+    handover.hold(server)
+
+
 def post_worker_init(worker: Any) -> None:
     """Start the reloaders of a new worker, and let it become live before it takes requests.
 
@@ -114,7 +125,14 @@ def post_worker_init(worker: Any) -> None:
     served_here.start()
     if hasattr(worker, "tpool"):
         served_here.oversight.watch(worker.tpool, served.client_timeout_s)
-    served_here.wait_until_booted(is_wanted)
+    can_answer = served_here.wait_until_booted(is_wanted)
+    if not can_answer:
+        handover.say(can_answer)
+        handover.wait(is_wanted)
+    elif hasattr(worker, "on_taking"):
+        worker.on_taking = lambda: handover.say(True)
+    else:
+        handover.say(True)
 
 
 def pre_request(worker: Any, request: Any) -> None:

@@ -79,6 +79,11 @@ class Reloader:
             self._wake_up.wait(pause_s, lambda turn=turn: self._committer.turn != turn)  # type: ignore[misc]
         self._wake_up.close()
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether this worker serves nothing, though something is committed."""
+        return self._committer.is_behind()
+
     def look_now(self) -> None:
         """Let the thread look at once instead of at the end of its pause."""
         self._wake_up.wake()
