@@ -151,6 +151,11 @@ def pre_request(worker: Any, request: Any) -> None:
     said = ",".join(value for name, value in request.headers if name == "CONNECTION").lower()
     if drain.has_begun or "close" in map(str.strip, said.split(",")):
         request.force_close()
+    stated = dict(request.headers)
+    if stated.get("CONTENT-LENGTH", "").isdigit() and int(stated["CONTENT-LENGTH"]) > served.max_body_bytes:
+        # It is answered 413 before it is sent. Gunicorn says `100 Continue` by one or the other of these.
+        request.headers = [field for field in request.headers if field[0] != "EXPECT"]
+        request._expected_100_continue = False
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from serve.app.body import read_body
+from serve.app.body import read_away, read_body
 from serve.app.door import Door
 from serve.app.exchange import Answer, Request, fail
 from serve.app.routes import ROUTES, Route
@@ -66,7 +66,8 @@ def _add_route(app: Flask, server: Server, door: Door, route: Route) -> None:
     def view(**place: str) -> Response:
         ticket = current_ticket()
         arrival = _arrival_of(ticket)
-        body = read_body(request.stream, limit_bytes)
+        stream = request.stream
+        body = None if (request.content_length or 0) > limit_bytes else read_body(stream, limit_bytes)
         if ticket is not None:
             ticket.work()
         headers = {name.lower(): value for name, value in request.headers}
@@ -77,9 +78,12 @@ def _add_route(app: Flask, server: Server, door: Door, route: Route) -> None:
             answer = door.close(visit, door.refuse_body(visit, limit_bytes))
         else:
             answer = door.carry(visit, lambda: route.handle(server, found))
+        response = _carry(answer)
         if ticket is not None:
             _let_go(ticket, answer)
-        return _carry(answer)
+            if body is None:
+                response.call_on_close(lambda: _end_sending(ticket, stream))
+        return response
 
     app.add_url_rule(route.pattern, f"{route.method} {route.pattern}", view, methods=[route.method])
 
@@ -95,10 +99,18 @@ def _let_go(ticket: Ticket, answer: Answer) -> None:
     ticket.write()
 
 
+def _end_sending(ticket: Ticket, stream: IO[bytes]) -> None:
+    # The answer has gone. A client that is still sending sees it, and the end, before it is cut off.
+    ticket.end_answer()
+    read_away(stream)
+
+
 def _add_error_handlers(app: Flask, door: Door) -> None:
     @app.errorhandler(HTTPException)
     def _http_error(error: HTTPException) -> Response:
-        return _carry(fail(error.code or 500, error.description or error.name))
+        allowed = dict(error.get_headers()).get("Allow") or ", ".join(getattr(error, "valid_methods", None) or ())
+        headers = {"Allow": allowed} if allowed else {}
+        return _carry(fail(error.code or 500, error.description or error.name, headers))
 
     @app.errorhandler(RequestError)
     def _request_error(error: RequestError) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from gunicorn.http.errors import InvalidHeader
 from gunicorn.workers.gthread import ThreadWorker
 
 from serve.workers.pool import RequestPool
@@ -31,6 +32,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         while isinstance(found, tuple) and found[0] and conn.parser.unreader.buf.getvalue():
             found = super().handle(conn)
         return found
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """Answer one request, which has to name its host (RFC 9112, 3.2).
+
+        Args:
+            req: gunicorn's request.
+            conn: gunicorn's connection.
+        """
+        if req.version >= (1, 1) and not any(name == "HOST" for name, _ in req.headers):
+            raise InvalidHeader("HOST", req=req)
+        return super().handle_request(req, conn)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         """Answer what could not be read as a request.
