@@ -15,6 +15,7 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from serve.app.body import read_away, read_body
+from serve.app.cors import Origins
 from serve.app.door import Door
 from serve.app.exchange import Answer, Request, fail
 from serve.app.routes import ROUTES, Route
@@ -50,6 +51,7 @@ def create_app(settings: ServerSettings | None = None, drain: Drain | None = Non
     for route in ROUTES:
         _add_route(app, server, door, route)
     _add_error_handlers(app, door)
+    _share_with(app, Origins(server.settings.cors_origins))
     return app
 
 
@@ -97,6 +99,18 @@ def _let_go(ticket: Ticket, answer: Answer) -> None:
     if answer.status in _LAST_ANSWERS:
         ticket.hang_up()
     ticket.write()
+
+
+def _share_with(app: Flask, origins: Origins) -> None:
+    @app.after_request
+    def _share(response: Response) -> Response:
+        asked = {name.lower(): value for name, value in request.headers}
+        is_question = request.method == "OPTIONS"
+        allowed = response.headers.get("Allow", "")
+        response.headers.update(
+            origins.preflight(asked, allowed) if is_question else origins.headers(asked.get("origin"))
+        )
+        return response
 
 
 def _end_sending(ticket: Ticket, stream: IO[bytes]) -> None:
