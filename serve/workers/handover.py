@@ -59,7 +59,10 @@ class Handover:
         def wait_and_manage() -> None:
             del arbiter.manage_workers  # the method of its class is there again
             waiting = set(arbiter.WORKERS) - set(old)
-            reason = self._wait(arbiter, waiting)
+            try:
+                reason = self._wait(arbiter, waiting)
+            except HaltServer as error:  # a worker failed to boot; gunicorn 23 says so in a signal handler, anywhere
+                reason = str(error.reason)
             if reason is not None:
                 arbiter.log.error("the reload is given up, and the workers stay: %s", reason)
                 _end(arbiter, waiting)
@@ -76,11 +79,8 @@ class Handover:
         while waiting:
             if _is_called(arbiter.SIG_QUEUE):
                 return "another signal came"
-            try:
-                arbiter.reap_workers()
-                arbiter.murder_workers()
-            except HaltServer as error:
-                return str(error.reason)
+            arbiter.reap_workers()
+            arbiter.murder_workers()
             if new - set(arbiter.WORKERS):
                 return "a new worker has died"
             said = self._hear()
@@ -106,7 +106,7 @@ def _end(arbiter: Any, waiting: set[int]) -> None:
     while waiting & set(arbiter.WORKERS):
         with contextlib.suppress(HaltServer):
             arbiter.reap_workers()
-        time.sleep(_LOOK_S)
+            time.sleep(_LOOK_S)
 
 
 def _rejuvenate(arbiter: Any, old: list[int]) -> None:
