@@ -20,6 +20,7 @@ from serve.errors import Issue, SettingsError, describe
 from serve.metrics import directory
 from serve.provenance import START_VARIABLE
 from serve.workers.drain import Drain
+from serve.workers.handover import Handover
 from serve.workers.leaving import Leaving
 from serve.workers.lingering import lingering
 from serve.workers.pool import current_ticket
@@ -46,6 +47,7 @@ def _exit_unless_fast(missing: list[str]) -> None:
 served = _load_or_exit()
 leaving = Leaving()
 drain = Drain()
+handover = Handover()
 # What is done about a worker that has ended, once the master is ready for it.
 _FORGET: list[Any] = []
 
@@ -99,6 +101,15 @@ def when_ready(server: Any) -> None:
     signal.signal(signal.SIGTERM, drain.precede(end, served.drain_delay_s))
 
 
+def on_reload(server: Any) -> None:
+    """Keep the old workers until the new ones take requests.
+
+    Args:
+        server: gunicorn's arbiter, which has not forked the new workers yet.
+    """
+    handover.hold(server)
+
+
 def post_worker_init(worker: Any) -> None:
     """Start the reloaders of a new worker, and let it become live before it takes requests.
 
@@ -117,11 +128,20 @@ def post_worker_init(worker: Any) -> None:
     served_here.start()
     if hasattr(worker, "tpool"):
         served_here.oversight.watch(worker.tpool, served.client_timeout_s)
-    served_here.wait_until_booted(is_wanted)
+    can_answer = served_here.wait_until_booted(is_wanted)
+    if not can_answer:
+        handover.say(can_answer)
+        handover.wait(is_wanted)
+    elif hasattr(worker, "on_taking"):
+        worker.on_taking = lambda: handover.say(True)
+    else:
+        handover.say(True)
 
 
 def pre_request(worker: Any, request: Any) -> None:
-    """Close connections after their answer while the server ends, so that nobody sends into one that is about to close.
+    """Close connections after their answer where the client asks for it, and while the server ends.
+
+    So that nobody sends into one that is about to close.
 
     Args:
         worker: gunicorn's worker.
@@ -130,8 +150,15 @@ def pre_request(worker: Any, request: Any) -> None:
     ticket = current_ticket()
     if ticket is not None:
         ticket.request = request
-    if drain.has_begun:
+    # Gunicorn alone knows `close` only as the whole of the first such field.
+    said = ",".join(value for name, value in request.headers if name == "CONNECTION").lower()
+    if drain.has_begun or "close" in map(str.strip, said.split(",")):
         request.force_close()
+    stated = dict(request.headers)
+    if stated.get("CONTENT-LENGTH", "").isdigit() and int(stated["CONTENT-LENGTH"]) > served.max_body_bytes:
+        # It is answered 413 before it is sent. Gunicorn says `100 Continue` by one or the other of these.
+        request.headers = [field for field in request.headers if field[0] != "EXPECT"]
+        request._expected_100_continue = False
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -18,6 +18,7 @@ from serve import files
 from serve.errors import CheckpointError, PublishError
 from serve.loading.formats import SAFETENSORS, detect_format, read_safetensors_interface
 from serve.publishing.rank import Rank, find_rank
+from serve.publishing.remote_place import RemotePlace, find_place
 from serve.publishing.source import Conversion, prepare
 from serve.watching import sharded
 from serve.watching.checkpoint import MARKER_SUFFIX
@@ -83,13 +84,14 @@ _NOTHING = Extras()
 
 
 def publish(
-    source: Path, directory: Path, name: str | None = None, version: str | None = None, extras: Extras = _NOTHING
+    source: Path, directory: Path | str, name: str | None = None, version: str | None = None, extras: Extras = _NOTHING
 ) -> Published:
     """Publish a file as a checkpoint.
 
     Args:
         source: the file that the trainer wrote; the index, where it is sharded.
-        directory: the watched place, or the directory of the checkpoint that is watched; created when absent.
+        directory: the watched place, or the directory of the checkpoint that is watched; created when absent. A path,
+            or a URL that the setting `checkpoints` takes.
         name: the checkpoint's file name there; the source's by default.
         version: a name for this content; the start of its sha256 by default.
         extras: what else the marker states.
@@ -98,19 +100,25 @@ def publish(
         What was published.
 
     Raises:
-        PublishError: the source is no checkpoint, or a name does not fit. Nothing was changed.
+        PublishError: the source is no checkpoint, a name does not fit, or nothing can be published there. Nothing was
+            changed, unless a place on another machine failed later: it has no marker then.
         SignatureError: the key cannot be used. Nothing was changed.
     """
     _require_words(name, version)
+    place = find_place(directory)
     how = Conversion(extras.convert, extras.weights_key, extras.strip_prefix)
     try:
         if sharded.is_index(source):
             if how.key is not None or how.prefix is not None:
                 raise PublishError(f"{source}: --key and --strip-prefix: expected one file, found an index of shards")
-            return _publish_sharded(source, directory, name or source.name, version, extras)
+            return _publish_sharded(source, place, name or source.name, version, extras)
         with prepare(source, how) as ready:
             name = name or (source.with_suffix(".safetensors").name if ready.is_converted else source.name)
-            return replace(_publish_file(ready.path, directory / name, version, extras), notes=ready.notes)
+            if isinstance(place, RemotePlace):
+                published = _publish_remote(ready.path, place, name, version, extras)
+            else:
+                published = _publish_file(ready.path, place / name, version, extras)
+            return replace(published, notes=ready.notes)
     except CheckpointError as error:
         hint = error.hint or "publish what torch.save or safetensors wrote"
         raise PublishError(f"{source}: {error.message}", hint=hint) from error
@@ -128,11 +136,24 @@ def _require_words(name: str | None, version: str | None) -> None:
         raise PublishError(f"the name: expected a checkpoint, found the name of a marker, {name!r}")
 
 
-def _publish_file(source: Path, target: Path, version: str | None, extras: Extras) -> Published:
+def _examine(source: Path, extras: Extras) -> tuple[str, dict[str, object]]:
     format = detect_format(source)
     if format == SAFETENSORS:
         read_safetensors_interface(source)
-    found = _find_extras(extras, source)
+    return format, _find_extras(extras, source)
+
+
+def _publish_remote(source: Path, place: RemotePlace, name: str, version: str | None, extras: Extras) -> Published:
+    format, found = _examine(source, extras)
+    sha256, size_bytes = files.hash_file(source), source.stat().st_size
+    rank = Rank(extras.generation, 0, None)
+    published = _describe(f"{place.url}/{name}", sha256, size_bytes, version, format, rank)
+    place.put(source, name, sha256, _write_marker(published, found, extras))
+    return published
+
+
+def _publish_file(source: Path, target: Path, version: str | None, extras: Extras) -> Published:
+    format, found = _examine(source, extras)
     temporary = _temporary_of(target)
     descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -150,7 +171,11 @@ def _publish_file(source: Path, target: Path, version: str | None, extras: Extra
     return published
 
 
-def _publish_sharded(source: Path, directory: Path, name: str, version: str | None, extras: Extras) -> Published:
+def _publish_sharded(
+    source: Path, directory: Path | RemotePlace, name: str, version: str | None, extras: Extras
+) -> Published:
+    if isinstance(directory, RemotePlace):
+        raise PublishError(f"{directory.url}: sharded checkpoints are not read from a remote place", hint="join them")
     if not name.endswith(sharded.INDEX_SUFFIX):
         raise PublishError(f"the name: expected one that ends with {sharded.INDEX_SUFFIX}, found {name!r}")
     if extras.golden is not None:
@@ -210,7 +235,9 @@ def _unmark(target: Path) -> None:
     files.sync_directory(target.parent)
 
 
-def _describe(target: Path, sha256: str, size_bytes: int, version: str | None, format: str, rank: Rank) -> Published:
+def _describe(
+    target: Path | str, sha256: str, size_bytes: int, version: str | None, format: str, rank: Rank
+) -> Published:
     return Published(
         checkpoint=str(target),
         sha256=sha256,

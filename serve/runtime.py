@@ -83,6 +83,11 @@ class Runtime:
         """Whether the reloader's thread is alive."""
         return self._thread is not None and self._thread.is_alive()
 
+    @property
+    def can_answer(self) -> bool:
+        """Whether what the host has committed is live here, or nothing is."""
+        return self.is_reloading and not self.reloader.is_behind
+
     def start(self) -> None:
         """Start the reloader's thread in this process, once.
 

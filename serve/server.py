@@ -78,7 +78,7 @@ class Server:
             runtime.stop()
         self.oversight.stop()
 
-    def wait_until_booted(self, is_wanted: Callable[[], bool]) -> None:
+    def wait_until_booted(self, is_wanted: Callable[[], bool]) -> bool:
         """Wait until the committed generation of every model is live again, or cannot be.
 
         A worker that replaces a dead one takes no requests meanwhile; its siblings do. On a host that has committed
@@ -86,8 +86,12 @@ class Server:
 
         Args:
             is_wanted: asked ten times a second whether to go on waiting.
+
+        Returns:
+            Whether this worker can answer for every model that the host has committed.
         """
         until_s = time.monotonic() + self.settings.boot_wait_s
         for runtime in self.runtimes:
             while is_wanted() and time.monotonic() < until_s and not runtime.reloader.booted.wait(0.1):
                 continue
+        return all(runtime.can_answer for runtime in self.runtimes)

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Callable
 
 from a2wsgi import WSGIMiddleware
 from gunicorn.arbiter import Arbiter
@@ -24,9 +24,10 @@ from uvicorn_worker import UvicornWorker
 from serve.app import EXTENSION
 from serve.app.asgi import AsgiApp
 from serve.errors import Issue, SettingsError, describe
-from serve.workers.connection import Bounds, Connection
+from serve.workers.connection import Connection
 from serve.workers.dispatch import Dispatcher
 from serve.workers.heads import Heads
+from serve.workers.request_head import Bounds
 from serve.workers.streak import Streak
 
 _SWEEP_S = 1.0
@@ -36,7 +37,21 @@ _SWITCH_INTERVAL_S = 0.0005
 
 
 class _Uvicorn(Uvicorn):  # type: ignore[misc]
-    """Uvicorn as a guest of gunicorn: its own dies of the signal in the end, and `worker_exit` would not be called."""
+    """Uvicorn as a guest of gunicorn: its own dies of the signal in the end, and `worker_exit` would not be called.
+
+    Args:
+        config: uvicorn's.
+        on_taking: called when requests are accepted.
+    """
+
+    def __init__(self, config: Any, on_taking: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_taking = on_taking
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Begin to accept."""
+        await super().startup(sockets)
+        self._on_taking()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -51,7 +66,9 @@ class _Uvicorn(Uvicorn):  # type: ignore[misc]
 
 
 class AsgiWorker(UvicornWorker):  # type: ignore[misc]
-    """One worker process; gunicorn makes it."""
+    """One worker process; gunicorn makes it, and `on_taking` is called when it accepts requests."""
+
+    on_taking: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -85,7 +102,7 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
             dispatcher = Dispatcher(loop, meter.observer.batch)
             meter.read_queued = lambda: dispatcher.waiting
             self._answer_with(AsgiApp(server, rest, dispatcher), server.settings.client_timeout_s)
-        uvicorn = _Uvicorn(config=self.config)
+        uvicorn = _Uvicorn(self.config, self.on_taking)
         loop.add_signal_handler(signal.SIGQUIT, uvicorn.quit)
         sweeping = loop.create_task(self._sweep(uvicorn))
         await uvicorn.serve(sockets=self.sockets)
@@ -96,9 +113,9 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     def _answer_with(self, app: AsgiApp, patience_s: float) -> None:
-        cfg, known = self.cfg, Heads(app.table, app.limit_bytes)
-        head_bytes = cfg.limit_request_line + cfg.limit_request_field_size
-        bounds = Bounds(cfg.limit_request_line, cfg.limit_request_fields, head_bytes, patience_s)
+        cfg = self.cfg
+        bounds = Bounds(cfg.limit_request_line, cfg.limit_request_fields, cfg.limit_request_field_size, patience_s)
+        known = Heads(app.table, app.limit_bytes, bounds)
         self.config.app = app
         self.config.http = functools.partial(Connection, app=app, bounds=bounds, known=known, streak=Streak())
 

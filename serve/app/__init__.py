@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import IO, Any
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from serve.app.body import read_body
+from serve.app.body import read_away, read_body
+from serve.app.cors import Origins
 from serve.app.door import Door
 from serve.app.exchange import Answer, Request, fail
 from serve.app.routes import ROUTES, Route
@@ -44,12 +46,20 @@ def create_app(settings: ServerSettings | None = None, drain: Drain | None = Non
     """
     server = Server(settings or load_settings(os.environ, Path.cwd()), drain)
     door = Door(server)
-    app = Flask("serve", static_folder=None)
+    app = _Application("serve", static_folder=None)
     app.extensions[EXTENSION] = server
     for route in ROUTES:
         _add_route(app, server, door, route)
     _add_error_handlers(app, door)
+    _share_with(app, Origins(server.settings.cors_origins))
     return app
+
+
+class _Application(Flask):
+    def wsgi_app(self, environ: Any, start_response: Any) -> Any:
+        """Answer one request; an upgrade that it offers is ignored, and Werkzeug would refuse a WebSocket's."""
+        environ.pop("HTTP_UPGRADE", None)
+        return super().wsgi_app(environ, start_response)
 
 
 def _add_route(app: Flask, server: Server, door: Door, route: Route) -> None:
@@ -58,7 +68,8 @@ def _add_route(app: Flask, server: Server, door: Door, route: Route) -> None:
     def view(**place: str) -> Response:
         ticket = current_ticket()
         arrival = _arrival_of(ticket)
-        body = read_body(request.stream, limit_bytes)
+        stream = request.stream
+        body = None if (request.content_length or 0) > limit_bytes else read_body(stream, limit_bytes)
         if ticket is not None:
             ticket.work()
         headers = {name.lower(): value for name, value in request.headers}
@@ -69,9 +80,12 @@ def _add_route(app: Flask, server: Server, door: Door, route: Route) -> None:
             answer = door.close(visit, door.refuse_body(visit, limit_bytes))
         else:
             answer = door.carry(visit, lambda: route.handle(server, found))
+        response = _carry(answer)
         if ticket is not None:
             _let_go(ticket, answer)
-        return _carry(answer)
+            if body is None:
+                response.call_on_close(lambda: _end_sending(ticket, stream))
+        return response
 
     app.add_url_rule(route.pattern, f"{route.method} {route.pattern}", view, methods=[route.method])
 
@@ -87,10 +101,30 @@ def _let_go(ticket: Ticket, answer: Answer) -> None:
     ticket.write()
 
 
+def _share_with(app: Flask, origins: Origins) -> None:
+    @app.after_request
+    def _share(response: Response) -> Response:
+        asked = {name.lower(): value for name, value in request.headers}
+        is_question = request.method == "OPTIONS"
+        allowed = response.headers.get("Allow", "")
+        response.headers.update(
+            origins.preflight(asked, allowed) if is_question else origins.headers(asked.get("origin"))
+        )
+        return response
+
+
+def _end_sending(ticket: Ticket, stream: IO[bytes]) -> None:
+    # The answer has gone. A client that is still sending sees it, and the end, before it is cut off.
+    ticket.end_answer()
+    read_away(stream)
+
+
 def _add_error_handlers(app: Flask, door: Door) -> None:
     @app.errorhandler(HTTPException)
     def _http_error(error: HTTPException) -> Response:
-        return _carry(fail(error.code or 500, error.description or error.name))
+        allowed = dict(error.get_headers()).get("Allow") or ", ".join(getattr(error, "valid_methods", None) or ())
+        headers = {"Allow": allowed} if allowed else {}
+        return _carry(fail(error.code or 500, error.description or error.name, headers))
 
     @app.errorhandler(RequestError)
     def _request_error(error: RequestError) -> Response:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable
 
 from serve.app.asking import Prediction
+from serve.app.cors import Origins
 from serve.app.door import Door
 from serve.app.exchange import Answer, Request
 from serve.app.routes import PREDICTION_ROUTES, Route
@@ -74,7 +75,7 @@ class AsgiApp:
 
     def __init__(self, server: Server, rest: Any, dispatcher: Dispatcher) -> None:
         self._server, self._rest, self._dispatcher = server, rest, dispatcher
-        self._door = Door(server)
+        self._door, self._origins = Door(server), Origins(server.settings.cors_origins)
         self.table = Table()
         self.limit_bytes = server.settings.max_body_bytes
 
@@ -106,7 +107,8 @@ class AsgiApp:
         def finish(found: Answer | Exception) -> None:
             if isinstance(found, LateError):
                 found = door.turn_away(visit) or found
-            done(door.close(visit, found if isinstance(found, Answer) else door.fail_unknown(request.path, found)))
+            answer = door.close(visit, found if isinstance(found, Answer) else door.fail_unknown(request.path, found))
+            done(self._share(request, answer))
 
         found: Answer | Prediction | Exception
         try:
@@ -126,6 +128,10 @@ class AsgiApp:
         except BaseException:
             prediction.end()
             raise
+
+    def _share(self, request: Request, answer: Answer) -> Answer:
+        shared = self._origins.headers(request.headers.get("origin"))
+        return answer._replace(headers={**answer.headers, **shared}) if shared else answer
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request of an ASGI server."""
@@ -148,7 +154,7 @@ class AsgiApp:
 
     def _refuse_body(self, route: Route, request: Request, client: str) -> Answer:
         visit = self._door.open(request, route, Arrival(time.monotonic()), client)
-        answer = self._door.close(visit, self._door.refuse_body(visit, self.limit_bytes))
+        answer = self._share(request, self._door.close(visit, self._door.refuse_body(visit, self.limit_bytes)))
         # A client that awaits our word sends no body; what it sends next would be taken for one.
         closing = {"Connection": "close"} if "expect" in request.headers else {}
         return answer._replace(headers={**answer.headers, **closing})

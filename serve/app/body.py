@@ -5,6 +5,7 @@ The limit is ours and not the framework's, which cuts a chunked body off at its 
 
 from __future__ import annotations
 
+import contextlib
 from typing import IO
 
 from serve.errors import RequestError
@@ -22,23 +23,31 @@ def read_body(stream: IO[bytes], limit_bytes: int) -> bytes | None:
         limit_bytes: the longest body that is wanted.
 
     Returns:
-        The body, or `None` when it is longer; what is too much was read and thrown away.
+        The body, or `None` when it is longer; the rest is still to be read then.
 
     Raises:
         RequestError: it is cut off, or its chunks are malformed.
     """
     chunks: list[bytes] = []
     size_bytes = 0
-    while size_bytes <= limit_bytes + _LONGEST_READ_AWAY_BYTES:
-        chunk = _read(stream)
-        if not chunk:
-            break
+    while chunk := _read(stream):
         size_bytes += len(chunk)
-        if size_bytes <= limit_bytes:
-            chunks.append(chunk)
-        else:
-            chunks.clear()
-    return b"".join(chunks) if size_bytes <= limit_bytes else None
+        if size_bytes > limit_bytes:
+            return None
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def read_away(stream: IO[bytes]) -> None:
+    """Read what is left of a body that was refused, and throw it away.
+
+    Args:
+        stream: ends where the body ends, or with the connection.
+    """
+    size_bytes = 0
+    with contextlib.suppress(Exception):  # the answer has gone; what ends the reading is the client's
+        while size_bytes <= _LONGEST_READ_AWAY_BYTES and (chunk := stream.read(_CHUNK_BYTES)):
+            size_bytes += len(chunk)
 
 
 def _read(stream: IO[bytes]) -> bytes:

@@ -85,7 +85,7 @@ class Door:
         if protocol:
             self._oversight.meter.observer.begin(model, arrival.waited_s)
             if self._oversight.spans is not None:
-                span = self._oversight.spans.begin(request.method, route.pattern, trace)
+                span = self._oversight.spans.begin(request.method, route.pattern, request.path, trace)
                 trace = self._oversight.spans.place_of(span)
         return Visit(request, protocol, model, arrival, self._deadline_of(request, arrival), client, trace, span)
 

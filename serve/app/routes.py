@@ -64,6 +64,7 @@ _V2_ROUTES = (
     Route("POST", "/v2/repository/models/<name>/unload", v2_repository.unload),
 )
 _TENSORFLOW_SERVING_ROUTES = (
+    Route("GET", "/v1/models", tfserving.models),
     Route("GET", "/v1/models/<name>", tfserving.status),
     Route("GET", "/v1/models/<name>/versions/<version>", tfserving.status),
     Route("GET", "/v1/models/<name>/labels/<label>", tfserving.status),
@@ -74,6 +75,7 @@ _TORCHSERVE_ROUTES = (
     Route("GET", "/ping", torchserve.ping),
     Route("GET", "/models", torchserve.models),
     Route("GET", "/models/<name>", torchserve.model),
+    Route("GET", "/models/<name>/all", torchserve.versions),
     Route("GET", "/models/<name>/<version>", torchserve.model),
 )
 ROUTES = (

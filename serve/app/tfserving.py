@@ -56,6 +56,11 @@ class _TensorFlowServing:
         return fail(status, message)
 
 
+def models(server: Server, request: Request) -> Answer:
+    """List the models, as KServe's first protocol does."""
+    return succeed({"models": list(server.models)})
+
+
 def status(server: Server, request: Request) -> Answer:
     """Say which versions of a model are served."""
     try:

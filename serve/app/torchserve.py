@@ -6,13 +6,15 @@ An answer is the outputs and nothing else; where it comes from stands in its hea
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qs
 
 from serve.app.asking import Prediction, ask
 from serve.app.content import pack
 from serve.app.exchange import Answer, Request, fail, succeed
-from serve.app.lookup import Found, aim_of, describe
+from serve.app.lookup import Found, aim_of, describe, find
 from serve.app.plain import PlainDialect
 from serve.codec import strict_json
+from serve.errors import NotServedError
 from serve.loading.predictor import Predictor
 from serve.provenance import Provenance
 from serve.server import Server
@@ -56,15 +58,21 @@ class _TorchServe(PlainDialect):
 
 
 def models(server: Server, request: Request) -> Answer:
-    """List the models."""
-    return succeed(
-        {
-            "models": [
-                {"modelName": name, "modelUrl": model.stable.settings.checkpoints.name}
-                for name, model in server.models.items()
-            ]
-        }
-    )
+    """List the models: `limit` of them from `next_page_token` on, and where the next page begins."""
+    asked = parse_qs(request.query)
+    try:
+        limit, first = (int(asked.get(key, [value])[0]) for key, value in (("limit", "100"), ("next_page_token", "0")))
+        if limit < 1 or first < 0:
+            raise ValueError
+    except ValueError:
+        return fail(400, "limit, next_page_token: expected whole numbers from 1 and from 0 on, found others")
+    several = list(server.models.items())
+    page = [
+        {"modelName": name, "modelUrl": model.stable.settings.checkpoints.name}
+        for name, model in several[first : first + limit]
+    ]
+    following = {"nextPageToken": str(first + limit)} if first + limit < len(several) else {}
+    return succeed({**following, "models": page})
 
 
 def model(server: Server, request: Request) -> Answer:
@@ -72,16 +80,26 @@ def model(server: Server, request: Request) -> Answer:
     return describe(server, request, _write_model)
 
 
+def versions(server: Server, request: Request) -> Answer:
+    """Describe every version of a model that can be asked."""
+    try:
+        found = find(server, request)
+    except NotServedError as error:
+        return fail(404, error.message)
+    lives = [(runtime, runtime.slot.live) for runtime in found.model.versions.values()]
+    return succeed([_describe(Found(found.model, runtime), live) for runtime, live in lives if live is not None])
+
+
 def _write_model(found: Found, live: Generation) -> Answer:
-    return succeed(
-        [
-            {
-                "modelName": found.model.name,
-                "modelVersion": live.provenance.version,
-                "modelUrl": found.runtime.settings.checkpoints.name,
-                "runtime": "python",
-                "loadedAtStartup": live.provenance.generation == 1,
-                "metadata": live.provenance.as_json(),
-            }
-        ]
-    )
+    return succeed([_describe(found, live)])
+
+
+def _describe(found: Found, live: Generation) -> dict[str, object]:
+    return {
+        "modelName": found.model.name,
+        "modelVersion": live.provenance.version,
+        "modelUrl": found.runtime.settings.checkpoints.name,
+        "runtime": "python",
+        "loadedAtStartup": live.provenance.generation == 1,
+        "metadata": live.provenance.as_json(),
+    }

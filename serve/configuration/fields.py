@@ -156,6 +156,7 @@ FIELDS = (
         0.0,
         SERVER,
     ),
+    Field("cors_origins", values.origins, "origins of web pages that may read answers; * is every one", (), SERVER),
     Field("access_log", values.one_of("off", "on"), "on: one JSON line on stdout for each request", "off", SERVER),
     Field(
         "traces",

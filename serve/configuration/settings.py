@@ -116,6 +116,7 @@ class ServerSettings:
     request_timeout_s: float
     client_timeout_s: float
     drain_delay_s: float
+    cors_origins: tuple[str, ...]
     access_log: str
     traces: str
     status_page: str

@@ -19,6 +19,7 @@ from serve.watching.manifest import WORD
 _IMPORT_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 # Whoever guesses it can roll back.
 _SHORTEST_TOKEN = 16
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s,]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -127,6 +128,21 @@ def sha256_list(value: object, base: Path) -> frozenset[str]:
         if not isinstance(part, str) or not _SHA256.fullmatch(part.strip()):
             raise ValueError(f"expected 64 lower-case hexadecimal digits, found {part!r}")
     return frozenset(part.strip() for part in parts)
+
+
+def origins(value: object, base: Path) -> tuple[str, ...]:
+    """Read a list of origins of web pages; in a variable they are separated by commas.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)):
+        raise ValueError(f"expected a list of origins, found {value!r}")
+    for part in parts:
+        if not isinstance(part, str) or not _ORIGIN.fullmatch(part.strip()):
+            raise ValueError(f"expected an origin such as https://example.org, or *, found {part!r}")
+    return tuple(part.strip() for part in parts)
 
 
 def table(value: object, base: Path) -> Mapping[str, object]:

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import json
 
-from serve.metrics.families import Families, Whose
-
-PHASES = ("copy", "hash", "load", "warm_up", "commit", "free")
-_FAULTS = frozenset(
-    (
-        *("fault", "hook_failed", "not_optimized", "not_restored", "request_failed", "stopped"),
-        *("store_damaged", "traces_failed"),
-    )
-)
+from serve.metrics.families import FAULTS, PHASES, Families, Whose
 
 
 def count_event(families: Families, line: bytes) -> None:
@@ -30,7 +22,7 @@ def count_event(families: Families, line: bytes) -> None:
         families.delay(whose, said["since_marker_s"])
     if event == "refused":
         families.refuse(whose, said["code"])
-    if event in _FAULTS:
+    if event in FAULTS:
         families.fault(whose, event)
 
 

@@ -18,6 +18,19 @@ from prometheus_client.metrics_core import Metric
 from serve.metrics.directory import VARIABLE
 from serve.metrics.observer import BATCH_BOUNDS, LATENCY_BOUNDS_S, Counts, Spread
 
+# The fixed words of labels. A reason is the code of a checkpoint's fault or the name of an exception.
+PHASES = ("copy", "hash", "load", "warm_up", "commit", "free")
+FAULTS = (
+    *("fault", "hook_failed", "not_optimized", "not_restored", "request_failed", "stopped"),
+    *("store_damaged", "traces_failed"),
+)
+OTHER = "other"
+REASONS = (
+    *("architecture", "content", "crash", "damaged", "deadline", "finite", "format", "golden", "hash", "interface"),
+    *("marker", "missing", "model", "pickle", "signature", "size", "validate", "warm-up", OTHER),
+    *("CheckpointMovedError", "FileNotFoundError", "MemoryError", "MemoryShortError", "OSError", "PermissionError"),
+    *("StoreFullError",),
+)
 _PHASE_BOUNDS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
@@ -133,14 +146,25 @@ class Families:
                 self._shadow.labels(model, outcome).inc(count - self._compared.get((model, outcome), 0))
                 self._compared[model, outcome] = count
 
-    def refuse(self, whose: Whose, reason: str) -> None:
+    def refuse(self, whose: Whose, reason: str, count: int = 1) -> None:
         """Count a checkpoint that was refused.
 
         Args:
             whose: that it was for.
-            reason: the fixed word for the kind of fault.
+            reason: the word for the kind of fault; one that is none of `REASONS` is counted as `other`.
+            count: 0 only begins the series.
         """
-        self._swaps.labels(*whose, "refused", reason).inc()
+        self._swaps.labels(*whose, "refused", reason if reason in REASONS else OTHER).inc(count)
+
+    def begin_swaps(self, whose: Whose) -> None:
+        """Begin the series of what swaps take.
+
+        Args:
+            whose: that will be swapped.
+        """
+        for phase in PHASES:
+            self._phase.labels(*whose, phase)
+        self._delay.labels(*whose)
 
     def phase(self, whose: Whose, phase: str, seconds: float) -> None:
         """Count how long one phase of a swap took.
@@ -161,14 +185,15 @@ class Families:
         """
         self._delay.labels(*whose).observe(seconds)
 
-    def fault(self, whose: Whose, event: str) -> None:
+    def fault(self, whose: Whose, event: str, count: int = 1) -> None:
         """Count a fault.
 
         Args:
             whose: that has it.
             event: the fixed word in the log.
+            count: 0 only begins the series.
         """
-        self._faults.labels(*whose, event).inc()
+        self._faults.labels(*whose, event).inc(count)
 
     def collect(self, readings: Iterable[Reading]) -> list[Metric]:
         """Return all metrics of this server, those of the other workers among them.

@@ -7,8 +7,9 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Callable
 
+from serve.metrics.beginnings import begin
 from serve.metrics.events import count_event
-from serve.metrics.families import Families, Reading, write
+from serve.metrics.families import Families, Reading, Whose, write
 from serve.metrics.observer import Observer
 from serve.metrics.rates import Tally, Traffic, read_tallies, read_traffic
 
@@ -37,6 +38,16 @@ class Meter:
             thread = threading.Thread(target=self._run, name="meter", daemon=True)
             self._thread = os.getpid(), thread
             thread.start()
+
+    def begin(self, models: Iterable[Whose], shadow_outcomes: Mapping[str, Iterable[str]]) -> None:
+        """Begin the series whose labels are known, in the worker; `serve.metrics.beginnings` says why.
+
+        Args:
+            models: that are served, under each label.
+            shadow_outcomes: by the models that have a shadow.
+        """
+        with self._lock:
+            begin(self._families, models, shadow_outcomes)
 
     def stop(self) -> None:
         """Hand over what is left; the worker ends."""

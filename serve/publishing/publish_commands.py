@@ -20,6 +20,7 @@ A sharded checkpoint is published by its index, FILE.safetensors.index.json.
 
   python -m serve publish weights.safetensors --to checkpoints --name model_v2.safetensors --version 2
   python -m serve publish last.ckpt --to checkpoints --key state_dict --strip-prefix model.
+  python -m serve publish weights.safetensors --to s3://bucket/models
   python -m serve publish weights.pth --to checkpoints --metric accuracy=0.93 --golden golden.json --sign trainer.key
 """
 _KEYGEN = """\
@@ -49,7 +50,7 @@ def add_publish_commands(commands: Any) -> None:
 def _add_publish(parser: argparse.ArgumentParser) -> None:
     parser.description = _PUBLISH
     parser.add_argument("file", metavar="FILE", type=Path, help="a state dict: safetensors, or what torch.save wrote")
-    parser.add_argument("--to", metavar="DIR", type=Path, required=True, help="the watched directory")
+    parser.add_argument("--to", metavar="DIR", required=True, help="the watched directory, or its URL (s3://…)")
     parser.add_argument("--name", help="file name of the checkpoint in DIR (default: that of FILE)")
     parser.add_argument("--version", help="name of this content in answers and logs (default: start of its sha256)")
     parser.add_argument("--generation", type=int, default=0, help="a rising number of yours that outranks the clock")

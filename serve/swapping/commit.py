@@ -150,6 +150,11 @@ class Committer(abc.ABC):
             return self.say_refused(Refusal(order.version, "store", reason, order.fingerprint, version=order.version))
         return self._move(loader, stored, order.propose(entries[-1]))
 
+    def is_behind(self) -> bool:
+        """Whether something is committed, and this worker serves nothing."""
+        parts = self._parts
+        return parts.slot.live is None and bool(parts.ledger.read()) and not parts.orders.is_unloaded()
+
     def is_unloaded(self) -> bool:
         """Serve nothing where that is ordered, and say whether it is; what was live drains."""
         if not self._parts.orders.is_unloaded():

@@ -103,6 +103,11 @@ class Reloader:
                 self._place.refresh()
         self._wake_up.close()
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether this worker serves nothing, though something is committed."""
+        return self._committer.is_behind()
+
     def look_now(self) -> int:
         """Let the thread look at once instead of at the end of its pause.
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 
-from serve.configuration.settings import ServerSettings
+from serve.configuration.settings import SHADOW, ServerSettings
 from serve.errors import NotServedError
 from serve.metrics.families import Reading, Whose
 from serve.metrics.host import memory_of, read_memory, read_model
@@ -21,7 +22,7 @@ from serve.telling.access import AccessLog
 from serve.telling.journal import Journal
 from serve.telling.operations import Operations, Status
 from serve.telling.overview import MOST_SWAPS, Look
-from serve.telling.shadow import Shadow
+from serve.telling.shadow import Counts, Shadow
 from serve.telling.spans import Spans
 from serve.workers.drain import Drain
 from serve.workers.pool import RequestPool
@@ -72,6 +73,9 @@ class Oversight:
 
     def start(self) -> None:
         """Begin to count, in the worker."""
+        models = [Whose(runtime.settings.name, runtime.settings.label) for runtime in self._runtimes.values()]
+        outcomes = [each.name for each in fields(Counts)]
+        self.meter.begin(models, {whose.model: outcomes for whose in models if whose.label == SHADOW})
         self.meter.start()
 
     def stop(self) -> None:

@@ -40,11 +40,12 @@ class Spans:
         self._tracer = self._provider.get_tracer("envserve")
         self._trace = trace
 
-    def begin(self, method: str, path: str, parent: TraceParent | None) -> Any:
+    def begin(self, method: str, route: str, path: str, parent: TraceParent | None) -> Any:
         """Begin the span of a request.
 
         Args:
             method: of the request.
+            route: the pattern of the path, such as `/predict/<name>`.
             path: that is asked for.
             parent: the caller's span.
 
@@ -57,8 +58,8 @@ class Spans:
             flags = trace.TraceFlags(int(parent.flags, 16))
             caller = trace.SpanContext(int(parent.trace_id, 16), int(parent.span_id, 16), True, flags)
             context = trace.set_span_in_context(trace.NonRecordingSpan(caller))
-        attributes = {"http.request.method": method, "url.path": path}
-        return self._tracer.start_span(f"{method} {path}", context, trace.SpanKind.SERVER, attributes)
+        attributes = {"http.request.method": method, "http.route": route, "url.path": path}
+        return self._tracer.start_span(f"{method} {route}", context, trace.SpanKind.SERVER, attributes)
 
     def place_of(self, span: Any) -> TraceParent:
         """Return a span's place in its trace, for the log and the answer.

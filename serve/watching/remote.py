@@ -23,7 +23,7 @@ from serve.watching.checkpoint import MARKER_SUFFIX, Identity, Observation
 from serve.watching.manifest import stated_generation
 from serve.watching.place import MARKER_LIMIT_BYTES, Listed, Place
 
-_URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,3}(.+)")
+_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/{1,3}(.+)")
 # Under these names the file systems of fsspec tell when something changed, and what its content is.
 _TIMES = ("LastModified", "mtime", "updated", "last_modified", "created")
 _TAGS = ("ETag", "etag", "md5Hash", "ino")
@@ -38,8 +38,32 @@ def url_of(path: Path) -> str | None:
     found = _URL.fullmatch(str(path))
     if found is None:
         return None
-    scheme, rest = found.groups()
+    scheme, rest = found[1].lower(), found[2]
     return f"{scheme}:///{rest}" if scheme in ("file", "local") else f"{scheme}://{rest}"
+
+
+def open_url(url: str) -> tuple[Any, str]:
+    """Open what fsspec knows by a URL.
+
+    Args:
+        url: of a file or a directory.
+
+    Returns:
+        The file system, which remembers no listings, and the path in it, without a slash at its end.
+
+    Raises:
+        ModelError: fsspec, its package for the protocol, or the protocol itself is missing.
+    """
+    try:
+        from fsspec.core import url_to_fs
+
+        system, path = url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
+    except (ImportError, ValueError) as error:
+        raise ModelError(
+            f"checkpoints: {url}: {error}",
+            hint="install envserve with its extra [remote], and fsspec's package for this protocol",
+        ) from error
+    return system, str(path).rstrip("/")
 
 
 def make_place(path: Path) -> Place:
@@ -139,16 +163,7 @@ class RemotePlace(Place):
     def _open(self) -> tuple[Any, str]:
         # Not before the fork: such file systems keep threads and connections.
         if self._opened is None:
-            try:
-                from fsspec.core import url_to_fs
-
-                system, path = url_to_fs(self._url, skip_instance_cache=True, use_listings_cache=False)
-            except (ImportError, ValueError) as error:
-                raise ModelError(
-                    f"checkpoints: {self._url}: {error}",
-                    hint="install envserve with its extra [remote], and fsspec's package for this protocol",
-                ) from error
-            self._opened = system, str(path).rstrip("/")
+            self._opened = open_url(self._url)
         return self._opened
 
 

@@ -2,18 +2,18 @@
 
 A plain prediction request (`POST` to a prediction route, HTTP/1.1, a stated length) goes from the parser to its handler
 without a task, an ASGI message or a copy of the body. Everything else, and everything unusual (chunked bodies,
-`Expect`, upgrades, HTTP/1.0, pipelined requests, a peer that does not read), takes uvicorn's own way, so that there is
+`Expect`, HTTP/1.0, pipelined requests, a peer that does not read), takes uvicorn's own way, so that there is
 one implementation of it.
 
-Beside that, what uvicorn has no limits for: the size of a request's head, and the time that a peer may take.
+Beside that, what uvicorn has no rules for: a request's head, an offered upgrade, and the time that a peer may take.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serve.app.asgi import AsgiApp
@@ -21,28 +21,12 @@ from serve.app.exchange import Answer, Request, fail
 from serve.workers import heads
 from serve.workers.cycle import Cycle
 from serve.workers.heads import Heads
+from serve.workers.request_head import Bounds, Fault, find_fault, too_large, without_offer
 from serve.workers.streak import Streak
 
 _JOINED_BYTES = 64 * 1024
 # How long a connection that is idle when the worker is to end may still bring a request; after that it is closed.
 _LINGER_S = 1.0
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """What a peer may do.
-
-    Args:
-        line_bytes: the longest request target.
-        fields: the most header fields.
-        head_bytes: the longest head.
-        patience_s: in which a head must be complete, and in which a body or a peer that reads must make progress.
-    """
-
-    line_bytes: int
-    fields: int
-    head_bytes: int
-    patience_s: float
 
 
 class Connection(HttpToolsProtocol):  # type: ignore[misc]
@@ -61,6 +45,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         self._predictions, self._bounds, self._known, self._streak = app, bounds, known, streak
         self._is_leaving = self._is_receiving = self._is_in_head = False
         self._head_bytes = 0
+        self._offering: bytes | None = None
         self._began_s = self._heard_s = self._stuck_s = self._answered_s = 0.0
 
     def connection_made(self, transport: Any) -> None:
@@ -71,11 +56,31 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
     def data_received(self, data: bytes) -> None:
         """Parse what came; called by the loop."""
         self._heard_s = self.loop.time()
-        super().data_received(data)
+        try:
+            self._parse(data)
+        except httptools.HttpParserError as error:
+            self._refuse(Fault(400, f"the request: expected HTTP/1.1, found {error}"))
         if self._is_in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self._bounds.head_bytes:
-                self._refuse(431)
+                self._refuse(too_large(self._bounds))
+
+    def _parse(self, data: bytes) -> None:
+        while not self.transport.is_closing():
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as end_of_head:
+                data = data[end_of_head.args[0] :]
+                self._ignore_offer()
+
+    def _ignore_offer(self) -> None:
+        # The parser has dropped the head, and would take the body for the next request: another one begins with it.
+        head, self._offering = self._offering, None
+        if head is not None and not self.transport.is_closing():
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self.parser.feed_data(head)
 
     def eof_received(self) -> bool:
         """Answer what was asked before the peer closed its side; called by the loop.
@@ -101,14 +106,25 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
     def on_headers_complete(self) -> None:
         """Decide which way a request takes; called by the parser."""
         self._is_in_head = False
-        if len(self.headers) > self._bounds.fields or len(self.url) > self._bounds.line_bytes:
-            self._refuse(431 if len(self.url) <= self._bounds.line_bytes else 414)
+        parser = self.parser
+        if parser.should_upgrade():
+            self._note_offer(parser.get_method(), parser.get_http_version())
             return
         head = self._known.read(self.url, self.headers) if self._is_plain() else None
         if head is not None and head.is_plain:
-            self.cycle = Cycle(head, self.parser.should_keep_alive() and not self._is_ending)
+            self.cycle = Cycle(head, parser.should_keep_alive() and not self._is_ending)
             return
-        self._take_uvicorns_way()
+        fault = find_fault(self._bounds, parser.get_http_version(), self.url, self.headers)
+        if fault is None:
+            self._take_uvicorns_way()
+        else:
+            self._refuse(fault)
+
+    def _note_offer(self, method: bytes, version: str) -> None:
+        if method == b"CONNECT":  # what follows is no HTTP, whoever offers it
+            self._refuse(Fault(405, "CONNECT: expected a request to this server, which is no proxy"))
+        else:
+            self._offering = without_offer(method, self.url, version, self.headers)
 
     def _take_uvicorns_way(self) -> None:
         url, expects = self.url, self.expect_100_continue
@@ -117,8 +133,10 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         self.url, self.expect_100_continue = url, expects
         self.headers += headers  # in the list that uvicorn has put into the scope
         super().on_headers_complete()
-        if self._is_ending:
-            self.cycle.keep_alive = False
+        cycle: Any = self.cycle
+        cycle.keep_alive = self.parser.should_keep_alive() and not self._is_ending
+        if cycle.keep_alive and self.scope["http_version"] == "1.0":  # such a client has to be told
+            cycle.default_headers = [*cycle.default_headers, (b"connection", b"keep-alive")]
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of a body; called by the parser."""
@@ -129,6 +147,8 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
 
     def on_message_complete(self) -> None:
         """Answer a request; called by the parser."""
+        if self._offering is not None:
+            return
         self._is_receiving = False
         if not isinstance(self.cycle, Cycle):
             if not self._is_refused:
@@ -180,7 +200,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         is_late = self._is_in_head and now_s - self._began_s > patience_s
         if is_late or (self._is_receiving and is_silent and not self.flow.read_paused):
             self._predictions.count_slow_client()
-            self._refuse(408)
+            self._refuse(Fault(408, f"the request: expected to go on within {patience_s:g} s"))
         elif self.flow.write_paused and now_s - self._stuck_s > patience_s:
             self._predictions.count_slow_client()
             self.transport.abort()
@@ -210,7 +230,6 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             and (cycle is None or cycle.response_complete)
             and not self.access_log
             and not self.flow.write_paused
-            and not parser.should_upgrade()
         )
 
     def _answer(self, own: Cycle, answer: Answer) -> None:
@@ -238,16 +257,6 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         else:
             super().shutdown()
 
-    def _refuse(self, status: int) -> None:
-        if self.transport.is_closing():
-            return
-        bounds = self._bounds
-        answer = fail(
-            status,
-            {
-                408: f"the request: expected to go on within {bounds.patience_s:g} s",
-                414: f"the path: expected at most {bounds.line_bytes} bytes, found {len(self.url)}",
-                431: f"the head: expected at most {bounds.fields} fields and {bounds.head_bytes} bytes, found more",
-            }[status],
-        )
-        self._write(answer, keep_alive=False)
+    def _refuse(self, fault: Fault) -> None:
+        if not self.transport.is_closing():
+            self._write(fail(fault.status, fault.message), keep_alive=False)

@@ -14,8 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from serve.app.asgi import Found, Table, headers_of
 from serve.app.exchange import Answer
-
-Field = tuple[bytes, bytes]
+from serve.workers.request_head import Bounds, Field, find_fault
 
 _MOST_REMEMBERED, _LONGEST_REMEMBERED_BYTES = 1000, 2048
 
@@ -45,10 +44,11 @@ class Heads:
     Args:
         table: the routes of predictions.
         limit_bytes: the longest body of a plain request.
+        bounds: of a plain request's head.
     """
 
-    def __init__(self, table: Table, limit_bytes: int) -> None:
-        self._table, self._limit_bytes = table, limit_bytes
+    def __init__(self, table: Table, limit_bytes: int, bounds: Bounds) -> None:
+        self._table, self._limit_bytes, self._bounds = table, limit_bytes, bounds
         self._remembered: dict[tuple[object, ...], Head] = {}
 
     def read(self, url: bytes, fields: Sequence[Field]) -> Head:
@@ -81,6 +81,7 @@ class Heads:
             "transfer-encoding" not in headers
             and "expect" not in headers
             and int(headers.get("content-length", 0)) <= self._limit_bytes
+            and find_fault(self._bounds, "1.1", url, fields) is None
         )
         return Head(found, path, headers, is_plain)
 

@@ -46,6 +46,11 @@ class Ticket:
         if self.request is not None:
             self.request.force_close()
 
+    def end_answer(self) -> None:
+        """Tell the client that nothing follows the answer, while it may still send."""
+        with contextlib.suppress(OSError):
+            self.connection.sock.shutdown(socket.SHUT_WR)
+
     def write(self) -> None:
         """The answer is made; what takes time now is the client's."""
         self.idle_since_s = time.monotonic()

@@ -18,6 +18,7 @@ DOORS = {
     "uvicorn": {"serve/workers/connection.py", "serve/workers/heads.py", "serve/worker.py"},
     "gunicorn": {
         "serve/workers/gthread.py",
+        "serve/workers/handover.py",
         "serve/workers/lingering.py",
         "serve/worker.py",
         "envtool/channel/server.py",

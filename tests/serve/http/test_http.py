@@ -46,10 +46,67 @@ def test_a_client_that_asks_first_is_told_to_continue(server, outputs):
         assert wire.ask(post()).outputs == outputs
 
 
-def test_a_client_that_asks_first_is_not_told_to_send_too_much(asgi):
-    with Wire(asgi.port) as wire:
+def test_a_client_that_asks_first_is_not_told_to_send_too_much(server):
+    with Wire(server.port) as wire:
         wire.send(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100001\r\nExpect: 100-continue\r\n\r\n")
-        assert statuses(wire.drain()) == [413]
+        answer = wire.read()
+        assert (answer.status, answer.headers["connection"].lower()) == (413, "close")
+
+
+def test_a_body_that_is_too_long_is_refused_before_it_is_sent(server):
+    with Wire(server.port) as wire:
+        wire.send(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n" + b"x" * 22)
+        assert wire.read().status == 413
+
+
+def test_an_old_client_may_keep_its_connection(server, outputs):
+    with Wire(server.port) as wire:
+        for _ in range(3):
+            answer = wire.ask(post(BODY, "Connection: keep-alive", version="1.0"))
+            assert (answer.outputs, answer.headers["connection"]) == (outputs, "keep-alive")
+
+
+WRONG = {
+    "no Host": (b"GET /livez HTTP/1.1\r\n\r\n", 400),
+    "two Hosts": (b"GET /livez HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400),
+    "two Hosts of a prediction": (post(BODY, "Host: y"), 400),
+    "an expectation": (post(BODY, "Expect: foo"), 417),
+    "a long header": (post(BODY, "X-Long: " + "x" * 70_000), 431),
+    "a header that is just too long": (post(BODY, "X-Long: " + "x" * 8_190), 431),
+    "many headers": (post(BODY, *(f"X-{number}: 1" for number in range(200))), 431),
+    "a long path": (post(path="/" + "x" * 6_000), 414),
+    "no request": (b"nonsense\r\n\r\n", 400),
+    "a wrong length": (b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", 400),
+    "a header without a name": (b"GET /livez HTTP/1.1\r\nHost: x\r\n: y\r\n\r\n", 400),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+@pytest.mark.parametrize("cut", [0, 30])
+def test_what_is_wrong_with_a_head_is_said_in_json(server, what, cut):
+    request, status = WRONG[what]
+    with Wire(server.port) as wire:
+        wire.send(*[piece for piece in (request[:cut], request[cut:]) if piece], pause_s=0.01)
+        answer = wire.read()
+    assert (answer.status, answer.headers["connection"].lower()) == (status, "close")
+    assert json.loads(answer.body)["error"]
+    assert answer.headers["content-type"] == "application/json"
+
+
+def test_a_head_of_many_bytes_that_keeps_to_the_limits(server, outputs):
+    request = post(BODY, *(f"X-{number}: " + "x" * 5_000 for number in range(20)))
+    with Wire(server.port) as wire:
+        assert wire.ask(request).outputs == outputs
+        assert wire.ask(request[:50_000], request[50_000:], pause_s=0.01).outputs == outputs
+
+
+@pytest.mark.parametrize("path", ["/predict", "/v2/models/affine/infer"])
+def test_a_method_that_is_not_allowed_is_told_which_are(server, path):
+    with Wire(server.port) as wire:
+        wire.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        answer = wire.read("GET")
+    assert answer.status == 405
+    assert "POST" in answer.headers["allow"].split(", ")
 
 
 def test_head_has_the_headers_and_no_body(server, outputs):

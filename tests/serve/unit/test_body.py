@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from serve.app.body import read_body
+from serve.app.body import read_away, read_body
 from serve.errors import RequestError
 
 
@@ -18,6 +18,8 @@ def test_a_body_within_the_limit_is_read_whole(length):
 def test_a_longer_one_is_read_away(length):
     stream = io.BytesIO(b"x" * length)
     assert read_body(stream, 100_000) is None
+    assert stream.tell() <= 100_000 + 64 * 1024
+    read_away(stream)
     assert stream.read() == b""
 
 
@@ -27,6 +29,7 @@ def test_reading_away_has_an_end():
             return b"x" * size
 
     assert read_body(Endless(), 10) is None
+    read_away(Endless())
 
 
 def test_what_the_servers_parser_refuses_is_the_clients_fault():

@@ -10,13 +10,14 @@ from serve.app.asgi import Table
 from serve.app.exchange import Answer
 from serve.workers import heads
 from serve.workers.heads import Heads
+from serve.workers.request_head import Bounds
 from serve.workers.streak import Streak
 
 FIELDS = [(b"host", b"x"), (b"content-length", b"10")]
 
 
 def make():
-    return Heads(Table(), 1000)
+    return Heads(Table(), 1000, Bounds(4094, 100, 8190, 30))
 
 
 def test_a_head_that_comes_again_is_not_read_again():

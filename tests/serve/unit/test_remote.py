@@ -11,7 +11,8 @@ import pytest
 from serving import wait_until
 from trainer import ROW
 
-from serve.errors import CheckpointMovedError, ModelError
+from serve.__main__ import main
+from serve.errors import CheckpointMovedError, ModelError, PublishError
 from serve.publish import publish
 from serve.swapping.store import Store
 from serve.watching.checkpoint import Known, Load, Refuse, decide
@@ -117,23 +118,74 @@ def s3(tmp_path, monkeypatch):
         process.wait(20)
 
 
-def put_all(system, published):
-    path = Path(published.checkpoint)
-    for name in (path.name, path.name + ".done"):
-        system.pipe_file(f"bucket/ck/{name}", path.with_name(name).read_bytes())
-
-
 @pytest.mark.needs_torch
-def test_a_server_follows_an_s3_bucket(s3, trainer, start_server):
-    first = publish(trainer.train(1), trainer.directory, "m1.safetensors")
-    put_all(s3, first)
+def test_a_server_follows_an_s3_bucket(s3, trainer, start_server, capsys):
+    first = publish(trainer.train(1), "s3://bucket/ck", "m1.safetensors")
     server = start_server(checkpoints="s3://bucket/ck")
     server.wait_live(1)
     assert server.client().predict([ROW]).sha256 == first.sha256
     time.sleep(1.1)  # S3 tells times in seconds
-    second = publish(trainer.train(2), trainer.directory, "m2.safetensors")
-    put_all(s3, second)
+    main(["publish", str(trainer.train(2)), "--to", "s3://bucket/ck", "--name", "m2.safetensors"])
+    assert "published s3://bucket/ck/m2.safetensors" in capsys.readouterr().out
     server.wait_live(2)
     reply = server.client().predict([ROW])
-    assert reply.sha256 == second.sha256
-    assert reply.json["outputs"] == [trainer.expected(second.sha256)]
+    assert reply.json["outputs"] == [trainer.expected(reply.sha256)]
+    assert reply.sha256 != first.sha256
+
+
+def test_a_bucket_that_is_missing(s3, trainer):
+    with pytest.raises(PublishError, match=r"s3://nosuch/ck: "):
+        publish(trainer.train(1), "s3://nosuch/ck")
+
+
+def test_what_is_published_to_a_url_can_be_loaded(memory, trainer, tmp_path):
+    published = publish(trainer.train(1), "memory://ck", version="v1")
+    ((seen, action),) = looks(make_place(Path("memory://ck")))
+    assert published.checkpoint == "memory://ck/model.safetensors"
+    assert action.manifest.sha256 == published.sha256 == Store(tmp_path / "store").admit(action).sha256
+    assert publish(trainer.train(1), f"FILE://{trainer.directory}").checkpoint == str(
+        trainer.directory / seen.path.name
+    )
+
+
+def test_a_checkpoint_that_is_there_already_is_not_sent_again(memory, trainer, monkeypatch):
+    published = publish(trainer.train(1), "memory://ck")
+    memory.rm_file("/ck/model.safetensors.done")
+    before = memory.modified("/ck/model.safetensors")
+    publish(trainer.train(1), "memory://ck")
+    assert memory.modified("/ck/model.safetensors") == before
+    assert memory.exists("/ck/model.safetensors.done")
+    memory.pipe_file("/ck/model.safetensors", b"x" * published.size)  # of the same size, but other bytes
+    publish(trainer.train(1), "memory://ck")
+    assert memory.modified("/ck/model.safetensors") > before
+    assert memory.cat_file("/ck/model.safetensors") == trainer.train(1).read_bytes()
+
+
+def test_a_publisher_that_breaks_off_leaves_no_marker(memory, trainer, monkeypatch):
+    publish(trainer.train(1), "memory://ck")
+    other = trainer.train(2)
+    monkeypatch.setattr("serve.files.hash_file", lambda path: "0" * 64)
+    with pytest.raises(PublishError, match="it changed while it was published"):
+        publish(other, "memory://ck")
+    assert not memory.exists("/ck/model.safetensors.done")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["nosuch://b/x", "simplecache::s3://b/x", "https://example.org/x", "s3:///", "1a://x/y", "github://me:repo@main/d"],
+)
+def test_every_other_url_is_an_error_before_a_byte_is_written(trainer, tmp_path, monkeypatch, url):
+    monkeypatch.chdir(tmp_path)
+    source, before = trainer.train(1), sorted(tmp_path.rglob("*"))
+    with pytest.raises(PublishError):
+        publish(source, url)
+    assert main(["publish", str(source), "--to", url]) == 3
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_sharded_checkpoints_are_not_published_to_where_nobody_reads_them(memory, tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {}}')
+    with pytest.raises(PublishError, match="sharded checkpoints are not read from a remote place"):
+        publish(index, "memory://ck")
+    assert memory.find("/") == []

@@ -42,7 +42,7 @@ def test_a_request_is_a_span_of_its_callers_trace(collector, monkeypatch):
     port, received = collector
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
     spans = Spans()
-    span = spans.begin("POST", "/predict", PARENT)
+    span = spans.begin("POST", "/predict/<name>", "/predict/m", PARENT)
     place = spans.place_of(span)
     assert (place.trace_id, place.flags) == (PARENT.trace_id, PARENT.flags)
     assert place.span_id != PARENT.span_id
@@ -56,6 +56,11 @@ def test_a_request_is_a_span_of_its_callers_trace(collector, monkeypatch):
     assert told.parent_span_id.hex() == PARENT.span_id
     stated = {one.key: one.value.string_value or one.value.int_value for one in told.attributes}
     assert (stated["http.response.status_code"], stated["envserve.sha256"]) == (500, "ab")
+    assert (told.name, stated["http.route"], stated["url.path"]) == (
+        "POST /predict/<name>",
+        "/predict/<name>",
+        "/predict/m",
+    )
     assert told.status.code == told.status.STATUS_CODE_ERROR
     named = {one.key: one.value.string_value for one in resource.resource.attributes}
     assert named["service.name"] == "envserve"
@@ -64,6 +69,6 @@ def test_a_request_is_a_span_of_its_callers_trace(collector, monkeypatch):
 def test_a_request_without_a_trace_begins_one(monkeypatch):
     pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
     spans = Spans()
-    place = spans.place_of(spans.begin("GET", "/", None))
+    place = spans.place_of(spans.begin("GET", "/", "/", None))
     assert int(place.trace_id, 16)
     assert int(place.span_id, 16)

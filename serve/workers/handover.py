@@ -1,0 +1,126 @@
+"""`kill -HUP` without a pause: the old workers answer until each new one has its models and takes requests.
+
+Gunicorn tells the old workers to end as soon as it has forked the new ones, which then import torch for seconds
+(gunicorn#3394). `on_reload` has it wait once. Where a new worker dies, or has no model to answer with, it is the old
+ones that stay, and the new one never takes a request. Meanwhile the host holds both sets in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import signal
+import time
+from typing import Any, Callable
+
+from gunicorn.errors import HaltServer
+
+_LOOK_S = 0.02
+
+
+class Handover:
+    """What new workers say to the master; made in the master, before its workers."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+        self._is_pending = mmap.mmap(-1, mmap.PAGESIZE)
+
+    def say(self, can_answer: bool) -> None:
+        """Tell the master that this worker takes requests from now on.
+
+        Args:
+            can_answer: whether it has a model for them, where the host has one.
+        """
+        # A pipe that nobody has read for thousands of workers is full; the next reload empties it first.
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._writer, b"%d %d\n" % (os.getpid(), can_answer))
+
+    def wait(self, is_wanted: Callable[[], bool]) -> None:
+        """Take no requests while the master may still decide for the old workers; for one that could not answer any.
+
+        Args:
+            is_wanted: asked again and again whether to go on waiting.
+        """
+        while self._is_pending[0] and is_wanted():
+            time.sleep(_LOOK_S)
+
+    def hold(self, arbiter: Any) -> None:
+        """Have the master wait, once, before it ends the workers that it has now.
+
+        Args:
+            arbiter: gunicorn's, which is about to fork the new ones.
+        """
+        self._hear()
+        old, manage = list(arbiter.WORKERS), arbiter.manage_workers
+
+        def wait_and_manage() -> None:
+            del arbiter.manage_workers  # the method of its class is there again
+            waiting = set(arbiter.WORKERS) - set(old)
+            try:
+                reason = self._wait(arbiter, waiting)
+            except HaltServer as error:  # a worker failed to boot; gunicorn 23 says so in a signal handler, anywhere
+                reason = str(error.reason)
+            if reason is not None:
+                arbiter.log.error("the reload is given up, and the workers stay: %s", reason)
+                _end(arbiter, waiting)
+                _rejuvenate(arbiter, old)
+            manage()
+            self._is_pending[0] = 0
+
+        arbiter.manage_workers = wait_and_manage
+        self._is_pending[0] = 1
+
+    def _wait(self, arbiter: Any, waiting: set[int]) -> str | None:
+        """Wait until no new worker is waited for; a reason when they are not to replace the old ones."""
+        new = set(waiting)
+        while waiting:
+            if _is_called(arbiter.SIG_QUEUE):
+                return "another signal came"
+            arbiter.reap_workers()
+            arbiter.murder_workers()
+            if new - set(arbiter.WORKERS):
+                return "a new worker has died"
+            said = self._hear()
+            if not all(said.get(pid, True) for pid in waiting):
+                return "a new worker has no model to answer with"
+            waiting.difference_update(said)
+            time.sleep(_LOOK_S)
+        return None
+
+    def _hear(self) -> dict[int, bool]:
+        text = b""
+        with contextlib.suppress(BlockingIOError):
+            while part := os.read(self._reader, 65536):
+                text += part
+        lines = (line.split() for line in text.splitlines())
+        return {int(pid): can_answer == b"1" for pid, can_answer in lines}
+
+
+def _end(arbiter: Any, waiting: set[int]) -> None:
+    """End new workers that have taken no requests, before gunicorn can take their failure to boot for its own end."""
+    for pid in waiting & set(arbiter.WORKERS):
+        arbiter.kill_worker(pid, signal.SIGKILL)
+    while waiting & set(arbiter.WORKERS):
+        with contextlib.suppress(HaltServer):
+            arbiter.reap_workers()
+            time.sleep(_LOOK_S)
+
+
+def _rejuvenate(arbiter: Any, old: list[int]) -> None:
+    # Gunicorn ends the oldest of those that are too many, and waits until those of before the reload are gone.
+    for pid in old:
+        if pid in arbiter.WORKERS:
+            arbiter.worker_age += 1
+            arbiter.WORKERS[pid].age = arbiter.worker_age
+
+
+def _is_called(queue: Any) -> bool:
+    """Whether a signal waits for the master, beside the death of children."""
+    waiting = list(queue) if isinstance(queue, list) else [queue.get_nowait() for _ in range(queue.qsize())]
+    if not isinstance(queue, list):
+        for number in waiting:
+            queue.put_nowait(number)
+    return any(number not in (signal.SIGCHLD, signal.NSIG) for number in waiting)

@@ -1,0 +1,95 @@
+"""What a request's head must keep to under the event-loop worker, as gunicorn has it for its threads.
+
+Also the head without an offered upgrade: RFC 9110, 7.8, lets a server ignore the offer, and then body and framing are
+those of any request. httptools takes an offer for the end of HTTP on the connection (httptools#124), so it must not
+see one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+Field = tuple[bytes, bytes]
+# Between name and value, and at the end of the line; gunicorn counts them, too.
+_MARKS_BYTES = len(": \r\n")
+
+
+class Bounds(NamedTuple):
+    """What a peer may do.
+
+    Args:
+        line_bytes: the longest request target.
+        fields: the most header fields.
+        field_bytes: the longest header field.
+        patience_s: in which a head must be complete, and in which a body or a peer that reads must make progress.
+    """
+
+    line_bytes: int
+    fields: int
+    field_bytes: int
+    patience_s: float
+
+    @property
+    def head_bytes(self) -> int:
+        """The longest head that keeps to the other bounds."""
+        return self.line_bytes + self.fields * self.field_bytes
+
+
+class Fault(NamedTuple):
+    """Why a request is refused for its head.
+
+    Args:
+        status: of the answer.
+        message: what was expected and found.
+    """
+
+    status: int
+    message: str
+
+
+def find_fault(bounds: Bounds, version: str, url: bytes, fields: Sequence[Field]) -> Fault | None:
+    """Find what is wrong with a head that could be parsed.
+
+    Args:
+        bounds: of its size.
+        version: of HTTP, such as `1.1`.
+        url: the request's target.
+        fields: names in lower case, and values.
+    """
+    if len(url) > bounds.line_bytes:
+        return Fault(414, f"the path: expected at most {bounds.line_bytes} bytes, found {len(url)}")
+    longest = max((len(name) + len(value) for name, value in fields), default=0) + _MARKS_BYTES
+    if len(fields) > bounds.fields or longest > bounds.field_bytes:
+        return too_large(bounds)
+    hosts = sum(name == b"host" for name, _ in fields)
+    if hosts > 1 or (hosts == 0 and version == "1.1"):  # RFC 9112, 3.2
+        return Fault(400, f"Host: expected one, found {hosts or 'none'}")
+    for name, value in fields:
+        if name == b"expect" and version == "1.1" and value.lower() != b"100-continue":
+            return Fault(417, f"Expect: expected 100-continue, found {value.decode('latin-1')!r}")
+    return None
+
+
+def too_large(bounds: Bounds) -> Fault:
+    """The fault of a head that is too large, or goes on for too long.
+
+    Args:
+        bounds: that it breaks.
+    """
+    return Fault(
+        431, f"the head: expected at most {bounds.fields} fields of {bounds.field_bytes} bytes each, found more"
+    )
+
+
+def without_offer(method: bytes, url: bytes, version: str, fields: Sequence[Field]) -> bytes:
+    """Write a head that was parsed once more, without the upgrade that it offers.
+
+    Args:
+        method: in capitals.
+        url: the request's target.
+        version: of HTTP, such as `1.1`.
+        fields: names in lower case, and values.
+    """
+    lines = [b"%s: %s\r\n" % field for field in fields if field[0] != b"upgrade"]
+    return b"".join((b"%s %s HTTP/%s\r\n" % (method, url, version.encode()), *lines, b"\r\n"))
