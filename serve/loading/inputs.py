@@ -16,6 +16,7 @@ import torch
 from serve.errors import InputError
 from serve.loading.numbers import read_rows
 from serve.loading.predictor import INPUTS, TEXT, ArrayForm
+from serve.loading.tensors import without_gradients
 
 # The arrays are views of a request's body, which nobody else reads; a module that works in place may write into it.
 warnings.filterwarnings("ignore", message="The given (NumPy array|buffer) is not writ", category=UserWarning)
@@ -217,7 +218,7 @@ class CustomInputs:
 
     def take(self, inputs: object) -> Any:
         """Convert inputs as JSON has them; raises what the model class raises."""
-        with torch.inference_mode():
+        with without_gradients():
             return self._convert(inputs)
 
     def take_arrays(self, arrays: Arrays) -> Any:

@@ -111,6 +111,7 @@ class ModelLoader:
             MemoryShortError: it would not fit into memory.
             OSError: the store cannot be read.
         """
+        tensors.limit_this_thread()
         plan, live = self._examine(stored, manifest), self._slot.live
         form = _form_of(live)
         if live is None or self._settings.memory != "resource":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -41,13 +42,31 @@ _LARGE_BYTES = 1024 * 1024
 State = Mapping[str, Any]
 
 
+class _Limit(threading.local):
+    """Whether a thread was told how many threads its operations may use: OpenMP and MKL keep that for each thread."""
+
+    count = 0
+
+
+_limit, _limited = 0, _Limit()
+
+
 def limit_threads(count: int) -> None:
-    """Set how many threads one operation may use in this process.
+    """Set how many threads one operation may use, in every thread that calls `limit_this_thread` from now on.
 
     Args:
         count: 1 is the quickest for small batches, where starting threads costs more than they save.
     """
-    torch.set_num_threads(count)
+    global _limit
+    _limit = count
+    limit_this_thread()
+
+
+def limit_this_thread() -> None:
+    """Have the operations of the calling thread use as many threads as `limit_threads` was told."""
+    if _limited.count != _limit:
+        torch.set_num_threads(_limit)
+        _limited.count = _limit
 
 
 def is_module(thing: object) -> bool:
@@ -56,7 +75,8 @@ def is_module(thing: object) -> bool:
 
 
 def without_gradients() -> AbstractContextManager[None]:
-    """Return the context in which a model answers."""
+    """Return the context in which a model answers, in a thread whose operations use no more threads than they may."""
+    limit_this_thread()
     context: AbstractContextManager[None] = torch.inference_mode()
     return context
 

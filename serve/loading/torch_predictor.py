@@ -148,6 +148,7 @@ class TorchPredictor:
         tensors.release(self.module)
 
     def _take(self, convert: Callable[[Any], Any], found: Any) -> Any:
+        tensors.limit_this_thread()
         try:
             return convert(found)
         except _UNFIT as error:

@@ -73,6 +73,29 @@ class Slow(Affine):
         return super().forward(rows)
 
 
+class Threads(Affine):
+    """Multiplies matrices of the size that it is asked for, and tells with how many threads.
+
+    It asks OpenMP, as `torch.get_num_threads` would set the number in the thread that asks.
+    """
+
+    def forward(self, rows):
+        import ctypes
+        import os
+        import threading
+
+        with open("/proc/self/maps") as lines:
+            library = next(line.split()[-1] for line in lines if "libgomp" in line)
+        most = ctypes.CDLL(library).omp_get_max_threads()
+        before = set(os.listdir("/proc/self/task"))
+        size = int(rows[0, 0])
+        torch.nn.functional.linear(rows.expand(size, 4), rows.expand(size, 4))
+        known = {str(thread.native_id) for thread in threading.enumerate()}
+        begun = set(os.listdir("/proc/self/task")) - before - known
+        is_main = threading.current_thread() is threading.main_thread()
+        return torch.tensor([[most, torch.get_num_threads(), len(begun), is_main]], dtype=torch.float32)
+
+
 class SlowToBuild(Affine):
     """Takes its time before it can be loaded, as a large model does."""
 
