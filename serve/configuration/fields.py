@@ -79,6 +79,12 @@ FIELDS = (
         "refuse",
     ),
     Field(
+        "stateful",
+        values.one_of("refuse", "allow"),
+        "what becomes of a model that changes its parameters or buffers while it answers",
+        "refuse",
+    ),
+    Field(
         "optimize",
         values.one_of("off", "script", "compile"),
         "script, compile: try TorchScript or torch.compile before each swap, and take it where it answers the same and "

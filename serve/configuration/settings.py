@@ -66,6 +66,7 @@ class Settings:
     warm_up_sizes: tuple[int, ...]
     warm_up_timeout_s: float
     changed_interface: str
+    stateful: str
     optimize: str
     torch_threads: int
     commit: str

@@ -9,7 +9,9 @@ Only workers import this module. What a model class may say is told in `serve.lo
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +20,7 @@ from typing import Any, Callable
 from serve.configuration.settings import Settings
 from serve.errors import CheckpointError, SignatureError
 from serve.loading import cores, gates, servable, tensors, weights
+from serve.loading.examination import Examined, Examiner
 from serve.loading.formats import (
     SAFETENSORS,
     TORCH,
@@ -31,13 +34,16 @@ from serve.loading.interface import require_same_form
 from serve.loading.optimization import optimize
 from serve.loading.room import make_room
 from serve.loading.torch_predictor import TorchPredictor
-from serve.loading.warm_up import Candidate, warm_up
+from serve.loading.versions import Versions
+from serve.loading.warm_up import Candidate, Tried, warm_up
 from serve.signature import Verifier
 from serve.swapping.slot import Generation, Slot
 from serve.swapping.store import Stored
 from serve.watching.manifest import Manifest
 
 Say = Callable[..., None]
+# The longest trial of joined requests; an ordinary model needs less than a second.
+_TRIAL_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -142,28 +148,47 @@ class ModelLoader:
         module = self._read(plan, built)
         predictor = servable.connect(self._settings, built, module)
         loaded_s = time.monotonic()
-        candidate = Candidate(
-            predictor,
-            built.example_inputs,
-            plan.manifest.golden,
-            getattr(built, "validate", None),
-            getattr(built, "batchable", True),
-        )
         try:
-            tried = warm_up(candidate, self._settings.warm_up_sizes, self._settings.warm_up_timeout_s)
+            tried = self._try(plan.manifest, built, predictor)
             self._require_form(plan.manifest, form, tried.form)
         except CheckpointError:
             predictor.release()
             raise
-        predictor = replace(
-            predictor,
-            outputs=tried.outputs,
-            can_batch=tried.can_batch,
-            interface=tried.form,
-            origin=(plan.stored, plan.manifest),
-        )
+        predictor = replace(predictor, outputs=tried.outputs, interface=tried.form, origin=(plan.stored, plan.manifest))
+        if tried.examined is not None:
+            predictor = self._conclude(predictor, tried.examined)
         predictor = self._optimize(predictor, built.example_inputs, plan.format)
         return Loaded(predictor, plan.format, loaded_s - started_s, time.monotonic() - loaded_s)
+
+    def _try(self, manifest: Manifest, built: Any, predictor: TorchPredictor) -> Tried[Examined]:
+        settings, example = self._settings, built.example_inputs
+        known = [golden.inputs for golden in manifest.golden]
+        versions = Versions(predictor.module)
+        patience_s = min(settings.warm_up_timeout_s / 2, _TRIAL_S)
+        examiner = Examiner(built, predictor, example, known, versions, settings.max_batch_size, patience_s)
+        validate = getattr(built, "validate", None)
+        candidate = Candidate(predictor, example, manifest.golden, validate, examiner.examine)
+        tried = warm_up(candidate, settings.warm_up_sizes, settings.warm_up_timeout_s)
+        if tried.examined is not None and tried.examined.written and settings.stateful == "refuse":
+            raise CheckpointError(
+                "stateful",
+                f"{', '.join(tried.examined.written)}: expected weights that stay as they were published, "
+                "found them changed by answering",
+                hint='set stateful = "allow" where that is meant',
+            )
+        return tried
+
+    def _conclude(self, predictor: TorchPredictor, examined: Examined) -> TorchPredictor:
+        """Take over what was found out, and say what its author may not know."""
+        say = self._say or (lambda event, **facts: None)
+        if examined.alone_because:
+            say("not_batched", reason=examined.alone_because)
+        if examined.kept:
+            say("state_kept", attributes=examined.kept)
+        if examined.written:
+            say("weights_changed", tensors=examined.written)
+        turn = threading.RLock() if examined.kept else None
+        return replace(predictor, can_batch=not examined.alone_because, turn=turn or contextlib.nullcontext())
 
     def _optimize(self, predictor: TorchPredictor, example: object, format: str) -> TorchPredictor:
         """Take a quicker form of the module, if that is wanted and there is one."""

@@ -124,6 +124,16 @@ def can_assign() -> bool:
     return "assign" in inspect.signature(torch.nn.Module.load_state_dict).parameters
 
 
+def epsilon_of(module: Any) -> float:
+    """Return the relative spacing of the numbers of a module's coarsest floating-point type; at least float32's.
+
+    Args:
+        module: holds its weights.
+    """
+    dtypes = {tensor.dtype for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()}
+    return max(float(torch.finfo(dtype).eps) for dtype in (torch.float32, *dtypes))
+
+
 def attach(module: Any, state: State, device: str) -> None:
     """Give a module its weights, without a copy where torch can.
 

@@ -5,7 +5,9 @@ Only workers import it. How one is made from a model class is told in `serve.loa
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
@@ -54,6 +56,7 @@ class TorchPredictor:
         outputs: as arrays, once the model was tried.
         can_batch: whether rows of several requests may share one run, once that was tried.
         interface: the form of the example and of its answer, once it was tried.
+        turn: entered for each step of a request; one at a time where requests leave something on the model's objects.
         origin: the proven checkpoint and its manifest, from which it can be made again.
     """
 
@@ -65,6 +68,7 @@ class TorchPredictor:
     outputs: tuple[ArrayForm, ...] = ()
     can_batch: bool = False
     interface: Mapping[str, str] = field(default_factory=dict)
+    turn: AbstractContextManager[Any] = field(default_factory=contextlib.nullcontext)
     origin: tuple[Stored, Manifest] | None = None
 
     @property
@@ -99,7 +103,7 @@ class TorchPredictor:
 
     def run(self, taken: Any) -> Any:
         """Run the module; raises `InputError` for values that it has nothing for."""
-        with tensors.without_gradients():
+        with self.turn, tensors.without_gradients():
             try:
                 return self.run_module(self.module, self.converter.place(taken))
             except IndexError as error:  # an embedding without such a row: the module itself has proved that it works
@@ -109,7 +113,7 @@ class TorchPredictor:
         """Turn what the module gave into outputs that JSON can hold."""
         if self.tensors_to_outputs is None:
             return outputs.to_lists(given)
-        with tensors.without_gradients():
+        with self.turn, tensors.without_gradients():
             return self.tensors_to_outputs(given)
 
     def give_arrays(self, given: Any) -> Arrays:
@@ -130,9 +134,9 @@ class TorchPredictor:
         """Join what several requests gave."""
         return rows.stack(several)
 
-    def blank(self, taken: Any) -> Any:
-        """Return a request of zeros in the form of another."""
-        return rows.blank(taken)
+    def epsilon_of(self, given: Any) -> float:
+        """Return the relative spacing of the coarsest numbers in which the module computes and answers."""
+        return max(tensors.epsilon_of(self.module), outputs.epsilon_of(given))
 
     def split(self, given: Any, counts: Sequence[int]) -> Sequence[Any]:
         """Take apart what the module gave for joined requests."""
@@ -150,6 +154,7 @@ class TorchPredictor:
     def _take(self, convert: Callable[[Any], Any], found: Any) -> Any:
         tensors.limit_this_thread()
         try:
-            return convert(found)
+            with self.turn:
+                return convert(found)
         except _UNFIT as error:
             raise InputError(f"the inputs: {error}", self.expected_shape) from error

@@ -77,8 +77,8 @@ class Dispatcher:
         finish = functools.partial(_finish, prediction, done)
         until_s = math.inf if deadline_s is None else deadline_s
         now_s = time.monotonic()
-        if predictor.can_batch:
-            rows = predictor.count_rows(taken)
+        rows = predictor.count_rows(taken) if predictor.can_batch else 0
+        if rows:
             key = (id(prediction.generation), predictor.batch_key(taken))
             lane.put(Job(key, rows, taken, functools.partial(_run_together, predictor), finish, now_s, until_s))
         else:

@@ -66,6 +66,8 @@ class Whole(torch.nn.Module):
 class Slow(Affine):
     """Answers after a while, so that a swap finds requests in flight."""
 
+    batchable = False  # a trial would wait as long as its numbers say
+
     def forward(self, rows):
         import time
 
@@ -81,17 +83,17 @@ class Threads(Affine):
 
     def forward(self, rows):
         import ctypes
-        import os
         import threading
+        from pathlib import Path
 
-        with open("/proc/self/maps") as lines:
-            library = next(line.split()[-1] for line in lines if "libgomp" in line)
+        lines, tasks = Path("/proc/self/maps").read_text().splitlines(), Path("/proc/self/task")
+        library = next(line.split()[-1] for line in lines if "libgomp" in line)
         most = ctypes.CDLL(library).omp_get_max_threads()
-        before = set(os.listdir("/proc/self/task"))
+        before = {int(task.name) for task in tasks.iterdir()}
         size = int(rows[0, 0])
         torch.nn.functional.linear(rows.expand(size, 4), rows.expand(size, 4))
-        known = {str(thread.native_id) for thread in threading.enumerate()}
-        begun = set(os.listdir("/proc/self/task")) - before - known
+        known = {thread.native_id for thread in threading.enumerate()}
+        begun = {int(task.name) for task in tasks.iterdir()} - before - known
         is_main = threading.current_thread() is threading.main_thread()
         return torch.tensor([[most, torch.get_num_threads(), len(begun), is_main]], dtype=torch.float32)
 

@@ -50,9 +50,6 @@ class Times:
     def stack(self, several):
         return numpy.concatenate(several)
 
-    def blank(self, taken):
-        return numpy.zeros_like(taken)
-
     def split(self, given, rows):
         return numpy.split(given, numpy.cumsum(rows)[:-1])
 

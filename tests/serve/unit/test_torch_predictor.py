@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="torch is not in this interpreter; r
 from serve.configuration.settings import load_settings  # noqa: E402
 from serve.errors import InputError, ModelError  # noqa: E402
 from serve.loading import servable  # noqa: E402 - they bring torch
-from serve.loading.trial import describe_outputs, find_batchable  # noqa: E402
+from serve.loading.trial import describe_outputs  # noqa: E402
 
 
 class Rows(torch.nn.Module):
@@ -24,13 +24,6 @@ class Rows(torch.nn.Module):
 
     def forward(self, rows):
         return rows * self.scale
-
-
-class Centred(Rows):
-    """Looks at all of its rows."""
-
-    def forward(self, rows):
-        return rows - rows.mean(0)
 
 
 class Named(torch.nn.Module):
@@ -168,11 +161,12 @@ def test_joined_requests_are_answered_as_alone(connect):
     assert [named.give(part) for part in parts] == [named.predict(inputs) for inputs in several]
 
 
-@pytest.mark.parametrize(("built", "can"), [(Rows, True), (Named, True), (Texts, True), (Centred, False)])
-def test_whether_requests_may_share_a_run_is_found_by_trying(connect, built, can):
-    predictor = connect(built())
-    taken = predictor.take(built.example_inputs)
-    assert find_batchable(predictor, taken, predictor.run(taken)) is can
+def test_what_nothing_can_be_joined_to_has_no_rows(connect):
+    rows = connect(Rows())
+    pair = torch.nn.utils.rnn.pack_sequence([torch.ones(2, 1)])
+    for taken in ((torch.ones(2, 1), torch.ones(3, 1)), [torch.ones(2, 1)], pair, {"a": torch.ones(2), "b": 1}, None):
+        assert rows.count_rows(taken) == 0
+    assert rows.count_rows((torch.ones(2, 1), numpy.ones((2, 3)))) == 2
 
 
 def test_an_example_that_is_no_numbers(connect):
