@@ -20,6 +20,7 @@ from serve.configuration.settings import STABLE, Settings
 from serve.errors import ModelError
 from serve.provenance import read_env_digest
 from serve.swapping.alone import WorkerCommitter
+from serve.swapping.batching import Batching
 from serve.swapping.commit import Committer
 from serve.swapping.ledger import Ledger
 from serve.swapping.orders import Orders
@@ -40,7 +41,7 @@ _STOP_WAIT_S = 2.0
 _NOT_JUDGING = frozenset(
     {"workers", "poll_s", "settle_s", "keep", "watch", "commit", "commit_timeout_s"}
     | {"event_hook", "store", "checkpoints", "share", "max_batch_size", "max_batch_delay_ms", "unload"}
-    | {"optimize", "torch_threads"}
+    | {"optimize", "torch_threads", "batch_check_share"}
 )
 
 
@@ -59,6 +60,7 @@ class Runtime:
             self.log.also_to(EventHook(settings.event_hook, _report_hook(settings)).put)
         self.slot = Slot()
         self.orders = Orders(settings.store)
+        self.batching = Batching(settings.store)
         self._quarantine = Quarantine(settings.store)
         place = make_place(settings.checkpoints)
         self.reloader = Reloader(

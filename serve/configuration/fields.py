@@ -127,6 +127,12 @@ FIELDS = (
     Field(
         "max_batch_delay_ms", values.whole_number(0), "milliseconds that a request may wait for others to join it", 0
     ),
+    Field(
+        "batch_check_share",
+        values.share,
+        "share of the computing time in which joined requests are answered once more alone, and compared; 0: never",
+        0.01,
+    ),
     Field("boot_wait_s", values.seconds(0.0), "seconds a new worker may load before it takes requests", 60.0, SERVER),
     Field("max_body_bytes", values.whole_number(1), "longest request body", 16 * 1024 * 1024, SERVER),
     Field(

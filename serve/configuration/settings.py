@@ -77,6 +77,7 @@ class Settings:
     keep: int
     max_batch_size: int
     max_batch_delay_ms: int
+    batch_check_share: float
     event_hook: str
     unload: str
     workers: int

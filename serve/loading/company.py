@@ -9,6 +9,7 @@ Only workers import this.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -59,6 +60,20 @@ def tolerance(predictor: Predictor, given: Any) -> float:
         given: what its module gave for a request.
     """
     return max(RELATIVE_TOLERANCE, _LOOSE_EPSILONS * predictor.epsilon_of(given))
+
+
+def compare_alone(predictor: Predictor, taken: Any, shared: Any, rows: Sequence[int], place: int) -> float:
+    """Answer a request alone, and compare; what it takes and returns is told in `serve.loading.predictor`."""
+    given = predictor.run(predictor.stack([taken]))
+    alone = predictor.split(given, [rows[place]])[0]
+    found = outputs.gap(alone, shared)
+    if found <= tolerance(predictor, given):
+        return 0.0
+    if math.isinf(found) and len(set(rows)) == 1:
+        # A whole number or a label may turn with the last digit: then it does so beside copies of itself, too.
+        copies = predictor.split(predictor.run(predictor.stack([taken] * len(rows))), rows)
+        found = found if outputs.gap(copies[place], shared) else 0.0
+    return found
 
 
 class _Trial:

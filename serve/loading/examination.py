@@ -62,10 +62,11 @@ class Examiner:
         Raises:
             CheckpointError: a request is answered with what another one has left behind.
         """
-        kept = self._require_apart()
         recent = Versions(self.predictor.module)
         self.predictor.predict(self.example)
         written = tuple(sorted({*self.versions.written(), *recent.touched()}))
+        # Where its weights change, answers do, whoever else asks.
+        kept = () if written else self._require_apart()
         if not getattr(self.servable, "batchable", True):
             return Examined("batchable is False", kept, written)
         return Examined(self._why_alone(), kept, written)

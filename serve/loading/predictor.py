@@ -126,6 +126,19 @@ class Predictor(Protocol):
     def stack(self, several: Sequence[Any]) -> Any:
         """Join what several requests gave to one thing that the module takes; only for a model that `can_batch`."""
 
+    def compare_alone(self, taken: Any, shared: Any, rows: Sequence[int], place: int) -> float:
+        """Answer a request alone, and compare.
+
+        Args:
+            taken: what `take` gave for it.
+            shared: what `split` gave for it, when it ran with others.
+            rows: of each request of that run.
+            place: of this one among them.
+
+        Returns:
+            How far the two are from each other, as a share of the largest number; 0 where only rounding differs.
+        """
+
     def epsilon_of(self, given: Any) -> float:
         """Return the relative spacing of the coarsest numbers in which the module computes and answers.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from serve.errors import InputError
-from serve.loading import outputs, rows, tensors
+from serve.loading import company, outputs, rows, tensors
 from serve.loading.predictor import ArrayForm
 from serve.swapping.store import Stored
 from serve.watching.manifest import Manifest
@@ -133,6 +133,10 @@ class TorchPredictor:
     def stack(self, several: Sequence[Any]) -> Any:
         """Join what several requests gave."""
         return rows.stack(several)
+
+    def compare_alone(self, taken: Any, shared: Any, rows: Sequence[int], place: int) -> float:
+        """Answer a request alone, and compare; 0 where only rounding differs."""
+        return company.compare_alone(self, taken, shared, rows, place)
 
     def epsilon_of(self, given: Any) -> float:
         """Return the relative spacing of the coarsest numbers in which the module computes and answers."""

@@ -10,7 +10,7 @@ PHASES = ("copy", "hash", "load", "warm_up", "commit", "free")
 _FAULTS = frozenset(
     (
         *("fault", "hook_failed", "not_optimized", "not_restored", "request_failed", "stopped"),
-        *("store_damaged", "traces_failed"),
+        *("store_damaged", "traces_failed", "weights_changed"),
     )
 )
 
@@ -30,6 +30,8 @@ def count_event(families: Families, line: bytes) -> None:
         families.delay(whose, said["since_marker_s"])
     if event == "refused":
         families.refuse(whose, said["code"])
+    if event == "batch_mismatch":
+        families.mismatch(whose)
     if event in _FAULTS:
         families.fault(whose, event)
 

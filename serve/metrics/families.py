@@ -100,6 +100,9 @@ class Families:
             "shadow_requests", "Requests that the shadow was asked as well, by outcome.", "model", "outcome"
         )
         self._compared: dict[tuple[str, str], int] = {}
+        self._mismatches = self._counter(
+            "batch_mismatches", "Joined requests whose answer alone was another one.", "model", "label"
+        )
         self._faults = self._counter("faults", "Faults that the log tells of.", "model", "label", "event")
 
     def add(self, counts: Counts) -> None:
@@ -160,6 +163,22 @@ class Families:
             seconds: how long.
         """
         self._delay.labels(*whose).observe(seconds)
+
+    def begin(self, whose: Whose) -> None:
+        """Begin the counters of a model at 0, so that a first count is seen as a rise.
+
+        Args:
+            whose: that is served.
+        """
+        self._mismatches.labels(*whose)
+
+    def mismatch(self, whose: Whose) -> None:
+        """Count a joined request whose answer alone was another one.
+
+        Args:
+            whose: that answered.
+        """
+        self._mismatches.labels(*whose).inc()
 
     def fault(self, whose: Whose, event: str) -> None:
         """Count a fault.

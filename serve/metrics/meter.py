@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Callable
 
 from serve.metrics.events import count_event
-from serve.metrics.families import Families, Reading, write
+from serve.metrics.families import Families, Reading, Whose, write
 from serve.metrics.observer import Observer
 from serve.metrics.rates import Tally, Traffic, read_tallies, read_traffic
 
@@ -31,8 +31,14 @@ class Meter:
         self._lock = threading.Lock()
         self._thread: tuple[int, threading.Thread] | None = None
 
-    def start(self) -> None:
-        """Begin to hand over, once in each process; threads do not survive a fork."""
+    def start(self, served: Iterable[Whose] = ()) -> None:
+        """Begin to hand over, once in each process; threads do not survive a fork.
+
+        Args:
+            served: the models, whose counts begin at 0.
+        """
+        for whose in served:
+            self._families.begin(whose)
         if self._thread is None or self._thread[0] != os.getpid():
             thread = threading.Thread(target=self._run, name="meter", daemon=True)
             self._thread = os.getpid(), thread

@@ -72,7 +72,7 @@ class Oversight:
 
     def start(self) -> None:
         """Begin to count, in the worker."""
-        self.meter.start()
+        self.meter.start(Whose(runtime.settings.name, runtime.settings.label) for runtime in self._runtimes.values())
 
     def stop(self) -> None:
         """Hand over what was counted; the worker ends."""

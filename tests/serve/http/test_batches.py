@@ -38,6 +38,8 @@ def recording(tmp_path, trainer, start_server, worker):
 
     def start(**settings):
         arguments = json.dumps({"directory": str(tmp_path)})
+        # No request runs twice, so that runs can be counted.
+        settings["batch_check_share"] = 0
         server = start_server(model="affine:Recording", model_args=arguments, workers=1, **settings)
         server.wait_live(1, workers=1)
         (tmp_path / "runs").write_text("")
