@@ -27,11 +27,13 @@ class Examined:
         alone_because: why requests may not share one run; nothing where they may.
         kept: names of what requests leave on the model's objects, though no answer showed it.
         written: names of the parameters and buffers that answering has changed.
+        versions: of the weights as they were loaded.
     """
 
-    alone_because: str = ""
-    kept: tuple[str, ...] = ()
-    written: tuple[str, ...] = ()
+    alone_because: str
+    kept: tuple[str, ...]
+    written: tuple[str, ...]
+    versions: Versions
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ class Examiner:
         # Where its weights change, answers do, whoever else asks.
         kept = () if written else self._require_apart()
         if not getattr(self.servable, "batchable", True):
-            return Examined("batchable is False", kept, written)
-        return Examined(self._why_alone(), kept, written)
+            return Examined("batchable is False", kept, written, self.versions)
+        return Examined(self._why_alone(), kept, written, self.versions)
 
     def _why_alone(self) -> str:
         others = (taken for _, taken in self._others())

@@ -129,6 +129,28 @@ class ModelLoader:
             self._bring_back(live)
             raise
 
+    def compare(self, predictor: Any) -> tuple[int, list[str]]:
+        """Compare the weights of a model in memory with its checkpoint, tensor by tensor.
+
+        Args:
+            predictor: that `load` made.
+
+        Returns:
+            How many tensors were compared, and the names of those that differ.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read any more.
+        """
+        tensors.limit_this_thread()
+        plan = self._examine(*predictor.origin)
+        if plan.format == TORCHSCRIPT:
+            state = weights.read_script(plan.stored.path, "cpu").state_dict()
+        else:
+            state = weights.read_state(plan.stored.path, plan.format, plan.may_unpickle)
+        held = tensors.plain_module(predictor.module).state_dict()
+        common = [name for name in held if name in state]
+        return len(common), [name for name in common if not tensors.is_same(held[name], state[name])]
+
     def _examine(self, stored: Stored, manifest: Manifest) -> _Plan:
         """Pass the gates that need neither the weights nor memory."""
         format = gates.require_format(stored.path, manifest, self._settings.format)
@@ -185,10 +207,8 @@ class ModelLoader:
             say("not_batched", reason=examined.alone_because)
         if examined.kept:
             say("state_kept", attributes=examined.kept)
-        if examined.written:
-            say("weights_changed", tensors=examined.written)
-        turn = threading.RLock() if examined.kept else None
-        return replace(predictor, can_batch=not examined.alone_because, turn=turn or contextlib.nullcontext())
+        turn = threading.RLock() if examined.kept else contextlib.nullcontext()
+        return replace(predictor, can_batch=not examined.alone_because, turn=turn, versions=examined.versions)
 
     def _optimize(self, predictor: TorchPredictor, example: object, format: str) -> TorchPredictor:
         """Take a quicker form of the module, if that is wanted and there is one."""

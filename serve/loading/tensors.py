@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import inspect
 import threading
 import time
@@ -147,6 +148,29 @@ def attach(module: Any, state: State, device: str) -> None:
     else:
         module.load_state_dict(state)
     freeze(module.to(device))
+
+
+def plain_module(module: Any) -> Any:
+    """Return the module that `torch.compile` was given, or the module itself."""
+    return getattr(module, "_orig_mod", module)
+
+
+def is_same(held: Any, published: Any) -> bool:
+    """Whether a tensor in memory has the bytes of a published one, by the sha256 of both.
+
+    Args:
+        held: by a module, on any device.
+        published: as it was read from a checkpoint.
+    """
+    return held.shape == published.shape and _hash(held) == _hash(published.to(held.dtype))
+
+
+def _hash(tensor: Any) -> bytes:
+    digest = hashlib.sha256()
+    for chunk in tensor.detach().reshape(-1).split(_CHECK_ELEMENTS):
+        digest.update(chunk.cpu().contiguous().view(torch.uint8).numpy())
+        time.sleep(0)  # a thread that answers a request goes first
+    return digest.digest()
 
 
 def freeze(module: Any) -> None:

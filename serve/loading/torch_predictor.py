@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, Protocol
 from serve.errors import InputError
 from serve.loading import company, outputs, rows, tensors
 from serve.loading.predictor import ArrayForm
+from serve.loading.versions import Versions
 from serve.swapping.store import Stored
 from serve.watching.manifest import Manifest
 
@@ -57,6 +58,7 @@ class TorchPredictor:
         can_batch: whether rows of several requests may share one run, once that was tried.
         interface: the form of the example and of its answer, once it was tried.
         turn: entered for each step of a request; one at a time where requests leave something on the model's objects.
+        versions: of the weights as they were loaded, once it was tried.
         origin: the proven checkpoint and its manifest, from which it can be made again.
     """
 
@@ -68,6 +70,7 @@ class TorchPredictor:
     outputs: tuple[ArrayForm, ...] = ()
     can_batch: bool = False
     interface: Mapping[str, str] = field(default_factory=dict)
+    versions: Versions | None = None
     turn: AbstractContextManager[Any] = field(default_factory=contextlib.nullcontext)
     origin: tuple[Stored, Manifest] | None = None
 

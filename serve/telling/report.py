@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from serve.swapping.live_check import Checked
 from serve.telling.operations import Past, Status, Verdict
 
 _SHORT_SHA256 = 12
@@ -82,6 +83,20 @@ def history_as_text(history: Sequence[Past]) -> str:
         for past in history
     ]
     return "\n".join(_tabulate(("GENERATION", "VERSION", "SHA256", "CAUSE", "COMMITTED", "KEPT", "CHECKPOINT"), rows))
+
+
+def checked_as_text(found: Sequence[Checked]) -> str:
+    """Write what workers found in memory, a line for each.
+
+    Args:
+        found: by the workers.
+    """
+    return "\n".join(
+        f"{'BAD' if each.differing or each.problem else 'ok '} worker {each.worker}  generation {each.generation}  "
+        f"version {each.version}  "
+        + (each.problem or f"{each.tensors} tensors" + "".join(f"\n    {name} differs" for name in each.differing))
+        for each in found
+    )
 
 
 def verdicts_as_json(verdicts: Sequence[Verdict]) -> list[dict[str, object]]:

@@ -98,6 +98,22 @@ class Threads(Affine):
         return torch.tensor([[most, torch.get_num_threads(), len(begun), is_main]], dtype=torch.float32)
 
 
+class Sly(Affine):
+    """Looks at all rows, but only where they hold numbers that no trial asks for."""
+
+    def forward(self, rows):
+        return super().forward(rows - rows.mean(0) if len(rows) > 1 and rows.max() > 5000 else rows)
+
+
+class Corruptible(Affine):
+    """Writes into its weights when it sees a certain number."""
+
+    def forward(self, rows):
+        if rows[0, 0] == 666:
+            self.layer.bias.data[0] += 1
+        return super().forward(rows)
+
+
 class SlowToBuild(Affine):
     """Takes its time before it can be loaded, as a large model does."""
 

@@ -101,7 +101,12 @@ def test_a_request_whose_deadline_passed_in_the_queue_is_turned_away(tmp_path):
 @pytest.mark.parametrize("limit", [1, 3])
 def test_the_limit_of_the_settings_holds(tmp_path, limit):
     predictor = Noting()
-    ask(tmp_path, predictor, [[number] for number in range(20, 26)], toml=f"max_batch_size = {limit}\nbatch_check_share = 0\n")
+    ask(
+        tmp_path,
+        predictor,
+        [[number] for number in range(20, 26)],
+        toml=f"max_batch_size = {limit}\nbatch_check_share = 0\n",
+    )
     assert {rows for rows, _ in predictor.runs} == {limit}
 
 
