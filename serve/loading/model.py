@@ -189,7 +189,8 @@ class ModelLoader:
         patience_s = min(settings.warm_up_timeout_s / 2, _TRIAL_S)
         examiner = Examiner(built, predictor, example, known, versions, settings.max_batch_size, patience_s)
         validate = getattr(built, "validate", None)
-        candidate = Candidate(predictor, example, manifest.golden, validate, examiner.examine)
+        longer = servable.lengthen(settings, built)
+        candidate = Candidate(predictor, example, manifest.golden, validate, longer, examiner.examine)
         tried = warm_up(candidate, settings.warm_up_sizes, settings.warm_up_timeout_s)
         if tried.examined is not None and tried.examined.written and settings.stateful == "refuse":
             raise CheckpointError(

@@ -4,29 +4,37 @@ own (`serve.loading.company`)."""
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from serve.loading.predictor import ArrayForm, Predictor
 
 
-def describe_outputs(predictor: Predictor, given: Any) -> tuple[ArrayForm, ...]:
+def describe_outputs(predictor: Predictor, given: Sequence[Any]) -> tuple[ArrayForm, ...]:
     """Find the outputs as arrays.
 
     Args:
         predictor: the model.
-        given: what its module gave for its example.
+        given: what its module gave for its example, and for one of other lengths where there is one.
 
     Returns:
-        Their forms, with any number of rows; none where the outputs are no arrays.
+        Their forms, with any number of rows, and of what the lengths decide; none where the outputs are no arrays.
     """
     try:
-        arrays = predictor.give_arrays(given)
+        arrays, *others = [predictor.give_arrays(each) for each in given]
     except ValueError:
         return ()
     return tuple(
-        ArrayForm(name, "text" if array.dtype == object else array.dtype.name, (None, *array.shape[1:]))
+        ArrayForm(
+            name, "text" if array.dtype == object else array.dtype.name, _shape([array, *(o[name] for o in others)])
+        )
         for name, array in arrays.items()
     )
+
+
+def _shape(arrays: Sequence[Any]) -> tuple[int | None, ...]:
+    lengths = zip(*(array.shape[1:] for array in arrays))
+    return (None, *(each[0] if len(set(each)) == 1 else None for each in lengths))
 
 
 def as_json(outputs: object) -> object:

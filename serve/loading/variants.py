@@ -7,7 +7,7 @@ little. Drawn with a fixed seed, so that a trial ends the same way in every work
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Callable
 
 import torch
@@ -34,6 +34,20 @@ def vary_inputs(example: object) -> Iterator[object]:
     if isinstance(example, (list, tuple)) and example:
         yield [*example[1:], example[0], example[-1]]
         yield [example[-1]]
+
+
+def stretch(value: Any, axes: Collection[int], depth: int = 0) -> Any:
+    """Make inputs longer by one in some dimensions.
+
+    Args:
+        value: one input as JSON has it.
+        axes: the dimensions.
+        depth: the dimension of its outermost list.
+    """
+    if not isinstance(value, (list, tuple)):
+        return value
+    parts = [stretch(part, axes, depth + 1) for part in value]
+    return [*parts, parts[-1]] if depth in axes and parts else parts
 
 
 def _shuffled(drawn: random.Random) -> Callable[[str], str]:

@@ -33,6 +33,7 @@ class Candidate(Generic[Found]):
         example: inputs as a request has them.
         golden: requests whose answers are known.
         validate: the model class's own check, where it has one; it raises, or returns `False`, for a bad model.
+        longer: inputs whose open lengths are others than the example's, where it has such lengths.
         examine: finds out what answers do not show; it raises `CheckpointError` for a bad model.
     """
 
@@ -40,6 +41,7 @@ class Candidate(Generic[Found]):
     example: object
     golden: Sequence[Golden] = ()
     validate: Callable[[Any], object] | None = None
+    longer: object = None
     examine: Callable[[], Found] | None = None
 
 
@@ -78,24 +80,25 @@ def warm_up(candidate: Candidate[Found], sizes: Sequence[int], timeout_s: float)
 def _try(candidate: Candidate[Found], sizes: Sequence[int]) -> Tried[Found]:
     predictor = candidate.predictor
     form = {"inputs": describe(candidate.example), "outputs": _answer(predictor, candidate.example)}
+    if candidate.longer is not None:
+        _answer(predictor, candidate.longer, "example_inputs at another length of dynamic_axes")
     for size in sizes:
         _answer(predictor, _resize(candidate.example, size))
     for place, golden in enumerate(candidate.golden):
         require_golden(place, golden, _ask_golden(predictor, place, golden))
     _validate(candidate)
     examined = candidate.examine() if candidate.examine is not None else None
-    given = predictor.run(predictor.take(candidate.example))
+    inputs = [candidate.example, *([] if candidate.longer is None else [candidate.longer])]
+    given = [predictor.run(predictor.take(each)) for each in inputs]
     return Tried(form, describe_outputs(predictor, given), examined)
 
 
-def _answer(predictor: Predictor, inputs: object) -> str:
+def _answer(predictor: Predictor, inputs: object, what: str = "example_inputs") -> str:
     try:
         for _ in range(_RUNS):
             outputs = json.loads(json.dumps(predictor.predict(inputs), allow_nan=False))
     except Exception as error:  # the user's code may raise anything
-        raise CheckpointError(
-            "warm-up", f"the warm-up with example_inputs failed: {type(error).__name__}: {error}"
-        ) from error
+        raise CheckpointError("warm-up", f"the warm-up with {what} failed: {type(error).__name__}: {error}") from error
     return describe(outputs)
 
 
