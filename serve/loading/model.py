@@ -9,7 +9,6 @@ Only workers import this module. What a model class may say is told in `serve.lo
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -208,8 +207,9 @@ class ModelLoader:
             say("not_batched", reason=examined.alone_because)
         if examined.kept:
             say("state_kept", attributes=examined.kept)
-        turn = threading.RLock() if examined.kept else contextlib.nullcontext()
-        return replace(predictor, can_batch=not examined.alone_because, turn=turn, versions=examined.versions)
+        # Not one for both: a conversion takes place in the event loop, which must not wait for a run.
+        turns = (threading.RLock(), threading.RLock()) if examined.kept else predictor.turns
+        return replace(predictor, can_batch=not examined.alone_because, turns=turns, versions=examined.versions)
 
     def _optimize(self, predictor: TorchPredictor, example: object, format: str) -> TorchPredictor:
         """Take a quicker form of the module, if that is wanted and there is one."""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # What Python and torch raise for values that are not what a conversion expects.
 _UNFIT = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 
+_FREE: AbstractContextManager[Any] = contextlib.nullcontext()
+
 
 class Inputs(Protocol):
     """How the inputs of a request become what the module takes."""
@@ -57,7 +59,7 @@ class TorchPredictor:
         outputs: as arrays, once the model was tried.
         can_batch: whether rows of several requests may share one run, once that was tried.
         interface: the form of the example and of its answer, once it was tried.
-        turn: entered for each step of a request; one at a time where requests leave something on the model's objects.
+        turns: entered by a run and by a conversion: one at a time each, where requests leave something on the objects.
         versions: of the weights as they were loaded, once it was tried.
         origin: the proven checkpoint and its manifest, from which it can be made again.
     """
@@ -71,7 +73,7 @@ class TorchPredictor:
     can_batch: bool = False
     interface: Mapping[str, str] = field(default_factory=dict)
     versions: Versions | None = None
-    turn: AbstractContextManager[Any] = field(default_factory=contextlib.nullcontext)
+    turns: tuple[AbstractContextManager[Any], AbstractContextManager[Any]] = (_FREE, _FREE)
     origin: tuple[Stored, Manifest] | None = None
 
     @property
@@ -106,7 +108,7 @@ class TorchPredictor:
 
     def run(self, taken: Any) -> Any:
         """Run the module; raises `InputError` for values that it has nothing for."""
-        with self.turn, tensors.without_gradients():
+        with self.turns[0], tensors.without_gradients():
             try:
                 return self.run_module(self.module, self.converter.place(taken))
             except IndexError as error:  # an embedding without such a row: the module itself has proved that it works
@@ -116,7 +118,7 @@ class TorchPredictor:
         """Turn what the module gave into outputs that JSON can hold."""
         if self.tensors_to_outputs is None:
             return outputs.to_lists(given)
-        with self.turn, tensors.without_gradients():
+        with self.turns[1], tensors.without_gradients():
             return self.tensors_to_outputs(given)
 
     def give_arrays(self, given: Any) -> Arrays:
@@ -161,7 +163,7 @@ class TorchPredictor:
     def _take(self, convert: Callable[[Any], Any], found: Any) -> Any:
         tensors.limit_this_thread()
         try:
-            with self.turn:
+            with self.turns[1]:
                 return convert(found)
         except _UNFIT as error:
             raise InputError(f"the inputs: {error}", self.expected_shape) from error

@@ -98,6 +98,18 @@ class Threads(Affine):
         return torch.tensor([[most, torch.get_num_threads(), len(begun), is_main]], dtype=torch.float32)
 
 
+class Lengths(Affine):
+    """Takes two inputs of any length, and answers by their sum and by the length."""
+
+    example_inputs = {"ids": [[1, 2, 3]], "mask": [[1, 1, 0]]}  # noqa: RUF012
+    dynamic_axes = {"ids": {1: "length"}, "mask": {1: "length"}}  # noqa: RUF012
+
+    def forward(self, ids, mask):
+        total, length = (ids * mask).sum(1), torch.full((len(ids),), ids.shape[1])
+        rows = torch.stack([total, length, length * 0, length * 0], 1).float()
+        return {"scores": super().forward(rows), "kept": ids * mask}
+
+
 class Sly(Affine):
     """Looks at all rows, but only where they hold numbers that no trial asks for."""
 
