@@ -126,6 +126,25 @@ class Corruptible(Affine):
         return super().forward(rows)
 
 
+class Keeping(Affine):
+    """Keeps its rows while it computes, for which no two requests may run at once."""
+
+    def forward(self, rows):
+        import time
+
+        self.rows = rows
+        time.sleep(0.01)
+        return super().forward(self.rows)
+
+
+class Drifting(Affine):
+    """Moves its bias with each answer."""
+
+    def forward(self, rows):
+        self.layer.bias += 0.001
+        return super().forward(rows)
+
+
 class SlowToBuild(Affine):
     """Takes its time before it can be loaded, as a large model does."""
 
