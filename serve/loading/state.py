@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ from serve.loading.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, differe
 from serve.loading.predictor import Predictor
 from serve.loading.trial import as_json
 
-_DEPTH, _PARTS, _ELEMENTS = 4, 64, 1024
+_DEPTH, _PARTS, _MOST_PARTS, _ELEMENTS = 4, 64, 2000, 1024
 _OPAQUE = (ModuleType, FunctionType, BuiltinFunctionType, MethodType, type, torch.nn.Module)
 # Of a torch module: its weights are looked after by `serve.loading.versions`, its submodules on their own.
 _TORCHS = frozenset(("_parameters", "_buffers", "_modules"))
@@ -36,7 +37,7 @@ def snapshot(servable: object, module: Any) -> dict[str, Mark]:
     Returns:
         By the names that its author knows. The values are held, so that no other takes the place of one.
     """
-    return {name: (value, _mark(value, _DEPTH)) for name, value in _named(servable, module)}
+    return {name: (value, _Marker().mark(value, _DEPTH)) for name, value in _named(servable, module)}
 
 
 def changed(before: Mapping[str, Mark], after: Mapping[str, Mark]) -> list[str]:
@@ -71,26 +72,32 @@ def _attributes(place: str, owner: object) -> Iterator[tuple[str, object]]:
             yield f"{place}.{name}", value
 
 
-def _mark(value: Any, depth: int) -> object:
-    """Return what is equal as long as a value is the same and was not changed."""
-    if isinstance(value, torch.Tensor):
-        version = None if value.is_inference() else value._version
-        return id(value), version, _elements(value.detach()) if value.numel() <= _ELEMENTS else None
-    if isinstance(value, numpy.ndarray):
-        return id(value), value.tobytes() if value.size <= _ELEMENTS else None
-    if value is None or isinstance(value, (str, bytes, int, float, complex)):
-        return value if value == value else "nan"
-    if isinstance(value, _OPAQUE) or not depth:
-        return id(value)
-    if isinstance(value, Mapping):
-        return len(value), _parts((part for pair in value.items() for part in pair), depth)
-    if isinstance(value, (list, tuple, set, frozenset)) or type(value).__name__ == "deque":
-        return len(value), _parts(value, depth)
-    return id(value), _parts((part for pair in _attributes("", value) for part in pair), depth)
+class _Marker:
+    """Makes what is equal as long as a value is the same and was not changed; looks at no more than so many parts."""
 
+    def __init__(self) -> None:
+        self._left = _MOST_PARTS
 
-def _parts(values: Iterable[object], depth: int) -> tuple[object, ...]:
-    return tuple(_mark(value, depth - 1) for value, _ in zip(values, range(_PARTS)))
+    def mark(self, value: Any, depth: int) -> object:
+        """Mark one value, and its parts down to a depth."""
+        self._left -= 1
+        if isinstance(value, torch.Tensor):
+            version = None if value.is_inference() else value._version
+            return id(value), version, _elements(value.detach()) if value.numel() <= _ELEMENTS else None
+        if isinstance(value, numpy.ndarray):
+            return id(value), value.tobytes() if value.size <= _ELEMENTS else None
+        if value is None or isinstance(value, (str, bytes, int, float, complex)):
+            return value if value == value else "nan"
+        if isinstance(value, _OPAQUE) or not depth or self._left < 0:
+            return id(value)
+        if isinstance(value, Mapping):
+            return len(value), self._parts((part for pair in list(value.items()) for part in pair), depth)
+        if isinstance(value, (list, tuple, set, frozenset, deque)):
+            return len(value), self._parts(list(value), depth)
+        return id(value), self._parts((part for pair in _attributes("", value) for part in pair), depth)
+
+    def _parts(self, values: Iterable[object], depth: int) -> tuple[object, ...]:
+        return tuple(self.mark(value, depth - 1) for value in itertools.islice(values, _PARTS))
 
 
 def _elements(tensor: Any) -> object:

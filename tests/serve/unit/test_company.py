@@ -301,3 +301,29 @@ def test_so_are_those_of_other_precision(tmp_path, built, dtype):
 def test_a_run_whose_length_depends_on_its_numbers_only_ends_the_trial(tmp_path):
     built = Of(lambda f, x: f(x) if float(x.abs().max()) < 100 else time.sleep(0.5) or f(x))
     assert "still running" in examine(tmp_path, built, patience_s=0.2).alone_because
+
+
+def compare(tmp_path, built, rows, place):
+    """Run requests together, and return what comes of answering one of them alone."""
+    settings = load_settings({"SERVE_MODEL": "m:M", "SERVE_CHECKPOINTS": "ck"}, tmp_path).find()
+    torch.manual_seed(0)
+    tensors.freeze(built)
+    predictor = servable.connect(settings, built, built)
+    several = [predictor.take(torch.randn(count, 4).tolist()) for count in rows]
+    parts = predictor.split(predictor.run(predictor.stack(several)), rows)
+    return predictor.compare_alone(several[place], parts[place], rows, place)
+
+
+@pytest.mark.parametrize(("rows", "place"), [([1, 1], 0), ([1] * 7, 6), ([2, 1, 3], 1), ([2, 2], 1)])
+def test_what_is_answered_once_more_alone(tmp_path, rows, place):
+    assert compare(tmp_path, Of(lambda f, x: f(x)), rows, place) == 0
+    assert compare(tmp_path, Of(lambda f, x: {"label": f(x).argmax(1), "is": f(x) > 0}), rows, place) == 0
+    assert compare(tmp_path, Of(DEPENDENT["mean"]), rows, place) > 0.01
+    assert compare(tmp_path, Of(lambda f, x: f(x - x.mean(0)) > 0.0), [1] * 7, 3) > 0
+
+
+def test_a_label_that_turns_with_the_last_digit_is_no_difference(tmp_path):
+    turning = Of(lambda f, x: torch.full((len(x),), len(x) % 2))
+    assert compare(tmp_path, turning, [1] * 4, 2) == 0
+    largest = Of(lambda f, x: x[:, 0] == x[:, 0].max())
+    assert [compare(tmp_path, largest, [1] * 4, place) > 0 for place in range(4)].count(True) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import time
 from typing import ClassVar
 
 import pytest
@@ -203,6 +204,18 @@ def test_chance_and_caches_are_no_state(tmp_path):
 
     assert examine(tmp_path, Sampling()).kept == ()
     assert examine(tmp_path, Cached()).kept == ()
+
+
+def test_large_and_circular_objects_are_looked_at_briefly(tmp_path):
+    class Large(Texts):
+        def __init__(self):
+            super().__init__()
+            self.words = {str(number): [[{"n": number}] * 60] * 60 for number in range(50_000)}
+            self.words["self"] = self.words
+
+    started_s = time.process_time()
+    assert examine(tmp_path, Large()).kept == ()
+    assert time.process_time() - started_s < 20
 
 
 class Drifting(nn.Module):
