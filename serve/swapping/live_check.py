@@ -24,6 +24,8 @@ from serve.swapping.refusal import explain
 
 _NICENESS = 10
 _LOOK_S = 0.05
+# So many times as long as a look at the versions takes, none follows: it costs half a percent of a core at most.
+_REST = 200
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class LiveCheck:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._last = ""
+        self._last, self._next_look_s = "", 0.0
 
     def attend(self, loader: Loader) -> None:
         """Begin what is ordered, beside everything else.
@@ -121,9 +123,11 @@ class LiveCheck:
         """Say which parameters and buffers of the live model have changed since it was loaded, once for each."""
         live = self._parts.slot.live
         versions = getattr(live.predictor, "versions", None) if live is not None else None
-        if live is None or versions is None:
+        if live is None or versions is None or time.monotonic() < self._next_look_s:
             return
+        began_s = time.monotonic()
         written = versions.written()
+        self._next_look_s = began_s + _REST * (time.monotonic() - began_s)
         if set(written) - set(live.facts.get("changed_tensors", ())):  # type: ignore[call-overload]
             live.facts["changed_tensors"] = written
             self._parts.log.emit("weights_changed", **identify(live), tensors=written)
