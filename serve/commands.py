@@ -54,10 +54,14 @@ def add_commands(commands: Any) -> None:
     retry = _add(commands, "retry", _retry, "judge anew what was refused")
     retry.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="its name, version or sha256 (default: all)")
     _add(commands, "store", _store, "what occupies the store, and why")
-    checked = commands.add_parser("verify", help="check the checkpoints of a directory against their markers")
-    checked.add_argument("directory", metavar="DIR", type=Path, help="the watched directory, or one checkpoint")
-    checked.add_argument("--json", action="store_true", help="as JSON")
-    checked.set_defaults(run=_verify)
+    checked = _add(
+        commands, "verify", _verify, "check checkpoints against their markers, or live weights against their checkpoint"
+    )
+    checked.add_argument("directory", metavar="DIR", type=Path, nargs="?", help="the watched one, or one checkpoint")
+    checked.add_argument("--live", action="store_true", help="what each worker has in memory, tensor by tensor")
+    checked.add_argument(
+        "--timeout", type=float, default=180.0, metavar="SECONDS", help="how long to wait for --live (default 180)"
+    )
 
 
 def _add(commands: Any, name: str, run: Any, help: str, more: str = "") -> argparse.ArgumentParser:
@@ -138,6 +142,12 @@ def _store(options: argparse.Namespace) -> Answer:
 
 
 def _verify(options: argparse.Namespace) -> Answer:
+    if options.live == (options.directory is not None):
+        raise OperationError("verify: expected either DIR or --live", hint="python -m serve verify --help")
+    if options.live:
+        found = _open(options).verify_live(options.timeout)
+        text = json.dumps([asdict(each) for each in found]) if options.json else report.checked_as_text(found)
+        return Answer(text, _NO if any(each.differing or each.problem for each in found) else 0)
     verdicts = verify(options.directory)
     text = json.dumps(report.verdicts_as_json(verdicts)) if options.json else report.verdicts_as_text(verdicts)
     return Answer(text, _NO if any(verdict.problem for verdict in verdicts) else 0)

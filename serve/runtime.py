@@ -22,6 +22,7 @@ from serve.configuration.settings import STABLE, Settings
 from serve.errors import ModelError
 from serve.provenance import START_VARIABLE, read_env_digest
 from serve.swapping.alone import WorkerCommitter
+from serve.swapping.batching import Batching
 from serve.swapping.commit import Committer
 from serve.swapping.ledger import Ledger
 from serve.swapping.orders import Orders
@@ -44,7 +45,7 @@ _MOST_SOURCES = 2000
 _NOT_JUDGING = frozenset(
     {"workers", "poll_s", "settle_s", "keep", "watch", "commit", "commit_timeout_s"}
     | {"event_hook", "store", "checkpoints", "share", "max_batch_size", "max_batch_delay_ms", "unload"}
-    | {"optimize", "torch_threads"}
+    | {"optimize", "torch_threads", "batch_check_share"}
 )
 
 
@@ -64,6 +65,7 @@ class Runtime:
         self.slot = Slot()
         self.orders = Orders(settings.store)
         self._quarantine = Quarantine(settings.store, start=os.environ.get(START_VARIABLE) or str(os.getppid()))
+        self.batching = Batching(settings.store)
         place = make_place(settings.checkpoints)
         self.reloader = Reloader(
             place,

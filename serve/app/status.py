@@ -57,7 +57,7 @@ def model(server: Server, request: Request) -> Answer:
         **live.facts,
         "expected_shape": list(predictor.expected_shape),
         **{name: [{**vars(form), "shape": list(form.shape)} for form in forms[name]] for name in forms},
-        "can_batch": predictor.can_batch,
+        "can_batch": predictor.can_batch and not found.stable.batching.is_over(live.provenance.generation),
         **({"labels": labels} if labels else {}),
         "newest": found.stable.reloader.verdict,
     }

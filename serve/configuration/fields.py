@@ -79,6 +79,12 @@ FIELDS = (
         "refuse",
     ),
     Field(
+        "stateful",
+        values.one_of("refuse", "allow"),
+        "what becomes of a model that changes its parameters or buffers while it answers",
+        "refuse",
+    ),
+    Field(
         "optimize",
         values.one_of("off", "script", "compile"),
         "script, compile: try TorchScript or torch.compile before each swap, and take it where it answers the same and "
@@ -120,6 +126,12 @@ FIELDS = (
     ),
     Field(
         "max_batch_delay_ms", values.whole_number(0), "milliseconds that a request may wait for others to join it", 0
+    ),
+    Field(
+        "batch_check_share",
+        values.share,
+        "share of the computing time in which joined requests are answered once more alone, and compared; 0: never",
+        0.01,
     ),
     Field("boot_wait_s", values.seconds(0.0), "seconds a new worker may load before it takes requests", 60.0, SERVER),
     Field("max_body_bytes", values.whole_number(1), "longest request body", 16 * 1024 * 1024, SERVER),

@@ -66,6 +66,7 @@ class Settings:
     warm_up_sizes: tuple[int, ...]
     warm_up_timeout_s: float
     changed_interface: str
+    stateful: str
     optimize: str
     torch_threads: int
     commit: str
@@ -76,6 +77,7 @@ class Settings:
     keep: int
     max_batch_size: int
     max_batch_delay_ms: int
+    batch_check_share: float
     event_hook: str
     unload: str
     workers: int

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Callable, NoReturn
 
 import numpy
 import torch
 
 from serve.errors import InputError
+from serve.loading.forms import Axes, form_of, format_shape, open_shape
 from serve.loading.numbers import read_rows
-from serve.loading.predictor import INPUTS, TEXT, ArrayForm
+from serve.loading.predictor import INPUTS, ArrayForm
+from serve.loading.tensors import without_gradients
 
 # The arrays are views of a request's body, which nobody else reads; a module that works in place may write into it.
 warnings.filterwarnings("ignore", message="The given (NumPy array|buffer) is not writ", category=UserWarning)
 
-_PLAIN = {"f": "float32", "i": "int64", "u": "uint8", "b": "bool", "U": TEXT}
 Arrays = Mapping[str, "numpy.ndarray[Any, Any]"]
 
 
@@ -32,10 +34,14 @@ class InputTensor:
         module: its first floating-point parameter tells the precision.
         device: where the tensors go.
         name: of the input.
+        axes: the dimensions that may have any length, with the names of those lengths.
     """
 
-    def __init__(self, example: object, module: Any, device: str, name: str = INPUTS) -> None:
+    def __init__(
+        self, example: object, module: Any, device: str, name: str = INPUTS, axes: Axes = MappingProxyType({})
+    ) -> None:
         self._device = device
+        self.axes = axes
         self._name = name
         tensor = torch.tensor(example)
         self._dtype = tensor.dtype
@@ -44,9 +50,8 @@ class InputTensor:
             dtypes = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
             floating = (dtype for dtype in dtypes if torch.empty(0, dtype=dtype).element_size() > 1)
             self._dtype = next(floating, tensor.dtype)
-        # The first dimension is the rows, of which a request may have any number.
-        self._row_shape = tuple(tensor.shape[1:])
-        self.shape: tuple[int | None, ...] = (None, *self._row_shape)
+        self.shape = open_shape(tensor.shape, axes)
+        self._row_shape = self.shape[1:]
         self.form = ArrayForm(name, _numpy_name(self._dtype), self.shape)
         self._array_dtype = numpy.dtype(self.form.dtype)
         self._is_floating = self._dtype.is_floating_point
@@ -126,7 +131,10 @@ class InputTensor:
         return tensor if self._device == "cpu" else tensor.to(self._device)
 
     def _require_shape(self, shape: tuple[int, ...]) -> None:
-        if len(shape) != len(self.shape) or shape[1:] != self._row_shape or not shape[0]:
+        is_right = len(shape) == len(self.shape) and all(
+            found > 0 if length is None else found == length for found, length in zip(shape, self.shape)
+        )
+        if not is_right:
             expected = format_shape(self.shape)
             raise InputError(f"the {self._name}: expected the shape {expected}, found {list(shape)}", self.shape)
 
@@ -176,6 +184,10 @@ class NamedInputs:
         self._tensors = tensors
         self.shape: tuple[int | None, ...] = ()
         self.forms = tuple(tensor.form for tensor in tensors.values())
+        self._lengths: dict[str, list[tuple[str, int]]] = {}
+        for name, tensor in tensors.items():
+            for axis, length in tensor.axes.items():
+                self._lengths.setdefault(length, []).append((name, axis))
 
     def take(self, inputs: object) -> Any:
         """Convert inputs as JSON has them; raises `InputError` where they do not fit."""
@@ -198,6 +210,10 @@ class NamedInputs:
         rows = {name: tensor.shape[0] for name, tensor in taken.items()}
         if len(set(rows.values())) > 1:
             raise InputError(f"the inputs: expected as many rows in each, found {rows}")
+        for length, places in self._lengths.items():
+            found = {name: taken[name].shape[axis] for name, axis in places}
+            if len(set(found.values())) > 1:
+                raise InputError(f"the inputs: expected the same {length} in each, found {found}")
         return taken
 
 
@@ -207,19 +223,20 @@ class CustomInputs:
     Args:
         convert: its `inputs_to_tensors`.
         example: inputs as a request has them; they tell the form of the arrays that can stand for them.
+        axes: by the name of an input, the dimensions that may have any length.
     """
 
-    def __init__(self, convert: Callable[[object], Any], example: object) -> None:
+    def __init__(self, convert: Callable[[object], Any], example: object, axes: Mapping[str, Axes]) -> None:
         self._convert = convert
         self.shape: tuple[int | None, ...] = ()
         self._is_named = isinstance(example, Mapping)
         named = example if isinstance(example, Mapping) else {INPUTS: example}
-        forms = [form_of(str(name), value) for name, value in named.items()]
+        forms = [form_of(str(name), value, axes.get(str(name), {})) for name, value in named.items()]
         self.forms = tuple(form for form in forms if form is not None) if None not in forms else ()
 
     def take(self, inputs: object) -> Any:
         """Convert inputs as JSON has them; raises what the model class raises."""
-        with torch.inference_mode():
+        with without_gradients():
             return self._convert(inputs)
 
     def take_arrays(self, arrays: Arrays) -> Any:
@@ -233,34 +250,6 @@ class CustomInputs:
     def place(self, taken: Any) -> Any:
         """Return what was taken: the model class has made it."""
         return taken
-
-
-def form_of(name: str, value: object) -> ArrayForm | None:
-    """Tell what array can stand for a value as JSON has it.
-
-    Args:
-        name: of the input or output.
-        value: numbers, truth values or texts in lists.
-
-    Returns:
-        Its form, with any number of rows; `None` where no array can.
-    """
-    try:
-        array = numpy.array(value)
-    except ValueError:  # lists of different lengths
-        return None
-    if array.dtype.kind not in _PLAIN or not array.shape:
-        return None
-    return ArrayForm(name, _PLAIN[array.dtype.kind], (None, *array.shape[1:]))
-
-
-def format_shape(shape: Sequence[int | None]) -> str:
-    """Write a shape for a message.
-
-    Args:
-        shape: lengths, `None` standing for any.
-    """
-    return "[" + ", ".join("any" if length is None else str(length) for length in shape) + "]"
 
 
 def _pick(arrays: Arrays, forms: Sequence[ArrayForm]) -> list[numpy.ndarray[Any, Any]]:

@@ -20,6 +20,7 @@ from typing import Any, Callable
 from serve.configuration.settings import Settings
 from serve.errors import CheckpointError, ServeError, SignatureError, TrialError
 from serve.loading import bundle, cores, gates, servable, tensors, weights
+from serve.loading.examination import Examined, Examiner
 from serve.loading.fitting import Architecture, fit
 from serve.loading.formats import EXPORT, SAFETENSORS, TORCH, TORCHSCRIPT, read_safetensors_interface
 from serve.loading.host_memory import read_available
@@ -28,7 +29,8 @@ from serve.loading.optimization import optimize
 from serve.loading.room import make_room
 from serve.loading.ties import Memory
 from serve.loading.torch_predictor import TorchPredictor
-from serve.loading.warm_up import Candidate, HangingError, warm_up
+from serve.loading.versions import Versions
+from serve.loading.warm_up import Candidate, HangingError, Tried, warm_up
 from serve.signature import Verifier
 from serve.swapping.slot import Generation, Slot
 from serve.swapping.store import Stored
@@ -38,6 +40,8 @@ from serve.watching.manifest import Manifest
 Say = Callable[..., None]
 # What brings its own code; the class only needs the rest.
 _PROGRAMS = {TORCHSCRIPT: weights.read_script, EXPORT: weights.read_program}
+# The longest trial of joined requests; an ordinary model needs less than a second.
+_TRIAL_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ class ModelLoader:
             OSError: the store cannot be read.
         """
         self._require_ended(stored.sha256)
+        tensors.limit_this_thread()
         plan, live = self._examine(stored, manifest), self._slot.live
         form = _form_of(live)
         if live is None or self._settings.memory != "resource":
@@ -145,6 +150,32 @@ class ModelLoader:
         if format == SAFETENSORS and self._architecture is not None:
             fit(self._architecture, sharded.read_interface(path) if is_index else read_safetensors_interface(path))
 
+    def compare(self, predictor: Any) -> tuple[int, list[str]]:
+        """Compare the weights of a model in memory with its checkpoint, tensor by tensor.
+
+        Args:
+            predictor: that `load` made.
+
+        Returns:
+            How many tensors were compared, and the names of those that differ.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read any more.
+        """
+        tensors.limit_this_thread()
+        plan = self._examine(*predictor.origin)
+        held = tensors.plain_module(predictor.module).state_dict()
+        if plan.format in _PROGRAMS:
+            state = _PROGRAMS[plan.format](plan.stored.path, "cpu").state_dict()
+        else:
+            found = weights.read_state(plan.stored.path, plan.format, plan.may_unpickle)
+            memory = Memory(predictor.module)
+            architecture = Architecture(tensors.interface_of(held), memory.sources())
+            state, _ = bundle.take(bundle.states_in(found), architecture)
+            memory.complete(state, architecture.tensors)
+        common = [name for name in held if name in state]
+        return len(common), [name for name in common if not tensors.is_same(held[name], state[name])]
+
     def _examine(self, stored: Stored, manifest: Manifest) -> _Plan:
         """Pass the gates that need neither the weights nor memory."""
         format = gates.require_format(stored.path, manifest, self._settings.format)
@@ -164,28 +195,17 @@ class ModelLoader:
         module = self._read(plan, built)
         predictor = servable.connect(self._settings, built, module)
         loaded_s = time.monotonic()
-        candidate = Candidate(
-            predictor,
-            built.example_inputs,
-            plan.manifest.golden,
-            getattr(built, "validate", None),
-            getattr(built, "batchable", True),
-        )
         try:
-            tried = warm_up(candidate, self._settings.warm_up_sizes, self._settings.warm_up_timeout_s)
+            tried = self._try(plan.manifest, built, predictor)
             self._require_form(plan.manifest, form, tried.form)
         except CheckpointError as error:
             if isinstance(error, HangingError):
                 self._hanging[plan.stored.sha256] = error.thread
             predictor.release()
             raise
-        predictor = replace(
-            predictor,
-            outputs=tried.outputs,
-            can_batch=tried.can_batch,
-            interface=tried.form,
-            origin=(plan.stored, plan.manifest),
-        )
+        predictor = replace(predictor, outputs=tried.outputs, interface=tried.form, origin=(plan.stored, plan.manifest))
+        if tried.examined is not None:
+            predictor = self._conclude(predictor, tried.examined)
         predictor = self._optimize(predictor, built.example_inputs, plan.format)
         return Loaded(predictor, plan.format, loaded_s - started_s, time.monotonic() - loaded_s)
 
@@ -196,6 +216,36 @@ class ModelLoader:
             self._hanging[sha256] = thread
             reason = "an earlier warm-up of it still runs in this worker"
             raise TrialError("warm-up", reason, hint="restart the worker if it never ends")
+
+    def _try(self, manifest: Manifest, built: Any, predictor: TorchPredictor) -> Tried[Examined]:
+        settings, example = self._settings, built.example_inputs
+        known = [golden.inputs for golden in manifest.golden]
+        versions = Versions(predictor.module)
+        patience_s = min(settings.warm_up_timeout_s / 2, _TRIAL_S)
+        examiner = Examiner(built, predictor, example, known, versions, settings.max_batch_size, patience_s)
+        validate = getattr(built, "validate", None)
+        longer = servable.lengthen(settings, built)
+        candidate = Candidate(predictor, example, manifest.golden, validate, longer, examiner.examine)
+        tried = warm_up(candidate, settings.warm_up_sizes, settings.warm_up_timeout_s)
+        if tried.examined is not None and tried.examined.written and settings.stateful == "refuse":
+            raise CheckpointError(
+                "stateful",
+                f"{', '.join(tried.examined.written)}: expected weights that stay as they were published, "
+                "found them changed by answering",
+                hint='set stateful = "allow" where that is meant',
+            )
+        return tried
+
+    def _conclude(self, predictor: TorchPredictor, examined: Examined) -> TorchPredictor:
+        """Take over what was found out, and say what its author may not know."""
+        say = self._say or (lambda event, **facts: None)
+        if examined.alone_because:
+            say("not_batched", reason=examined.alone_because)
+        if examined.kept:
+            say("state_kept", attributes=examined.kept)
+        # Not one for both: a conversion takes place in the event loop, which must not wait for a run.
+        turns = (threading.RLock(), threading.RLock()) if examined.kept else predictor.turns
+        return replace(predictor, can_batch=not examined.alone_because, turns=turns, versions=examined.versions)
 
     def _optimize(self, predictor: TorchPredictor, example: object, format: str) -> TorchPredictor:
         """Take a quicker form of the module, if that is wanted and there is one."""

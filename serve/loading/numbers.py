@@ -16,13 +16,13 @@ import numpy
 _CODES = {"float32": "f", "float64": "d", "int64": "q"}
 
 
-def read_rows(inputs: object, dtype: str, row_shape: Sequence[int]) -> numpy.ndarray[Any, Any] | None:
+def read_rows(inputs: object, dtype: str, row_shape: Sequence[int | None]) -> numpy.ndarray[Any, Any] | None:
     """Make an array of rows.
 
     Args:
         inputs: should be lists in lists, one for each dimension, of numbers.
         dtype: of the array, by NumPy's name.
-        row_shape: the lengths after the first.
+        row_shape: the lengths after the first, `None` standing for any above 0.
 
     Returns:
         The array; numbers that are too large for its floating type are infinite in it. `None` where the inputs are
@@ -32,8 +32,12 @@ def read_rows(inputs: object, dtype: str, row_shape: Sequence[int]) -> numpy.nda
     if code is None or type(inputs) is not list or not inputs:
         return None
     level: list[Any] = inputs
+    shape = [len(inputs)]
     for length in row_shape:
-        if set(map(type, level)) != {list} or set(map(len, level)) != {length}:
+        if set(map(type, level)) != {list}:
+            return None
+        shape.append(len(level[0]) if length is None else length)
+        if set(map(len, level)) != {shape[-1]} or (not shape[-1] and length is None):
             return None
         level = level[0] if len(level) == 1 else list(itertools.chain.from_iterable(level))
     if not level:
@@ -42,4 +46,4 @@ def read_rows(inputs: object, dtype: str, row_shape: Sequence[int]) -> numpy.nda
         flat = array(code, level)
     except (TypeError, OverflowError):
         return None
-    return numpy.frombuffer(flat, dtype).reshape(len(inputs), *row_shape)
+    return numpy.frombuffer(flat, dtype).reshape(shape)

@@ -6,6 +6,7 @@ Only workers import it. Written for torch 1.12.1 to 2.13.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -106,6 +107,51 @@ def split(given: Any, rows: Sequence[int]) -> list[Any]:
         parts = {name: split(part, rows) for name, part in given.items()}
         return [{name: part[place] for name, part in parts.items()} for place in range(len(rows))]
     raise ValueError(f"the outputs: expected tensors, found {type(given).__name__}")
+
+
+def epsilon_of(given: Any) -> float:
+    """Return the relative spacing of the coarsest floating-point numbers that a module gave; at least float32's.
+
+    Args:
+        given: a tensor, or a tuple, list or mapping of tensors.
+    """
+    parts = given.values() if isinstance(given, Mapping) else given if isinstance(given, (tuple, list)) else ()
+    own = torch.finfo(given.dtype).eps if isinstance(given, torch.Tensor) and given.is_floating_point() else 0.0
+    return max(float(own), float(torch.finfo(torch.float32).eps), *map(epsilon_of, parts))
+
+
+def gap(expected: Any, actual: Any) -> float:
+    """Tell how far two outputs are from each other.
+
+    Args:
+        expected: what `split` returned for one request.
+        actual: for the same request in another run.
+
+    Returns:
+        The largest difference of two numbers as a share of the largest number of their array, 0 for equal ones;
+        infinite for outputs of other forms, or where one is not finite and the other is.
+    """
+    if isinstance(expected, (numpy.ndarray, torch.Tensor)):
+        one, other = (torch.as_tensor(each).detach().cpu() for each in (expected, actual))
+        return _gap_of_tensors(one, other) if one.shape == other.shape and one.dtype == other.dtype else math.inf
+    if isinstance(expected, Mapping):
+        return max((gap(part, actual[name]) for name, part in expected.items()), default=0.0)
+    return max((gap(one, other) for one, other in zip(expected, actual)), default=0.0)
+
+
+def _gap_of_tensors(one: Any, other: Any) -> float:
+    if torch.equal(one, other):
+        return 0.0
+    if not (one.is_floating_point() or one.is_complex()):
+        return math.inf
+    wide = torch.complex128 if one.is_complex() else torch.float64
+    one, other = one.to(wide), other.to(wide)
+    is_finite = torch.isfinite(one)
+    if not torch.equal(is_finite, torch.isfinite(other)):
+        return math.inf
+    one, other = one[is_finite], other[is_finite]
+    largest, difference = (float(each.abs().max()) if each.numel() else 0.0 for each in (one, one - other))
+    return difference / largest if largest else (math.inf if difference else 0.0)
 
 
 def _named(given: Any) -> Iterator[tuple[str, Any]]:

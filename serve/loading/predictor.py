@@ -118,7 +118,7 @@ class Predictor(Protocol):
         """
 
     def count_rows(self, taken: Any) -> int:
-        """Count the rows that a request has; only for a model that `can_batch`."""
+        """Count the rows that a request has; 0 for one that nothing can be joined to."""
 
     def batch_key(self, taken: Any) -> Hashable:
         """Return what two requests must have in common to be joined; only for a model that `can_batch`."""
@@ -126,8 +126,25 @@ class Predictor(Protocol):
     def stack(self, several: Sequence[Any]) -> Any:
         """Join what several requests gave to one thing that the module takes; only for a model that `can_batch`."""
 
-    def blank(self, taken: Any) -> Any:
-        """Return a request of zeros in the form of another; only for a model that `can_batch`."""
+    def compare_alone(self, taken: Any, shared: Any, rows: Sequence[int], place: int) -> float:
+        """Answer a request alone, and compare.
+
+        Args:
+            taken: what `take` gave for it.
+            shared: what `split` gave for it, when it ran with others.
+            rows: of each request of that run.
+            place: of this one among them.
+
+        Returns:
+            How far the two are from each other, as a share of the largest number; 0 where only rounding differs.
+        """
+
+    def epsilon_of(self, given: Any) -> float:
+        """Return the relative spacing of the coarsest numbers in which the module computes and answers.
+
+        Args:
+            given: what `run` gave.
+        """
 
     def split(self, given: Any, rows: Sequence[int]) -> Sequence[Any]:
         """Take apart what the module gave for joined requests.

@@ -11,10 +11,19 @@ from typing import Any
 import numpy
 import torch
 
+_ARRAYS = (numpy.ndarray, torch.Tensor)
+
 
 def count_rows(taken: Any) -> int:
-    """Count the rows of what a request gave: the first length of its first array."""
-    return int(taken.shape[0] if type(taken) is numpy.ndarray else _arrays(taken)[0].shape[0])
+    """Count the rows of what a request gave: the first length that all of its arrays share.
+
+    0 where they share none, or where it is no array: its first dimension is then no row, and nothing can be joined.
+    """
+    if type(taken) is numpy.ndarray:
+        return int(taken.shape[0]) if taken.ndim else 0
+    arrays = _arrays(taken)
+    lengths = {array.shape[0] if isinstance(array, _ARRAYS) and array.ndim else 0 for array in arrays}
+    return int(lengths.pop()) if len(lengths) == 1 else 0
 
 
 def batch_key(taken: Any) -> Hashable:
@@ -41,18 +50,9 @@ def stack(several: Sequence[Any]) -> Any:
     return tuple(stack(arrays) for arrays in zip(*several))
 
 
-def blank(taken: Any) -> Any:
-    """Return rows of zeros in the form of some others."""
-    if isinstance(taken, numpy.ndarray):
-        return numpy.zeros_like(taken)
-    if isinstance(taken, Mapping):
-        return {name: blank(array) for name, array in taken.items()}
-    if isinstance(taken, tuple):
-        return tuple(blank(array) for array in taken)
-    return torch.zeros_like(taken)
-
-
 def _arrays(taken: Any) -> Sequence[Any]:
-    if isinstance(taken, (numpy.ndarray, torch.Tensor)):
+    if isinstance(taken, _ARRAYS):
         return (taken,)
-    return tuple(taken.values()) if isinstance(taken, Mapping) else tuple(taken)
+    if isinstance(taken, Mapping):
+        return tuple(taken.values())
+    return taken if type(taken) is tuple else ()  # a list or a named tuple is something else to a module

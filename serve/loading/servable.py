@@ -22,9 +22,11 @@ A class may say more, each by a method of its own; a class that is no module say
                                                               answers, `model.module` holds the weights; raises, or
                                                               returns False, for a model that must not be served
 
-An example that is an object, `{"ids": [[…]], "mask": [[…]]}`, makes a model of several named inputs. Requests that are
-ready at the same moment may share one run, their rows joined, where the model answers each row as it does alone; that
-is tried before each swap. `batchable = False` says that it must not even be tried.
+An example that is an object, `{"ids": [[…]], "mask": [[…]]}`, makes a model of several named inputs. Dimensions of any
+length are said as `torch.onnx.export` has them: `dynamic_axes = {"ids": {1: "length"}, "mask": {1: "length"}}`; lengths
+of one name are the same in a request. Requests that are ready at the same moment may share one run, their rows joined,
+where the model answers each row as it does alone; that is tried before each swap. `batchable = False` says that it must
+not even be tried.
 
 With `format = "torchscript"` or `"export"` the module comes out of the checkpoint, and the class only needs the rest.
 """
@@ -40,7 +42,9 @@ from serve.configuration.settings import Settings
 from serve.errors import ModelError
 from serve.loading import tensors
 from serve.loading.inputs import CustomInputs, InputTensor, NamedInputs, SoleInput
+from serve.loading.predictor import INPUTS
 from serve.loading.torch_predictor import Inputs, TorchPredictor
+from serve.loading.variants import stretch
 
 
 def import_class(settings: Settings) -> Callable[..., object]:
@@ -146,9 +150,10 @@ def connect(settings: Settings, servable: Any, module: Any) -> TorchPredictor:
         ModelError: the example does not fit.
     """
     if hasattr(servable, "inputs_to_tensors"):
-        converter: Inputs = CustomInputs(servable.inputs_to_tensors, servable.example_inputs)
+        axes = read_axes(settings, servable)
+        converter: Inputs = CustomInputs(servable.inputs_to_tensors, servable.example_inputs, axes)
     else:
-        converter = _read_example(settings, servable.example_inputs, module)
+        converter = _read_example(settings, servable, module)
     return TorchPredictor(
         module=module,
         converter=converter,
@@ -158,12 +163,58 @@ def connect(settings: Settings, servable: Any, module: Any) -> TorchPredictor:
     )
 
 
-def _read_example(settings: Settings, example: object, module: Any) -> Inputs:
+def read_axes(settings: Settings, servable: Any) -> dict[str, dict[int, str]]:
+    """Read which dimensions of which inputs may have any length.
+
+    Args:
+        settings: name the class, for messages.
+        servable: an object of the model class; its `dynamic_axes` is in the form of `torch.onnx.export`.
+
+    Raises:
+        ModelError: it is something else.
+    """
+    stated, example = getattr(servable, "dynamic_axes", {}), servable.example_inputs
+    names = set(map(str, example)) if isinstance(example, Mapping) else {INPUTS}
+    try:
+        found = {
+            name: dict(axes) if isinstance(axes, Mapping) else {axis: f"{name}.{axis}" for axis in axes}
+            for name, axes in dict(stated).items()
+        }
+        if set(found) <= names and all(type(axis) is int and axis > 0 for axes in found.values() for axis in axes):
+            return found
+    except (TypeError, ValueError):
+        pass
+    raise ModelError(
+        f"{settings.model}: dynamic_axes: expected dimensions after the first, of {', '.join(sorted(names))}, "
+        f"found {stated!r}",
+        hint=f'for example: dynamic_axes = {{"{min(names)}": {{1: "length"}}}}',
+    )
+
+
+def lengthen(settings: Settings, servable: Any) -> object:
+    """Return the example with other lengths where they are open; `None` where none is.
+
+    Args:
+        settings: name the class, for messages.
+        servable: an object of the model class.
+    """
+    axes, example = read_axes(settings, servable), servable.example_inputs
+    if not axes:
+        return None
+    if isinstance(example, Mapping):
+        return {name: stretch(rows, axes.get(str(name), {})) for name, rows in example.items()}
+    return stretch(example, axes[INPUTS])
+
+
+def _read_example(settings: Settings, servable: Any, module: Any) -> Inputs:
+    example, axes, device = servable.example_inputs, read_axes(settings, servable), settings.device
     try:
         if isinstance(example, Mapping):
-            named = {str(name): InputTensor(rows, module, settings.device, name) for name, rows in example.items()}
-            return NamedInputs(named)
-        return SoleInput(InputTensor(example, module, settings.device))
+            stated = {str(name): rows for name, rows in example.items()}
+            return NamedInputs(
+                {name: InputTensor(rows, module, device, name, axes.get(name, {})) for name, rows in stated.items()}
+            )
+        return SoleInput(InputTensor(example, module, device, axes=axes.get(INPUTS, {})))
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise ModelError(
             f"{settings.model}: example_inputs: expected rows of numbers, found {error}",

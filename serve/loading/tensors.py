@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import inspect
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -56,13 +58,31 @@ _LARGE_BYTES = 1024 * 1024
 State = Mapping[str, Any]
 
 
+class _Limit(threading.local):
+    """Whether a thread was told how many threads its operations may use: OpenMP and MKL keep that for each thread."""
+
+    count = 0
+
+
+_limit, _limited = 0, _Limit()
+
+
 def limit_threads(count: int) -> None:
-    """Set how many threads one operation may use in this process.
+    """Set how many threads one operation may use, in every thread that calls `limit_this_thread` from now on.
 
     Args:
         count: 1 is the quickest for small batches, where starting threads costs more than they save.
     """
-    torch.set_num_threads(count)
+    global _limit
+    _limit = count
+    limit_this_thread()
+
+
+def limit_this_thread() -> None:
+    """Have the operations of the calling thread use as many threads as `limit_threads` was told."""
+    if _limited.count != _limit:
+        torch.set_num_threads(_limit)
+        _limited.count = _limit
 
 
 def is_module(thing: object) -> bool:
@@ -90,7 +110,8 @@ def is_lazy(module: Any) -> bool:
 
 
 def without_gradients() -> AbstractContextManager[None]:
-    """Return the context in which a model answers."""
+    """Return the context in which a model answers, in a thread whose operations use no more threads than they may."""
+    limit_this_thread()
     context: AbstractContextManager[None] = torch.inference_mode()
     return context
 
@@ -157,6 +178,16 @@ def can_assign() -> bool:
     return "assign" in inspect.signature(torch.nn.Module.load_state_dict).parameters
 
 
+def epsilon_of(module: Any) -> float:
+    """Return the relative spacing of the numbers of a module's coarsest floating-point type; at least float32's.
+
+    Args:
+        module: holds its weights.
+    """
+    dtypes = {tensor.dtype for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()}
+    return max(float(torch.finfo(dtype).eps) for dtype in (torch.float32, *dtypes))
+
+
 def attach(module: Any, state: State, device: str, memory: Memory) -> None:
     """Give a module its weights, without a copy where torch can.
 
@@ -173,6 +204,29 @@ def attach(module: Any, state: State, device: str, memory: Memory) -> None:
     memory.restore()
     freeze(module.to(device))
     memory.restore()  # buffers that were moved are others
+
+
+def plain_module(module: Any) -> Any:
+    """Return the module that `torch.compile` was given, or the module itself."""
+    return getattr(module, "_orig_mod", module)
+
+
+def is_same(held: Any, published: Any) -> bool:
+    """Whether a tensor in memory has the bytes of a published one, by the sha256 of both.
+
+    Args:
+        held: by a module, on any device.
+        published: as it was read from a checkpoint.
+    """
+    return held.shape == published.shape and _hash(held) == _hash(published.to(held.dtype))
+
+
+def _hash(tensor: Any) -> bytes:
+    digest = hashlib.sha256()
+    for chunk in tensor.detach().reshape(-1).split(_CHECK_ELEMENTS):
+        digest.update(chunk.cpu().contiguous().view(torch.uint8).numpy())
+        time.sleep(0)  # a thread that answers a request goes first
+    return digest.digest()
 
 
 def freeze(module: Any) -> None:

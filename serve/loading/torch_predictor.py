@@ -5,13 +5,16 @@ Only workers import it. How one is made from a model class is told in `serve.loa
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from serve.errors import InputError
-from serve.loading import outputs, rows, tensors, weights
+from serve.loading import company, outputs, rows, tensors, weights
 from serve.loading.predictor import ArrayForm
+from serve.loading.versions import Versions
 from serve.swapping.store import Stored
 from serve.watching.manifest import Manifest
 
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 # What Python and torch raise for values that are not what a conversion expects.
 _UNFIT = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
+
+_FREE: AbstractContextManager[Any] = contextlib.nullcontext()
 
 
 class Inputs(Protocol):
@@ -54,6 +59,8 @@ class TorchPredictor:
         outputs: as arrays, once the model was tried.
         can_batch: whether rows of several requests may share one run, once that was tried.
         interface: the form of the example and of its answer, once it was tried.
+        turns: entered by a run and by a conversion: one at a time each, where requests leave something on the objects.
+        versions: of the weights as they were loaded, once it was tried.
         origin: the proven checkpoint and its manifest, from which it can be made again.
     """
 
@@ -65,6 +72,8 @@ class TorchPredictor:
     outputs: tuple[ArrayForm, ...] = ()
     can_batch: bool = False
     interface: Mapping[str, str] = field(default_factory=dict)
+    versions: Versions | None = None
+    turns: tuple[AbstractContextManager[Any], AbstractContextManager[Any]] = (_FREE, _FREE)
     origin: tuple[Stored, Manifest] | None = None
 
     @property
@@ -99,7 +108,7 @@ class TorchPredictor:
 
     def run(self, taken: Any) -> Any:
         """Run the module; raises `InputError` for values that it has nothing for."""
-        with tensors.without_gradients():
+        with self.turns[0], tensors.without_gradients():
             try:
                 return self.run_module(self.module, self.converter.place(taken))
             except IndexError as error:  # an embedding without such a row: the module itself has proved that it works
@@ -113,7 +122,7 @@ class TorchPredictor:
         """Turn what the module gave into outputs that JSON can hold."""
         if self.tensors_to_outputs is None:
             return outputs.to_lists(given)
-        with tensors.without_gradients():
+        with self.turns[1], tensors.without_gradients():
             return self.tensors_to_outputs(given)
 
     def give_arrays(self, given: Any) -> Arrays:
@@ -134,9 +143,13 @@ class TorchPredictor:
         """Join what several requests gave."""
         return rows.stack(several)
 
-    def blank(self, taken: Any) -> Any:
-        """Return a request of zeros in the form of another."""
-        return rows.blank(taken)
+    def compare_alone(self, taken: Any, shared: Any, rows: Sequence[int], place: int) -> float:
+        """Answer a request alone, and compare; 0 where only rounding differs."""
+        return company.compare_alone(self, taken, shared, rows, place)
+
+    def epsilon_of(self, given: Any) -> float:
+        """Return the relative spacing of the coarsest numbers in which the module computes and answers."""
+        return max(tensors.epsilon_of(self.module), outputs.epsilon_of(given))
 
     def split(self, given: Any, counts: Sequence[int]) -> Sequence[Any]:
         """Take apart what the module gave for joined requests."""
@@ -152,7 +165,9 @@ class TorchPredictor:
         tensors.release(self.module)
 
     def _take(self, convert: Callable[[Any], Any], found: Any) -> Any:
+        tensors.limit_this_thread()
         try:
-            return convert(found)
+            with self.turns[1]:
+                return convert(found)
         except _UNFIT as error:
             raise InputError(f"the inputs: {error}", self.expected_shape) from error

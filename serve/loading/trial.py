@@ -1,56 +1,40 @@
-"""What is found out about a model by trying it: its outputs as arrays, and whether it can be batched.
-
-A model can be batched when it answers the rows of one request in the company of another request's as it does alone. A
-model that looks at all of its rows at once does not, and nothing but a trial tells.
-"""
+"""What is found out about a model by its example: its outputs as arrays. Whether it can be batched is a matter of its
+own (`serve.loading.company`)."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from serve.loading.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, differences
 from serve.loading.predictor import ArrayForm, Predictor
 
 
-def describe_outputs(predictor: Predictor, given: Any) -> tuple[ArrayForm, ...]:
+def describe_outputs(predictor: Predictor, given: Sequence[Any]) -> tuple[ArrayForm, ...]:
     """Find the outputs as arrays.
 
     Args:
         predictor: the model.
-        given: what its module gave for its example.
+        given: what its module gave for its example, and for one of other lengths where there is one.
 
     Returns:
-        Their forms, with any number of rows; none where the outputs are no arrays.
+        Their forms, with any number of rows, and of what the lengths decide; none where the outputs are no arrays.
     """
     try:
-        arrays = predictor.give_arrays(given)
+        arrays, *others = [predictor.give_arrays(each) for each in given]
     except ValueError:
         return ()
     return tuple(
-        ArrayForm(name, "text" if array.dtype == object else array.dtype.name, (None, *array.shape[1:]))
+        ArrayForm(
+            name, "text" if array.dtype == object else array.dtype.name, _shape([array, *(o[name] for o in others)])
+        )
         for name, array in arrays.items()
     )
 
 
-def find_batchable(predictor: Predictor, taken: Any, given: Any) -> bool:
-    """Find out whether requests may share one run.
-
-    Args:
-        predictor: the model.
-        taken: what its module takes for its example.
-        given: what it gave for that alone.
-    """
-    try:
-        rows = predictor.count_rows(taken)
-        # Not the same rows twice: their mean, say, would be what it is for one of them.
-        together = predictor.run(predictor.stack([taken, predictor.blank(taken)]))
-        shared = predictor.give(predictor.split(together, [rows, rows])[0])
-        alone = predictor.give(given)
-    except Exception:  # whatever it is that it cannot do
-        return False
-    found = differences(as_json(alone), as_json(shared), RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE)
-    return next(found, None) is None
+def _shape(arrays: Sequence[Any]) -> tuple[int | None, ...]:
+    lengths = zip(*(array.shape[1:] for array in arrays))
+    return (None, *(each[0] if len(set(each)) == 1 else None for each in lengths))
 
 
 def as_json(outputs: object) -> object:

@@ -11,13 +11,13 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable, Generic, TypeVar
 
 from serve.errors import TrialError
 from serve.loading.golden import Golden, require_golden
 from serve.loading.interface import describe
 from serve.loading.predictor import ArrayForm, Predictor
-from serve.loading.trial import describe_outputs, find_batchable
+from serve.loading.trial import describe_outputs
 from serve.swapping.preparation import GIVEN_UP
 
 # The first run pays for lazily created kernels and buffers, the second shows that they are there.
@@ -39,7 +39,7 @@ class HangingError(TrialError):
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Candidate(Generic[Found]):
     """A model that is to be tried.
 
     Args:
@@ -47,32 +47,34 @@ class Candidate:
         example: inputs as a request has them.
         golden: requests whose answers are known.
         validate: the model class's own check, where it has one; it raises, or returns `False`, for a bad model.
-        may_batch: whether to find out if requests may share one run.
+        longer: inputs whose open lengths are others than the example's, where it has such lengths.
+        examine: finds out what answers do not show; it raises `CheckpointError` for a bad model.
     """
 
     predictor: Predictor
     example: object
     golden: Sequence[Golden] = ()
     validate: Callable[[Any], object] | None = None
-    may_batch: bool = True
+    longer: object = None
+    examine: Callable[[], Found] | None = None
 
 
 @dataclass(frozen=True)
-class Tried:
+class Tried(Generic[Found]):
     """What was found out about a model.
 
     Args:
         form: of the example and of its answer.
         outputs: as arrays.
-        can_batch: whether requests may share one run.
+        examined: what `examine` returned.
     """
 
     form: dict[str, str]
     outputs: tuple[ArrayForm, ...]
-    can_batch: bool
+    examined: Found | None
 
 
-def warm_up(candidate: Candidate, sizes: Sequence[int], timeout_s: float) -> Tried:
+def warm_up(candidate: Candidate[Found], sizes: Sequence[int], timeout_s: float) -> Tried[Found]:
     """Try a model.
 
     Args:
@@ -90,28 +92,28 @@ def warm_up(candidate: Candidate, sizes: Sequence[int], timeout_s: float) -> Tri
     return limit(lambda: _try(candidate, sizes), timeout_s)
 
 
-def _try(candidate: Candidate, sizes: Sequence[int]) -> Tried:
+def _try(candidate: Candidate[Found], sizes: Sequence[int]) -> Tried[Found]:
     predictor = candidate.predictor
     form = {"inputs": describe(candidate.example), "outputs": _answer(predictor, candidate.example)}
+    if candidate.longer is not None:
+        _answer(predictor, candidate.longer, "example_inputs at another length of dynamic_axes")
     for size in sizes:
         _answer(predictor, _resize(candidate.example, size))
     for place, golden in enumerate(candidate.golden):
         require_golden(place, golden, _ask_golden(predictor, place, golden))
     _validate(candidate)
-    taken = predictor.take(candidate.example)
-    given = predictor.run(taken)
-    can_batch = candidate.may_batch and find_batchable(predictor, taken, given)
-    return Tried(form, describe_outputs(predictor, given), can_batch)
+    examined = candidate.examine() if candidate.examine is not None else None
+    inputs = [candidate.example, *([] if candidate.longer is None else [candidate.longer])]
+    given = [predictor.run(predictor.take(each)) for each in inputs]
+    return Tried(form, describe_outputs(predictor, given), examined)
 
 
-def _answer(predictor: Predictor, inputs: object) -> str:
+def _answer(predictor: Predictor, inputs: object, what: str = "example_inputs") -> str:
     try:
         for _ in range(_RUNS):
             outputs = json.loads(json.dumps(predictor.predict(inputs), allow_nan=False))
     except Exception as error:  # the user's code may raise anything
-        raise TrialError(
-            "warm-up", f"the warm-up with example_inputs failed: {type(error).__name__}: {error}"
-        ) from error
+        raise TrialError("warm-up", f"the warm-up with {what} failed: {type(error).__name__}: {error}") from error
     return describe(outputs)
 
 
@@ -130,7 +132,7 @@ def _ask_golden(predictor: Predictor, place: int, golden: Golden) -> object:
         ) from error
 
 
-def _validate(candidate: Candidate) -> None:
+def _validate(candidate: Candidate[Any]) -> None:
     if candidate.validate is None:
         return
     try:

@@ -32,6 +32,7 @@ def begin(families: Families, models: Iterable[Whose], shadow_outcomes: Mapping[
         for event in FAULTS:
             families.fault(whose, event, 0)
         families.begin_swaps(whose)
+        families.mismatch(whose, 0)
     families.add(Counts(rejected={("", SLOW_CLIENT): 0, ("", TOO_LARGE): 0}))
     families.compare({model: dict.fromkeys(outcomes, 0) for model, outcomes in shadow_outcomes.items()})
 

@@ -22,6 +22,8 @@ def count_event(families: Families, line: bytes) -> None:
         families.delay(whose, said["since_marker_s"])
     if event == "refused":
         families.refuse(whose, said["code"])
+    if event == "batch_mismatch":
+        families.mismatch(whose)
     if event in FAULTS:
         families.fault(whose, event)
 

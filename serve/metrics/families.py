@@ -22,12 +22,12 @@ from serve.metrics.observer import BATCH_BOUNDS, LATENCY_BOUNDS_S, Counts, Sprea
 PHASES = ("copy", "hash", "load", "warm_up", "commit", "free")
 FAULTS = (
     *("fault", "hook_failed", "not_optimized", "not_restored", "request_failed", "stopped"),
-    *("store_damaged", "traces_failed"),
+    *("store_damaged", "traces_failed", "weights_changed"),
 )
 OTHER = "other"
 REASONS = (
     *("architecture", "content", "crash", "damaged", "deadline", "finite", "format", "golden", "hash", "interface"),
-    *("marker", "missing", "model", "pickle", "signature", "size", "validate", "warm-up", OTHER),
+    *("marker", "missing", "model", "pickle", "signature", "size", "state", "stateful", "validate", "warm-up", OTHER),
     *("CheckpointMovedError", "FileNotFoundError", "MemoryError", "MemoryShortError", "OSError", "PermissionError"),
     *("StoreFullError",),
 )
@@ -113,6 +113,9 @@ class Families:
             "shadow_requests", "Requests that the shadow was asked as well, by outcome.", "model", "outcome"
         )
         self._compared: dict[tuple[str, str], int] = {}
+        self._mismatches = self._counter(
+            "batch_mismatches", "Joined requests whose answer alone was another one.", "model", "label"
+        )
         self._faults = self._counter("faults", "Faults that the log tells of.", "model", "label", "event")
 
     def add(self, counts: Counts) -> None:
@@ -184,6 +187,15 @@ class Families:
             seconds: how long.
         """
         self._delay.labels(*whose).observe(seconds)
+
+    def mismatch(self, whose: Whose, count: int = 1) -> None:
+        """Count joined requests whose answer alone was another one.
+
+        Args:
+            whose: that answered.
+            count: how many; 0 begins the series.
+        """
+        self._mismatches.labels(*whose).inc(count)
 
     def fault(self, whose: Whose, event: str, count: int = 1) -> None:
         """Count a fault.

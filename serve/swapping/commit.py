@@ -18,6 +18,7 @@ from serve.swapping.candidates import preview, propose
 from serve.swapping.generations import free_first, identify, make, say_live
 from serve.swapping.judgement import Refusal
 from serve.swapping.ledger import Entry
+from serve.swapping.live_check import LiveCheck
 from serve.swapping.orders import Rollback
 from serve.swapping.parts import Loader, Parts
 from serve.swapping.preparation import Preparation
@@ -47,6 +48,7 @@ class Committer(abc.ABC):
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._live_check = LiveCheck(parts)
         self._is_stopping = False
 
     @abc.abstractmethod
@@ -216,6 +218,15 @@ class Committer(abc.ABC):
                 version=refusal.version or None,
             )
         return Ignore(f"refused: {refusal.reason}")
+
+    def check(self, loader: Loader) -> None:
+        """Look after the live weights, and compare them with their checkpoint where that is ordered.
+
+        Args:
+            loader: reads the checkpoint again.
+        """
+        self._live_check.look()
+        self._live_check.attend(loader)
 
     def retire(self) -> None:
         """Free the generations that no request uses any more, here and not in a request's thread."""

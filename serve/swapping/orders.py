@@ -82,9 +82,9 @@ class Orders:
     """
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
         self._rollback, self._pin = root / "rollback.json", root / "pin.json"
-        self._unloaded = root / "unloaded.json"
+        self._unloaded, self._check = root / "unloaded.json", root / "check.json"
 
     def rollback(self) -> Rollback | None:
         """Return the last rollback that was ordered, done or not.
@@ -170,8 +170,29 @@ class Orders:
         """Serve again what is committed."""
         self._unloaded.unlink(missing_ok=True)
 
+    def check(self) -> str:
+        """Return the id of the comparison of live weights that is ordered, or nothing."""
+        return str((_read(self._check) or {}).get("id", ""))
+
+    def order_check(self) -> str:
+        """Have each worker compare its live weights with their checkpoint.
+
+        Returns:
+            The id of the order.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        id = uuid.uuid4().hex
+        self._write(self._check, {"id": id, "ordered": _now()})
+        return id
+
+    def withdraw_check(self) -> None:
+        """Take that order back."""
+        self._check.unlink(missing_ok=True)
+
     def _write(self, path: Path, stated: dict[str, object]) -> None:
-        self._root.mkdir(parents=True, exist_ok=True)
+        self.root.mkdir(parents=True, exist_ok=True)
         files.replace_file(path, json.dumps(stated, indent=1).encode() + b"\n")
 
 

@@ -56,6 +56,16 @@ class Loader(Protocol):
             manifest: what its marker states; `serve.watching.manifest.parse_marker` of `Entry.marker`.
         """
 
+    def compare(self, predictor: Predictor) -> tuple[int, list[str]]:
+        """Compare the weights of a model in memory with its checkpoint.
+
+        Args:
+            predictor: that `load` made.
+
+        Returns:
+            How many tensors were compared, and the names of those that differ.
+        """
+
 
 @dataclass(frozen=True)
 class Parts:

@@ -180,6 +180,7 @@ class Reloader:
             After how many seconds to look again.
         """
         self._committer.retire()
+        self._committer.check(loader)
         if self._committer.is_unloaded():
             self._is_unloaded, self.unserved_ns = True, None
             self.verdict = "unloaded, as a request has ordered; load brings it back"

@@ -78,6 +78,15 @@ class Slot:
             self._leases[key] = self._leases.get(key, 0) + 1
         return generation
 
+    def hold(self, generation: Generation) -> None:
+        """Take another lease on a generation that has one.
+
+        Args:
+            generation: what `acquire` gave and `release` has not got back.
+        """
+        with self._lock:
+            self._leases[id(generation)] += 1
+
     def release(self, generation: Generation) -> None:
         """End a lease.
 

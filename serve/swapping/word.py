@@ -12,6 +12,7 @@ and AArch64 make indivisible (Intel SDM vol. 3A 9.1.1; Arm ARM B2.2.1). So a rea
     cell 5        how many workers died while they prepared the open proposal
     cell 6        how many rows were ever used
     cell 7        the number of the proposal that was committed last
+    cell 8        the generation whose requests share no runs any more, or 0
     cells 16 …    one row of eight cells for each worker
 
 The file is volatile: what is committed stands in the ledger. Who may write which cell is `serve.swapping.agreement`'s
@@ -28,7 +29,7 @@ from pathlib import Path
 from serve.errors import LedgerError
 
 _MAGIC = int.from_bytes(b"envserv1", "little")
-_IDENTITY, _COMMITTED, _TURN, _OPEN, _LAST, _DEATHS, _USED, _DONE = range(8)
+_IDENTITY, _COMMITTED, _TURN, _OPEN, _LAST, _DEATHS, _USED, _DONE, _UNBATCHED = range(9)
 _FIRST_ROW, _ROW_CELLS = 16, 8
 _PID, _PREPARING, _PREPARED, _LIVE = range(4)
 ROWS = 500
@@ -117,6 +118,15 @@ class Word:
     @done_number.setter
     def done_number(self, number: int) -> None:
         self._cells[_DONE] = number
+
+    @property
+    def unbatched(self) -> int:
+        """The generation whose requests share no runs any more, or 0."""
+        return self._cells[_UNBATCHED]
+
+    @unbatched.setter
+    def unbatched(self, generation: int) -> None:
+        self._cells[_UNBATCHED] = generation
 
     @property
     def deaths(self) -> int:

@@ -14,6 +14,7 @@ from serve.errors import OperationError
 from serve.swapping.agreement import Agreement, Proposal
 from serve.swapping.judgement import Record
 from serve.swapping.ledger import Entry, Ledger
+from serve.swapping.live_check import Checked, ask_workers
 from serve.swapping.orders import Orders, Pin, Rollback
 from serve.swapping.quarantine import Quarantine
 from serve.swapping.store import Store
@@ -199,6 +200,24 @@ class Operations:
     def free_bytes(self) -> int:
         """Return how much room the store's disk has."""
         return self._store.shelf.free_bytes()
+
+    def verify_live(self, timeout_s: float) -> list[Checked]:
+        """Have each worker compare the weights that it has in memory with their checkpoint, while it serves.
+
+        Args:
+            timeout_s: how long to wait for them.
+
+        Returns:
+            What each living worker found, by its process id.
+
+        Raises:
+            OperationError: no worker is alive, or one has not answered in time.
+        """
+
+        def living() -> set[int]:
+            return {row.pid for row in self.status().workers}
+
+        return ask_workers(self._orders, living, self._agreement.wake, timeout_s)
 
     def look(self) -> None:
         """Have the workers look at the watched place now."""

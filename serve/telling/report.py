@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from serve.swapping.live_check import Checked
 from serve.telling.occupancy import Occupant
 from serve.telling.operations import Past, Status
 from serve.telling.verification import Verdict
@@ -102,6 +103,20 @@ def store_as_text(occupants: Sequence[Occupant], free_bytes: int) -> str:
     total = sum(each.size_bytes for each in occupants)
     lines = _tabulate(("SHA256", "BYTES", "WHY"), rows) if rows else []
     return "\n".join([*lines, f"{len(rows)} checkpoints, {total:,} bytes; {free_bytes:,} bytes are free"])
+
+
+def checked_as_text(found: Sequence[Checked]) -> str:
+    """Write what workers found in memory, a line for each.
+
+    Args:
+        found: by the workers.
+    """
+    return "\n".join(
+        f"{'BAD' if each.differing or each.problem else 'ok '} worker {each.worker}  generation {each.generation}  "
+        f"version {each.version}  "
+        + (each.problem or f"{each.tensors} tensors" + "".join(f"\n    {name} differs" for name in each.differing))
+        for each in found
+    )
 
 
 def verdicts_as_json(verdicts: Sequence[Verdict]) -> list[dict[str, object]]:

@@ -57,6 +57,7 @@ class Job(NamedTuple):
         done: told the result, or the exception.
         since_s: when it became ready, on the caller's clock.
         deadline_s: when nobody wants its result any more.
+        owner: whose it is; nobody here looks into it.
     """
 
     key: Hashable
@@ -66,6 +67,7 @@ class Job(NamedTuple):
     done: Callable[[Any], None]
     since_s: float = 0.0
     deadline_s: float = math.inf
+    owner: Any = None
 
 
 class Took(NamedTuple):
@@ -132,12 +134,14 @@ class Lane:
         name: of the model.
         pace: how long its batches took.
         is_running: whether a batch runs.
+        sampler: says which requests are answered once more, where some are.
     """
 
     limits: Limits
     name: str = ""
     pace: Pace = field(default_factory=Pace)
     is_running: bool = False
+    sampler: Any = None
     _waiting: deque[Job] = field(default_factory=deque)
     _rows: int = 0
 

@@ -20,7 +20,9 @@ from serve.app.exchange import Answer
 from serve.errors import ServeError
 from serve.loading.predictor import Predictor
 from serve.runtime import Runtime
+from serve.swapping.slot import Generation
 from serve.workers.batcher import Job, Lane, Limits, Took, run_batch
+from serve.workers.sampling import Sampler
 
 Done = Callable[[Union[Answer, Exception]], None]
 
@@ -77,10 +79,11 @@ class Dispatcher:
         finish = functools.partial(_finish, prediction, done)
         until_s = math.inf if deadline_s is None else deadline_s
         now_s = time.monotonic()
-        if predictor.can_batch:
-            rows = predictor.count_rows(taken)
+        rows = predictor.count_rows(taken) if predictor.can_batch else 0
+        if rows:
             key = (id(prediction.generation), predictor.batch_key(taken))
-            lane.put(Job(key, rows, taken, functools.partial(_run_together, predictor), finish, now_s, until_s))
+            run = functools.partial(_run_together, runtime, prediction.generation)
+            lane.put(Job(key, rows, taken, run, finish, now_s, until_s, prediction))
         else:
             lane.put(Job(None, 1, taken, functools.partial(_run_alone, predictor), finish, now_s, until_s))
         if not is_alone:
@@ -101,7 +104,7 @@ class Dispatcher:
     def _make_lane(self, runtime: Runtime) -> Lane:
         settings = runtime.settings
         limits = Limits(settings.max_batch_size, settings.max_batch_delay_ms / 1000)
-        self._lanes[runtime] = Lane(limits, settings.name)
+        self._lanes[runtime] = Lane(limits, settings.name, sampler=Sampler(settings.batch_check_share))
         return self._lanes[runtime]
 
     def close(self) -> None:
@@ -157,8 +160,15 @@ class Dispatcher:
         lane.is_running = False
         if len(lane):
             self._wake(lane)
+        sample = lane.sampler.choose(batch, results, took.wall_s)
         for job, result in zip(batch, results):
             job.done(result)
+        if sample is not None:
+            # Where the lane's runs take place, so that nothing else of the model runs meanwhile.
+            if inline:
+                self._loop.call_soon(sample.prove)
+            else:
+                self._thread_of(lane).submit(sample.prove)
 
 
 def _time(batch: Sequence[Job]) -> tuple[list[Any], Took]:
@@ -171,8 +181,9 @@ def _run_alone(predictor: Predictor, several: Sequence[Any]) -> Sequence[Any]:
     return [predictor.run(taken) for taken in several]
 
 
-def _run_together(predictor: Predictor, several: Sequence[Any]) -> Sequence[Any]:
-    if len(several) == 1:
+def _run_together(runtime: Runtime, generation: Generation, several: Sequence[Any]) -> Sequence[Any]:
+    predictor = generation.predictor
+    if len(several) == 1 or runtime.batching.is_over(generation.provenance.generation):
         return _run_alone(predictor, several)
     rows = [predictor.count_rows(taken) for taken in several]
     return predictor.split(predictor.run(predictor.stack(several)), rows)

@@ -113,3 +113,35 @@ def test_what_was_refused_is_known_after_a_restart(start_server, trainer, serve)
     trainer.publish(2)
     again.wait_live(2)
     assert again.events("refused") == []
+
+
+def test_weights_in_memory_are_compared_while_they_serve(start_server, trainer, serve):
+    published = trainer.publish(1)
+    server = start_server(model="affine:Corruptible", stateful="allow")
+    server.wait_live(1)
+    with Load(server, ROW) as load:
+        load.wait_for_more(20)
+        found = json.loads(serve("verify", "--live", "--json"))
+        load.wait_for_more(20)
+    check_answers(load, trainer)
+    assert [each["worker"] for each in found] == sorted(server.workers())
+    assert {(each["generation"], each["tensors"], tuple(each["differing"])) for each in found} == {(1, 2, ())}
+    reply = server.client().predict([[666, 0, 0, 0]])  # one of the two workers writes into its weights
+    assert (reply.status, reply.sha256) == (200, published.sha256)
+    found = json.loads(serve("verify", "--live", "--json", code=1))
+    assert sorted(each["differing"] for each in found) == [[], ["layer.bias"]]
+    assert "layer.bias differs" in serve("verify", "--live", code=1)
+    assert server.wait_for_events("weights_changed", 1, tensors=["layer.bias"], generation=1)
+
+
+def test_weights_that_change_under_load_are_named(start_server, trainer):
+    trainer.publish(1)
+    server = start_server(model="affine:Corruptible", workers=1, poll_s=0.1)
+    server.wait_live(1, workers=1)
+    assert "changed_tensors" not in server.get("/model").json
+    server.client().predict([[666, 0, 0, 0]])
+    assert server.wait_for_events("weights_changed", 1, tensors=["layer.bias"], generation=1)
+    assert server.get("/model").json["changed_tensors"] == ["layer.bias"]
+    fault = b'envserve_faults_total{event="weights_changed",label="stable",model="affine"} 1.0'
+    assert fault in server.get("/metrics").body
+    assert len(server.events("weights_changed")) == 1

@@ -38,6 +38,8 @@ def recording(tmp_path, trainer, start_server, worker):
 
     def start(**settings):
         arguments = json.dumps({"directory": str(tmp_path)})
+        # No request runs twice, so that runs can be counted.
+        settings["batch_check_share"] = 0
         server = start_server(model="affine:Recording", model_args=arguments, workers=1, **settings)
         server.wait_live(1, workers=1)
         (tmp_path / "runs").write_text("")
@@ -114,3 +116,29 @@ def test_a_swap_keeps_each_batch_on_one_generation(trainer, recording):
 
         wait_until(swapped, f"generation {seed}", lambda: server.text)
     assert by_generation == {1, 2, 3, 4}
+
+
+def test_a_batch_that_changes_answers_is_found_in_service_and_is_the_last_one(trainer, start_server, worker):
+    if worker != "asgi":
+        pytest.skip("gthread does not batch")
+    published = trainer.publish(1)
+    server = start_server(model="affine:Sly", workers=2, max_batch_delay_ms=30)
+    server.wait_live(1)
+    assert b'envserve_batch_mismatches_total{label="stable",model="affine"} 0.0' in server.get("/metrics").body
+    assert server.get("/model").json["can_batch"]
+    rows = [[number * 1e4, 0, 0, 0] for number in range(2, 10)]
+
+    def ask_until_found():
+        ask_at_once(server, rows)
+        return server.events("batch_mismatch")
+
+    (event, *_) = wait_until(ask_until_found, "a difference", lambda: server.text)
+    assert (event["generation"], event["sha256"]) == (1, published.sha256)
+    assert event["requests"] > 1
+    for _ in range(4):
+        for reply, row in zip(ask_at_once(server, rows), rows):
+            assert reply.json["outputs"] == [trainer.expected(published.sha256, row)]
+    assert not server.get("/model").json["can_batch"]
+    count = len(server.events("batch_mismatch"))
+    found = f'envserve_batch_mismatches_total{{label="stable",model="affine"}} {count}.0'.encode()
+    assert found in server.get("/metrics").body

@@ -66,10 +66,82 @@ class Whole(torch.nn.Module):
 class Slow(Affine):
     """Answers after a while, so that a swap finds requests in flight."""
 
+    batchable = False  # a trial would wait as long as its numbers say
+
     def forward(self, rows):
         import time
 
         time.sleep(float(rows[0, 0]))
+        return super().forward(rows)
+
+
+class Threads(Affine):
+    """Multiplies matrices of the size that it is asked for, and tells with how many threads.
+
+    It asks OpenMP, as `torch.get_num_threads` would set the number in the thread that asks.
+    """
+
+    def forward(self, rows):
+        import ctypes
+        import threading
+        from pathlib import Path
+
+        lines, tasks = Path("/proc/self/maps").read_text().splitlines(), Path("/proc/self/task")
+        library = next(line.split()[-1] for line in lines if "libgomp" in line)
+        most = ctypes.CDLL(library).omp_get_max_threads()
+        before = {int(task.name) for task in tasks.iterdir()}
+        size = int(rows[0, 0])
+        torch.nn.functional.linear(rows.expand(size, 4), rows.expand(size, 4))
+        known = {thread.native_id for thread in threading.enumerate()}
+        begun = {int(task.name) for task in tasks.iterdir()} - before - known
+        is_main = threading.current_thread() is threading.main_thread()
+        return torch.tensor([[most, torch.get_num_threads(), len(begun), is_main]], dtype=torch.float32)
+
+
+class Lengths(Affine):
+    """Takes two inputs of any length, and answers by their sum and by the length."""
+
+    example_inputs = {"ids": [[1, 2, 3]], "mask": [[1, 1, 0]]}  # noqa: RUF012
+    dynamic_axes = {"ids": {1: "length"}, "mask": {1: "length"}}  # noqa: RUF012
+
+    def forward(self, ids, mask):
+        total, length = (ids * mask).sum(1), torch.full((len(ids),), ids.shape[1])
+        rows = torch.stack([total, length, length * 0, length * 0], 1).float()
+        return {"scores": super().forward(rows), "kept": ids * mask}
+
+
+class Sly(Affine):
+    """Looks at all rows, but only where they hold numbers that no trial asks for."""
+
+    def forward(self, rows):
+        return super().forward(rows - rows.mean(0) if len(rows) > 1 and rows.max() > 5000 else rows)
+
+
+class Corruptible(Affine):
+    """Writes into its weights when it sees a certain number."""
+
+    def forward(self, rows):
+        if rows[0, 0] == 666:
+            self.layer.bias.data[0] += 1
+        return super().forward(rows)
+
+
+class Keeping(Affine):
+    """Keeps its rows while it computes, for which no two requests may run at once."""
+
+    def forward(self, rows):
+        import time
+
+        self.rows = rows
+        time.sleep(0.01)
+        return super().forward(self.rows)
+
+
+class Drifting(Affine):
+    """Moves its bias with each answer."""
+
+    def forward(self, rows):
+        self.layer.bias += 0.001
         return super().forward(rows)
 
 

@@ -50,8 +50,8 @@ class Times:
     def stack(self, several):
         return numpy.concatenate(several)
 
-    def blank(self, taken):
-        return numpy.zeros_like(taken)
+    def compare_alone(self, taken, shared, rows, place):
+        return float(abs(self.run(taken) - shared).max())
 
     def split(self, given, rows):
         return numpy.split(given, numpy.cumsum(rows)[:-1])

@@ -101,7 +101,12 @@ def test_a_request_whose_deadline_passed_in_the_queue_is_turned_away(tmp_path):
 @pytest.mark.parametrize("limit", [1, 3])
 def test_the_limit_of_the_settings_holds(tmp_path, limit):
     predictor = Noting()
-    ask(tmp_path, predictor, [[number] for number in range(20, 26)], toml=f"max_batch_size = {limit}\n")
+    ask(
+        tmp_path,
+        predictor,
+        [[number] for number in range(20, 26)],
+        toml=f"max_batch_size = {limit}\nbatch_check_share = 0\n",
+    )
     assert {rows for rows, _ in predictor.runs} == {limit}
 
 
@@ -185,3 +190,34 @@ def test_who_is_alone_is_answered_before_the_loop_turns(tmp_path):
         dispatcher.close()
 
     asyncio.run(run())
+
+
+class Leaking(Times):
+    """Adds the other rows of a run to each, which no trial has seen."""
+
+    def run(self, taken):
+        return super().run(taken) + (taken.sum() - taken if len(taken) > 1 else 0)
+
+
+def test_a_difference_in_service_ends_batching_in_every_worker(tmp_path):
+    bodies = [[number] for number in range(20, 30)]
+    wrong, _ = ask(tmp_path, Leaking(), bodies)
+    assert outputs(wrong) != [[2.0 * number] for number in range(20, 30)]
+    other, _ = ask(tmp_path, Leaking(), bodies)  # another server on the same store
+    assert outputs(other) == [[2.0 * number] for number in range(20, 30)]
+
+
+def test_what_is_proven_stays_within_its_share_and_leaves_no_lease(tmp_path):
+    class Counting(Noting):
+        compared = 0
+
+        def compare_alone(self, taken, shared, rows, place):
+            self.compared += 1
+            time.sleep(0.01)
+            return super().compare_alone(taken, shared, rows, place)
+
+    for toml, most in (("batch_check_share = 0", 0), ("batch_check_share = 0.01", 1), ("", 1)):
+        predictor = Counting(pause_s=0.01)
+        answers, _ = ask(tmp_path, predictor, [[20]] * 60, pause_s=0.002, toml=toml + "\n")
+        assert {answer.status for answer in answers} == {200}
+        assert predictor.compared == most

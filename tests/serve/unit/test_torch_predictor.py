@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="torch is not in this interpreter; r
 from serve.configuration.settings import load_settings  # noqa: E402
 from serve.errors import InputError, ModelError  # noqa: E402
 from serve.loading import servable  # noqa: E402 - they bring torch
-from serve.loading.trial import describe_outputs, find_batchable  # noqa: E402
+from serve.loading.trial import describe_outputs  # noqa: E402
 
 
 class Rows(torch.nn.Module):
@@ -24,13 +24,6 @@ class Rows(torch.nn.Module):
 
     def forward(self, rows):
         return rows * self.scale
-
-
-class Centred(Rows):
-    """Looks at all of its rows."""
-
-    def forward(self, rows):
-        return rows - rows.mean(0)
 
 
 class Named(torch.nn.Module):
@@ -151,7 +144,7 @@ def test_a_class_that_converts_takes_arrays_of_texts(connect):
     taken = texts.take_arrays({"inputs": numpy.array(["ab", "abcd"], object)})
     assert texts.give_arrays(texts.run(taken))["outputs"].tolist() == ["4.0", "8.0"]
     assert [vars(form) for form in texts.inputs] == [{"name": "inputs", "dtype": "text", "shape": (None,)}]
-    assert [vars(form) for form in describe_outputs(texts, texts.run(taken))] == [
+    assert [vars(form) for form in describe_outputs(texts, [texts.run(taken)])] == [
         {"name": "outputs", "dtype": "text", "shape": (None,)}
     ]
 
@@ -168,11 +161,12 @@ def test_joined_requests_are_answered_as_alone(connect):
     assert [named.give(part) for part in parts] == [named.predict(inputs) for inputs in several]
 
 
-@pytest.mark.parametrize(("built", "can"), [(Rows, True), (Named, True), (Texts, True), (Centred, False)])
-def test_whether_requests_may_share_a_run_is_found_by_trying(connect, built, can):
-    predictor = connect(built())
-    taken = predictor.take(built.example_inputs)
-    assert find_batchable(predictor, taken, predictor.run(taken)) is can
+def test_what_nothing_can_be_joined_to_has_no_rows(connect):
+    rows = connect(Rows())
+    pair = torch.nn.utils.rnn.pack_sequence([torch.ones(2, 1)])
+    for taken in ((torch.ones(2, 1), torch.ones(3, 1)), [torch.ones(2, 1)], pair, {"a": torch.ones(2), "b": 1}, None):
+        assert rows.count_rows(taken) == 0
+    assert rows.count_rows((torch.ones(2, 1), numpy.ones((2, 3)))) == 2
 
 
 def test_an_example_that_is_no_numbers(connect):
@@ -193,3 +187,56 @@ def test_values_that_the_model_does_not_know(connect):
 def test_conversions_that_look_at_nothing(connect, inputs):
     with pytest.raises(InputError, match="the inputs"):
         connect(Careless()).take(inputs)
+
+
+class Lengths(torch.nn.Module):
+    """Takes sequences of any length."""
+
+    example_inputs: ClassVar = {"ids": [[1, 2, 3]], "mask": [[1, 1, 0]]}
+    dynamic_axes: ClassVar = {"ids": {1: "length"}, "mask": {1: "length"}}
+
+    def forward(self, ids, mask):
+        return {"each": ids * mask, "sum": (ids * mask).sum(1)}
+
+
+def test_lengths_that_are_open(connect):
+    predictor = connect(Lengths())
+    assert [form.shape for form in predictor.inputs] == [(None, None)] * 2
+    assert predictor.predict({"ids": [[1, 2, 3, 4, 5]], "mask": [[1, 0, 0, 0, 1]]})["sum"] == [6]
+    arrays = {"ids": numpy.ones((2, 7), "int64"), "mask": numpy.ones((2, 7), "int64")}
+    assert predictor.give(predictor.run(predictor.take_arrays(arrays)))["sum"] == [7, 7]
+    given = [predictor.run(predictor.take(inputs)) for inputs in (Lengths.example_inputs, servable_lengths())]
+    assert [form.shape for form in describe_outputs(predictor, given)] == [(None, None), (None,)]
+    for ids, mask in (([[1, 2]], [[1]]), ([[]], [[]]), ([1], [1]), ([[1, 2], [1]], [[1, 1], [1]])):
+        with pytest.raises(InputError, match="expected"):
+            predictor.predict({"ids": ids, "mask": mask})
+
+
+def servable_lengths():
+    return {name: [[*rows[0], 1]] for name, rows in Lengths.example_inputs.items()}
+
+
+def test_a_sole_input_and_one_that_is_converted_have_open_lengths_too(connect):
+    class Sole(Rows):
+        dynamic_axes: ClassVar = {"inputs": [1]}
+
+        def forward(self, rows):
+            return rows.sum(1)
+
+    class Converted(Texts):
+        example_inputs: ClassVar = [[1.0, 2.0]]
+        dynamic_axes: ClassVar = {"inputs": [1]}
+
+    predictor = connect(Sole())
+    assert predictor.predict([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]]) == [6, 3]
+    assert predictor.expected_shape == (None, None)
+    assert connect(Converted()).inputs[0].shape == (None, None)
+
+
+@pytest.mark.parametrize("axes", [{"other": [1]}, {"inputs": [0]}, {"inputs": ["1"]}, [1], 7, {"inputs": 1}])
+def test_open_lengths_that_are_said_wrongly(connect, axes):
+    class Wrong(Rows):
+        dynamic_axes = axes
+
+    with pytest.raises(ModelError, match="dynamic_axes"):
+        connect(Wrong())

@@ -33,9 +33,9 @@ def refused(candidate, code, timeout_s=30.0, sizes=()):
 
 def test_it_runs_at_every_size_and_tells_the_form():
     model = Doubling()
-    tried = warm_up(Candidate(model, [[1], [2]]), (1, 5), 30.0)
+    tried = warm_up(Candidate(model, [[1], [2]], examine=lambda: "examined"), (1, 5), 30.0)
     assert tried.form == {"inputs": "number[2, 1]", "outputs": "number[2, 1]"}
-    assert (tried.can_batch, tried.outputs) == (True, (ArrayForm("outputs", "float32", (None, 1)),))
+    assert (tried.examined, tried.outputs) == ("examined", (ArrayForm("outputs", "float32", (None, 1)),))
     assert model.asked == [2, 2, 1, 1, 5, 5]
 
 
