@@ -9,10 +9,12 @@ py-rattler may crash while the interpreter shuts down.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from envtool.errors import SolveError, UnsatisfiableError
 from envtool.fetching import credentials
@@ -39,6 +41,7 @@ class PackageRecord:
         size_bytes: Size of the archive, where the repodata has it.
         depends: The match specs that it needs.
         license: Its licence as the channel states it.
+        constrains: The match specs that bound other packages, where those are there.
     """
 
     name: str
@@ -51,6 +54,7 @@ class PackageRecord:
     size_bytes: int | None
     depends: tuple[str, ...]
     license: str | None = None
+    constrains: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,7 @@ class Repodata:
         kept = []
         if request.keep:
             urls = set(request.keep)
-            names = sorted({url.rpartition("/")[2].rsplit("-", 2)[0].lower() for url in urls})
+            names = sorted({file_parts(url)[0] for url in urls})
             found = await self._query(request.channels, request.platform, names)
             kept = [each for each in found if credentials.strip(each.url) in urls]
         records: list[Any] = await rattler.solve(
@@ -171,12 +175,27 @@ class Repodata:
         return records
 
 
+def file_parts(url: str) -> tuple[str, str, str]:
+    """Name, version and build of the archive at a URL."""
+    stem = re.sub(r"\.(conda|tar\.bz2)$", "", unquote(url.rpartition("/")[2]))
+    name, version, build = stem.rsplit("-", 2)
+    return name.lower(), version, build
+
+
 def compare_versions(first: str, second: str) -> int:
     """The order of two conda versions: negative when the first is the older one, 0 when they are equal."""
     import rattler
 
     one, other = rattler.Version(first), rattler.Version(second)
     return int(one > other) - int(one < other)
+
+
+def matches(match_spec: str, name: str, version: str, build: str) -> bool:
+    """Whether a match spec takes a package; which channel it is of does not count."""
+    import rattler
+
+    record = rattler.PackageRecord(name, version, _build_string(build), 0, "noarch")
+    return bool(rattler.MatchSpec(match_spec).matches(record))
 
 
 def match_spec_problem(text: str) -> str | None:
@@ -198,9 +217,16 @@ def _generic(name: str, value: str) -> Any:
     import rattler
 
     version, _, build = value.partition(" ")
+    return rattler.GenericVirtualPackage(
+        rattler.PackageName(name), rattler.Version(version), _build_string(build or "0")
+    )
+
+
+def _build_string(text: str) -> Any:
+    import rattler
+
     # py-rattler 0.25 takes the build as text, later ones as a type of their own.
-    build_type = getattr(rattler, "BuildString", str)
-    return rattler.GenericVirtualPackage(rattler.PackageName(name), rattler.Version(version), build_type(build or "0"))
+    return getattr(rattler, "BuildString", str)(text)
 
 
 def _record(record: Any) -> PackageRecord:
@@ -215,4 +241,5 @@ def _record(record: Any) -> PackageRecord:
         size_bytes=record.size,
         depends=tuple(record.depends),
         license=record.license,
+        constrains=tuple(record.constrains),
     )

@@ -63,10 +63,10 @@ def parse_lockfile(name: str, text: str) -> Lockfile:
     elif not document.issues:
         document.mapping(document.root, "the file", ("version", "metadata", "package"))
     if document.issues:
-        raise LockfileError(name, document.issues, "envtool lock writes it anew")
+        raise LockfileError(name, document.issues, "envtool lock --upgrade writes it anew")
     lockfile = _lockfile(document, top)
     if document.issues:
-        raise LockfileError(name, document.issues, "envtool lock writes it anew; a lock is never edited by hand")
+        raise LockfileError(name, document.issues, "envtool lock --upgrade writes it anew; never edit a lock by hand")
     return lockfile
 
 

@@ -88,6 +88,14 @@ def name_of(requirement: str) -> str | None:
         return None
 
 
+def allows(requirement: str, version: str) -> bool:
+    """Whether a requirement takes a version of its distribution; one that names a URL or has a marker may take any."""
+    from packaging.requirements import Requirement
+
+    parsed = Requirement(_HASH_OPTION.sub("", requirement))
+    return parsed.marker is not None or parsed.specifier.contains(version, prereleases=True)
+
+
 def url_of(requirement: str) -> str | None:
     """The URL that a requirement names its distribution by, if it does."""
     from packaging.requirements import Requirement

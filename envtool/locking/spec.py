@@ -91,26 +91,31 @@ class EnvironmentSpec:
         return self.paths[0].parent
 
 
-def read_spec(paths: Sequence[Path], platforms: Sequence[str] = ()) -> EnvironmentSpec:
+def read_spec(
+    paths: Sequence[Path], platforms: Sequence[str] = (), *, default: Sequence[str] = (DEFAULT_PLATFORM,)
+) -> EnvironmentSpec:
     """Read the files of one environment.
 
     Args:
         paths: The files; the first names the environment.
         platforms: The platforms to read them for, instead of the ones that they name.
+        default: The platforms where they name none.
 
     Raises:
         MissingFileError: A file cannot be read.
         SpecError: A file is malformed, or they contradict each other; every issue is in it.
     """
     hint = "envtool init makes one from a template; -f names another"
-    return combine([source.parse(path, read_text(path, hint)) for path in paths], platforms)
+    return combine([source.parse(path, read_text(path, hint)) for path in paths], platforms, default)
 
 
-def combine(sources: Sequence[Source], platforms: Sequence[str] = ()) -> EnvironmentSpec:
+def combine(
+    sources: Sequence[Source], platforms: Sequence[str] = (), default: Sequence[str] = (DEFAULT_PLATFORM,)
+) -> EnvironmentSpec:
     """Put the parsed files of one environment together; the arguments and errors are those of `read_spec`."""
     issues = [issue for each in sources for issue in sorted(each.issues, key=_line)]
     named = tuple(dict.fromkeys(platform for each in sources for platform in each.platforms))
-    chosen = tuple(dict.fromkeys(platforms)) or named or (DEFAULT_PLATFORM,)
+    chosen = tuple(dict.fromkeys(platforms)) or named or tuple(default)
     issues += [Issue("--platform", f"unknown platform {each!r}") for each in platforms if each not in PLATFORMS]
     _refuse(sources, issues)
     dates = {each.exclude_newer.text: each.exclude_newer for each in sources if each.exclude_newer}

@@ -151,6 +151,7 @@ def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str
         wheels = parse_pylock(
             locked.read_text(encoding="utf-8"),
             {name: wheel for name, (wheel, _) in request.built.items()},
+            kept={each.sha256 for each in kept},
             is_pure=request.is_pure,
         )
         # The second answer is the same resolution with the reasons, from uv's own cache; pylock.toml has no place
