@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from envtool.errors import EnvtoolError
+from envtool.fetching import credentials
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def say(line: str) -> None:
     """Print a line for people to standard error."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 - this is the door to the terminal
+    print(credentials.masked(line), file=sys.stderr, flush=True)  # noqa: T201 - this is the door to the terminal
 
 
 def warn(line: str, hint: str | None = None) -> None:
@@ -34,7 +35,7 @@ def warn(line: str, hint: str | None = None) -> None:
 
 def answer(text: str) -> None:
     """Print the answer of a command to standard output."""
-    print(text, flush=True)  # noqa: T201 - this is the door to the terminal
+    print(credentials.masked(text), flush=True)  # noqa: T201 - this is the door to the terminal
 
 
 def answer_json(value: Any) -> None:

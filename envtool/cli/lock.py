@@ -91,7 +91,7 @@ def command(
     old = _old_lock(target, is_upgrade)
     if updates and old is None:
         raise click.UsageError(f"{target} does not exist, so that nothing of it can be moved; envtool lock makes it")
-    request = refresh.request(paths, target, old, options, is_upgrade=is_upgrade)
+    request = refresh.request(paths, target, old, options, keeps_options=bool(updates))
     if old and not is_upgrade and refresh.has_other_strategy(old, request.options):
         report.say("  every package is chosen anew, since the strategy is another one")
         is_upgrade = True

@@ -119,6 +119,18 @@ def options_of(recorded: str) -> dict[str, str]:
     return options
 
 
+def urls_of(recorded: str | None) -> list[str]:
+    """The URLs of package indexes and of distributions that stand in the inputs of a lock, variables and all."""
+    try:
+        inputs = json.loads(recorded or "{}")
+        rows = [*inputs.get("general", ()), *(row for rows in inputs.get("platforms", {}).values() for row in rows)]
+        indexes = [value for kind, _, value, *_ in rows if kind in ("package index", "pip-repositories")]
+        named = [requirements.url_of(value) for kind, _, value, *_ in rows if kind == "pip dependency"]
+    except (ValueError, TypeError, AttributeError):  # a convenience: spoilt inputs are as good as none
+        return []
+    return [url for each in indexes for url in each.split(", ")] + [url for url in named if url]
+
+
 def unchanged_wheels(recorded: str | None, platform: PlatformSpec) -> frozenset[str]:
     """The distributions that are asked for in the very words of a lock.
 

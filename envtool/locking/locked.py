@@ -27,6 +27,8 @@ class LockedPackage:
         build: Its build string, where known.
         size_bytes: Size of the file, where the channel or index says it.
         built: How the wheel was made, if its URL is that of a commit.
+        access_url: The URL with the variables for its credentials that the lock names for its channel or index; None
+            where it names none.
     """
 
     manager: str
@@ -41,6 +43,7 @@ class LockedPackage:
     build: str | None = None
     size_bytes: int | None = None
     built: SourceBuild | None = None
+    access_url: str | None = field(default=None, compare=False)
 
     @property
     def file_name(self) -> str:

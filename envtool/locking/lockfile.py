@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from envtool.building import repository, source_build
 from envtool.building.source_build import SourceBuild
 from envtool.document import Document, Value, dump, read_text
 from envtool.errors import Issue, LockfileError
-from envtool.fetching.credentials import variables_of
+from envtool.fetching.credentials import variables_of, with_variables
 from envtool.files import write_atomically
+from envtool.locking import inputs
+from envtool.locking.inputs import INPUTS_KEY
 from envtool.locking.locked import LockedPackage, Lockfile
 
 __all__ = ["LockedPackage", "Lockfile", "format_lockfile", "parse_lockfile", "read_json_metadata", "read_lockfile"]
@@ -147,14 +150,21 @@ def _lockfile(document: Document, top: Mapping[str, Value]) -> Lockfile:
     sizes = _read_sizes(custom_metadata.pop(SIZES_KEY, "{}"))
     builds = source_build.parse(custom_metadata.pop(BUILDS_KEY, "{}"))
     found = (_package(document, position, value, sizes, builds) for position, value in enumerate(packages))
+    urls = tuple(url for each in channels if (url := document.string(each.get("url"), "url")) is not None)
+    templates = [each for each in (*urls, *inputs.urls_of(custom_metadata.get(INPUTS_KEY))) if variables_of(each)]
     return Lockfile(
-        packages=tuple(package for package in found if package is not None),
-        channels=tuple(url for each in channels if (url := document.string(each.get("url"), "url")) is not None),
+        packages=tuple(_with_access(package, templates) for package in found if package is not None),
+        channels=urls,
         platforms=tuple(text for text, _ in document.strings(metadata.get("platforms"), "platforms")),
         sources=tuple(text for text, _ in document.strings(metadata.get("sources"), "sources")),
         content_hash=dict(document.scalars(metadata.get("content_hash"), "content_hash")),
         custom_metadata=custom_metadata,
     )
+
+
+def _with_access(package: LockedPackage, templates: Sequence[str]) -> LockedPackage:
+    access_url = with_variables(package.url, templates)
+    return package if access_url == package.url else replace(package, access_url=access_url)
 
 
 def _read_sizes(text: str) -> dict[str, int]:

@@ -20,7 +20,7 @@ def sources_of(lockfile: Lockfile | None, target: Path) -> list[Path]:
 
 
 def request(
-    paths: Sequence[Path], target: Path, old: Lockfile | None, given: Mapping[str, str], *, is_upgrade: bool = False
+    paths: Sequence[Path], target: Path, old: Lockfile | None, given: Mapping[str, str], *, keeps_options: bool = False
 ) -> LockRequest:
     """What to lock, so that nothing of the lock that is there is lost unless somebody says so.
 
@@ -29,14 +29,14 @@ def request(
         target: Where the lock stands or will stand.
         old: The lock that is there, if there is one.
         given: What the command line says: `strategy`, `exclude-newer`, `platform`.
-        is_upgrade: Whether everything is chosen anew; of what was given before, the platforms alone stay then.
+        keeps_options: Whether everything that was given before still holds; otherwise the platforms alone do.
 
     Raises:
         MissingFileError: A source cannot be read.
         SpecError: A source is malformed.
     """
     recorded = recorded_options(old)
-    kept = {name: value for name, value in recorded.items() if name == "platform" or not is_upgrade}
+    kept = {name: value for name, value in recorded.items() if keeps_options or name == "platform"}
     options = {**kept, **given}
     spec = read_spec(
         paths or sources_of(old, target),

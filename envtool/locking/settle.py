@@ -26,7 +26,9 @@ def hold_most(
     Returns:
         None where there is no answer even if nothing is held.
     """
-    first = attempt(important) or (attempt(()) if important else None)
+    first = attempt(important)
+    if first is None and important:
+        first = attempt(())
     if first is None:
         return None
     answer: _Answer = first

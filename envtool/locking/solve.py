@@ -105,7 +105,8 @@ def _moving_least(request: SolveRequest, refused: SolveError, repodata: Repodata
     asked = {package_name(each) for each in request.match_specs}
     important = [each for each in request.keep if file_parts(each)[0] in asked]
     others = [each for each in request.keep if each not in important]
-    return hold_most(important, others, attempt, stays) or latest
+    found = hold_most(important, others, attempt, stays)
+    return latest if found is None else found
 
 
 def _holding(request: SolveRequest, urls: Sequence[str]) -> SolveRequest:

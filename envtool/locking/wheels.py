@@ -185,11 +185,22 @@ def _requirements(request: WheelRequest) -> list[str]:
 
 def _from_file(requirement: str, built: Mapping[str, tuple[Wheel, Path]]) -> str:
     found = built.get(requirements.name_of(requirement) or "")
-    return requirements.with_url(requirement, found[1].as_uri()) if found else requirement
+    return requirements.with_url(requirement, found[1].as_uri()) if found else _expanded(requirement)
+
+
+def _expanded(requirement: str) -> str:
+    # uv knows ${NAME} alone, and puts the value in as it is.
+    url = requirements.url_of(requirement)
+    if url is None or not credentials.variables_of(url):
+        return requirement
+    return requirements.with_url(requirement, credentials.expand(url))
 
 
 def _constraints(request: WheelRequest) -> list[str]:
-    return [*request.constraints, *(f"{name}=={version}" for name, version in sorted(request.provided.items()))]
+    return [
+        *map(_expanded, request.constraints),
+        *(f"{name}=={version}" for name, version in sorted(request.provided.items())),
+    ]
 
 
 def _compile(request: WheelRequest, scratch: Path, output: Sequence[str], variables: Mapping[str, str]) -> str:
