@@ -20,7 +20,7 @@ from envtool.document import Document, Value, dump, read_text
 from envtool.errors import Issue, LockfileError
 from envtool.fetching.credentials import variables_of, with_variables
 from envtool.files import write_atomically
-from envtool.locking import inputs
+from envtool.locking import inputs, variables
 from envtool.locking.inputs import INPUTS_KEY
 from envtool.locking.locked import LockedPackage, Lockfile
 
@@ -147,6 +147,7 @@ def _lockfile(document: Document, top: Mapping[str, Value]) -> Lockfile:
     packages = document.items(top.get("package"), "package")
     channels = [document.mapping(each, "a channel") for each in document.items(metadata.get("channels"), "channels")]
     custom_metadata = dict(document.scalars(metadata.get("custom_metadata"), "custom_metadata"))
+    _check_variables(document, metadata.get("custom_metadata"), custom_metadata.get(VARIABLES_KEY, "{}"))
     sizes = _read_sizes(custom_metadata.pop(SIZES_KEY, "{}"))
     builds = source_build.parse(custom_metadata.pop(BUILDS_KEY, "{}"))
     found = (_package(document, position, value, sizes, builds) for position, value in enumerate(packages))
@@ -160,6 +161,18 @@ def _lockfile(document: Document, top: Mapping[str, Value]) -> Lockfile:
         content_hash=dict(document.scalars(metadata.get("content_hash"), "content_hash")),
         custom_metadata=custom_metadata,
     )
+
+
+def _check_variables(document: Document, place: Value | None, text: str) -> None:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
+        document.issue(place.line if place else 1, f"{VARIABLES_KEY} must be a JSON object of names to strings")
+        return
+    for problem in filter(None, (variables.problem(*each) for each in found.items())):
+        document.issue(place.line if place else 1, problem)
 
 
 def _with_access(package: LockedPackage, templates: Sequence[str]) -> LockedPackage:

@@ -15,7 +15,7 @@ from pathlib import Path
 from envtool.document import Document, Value
 from envtool.errors import Issue
 from envtool.fetching import credentials
-from envtool.locking import requirements, selectors
+from envtool.locking import requirements, selectors, variables
 from envtool.locking.requirements import Line, Requirements
 from envtool.locking.selectors import PLATFORMS
 
@@ -93,7 +93,7 @@ def parse(path: Path, text: str) -> Source:
         channels=_channels(document, top.get("channels")),
         platforms=_platforms(document, top.get("platforms")),
         category=category,
-        variables=_scalars(document, top.get("variables"), "variables"),
+        variables=_variables(document, top.get("variables")),
         pip_repositories=tuple(_urls(document, top.get("pip-repositories"), "pip-repositories")),
         exclude_newer=_exclude_newer(document, top.get("exclude-newer")),
         sections={platform: _section(document, text, platform) for platform in PLATFORMS},
@@ -143,6 +143,15 @@ def _scalars(document: Document, value: Value | None, what: str) -> dict[str, Li
     return {
         name: Line(text, f"{document.name}:{mapping[name].line}") for name, text in document.scalars(value, what)
     }  # fmt: skip
+
+
+def _variables(document: Document, value: Value | None) -> dict[str, Line]:
+    found = _scalars(document, value, "variables")
+    for name, line in found.items():
+        problem = variables.problem(name, line.text)
+        if problem:
+            document.issue(int(line.place.rpartition(":")[2]), problem)
+    return found
 
 
 def _section(document: Document, text: str, platform: str) -> Section:
