@@ -18,7 +18,9 @@ from urllib.parse import unquote
 
 from envtool.errors import SolveError, UnsatisfiableError
 from envtool.fetching import credentials
+from envtool.locking.aged import AgedChannel, is_too_young
 from envtool.locking.policy import Policy
+from envtool.locking.source import package_name
 from envtool.mirroring.mirrors import Mirrors
 
 # Kept until the process ends: to free the records of a channel takes a fiftieth of a lock's time, for nobody.
@@ -133,6 +135,31 @@ class Repodata:
             raise self._no_records(platform, error) from error
         return [_record(each) for each in found]
 
+    def unknown(self, channels: Sequence[str], platform: str, match_specs: Sequence[str]) -> dict[str, str]:
+        """The match specs that no record satisfies, each with what is not there: the name, or the version or build.
+
+        Raises:
+            SolveError: The records of a channel could not be had.
+        """
+        import rattler
+
+        names = {each: name for each in match_specs if (name := package_name(each)) and not name.startswith("__")}
+        try:
+            found = asyncio.run(_await(self._query(channels, platform, sorted(set(names.values())))))
+        except Exception as error:  # py-rattler raises several unrelated types
+            raise self._no_records(platform, error) from error
+        by_name: dict[str, list[Any]] = {}
+        for record in found:
+            by_name.setdefault(record.name.normalized, []).append(record)
+        unknown = {}
+        for text, name in names.items():
+            spec = rattler.MatchSpec(text)
+            records = by_name.get(name, [])
+            if not any(spec.matches(each) for each in records):
+                latest = max((each.version for each in records), default=None)
+                unknown[text] = f"no such version or build; the newest is {latest}" if records else "no such package"
+        return unknown
+
     def _answer(self, request: SolveRequest, answer: Any) -> list[PackageRecord] | SolveError:
         from rattler.exceptions import SolverError
 
@@ -161,18 +188,31 @@ class Repodata:
             names = sorted({file_parts(url)[0] for url in urls})
             found = await self._query(request.channels, request.platform, names)
             kept = [each for each in found if credentials.strip(each.url) in urls]
+        policy = request.policy
+        sources: list[Any] = list(request.channels)
+        if policy.has_exceptions:
+            sources = [await self._aged(each, request) for each in request.channels]
+            kept = [each for each in kept if not is_too_young(each, policy)]
         records: list[Any] = await rattler.solve(
-            sources=list(request.channels),
+            sources=sources,
             specs=[rattler.MatchSpec(spec) for spec in request.match_specs],
             platforms=[request.platform, "noarch"],
             gateway=self._gateway,
             virtual_packages=[_generic(name, value) for name, value in sorted(request.virtual_packages.items())],
             constraints=[rattler.MatchSpec(spec) for spec in request.constraints],
             locked_packages=kept,
-            exclude_newer=request.policy.exclude_newer,
-            strategy=request.policy.strategy,
+            exclude_newer=None if policy.has_exceptions else policy.exclude_newer,
+            strategy=policy.strategy,
         )
         return records
+
+    async def _aged(self, channel: str, request: SolveRequest) -> AgedChannel:
+        names = {each: await self._names(channel, each) for each in (request.platform, "noarch")}
+        return AgedChannel(self._gateway, channel, names, request.policy)
+
+    async def _names(self, channel: str, platform: str) -> list[str]:
+        found = await self._gateway.names([channel], [platform])
+        return [each.normalized for each in found]
 
 
 def file_parts(url: str) -> tuple[str, str, str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from envtool import directories
 from envtool.errors import SolveError
+from envtool.fetching import credentials
 from envtool.locking import inputs, policy, virtual
 from envtool.locking.categories import categories, dependency_edges
 from envtool.locking.conda import PackageRecord
@@ -22,7 +23,7 @@ from envtool.locking.lockfile import SPECS_KEY, VARIABLES_KEY, LockedPackage, Lo
 from envtool.locking.meanwhile import meanwhile
 from envtool.locking.policy import Policy
 from envtool.locking.solution import Preference, Solution, Sources
-from envtool.locking.solve import solve
+from envtool.locking.solve import channel_urls, solve
 from envtool.locking.spec import EnvironmentSpec, PlatformSpec
 
 if TYPE_CHECKING:  # most locks have no wheels
@@ -53,10 +54,23 @@ class LockRequest:
         Raises:
             EnvtoolError: The date of exclude-newer is none.
         """
+        now = now or datetime.now(timezone.utc)
         text = self.options.get("exclude-newer") or self.spec.exclude_newer
         place = "--exclude-newer" if "exclude-newer" in self.options else f"{self.spec.paths[0]}: exclude-newer"
-        moment = policy.cutoff(text, now or datetime.now(timezone.utc), place) if text else None
-        return Policy(self.options.get("strategy", "highest"), moment)
+        moment = policy.cutoff(text, now, place) if text else None
+        return Policy(
+            self.options.get("strategy", "highest"),
+            moment,
+            {
+                name.lower(): policy.exception(each, now, f"{place}-package {name}")
+                for name, each in self.spec.exclude_newer_package.items()
+            },
+            {
+                credentials.strip(url): policy.exception(each, now, f"{place}-channel {name}")
+                for name, each in self.spec.exclude_newer_channel.items()
+                for url in channel_urls(name, self.spec.directory)
+            },
+        )
 
 
 def lock(request: LockRequest, sources: Sources) -> Lockfile:

@@ -22,6 +22,7 @@ from envtool.locking.selectors import PLATFORMS
 _KEYS = (
     "name", "channels", "dependencies", "platforms", "category", "variables", "prefix",
     "pip-repositories", "allow-pypi-requests", "virtual-packages", "exclude-newer",
+    "exclude-newer-package", "exclude-newer-channel",
 )  # fmt: skip
 _MATCH_SPEC = re.compile(r"^(?:[^\s:]+::|[^\s:]+:[^\s:]*:)?(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*)(?=$|[\s=<>!~\[])")
 _CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -57,6 +58,8 @@ class Source:
         variables: Variables to set on activation.
         pip_repositories: Package indexes besides the default one.
         exclude_newer: How old a package has to be: a date, or days.
+        exclude_newer_package: The same for single packages; `false` where age does not count.
+        exclude_newer_channel: The same for single channels, by the words in `channels`.
         sections: What it asks for on each platform.
         issues: What is wrong with it.
     """
@@ -69,6 +72,8 @@ class Source:
     variables: Mapping[str, Line] = field(default_factory=dict)
     pip_repositories: tuple[Line, ...] = ()
     exclude_newer: Line | None = None
+    exclude_newer_package: Mapping[str, Line] = field(default_factory=dict)
+    exclude_newer_channel: Mapping[str, Line] = field(default_factory=dict)
     sections: Mapping[str, Section] = field(default_factory=dict)
     issues: tuple[Issue, ...] = ()
 
@@ -96,6 +101,8 @@ def parse(path: Path, text: str) -> Source:
         variables=_variables(document, top.get("variables")),
         pip_repositories=tuple(_urls(document, top.get("pip-repositories"), "pip-repositories")),
         exclude_newer=_exclude_newer(document, top.get("exclude-newer")),
+        exclude_newer_package=_scalars(document, top.get("exclude-newer-package"), "exclude-newer-package"),
+        exclude_newer_channel=_scalars(document, top.get("exclude-newer-channel"), "exclude-newer-channel"),
         sections={platform: _section(document, text, platform) for platform in PLATFORMS},
         issues=tuple(document.issues),
     )

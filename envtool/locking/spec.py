@@ -72,7 +72,9 @@ class EnvironmentSpec:
         pip_index: The package index that stands for the default one, with variables for its credentials.
         pip_repositories: Package indexes that are asked before it.
         allows_prereleases: Whether `--pre` stands in a `pip:` section.
-        exclude_newer: How old a package has to be: a date or a number of days.
+        exclude_newer: How old a package has to be: a date or a duration.
+        exclude_newer_package: The same for single packages, `false` where age does not count.
+        exclude_newer_channel: The same for single channels.
     """
 
     paths: tuple[Path, ...]
@@ -84,6 +86,8 @@ class EnvironmentSpec:
     pip_repositories: tuple[str, ...] = ()
     allows_prereleases: bool = False
     exclude_newer: str | None = None
+    exclude_newer_package: Mapping[str, str] = field(default_factory=dict)
+    exclude_newer_channel: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def directory(self) -> Path:
@@ -128,12 +132,20 @@ def combine(
         name=next((each.name for each in sources if each.name), None),
         channels=_ordered(sources, lambda each: each.channels, "channels", issues),
         platforms=tuple(_platform(sources, platform, issues) for platform in chosen),
-        variables={name: line.text for name, line in _united([each.variables for each in sources], issues).items()},
+        variables=_texts([each.variables for each in sources], issues),
         pip_index=_pip_index(sources, issues),
         pip_repositories=_pip_repositories(sources, issues),
         allows_prereleases=any(s.pip.allows_prereleases for each in sources for s in each.sections.values()),
         exclude_newer=next(iter(dates), None),
+        exclude_newer_package=_texts([each.exclude_newer_package for each in sources], issues),
+        exclude_newer_channel=_texts([each.exclude_newer_channel for each in sources], issues),
     )
+    issues += [
+        Issue(line.place, f"exclude-newer-channel names {name}, which is not among the channels")
+        for each in sources
+        for name, line in each.exclude_newer_channel.items()
+        if name.rstrip("/") not in spec.channels
+    ]
     if not spec.channels:
         issues.append(Issue(f"{sources[0].path}:1", "no channel is named; packages have to come from somewhere"))
     _refuse(sources, issues)
@@ -172,6 +184,10 @@ def _platform(sources: Sequence[Source], platform: str, issues: list[Issue]) -> 
 
 def _dependency(line: Line, category: str) -> Dependency:
     return Dependency(line.text, line.place, category)
+
+
+def _texts(mappings: Sequence[Mapping[str, Line]], issues: list[Issue]) -> dict[str, str]:
+    return {name: line.text for name, line in _united(mappings, issues).items()}
 
 
 def _united(mappings: Sequence[Mapping[str, Line]], issues: list[Issue]) -> dict[str, Line]:

@@ -40,6 +40,7 @@ _UV_GLIBC_TARGETS = (
     (2, 39),
     (2, 40),
 )
+_FOR_EVER = datetime(9000, 1, 1)
 _DEFAULT_GLIBC = "2.28"
 _MACHINES = {"linux-64": "x86_64", "linux-aarch64": "aarch64"}
 _UV_PLATFORMS = {
@@ -211,6 +212,8 @@ def _compile(request: WheelRequest, scratch: Path, output: Sequence[str], variab
     argv += ["--resolution", policy.strategy]
     if policy.exclude_newer:
         argv += ["--exclude-newer", _rfc3339(policy.exclude_newer)]
+    for name, moment in policy.of_packages.items():
+        argv += ["--exclude-newer-package", f"{name}={_rfc3339(moment or _FOR_EVER)}"]
     if request.allows_prereleases:
         argv += ["--prerelease", "allow"]
     try:

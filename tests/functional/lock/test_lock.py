@@ -276,7 +276,7 @@ def test_a_date_that_is_none(envtool, write, text: str) -> None:
     write(SERVER)
     refused = envtool("lock", "--exclude-newer", text)
     assert refused.returncode == 3
-    assert f"--exclude-newer: '{text}' is neither a date nor a number of days" in refused.stderr
+    assert f"--exclude-newer: '{text}' is neither a date nor a duration" in refused.stderr
 
 
 def test_variables_of_the_file_stand_in_the_lock(envtool, write, tmp_path: Path) -> None:
@@ -317,3 +317,17 @@ def test_records_without_an_md5_are_refused_with_a_hint(envtool, write, tmp_path
     assert answer.returncode == 3
     assert "demo-1-0.conda has no md5" in answer.stderr
     assert "envtool channel index" in answer.stderr
+
+
+def test_forty_lines_of_which_some_are_unknown_are_looked_up(envtool, write) -> None:
+    good = ["python=3.9", "flask", "numpy", "click", "werkzeug", "jinja2"]
+    bad = [f"nonesuch-{number}" for number in range(28)] + ["pytest=99", "gunicorn<0", "packaging=0.0.0.1"]
+    lines = "".join(f"  - {each}\n" for each in good + bad)
+    write(f"channels: [conda-forge]\nplatforms: [linux-64]\ndependencies:\n{lines}")
+    refused = envtool("lock")
+    assert refused.returncode == 3
+    for position, each in enumerate(bad):
+        assert f"environment.yml:{position + 10}: {each} (no such" in refused.stderr
+    assert "these" not in refused.stderr.partition("no channel has what these lines")[2]
+    for each in good:
+        assert f": {each}\n" not in refused.stderr
