@@ -146,31 +146,26 @@ def _lock(
     request: LockRequest, old: Lockfile | None, updates: tuple[str, ...] | None, is_dry_run: bool, as_json: bool
 ) -> None:
     """Lock; without `updates` everything is chosen anew."""
-    from envtool import directories, report
+    from envtool import directories
     from envtool.channel.trust import require_signed
+    from envtool.cli.solving import opened
     from envtool.fetching.cache import Cache
-    from envtool.locking.conda import Repodata
     from envtool.locking.explain import explained
     from envtool.locking.lock import lock
     from envtool.locking.lockfile import write_lockfile
     from envtool.locking.moves import moves
-    from envtool.locking.solution import Sources
-    from envtool.locking.solve import repodata_urls
     from envtool.locking.update import package_of, update
-    from envtool.mirroring import choice as mirror_choice
 
     names = ", ".join(str(path) for path in request.spec.paths)
-    with report.Display() as display:
-        known = mirror_choice.for_urls(repodata_urls(request.spec), Cache(directories.cache()), display)
-        sources = Sources(Repodata(directories.repodata_cache(), known), known, display)
-        moved: list[Move] = []
-        with display.task(f"solve {names}"), explained(request, sources):
+    moved: list[Move] = []
+    with opened(request) as sources:
+        with sources.display.task(f"solve {names}"), explained(request, sources):
             if old is None or updates is None:
                 lockfile = lock(request, sources)
             else:
                 lockfile = update(old, updates, request, sources)
                 moved = moves(old, lockfile, request, sources.repodata, [package_of(each) for each in updates])
-        require_signed(lockfile.packages, Cache(directories.cache()), display)
+        require_signed(lockfile.packages, Cache(directories.cache()), sources.display)
         if not is_dry_run:
             write_lockfile(request.lockfile_path, lockfile)
     _say(request.lockfile_path, old, lockfile, moved, is_dry_run, as_json)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from envtool.errors import EnvtoolError
@@ -14,6 +14,8 @@ from envtool.locking.lock import LockRequest, with_virtual_packages
 from envtool.locking.lockfile import LockedPackage, Lockfile
 from envtool.locking.solve import channels_of
 from envtool.locking.spec import Dependency, PlatformSpec, package_name
+
+Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -49,24 +51,42 @@ def moves(
     found = []
     for each in diff.compare(old, new, diff.compare_versions):
         if each.before and each.after:
-            reasons = _Reasons(old, new, platforms[each.platforms[0]], named)
-            reason = reasons.of(each) or _last_reason(reasons, each, request, repodata)
+            spec = platforms[each.platforms[0]]
+            reasons = Reasons(_packages(old, spec), _packages(new, spec), spec, named)
+            reason = reasons.of(each.manager, each.name) or _last_reason(reasons, each, request, repodata)
             found.append(Move(each, reason))
     return found
 
 
-class _Reasons:
-    """Reasons that the two locks and the sources tell by themselves, on one platform."""
+def _packages(lockfile: Lockfile, platform: PlatformSpec) -> dict[Key, LockedPackage]:
+    return {(each.manager, each.name): each for each in lockfile.packages if each.platform == platform.platform}
 
-    def __init__(self, old: Lockfile, new: Lockfile, platform: PlatformSpec, named: Sequence[str]) -> None:
+
+class Reasons:
+    """Why packages of one set cannot be in another, as far as the sets and the sources tell by themselves.
+
+    Args:
+        before: The packages that are asked about.
+        after: The packages that there are.
+        platform: What is asked for.
+        named: The packages that the user asked to move.
+    """
+
+    def __init__(
+        self,
+        before: Mapping[Key, LockedPackage],
+        after: Mapping[Key, LockedPackage],
+        platform: PlatformSpec,
+        named: Sequence[str] = (),
+    ) -> None:
         self.platform = platform
         self.named = set(named)
-        self.before = {(p.manager, p.name): p for p in old.packages if p.platform == platform.platform}
-        self.after = {(p.manager, p.name): p for p in new.packages if p.platform == platform.platform}
+        self.before = before
+        self.after = after
 
-    def of(self, moved: Difference) -> str | None:
+    def of(self, manager: str, name: str) -> str | None:
         """The first reason that holds, the user's own words before all others."""
-        old = self.before[moved.manager, moved.name]
+        old = self.before[manager, name]
         if old.name in self.named:
             return "asked for"
         lines = [f"{each.place} asks for {each.text}" for each in refusing(self.platform, old)]
@@ -82,9 +102,9 @@ class _Reasons:
         for name, needed in old.dependencies.items():
             other = self.after.get(("conda", name))
             if other and needed != "*" and not fits(f"{name} {needed}", other):
-                yield f"{old.version} {old.build_string} needs {name} {needed}, which is now {other.version}"
+                yield f"{old.name} {old.version} needs {name} {needed}, which is {other.version}"
             elif name.startswith("__") and not self._is_declared(name, needed):
-                yield f"{old.version} {old.build_string} needs {name} {needed}, which is not declared"
+                yield f"{old.name} {old.version} needs {name} {needed}, which is not declared"
 
     def _is_declared(self, name: str, needed: str) -> bool:
         version, _, build = self.platform.virtual_packages.get(name, "").partition(" ")
@@ -93,7 +113,7 @@ class _Reasons:
     def _by_pip(self, old: LockedPackage) -> Iterator[str]:
         python, was = self.after.get(("conda", "python")), self.before.get(("conda", "python"))
         if python and was and python.version != was.version:
-            yield f"python is now {python.version}"
+            yield f"python is {python.version}"
         for package in self.after.values():
             former = self.before.get((package.manager, package.name))
             is_new = former is None or former.version != package.version
@@ -117,7 +137,7 @@ def fits(match_spec: str, package: LockedPackage) -> bool:
     return conda.matches(match_spec, package.name, package.version, package.build_string or "")
 
 
-def _last_reason(reasons: _Reasons, moved: Difference, request: LockRequest, repodata: Repodata) -> str:
+def _last_reason(reasons: Reasons, moved: Difference, request: LockRequest, repodata: Repodata) -> str:
     """A reason that only the channels can tell."""
     old = reasons.before[moved.manager, moved.name]
     if old.manager == "conda":

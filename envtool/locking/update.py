@@ -83,8 +83,13 @@ def _pip_bounds(old: Lockfile, wanted: Mapping[str, str]) -> Iterable[str]:
     in_pip = {each.name for each in old.packages if each.manager == "pip"}
     for name, text in wanted.items():
         if requirements.name_of(name) in in_pip:
-            version = text.strip()[len(name) :].lstrip("= ")
-            yield f"{name}=={version}" if version[:1].isdigit() else f"{name}{version}"
+            yield pip_bound(name, text)
+
+
+def pip_bound(name: str, text: str) -> str:
+    """A match spec of a package as pip writes it."""
+    version = text.strip()[len(name) :].lstrip("= ")
+    return f"{name}=={version}" if version[:1].isdigit() else f"{name}{version}"
 
 
 def _commits(old: Lockfile, platform: PlatformSpec, moving: Iterable[str]) -> tuple[Wheel, ...]:

@@ -91,6 +91,7 @@ class WheelRequest:
         policy: Which of the versions that fit.
         built: The wheels of requirements that name a repository, and their files, by name.
         is_pure: Whether only wheels for every platform count.
+        has_dependencies: Whether what the requirements need is chosen as well.
     """
 
     target: Target
@@ -104,6 +105,7 @@ class WheelRequest:
     policy: Policy = field(default_factory=Policy)
     built: Mapping[str, tuple[Wheel, Path]] = field(default_factory=dict)
     is_pure: bool = False
+    has_dependencies: bool = True
 
 
 def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
@@ -214,6 +216,8 @@ def _compile(request: WheelRequest, scratch: Path, output: Sequence[str], variab
         argv += ["--exclude-newer", _rfc3339(policy.exclude_newer)]
     for name, moment in policy.of_packages.items():
         argv += ["--exclude-newer-package", f"{name}={_rfc3339(moment or _FOR_EVER)}"]
+    if not request.has_dependencies:
+        argv += ["--no-deps"]
     if request.allows_prereleases:
         argv += ["--prerelease", "allow"]
     try:
