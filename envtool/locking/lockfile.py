@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +69,7 @@ def parse_lockfile(name: str, text: str) -> Lockfile:
     if document.issues:
         raise LockfileError(name, document.issues, "envtool lock --upgrade writes it anew")
     lockfile = _lockfile(document, top)
+    _check_packages(document, lockfile, top.get("package"))
     if document.issues:
         raise LockfileError(name, document.issues, "envtool lock --upgrade writes it anew; never edit a lock by hand")
     return lockfile
@@ -161,6 +163,15 @@ def _lockfile(document: Document, top: Mapping[str, Value]) -> Lockfile:
         content_hash=dict(document.scalars(metadata.get("content_hash"), "content_hash")),
         custom_metadata=custom_metadata,
     )
+
+
+def _check_packages(document: Document, lockfile: Lockfile, place: Value | None) -> None:
+    """Note what a bad merge leaves behind: a package twice."""
+    line = place.line if place else 1
+    counts = Counter(each.sort_key for each in lockfile.packages)
+    for (_, name, platform, category), count in counts.items():
+        if count > 1:
+            document.issue(line, f"{count} entries of {name} for {platform} ({category})")
 
 
 def _check_variables(document: Document, place: Value | None, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from envtool import report
 from envtool.locking.inputs import INPUTS_KEY, options_of
 from envtool.locking.lock import LockRequest
 from envtool.locking.lockfile import Lockfile
@@ -43,6 +44,8 @@ def request(
         tuple(options.get("platform", "").split()),
         default=(old.platforms if old else ()) or (DEFAULT_PLATFORM,),
     )
+    for each in spec.warnings:
+        report.warn(str(each))
     return LockRequest(spec, target, options)
 
 

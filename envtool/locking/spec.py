@@ -75,6 +75,7 @@ class EnvironmentSpec:
         exclude_newer: How old a package has to be: a date or a duration.
         exclude_newer_package: The same for single packages, `false` where age does not count.
         exclude_newer_channel: The same for single channels.
+        warnings: What in the files is ignored or taken for granted.
     """
 
     paths: tuple[Path, ...]
@@ -88,6 +89,7 @@ class EnvironmentSpec:
     exclude_newer: str | None = None
     exclude_newer_package: Mapping[str, str] = field(default_factory=dict)
     exclude_newer_channel: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[Issue, ...] = ()
 
     @property
     def directory(self) -> Path:
@@ -127,10 +129,16 @@ def combine(
         issues.append(
             Issue(list(dates.values())[1].place, f"expected {next(iter(dates))} as before, found another date")
         )
+    channels = _ordered(sources, lambda each: each.channels, "channels", issues)
+    warnings = [warning for each in sources for warning in each.warnings]
+    if not any(each.has_channels for each in sources):
+        channels = ("defaults",)
+        place = f"{sources[0].path}:1"
+        warnings.append(Issue(place, "no channels are named: conda's defaults are taken; name them to be sure"))
     spec = EnvironmentSpec(
         paths=tuple(each.path for each in sources),
         name=next((each.name for each in sources if each.name), None),
-        channels=_ordered(sources, lambda each: each.channels, "channels", issues),
+        channels=channels,
         platforms=tuple(_platform(sources, platform, issues) for platform in chosen),
         variables=_texts([each.variables for each in sources], issues),
         pip_index=_pip_index(sources, issues),
@@ -139,6 +147,7 @@ def combine(
         exclude_newer=next(iter(dates), None),
         exclude_newer_package=_texts([each.exclude_newer_package for each in sources], issues),
         exclude_newer_channel=_texts([each.exclude_newer_channel for each in sources], issues),
+        warnings=tuple(warnings),
     )
     issues += [
         Issue(line.place, f"exclude-newer-channel names {name}, which is not among the channels")
@@ -147,7 +156,7 @@ def combine(
         if name.rstrip("/") not in spec.channels
     ]
     if not spec.channels:
-        issues.append(Issue(f"{sources[0].path}:1", "no channel is named; packages have to come from somewhere"))
+        issues.append(Issue(f"{sources[0].path}:1", "channels name none; packages have to come from somewhere"))
     _refuse(sources, issues)
     return spec
 
