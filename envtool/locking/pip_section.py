@@ -21,6 +21,8 @@ from envtool.locking.wheels import Target, WheelRequest
 from envtool.mirroring import indexes
 from envtool.mirroring.mirrors import Mirrors
 
+_AT_ONCE = 4  # runs of uv
+
 
 def add_wheels(
     spec: EnvironmentSpec,
@@ -77,7 +79,13 @@ def _with_fewest_moves(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
         asked = {requirements.name_of(each) for each in request.requirements}
         important = [each for each in kept if each.name in asked]
         others = [each for each in kept if each.name not in asked]
-        found = hold_most(important, others, attempt, lambda each, chosen: _version(chosen, each.name) == each.version)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            found = hold_most(
+                important,
+                others,
+                lambda selections: list(pool.map(attempt, selections)),
+                lambda each, chosen: _version(chosen, each.name) == each.version,
+            )
     if found is None:
         raise refused[-1]
     return found

@@ -12,7 +12,7 @@ _Answer = TypeVar("_Answer")
 def hold_most(
     important: Sequence[_Item],
     others: Sequence[_Item],
-    attempt: Callable[[Sequence[_Item]], _Answer | None],
+    attempts: Callable[[Sequence[Sequence[_Item]]], Sequence[_Answer | None]],
     stays: Callable[[_Item, _Answer], bool],
 ) -> _Answer | None:
     """An answer that holds as many items as possible: with any other one held too, there would be none.
@@ -20,15 +20,13 @@ def hold_most(
     Args:
         important: What is held first if it can be.
         others: What else is to be held; it is known that not all of it can be.
-        attempt: An answer that holds all the given items, or None where there is none.
+        attempts: For each of several selections, an answer that holds all of it, or None where there is none.
         stays: Whether an answer happens to have an item that it was not made to hold.
 
     Returns:
         None where there is no answer even if nothing is held.
     """
-    first = attempt(important)
-    if first is None and important:
-        first = attempt(())
+    first = next((each for each in attempts([important, ()] if important else [()]) if each is not None), None)
     if first is None:
         return None
     answer: _Answer = first
@@ -37,7 +35,7 @@ def hold_most(
 
     def add(candidates: Sequence[_Item], is_refused: bool) -> None:
         nonlocal answer
-        found = None if is_refused or not candidates else attempt([*held, *candidates])
+        found = None if is_refused or not candidates else attempts([[*held, *candidates]])[0]
         if found is not None:
             held.extend(candidates)
             answer = found
@@ -47,5 +45,9 @@ def hold_most(
             # Where the first half could be held as a whole, the second alone is to blame.
             add(candidates[middle:], is_refused=len(held) == before + middle)
 
-    add([each for each in items if not stays(each, first)], is_refused=True)
+    free = [each for each in items if not stays(each, first)]
+    # What cannot stay by itself cannot stay with others either; most of what moves is found so, all at once.
+    alone = attempts([[*held, each] for each in free])
+    possible = [each for each, found in zip(free, alone) if found is not None]
+    add(possible, is_refused=possible == free)
     return answer

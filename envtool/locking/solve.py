@@ -94,10 +94,11 @@ def _with_fewest_moves(requests: Sequence[SolveRequest], repodata: Repodata) -> 
 def _moving_least(request: SolveRequest, refused: SolveError, repodata: Repodata) -> list[PackageRecord] | SolveError:
     latest: list[PackageRecord] | SolveError = refused
 
-    def attempt(urls: Sequence[str]) -> list[PackageRecord] | None:
+    def attempts(selections: Sequence[Sequence[str]]) -> list[list[PackageRecord] | None]:
         nonlocal latest
-        (latest,) = repodata.solve([_holding(request, urls)])
-        return None if isinstance(latest, SolveError) else latest
+        answers = repodata.solve([_holding(request, urls) for urls in selections])
+        latest = answers[-1] if answers else latest
+        return [None if isinstance(each, SolveError) else each for each in answers]
 
     def stays(url: str, records: list[PackageRecord]) -> bool:
         return url in {each.url for each in records}
@@ -105,7 +106,7 @@ def _moving_least(request: SolveRequest, refused: SolveError, repodata: Repodata
     asked = {package_name(each) for each in request.match_specs}
     important = [each for each in request.keep if file_parts(each)[0] in asked]
     others = [each for each in request.keep if each not in important]
-    found = hold_most(important, others, attempt, stays)
+    found = hold_most(important, others, attempts, stays)
     return latest if found is None else found
 
 
