@@ -14,7 +14,7 @@ from envtool.errors import EnvtoolError
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _TOKEN = re.compile(r"/t/[^/]+(?=/)")
-_SHORTEST_SECRET = 3
+_SHORTEST_SECRET, _SHORTEST_NAME = 3, 8
 # What may never be shown again, once it has been put into a URL.
 _put_in: set[str] = set()
 
@@ -57,7 +57,10 @@ def expand(url: str, environ: Mapping[str, str] | None = None) -> str:
     start, end = token.span() if token else (0, 0)
     path = _put(parts.path[:start], values, "/") + _put(parts.path[start:end], values, "")
     path += _put(parts.path[end:], values, "/")
-    netloc = f"{_put(user, values, '')}{at}{_put(host, values, None)}"
+    name, colon, password = user.partition(":")
+    # A short name beside a password is a word like any other, which masking would take out of whole answers.
+    user = _put(name, values, "", _SHORTEST_NAME if colon else _SHORTEST_SECRET) + colon + _put(password, values, "")
+    netloc = f"{user}{at}{_put(host, values, None)}"
     query = _put(parts.query, values, "")
     return urlunsplit((_put(parts.scheme, values, None), netloc, path, query, _put(parts.fragment, values, None)))
 
@@ -68,13 +71,13 @@ def missing_variables(url: str, environ: Mapping[str, str] | None = None) -> lis
     return [name for name in variables_of(url) if not values.get(name)]
 
 
-def _put(text: str, values: Mapping[str, str], safe: str | None) -> str:
+def _put(text: str, values: Mapping[str, str], safe: str | None, shortest: int = _SHORTEST_SECRET) -> str:
     def value(match: re.Match[str]) -> str:
         plain = values[match[1] or match[2]]
         if safe is None:
             return plain
         quoted = quote(plain.encode("utf-8", "surrogateescape"), safe=safe)
-        _put_in.update(each for each in (plain, quoted) if len(each) >= _SHORTEST_SECRET)
+        _put_in.update(each for each in (plain, quoted) if len(each) >= shortest)
         return quoted
 
     return _VARIABLE.sub(value, text)

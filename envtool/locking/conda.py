@@ -9,16 +9,15 @@ py-rattler may crash while the interpreter shuts down.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from envtool.errors import SolveError, UnsatisfiableError
 from envtool.fetching import credentials
 from envtool.locking.aged import AgedChannel, is_too_young
+from envtool.locking.locked import file_parts
 from envtool.locking.policy import Policy
 from envtool.locking.source import package_name
 from envtool.mirroring.mirrors import Mirrors
@@ -213,13 +212,6 @@ class Repodata:
     async def _names(self, channel: str, platform: str) -> list[str]:
         found = await self._gateway.names([channel], [platform])
         return [each.normalized for each in found]
-
-
-def file_parts(url: str) -> tuple[str, str, str]:
-    """Name, version and build of the archive at a URL."""
-    stem = re.sub(r"\.(conda|tar\.bz2)$", "", unquote(url.rpartition("/")[2]))
-    name, version, build = stem.rsplit("-", 2)
-    return name.lower(), version, build
 
 
 def compare_versions(first: str, second: str) -> int:

@@ -88,3 +88,10 @@ class Lockfile:
     def select(self, platform: str, categories: Sequence[str] = ("main",)) -> tuple[LockedPackage, ...]:
         """The packages of one platform and some categories."""
         return tuple(each for each in self.packages if each.platform == platform and each.category in categories)
+
+
+def file_parts(url: str) -> tuple[str, str, str]:
+    """Name, version and build of the archive at a URL."""
+    stem = re.sub(r"\.(conda|tar\.bz2)$", "", unquote(url.rpartition("/")[2]))
+    name, version, build = stem.rsplit("-", 2)
+    return name.lower(), version, build

@@ -112,6 +112,18 @@ def with_url(requirement: str, url: str) -> str:
     return str(parsed)
 
 
+def expanded(requirement: str) -> str:
+    """The requirement with the values of the variables in its URL: uv knows `${NAME}` alone, and does not quote them.
+
+    Raises:
+        EnvtoolError: A variable is not set.
+    """
+    url = url_of(requirement)
+    if url is None or not credentials.variables_of(url):
+        return requirement
+    return with_url(requirement, credentials.expand(url))
+
+
 def _add(result: Requirements, line: Line, base: Path, kind: str, files: tuple[Path, ...]) -> None:
     text = _COMMENT.sub("", line.text).strip()
     option = _OPTION.match(text)

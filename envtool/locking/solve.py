@@ -9,7 +9,8 @@ from pathlib import Path
 from envtool.errors import Issue, SolveError, SpecError, UnsatisfiableError
 from envtool.fetching import credentials
 from envtool.locking import conda
-from envtool.locking.conda import PackageRecord, Repodata, SolveRequest, file_parts
+from envtool.locking.conda import PackageRecord, Repodata, SolveRequest
+from envtool.locking.locked import file_parts
 from envtool.locking.policy import Policy
 from envtool.locking.settle import hold_most
 from envtool.locking.solution import Preference, Solution, SolveErrors, Sources

@@ -188,20 +188,12 @@ def _requirements(request: WheelRequest) -> list[str]:
 
 def _from_file(requirement: str, built: Mapping[str, tuple[Wheel, Path]]) -> str:
     found = built.get(requirements.name_of(requirement) or "")
-    return requirements.with_url(requirement, found[1].as_uri()) if found else _expanded(requirement)
-
-
-def _expanded(requirement: str) -> str:
-    # uv knows ${NAME} alone, and puts the value in as it is.
-    url = requirements.url_of(requirement)
-    if url is None or not credentials.variables_of(url):
-        return requirement
-    return requirements.with_url(requirement, credentials.expand(url))
+    return requirements.with_url(requirement, found[1].as_uri()) if found else requirements.expanded(requirement)
 
 
 def _constraints(request: WheelRequest) -> list[str]:
     return [
-        *map(_expanded, request.constraints),
+        *map(requirements.expanded, request.constraints),
         *(f"{name}=={version}" for name, version in sorted(request.provided.items())),
     ]
 
