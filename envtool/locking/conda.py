@@ -134,8 +134,8 @@ class Repodata:
             raise self._no_records(platform, error) from error
         return [_record(each) for each in found]
 
-    def unknown(self, channels: Sequence[str], platform: str, match_specs: Sequence[str]) -> dict[str, str]:
-        """The match specs that no record satisfies, each with what is not there: the name, or the version or build.
+    def unknown(self, channels: Sequence[str], platform: str, match_specs: Sequence[str]) -> dict[str, str | None]:
+        """The match specs that no record satisfies, each with the newest version; None where the name is unknown.
 
         Raises:
             SolveError: The records of a channel could not be had.
@@ -150,13 +150,12 @@ class Repodata:
         by_name: dict[str, list[Any]] = {}
         for record in found:
             by_name.setdefault(record.name.normalized, []).append(record)
-        unknown = {}
+        unknown: dict[str, str | None] = {}
         for text, name in names.items():
             spec = rattler.MatchSpec(text)
             records = by_name.get(name, [])
             if not any(spec.matches(each) for each in records):
-                latest = max((each.version for each in records), default=None)
-                unknown[text] = f"no such version or build; the newest is {latest}" if records else "no such package"
+                unknown[text] = str(max(each.version for each in records)) if records else None
         return unknown
 
     def _answer(self, request: SolveRequest, answer: Any) -> list[PackageRecord] | SolveError:

@@ -17,7 +17,7 @@ from envtool.locking.lock import LockRequest, with_virtual_packages
 from envtool.locking.policy import Policy
 from envtool.locking.solution import SolveErrors, Sources
 from envtool.locking.solve import channels_of, solve
-from envtool.locking.spec import Dependency, PlatformSpec
+from envtool.locking.spec import Dependency, PlatformSpec, package_name
 
 _BEST = {"__cuda": "99.9", "__glibc": "2.99", "__linux": "99.0", "__osx": "99.0"}
 _BUDGET_S = 60.0
@@ -33,7 +33,8 @@ class Explanation:
         declarations: The virtual packages that are in the way, name to the line that is to be changed.
         conflicts: Each the fewest lines that cannot be satisfied together; no line is in two of them.
         exclude_newer: The cut-off, where it is the cause: without it everything could be satisfied.
-        unknown: The lines that no record of any channel satisfies, each with what is not there.
+        unknown: The lines that no record of any channel satisfies, each with the newest version of the package; None
+            where no channel has one of the name.
         is_cut_short: Whether there was no time to find the fewest lines, so that some may be innocent.
     """
 
@@ -42,26 +43,28 @@ class Explanation:
     declarations: Mapping[str, str]
     conflicts: tuple[tuple[Dependency, ...], ...] = ()
     exclude_newer: str | None = None
-    unknown: tuple[tuple[Dependency, str], ...] = ()
+    unknown: tuple[tuple[Dependency, str | None], ...] = ()
     is_cut_short: bool = False
 
     @property
     def message(self) -> str:
         """The explanation for people."""
         lines = [f"{self.platform} cannot be satisfied:", *(f"  {line}" for line in _without_repeats(self.reason))]
-        if self.unknown:
-            lines.append("no channel has what these lines ask for:")
-            lines += [f"  {each.place}: {each.text} ({what})" for each, what in self.unknown]
         if self.declarations:
             lines += ["the cause is what the target machines are declared to have:"]
             lines += [f"  {text}" for text in self.declarations.values()]
         if self.exclude_newer:
             lines.append(f"the cause is the cut-off: without exclude-newer {self.exclude_newer} it could be satisfied")
-        alone = [each for conflict in self.conflicts if len(conflict) == 1 for each in conflict]
+        single = [each for conflict in self.conflicts if len(conflict) == 1 for each in conflict]
+        alone = [*(each for each, _ in self.unknown), *single]
         together = [conflict for conflict in self.conflicts if len(conflict) > 1]
         if alone:
             what = "this line" if len(alone) == 1 else f"each of these {len(alone)} lines"
             lines += [f"{what} cannot be satisfied:", *(f"  {each.place}: {each.text}" for each in alone)]
+        names = [each.text for each, newest in self.unknown if newest is None]
+        versions = [f"{package_name(each.text)} {newest}" for each, newest in self.unknown if newest is not None]
+        lines += [f"no channel has a package of this name: {each}" for each in names]
+        lines += [f"no channel has such a version or build; the newest is {each}" for each in versions]
         for conflict in together:
             lines.append(f"these {len(conflict)} lines cannot be satisfied together:")
             lines += [f"  {each.place}: {each.text}" for each in conflict]
