@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ CUTOFF = datetime(2025, 1, 1, tzinfo=timezone.utc)
 OLD, YOUNG = 1_700_000_000_000, 1_760_000_000_000
 
 
-def write_channel(directory: Path, times: dict[str, dict[str, int]]) -> str:
+def write_channel(directory: Path, times: dict[str, dict[str, Any]]) -> str:
     records = {}
     for stem, fields in times.items():
         name, version = stem.split("-")
