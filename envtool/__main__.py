@@ -59,12 +59,12 @@ def _run() -> int:
         return KNOWN_ERROR
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
-            traceback.print_exc()
+            report.say(traceback.format_exc())
             return BUG
         report.fail(EnvtoolError(f"{error.filename or 'a file'} cannot be written: {error.strerror}", _DISK_HINT))
         return KNOWN_ERROR
     except Exception:
-        traceback.print_exc()
+        report.say(traceback.format_exc())
         return BUG
 
 

@@ -41,10 +41,12 @@ class Value:
     Args:
         data: The value: a string, number, boolean, None, a list of `Value` or a dict of string to `Value`.
         line: Its line, counted from 1.
+        text: How a scalar is written: `1.10`, where the number is 1.1.
     """
 
     data: Any
     line: int
+    text: str = ""
 
 
 class Document:
@@ -103,7 +105,7 @@ class Document:
         elif isinstance(node, yaml.SequenceNode):
             value = Value([self._convert(loader, item) for item in node.value], line)
         else:
-            value = Value(self._construct(loader, node), line)
+            value = Value(self._construct(loader, node), line, str(node.value))
         self._open.discard(id(node))
         self._values[id(node)] = value, len(self._values) + self._repeated - before + 1
         return self._values[id(node)]
@@ -185,12 +187,14 @@ class Document:
         return value.data
 
     def scalars(self, value: Value | None, what: str) -> Iterator[tuple[str, str]]:
-        """The pairs of a mapping of names to strings or numbers, the numbers as they would be written."""
+        """The pairs of a mapping of names to single values, which are text; a number or date as it is written."""
         for key, entry in self.mapping(value, what).items():
-            if isinstance(entry.data, (str, int, float)) and not isinstance(entry.data, bool):
-                yield key, str(entry.data)
-            else:
+            if isinstance(entry.data, str):
+                yield key, entry.data
+            elif entry.data is None or isinstance(entry.data, (dict, list)):
                 self.issue(entry.line, f"{key} in {what} must be a string, not {_kind(entry)}; put it in quotes")
+            else:
+                yield key, entry.text
 
 
 def dump(value: Any) -> str:

@@ -15,14 +15,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from envtool.errors import EnvtoolError
+from envtool.fetching import credentials
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+_VISIBLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
 
 def say(line: str) -> None:
     """Print a line for people to standard error."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 - this is the door to the terminal
+    print(_shown(line), file=sys.stderr, flush=True)  # noqa: T201 - this is the door to the terminal
 
 
 def warn(line: str, hint: str | None = None) -> None:
@@ -34,7 +37,17 @@ def warn(line: str, hint: str | None = None) -> None:
 
 def answer(text: str) -> None:
     """Print the answer of a command to standard output."""
+    print(_shown(text), flush=True)  # noqa: T201 - this is the door to the terminal
+
+
+def answer_script(text: str) -> None:
+    """Print what a shell is to evaluate to standard output, as it is."""
     print(text, flush=True)  # noqa: T201 - this is the door to the terminal
+
+
+def _shown(text: str) -> str:
+    # Names in a lock are somebody else's words: they shall not move the cursor, and no secret is ever shown.
+    return credentials.masked(text).translate(_VISIBLE)
 
 
 def answer_json(value: Any) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from envtool import process
+from envtool.errors import ProcessError
+from envtool.fetching import credentials
+from envtool.fetching.authorization import without_secrets
 from envtool.mirroring import pypi
 
 
@@ -22,7 +25,11 @@ def run(arguments: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: 
     """
     from uv import find_uv_bin
 
-    return process.run([str(find_uv_bin()), *arguments], env={**_environment(), **(env or {})}, cwd=cwd)
+    try:
+        return process.run([str(find_uv_bin()), *arguments], env={**_environment(), **(env or {})}, cwd=cwd)
+    except ProcessError as error:  # it shows the URLs of its variables as they are
+        output = without_secrets(credentials.masked(error.output))
+        raise ProcessError(error.program, error.returncode, output, error.hint) from None
 
 
 def _environment() -> dict[str, str]:

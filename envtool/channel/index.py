@@ -1,9 +1,10 @@
 """The index of a channel: repodata.json, repodata.json.zst and, on request, shards of each subdir, made by rattler.
 
 rattler writes into the directory that it indexes, file by file, and notes the time at which it saw each archive. We let
-it do that in a directory of links, take the times out, so that the same archives have the same index, and put each file
-into place whole, so that no reader ever sees half of one. Shards are binary and keep the times; they stay as they are
-while the repodata does. Another version of rattler may word the same index in another way.
+it do that in a directory of links and take its times out, so that the same archives have the same index; the times that
+the index had already stay. Each file is put into place whole, so that no reader ever sees half of one. Shards are
+binary and keep rattler's times; they stay as they are while the repodata does. Another version of rattler may word the
+same index in another way.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def write(
         has_shards = any(channel.glob(f"*/{SHARDS}"))
     there = [path.parent.name for path in channel.glob("*/repodata.json")]
     sources = {name: channel / name for name in archives}
-    files = render(sources, channel, {*SUBDIRS, *there}, has_shards=has_shards)
+    files = render(sources, channel, {*SUBDIRS, *there}, has_shards=has_shards, times=_times(channel, there))
     if has_shards:
         files = _with_kept_shards(channel, files)
     files.update(seal.seal(files, key_file))
@@ -55,7 +56,12 @@ def write(
 
 
 def render(
-    archives: Mapping[str, Path], scratch_parent: Path, subdirs: Iterable[str] = SUBDIRS, *, has_shards: bool = False
+    archives: Mapping[str, Path],
+    scratch_parent: Path,
+    subdirs: Iterable[str] = SUBDIRS,
+    *,
+    has_shards: bool = False,
+    times: Mapping[str, int] | None = None,
 ) -> dict[str, bytes]:
     """The files of an index.
 
@@ -64,6 +70,7 @@ def render(
         scratch_parent: A directory on the file system of the archives, so that they can be linked.
         subdirs: The subdirs that have an index even if they are empty.
         has_shards: Whether there shall be shards as well.
+        times: The `indexed_timestamp` of archives that have one already, by sha256.
 
     Returns:
         The content of each file, by its path in the channel.
@@ -79,7 +86,7 @@ def render(
             failure = _failure(copy, has_shards=has_shards)
             if failure is not None:
                 raise ChannelError(f"the archives cannot be indexed: {failure}")
-        return dict(sorted(_files(copy)))
+        return dict(sorted(_files(copy, times or {})))
 
 
 def problem(archive: Path) -> str | None:
@@ -167,14 +174,14 @@ async def _index(directory: Path, *, has_shards: bool) -> None:
     await index_fs(directory, write_zst=False, write_shards=has_shards, force=True)
 
 
-def _files(copy: Path) -> Iterator[tuple[str, bytes]]:
+def _files(copy: Path, times: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
     import zstandard
 
     compress = zstandard.ZstdCompressor().compress
     for path in copy.rglob("*"):
         name = path.relative_to(copy).as_posix()
         if path.name == "repodata.json":
-            repodata = _without_times(json.loads(path.read_bytes()))
+            repodata = _with_times(json.loads(path.read_bytes()), times)
             yield name, repodata
             yield f"{name}.zst", compress(repodata)
         elif path.name == SHARDS or path.parent.name == "shards":
@@ -202,11 +209,21 @@ def _readers_order(item: tuple[str, bytes]) -> tuple[int, str]:
     return (0 if "/shards/" in name else 2 if name in seal.FILES else 1), name
 
 
-def _without_times(repodata: dict[str, Any]) -> bytes:
+def _with_times(repodata: dict[str, Any], times: Mapping[str, int]) -> bytes:
     for group in ("packages", "packages.conda"):
         for record in repodata[group].values():
             record.pop("indexed_timestamp", None)
+            if record.get("sha256") in times:
+                record["indexed_timestamp"] = times[record["sha256"]]
     return (json.dumps(repodata, sort_keys=True, separators=(",", ":")) + "\n").encode()
+
+
+def _times(channel: Path, subdirs: Iterable[str]) -> dict[str, int]:
+    # What was assigned once stays. Source: CEP 47, "Channel server requirements".
+    records = [record for subdir in subdirs for record in (read(channel, subdir) or {}).values()]
+    return {
+        each["sha256"]: each["indexed_timestamp"] for each in records if {"sha256", "indexed_timestamp"} <= each.keys()
+    }
 
 
 def _link(source: Path, target: Path) -> None:

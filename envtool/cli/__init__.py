@@ -7,8 +7,9 @@ import importlib
 import click
 
 _COMMANDS = (
-    "init", "lock", "diff", "tree", "why", "export", "create", "verify", "digest", "run", "activate", "shell-hook",
-    "list", "remove", "cache", "channel", "bundle", "mirror", "doctor", "deploy", "ci",
+    "init", "lock", "diff", "tree", "why", "why-not", "outdated", "export", "merge-driver", "create", "verify",
+    "digest", "run", "activate", "shell-hook", "list", "remove", "cache", "channel", "bundle", "mirror", "doctor",
+    "deploy", "ci",
 )  # fmt: skip
 
 

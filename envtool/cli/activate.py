@@ -27,4 +27,4 @@ def command(name: str | None, path: Path | None, shell: str) -> None:
     script = activation_script(find_prefix(name, path), shell)
     if sys.stdout.isatty():
         report.say(f'this shell has no hook yet: eval "$(envtool shell-hook {shell})"')
-    report.answer(script)
+    report.answer_script(script)

@@ -65,8 +65,8 @@ def command(
     """
     from envtool import directories, report
     from envtool.ci import Job, run
-    from envtool.cli.lock import check_request
     from envtool.fetching.cache import Cache
+    from envtool.locking import refresh
     from envtool.locking.lockfile import read_lockfile
     from envtool.prefixes.prefix import Prefix
     from envtool.prefixes.request import Request
@@ -75,7 +75,7 @@ def command(
     words = shlex.join(["envtool", *sys.argv[1:]])
     request = Request(lockfile, platform or this_platform(), categories, words, repairs=True, is_listed=False)
     name = lockfile_path.absolute().parent.name
-    fresh = check_request(sources, lockfile_path)
+    fresh = refresh.request(sources, lockfile_path, lockfile, {})
     output.mkdir(parents=True, exist_ok=True)
     job = Job(fresh, lockfile, request, Prefix(path), output, not no_rebuild, name)
     with report.Display() as display:

@@ -42,23 +42,15 @@ def command(
       envtool diff old-lock.yml new-lock.yml
     """
     from envtool import report
-    from envtool.locking import conda
-    from envtool.locking.diff import as_markdown, as_table, compare, summary
+    from envtool.locking.diff import as_markdown, as_table, compare, compare_versions, summary
     from envtool.locking.lockfile import read_lockfile
     from envtool.locking.revision import read_revision
-
-    def order(manager: str, first: str, second: str) -> int:
-        if manager == "conda":
-            return conda.compare_versions(first, second)
-        from packaging.version import Version
-
-        return (Version(first) > Version(second)) - (Version(first) < Version(second))
 
     before = read_revision(old, lockfile_path)
     after = read_revision(new, lockfile_path) if new else read_lockfile(lockfile_path)
     everywhere = sorted({*before.platforms, *after.platforms})
     shown = list(platforms) or everywhere
-    differences = [each for each in compare(before, after, order) if set(each.platforms) & set(shown)]
+    differences = [each for each in compare(before, after, compare_versions) if set(each.platforms) & set(shown)]
     if as_json:
         report.answer_json([asdict(each) for each in differences])
     elif markdown:

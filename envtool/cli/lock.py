@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +15,7 @@ if TYPE_CHECKING:
     from envtool.locking.check import Answer
     from envtool.locking.lock import LockRequest
     from envtool.locking.lockfile import Lockfile
-
-_DEFAULT_SOURCE = Path("environment.yml")
+    from envtool.locking.moves import Move
 
 
 @click.command("lock", short_help="Choose every package and write conda-lock.yml.")
@@ -31,11 +32,13 @@ _DEFAULT_SOURCE = Path("environment.yml")
     "-p", "--platform", "platforms", multiple=True, help="Lock for this platform instead of those in FILE. Repeatable."
 )
 @click.option("--check", "is_check", is_flag=True, help="Only say whether the lock is current; exit code 1 when stale.")
+@click.option("--upgrade", "is_upgrade", is_flag=True, help="Choose every package anew, whatever is locked.")
 @click.option(
-    "--update", "updates", multiple=True, metavar="PACKAGE",
+    "--upgrade-package", "--update", "updates", multiple=True, metavar="PACKAGE",
     help="Move this package to the newest that fits, or to a version (numpy=1.26), and nothing else that need not "
     "move. Repeatable.",
 )  # fmt: skip
+@click.option("--dry-run", "is_dry_run", is_flag=True, help="Show what would change and write nothing.")
 @click.option(
     "--exclude-newer", metavar="DATE|DAYS", help="Leave out what was published after a date, or in the last days."
 )
@@ -51,12 +54,16 @@ def command(
     lockfile_path: Path | None,
     platforms: tuple[str, ...],
     is_check: bool,
+    is_upgrade: bool,
+    is_dry_run: bool,
     updates: tuple[str, ...],
     exclude_newer: str | None,
     strategy: str | None,
     as_json: bool,
 ) -> None:
     """Choose every package of every platform and write conda-lock.yml.
+
+    What is locked already stays as long as FILE allows it; each package that has to move is named with the reason.
 
     Conda packages are chosen by conda's own rules, the wheels of the `pip:` section by uv. Every one is written down
     with its URL and sha256. The machine that locks does not matter: what the target machines have (glibc, CUDA) stands
@@ -67,66 +74,53 @@ def command(
       envtool lock
       envtool lock -f environment.yml -f dev.yml
       envtool lock --check                       in pre-commit and CI; needs no network
-      envtool lock --update flask
+      envtool lock --upgrade                     everything to what is newest now
+      envtool lock --upgrade-package flask
       envtool lock --exclude-newer "7 days"
     """
-    from envtool.locking.lock import LockRequest
-    from envtool.locking.spec import read_spec
+    from envtool import report
+    from envtool.locking import refresh
 
-    if is_check and updates:
-        raise click.UsageError("--check changes nothing, --update does; give one of them")
-    sources, target = _places(paths, lockfile_path)
+    if is_check and (updates or is_upgrade or is_dry_run):
+        raise click.UsageError("--check solves nothing and changes nothing; give it alone")
+    target = lockfile_path or (paths[0] if paths else refresh.DEFAULT_SOURCE).parent / "conda-lock.yml"
     given = {"exclude-newer": exclude_newer, "strategy": strategy, "platform": " ".join(sorted(platforms)) or None}
     options = {name: value for name, value in given.items() if value is not None}
-    if is_check or updates:
-        recorded = _recorded_options(target)
-        platforms = platforms or tuple(recorded.get("platform", "").split())
-        options = {**recorded, **options} if updates else options
-    request = LockRequest(read_spec(sources, platforms), target, options)
     if is_check:
-        ctx.exit(_check(request, as_json))
-    _lock(request, updates, as_json)
+        ctx.exit(_check(paths, target, options, as_json))
+    old = _old_lock(target, is_upgrade)
+    if updates and old is None:
+        raise click.UsageError(f"{target} does not exist, so that nothing of it can be moved; envtool lock makes it")
+    request = refresh.request(paths, target, old, options, keeps_options=bool(updates))
+    if old and not is_upgrade and refresh.has_other_strategy(old, request.options):
+        report.say("  every package is chosen anew, since the strategy is another one")
+        is_upgrade = True
+    _lock(request, old, None if is_upgrade else updates, is_dry_run, as_json)
 
 
-def _places(paths: tuple[Path, ...], lockfile_path: Path | None) -> tuple[list[Path], Path]:
+def _old_lock(target: Path, is_upgrade: bool) -> Lockfile | None:
+    from envtool.errors import LockfileError
     from envtool.locking.lockfile import read_lockfile
 
-    target = lockfile_path or (paths[0] if paths else _DEFAULT_SOURCE).parent / "conda-lock.yml"
-    if paths or not target.exists():
-        return list(paths) or [_DEFAULT_SOURCE], target
-    named = [target.parent / each for each in read_lockfile(target).sources]
-    return (named if named and all(each.exists() for each in named) else [_DEFAULT_SOURCE]), target
+    if not target.exists():
+        return None
+    try:
+        return read_lockfile(target)
+    except LockfileError:
+        if is_upgrade:  # nothing of it is needed
+            return None
+        raise
 
 
-def check_request(paths: tuple[Path, ...], lockfile_path: Path) -> LockRequest:
-    """What the lock that is there would be made of now, with the options that it was made with.
-
-    Args:
-        paths: Its sources; those that it names itself when none are given.
-        lockfile_path: The lock.
-    """
-    from envtool.locking.lock import LockRequest
-    from envtool.locking.spec import read_spec
-
-    sources, target = _places(paths, lockfile_path)
-    platforms = tuple(_recorded_options(target).get("platform", "").split())
-    return LockRequest(read_spec(sources, platforms), target, {})
-
-
-def _recorded_options(target: Path) -> dict[str, str]:
-    from envtool.locking.inputs import INPUTS_KEY, options_of
-    from envtool.locking.lockfile import read_lockfile
-
-    recorded = read_lockfile(target).custom_metadata.get(INPUTS_KEY)
-    return options_of(recorded) if recorded else {}
-
-
-def _check(request: LockRequest, as_json: bool) -> int:
+def _check(paths: tuple[Path, ...], target: Path, options: dict[str, str], as_json: bool) -> int:
     from envtool import report
+    from envtool.locking import refresh
     from envtool.locking.check import check
     from envtool.locking.lockfile import read_lockfile
 
-    answer = check(read_lockfile(request.lockfile_path), request)
+    old = read_lockfile(target)
+    request = refresh.request(paths, target, old, options)
+    answer = check(old, request)
     if as_json:
         report.answer_json(_answer_dict(request, answer))
     elif answer.is_current:
@@ -139,8 +133,6 @@ def _check(request: LockRequest, as_json: bool) -> int:
 
 
 def _answer_dict(request: LockRequest, answer: Answer) -> dict[str, Any]:
-    from dataclasses import asdict
-
     changes = [asdict(each) for each in answer.changes]
     return {
         "lockfile": str(request.lockfile_path),
@@ -150,45 +142,58 @@ def _answer_dict(request: LockRequest, answer: Answer) -> dict[str, Any]:
     }
 
 
-def _lock(request: LockRequest, updates: tuple[str, ...], as_json: bool) -> None:
-    from envtool import directories, report
+def _lock(
+    request: LockRequest, old: Lockfile | None, updates: tuple[str, ...] | None, is_dry_run: bool, as_json: bool
+) -> None:
+    """Lock; without `updates` everything is chosen anew."""
+    from envtool import directories
     from envtool.channel.trust import require_signed
+    from envtool.cli.solving import opened
     from envtool.fetching.cache import Cache
-    from envtool.locking.conda import Repodata
     from envtool.locking.explain import explained
     from envtool.locking.lock import lock
     from envtool.locking.lockfile import write_lockfile
-    from envtool.locking.solution import Sources
-    from envtool.locking.solve import repodata_urls
-    from envtool.mirroring import choice as mirror_choice
+    from envtool.locking.moves import moves
+    from envtool.locking.update import package_of, update
 
     names = ", ".join(str(path) for path in request.spec.paths)
-    with report.Display() as display:
-        known = mirror_choice.for_urls(repodata_urls(request.spec), Cache(directories.cache()), display)
-        sources = Sources(Repodata(directories.repodata_cache(), known), known, display)
-        with display.task(f"solve {names}"), explained(request, sources):
-            if updates:
-                from envtool.locking.lockfile import read_lockfile
-                from envtool.locking.update import update
-
-                old = read_lockfile(request.lockfile_path)
-                lockfile = update(old, updates, request, sources)
-            else:
+    moved: list[Move] = []
+    with opened(request) as sources:
+        with sources.display.task(f"solve {names}"), explained(request, sources):
+            if old is None or updates is None:
                 lockfile = lock(request, sources)
-        require_signed(lockfile.packages, Cache(directories.cache()), display)
-        write_lockfile(request.lockfile_path, lockfile)
-    _say(request, lockfile, as_json)
+            else:
+                lockfile = update(old, updates, request, sources)
+                moved = moves(old, lockfile, request, sources.repodata, [package_of(each) for each in updates])
+        require_signed(lockfile.packages, Cache(directories.cache()), sources.display)
+        if not is_dry_run:
+            write_lockfile(request.lockfile_path, lockfile)
+    _say(request.lockfile_path, old, lockfile, moved, is_dry_run, as_json)
 
 
-def _say(request: LockRequest, lockfile: Lockfile, as_json: bool) -> None:
+def _say(
+    target: Path, old: Lockfile | None, lockfile: Lockfile, moved: Sequence[Move], is_dry_run: bool, as_json: bool
+) -> None:
     from envtool import report
+    from envtool.locking.diff import as_table, compare, compare_versions
 
-    target = request.lockfile_path
     counts = {
         each: len({(p.manager, p.name) for p in lockfile.packages if p.platform == each}) for each in lockfile.platforms
     }
+    gone = sorted(set(old.platforms if old else ()) - set(lockfile.platforms))
+    differences = compare(old or replace(lockfile, packages=()), lockfile, compare_versions)
     if as_json:
-        report.answer_json({"lockfile": str(target), "packages": counts, "content_hash": dict(lockfile.content_hash)})
-    else:
-        for platform, count in counts.items():
-            report.say(f"locked {count} packages for {platform} in {target}")
+        answer = {"lockfile": str(target), "packages": counts, "content_hash": dict(lockfile.content_hash)}
+        reasons = [{**asdict(each.difference), "reason": each.reason} for each in moved]
+        changes = {"changes": [asdict(each) for each in differences]} if is_dry_run else {}
+        report.answer_json({**answer, "moved": reasons, "removed_platforms": gone, **changes})
+        return
+    if is_dry_run and differences:
+        report.answer(as_table(differences, lockfile.platforms))
+    for each in moved:
+        report.say(f"  moved {each}")
+    if gone:
+        report.say(f"  no longer locked: {', '.join(gone)}")
+    for platform, count in counts.items():
+        verb = "would lock" if is_dry_run else "locked"
+        report.say(f"{verb} {count} packages for {platform} in {target}")

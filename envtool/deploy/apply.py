@@ -16,9 +16,9 @@ from envtool.fetching.cache import Cache
 from envtool.files import write_atomically
 from envtool.prefixes import environments
 from envtool.prefixes.create import create
-from envtool.prefixes.link import activation_script
 from envtool.prefixes.prefix import Prefix, State
 from envtool.prefixes.request import Request
+from envtool.prefixes.shells import activation_script
 from envtool.render import render
 from envtool.report import Display, say
 
@@ -135,7 +135,7 @@ def _make(root: Root, request: Request, app_digest: str | None, cache: Cache, di
     known = root.releases().get(release.digest)
     if known is not None and known.lock_id == release.lock_id:
         return known
-    root.add(release, activation_script(root.environments / release.lock_id, "bash", is_kept=True) + "\n")
+    root.add(release, activation_script(root.environments / release.lock_id, "bash"))
     return release
 
 

@@ -99,13 +99,20 @@ def from_netrc(url: str) -> str | None:
 
 
 def from_user(url: str) -> str | None:
-    """The Authorization header for the user and the password that a URL holds."""
+    """The Authorization header for the user and the password that a URL holds; a token may be the user alone."""
     parts = urlsplit(url)
-    return None if parts.password is None else _basic(unquote(parts.username or ""), unquote(parts.password))
+    if parts.username and parts.password is None:
+        return _basic(_plain(parts.username), "")
+    return None if parts.password is None else _basic(_plain(parts.username or ""), _plain(parts.password))
+
+
+def _plain(quoted: str) -> str:
+    return unquote(quoted, errors="surrogateescape")
 
 
 def _basic(user: str, password: str) -> str:
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode("latin1")).decode()
+    # Source: RFC 7617, section 2.1; bytes that are no UTF-8 go as they were given.
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode("utf-8", "surrogateescape")).decode()
 
 
 def _entry(host: str) -> Mapping[str, Any]:

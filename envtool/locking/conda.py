@@ -16,7 +16,10 @@ from typing import Any
 
 from envtool.errors import SolveError, UnsatisfiableError
 from envtool.fetching import credentials
+from envtool.locking.aged import AgedChannel, is_too_young
+from envtool.locking.locked import file_parts
 from envtool.locking.policy import Policy
+from envtool.locking.source import package_name
 from envtool.mirroring.mirrors import Mirrors
 
 # Kept until the process ends: to free the records of a channel takes a fiftieth of a lock's time, for nobody.
@@ -39,6 +42,7 @@ class PackageRecord:
         size_bytes: Size of the archive, where the repodata has it.
         depends: The match specs that it needs.
         license: Its licence as the channel states it.
+        constrains: The match specs that bound other packages, where those are there.
     """
 
     name: str
@@ -51,6 +55,7 @@ class PackageRecord:
     size_bytes: int | None
     depends: tuple[str, ...]
     license: str | None = None
+    constrains: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,30 @@ class Repodata:
             raise self._no_records(platform, error) from error
         return [_record(each) for each in found]
 
+    def unknown(self, channels: Sequence[str], platform: str, match_specs: Sequence[str]) -> dict[str, str | None]:
+        """The match specs that no record satisfies, each with the newest version; None where the name is unknown.
+
+        Raises:
+            SolveError: The records of a channel could not be had.
+        """
+        import rattler
+
+        names = {each: name for each in match_specs if (name := package_name(each)) and not name.startswith("__")}
+        try:
+            found = asyncio.run(_await(self._query(channels, platform, sorted(set(names.values())))))
+        except Exception as error:  # py-rattler raises several unrelated types
+            raise self._no_records(platform, error) from error
+        by_name: dict[str, list[Any]] = {}
+        for record in found:
+            by_name.setdefault(record.name.normalized, []).append(record)
+        unknown: dict[str, str | None] = {}
+        for text, name in names.items():
+            spec = rattler.MatchSpec(text)
+            records = by_name.get(name, [])
+            if not any(spec.matches(each) for each in records):
+                unknown[text] = str(max(each.version for each in records)) if records else None
+        return unknown
+
     def _answer(self, request: SolveRequest, answer: Any) -> list[PackageRecord] | SolveError:
         from rattler.exceptions import SolverError
 
@@ -154,21 +183,34 @@ class Repodata:
         kept = []
         if request.keep:
             urls = set(request.keep)
-            names = sorted({url.rpartition("/")[2].rsplit("-", 2)[0].lower() for url in urls})
+            names = sorted({file_parts(url)[0] for url in urls})
             found = await self._query(request.channels, request.platform, names)
             kept = [each for each in found if credentials.strip(each.url) in urls]
+        policy = request.policy
+        sources: list[Any] = list(request.channels)
+        if policy.has_exceptions:
+            sources = [await self._aged(each, request) for each in request.channels]
+            kept = [each for each in kept if not is_too_young(each, policy)]
         records: list[Any] = await rattler.solve(
-            sources=list(request.channels),
+            sources=sources,
             specs=[rattler.MatchSpec(spec) for spec in request.match_specs],
             platforms=[request.platform, "noarch"],
             gateway=self._gateway,
             virtual_packages=[_generic(name, value) for name, value in sorted(request.virtual_packages.items())],
             constraints=[rattler.MatchSpec(spec) for spec in request.constraints],
             locked_packages=kept,
-            exclude_newer=request.policy.exclude_newer,
-            strategy=request.policy.strategy,
+            exclude_newer=None if policy.has_exceptions else policy.exclude_newer,
+            strategy=policy.strategy,
         )
         return records
+
+    async def _aged(self, channel: str, request: SolveRequest) -> AgedChannel:
+        names = {each: await self._names(channel, each) for each in (request.platform, "noarch")}
+        return AgedChannel(self._gateway, channel, names, request.policy)
+
+    async def _names(self, channel: str, platform: str) -> list[str]:
+        found = await self._gateway.names([channel], [platform])
+        return [each.normalized for each in found]
 
 
 def compare_versions(first: str, second: str) -> int:
@@ -177,6 +219,14 @@ def compare_versions(first: str, second: str) -> int:
 
     one, other = rattler.Version(first), rattler.Version(second)
     return int(one > other) - int(one < other)
+
+
+def matches(match_spec: str, name: str, version: str, build: str) -> bool:
+    """Whether a match spec takes a package; which channel it is of does not count."""
+    import rattler
+
+    record = rattler.PackageRecord(name, version, _build_string(build), 0, "noarch")
+    return bool(rattler.MatchSpec(match_spec).matches(record))
 
 
 def match_spec_problem(text: str) -> str | None:
@@ -198,9 +248,16 @@ def _generic(name: str, value: str) -> Any:
     import rattler
 
     version, _, build = value.partition(" ")
+    return rattler.GenericVirtualPackage(
+        rattler.PackageName(name), rattler.Version(version), _build_string(build or "0")
+    )
+
+
+def _build_string(text: str) -> Any:
+    import rattler
+
     # py-rattler 0.25 takes the build as text, later ones as a type of their own.
-    build_type = getattr(rattler, "BuildString", str)
-    return rattler.GenericVirtualPackage(rattler.PackageName(name), rattler.Version(version), build_type(build or "0"))
+    return getattr(rattler, "BuildString", str)(text)
 
 
 def _record(record: Any) -> PackageRecord:
@@ -215,4 +272,5 @@ def _record(record: Any) -> PackageRecord:
         size_bytes=record.size,
         depends=tuple(record.depends),
         license=record.license,
+        constrains=tuple(record.constrains),
     )

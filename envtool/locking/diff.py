@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from envtool.locking import conda
 from envtool.locking.lockfile import LockedPackage, Lockfile
 
 KINDS = ("added", "removed", "upgraded", "downgraded", "rebuilt")
@@ -48,6 +49,15 @@ def compare(old: Lockfile, new: Lockfile, order: Callable[[str, str, str], int])
             merged.setdefault(found, []).append(key[2])
     found_all = [replace(each, platforms=tuple(sorted(platforms))) for each, platforms in merged.items()]
     return sorted(found_all, key=lambda each: (each.name, each.manager, each.platforms))
+
+
+def compare_versions(manager: str, first: str, second: str) -> int:
+    """The order of two versions of a manager: negative when the first is the older one, 0 when they are equal."""
+    if manager == "conda":
+        return conda.compare_versions(first, second)
+    from packaging.version import Version
+
+    return (Version(first) > Version(second)) - (Version(first) < Version(second))
 
 
 def _by_key(lockfile: Lockfile) -> Mapping[Key, LockedPackage]:

@@ -16,8 +16,8 @@ from envtool.errors import SolveError, UnsatisfiableError
 from envtool.locking.lock import LockRequest, with_virtual_packages
 from envtool.locking.policy import Policy
 from envtool.locking.solution import SolveErrors, Sources
-from envtool.locking.solve import solve
-from envtool.locking.spec import Dependency, PlatformSpec
+from envtool.locking.solve import channels_of, solve
+from envtool.locking.spec import Dependency, PlatformSpec, package_name
 
 _BEST = {"__cuda": "99.9", "__glibc": "2.99", "__linux": "99.0", "__osx": "99.0"}
 _BUDGET_S = 60.0
@@ -33,6 +33,9 @@ class Explanation:
         declarations: The virtual packages that are in the way, name to the line that is to be changed.
         conflicts: Each the fewest lines that cannot be satisfied together; no line is in two of them.
         exclude_newer: The cut-off, where it is the cause: without it everything could be satisfied.
+        unknown: The lines that no record of any channel satisfies, each with the newest version of the package; None
+            where no channel has one of the name.
+        is_cut_short: Whether there was no time to find the fewest lines, so that some may be innocent.
     """
 
     platform: str
@@ -40,6 +43,8 @@ class Explanation:
     declarations: Mapping[str, str]
     conflicts: tuple[tuple[Dependency, ...], ...] = ()
     exclude_newer: str | None = None
+    unknown: tuple[tuple[Dependency, str | None], ...] = ()
+    is_cut_short: bool = False
 
     @property
     def message(self) -> str:
@@ -50,19 +55,30 @@ class Explanation:
             lines += [f"  {text}" for text in self.declarations.values()]
         if self.exclude_newer:
             lines.append(f"the cause is the cut-off: without exclude-newer {self.exclude_newer} it could be satisfied")
-        alone = [each for conflict in self.conflicts if len(conflict) == 1 for each in conflict]
+        single = [each for conflict in self.conflicts if len(conflict) == 1 for each in conflict]
+        alone = [*(each for each, _ in self.unknown), *single]
         together = [conflict for conflict in self.conflicts if len(conflict) > 1]
         if alone:
             what = "this line" if len(alone) == 1 else f"each of these {len(alone)} lines"
             lines += [f"{what} cannot be satisfied:", *(f"  {each.place}: {each.text}" for each in alone)]
+        names = [each.text for each, newest in self.unknown if newest is None]
+        versions = [f"{package_name(each.text)} {newest}" for each, newest in self.unknown if newest is not None]
+        lines += [f"no channel has a package of this name: {each}" for each in names]
+        lines += [f"no channel has such a version or build; the newest is {each}" for each in versions]
         for conflict in together:
             lines.append(f"these {len(conflict)} lines cannot be satisfied together:")
             lines += [f"  {each.place}: {each.text}" for each in conflict]
+        if self.is_cut_short:
+            lines.append(
+                f"the search ended after {_BUDGET_S:.0f} s: some of these lines may be innocent, others missing"
+            )
         return "\n".join(lines)
 
     @property
     def hint(self) -> str:
         """What the user can do."""
+        if self.unknown and not self.conflicts:
+            return "mind the spelling, ask for what there is, or add a channel that has it"
         if self.declarations:
             names = ", ".join(self.declarations)
             return f"raise {names} under virtual-packages if the target machines have it, or ask for older packages"
@@ -112,6 +128,10 @@ def explain(error: UnsatisfiableError, request: LockRequest, sources: Sources) -
     platform = next(each for each in spec.platforms if each.platform == error.platform)
     preference = request.preferences.get(error.platform)
     policy = request.policy()
+    all_lines = platform.conda
+    unknown = sources.repodata.unknown(channels_of(spec), error.platform, [each.text for each in all_lines])
+    platform = replace(platform, conda=tuple(each for each in platform.conda if each.text not in unknown))
+    missing = tuple((each, unknown[each.text]) for each in all_lines if each.text in unknown)
     deadline = time.monotonic() + _BUDGET_S
 
     def is_satisfiable(conda: Sequence[Dependency], virtual: Mapping[str, str], policy: Policy = policy) -> bool:
@@ -126,14 +146,18 @@ def explain(error: UnsatisfiableError, request: LockRequest, sources: Sources) -
             return False
         return True
 
+    explained = Explanation(error.platform, error.reason, {}, unknown=missing)
+    if missing and is_satisfiable(platform.conda, platform.virtual_packages):
+        return explained
     declarations = _declarations(platform, error.reason, is_satisfiable)
     if declarations:
-        return Explanation(error.platform, error.reason, declarations)
-    unbounded = replace(policy, exclude_newer=None)
-    if policy.exclude_newer and is_satisfiable(platform.conda, platform.virtual_packages, unbounded):
-        return Explanation(error.platform, error.reason, {}, exclude_newer=f"{policy.exclude_newer:%Y-%m-%d %H:%M} UTC")
+        return replace(explained, declarations=declarations)
+    unbounded = Policy(policy.strategy)
+    if policy != unbounded and is_satisfiable(platform.conda, platform.virtual_packages, unbounded):
+        moment = f"{policy.exclude_newer:%Y-%m-%d %H:%M} UTC" if policy.exclude_newer else "of packages or channels"
+        return replace(explained, exclude_newer=moment)
     found = conflicts(platform.conda, lambda lines: is_satisfiable(lines, platform.virtual_packages))
-    return Explanation(error.platform, error.reason, {}, found)
+    return replace(explained, conflicts=found, is_cut_short=time.monotonic() > deadline)
 
 
 def conflicts(

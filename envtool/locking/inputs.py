@@ -17,6 +17,7 @@ from envtool.locking.spec import Dependency, EnvironmentSpec, PlatformSpec, pack
 
 INPUTS_KEY = "envtool_inputs"
 _FORMAT = 1
+_NAMED = ("variable", "virtual package", "exclude-newer-package", "exclude-newer-channel")
 _AROUND_OPERATORS = re.compile(r"\s*([,|<>=!~]+)\s*")
 
 
@@ -119,6 +120,18 @@ def options_of(recorded: str) -> dict[str, str]:
     return options
 
 
+def urls_of(recorded: str | None) -> list[str]:
+    """The URLs of package indexes and of distributions that stand in the inputs of a lock, variables and all."""
+    try:
+        inputs = json.loads(recorded or "{}")
+        rows = [*inputs.get("general", ()), *(row for rows in inputs.get("platforms", {}).values() for row in rows)]
+        indexes = [value for kind, _, value, *_ in rows if kind in ("package index", "pip-repositories")]
+        named = [requirements.url_of(value) for kind, _, value, *_ in rows if kind == "pip dependency"]
+    except (ValueError, TypeError, AttributeError):  # a convenience: spoilt inputs are as good as none
+        return []
+    return [url for each in indexes for url in each.split(", ")] + [url for url in named if url]
+
+
 def unchanged_wheels(recorded: str | None, platform: PlatformSpec) -> frozenset[str]:
     """The distributions that are asked for in the very words of a lock.
 
@@ -145,6 +158,9 @@ def _general(spec: EnvironmentSpec) -> Iterator[tuple[Item, str]]:
         yield Item("option of pip", "--pre", "--pre"), first
     if spec.exclude_newer:
         yield Item("exclude-newer", "", spec.exclude_newer), first
+    for kind in ("package", "channel"):
+        for name, value in getattr(spec, f"exclude_newer_{kind}").items():
+            yield Item(f"exclude-newer-{kind}", name, value), first
 
 
 def _of(platform: PlatformSpec) -> Iterator[tuple[Item, str]]:
@@ -193,9 +209,7 @@ def _diff(before: Mapping[Item, str], after: Mapping[Item, str], platforms: tupl
 
 
 def _text(item: Item) -> str:
-    text = (
-        item.value if not item.name or item.kind not in ("variable", "virtual package") else f"{item.name}={item.value}"
-    )
+    text = item.value if not item.name or item.kind not in _NAMED else f"{item.name}={item.value}"
     return text if item.category == "main" else f"{text} [{item.category}]"
 
 

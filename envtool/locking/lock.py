@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from envtool import directories
 from envtool.errors import SolveError
+from envtool.fetching import credentials
 from envtool.locking import inputs, policy, virtual
 from envtool.locking.categories import categories, dependency_edges
 from envtool.locking.conda import PackageRecord
@@ -22,7 +23,7 @@ from envtool.locking.lockfile import SPECS_KEY, VARIABLES_KEY, LockedPackage, Lo
 from envtool.locking.meanwhile import meanwhile
 from envtool.locking.policy import Policy
 from envtool.locking.solution import Preference, Solution, Sources
-from envtool.locking.solve import solve
+from envtool.locking.solve import channel_urls, solve
 from envtool.locking.spec import EnvironmentSpec, PlatformSpec
 
 if TYPE_CHECKING:  # most locks have no wheels
@@ -53,10 +54,23 @@ class LockRequest:
         Raises:
             EnvtoolError: The date of exclude-newer is none.
         """
+        now = now or datetime.now(timezone.utc)
         text = self.options.get("exclude-newer") or self.spec.exclude_newer
         place = "--exclude-newer" if "exclude-newer" in self.options else f"{self.spec.paths[0]}: exclude-newer"
-        moment = policy.cutoff(text, now or datetime.now(timezone.utc), place) if text else None
-        return Policy(self.options.get("strategy", "highest"), moment)
+        moment = policy.cutoff(text, now, place) if text else None
+        return Policy(
+            self.options.get("strategy", "highest"),
+            moment,
+            {
+                name.lower(): policy.exception(each, now, f"{place}-package {name}")
+                for name, each in self.spec.exclude_newer_package.items()
+            },
+            {
+                credentials.strip(url): policy.exception(each, now, f"{place}-channel {name}")
+                for name, each in self.spec.exclude_newer_channel.items()
+                for url in channel_urls(name, self.spec.directory)
+            },
+        )
 
 
 def lock(request: LockRequest, sources: Sources) -> Lockfile:
@@ -83,13 +97,25 @@ def lock(request: LockRequest, sources: Sources) -> Lockfile:
         for platform, solution in zip(complete.platforms, solutions)
         for package in locked_packages(platform, solution)
     ]
+    return described(request, packages, content_hashes.result())
+
+
+def described(request: LockRequest, packages: Sequence[LockedPackage], content_hash: Mapping[str, str]) -> Lockfile:
+    """A lock of chosen packages.
+
+    Args:
+        request: What was locked.
+        packages: What was chosen.
+        content_hash: conda-lock's hash of the sources for each platform.
+    """
+    declared = {each.platform: each.virtual_packages for each in with_virtual_packages(request.spec).platforms}
     relative_to = request.lockfile_path.resolve().parent
     return Lockfile(
         packages=tuple(sorted(packages, key=lambda package: package.sort_key)),
         channels=request.spec.channels,
         platforms=tuple(sorted(declared)),
         sources=tuple(os.path.relpath(path.resolve(), relative_to) for path in request.spec.paths),
-        content_hash=content_hashes.result(),
+        content_hash=content_hash,
         custom_metadata=_metadata(request, declared),
     )
 
@@ -107,7 +133,7 @@ def locked_packages(spec: PlatformSpec, solution: Solution) -> list[LockedPackag
     """The entries of one platform: one for each package and category."""
     found = categories(spec, solution)
     edges = dependency_edges(solution)
-    packages = [_from_record(record, solution.platform) for record in solution.records]
+    packages = [from_record(record, solution.platform) for record in solution.records]
     packages += [_from_wheel(wheel, solution.platform, edges["pip", wheel.name]) for wheel in solution.wheels]
     return [replace(each, category=name) for each in packages for name in found[each.manager, each.name]]
 
@@ -128,7 +154,12 @@ def _metadata(request: LockRequest, declared: Mapping[str, Mapping[str, str]]) -
     return metadata
 
 
-def _from_record(record: PackageRecord, platform: str) -> LockedPackage:
+def from_record(record: PackageRecord, platform: str) -> LockedPackage:
+    """The entry of a conda package.
+
+    Raises:
+        SolveError: Its record has no MD5, which the format demands.
+    """
     if record.md5 is None:
         raise SolveError(
             f"{platform}: {record.url.rpartition('/')[2]} has no md5 in its channel's repodata: "

@@ -27,6 +27,8 @@ class LockedPackage:
         build: Its build string, where known.
         size_bytes: Size of the file, where the channel or index says it.
         built: How the wheel was made, if its URL is that of a commit.
+        access_url: The URL with the variables for its credentials that the lock names for its channel or index; None
+            where it names none.
     """
 
     manager: str
@@ -41,6 +43,7 @@ class LockedPackage:
     build: str | None = None
     size_bytes: int | None = None
     built: SourceBuild | None = None
+    access_url: str | None = field(default=None, compare=False)
 
     @property
     def file_name(self) -> str:
@@ -85,3 +88,10 @@ class Lockfile:
     def select(self, platform: str, categories: Sequence[str] = ("main",)) -> tuple[LockedPackage, ...]:
         """The packages of one platform and some categories."""
         return tuple(each for each in self.packages if each.platform == platform and each.category in categories)
+
+
+def file_parts(url: str) -> tuple[str, str, str]:
+    """Name, version and build of the archive at a URL."""
+    stem = re.sub(r"\.(conda|tar\.bz2)$", "", unquote(url.rpartition("/")[2]))
+    name, version, build = stem.rsplit("-", 2)
+    return name.lower(), version, build

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ from envtool.building import repository, source_build
 from envtool.building.source_build import SourceBuild
 from envtool.document import Document, Value, dump, read_text
 from envtool.errors import Issue, LockfileError
-from envtool.fetching.credentials import variables_of
+from envtool.fetching.credentials import variables_of, with_variables
 from envtool.files import write_atomically
+from envtool.locking import inputs, variables
+from envtool.locking.inputs import INPUTS_KEY
 from envtool.locking.locked import LockedPackage, Lockfile
 
 __all__ = ["LockedPackage", "Lockfile", "format_lockfile", "parse_lockfile", "read_json_metadata", "read_lockfile"]
@@ -63,10 +67,11 @@ def parse_lockfile(name: str, text: str) -> Lockfile:
     elif not document.issues:
         document.mapping(document.root, "the file", ("version", "metadata", "package"))
     if document.issues:
-        raise LockfileError(name, document.issues, "envtool lock writes it anew")
+        raise LockfileError(name, document.issues, "envtool lock --upgrade writes it anew")
     lockfile = _lockfile(document, top)
+    _check_packages(document, lockfile, top.get("package"))
     if document.issues:
-        raise LockfileError(name, document.issues, "envtool lock writes it anew; a lock is never edited by hand")
+        raise LockfileError(name, document.issues, "envtool lock --upgrade writes it anew; never edit a lock by hand")
     return lockfile
 
 
@@ -144,17 +149,46 @@ def _lockfile(document: Document, top: Mapping[str, Value]) -> Lockfile:
     packages = document.items(top.get("package"), "package")
     channels = [document.mapping(each, "a channel") for each in document.items(metadata.get("channels"), "channels")]
     custom_metadata = dict(document.scalars(metadata.get("custom_metadata"), "custom_metadata"))
+    _check_variables(document, metadata.get("custom_metadata"), custom_metadata.get(VARIABLES_KEY, "{}"))
     sizes = _read_sizes(custom_metadata.pop(SIZES_KEY, "{}"))
     builds = source_build.parse(custom_metadata.pop(BUILDS_KEY, "{}"))
     found = (_package(document, position, value, sizes, builds) for position, value in enumerate(packages))
+    urls = tuple(url for each in channels if (url := document.string(each.get("url"), "url")) is not None)
+    templates = [each for each in (*urls, *inputs.urls_of(custom_metadata.get(INPUTS_KEY))) if variables_of(each)]
     return Lockfile(
-        packages=tuple(package for package in found if package is not None),
-        channels=tuple(url for each in channels if (url := document.string(each.get("url"), "url")) is not None),
+        packages=tuple(_with_access(package, templates) for package in found if package is not None),
+        channels=urls,
         platforms=tuple(text for text, _ in document.strings(metadata.get("platforms"), "platforms")),
         sources=tuple(text for text, _ in document.strings(metadata.get("sources"), "sources")),
         content_hash=dict(document.scalars(metadata.get("content_hash"), "content_hash")),
         custom_metadata=custom_metadata,
     )
+
+
+def _check_packages(document: Document, lockfile: Lockfile, place: Value | None) -> None:
+    """Note what a bad merge leaves behind: a package twice."""
+    line = place.line if place else 1
+    counts = Counter(each.sort_key for each in lockfile.packages)
+    for (_, name, platform, category), count in counts.items():
+        if count > 1:
+            document.issue(line, f"{count} entries of {name} for {platform} ({category})")
+
+
+def _check_variables(document: Document, place: Value | None, text: str) -> None:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
+        document.issue(place.line if place else 1, f"{VARIABLES_KEY} must be a JSON object of names to strings")
+        return
+    for problem in filter(None, (variables.problem(*each) for each in found.items())):
+        document.issue(place.line if place else 1, problem)
+
+
+def _with_access(package: LockedPackage, templates: Sequence[str]) -> LockedPackage:
+    access_url = with_variables(package.url, templates)
+    return package if access_url == package.url else replace(package, access_url=access_url)
 
 
 def _read_sizes(text: str) -> dict[str, int]:

@@ -14,9 +14,14 @@ from envtool.locking.conda import PackageRecord
 from envtool.locking.distributions import provided_distributions
 from envtool.locking.policy import Policy
 from envtool.locking.pylock import Wheel
+from envtool.locking.settle import hold_most
 from envtool.locking.solution import Preference, Solution, SolveErrors, Sources
 from envtool.locking.spec import EnvironmentSpec, PlatformSpec
 from envtool.locking.wheels import Target, WheelRequest
+from envtool.mirroring import indexes
+from envtool.mirroring.mirrors import Mirrors
+
+_AT_ONCE = 4  # runs of uv
 
 
 def add_wheels(
@@ -45,7 +50,7 @@ def add_wheels(
             return solution
         preference = preferred.get(platform.platform, Preference())
         request = _request(spec, platform, solution.records, policy, preference, built)
-        return replace(solution, wheels=tuple(wheels.choose(request, sources.mirrors)))
+        return replace(solution, wheels=tuple(_with_fewest_moves(request, sources.mirrors)))
 
     with ThreadPoolExecutor(len(solutions)) as pool:
         futures = [pool.submit(choose, *each) for each in zip(spec.platforms, solutions)]
@@ -53,6 +58,41 @@ def add_wheels(
         if errors:
             raise errors[0] if len(errors) == 1 else SolveErrors(errors)
         return [each.result() for each in futures]
+
+
+def _with_fewest_moves(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
+    """The wheels that move the fewest of those that are to be kept."""
+    kept = [each for each in request.keep if not each.built and each.name not in request.provided]
+    request = replace(request, keep=tuple(kept))
+    refused: list[SolveError] = []
+
+    def attempt(held: Sequence[Wheel]) -> list[Wheel] | None:
+        pins = tuple(f"{each.name}=={each.version}" for each in held)
+        try:
+            return wheels.choose(replace(request, constraints=(*request.constraints, *pins)), mirrors)
+        except SolveError as error:
+            refused.append(error)
+            return None
+
+    found = attempt(kept)
+    if found is None and kept and not indexes.is_failure(refused[0].message):
+        asked = {requirements.name_of(each) for each in request.requirements}
+        important = [each for each in kept if each.name in asked]
+        others = [each for each in kept if each.name not in asked]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            found = hold_most(
+                important,
+                others,
+                lambda selections: list(pool.map(attempt, selections)),
+                lambda each, chosen: _version(chosen, each.name) == each.version,
+            )
+    if found is None:
+        raise refused[-1]
+    return found
+
+
+def _version(chosen: Sequence[Wheel], name: str) -> str | None:
+    return next((each.version for each in chosen if each.name == name), None)
 
 
 def _build_wheels(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -46,12 +46,15 @@ class Wheel:
     built: SourceBuild | None = None
 
 
-def parse_pylock(text: str, built: Mapping[str, Wheel] | None = None, *, is_pure: bool = False) -> list[Wheel]:
+def parse_pylock(
+    text: str, built: Mapping[str, Wheel] | None = None, *, kept: Collection[str] = (), is_pure: bool = False
+) -> list[Wheel]:
     """The wheels of a pylock.toml that uv resolved for one target, sorted by name.
 
     Args:
         text: Its content.
         built: Wheels by name that uv was given as files.
+        kept: The sha256 of files that are taken before a better one of the same version.
         is_pure: Whether a wheel for every platform is wanted, and no other.
 
     Raises:
@@ -59,7 +62,7 @@ def parse_pylock(text: str, built: Mapping[str, Wheel] | None = None, *, is_pure
     """
     packages: list[dict[str, Any]] = tomllib.loads(text).get("packages", [])
     given = built or {}
-    wheels = (given.get(each["name"]) or _wheel(each, is_pure=is_pure) for each in packages)
+    wheels = (given.get(each["name"]) or _wheel(each, kept, is_pure=is_pure) for each in packages)
     return sorted(wheels, key=lambda wheel: wheel.name)
 
 
@@ -95,12 +98,13 @@ def _commit(source: Repository) -> str:
     return f"vcs = {{ {', '.join(fields)} }}"
 
 
-def _wheel(package: Mapping[str, Any], *, is_pure: bool) -> Wheel:
+def _wheel(package: Mapping[str, Any], kept: Collection[str], *, is_pure: bool) -> Wheel:
     # uv writes only the wheels that fit the target, the best one first.
     fitting = package.get("wheels", ())
     if is_pure:
         fitting = [each for each in fitting if unquote(each["url"]).endswith("-none-any.whl")]
-    source = package.get("archive") or next(iter(fitting), None)
+    same = (each for each in fitting if each.get("hashes", {}).get("sha256") in kept)
+    source = package.get("archive") or next(same, None) or next(iter(fitting), None)
     sha256 = (source or {}).get("hashes", {}).get("sha256")
     if source is None or sha256 is None or "url" not in source:
         raise SolveError(

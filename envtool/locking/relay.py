@@ -243,6 +243,12 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing; what fails is told when the solver has ended."""
 
     def _answer(self, *, is_wanted: bool) -> None:
+        try:
+            self._hand_on(is_wanted=is_wanted)
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True  # the solver has what it wants, or has given up
+
+    def _hand_on(self, *, is_wanted: bool) -> None:
         server: Any = self.server
         conditions = {name: self.headers[name] for name in _CONDITIONS if name in self.headers}
         try:

@@ -88,6 +88,14 @@ def name_of(requirement: str) -> str | None:
         return None
 
 
+def allows(requirement: str, version: str) -> bool:
+    """Whether a requirement takes a version of its distribution; one that names a URL or has a marker may take any."""
+    from packaging.requirements import Requirement
+
+    parsed = Requirement(_HASH_OPTION.sub("", requirement))
+    return parsed.marker is not None or parsed.specifier.contains(version, prereleases=True)
+
+
 def url_of(requirement: str) -> str | None:
     """The URL that a requirement names its distribution by, if it does."""
     from packaging.requirements import Requirement
@@ -102,6 +110,18 @@ def with_url(requirement: str, url: str) -> str:
     parsed = Requirement(requirement)
     parsed.url = url
     return str(parsed)
+
+
+def expanded(requirement: str) -> str:
+    """The requirement with the values of the variables in its URL: uv knows `${NAME}` alone, and does not quote them.
+
+    Raises:
+        EnvtoolError: A variable is not set.
+    """
+    url = url_of(requirement)
+    if url is None or not credentials.variables_of(url):
+        return requirement
+    return with_url(requirement, credentials.expand(url))
 
 
 def _add(result: Requirements, line: Line, base: Path, kind: str, files: tuple[Path, ...]) -> None:

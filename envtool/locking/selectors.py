@@ -1,8 +1,8 @@
-"""Platforms, and the selectors in comments (`# [linux]`) that keep a line for some of them.
+"""Platforms, and the selectors in comments (`# [linux and not aarch64]`) that keep a line for some of them.
 
-The rules are conda-lock's, so that both read the same file in the same way: one name in brackets, nothing like `not` or
-`or`. What conda-lock would drop on every platform, because it does not know the name, is an issue here.
-Source: conda_lock/src_parser/selectors.py.
+The names are conda-build's; `and`, `or`, `not` and parentheses join them. conda-lock knows one name in brackets alone
+and drops other lines everywhere. A name that nobody knows is an issue here.
+Source: CEP 24, "Comment-based selectors"; conda_lock/src_parser/selectors.py.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import re
 from collections.abc import Mapping
 
 SELECTORS: Mapping[str, frozenset[str]] = {
-    "linux-64": frozenset({"linux", "linux64", "unix"}),
+    "linux-64": frozenset({"linux", "linux64", "unix", "x86", "x86_64", "x64"}),
     "linux-aarch64": frozenset({"linux", "aarch64", "unix"}),
     "linux-ppc64le": frozenset({"linux", "ppc64le", "unix"}),
-    "osx-64": frozenset({"osx", "osx64", "unix"}),
+    "osx-64": frozenset({"osx", "osx64", "unix", "x86", "x86_64", "x64"}),
     "osx-arm64": frozenset({"osx", "arm64", "unix"}),
-    "win-64": frozenset({"win", "win64"}),
+    "win-64": frozenset({"win", "win64", "x86", "x86_64", "x64"}),
 }
 PLATFORMS = tuple(SELECTORS)
-_KNOWN = frozenset().union(*SELECTORS.values())
+# The other platforms of conda, which envtool locks nothing for.
+_KNOWN = frozenset().union(*SELECTORS.values(), {"linux32", "win32", "s390x", "armv6l", "armv7l", "riscv64", "ppc64"})
+_TOKEN = re.compile(r"\s*(\(|\)|[^\s()]+)")
 _SELECTOR = re.compile(r"\S.*?#[^\[]*\[([^\[\]]+)\][^()]*$")
 
 
@@ -35,10 +37,59 @@ def for_platform(text: str, platform: str) -> str:
     """The text with the lines of other platforms blanked, so that every other line keeps its number."""
     kept = SELECTORS[platform]
     lines = ((line, selector(line)) for line in text.split("\n"))
-    return "\n".join(line if name is None or name in kept else "" for line, name in lines)
+    return "\n".join(line if name is None or holds(name, kept) else "" for line, name in lines)
 
 
-def unknown(text: str) -> list[tuple[int, str]]:
-    """The selectors of a text that name no platform: line, counted from 1, and name."""
-    named = ((number, selector(line)) for number, line in enumerate(text.split("\n"), start=1))
-    return [(number, name) for number, name in named if name is not None and name not in _KNOWN]
+def problems(text: str) -> list[tuple[int, str]]:
+    """The selectors of a text that cannot be used: line, counted from 1, and why."""
+    found = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        expression = selector(line)
+        if expression is None:
+            continue
+        words = set(_TOKEN.findall(expression)) - {"and", "or", "not", "(", ")"}
+        unknown = sorted(words - _KNOWN)
+        if unknown:
+            known = ", ".join(sorted(_KNOWN))
+            found.append((number, f"selector [{expression}] names no platform: {', '.join(unknown)}; known: {known}"))
+        elif holds(expression, frozenset()) is None:
+            found.append((number, f"selector [{expression}] cannot be read; names, and, or, not and parentheses can"))
+    return found
+
+
+def holds(expression: str, names: frozenset[str]) -> bool | None:
+    """Whether a selector is true where some names are, None where it cannot be read."""
+    tokens = _TOKEN.findall(expression)
+
+    def either() -> bool:
+        found = both()
+        while tokens and tokens[0] == "or":
+            tokens.pop(0)
+            found = both() or found
+        return found
+
+    def both() -> bool:
+        found = single()
+        while tokens and tokens[0] == "and":
+            tokens.pop(0)
+            found = single() and found
+        return found
+
+    def single() -> bool:
+        word = tokens.pop(0)
+        if word == "not":
+            return not single()
+        if word == "(":
+            found = either()
+            if tokens.pop(0) != ")":
+                raise IndexError
+            return found
+        if word in (")", "and", "or"):
+            raise IndexError
+        return word in names
+
+    try:
+        found = either()
+    except (IndexError, RecursionError):
+        return None
+    return None if tokens else found

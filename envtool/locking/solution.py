@@ -20,7 +20,8 @@ class Preference:
     """What a solve of one platform should come to, beside what is asked for.
 
     Args:
-        keep: Canonical URLs of archives that stay unless something asked for forbids it.
+        keep: Canonical URLs of archives that stay unless something asked for forbids it; those of packages that
+            a line asks for by name come first.
         keep_wheels: Wheels that stay in the same way.
         constraints: Match specs that bound packages.
         pip_constraints: The same for wheels.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from envtool.errors import Issue, SolveError, SpecError
+from envtool.errors import Issue, SolveError, SpecError, UnsatisfiableError
 from envtool.fetching import credentials
 from envtool.locking import conda
-from envtool.locking.conda import SolveRequest
+from envtool.locking.conda import PackageRecord, Repodata, SolveRequest
+from envtool.locking.locked import file_parts
 from envtool.locking.policy import Policy
+from envtool.locking.settle import hold_most
 from envtool.locking.solution import Preference, Solution, SolveErrors, Sources
-from envtool.locking.spec import EnvironmentSpec, PlatformSpec
+from envtool.locking.spec import EnvironmentSpec, PlatformSpec, package_name
 
 _CANONICAL_CHANNELS = "https://conda.anaconda.org"
 _DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
@@ -35,7 +38,7 @@ def solve(
     refuse_malformed(spec)
     preferred = preferences or {}
     requests = [_request(spec, each, policy, preferred.get(each.platform, Preference())) for each in spec.platforms]
-    answers = sources.repodata.solve(requests)
+    answers = _with_fewest_moves(requests, sources.repodata)
     errors = [each for each in answers if isinstance(each, SolveError)]
     if errors:
         raise errors[0] if len(errors) == 1 else SolveErrors(errors)
@@ -78,6 +81,39 @@ def channel_urls(channel: str, base: Path) -> Sequence[str]:
     if channel.startswith((".", "/", "~")):
         return ((base / Path(channel).expanduser()).resolve().as_uri(),)
     return (f"{_CANONICAL_CHANNELS}/{channel}",)
+
+
+def _with_fewest_moves(requests: Sequence[SolveRequest], repodata: Repodata) -> list[list[PackageRecord] | SolveError]:
+    """The answers that move the fewest of the archives that are to be kept."""
+    answers = repodata.solve([_holding(each, each.keep) for each in requests])
+    return [
+        _moving_least(request, answer, repodata) if request.keep and isinstance(answer, UnsatisfiableError) else answer
+        for request, answer in zip(requests, answers)
+    ]
+
+
+def _moving_least(request: SolveRequest, refused: SolveError, repodata: Repodata) -> list[PackageRecord] | SolveError:
+    latest: list[PackageRecord] | SolveError = refused
+
+    def attempts(selections: Sequence[Sequence[str]]) -> list[list[PackageRecord] | None]:
+        nonlocal latest
+        answers = repodata.solve([_holding(request, urls) for urls in selections])
+        latest = answers[-1] if answers else latest
+        return [None if isinstance(each, SolveError) else each for each in answers]
+
+    def stays(url: str, records: list[PackageRecord]) -> bool:
+        return url in {each.url for each in records}
+
+    asked = {package_name(each) for each in request.match_specs}
+    important = [each for each in request.keep if file_parts(each)[0] in asked]
+    others = [each for each in request.keep if each not in important]
+    found = hold_most(important, others, attempts, stays)
+    return latest if found is None else found
+
+
+def _holding(request: SolveRequest, urls: Sequence[str]) -> SolveRequest:
+    held = ("{}[version='=={}',build='{}']".format(*file_parts(each)) for each in urls)
+    return replace(request, constraints=(*request.constraints, *held)) if urls else request
 
 
 def _request(spec: EnvironmentSpec, platform: PlatformSpec, policy: Policy, preference: Preference) -> SolveRequest:

@@ -10,19 +10,22 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 
 from envtool.document import Document, Value
 from envtool.errors import Issue
 from envtool.fetching import credentials
-from envtool.locking import requirements, selectors
+from envtool.locking import requirements, selectors, variables
 from envtool.locking.requirements import Line, Requirements
 from envtool.locking.selectors import PLATFORMS
 
 _KEYS = (
     "name", "channels", "dependencies", "platforms", "category", "variables", "prefix",
     "pip-repositories", "allow-pypi-requests", "virtual-packages", "exclude-newer",
+    "exclude-newer-package", "exclude-newer-channel",
 )  # fmt: skip
+_LOOKS_ALIKE = 0.8
 _MATCH_SPEC = re.compile(r"^(?:[^\s:]+::|[^\s:]+:[^\s:]*:)?(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*)(?=$|[\s=<>!~\[])")
 _CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -52,53 +55,85 @@ class Source:
         path: The file.
         name: The name that it gives the environment.
         channels: Channels as they are written, the first has priority; `nodefaults` is gone.
+        has_channels: Whether it has the key at all.
         platforms: The platforms that it names.
         category: The category of everything in it.
         variables: Variables to set on activation.
         pip_repositories: Package indexes besides the default one.
         exclude_newer: How old a package has to be: a date, or days.
+        exclude_newer_package: The same for single packages; `false` where age does not count.
+        exclude_newer_channel: The same for single channels, by the words in `channels`.
         sections: What it asks for on each platform.
         issues: What is wrong with it.
+        warnings: What is ignored.
     """
 
     path: Path
     name: str | None = None
     channels: tuple[Line, ...] = ()
+    has_channels: bool = False
     platforms: tuple[str, ...] = ()
     category: str = "main"
     variables: Mapping[str, Line] = field(default_factory=dict)
     pip_repositories: tuple[Line, ...] = ()
     exclude_newer: Line | None = None
+    exclude_newer_package: Mapping[str, Line] = field(default_factory=dict)
+    exclude_newer_channel: Mapping[str, Line] = field(default_factory=dict)
     sections: Mapping[str, Section] = field(default_factory=dict)
     issues: tuple[Issue, ...] = ()
+    warnings: tuple[Issue, ...] = ()
 
 
 def parse(path: Path, text: str) -> Source:
     """Parse an environment.yml for every platform that there is; what is wrong stands in its `issues`."""
     document = Document(str(path), text)
-    top = document.mapping(document.root, "the file", _KEYS)
+    top = document.mapping(document.root, "the file")
+    warnings = _unknown_keys(document, top)
     if not document.issues and not top:
         document.issue(1, "the file is empty; it needs at least channels and dependencies")
     if not top:
         return Source(path, issues=tuple(document.issues))
-    for number, name in selectors.unknown(text):
-        known = ", ".join(sorted(frozenset().union(*selectors.SELECTORS.values())))
-        document.issue(number, f"selector [{name}] names no platform; known: {known}")
+    for number, problem in selectors.problems(text):
+        document.issue(number, problem)
     category = document.string(top.get("category"), "category") or "main"
     if not _CATEGORY.fullmatch(category):
         document.issue(top["category"].line, f"category {category!r} may have letters, digits, and - _ . between them")
     return Source(
         path=path,
-        name=document.string(top.get("name"), "name"),
+        name=_name(document, top.get("name")),
         channels=_channels(document, top.get("channels")),
+        has_channels="channels" in top,
         platforms=_platforms(document, top.get("platforms")),
         category=category,
-        variables=_scalars(document, top.get("variables"), "variables"),
+        variables=_variables(document, top.get("variables")),
         pip_repositories=tuple(_urls(document, top.get("pip-repositories"), "pip-repositories")),
         exclude_newer=_exclude_newer(document, top.get("exclude-newer")),
+        exclude_newer_package=_scalars(document, top.get("exclude-newer-package"), "exclude-newer-package"),
+        exclude_newer_channel=_scalars(document, top.get("exclude-newer-channel"), "exclude-newer-channel"),
         sections={platform: _section(document, text, platform) for platform in PLATFORMS},
         issues=tuple(document.issues),
+        warnings=tuple(warnings),
     )
+
+
+def _unknown_keys(document: Document, top: Mapping[str, Value]) -> list[Issue]:
+    """What is said of keys that are none: CEP 24 wants them ignored; one that looks like ours is an issue (ADR 15)."""
+    warnings = []
+    for key, value in top.items():
+        close = get_close_matches(key.replace("_", "-").lower(), _KEYS, 1, _LOOKS_ALIKE)
+        if key not in _KEYS and close:
+            document.issue(value.line, f"unknown key {key!r} in the file; did you mean {close[0]}?")
+        elif key not in _KEYS:
+            warnings.append(Issue(f"{document.name}:{value.line}", f"the key {key!r} is unknown and ignored"))
+    return warnings
+
+
+def _name(document: Document, value: Value | None) -> str | None:
+    # Source: CEP 24, "name and prefix".
+    name = document.string(value, "name")
+    if value and name and (name in ("base", "root") or re.search(r"[/ :#]", name)):
+        document.issue(value.line, f"name {name!r}: no / : # or space, and neither base nor root")
+    return name
 
 
 def package_name(match_spec: str) -> str | None:
@@ -143,6 +178,15 @@ def _scalars(document: Document, value: Value | None, what: str) -> dict[str, Li
     return {
         name: Line(text, f"{document.name}:{mapping[name].line}") for name, text in document.scalars(value, what)
     }  # fmt: skip
+
+
+def _variables(document: Document, value: Value | None) -> dict[str, Line]:
+    found = _scalars(document, value, "variables")
+    for name, line in found.items():
+        problem = variables.problem(name, line.text)
+        if problem:
+            document.issue(int(line.place.rpartition(":")[2]), problem)
+    return found
 
 
 def _section(document: Document, text: str, platform: str) -> Section:

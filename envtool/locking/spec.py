@@ -72,7 +72,10 @@ class EnvironmentSpec:
         pip_index: The package index that stands for the default one, with variables for its credentials.
         pip_repositories: Package indexes that are asked before it.
         allows_prereleases: Whether `--pre` stands in a `pip:` section.
-        exclude_newer: How old a package has to be: a date or a number of days.
+        exclude_newer: How old a package has to be: a date or a duration.
+        exclude_newer_package: The same for single packages, `false` where age does not count.
+        exclude_newer_channel: The same for single channels.
+        warnings: What in the files is ignored or taken for granted.
     """
 
     paths: tuple[Path, ...]
@@ -84,6 +87,9 @@ class EnvironmentSpec:
     pip_repositories: tuple[str, ...] = ()
     allows_prereleases: bool = False
     exclude_newer: str | None = None
+    exclude_newer_package: Mapping[str, str] = field(default_factory=dict)
+    exclude_newer_channel: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[Issue, ...] = ()
 
     @property
     def directory(self) -> Path:
@@ -91,26 +97,31 @@ class EnvironmentSpec:
         return self.paths[0].parent
 
 
-def read_spec(paths: Sequence[Path], platforms: Sequence[str] = ()) -> EnvironmentSpec:
+def read_spec(
+    paths: Sequence[Path], platforms: Sequence[str] = (), *, default: Sequence[str] = (DEFAULT_PLATFORM,)
+) -> EnvironmentSpec:
     """Read the files of one environment.
 
     Args:
         paths: The files; the first names the environment.
         platforms: The platforms to read them for, instead of the ones that they name.
+        default: The platforms where they name none.
 
     Raises:
         MissingFileError: A file cannot be read.
         SpecError: A file is malformed, or they contradict each other; every issue is in it.
     """
     hint = "envtool init makes one from a template; -f names another"
-    return combine([source.parse(path, read_text(path, hint)) for path in paths], platforms)
+    return combine([source.parse(path, read_text(path, hint)) for path in paths], platforms, default)
 
 
-def combine(sources: Sequence[Source], platforms: Sequence[str] = ()) -> EnvironmentSpec:
+def combine(
+    sources: Sequence[Source], platforms: Sequence[str] = (), default: Sequence[str] = (DEFAULT_PLATFORM,)
+) -> EnvironmentSpec:
     """Put the parsed files of one environment together; the arguments and errors are those of `read_spec`."""
     issues = [issue for each in sources for issue in sorted(each.issues, key=_line)]
     named = tuple(dict.fromkeys(platform for each in sources for platform in each.platforms))
-    chosen = tuple(dict.fromkeys(platforms)) or named or (DEFAULT_PLATFORM,)
+    chosen = tuple(dict.fromkeys(platforms)) or named or tuple(default)
     issues += [Issue("--platform", f"unknown platform {each!r}") for each in platforms if each not in PLATFORMS]
     _refuse(sources, issues)
     dates = {each.exclude_newer.text: each.exclude_newer for each in sources if each.exclude_newer}
@@ -118,19 +129,34 @@ def combine(sources: Sequence[Source], platforms: Sequence[str] = ()) -> Environ
         issues.append(
             Issue(list(dates.values())[1].place, f"expected {next(iter(dates))} as before, found another date")
         )
+    channels = _ordered(sources, lambda each: each.channels, "channels", issues)
+    warnings = [warning for each in sources for warning in each.warnings]
+    if not any(each.has_channels for each in sources):
+        channels = ("defaults",)
+        place = f"{sources[0].path}:1"
+        warnings.append(Issue(place, "no channels are named: conda's defaults are taken; name them to be sure"))
     spec = EnvironmentSpec(
         paths=tuple(each.path for each in sources),
         name=next((each.name for each in sources if each.name), None),
-        channels=_ordered(sources, lambda each: each.channels, "channels", issues),
+        channels=channels,
         platforms=tuple(_platform(sources, platform, issues) for platform in chosen),
-        variables={name: line.text for name, line in _united([each.variables for each in sources], issues).items()},
+        variables=_texts([each.variables for each in sources], issues),
         pip_index=_pip_index(sources, issues),
         pip_repositories=_pip_repositories(sources, issues),
         allows_prereleases=any(s.pip.allows_prereleases for each in sources for s in each.sections.values()),
         exclude_newer=next(iter(dates), None),
+        exclude_newer_package=_texts([each.exclude_newer_package for each in sources], issues),
+        exclude_newer_channel=_texts([each.exclude_newer_channel for each in sources], issues),
+        warnings=tuple(warnings),
     )
+    issues += [
+        Issue(line.place, f"exclude-newer-channel names {name}, which is not among the channels")
+        for each in sources
+        for name, line in each.exclude_newer_channel.items()
+        if name.rstrip("/") not in spec.channels
+    ]
     if not spec.channels:
-        issues.append(Issue(f"{sources[0].path}:1", "no channel is named; packages have to come from somewhere"))
+        issues.append(Issue(f"{sources[0].path}:1", "channels name none; packages have to come from somewhere"))
     _refuse(sources, issues)
     return spec
 
@@ -167,6 +193,10 @@ def _platform(sources: Sequence[Source], platform: str, issues: list[Issue]) -> 
 
 def _dependency(line: Line, category: str) -> Dependency:
     return Dependency(line.text, line.place, category)
+
+
+def _texts(mappings: Sequence[Mapping[str, Line]], issues: list[Issue]) -> dict[str, str]:
+    return {name: line.text for name, line in _united(mappings, issues).items()}
 
 
 def _united(mappings: Sequence[Mapping[str, Line]], issues: list[Issue]) -> dict[str, Line]:

@@ -40,6 +40,7 @@ _UV_GLIBC_TARGETS = (
     (2, 39),
     (2, 40),
 )
+_FOR_EVER = datetime(9000, 1, 1)
 _DEFAULT_GLIBC = "2.28"
 _MACHINES = {"linux-64": "x86_64", "linux-aarch64": "aarch64"}
 _UV_PLATFORMS = {
@@ -90,6 +91,7 @@ class WheelRequest:
         policy: Which of the versions that fit.
         built: The wheels of requirements that name a repository, and their files, by name.
         is_pure: Whether only wheels for every platform count.
+        has_dependencies: Whether what the requirements need is chosen as well.
     """
 
     target: Target
@@ -103,6 +105,7 @@ class WheelRequest:
     policy: Policy = field(default_factory=Policy)
     built: Mapping[str, tuple[Wheel, Path]] = field(default_factory=dict)
     is_pure: bool = False
+    has_dependencies: bool = True
 
 
 def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
@@ -151,6 +154,7 @@ def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str
         wheels = parse_pylock(
             locked.read_text(encoding="utf-8"),
             {name: wheel for name, (wheel, _) in request.built.items()},
+            kept={each.sha256 for each in kept},
             is_pure=request.is_pure,
         )
         # The second answer is the same resolution with the reasons, from uv's own cache; pylock.toml has no place
@@ -184,11 +188,14 @@ def _requirements(request: WheelRequest) -> list[str]:
 
 def _from_file(requirement: str, built: Mapping[str, tuple[Wheel, Path]]) -> str:
     found = built.get(requirements.name_of(requirement) or "")
-    return requirements.with_url(requirement, found[1].as_uri()) if found else requirement
+    return requirements.with_url(requirement, found[1].as_uri()) if found else requirements.expanded(requirement)
 
 
 def _constraints(request: WheelRequest) -> list[str]:
-    return [*request.constraints, *(f"{name}=={version}" for name, version in sorted(request.provided.items()))]
+    return [
+        *map(requirements.expanded, request.constraints),
+        *(f"{name}=={version}" for name, version in sorted(request.provided.items())),
+    ]
 
 
 def _compile(request: WheelRequest, scratch: Path, output: Sequence[str], variables: Mapping[str, str]) -> str:
@@ -199,6 +206,10 @@ def _compile(request: WheelRequest, scratch: Path, output: Sequence[str], variab
     argv += ["--resolution", policy.strategy]
     if policy.exclude_newer:
         argv += ["--exclude-newer", _rfc3339(policy.exclude_newer)]
+    for name, moment in policy.of_packages.items():
+        argv += ["--exclude-newer-package", f"{name}={_rfc3339(moment or _FOR_EVER)}"]
+    if not request.has_dependencies:
+        argv += ["--no-deps"]
     if request.allows_prereleases:
         argv += ["--prerelease", "allow"]
     try:

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from envtool import process
 from envtool.errors import ProcessError
-from envtool.prefixes import link
+from envtool.prefixes import shells
 from envtool.prefixes.prefix import Prefix
 
 # They would make the environment's Python look outside of it.
@@ -95,7 +95,7 @@ def activation_script(prefix: Prefix, shell: str) -> str:
         PrefixError: The environment is not there, not ours or not whole.
     """
     prefix.require_whole()
-    return link.activation_script(prefix.path, shell)
+    return shells.activation_script(prefix.path, shell)
 
 
 def hook(shell: str) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envtool.building import repository
-from envtool.errors import Issue, LockfileError
+from envtool.errors import Issue, LockfileError, NetworkError
+from envtool.fetching import credentials
 from envtool.fetching.cache import Cache, Wanted
 from envtool.locking.lockfile import LockedPackage
 from envtool.mirroring.mirrors import Mirrors
@@ -50,7 +51,7 @@ def fetch_packages(
     packages = [each for each in packages if each.url not in built]
     places = mirrors or _places(packages, cache, display, is_offline=is_offline)
     wanted = {
-        each.url: Wanted(each.file_name, require_sha256(each), places.for_url(each.url), each.size_bytes)
+        each.url: Wanted(each.file_name, require_sha256(each), _with_access(each, places), each.size_bytes)
         for each in packages
     }
     found = {}
@@ -58,7 +59,10 @@ def fetch_packages(
         from envtool.fetching.fetch import fetch  # not imported where all is there already
 
         with display.task(f"fetch and prove {len(wanted)} archives and wheels", in_bytes=True) as task:
-            paths = fetch(wanted.values(), cache, task, patience=patience, is_offline=is_offline)
+            try:
+                paths = fetch(wanted.values(), cache, task, patience=patience, is_offline=is_offline)
+            except NetworkError as error:
+                raise NetworkError(error.message, _missing(packages) or error.hint) from None
         found = {url: paths[each] for url, each in wanted.items()}
     if built:
         from envtool.building.git_wheels import rebuild
@@ -66,6 +70,19 @@ def fetch_packages(
         for url, each in built.items():
             found[url] = rebuild(each, cache, display, mirrors=mirrors, is_offline=is_offline)
     return found
+
+
+def _with_access(package: LockedPackage, places: Mirrors) -> tuple[str, ...]:
+    # Without the variables, netrc or RATTLER_AUTH_FILE may have what the place asks for.
+    access = package.access_url
+    if access is None or credentials.missing_variables(access):
+        return places.for_url(package.url)
+    return tuple(access if each == package.url else each for each in places.for_url(package.url))
+
+
+def _missing(packages: Sequence[LockedPackage]) -> str | None:
+    names = sorted({name for each in packages for name in credentials.missing_variables(each.access_url or "")})
+    return f"the lock names {', '.join(names)} for some of these places; set what they stand for" if names else None
 
 
 def _places(packages: Sequence[LockedPackage], cache: Cache, display: Display, *, is_offline: bool) -> Mirrors:

@@ -1,4 +1,4 @@
-"""The door to py-rattler for prefixes: linking archives, activation scripts, the virtual packages of this machine.
+"""The door to py-rattler for prefixes: linking archives, the virtual packages of this machine.
 
 Takes and gives plain values, so that nothing else depends on which py-rattler is installed (0.25 on Python 3.9, newer
 ones elsewhere). The process must then end through `envtool.__main__`: py-rattler may crash in interpreter shutdown.
@@ -7,7 +7,6 @@ ones elsewhere). The process must then end through `envtool.__main__`: py-rattle
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,23 +77,6 @@ def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, pla
         raise EnvtoolError(f"the archives could not be linked into {prefix}: {error}") from error
     _remove_tag(prefix)
     _mend_records(requests, prefix)
-
-
-def activation_script(prefix: Path, shell: str, *, is_kept: bool = False) -> str:
-    """What a shell evaluates to activate a prefix: its PATH, its variables and its activate.d scripts.
-
-    Args:
-        prefix: The prefix.
-        shell: `bash`, `zsh` or `fish`.
-        is_kept: Whether the script is for later, so that it puts the prefix before the PATH that is set by then.
-    """
-    from rattler.shell import ActivationVariables, Shell, activate
-
-    # CONDA_PREFIX is not passed on: with it, the script would first deactivate the environment that envtool runs in.
-    path = ["$PATH"] if is_kept else os.environ.get("PATH", "").split(os.pathsep)
-    variables = ActivationVariables(None, path)
-    script: str = activate(prefix, variables, getattr(Shell, shell)).script
-    return script
 
 
 def detect_virtual_packages() -> dict[str, str]:

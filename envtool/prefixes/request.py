@@ -52,6 +52,11 @@ class Request:
                 f"the lock has nothing for {self.platform}; it has {', '.join(self.lockfile.platforms)}",
                 f"add {self.platform} to the platforms of environment.yml and lock again",
             )
+        if not self.lockfile.select(self.platform, sorted({each.category for each in self.lockfile.packages})):
+            raise PrefixError(
+                f"the lock lists {self.platform} and has no package of it",
+                "a merge may have lost them; lock again: envtool lock",
+            )
         known = {each.category for each in self.lockfile.packages} | {"main"}
         unknown = sorted(set(self.categories) - known)
         if unknown:

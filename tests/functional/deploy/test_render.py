@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 
 from envtool.deploy.kinds import find_kind, kinds
 from envtool.errors import InvalidFileError, TemplateError
@@ -170,6 +171,26 @@ def test_a_pipeline_is_what_its_schema_says(tmp_path: Path, kind: str, schema: s
     checks.write_text(make(kind))
     publishes.write_text(make(kind, publish="make publish"))
     check(tool("check-jsonschema"), "--builtin-schema", f"vendor.{schema}", checks, publishes)
+
+
+@pytest.mark.parametrize(("kind", "schema"), [("github-lock", "github-workflows"), ("gitlab-lock", "gitlab-ci")])
+def test_a_job_that_locks_anew_is_what_its_schema_says(tmp_path: Path, kind: str, schema: str) -> None:
+    path, script = tmp_path / "job.yml", tmp_path / "script"
+    path.write_text(make(kind))
+    check(tool("check-jsonschema"), "--builtin-schema", f"vendor.{schema}", path)
+    job = yaml.safe_load(path.read_text())
+    steps = (
+        job["jobs"]["lock"]["steps"]
+        if kind == "github-lock"
+        else [{"run": each} for each in job["lock anew"]["script"]]
+    )
+    commands = "\n".join(each.get("run", "") for each in steps)
+    script.write_text(commands)
+    check(tool("bash"), "-n", script)
+    assert "envtool lock --upgrade" in commands
+    assert "envtool diff -f 'conda-lock.yml' --markdown" in commands
+    if kind == "gitlab-lock":
+        compile(commands.partition("<<'END'\n")[2].partition("\nEND")[0], "job", "exec")
 
 
 def test_the_pipeline_of_jenkins_closes_what_it_opens() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -153,10 +154,15 @@ def test_an_interrupted_or_refused_lock_leaves_the_old_one(envtool, write, tmp_p
     assert sorted(each.name for each in tmp_path.iterdir()) == ["conda-lock.yml", "environment.yml"]
 
 
+PINNED = SERVER.replace(
+    "- python=3.9\n  - flask\n  - numpy",
+    "- python=3.9.18\n  - flask=3.0\n  - numpy=1.26\n  - click=8.1.7\n  - werkzeug=3.0.3\n  - jinja2=3.1.4",
+)
+
+
 def test_update_moves_one_package_and_what_must_move_with_it(envtool, write, tmp_path: Path) -> None:
     path = tmp_path / "conda-lock.yml"
-    pinned = "- python=3.9.18\n  - flask=3.0\n  - numpy=1.26\n  - click=8.1.7\n  - werkzeug=3.0.3\n  - jinja2=3.1.4"
-    write(SERVER.replace("- python=3.9\n  - flask\n  - numpy", pinned))
+    write(PINNED)
     done(envtool("lock"))
     write(SERVER)
     old = versions(read_lockfile(path))
@@ -192,7 +198,58 @@ def test_update_of_a_package_that_is_not_there(envtool, write) -> None:
     done(envtool("lock", "-p", "linux-64"))
     refused = envtool("lock", "--update", "nonesuch")
     assert refused.returncode == 3
-    assert "the lock has no nonesuch" in refused.stderr
+    assert "neither the lock nor environment.yml has nonesuch" in refused.stderr
+
+
+def test_only_what_has_to_move_moves_and_says_why(envtool, write, tmp_path: Path) -> None:
+    path = tmp_path / "conda-lock.yml"
+    write(PINNED)
+    done(envtool("lock", "-p", "linux-64"))
+    old = versions(read_lockfile(path))
+    write(SERVER + "  - pytest\n")
+    shown = json.loads(done(envtool("lock", "--dry-run", "--json")).stdout)
+    assert {each["kind"] for each in shown["changes"]} == {"added"}
+    assert shown["moved"] == []
+    assert versions(read_lockfile(path)) == old
+    done(envtool("lock"))
+    added = versions(read_lockfile(path))
+    assert "pytest" in added
+    assert changed(old, added) == {}
+    write(SERVER.replace("- flask", "- flask=3.1"))
+    answer = done(envtool("lock")).stderr
+    assert "moved flask 3.0.3 → 3.1.2: environment.yml:6 asks for flask=3.1" in answer
+    assert "moved werkzeug 3.0.3 → 3.1.3: flask 3.1.2 needs werkzeug >=3.1.0" in answer
+    assert set(changed(old, versions(read_lockfile(path)))) == {"flask", "werkzeug"}
+    done(envtool("lock", "--upgrade"))
+    assert len(changed(old, versions(read_lockfile(path)))) > 1
+
+
+def test_a_package_that_is_new_can_be_named_and_still_nothing_else_moves(envtool, write, tmp_path: Path) -> None:
+    path = tmp_path / "conda-lock.yml"
+    write(PINNED)
+    done(envtool("lock", "-p", "linux-64"))
+    old = versions(read_lockfile(path))
+    write(SERVER + "  - pytest\n")
+    done(envtool("lock", "--upgrade-package", "pytest"))
+    assert changed(old, versions(read_lockfile(path))) == {}
+    path.write_text("no lock")
+    assert "--upgrade" in envtool("lock").stderr
+    done(envtool("lock", "--upgrade"))
+
+
+def test_platforms_of_a_lock_stay_where_no_source_names_any(envtool, write, tmp_path: Path) -> None:
+    path = tmp_path / "conda-lock.yml"
+    write(SERVER)
+    done(envtool("lock"))
+    text = path.read_text()
+    theirs = re.sub(r"(?ms)^  custom_metadata:.*?^(?=package:)", "  custom_metadata: {}\n", text)
+    path.write_text(theirs)  # as another tool would write it
+    write(SERVER.replace("platforms: [linux-64, linux-aarch64, osx-arm64]\n", ""))
+    checked = envtool("lock", "--check")
+    assert "platform" not in checked.stdout
+    done(envtool("lock", "--update", "click"))
+    assert read_lockfile(path).platforms == ("linux-64", "linux-aarch64", "osx-arm64")
+    assert "no longer locked: linux-aarch64, osx-arm64" in done(envtool("lock", "-p", "linux-64")).stderr
 
 
 def test_strategy_lowest(envtool, write, tmp_path: Path) -> None:
@@ -219,7 +276,7 @@ def test_a_date_that_is_none(envtool, write, text: str) -> None:
     write(SERVER)
     refused = envtool("lock", "--exclude-newer", text)
     assert refused.returncode == 3
-    assert f"--exclude-newer: '{text}' is neither a date nor a number of days" in refused.stderr
+    assert f"--exclude-newer: '{text}' is neither a date nor a duration" in refused.stderr
 
 
 def test_variables_of_the_file_stand_in_the_lock(envtool, write, tmp_path: Path) -> None:
@@ -260,3 +317,19 @@ def test_records_without_an_md5_are_refused_with_a_hint(envtool, write, tmp_path
     assert answer.returncode == 3
     assert "demo-1-0.conda has no md5" in answer.stderr
     assert "envtool channel index" in answer.stderr
+
+
+def test_forty_lines_of_which_some_are_unknown_are_looked_up(envtool, write) -> None:
+    good = ["python=3.9", "flask", "numpy", "click", "werkzeug", "jinja2"]
+    bad = [f"nonesuch-{number}" for number in range(28)] + ["pytest=99", "gunicorn<0", "packaging=0.0.0.1"]
+    lines = "".join(f"  - {each}\n" for each in good + bad)
+    write(f"channels: [conda-forge]\nplatforms: [linux-64]\ndependencies:\n{lines}")
+    refused = envtool("lock")
+    assert refused.returncode == 3
+    for position, each in enumerate(bad):
+        assert f"environment.yml:{position + 10}: {each}\n" in refused.stderr
+    assert "each of these 31 lines cannot be satisfied:" in refused.stderr
+    assert "no channel has a package of this name: nonesuch-7\n" in refused.stderr
+    assert "no channel has such a version or build; the newest is pytest 8" in refused.stderr
+    for each in good:
+        assert f": {each}\n" not in refused.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from envtool.prefixes.shells import activation_script, quoted
 from tests.functional.prefix.conftest import Channel, User
 from tests.support.archives import Archive, File, locked
 
@@ -62,6 +66,65 @@ def test_a_shell_activates_and_deactivates(user: User, digest: str, shell: str) 
     env = {**user.env, "PATH": f"{program.parent}:{user.env['PATH']}"}
     done = subprocess.run([shell, "-c", script], env=env, cwd=user.home, capture_output=True, text=True)
     assert done.stdout.split() == ["old", "42", "yes", digest, "[]"], done.stderr
+
+
+LITERALS = [
+    "a$HOME`id -un`$(id)${X}",
+    "it's \"quoted\" \\\\ and \\'",
+    "'",
+    "''",
+    "line\nline\n\ttab ",
+    "\u5bc6\u7801 \U0001f600 \xe9",
+    "*?[a]{b,c}~!! #;&|<>",
+    "",
+    " ",
+    "%PATH% $Env:PATH",
+    "\x01\x1b[31m\x7f\r",
+]
+
+
+@pytest.fixture(scope="module")
+def literal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prefix whose variables hold what a shell might evaluate."""
+    prefix = tmp_path_factory.mktemp("it's a $HOME") / "prefix"
+    (prefix / "conda-meta").mkdir(parents=True)
+    (prefix / "etc/conda/env_vars.d").mkdir(parents=True)
+    values = {f"V{position}": value for position, value in enumerate(LITERALS)}
+    (prefix / "etc/conda/env_vars.d/package.json").write_text(json.dumps({**values, "lower_case": "x", "H=I; id": "x"}))
+    (prefix / "conda-meta/state").write_text(json.dumps({"env_vars": {"V0": LITERALS[0]}}))
+    return prefix
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_variables_arrive_as_they_are_written(literal: Path, shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    show = f"{shlex.quote(sys.executable)} -c 'import json, os; print(json.dumps(dict(os.environ)))'"
+    done = subprocess.run(
+        [shell, "-c", f"{activation_script(literal, shell)}\n{show}"], capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    assert [found[f"V{position}"] for position in range(len(LITERALS))] == LITERALS
+    assert (found["lower_case"], found["LOWER_CASE"]) == ("x", "x")
+    assert found["CONDA_PREFIX"] == str(literal)
+    assert found["PATH"].split(":")[0] == str(literal / "bin")
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40))
+def test_any_text_is_a_literal(shell: str, text: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    shown = subprocess.run([shell, "-c", f"printf '%s' {quoted(text, shell)}"], capture_output=True, check=True)
+    assert shown.stdout == text.encode()
+
+
+@pytest.mark.parametrize("name", ["X; ls; Y", "H=I", "1A", "A B", "a-b", ""])
+def test_a_name_that_is_none_is_refused_in_a_lock(user: User, channel: Channel, name: str) -> None:
+    user.write_lock(channel.old, envtool_variables=json.dumps({name: "x"}))
+    assert "letters, digits and _" in user.run("create", "-n", "named", code=3).stderr
 
 
 def test_list_and_remove(user: User, digest: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from envtool.channel import index
+from tests.support.archives import Archive, File
 
 
 def fill(channel: Path, records: dict[str, str]) -> None:
@@ -42,3 +43,19 @@ def test_half_an_index_is_not_current(tmp_path: Path, content: str) -> None:
     fill(tmp_path, {})
     (tmp_path / "noarch" / "repodata.json").write_text(content)
     assert not index.is_current(tmp_path, {})
+
+
+def test_the_time_at_which_an_archive_was_first_indexed_stays(tmp_path: Path) -> None:
+    archive = Archive("timed", {"f": File(b"x")}).write(tmp_path)
+    name = f"linux-64/{archive.name}"
+    index.write(tmp_path, [name])
+    repodata = tmp_path / "linux-64/repodata.json"
+    content = json.loads(repodata.read_bytes())
+    assert "indexed_timestamp" not in content["packages.conda"][archive.name]
+    content["packages.conda"][archive.name]["indexed_timestamp"] = 1_750_000_000_000
+    repodata.write_text(json.dumps(content))
+    other = Archive("other", {"f": File(b"y")}).write(tmp_path)
+    index.write(tmp_path, [name, f"linux-64/{other.name}"])
+    records = json.loads(repodata.read_bytes())["packages.conda"]
+    assert records[archive.name]["indexed_timestamp"] == 1_750_000_000_000
+    assert "indexed_timestamp" not in records[other.name]

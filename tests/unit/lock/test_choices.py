@@ -24,6 +24,13 @@ HASH_PATH = "/packages/10/cb/" + "f" * 60 + "/blinker-1.9.0-py3-none-any.whl"
         ("7", "2026-07-03T12:00:00+00:00"),
         ("7 days", "2026-07-03T12:00:00+00:00"),
         ("1d", "2026-07-09T12:00:00+00:00"),
+        ("P7D", "2026-07-03T12:00:00+00:00"),
+        ("P1W", "2026-07-03T12:00:00+00:00"),
+        ("PT36H", "2026-07-09T00:00:00+00:00"),
+        ("1w", "2026-07-03T12:00:00+00:00"),
+        ("1 week", "2026-07-03T12:00:00+00:00"),
+        ("1 week 2 days", "2026-07-01T12:00:00+00:00"),
+        ("36h", "2026-07-09T00:00:00+00:00"),
         ("2026-01-31", "2026-01-31T23:59:59.999999+00:00"),
         ("2026-01-31T08:00:00", "2026-01-31T08:00:00+00:00"),
         ("2026-01-31T08:00:00+08:00", "2026-01-31T00:00:00+00:00"),
@@ -34,9 +41,9 @@ def test_cutoff(text: str, expected: str) -> None:
     assert cutoff(text, NOW, "here").isoformat() == expected
 
 
-@pytest.mark.parametrize("text", ["yesterday", "", "-3", "2026-02-30"])
+@pytest.mark.parametrize("text", ["yesterday", "", "-3", "2026-02-30", "P", "P1Y", "PT", "1 month", "7 dayz", "w"])
 def test_a_cutoff_that_is_none(text: str) -> None:
-    with pytest.raises(EnvtoolError, match=r"here: .* is neither a date nor a number of days"):
+    with pytest.raises(EnvtoolError, match=r"here: .* is neither a date nor a duration"):
         cutoff(text, NOW, "here")
 
 

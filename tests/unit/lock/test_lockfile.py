@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from envtool import report
 from envtool.errors import LockfileError
 from envtool.locking.lockfile import LockedPackage, parse_lockfile
 
@@ -90,3 +91,15 @@ def test_the_sizes_of_archives_stand_in_the_metadata(sizes: str, expected: int |
     lockfile = parse_lockfile("conda-lock.yml", text)
     assert [each.size_bytes for each in lockfile.packages] == [expected]
     assert lockfile.custom_metadata == {}
+
+
+def test_two_entries_of_one_package_are_named() -> None:
+    entry = VALID.partition("package:\n")[2]
+    with pytest.raises(LockfileError) as raised:
+        parse_lockfile("conda-lock.yml", VALID + entry)
+    assert "2 entries of click for linux-64" in str(raised.value)
+
+
+def test_no_name_in_a_lock_moves_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    report.answer("added  \x1b[2Jevil\x9b\r  1.0\n\tnext")
+    assert capsys.readouterr().out == "added  \\x1b[2Jevil\\x9b\\x0d  1.0\n\tnext\n"

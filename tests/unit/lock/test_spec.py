@@ -57,8 +57,8 @@ def test_every_issue_of_every_file_at_once() -> None:
         "environment.yml:7: category must be a string, not the number 1; put it in quotes",
         "dev.yml:1: channels must be a list, not a string",
         "dev.yml:3: '=3' is no match spec, such as python=3.9",
-        "dev.yml:4: selector [py39] names no platform; known: aarch64, arm64, linux, linux64, osx, osx64, ppc64le, "
-        "unix, win, win64",
+        "dev.yml:4: selector [py39] names no platform: py39; known: aarch64, arm64, armv6l, armv7l, linux, linux32, "
+        "linux64, osx, osx64, ppc64, ppc64le, riscv64, s390x, unix, win, win32, win64, x64, x86, x86_64",
     ]
     assert [each.partition(": ")[0] for each in issues(first)] == ["environment.yml:6", "environment.yml:7"]
 
@@ -69,9 +69,13 @@ def test_every_issue_of_every_file_at_once() -> None:
         ("", "1: the file is empty; it needs at least channels and dependencies"),
         ("- a\n", "1: the file must be a mapping, not a list"),
         ("channels: [c]\n", "1: dependencies name no conda package for linux-64"),
-        ("dependencies: [a]\n", "1: no channel is named; packages have to come from somewhere"),
-        ("channels: [nodefaults]\ndependencies: [a]\n", "1: no channel is named; packages have to come from somewhere"),
-        (BASE + "colour: red\n", "6: unknown key 'colour' in the file; known: name, channels, dependencies, "),
+        ("channels: [nodefaults]\ndependencies: [a]\n", "1: channels name none; packages have to come from somewhere"),
+        (BASE + "exclude_newer: 7d\n", "6: unknown key 'exclude_newer' in the file; did you mean exclude-newer?"),
+        (BASE + "dependancies: [a]\n", "6: unknown key 'dependancies' in the file; did you mean dependencies?"),
+        (BASE + "variables: {H=I: x}\n", "6: variable 'H=I' must have letters, digits and _"),
+        (BASE + 'variables: {A: "a\\0b"}\n', "6: the value of A has a character that no variable can hold"),
+        (BASE + "exclude-newer-channel: {other: false}\n", "6: exclude-newer-channel names other, which is not among "),
+        (BASE + "  - numpy  # [linux and]\n", "6: selector [linux and] cannot be read; names, and, or, not and "),
         (BASE + "name: again\n", "6: key 'name' stands here twice"),
         (BASE + "virtual-packages: {linux-64: {cuda: '1'}}\n", "6: virtual package 'cuda' must start with two "),
         (
@@ -92,6 +96,42 @@ def test_selectors_keep_lines_for_their_platforms() -> None:
     found = spec(text)
     assert texts(platform(found).conda) == ["python=3.9", "numpy", "zlib"]
     assert texts(platform(found, "osx-arm64").conda) == ["python=3.9", "scipy", "zlib"]
+
+
+@pytest.mark.parametrize(
+    ("selector", "platforms"),
+    [
+        ("not win", "linux-64 linux-aarch64 osx-64 osx-arm64"),
+        ("linux and not aarch64", "linux-64"),
+        ("win or osx64", "osx-64 win-64"),
+        ("not (linux or win)", "osx-64 osx-arm64"),
+        ("not linux and not win", "osx-64 osx-arm64"),
+        ("linux or osx and arm64", "linux-64 linux-aarch64 osx-arm64"),
+        ("x86_64 and unix", "linux-64 osx-64"),
+        ("s390x", ""),
+    ],
+)
+def test_selectors_with_words_of_logic(selector: str, platforms: str) -> None:
+    names = ["linux-64", "linux-aarch64", "osx-64", "osx-arm64", "win-64"]
+    found = source.parse(Path("environment.yml"), BASE + f"  - numpy  # [{selector}]\n")
+    assert [each for each in names if "numpy" in texts(found.sections[each].conda)] == platforms.split()
+
+
+def test_what_is_ignored_is_said() -> None:
+    found = spec("x-common: &c [python]\ndependencies: *c\nvariables: {A: true, D: 2026-01-31, V: 1.10}\n")
+    assert found.channels == ("defaults",)
+    assert found.variables == {"A": "true", "D": "2026-01-31", "V": "1.10"}
+    assert [str(each) for each in found.warnings] == [
+        "environment.yml:1: the key 'x-common' is unknown and ignored",
+        "environment.yml:1: no channels are named: conda's defaults are taken; name them to be sure",
+    ]
+
+
+@pytest.mark.parametrize("name", ["a/b", "base", "root", "a b", "a:b", "a#b"])
+def test_a_name_that_no_environment_can_have(name: str) -> None:
+    assert issues(f"name: '{name}'\nchannels: [c]\ndependencies: [python]\n") == [
+        f"environment.yml:1: name {name!r}: no / : # or space, and neither base nor root"
+    ]
 
 
 def test_a_pip_section_brings_pip_unless_it_is_pinned() -> None:

@@ -1,0 +1,61 @@
+"""`envtool merge-driver`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+_ATTRIBUTE = "conda-lock.yml merge=envtool"
+_COMMAND = "envtool merge-driver merge %O %A %B %P"
+
+
+@click.group("merge-driver", short_help="Let git merge locks.")
+def command() -> None:
+    """Let git merge locks: two branches that each add a package become a lock with both, and nothing else moves.
+
+    No network is needed. What both branches have changed is a conflict, as before; envtool lock settles it.
+    """
+
+
+@command.command("install", short_help="Set up the repository of this directory.")
+@click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
+def install(patterns: tuple[str, ...]) -> None:
+    """Name the driver in .git/config and in .gitattributes, for conda-lock.yml or for every PATTERN.
+
+    .gitattributes is to be committed; .git/config is this clone's own, so that everyone runs this once.
+    """
+    from envtool import process, report
+
+    root = Path(process.run(["git", "rev-parse", "--show-toplevel"], hint="run it in a git repository").strip())
+    process.run(["git", "config", "merge.envtool.name", "conda-lock.yml, package by package"], cwd=root)
+    process.run(["git", "config", "merge.envtool.driver", _COMMAND], cwd=root)
+    attributes = root / ".gitattributes"
+    text = attributes.read_text(encoding="utf-8") if attributes.exists() else ""
+    for each in [f"{pattern} merge=envtool" for pattern in patterns] or [_ATTRIBUTE]:
+        if each not in text.splitlines():
+            text += ("" if not text or text.endswith("\n") else "\n") + each + "\n"
+    attributes.write_text(text, encoding="utf-8")
+    report.say(f"git merges locks with envtool now; commit {attributes.name}")
+
+
+@command.command("merge", hidden=True)
+@click.argument("base", type=click.Path(path_type=Path))
+@click.argument("ours", type=click.Path(path_type=Path))
+@click.argument("theirs", type=click.Path(path_type=Path))
+@click.argument("path")
+@click.pass_context
+def merge_command(ctx: click.Context, base: Path, ours: Path, theirs: Path, path: str) -> None:
+    """What git calls: put the merged lock into OURS, or leave it and exit with 1."""
+    from envtool import report
+    from envtool.errors import EnvtoolError
+    from envtool.locking.lockfile import format_lockfile
+    from envtool.locking.merge_sources import merged
+
+    try:
+        lockfile = merged(base, ours, theirs, path)
+    except EnvtoolError as error:
+        report.fail(error)
+        report.say(f"{path} is as on our side: settle the sources, then envtool lock moves only what has to move")
+        ctx.exit(1)
+    ours.write_text(format_lockfile(lockfile), encoding="utf-8")

@@ -1,0 +1,45 @@
+"""`envtool why-not`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from envtool.cli.options import file_option, json_option
+from envtool.cli.selection import platform_option
+
+
+@click.command("why-not", short_help="Say what stands in the way of a version.")
+@click.argument("spec")
+@file_option
+@platform_option
+@json_option
+@click.pass_context
+def command(ctx: click.Context, spec: str, lockfile_path: Path, platform: str | None, as_json: bool) -> None:
+    """Say why a lock cannot have SPEC, such as numpy=2.3: which lines of environment.yml are in the way.
+
+    Exit code 1 when nothing is: then it says what would move.
+    """
+    from envtool import report
+    from envtool.cli.selection import chosen_platform
+    from envtool.cli.solving import opened
+    from envtool.locking import refresh
+    from envtool.locking.lockfile import read_lockfile
+    from envtool.locking.why_not import why_not
+
+    old = read_lockfile(lockfile_path)
+    request = refresh.request((), lockfile_path, old, {}, keeps_options=True)
+    chosen = chosen_platform(old, platform)
+    with opened(request) as sources:
+        found = why_not(spec, old, request, chosen, sources)
+    if as_json:
+        moved = [str(each) for each in found.moves]
+        report.answer_json({"spec": spec, "fits": found.reason is None, "reason": found.reason, "moves": moved})
+    elif found.reason is not None:
+        report.answer(found.reason)
+    else:
+        for each in found.moves:
+            report.answer(f"would move {each}")
+        report.say(f"{spec} fits for {chosen}" + ("" if found.moves else ", and nothing would move"))
+    ctx.exit(0 if found.reason is not None else 1)
