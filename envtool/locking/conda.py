@@ -9,8 +9,9 @@ py-rattler may crash while the interpreter shuts down.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class PackageRecord:
         size_bytes: Size of the archive, where the repodata has it.
         depends: The match specs that it needs.
         license: Its licence as the channel states it.
+        purls: What it is in other package systems (`pkg:pypi/torch`), where the record of a solution says so.
     """
 
     name: str
@@ -51,6 +53,7 @@ class PackageRecord:
     size_bytes: int | None
     depends: tuple[str, ...]
     license: str | None = None
+    purls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,8 @@ class Repodata:
             return self._no_records(request.platform, answer)
         if isinstance(answer, BaseException):
             raise answer
-        return sorted((_record(each) for each in answer), key=lambda record: record.name)
+        found = (replace(_record(each), purls=_purls(each)) for each in answer)
+        return sorted(found, key=lambda record: record.name)
 
     def _no_records(self, platform: str, error: Exception) -> SolveError:
         failures = list(self._relay.failures) if self._relay else []
@@ -216,3 +220,8 @@ def _record(record: Any) -> PackageRecord:
         depends=tuple(record.depends),
         license=record.license,
     )
+
+
+def _purls(record: Any) -> tuple[str, ...]:
+    text = record.to_json()  # py-rattler gives them in no other way
+    return tuple(json.loads(text).get("purls") or ()) if '"purls"' in text else ()
