@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 class _Silent:
     def advance(self, amount: int) -> None:
-        """Show nothing: the archive is shown when the environment is made."""
+        """Show nothing: the file is shown when the environment is made."""
+
+
+SILENT = _Silent()
 
 
 def archive_at_hand(record: PackageRecord, cache: Cache) -> Path | None:
@@ -42,7 +45,7 @@ def find_archive(record: PackageRecord, cache: Cache, mirrors: Mirrors) -> Path 
 
     wanted = Wanted(_file_name(record), record.sha256, mirrors.for_url(record.url), record.size_bytes)
     try:
-        return fetch([wanted], cache, _Silent(), patience=replace(patience.configured(), attempts=1))[wanted]
+        return fetch([wanted], cache, SILENT, patience=replace(patience.configured(), attempts=1))[wanted]
     except EnvtoolError:
         return None  # whoever needs it says why; a lock needs it for the best answer only
 

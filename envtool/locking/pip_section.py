@@ -103,6 +103,7 @@ def _request(
         provided=provided_distributions(records, Cache(directories.cache())),
         index_url=spec.pip_index,
         extra_index_urls=spec.pip_repositories,
+        allows_default_index=spec.allows_default_index,
         allows_prereleases=spec.allows_prereleases,
         keep=preference.keep_wheels,
         policy=policy,

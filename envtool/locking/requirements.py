@@ -15,8 +15,8 @@ from pathlib import Path
 from envtool.building import repository
 from envtool.errors import Issue
 from envtool.fetching import credentials
+from envtool.locking import hashes
 
-_HASH_OPTION = re.compile(r"\s+--hash[= ]\S+")
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _OPTION = re.compile(r"^(--?[A-Za-z][A-Za-z-]*)(?:[= ]\s*(.*))?$")
 _FILES = {"-r": "requirements", "--requirement": "requirements", "-c": "constraints", "--constraint": "constraints"}
@@ -83,7 +83,7 @@ def name_of(requirement: str) -> str | None:
     from packaging.requirements import InvalidRequirement, Requirement
 
     try:
-        return re.sub(r"[-_.]+", "-", Requirement(_HASH_OPTION.sub("", requirement)).name).lower()
+        return re.sub(r"[-_.]+", "-", Requirement(hashes.split(requirement)[0]).name).lower()
     except InvalidRequirement:
         return None
 
@@ -92,7 +92,7 @@ def url_of(requirement: str) -> str | None:
     """The URL that a requirement names its distribution by, if it does."""
     from packaging.requirements import Requirement
 
-    return Requirement(_HASH_OPTION.sub("", requirement)).url if name_of(requirement) else None
+    return Requirement(hashes.split(requirement)[0]).url if name_of(requirement) else None
 
 
 def with_url(requirement: str, url: str) -> str:
@@ -151,13 +151,13 @@ def _problem(text: str, kind: str) -> str | None:
         return f"{text!r} is a file of this machine; publish it to an index or a channel, so that others can have it"
     if url and credentials.is_literal(url):
         return f"credentials in {credentials.strip(url)}; write variables: NAME @ https://$USER:$TOKEN@host/"
-    return None
+    return hashes.problem(text)
 
 
 def _repository_problem(text: str, url: str, kind: str) -> str | None:
     if kind == "constraints":
         return "a repository cannot bound a version; name it in the pip section itself"
-    if _HASH_OPTION.search(text):
+    if hashes.split(text)[1]:
         return "--hash has no meaning for a repository; write the commit after the @"
     try:
         repository.parse(url)

@@ -75,19 +75,27 @@ class Resolution:
         argv += ["--resolution", policy.strategy]
         if policy.exclude_newer:
             argv += ["--exclude-newer", _rfc3339(policy.exclude_newer)]
+        if not (request.allows_default_index or request.index_url or request.extra_index_urls):
+            argv.append("--no-index")
         if request.allows_prereleases:
             argv += ["--prerelease", "allow"]
         try:
             return uv.run(
                 [*argv, str(scratch / "requirements.in")],
-                env={**pypi.index_variables(request.index_url, request.extra_index_urls), **self._variables},
+                env={**self._indexes(), **self._variables},
                 cwd=scratch,
             )
         except ProcessError as error:
             raise SolveError(
                 f"{target.platform}: the pip section cannot be satisfied:\n{self._in_our_words(error.output)}",
-                _solve_hint(error),
+                _solve_hint(error, request),
             ) from error
+
+    def _indexes(self) -> dict[str, str]:
+        request = self._request
+        if request.allows_default_index:
+            return pypi.index_variables(request.index_url, request.extra_index_urls)
+        return pypi.only(request.index_url, request.extra_index_urls)
 
     def _in_our_words(self, output: str) -> str:
         named = set(re.findall(r"[a-z0-9][a-z0-9-]*", output.lower()))
@@ -124,7 +132,9 @@ def _rfc3339(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _solve_hint(error: ProcessError) -> str:
+def _solve_hint(error: ProcessError, request: WheelRequest) -> str:
+    if not request.allows_default_index:
+        return "allow-pypi-requests is false: only the indexes that environment.yml names were asked"
     if "error sending request" in error.output or "dns error" in error.output:
         return "the package index cannot be reached; set PIP_INDEX_URL or UV_DEFAULT_INDEX to one that can"
     return "change the versions in the pip: section of environment.yml"

@@ -56,6 +56,7 @@ class Source:
         category: The category of everything in it.
         variables: Variables to set on activation.
         pip_repositories: Package indexes besides the default one.
+        allows_default_index: Whether wheels may come from an index that no file names.
         exclude_newer: How old a package has to be: a date, or days.
         sections: What it asks for on each platform.
         issues: What is wrong with it.
@@ -68,6 +69,7 @@ class Source:
     category: str = "main"
     variables: Mapping[str, Line] = field(default_factory=dict)
     pip_repositories: tuple[Line, ...] = ()
+    allows_default_index: bool = True
     exclude_newer: Line | None = None
     sections: Mapping[str, Section] = field(default_factory=dict)
     issues: tuple[Issue, ...] = ()
@@ -95,6 +97,7 @@ def parse(path: Path, text: str) -> Source:
         category=category,
         variables=_scalars(document, top.get("variables"), "variables"),
         pip_repositories=tuple(_urls(document, top.get("pip-repositories"), "pip-repositories")),
+        allows_default_index=_truth(document, top.get("allow-pypi-requests"), "allow-pypi-requests"),
         exclude_newer=_exclude_newer(document, top.get("exclude-newer")),
         sections={platform: _section(document, text, platform) for platform in PLATFORMS},
         issues=tuple(document.issues),
@@ -105,6 +108,13 @@ def package_name(match_spec: str) -> str | None:
     """The package that a match spec is about, or None when it is none."""
     match = _MATCH_SPEC.match(match_spec.strip())
     return match["name"].lower() if match else None
+
+
+def _truth(document: Document, value: Value | None, what: str) -> bool:
+    if value is None or isinstance(value.data, bool):
+        return value is None or bool(value.data)
+    document.issue(value.line, f"{what} must be true or false, not {value.data!r}")
+    return False
 
 
 def _exclude_newer(document: Document, value: Value | None) -> Line | None:

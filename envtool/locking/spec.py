@@ -71,6 +71,7 @@ class EnvironmentSpec:
         variables: Environment variables to set on activation.
         pip_index: The package index that stands for the default one, with variables for its credentials.
         pip_repositories: Package indexes that are asked before it.
+        allows_default_index: Whether wheels may come from an index that no file names; every file has to allow it.
         allows_prereleases: Whether `--pre` stands in a `pip:` section.
         exclude_newer: How old a package has to be: a date or a number of days.
     """
@@ -82,6 +83,7 @@ class EnvironmentSpec:
     variables: Mapping[str, str] = field(default_factory=dict)
     pip_index: str | None = None
     pip_repositories: tuple[str, ...] = ()
+    allows_default_index: bool = True
     allows_prereleases: bool = False
     exclude_newer: str | None = None
 
@@ -126,6 +128,7 @@ def combine(sources: Sequence[Source], platforms: Sequence[str] = ()) -> Environ
         variables={name: line.text for name, line in _united([each.variables for each in sources], issues).items()},
         pip_index=_pip_index(sources, issues),
         pip_repositories=_pip_repositories(sources, issues),
+        allows_default_index=all(each.allows_default_index for each in sources),
         allows_prereleases=any(s.pip.allows_prereleases for each in sources for s in each.sections.values()),
         exclude_newer=next(iter(dates), None),
     )

@@ -14,8 +14,9 @@ from envtool import directories, uv
 from envtool.errors import SolveError
 from envtool.fetching import credentials, patience
 from envtool.fetching.cache import Cache
-from envtool.locking import requirements, resolution
+from envtool.locking import hashes, requirements, resolution
 from envtool.locking.distributions import Provided
+from envtool.locking.hashes import Pins
 from envtool.locking.policy import Policy
 from envtool.locking.pylock import Wheel, format_pylock, parse_pylock
 from envtool.locking.resolution import Resolution
@@ -86,6 +87,7 @@ class WheelRequest:
         provided: Distributions that conda packages bring already, by name; they are neither asked for nor completed.
         index_url: The index that stands for the machine's default one.
         extra_index_urls: Indexes that are asked before it.
+        allows_default_index: Whether an index counts that only the machine names, or nobody (the public one).
         allows_prereleases: Whether versions that are not final count.
         keep: Wheels that stay unless something asked for forbids it.
         policy: Which of the versions that fit.
@@ -99,6 +101,7 @@ class WheelRequest:
     provided: Mapping[str, Provided] = field(default_factory=dict)
     index_url: str | None = None
     extra_index_urls: tuple[str, ...] = ()
+    allows_default_index: bool = True
     allows_prereleases: bool = False
     keep: tuple[Wheel, ...] = ()
     policy: Policy = field(default_factory=Policy)
@@ -119,7 +122,8 @@ def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
     Raises:
         SolveError: Nothing satisfies the requirements; uv's own words.
     """
-    places = indexes.candidates(request.index_url, mirrors)
+    is_open = request.allows_default_index or request.index_url is not None
+    places = indexes.candidates(request.index_url, mirrors) if is_open else (None,)
     reasons: list[str] = []
     for place in places:
         is_last = place == places[-1]
@@ -171,17 +175,22 @@ def _resolve(
     place = directories.cache() / "stand-ins"
     provided = sorted(request.provided.values(), key=lambda each: each.name)
     constraints = asked.bound(
-        request.constraints, {stand_in(each, extras.get(each.name, ""), place): each for each in provided}
+        [hashes.split(each)[0] for each in request.constraints],
+        {stand_in(each, extras.get(each.name, ""), place): each for each in provided},
     )
     emitted = [part for each in provided for part in ("--no-emit-package", each.name)]
     kept = [each for each in request.keep if not each.built]
     text = asked.pylock(lines, emitted, constraints, format_pylock(kept) if kept else "")
-    wheels = parse_pylock(
-        text, {name: wheel for name, (wheel, _) in request.built.items()}, is_pure=request.is_pure
-    )  # fmt: skip
+    built = {name: wheel for name, (wheel, _) in request.built.items()}
+    wheels = parse_pylock(text, built, is_pure=request.is_pure, pins=_pins(request))
     # The second answer is the same resolution with the reasons, from uv's own cache; pylock.toml has no place
     # for them. Fixing the wheels of the first keeps the two equal even if the index changes in between.
     return wheels, asked.reasons(lines, [*constraints, *(f"{each.name}=={each.version}" for each in wheels)])
+
+
+def _pins(request: WheelRequest) -> Pins:
+    lines = ((requirements.name_of(each) or "", each) for each in (*request.requirements, *request.constraints))
+    return Pins(lines, Cache(directories.cache()))
 
 
 def _canonical(wheel: Wheel, mirrors: Mirrors) -> str:
@@ -194,7 +203,7 @@ def _requirements(request: WheelRequest) -> list[str]:
 
 def _from_file(requirement: str, built: Mapping[str, tuple[Wheel, Path]]) -> str:
     found = built.get(requirements.name_of(requirement) or "")
-    return requirements.with_url(requirement, found[1].as_uri()) if found else requirement
+    return requirements.with_url(requirement, found[1].as_uri()) if found else hashes.split(requirement)[0]
 
 
 def install(wheels: Mapping[str, Path], hashes: Mapping[str, str], prefix: Path, cache_dir: Path) -> None:
