@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -72,8 +71,6 @@ def lock(request: LockRequest, sources: Sources) -> Lockfile:
     """
     complete = with_virtual_packages(request.spec)
     declared = {each.platform: each.virtual_packages for each in complete.platforms}
-    # Python 3.9 fills these when they are first asked for, and another thread may then see them half filled.
-    sysconfig.get_config_vars()
     # conda-lock's modules take as long to import as the solve does, so the two go side by side.
     kept = directories.cache() / "content-hashes"
     with meanwhile(lambda: remembered_hashes(request.spec, declared, kept)) as content_hashes:
