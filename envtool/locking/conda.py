@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -66,6 +67,7 @@ class SolveRequest:
         match_specs: What is asked for.
         virtual_packages: What the target machine has, name to `version` or `version build`.
         constraints: Match specs that bound packages without asking for them.
+        subdirs: Packages that have to come from one subdir, each with it.
         keep: Canonical URLs of archives that stay unless something asked for forbids it.
         policy: Which of the versions that fit.
     """
@@ -75,6 +77,7 @@ class SolveRequest:
     match_specs: tuple[str, ...]
     virtual_packages: Mapping[str, str]
     constraints: tuple[str, ...] = ()
+    subdirs: tuple[tuple[str, str], ...] = ()
     keep: tuple[str, ...] = ()
     policy: Policy = field(default_factory=Policy)
 
@@ -137,6 +140,8 @@ class Repodata:
 
         if isinstance(answer, SolverError):
             return UnsatisfiableError(request.platform, str(answer).strip())
+        if isinstance(answer, SolveError):
+            return answer
         if isinstance(answer, Exception):  # py-rattler raises several unrelated types, all with its own text
             return self._no_records(request.platform, answer)
         if isinstance(answer, BaseException):
@@ -151,6 +156,20 @@ class Repodata:
     async def _query(self, channels: Sequence[str], platform: str, names: Sequence[str]) -> list[Any]:
         by_channel = await self._gateway.query(list(channels), [platform, "noarch"], list(names), recursive=False)
         return [record for records in by_channel for record in records]
+
+    async def _subdirs(self, request: SolveRequest) -> list[str]:
+        # The solver does not look at the subdir of a match spec; versions and builds say the same.
+        bounds = []
+        for name, subdir in request.subdirs:
+            found = await self._query(request.channels, request.platform, [name])
+            elsewhere = {(str(each.version), str(each.build)) for each in found if each.subdir != subdir}
+            here = {(str(each.version), str(each.build)) for each in found if each.subdir == subdir} - elsewhere
+            if not here:
+                raise SolveError(f"{request.platform}: no channel has {name} in the subdir {subdir}")
+            versions = "|".join(sorted({f"=={version}" for version, _ in here}))
+            builds = "|".join(sorted({re.escape(build) for _, build in here}))
+            bounds.append(f"{name}[version='{versions}', build='^({builds})$']")
+        return bounds
 
     async def _solve(self, request: SolveRequest) -> list[Any]:
         import rattler
@@ -167,7 +186,7 @@ class Repodata:
             platforms=[request.platform, "noarch"],
             gateway=self._gateway,
             virtual_packages=[_generic(name, value) for name, value in sorted(request.virtual_packages.items())],
-            constraints=[rattler.MatchSpec(spec) for spec in request.constraints],
+            constraints=[rattler.MatchSpec(each) for each in (*request.constraints, *await self._subdirs(request))],
             locked_packages=kept,
             exclude_newer=request.policy.exclude_newer,
             strategy=request.policy.strategy,

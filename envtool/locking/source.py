@@ -23,7 +23,9 @@ _KEYS = (
     "name", "channels", "dependencies", "platforms", "category", "variables", "prefix",
     "pip-repositories", "allow-pypi-requests", "virtual-packages", "exclude-newer",
 )  # fmt: skip
-_MATCH_SPEC = re.compile(r"^(?:[^\s:]+::|[^\s:]+:[^\s:]*:)?(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*)(?=$|[\s=<>!~\[])")
+_MATCH_SPEC = re.compile(r"^(?:\S*::|[^\s:]+:[^\s:]*:)?(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*)(?=$|[\s=<>!~\[])")
+_OTHER_SUFFIXES = (".toml", ".txt", ".cfg", ".ini", ".py")
+_OTHER_FILES = "packages of conda under dependencies, those of an index under pip, where `-r requirements.txt` is read"
 _CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -77,6 +79,9 @@ class Source:
 
 def parse(path: Path, text: str) -> Source:
     """Parse an environment.yml for every platform that there is; what is wrong stands in its `issues`."""
+    if path.suffix in _OTHER_SUFFIXES:
+        what = f"{path.name} is no environment.yml, the only kind that is read; write one: {_OTHER_FILES}"
+        return Source(path, issues=(Issue(f"{path}:1", what),))
     document = Document(str(path), text)
     top = document.mapping(document.root, "the file", _KEYS)
     if not document.issues and not top:
@@ -192,7 +197,9 @@ def _dependencies(document: Document, value: Value | None) -> tuple[tuple[Line, 
     pip: list[Line] = []
     place = None
     for item in document.items(value, "dependencies"):
-        if isinstance(item.data, dict):
+        if isinstance(item.data, dict) and (selected := _selected(item.data)):
+            document.issue(item.line, selected)
+        elif isinstance(item.data, dict):
             section = document.mapping(item, "an entry of dependencies", ["pip"])
             lines = [Line(text, f"{document.name}:{at}") for text, at in document.strings(section.get("pip"), "pip")]
             place = place or (f"{document.name}:{item.line}" if lines else None)
@@ -200,6 +207,17 @@ def _dependencies(document: Document, value: Value | None) -> tuple[tuple[Line, 
         elif (text := document.string(item, "an entry of dependencies")) is not None:
             conda += _match_spec(document, text, item.line)
     return tuple(conda), pip, place
+
+
+def _selected(entry: Mapping[str, Value]) -> str | None:
+    """What to write for `sel(linux): package` of mamba, None where the entry is something else."""
+    name = next(iter(entry), "")
+    selector = re.fullmatch(r"sel\(\s*(\w+)\s*\)", str(name))
+    if selector is None:
+        return None
+    value = entry[name].data
+    package = value if isinstance(value, str) else "PACKAGE"
+    return f"{name}: is mamba's; write the line as `- {package}  # [{selector[1]}]`"
 
 
 def _match_spec(document: Document, text: str, line: int) -> Sequence[Line]:
