@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ def parse_lockfile(name: str, text: str) -> Lockfile:
     document = Document(name, text)
     top = document.mapping(document.root, "the file")
     version = top.get("version")
-    if not document.issues and (version is None or version.data != 1):
+    is_old = version is None and {"metadata", "package"} <= top.keys()  # conda-lock's first ones, in the same format
+    if not (document.issues or is_old) and (version is None or version.data != 1):
         found = "no version" if version is None else f"version {version.data!r}"
         document.issue(version.line if version else 1, f"expected version 1 of conda-lock's format, found {found}")
     elif not document.issues:
@@ -142,19 +143,39 @@ def _package_dict(package: LockedPackage) -> dict[str, Any]:
 def _lockfile(document: Document, top: Mapping[str, Value]) -> Lockfile:
     metadata = document.mapping(top.get("metadata"), "metadata")
     packages = document.items(top.get("package"), "package")
-    channels = [document.mapping(each, "a channel") for each in document.items(metadata.get("channels"), "channels")]
     custom_metadata = dict(document.scalars(metadata.get("custom_metadata"), "custom_metadata"))
     sizes = _read_sizes(custom_metadata.pop(SIZES_KEY, "{}"))
     builds = source_build.parse(custom_metadata.pop(BUILDS_KEY, "{}"))
-    found = (_package(document, position, value, sizes, builds) for position, value in enumerate(packages))
+    found = [_package(document, position, value, sizes, builds) for position, value in enumerate(packages)]
+    _refuse_twice(document, packages, found)
     return Lockfile(
         packages=tuple(package for package in found if package is not None),
-        channels=tuple(url for each in channels if (url := document.string(each.get("url"), "url")) is not None),
+        channels=tuple(_channels(document, metadata.get("channels"))),
         platforms=tuple(text for text, _ in document.strings(metadata.get("platforms"), "platforms")),
         sources=tuple(text for text, _ in document.strings(metadata.get("sources"), "sources")),
         content_hash=dict(document.scalars(metadata.get("content_hash"), "content_hash")),
         custom_metadata=custom_metadata,
     )
+
+
+def _channels(document: Document, value: Value | None) -> Iterator[str]:
+    for each in document.items(value, "channels"):
+        # The first versions of conda-lock wrote the name or URL alone.
+        named = each if isinstance(each.data, str) else document.mapping(each, "a channel").get("url")
+        url = document.string(named, "url")
+        if url is not None:
+            yield url
+
+
+def _refuse_twice(document: Document, entries: Sequence[Value], packages: Sequence[LockedPackage | None]) -> None:
+    lines: dict[tuple[str, str, str, str], int] = {}
+    for entry, package in zip(entries, packages):
+        if package is None:
+            continue
+        first = lines.setdefault(package.sort_key, entry.line)
+        if first != entry.line:
+            which = f"{package.name} ({package.manager}, {package.platform}, {package.category})"
+            document.issue(entry.line, f"two entries of {which}, the first in line {first}; did a merge keep both?")
 
 
 def _read_sizes(text: str) -> dict[str, int]:
