@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urldefrag
 
-from envtool.fetching.cache import Cache, Wanted, update_from
-from envtool.locking.at_hand import SILENT
+if TYPE_CHECKING:  # most lines pin nothing
+    from envtool.fetching.cache import Cache
 
 _OPTION = re.compile(r"""\s+--hash(?:=|\s+)(?P<quote>["']?)(?P<hash>[^\s"']+)(?P=quote)""")
 _DIGITS = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128}
@@ -80,7 +80,9 @@ class Pins:
         others = [each for each in hashes if not each.startswith("sha256:")]
         if not others:
             return False
+        from envtool.fetching.cache import Wanted, update_from
         from envtool.fetching.fetch import fetch
+        from envtool.locking.at_hand import SILENT
 
         wanted = Wanted(unquote(file["url"].rpartition("/")[2]), sha256, (file["url"],), file.get("size"))
         path = fetch([wanted], self._cache, SILENT)[wanted]

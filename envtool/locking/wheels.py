@@ -146,13 +146,13 @@ def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
 def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str, str]) -> list[Wheel]:
     lines = _requirements(request)
     known: dict[str, str] = {}  # the extras of what conda brings
-    wanted = resolution.with_extras("\n".join(lines).lower())
+    wanted: set[str] = set()
     with scratch_directory() as scratch:
         asked = Resolution(request, scratch, variables)
         while True:
             known.update(_extras(wanted & request.provided.keys() - known.keys(), request, asked, mirrors))
             wheels, reasons = _resolve(request, asked, lines, known)
-            # What a wheel asks for of such an extra is seen in the answer only.
+            # Which extras are asked for on this target, by wheels among others, is seen in the answer only.
             wanted = resolution.with_extras(reasons) & request.provided.keys()
             if wanted <= known.keys():
                 break
