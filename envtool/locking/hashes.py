@@ -53,10 +53,12 @@ class Pins:
     Args:
         requirements: The lines, constraints among them, by the normalized name of their distribution.
         cache: Where a file goes of which the index does not say the pinned kind of hash.
+        is_required: Whether a file of which no hash is pinned is refused.
     """
 
-    def __init__(self, requirements: Iterable[tuple[str, str]], cache: Cache) -> None:
+    def __init__(self, requirements: Iterable[tuple[str, str]], cache: Cache, *, is_required: bool = False) -> None:
         self._cache = cache
+        self._is_required = is_required
         self._by_name: dict[str, list[frozenset[str]]] = {}
         for name, text in requirements:
             if hashes := split(text)[1]:
@@ -73,7 +75,9 @@ class Pins:
             NetworkError, HashMismatchError: It has to be had to be hashed, and cannot be.
         """
         pinned = self.of(name)
-        sha256 = file["hashes"]["sha256"] if pinned else ""
+        if not pinned:
+            return not self._is_required
+        sha256 = file["hashes"]["sha256"]
         return all(f"sha256:{sha256}" in each or self._matches(each, file, sha256) for each in pinned)
 
     def _matches(self, hashes: frozenset[str], file: Mapping[str, Any], sha256: str) -> bool:

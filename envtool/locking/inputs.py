@@ -145,6 +145,8 @@ def _general(spec: EnvironmentSpec) -> Iterator[tuple[Item, str]]:
         yield Item("allow-pypi-requests", "", "false"), first
     if spec.allows_prereleases:
         yield Item("option of pip", "--pre", "--pre"), first
+    if spec.requires_hashes:
+        yield Item("option of pip", "--require-hashes", "--require-hashes"), first
     if spec.exclude_newer:
         yield Item("exclude-newer", "", spec.exclude_newer), first
 

@@ -105,6 +105,7 @@ def _request(
         extra_index_urls=spec.pip_repositories,
         allows_default_index=spec.allows_default_index,
         allows_prereleases=spec.allows_prereleases,
+        requires_hashes=spec.requires_hashes,
         keep=preference.keep_wheels,
         policy=policy,
         built={built[each.text][0].name: built[each.text] for each in platform.pip if each.text in built},

@@ -132,7 +132,8 @@ def _version_in(url: str) -> str:
 
 def _not_pinned(package: Mapping[str, Any], files: Sequence[Mapping[str, Any]], pins: Pins | None) -> SolveError:
     lines = pins.of(package["name"]) if pins else []
-    expected = "".join(f"\n  expected {' or '.join(sorted(each))}" for each in lines)
+    expected = "" if lines else "\n  expected one, since --require-hashes is among the lines of the pip section"
+    expected += "".join(f"\n  expected {' or '.join(sorted(each))}" for each in lines)
     found = "".join(f"\n  found    sha256:{each['hashes']['sha256']} ({_name_in(each['url'])})" for each in files)
     return SolveError(
         f"{package['name']} {package.get('version', '')} has no wheel for this platform with a pinned hash:"

@@ -55,6 +55,7 @@ class Requirements:
         index_url: The index that stands for the default one.
         extra_index_urls: Indexes that are asked first.
         allows_prereleases: Whether `--pre` was among the lines.
+        requires_hashes: Whether `--require-hashes` was.
         issues: What cannot be used, and why.
     """
 
@@ -63,6 +64,7 @@ class Requirements:
     index_url: Line | None = None
     extra_index_urls: list[Line] = field(default_factory=list)
     allows_prereleases: bool = False
+    requires_hashes: bool = False
     issues: list[Issue] = field(default_factory=list)
 
 
@@ -123,6 +125,8 @@ def _add(result: Requirements, line: Line, base: Path, kind: str, files: tuple[P
         _add_index(result, Line(value, line.place), _INDEXES[flag])
     elif flag == "--pre":
         result.allows_prereleases = True
+    elif flag == "--require-hashes":
+        result.requires_hashes = True
     else:
         result.issues.append(Issue(line.place, _refusal(flag, value)))
 

@@ -73,6 +73,7 @@ class EnvironmentSpec:
         pip_repositories: Package indexes that are asked before it.
         allows_default_index: Whether wheels may come from an index that no file names; every file has to allow it.
         allows_prereleases: Whether `--pre` stands in a `pip:` section.
+        requires_hashes: Whether `--require-hashes` stands in one, so that every wheel has to be pinned by its hash.
         exclude_newer: How old a package has to be: a date or a number of days.
     """
 
@@ -85,6 +86,7 @@ class EnvironmentSpec:
     pip_repositories: tuple[str, ...] = ()
     allows_default_index: bool = True
     allows_prereleases: bool = False
+    requires_hashes: bool = False
     exclude_newer: str | None = None
 
     @property
@@ -130,6 +132,7 @@ def combine(sources: Sequence[Source], platforms: Sequence[str] = ()) -> Environ
         pip_repositories=_pip_repositories(sources, issues),
         allows_default_index=all(each.allows_default_index for each in sources),
         allows_prereleases=any(s.pip.allows_prereleases for each in sources for s in each.sections.values()),
+        requires_hashes=any(s.pip.requires_hashes for each in sources for s in each.sections.values()),
         exclude_newer=next(iter(dates), None),
     )
     if not spec.channels:

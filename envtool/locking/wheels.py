@@ -89,6 +89,7 @@ class WheelRequest:
         extra_index_urls: Indexes that are asked before it.
         allows_default_index: Whether an index counts that only the machine names, or nobody (the public one).
         allows_prereleases: Whether versions that are not final count.
+        requires_hashes: Whether every wheel has to be pinned by a hash.
         keep: Wheels that stay unless something asked for forbids it.
         policy: Which of the versions that fit.
         built: The wheels of requirements that name a repository, and their files, by name.
@@ -103,6 +104,7 @@ class WheelRequest:
     extra_index_urls: tuple[str, ...] = ()
     allows_default_index: bool = True
     allows_prereleases: bool = False
+    requires_hashes: bool = False
     keep: tuple[Wheel, ...] = ()
     policy: Policy = field(default_factory=Policy)
     built: Mapping[str, tuple[Wheel, Path]] = field(default_factory=dict)
@@ -190,7 +192,7 @@ def _resolve(
 
 def _pins(request: WheelRequest) -> Pins:
     lines = ((requirements.name_of(each) or "", each) for each in (*request.requirements, *request.constraints))
-    return Pins(lines, Cache(directories.cache()))
+    return Pins(lines, Cache(directories.cache()), is_required=request.requires_hashes)
 
 
 def _canonical(wheel: Wheel, mirrors: Mirrors) -> str:

@@ -31,9 +31,10 @@ class Pinned:
     def hash(self, kind: str, path: Path | None = None) -> str:
         return hashlib.new(kind, (path or self.best).read_bytes()).hexdigest()
 
-    def lock(self, line: str, *constraints: str) -> str:
+    def lock(self, line: str, *constraints: str, requires_hashes: bool = False) -> str:
         target = Target("linux-64", "3.9.2", "2.31")
-        request = WheelRequest(target, (line,), constraints, index_url=self._index_url)
+        url = self._index_url
+        request = WheelRequest(target, (line,), constraints, index_url=url, requires_hashes=requires_hashes)
         return wheels.choose(request, Mirrors())[0].sha256
 
 
@@ -77,6 +78,15 @@ def test_constraints_have_a_say(pinned: Pinned) -> None:
     assert pinned.lock("idna", right) == pinned.lock(right, right) == pinned.hash("sha256")
     with pytest.raises(SolveError, match="pinned hash"):
         pinned.lock(right, other)
+
+
+def test_where_all_hashes_are_required(pinned: Pinned) -> None:
+    found = requirements.parse([Line("--require-hashes", "environment.yml:7")], Path())
+    assert found.requires_hashes
+    assert not found.issues
+    assert pinned.lock(f"idna --hash=sha256:{pinned.hash('sha256')}", requires_hashes=True)
+    with pytest.raises(SolveError, match="expected one, since --require-hashes"):
+        pinned.lock("idna==3.4", requires_hashes=True)
 
 
 @pytest.mark.parametrize(
