@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import sys
+import sysconfig
 import traceback
 from typing import NoReturn
 
@@ -28,6 +29,8 @@ def main() -> NoReturn:
     # A command makes few cycles of objects and ends soon. Looking for them as often as Python does by itself takes a
     # tenth of our own part of `envtool lock`.
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    # Until Python 3.12 whoever asks first fills this table in the sight of other threads, which take it for whole.
+    sysconfig.get_config_vars()
     code = _run()
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from envtool.errors import EnvtoolError
-from envtool.fetching import credentials
+from envtool.masking import masked
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -47,7 +47,7 @@ def answer_script(text: str) -> None:
 
 def _shown(text: str) -> str:
     # Names in a lock are somebody else's words: they shall not move the cursor, and no secret is ever shown.
-    return credentials.masked(text).translate(_VISIBLE)
+    return masked(text).translate(_VISIBLE)
 
 
 def answer_json(value: Any) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from envtool import process
 from envtool.errors import ProcessError
-from envtool.fetching import credentials
 from envtool.fetching.authorization import without_secrets
+from envtool.masking import masked
 from envtool.mirroring import pypi
+
+_finding = threading.Lock()  # it asks sysconfig, which until Python 3.12 shows its table to others while it fills it
 
 
 def run(arguments: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
@@ -23,13 +26,21 @@ def run(arguments: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: 
     Raises:
         ProcessError: It ended with an error.
     """
+    try:
+        return process.run([_binary(), *arguments], env={**_environment(), **(env or {})}, cwd=cwd)
+    except ProcessError as error:  # it shows the URLs of its variables as they are
+        output = without_secrets(masked(error.output))
+        raise ProcessError(error.program, error.returncode, output, error.hint) from None
+
+
+def _binary() -> str:
     from uv import find_uv_bin
 
     try:
-        return process.run([str(find_uv_bin()), *arguments], env={**_environment(), **(env or {})}, cwd=cwd)
-    except ProcessError as error:  # it shows the URLs of its variables as they are
-        output = without_secrets(credentials.masked(error.output))
-        raise ProcessError(error.program, error.returncode, output, error.hint) from None
+        with _finding:
+            return str(find_uv_bin())
+    except OSError as error:
+        raise ProcessError("uv", 127, str(error).strip(), "pip install --force-reinstall uv puts it there") from error
 
 
 def _environment() -> dict[str, str]:

@@ -143,6 +143,7 @@ class GitWheels:
             requirements=asked,
             index_url=self._spec.pip_index,
             extra_index_urls=self._spec.pip_repositories,
+            allows_default_index=self._spec.allows_default_index,
             policy=Policy(exclude_newer=self._policy.exclude_newer),
             is_pure=True,
         )

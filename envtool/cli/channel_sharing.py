@@ -39,9 +39,9 @@ def mirror(place: str, lockfile_path: Path, public_url: str | None, key_file: Pa
     from envtool import directories
     from envtool.channel import mirror as mirror_module
     from envtool.fetching.cache import Cache
-    from envtool.locking.lockfile import read_lockfile
+    from envtool.locking.completion import read_complete
 
-    lockfile = read_lockfile(lockfile_path)
+    lockfile = read_complete(lockfile_path)
     with report.Display() as display:
         cache = Cache(directories.cache())
         made = mirror_module.mirror(lockfile, _place(place), cache, display, key_file=key_file)

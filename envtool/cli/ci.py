@@ -67,11 +67,11 @@ def command(
     from envtool.ci import Job, run
     from envtool.fetching.cache import Cache
     from envtool.locking import refresh
-    from envtool.locking.lockfile import read_lockfile
+    from envtool.locking.completion import read_complete
     from envtool.prefixes.prefix import Prefix
     from envtool.prefixes.request import Request
 
-    lockfile = read_lockfile(lockfile_path)
+    lockfile = read_complete(lockfile_path)
     words = shlex.join(["envtool", *sys.argv[1:]])
     request = Request(lockfile, platform or this_platform(), categories, words, repairs=True, is_listed=False)
     name = lockfile_path.absolute().parent.name

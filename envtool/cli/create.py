@@ -65,13 +65,13 @@ def command(
       envtool create -n serving --repair
     """
     from envtool import report
-    from envtool.locking.lockfile import read_lockfile
+    from envtool.locking.completion import read_complete
     from envtool.prefixes.prefix import find_prefix
     from envtool.prefixes.request import Request
 
     prefix = find_prefix(name, path)
     request = Request(
-        lockfile=read_lockfile(lockfile_path),
+        lockfile=read_complete(lockfile_path, is_offline=offline),
         platform=platform or this_platform(),
         categories=categories,
         command=shlex.join(["envtool", *sys.argv[1:]]),

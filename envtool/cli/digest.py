@@ -22,13 +22,13 @@ def command(name: str | None, path: Path | None, lockfile_path: Path, as_json: b
     """
     from envtool import directories, report
     from envtool.fetching.cache import Cache
-    from envtool.locking.lockfile import read_lockfile
+    from envtool.locking.completion import read_complete
     from envtool.prefixes.prefix import find_prefix
     from envtool.prefixes.verify import take_inventory
 
     prefix = find_prefix(name, path)
     receipt = prefix.require_whole()
-    locked = read_lockfile(lockfile_path).select(receipt.platform, receipt.categories)
+    locked = read_complete(lockfile_path).select(receipt.platform, receipt.categories)
     with report.Display() as display:
         digest = take_inventory(prefix, locked, Cache(directories.cache()), display).env_digest
     if as_json:

@@ -80,10 +80,10 @@ def apply(
     from envtool.deploy.apply import apply as carry_out
     from envtool.deploy.root import Root
     from envtool.fetching.cache import Cache
-    from envtool.locking.lockfile import read_lockfile
+    from envtool.locking.completion import read_complete
     from envtool.prefixes.request import Request
 
-    lockfile = read_lockfile(lockfile_path)
+    lockfile = read_complete(lockfile_path, is_offline=offline)
     words = shlex.join(["envtool", *sys.argv[1:]])
     request = Request(lockfile, platform or this_platform(), categories, words, is_offline=offline)
     wishes = Wishes(app, app_dir, health, limit_s, keep)

@@ -49,12 +49,12 @@ def command(
     """
     from envtool import directories, report
     from envtool.fetching.cache import Cache
-    from envtool.locking.lockfile import read_lockfile
+    from envtool.locking.completion import read_complete
     from envtool.prefixes.prefix import find_prefix
     from envtool.prefixes.verify import verify
 
     prefix = find_prefix(name, path)
-    lockfile = read_lockfile(lockfile_path)
+    lockfile = read_complete(lockfile_path)
     receipt = prefix.require_whole()
     locked = lockfile.select(receipt.platform, receipt.categories)
     cache = Cache(directories.cache())

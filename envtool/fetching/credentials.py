@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from envtool.errors import EnvtoolError
+from envtool.masking import hide
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _TOKEN = re.compile(r"/t/[^/]+(?=/)")
 _SHORTEST_SECRET, _SHORTEST_NAME = 3, 8
-# What may never be shown again, once it has been put into a URL.
-_put_in: set[str] = set()
 
 
 def variables_of(url: str) -> tuple[str, ...]:
@@ -77,17 +76,10 @@ def _put(text: str, values: Mapping[str, str], safe: str | None, shortest: int =
         if safe is None:
             return plain
         quoted = quote(plain.encode("utf-8", "surrogateescape"), safe=safe)
-        _put_in.update(each for each in (plain, quoted) if len(each) >= shortest)
+        hide(each for each in (plain, quoted) if len(each) >= shortest)
         return quoted
 
     return _VARIABLE.sub(value, text)
-
-
-def masked(text: str) -> str:
-    """A text without the values that were put into URLs, as it may be shown."""
-    for value in sorted(_put_in, key=len, reverse=True):
-        text = text.replace(value, "***")
-    return text
 
 
 def with_variables(url: str, templates: Sequence[str]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from envtool.locking import requirements
-from envtool.locking.distributions import distribution_name
 from envtool.locking.solution import Solution
 from envtool.locking.spec import PlatformSpec, package_name
 
@@ -20,7 +19,7 @@ def categories(spec: PlatformSpec, solution: Solution) -> dict[Key, tuple[str, .
     """The categories of every package of a solution, by (manager, name)."""
     edges = dependency_edges(solution)
     by_category: dict[str, set[Key]] = {}
-    for category, roots in _roots(spec, edges).items():
+    for category, roots in _roots(spec, solution).items():
         by_category[category] = _reachable(roots, edges)
     main = by_category.get("main", set())
     found = {}
@@ -33,8 +32,7 @@ def categories(spec: PlatformSpec, solution: Solution) -> dict[Key, tuple[str, .
 def dependency_edges(solution: Solution) -> dict[Key, tuple[Key, ...]]:
     """What each package of a solution needs, by (manager, name); virtual packages are left out."""
     conda = {each.name for each in solution.records}
-    by_distribution = {distribution_name(name): ("conda", name) for name in conda}
-    by_distribution.update({each.name: ("pip", each.name) for each in solution.wheels})
+    by_distribution = _by_distribution(solution)
     edges: dict[Key, tuple[Key, ...]] = {}
     for record in solution.records:
         names = dict.fromkeys(spec.split()[0].lower() for spec in record.depends)
@@ -44,8 +42,13 @@ def dependency_edges(solution: Solution) -> dict[Key, tuple[Key, ...]]:
     return edges
 
 
-def _roots(spec: PlatformSpec, edges: Mapping[Key, object]) -> dict[str, list[Key]]:
-    by_distribution = {distribution_name(name): (manager, name) for manager, name in sorted(edges)}
+def _by_distribution(solution: Solution) -> dict[str, Key]:
+    found = {distribution: ("conda", name) for distribution, name in solution.provided.items()}
+    return {**found, **{each.name: ("pip", each.name) for each in solution.wheels}}
+
+
+def _roots(spec: PlatformSpec, solution: Solution) -> dict[str, list[Key]]:
+    by_distribution = _by_distribution(solution)
     roots: dict[str, list[Key]] = {}
     for dependency in spec.conda:
         roots.setdefault(dependency.category, []).append(("conda", package_name(dependency.text) or ""))

@@ -9,8 +9,10 @@ py-rattler may crash while the interpreter shuts down.
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ class PackageRecord:
         depends: The match specs that it needs.
         license: Its licence as the channel states it.
         constrains: The match specs that bound other packages, where those are there.
+        purls: What it is in other package systems (`pkg:pypi/torch`), where the record of a solution says so.
     """
 
     name: str
@@ -56,6 +59,7 @@ class PackageRecord:
     depends: tuple[str, ...]
     license: str | None = None
     constrains: tuple[str, ...] = ()
+    purls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class SolveRequest:
         match_specs: What is asked for.
         virtual_packages: What the target machine has, name to `version` or `version build`.
         constraints: Match specs that bound packages without asking for them.
+        subdirs: Packages that have to come from one subdir, each with it.
         keep: Canonical URLs of archives that stay unless something asked for forbids it.
         policy: Which of the versions that fit.
     """
@@ -77,6 +82,7 @@ class SolveRequest:
     match_specs: tuple[str, ...]
     virtual_packages: Mapping[str, str]
     constraints: tuple[str, ...] = ()
+    subdirs: tuple[tuple[str, str], ...] = ()
     keep: tuple[str, ...] = ()
     policy: Policy = field(default_factory=Policy)
 
@@ -163,11 +169,14 @@ class Repodata:
 
         if isinstance(answer, SolverError):
             return UnsatisfiableError(request.platform, str(answer).strip())
+        if isinstance(answer, SolveError):
+            return answer
         if isinstance(answer, Exception):  # py-rattler raises several unrelated types, all with its own text
             return self._no_records(request.platform, answer)
         if isinstance(answer, BaseException):
             raise answer
-        return sorted((_record(each) for each in answer), key=lambda record: record.name)
+        found = (replace(_record(each), purls=_purls(each)) for each in answer)
+        return sorted(found, key=lambda record: record.name)
 
     def _no_records(self, platform: str, error: Exception) -> SolveError:
         failures = list(self._relay.failures) if self._relay else []
@@ -176,6 +185,20 @@ class Repodata:
     async def _query(self, channels: Sequence[str], platform: str, names: Sequence[str]) -> list[Any]:
         by_channel = await self._gateway.query(list(channels), [platform, "noarch"], list(names), recursive=False)
         return [record for records in by_channel for record in records]
+
+    async def _subdirs(self, request: SolveRequest) -> list[str]:
+        # The solver does not look at the subdir of a match spec; versions and builds say the same.
+        bounds = []
+        for name, subdir in request.subdirs:
+            found = await self._query(request.channels, request.platform, [name])
+            elsewhere = {(str(each.version), str(each.build)) for each in found if each.subdir != subdir}
+            here = {(str(each.version), str(each.build)) for each in found if each.subdir == subdir} - elsewhere
+            if not here:
+                raise SolveError(f"{request.platform}: no channel has {name} in the subdir {subdir}")
+            versions = "|".join(sorted({f"=={version}" for version, _ in here}))
+            builds = "|".join(sorted({re.escape(build) for _, build in here}))
+            bounds.append(f"{name}[version='{versions}', build='^({builds})$']")
+        return bounds
 
     async def _solve(self, request: SolveRequest) -> list[Any]:
         import rattler
@@ -197,7 +220,7 @@ class Repodata:
             platforms=[request.platform, "noarch"],
             gateway=self._gateway,
             virtual_packages=[_generic(name, value) for name, value in sorted(request.virtual_packages.items())],
-            constraints=[rattler.MatchSpec(spec) for spec in request.constraints],
+            constraints=[rattler.MatchSpec(each) for each in (*request.constraints, *await self._subdirs(request))],
             locked_packages=kept,
             exclude_newer=None if policy.has_exceptions else policy.exclude_newer,
             strategy=policy.strategy,
@@ -274,3 +297,8 @@ def _record(record: Any) -> PackageRecord:
         license=record.license,
         constrains=tuple(record.constrains),
     )
+
+
+def _purls(record: Any) -> tuple[str, ...]:
+    text = record.to_json()  # py-rattler gives them in no other way
+    return tuple(json.loads(text).get("purls") or ()) if '"purls"' in text else ()

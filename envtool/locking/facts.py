@@ -83,7 +83,7 @@ def _cached(package: LockedPackage, cache: Cache) -> Path | None:
 def _wheel_license(package: LockedPackage, path: Path | None, is_offline: bool) -> str | None:
     text = _metadata_in(path) if path else None
     if text is None and not is_offline:
-        text = _metadata_at(package.url)
+        text = metadata_at(package.url)
     return license_of(text) if text else None
 
 
@@ -114,8 +114,11 @@ def _metadata_in(path: Path) -> str | None:
         return None
 
 
-def _metadata_at(url: str) -> str | None:
-    # Source: PEP 658; the index has the METADATA of a wheel beside it.
+def metadata_at(url: str) -> str | None:
+    """The METADATA of a wheel by the wheel's URL, None where it cannot be had.
+
+    Source: PEP 658; the index has it beside the wheel.
+    """
     from envtool.fetching import network
 
     for each in _places(f"{url}.metadata"):

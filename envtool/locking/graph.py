@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from envtool.locking.distributions import distribution_name
+from envtool.locking.distributions import distribution_names
 from envtool.locking.inputs import INPUTS_KEY
 from envtool.locking.lockfile import LockedPackage, Lockfile
 
@@ -43,8 +43,8 @@ class Graph:
 
     def find(self, name: str) -> Key | None:
         """The package of a name as a user writes it."""
-        wanted = distribution_name(name.lower())
-        keys = [key for key in self.packages if name.lower() == key[1] or wanted == distribution_name(key[1])]
+        wanted = {name.lower(), distribution_names(name)[0]}
+        keys = [key for key in self.packages if wanted & {key[1], *distribution_names(key[1])}]
         return min(keys, default=None)
 
     def reversed(self) -> Graph:
@@ -84,12 +84,12 @@ class Graph:
 def graph(lockfile: Lockfile, platform: str, categories: Sequence[str]) -> Graph:
     """The graph of one platform and some categories of a lock."""
     packages = {(each.manager, each.name): each for each in lockfile.select(platform, categories)}
-    by_distribution = {distribution_name(name): (manager, name) for manager, name in sorted(packages)}
+    by_distribution = {each: key for key in sorted(packages) for each in distribution_names(key[1])}
     edges = {}
     for key, package in packages.items():
         found = []
         for name, constraint in sorted(package.dependencies.items()):
-            target = ("conda", name) if key[0] == "conda" else by_distribution.get(distribution_name(name))
+            target = ("conda", name) if key[0] == "conda" else by_distribution.get(distribution_names(name)[0])
             if target in packages:
                 found.append(Edge(target, "" if constraint == "*" else constraint))
         edges[key] = tuple(found)
@@ -106,7 +106,7 @@ def _requested(
     recorded = lockfile.custom_metadata.get(INPUTS_KEY)
     rows = json.loads(recorded)["platforms"].get(platform, []) if recorded else []
     for kind, name, value, _ in rows:
-        key = ("conda", name) if kind == "dependency" else by_distribution.get(distribution_name(name))
+        key = ("conda", name) if kind == "dependency" else by_distribution.get(distribution_names(name)[0])
         if kind in ("dependency", "pip dependency") and key is not None and key in packages:
             yield key, str(value)
     if not recorded:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from envtool.locking import requirements
+from envtool.locking import hashes, requirements
 from envtool.locking.spec import Dependency, EnvironmentSpec, PlatformSpec, package_name
 
 INPUTS_KEY = "envtool_inputs"
@@ -154,8 +154,12 @@ def _general(spec: EnvironmentSpec) -> Iterator[tuple[Item, str]]:
         yield Item("package index", "", spec.pip_index), first
     if spec.pip_repositories:
         yield Item("pip-repositories", "", ", ".join(spec.pip_repositories)), first
+    if not spec.allows_default_index:
+        yield Item("allow-pypi-requests", "", "false"), first
     if spec.allows_prereleases:
         yield Item("option of pip", "--pre", "--pre"), first
+    if spec.requires_hashes:
+        yield Item("option of pip", "--require-hashes", "--require-hashes"), first
     if spec.exclude_newer:
         yield Item("exclude-newer", "", spec.exclude_newer), first
     for kind in ("package", "channel"):
@@ -183,10 +187,10 @@ def _match_spec(text: str) -> str:
 def _requirement(kind: str, dependency: Dependency) -> Item:
     from packaging.requirements import Requirement
 
-    text, _, hashes = dependency.text.partition(" --hash")
-    requirement = Requirement(text)
-    requirement.name = requirements.name_of(text) or requirement.name
-    value = str(requirement) + (f" --hash{hashes}" if hashes else "")
+    bare, pinned = hashes.split(dependency.text)
+    requirement = Requirement(bare)
+    requirement.name = requirements.name_of(bare) or requirement.name
+    value = str(requirement) + "".join(f" --hash={each}" for each in sorted(pinned))
     return Item(kind, requirement.name, value, dependency.category)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -16,6 +15,7 @@ from envtool.errors import SolveError
 from envtool.fetching import credentials
 from envtool.locking import inputs, policy, virtual
 from envtool.locking.categories import categories, dependency_edges
+from envtool.locking.channel_spec import channel_urls
 from envtool.locking.conda import PackageRecord
 from envtool.locking.content_hash import remembered_hashes
 from envtool.locking.inputs import INPUTS_KEY
@@ -23,7 +23,7 @@ from envtool.locking.lockfile import SPECS_KEY, VARIABLES_KEY, LockedPackage, Lo
 from envtool.locking.meanwhile import meanwhile
 from envtool.locking.policy import Policy
 from envtool.locking.solution import Preference, Solution, Sources
-from envtool.locking.solve import channel_urls, solve
+from envtool.locking.solve import solve
 from envtool.locking.spec import EnvironmentSpec, PlatformSpec
 
 if TYPE_CHECKING:  # most locks have no wheels
@@ -86,8 +86,6 @@ def lock(request: LockRequest, sources: Sources) -> Lockfile:
     """
     complete = with_virtual_packages(request.spec)
     declared = {each.platform: each.virtual_packages for each in complete.platforms}
-    # Python 3.9 fills these when they are first asked for, and another thread may then see them half filled.
-    sysconfig.get_config_vars()
     # conda-lock's modules take as long to import as the solve does, so the two go side by side.
     kept = directories.cache() / "content-hashes"
     with meanwhile(lambda: remembered_hashes(request.spec, declared, kept)) as content_hashes:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,8 @@ def parse_lockfile(name: str, text: str) -> Lockfile:
     document = Document(name, text)
     top = document.mapping(document.root, "the file")
     version = top.get("version")
-    if not document.issues and (version is None or version.data != 1):
+    is_old = version is None and {"metadata", "package"} <= top.keys()  # conda-lock's first ones, in the same format
+    if not (document.issues or is_old) and (version is None or version.data != 1):
         found = "no version" if version is None else f"version {version.data!r}"
         document.issue(version.line if version else 1, f"expected version 1 of conda-lock's format, found {found}")
     elif not document.issues:
@@ -69,7 +69,6 @@ def parse_lockfile(name: str, text: str) -> Lockfile:
     if document.issues:
         raise LockfileError(name, document.issues, "envtool lock --upgrade writes it anew")
     lockfile = _lockfile(document, top)
-    _check_packages(document, lockfile, top.get("package"))
     if document.issues:
         raise LockfileError(name, document.issues, "envtool lock --upgrade writes it anew; never edit a lock by hand")
     return lockfile
@@ -147,13 +146,13 @@ def _package_dict(package: LockedPackage) -> dict[str, Any]:
 def _lockfile(document: Document, top: Mapping[str, Value]) -> Lockfile:
     metadata = document.mapping(top.get("metadata"), "metadata")
     packages = document.items(top.get("package"), "package")
-    channels = [document.mapping(each, "a channel") for each in document.items(metadata.get("channels"), "channels")]
     custom_metadata = dict(document.scalars(metadata.get("custom_metadata"), "custom_metadata"))
     _check_variables(document, metadata.get("custom_metadata"), custom_metadata.get(VARIABLES_KEY, "{}"))
     sizes = _read_sizes(custom_metadata.pop(SIZES_KEY, "{}"))
     builds = source_build.parse(custom_metadata.pop(BUILDS_KEY, "{}"))
-    found = (_package(document, position, value, sizes, builds) for position, value in enumerate(packages))
-    urls = tuple(url for each in channels if (url := document.string(each.get("url"), "url")) is not None)
+    found = [_package(document, position, value, sizes, builds) for position, value in enumerate(packages)]
+    _refuse_twice(document, packages, found)
+    urls = tuple(_channels(document, metadata.get("channels")))
     templates = [each for each in (*urls, *inputs.urls_of(custom_metadata.get(INPUTS_KEY))) if variables_of(each)]
     return Lockfile(
         packages=tuple(_with_access(package, templates) for package in found if package is not None),
@@ -163,15 +162,6 @@ def _lockfile(document: Document, top: Mapping[str, Value]) -> Lockfile:
         content_hash=dict(document.scalars(metadata.get("content_hash"), "content_hash")),
         custom_metadata=custom_metadata,
     )
-
-
-def _check_packages(document: Document, lockfile: Lockfile, place: Value | None) -> None:
-    """Note what a bad merge leaves behind: a package twice."""
-    line = place.line if place else 1
-    counts = Counter(each.sort_key for each in lockfile.packages)
-    for (_, name, platform, category), count in counts.items():
-        if count > 1:
-            document.issue(line, f"{count} entries of {name} for {platform} ({category})")
 
 
 def _check_variables(document: Document, place: Value | None, text: str) -> None:
@@ -189,6 +179,26 @@ def _check_variables(document: Document, place: Value | None, text: str) -> None
 def _with_access(package: LockedPackage, templates: Sequence[str]) -> LockedPackage:
     access_url = with_variables(package.url, templates)
     return package if access_url == package.url else replace(package, access_url=access_url)
+
+
+def _channels(document: Document, value: Value | None) -> Iterator[str]:
+    for each in document.items(value, "channels"):
+        # The first versions of conda-lock wrote the name or URL alone.
+        named = each if isinstance(each.data, str) else document.mapping(each, "a channel").get("url")
+        url = document.string(named, "url")
+        if url is not None:
+            yield url
+
+
+def _refuse_twice(document: Document, entries: Sequence[Value], packages: Sequence[LockedPackage | None]) -> None:
+    lines: dict[tuple[str, str, str, str], int] = {}
+    for entry, package in zip(entries, packages):
+        if package is None:
+            continue
+        first = lines.setdefault(package.sort_key, entry.line)
+        if first != entry.line:
+            which = f"{package.name} ({package.manager}, {package.platform}, {package.category})"
+            document.issue(entry.line, f"two entries of {which}, the first in line {first}; did a merge keep both?")
 
 
 def _read_sizes(text: str) -> dict[str, int]:

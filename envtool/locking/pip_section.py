@@ -7,11 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from envtool import directories
 from envtool.building import repository
 from envtool.errors import SolveError
+from envtool.fetching.cache import Cache
 from envtool.locking import requirements, wheels
+from envtool.locking.at_hand import archive_at_hand, find_archive
 from envtool.locking.conda import PackageRecord
-from envtool.locking.distributions import provided_distributions
+from envtool.locking.distribution_names import DISTRIBUTION_NAMES
+from envtool.locking.distributions import normalize, provided_distributions
 from envtool.locking.policy import Policy
 from envtool.locking.pylock import Wheel
 from envtool.locking.settle import hold_most
@@ -20,8 +24,11 @@ from envtool.locking.spec import EnvironmentSpec, PlatformSpec
 from envtool.locking.wheels import Target, WheelRequest
 from envtool.mirroring import indexes
 from envtool.mirroring.mirrors import Mirrors
+from envtool.prefixes.dist_info import distributions_in
 
 _AT_ONCE = 4  # runs of uv
+_MIN_SUSPECT_NAME = 3
+_MAX_SUSPECT_BYTES = 50_000_000
 
 
 def add_wheels(
@@ -50,7 +57,12 @@ def add_wheels(
             return solution
         preference = preferred.get(platform.platform, Preference())
         request = _request(spec, platform, solution.records, policy, preference, built)
-        return replace(solution, wheels=tuple(_with_fewest_moves(request, sources.mirrors)))
+        chosen = _with_fewest_moves(request, sources.mirrors)
+        if _look_into_suspects(chosen, request, solution.records, sources.mirrors):
+            request = _request(spec, platform, solution.records, policy, preference, built)
+            chosen = _with_fewest_moves(request, sources.mirrors)
+        provided = {name: each.record.name for name, each in request.provided.items()}
+        return replace(solution, wheels=tuple(chosen), provided=provided)
 
     with ThreadPoolExecutor(len(solutions)) as pool:
         futures = [pool.submit(choose, *each) for each in zip(spec.platforms, solutions)]
@@ -126,14 +138,34 @@ def _request(
         target=Target(platform.platform, _python_version(platform, records), platform.virtual_packages.get("__glibc")),
         requirements=tuple(sorted({each.text for each in platform.pip})),
         constraints=(*sorted({each.text for each in platform.pip_constraints}), *preference.pip_constraints),
-        provided=provided_distributions(records),
+        provided=provided_distributions(records, Cache(directories.cache())),
         index_url=spec.pip_index,
         extra_index_urls=spec.pip_repositories,
+        allows_default_index=spec.allows_default_index,
         allows_prereleases=spec.allows_prereleases,
+        requires_hashes=spec.requires_hashes,
         keep=preference.keep_wheels,
         policy=policy,
         built={built[each.text][0].name: built[each.text] for each in platform.pip if each.text in built},
     )
+
+
+def _look_into_suspects(
+    chosen: Sequence[Wheel], request: WheelRequest, records: Sequence[PackageRecord], mirrors: Mirrors
+) -> bool:
+    """Fetch archives that may be a chosen distribution under another name (foo-base, pyfoo); whether one is."""
+    cache = Cache(directories.cache())
+    names = {each.name for each in chosen if len(each.name) >= _MIN_SUSPECT_NAME}
+    suspects = [
+        each
+        for each in records
+        if any(name in each.name for name in names)
+        and normalize(each.name) not in DISTRIBUTION_NAMES
+        and (each.size_bytes or 0) <= _MAX_SUSPECT_BYTES
+        and archive_at_hand(each, cache) is None
+    ]
+    found = [path for each in suspects if (path := find_archive(each, cache, mirrors))]
+    return any(names & distributions_in(path).keys() for path in found)
 
 
 def _python_version(spec: PlatformSpec, records: Sequence[PackageRecord]) -> str:

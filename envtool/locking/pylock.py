@@ -9,13 +9,16 @@ import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from envtool.building import repository
 from envtool.building.repository import Repository
 from envtool.building.source_build import SourceBuild
 from envtool.errors import SolveError
+
+if TYPE_CHECKING:
+    from envtool.locking.hashes import Pins
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -47,7 +50,12 @@ class Wheel:
 
 
 def parse_pylock(
-    text: str, built: Mapping[str, Wheel] | None = None, *, kept: Collection[str] = (), is_pure: bool = False
+    text: str,
+    built: Mapping[str, Wheel] | None = None,
+    *,
+    kept: Collection[str] = (),
+    is_pure: bool = False,
+    pins: Pins | None = None,
 ) -> list[Wheel]:
     """The wheels of a pylock.toml that uv resolved for one target, sorted by name.
 
@@ -56,13 +64,14 @@ def parse_pylock(
         built: Wheels by name that uv was given as files.
         kept: The sha256 of files that are taken before a better one of the same version.
         is_pure: Whether a wheel for every platform is wanted, and no other.
+        pins: Hashes that files have to match.
 
     Raises:
-        SolveError: A package is no wheel, or has no sha256.
+        SolveError: A package is no wheel, has no sha256, or none of its wheels is a pinned one.
     """
     packages: list[dict[str, Any]] = tomllib.loads(text).get("packages", [])
     given = built or {}
-    wheels = (given.get(each["name"]) or _wheel(each, kept, is_pure=is_pure) for each in packages)
+    wheels = (given.get(each["name"]) or _wheel(each, kept, is_pure=is_pure, pins=pins) for each in packages)
     return sorted(wheels, key=lambda wheel: wheel.name)
 
 
@@ -98,28 +107,47 @@ def _commit(source: Repository) -> str:
     return f"vcs = {{ {', '.join(fields)} }}"
 
 
-def _wheel(package: Mapping[str, Any], kept: Collection[str], *, is_pure: bool) -> Wheel:
+def _wheel(package: Mapping[str, Any], kept: Collection[str], *, is_pure: bool, pins: Pins | None) -> Wheel:
     # uv writes only the wheels that fit the target, the best one first.
     fitting = package.get("wheels", ())
     if is_pure:
         fitting = [each for each in fitting if unquote(each["url"]).endswith("-none-any.whl")]
-    same = (each for each in fitting if each.get("hashes", {}).get("sha256") in kept)
-    source = package.get("archive") or next(same, None) or next(iter(fitting), None)
-    sha256 = (source or {}).get("hashes", {}).get("sha256")
-    if source is None or sha256 is None or "url" not in source:
+    files = [package["archive"]] if "archive" in package else fitting
+    proven = [each for each in files if "url" in each and "sha256" in each.get("hashes", {})]
+    proven.sort(key=lambda each: each["hashes"]["sha256"] not in kept)  # the others stay in uv's order
+    if not proven:
         raise SolveError(
             f"{package['name']} has no wheel with a sha256" + (" that is pure Python" if is_pure else ""),
             "a build gives other bytes on every machine: name a version, or the URL of a file, that is a wheel",
         )
+    source = next((each for each in proven if pins is None or pins.allow(package["name"], each)), None)
+    if source is None:
+        raise _not_pinned(package, proven, pins)
     return Wheel(
         name=package["name"],
         version=str(package.get("version", "")) or _version_in(source["url"]),
         url=source["url"],
-        sha256=sha256,
+        sha256=source["hashes"]["sha256"],
         size_bytes=source.get("size"),
     )
 
 
 def _version_in(url: str) -> str:
     # A requirement that is a URL comes without its version; a wheel's name has it. Source: PEP 427, "File name".
-    return unquote(url.partition("#")[0].rpartition("/")[2]).split("-")[1]
+    return _name_in(url).split("-")[1]
+
+
+def _not_pinned(package: Mapping[str, Any], files: Sequence[Mapping[str, Any]], pins: Pins | None) -> SolveError:
+    lines = pins.of(package["name"]) if pins else []
+    expected = "" if lines else "\n  expected one, since --require-hashes is among the lines of the pip section"
+    expected += "".join(f"\n  expected {' or '.join(sorted(each))}" for each in lines)
+    found = "".join(f"\n  found    sha256:{each['hashes']['sha256']} ({_name_in(each['url'])})" for each in files)
+    return SolveError(
+        f"{package['name']} {package.get('version', '')} has no wheel for this platform with a pinned hash:"
+        f"{expected}{found}",
+        "was the file replaced, or is the hash another file's? pip hash FILE tells the hash of one that you trust",
+    )
+
+
+def _name_in(url: str) -> str:
+    return unquote(url.partition("#")[0].rpartition("/")[2])

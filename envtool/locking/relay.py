@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+import sys
 import tempfile
 import threading
 import time
@@ -149,6 +150,13 @@ class Relay:
         failed = ask_in_turn(places, request.ask, self._wait, self.hosts, patience)
         return request.found or self._give_up(url, failed, request.statuses)
 
+    def fail(self, path: str, error: Exception) -> _Found:
+        """Note what keeps this machine from asking, such as a full disk, as the reason why a file cannot be had."""
+        url = next((self._prefixes[each] + path[len(each) :] for each in self._prefixes if path.startswith(each)), path)
+        with self._lock:
+            self._failures[url] = [str(error)]
+        return _Found(_FAILED)
+
     def ask(self, place: str, conditions: dict[str, str], is_wanted: bool, has_alternative: bool) -> _Found:
         """Ask one place.
 
@@ -229,6 +237,11 @@ class _Server(ThreadingTCPServer):  # an HTTPServer asks the name service what 1
     daemon_threads = True
     relay: Relay
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing when the solver hangs up: it has what it needs, or it has given up and says so itself."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -253,8 +266,8 @@ class _Handler(BaseHTTPRequestHandler):
         conditions = {name: self.headers[name] for name in _CONDITIONS if name in self.headers}
         try:
             found = server.relay.find(self.path, conditions, is_wanted)
-        except EnvtoolError:
-            found = _Found(_FAILED)
+        except (EnvtoolError, OSError) as error:
+            found = server.relay.fail(self.path, error)
         self.send_response(found.status)
         for name, value in found.headers.items():
             self.send_header(name, value)

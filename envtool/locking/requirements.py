@@ -11,21 +11,25 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote
 
 from envtool.building import repository
 from envtool.errors import Issue
 from envtool.fetching import credentials
+from envtool.locking import hashes
 
-_HASH_OPTION = re.compile(r"\s+--hash[= ]\S+")
 _COMMENT = re.compile(r"(^|\s)#.*$")
-_OPTION = re.compile(r"^(--?[A-Za-z][A-Za-z-]*)(?:[= ]\s*(.*))?$")
+_OPTION = re.compile(r"^(?:(--[A-Za-z][A-Za-z-]*)(?:[= ]\s*(.*))?|(-[A-Za-z])[= ]?\s*(.*))$")
+_URL = re.compile(r"^(?:git\+|https?:)\S+")
+_EGG = re.compile(r"[#&]egg=([A-Za-z0-9][\w.-]*(?:\[[^\]]*\])?)")
+_WHEEL_NAME = re.compile(r"/([A-Za-z0-9][\w.]*)-[^/]*\.whl(?:#\S*)?$")
 _FILES = {"-r": "requirements", "--requirement": "requirements", "-c": "constraints", "--constraint": "constraints"}
 _INDEXES = {"-i": "index_url", "--index-url": "index_url", "--extra-index-url": "extra_index_urls"}
-_REFUSED = {
-    "-e": "an editable project has no hash, so that it cannot be locked",
-    "--editable": "an editable project has no hash, so that it cannot be locked",
-}
-_AFTER_CREATE = "install it after the environment is made: envtool run -n NAME -- pip install --no-deps -e ."
+_EDITABLE = ("-e", "--editable")
+_AFTER_CREATE = (
+    "an editable project has no hash, so that it cannot be locked; take the line out, and install it after the "
+    "environment is made: envtool run -n NAME -- pip install --no-deps -e {}"
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Requirements:
         index_url: The index that stands for the default one.
         extra_index_urls: Indexes that are asked first.
         allows_prereleases: Whether `--pre` was among the lines.
+        requires_hashes: Whether `--require-hashes` was.
         issues: What cannot be used, and why.
     """
 
@@ -59,6 +64,7 @@ class Requirements:
     index_url: Line | None = None
     extra_index_urls: list[Line] = field(default_factory=list)
     allows_prereleases: bool = False
+    requires_hashes: bool = False
     issues: list[Issue] = field(default_factory=list)
 
 
@@ -83,7 +89,7 @@ def name_of(requirement: str) -> str | None:
     from packaging.requirements import InvalidRequirement, Requirement
 
     try:
-        return re.sub(r"[-_.]+", "-", Requirement(_HASH_OPTION.sub("", requirement)).name).lower()
+        return re.sub(r"[-_.]+", "-", Requirement(hashes.split(requirement)[0]).name).lower()
     except InvalidRequirement:
         return None
 
@@ -92,7 +98,7 @@ def allows(requirement: str, version: str) -> bool:
     """Whether a requirement takes a version of its distribution; one that names a URL or has a marker may take any."""
     from packaging.requirements import Requirement
 
-    parsed = Requirement(_HASH_OPTION.sub("", requirement))
+    parsed = Requirement(hashes.split(requirement)[0])
     return parsed.marker is not None or parsed.specifier.contains(version, prereleases=True)
 
 
@@ -100,7 +106,7 @@ def url_of(requirement: str) -> str | None:
     """The URL that a requirement names its distribution by, if it does."""
     from packaging.requirements import Requirement
 
-    return Requirement(_HASH_OPTION.sub("", requirement)).url if name_of(requirement) else None
+    return Requirement(hashes.split(requirement)[0]).url if name_of(requirement) else None
 
 
 def with_url(requirement: str, url: str) -> str:
@@ -132,20 +138,39 @@ def _add(result: Requirements, line: Line, base: Path, kind: str, files: tuple[P
     if option is None:
         _add_requirement(result, Line(text, line.place), kind)
         return
-    flag, value = option[1], (option[2] or "").strip().strip("'\"")
+    flag, value = option[1] or option[3], (option[2] or option[4] or "").strip().strip("'\"")
     if flag in _FILES:
         _add_file(result, Line(value, line.place), base, _FILES[flag] if kind == "requirements" else kind, files)
     elif flag in _INDEXES and value:
         _add_index(result, Line(value, line.place), _INDEXES[flag])
     elif flag == "--pre":
         result.allows_prereleases = True
+    elif flag == "--require-hashes":
+        result.requires_hashes = True
     else:
-        reason = _REFUSED.get(flag, f"the option {flag} cannot be part of a lock")
-        hint = f"; {_AFTER_CREATE}" if flag in _REFUSED else "; set it in the configuration of pip or uv"
-        result.issues.append(Issue(line.place, reason + hint))
+        result.issues.append(Issue(line.place, _refusal(flag, value)))
+
+
+def _refusal(flag: str, value: str) -> str:
+    if flag not in _EDITABLE:
+        return f"the option {flag} cannot be part of a lock; set it in the configuration of pip or uv"
+    if value.startswith("git+"):
+        return f"an editable project has no hash, so that it cannot be locked; write {_named(value)!r} for its commit"
+    return _AFTER_CREATE.format(value or ".")
+
+
+def _named(text: str) -> str:
+    """A URL as `NAME @ URL`, with its name where it says it: `git+https://host/x#egg=name`, or a wheel's own."""
+    url = _URL.match(text)
+    name = url and (_EGG.search(url[0]) or _WHEEL_NAME.search(url[0]))
+    if not (url and name):
+        return f"NAME @ {text}" if url else text
+    return f"{name[1]} @ {text}"
 
 
 def _add_requirement(result: Requirements, line: Line, kind: str) -> None:
+    if _URL.match(line.text) and not (named := _named(line.text)).startswith("NAME @ "):
+        line = Line(named, line.place)
     problem = _problem(line.text, kind)
     if problem:
         result.issues.append(Issue(line.place, problem))
@@ -171,13 +196,13 @@ def _problem(text: str, kind: str) -> str | None:
         return f"{text!r} is a file of this machine; publish it to an index or a channel, so that others can have it"
     if url and credentials.is_literal(url):
         return f"credentials in {credentials.strip(url)}; write variables: NAME @ https://$USER:$TOKEN@host/"
-    return None
+    return hashes.problem(text)
 
 
 def _repository_problem(text: str, url: str, kind: str) -> str | None:
     if kind == "constraints":
         return "a repository cannot bound a version; name it in the pip section itself"
-    if _HASH_OPTION.search(text):
+    if hashes.split(text)[1]:
         return "--hash has no meaning for a repository; write the commit after the @"
     try:
         repository.parse(url)
@@ -187,7 +212,12 @@ def _repository_problem(text: str, url: str, kind: str) -> str | None:
 
 
 def _add_file(result: Requirements, line: Line, base: Path, kind: str, files: tuple[Path, ...]) -> None:
-    path = base / line.text
+    text = re.sub(r"^file:(//(localhost)?(?=/))?", "", line.text)
+    if "://" in text:
+        hint = "put it beside environment.yml and name it there, so that the lock can be checked without a network"
+        result.issues.append(Issue(line.place, f"{text} is no file of this machine; {hint}"))
+        return
+    path = base / unquote(text) if text != line.text else base / text
     if path.resolve() in files:
         result.issues.append(Issue(line.place, f"{line.text} names itself"))
         return

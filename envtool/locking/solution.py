@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -56,11 +56,13 @@ class Solution:
         platform: The subdir.
         records: The conda packages, sorted by name.
         wheels: The wheels of the `pip:` section, sorted by name.
+        provided: The Python distributions that conda packages bring, each with its package; where there are wheels.
     """
 
     platform: str
     records: tuple[PackageRecord, ...]
     wheels: tuple[Wheel, ...] = ()
+    provided: Mapping[str, str] = field(default_factory=dict)
 
 
 class SolveErrors(SolveError):

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from envtool.errors import Issue, SolveError, SpecError, UnsatisfiableError
 from envtool.fetching import credentials
-from envtool.locking import conda
+from envtool.locking import channel_spec, conda
+from envtool.locking.channel_spec import channel_urls
 from envtool.locking.conda import PackageRecord, Repodata, SolveRequest
 from envtool.locking.locked import file_parts
 from envtool.locking.policy import Policy
 from envtool.locking.settle import hold_most
 from envtool.locking.solution import Preference, Solution, SolveErrors, Sources
-from envtool.locking.spec import EnvironmentSpec, PlatformSpec, package_name
-
-_CANONICAL_CHANNELS = "https://conda.anaconda.org"
-_DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
+from envtool.locking.spec import Dependency, EnvironmentSpec, PlatformSpec, package_name
 
 
 def solve(
@@ -52,13 +49,38 @@ def solve(
 
 
 def refuse_malformed(spec: EnvironmentSpec) -> None:
-    """Raise a `SpecError` that names every line that is no match spec."""
+    """Raise a `SpecError` that names every line that is no match spec, or whose channel is not listed."""
     lines = dict.fromkeys(dependency for platform in spec.platforms for dependency in platform.conda)
-    problems = {each: conda.match_spec_problem(each.text) for each in lines}
-    issues = [Issue(each.place, f"{each.text!r} is no match spec: {why}") for each, why in problems.items() if why]
+    problems = {each: _problem(spec, each) for each in lines}
+    issues = [Issue(each.place, why) for each, why in problems.items() if why]
     if issues:
         names = ", ".join(str(path) for path in spec.paths)
         raise SpecError(names, list(dict.fromkeys(issues)), "python=3.9, numpy>=1.26,<2 and pytorch::pytorch are some")
+
+
+def _problem(spec: EnvironmentSpec, line: Dependency) -> str | None:
+    parsed = channel_spec.parse(line.text)
+    reason = conda.match_spec_problem(parsed.text)
+    if reason:
+        return f"{line.text!r} is no match spec: {reason}"
+    if parsed.channel and _channel(spec, line.text) is None:
+        listed = ", ".join(map(credentials.strip, spec.channels))
+        shown = credentials.strip(parsed.channel)
+        return (
+            f"{package_name(line.text)} is wanted from the channel {shown}, which is not among the channels: {listed}"
+        )
+    return None
+
+
+def _channel(spec: EnvironmentSpec, match_spec: str) -> str | None:
+    name = package_name(match_spec) or ""
+    return channel_spec.find_channel(channel_spec.parse(match_spec), name, spec.channels, spec.directory)
+
+
+def _for_solver(spec: EnvironmentSpec, match_spec: str) -> str:
+    parsed = channel_spec.parse(match_spec)
+    url = _channel(spec, match_spec) if parsed.channel else None
+    return parsed.in_channel(url and credentials.expand(url))
 
 
 def repodata_urls(spec: EnvironmentSpec) -> list[str]:
@@ -70,17 +92,6 @@ def channels_of(spec: EnvironmentSpec) -> tuple[str, ...]:
     """The URLs of the channels, with the values of the variables in them."""
     urls = (url for channel in spec.channels for url in channel_urls(channel, spec.directory))
     return tuple(credentials.expand(url) for url in urls)
-
-
-def channel_urls(channel: str, base: Path) -> Sequence[str]:
-    """The URLs of a channel as a user names it: a name, a URL or a path relative to the file that names it."""
-    if channel == "defaults":
-        return _DEFAULTS
-    if "://" in channel:
-        return (channel.rstrip("/"),)
-    if channel.startswith((".", "/", "~")):
-        return ((base / Path(channel).expanduser()).resolve().as_uri(),)
-    return (f"{_CANONICAL_CHANNELS}/{channel}",)
 
 
 def _with_fewest_moves(requests: Sequence[SolveRequest], repodata: Repodata) -> list[list[PackageRecord] | SolveError]:
@@ -121,7 +132,16 @@ def _request(spec: EnvironmentSpec, platform: PlatformSpec, policy: Policy, pref
         platform=platform.platform,
         channels=channels_of(spec),
         # Sorted, so that the order of the lines never decides between two solutions that are equally good.
-        match_specs=tuple(sorted({each.text for each in platform.conda})),
+        match_specs=tuple(sorted({_for_solver(spec, each.text) for each in platform.conda})),
+        subdirs=tuple(
+            sorted(
+                {
+                    (package_name(each.text) or "", subdir)
+                    for each in platform.conda
+                    if (subdir := channel_spec.parse(each.text).subdir)
+                }
+            )
+        ),
         virtual_packages=platform.virtual_packages,
         constraints=preference.constraints,
         keep=preference.keep,

@@ -26,7 +26,9 @@ _KEYS = (
     "exclude-newer-package", "exclude-newer-channel",
 )  # fmt: skip
 _LOOKS_ALIKE = 0.8
-_MATCH_SPEC = re.compile(r"^(?:[^\s:]+::|[^\s:]+:[^\s:]*:)?(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*)(?=$|[\s=<>!~\[])")
+_MATCH_SPEC = re.compile(r"^(?:\S*::|[^\s:]+:[^\s:]*:)?(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*)(?=$|[\s=<>!~\[])")
+_OTHER_SUFFIXES = (".toml", ".txt", ".cfg", ".ini", ".py")
+_OTHER_FILES = "packages of conda under dependencies, those of an index under pip, where `-r requirements.txt` is read"
 _CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -60,6 +62,7 @@ class Source:
         category: The category of everything in it.
         variables: Variables to set on activation.
         pip_repositories: Package indexes besides the default one.
+        allows_default_index: Whether wheels may come from an index that no file names.
         exclude_newer: How old a package has to be: a date, or days.
         exclude_newer_package: The same for single packages; `false` where age does not count.
         exclude_newer_channel: The same for single channels, by the words in `channels`.
@@ -76,6 +79,7 @@ class Source:
     category: str = "main"
     variables: Mapping[str, Line] = field(default_factory=dict)
     pip_repositories: tuple[Line, ...] = ()
+    allows_default_index: bool = True
     exclude_newer: Line | None = None
     exclude_newer_package: Mapping[str, Line] = field(default_factory=dict)
     exclude_newer_channel: Mapping[str, Line] = field(default_factory=dict)
@@ -86,6 +90,9 @@ class Source:
 
 def parse(path: Path, text: str) -> Source:
     """Parse an environment.yml for every platform that there is; what is wrong stands in its `issues`."""
+    if path.suffix in _OTHER_SUFFIXES:
+        what = f"{path.name} is no environment.yml, the only kind that is read; write one: {_OTHER_FILES}"
+        return Source(path, issues=(Issue(f"{path}:1", what),))
     document = Document(str(path), text)
     top = document.mapping(document.root, "the file")
     warnings = _unknown_keys(document, top)
@@ -107,6 +114,7 @@ def parse(path: Path, text: str) -> Source:
         category=category,
         variables=_variables(document, top.get("variables")),
         pip_repositories=tuple(_urls(document, top.get("pip-repositories"), "pip-repositories")),
+        allows_default_index=_truth(document, top.get("allow-pypi-requests"), "allow-pypi-requests"),
         exclude_newer=_exclude_newer(document, top.get("exclude-newer")),
         exclude_newer_package=_scalars(document, top.get("exclude-newer-package"), "exclude-newer-package"),
         exclude_newer_channel=_scalars(document, top.get("exclude-newer-channel"), "exclude-newer-channel"),
@@ -140,6 +148,13 @@ def package_name(match_spec: str) -> str | None:
     """The package that a match spec is about, or None when it is none."""
     match = _MATCH_SPEC.match(match_spec.strip())
     return match["name"].lower() if match else None
+
+
+def _truth(document: Document, value: Value | None, what: str) -> bool:
+    if value is None or isinstance(value.data, bool):
+        return value is None or bool(value.data)
+    document.issue(value.line, f"{what} must be true or false, not {value.data!r}")
+    return False
 
 
 def _exclude_newer(document: Document, value: Value | None) -> Line | None:
@@ -226,7 +241,9 @@ def _dependencies(document: Document, value: Value | None) -> tuple[tuple[Line, 
     pip: list[Line] = []
     place = None
     for item in document.items(value, "dependencies"):
-        if isinstance(item.data, dict):
+        if isinstance(item.data, dict) and (selected := _selected(item.data)):
+            document.issue(item.line, selected)
+        elif isinstance(item.data, dict):
             section = document.mapping(item, "an entry of dependencies", ["pip"])
             lines = [Line(text, f"{document.name}:{at}") for text, at in document.strings(section.get("pip"), "pip")]
             place = place or (f"{document.name}:{item.line}" if lines else None)
@@ -234,6 +251,17 @@ def _dependencies(document: Document, value: Value | None) -> tuple[tuple[Line, 
         elif (text := document.string(item, "an entry of dependencies")) is not None:
             conda += _match_spec(document, text, item.line)
     return tuple(conda), pip, place
+
+
+def _selected(entry: Mapping[str, Value]) -> str | None:
+    """What to write for `sel(linux): package` of mamba, None where the entry is something else."""
+    name = next(iter(entry), "")
+    selector = re.fullmatch(r"sel\(\s*(\w+)\s*\)", str(name))
+    if selector is None:
+        return None
+    value = entry[name].data
+    package = value if isinstance(value, str) else "PACKAGE"
+    return f"{name}: is mamba's; write the line as `- {package}  # [{selector[1]}]`"
 
 
 def _match_spec(document: Document, text: str, line: int) -> Sequence[Line]:

@@ -71,7 +71,9 @@ class EnvironmentSpec:
         variables: Environment variables to set on activation.
         pip_index: The package index that stands for the default one, with variables for its credentials.
         pip_repositories: Package indexes that are asked before it.
+        allows_default_index: Whether wheels may come from an index that no file names; every file has to allow it.
         allows_prereleases: Whether `--pre` stands in a `pip:` section.
+        requires_hashes: Whether `--require-hashes` stands in one, so that every wheel has to be pinned by its hash.
         exclude_newer: How old a package has to be: a date or a duration.
         exclude_newer_package: The same for single packages, `false` where age does not count.
         exclude_newer_channel: The same for single channels.
@@ -85,7 +87,9 @@ class EnvironmentSpec:
     variables: Mapping[str, str] = field(default_factory=dict)
     pip_index: str | None = None
     pip_repositories: tuple[str, ...] = ()
+    allows_default_index: bool = True
     allows_prereleases: bool = False
+    requires_hashes: bool = False
     exclude_newer: str | None = None
     exclude_newer_package: Mapping[str, str] = field(default_factory=dict)
     exclude_newer_channel: Mapping[str, str] = field(default_factory=dict)
@@ -143,7 +147,9 @@ def combine(
         variables=_texts([each.variables for each in sources], issues),
         pip_index=_pip_index(sources, issues),
         pip_repositories=_pip_repositories(sources, issues),
+        allows_default_index=all(each.allows_default_index for each in sources),
         allows_prereleases=any(s.pip.allows_prereleases for each in sources for s in each.sections.values()),
+        requires_hashes=any(s.pip.requires_hashes for each in sources for s in each.sections.values()),
         exclude_newer=next(iter(dates), None),
         exclude_newer_package=_texts([each.exclude_newer_package for each in sources], issues),
         exclude_newer_channel=_texts([each.exclude_newer_channel for each in sources], issues),

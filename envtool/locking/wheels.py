@@ -6,19 +6,21 @@ whose wheel is built beforehand (`envtool.building.git_wheels`).
 
 from __future__ import annotations
 
-import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 
-from envtool import uv
-from envtool.errors import ProcessError, SolveError
+from envtool import directories, uv
+from envtool.errors import SolveError
 from envtool.fetching import credentials, patience
-from envtool.locking import requirements
+from envtool.fetching.cache import Cache
+from envtool.locking import hashes, requirements, resolution
+from envtool.locking.distributions import Provided
+from envtool.locking.hashes import Pins
 from envtool.locking.policy import Policy
 from envtool.locking.pylock import Wheel, format_pylock, parse_pylock
+from envtool.locking.resolution import Resolution
+from envtool.locking.stand_ins import stand_in
 from envtool.mirroring import indexes, pypi
 from envtool.mirroring.mirrors import Mirrors
 from envtool.scratch import scratch_directory
@@ -40,7 +42,6 @@ _UV_GLIBC_TARGETS = (
     (2, 39),
     (2, 40),
 )
-_FOR_EVER = datetime(9000, 1, 1)
 _DEFAULT_GLIBC = "2.28"
 _MACHINES = {"linux-64": "x86_64", "linux-aarch64": "aarch64"}
 _UV_PLATFORMS = {
@@ -83,10 +84,12 @@ class WheelRequest:
         target: What the wheels have to run on.
         requirements: What is asked for.
         constraints: What bounds it without asking for it.
-        provided: Distributions that conda packages bring already, name to version; they are not chosen again.
+        provided: Distributions that conda packages bring already, by name; they are neither asked for nor completed.
         index_url: The index that stands for the machine's default one.
         extra_index_urls: Indexes that are asked before it.
+        allows_default_index: Whether an index counts that only the machine names, or nobody (the public one).
         allows_prereleases: Whether versions that are not final count.
+        requires_hashes: Whether every wheel has to be pinned by a hash.
         keep: Wheels that stay unless something asked for forbids it.
         policy: Which of the versions that fit.
         built: The wheels of requirements that name a repository, and their files, by name.
@@ -97,10 +100,12 @@ class WheelRequest:
     target: Target
     requirements: tuple[str, ...]
     constraints: tuple[str, ...] = ()
-    provided: Mapping[str, str] = field(default_factory=dict)
+    provided: Mapping[str, Provided] = field(default_factory=dict)
     index_url: str | None = None
     extra_index_urls: tuple[str, ...] = ()
+    allows_default_index: bool = True
     allows_prereleases: bool = False
+    requires_hashes: bool = False
     keep: tuple[Wheel, ...] = ()
     policy: Policy = field(default_factory=Policy)
     built: Mapping[str, tuple[Wheel, Path]] = field(default_factory=dict)
@@ -121,7 +126,8 @@ def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
     Raises:
         SolveError: Nothing satisfies the requirements; uv's own words.
     """
-    places = indexes.candidates(request.index_url, mirrors)
+    is_open = request.allows_default_index or request.index_url is not None
+    places = indexes.candidates(request.index_url, mirrors) if is_open else (None,)
     reasons: list[str] = []
     for place in places:
         is_last = place == places[-1]
@@ -142,40 +148,54 @@ def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
 
 
 def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str, str]) -> list[Wheel]:
+    lines = _requirements(request)
+    known: dict[str, str] = {}  # the extras of what conda brings
+    wanted: set[str] = set()
     with scratch_directory() as scratch:
-        (scratch / "requirements.in").write_text("".join(f"{each}\n" for each in _requirements(request)))
-        (scratch / "constraints.txt").write_text("".join(f"{each}\n" for each in _constraints(request)))
-        locked = scratch / "pylock.toml"
-        kept = [each for each in request.keep if not each.built]
-        if kept:
-            locked.write_text(format_pylock(kept))  # uv prefers the versions that its output file has
-        emitted = [part for name in sorted(request.provided) for part in ("--no-emit-package", name)]
-        _compile(request, scratch, ["--format", "pylock.toml", "--output-file", str(locked), *emitted], variables)
-        wheels = parse_pylock(
-            locked.read_text(encoding="utf-8"),
-            {name: wheel for name, (wheel, _) in request.built.items()},
-            kept={each.sha256 for each in kept},
-            is_pure=request.is_pure,
-        )
-        # The second answer is the same resolution with the reasons, from uv's own cache; pylock.toml has no place
-        # for them. Fixing the wheels of the first keeps the two equal even if the index changes in between.
-        pins = "".join(f"{each.name}=={each.version}\n" for each in wheels)
-        (scratch / "constraints.txt").write_text("".join(f"{each}\n" for each in _constraints(request)) + pins)
-        reasons = _compile(request, scratch, ["--format", "requirements.txt", "--annotation-style", "line"], variables)
-    needs = parse_reasons(reasons)
+        asked = Resolution(request, scratch, variables)
+        while True:
+            known.update(_extras(wanted & request.provided.keys() - known.keys(), request, asked, mirrors))
+            wheels, reasons = _resolve(request, asked, lines, known)
+            # Which extras are asked for on this target, by wheels among others, is seen in the answer only.
+            wanted = resolution.with_extras(reasons) & request.provided.keys()
+            if wanted <= known.keys():
+                break
+    needs = resolution.parse_reasons(reasons)
     return [replace(each, url=_canonical(each, mirrors), needs=needs.get(each.name, ())) for each in wheels]
 
 
-def parse_reasons(text: str) -> dict[str, tuple[str, ...]]:
-    """What each distribution needs, from uv's annotated requirements (`click==8.1.8  # via flask`)."""
-    needs: dict[str, set[str]] = {}
-    for line in text.splitlines():
-        requirement, marked, reasons = line.partition("# via ")
-        name = re.split(r"[=@\s;\[]", requirement.strip(), maxsplit=1)[0]
-        for reason in reasons.split(",") if marked and name else ():
-            if re.fullmatch(r"[a-z0-9-]+", parent := re.sub(r"\[.*\]", "", reason.strip())):
-                needs.setdefault(parent, set()).add(name)
-    return {parent: tuple(sorted(names)) for parent, names in needs.items()}
+def _extras(names: Collection[str], request: WheelRequest, asked: Resolution, mirrors: Mirrors) -> dict[str, str]:
+    if not names:
+        return {}
+    from envtool.locking.extras import extras_of  # brings what a download needs
+
+    cache = Cache(directories.cache())
+    return {name: extras_of(request.provided[name], asked, cache, mirrors) for name in sorted(names)}
+
+
+def _resolve(
+    request: WheelRequest, asked: Resolution, lines: Sequence[str], extras: Mapping[str, str]
+) -> tuple[list[Wheel], str]:
+    place = directories.cache() / "stand-ins"
+    provided = sorted(request.provided.values(), key=lambda each: each.name)
+    constraints = asked.bound(
+        [requirements.expanded(hashes.split(each)[0]) for each in request.constraints],
+        {stand_in(each, extras.get(each.name, ""), place): each for each in provided},
+    )
+    emitted = [part for each in provided for part in ("--no-emit-package", each.name)]
+    kept = [each for each in request.keep if not each.built]
+    text = asked.pylock(lines, emitted, constraints, format_pylock(kept) if kept else "")
+    built = {name: wheel for name, (wheel, _) in request.built.items()}
+    same = {each.sha256 for each in kept}
+    wheels = parse_pylock(text, built, kept=same, is_pure=request.is_pure, pins=_pins(request))
+    # The second answer is the same resolution with the reasons, from uv's own cache; pylock.toml has no place
+    # for them. Fixing the wheels of the first keeps the two equal even if the index changes in between.
+    return wheels, asked.reasons(lines, [*constraints, *(f"{each.name}=={each.version}" for each in wheels)])
+
+
+def _pins(request: WheelRequest) -> Pins:
+    lines = ((requirements.name_of(each) or "", each) for each in (*request.requirements, *request.constraints))
+    return Pins(lines, Cache(directories.cache()), is_required=request.requires_hashes)
 
 
 def _canonical(wheel: Wheel, mirrors: Mirrors) -> str:
@@ -188,44 +208,9 @@ def _requirements(request: WheelRequest) -> list[str]:
 
 def _from_file(requirement: str, built: Mapping[str, tuple[Wheel, Path]]) -> str:
     found = built.get(requirements.name_of(requirement) or "")
-    return requirements.with_url(requirement, found[1].as_uri()) if found else requirements.expanded(requirement)
-
-
-def _constraints(request: WheelRequest) -> list[str]:
-    return [
-        *map(requirements.expanded, request.constraints),
-        *(f"{name}=={version}" for name, version in sorted(request.provided.items())),
-    ]
-
-
-def _compile(request: WheelRequest, scratch: Path, output: Sequence[str], variables: Mapping[str, str]) -> str:
-    target, policy = request.target, request.policy
-    argv = ["pip", "compile", "--quiet", "--no-header", "--only-binary", ":all:", *output]
-    argv += ["--python", sys.executable, "--python-version", target.python_version]
-    argv += ["--python-platform", target.uv_platform, "--constraints", str(scratch / "constraints.txt")]
-    argv += ["--resolution", policy.strategy]
-    if policy.exclude_newer:
-        argv += ["--exclude-newer", _rfc3339(policy.exclude_newer)]
-    for name, moment in policy.of_packages.items():
-        argv += ["--exclude-newer-package", f"{name}={_rfc3339(moment or _FOR_EVER)}"]
-    if not request.has_dependencies:
-        argv += ["--no-deps"]
-    if request.allows_prereleases:
-        argv += ["--prerelease", "allow"]
-    try:
-        return uv.run(
-            [*argv, str(scratch / "requirements.in")],
-            env={**pypi.index_variables(request.index_url, request.extra_index_urls), **variables},
-            cwd=scratch,
-        )
-    except ProcessError as error:
-        raise SolveError(
-            f"{target.platform}: the pip section cannot be satisfied:\n{error.output}", _solve_hint(error)
-        ) from error
-
-
-def _rfc3339(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    if found:
+        return requirements.with_url(requirement, found[1].as_uri())
+    return requirements.expanded(hashes.split(requirement)[0])
 
 
 def install(wheels: Mapping[str, Path], hashes: Mapping[str, str], prefix: Path, cache_dir: Path) -> None:
@@ -267,9 +252,3 @@ def _forget_origin(prefix: Path) -> None:
         record = note.with_name("RECORD")
         lines = record.read_text(encoding="utf-8").splitlines(keepends=True)
         record.write_text("".join(line for line in lines if "/uv_cache.json," not in line), encoding="utf-8")
-
-
-def _solve_hint(error: ProcessError) -> str:
-    if "error sending request" in error.output or "dns error" in error.output:
-        return "the package index cannot be reached; set PIP_INDEX_URL or UV_DEFAULT_INDEX to one that can"
-    return "change the versions in the pip: section of environment.yml"

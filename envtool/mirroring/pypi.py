@@ -62,6 +62,17 @@ def index_variables(index_url: str | None, extra_index_urls: Sequence[str]) -> d
     return variables
 
 
+def only(index_url: str | None, extra_index_urls: Sequence[str]) -> dict[str, str]:
+    """The variables that make uv ask the indexes that an environment.yml names, and no other that it knows of.
+
+    Raises:
+        EnvtoolError: A variable in a URL is not set.
+    """
+    *first, last = (*extra_index_urls, *([index_url] if index_url else [])) or (None,)
+    nothing_else = dict.fromkeys(("UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"), "")
+    return {**nothing_else, "UV_NO_CONFIG": "1", **index_variables(last, [each for each in first if each])}
+
+
 def canonical(url: str, mirrors: Mirrors) -> str:
     """The URL of a wheel as it may stand in a lock: no mirror, no credentials.
 

@@ -17,6 +17,8 @@ from envtool.report import Display
 if TYPE_CHECKING:
     from envtool.fetching.patience import Patience
 
+_UNPROVEN_HINT = "envtool lock writes a lock that proves all, from channels whose repodata has sha256"
+
 
 def fetch_packages(
     packages: Sequence[LockedPackage],
@@ -96,13 +98,19 @@ def _places(packages: Sequence[LockedPackage], cache: Cache, display: Display, *
 
 
 def _refuse_unproven(packages: Sequence[LockedPackage]) -> None:
-    issues = [
-        Issue(f"{each.name} {each.version}", "the lock has no sha256 for it, and MD5 proves nothing")
-        for each in packages
-        if each.sha256 is None
-    ]
+    issues = [_unproven(each) for each in packages if each.sha256 is None]
     if issues:
-        raise LockfileError("the lock", issues, "lock again from a channel whose repodata has sha256")
+        raise LockfileError("the lock", issues, _UNPROVEN_HINT)
+
+
+def _unproven(package: LockedPackage) -> Issue:
+    if repository.is_repository(package.url):
+        reason = f"the lock has the commit of {package.url} and no sha256 of the wheel that is built of it"
+    elif package.md5:
+        reason = "the lock has no sha256 for it, and MD5 proves nothing; nor has its channel's record of that MD5"
+    else:
+        reason = "the lock has no sha256 for it"
+    return Issue(f"{package.name} {package.version}", reason)
 
 
 def require_sha256(package: LockedPackage) -> str:
@@ -112,6 +120,5 @@ def require_sha256(package: LockedPackage) -> str:
         LockfileError: The lock has none for it.
     """
     if package.sha256 is None:
-        issue = Issue(f"{package.name} {package.version}", "the lock has no sha256 for it, and MD5 proves nothing")
-        raise LockfileError(package.name, [issue], "lock again from a channel whose repodata has sha256")
+        raise LockfileError(package.name, [_unproven(package)], _UNPROVEN_HINT)
     return package.sha256

@@ -17,6 +17,7 @@ from envtool.fetching.cache import Cache
 from envtool.locking.lockfile import SPECS_KEY, VARIABLES_KEY, LockedPackage, read_json_metadata
 from envtool.prefixes import conda_notes, link_scripts, machine
 from envtool.prefixes.archives import fetch_packages, require_sha256
+from envtool.prefixes.collisions import refuse_collisions
 from envtool.prefixes.contents import conda_packages
 from envtool.prefixes.environments_txt import register
 from envtool.prefixes.extra import extra_files
@@ -76,7 +77,7 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: Display) -> 
         display: Where progress is shown.
 
     Raises:
-        LockfileError: A package of the lock has no sha256.
+        LockfileError: A package of the lock has no sha256, or a conda package and a wheel bring one distribution.
         PrefixError: The directory holds something that is not ours, or the lock has nothing for the platform.
         VirtualPackageError: This machine lacks what the lock needs.
         SignatureError: A channel has to be signed, and is not; the prefix was not touched.
@@ -176,6 +177,7 @@ def _install(
     placed = {each.package.url for each in placings}
     needed = [each for each in archives_needed(wanted, todo) if each.url not in placed]
     proven = fetch_packages(needed, cache, display, is_offline=request.is_offline) if needed else {}
+    refuse_collisions(wanted, proven, cache)
     require_room(proven.values(), prefix.path, sum(each.image.size_bytes for each in placings))
     manifests = Manifests(cache.root)
     keep_manifests(manifests, [each for each in wanted if each not in todo.install], cache, display, {})

@@ -101,7 +101,12 @@ class _Marker:
 
 
 def _elements(tensor: Any) -> object:
-    return tensor.tolist() if tensor.layout == torch.strided and not tensor.is_quantized else None
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        return None
+    try:
+        return tensor.tolist()
+    except RuntimeError:  # numbers of a type that Python has none for, such as 4-bit ones
+        return None
 
 
 def find_mixing(predictor: Predictor, one: object, other: object) -> str:

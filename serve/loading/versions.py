@@ -53,8 +53,15 @@ class Versions:
 
 
 def _differ(known: _Mark, now: _Mark, may_not_move: bool) -> bool:
-    has_moved = known.tensor.data_ptr() != now.tensor.data_ptr()
+    has_moved = _address(known.tensor) != _address(now.tensor)
     return may_not_move if has_moved else known[1:] != now[1:]
+
+
+def _address(tensor: Any) -> int:
+    try:
+        return int(tensor.data_ptr())
+    except RuntimeError:  # a sparse one has no memory of its own
+        return id(tensor)
 
 
 def _marks_of(module: Any) -> dict[str, _Mark]:

@@ -10,7 +10,15 @@ from envtool.locking.lockfile import LockedPackage
 
 
 def write_wheel(
-    directory: Path, name: str, version: str, files: dict[str, str], scripts: dict[str, str], mode: int = 0o644
+    directory: Path,
+    name: str,
+    version: str,
+    files: dict[str, str],
+    scripts: dict[str, str],
+    mode: int = 0o644,
+    *,
+    metadata: str = "",
+    tag: str = "py3-none-any",
 ) -> Path:
     """Write a pure-Python wheel.
 
@@ -21,13 +29,15 @@ def write_wheel(
         files: Path to content; `{data}` in a path stands for the .data directory.
         scripts: Console scripts, name to `module:function`.
         mode: Of every file but the scripts.
+        metadata: More lines of METADATA.
+        tag: Of its name.
     """
-    path = directory / f"{name}-{version}-py3-none-any.whl"
+    path = directory / f"{name}-{version}-{tag}.whl"
     info = f"{name}-{version}.dist-info"
     points = "".join(f"{script} = {target}\n" for script, target in scripts.items())
     content = {each.format(data=f"{name}-{version}.data"): text for each, text in files.items()}
-    content[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-    content[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    content[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{metadata}"
+    content[f"{info}/WHEEL"] = f"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: {tag}\n"
     content[f"{info}/entry_points.txt"] = f"[console_scripts]\n{points}"
     # RECORD is wrong on purpose, as torch's is: whoever believes it finds files altered that are not.
     content[f"{info}/RECORD"] = "".join(f"{each},sha256=AAAA,1\n" for each in content) + f"{info}/RECORD,,\n"

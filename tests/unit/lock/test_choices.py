@@ -6,7 +6,7 @@ import pytest
 
 from envtool.errors import EnvtoolError, SolveError
 from envtool.fetching import credentials
-from envtool.locking import virtual, wheels
+from envtool.locking import resolution, virtual
 from envtool.locking.lock import _dependencies
 from envtool.locking.policy import cutoff
 from envtool.locking.pylock import Wheel, format_pylock, parse_pylock
@@ -115,7 +115,7 @@ importlib-metadata==8.7.1 ; python_version < '3.10'  # via flask
 own @ https://h.example/own-1.0-py3-none-any.whl  # via -r requirements.in
 zipp==3.23.1              # via importlib-metadata
 """
-    assert wheels.parse_reasons(text) == {
+    assert resolution.parse_reasons(text) == {
         "flask": ("blinker", "click", "importlib-metadata"),
         "importlib-metadata": ("zipp",),
     }

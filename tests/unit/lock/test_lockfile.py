@@ -43,11 +43,30 @@ def test_a_lock_of_conda_lock_is_read() -> None:
     assert lockfile.channels == ("conda-forge",)
 
 
+def test_a_lock_of_the_first_versions_of_conda_lock_is_read() -> None:
+    text = VALID.replace("version: 1\n", "", 1).replace(
+        "[{url: conda-forge, used_env_vars: []}]", "[conda-forge, 'https://h/c']"
+    )
+    lockfile = parse_lockfile("conda-lock.yml", text)
+    assert lockfile.channels == ("conda-forge", "https://h/c")
+    assert lockfile.packages == parse_lockfile("conda-lock.yml", VALID).packages
+
+
+def test_an_entry_that_is_there_twice() -> None:
+    entry = VALID.partition("package:\n")[2]
+    again = entry.replace("8.1.8", "8.1.7")
+    where = "two entries of click (conda, linux-64, main), the first in line 8"
+    for second in (entry, again):
+        assert issues(VALID + second) == [f"conda-lock.yml:19: {where}; did a merge keep both?"]
+    assert len(parse_lockfile("conda-lock.yml", VALID + again.replace("linux-64", "osx-64")).packages) == 2
+    assert len(parse_lockfile("conda-lock.yml", VALID + again.replace("main", "dev")).packages) == 2
+
+
 @pytest.mark.parametrize(
     ("before", "after", "expected"),
     [
         ("version: 1\n", "version: 2\n", "1: expected version 1 of conda-lock's format, found version 2"),
-        ("version: 1\n", "", "1: expected version 1 of conda-lock's format, found no version"),
+        ("version: 1\nmetadata:", "metadata2:", "1: expected version 1 of conda-lock's format, found no version"),
         (
             "version: 1\n",
             "version: 6\nenvironments: {}\n",
@@ -97,7 +116,7 @@ def test_two_entries_of_one_package_are_named() -> None:
     entry = VALID.partition("package:\n")[2]
     with pytest.raises(LockfileError) as raised:
         parse_lockfile("conda-lock.yml", VALID + entry)
-    assert "2 entries of click for linux-64" in str(raised.value)
+    assert "two entries of click (conda, linux-64, main)" in str(raised.value)
 
 
 def test_no_name_in_a_lock_moves_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:

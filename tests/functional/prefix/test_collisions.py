@@ -1,0 +1,26 @@
+"""A conda package and a wheel that are one Python distribution: refused before anything is touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.archives import Archive, File, locked
+from tests.support.wheels import locked_wheel, write_wheel
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["new", "over-another"])
+def test_a_collision_is_refused_and_the_prefix_stays(user, tmp_path: Path, is_there: bool) -> None:
+    brought = {"site-packages/foo_x.py": File(b"version = 1"), "site-packages/Foo_X-1.0.dist-info/METADATA": File(b"")}
+    conda = locked(Archive("foo-base", brought, noarch="python", subdir="noarch").write(tmp_path))
+    plain = locked(Archive("plain", {"share/plain": File(b"1")}).write(tmp_path))
+    wheel = locked_wheel(write_wheel(tmp_path, "foo_x", "2.0", {"foo_x.py": "version = 2"}, {}))
+    prefix = user.home / "prefix"
+    if is_there:
+        user.run("create", "-p", prefix, "-f", user.write_lock(plain))
+    answer = user.run("create", "-p", prefix, "-f", user.write_lock(conda, plain, wheel), code=3)
+    assert "foo-base 1.0: it brings the Python distribution foo-x 1.0, and so does foo_x-2.0" in answer.stderr
+    assert (prefix / "share/plain").exists() == is_there
+    if is_there:
+        user.run("verify", "-p", prefix, "-f", user.write_lock(plain))
