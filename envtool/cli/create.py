@@ -14,10 +14,10 @@ import click
 from envtool.cli.options import file_option, json_option, name_option, prefix_option, this_platform
 
 if TYPE_CHECKING:
-    from envtool.prefixes.forecast import Forecast
-    from envtool.prefixes.plan import Plan
-    from envtool.prefixes.prefix import Prefix
-    from envtool.prefixes.request import Request
+    from envtool.install.estimate import Forecast
+    from envtool.install.request import Request
+    from envtool.prefix.prefix import Prefix
+    from envtool.prefix.transaction_plan import Plan
 
 
 @click.command("create", short_help="Make an environment equal to a lock.")
@@ -63,9 +63,9 @@ def command(
       envtool create -p /opt/serving --category main --category dev
       envtool create -n serving --repair
     """
-    from envtool.locking.lockfile import read_lockfile
-    from envtool.prefixes.prefix import find_prefix
-    from envtool.prefixes.request import Request
+    from envtool.install.request import Request
+    from envtool.lockfile.conda_lock_v1 import read_lockfile
+    from envtool.prefix.prefix import find_prefix
 
     prefix = find_prefix(name, path)
     request = Request(
@@ -88,33 +88,35 @@ def command(
 
 
 def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan, str | None]:
-    from envtool.prefixes.plan import Plan
+    from envtool.prefix.transaction_plan import Plan
 
     receipt = request.fulfilled(prefix)
     if receipt is not None:
         if request.is_frozen and not is_dry:
-            from envtool.prefixes.conda_notes import freeze
+            from envtool.prefix.conda_history import freeze
 
             freeze(prefix.meta)
         return Plan(()), receipt.env_digest
 
     # Not imported where there is nothing to do.
-    from envtool import directories, report
-    from envtool.fetching.cache import Cache
-    from envtool.prefixes.create import create, preview
+    from envtool import console, paths
+    from envtool.fetch.archive_cache import Cache
+    from envtool.install.create import create, preview
 
-    with report.Display() as display:
+    with console.Display() as display:
         if is_dry:
-            return preview(request, prefix, Cache(directories.cache()), display), None
-        outcome = create(request, prefix, Cache(directories.cache()), display)
+            return preview(request, prefix, Cache(paths.cache()), display), None
+        outcome = create(request, prefix, Cache(paths.cache()), display)
         return outcome.plan, outcome.receipt.env_digest
 
 
 def _answer_json(plan: Plan, prefix: Prefix, request: Request, digest: str | None, *, is_dry: bool) -> None:
-    from envtool import report
+    from envtool import console
 
     needs = asdict(_forecast(plan, prefix, request, _sizes(plan))) if is_dry else {}
-    report.answer_json({**needs, "prefix": str(prefix.path), "dry_run": is_dry, "env_digest": digest, **_as_dict(plan)})
+    console.answer_json(
+        {**needs, "prefix": str(prefix.path), "dry_run": is_dry, "env_digest": digest, **_as_dict(plan)}
+    )
 
 
 def _as_dict(plan: Plan) -> dict[str, Any]:
@@ -128,53 +130,53 @@ def _as_dict(plan: Plan) -> dict[str, Any]:
 
 
 def _show(plan: Plan, prefix: Prefix, request: Request) -> None:
-    from envtool import report
+    from envtool import console
 
     if plan.is_empty:
-        report.answer(f"nothing to do: {prefix.path} is the lock's already")
+        console.answer(f"nothing to do: {prefix.path} is the lock's already")
         return
     if plan.starts_over:
-        report.answer(f"make {prefix.path} from nothing")
+        console.answer(f"make {prefix.path} from nothing")
     sizes = _sizes(plan)
     for new in plan.install:
         size_bytes = sizes.get(new.url)
-        shown = report.size(size_bytes) if size_bytes is not None else "size unknown"
-        report.answer(f"install  {new.manager:5}  {new.name} {new.version}  {shown}")
+        shown = console.size(size_bytes) if size_bytes is not None else "size unknown"
+        console.answer(f"install  {new.manager:5}  {new.name} {new.version}  {shown}")
     for old in plan.remove:
-        report.answer(f"remove   {old.manager:5}  {old.name} {old.version}")
+        console.answer(f"remove   {old.manager:5}  {old.name} {old.version}")
     for path in plan.delete:
-        report.answer(f"delete   {path}")
+        console.answer(f"delete   {path}")
     _show_needs(_forecast(plan, prefix, request, sizes))
 
 
 def _sizes(plan: Plan) -> dict[str, int | None]:
-    from envtool.locking.facts import look_up
+    from envtool.inspect_lock.package_metadata import look_up
 
     return {url: each.size_bytes for url, each in look_up(plan.install, is_offline=True).items()}
 
 
 def _show_needs(needs: Forecast) -> None:
-    from envtool import report
+    from envtool import console
 
     unknown = f", and {needs.unknown} of unknown size" if needs.unknown else ""
-    report.answer(f"download {report.size(needs.download_bytes)} in {needs.downloads} files{unknown}")
-    report.answer(f"disk     about {report.size(needs.disk_bytes)}, {report.size(needs.free_bytes)} are free")
+    console.answer(f"download {console.size(needs.download_bytes)} in {needs.downloads} files{unknown}")
+    console.answer(f"disk     about {console.size(needs.disk_bytes)}, {console.size(needs.free_bytes)} are free")
 
 
 def _forecast(plan: Plan, prefix: Prefix, request: Request, sizes: Mapping[str, int | None]) -> Forecast:
-    from envtool import directories
-    from envtool.fetching.cache import Cache
-    from envtool.prefixes.forecast import forecast
+    from envtool import paths
+    from envtool.fetch.archive_cache import Cache
+    from envtool.install.estimate import forecast
 
-    return forecast(plan, request.packages(), prefix.path, Cache(directories.cache()), sizes)
+    return forecast(plan, request.packages(), prefix.path, Cache(paths.cache()), sizes)
 
 
 def _say(plan: Plan, prefix: Prefix, digest: str | None) -> None:
-    from envtool import report
+    from envtool import console
 
     if plan.is_empty:
-        report.say(f"nothing to do: {prefix.path} is the lock's already")
+        console.say(f"nothing to do: {prefix.path} is the lock's already")
     else:
         counts = f"{len(plan.install)} installed, {len(plan.remove)} removed, {len(plan.delete)} files deleted"
-        report.say(f"made {prefix.path}: {counts}")
-    report.say(f"env digest {digest}")
+        console.say(f"made {prefix.path}: {counts}")
+    console.say(f"env digest {digest}")

@@ -10,9 +10,9 @@ import click
 from envtool.cli.options import json_option
 
 if TYPE_CHECKING:
-    from envtool.locking.check import Answer
-    from envtool.locking.lock import LockRequest
-    from envtool.locking.lockfile import Lockfile
+    from envtool.lockfile.conda_lock_v1 import Lockfile
+    from envtool.solve.lock import LockRequest
+    from envtool.solve.staleness import Answer
 
 _DEFAULT_SOURCE = Path("environment.yml")
 
@@ -70,8 +70,8 @@ def command(
       envtool lock --update flask
       envtool lock --exclude-newer "7 days"
     """
-    from envtool.locking.lock import LockRequest
-    from envtool.locking.spec import read_spec
+    from envtool.solve.lock import LockRequest
+    from envtool.spec.environment import read_spec
 
     if is_check and updates:
         raise click.UsageError("--check changes nothing, --update does; give one of them")
@@ -89,7 +89,7 @@ def command(
 
 
 def _places(paths: tuple[Path, ...], lockfile_path: Path | None) -> tuple[list[Path], Path]:
-    from envtool.locking.lockfile import read_lockfile
+    from envtool.lockfile.conda_lock_v1 import read_lockfile
 
     target = lockfile_path or (paths[0] if paths else _DEFAULT_SOURCE).parent / "conda-lock.yml"
     if paths or not target.exists():
@@ -105,8 +105,8 @@ def check_request(paths: tuple[Path, ...], lockfile_path: Path) -> LockRequest:
         paths: Its sources; those that it names itself when none are given.
         lockfile_path: The lock.
     """
-    from envtool.locking.lock import LockRequest
-    from envtool.locking.spec import read_spec
+    from envtool.solve.lock import LockRequest
+    from envtool.spec.environment import read_spec
 
     sources, target = _places(paths, lockfile_path)
     platforms = tuple(_recorded_options(target).get("platform", "").split())
@@ -114,27 +114,27 @@ def check_request(paths: tuple[Path, ...], lockfile_path: Path) -> LockRequest:
 
 
 def _recorded_options(target: Path) -> dict[str, str]:
-    from envtool.locking.inputs import INPUTS_KEY, options_of
-    from envtool.locking.lockfile import read_lockfile
+    from envtool.lockfile.conda_lock_v1 import read_lockfile
+    from envtool.solve.recorded_inputs import INPUTS_KEY, options_of
 
     recorded = read_lockfile(target).custom_metadata.get(INPUTS_KEY)
     return options_of(recorded) if recorded else {}
 
 
 def _check(request: LockRequest, as_json: bool) -> int:
-    from envtool import report
-    from envtool.locking.check import check
-    from envtool.locking.lockfile import read_lockfile
+    from envtool import console
+    from envtool.lockfile.conda_lock_v1 import read_lockfile
+    from envtool.solve.staleness import check
 
     answer = check(read_lockfile(request.lockfile_path), request)
     if as_json:
-        report.answer_json(_answer_dict(request, answer))
+        console.answer_json(_answer_dict(request, answer))
     elif answer.is_current:
-        report.say(f"{request.lockfile_path} is current")
+        console.say(f"{request.lockfile_path} is current")
     else:
         for finding in answer.findings:
-            report.answer(str(finding))
-        report.say(f"{request.lockfile_path} is stale; envtool lock makes it anew")
+            console.answer(str(finding))
+        console.say(f"{request.lockfile_path} is stale; envtool lock makes it anew")
     return 0 if answer.is_current else 1
 
 
@@ -151,25 +151,26 @@ def _answer_dict(request: LockRequest, answer: Answer) -> dict[str, Any]:
 
 
 def _lock(request: LockRequest, updates: tuple[str, ...], as_json: bool) -> None:
-    from envtool import directories, report
-    from envtool.channel.trust import require_signed
-    from envtool.fetching.cache import Cache
-    from envtool.locking.conda import Repodata
-    from envtool.locking.explain import explained
-    from envtool.locking.lock import lock
-    from envtool.locking.lockfile import write_lockfile
-    from envtool.locking.solution import Sources
-    from envtool.locking.solve import repodata_urls
-    from envtool.mirroring import choice as mirror_choice
+    from envtool import console
+    from envtool import paths as directories
+    from envtool.fetch.archive_cache import Cache
+    from envtool.lockfile.conda_lock_v1 import write_lockfile
+    from envtool.mirrors import selection as mirror_choice
+    from envtool.signing.trust import require_signed
+    from envtool.solve.conda_solver import Repodata
+    from envtool.solve.conflicts import explained
+    from envtool.solve.lock import lock
+    from envtool.solve.solution import Sources
+    from envtool.solve.solve import repodata_urls
 
     names = ", ".join(str(path) for path in request.spec.paths)
-    with report.Display() as display:
+    with console.Display() as display:
         known = mirror_choice.for_urls(repodata_urls(request.spec), Cache(directories.cache()), display)
         sources = Sources(Repodata(directories.repodata_cache(), known), known, display)
         with display.task(f"solve {names}"), explained(request, sources):
             if updates:
-                from envtool.locking.lockfile import read_lockfile
-                from envtool.locking.update import update
+                from envtool.lockfile.conda_lock_v1 import read_lockfile
+                from envtool.solve.update import update
 
                 old = read_lockfile(request.lockfile_path)
                 lockfile = update(old, updates, request, sources)
@@ -181,14 +182,14 @@ def _lock(request: LockRequest, updates: tuple[str, ...], as_json: bool) -> None
 
 
 def _say(request: LockRequest, lockfile: Lockfile, as_json: bool) -> None:
-    from envtool import report
+    from envtool import console
 
     target = request.lockfile_path
     counts = {
         each: len({(p.manager, p.name) for p in lockfile.packages if p.platform == each}) for each in lockfile.platforms
     }
     if as_json:
-        report.answer_json({"lockfile": str(target), "packages": counts, "content_hash": dict(lockfile.content_hash)})
+        console.answer_json({"lockfile": str(target), "packages": counts, "content_hash": dict(lockfile.content_hash)})
     else:
         for platform, count in counts.items():
-            report.say(f"locked {count} packages for {platform} in {target}")
+            console.say(f"locked {count} packages for {platform} in {target}")

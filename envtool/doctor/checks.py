@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from envtool.doctor.facts import Facts, Needs, Place
+from envtool.console import size
 from envtool.doctor.finding import Finding, Severity
+from envtool.doctor.machine_facts import Facts, Needs, Place
 from envtool.doctor.nvidia import Fit, driver_for, fit, least_driver_for
-from envtool.doctor.surroundings import check_conda, check_python
-from envtool.prefixes.prefix import LONGEST_PATH_BYTES
-from envtool.report import size
+from envtool.doctor.user_config_checks import check_conda, check_python
+from envtool.prefix.prefix import LONGEST_PATH_BYTES
 
 _ERROR, _WARNING, _NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 _FEW_FILES = 200_000

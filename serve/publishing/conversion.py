@@ -1,6 +1,6 @@
 """On the trainer's side: a state dict that torch.save wrote becomes safetensors, which run no code when they are read.
 
-Needs torch and safetensors, so only `serve.publish` imports it, and only when there is something to convert.
+Needs torch and safetensors, so only `serve.publishing.publish` imports it, and only when there is something to convert.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from serve.loading import weights
-from serve.loading.formats import TORCH
+from serve.checkpoint.formats import TORCH
+from serve.model import weights
 
 
 def can_read_safely() -> bool:

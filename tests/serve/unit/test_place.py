@@ -5,7 +5,7 @@ import os
 import pytest
 from trainer import mark
 
-from serve.watching.place import Place
+from serve.source.local import Place
 
 
 def make(directory, name, mtime_s, content=b"weights"):

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from serve.errors import PublishError
-from serve.publish import publish
-from serve.watching.checkpoint import Ignore, Known, Load, decide
-from serve.watching.place import Place
+from serve.publishing.publish import publish
+from serve.source.local import Place
+from serve.source.observation import Ignore, Known, Load, decide
 
 NOTHING = Known(served=None, served_order=None, first_seen_s=0.0)
 
@@ -80,7 +80,7 @@ def test_what_is_no_checkpoint_is_not_published(trainer, tmp_path):
     assert names(trainer.directory) == []
 
 
-CODE = "import sys;from pathlib import Path;from serve.publish import publish\n"
+CODE = "import sys;from pathlib import Path;from serve.publishing.publish import publish\n"
 CODE += "print('go', flush=True)\nwhile True:\n  publish(Path(sys.argv[1]), Path(sys.argv[3]), 'm')\n"
 CODE += "  publish(Path(sys.argv[2]), Path(sys.argv[3]), 'm')"
 

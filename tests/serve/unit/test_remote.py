@@ -12,10 +12,10 @@ from serving import wait_until
 from trainer import ROW
 
 from serve.errors import CheckpointMovedError, ModelError
-from serve.publish import publish
-from serve.swapping.store import Store
-from serve.watching.checkpoint import Known, Load, Refuse, decide
-from serve.watching.remote import make_place, url_of
+from serve.publishing.publish import publish
+from serve.source.observation import Known, Load, Refuse, decide
+from serve.source.remote import make_place, url_of
+from serve.store.checkpoint_store import Store
 
 fsspec = pytest.importorskip("fsspec", reason="the extra [remote] is not installed")
 NOTHING = Known(served=None, served_order=None, first_seen_s=0.0)

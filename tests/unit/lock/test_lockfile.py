@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from envtool.errors import LockfileError
-from envtool.locking.lockfile import LockedPackage, parse_lockfile
+from envtool.lockfile.conda_lock_v1 import LockedPackage, parse_lockfile
 
 ROOT = Path(__file__).parents[3]
 VALID = """\

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from envtool.errors import MissingFileError, SpecError
-from envtool.locking import source
-from envtool.locking.spec import EnvironmentSpec, PlatformSpec, combine, read_spec
+from envtool.spec import environment_yml
+from envtool.spec.environment import EnvironmentSpec, PlatformSpec, combine, read_spec
 
 BASE = """\
 name: demo
@@ -19,7 +19,7 @@ dependencies:
 
 def spec(*texts: str, directory: Path = Path()) -> EnvironmentSpec:
     names = ["environment.yml", "dev.yml", "more.yml"]
-    return combine([source.parse(directory / name, text) for name, text in zip(names, texts)])
+    return combine([environment_yml.parse(directory / name, text) for name, text in zip(names, texts)])
 
 
 def issues(*texts: str, directory: Path = Path()) -> list[str]:

@@ -1,0 +1,172 @@
+"""The thread that keeps a worker's slot equal to the newest good checkpoint.
+
+Level-triggered: each look compares what is there with what is served, so a lost event costs one poll interval and
+nothing else. A fault of a checkpoint never reaches a request: what is live stays live.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from typing import Callable
+
+from serve.errors import ModelError
+from serve.events.event_log import EventLog
+from serve.source.file_events import WakeUp
+from serve.source.local import Place
+from serve.source.observation import Ignore, Load, Observation, Refuse, Wait, decide
+from serve.store.quarantine import Quarantine
+from serve.store.rejection import explain
+from serve.swap.committer import Committer
+from serve.swap.context import Loader
+from serve.swap.seen_checkpoints import Memory
+
+
+class Reloader:
+    """Looks, decides and has the committer act.
+
+    Args:
+        place: the watched place.
+        committer: makes candidates live.
+        quarantine: tells what was refused.
+        log: is told each change of state.
+        poll_s: seconds between two looks.
+        settle_s: seconds that a checkpoint without proof of its content must hold still.
+        watch: how file events are used; see `serve.source.file_events`.
+        make_loader: called once, in the thread: it imports torch, which the master must never do.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        committer: Committer,
+        quarantine: Quarantine,
+        log: EventLog,
+        poll_s: float,
+        settle_s: float,
+        watch: str,
+        make_loader: Callable[[], Loader],
+    ) -> None:
+        self._place, self._committer, self._quarantine, self._log = place, committer, quarantine, log
+        self._poll_s, self._settle_s = poll_s, settle_s
+        self._make_loader = make_loader
+        self._memory = Memory()
+        self._wake_up = WakeUp(watch, lambda text: log.emit("watching", how=text))
+        self._is_stopping = threading.Event()
+        self._last_fault: str | None = None
+        self.booted = threading.Event()
+        # When the newest marker was written, while its checkpoint is not served; `None` when it is, or under a pin.
+        self.unserved_ns: int | None = None
+        self._is_unloaded = False
+        self.verdict = "the reloader was not started; run gunicorn with -c python:serve.gunicorn_conf"
+
+    def run(self) -> None:
+        """Boot, then look until `stop`; the body of the thread."""
+        self.verdict = "the model class is being imported"
+        try:
+            loader = self._make_loader()
+            self._boot(loader)
+        except ModelError as error:
+            self.verdict = error.message
+            self._log.emit("stopped", reason=error.message, hint=error.hint)
+            return
+        finally:
+            self.booted.set()
+        while not self._is_stopping.is_set():
+            turn = self._committer.turn
+            pause_s = self._look_safely(loader)
+            self._wake_up.wait(pause_s, lambda turn=turn: self._committer.turn != turn)  # type: ignore[misc]
+        self._wake_up.close()
+
+    def look_now(self) -> None:
+        """Let the thread look at once instead of at the end of its pause."""
+        self._wake_up.wake()
+
+    def stop(self) -> None:
+        """Let the thread end after the present look."""
+        self._is_stopping.set()
+        self._committer.leave()
+        self._wake_up.wake()
+
+    def _boot(self, loader: Loader) -> None:
+        try:
+            self._committer.boot(loader)
+        except Exception as error:  # a full disk, say; each look tries again
+            self._tell_fault(explain(error))
+
+    def _look_safely(self, loader: Loader) -> float:
+        try:
+            self._wake_up.supervise(self._place.directory)
+            pause_s = self._look(loader)
+            self._last_fault = None
+        except Exception as error:  # a dead reloader would serve an old model for ever, and nobody would know
+            self._tell_fault(explain(error))
+            pause_s = self._poll_s
+        # Jitter keeps the workers of one host from looking in step.
+        return pause_s * random.uniform(0.9, 1.1)  # noqa: S311 - nothing secret about it
+
+    def _tell_fault(self, fault: str) -> None:
+        self.verdict = fault
+        if fault != self._last_fault:
+            self._last_fault = fault
+            self._log.emit("fault", reason=fault)
+
+    def _look(self, loader: Loader) -> float:
+        """Do what the host and its operators ask for, then look at the watched place.
+
+        Returns:
+            After how many seconds to look again.
+        """
+        self._committer.retire()
+        if self._committer.is_unloaded():
+            self._is_unloaded, self.unserved_ns = True, None
+            self.verdict = "unloaded, as a request has ordered; load brings it back"
+            return self._poll_s
+        if self._is_unloaded:
+            self._is_unloaded = False
+            self._committer.come_back(loader)
+        if self._committer.attend(loader):
+            return 0.0
+        if self._committer.roll_back(loader) is not None:
+            return 0.0
+        committed = self._committer.committed()
+        self._memory.learn(committed)
+        pinned = self._committer.is_pinned() if committed else None
+        if pinned is not None:
+            self.verdict, self.unserved_ns = pinned, None
+            return self._poll_s
+        return self._look_at_place(loader)
+
+    def _look_at_place(self, loader: Loader) -> float:
+        is_ranked = self._place.is_directory
+        verdict, unserved_ns = None, None
+        for seen in self._place.observe():
+            action = self._act(loader, seen, is_ranked)
+            if verdict is None and not (isinstance(action, Ignore) and action.is_final):
+                unserved_ns = seen.marker.mtime_ns
+            verdict = verdict or f"{seen.path.name}: {action.reason}"
+            if isinstance(action, Wait):
+                self.verdict, self.unserved_ns = verdict, unserved_ns
+                return min(action.look_again_s, self._poll_s)
+            if isinstance(action, Ignore) and action.is_final:
+                break
+        self.unserved_ns = unserved_ns
+        self.verdict = verdict or f"no checkpoint with a marker at {self._place.path}"
+        return self._poll_s
+
+    def _act(self, loader: Loader, seen: Observation, is_ranked: bool) -> Ignore | Wait:
+        """Decide about one observation, and do it."""
+        now_s = time.monotonic()
+        record = self._quarantine.find(seen.fingerprint)
+        known = self._memory.recall(seen, is_ranked, now_s, record.reason if record else None)
+        action = decide(seen, known, now_s, self._settle_s)
+        if isinstance(action, Refuse):
+            return self._committer.refuse(action)
+        if not isinstance(action, Load):
+            return action
+        self.verdict, self.unserved_ns = f"{seen.path.name}: it is being loaded", seen.marker.mtime_ns
+        outcome = self._committer.commit(loader, action)
+        if isinstance(outcome, Ignore) and outcome.is_final:
+            self._memory.serve(seen.fingerprint, seen.order)
+        return outcome
