@@ -198,7 +198,7 @@ def serving(channel: Path) -> Iterator[str]:
 
 def index_of(archive: Path, scratch: Path) -> Path:
     sys.path.insert(0, str(ROOT))
-    from envtool.prefixes.archive import read_info
+    from envtool.artifacts.conda_archive import read_info
 
     path = scratch / f"{archive.name}.json"
     path.write_bytes(read_info(archive, ["index.json"])["index.json"])

@@ -114,8 +114,8 @@ def child(who: str, records: str, scratch: str) -> None:
 def envtool(entries: list[dict[str, str]], scratch: Path) -> float:
     import urllib3  # noqa: F401 - rattler's own library is loaded beforehand as well
 
-    from envtool.fetching.cache import Cache, Wanted
-    from envtool.fetching.fetch import fetch
+    from envtool.fetch.archive_cache import Cache, Wanted
+    from envtool.fetch.downloader import fetch
 
     class Silent:
         def advance(self, amount: int) -> None:
@@ -131,7 +131,7 @@ async def rattler(entries: list[dict[str, str]], scratch: Path, who: str) -> flo
     from rattler.networking import Client
     from rattler.package_streaming import download_and_extract, download_to_path
 
-    from envtool.fetching.cache import sha256_of
+    from envtool.fetch.archive_cache import sha256_of
 
     client, gate, pool = Client(), asyncio.Semaphore(JOBS), ThreadPoolExecutor(JOBS)
     loop = asyncio.get_running_loop()

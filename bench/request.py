@@ -64,8 +64,8 @@ def start(directory: Path):
     """A server of one worker with the linear model, live."""
     import models
 
-    from serve.configuration.settings import load_settings
-    from serve.server import Server
+    from serve.gateway.server import Server
+    from serve.settings.settings import load_settings
 
     models.write(directory)
     for name in ("mlp", "cnn"):
@@ -79,7 +79,7 @@ def start(directory: Path):
         "SERVE_PYTHON_PATH": str(HERE / "peers"),
         "SERVE_WORKERS": "1",
     }
-    from serve.metrics import directory as metrics
+    from serve.metrics import multiprocess_directory as metrics
 
     metrics.make(os.environ)
     server = Server(load_settings(settings, directory))
@@ -96,10 +96,10 @@ async def serve(server, options) -> None:
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
-    from serve.app.asgi import AsgiApp
-    from serve.workers.connection import Bounds, Connection
-    from serve.workers.dispatch import Dispatcher
-    from serve.workers.heads import Heads
+    from serve.batching.scheduler import Dispatcher
+    from serve.gateway.asgi_app import AsgiApp
+    from serve.workers.header_cache import Heads
+    from serve.workers.http_protocol import Bounds, Connection
     from serve.workers.streak import Streak
 
     loop = asyncio.get_running_loop()

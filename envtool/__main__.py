@@ -41,7 +41,7 @@ def main() -> NoReturn:
 
 
 def _run() -> int:
-    from envtool import report
+    from envtool import console
     from envtool.cli import cli
 
     try:
@@ -50,24 +50,24 @@ def _run() -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        report.say("interrupted; run the same command again, it goes on where it stopped")
+        console.say("interrupted; run the same command again, it goes on where it stopped")
         return INTERRUPTED
     except click.ClickException as error:
         error.show()
         return USAGE
     except EnvtoolError as error:
-        report.fail(error)
+        console.fail(error)
         return KNOWN_ERROR
     except BrokenPipeError:
         return KNOWN_ERROR
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
-            report.say(traceback.format_exc())
+            console.say(traceback.format_exc())
             return BUG
-        report.fail(EnvtoolError(f"{error.filename or 'a file'} cannot be written: {error.strerror}", _DISK_HINT))
+        console.fail(EnvtoolError(f"{error.filename or 'a file'} cannot be written: {error.strerror}", _DISK_HINT))
         return KNOWN_ERROR
     except Exception:
-        report.say(traceback.format_exc())
+        console.say(traceback.format_exc())
         return BUG
 
 

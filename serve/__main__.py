@@ -11,11 +11,11 @@ import json
 import sys
 from collections.abc import Sequence
 
-from serve.commands import Answer, add_commands
-from serve.configuration.fields import FIELDS
-from serve.configuration.settings import CONFIG_VARIABLE, DEFAULT_FILE
+from serve.cli.operator_commands import Answer, add_commands
+from serve.cli.publish_commands import add_publish_commands
 from serve.errors import ServeError, describe
-from serve.publishing.publish_commands import add_publish_commands
+from serve.settings.fields import FIELDS
+from serve.settings.settings import CONFIG_VARIABLE, DEFAULT_FILE
 
 _KNOWN_ERROR = 3
 _INTERRUPTED = 130

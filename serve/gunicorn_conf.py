@@ -15,18 +15,18 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from serve.configuration.settings import ServerSettings, load_settings
+from serve.checkpoint.provenance import START_VARIABLE
 from serve.errors import Issue, SettingsError, describe
-from serve.metrics import directory
-from serve.provenance import START_VARIABLE
-from serve.workers.drain import Drain
-from serve.workers.handover import Handover
+from serve.http.drain import Drain
+from serve.http.thread_pool import current_ticket
+from serve.metrics import multiprocess_directory
+from serve.settings.settings import ServerSettings, load_settings
 from serve.workers.leaving import Leaving
 from serve.workers.lingering import lingering
-from serve.workers.pool import current_ticket
+from serve.workers.reload_handover import Handover
 
 _KNOWN_ERROR = 3
-# What the extra `fast` brings that `serve.worker` cannot do without.
+# What the extra `fast` brings that `serve.workers.event_loop_worker` cannot do without.
 _FAST = ("a2wsgi", "httptools", "uvicorn", "uvicorn_worker")
 
 
@@ -53,7 +53,7 @@ _FORGET: list[Any] = []
 
 # The place in which the workers share their counts. Made here, because prometheus_client looks for it when it is
 # imported, and gunicorn imports the worker's class, which brings it, before it calls any hook.
-directory.make(os.environ)
+multiprocess_directory.make(os.environ)
 
 bind = served.bind
 workers = served.workers
@@ -61,7 +61,7 @@ threads = served.threads
 _missing = [name for name in _FAST if importlib.util.find_spec(name) is None]
 if served.worker == "asgi" and _missing:
     _exit_unless_fast(_missing)
-_THREADS, _LOOP = "serve.workers.gthread.Worker", "serve.worker.AsgiWorker"
+_THREADS, _LOOP = "serve.workers.thread_worker.Worker", "serve.workers.event_loop_worker.AsgiWorker"
 worker_class = lingering(_THREADS) if served.worker == "gthread" or _missing else _LOOP
 # Longer than the idle time of common clients and proxies, so that it is they who close: a connection that the server
 # closes just when a request arrives is a failed request.
@@ -83,10 +83,10 @@ def on_starting(server: Any) -> None:
     """
     # Not when a worker has died, because gunicorn tells of that from a signal handler, which may interrupt the import
     # and begin it again.
-    from serve.metrics import families
+    from serve.metrics import metric_families
 
     os.environ[START_VARIABLE] = uuid.uuid4().hex
-    _FORGET.append(families.forget)
+    _FORGET.append(metric_families.forget)
 
 
 def when_ready(server: Any) -> None:
@@ -178,7 +178,7 @@ def on_exit(server: Any) -> None:
     Args:
         server: gunicorn's arbiter.
     """
-    directory.remove(os.environ)
+    multiprocess_directory.remove(os.environ)
 
 
 def worker_exit(server: Any, worker: Any) -> None:
@@ -196,6 +196,6 @@ def worker_exit(server: Any, worker: Any) -> None:
 
 
 def _find_server(worker: Any) -> Any:
-    from serve.app import EXTENSION
+    from serve.gateway.flask_app import EXTENSION
 
     return getattr(getattr(worker, "wsgi", None), "extensions", {}).get(EXTENSION)

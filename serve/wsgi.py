@@ -5,7 +5,7 @@ It takes the settings that the master read, so that a settings file that is brok
 
 from __future__ import annotations
 
-from serve.app import create_app
+from serve.gateway.flask_app import create_app
 from serve.gunicorn_conf import drain, served
 
 app = create_app(served, drain)

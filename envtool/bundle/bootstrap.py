@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from envtool import directories
-from envtool.bundle.container import Bundle, open_bundle
+from envtool import paths
+from envtool.bundle.format import Bundle, open_bundle
 from envtool.bundle.manifest import TOOLS_GLIBC
+from envtool.console import fail, say
 from envtool.errors import BundleError, EnvtoolError
-from envtool.report import fail, say
 
 _MACHINES = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}
 _USAGE = """\
@@ -78,7 +78,7 @@ def unpack_tools(bundle: Bundle) -> Path:
     """
     wheels = _wheels(bundle)
     digest = hashlib.sha256("".join(f"{each}\n" for each in (sys.executable, *wheels)).encode())
-    place = directories.home() / "tools" / f"{digest.hexdigest()[:16]}-python{_python()}"
+    place = paths.home() / "tools" / f"{digest.hexdigest()[:16]}-python{_python()}"
     program = place / "bin" / "envtool"
     if not program.is_file():
         place.parent.mkdir(parents=True, exist_ok=True)

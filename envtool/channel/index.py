@@ -18,10 +18,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from envtool import report
-from envtool.channel import seal
+from envtool import console
+from envtool.atomic_files import write_atomically
 from envtool.errors import ChannelError
-from envtool.files import write_atomically
+from envtool.signing import channel_signature
 
 SUBDIRS = ("linux-64", "noarch")
 SHARDS = "repodata_shards.msgpack.zst"
@@ -46,11 +46,15 @@ def write(
     files = render(sources, channel, {*SUBDIRS, *there}, has_shards=has_shards, times=_times(channel, there))
     if has_shards:
         files = _with_kept_shards(channel, files)
-    files.update(seal.seal(files, key_file))
+    files.update(channel_signature.seal(files, key_file))
     for name, content in sorted(files.items(), key=_readers_order):
         (channel / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(channel / name, content)
-    for path in [*channel.glob("*/shards/*"), *channel.glob(f"*/{SHARDS}"), *(channel / each for each in seal.FILES)]:
+    for path in [
+        *channel.glob("*/shards/*"),
+        *channel.glob(f"*/{SHARDS}"),
+        *(channel / each for each in channel_signature.FILES),
+    ]:
         if path.relative_to(channel).as_posix() not in files:
             path.unlink(missing_ok=True)
 
@@ -104,7 +108,7 @@ def _take_out_unusable(archives: Mapping[str, Path], copy: Path) -> None:
     for name, source in archives.items():
         reason = problem(source)
         if reason is not None:
-            report.warn(f"{name} is left out of the index: {reason}", "envtool channel check tells more")
+            console.warn(f"{name} is left out of the index: {reason}", "envtool channel check tells more")
             (copy / name).unlink()
 
 
@@ -206,7 +210,7 @@ def _with_kept_shards(channel: Path, files: Mapping[str, bytes]) -> dict[str, by
 def _readers_order(item: tuple[str, bytes]) -> tuple[int, str]:
     # What others point to comes first: a shard before the index of shards, the signature last.
     name = item[0]
-    return (0 if "/shards/" in name else 2 if name in seal.FILES else 1), name
+    return (0 if "/shards/" in name else 2 if name in channel_signature.FILES else 1), name
 
 
 def _with_times(repodata: dict[str, Any], times: Mapping[str, int]) -> bytes:

@@ -17,15 +17,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import unquote, urlsplit
 
-from envtool.building.repository import is_repository
-from envtool.channel import index, seal
-from envtool.channel.payload import safe_path
-from envtool.channel.place import Place
+from envtool.artifacts.conda_package import safe_path
+from envtool.artifacts.download import fetch_packages, require_sha256
+from envtool.channel import index
+from envtool.channel.storage import Place
+from envtool.console import Display
 from envtool.errors import ChannelError
-from envtool.fetching.cache import Cache
-from envtool.locking.lockfile import LockedPackage, Lockfile
-from envtool.prefixes.archives import fetch_packages, require_sha256
-from envtool.report import Display
+from envtool.fetch.archive_cache import Cache
+from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
+from envtool.lockfile.git_url import is_repository
+from envtool.signing import channel_signature
 
 MARK = "mirror.json"
 _FORMAT = "envtool-mirror-1"
@@ -141,7 +142,7 @@ def _index(
     archives: Mapping[str, Path], origins: Mapping[str, str], scratch: Path, key_file: Path | None
 ) -> dict[str, tuple[Path, str]]:
     files = index.render(archives, scratch, ("noarch",))
-    files.update(seal.seal(files, key_file))
+    files.update(channel_signature.seal(files, key_file))
     mark = {"format": _FORMAT, "origins": origins}
     files[MARK] = (json.dumps(mark, indent=1, sort_keys=True) + "\n").encode()
     found = {}
@@ -155,4 +156,4 @@ def _index(
 def _readers_order(path: str) -> tuple[int, str]:
     # The mark first, so that the place is known as a mirror; then what the index names; then the index and its seal.
     is_index = path.rpartition("/")[2].startswith("repodata")
-    return (0 if path == MARK else 3 if path in seal.FILES else 2 if is_index else 1), path
+    return (0 if path == MARK else 3 if path in channel_signature.FILES else 2 if is_index else 1), path

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from envtool.console import answer
 from envtool.errors import ChannelError, EnvtoolError
-from envtool.report import answer
 
 _NEEDS = "install envserve with its extra [web]"
 
@@ -46,7 +46,7 @@ def serve(service: Service) -> None:
     try:
         from gunicorn.app.base import BaseApplication
 
-        from envtool.channel import web
+        from envtool.channel import wsgi
     except ImportError as error:
         raise EnvtoolError(f"a channel cannot be served: {error}", _NEEDS) from error
 
@@ -56,7 +56,7 @@ def serve(service: Service) -> None:
                 self.cfg.set(name, value)
 
         def load(self) -> Any:
-            return web.application(service.root, service.token)
+            return wsgi.application(service.root, service.token)
 
     Application().run()
 

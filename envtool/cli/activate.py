@@ -20,11 +20,11 @@ def command(name: str | None, path: Path | None, shell: str) -> None:
     A program cannot change the shell that started it, so the shell needs `envtool shell-hook` once. Without it the
     script is printed, and can be evaluated by hand.
     """
-    from envtool import report
-    from envtool.prefixes.activate import activation_script
-    from envtool.prefixes.prefix import find_prefix
+    from envtool import console
+    from envtool.prefix.activate import activation_script
+    from envtool.prefix.prefix import find_prefix
 
     script = activation_script(find_prefix(name, path), shell)
     if sys.stdout.isatty():
-        report.say(f'this shell has no hook yet: eval "$(envtool shell-hook {shell})"')
-    report.answer_script(script)
+        console.say(f'this shell has no hook yet: eval "$(envtool shell-hook {shell})"')
+    console.answer_script(script)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from envtool import report
+from envtool import console
 from envtool.cli.options import file_option, json_option, name_option, prefix_option, this_platform
 
 _path = click.Path(path_type=Path)
@@ -70,31 +70,31 @@ def create(
       envtool bundle create -o serving.pyz
       envtool bundle create -o /media/usb/serving --directory --python 3.9 --key team.pem
     """
-    from envtool import directories
-    from envtool.bundle import tools
-    from envtool.bundle.creation import Order
-    from envtool.bundle.creation import create as create_bundle
+    from envtool import paths
+    from envtool.bundle import envtool_wheels
+    from envtool.bundle.create import Order
+    from envtool.bundle.create import create as create_bundle
     from envtool.cli.selection import chosen_platform
-    from envtool.fetching.cache import Cache
-    from envtool.locking.lockfile import read_lockfile
+    from envtool.fetch.archive_cache import Cache
+    from envtool.lockfile.conda_lock_v1 import read_lockfile
 
     order = Order(
         lockfile_path=lockfile_path,
         platforms=platforms or (chosen_platform(read_lockfile(lockfile_path), None),),
         categories=categories,
-        pythons=pythons or tools.PYTHONS,
+        pythons=pythons or envtool_wheels.PYTHONS,
         tools_path=tools_path,
         key_file=key_file,
     )
-    with report.Display() as display:
-        made = create_bundle(order, output, Cache(directories.cache()), display, as_directory=directory)
+    with console.Display() as display:
+        made = create_bundle(order, output, Cache(paths.cache()), display, as_directory=directory)
     if as_json:
         facts = {"path": str(made.path), "sha256": made.sha256, "is_signed": made.is_signed}
-        report.answer_json({**facts, **_described(made.manifest)})
+        console.answer_json({**facts, **_described(made.manifest)})
         return
-    report.say(f"{output}: {len(made.manifest.files)} files, {report.size(made.manifest.size_bytes)}")
-    report.say(f"there: python3 {output / 'install.pyz' if directory else output.name} -n NAME")
-    report.answer(f"{made.sha256}  {output / 'manifest.json' if directory else output}")
+    console.say(f"{output}: {len(made.manifest.files)} files, {console.size(made.manifest.size_bytes)}")
+    console.say(f"there: python3 {output / 'install.pyz' if directory else output.name} -n NAME")
+    console.answer(f"{made.sha256}  {output / 'manifest.json' if directory else output}")
 
 
 @command.command()
@@ -129,11 +129,11 @@ def install(
       envtool bundle install serving.pyz -n serving
       python3 serving.pyz -n serving              the same where no envtool is
     """
-    from envtool import directories
-    from envtool.bundle import installation
-    from envtool.fetching.cache import Cache
-    from envtool.prefixes.prefix import find_prefix
-    from envtool.prefixes.request import Request
+    from envtool import paths
+    from envtool.bundle import install as installation
+    from envtool.fetch.archive_cache import Cache
+    from envtool.install.request import Request
+    from envtool.prefix.prefix import find_prefix
 
     prefix = find_prefix(name, path)
     trusted = installation.open_trusted(bundle, key_files)
@@ -145,15 +145,17 @@ def install(
         starts_over=force,
         is_frozen=frozen,
     )
-    with report.Display() as display:
-        outcome = installation.install(trusted, request, prefix, Cache(directories.cache()), display)
+    with console.Display() as display:
+        outcome = installation.install(trusted, request, prefix, Cache(paths.cache()), display)
     digest = outcome.receipt.env_digest
     if as_json:
         changed = not outcome.plan.is_empty
-        report.answer_json({"prefix": str(prefix.path), "changed": changed, "env_digest": digest, "key": trusted.key})
+        console.answer_json({"prefix": str(prefix.path), "changed": changed, "env_digest": digest, "key": trusted.key})
         return
-    report.say(f"made {prefix.path}" if outcome.plan.install else f"nothing to do: {prefix.path} is the lock's already")
-    report.say(f"env digest {digest}")
+    console.say(
+        f"made {prefix.path}" if outcome.plan.install else f"nothing to do: {prefix.path} is the lock's already"
+    )
+    console.say(f"env digest {digest}")
 
 
 @command.command()
@@ -162,16 +164,16 @@ def install(
 @json_option
 def verify(bundle: Path, key_files: tuple[Path, ...], as_json: bool) -> None:
     """Read every file of a bundle and compare it with the manifest; nothing is installed."""
-    from envtool.bundle import installation
+    from envtool.bundle import install as installation
 
     trusted = installation.open_trusted(bundle, key_files)
-    with report.Display() as display, display.task(f"read {bundle}", in_bytes=True) as task:
+    with console.Display() as display, display.task(f"read {bundle}", in_bytes=True) as task:
         installation.verify(trusted.bundle, task)
     if as_json:
-        report.answer_json({"path": str(bundle), **_described(trusted.bundle.manifest), "key": trusted.key})
+        console.answer_json({"path": str(bundle), **_described(trusted.bundle.manifest), "key": trusted.key})
     else:
         by = f", signed by {trusted.key}" if trusted.key else ""
-        report.say(f"{bundle} is whole: {len(trusted.bundle.manifest.files)} files{by}")
+        console.say(f"{bundle} is whole: {len(trusted.bundle.manifest.files)} files{by}")
 
 
 def _described(manifest: Any) -> dict[str, Any]:

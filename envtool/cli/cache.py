@@ -18,16 +18,16 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def list_parts(as_json: bool) -> None:
     """Show what each part of the cache takes."""
-    from envtool import directories, report
-    from envtool.fetching.cache import Cache
-    from envtool.unpacked.prune import sizes
+    from envtool import console, paths
+    from envtool.fetch.archive_cache import Cache
+    from envtool.package_cache.prune import sizes
 
-    found = sizes(Cache(directories.cache()))
+    found = sizes(Cache(paths.cache()))
     if as_json:
-        report.answer_json({"cache": str(directories.cache()), "size_bytes": found})
+        console.answer_json({"cache": str(paths.cache()), "size_bytes": found})
         return
     for part, size_bytes in found.items():
-        report.answer(f"{part:10} {report.size(size_bytes):>10}")
+        console.answer(f"{part:10} {console.size(size_bytes):>10}")
 
 
 @command.command("prune", short_help="Remove unpacked packages.")
@@ -41,18 +41,18 @@ def prune_unpacked(days: float, is_all: bool, dry_run: bool, as_json: bool) -> N
     Archives and wheels stay; the next create unpacks again. Environments share nothing with the cache, so that none is
     harmed.
     """
-    from envtool import directories, report
-    from envtool.fetching.cache import Cache
-    from envtool.unpacked.prune import prune, stale
-    from envtool.unpacked.store import ImageStore
+    from envtool import console, paths
+    from envtool.fetch.archive_cache import Cache
+    from envtool.package_cache.prune import prune, stale
+    from envtool.package_cache.store import ImageStore
 
-    store = ImageStore(Cache(directories.cache()))
+    store = ImageStore(Cache(paths.cache()))
     found = stale(store, 0 if is_all else days)
     if not dry_run:
         prune(store, found)
     size_bytes = sum(each.size_bytes for each in found)
     if as_json:
-        report.answer_json({"packages": len(found), "size_bytes": size_bytes, "dry_run": dry_run})
+        console.answer_json({"packages": len(found), "size_bytes": size_bytes, "dry_run": dry_run})
     else:
         done = "would be removed" if dry_run else "removed"
-        report.answer(f"{len(found)} unpacked packages {done}, {report.size(size_bytes)}")
+        console.answer(f"{len(found)} unpacked packages {done}, {console.size(size_bytes)}")

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from envtool import report
+from envtool import console
 from envtool.cli import channel_contents, channel_sharing
 from envtool.cli.init import pair
 from envtool.cli.options import json_option
 
 if TYPE_CHECKING:
-    from envtool.channel.making import Sources
+    from envtool.channel.add_packages import Sources
 
 _file = click.Path(path_type=Path, dir_okay=False)
 _directory = click.Path(path_type=Path, file_okay=False, exists=True)
@@ -113,26 +113,27 @@ def build(
     elif recipes:
         raise click.UsageError("RECIPE does not go with --wheel, --checkout and --deb")
     else:
-        from envtool.channel import convert, debian
-        from envtool.channel.making import Sources
+        from envtool.channel.add_packages import Sources
+        from envtool.channel.python_recipe import debian
+        from envtool.wheels import to_conda
 
         names = dict(pair(each) for each in renames)
-        wishes = tuple(convert.Wish(python, platform, names, build_number) for python in pythons or (None,))
+        wishes = tuple(to_conda.Wish(python, platform, names, build_number) for python in pythons or (None,))
         sources = Sources(wheels, checkouts, wishes, debs, debian.Wish(depends, names, build_number))
         _make(sources, place, key_file, as_json=as_json)
 
 
 def _place(output: Path | None) -> Path:
-    from envtool import directories
+    from envtool import paths
 
-    return (output or directories.cache() / "channel").absolute()
+    return (output or paths.cache() / "channel").absolute()
 
 
 def _make(sources: Sources, place: Path, key_file: Path | None, *, as_json: bool) -> None:
-    from envtool.channel.contents import Indexing
-    from envtool.channel.making import make
+    from envtool.channel.add_packages import make
+    from envtool.channel.edit import Indexing
 
-    with report.Display() as display:
+    with console.Display() as display:
         changed = make(sources, place, display, Indexing(key_file=key_file))
     channel_contents.tell(changed, as_json=as_json)
 
@@ -140,29 +141,29 @@ def _make(sources: Sources, place: Path, key_file: Path | None, *, as_json: bool
 def _build_recipes(
     recipes: tuple[str, ...], place: Path, debian_mirrors: tuple[str, ...], key_file: Path | None, *, as_json: bool
 ) -> None:
-    from envtool import directories
-    from envtool.channel.build import build as build_channel
-    from envtool.fetching.cache import Cache
+    from envtool import paths
+    from envtool.channel.python_recipe.build import build as build_channel
+    from envtool.fetch.archive_cache import Cache
 
     if key_file:
         raise click.UsageError(
             "--key goes with --wheel, --checkout and --deb; after recipes, envtool channel index DIR --key PEM"
         )
-    with report.Display() as display:
+    with console.Display() as display:
         made = build_channel(
             recipes,
             place,
-            cache=Cache(directories.cache()),
+            cache=Cache(paths.cache()),
             display=display,
             debian_mirrors=debian_mirrors,
         )
     for name, reason in made.left_out:
-        report.warn(f"{name} is left out: {reason}")
+        console.warn(f"{name} is left out: {reason}")
     if as_json:
         packages = [asdict(each) for each in made.packages]
-        report.answer_json({"url": made.url, "packages": packages, "left_out": dict(made.left_out)})
+        console.answer_json({"url": made.url, "packages": packages, "left_out": dict(made.left_out)})
         return
     for each in made.packages:
         state = "built" if each.was_built else "up to date"
-        report.say(f"{each.name} {each.version} {each.build}: {state}, {report.size(each.size_bytes)}")
-    report.answer(made.url)
+        console.say(f"{each.name} {each.version} {each.build}: {state}, {console.size(each.size_bytes)}")
+    console.answer(made.url)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from envtool import report
+from envtool import console
 from envtool.cli.options import json_option
 
 if TYPE_CHECKING:
-    from envtool.channel.contents import Changed
+    from envtool.channel.edit import Changed
 
 _path = click.Path(path_type=Path)
 channel_argument = click.argument("channel", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
@@ -32,10 +32,10 @@ def add(channel: Path, files: tuple[Path, ...], key_file: Path | None, as_json: 
     What an archive holds is compared with what it says about itself first. An archive of the same name with another
     content is refused, since every cache knows an archive by its name.
     """
-    from envtool.channel import contents
+    from envtool.channel import edit
 
-    with report.Display() as display:
-        changed = contents.add(channel, files, display, contents.Indexing(key_file=key_file))
+    with console.Display() as display:
+        changed = edit.add(channel, files, display, edit.Indexing(key_file=key_file))
     tell(changed, as_json=as_json)
 
 
@@ -46,10 +46,10 @@ def add(channel: Path, files: tuple[Path, ...], key_file: Path | None, as_json: 
 @json_option
 def index(channel: Path, shards: bool | None, key_file: Path | None, as_json: bool) -> None:
     """Write the index of a channel anew: repodata.json, repodata.json.zst, and shards on request."""
-    from envtool.channel import contents
+    from envtool.channel import edit
 
-    with report.Display() as display:
-        changed = contents.reindex(channel, display, contents.Indexing(shards, key_file))
+    with console.Display() as display:
+        changed = edit.reindex(channel, display, edit.Indexing(shards, key_file))
     tell(changed, as_json=as_json)
 
 
@@ -58,18 +58,19 @@ def index(channel: Path, shards: bool | None, key_file: Path | None, as_json: bo
 @json_option
 def check(channel: Path, as_json: bool) -> int:
     """Check every archive against the index and against its own list of files; exit 1 when something does not fit."""
-    from envtool.channel import checking, contents
+    from envtool.channel import check as checking
+    from envtool.channel import edit
 
-    archives = contents.archives(channel)
-    with report.Display() as display, display.task(f"check {len(archives)} archives", len(archives)) as task:
+    archives = edit.archives(channel)
+    with console.Display() as display, display.task(f"check {len(archives)} archives", len(archives)) as task:
         issues = checking.check(channel, archives, task)
     if as_json:
         found = [{"place": each.place, "message": each.message} for each in issues]
-        report.answer_json({"archives": len(archives), "issues": found})
+        console.answer_json({"archives": len(archives), "issues": found})
     else:
         for each in issues:
-            report.answer(str(each))
-        report.say(f"{len(archives)} archives, {len(issues)} issues")
+            console.answer(str(each))
+        console.say(f"{len(archives)} archives, {len(issues)} issues")
     return 1 if issues else 0
 
 
@@ -85,10 +86,10 @@ def remove(channel: Path, patterns: tuple[str, ...], key_file: Path | None, as_j
     Example:
       envtool channel remove /srv/channel 'ourtool-1.0-*.conda'
     """
-    from envtool.channel import contents
+    from envtool.channel import edit
 
-    with report.Display() as display:
-        changed = contents.remove(channel, patterns, display, contents.Indexing(key_file=key_file))
+    with console.Display() as display:
+        changed = edit.remove(channel, patterns, display, edit.Indexing(key_file=key_file))
     tell(changed, as_json=as_json)
 
 
@@ -102,20 +103,20 @@ def gc(channel: Path, keep: int, key_file: Path | None, as_json: bool) -> None:
 
     Locks that name an archive that went cannot be created from this channel any more.
     """
-    from envtool.channel import contents
+    from envtool.channel import edit
 
-    with report.Display() as display:
-        changed = contents.collect(channel, keep, display, contents.Indexing(key_file=key_file))
+    with console.Display() as display:
+        changed = edit.collect(channel, keep, display, edit.Indexing(key_file=key_file))
     tell(changed, as_json=as_json)
 
 
 def tell(changed: Changed, *, as_json: bool) -> None:
     """Say what was changed in a channel."""
     if as_json:
-        report.answer_json(asdict(changed))
+        console.answer_json(asdict(changed))
         return
     for name in changed.added:
-        report.say(f"added {name}")
+        console.say(f"added {name}")
     for name in changed.removed:
-        report.say(f"removed {name}")
-    report.say(f"{changed.kept} archives are in the channel")
+        console.say(f"removed {name}")
+    console.say(f"{changed.kept} archives are in the channel")

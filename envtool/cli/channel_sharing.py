@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from envtool import report
+from envtool import console
 from envtool.cli.channel_contents import key_option
 from envtool.cli.options import json_option
 
 if TYPE_CHECKING:
-    from envtool.channel.place import Place
+    from envtool.channel.storage import Place
 
 
 @click.command()
@@ -36,29 +36,29 @@ def mirror(place: str, lockfile_path: Path, public_url: str | None, key_file: Pa
       envtool channel mirror --lock conda-lock.yml /srv/mirror
       envtool channel mirror s3://our-bucket/mirror
     """
-    from envtool import directories
+    from envtool import paths
     from envtool.channel import mirror as mirror_module
-    from envtool.fetching.cache import Cache
-    from envtool.locking.completion import read_complete
+    from envtool.fetch.archive_cache import Cache
+    from envtool.solve.md5_completion import read_complete
 
     lockfile = read_complete(lockfile_path)
-    with report.Display() as display:
-        cache = Cache(directories.cache())
+    with console.Display() as display:
+        cache = Cache(paths.cache())
         made = mirror_module.mirror(lockfile, _place(place), cache, display, key_file=key_file)
     mirrors = made.mirrors
     if public_url:
         mirrors = {each: f"{public_url.rstrip('/')}/{url[len(made.url) :]}" for each, url in mirrors.items()}
     if as_json:
-        report.answer_json({**asdict(made), "mirrors": mirrors})
+        console.answer_json({**asdict(made), "mirrors": mirrors})
         return
-    report.say(f"{made.url}: {made.files} archives and wheels, {len(made.moved)} moved, {len(made.removed)} removed")
+    console.say(f"{made.url}: {made.files} archives and wheels, {len(made.moved)} moved, {len(made.removed)} removed")
     pairs = " ".join(f"{canonical}={url}" for canonical, url in mirrors.items())
-    report.answer(f"ENVTOOL_MIRRORS='{pairs}'")
+    console.answer(f"ENVTOOL_MIRRORS='{pairs}'")
 
 
 def _place(name: str) -> Place:
-    from envtool.channel.bucket import Bucket
-    from envtool.channel.place import Directory
+    from envtool.channel.s3_storage import Bucket
+    from envtool.channel.storage import Directory
 
     return Bucket(name) if name.startswith("s3://") else Directory(Path(name))
 
@@ -81,7 +81,7 @@ def serve(channel: Path, bind: str, workers: int, threads: int, token_file: Path
     import os
 
     from envtool.channel import server
-    from envtool.document import read_text
+    from envtool.yaml_document import read_text
 
     token = os.environ.get("ENVTOOL_CHANNEL_TOKEN", "")
     if token_file:

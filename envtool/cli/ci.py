@@ -13,7 +13,7 @@ import click
 from envtool.cli.options import file_option, json_option, this_platform
 
 if TYPE_CHECKING:
-    from envtool.ci import CiReport
+    from envtool.ci.pipeline import CiReport
 
 
 @click.command("ci", short_help="Check in CI that a lock is fresh, can be had and is reproducible.")
@@ -63,13 +63,13 @@ def command(
       12  irreproducible: other bytes than those that were locked, or other files the second time
       3   something else, with a hint
     """
-    from envtool import directories, report
-    from envtool.ci import Job, run
-    from envtool.fetching.cache import Cache
-    from envtool.locking import refresh
-    from envtool.locking.completion import read_complete
-    from envtool.prefixes.prefix import Prefix
-    from envtool.prefixes.request import Request
+    from envtool import console, paths
+    from envtool.ci.pipeline import Job, run
+    from envtool.fetch.archive_cache import Cache
+    from envtool.install.request import Request
+    from envtool.prefix.prefix import Prefix
+    from envtool.solve import refresh
+    from envtool.solve.md5_completion import read_complete
 
     lockfile = read_complete(lockfile_path)
     words = shlex.join(["envtool", *sys.argv[1:]])
@@ -78,16 +78,16 @@ def command(
     fresh = refresh.request(sources, lockfile_path, lockfile, {})
     output.mkdir(parents=True, exist_ok=True)
     job = Job(fresh, lockfile, request, Prefix(path), output, not no_rebuild, name)
-    with report.Display() as display:
-        result = run(job, Cache(directories.cache()), display)
+    with console.Display() as display:
+        result = run(job, Cache(paths.cache()), display)
     _tell(result, lockfile_path, output, as_json=as_json)
     ctx.exit(result.verdict.exit_code)
 
 
 def _tell(result: CiReport, lockfile_path: Path, output: Path, *, as_json: bool) -> None:
-    from envtool import report
-    from envtool.ci_report import as_annotations, as_dict, as_markdown
-    from envtool.files import write_atomically
+    from envtool import console
+    from envtool.atomic_files import write_atomically
+    from envtool.ci.report import as_annotations, as_dict, as_markdown
 
     page = as_markdown(result, str(lockfile_path))
     write_atomically(output / "summary.md", page)
@@ -96,9 +96,9 @@ def _tell(result: CiReport, lockfile_path: Path, output: Path, *, as_json: bool)
         with Path(summary).open("a", encoding="utf-8") as file:  # other steps write there as well
             file.write(page)
     if as_json:
-        report.answer_json(as_dict(result))
+        console.answer_json(as_dict(result))
         return
-    report.answer(page.rstrip("\n"))
+    console.answer(page.rstrip("\n"))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in as_annotations(result):
-            report.answer(line)
+            console.answer(line)

@@ -14,11 +14,11 @@ import click
 from envtool.cli.options import file_option, json_option, name_option, prefix_option, this_platform
 
 if TYPE_CHECKING:
-    from envtool.prefixes.create import Outcome
-    from envtool.prefixes.forecast import Forecast
-    from envtool.prefixes.plan import Plan
-    from envtool.prefixes.prefix import Prefix
-    from envtool.prefixes.request import Request
+    from envtool.install.create import Outcome
+    from envtool.install.estimate import Forecast
+    from envtool.install.request import Request
+    from envtool.prefix.prefix import Prefix
+    from envtool.prefix.transaction_plan import Plan
 
 
 @click.command("create", short_help="Make an environment equal to a lock.")
@@ -64,10 +64,10 @@ def command(
       envtool create -p /opt/serving --category main --category dev
       envtool create -n serving --repair
     """
-    from envtool import report
-    from envtool.locking.completion import read_complete
-    from envtool.prefixes.prefix import find_prefix
-    from envtool.prefixes.request import Request
+    from envtool import console
+    from envtool.install.request import Request
+    from envtool.prefix.prefix import find_prefix
+    from envtool.solve.md5_completion import read_complete
 
     prefix = find_prefix(name, path)
     request = Request(
@@ -83,7 +83,7 @@ def command(
     plan, outcome, digest = _carry_out(request, prefix, is_dry=dry_run)
     if outcome is not None:
         for line in outcome.warnings():
-            report.warn(line)
+            console.warn(line)
     if as_json:
         told = _as_told(outcome) if outcome else {}
         _answer_json(plan, prefix, request, {"env_digest": digest, **told}, is_dry=dry_run)
@@ -94,22 +94,23 @@ def command(
 
 
 def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan, Outcome | None, str | None]:
-    from envtool.prefixes.plan import Plan
+    from envtool.prefix.transaction_plan import Plan
 
     receipt = request.fulfilled(prefix)
     if receipt is not None:
         if request.is_frozen and not is_dry:
-            from envtool.prefixes.conda_notes import freeze
+            from envtool.prefix.conda_history import freeze
 
             freeze(prefix.meta)
         return Plan(()), None, receipt.env_digest
 
     # Not imported where there is nothing to do.
-    from envtool import directories, report
-    from envtool.fetching.cache import Cache
-    from envtool.prefixes.create import create, preview
+    from envtool import console
+    from envtool import paths as directories
+    from envtool.fetch.archive_cache import Cache
+    from envtool.install.create import create, preview
 
-    with report.Display() as display:
+    with console.Display() as display:
         if is_dry:
             return preview(request, prefix, Cache(directories.cache()), display), None, None
         outcome = create(request, prefix, Cache(directories.cache()), display)
@@ -127,10 +128,10 @@ def _as_told(outcome: Outcome) -> dict[str, Any]:
 
 
 def _answer_json(plan: Plan, prefix: Prefix, request: Request, told: Mapping[str, Any], *, is_dry: bool) -> None:
-    from envtool import report
+    from envtool import console
 
     needs = asdict(_forecast(plan, prefix, request, _sizes(plan))) if is_dry else {}
-    report.answer_json({**needs, "prefix": str(prefix.path), "dry_run": is_dry, **told, **_as_dict(plan)})
+    console.answer_json({**needs, "prefix": str(prefix.path), "dry_run": is_dry, **told, **_as_dict(plan)})
 
 
 def _as_dict(plan: Plan) -> dict[str, Any]:
@@ -144,53 +145,53 @@ def _as_dict(plan: Plan) -> dict[str, Any]:
 
 
 def _show(plan: Plan, prefix: Prefix, request: Request) -> None:
-    from envtool import report
+    from envtool import console
 
     if plan.is_empty:
-        report.answer(f"nothing to do: {prefix.path} is the lock's already")
+        console.answer(f"nothing to do: {prefix.path} is the lock's already")
         return
     if plan.starts_over:
-        report.answer(f"make {prefix.path} from nothing")
+        console.answer(f"make {prefix.path} from nothing")
     sizes = _sizes(plan)
     for new in plan.install:
         size_bytes = sizes.get(new.url)
-        shown = report.size(size_bytes) if size_bytes is not None else "size unknown"
-        report.answer(f"install  {new.manager:5}  {new.name} {new.version}  {shown}")
+        shown = console.size(size_bytes) if size_bytes is not None else "size unknown"
+        console.answer(f"install  {new.manager:5}  {new.name} {new.version}  {shown}")
     for old in plan.remove:
-        report.answer(f"remove   {old.manager:5}  {old.name} {old.version}")
+        console.answer(f"remove   {old.manager:5}  {old.name} {old.version}")
     for path in plan.delete:
-        report.answer(f"delete   {path}")
+        console.answer(f"delete   {path}")
     _show_needs(_forecast(plan, prefix, request, sizes))
 
 
 def _sizes(plan: Plan) -> dict[str, int | None]:
-    from envtool.locking.facts import look_up
+    from envtool.inspect_lock.package_metadata import look_up
 
     return {url: each.size_bytes for url, each in look_up(plan.install, is_offline=True).items()}
 
 
 def _show_needs(needs: Forecast) -> None:
-    from envtool import report
+    from envtool import console
 
     unknown = f", and {needs.unknown} of unknown size" if needs.unknown else ""
-    report.answer(f"download {report.size(needs.download_bytes)} in {needs.downloads} files{unknown}")
-    report.answer(f"disk     about {report.size(needs.disk_bytes)}, {report.size(needs.free_bytes)} are free")
+    console.answer(f"download {console.size(needs.download_bytes)} in {needs.downloads} files{unknown}")
+    console.answer(f"disk     about {console.size(needs.disk_bytes)}, {console.size(needs.free_bytes)} are free")
 
 
 def _forecast(plan: Plan, prefix: Prefix, request: Request, sizes: Mapping[str, int | None]) -> Forecast:
-    from envtool import directories
-    from envtool.fetching.cache import Cache
-    from envtool.prefixes.forecast import forecast
+    from envtool import paths as directories
+    from envtool.fetch.archive_cache import Cache
+    from envtool.install.estimate import forecast
 
     return forecast(plan, request.packages(), prefix.path, Cache(directories.cache()), sizes)
 
 
 def _say(plan: Plan, prefix: Prefix, digest: str | None) -> None:
-    from envtool import report
+    from envtool import console
 
     if plan.is_empty:
-        report.say(f"nothing to do: {prefix.path} is the lock's already")
+        console.say(f"nothing to do: {prefix.path} is the lock's already")
     else:
         counts = f"{len(plan.install)} installed, {len(plan.remove)} removed, {len(plan.delete)} files deleted"
-        report.say(f"made {prefix.path}: {counts}")
-    report.say(f"env digest {digest}")
+        console.say(f"made {prefix.path}: {counts}")
+    console.say(f"env digest {digest}")

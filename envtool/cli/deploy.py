@@ -12,7 +12,7 @@ from envtool.cli.init import describe_variables, pair
 from envtool.cli.options import json_option
 
 if TYPE_CHECKING:
-    from envtool.deploy.kinds import Kind
+    from envtool.deploy.templates import Kind
 
 own_option = click.option(
     "--templates", "own", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
@@ -47,15 +47,15 @@ for _each in (releases.apply, releases.rollback, releases.status):
 @json_option
 def list_(own: Path | None, as_json: bool) -> None:
     """Show what can be made."""
-    from envtool import report
-    from envtool.deploy.kinds import kinds
+    from envtool import console
+    from envtool.deploy.templates import kinds
 
     known = kinds(own)
     if as_json:
-        report.answer_json({name: _kind_dict(each) for name, each in known.items()})
+        console.answer_json({name: _kind_dict(each) for name, each in known.items()})
         return
     for name, each in known.items():
-        report.answer(f"{name:18} {each.template.description}")
+        console.answer(f"{name:18} {each.template.description}")
 
 
 @command.command()
@@ -64,16 +64,16 @@ def list_(own: Path | None, as_json: bool) -> None:
 @json_option
 def explain(kind: str, own: Path | None, as_json: bool) -> None:
     """Show what KIND is and which variables it takes."""
-    from envtool import report
-    from envtool.deploy.kinds import find_kind
+    from envtool import console
+    from envtool.deploy.templates import find_kind
 
     found = find_kind(kind, own)
     if as_json:
-        report.answer_json(_kind_dict(found))
+        console.answer_json(_kind_dict(found))
         return
-    report.answer(f"{kind}: {found.template.description}\nusual name: {found.output}")
+    console.answer(f"{kind}: {found.template.description}\nusual name: {found.output}")
     for line in describe_variables(found.template):
-        report.answer(line)
+        console.answer(line)
 
 
 @command.command()
@@ -106,16 +106,16 @@ def render(
       envtool deploy render nginx --set server_name=models.example.org
       envtool deploy render github --set install='envserve[envtool]' -o .github/workflows/reproducible.yml --check
     """
-    from envtool import render as door
-    from envtool import report
-    from envtool.deploy.kinds import find_kind
+    from envtool import console
+    from envtool import templates as door
+    from envtool.deploy.templates import find_kind
 
     if is_check and output is None:
         raise click.UsageError("--check compares a file; name it with -o")
     found = find_kind(kind, own)
     text = door.render(found.template, dict(pair(each) for each in settings))
     if output is None:
-        report.answer(text.rstrip("\n"))
+        console.answer(text.rstrip("\n"))
     elif is_check:
         ctx.exit(_check(found, text, output))
     else:
@@ -123,9 +123,9 @@ def render(
 
 
 def _write(text: str, output: Path, force: bool) -> None:
-    from envtool import report
+    from envtool import console
+    from envtool.atomic_files import write_atomically
     from envtool.errors import EnvtoolError
-    from envtool.files import write_atomically
 
     if output.exists() and output.read_text(encoding="utf-8") != text and not force:
         raise EnvtoolError(
@@ -134,21 +134,21 @@ def _write(text: str, output: Path, force: bool) -> None:
     write_atomically(output, text)
     if text.startswith("#!"):
         output.chmod(0o755)
-    report.say(f"wrote {output}")
+    console.say(f"wrote {output}")
 
 
 def _check(kind: Kind, text: str, output: Path) -> int:
     import difflib
 
-    from envtool import report
-    from envtool.document import read_text
+    from envtool import console
+    from envtool.yaml_document import read_text
 
     actual = read_text(output, "envtool deploy render makes it")
     if actual == text:
-        report.say(f"{output} equals its template {kind.template.name}")
+        console.say(f"{output} equals its template {kind.template.name}")
         return 0
     lines = text.splitlines(), actual.splitlines()
-    report.answer("\n".join(difflib.unified_diff(*lines, f"template {kind.template.name}", str(output), lineterm="")))
+    console.answer("\n".join(difflib.unified_diff(*lines, f"template {kind.template.name}", str(output), lineterm="")))
     return 1
 
 

@@ -41,10 +41,10 @@ def command(
       envtool diff main --markdown
       envtool diff old-lock.yml new-lock.yml
     """
-    from envtool import report
-    from envtool.locking.diff import as_markdown, as_table, compare, compare_versions, summary
-    from envtool.locking.lockfile import read_lockfile
-    from envtool.locking.revision import read_revision
+    from envtool import console
+    from envtool.inspect_lock.diff import as_markdown, as_table, compare, compare_versions, summary
+    from envtool.inspect_lock.git_revision import read_revision
+    from envtool.lockfile.conda_lock_v1 import read_lockfile
 
     before = read_revision(old, lockfile_path)
     after = read_revision(new, lockfile_path) if new else read_lockfile(lockfile_path)
@@ -52,11 +52,11 @@ def command(
     shown = list(platforms) or everywhere
     differences = [each for each in compare(before, after, compare_versions) if set(each.platforms) & set(shown)]
     if as_json:
-        report.answer_json([asdict(each) for each in differences])
+        console.answer_json([asdict(each) for each in differences])
     elif markdown:
-        report.answer(as_markdown(differences, everywhere))
+        console.answer(as_markdown(differences, everywhere))
     else:
         if differences:
-            report.answer(as_table(differences, everywhere))
-        report.say(summary(differences))
+            console.answer(as_table(differences, everywhere))
+        console.say(summary(differences))
     ctx.exit(1 if differences and exit_code else 0)

@@ -10,9 +10,9 @@ import click
 from envtool.cli.options import file_option, json_option
 
 if TYPE_CHECKING:
-    from envtool.doctor.facts import Needs
     from envtool.doctor.finding import Finding
-    from envtool.locking.lockfile import LockedPackage
+    from envtool.doctor.machine_facts import Needs
+    from envtool.lockfile.conda_lock_v1 import LockedPackage
 
 
 @click.command("doctor", short_help="Find what about this machine would make an environment fail.")
@@ -36,14 +36,14 @@ def command(
 
     Exit code 1 when something would fail, 0 when there is nothing worse than warnings.
     """
-    from envtool import report
+    from envtool import console
     from envtool.doctor.checks import check
     from envtool.doctor.detect import detect
     from envtool.doctor.finding import Severity
-    from envtool.mirroring.presets import presets
+    from envtool.mirrors.presets import presets
 
     packages = _packages(lockfile_path, platform)
-    with report.Display() as display, display.task("look at this machine"):
+    with console.Display() as display, display.task("look at this machine"):
         urls = [each.url for each in packages]
         facts = detect(urls, list(presets().values()), None if offline else limit_s)
     found = [*check(facts, _needs(packages, facts.virtual_packages)), *_link_scripts(packages)]
@@ -53,7 +53,7 @@ def command(
 
 def _packages(lockfile_path: Path, platform: str | None) -> list[LockedPackage]:
     from envtool.cli.options import this_platform
-    from envtool.locking.lockfile import read_lockfile
+    from envtool.lockfile.conda_lock_v1 import read_lockfile
 
     if not lockfile_path.exists() and lockfile_path == Path("conda-lock.yml"):
         return []
@@ -62,11 +62,11 @@ def _packages(lockfile_path: Path, platform: str | None) -> list[LockedPackage]:
 
 
 def _link_scripts(packages: list[LockedPackage]) -> list[Finding]:
-    from envtool import directories
+    from envtool import paths as directories
+    from envtool.artifacts.download import require_sha256
+    from envtool.artifacts.stated_paths import cached_paths
     from envtool.doctor.checks import link_scripts
-    from envtool.fetching.cache import Cache, Wanted
-    from envtool.prefixes.archives import require_sha256
-    from envtool.prefixes.stated import cached_paths
+    from envtool.fetch.archive_cache import Cache, Wanted
 
     cache = Cache(directories.cache())
     conda = {each.name: each for each in packages if each.manager == "conda"}
@@ -80,13 +80,13 @@ def _needs(packages: list[LockedPackage], detected: Any) -> Needs:
     import contextlib
     import zipfile
 
-    from envtool import directories
+    from envtool import paths as directories
+    from envtool.artifacts.download import require_sha256
     from envtool.doctor.needs import needs
     from envtool.errors import ArchiveError
-    from envtool.fetching.cache import Cache, Wanted
-    from envtool.locking.facts import look_up
-    from envtool.prefixes.archives import require_sha256
-    from envtool.prefixes.space import unpacked_bytes
+    from envtool.fetch.archive_cache import Cache, Wanted
+    from envtool.inspect_lock.package_metadata import look_up
+    from envtool.install.disk_space import unpacked_bytes
 
     cache = Cache(directories.cache())
     paths = {each.url: cache.path(Wanted(each.file_name, require_sha256(each), ())) for each in packages}
@@ -103,7 +103,7 @@ def _needs(packages: list[LockedPackage], detected: Any) -> Needs:
 
 
 def _tell(found: list[Finding], *, as_json: bool, lockfile_path: Path | None) -> None:
-    from envtool import report
+    from envtool import console
     from envtool.doctor.finding import Severity
 
     counts = {each: sum(one.severity is each for one in found) for each in Severity}
@@ -112,9 +112,9 @@ def _tell(found: list[Finding], *, as_json: bool, lockfile_path: Path | None) ->
             {"severity": one.severity.value, "check": one.check, "message": one.message, "hint": one.hint}
             for one in found
         ]
-        report.answer_json({"findings": rows, "lockfile": str(lockfile_path) if lockfile_path else None})
+        console.answer_json({"findings": rows, "lockfile": str(lockfile_path) if lockfile_path else None})
         return
     for one in found:
-        report.answer(f"{one.severity.value:8} {one.check:13} {one.message}\n{'':22} hint: {one.hint}")
+        console.answer(f"{one.severity.value:8} {one.check:13} {one.message}\n{'':22} hint: {one.hint}")
     against = f"against {lockfile_path}" if lockfile_path else "without a lock"
-    report.say(", ".join(f"{count} {each.value}s" for each, count in counts.items()) + f", {against}")
+    console.say(", ".join(f"{count} {each.value}s" for each, count in counts.items()) + f", {against}")

@@ -12,7 +12,7 @@ from envtool.cli.options import file_option
 from envtool.cli.selection import category_option, platform_option
 
 if TYPE_CHECKING:
-    from envtool.locking.lockfile import LockedPackage, Lockfile
+    from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
 
 _FORMATS = ("environment", "explicit", "conda-lock", "pylock", "cyclonedx", "virtual-packages")
 
@@ -49,9 +49,9 @@ def command(
       cyclonedx         a bill of materials with hashes and licences (CycloneDX 1.5, JSON)
       virtual-packages  the declared virtual packages, for conda-lock's --virtual-package-spec
     """
-    from envtool import report
-    from envtool.files import write_atomically
-    from envtool.locking.lockfile import read_lockfile
+    from envtool import console
+    from envtool.atomic_files import write_atomically
+    from envtool.lockfile.conda_lock_v1 import read_lockfile
 
     lockfile = read_lockfile(lockfile_path)
     if kind == "conda-lock":
@@ -62,14 +62,14 @@ def command(
         text = _of_platform(kind, lockfile, platform, categories, name, lockfile_path, no_builds, sha256, offline)
     if output:
         write_atomically(output, text)
-        report.say(f"wrote {output}")
+        console.say(f"wrote {output}")
     else:
-        report.answer(text.rstrip("\n"))
+        console.answer(text.rstrip("\n"))
 
 
 def _conda_only(lockfile: Lockfile) -> str:
     from envtool.export.environment import conda_only
-    from envtool.locking.lockfile import format_lockfile
+    from envtool.lockfile.conda_lock_v1 import format_lockfile
 
     return format_lockfile(conda_only(lockfile))
 
@@ -92,7 +92,7 @@ def _of_platform(
     packages = list({(e.manager, e.name): e for e in lockfile.select(chosen, selected)}.values())
     if kind == "environment":
         from envtool.export.environment import environment_yml
-        from envtool.locking.lockfile import VARIABLES_KEY
+        from envtool.lockfile.conda_lock_v1 import VARIABLES_KEY
 
         return environment_yml(lockfile, packages, name, VARIABLES_KEY, with_builds=not no_builds)
     if kind == "explicit":
@@ -108,11 +108,11 @@ def _of_platform(
 
 
 def _virtual_packages(lockfile: Lockfile) -> str:
-    from envtool.document import dump
     from envtool.errors import EnvtoolError
-    from envtool.locking.content_hash import virtual_package_specification
-    from envtool.locking.lock import VIRTUAL_PACKAGES_KEY
-    from envtool.locking.lockfile import read_json_metadata
+    from envtool.lockfile.conda_lock_v1 import read_json_metadata
+    from envtool.solve.content_hash import virtual_package_specification
+    from envtool.solve.lock import VIRTUAL_PACKAGES_KEY
+    from envtool.yaml_document import dump
 
     declared = read_json_metadata(lockfile, VIRTUAL_PACKAGES_KEY)
     if declared is None:
@@ -121,7 +121,7 @@ def _virtual_packages(lockfile: Lockfile) -> str:
 
 
 def _pylock(packages: Sequence[LockedPackage]) -> str:
-    from envtool.locking.pylock import Wheel, format_pylock
+    from envtool.lockfile.pylock import Wheel, format_pylock
 
     python = next((each.version for each in packages if (each.manager, each.name) == ("conda", "python")), None)
     minor = ".".join(python.split(".")[:2]) if python else None

@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from envtool.render import Template
+    from envtool.templates import Template
 
 _HEADER = "# Made by: envtool init "
 _LICENCE = (
@@ -60,12 +60,12 @@ def command(
       envtool init embedded --set channel=file:///srv/channel
       envtool init --check
     """
-    from envtool import render, report
+    from envtool import console, templates
 
-    known = render.templates(own)
+    known = templates.templates(own)
     values = dict(pair(each) for each in settings)
     if is_list:
-        report.answer("\n\n".join(_describe(each) for each in known.values()))
+        console.answer("\n\n".join(_describe(each) for each in known.values()))
     elif is_check:
         ctx.exit(_check(known, output))
     else:
@@ -75,9 +75,9 @@ def command(
 def _write(
     known: Mapping[str, Template], template: str | None, values: Mapping[str, str], output: Path, force: bool
 ) -> None:
-    from envtool import report
+    from envtool import console
+    from envtool.atomic_files import write_atomically
     from envtool.errors import EnvtoolError
-    from envtool.files import write_atomically
 
     text = _text(known, template, values)
     if output.exists() and output.read_text(encoding="utf-8") != text and not force:
@@ -85,20 +85,20 @@ def _write(
             f"{output} is there already and says something else", "--force writes over it, -o names another"
         )
     if "\n  - defaults\n" in text:
-        report.warn(*_LICENCE)
+        console.warn(*_LICENCE)
     write_atomically(output, text)
-    report.say(f"wrote {output}; next: envtool lock -f {output}")
+    console.say(f"wrote {output}; next: envtool lock -f {output}")
 
 
 def _text(known: Mapping[str, Template], template: str | None, values: Mapping[str, str]) -> str:
-    from envtool import render
+    from envtool import templates
     from envtool.errors import TemplateError
 
     if template is None or template not in known:
         raise TemplateError(
             f"no template {template!r}" if template else "no template is named", f"there are: {', '.join(known)}"
         )
-    text = render.render(known[template], values)
+    text = templates.render(known[template], values)
     words = [template, *(f"--set {shlex.quote(f'{name}={value}')}" for name, value in sorted(values.items()))]
     return f"{_HEADER}{' '.join(words)}\n{text}"
 
@@ -106,9 +106,9 @@ def _text(known: Mapping[str, Template], template: str | None, values: Mapping[s
 def _check(known: Mapping[str, Template], output: Path) -> int:
     import difflib
 
-    from envtool import report
-    from envtool.document import read_text
+    from envtool import console
     from envtool.errors import EnvtoolError
+    from envtool.yaml_document import read_text
 
     actual = read_text(output, "envtool init makes it; -o names another")
     header = actual.partition("\n")[0]
@@ -120,10 +120,10 @@ def _check(known: Mapping[str, Template], output: Path) -> int:
     template, *words = shlex.split(header[len(_HEADER) :])
     expected = _text(known, template, dict(pair(each) for each in words if each != "--set"))
     if expected == actual:
-        report.say(f"{output} equals its template {template}")
+        console.say(f"{output} equals its template {template}")
         return 0
     old, new = expected.splitlines(keepends=True), actual.splitlines(keepends=True)
-    report.answer("".join(difflib.unified_diff(old, new, f"template {template}", str(output))).rstrip("\n"))
+    console.answer("".join(difflib.unified_diff(old, new, f"template {template}", str(output))).rstrip("\n"))
     return 1
 
 

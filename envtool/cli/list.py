@@ -11,12 +11,12 @@ from envtool.cli.options import json_option
 @json_option
 def command(as_json: bool) -> None:
     """Show the environments that envtool made, with the env digest of each."""
-    from envtool import report
-    from envtool.prefixes.environments import environments
+    from envtool import console
+    from envtool.prefix.environments import environments
 
     found = environments()
     if as_json:
-        report.answer_json(
+        console.answer_json(
             [
                 {
                     "prefix": str(each.path),
@@ -29,7 +29,7 @@ def command(as_json: bool) -> None:
         )
         return
     if not found:
-        report.say("no environments yet; envtool create makes one from a lock")
+        console.say("no environments yet; envtool create makes one from a lock")
     for each in found:
         digest = (each.env_digest or "")[:16]
-        report.answer(f"{each.state.value:10}  {digest:16}  {each.package_count:4} packages  {each.path}")
+        console.answer(f"{each.state.value:10}  {digest:16}  {each.package_count:4} packages  {each.path}")

@@ -12,10 +12,10 @@ import click
 from envtool.cli.options import json_option
 
 if TYPE_CHECKING:
-    from envtool.locking.check import Answer
-    from envtool.locking.lock import LockRequest
-    from envtool.locking.lockfile import Lockfile
-    from envtool.locking.moves import Move
+    from envtool.lockfile.conda_lock_v1 import Lockfile
+    from envtool.solve.lock import LockRequest
+    from envtool.solve.moves import Move
+    from envtool.solve.staleness import Answer
 
 
 @click.command("lock", short_help="Choose every package and write conda-lock.yml.")
@@ -78,8 +78,8 @@ def command(
       envtool lock --upgrade-package flask
       envtool lock --exclude-newer "7 days"
     """
-    from envtool import report
-    from envtool.locking import refresh
+    from envtool import console
+    from envtool.solve import refresh
 
     if is_check and (updates or is_upgrade or is_dry_run):
         raise click.UsageError("--check solves nothing and changes nothing; give it alone")
@@ -93,14 +93,14 @@ def command(
         raise click.UsageError(f"{target} does not exist, so that nothing of it can be moved; envtool lock makes it")
     request = refresh.request(paths, target, old, options, keeps_options=bool(updates))
     if old and not is_upgrade and refresh.has_other_strategy(old, request.options):
-        report.say("  every package is chosen anew, since the strategy is another one")
+        console.say("  every package is chosen anew, since the strategy is another one")
         is_upgrade = True
     _lock(request, old, None if is_upgrade else updates, is_dry_run, as_json)
 
 
 def _old_lock(target: Path, is_upgrade: bool) -> Lockfile | None:
     from envtool.errors import LockfileError
-    from envtool.locking.lockfile import read_lockfile
+    from envtool.lockfile.conda_lock_v1 import read_lockfile
 
     if not target.exists():
         return None
@@ -113,22 +113,22 @@ def _old_lock(target: Path, is_upgrade: bool) -> Lockfile | None:
 
 
 def _check(paths: tuple[Path, ...], target: Path, options: dict[str, str], as_json: bool) -> int:
-    from envtool import report
-    from envtool.locking import refresh
-    from envtool.locking.check import check
-    from envtool.locking.lockfile import read_lockfile
+    from envtool import console
+    from envtool.lockfile.conda_lock_v1 import read_lockfile
+    from envtool.solve import refresh
+    from envtool.solve.staleness import check
 
     old = read_lockfile(target)
     request = refresh.request(paths, target, old, options)
     answer = check(old, request)
     if as_json:
-        report.answer_json(_answer_dict(request, answer))
+        console.answer_json(_answer_dict(request, answer))
     elif answer.is_current:
-        report.say(f"{request.lockfile_path} is current")
+        console.say(f"{request.lockfile_path} is current")
     else:
         for finding in answer.findings:
-            report.answer(str(finding))
-        report.say(f"{request.lockfile_path} is stale; envtool lock makes it anew")
+            console.answer(str(finding))
+        console.say(f"{request.lockfile_path} is stale; envtool lock makes it anew")
     return 0 if answer.is_current else 1
 
 
@@ -146,15 +146,15 @@ def _lock(
     request: LockRequest, old: Lockfile | None, updates: tuple[str, ...] | None, is_dry_run: bool, as_json: bool
 ) -> None:
     """Lock; without `updates` everything is chosen anew."""
-    from envtool import directories
-    from envtool.channel.trust import require_signed
+    from envtool import paths as directories
     from envtool.cli.solving import opened
-    from envtool.fetching.cache import Cache
-    from envtool.locking.explain import explained
-    from envtool.locking.lock import lock
-    from envtool.locking.lockfile import write_lockfile
-    from envtool.locking.moves import moves
-    from envtool.locking.update import package_of, update
+    from envtool.fetch.archive_cache import Cache
+    from envtool.lockfile.conda_lock_v1 import write_lockfile
+    from envtool.signing.trust import require_signed
+    from envtool.solve.conflicts import explained
+    from envtool.solve.lock import lock
+    from envtool.solve.moves import moves
+    from envtool.solve.update import package_of, update
 
     names = ", ".join(str(path) for path in request.spec.paths)
     moved: list[Move] = []
@@ -174,8 +174,8 @@ def _lock(
 def _say(
     target: Path, old: Lockfile | None, lockfile: Lockfile, moved: Sequence[Move], is_dry_run: bool, as_json: bool
 ) -> None:
-    from envtool import report
-    from envtool.locking.diff import as_table, compare, compare_versions
+    from envtool import console
+    from envtool.inspect_lock.diff import as_table, compare, compare_versions
 
     counts = {
         each: len({(p.manager, p.name) for p in lockfile.packages if p.platform == each}) for each in lockfile.platforms
@@ -186,14 +186,14 @@ def _say(
         answer = {"lockfile": str(target), "packages": counts, "content_hash": dict(lockfile.content_hash)}
         reasons = [{**asdict(each.difference), "reason": each.reason} for each in moved]
         changes = {"changes": [asdict(each) for each in differences]} if is_dry_run else {}
-        report.answer_json({**answer, "moved": reasons, "removed_platforms": gone, **changes})
+        console.answer_json({**answer, "moved": reasons, "removed_platforms": gone, **changes})
         return
     if is_dry_run and differences:
-        report.answer(as_table(differences, lockfile.platforms))
+        console.answer(as_table(differences, lockfile.platforms))
     for each in moved:
-        report.say(f"  moved {each}")
+        console.say(f"  moved {each}")
     if gone:
-        report.say(f"  no longer locked: {', '.join(gone)}")
+        console.say(f"  no longer locked: {', '.join(gone)}")
     for platform, count in counts.items():
         verb = "would lock" if is_dry_run else "locked"
-        report.say(f"{verb} {count} packages for {platform} in {target}")
+        console.say(f"{verb} {count} packages for {platform} in {target}")

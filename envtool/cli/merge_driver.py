@@ -25,18 +25,18 @@ def install(patterns: tuple[str, ...]) -> None:
 
     .gitattributes is to be committed; .git/config is this clone's own, so that everyone runs this once.
     """
-    from envtool import process, report
+    from envtool import console, subprocesses
 
-    root = Path(process.run(["git", "rev-parse", "--show-toplevel"], hint="run it in a git repository").strip())
-    process.run(["git", "config", "merge.envtool.name", "conda-lock.yml, package by package"], cwd=root)
-    process.run(["git", "config", "merge.envtool.driver", _COMMAND], cwd=root)
+    root = Path(subprocesses.run(["git", "rev-parse", "--show-toplevel"], hint="run it in a git repository").strip())
+    subprocesses.run(["git", "config", "merge.envtool.name", "conda-lock.yml, package by package"], cwd=root)
+    subprocesses.run(["git", "config", "merge.envtool.driver", _COMMAND], cwd=root)
     attributes = root / ".gitattributes"
     text = attributes.read_text(encoding="utf-8") if attributes.exists() else ""
     for each in [f"{pattern} merge=envtool" for pattern in patterns] or [_ATTRIBUTE]:
         if each not in text.splitlines():
             text += ("" if not text or text.endswith("\n") else "\n") + each + "\n"
     attributes.write_text(text, encoding="utf-8")
-    report.say(f"git merges locks with envtool now; commit {attributes.name}")
+    console.say(f"git merges locks with envtool now; commit {attributes.name}")
 
 
 @command.command("merge", hidden=True)
@@ -47,15 +47,15 @@ def install(patterns: tuple[str, ...]) -> None:
 @click.pass_context
 def merge_command(ctx: click.Context, base: Path, ours: Path, theirs: Path, path: str) -> None:
     """What git calls: put the merged lock into OURS, or leave it and exit with 1."""
-    from envtool import report
+    from envtool import console
     from envtool.errors import EnvtoolError
-    from envtool.locking.lockfile import format_lockfile
-    from envtool.locking.merge_sources import merged
+    from envtool.inspect_lock.merge_sources import merged
+    from envtool.lockfile.conda_lock_v1 import format_lockfile
 
     try:
         lockfile = merged(base, ours, theirs, path)
     except EnvtoolError as error:
-        report.fail(error)
-        report.say(f"{path} is as on our side: settle the sources, then envtool lock moves only what has to move")
+        console.fail(error)
+        console.say(f"{path} is as on our side: settle the sources, then envtool lock moves only what has to move")
         ctx.exit(1)
     ours.write_text(format_lockfile(lockfile), encoding="utf-8")

@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 
 import click
 
-from envtool import report
+from envtool import console
 from envtool.cli.options import json_option
-from envtool.fetching.authorization import without_credentials, without_secrets
+from envtool.fetch.authentication import without_credentials, without_secrets
 
 if TYPE_CHECKING:
-    from envtool.mirroring.presets import Preset
-    from envtool.mirroring.probe import Reading
+    from envtool.mirrors.benchmark import Reading
+    from envtool.mirrors.presets import Preset
 
 
 @click.group("mirror", short_help="Find, measure and use mirrors of conda channels and wheels.")
@@ -32,24 +32,24 @@ def command() -> None:
 @json_option
 def list_(as_json: bool) -> None:
     """Show every preset, the channels that it has, and which are in use."""
-    from envtool.mirroring import mirrors
-    from envtool.mirroring.presets import presets
+    from envtool.mirrors import mirrors
+    from envtool.mirrors.presets import presets
 
     used = mirrors.used()
     known = presets()
     if as_json:
-        report.answer_json({"use": list(used), "presets": {name: _preset_dict(each) for name, each in known.items()}})
+        console.answer_json({"use": list(used), "presets": {name: _preset_dict(each) for name, each in known.items()}})
         return
     for name, each in known.items():
         mark = "  (in use)" if name in used else ""
-        report.answer(f"{name}: {each.title}{mark}")
+        console.answer(f"{name}: {each.title}{mark}")
         for origin, url in each.channels.items():
-            report.answer(f"  {_short(origin):12} {_shown(url)}")
+            console.answer(f"  {_short(origin):12} {_shown(url)}")
         if each.pypi:
-            report.answer(f"  {'wheels':12} {_shown(each.pypi)}")
+            console.answer(f"  {'wheels':12} {_shown(each.pypi)}")
         for note in each.notes:
-            report.answer(f"  {note}")
-    report.say(f"in use: {', '.join(used) or 'none'}")
+            console.answer(f"  {note}")
+    console.say(f"in use: {', '.join(used) or 'none'}")
 
 
 @command.command()
@@ -74,21 +74,23 @@ def probe(lockfile_path: Path, limit_s: float, as_json: bool) -> None:
     at once. The result is kept for a day; `envtool create` goes by it after `envtool mirror use auto`. Exit code 1 when
     some channel can be had from nowhere.
     """
-    from envtool import directories
-    from envtool.fetching.cache import Cache
-    from envtool.locking.lockfile import read_lockfile
-    from envtool.mirroring import choice as mirror_choice
-    from envtool.mirroring import probe as probing
-    from envtool.mirroring.presets import presets
+    from envtool import paths as directories
+    from envtool.fetch.archive_cache import Cache
+    from envtool.lockfile.conda_lock_v1 import read_lockfile
+    from envtool.mirrors import benchmark as probing
+    from envtool.mirrors import selection as mirror_choice
+    from envtool.mirrors.presets import presets
 
     urls = [each.url for each in read_lockfile(lockfile_path).packages]
     places = probing.candidates(urls, list(presets().values()))
-    with report.Display() as display, display.task(f"measure {len(places)} places"):
+    with console.Display() as display, display.task(f"measure {len(places)} places"):
         readings = probing.measure(places, limit_s)
     mirror_choice.keep(Cache(directories.cache()), readings)
     ranked = probing.rank(readings)
     if as_json:
-        report.answer_json({"channels": {name: _readings(each) for name, each in probing.by_channel(readings).items()}})
+        console.answer_json(
+            {"channels": {name: _readings(each) for name, each in probing.by_channel(readings).items()}}
+        )
     else:
         _table(probing.by_channel(readings))
     missing = {each.channel for each in readings} - set(ranked)
@@ -115,29 +117,29 @@ def use(names: tuple[str, ...], conda: bool, pip: bool, uv: bool, dry_run: bool,
       envtool mirror use tuna --conda --pip --dry-run
       envtool mirror use --undo
     """
-    from envtool.mirroring import edits
-    from envtool.mirroring import use as mirror_use
-    from envtool.mirroring.presets import presets
+    from envtool.mirrors import config_edits
+    from envtool.mirrors import configure as mirror_use
+    from envtool.mirrors.presets import presets
 
     if undo == bool(names):
         raise click.UsageError("give a NAME, auto or off; or --undo alone")
     if undo:
-        _done("took back", edits.undo(mirror_use.journal()), as_json=as_json)
+        _done("took back", config_edits.undo(mirror_use.journal()), as_json=as_json)
         return
     tools = [tool for tool, is_wanted in zip(mirror_use.TOOLS, (conda, pip, uv)) if is_wanted]
     known = presets()
     planned = mirror_use.plan(names, tools, known, _best(known) if tools else None)
     if dry_run:
-        report.answer(edits.diff(planned) or "nothing to change")
+        console.answer(config_edits.diff(planned) or "nothing to change")
         return
-    _done("wrote", edits.apply(planned, mirror_use.journal()), as_json=as_json)
+    _done("wrote", config_edits.apply(planned, mirror_use.journal()), as_json=as_json)
 
 
 def _best(known: dict[str, Preset]) -> Preset | None:
-    from envtool import directories
-    from envtool.fetching.cache import Cache
-    from envtool.mirroring import choice as mirror_choice
-    from envtool.mirroring.probe import ORIGIN
+    from envtool import paths as directories
+    from envtool.fetch.archive_cache import Cache
+    from envtool.mirrors import selection as mirror_choice
+    from envtool.mirrors.benchmark import ORIGIN
 
     readings = mirror_choice.recall(Cache(directories.cache()))
     usable = [each for each in readings if each.estimate_s is not None and each.name != ORIGIN and each.name in known]
@@ -154,20 +156,20 @@ def _standing(name: str, usable: Sequence[Reading]) -> tuple[int, float]:
 
 def _done(verb: str, paths: Sequence[Path], *, as_json: bool) -> None:
     if as_json:
-        report.answer_json({"changed": [str(each) for each in paths]})
+        console.answer_json({"changed": [str(each) for each in paths]})
     elif not paths:
-        report.say("nothing to change")
+        console.say("nothing to change")
     for each in paths:
-        report.say(f"{verb} {each}")
+        console.say(f"{verb} {each}")
 
 
 def _table(channels: Mapping[str, Sequence[Reading]]) -> None:
     for channel, readings in channels.items():
-        report.answer(_shown(channel))
+        console.answer(_shown(channel))
         for each in readings:
             latency = "-" if each.latency_s is None else f"{each.latency_s * 1000:.0f} ms"
-            rate = "-" if not each.bytes_per_s else f"{report.size(each.bytes_per_s)}/s"
-            report.answer(f"  {each.name:10} {latency:>9} {rate:>14}  {_note(each)}".rstrip())
+            rate = "-" if not each.bytes_per_s else f"{console.size(each.bytes_per_s)}/s"
+            console.answer(f"  {each.name:10} {latency:>9} {rate:>14}  {_note(each)}".rstrip())
 
 
 def _note(reading: Reading) -> str:

@@ -21,13 +21,13 @@ def command(lockfile_path: Path, platform: str | None, as_json: bool) -> None:
     For each: what is locked, the newest that fits with all lines, the newest that there is, and what stands in its way.
     Nothing is written; `envtool lock --upgrade` moves everything to what fits.
     """
-    from envtool import report
+    from envtool import console
     from envtool.cli.selection import chosen_platform
     from envtool.cli.solving import opened
-    from envtool.locking import refresh
-    from envtool.locking.explain import explained
-    from envtool.locking.lockfile import read_lockfile
-    from envtool.locking.outdated import outdated
+    from envtool.inspect_lock.outdated import outdated
+    from envtool.lockfile.conda_lock_v1 import read_lockfile
+    from envtool.solve import refresh
+    from envtool.solve.conflicts import explained
 
     old = read_lockfile(lockfile_path)
     request = refresh.request((), lockfile_path, old, {}, keeps_options=True)
@@ -35,7 +35,7 @@ def command(lockfile_path: Path, platform: str | None, as_json: bool) -> None:
     with opened(request) as sources, explained(request, sources):
         found = outdated(old, request, chosen, sources)
     if as_json:
-        report.answer_json([asdict(each) for each in found])
+        console.answer_json([asdict(each) for each in found])
         return
     rows = [("package", "locked", "fits", "newest", "held by"), *(
         (f"{each.name} (pip)" if each.manager == "pip" else each.name, each.locked, each.fits or "-", each.newest,
@@ -46,6 +46,6 @@ def command(lockfile_path: Path, platform: str | None, as_json: bool) -> None:
     own = sum(each.is_own for each in found)
     for number, row in enumerate(rows if found else ()):
         if number == own + 1 and own > 0:
-            report.answer("")
-        report.answer("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[4]]).rstrip())
-    report.say(f"{len(found)} of the packages for {chosen} have a newer version, {own} of them are asked for by name")
+            console.answer("")
+        console.answer("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[4]]).rstrip())
+    console.say(f"{len(found)} of the packages for {chosen} have a newer version, {own} of them are asked for by name")

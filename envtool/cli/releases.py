@@ -75,21 +75,21 @@ def apply(
       envtool deploy apply /srv/envserve
       envtool deploy apply /srv/envserve -f conda-lock.yml --keep 5
     """
-    from envtool import directories, report
+    from envtool import console, paths
     from envtool.deploy.apply import Wishes
     from envtool.deploy.apply import apply as carry_out
-    from envtool.deploy.root import Root
-    from envtool.fetching.cache import Cache
-    from envtool.locking.completion import read_complete
-    from envtool.prefixes.request import Request
+    from envtool.deploy.release_directory import Root
+    from envtool.fetch.archive_cache import Cache
+    from envtool.install.request import Request
+    from envtool.solve.md5_completion import read_complete
 
     lockfile = read_complete(lockfile_path, is_offline=offline)
     words = shlex.join(["envtool", *sys.argv[1:]])
     request = Request(lockfile, platform or this_platform(), categories, words, is_offline=offline)
     wishes = Wishes(app, app_dir, health, limit_s, keep)
     place = Root(root)
-    with report.Display() as display:
-        outcome = carry_out(place, request, wishes, Cache(directories.cache()), display)
+    with console.Display() as display:
+        outcome = carry_out(place, request, wishes, Cache(paths.cache()), display)
     _tell(place.path, outcome, as_json=as_json)
 
 
@@ -106,12 +106,12 @@ def rollback(root: Path, digest: str | None, health: str, limit_s: float, as_jso
 
     Environment, code and settings go back together. ROOT/app stays as it is: the next apply takes it again.
     """
-    from envtool import report
+    from envtool import console
     from envtool.deploy.apply import Wishes, roll_back
-    from envtool.deploy.root import Root
+    from envtool.deploy.release_directory import Root
 
     place = Root(root)
-    with report.Display() as display:
+    with console.Display() as display:
         outcome = roll_back(place, digest, Wishes(health=health, limit_s=limit_s), display)
     _tell(place.path, outcome, as_json=as_json)
 
@@ -123,29 +123,29 @@ def rollback(root: Path, digest: str | None, health: str, limit_s: float, as_jso
 @click.pass_context
 def status(ctx: click.Context, root: Path, health: str, as_json: bool) -> None:
     """Show the releases in ROOT and what runs; exit code 1 unless the current release serves and is well."""
-    from envtool import report
-    from envtool.deploy.root import Root
+    from envtool import console
+    from envtool.deploy.release_directory import Root
     from envtool.deploy.status import look
 
     found = look(Root(root), health)
     if as_json:
         releases = [{"digest": each.digest, **asdict(each)} for each in found.releases]
-        report.answer_json({**asdict(found), "releases": releases, "is_well": found.trouble is None})
+        console.answer_json({**asdict(found), "releases": releases, "is_well": found.trouble is None})
     else:
         for each in found.releases:
             mark = "*" if each.digest == found.current else " "
             app = f", app {each.app_digest[:12]}" if each.app_digest else ""
             parts = f"environment {each.env_digest[:12]}, {each.package_count} packages{app}"
-            report.answer(f"{mark} {each.digest[:12]}  made {each.made}  {parts}")
+            console.answer(f"{mark} {each.digest[:12]}  made {each.made}  {parts}")
         for process in found.running:
             where = ", ".join(process.listeners)
-            report.answer(f"master {process.pid} serves {process.release[:12]} at {where}, {process.workers} workers")
-        report.say(found.trouble or "the current release serves and is well")
+            console.answer(f"master {process.pid} serves {process.release[:12]} at {where}, {process.workers} workers")
+        console.say(found.trouble or "the current release serves and is well")
     ctx.exit(0 if found.trouble is None else 1)
 
 
 def _tell(root: Path, outcome: Outcome, *, as_json: bool) -> None:
-    from envtool import report
+    from envtool import console
 
     digest = outcome.release.digest
     if as_json:
@@ -155,11 +155,11 @@ def _tell(root: Path, outcome: Outcome, *, as_json: bool) -> None:
             "env_digest": outcome.release.env_digest,
             "app_digest": outcome.release.app_digest,
         }
-        report.answer_json({**digests, "previous": outcome.previous, **said})
+        console.answer_json({**digests, "previous": outcome.previous, **said})
     elif not outcome.is_changed:
-        report.say(f"nothing to do: release {digest} is current already")
+        console.say(f"nothing to do: release {digest} is current already")
     else:
         before = f", before it {outcome.previous}" if outcome.previous else ""
-        report.say(f"release {digest} is current{before}")
+        console.say(f"release {digest} is current{before}")
     if not outcome.is_serving:
-        report.say(f"nothing serves it yet: systemctl start it, or run {root}/start")
+        console.say(f"nothing serves it yet: systemctl start it, or run {root}/start")

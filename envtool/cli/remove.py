@@ -15,13 +15,13 @@ from envtool.cli.options import name_option, prefix_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def command(name: str | None, path: Path | None, yes: bool) -> None:
     """Remove an environment with everything in it. What it was made from stays in the cache."""
-    from envtool import report
-    from envtool.prefixes.environments import remove
-    from envtool.prefixes.prefix import find_prefix
+    from envtool import console
+    from envtool.prefix.environments import remove
+    from envtool.prefix.prefix import find_prefix
 
     prefix = find_prefix(name, path)
     prefix.refuse_foreign()
     if not yes:
         click.confirm(f"remove {prefix.path} and everything in it?", abort=True, err=True)
     remove(prefix)
-    report.say(f"removed {prefix.path}")
+    console.say(f"removed {prefix.path}")

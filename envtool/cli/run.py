@@ -22,7 +22,7 @@ def command(name: str | None, path: Path | None, argv: tuple[str, ...]) -> None:
     Example:
       envtool run -n quickstart -- python -c "import torch; print(torch.__version__)"
     """
-    from envtool.prefixes.activate import run
-    from envtool.prefixes.prefix import find_prefix
+    from envtool.prefix.activate import run
+    from envtool.prefix.prefix import find_prefix
 
     run(find_prefix(name, path), argv)

@@ -9,7 +9,7 @@ import click
 from envtool.errors import EnvtoolError
 
 if TYPE_CHECKING:
-    from envtool.locking.lockfile import Lockfile
+    from envtool.lockfile.conda_lock_v1 import Lockfile
 
 platform_option = click.option(
     "-p", "--platform", help="The platform.  [default: the lock's only one, or this machine's]"

@@ -17,7 +17,7 @@ def command(shell: str) -> None:
     In ~/.zshrc:                   eval "$(envtool shell-hook zsh)"
     In ~/.config/fish/config.fish: envtool shell-hook fish | source
     """
-    from envtool import report
-    from envtool.prefixes.activate import hook
+    from envtool import console
+    from envtool.prefix.activate import hook
 
-    report.answer(hook(shell))
+    console.answer(hook(shell))

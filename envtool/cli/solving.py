@@ -7,20 +7,20 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from envtool.locking.lock import LockRequest
-    from envtool.locking.solution import Sources
+    from envtool.solve.lock import LockRequest
+    from envtool.solve.solution import Sources
 
 
 @contextmanager
 def opened(request: LockRequest) -> Iterator[Sources]:
     """Where packages come from, with the display on which the progress is shown."""
-    from envtool import directories, report
-    from envtool.fetching.cache import Cache
-    from envtool.locking.conda import Repodata
-    from envtool.locking.solution import Sources
-    from envtool.locking.solve import repodata_urls
-    from envtool.mirroring import choice as mirror_choice
+    from envtool import console, paths
+    from envtool.fetch.archive_cache import Cache
+    from envtool.mirrors import selection as mirror_choice
+    from envtool.solve.conda_solver import Repodata
+    from envtool.solve.solution import Sources
+    from envtool.solve.solve import repodata_urls
 
-    with report.Display() as display:
-        known = mirror_choice.for_urls(repodata_urls(request.spec), Cache(directories.cache()), display)
-        yield Sources(Repodata(directories.repodata_cache(), known), known, display)
+    with console.Display() as display:
+        known = mirror_choice.for_urls(repodata_urls(request.spec), Cache(paths.cache()), display)
+        yield Sources(Repodata(paths.repodata_cache(), known), known, display)

@@ -35,11 +35,11 @@ def command(
 
     Sizes are those of the archives, where this machine knows them. `(*)` marks what is shown in full above.
     """
-    from envtool import report
+    from envtool import console
     from envtool.cli.selection import chosen_categories, chosen_platform
-    from envtool.locking import facts, tree
-    from envtool.locking.graph import graph
-    from envtool.locking.lockfile import read_lockfile
+    from envtool.inspect_lock import package_metadata, tree
+    from envtool.inspect_lock.graph import graph
+    from envtool.lockfile.conda_lock_v1 import read_lockfile
 
     if reverse and package is None:
         raise click.UsageError("--reverse needs a PACKAGE")
@@ -48,10 +48,10 @@ def command(
     whole = graph(lockfile, chosen, chosen_categories(lockfile, categories))
     key = whole.find(package) if package else None
     if package and key is None:
-        report.say(f"{package} is not in the lock for {chosen}")
+        console.say(f"{package} is not in the lock for {chosen}")
         ctx.exit(1)
     shown = whole.reversed() if reverse else whole
-    known = {} if no_sizes else facts.look_up(list(whole.packages.values()), is_offline=True)
+    known = {} if no_sizes else package_metadata.look_up(list(whole.packages.values()), is_offline=True)
     roots = [key] if key else sorted(whole.requested, key=lambda each: each[1])
     if as_json:
         entries = [
@@ -62,10 +62,10 @@ def command(
             }
             for one, each in shown.packages.items()
         ]  # fmt: skip
-        report.answer_json({"platform": chosen, "roots": [name for _, name in roots], "packages": entries})
+        console.answer_json({"platform": chosen, "roots": [name for _, name in roots], "packages": entries})
         return
     for line in tree.lines(shown, roots, known, depth):
-        report.answer(line)
+        console.answer(line)
     sizes = [each.size_bytes for each in known.values() if each.size_bytes]
-    total = f", {report.size(sum(sizes))} in the {len(sizes)} whose size is known" if sizes else ""
-    report.say(f"{len(whole.packages)} packages for {chosen}{total}")
+    total = f", {console.size(sum(sizes))} in the {len(sizes)} whose size is known" if sizes else ""
+    console.say(f"{len(whole.packages)} packages for {chosen}{total}")

@@ -11,8 +11,8 @@ import click
 from envtool.cli.options import file_option, json_option, name_option, prefix_option
 
 if TYPE_CHECKING:
-    from envtool.prefixes.prefix import Prefix
-    from envtool.prefixes.verify import VerifyReport
+    from envtool.prefix.prefix import Prefix
+    from envtool.verify.verify import VerifyReport
 
 _SHOWN = 40
 
@@ -47,21 +47,21 @@ def command(
     With --rebuild they are compared with a second environment, made from the lock in a temporary directory: the
     reproducibility check for CI.
     """
-    from envtool import directories, report
-    from envtool.fetching.cache import Cache
-    from envtool.locking.completion import read_complete
-    from envtool.prefixes.prefix import find_prefix
-    from envtool.prefixes.verify import verify
+    from envtool import console, paths
+    from envtool.fetch.archive_cache import Cache
+    from envtool.prefix.prefix import find_prefix
+    from envtool.solve.md5_completion import read_complete
+    from envtool.verify.verify import verify
 
     prefix = find_prefix(name, path)
     lockfile = read_complete(lockfile_path)
     receipt = prefix.require_whole()
     locked = lockfile.select(receipt.platform, receipt.categories)
-    cache = Cache(directories.cache())
-    with report.Display() as display:
+    cache = Cache(paths.cache())
+    with console.Display() as display:
         result = verify(prefix, locked, cache, display)
         if rebuild:
-            from envtool.prefixes.rebuild import compare_with_rebuilt
+            from envtool.install.rebuild import compare_with_rebuilt
 
             result = compare_with_rebuilt(prefix, lockfile, result, cache, display)
     _tell(prefix, result, junit, is_github=github, as_json=as_json)
@@ -69,17 +69,17 @@ def command(
 
 
 def _tell(prefix: Prefix, result: VerifyReport, junit: Path | None, *, is_github: bool, as_json: bool) -> None:
-    from envtool import report
-    from envtool.files import write_atomically
-    from envtool.prefixes.findings import as_github, as_junit, as_text
+    from envtool import console
+    from envtool.atomic_files import write_atomically
+    from envtool.verify.findings import as_github, as_junit, as_text
 
     if junit:
         write_atomically(junit, as_junit(result.findings, str(prefix.path), result.file_count))
     if as_json:
-        report.answer_json({**asdict(result), "prefix": str(prefix.path), "is_equal": result.is_equal})
+        console.answer_json({**asdict(result), "prefix": str(prefix.path), "is_equal": result.is_equal})
         return
     if result.findings:
-        report.answer(as_github(result.findings, str(prefix.path)) if is_github else as_text(result.findings, _SHOWN))
+        console.answer(as_github(result.findings, str(prefix.path)) if is_github else as_text(result.findings, _SHOWN))
     verdict = "exactly what the lock says" if result.is_equal else f"{len(result.findings)} findings"
-    report.say(f"{result.file_count} files, {report.size(result.size_bytes)}: {verdict}")
-    report.say(f"env digest {result.env_digest}")
+    console.say(f"{result.file_count} files, {console.size(result.size_bytes)}: {verdict}")
+    console.say(f"env digest {result.env_digest}")

@@ -29,23 +29,23 @@ def command(
 
     Exit code 1 when it is not in the lock.
     """
-    from envtool import report
+    from envtool import console
     from envtool.cli.selection import chosen_categories, chosen_platform
-    from envtool.locking.graph import graph
-    from envtool.locking.lockfile import read_lockfile
+    from envtool.inspect_lock.graph import graph
+    from envtool.lockfile.conda_lock_v1 import read_lockfile
 
     lockfile = read_lockfile(lockfile_path)
     chosen = chosen_platform(lockfile, platform)
     whole = graph(lockfile, chosen, chosen_categories(lockfile, categories))
     key = whole.find(package)
     if key is None:
-        report.say(f"{package} is not in the lock for {chosen}")
+        console.say(f"{package} is not in the lock for {chosen}")
         ctx.exit(1)
     chains = whole.chains(key)
     locked = whole.packages[key]
     if as_json:
         found = [[name for _, name in chain] for chain in chains]
-        report.answer_json(
+        console.answer_json(
             {"name": locked.name, "version": locked.version, "requested": whole.requested.get(key), "chains": found}
         )
         return
@@ -54,5 +54,5 @@ def command(
         for needing, needed in zip(chain, chain[1:]):
             constraint = whole.constraint(needing, needed)
             steps.append(f"{needed[1]} {constraint}".rstrip())
-        report.answer(" → ".join(steps))
-    report.say(f"{locked.name} {locked.version} is in the lock for {chosen} because of {len(chains)} of the lines")
+        console.answer(" → ".join(steps))
+    console.say(f"{locked.name} {locked.version} is in the lock for {chosen} because of {len(chains)} of the lines")

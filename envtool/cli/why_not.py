@@ -21,12 +21,12 @@ def command(ctx: click.Context, spec: str, lockfile_path: Path, platform: str | 
 
     Exit code 1 when nothing is: then it says what would move.
     """
-    from envtool import report
+    from envtool import console
     from envtool.cli.selection import chosen_platform
     from envtool.cli.solving import opened
-    from envtool.locking import refresh
-    from envtool.locking.lockfile import read_lockfile
-    from envtool.locking.why_not import why_not
+    from envtool.inspect_lock.why_not import why_not
+    from envtool.lockfile.conda_lock_v1 import read_lockfile
+    from envtool.solve import refresh
 
     old = read_lockfile(lockfile_path)
     request = refresh.request((), lockfile_path, old, {}, keeps_options=True)
@@ -35,11 +35,11 @@ def command(ctx: click.Context, spec: str, lockfile_path: Path, platform: str | 
         found = why_not(spec, old, request, chosen, sources)
     if as_json:
         moved = [str(each) for each in found.moves]
-        report.answer_json({"spec": spec, "fits": found.reason is None, "reason": found.reason, "moves": moved})
+        console.answer_json({"spec": spec, "fits": found.reason is None, "reason": found.reason, "moves": moved})
     elif found.reason is not None:
-        report.answer(found.reason)
+        console.answer(found.reason)
     else:
         for each in found.moves:
-            report.answer(f"would move {each}")
-        report.say(f"{spec} fits for {chosen}" + ("" if found.moves else ", and nothing would move"))
+            console.answer(f"would move {each}")
+        console.say(f"{spec} fits for {chosen}" + ("" if found.moves else ", and nothing would move"))
     ctx.exit(0 if found.reason is not None else 1)

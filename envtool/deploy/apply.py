@@ -7,20 +7,20 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from envtool.deploy import application, handover, masters
-from envtool.deploy.kinds import find_kind
-from envtool.deploy.root import Release, Root, lock_id
-from envtool.deploy.trial import try_out
+from envtool.atomic_files import write_atomically
+from envtool.console import Display, say
+from envtool.deploy import app_snapshot, gunicorn_handover, gunicorn_masters
+from envtool.deploy.release_directory import Release, Root, lock_id
+from envtool.deploy.smoke_test import try_out
+from envtool.deploy.templates import find_kind
 from envtool.errors import DeployError
-from envtool.fetching.cache import Cache
-from envtool.files import write_atomically
-from envtool.prefixes import environments
-from envtool.prefixes.create import create
-from envtool.prefixes.prefix import Prefix, State
-from envtool.prefixes.request import Request
-from envtool.prefixes.shells import activation_script
-from envtool.render import render
-from envtool.report import Display, say
+from envtool.fetch.archive_cache import Cache
+from envtool.install.create import create
+from envtool.install.request import Request
+from envtool.prefix import environments
+from envtool.prefix.prefix import Prefix, State
+from envtool.prefix.shells import activation_script
+from envtool.templates import render
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ def apply(root: Root, request: Request, wishes: Wishes, cache: Cache, display: D
         DeployError: The release is not well; what served before serves.
     """
     with root.locked():
-        handover.settle(root)
+        gunicorn_handover.settle(root)
         _write_scripts(root, wishes)
-        release = _make(root, request, application.take(root, wishes.app_dir), cache, display)
+        release = _make(root, request, app_snapshot.take(root, wishes.app_dir), cache, display)
         outcome = _put_in_place(root, release, wishes, display)
         if outcome.is_changed or release.digest not in root.order():
             root.note_applied(release.digest, outcome.previous)
@@ -96,7 +96,7 @@ def roll_back(root: Root, digest: str | None, wishes: Wishes, display: Display) 
         DeployError: There is no such release, or it is not well.
     """
     with root.locked():
-        handover.settle(root)
+        gunicorn_handover.settle(root)
         return _put_in_place(root, root.releases()[_earlier(root, digest)], wishes, display)
 
 
@@ -146,7 +146,7 @@ class _Environment:
 
 
 def _environment(root: Root, request: Request, name: str, cache: Cache, display: Display) -> _Environment:
-    needed = {root.current(), *(each.release for each in masters.masters(root.run))}
+    needed = {root.current(), *(each.release for each in gunicorn_masters.masters(root.run))}
     # What is being served is not touched.
     served = [each for digest, each in root.releases().items() if digest in needed]
     known = next((each for each in served if each.lock_id == name), None)
@@ -162,7 +162,7 @@ def _environment(root: Root, request: Request, name: str, cache: Cache, display:
 
 def _put_in_place(root: Root, release: Release, wishes: Wishes, display: Display) -> Outcome:
     previous, digest = root.current(), release.digest
-    running = masters.masters(root.run)
+    running = gunicorn_masters.masters(root.run)
     if previous == digest and all(each.release == digest for each in running):
         return Outcome(release, previous, is_changed=False, is_serving=bool(running))
     serving = running[-1] if running else None
@@ -176,15 +176,15 @@ def _put_in_place(root: Root, release: Release, wishes: Wishes, display: Display
     return Outcome(release, previous, is_changed=True, is_serving=True)
 
 
-def _hand_over(root: Root, serving: masters.Master, digest: str, wishes: Wishes) -> None:
-    handover.hand_over(root, serving, digest, wishes.limit_s)
-    trouble = handover.check(root, wishes.health)
+def _hand_over(root: Root, serving: gunicorn_masters.Master, digest: str, wishes: Wishes) -> None:
+    gunicorn_handover.hand_over(root, serving, digest, wishes.limit_s)
+    trouble = gunicorn_handover.check(root, wishes.health)
     if trouble is None:
         return
     say(f"release {digest} serves, but is not well: {trouble}; returning to {serving.release}")
-    newcomer = masters.masters(root.run)
+    newcomer = gunicorn_masters.masters(root.run)
     if newcomer:
-        handover.hand_over(root, newcomer[-1], serving.release, wishes.limit_s)
+        gunicorn_handover.hand_over(root, newcomer[-1], serving.release, wishes.limit_s)
     else:
         root.set_current(serving.release)
     raise DeployError(
@@ -195,10 +195,10 @@ def _hand_over(root: Root, serving: masters.Master, digest: str, wishes: Wishes)
 
 def _clean(root: Root, keep: int) -> None:
     known = root.releases()
-    needed = {root.current(), *(each.release for each in masters.masters(root.run)), *list(known)[-keep:]}
+    needed = {root.current(), *(each.release for each in gunicorn_masters.masters(root.run)), *list(known)[-keep:]}
     for digest in known.keys() - needed:
         root.forget(digest)
-    application.clean(root)
+    app_snapshot.clean(root)
     used = {each.lock_id for each in root.releases().values()}
     for directory in root.environments.iterdir():
         if directory.name not in used:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from envtool.deploy import handover, masters
-from envtool.deploy.root import Release, Root
+from envtool.deploy import gunicorn_handover, gunicorn_masters
+from envtool.deploy.release_directory import Release, Root
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ def look(root: Root, path: str) -> Status:
         path: What is asked to see whether it is well.
     """
     found = []
-    for each in masters.masters(root.run):
-        word = masters.word_of(root.run, each.pid)
-        ready = masters.ready_workers(root.run, each.pid)
+    for each in gunicorn_masters.masters(root.run):
+        word = gunicorn_masters.word_of(root.run, each.pid)
+        ready = gunicorn_masters.ready_workers(root.run, each.pid)
         found.append(Running(each.pid, each.release, ready, word.listeners if word else ()))
     current = root.current()
     return Status(current, tuple(root.releases().values()), tuple(found), _trouble(root, current, found, path))
@@ -67,4 +67,4 @@ def _trouble(root: Root, current: str | None, running: list[Running], path: str)
         return "a hand-over is going on, or was broken off; the next apply settles it"
     if running[0].release != current:
         return f"release {running[0].release} runs, which is not the current one"
-    return handover.check(root, path)
+    return gunicorn_handover.check(root, path)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import urlsplit
 
-from envtool.doctor.facts import Facts, Needs, Place
+from envtool.artifacts import link_scripts as scripts
+from envtool.console import size
 from envtool.doctor.finding import Finding, Severity
+from envtool.doctor.machine_facts import Facts, Needs, Place
 from envtool.doctor.nvidia import Fit, driver_for, fit, least_driver_for
-from envtool.doctor.surroundings import check_conda, check_python
-from envtool.prefixes import link_scripts as scripts
-from envtool.prefixes.prefix import LONGEST_PATH_BYTES
-from envtool.report import size
+from envtool.doctor.user_config_checks import check_conda, check_python
+from envtool.prefix.prefix import LONGEST_PATH_BYTES
 
 _ERROR, _WARNING, _NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 _FEW_FILES = 200_000

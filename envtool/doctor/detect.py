@@ -16,15 +16,15 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from envtool import directories
-from envtool.doctor.facts import Clock, Conda, Facts, Gpu, Inotify, Place, Reach
-from envtool.document import Document
+from envtool import paths
+from envtool.doctor.machine_facts import Clock, Conda, Facts, Gpu, Inotify, Place, Reach
 from envtool.errors import EnvtoolError
-from envtool.fetching import network
-from envtool.fetching.patience import Patience
-from envtool.mirroring import condarc, probe
-from envtool.mirroring.presets import Preset
-from envtool.prefixes import link
+from envtool.fetch import client
+from envtool.fetch.timeouts import Patience
+from envtool.mirrors import benchmark, condarc
+from envtool.mirrors.presets import Preset
+from envtool.prefix import rattler
+from envtool.yaml_document import Document
 
 _PROC = Path("/proc")
 _DRIVER = re.compile(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s")
@@ -44,9 +44,9 @@ def detect(urls: Sequence[str], presets: Sequence[Preset], limit_s: float | None
     is_asked = limit_s is not None
     return Facts(
         environ=environ,
-        virtual_packages=link.detect_virtual_packages(),
+        virtual_packages=rattler.detect_virtual_packages(),
         gpu=_gpu(),
-        places=(_place(directories.cache(), "cache"), _place(directories.home() / "envs", "environments")),
+        places=(_place(paths.cache(), "cache"), _place(paths.home() / "envs", "environments")),
         inotify=_inotify(),
         encoding=sys.getfilesystemencoding(),
         has_locale=_has_locale(),
@@ -142,12 +142,12 @@ def _trouble_with(proxy: str) -> str | None:
 
 
 def _reach(urls: Sequence[str], presets: Sequence[Preset], limit_s: float) -> tuple[Reach, ...]:
-    places = probe.candidates(urls, presets)
+    places = benchmark.candidates(urls, presets)
     found = []
-    for channel, readings in probe.by_channel(probe.measure(places, limit_s)).items():
+    for channel, readings in benchmark.by_channel(benchmark.measure(places, limit_s)).items():
         answering = tuple(each.name for each in readings if each.estimate_s is not None)
         reasons = {each.name: each.reason or "nothing came" for each in readings if each.estimate_s is None}
-        found.append(Reach(network.without_credentials(channel), len(readings), answering, reasons))
+        found.append(Reach(client.without_credentials(channel), len(readings), answering, reasons))
     return tuple(found)
 
 
@@ -158,10 +158,10 @@ def _clock(urls: Sequence[str], limit_s: float) -> Clock | None:
     patience = Patience(connect_timeout_s=limit_s / 2, read_timeout_s=limit_s / 2)
     for host in hosts:
         with contextlib.suppress(EnvtoolError):
-            date = network.date(host, patience)
+            date = client.date(host, patience)
             skew_s = skew_of(date, time.time()) if date else None
             if skew_s is not None:
-                return Clock(network.without_credentials(host), skew_s)
+                return Clock(client.without_credentials(host), skew_s)
     return None
 
 

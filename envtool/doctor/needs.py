@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from envtool.doctor.facts import Needs
-from envtool.locking.lockfile import LockedPackage
-from envtool.prefixes.machine import find_lacks
-from envtool.prefixes.space import UNPACKED_FACTOR, with_overhead
+from envtool.doctor.machine_facts import Needs
+from envtool.install.disk_space import UNPACKED_FACTOR, with_overhead
+from envtool.install.virtual_package_check import find_lacks
+from envtool.lockfile.conda_lock_v1 import LockedPackage
 
 # What says it best comes first: a channel may have a cuda-version that is newer than the CUDA in use.
 _CONDA_CUDA = ("pytorch-cuda", "cuda-cudart", "cudatoolkit", "cuda-version")

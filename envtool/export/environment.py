@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from envtool.building.repository import is_repository
-from envtool.document import dump
-from envtool.locking.inputs import INPUTS_KEY
-from envtool.locking.lockfile import LockedPackage, Lockfile, read_json_metadata
+from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile, read_json_metadata
+from envtool.lockfile.git_url import is_repository
+from envtool.solve.recorded_inputs import INPUTS_KEY
+from envtool.yaml_document import dump
 
 _PUBLIC = "https://conda.anaconda.org/"
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from envtool.building.repository import is_repository
-from envtool.locking.lockfile import LockedPackage
+from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.lockfile.git_url import is_repository
 
 
 def explicit(packages: Sequence[LockedPackage], platform: str, *, with_sha256: bool) -> str:

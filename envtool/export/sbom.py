@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from envtool.building.repository import is_repository, parse
-from envtool.fetching.credentials import strip
-from envtool.locking.facts import Facts, look_up
-from envtool.locking.graph import Graph, graph
-from envtool.locking.lockfile import LockedPackage, Lockfile
+from envtool.fetch.url_credentials import strip
+from envtool.inspect_lock.graph import Graph, graph
+from envtool.inspect_lock.package_metadata import Facts, look_up
+from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
+from envtool.lockfile.git_url import is_repository, parse
 
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component

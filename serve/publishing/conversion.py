@@ -1,6 +1,6 @@
 """On the trainer's side: a state dict that torch.save wrote becomes safetensors, which run no code when they are read.
 
-Needs torch and safetensors, so only `serve.publishing.source` imports it, and only when there is something to convert.
+Needs torch and safetensors, so only `serve.publishing.converted_source` imports it, and only when there is something to convert.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import safetensors
 import safetensors.torch
 import torch
 
+from serve.checkpoint.formats import SAFETENSORS
 from serve.errors import CheckpointError
-from serve.loading import bundle, weights
-from serve.loading.fitting import strip_wrappers
-from serve.loading.formats import SAFETENSORS
-from serve.loading.ties import storage_of
+from serve.model import state_dicts, weights
+from serve.model.name_mapping import strip_wrappers
+from serve.model.tied_weights import storage_of
 from serve.publishing import tensors_only
 
 # The code of what is a whole state dict, but nothing that safetensors can hold.
@@ -49,8 +49,8 @@ def convert(
         with safetensors.safe_open(str(source), "pt") as opened:
             metadata = opened.metadata()
     found, left_out = _read(source, format, may_unpickle)
-    states = bundle.states_in(found) if key is None else bundle.states_in(found, passed_over=None)
-    taken, state = bundle.choose(states, key)
+    states = state_dicts.states_in(found) if key is None else state_dicts.states_in(found, passed_over=None)
+    taken, state = state_dicts.choose(states, key)
     cut = strip_wrappers(list(state)) if prefix is None else prefix
     state = _strip(state, cut, is_stated=prefix is not None)
     strangers = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
@@ -79,7 +79,7 @@ def _read(source: Path, format: str, may_unpickle: bool) -> tuple[Any, list[str]
             raise
         try:
             found, left_out = tensors_only.read(source)
-            bundle.states_in(found)
+            state_dicts.states_in(found)
         except Exception:  # the weights themselves are in an object, as those of a whole module
             raise error from None
         return found, left_out

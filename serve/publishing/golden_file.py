@@ -11,11 +11,11 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from serve.configuration.settings import load_settings
+from serve.checkpoint.manifest import Manifest
 from serve.errors import PublishError
-from serve.loading.golden import Golden, golden_issues, parse_golden
-from serve.swapping.store import Stored
-from serve.watching.manifest import Manifest
+from serve.model.golden_check import Golden, golden_issues, parse_golden
+from serve.settings.settings import load_settings
+from serve.store.checkpoint_store import Stored
 
 
 def read_golden(path: Path, checkpoint: Path, model: str | None = None) -> list[dict[str, object]]:
@@ -60,7 +60,7 @@ def _ask(golden: list[Golden], checkpoint: Path, model: str | None) -> list[obje
     sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     # The trainer's own file: what a server may unpickle is that server's decision, and a signature comes after this.
     allowed = replace(settings, allowed_pickles=frozenset({sha256}), verify_key=(), memory="unchecked")
-    from serve.loading.model import ModelLoader  # brings torch
+    from serve.model.loader import ModelLoader  # brings torch
 
     stored = Stored(checkpoint, sha256, checkpoint.stat().st_size)
     predictor = ModelLoader(allowed).load(stored, Manifest()).predictor

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from serve.watching.place import Listed
+from serve.source.local import Listed
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Under gunicorn: connections, threads, batches, and an end that fails nobody."""
+"""gunicorn worker classes."""

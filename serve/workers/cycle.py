@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serve.workers.heads import Head
+from serve.workers.header_cache import Head
 
 
 class _NobodyWaits:

@@ -13,7 +13,7 @@ from typing import Any
 
 import zstandard
 
-from envtool.locking.lockfile import LockedPackage, Lockfile
+from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
 
 # conda-build pads its placeholder to 255 bytes, so that any shorter prefix fits into a binary.
 PLACEHOLDER = "/home/conda/feedstock_root/build_artifacts/tool_1700000000000/_h_env" + "_placehold" * 18 + "_placeh"

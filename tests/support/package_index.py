@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from envtool.locking.conda import PackageRecord
-from envtool.locking.distributions import Provided
+from envtool.lockfile.distribution_names import Provided
+from envtool.solve.conda_solver import PackageRecord
 from tests.support.mirror_simulator import MirrorSimulator
 from tests.support.wheels import write_wheel
 

@@ -6,7 +6,7 @@ import hashlib
 import zipfile
 from pathlib import Path
 
-from envtool.locking.lockfile import LockedPackage
+from envtool.lockfile.conda_lock_v1 import LockedPackage
 
 
 def write_wheel(

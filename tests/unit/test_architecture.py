@@ -14,26 +14,30 @@ ROOT = Path(__file__).parents[2]
 
 # The one door, or the few, for each outside thing.
 DOORS = {
-    "a2wsgi": {"serve/worker.py"},
-    "uvicorn": {"serve/workers/connection.py", "serve/workers/heads.py", "serve/worker.py"},
+    "a2wsgi": {"serve/workers/event_loop_worker.py"},
+    "uvicorn": {
+        "serve/workers/http_protocol.py",
+        "serve/workers/header_cache.py",
+        "serve/workers/event_loop_worker.py",
+    },
     "gunicorn": {
-        "serve/workers/gthread.py",
-        "serve/workers/handover.py",
+        "serve/workers/thread_worker.py",
+        "serve/workers/reload_handover.py",
         "serve/workers/lingering.py",
-        "serve/worker.py",
+        "serve/workers/event_loop_worker.py",
         "envtool/channel/server.py",
     },
-    "boto3": {"envtool/channel/bucket.py"},
-    "cryptography": {"envtool/signature.py", "serve/signature.py"},
+    "boto3": {"envtool/channel/s3_storage.py"},
+    "cryptography": {"envtool/signing/ed25519.py", "serve/checkpoint/signature.py"},
     "PIL": {"serve/codec/image.py"},
     "orjson": {"serve/codec/strict_json.py"},
-    "jinja2": {"envtool/render.py"},
-    "opentelemetry": {"serve/telling/spans.py"},
-    "prometheus_client": {"serve/metrics/families.py"},
-    "rattler": {"envtool/locking/conda.py", "envtool/prefixes/link.py", "envtool/channel/index.py"},
-    "rich": {"envtool/report.py"},
-    "structlog": {"serve/telling/logs.py"},
-    "subprocess": {"envtool/process.py", "serve/telling/hook.py"},
+    "jinja2": {"envtool/templates.py"},
+    "opentelemetry": {"serve/observability/spans.py"},
+    "prometheus_client": {"serve/metrics/metric_families.py"},
+    "rattler": {"envtool/solve/conda_solver.py", "envtool/prefix/rattler.py", "envtool/channel/index.py"},
+    "rich": {"envtool/console.py"},
+    "structlog": {"serve/events/event_log.py"},
+    "subprocess": {"envtool/subprocesses.py", "serve/events/webhook.py"},
     "torch": {
         "serve/publishing/conversion.py",
         "serve/publishing/tensors_only.py",
@@ -43,10 +47,10 @@ DOORS = {
         ),
     },
     "urllib3": {f"envtool/fetching/{name}.py" for name in ("certificates", "network", "transport")},
-    "uv": {"envtool/uv.py"},
-    "werkzeug": {"envtool/channel/web.py", "serve/app/__init__.py"},
-    "watchdog": {"serve/watching/wakeup.py"},
-    "yaml": {"envtool/document.py"},
+    "uv": {"envtool/pypi/uv.py"},
+    "werkzeug": {"envtool/channel/wsgi.py", "serve/app/__init__.py"},
+    "watchdog": {"serve/source/file_events.py"},
+    "yaml": {"envtool/yaml_document.py"},
 }
 
 
@@ -139,7 +143,7 @@ LAYERS = {
     "prefixes": {"building", "channel", "fetching", "locking", "mirroring", "unpacked"},
 }
 # Reads archives and knows nothing of prefixes.
-ARCHIVES = "envtool.prefixes.dist_info"
+ARCHIVES = "envtool.artifacts.dist_info"
 
 
 @pytest.mark.parametrize("package", LAYERS)

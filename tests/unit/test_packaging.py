@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from envtool.render import render, templates
+from envtool.templates import render, templates
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from envtool.bundle.container import open_bundle
+from envtool.bundle.format import open_bundle
 from tests.functional.channel.conftest import shared_channel
 from tests.functional.prefix.conftest import User, user
 from tests.support.archives import locked

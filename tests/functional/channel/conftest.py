@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from envtool import hostlock
+from envtool import file_lock
 
 ROOT = Path(__file__).parents[3]
 INPUTS = ("pyproject.toml", "README.md", "LICENSE", "envtool", "serve", "templates", "channel")
@@ -99,7 +99,7 @@ def shared_channel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkout, 
     root = shared_directory(tmp_path_factory) / "embedded"
     report, tree, place = root / "report.json", root / "checkout" / "tree", root / "with space"
     root.mkdir(exist_ok=True)
-    with hostlock.hold(root / "lock", root):
+    with file_lock.hold(root / "lock", root):
         if not report.exists():
             shutil.rmtree(tree, ignore_errors=True)
             report.write_text(json.dumps(copy_checkout(tree).build(place)))

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from envtool import directories
-from envtool.channel import apt, archive
-from envtool.channel.recipe import PoolFile
+from envtool import paths
+from envtool.artifacts import conda_writer
+from envtool.channel.python_recipe import apt_sources
+from envtool.channel.python_recipe.recipe import PoolFile
+from envtool.console import Display
 from envtool.errors import EnvtoolError
-from envtool.fetching.cache import Cache
-from envtool.fetching.fetch import fetch
-from envtool.report import Display
+from envtool.fetch.archive_cache import Cache
+from envtool.fetch.downloader import fetch
 from tests.functional.prefix.conftest import User, user
 
 __all__ = ["user"]  # a fixture
@@ -47,11 +48,11 @@ dependencies: [bc]
 @pytest.fixture(scope="module")
 def debs() -> list[Path]:
     """Debian 12's bc and all that it needs, from where this machine's apt has them; kept in the user's cache."""
-    sources = apt.configured()
-    wanted = {each: apt.wanted(each, (), sources) for each in DEBS}
+    sources = apt_sources.configured()
+    wanted = {each: apt_sources.wanted(each, (), sources) for each in DEBS}
     try:
         with Display() as display, display.task("fetch") as task:
-            found = fetch(wanted.values(), Cache(directories.cache()), task)
+            found = fetch(wanted.values(), Cache(paths.cache()), task)
     except EnvtoolError as error:
         pytest.skip(f"no Debian archive is reached: {error}")
     return [found[wanted[each]] for each in DEBS]
@@ -72,8 +73,8 @@ def test_a_program_and_its_libraries_run_from_a_prefix(debs: list[Path], user: U
     for name in again:
         assert (user.home / "again" / name).read_bytes() == (user.home / "channel" / name).read_bytes()
     bc = next(user.home / "channel" / name for name in again if "/bc-" in name)
-    assert archive.read(bc).index["depends"] == ["__glibc >=2.14", "libreadline8 >=8.2_1.3"]
-    assert b"Upstream-Name: bc" in archive.read(bc).info["licenses/bc/copyright"]
+    assert conda_writer.read(bc).index["depends"] == ["__glibc >=2.14", "libreadline8 >=8.2_1.3"]
+    assert b"Upstream-Name: bc" in conda_writer.read(bc).info["licenses/bc/copyright"]
 
     (user.home / "environment.yml").write_text(ENVIRONMENT.format(channel=(user.home / "channel").as_uri()))
     user.run("lock")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from envtool.locking.lockfile import LockedPackage, format_lockfile
+from envtool.lockfile.conda_lock_v1 import LockedPackage, format_lockfile
 from tests.functional.prefix.conftest import Channel, User, channel, user
 from tests.support.archives import Archive, File, lock_of, locked
 from tests.support.wheels import locked_wheel, write_wheel

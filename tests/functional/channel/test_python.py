@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from envtool.channel import elf
+from envtool.channel.python_recipe import elf
 
 CLEAN = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C.UTF-8", "TERM": "xterm"}
 

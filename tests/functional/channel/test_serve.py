@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from envtool.locking.lockfile import LockedPackage
+from envtool.lockfile.conda_lock_v1 import LockedPackage
 from tests.functional.prefix.conftest import User, user
 from tests.support.archives import Archive, File, locked
 

@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from envtool.deploy.kinds import find_kind
-from envtool.locking.lockfile import LockedPackage, format_lockfile
-from envtool.render import render
+from envtool.deploy.templates import find_kind
+from envtool.lockfile.conda_lock_v1 import LockedPackage, format_lockfile
+from envtool.templates import render
 from tests.functional.deploy.conftest import run_envtool
 from tests.functional.prefix.conftest import User
 from tests.support.archives import Archive, File, lock_of, locked
@@ -127,11 +127,11 @@ class Service:
 
     def end(self) -> None:
         """End every process of the service, whoever started it."""
-        from envtool.deploy import masters
+        from envtool.deploy import gunicorn_masters
 
         for run in (self.root / "run", self.root / "run/trial"):
-            for each in masters.masters(run):
-                masters.stop(each.pid, 30)
+            for each in gunicorn_masters.masters(run):
+                gunicorn_masters.stop(each.pid, 30)
         if self.process is not None:
             self.process.wait()
             print(self.log.read_text()[-8000:])  # shown when the test failed

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from envtool.deploy import masters
+from envtool.deploy import gunicorn_masters
 from tests.functional.deploy.conftest import new_user
 from tests.functional.deploy.serving import Load, Service, nginx, release, wait_for
 from tests.functional.prefix.conftest import User
@@ -172,7 +172,7 @@ def test_rolling_back_brings_code_settings_and_environment_back_as_one(service: 
 POINTS = {
     "trying out": lambda root: (root / "run/trial/gunicorn.pid").exists(),
     "switched": lambda root: '"is_retiring": false' in read(root / "run/handover.json"),
-    "both run": lambda root: len(masters.masters(root / "run")) == 2,
+    "both run": lambda root: len(gunicorn_masters.masters(root / "run")) == 2,
     "retiring": lambda root: '"is_retiring": true' in read(root / "run/handover.json"),
 }
 
@@ -202,7 +202,7 @@ def test_an_apply_that_is_killed_is_settled_by_the_next(service: Service, names:
             process.communicate()
             service.apply(f"r{number}")
             assert service.status()["is_well"], name
-            assert not masters.masters(service.root / "run/trial"), name
+            assert not gunicorn_masters.masters(service.root / "run/trial"), name
             load.wait_for(f"r{number}")
     assert load.failures == []
 
@@ -245,7 +245,7 @@ def test_systemd_always_knows_which_process_is_the_service(service: Service) -> 
     for word in ("r1", "r2"):  # the first master was started by systemd, the second by the first
         systemd.said.clear()
         service.apply(word)
-        pids.append(masters.masters(service.root / "run")[0].pid)
+        pids.append(gunicorn_masters.masters(service.root / "run")[0].pid)
         assert wait_for(lambda: "WATCHDOG=1" in systemd.said)
         # The trial says nothing; the new master says READY=1 first, which systemd knows already, and then takes over.
         assert [each for each in systemd.said if each.startswith("MAINPID")] == [f"MAINPID={pids[-1]}"]

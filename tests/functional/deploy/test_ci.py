@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from envtool.ci import CiReport, Step, Verdict
-from envtool.ci_report import as_annotations, as_markdown
+from envtool.ci.pipeline import CiReport, Step, Verdict
+from envtool.ci.report import as_annotations, as_markdown
 from tests.functional.deploy.conftest import run_envtool, write_channel, write_environment
 from tests.functional.prefix.conftest import User
 from tests.support.archives import Archive, File

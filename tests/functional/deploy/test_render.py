@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from envtool.deploy.kinds import find_kind, kinds
+from envtool.deploy.templates import find_kind, kinds
 from envtool.errors import InvalidFileError, TemplateError
-from envtool.render import render
+from envtool.templates import render
 
 ROOT = Path(__file__).parents[3]
 PLACES = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin"])

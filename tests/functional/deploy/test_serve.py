@@ -14,7 +14,7 @@ import numpy
 import pytest
 import safetensors.numpy
 
-from serve.publish import publish
+from serve.publishing.publish import publish
 from tests.functional.deploy.serving import PATIENCE_S, Service, wait_for
 from tests.functional.prefix.conftest import User
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from envtool.deploy.kinds import find_kind
-from envtool.locking.lockfile import format_lockfile
-from envtool.render import render
+from envtool.deploy.templates import find_kind
+from envtool.lockfile.conda_lock_v1 import format_lockfile
+from envtool.templates import render
 from tests.functional.deploy import machine
 from tests.functional.deploy.machine import Machine
 from tests.functional.deploy.serving import APP, ROOT, Load, release, wait_for

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from envtool.fetching.cache import Cache
-from envtool.fetching.patience import Patience
+from envtool.fetch.archive_cache import Cache
+from envtool.fetch.timeouts import Patience
 from tests.support.mirror_simulator import MirrorSimulator
 
 CONTENT = random.Random(1).randbytes(300_000)

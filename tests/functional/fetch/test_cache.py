@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from envtool.errors import CacheError
-from envtool.fetching.cache import Cache, Wanted
-from envtool.fetching.fetch import fetch
-from envtool.fetching.patience import Patience
+from envtool.fetch.archive_cache import Cache, Wanted
+from envtool.fetch.downloader import fetch
+from envtool.fetch.timeouts import Patience
 from tests.functional.fetch.conftest import CONTENT, SHA256, Tally
 from tests.support import mirror_answers as say
 from tests.support.mirror_simulator import MirrorSimulator
@@ -29,10 +29,10 @@ FETCH = """
 import encodings.idna, os, sys
 from pathlib import Path
 from envtool.errors import EnvtoolError
-from envtool.fetching.cache import Cache, Wanted
-from envtool.fetching.fetch import fetch
-from envtool.fetching import network
-import envtool.fetching.transfer, concurrent.futures.thread
+from envtool.fetch.archive_cache import Cache, Wanted
+from envtool.fetch.downloader import fetch
+from envtool.fetch import client as network
+import envtool.fetch.transfer, concurrent.futures.thread
 if len(sys.argv) > 4:
     # All is imported before, for the interpreter may be where only root can read.
     try:

@@ -9,9 +9,9 @@ import time
 import pytest
 
 from envtool.errors import HashMismatchError, NetworkError
-from envtool.fetching.cache import Cache, Wanted
-from envtool.fetching.fetch import fetch
-from envtool.fetching.patience import Patience
+from envtool.fetch.archive_cache import Cache, Wanted
+from envtool.fetch.downloader import fetch
+from envtool.fetch.timeouts import Patience
 from tests.functional.fetch.conftest import CONTENT, SHA256, Tally
 from tests.support import mirror_answers as say
 from tests.support import mirror_simulator as sim

@@ -12,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from envtool.fetching.cache import Cache, Wanted
-from envtool.fetching.fetch import fetch
+from envtool.fetch.archive_cache import Cache, Wanted
+from envtool.fetch.downloader import fetch
 from tests.functional.fetch.conftest import Tally
 from tests.support import mirror_answers as say
 from tests.support.mirror_simulator import MirrorSimulator
@@ -22,8 +22,8 @@ FETCH = """
 import json, sys
 import urllib3  # beforehand, since that takes longer than what is to be killed
 from pathlib import Path
-from envtool.fetching.cache import Cache, Wanted
-from envtool.fetching.fetch import fetch
+from envtool.fetch.archive_cache import Cache, Wanted
+from envtool.fetch.downloader import fetch
 class Tally:
     def advance(self, amount): pass
 files = [Wanted(name, sha256, (url,)) for name, sha256, url in json.loads(sys.argv[2])]

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from envtool.artifacts import download
+from envtool.console import Display
 from envtool.errors import LockfileError
-from envtool.fetching.cache import Cache
-from envtool.fetching.patience import Patience
-from envtool.locking.lockfile import LockedPackage
-from envtool.mirroring import choice as mirror_choice
-from envtool.mirroring.mirrors import Mirrors
-from envtool.prefixes import archives
-from envtool.report import Display
+from envtool.fetch.archive_cache import Cache
+from envtool.fetch.timeouts import Patience
+from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.mirrors import selection as mirror_choice
+from envtool.mirrors.mirrors import Mirrors
 from tests.support import mirror_answers as say
 from tests.support import mirror_simulator as sim
 from tests.support.mirror_simulator import MirrorSimulator
@@ -138,12 +138,12 @@ def test_create_uses_the_quickest_and_measures_once_a_day(
         configure(home, url, '[mirrors]\nuse = "auto"\n', slow=fill(mirror), quick=fill(other))
         cache = Cache(tmp_path / "cache")
         with Display() as display:
-            paths = archives.fetch_packages([package(url + ARCHIVE)], cache, display)
+            paths = download.fetch_packages([package(url + ARCHIVE)], cache, display)
             assert paths[url + ARCHIVE].read_bytes() == CONTENT
             asked = [len(each.asked(f"cf/{ARCHIVE}")) for each in (mirror, other, origin)]
             assert asked == [1, 2, 1], "one sample from each, then the file from the quickest"
             paths[url + ARCHIVE].unlink()
-            archives.fetch_packages([package(url + ARCHIVE)], cache, display)
+            download.fetch_packages([package(url + ARCHIVE)], cache, display)
         assert [len(each.asked(f"cf/{ARCHIVE}")) for each in (mirror, other, origin)] == [1, 3, 1]
         old = json.loads((cache.root / "mirrors.json").read_text())
         (cache.root / "mirrors.json").write_text(json.dumps({**old, "measured_at": old["measured_at"] - 90_000}))
@@ -165,7 +165,7 @@ def test_named_mirrors_come_in_their_order_and_the_origin_last_or_never(
             known = mirror_choice.for_urls(urls, cache, display)
             assert known.for_url(urls[0]) == (f"{other.url}cf/{ARCHIVE}", f"{mirror.url}cf/{ARCHIVE}", urls[0])
             assert known.for_url(urls[1])[0] == f"{other.url}packages/{WHEEL}"
-            archives.fetch_packages([package(each) for each in urls], cache, display, patience=patience)
+            download.fetch_packages([package(each) for each in urls], cache, display, patience=patience)
             assert len(origin.requests) == 2
             configure(home, url, '[mirrors]\nuse = ["two", "one"]\norigin = "never"\n', **presets)
             known = mirror_choice.for_urls(urls, cache, display)
@@ -175,7 +175,7 @@ def test_named_mirrors_come_in_their_order_and_the_origin_last_or_never(
 def test_every_package_without_a_sha256_is_named(cache: Cache) -> None:
     packages = [package("https://h.example/c/noarch/a.conda", sha256=None), package("https://h.example/x", sha256=None)]
     with Display() as display, pytest.raises(LockfileError) as caught:
-        archives.fetch_packages(packages, cache, display, mirrors=Mirrors())
+        download.fetch_packages(packages, cache, display, mirrors=Mirrors())
     assert len(caught.value.issues) == 2
 
 
@@ -189,7 +189,7 @@ def test_credentials_reach_the_mirror_and_nothing_else(
     place = mirror.url.replace("//", "//${MIRROR_USER}:${MIRROR_PASSWORD}@") + "cf/"
     configure(home, origin, '[mirrors]\nuse = "corp"\n', corp=place)
     with Display() as display:
-        archives.fetch_packages([package(origin + ARCHIVE)], cache, display, patience=patience)
+        download.fetch_packages([package(origin + ARCHIVE)], cache, display, patience=patience)
     expected = "Basic " + base64.b64encode(b"me:s3cret").decode()
     assert {each.authorization for each in mirror.requests} == {expected}
     lock = write_lock(home / "conda-lock.yml", origin + ARCHIVE)
@@ -203,7 +203,7 @@ def test_netrc_lets_requests_in(home: Path, mirror: MirrorSimulator, cache: Cach
     url = fill(mirror)
     (home / ".netrc").write_text("machine 127.0.0.1 login me password s3cret\n")
     with Display() as display:
-        archives.fetch_packages([package(url + ARCHIVE)], cache, display, mirrors=Mirrors())
+        download.fetch_packages([package(url + ARCHIVE)], cache, display, mirrors=Mirrors())
     assert (mirror.requests[0].authorization or "").startswith("Basic ")
 
 

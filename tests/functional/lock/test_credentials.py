@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from envtool.artifacts.download import fetch_packages
 from envtool.channel import index
-from envtool.fetching.cache import Cache
-from envtool.locking.lockfile import read_lockfile
-from envtool.mirroring.mirrors import Mirrors
-from envtool.prefixes.archives import fetch_packages
-from envtool.report import Display
+from envtool.console import Display
+from envtool.fetch.archive_cache import Cache
+from envtool.lockfile.conda_lock_v1 import read_lockfile
+from envtool.mirrors.mirrors import Mirrors
 from tests.support.archives import Archive, File
 from tests.support.wheels import write_wheel
 
@@ -120,16 +120,16 @@ def test_without_the_variables_create_names_them(envtool, write, private: _Serve
 
 
 def test_a_token_in_the_path(private: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    from envtool.fetching import credentials
+    from envtool.fetch import url_credentials
 
     monkeypatch.setenv("TOKEN", "a/b?c#d e")
-    url = credentials.expand("https://host.example/t/$TOKEN/channel")
+    url = url_credentials.expand("https://host.example/t/$TOKEN/channel")
     assert url == "https://host.example/t/a%2Fb%3Fc%23d%20e/channel"
-    assert "a/b?c" not in credentials.masked(f"{url} a/b?c#d e")
+    assert "a/b?c" not in url_credentials.masked(f"{url} a/b?c#d e")
     monkeypatch.setenv("NAME", "conda")
-    credentials.expand("https://$NAME:$TOKEN@host.example/")
-    assert credentials.masked("conda") == "conda"
-    given = credentials.with_variables(
+    url_credentials.expand("https://$NAME:$TOKEN@host.example/")
+    assert url_credentials.masked("conda") == "conda"
+    given = url_credentials.with_variables(
         "https://host.example/channel/noarch/a-1-0.conda", ["https://host.example/t/$TOKEN/channel"]
     )
     assert given == "https://host.example/t/$TOKEN/channel/noarch/a-1-0.conda"

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from envtool.locking.relay import Relay
-from envtool.mirroring.mirrors import Mirrors
+from envtool.mirrors.mirrors import Mirrors
+from envtool.solve.repodata_proxy import Relay
 from tests.support.mirror_answers import (
     Answer,
     cut_without_length,

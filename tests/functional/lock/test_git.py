@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from envtool.building import git
-from envtool.building.git_wheels import GitWheels, rebuild
-from envtool.building.repository import Repository, parse
+from envtool.console import Display
 from envtool.errors import HashMismatchError, NetworkError, SolveError
-from envtool.fetching.cache import Cache, sha256_of
-from envtool.locking.lockfile import LockedPackage, read_lockfile
-from envtool.locking.policy import Policy, cutoff
-from envtool.locking.spec import Dependency, EnvironmentSpec
-from envtool.mirroring.mirrors import Mirrors
-from envtool.report import Display
+from envtool.fetch.archive_cache import Cache, sha256_of
+from envtool.lockfile.conda_lock_v1 import LockedPackage, read_lockfile
+from envtool.lockfile.git_url import Repository, parse
+from envtool.mirrors.mirrors import Mirrors
+from envtool.source_builds import git
+from envtool.source_builds.git_wheels import GitWheels, rebuild
+from envtool.spec.environment import Dependency, EnvironmentSpec
+from envtool.spec.version_policy import Policy, cutoff
 from tests.support.git_repository import GitRepository
 from tests.support.git_server import protected, smart
 from tests.support.mirror_simulator import MirrorSimulator

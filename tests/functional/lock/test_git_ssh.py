@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from envtool.building.git_wheels import rebuild
-from envtool.fetching.cache import Cache, sha256_of
-from envtool.locking.lockfile import read_lockfile
-from envtool.report import Display
+from envtool.console import Display
+from envtool.fetch.archive_cache import Cache, sha256_of
+from envtool.lockfile.conda_lock_v1 import read_lockfile
+from envtool.source_builds.git_wheels import rebuild
 from tests.functional.lock.test_git import ENVIRONMENT
 from tests.support.git_repository import GitRepository
 from tests.support.ssh_server import SSHD, SshServer, ssh_server

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from envtool.errors import SolveError
-from envtool.locking import requirements, wheels
-from envtool.locking.requirements import Line
-from envtool.locking.wheels import Target, WheelRequest
-from envtool.mirroring.mirrors import Mirrors
+from envtool.mirrors.mirrors import Mirrors
+from envtool.pypi import resolve
+from envtool.pypi.resolve import Target, WheelRequest
+from envtool.spec import pip_requirements
+from envtool.spec.pip_requirements import Line
 from tests.support.mirror_simulator import MirrorSimulator
 from tests.support.package_index import PackageIndex
 
@@ -35,7 +36,7 @@ class Pinned:
         target = Target("linux-64", "3.9.2", "2.31")
         url = self._index_url
         request = WheelRequest(target, (line,), constraints, index_url=url, requires_hashes=requires_hashes)
-        return wheels.choose(request, Mirrors())[0].sha256
+        return resolve.choose(request, Mirrors())[0].sha256
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_constraints_have_a_say(pinned: Pinned) -> None:
 
 
 def test_where_all_hashes_are_required(pinned: Pinned) -> None:
-    found = requirements.parse([Line("--require-hashes", "environment.yml:7")], Path())
+    found = pip_requirements.parse([Line("--require-hashes", "environment.yml:7")], Path())
     assert found.requires_hashes
     assert not found.issues
     assert pinned.lock(f"idna --hash=sha256:{pinned.hash('sha256')}", requires_hashes=True)
@@ -102,6 +103,6 @@ def test_where_all_hashes_are_required(pinned: Pinned) -> None:
     ],
 )
 def test_what_cannot_be_checked_is_refused(line: str) -> None:
-    found = requirements.parse([Line(line, "environment.yml:7")], Path())
+    found = pip_requirements.parse([Line(line, "environment.yml:7")], Path())
     assert [each.place for each in found.issues] == ["environment.yml:7"]
     assert not found.requirements

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from envtool.errors import SolveError
-from envtool.locking import wheels
-from envtool.locking.wheels import Target, WheelRequest
-from envtool.mirroring import indexes, pypi
-from envtool.mirroring.mirrors import Mirrors
+from envtool.mirrors import index_failover, pip_index
+from envtool.mirrors.mirrors import Mirrors
+from envtool.pypi import resolve
+from envtool.pypi.resolve import Target, WheelRequest
 from tests.support.mirror_answers import Answer, html, reset, silent, stalled, status
 from tests.support.mirror_simulator import MirrorSimulator, closed_port_url
 from tests.support.wheels import write_wheel
@@ -43,10 +43,10 @@ def pair(tmp_path: Path) -> Iterator[tuple[MirrorSimulator, MirrorSimulator]]:
         yield first, second
 
 
-def choose(*places: str) -> list[wheels.Wheel]:
+def choose(*places: str) -> list[resolve.Wheel]:
     files = tuple(place.replace("simple/", "packages/") for place in places)
     mirrors = Mirrors({INDEX: places, FILES: files}, has_origin=False)
-    return wheels.choose(WheelRequest(Target("linux-64", "3.9.2"), ("hello-world",), index_url=INDEX), mirrors)
+    return resolve.choose(WheelRequest(Target("linux-64", "3.9.2"), ("hello-world",), index_url=INDEX), mirrors)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_what_nothing_satisfies_is_no_reason_to_ask_another(pair: tuple[MirrorSi
     first, second = pair
     mirrors = Mirrors({INDEX: (f"{first.url}simple/", f"{second.url}simple/")}, has_origin=False)
     with pytest.raises(SolveError, match="hello-world"):
-        wheels.choose(WheelRequest(Target("linux-64", "3.9.2"), ("hello-world>=9",), index_url=INDEX), mirrors)
+        resolve.choose(WheelRequest(Target("linux-64", "3.9.2"), ("hello-world>=9",), index_url=INDEX), mirrors)
     assert not second.requests
 
 
@@ -86,11 +86,11 @@ def test_presets_stand_for_the_public_index_only(monkeypatch: pytest.MonkeyPatch
     (tmp_path / "home").mkdir()
     (tmp_path / "home/config.toml").write_text('[mirrors]\nuse = ["tuna", "ustc"]\n')
     tuna, ustc = ("https://pypi.tuna.tsinghua.edu.cn/simple/", "https://mirrors.ustc.edu.cn/pypi/simple/")
-    assert indexes.candidates(None, Mirrors()) == (tuna, ustc, None)
-    assert indexes.candidates(None, Mirrors(has_origin=False)) == (tuna, ustc)
-    assert indexes.candidates("https://company.example/simple", Mirrors()) == ("https://company.example/simple",)
+    assert index_failover.candidates(None, Mirrors()) == (tuna, ustc, None)
+    assert index_failover.candidates(None, Mirrors(has_origin=False)) == (tuna, ustc)
+    assert index_failover.candidates("https://company.example/simple", Mirrors()) == ("https://company.example/simple",)
     monkeypatch.setenv("PIP_INDEX_URL", "https://company.example/simple")
-    assert indexes.candidates(None, Mirrors()) == (None,)
+    assert index_failover.candidates(None, Mirrors()) == (None,)
     monkeypatch.setenv("PIP_INDEX_URL", ustc)
-    assert indexes.candidates(None, Mirrors()) == (None, tuna)
-    assert pypi.index_of_machine() == ustc
+    assert index_failover.candidates(None, Mirrors()) == (None, tuna)
+    assert pip_index.index_of_machine() == ustc

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from envtool.locking.lockfile import LockedPackage, Lockfile, read_lockfile
+from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile, read_lockfile
 
 SERVER = """\
 name: demo

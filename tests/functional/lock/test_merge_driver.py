@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from envtool.locking.lockfile import Lockfile, read_lockfile
+from envtool.lockfile.conda_lock_v1 import Lockfile, read_lockfile
 
 BASE = "channels: [conda-forge]\nplatforms: [linux-64]\ndependencies:\n  - click\n  - python=3.9\n  - numpy=1.26\n"
 

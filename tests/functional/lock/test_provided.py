@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from envtool.errors import SolveError
-from envtool.locking import wheels
-from envtool.locking.wheels import Target, WheelRequest
-from envtool.mirroring.mirrors import Mirrors
+from envtool.mirrors.mirrors import Mirrors
+from envtool.pypi import resolve
+from envtool.pypi.resolve import Target, WheelRequest
 from tests.support.archives import Archive, File, locked
 from tests.support.mirror_simulator import MirrorSimulator
 from tests.support.package_index import PackageIndex, provided
@@ -44,7 +44,7 @@ def index(tmp_path: Path) -> Iterator[PackageIndex]:
 
 def choose(index: PackageIndex, *lines: str, **more: object) -> dict[str, str]:
     request = WheelRequest(Target("linux-64", "3.9.2"), lines, index_url=index.url, **more)  # type: ignore[arg-type]
-    return {each.name: each.version for each in wheels.choose(request, Mirrors())}
+    return {each.name: each.version for each in resolve.choose(request, Mirrors())}
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,10 @@ def test_indexes_that_only_the_machine_names_are_not_asked(
         monkeypatch.setenv("UV_INDEX", index.url)
         monkeypatch.setenv("UV_EXTRA_INDEX_URL", index.url)
 
-        def request(*lines: str, urls: tuple[str, ...] = (own.url,)) -> list[wheels.Wheel]:
+        def request(*lines: str, urls: tuple[str, ...] = (own.url,)) -> list[resolve.Wheel]:
             target = Target("linux-64", "3.9.2")
             closed = WheelRequest(target, lines, extra_index_urls=urls, allows_default_index=False)
-            return wheels.choose(closed, Mirrors())
+            return resolve.choose(closed, Mirrors())
 
         assert [each.name for each in request("ours")] == ["ours"]
         for urls in ((own.url,), ()):

@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from envtool.locking.relay import Relay
-from envtool.mirroring.mirrors import Mirrors
+from envtool.mirrors.mirrors import Mirrors
+from envtool.solve.repodata_proxy import Relay
 from tests.support.mirror_simulator import MirrorSimulator
 
 FIND_UV_AT_ONCE = """
 import sys, threading
 from concurrent.futures import ThreadPoolExecutor
-from envtool import uv
+from envtool.pypi import uv
 sys.setswitchinterval(1e-6)
 start = threading.Barrier(6)
 def run():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from envtool.locking.lockfile import LockedPackage, read_lockfile
+from envtool.lockfile.conda_lock_v1 import LockedPackage, read_lockfile
 
 ENVIRONMENT = """\
 name: demo

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from envtool.locking.lockfile import LockedPackage, format_lockfile
+from envtool.lockfile.conda_lock_v1 import LockedPackage, format_lockfile
 from tests.support.archives import PLACEHOLDER, Archive, File, lock_of, locked
 
 ROOT = Path(__file__).parents[3]

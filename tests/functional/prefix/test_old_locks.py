@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from envtool.locking.lockfile import LockedPackage
+from envtool.lockfile.conda_lock_v1 import LockedPackage
 from tests.support.archives import Archive, File, locked
 from tests.support.repodata_server import serving
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from envtool.building.git_wheels import GitWheels
-from envtool.locking.lockfile import LockedPackage
-from envtool.locking.policy import Policy
-from envtool.locking.spec import Dependency, EnvironmentSpec
-from envtool.mirroring.mirrors import Mirrors
-from envtool.report import Display
+from envtool.console import Display
+from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.mirrors.mirrors import Mirrors
+from envtool.source_builds.git_wheels import GitWheels
+from envtool.spec.environment import Dependency, EnvironmentSpec
+from envtool.spec.version_policy import Policy
 from tests.functional.prefix.conftest import ROOT, User
 from tests.support.archives import locked
 from tests.support.git_repository import GitRepository

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from envtool.locking.lockfile import LockedPackage
+from envtool.lockfile.conda_lock_v1 import LockedPackage
 from tests.functional.prefix.conftest import Channel, User
 from tests.support.archives import Archive, File, locked
 

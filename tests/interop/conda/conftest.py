@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from envtool.locking.lockfile import LockedPackage, format_lockfile, read_lockfile
+from envtool.lockfile.conda_lock_v1 import LockedPackage, format_lockfile, read_lockfile
 from tests.functional.channel.conftest import shared_channel
 from tests.functional.prefix.conftest import User
 from tests.support.archives import Archive, File

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from envtool.locking.lockfile import LockedPackage
+from envtool.lockfile.conda_lock_v1 import LockedPackage
 from tests.interop.conda.conftest import SPECS, Desk, builds, listed
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from envtool.locking.lockfile import LockedPackage
+from envtool.lockfile.conda_lock_v1 import LockedPackage
 from tests.interop.conda.conftest import SPECS, Desk, builds, history, listed
 from tests.support.real_conda import Conda
 
@@ -125,7 +125,7 @@ def test_the_names_in_our_history_are_those_that_conda_would_write(
 
 
 def names_in_history(tmp_path: Path) -> list[str]:
-    from envtool.prefixes.contents import conda_packages
+    from envtool.prefix.installed_packages import conda_packages
 
     (tmp_path / "conda-meta").mkdir()
     for number, channel in enumerate(CHANNELS):

@@ -84,7 +84,7 @@ def test_conda_lock_renders_the_urls_of_our_export(place: Path) -> None:
 
 def test_our_order_of_archives_is_one_in_which_everything_comes_after_what_it_needs(place: Path) -> None:
     from envtool.export.explicit import in_order
-    from envtool.locking.lockfile import read_lockfile
+    from envtool.lockfile.conda_lock_v1 import read_lockfile
 
     packages = in_order(read_lockfile(place / "conda-lock.yml").select("linux-64"))
     needs = {each.name: set(each.dependencies) for each in packages}
@@ -107,7 +107,7 @@ def reachable(start: str, needs: dict[str, set[str]]) -> set[str]:
 def test_py_rattler_reads_our_lock(place: Path) -> None:
     from rattler.lock import LockFile
 
-    from envtool.locking.lockfile import read_lockfile
+    from envtool.lockfile.conda_lock_v1 import read_lockfile
 
     environment = LockFile.from_path(place / "conda-lock.yml").default_environment()
     ours = read_lockfile(place / "conda-lock.yml")
@@ -131,7 +131,7 @@ def test_our_pinned_environment_is_one_that_conda_lock_can_read(place: Path) -> 
 
 
 def test_a_lock_that_conda_lock_wrote_is_read(tmp_path: Path) -> None:
-    from envtool.locking.lockfile import format_lockfile, read_lockfile
+    from envtool.lockfile.conda_lock_v1 import format_lockfile, read_lockfile
 
     shutil.copy(ROOT / "conda-lock.yml", tmp_path / "conda-lock.yml")
     code = (

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from envtool.locking.content_hash import content_hashes, remembered_hashes, virtual_package_specification
-from envtool.locking.lock import with_virtual_packages
-from envtool.locking.spec import read_spec
+from envtool.solve.content_hash import content_hashes, remembered_hashes, virtual_package_specification
+from envtool.solve.lock import with_virtual_packages
+from envtool.spec.environment import read_spec
 
 THEIRS = """\
 import json, pathlib, sys
@@ -86,8 +86,8 @@ def test_what_conda_lock_cannot_read_is_flattened_for_it(tmp_path: Path, capsys:
 
 def test_nothing_of_conda_lock_stays_imported(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from envtool.locking.content_hash import content_hashes\n"
-        "from envtool.locking.spec import read_spec\n"
+        "import sys; from pathlib import Path; from envtool.solve.content_hash import content_hashes\n"
+        "from envtool.spec.environment import read_spec\n"
         "content_hashes(read_spec([Path('environment.yml')]), {'linux-64': {}, 'osx-arm64': {}})\n"
         "print([each for each in sys.modules if each.startswith('conda_lock')])\n"
         "import conda_lock; print(conda_lock.__file__ is not None)"

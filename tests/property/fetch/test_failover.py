@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from envtool.errors import HashMismatchError, NetworkError
-from envtool.fetching.cache import Cache, Wanted
-from envtool.fetching.fetch import fetch
-from envtool.fetching.patience import Patience
+from envtool.fetch.archive_cache import Cache, Wanted
+from envtool.fetch.downloader import fetch
+from envtool.fetch.timeouts import Patience
 from tests.support import mirror_answers as say
 from tests.support.mirror_answers import Answer
 from tests.support.mirror_simulator import MirrorSimulator

@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from envtool.errors import SolveError
-from envtool.locking.conda import Repodata, SolveRequest
-from envtool.locking.lock import lock
-from envtool.locking.moves import moves
-from envtool.locking.refresh import request as request_of
-from envtool.locking.settle import hold_most
-from envtool.locking.solution import Sources
-from envtool.locking.update import update
-from envtool.mirroring.mirrors import Mirrors
+from envtool.mirrors.mirrors import Mirrors
+from envtool.solve.conda_solver import Repodata, SolveRequest
+from envtool.solve.lock import lock
+from envtool.solve.moves import moves
+from envtool.solve.refresh import request as request_of
+from envtool.solve.settle import hold_most
+from envtool.solve.solution import Sources
+from envtool.solve.update import update
 
 NAMES = [f"p{number}" for number in range(7)]
 BOUNDS = ["", " >=2", " <2", " <3", " >=3", " ==2"]

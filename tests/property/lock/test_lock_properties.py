@@ -8,15 +8,15 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envtool.document import dump
-from envtool.locking import source
-from envtool.locking.content_hash import conda_lock_modules
-from envtool.locking.diff import compare
-from envtool.locking.explain import smallest_conflict
-from envtool.locking.inputs import compare as compare_inputs
-from envtool.locking.inputs import serialize
-from envtool.locking.lockfile import LockedPackage, Lockfile, format_lockfile, parse_lockfile
-from envtool.locking.spec import Dependency, combine
+from envtool.inspect_lock.diff import compare
+from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile, format_lockfile, parse_lockfile
+from envtool.solve.conflicts import smallest_conflict
+from envtool.solve.content_hash import conda_lock_modules
+from envtool.solve.recorded_inputs import compare as compare_inputs
+from envtool.solve.recorded_inputs import serialize
+from envtool.spec import environment_yml
+from envtool.spec.environment import Dependency, combine
+from envtool.yaml_document import dump
 
 NAMES = st.text(string.ascii_lowercase + string.digits + "_-.", min_size=1, max_size=12).map(lambda text: f"p{text}")
 # Anything that a version may look like to a YAML reader: 1.0, 1e3, 0x1, 1_000, 2024.01, null.
@@ -131,8 +131,8 @@ def document(lines: list[str], comment: str) -> str:
 @given(st.permutations(LINES), st.text(string.ascii_letters, max_size=8))
 @settings(max_examples=40, deadline=None)
 def test_the_order_of_lines_and_comments_never_make_a_lock_stale(lines: list[str], comment: str) -> None:
-    first = combine([source.parse(Path("environment.yml"), document(LINES, "first"))])
-    other = combine([source.parse(Path("environment.yml"), document(lines, comment))])
+    first = combine([environment_yml.parse(Path("environment.yml"), document(LINES, "first"))])
+    other = combine([environment_yml.parse(Path("environment.yml"), document(lines, comment))])
     assert serialize(first, {}) == serialize(other, {})
     assert compare_inputs(serialize(first, {}), other, {}) == []
 
@@ -144,8 +144,8 @@ def test_a_line_that_is_there_or_not_is_always_noticed(lines: list[str], line: s
     without = [each for each in with_line if each != line]
     if not [each for each in without if "#" not in each]:
         return
-    first = combine([source.parse(Path("environment.yml"), document(with_line, ""))])
-    other = combine([source.parse(Path("environment.yml"), document(without, ""))])
+    first = combine([environment_yml.parse(Path("environment.yml"), document(with_line, ""))])
+    other = combine([environment_yml.parse(Path("environment.yml"), document(without, ""))])
     assert [each.kind for each in compare_inputs(serialize(first, {}), other, {})] == ["removed"]
     assert [each.kind for each in compare_inputs(serialize(other, {}), first, {})] == ["added"]
 

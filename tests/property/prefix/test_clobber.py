@@ -6,7 +6,7 @@ import rattler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envtool.prefixes import clobber
+from envtool.prefix import clobber
 
 SUBDIR = getattr(rattler, "Subdir", str)("linux-64")
 NAMES = [f"p{number}" for number in range(7)]

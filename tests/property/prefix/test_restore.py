@@ -7,7 +7,7 @@ import re
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from envtool.prefixes.relocation import PREFIX_TEXT, Placeholder, restore
+from envtool.artifacts.relocation import PREFIX_TEXT, Placeholder, restore
 from tests.support.archives import PLACEHOLDER
 
 HOLE = PLACEHOLDER.encode()

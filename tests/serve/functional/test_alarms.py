@@ -14,7 +14,7 @@ import pytest
 from serving import wait_until
 from trainer import ROW
 
-from serve.metrics.families import REASONS
+from serve.metrics.metric_families import REASONS
 from tests.support import debian
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -155,7 +155,7 @@ def test_workers_killed_in_each_phase(start_gated, trainer, gate, tmp_path):
 
 
 def _rows(server, tmp_path):
-    from serve.telling.operations import Operations
+    from serve.operations.operations import Operations
 
     return len(Operations(tmp_path / "store").status().workers)
 

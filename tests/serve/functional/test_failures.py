@@ -21,12 +21,12 @@ import pytest
 from serving import wait_until
 from trainer import ROW, mark, sha256_of
 
-from serve.publish import publish
+from serve.publishing.publish import publish
 
 pytestmark = pytest.mark.needs_torch
 pytest.importorskip("cryptography", reason="the extra [sign] is not installed")
 
-from serve.signature import sign, write_keys  # noqa: E402
+from serve.checkpoint.signature import sign, write_keys  # noqa: E402
 
 
 def state(bias=(1.0, 2.0), weight=None, dtype="float32"):

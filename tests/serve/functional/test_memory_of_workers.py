@@ -12,7 +12,7 @@ import numpy
 import pytest
 from serving import wait_until
 
-from serve.publish import publish
+from serve.publishing.publish import publish
 
 pytestmark = pytest.mark.needs_torch
 

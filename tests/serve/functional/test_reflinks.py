@@ -10,10 +10,10 @@ import pytest
 from serving import Load, check_answers
 from trainer import ROW, sha256_of
 
-from serve.swapping.store import Store
-from serve.watching.checkpoint import Load as Candidate
-from serve.watching.manifest import Manifest
-from serve.watching.place import Place
+from serve.checkpoint.manifest import Manifest
+from serve.source.local import Place
+from serve.source.observation import Load as Candidate
+from serve.store.checkpoint_store import Store
 from tests.support import debian
 
 SIZE_BYTES = 64 * 1024 * 1024

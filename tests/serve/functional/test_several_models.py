@@ -8,7 +8,7 @@ import pytest
 from serving import wait_until
 from trainer import ROW, mark
 
-from serve.publish import publish
+from serve.publishing.publish import publish
 
 pytestmark = pytest.mark.needs_torch
 

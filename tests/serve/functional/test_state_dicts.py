@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from trainer import sha256_of
 
-from serve.publish import Extras, publish
+from serve.publishing.publish import Extras, publish
 
 pytestmark = [pytest.mark.needs_torch, pytest.mark.filterwarnings("ignore")]
 torch = pytest.importorskip("torch")

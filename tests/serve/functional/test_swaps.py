@@ -14,7 +14,7 @@ import pytest
 from serving import Load, check_answers, wait_until
 from trainer import ROW, mark, sha256_of
 
-from serve.publish import publish
+from serve.publishing.publish import publish
 
 pytestmark = pytest.mark.needs_torch
 

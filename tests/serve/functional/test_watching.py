@@ -13,7 +13,7 @@ import pytest
 from serving import wait_until
 from trainer import ROW, mark
 
-from serve.watching.wakeup import WakeUp
+from serve.source.file_events import WakeUp
 
 # Starting to look again takes a moment on a machine that does other work too.
 SLACK_S = 5.0
@@ -31,7 +31,7 @@ def test_the_limit_of_inotify_is_reached_and_raised_again(tmp_path):
     code = """if True:
         import sys, time
         from pathlib import Path
-        from serve.watching import wakeup
+        from serve.source import file_events as wakeup
         wakeup._REBUILD_PAUSE_S = 0.2
         limit = Path("/proc/sys/user/max_inotify_instances")
         limit.write_text("0")
@@ -117,7 +117,7 @@ def test_an_observer_that_died_is_built_again(tmp_path):
 
 def test_polling_where_other_machines_write(tmp_path, monkeypatch):
     """The only thing replaced is what the kernel says of the mount: a real NFS server is not at hand."""
-    monkeypatch.setattr("serve.watching.mounts.type_of", lambda directory: "nfs4")
+    monkeypatch.setattr("serve.source.filesystem_types.type_of", lambda directory: "nfs4")
     reports = []
     waiting = WakeUp("auto", reports.append)
     for _ in range(2):

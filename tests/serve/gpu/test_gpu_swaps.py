@@ -13,19 +13,19 @@ import safetensors.numpy
 from serving import Load, wait_until
 from trainer import ROW, sha256_of
 
-from serve.configuration.settings import load_settings
+from serve.checkpoint.manifest import Manifest
+from serve.checkpoint.provenance import Provenance
 from serve.errors import MemoryShortError
-from serve.provenance import Provenance
-from serve.swapping.slot import Generation, Slot
-from serve.swapping.store import Stored
-from serve.watching.manifest import Manifest
+from serve.model.slot import Generation, Slot
+from serve.settings.settings import load_settings
+from serve.store.checkpoint_store import Stored
 
 pytestmark = [pytest.mark.gpu, pytest.mark.needs_torch]
 torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip(f"torch {torch.__version__} finds no CUDA device", allow_module_level=True)
 
-from serve.loading.model import ModelLoader  # noqa: E402
+from serve.model.loader import ModelLoader  # noqa: E402
 
 SUPPORT = Path(__file__).parents[1] / "support"
 SWAPS = 100

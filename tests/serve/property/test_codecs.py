@@ -10,9 +10,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.codec import compression, datatypes, image, npy, tensor_file, tfserving
-from serve.codec.v2 import InferRequest, RequestedOutput, TensorSpec, parse_infer, parse_raw
-from serve.codec.v2_answer import InferAnswer, encode_infer
+from serve.codec import compression, datatypes, image, npy, safetensors, tfserving
+from serve.codec.oip_request import InferRequest, RequestedOutput, TensorSpec, parse_infer, parse_raw
+from serve.codec.oip_response import InferAnswer, encode_infer
 from serve.errors import RequestError
 
 SHAPES = arrays_of.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
@@ -62,7 +62,7 @@ def test_what_npy_writes_it_reads(array, order):
 
 @given(st.dictionaries(st.text(min_size=1).filter(lambda name: name != "__metadata__"), NUMBERS, min_size=1))
 def test_what_safetensors_writes_it_reads(arrays):
-    found = tensor_file.decode(tensor_file.encode(arrays))
+    found = safetensors.decode(safetensors.encode(arrays))
     assert set(found) == set(arrays)
     for name, array in arrays.items():
         same(found[name], array)
@@ -73,7 +73,7 @@ PARSERS = {
     "v2 and bytes": lambda body: parse_infer(body, str(len(body) // 2)),
     "raw": lambda body: parse_raw(body, TensorSpec("x", "FP32", (-1, 3))),
     "npy": npy.decode,
-    "safetensors": tensor_file.decode,
+    "safetensors": safetensors.decode,
     "image": image.decode,
     "tfserving": tfserving.parse_predict,
     "gzip": lambda body: compression.decompress(body, "gzip", 1000),
@@ -81,7 +81,7 @@ PARSERS = {
 }
 SAMPLES = [
     npy.encode(np.ones((2, 3))),
-    tensor_file.encode({"x": np.ones((2, 3))}),
+    safetensors.encode({"x": np.ones((2, 3))}),
     gzip.compress(b"content" * 9),
     send({"x": np.ones((2, 3)), "t": datatypes.text_array([b"ab", b"c"])}, True)[0],
     b'{"instances": [{"a": [1, 2], "b": {"b64": "aGk="}}]}',

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serve.errors import CheckpointError
-from serve.swapping import unserved
-from serve.swapping.alone import WorkerCommitter
-from serve.swapping.ledger import Ledger
-from serve.swapping.orders import Orders
-from serve.swapping.parts import Parts
-from serve.swapping.quarantine import Quarantine
-from serve.swapping.reloader import Reloader
-from serve.swapping.slot import Slot
-from serve.swapping.store import Store
-from serve.swapping.together import HostCommitter
-from serve.swapping.unserved import Unserved
-from serve.telling.operations import Operations
-from serve.watching.remote import make_place
+from serve.model.slot import Slot
+from serve.operations.operations import Operations
+from serve.source.remote import make_place
+from serve.store.checkpoint_store import Store
+from serve.store.ledger import Ledger
+from serve.store.operator_requests import Orders
+from serve.store.quarantine import Quarantine
+from serve.swap import unserved
+from serve.swap.context import Parts
+from serve.swap.host_committer import HostCommitter
+from serve.swap.reloader import Reloader
+from serve.swap.unserved import Unserved
+from serve.swap.worker_committer import WorkerCommitter
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy
 
-from serve.configuration.settings import load_settings
+from serve.checkpoint.provenance import Provenance
 from serve.errors import InputError
-from serve.loading.predictor import ArrayForm
-from serve.provenance import Provenance
-from serve.server import Server
-from serve.swapping.slot import Generation
+from serve.gateway.server import Server
+from serve.model.predictor import ArrayForm
+from serve.model.slot import Generation
+from serve.settings.settings import load_settings
 
 
 class Times:

@@ -9,11 +9,11 @@ import json
 import os
 from pathlib import Path
 
+from serve.checkpoint.formats import detect_format, read_safetensors_interface
 from serve.errors import CheckpointError, CheckpointMovedError
-from serve.loading.formats import detect_format, read_safetensors_interface
-from serve.swapping.store import Store
-from serve.watching.checkpoint import Known, Load, Refuse, decide
-from serve.watching.place import Place
+from serve.source.local import Place
+from serve.source.observation import Known, Load, Refuse, decide
+from serve.store.checkpoint_store import Store
 
 SETTLE_S = 0.2
 

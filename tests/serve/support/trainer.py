@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy
 import safetensors.numpy
 
-from serve.publish import publish
+from serve.publishing.publish import publish
 
 ROW = [3.0, -2.0, 5.0, 7.0]
 

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from serve.app.admin import authorize, carry_out
-from serve.swapping.ledger import Entry, Ledger
-from serve.swapping.store import Store
-from serve.telling.operations import Operations
+from serve.gateway.admin import authorize, carry_out
+from serve.operations.operations import Operations
+from serve.store.checkpoint_store import Store
+from serve.store.ledger import Entry, Ledger
 
 TOKEN = "correct horse battery"
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from serve.swapping.agreement import Agreement, Standing
-from serve.swapping.ledger import Entry, Ledger
-from serve.swapping.store import Store
+from serve.store.checkpoint_store import Store
+from serve.store.ledger import Entry, Ledger
+from serve.swap.host_coordinator import Agreement, Standing
 
 FIRST = Entry(0, "a" * 64, 10, "v1", "m.pth", 1000, "seen-1")
 SECOND = replace(FIRST, sha256="b" * 64, version="v2", fingerprint="seen-2")
@@ -199,9 +199,9 @@ def test_a_forked_child_does_not_keep_a_dead_worker_alive(tmp_path):
     code = """if True:
         import os, sys, time
         from pathlib import Path
-        from serve.swapping.agreement import Agreement
-        from serve.swapping.ledger import Ledger
-        from serve.swapping.store import Store
+        from serve.swap.host_coordinator import Agreement
+        from serve.store.ledger import Ledger
+        from serve.store.checkpoint_store import Store
         root = Path(sys.argv[1])
         Agreement(root, Ledger(Store(root)), 1.0).join(0)
         if os.fork() == 0:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.workers.batcher import INLINE_S, Job, Lane, Limits, Pace, Took, run_batch
+from serve.batching.batch_queue import INLINE_S, Job, Lane, Limits, Pace, Took, run_batch
 
 
 def job(inputs=0, key="a", rows=1, run=list, since_s=0.0):

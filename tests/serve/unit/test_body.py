@@ -4,8 +4,8 @@ import io
 
 import pytest
 
-from serve.app.body import read_away, read_body
 from serve.errors import RequestError
+from serve.http.body import read_away, read_body
 
 
 @pytest.mark.parametrize("length", [0, 1, 99_999, 100_000])

@@ -6,16 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.watching.checkpoint import (
-    Identity,
-    Ignore,
-    Known,
-    Load,
-    Observation,
-    Refuse,
-    Wait,
-    decide,
-)
+from serve.source.observation import Identity, Ignore, Known, Load, Observation, Refuse, Wait, decide
 
 SHA256 = "ab" * 32
 CHECKPOINT = Identity(device=1, inode=2, size_bytes=100, mtime_ns=1000)

@@ -12,10 +12,10 @@ torch = pytest.importorskip("torch", reason="torch is not in this interpreter; r
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from serve.configuration.settings import load_settings  # noqa: E402
-from serve.loading import servable, tensors  # noqa: E402 - they bring torch
-from serve.loading.examination import Examiner  # noqa: E402
-from serve.loading.versions import Versions  # noqa: E402
+from serve.model import contract, tensors  # noqa: E402 - they bring torch
+from serve.model.examination import Examiner  # noqa: E402
+from serve.model.tensor_versions import Versions  # noqa: E402
+from serve.settings.settings import load_settings  # noqa: E402
 
 ZEROS = [[0.0] * 4]
 ONES = [[1.0, 2.0, 3.0, 4.0]]
@@ -37,9 +37,9 @@ def examine(tmp_path, built, module=None, prepare=lambda module: module, patienc
     torch.manual_seed(0)
     tensors.limit_threads(1)
     settings = load_settings({"SERVE_MODEL": "m:M", "SERVE_CHECKPOINTS": "ck"}, tmp_path).find()
-    module = prepare(module or servable.build_module(settings, built))
+    module = prepare(module or contract.build_module(settings, built))
     tensors.freeze(module)
-    predictor = servable.connect(settings, built, module)
+    predictor = contract.connect(settings, built, module)
     return Examiner(built, predictor, built.example_inputs, (), Versions(module), 32, patience_s).examine()
 
 
@@ -308,7 +308,7 @@ def compare(tmp_path, built, rows, place):
     settings = load_settings({"SERVE_MODEL": "m:M", "SERVE_CHECKPOINTS": "ck"}, tmp_path).find()
     torch.manual_seed(0)
     tensors.freeze(built)
-    predictor = servable.connect(settings, built, built)
+    predictor = contract.connect(settings, built, built)
     several = [predictor.take(torch.randn(count, 4).tolist()) for count in rows]
     parts = predictor.split(predictor.run(predictor.stack(several)), rows)
     return predictor.compare_alone(several[place], parts[place], rows, place)

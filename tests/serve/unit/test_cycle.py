@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="the extra [fast] is not in this interpreter")
 
 from serve.workers.cycle import Cycle
-from serve.workers.heads import Head
+from serve.workers.header_cache import Head
 
 
 def cycle():

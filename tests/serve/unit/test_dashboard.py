@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from serve.metrics.families import READ, Families
+from serve.metrics.metric_families import READ, Families
 
 DASHBOARD = Path(__file__).parents[3] / "templates" / "deploy" / "grafana-dashboard.json"
 _PARTS = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), "gauge": ("",)}

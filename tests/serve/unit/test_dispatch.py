@@ -10,11 +10,11 @@ import time
 import pytest
 from predictors import Times, go_live, make_server
 
-from serve.app.asgi import AsgiApp
-from serve.app.exchange import Request
-from serve.app.predict import predict
-from serve.app.routes import PREDICTION_ROUTES
-from serve.workers.dispatch import Dispatcher
+from serve.batching.scheduler import Dispatcher
+from serve.gateway.asgi_app import AsgiApp
+from serve.gateway.routes import PREDICTION_ROUTES
+from serve.http.messages import Request
+from serve.protocols.native import predict
 
 
 class Noting(Times):

@@ -14,14 +14,14 @@ torch = pytest.importorskip("torch")
 
 import safetensors.torch  # noqa: E402
 
-from serve.configuration.settings import load_settings  # noqa: E402
+from serve.checkpoint.formats import read_safetensors_interface  # noqa: E402
+from serve.checkpoint.manifest import Manifest  # noqa: E402
 from serve.errors import CheckpointError  # noqa: E402
-from serve.loading import tensors  # noqa: E402
-from serve.loading.formats import read_safetensors_interface  # noqa: E402
-from serve.loading.model import ModelLoader  # noqa: E402
-from serve.publish import Extras, publish  # noqa: E402
-from serve.swapping.store import Stored  # noqa: E402
-from serve.watching.manifest import Manifest  # noqa: E402
+from serve.model import tensors  # noqa: E402
+from serve.model.loader import ModelLoader  # noqa: E402
+from serve.publishing.publish import Extras, publish  # noqa: E402
+from serve.settings.settings import load_settings  # noqa: E402
+from serve.store.checkpoint_store import Stored  # noqa: E402
 
 BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "C64": 64, "I64": 64, "I32": 32, "I16": 16, "I8": 8}
 BITS.update({"U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8, "F4": 4})

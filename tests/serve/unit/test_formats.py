@@ -10,14 +10,14 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serve.errors import CheckpointError
-from serve.loading.formats import (
+from serve.checkpoint.formats import (
     TensorSpec,
     compare_interfaces,
     detect_format,
     read_safetensors_interface,
     require_interface,
 )
+from serve.errors import CheckpointError
 
 W = TensorSpec("F32", (2, 4))
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from serve.configuration.settings import load_settings
+from serve.checkpoint.formats import SAFETENSORS, TORCH, TORCHSCRIPT
 from serve.errors import CheckpointError
-from serve.loading import gates
-from serve.loading.formats import SAFETENSORS, TORCH, TORCHSCRIPT
+from serve.model import preload_gates
+from serve.settings.settings import load_settings
 
 SHA256 = "ab" * 32
 
@@ -38,22 +38,22 @@ def refused(code, function, *arguments):
 def test_what_is_unpickled_in_full(settings, pickle, is_allowed, is_signed, is_full):
     allowed = frozenset({SHA256} if is_allowed else ())
     settings = replace(settings, pickle=pickle, allowed_pickles=allowed)
-    assert gates.decide_pickle(settings, TORCH, SHA256, is_signed) is is_full
-    assert not gates.decide_pickle(settings, SAFETENSORS, SHA256, is_signed)
+    assert preload_gates.decide_pickle(settings, TORCH, SHA256, is_signed) is is_full
+    assert not preload_gates.decide_pickle(settings, SAFETENSORS, SHA256, is_signed)
 
 
 def test_refuse_refuses_even_what_is_allowed(settings):
     settings = replace(settings, pickle="refuse", allowed_pickles=frozenset({SHA256}))
-    refused("pickle", gates.decide_pickle, settings, TORCH, SHA256, True)
+    refused("pickle", preload_gates.decide_pickle, settings, TORCH, SHA256, True)
     for format in (SAFETENSORS, TORCHSCRIPT):
-        assert not gates.decide_pickle(settings, format, SHA256, True)
+        assert not preload_gates.decide_pickle(settings, format, SHA256, True)
 
 
 @pytest.mark.parametrize(
     ("is_shared", "is_assigned", "expected"), [(True, True, 300), (True, False, 400), (False, True, 600)]
 )
 def test_how_much_three_workers_need(is_shared, is_assigned, expected):
-    assert gates.needed_bytes(100, 3, is_shared, is_assigned) == expected
+    assert preload_gates.needed_bytes(100, 3, is_shared, is_assigned) == expected
 
 
 def test_the_warning_is_one_line_and_only_where_it_is_due():
@@ -63,5 +63,5 @@ def test_the_warning_is_one_line_and_only_where_it_is_due():
         said.append((event, facts["reason"]))
 
     for policy, weaknesses in (("weights_only", ()), ("refuse", ("CVE",)), ("trusted", ("CVE-1", "CVE-2"))):
-        gates.warn_of_pickles(policy, weaknesses, "2.5", say)
+        preload_gates.warn_of_pickles(policy, weaknesses, "2.5", say)
     assert said == [("warning", "weights_only is no boundary in torch 2.5: CVE-1, CVE-2")]

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from serve.errors import CheckpointError
-from serve.loading.golden import Golden, differences, golden_issues, parse_golden, require_golden
+from serve.model.golden_check import Golden, differences, golden_issues, parse_golden, require_golden
 
 
 @pytest.mark.parametrize(

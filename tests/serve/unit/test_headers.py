@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from serving import SUPPORT
 from trainer import ROW, sha256_of
 
-from serve.configuration.settings import load_settings
-from serve.loading.formats import SAFETENSORS, TORCH, detect_format, read_safetensors_interface
-from serve.publish import publish
-from serve.swapping.store import Store, Stored
-from serve.watching.checkpoint import Known, decide
-from serve.watching.manifest import Manifest
-from serve.watching.place import Place
-from serve.watching.remote import make_place
+from serve.checkpoint.formats import SAFETENSORS, TORCH, detect_format, read_safetensors_interface
+from serve.checkpoint.manifest import Manifest
+from serve.publishing.publish import publish
+from serve.settings.settings import load_settings
+from serve.source.local import Place
+from serve.source.observation import Known, decide
+from serve.source.remote import make_place
+from serve.store.checkpoint_store import Store, Stored
 
 NOTHING = Known(served=None, served_order=None, first_seen_s=0.0)
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -80,7 +80,7 @@ def test_a_plain_file_is_published_as_its_own_bytes(tmp_path):
 @pytest.mark.parametrize("residue", [0, 0x50, 0x80, 0xF8])
 def test_each_is_loaded(tmp_path, trainer, residue):
     pytest.importorskip("torch")
-    from serve.loading.model import ModelLoader
+    from serve.model.loader import ModelLoader
 
     path = trainer.train(1)
     right = trainer.expected(sha256_of(path))
@@ -133,7 +133,7 @@ def test_a_pickle_that_is_named_as_safetensors_is_converted(tmp_path):
     path = tmp_path / "m.safetensors"
     torch.save({"w": torch.ones(2)}, str(path))
     assert detect_format(path) == TORCH
-    from serve.publish import Extras
+    from serve.publishing.publish import Extras
 
     published = publish(path, tmp_path / "ck", extras=Extras(convert=True))
     assert read_safetensors_interface(Path(published.checkpoint))

@@ -6,10 +6,10 @@ import pytest
 
 pytest.importorskip("uvicorn")
 
-from serve.app.asgi import Table
-from serve.app.exchange import Answer
-from serve.workers import heads
-from serve.workers.heads import Heads
+from serve.gateway.asgi_app import Table
+from serve.http.messages import Answer
+from serve.workers import header_cache
+from serve.workers.header_cache import Heads
 from serve.workers.request_head import Bounds
 from serve.workers.streak import Streak
 
@@ -46,7 +46,7 @@ def test_what_is_unusual_is_left_to_uvicorn(url, field):
 
 
 def test_what_is_remembered_is_bounded(monkeypatch):
-    monkeypatch.setattr(heads, "_MOST_REMEMBERED", 10)
+    monkeypatch.setattr(header_cache, "_MOST_REMEMBERED", 10)
     known = make()
     for number in range(100):
         assert known.read(b"/predict", [(b"x-id", b"%d" % number)]).headers == {"x-id": str(number)}
@@ -57,13 +57,13 @@ def test_what_is_remembered_is_bounded(monkeypatch):
 
 def test_the_head_of_an_answer():
     answer = Answer(200, {"A": "b"}, b"")
-    assert heads.write(answer, [(b"date", b"now")], 3, True) == (
+    assert header_cache.write(answer, [(b"date", b"now")], 3, True) == (
         b"HTTP/1.1 200 OK\r\ndate: now\r\nA: b\r\ncontent-length: 3\r\n\r\n"
     )
-    assert heads.write(answer, [], 3, False).endswith(b"content-length: 3\r\nconnection: close\r\n\r\n")
+    assert header_cache.write(answer, [], 3, False).endswith(b"content-length: 3\r\nconnection: close\r\n\r\n")
     for value in ("b\r\nX: y", "b\nX: y", "b\ry"):
         with pytest.raises(ValueError, match="one line"):
-            heads.write(Answer(200, {"A": value}, b""), [], 3, True)
+            header_cache.write(Answer(200, {"A": value}, b""), [], 3, True)
 
 
 def test_only_a_connection_that_asks_on_and_on_is_alone():

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from serve.telling.hook import EventHook
+from serve.events.webhook import EventHook
 
 LINE = b'{"event": "swapped"}\n'
 

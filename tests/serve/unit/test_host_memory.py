@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from serve.errors import MemoryShortError
-from serve.loading.host_memory import Available, read_available, require
+from serve.system.host_memory import Available, read_available, require
 
 MEBIBYTE = 1024 * 1024
 MEMINFO = "MemTotal:       24684096 kB\nMemAvailable:      10240 kB\nHugePages_Total:       0\n"

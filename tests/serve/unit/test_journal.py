@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from serve.telling import journal
-from serve.telling.journal import Journal
+from serve.events import journal
+from serve.events.journal import Journal
 
 
 def line(event, **facts):

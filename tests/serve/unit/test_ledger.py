@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from serve.errors import LedgerError
-from serve.swapping.ledger import Entry, Ledger
-from serve.swapping.store import Store
+from serve.store.checkpoint_store import Store
+from serve.store.ledger import Entry, Ledger
 
 FIRST = Entry(0, "a" * 64, 10, "v1", "m.pth", 1000, "seen-1")
 SECOND = replace(FIRST, sha256="b" * 64, version="v2", fingerprint="seen-2")
@@ -82,8 +82,8 @@ def test_processes_never_share_a_number(tmp_path):
     code = """if True:
         import sys
         from pathlib import Path
-        from serve.swapping.ledger import Entry, Ledger
-        from serve.swapping.store import Store
+        from serve.store.ledger import Entry, Ledger
+        from serve.store.checkpoint_store import Store
         ledger = Ledger(Store(Path(sys.argv[1])))
         for number in range(40):
             name = f"{sys.argv[2]}-{number}"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import os
 
-from serve.telling.logs import EventLog
+from serve.events.event_log import EventLog
 
 
 def test_one_json_line_for_each_event():

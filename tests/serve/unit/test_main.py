@@ -5,7 +5,7 @@ import json
 import pytest
 
 from serve.__main__ import main
-from serve.configuration.settings import FIELDS
+from serve.settings.settings import FIELDS
 
 
 def test_publish_says_what_it_did(trainer, capsys):

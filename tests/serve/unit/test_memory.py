@@ -3,9 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from serve.swapping.ledger import Entry
-from serve.watching.checkpoint import Identity, Observation
-from serve.watching.memory import Memory
+from serve.source.observation import Identity, Observation
+from serve.store.ledger import Entry
+from serve.swap.seen_checkpoints import Memory
 
 SEEN = Observation(Path("m"), Identity(1, 2, 3, 4), Identity(5, 6, 7, 8), b"")
 GROWN = replace(SEEN, checkpoint=Identity(1, 2, 9, 4))

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve.metrics import directory
-from serve.metrics.families import READ, Reading
-from serve.metrics.host import memory_of
-from serve.metrics.meter import Meter
-from serve.metrics.observer import LATENCY_BOUNDS_S, Observer, Served
+from serve.metrics import multiprocess_directory
+from serve.metrics.collectors import memory_of
+from serve.metrics.metric_families import READ, Reading
+from serve.metrics.request_counters import LATENCY_BOUNDS_S, Observer, Served
+from serve.metrics.worker_metrics import Meter
 
 ROOT = Path(__file__).parents[3]
 OK = Served("affine", "stable", "predict", 200)
@@ -156,8 +156,8 @@ def test_the_text_keeps_prometheus_rules():
 
 SCRIPT = """
 import os, signal, sys
-from serve.metrics.meter import Meter
-from serve.metrics.observer import Served
+from serve.metrics.worker_metrics import Meter
+from serve.metrics.request_counters import Served
 meter = Meter()
 for _ in range(int(sys.argv[1])):
     meter.observer.begin("affine")
@@ -175,22 +175,22 @@ def run_worker(count, what):
 
 
 def test_workers_are_added_up_and_the_dead_keep_their_counts(tmp_path, monkeypatch):
-    monkeypatch.delenv(directory.VARIABLE, raising=False)
+    monkeypatch.delenv(multiprocess_directory.VARIABLE, raising=False)
     environ = {}
-    made = directory.make(environ, tmp_path)
-    monkeypatch.setenv(directory.VARIABLE, environ[directory.VARIABLE])
+    made = multiprocess_directory.make(environ, tmp_path)
+    monkeypatch.setenv(multiprocess_directory.VARIABLE, environ[multiprocess_directory.VARIABLE])
     pid = run_worker(5, "quietly").strip()
     before = samples(run_worker(2, "write").encode())
     ok = {**OK._asdict(), "status": "200"}
     assert value(before, "envserve_requests_total", **ok) == 7
     assert value(before, "envserve_requests_in_flight", model="affine") == 2
-    script = f"from serve.metrics.families import forget; forget({pid})"
+    script = f"from serve.metrics.metric_families import forget; forget({pid})"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
     after = samples(run_worker(3, "write").encode())
     assert value(after, "envserve_requests_total", **ok) == 10
     assert value(after, "envserve_requests_in_flight", model="affine") == 2  # of the two that nobody has reaped
     assert made.is_dir()
-    directory.remove(environ)
+    multiprocess_directory.remove(environ)
     assert not made.exists()
 
 
@@ -200,9 +200,9 @@ def test_what_a_killed_server_left_is_removed(tmp_path):
         one.mkdir()
         (one / "counter_1.db").touch()
     os.utime(left, (0, 0))
-    mine = directory.make({}, tmp_path)
+    mine = multiprocess_directory.make({}, tmp_path)
     os.utime(mine, (0, 0))
-    again = directory.make({}, tmp_path)
+    again = multiprocess_directory.make({}, tmp_path)
     assert not left.exists()
     assert {fresh, mine, again} <= set(tmp_path.iterdir())
 

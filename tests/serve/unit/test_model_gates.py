@@ -18,15 +18,17 @@ pytest.importorskip("torch")
 
 import torch  # noqa: E402
 
-from serve.configuration.settings import load_settings  # noqa: E402
+from serve.checkpoint.manifest import Manifest, parse_marker  # noqa: E402
+from serve.checkpoint.provenance import Provenance  # noqa: E402
 from serve.errors import CheckpointError, MemoryShortError, ModelError  # noqa: E402
-from serve.loading import host_memory, model, weights  # noqa: E402
-from serve.loading.golden import Golden  # noqa: E402
-from serve.loading.model import ModelLoader  # noqa: E402
-from serve.provenance import Provenance  # noqa: E402
-from serve.swapping.slot import Generation, Slot  # noqa: E402
-from serve.swapping.store import Stored  # noqa: E402
-from serve.watching.manifest import Manifest, parse_marker  # noqa: E402
+from serve.model import loader as model  # noqa: E402
+from serve.model import weights  # noqa: E402
+from serve.model.golden_check import Golden  # noqa: E402
+from serve.model.loader import ModelLoader  # noqa: E402
+from serve.model.slot import Generation, Slot  # noqa: E402
+from serve.settings.settings import load_settings  # noqa: E402
+from serve.store.checkpoint_store import Stored  # noqa: E402
+from serve.system import host_memory  # noqa: E402
 
 SUPPORT = Path(__file__).parents[1] / "support"
 UNSTATED = Manifest()
@@ -240,7 +242,7 @@ class Bomb:
 
 def test_nothing_is_unpickled_before_its_signature_is_verified(tmp_path, trainer):
     pytest.importorskip("cryptography", reason="the extra [sign] is not installed")
-    from serve.signature import sign, write_keys
+    from serve.checkpoint.signature import sign, write_keys
 
     public, _ = write_keys(tmp_path / "key")
     exploded = tmp_path / "exploded"
@@ -295,6 +297,6 @@ def test_release_frees_every_tensor(tmp_path, trainer):
 
 
 def test_assignment_is_asked_of_torch_itself():
-    from serve.loading import tensors
+    from serve.model import tensors
 
     assert tensors.can_assign() == ("assign" in inspect.signature(torch.nn.Module().load_state_dict).parameters)

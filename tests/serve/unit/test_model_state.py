@@ -11,11 +11,11 @@ from trainer import ROW, sha256_of
 pytestmark = pytest.mark.needs_torch
 pytest.importorskip("torch")
 
-from serve.configuration.settings import load_settings  # noqa: E402
+from serve.checkpoint.manifest import Manifest  # noqa: E402
 from serve.errors import CheckpointError  # noqa: E402
-from serve.loading.model import ModelLoader  # noqa: E402
-from serve.swapping.store import Stored  # noqa: E402
-from serve.watching.manifest import Manifest  # noqa: E402
+from serve.model.loader import ModelLoader  # noqa: E402
+from serve.settings.settings import load_settings  # noqa: E402
+from serve.store.checkpoint_store import Stored  # noqa: E402
 
 SUPPORT = Path(__file__).parents[1] / "support"
 

@@ -4,7 +4,7 @@ import pytest
 from predictors import go_live, make_server
 
 from serve.errors import NotServedError
-from serve.models import Aim, Model
+from serve.inference.model import Aim, Model
 
 TOML = """
 model = "m:M"

@@ -7,11 +7,11 @@ import json
 import pytest
 from predictors import go_live
 
-from serve.app import EXTENSION, create_app
-from serve.app.openapi import describe
-from serve.app.openapi_schemas import BODIES
-from serve.app.routes import ROUTES
-from serve.configuration.settings import load_settings
+from serve.gateway.flask_app import EXTENSION, create_app
+from serve.gateway.openapi import describe
+from serve.gateway.openapi_schemas import BODIES
+from serve.gateway.routes import ROUTES
+from serve.settings.settings import load_settings
 
 validator = pytest.importorskip("openapi_spec_validator")
 import jsonschema  # noqa: E402 - comes with the validator

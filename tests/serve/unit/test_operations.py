@@ -8,12 +8,12 @@ import pytest
 from trainer import mark
 
 from serve.__main__ import main
-from serve.swapping.agreement import Agreement
-from serve.swapping.judgement import Refusal
-from serve.swapping.ledger import Entry, Ledger
-from serve.swapping.orders import Orders
-from serve.swapping.quarantine import Quarantine
-from serve.swapping.store import Store
+from serve.store.checkpoint_store import Store
+from serve.store.judgement import Refusal
+from serve.store.ledger import Entry, Ledger
+from serve.store.operator_requests import Orders
+from serve.store.quarantine import Quarantine
+from serve.swap.host_coordinator import Agreement
 
 FIRST = Entry(0, "a" * 64, 10, "v1", "m.pth", 1000, "seen-1")
 SECOND = replace(FIRST, sha256="b" * 64, version="v2", fingerprint="seen-2")

@@ -10,12 +10,12 @@ torch = pytest.importorskip("torch")
 import safetensors.torch  # noqa: E402
 from trainer import sha256_of  # noqa: E402
 
-from serve.configuration.settings import load_settings  # noqa: E402
-from serve.loading import servable  # noqa: E402
-from serve.loading.model import ModelLoader  # noqa: E402
-from serve.loading.optimization import optimize  # noqa: E402
-from serve.swapping.store import Stored  # noqa: E402
-from serve.watching.manifest import Manifest  # noqa: E402
+from serve.checkpoint.manifest import Manifest  # noqa: E402
+from serve.model import contract  # noqa: E402
+from serve.model.compilation import optimize  # noqa: E402
+from serve.model.loader import ModelLoader  # noqa: E402
+from serve.settings.settings import load_settings  # noqa: E402
+from serve.store.checkpoint_store import Stored  # noqa: E402
 
 
 class Steps(torch.nn.Module):
@@ -66,7 +66,7 @@ def prepare(tmp_path, model):
     environ = {"SERVE_MODEL": f"m:{model.__name__}", "SERVE_CHECKPOINTS": "ck"}
     settings = load_settings(environ, tmp_path).find()
     module = model().eval()
-    return servable.connect(settings, module, module), module.example_inputs
+    return contract.connect(settings, module, module), module.example_inputs
 
 
 def test_a_quicker_form_is_taken_and_shares_the_weights(tmp_path):

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from serve.app import page
-from serve.app.page import ASSETS, send_asset
-from serve.metrics.rates import Traffic
-from serve.swapping.judgement import Record
-from serve.swapping.ledger import Entry
-from serve.swapping.word import Row
-from serve.telling.operations import Past, Status
-from serve.telling.overview import Look, describe_model, list_swaps
+from serve.gateway import page
+from serve.gateway.page import ASSETS, send_asset
+from serve.metrics.totals import Traffic
+from serve.observability.status_page import Look, describe_model, list_swaps
+from serve.operations.operations import Past, Status
+from serve.store.judgement import Record
+from serve.store.ledger import Entry
+from serve.swap.shared_state import Row
 
 
 def text_of(name):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from trainer import mark
 
-from serve.watching import place as place_module
-from serve.watching.place import Place
+from serve.source import local as place_module
+from serve.source.local import Place
 
 
 def make(directory, name, mtime_s, content=b"weights"):

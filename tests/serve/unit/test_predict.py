@@ -8,11 +8,11 @@ import threading
 import pytest
 from predictors import Times, go_live, make_server
 
-from serve.app.asking import complete
-from serve.app.exchange import Request
-from serve.app.predict import predict
-from serve.app.status import livez, model, readyz
-from serve.swapping.preparation import GIVEN_UP
+from serve.gateway.health import livez, model, readyz
+from serve.http.messages import Request
+from serve.inference.prediction import complete
+from serve.protocols.native import predict
+from serve.swap.background_task import GIVEN_UP
 
 LOOK = Request("GET", "/", {}, b"", {})
 

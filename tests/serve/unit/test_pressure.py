@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from serve.workers.pool import RequestPool, current_ticket
-from serve.workers.pressure import TIMEOUT_HEADER, Arrival, judge, read_timeout
+from serve.http.admission import TIMEOUT_HEADER, Arrival, judge, read_timeout
+from serve.http.thread_pool import RequestPool, current_ticket
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from predictors import Times, go_live
 
-from serve.app import EXTENSION, create_app
-from serve.app.routes import ROUTES
-from serve.codec import npy, tensor_file
-from serve.configuration.settings import load_settings
+from serve.codec import npy, safetensors
 from serve.errors import InputError
-from serve.loading.predictor import ArrayForm
+from serve.gateway.flask_app import EXTENSION, create_app
+from serve.gateway.routes import ROUTES
+from serve.model.predictor import ArrayForm
+from serve.settings.settings import load_settings
 
 TOML = """
 [models.m]
@@ -266,14 +266,14 @@ def test_predict_with_arrays(client):
     for content_type, body in (
         ("application/x-npy", npy.encode(array)),
         ("application/x-www-form-urlencoded", npy.encode(array)),
-        ("application/x-safetensors", tensor_file.encode({"inputs": array})),
+        ("application/x-safetensors", safetensors.encode({"inputs": array})),
     ):
         found = client.post("/predict/m", data=body, content_type=content_type)
         assert found.json["outputs"] == [2, 5], content_type
     found = client.post("/predict/m", json=BOTH, headers={"Accept": "application/x-npy"})
     assert (found.content_type, npy.decode(found.data).tolist()) == ("application/x-npy", [2, 5])
     found = client.post("/predict/m", json=BOTH, headers={"Accept": "text/plain, application/x-safetensors;q=0.9"})
-    assert tensor_file.decode(found.data)["outputs"].tolist() == [2, 5]
+    assert safetensors.decode(found.data)["outputs"].tolist() == [2, 5]
     assert found.headers["X-Model-Version"] == "3"
 
 

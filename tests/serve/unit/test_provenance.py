@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from serve.provenance import Provenance, read_env_digest
+from serve.checkpoint.provenance import Provenance, read_env_digest
 
 
 def write(prefix, content):

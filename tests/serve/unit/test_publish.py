@@ -13,9 +13,9 @@ import pytest
 from trainer import mark
 
 from serve.errors import PublishError
-from serve.publish import Extras, publish
-from serve.watching.checkpoint import Ignore, Known, Load, decide
-from serve.watching.place import Place
+from serve.publishing.publish import Extras, publish
+from serve.source.local import Place
+from serve.source.observation import Ignore, Known, Load, decide
 
 NOTHING = Known(served=None, served_order=None, first_seen_s=0.0)
 
@@ -81,7 +81,7 @@ def test_what_is_no_checkpoint_is_not_published(trainer, tmp_path):
     assert names(trainer.directory) == []
 
 
-CODE = "import sys;from pathlib import Path;from serve.publish import publish\n"
+CODE = "import sys;from pathlib import Path;from serve.publishing.publish import publish\n"
 CODE += "print('go', flush=True)\nwhile True:\n  publish(Path(sys.argv[1]), Path(sys.argv[3]), 'm')\n"
 CODE += "  publish(Path(sys.argv[2]), Path(sys.argv[3]), 'm')"
 

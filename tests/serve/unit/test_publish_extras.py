@@ -10,9 +10,9 @@ import safetensors.numpy
 from trainer import ROW, sha256_of
 
 from serve.__main__ import main
+from serve.checkpoint.manifest import parse_marker
 from serve.errors import PublishError, SignatureError
-from serve.publish import Extras, publish
-from serve.watching.manifest import parse_marker
+from serve.publishing.publish import Extras, publish
 
 pytestmark = pytest.mark.needs_torch
 torch = pytest.importorskip("torch")
@@ -79,7 +79,7 @@ def test_golden_files_of_another_form(trainer, tmp_path, text):
 
 def test_the_command_signs_and_states_metrics(trainer, tmp_path, capsys):
     pytest.importorskip("cryptography", reason="the extra [sign] is not installed")
-    from serve.signature import Verifier
+    from serve.checkpoint.signature import Verifier
 
     key = tmp_path / "trainer.key"
     assert main(["keygen", str(key), "--json"]) == 0

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from serve.swapping.judgement import Refusal, add_refusal
-from serve.swapping.quarantine import Quarantine
+from serve.store.judgement import Refusal, add_refusal
+from serve.store.quarantine import Quarantine
 
 BYTES = Refusal("m.pth", "finite", "NaN", "seen-1", sha256="a" * 64, version="v1")
 SIGHT = Refusal("m.pth", "marker", "no JSON", "seen-1", marker="done!")

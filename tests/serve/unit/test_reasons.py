@@ -15,13 +15,13 @@ import safetensors.torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 from serve.__main__ import main  # noqa: E402
-from serve.configuration.settings import load_settings  # noqa: E402
+from serve.checkpoint.manifest import Manifest  # noqa: E402
 from serve.errors import CheckpointError, InputError, ModelError  # noqa: E402
-from serve.loading.model import ModelLoader  # noqa: E402
-from serve.publish import publish  # noqa: E402
-from serve.swapping.refusal import explain  # noqa: E402
-from serve.swapping.store import Stored  # noqa: E402
-from serve.watching.manifest import Manifest  # noqa: E402
+from serve.model.loader import ModelLoader  # noqa: E402
+from serve.publishing.publish import publish  # noqa: E402
+from serve.settings.settings import load_settings  # noqa: E402
+from serve.store.checkpoint_store import Stored  # noqa: E402
+from serve.store.rejection import explain  # noqa: E402
 
 SUPPORT = Path(__file__).parents[1] / "support"
 

@@ -13,7 +13,8 @@ import pytest
 from trainer import mark
 
 from serve.errors import CheckpointError, MemoryShortError, ModelError, TrialError
-from serve.swapping import commit, judgement, quarantine, store
+from serve.store import checkpoint_store, judgement, quarantine
+from serve.swap import committer
 
 PASSING = [
     TrialError("warm-up", "still running"),
@@ -182,7 +183,7 @@ def test_what_is_refused_by_its_header_is_not_copied(tmp_path, place):
 
 
 def test_what_is_to_be_tried_again_leaves_with_its_file_and_at_boot(tmp_path, place, never, monkeypatch):
-    for module in (commit, store):
+    for module in (committer, checkpoint_store):
         monkeypatch.setattr(module, "_FRESH_S", 0.0)
     monkeypatch.setattr(quarantine, "_GRACE_S", 0.0)
     worker = refuse(tmp_path, place, TrialError("warm-up", "busy"))
@@ -211,7 +212,7 @@ def disk(tmp_path):
 
 
 def test_refused_ones_on_a_small_disk_never_keep_a_good_one_out(tmp_path, place, disk, never, monkeypatch):
-    monkeypatch.setattr(store, "_FRESH_S", 0.0)
+    monkeypatch.setattr(checkpoint_store, "_FRESH_S", 0.0)
     worker = bare.Worker(disk / "store", place, keep=1)
     errors = [CheckpointError("finite", "NaN"), TrialError("warm-up", "busy"), ModelError("building failed")]
     for number in range(9):

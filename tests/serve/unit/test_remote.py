@@ -13,10 +13,10 @@ from trainer import ROW
 
 from serve.__main__ import main
 from serve.errors import CheckpointMovedError, ModelError, PublishError
-from serve.publish import publish
-from serve.swapping.store import Store
-from serve.watching.checkpoint import Known, Load, Refuse, decide
-from serve.watching.remote import make_place, url_of
+from serve.publishing.publish import publish
+from serve.source.observation import Known, Load, Refuse, decide
+from serve.source.remote import make_place, url_of
+from serve.store.checkpoint_store import Store
 
 fsspec = pytest.importorskip("fsspec", reason="the extra [remote] is not installed")
 NOTHING = Known(served=None, served_order=None, first_seen_s=0.0)
@@ -164,7 +164,7 @@ def test_a_checkpoint_that_is_there_already_is_not_sent_again(memory, trainer, m
 def test_a_publisher_that_breaks_off_leaves_no_marker(memory, trainer, monkeypatch):
     publish(trainer.train(1), "memory://ck")
     other = trainer.train(2)
-    monkeypatch.setattr("serve.files.hash_file", lambda path: "0" * 64)
+    monkeypatch.setattr("serve.durable_files.hash_file", lambda path: "0" * 64)
     with pytest.raises(PublishError, match="it changed while it was published"):
         publish(other, "memory://ck")
     assert not memory.exists("/ck/model.safetensors.done")

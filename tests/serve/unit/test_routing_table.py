@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from serve.app.asgi import Table, headers_of
-from serve.app.routes import PREDICTION_ROUTES
+from serve.gateway.asgi_app import Table, headers_of
+from serve.gateway.routes import PREDICTION_ROUTES
 
 CASES = [
     ("POST", "/predict", {}),

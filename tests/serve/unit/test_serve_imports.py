@@ -9,8 +9,8 @@ import pytest
 TORCHLESS = [
     "serve",
     "serve.app",
-    "serve.runtime",
-    "serve.publish",
+    "serve.inference.model_instance",
+    "serve.publishing.publish",
     "serve.__main__",
     "serve.gunicorn_conf",
     "serve.wsgi",

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from serve.configuration.fields import FIELDS
-from serve.configuration.settings import load_settings
 from serve.errors import SettingsError
+from serve.settings.fields import FIELDS
+from serve.settings.settings import load_settings
 
 LEAST = 'model = "m:M"\ncheckpoints = "ck"\n'
 

@@ -10,13 +10,13 @@ import pytest
 import safetensors.numpy
 from trainer import mark
 
+from serve.checkpoint import sharded
+from serve.checkpoint.formats import read_safetensors_interface
 from serve.errors import CheckpointError, CheckpointMovedError
-from serve.loading.formats import read_safetensors_interface
-from serve.publish import publish
-from serve.swapping.store import Store
-from serve.watching import sharded
-from serve.watching.checkpoint import Ignore, Known, Load, Wait, decide
-from serve.watching.place import Place
+from serve.publishing.publish import publish
+from serve.source.local import Place
+from serve.source.observation import Ignore, Known, Load, Wait, decide
+from serve.store.checkpoint_store import Store
 
 STATE = {
     "b": numpy.arange(3, dtype="float32"),

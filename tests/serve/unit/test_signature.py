@@ -11,7 +11,7 @@ from serve.errors import CheckpointError, SignatureError
 
 pytest.importorskip("cryptography", reason="the extra [sign] is not installed")
 
-from serve.signature import Verifier, sign, signed_bytes, write_keys
+from serve.checkpoint.signature import Verifier, sign, signed_bytes, write_keys
 
 STATED = {"sha256": "ab" * 32, "size": 5, "version": "größe", "golden": [{"inputs": [1.5], "outputs": [2]}], "by": "me"}
 
@@ -84,7 +84,7 @@ def test_keys_that_cannot_be_used(key, tmp_path):
 
 
 def test_without_cryptography_it_is_said_what_to_install(key):
-    code = "import sys; sys.modules['cryptography'] = None; from serve.signature import *\n"
+    code = "import sys; sys.modules['cryptography'] = None; from serve.checkpoint.signature import *\n"
     code += "try: Verifier([Path(sys.argv[1])])\nexcept SignatureError as e: print(e.hint)"
     shown = subprocess.run([sys.executable, "-c", code, str(public(key))], stdout=-1, text=True, check=True).stdout
     assert "[sign]" in shown

@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
+from serve.checkpoint.provenance import Provenance
 from serve.errors import NotLiveError
-from serve.provenance import Provenance
-from serve.swapping.slot import Generation, Slot
+from serve.model.slot import Generation, Slot
 
 
 def make(number):

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from serve.telling.spans import Spans
-from serve.telling.tracing import TraceParent
+from serve.http.trace_context import TraceParent
+from serve.observability.spans import Spans
 
 PARENT = TraceParent("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "01")
 

@@ -12,11 +12,11 @@ torch = pytest.importorskip("torch", reason="torch is not in this interpreter; r
 
 from torch import nn  # noqa: E402
 
-from serve.configuration.settings import load_settings  # noqa: E402
 from serve.errors import CheckpointError  # noqa: E402
-from serve.loading import servable, tensors  # noqa: E402 - they bring torch
-from serve.loading.examination import Examiner  # noqa: E402
-from serve.loading.versions import Versions  # noqa: E402
+from serve.model import contract, tensors  # noqa: E402 - they bring torch
+from serve.model.examination import Examiner  # noqa: E402
+from serve.model.tensor_versions import Versions  # noqa: E402
+from serve.settings.settings import load_settings  # noqa: E402
 
 LAST: list[str] = []
 
@@ -143,9 +143,9 @@ class Smoothed(nn.Module):
 def examine(tmp_path, built):
     tensors.limit_threads(1)
     settings = load_settings({"SERVE_MODEL": "m:M", "SERVE_CHECKPOINTS": "ck"}, tmp_path).find()
-    module = servable.build_module(settings, built)
+    module = contract.build_module(settings, built)
     tensors.freeze(module)
-    predictor = servable.connect(settings, built, module)
+    predictor = contract.connect(settings, built, module)
     predictor.predict(built.example_inputs)
     return Examiner(built, predictor, built.example_inputs, (), Versions(module), 32, 60.0).examine()
 

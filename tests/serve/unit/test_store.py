@@ -11,11 +11,11 @@ import time
 import pytest
 from trainer import mark
 
+from serve.checkpoint.manifest import Manifest
 from serve.errors import CheckpointError, CheckpointMovedError
-from serve.swapping.store import Store
-from serve.watching.checkpoint import Load
-from serve.watching.manifest import Manifest
-from serve.watching.place import Place
+from serve.source.local import Place
+from serve.source.observation import Load
+from serve.store.checkpoint_store import Store
 
 CONTENT = b"weights" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -131,7 +131,7 @@ def test_a_copier_that_is_killed_blocks_nobody_and_leaves_nothing(tmp_path, path
     store = Store(tmp_path / "store")
     with store.lock():
         (store.root / "incoming" / "777.part").write_bytes(b"half")
-    code = "import sys,time;from pathlib import Path;from serve.swapping.store import Store\n"
+    code = "import sys,time;from pathlib import Path;from serve.store.checkpoint_store import Store\n"
     code += "with Store(Path(sys.argv[1])).lock():\n  print('held', flush=True); time.sleep(60)"
     command = [sys.executable, "-c", code, str(store.root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
@@ -190,8 +190,8 @@ def test_a_copier_killed_at_any_moment_leaves_a_store_that_works(tmp_path):
     store = Store(tmp_path / "store")
     code = """if True:
         import sys; from pathlib import Path
-        from serve.watching.checkpoint import Load, Manifest; from serve.watching.place import Place
-        from serve.swapping.store import Store
+        from serve.source.observation import Load, Manifest; from serve.source.local import Place
+        from serve.store.checkpoint_store import Store
         (seen,) = Place(Path(sys.argv[1])).observe()
         print("ready", flush=True)
         Store(Path(sys.argv[2])).admit(Load(seen, Manifest()))

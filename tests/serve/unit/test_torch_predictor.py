@@ -9,10 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not in this interpreter; run these in the created environment")
 
-from serve.configuration.settings import load_settings  # noqa: E402
 from serve.errors import InputError, ModelError  # noqa: E402
-from serve.loading import servable  # noqa: E402 - they bring torch
-from serve.loading.trial import describe_outputs  # noqa: E402
+from serve.model import contract  # noqa: E402 - they bring torch
+from serve.model.batchability import describe_outputs  # noqa: E402
+from serve.settings.settings import load_settings  # noqa: E402
 
 
 class Rows(torch.nn.Module):
@@ -69,7 +69,7 @@ def connect(tmp_path):
     settings = load_settings({"SERVE_MODEL": "m:M", "SERVE_CHECKPOINTS": "ck"}, tmp_path).find()
 
     def make(built):
-        return servable.connect(settings, built, servable.build_module(settings, built))
+        return contract.connect(settings, built, contract.build_module(settings, built))
 
     return make
 

@@ -5,7 +5,7 @@ import time
 import pytest
 from trainer import mark
 
-from serve.watching.wakeup import WakeUp
+from serve.source.file_events import WakeUp
 
 SOON_S = 3.0
 

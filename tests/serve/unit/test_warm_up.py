@@ -7,9 +7,9 @@ import pytest
 from predictors import Times
 
 from serve.errors import CheckpointError
-from serve.loading.golden import Golden
-from serve.loading.predictor import ArrayForm
-from serve.loading.warm_up import Candidate, warm_up
+from serve.model.golden_check import Golden
+from serve.model.predictor import ArrayForm
+from serve.model.warm_up import Candidate, warm_up
 
 
 class Doubling(Times):

@@ -18,13 +18,13 @@ import safetensors.torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 from serve.__main__ import main  # noqa: E402
-from serve.configuration.settings import load_settings  # noqa: E402
+from serve.checkpoint.formats import read_safetensors_interface  # noqa: E402
+from serve.checkpoint.manifest import Manifest  # noqa: E402
 from serve.errors import CheckpointError, PublishError  # noqa: E402
-from serve.loading.formats import read_safetensors_interface  # noqa: E402
-from serve.loading.model import ModelLoader  # noqa: E402
-from serve.publish import Extras, publish  # noqa: E402
-from serve.swapping.store import Stored  # noqa: E402
-from serve.watching.manifest import Manifest  # noqa: E402
+from serve.model.loader import ModelLoader  # noqa: E402
+from serve.publishing.publish import Extras, publish  # noqa: E402
+from serve.settings.settings import load_settings  # noqa: E402
+from serve.store.checkpoint_store import Stored  # noqa: E402
 
 SUPPORT = Path(__file__).parents[1] / "support"
 ROW = [[1.0, 2.0, 3.0, 4.0]]

@@ -14,11 +14,11 @@ torch = pytest.importorskip("torch")
 import safetensors.torch  # noqa: E402
 from zoo import ZOO, Served, randomised, rows_of  # noqa: E402
 
-from serve.configuration.settings import load_settings  # noqa: E402
-from serve.loading.model import ModelLoader  # noqa: E402
-from serve.publish import publish  # noqa: E402
-from serve.swapping.store import Stored  # noqa: E402
-from serve.watching.manifest import Manifest  # noqa: E402
+from serve.checkpoint.manifest import Manifest  # noqa: E402
+from serve.model.loader import ModelLoader  # noqa: E402
+from serve.publishing.publish import publish  # noqa: E402
+from serve.settings.settings import load_settings  # noqa: E402
+from serve.store.checkpoint_store import Stored  # noqa: E402
 
 SUPPORT = Path(__file__).parents[1] / "support"
 

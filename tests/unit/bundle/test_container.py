@@ -17,12 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envtool.bundle import writing
-from envtool.bundle.container import Bundle, open_bundle
-from envtool.bundle.installation import verify
+from envtool.bundle import writer
+from envtool.bundle.format import Bundle, open_bundle
+from envtool.bundle.install import verify
 from envtool.bundle.manifest import LOCKFILE, STARTER, File, Manifest, path_of
+from envtool.console import Display
 from envtool.errors import BundleError
-from envtool.report import Display
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Made:
 
     def write(self, name: str, signature: bytes | None = None, *, as_directory: bool = False) -> Path:
         target = self.root / name
-        write = writing.write_directory if as_directory else writing.write_file
+        write = writer.write_directory if as_directory else writer.write_file
         with Display().task("write") as task:
             write(target, self.manifest, signature, self.sources, task)
         return target
@@ -50,7 +50,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     root = tmp_path_factory.mktemp("bundle")
     long_name = "a-very-long-name-" * 6 + "1.0-h1_0.conda"
     archives = {f"one-{i}.conda": bytes([i]) * (700 * i + 1) for i in range(3)} | {long_name: b"long" * 400}
-    contents = {LOCKFILE: b"version: 1\n", STARTER: writing.starter()}
+    contents = {LOCKFILE: b"version: 1\n", STARTER: writer.starter()}
     contents |= {path_of(name, hashlib.sha256(data).hexdigest()): data for name, data in archives.items()}
     sources = {}
     for number, (path, data) in enumerate(contents.items()):
@@ -85,7 +85,7 @@ def test_python_runs_what_is_larger_than_a_zip_archive_may_be(tmp_path: Path) ->
     path = tmp_path / "large.pyz"
     with path.open("wb") as file:
         file.seek(5 << 30)  # a hole, which takes no room on the disk
-        file.write(writing.starter())
+        file.write(writer.starter())
     done = subprocess.run([sys.executable, "-I", str(path)], capture_output=True, text=True, check=False)
     assert (done.returncode, "usage: python3 large.pyz" in done.stderr) == (2, True), done.stderr
 
@@ -115,9 +115,9 @@ def test_a_directory_of_others_is_left_alone(tmp_path: Path, content: dict[str, 
     for name, text in {**content, "files/mine/x": "x"}.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(BundleError, match="holds something that is no bundle"):
-        writing.refuse_foreign(tmp_path, as_directory=True)
+        writer.refuse_foreign(tmp_path, as_directory=True)
     with pytest.raises(BundleError, match="is a directory already"):
-        writing.refuse_foreign(tmp_path, as_directory=False)
+        writer.refuse_foreign(tmp_path, as_directory=False)
 
 
 def flipped(path: str) -> Callable[[Made, bytes], bytes]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from envtool.bundle import tools
+from envtool.bundle import envtool_wheels
 from envtool.errors import BundleError
-from envtool.locking.lockfile import write_lockfile
-from envtool.mirroring.mirrors import Mirrors
+from envtool.lockfile.conda_lock_v1 import write_lockfile
+from envtool.mirrors.mirrors import Mirrors
 from tests.support.archives import lock_of
 
 INFO = "envserve-0.1.dist-info"
@@ -49,7 +49,7 @@ def test_what_is_installed_becomes_its_wheel_again(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / str(number)).mkdir()
         source = installed(tmp_path / "site") if number < 2 else PathDistribution(tmp_path / "unpacked" / INFO)
-        wheels.append(tools.repack(source, tmp_path / str(number)))
+        wheels.append(envtool_wheels.repack(source, tmp_path / str(number)))
         with zipfile.ZipFile(wheels[-1]) as archive:
             archive.extractall(tmp_path / "unpacked")
             names = archive.namelist()
@@ -61,14 +61,14 @@ def test_an_editable_installation_is_no_wheel(tmp_path: Path) -> None:
     distribution = installed(tmp_path)
     (tmp_path / INFO / "RECORD").write_text(f"{INFO}/METADATA,,\n__editable__.pth,,\n")
     with pytest.raises(BundleError, match="no wheel can be made of"):
-        tools.repack(distribution, tmp_path)
+        envtool_wheels.repack(distribution, tmp_path)
 
 
 def test_remembered_tools_have_to_fit(tmp_path: Path) -> None:
-    wheel = tools.repack(installed(tmp_path / "site"), tmp_path)
+    wheel = envtool_wheels.repack(installed(tmp_path / "site"), tmp_path)
     path = tmp_path / "tools-lock.yml"
     write_lockfile(path, lock_of(requirements="[]"))
     with pytest.raises(BundleError, match=r"no tools for Python 3\.9 on linux-64"):
-        tools.remembered(path, wheel, ["linux-64"], ["3.9"], Mirrors())
+        envtool_wheels.remembered(path, wheel, ["linux-64"], ["3.9"], Mirrors())
     with pytest.raises(BundleError, match="for an envtool that needs other packages"):
-        tools.remembered(path, wheel, [], [], Mirrors())
+        envtool_wheels.remembered(path, wheel, [], [], Mirrors())

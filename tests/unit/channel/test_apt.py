@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from envtool.channel import apt
-from envtool.channel.apt import AptSource
-from envtool.channel.recipe import PoolFile
+from envtool.channel.python_recipe import apt_sources
+from envtool.channel.python_recipe.apt_sources import AptSource
+from envtool.channel.python_recipe.recipe import PoolFile
 
 ONE_LINE = """\
 # the main archive
@@ -68,7 +68,7 @@ def by_archive(sources: list[AptSource]) -> dict[str | None, list[str]]:
 
 
 def test_lines_of_a_list_file() -> None:
-    found = by_archive(list(apt.parse_list(ONE_LINE)))
+    found = by_archive(list(apt_sources.parse_list(ONE_LINE)))
     assert found["main"] == ["http://mirror.example/debian", "file:/srv/debian"]
     assert found["security"] == ["https://mirror.example/debian-security", "http://old.example/debian-security"]
     assert "https://docker.example/linux/debian" in found[None]
@@ -76,7 +76,7 @@ def test_lines_of_a_list_file() -> None:
 
 
 def test_stanzas_of_a_sources_file() -> None:
-    found = by_archive(list(apt.parse_deb822(DEB822)))
+    found = by_archive(list(apt_sources.parse_deb822(DEB822)))
     one, two = "http://one.example/debian", "http://two.example/debian"
     assert found["main"] == [one, one, two, two]
     assert found["security"] == ["http://one.example/debian-security"]
@@ -93,27 +93,30 @@ def test_the_machine_comes_first_then_the_user_then_public_mirrors(tmp_path: Pat
     )
     (parts / "d.list.disabled").write_text("deb http://d.example/debian bookworm main\n")
     (parts / "e.list").mkdir()
-    sources = apt.configured(tmp_path)
-    uris = apt.base_uris("main", ["https://user.example/", "https://other.example/debian-security"], sources)
+    sources = apt_sources.configured(tmp_path)
+    uris = apt_sources.base_uris("main", ["https://user.example/", "https://other.example/debian-security"], sources)
     assert uris == (
         "http://a.example/debian",
         "http://b.example/debian",
         "http://c.example/debian",
         "https://user.example/debian",
         "https://other.example/debian",
-        *(f"{site}/debian" for site in apt.PUBLIC_SITES),
+        *(f"{site}/debian" for site in apt_sources.PUBLIC_SITES),
     )
-    assert apt.base_uris("security", ["https://user.example/debian"], ())[0] == "https://user.example/debian-security"
+    assert (
+        apt_sources.base_uris("security", ["https://user.example/debian"], ())[0]
+        == "https://user.example/debian-security"
+    )
 
 
 def test_a_machine_without_apt_has_mirrors_still(tmp_path: Path) -> None:
-    assert apt.configured(tmp_path / "nothing") == ()
-    assert len(apt.base_uris("main", (), ())) == len(apt.PUBLIC_SITES)
+    assert apt_sources.configured(tmp_path / "nothing") == ()
+    assert len(apt_sources.base_uris("main", (), ())) == len(apt_sources.PUBLIC_SITES)
 
 
 def test_a_wanted_file_names_every_place() -> None:
     sources = (AptSource("file:/srv/debian", "bookworm", ("main",)),)
     file = PoolFile("main", "pool/main/z/zlib/zlib1g_1.2.11.dfsg-2+deb11u2_amd64.deb", "0" * 64)
-    wanted = apt.wanted(file, (), sources)
+    wanted = apt_sources.wanted(file, (), sources)
     assert wanted.name == "zlib1g_1.2.11.dfsg-2+deb11u2_amd64.deb"
     assert wanted.urls[0] == f"file:///srv/debian/{file.path}"

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from envtool.channel import archive
-from envtool.channel.payload import PLACEHOLDER, Entry, Package, safe_path
+from envtool.artifacts import conda_writer
+from envtool.artifacts.conda_package import PLACEHOLDER, Entry, Package, safe_path
 from envtool.errors import ArchiveError
 
 FILES = (
@@ -32,10 +32,10 @@ def package(**changes: object) -> Package:
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
-def written(tmp_path: Path, made: Package) -> archive.Archive:
+def written(tmp_path: Path, made: Package) -> conda_writer.Archive:
     path = tmp_path / made.file_name
-    path.write_bytes(archive.pack(made))
-    return archive.read(path)
+    path.write_bytes(conda_writer.pack(made))
+    return conda_writer.read(path)
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_noarch_package_names_its_entry_points(tmp_path: Path) -> None:
 
 def test_the_zip_is_stored_and_carries_no_time_or_owner() -> None:
     made = package()
-    with zipfile.ZipFile(io.BytesIO(archive.pack(made))) as outer:
+    with zipfile.ZipFile(io.BytesIO(conda_writer.pack(made))) as outer:
         names = [info.filename for info in outer.infolist()]
         assert names == ["metadata.json", f"pkg-{made.stem}.tar.zst", f"info-{made.stem}.tar.zst"]
         assert {info.compress_type for info in outer.infolist()} == {zipfile.ZIP_STORED}
@@ -109,7 +109,7 @@ def test_the_zip_is_stored_and_carries_no_time_or_owner() -> None:
         members = tar.getmembers()
     assert [member.name for member in members] == sorted(member.name for member in members)
     assert {(member.uid, member.gid, member.uname, member.gname, member.mtime) for member in members} == {
-        (0, 0, "", "", archive.MTIME_S)
+        (0, 0, "", "", conda_writer.MTIME_S)
     }
 
 
@@ -117,8 +117,8 @@ SCRIPT = """
 import hashlib, os, sys
 os.umask(int(sys.argv[1], 8))
 from pathlib import Path
-from envtool.channel import archive
-from envtool.channel.payload import Entry, Package
+from envtool.artifacts import conda_writer as archive
+from envtool.artifacts.conda_package import Entry, Package
 paths = {f"lib/file{number}": str(number).encode() for number in range(50)}
 ordered = list(paths.items()) if sys.argv[2] == "a" else list(paths.items())[::-1]
 files = tuple(Entry(path, content) for path, content in ordered)
@@ -156,19 +156,19 @@ def test_other_content_is_another_build(changes: dict[str, object]) -> None:
 
 def test_two_files_of_one_path_and_unsafe_paths_are_refused() -> None:
     with pytest.raises(ArchiveError, match="twice"):
-        archive.pack(package(files=(Entry("a", b"1"), Entry("./a", b"2"))))
+        conda_writer.pack(package(files=(Entry("a", b"1"), Entry("./a", b"2"))))
     with pytest.raises(ArchiveError, match="unsafe"):
-        archive.pack(package(files=(Entry("../a", b"1"),)))
+        conda_writer.pack(package(files=(Entry("../a", b"1"),)))
     assert safe_path("./a//b/.", "x") == "a/b"
 
 
 def test_damaged_archives_are_named(tmp_path: Path) -> None:
-    whole = archive.pack(package())
+    whole = conda_writer.pack(package())
     path = tmp_path / "demo.conda"
     for content in (b"", b"<html>", whole[:-40], whole[:100] + b"\0" * 200 + whole[300:]):
         path.write_bytes(content)
         with pytest.raises(ArchiveError, match=r"demo\.conda"):
-            archive.read(path)
+            conda_writer.read(path)
 
 
 def test_a_whole_zip_of_damaged_parts_is_named(tmp_path: Path) -> None:
@@ -177,4 +177,4 @@ def test_a_whole_zip_of_damaged_parts_is_named(tmp_path: Path) -> None:
         for name in ("metadata.json", "pkg-demo.tar.zst", "info-demo.tar.zst"):
             outer.writestr(name, b"junk")
     with pytest.raises(ArchiveError, match=r"demo\.conda"):
-        archive.read(path)
+        conda_writer.read(path)

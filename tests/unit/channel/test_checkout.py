@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from envtool.channel import checkout
 from envtool.errors import MissingFileError
+from envtool.wheels import checkout
 
 INPUTS = ("pyproject.toml", "package", "deep/er")
 

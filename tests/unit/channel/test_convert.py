@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from envtool.channel import archive
-from envtool.channel.checking import check_archive
-from envtool.channel.convert import Wish, convert
-from envtool.channel.payload import PLACEHOLDER, Package
+from envtool.artifacts import conda_writer
+from envtool.artifacts.conda_package import PLACEHOLDER, Package
+from envtool.channel.check import check_archive
 from envtool.errors import ArchiveError
+from envtool.wheels.to_conda import Wish, convert
 
 METADATA = """\
 Metadata-Version: 2.4
@@ -104,8 +104,8 @@ def test_the_same_wheel_gives_the_same_archive(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     wheel = write(tmp_path)
     package = convert(wheel, Wish())
-    data = archive.pack(package)
-    assert archive.pack(convert(Path(shutil.copy(wheel, tmp_path / "other")), Wish())) == data
+    data = conda_writer.pack(package)
+    assert conda_writer.pack(convert(Path(shutil.copy(wheel, tmp_path / "other")), Wish())) == data
     path = tmp_path / package.file_name
     path.write_bytes(data)
     assert check_archive(path) == []

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import zstandard.backend_c
 
-from envtool import process
-from envtool.channel import cpython, elf
-from envtool.channel.deb import Deb, Member
-from envtool.channel.payload import PLACEHOLDER
-from envtool.channel.recipe import DebianSource, PoolFile
+from envtool import subprocesses
+from envtool.artifacts.conda_package import PLACEHOLDER
+from envtool.channel.python_recipe import cpython, elf
+from envtool.channel.python_recipe.deb_archive import Deb, Member
+from envtool.channel.python_recipe.recipe import DebianSource, PoolFile
 from envtool.errors import ArchiveError
 
 LIB = "usr/lib/python3.9"
@@ -40,7 +40,7 @@ def module(tmp_path: Path, *needed: str) -> bytes:
     path = tmp_path / "module.so"
     path.write_bytes(Path(zstandard.backend_c.__file__).read_bytes())
     for name in needed:
-        process.run([elf.find_patchelf().program, "--add-needed", name, str(path)])
+        subprocesses.run([elf.find_patchelf().program, "--add-needed", name, str(path)])
     return path.read_bytes()
 
 
@@ -142,4 +142,4 @@ def test_run_paths_are_set_and_libraries_kept_under_the_name_that_is_asked_for(t
     assert {path for path in files if path.startswith("lib/lib")} == {f"lib/{name}" for name in needed}
     written = tmp_path / "_ssl.so"
     written.write_bytes(files["lib/python3.9/lib-dynload/_ssl.so"].content)
-    assert process.run([elf.find_patchelf().program, "--print-rpath", str(written)]).strip() == "$ORIGIN/../.."
+    assert subprocesses.run([elf.find_patchelf().program, "--print-rpath", str(written)]).strip() == "$ORIGIN/../.."

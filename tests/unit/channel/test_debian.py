@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import rattler
 
-from envtool.channel import deb, debian, debian_control, debian_layout, debian_licenses, elf
-from envtool.channel.debian import Made, Wish
-from envtool.channel.payload import PLACEHOLDER, Entry
+from envtool.artifacts.conda_package import PLACEHOLDER, Entry
+from envtool.channel.python_recipe import deb_archive, debian, debian_control, debian_layout, debian_licenses, elf
+from envtool.channel.python_recipe.debian import Made, Wish
 from envtool.errors import ArchiveError
 from tests.support.debs import file, package, special, tar
 
 COPYRIGHT = b"License: Expat\n\nFiles: x\nLicense: GPL-2+ or Artistic\n text\n"
 
 
-def made_of(tmp_path: Path, *debs: deb.Deb, **wish: object) -> list[Made]:
+def made_of(tmp_path: Path, *debs: deb_archive.Deb, **wish: object) -> list[Made]:
     return debian.convert(debs, Wish(**wish), elf.find_patchelf(), tmp_path)  # type: ignore[arg-type]
 
 
@@ -27,13 +27,13 @@ def demo(
     name: str = "demo",
     control: str = "",
     version: str = "1.0-1",
-) -> deb.Deb:
+) -> deb_archive.Deb:
     """A package that was written and read again."""
     stated = f"Package: {name}\nVersion: {version}\nArchitecture: all\nDescription: a demo\n{control}"
     members = (*members, file(f"./usr/share/doc/{name}/copyright", COPYRIGHT))
     path = tmp_path / f"{name}.deb"
     path.write_bytes(package(tar(*members), control=stated.encode()))
-    return deb.read(path)
+    return deb_archive.read(path)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def demo(
     ],
 )
 def test_versions(text: str, expected: str) -> None:
-    found = debian_control.conda_version(deb.Deb("demo", text, ()))
+    found = debian_control.conda_version(deb_archive.Deb("demo", text, ()))
     assert found == expected
     assert str(rattler.Version(found)) == found
 
@@ -61,13 +61,15 @@ def test_versions(text: str, expected: str) -> None:
     ],
 )  # fmt: skip
 def test_what_debian_publishes_later_is_newer(older: str, newer: str) -> None:
-    first, second = (rattler.Version(debian_control.conda_version(deb.Deb("x", each, ()))) for each in (older, newer))
+    first, second = (
+        rattler.Version(debian_control.conda_version(deb_archive.Deb("x", each, ()))) for each in (older, newer)
+    )
     assert first < second
 
 
 def test_a_version_that_conda_cannot_say() -> None:
     with pytest.raises(ArchiveError, match="conda cannot say"):
-        debian_control.conda_version(deb.Deb("demo", "x1", ()))
+        debian_control.conda_version(deb_archive.Deb("demo", "x1", ()))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +183,7 @@ def test_packages_that_belong_together(tmp_path: Path) -> None:
     path.write_bytes(
         package(tar(link), control=b"Package: tool-doc\nVersion: 1\nArchitecture: all\nDepends: tool (= 1)\n")
     )
-    made = made_of(tmp_path, tool, data, deb.read(path))
+    made = made_of(tmp_path, tool, data, deb_archive.read(path))
     assert [each.package.name for each in made] == ["tool", "libxxx-data", "tool-doc"]
     assert [each.package.depends for each in made] == [("libxxx-data >=2!1.0_1",), (), ("tool ==1.0_1",)]
     assert made[0].package.files[0].has_placeholder
@@ -221,7 +223,7 @@ def test_glibc_and_missing_licences_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "bare.deb"
     path.write_bytes(package(tar(file("./usr/bin/x")), control=b"Package: bare\nVersion: 1\nArchitecture: all\n"))
     with pytest.raises(ArchiveError, match="bare has no copyright file"):
-        made_of(tmp_path, deb.read(path))
+        made_of(tmp_path, deb_archive.read(path))
 
 
 def test_what_is_linked() -> None:

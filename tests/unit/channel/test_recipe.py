@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from envtool.channel import recipe
-from envtool.channel.recipe import CheckoutSource, DebianSource, WheelSource
+from envtool.channel.python_recipe import recipe
+from envtool.channel.python_recipe.recipe import CheckoutSource, DebianSource, WheelSource
 from envtool.errors import MissingFileError, RecipeError
 
 SHA256 = "0123456789abcdef" * 4

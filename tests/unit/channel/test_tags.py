@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from envtool.channel.depends import Target, match_specs
-from envtool.channel.tags import Fit, fit
 from envtool.errors import ArchiveError
+from envtool.wheels.requires import Target, match_specs
+from envtool.wheels.tags import Fit, fit
 
 GLIBC, GLIBC_28 = "__glibc >=2.17", "__glibc >=2.28"
 PIN = {minor: f"python >=3.{minor},<3.{minor + 1}.0a0" for minor in range(7, 16)}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from envtool.deploy.handover import Action, Decision, Note, decide
-from envtool.deploy.masters import Master, Process, find_masters
-from envtool.deploy.root import Root
+from envtool.deploy.gunicorn_handover import Action, Decision, Note, decide
+from envtool.deploy.gunicorn_masters import Master, Process, find_masters
+from envtool.deploy.release_directory import Root
 
 OLD, NEW = Master(10, "old", False, {}), Master(20, "new", True, {})
 BEGUN, RETIRING = Note("old", "new"), Note("old", "new", is_retiring=True)

@@ -9,11 +9,11 @@ import pytest
 
 from envtool.doctor.checks import check
 from envtool.doctor.detect import read_driver, skew_of
-from envtool.doctor.facts import Clock, Conda, Facts, Gpu, Inotify, Needs, Place, Reach
 from envtool.doctor.finding import Severity
+from envtool.doctor.machine_facts import Clock, Conda, Facts, Gpu, Inotify, Needs, Place, Reach
 from envtool.doctor.needs import cuda_of, glibc_of, needs
 from envtool.doctor.nvidia import Fit, fit
-from envtool.locking.lockfile import LockedPackage
+from envtool.lockfile.conda_lock_v1 import LockedPackage
 
 CACHE = Place(Path("/home/user/.cache/envtool"), "cache", True, 0o755, 10**12, 10**9, 1)
 HOME = Place(Path("/home/user/.envtool/envs"), "environments", True, None, 10**12, None, 2)

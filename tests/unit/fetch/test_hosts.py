@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from envtool.fetching.attempts import Place
-from envtool.fetching.hosts import Hosts
-from envtool.fetching.network import TransferError
+from envtool.fetch.client import TransferError
+from envtool.fetch.failover_policy import Place
+from envtool.fetch.host_health import Hosts
 
 HERE, THERE = Place("https://u:p@h.example/a"), Place("https://other.example/a")
 

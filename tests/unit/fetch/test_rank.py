@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from envtool.mirroring.presets import Preset
-from envtool.mirroring.probe import Candidate, Reading, by_channel, candidates, rank
+from envtool.mirrors.benchmark import Candidate, Reading, by_channel, candidates, rank
+from envtool.mirrors.presets import Preset
 
 FORGE, TORCH = "https://conda.anaconda.org/conda-forge/", "https://conda.anaconda.org/pytorch/"
 WHEELS = "https://files.example/packages/"

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envtool.errors import InvalidFileError
-from envtool.mirroring import condarc, pipconf, uvtoml
-from envtool.mirroring.use import use
+from envtool.mirrors import condarc, pip_conf, uv_toml
+from envtool.mirrors.configure import use
 
 FORGE, MAIN = "https://conda.anaconda.org/conda-forge/", "https://repo.anaconda.com/pkgs/main/"
 M1 = {FORGE: "https://m1.example/cloud/conda-forge/", MAIN: "https://m1.example/pkgs/main/"}
@@ -83,23 +83,23 @@ I1, I2 = "https://m1.example/simple", "https://m2.example/simple"
     ],
 )  # fmt: skip
 def test_pip_conf(text: str, expected: str) -> None:
-    assert pipconf.rewrite(text, I1, {I1, I2}) == expected
+    assert pip_conf.rewrite(text, I1, {I1, I2}) == expected
 
 
 def test_pip_conf_off_takes_out_only_mirrors() -> None:
-    assert pipconf.rewrite(f"[global]\nindex-url = {I1}\n", None, {I1}) == ""
+    assert pip_conf.rewrite(f"[global]\nindex-url = {I1}\n", None, {I1}) == ""
     assert (
-        pipconf.rewrite(f"# x\n[global]\nindex-url = {I1}/\ntimeout = 3\n", None, {I1})
+        pip_conf.rewrite(f"# x\n[global]\nindex-url = {I1}/\ntimeout = 3\n", None, {I1})
         == "# x\n[global]\ntimeout = 3\n"
     )
     own = "[global]\nindex-url = https://corp.example/simple\n"
-    assert pipconf.rewrite(own, None, {I1}) == own
+    assert pip_conf.rewrite(own, None, {I1}) == own
 
 
 @given(st.lists(st.sampled_from(["# c", "[global]", "[install]", "timeout = 3", "trusted-host = a", "  b", ""])))
 def test_pip_conf_loses_no_line(lines: list[str]) -> None:
     text = "".join(f"{each}\n" for each in lines)
-    changed = pipconf.rewrite(text, I1, {I1})
+    changed = pip_conf.rewrite(text, I1, {I1})
     assert changed.count(I1) == 1
     left = [each for each in changed.splitlines() if I1 not in each]
     assert left == lines or left == [*lines, "[global]"]
@@ -118,7 +118,7 @@ def test_pip_conf_loses_no_line(lines: list[str]) -> None:
     ],
 )  # fmt: skip
 def test_uv_toml(text: str, expected: str) -> None:
-    assert uvtoml.rewrite(text, I1, {I1}) == expected
+    assert uv_toml.rewrite(text, I1, {I1}) == expected
 
 
 @pytest.mark.parametrize(
@@ -131,11 +131,11 @@ def test_uv_toml(text: str, expected: str) -> None:
     ],
 )
 def test_uv_toml_in_and_out(text: str) -> None:
-    there = uvtoml.rewrite(text, I1, {I1})
+    there = uv_toml.rewrite(text, I1, {I1})
     assert there.count(I1) == 1
     assert "default = true" in there
     assert all(line in there for line in text.splitlines() if not line.startswith("index = "))
-    out = uvtoml.rewrite(there, None, {I1})
+    out = uv_toml.rewrite(there, None, {I1})
     assert out.split() == text.split()
 
 
@@ -149,7 +149,7 @@ def test_our_own_configuration() -> None:
     assert use('mirrors = "auto"\n', ["off"]) == ""
 
 
-@pytest.mark.parametrize("rewrite", [lambda text: use(text, ["off"]), lambda text: uvtoml.rewrite(text, I1, set())])
+@pytest.mark.parametrize("rewrite", [lambda text: use(text, ["off"]), lambda text: uv_toml.rewrite(text, I1, set())])
 def test_broken_toml_is_a_known_error(rewrite: object) -> None:
     with pytest.raises(InvalidFileError, match="not TOML"):
         rewrite("[a\n")  # type: ignore[operator]

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from envtool.errors import SpecError
-from envtool.locking.channel_spec import DEFAULTS, find_channel, parse
-from envtool.locking.conda import Repodata
-from envtool.locking.policy import Policy
-from envtool.locking.solution import Sources
-from envtool.locking.solve import solve
-from envtool.locking.spec import read_spec
-from envtool.mirroring.mirrors import Mirrors
+from envtool.mirrors.mirrors import Mirrors
+from envtool.solve.conda_solver import Repodata
+from envtool.solve.solution import Sources
+from envtool.solve.solve import solve
+from envtool.spec.channel_spec import DEFAULTS, find_channel, parse
+from envtool.spec.environment import read_spec
+from envtool.spec.version_policy import Policy
 
 MAIN, R = DEFAULTS
 OWN = "http://127.0.0.1:8900/team/pytorch"

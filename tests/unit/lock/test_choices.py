@@ -5,14 +5,15 @@ from datetime import datetime, timezone
 import pytest
 
 from envtool.errors import EnvtoolError, SolveError
-from envtool.fetching import credentials
-from envtool.locking import resolution, virtual
-from envtool.locking.lock import _dependencies
-from envtool.locking.policy import cutoff
-from envtool.locking.pylock import Wheel, format_pylock, parse_pylock
-from envtool.locking.wheels import Target
-from envtool.mirroring import pypi
-from envtool.mirroring.mirrors import Mirrors
+from envtool.fetch import url_credentials
+from envtool.lockfile.pylock import Wheel, format_pylock, parse_pylock
+from envtool.mirrors import pip_index
+from envtool.mirrors.mirrors import Mirrors
+from envtool.pypi import resolution
+from envtool.pypi.resolve import Target
+from envtool.solve.lock import _dependencies
+from envtool.spec import virtual_packages
+from envtool.spec.version_policy import cutoff
 
 NOW = datetime(2026, 7, 10, 12, 0, tzinfo=timezone.utc)
 HASH_PATH = "/packages/10/cb/" + "f" * 60 + "/blinker-1.9.0-py3-none-any.whl"
@@ -49,12 +50,12 @@ def test_a_cutoff_that_is_none(text: str) -> None:
 
 def test_credentials_are_put_in_only_when_a_url_is_used() -> None:
     url = "https://$USER_X:${TOKEN_X}@h.example/t/$T/c"
-    assert credentials.variables_of(url) == ("USER_X", "TOKEN_X", "T")
+    assert url_credentials.variables_of(url) == ("USER_X", "TOKEN_X", "T")
     values = {"USER_X": "me", "TOKEN_X": "s3", "T": "tk"}
-    assert credentials.expand(url, values) == "https://me:s3@h.example/t/tk/c"
-    assert credentials.strip(credentials.expand(url, values)) == "https://h.example/c"
+    assert url_credentials.expand(url, values) == "https://me:s3@h.example/t/tk/c"
+    assert url_credentials.strip(url_credentials.expand(url, values)) == "https://h.example/c"
     with pytest.raises(EnvtoolError, match="needs the variable T, which is not set"):
-        credentials.expand(url, {"USER_X": "me", "TOKEN_X": "s3"})
+        url_credentials.expand(url, {"USER_X": "me", "TOKEN_X": "s3"})
 
 
 @pytest.mark.parametrize(
@@ -70,24 +71,24 @@ def test_credentials_are_put_in_only_when_a_url_is_used() -> None:
     ],
 )
 def test_literal_credentials_are_seen(url: str, expected: bool) -> None:
-    assert credentials.is_literal(url) is expected
+    assert url_credentials.is_literal(url) is expected
 
 
 def test_the_urls_of_a_full_mirror_of_the_index_become_canonical() -> None:
-    canonical = pypi.canonical("https://mirror.example.org/pypi/web" + HASH_PATH, Mirrors())
+    canonical = pip_index.canonical("https://mirror.example.org/pypi/web" + HASH_PATH, Mirrors())
     assert canonical.endswith(HASH_PATH)
     assert "mirror.example.org" not in canonical
-    assert pypi.canonical(canonical, Mirrors()) == canonical
+    assert pip_index.canonical(canonical, Mirrors()) == canonical
 
 
 def test_the_urls_of_a_private_index_stay_and_lose_their_credentials() -> None:
     url = "https://me:secret@pkgs.example.org/files/own-1.0-py3-none-any.whl?token=x#sha256=abc"
-    assert pypi.canonical(url, Mirrors()) == "https://pkgs.example.org/files/own-1.0-py3-none-any.whl"
+    assert pip_index.canonical(url, Mirrors()) == "https://pkgs.example.org/files/own-1.0-py3-none-any.whl"
 
 
 def test_a_mirror_that_is_configured_is_replaced_by_what_it_stands_for() -> None:
     mirrors = Mirrors({"https://files.example.org/": ("http://10.0.0.1/files/",)})
-    assert pypi.canonical("http://10.0.0.1/files/a/x-1-py3-none-any.whl", mirrors).startswith(
+    assert pip_index.canonical("http://10.0.0.1/files/a/x-1-py3-none-any.whl", mirrors).startswith(
         "https://files.example.org/a/"
     )
 
@@ -154,8 +155,8 @@ def test_dependencies_that_a_record_names_twice(depends: list[str], expected: di
 
 
 def test_virtual_packages_that_are_declared_win_over_those_assumed() -> None:
-    assert virtual.declared("linux-64", {"__glibc": "2.31", "__cuda": "12.1"}) == {
+    assert virtual_packages.declared("linux-64", {"__glibc": "2.31", "__cuda": "12.1"}) == {
         "__archspec": "1 x86_64", "__cuda": "12.1", "__glibc": "2.31", "__linux": "5.10", "__unix": "0",
     }  # fmt: skip
-    assert "__cuda" not in virtual.declared("linux-64", {})
-    assert virtual.declared("osx-arm64", {})["__osx"] == "11.0"
+    assert "__cuda" not in virtual_packages.declared("linux-64", {})
+    assert virtual_packages.declared("osx-arm64", {})["__osx"] == "11.0"

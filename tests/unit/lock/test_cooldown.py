@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from envtool.locking.conda import Repodata, SolveRequest
-from envtool.locking.lock import LockRequest
-from envtool.locking.policy import Policy
-from envtool.locking.spec import read_spec
-from envtool.mirroring.mirrors import Mirrors
+from envtool.mirrors.mirrors import Mirrors
+from envtool.solve.conda_solver import Repodata, SolveRequest
+from envtool.solve.lock import LockRequest
+from envtool.spec.environment import read_spec
+from envtool.spec.version_policy import Policy
 
 CUTOFF = datetime(2025, 1, 1, tzinfo=timezone.utc)
 OLD, YOUNG = 1_700_000_000_000, 1_760_000_000_000

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from envtool.fetching.cache import Cache
-from envtool.locking.conda import PackageRecord
-from envtool.locking.distribution_names import DISTRIBUTION_NAMES
-from envtool.locking.distributions import normalize, pep440, provided_distributions
-from envtool.prefixes.dist_info import distributions_in
+from envtool.artifacts.dist_info import distributions_in
+from envtool.fetch.archive_cache import Cache
+from envtool.lockfile.distribution_names import normalize, pep440, provided_distributions
+from envtool.lockfile.distribution_table import DISTRIBUTION_NAMES
+from envtool.solve.conda_solver import PackageRecord
 from tests.support.archives import Archive, File, locked
 
 PLACES = ("site-packages", "lib/python3.9/site-packages", "lib/python3.13t/site-packages", "Lib/site-packages")

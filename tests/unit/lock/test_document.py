@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from envtool.document import Document
+from envtool.yaml_document import Document
 
 
 def issues(text: str) -> list[str]:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from envtool import report
+from envtool import console
 from envtool.errors import LockfileError
-from envtool.locking.lockfile import LockedPackage, parse_lockfile
+from envtool.lockfile.conda_lock_v1 import LockedPackage, parse_lockfile
 
 ROOT = Path(__file__).parents[3]
 VALID = """\
@@ -120,5 +120,5 @@ def test_two_entries_of_one_package_are_named() -> None:
 
 
 def test_no_name_in_a_lock_moves_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
-    report.answer("added  \x1b[2Jevil\x9b\r  1.0\n\tnext")
+    console.answer("added  \x1b[2Jevil\x9b\r  1.0\n\tnext")
     assert capsys.readouterr().out == "added  \\x1b[2Jevil\\x9b\\x0d  1.0\n\tnext\n"

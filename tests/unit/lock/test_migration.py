@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from envtool.locking import requirements, source
-from envtool.locking.requirements import Line
+from envtool.spec import environment_yml, pip_requirements
+from envtool.spec.pip_requirements import Line
 
 GIT = "git+https://host.invalid/team/x@v1"
 
 
-def parse(line: str, base: Path = Path()) -> requirements.Requirements:
-    return requirements.parse([Line(line, "environment.yml:7")], base)
+def parse(line: str, base: Path = Path()) -> pip_requirements.Requirements:
+    return pip_requirements.parse([Line(line, "environment.yml:7")], base)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_urls_that_say_their_name(line: str, expected: str | None) -> None:
     assert not found.issues
     written = found.requirements[0].text
     assert written == expected or (expected is None and written.endswith(f"thing @ {line}"))
-    assert requirements.name_of(written) in ("name", "na-me", "some-thing", "thing")
+    assert pip_requirements.name_of(written) in ("name", "na-me", "some-thing", "thing")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_what_cannot_work_says_what_to_write(line: str, advice: str) -> None:
 @pytest.mark.parametrize("entry", ["sel(linux): htop", "sel(osx):\n      - a\n      - b", "sel( win ) : x"])
 def test_selectors_of_mamba(entry: str) -> None:
     text = f"channels: [c]\ndependencies:\n  - python\n  - {entry}\n"
-    issues = source.parse(Path("environment.yml"), text).issues
+    issues = environment_yml.parse(Path("environment.yml"), text).issues
     assert [each.place for each in issues] == ["environment.yml:4"]
     assert "# [" in issues[0].message
     assert "write the line as `- " in issues[0].message
@@ -80,7 +80,7 @@ def test_selectors_of_mamba(entry: str) -> None:
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "pixi.toml", "requirements.txt", "setup.cfg", "setup.py"])
 def test_files_of_other_tools(name: str) -> None:
-    issues = source.parse(Path(name), "[project]\nname = 'x'\n").issues
+    issues = environment_yml.parse(Path(name), "[project]\nname = 'x'\n").issues
     assert [each.message.split(";")[0] for each in issues] == [
         f"{name} is no environment.yml, the only kind that is read"
     ]

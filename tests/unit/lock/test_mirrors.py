@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from envtool.errors import EnvtoolError, InvalidFileError
-from envtool.mirroring import mirrors
-from envtool.mirroring.mirrors import Mirrors
+from envtool.mirrors import mirrors
+from envtool.mirrors.mirrors import Mirrors
 
 FORGE = "https://conda.anaconda.org/conda-forge/"
 ARCHIVE = "linux-64/numpy-1.26.4-py39h474f0d3_0.conda"

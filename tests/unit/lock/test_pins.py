@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from envtool.locking import solve as module
-from envtool.locking.conda import Repodata, SolveRequest
-from envtool.mirroring.mirrors import Mirrors
+from envtool.mirrors.mirrors import Mirrors
+from envtool.solve import solve as module
+from envtool.solve.conda_solver import Repodata, SolveRequest
 from tests.unit.lock.test_cooldown import OLD, write_channel
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from envtool.errors import MissingFileError, SpecError
-from envtool.locking import source
-from envtool.locking.spec import EnvironmentSpec, PlatformSpec, combine, read_spec
+from envtool.spec import environment_yml
+from envtool.spec.environment import EnvironmentSpec, PlatformSpec, combine, read_spec
 
 BASE = """\
 name: demo
@@ -19,7 +19,7 @@ dependencies:
 
 def spec(*texts: str, directory: Path = Path()) -> EnvironmentSpec:
     names = ["environment.yml", "dev.yml", "more.yml"]
-    return combine([source.parse(directory / name, text) for name, text in zip(names, texts)])
+    return combine([environment_yml.parse(directory / name, text) for name, text in zip(names, texts)])
 
 
 def issues(*texts: str, directory: Path = Path()) -> list[str]:
@@ -113,7 +113,7 @@ def test_selectors_keep_lines_for_their_platforms() -> None:
 )
 def test_selectors_with_words_of_logic(selector: str, platforms: str) -> None:
     names = ["linux-64", "linux-aarch64", "osx-64", "osx-arm64", "win-64"]
-    found = source.parse(Path("environment.yml"), BASE + f"  - numpy  # [{selector}]\n")
+    found = environment_yml.parse(Path("environment.yml"), BASE + f"  - numpy  # [{selector}]\n")
     assert [each for each in names if "numpy" in texts(found.sections[each].conda)] == platforms.split()
 
 

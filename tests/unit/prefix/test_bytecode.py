@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from envtool.prefixes.bytecode import compile_all, source_of
+from envtool.prefix.bytecode import compile_all, source_of
 
 MODULES = {
     "a.py": "NAMES = frozenset({'x', 'y', 'z'})\ndef f(shared=1): return ('shared', 2.5, b'x', f)\n",
@@ -47,7 +47,7 @@ def test_the_bytes_depend_on_nothing_but_the_module(tmp_path: Path, prefix: Path
     other = make(tmp_path / "another" / "much-longer" / "prefix")
     compile_all(other, Path(sys.executable))
     assert compiled(prefix) == compiled(other)
-    worker = Path(__file__).parents[3] / "envtool/prefixes/compile_worker.py"
+    worker = Path(__file__).parents[3] / "envtool/prefix/compile_worker.py"
     names = [f"lib/python3.9/{name}" for name in MODULES]
     for jobs in (1, 5):
         random.Random(jobs).shuffle(names)
@@ -60,7 +60,7 @@ def test_what_the_process_holds_besides_does_not_matter(tmp_path: Path) -> None:
     # marshal looks at reference counts: a name that something else holds too is written in another way.
     (tmp_path / "module.py").write_text("def f(unusual_name): return unusual_name, 'another unusual text'\n")
     script = (
-        "import sys; from envtool.prefixes import compile_worker; held = [sys.intern(name) for name in sys.argv[2:]]\n"
+        "import sys; from envtool.prefix import compile_worker; held = [sys.intern(name) for name in sys.argv[2:]]\n"
     )
     script += "compile_worker.compile_file(sys.argv[1], 'module.py')"
     written = set()

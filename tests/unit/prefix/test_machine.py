@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from envtool.locking.lockfile import LockedPackage
-from envtool.prefixes.machine import Lack, find_lacks
+from envtool.install.virtual_package_check import Lack, find_lacks
+from envtool.lockfile.conda_lock_v1 import LockedPackage
 
 MACHINE = {"__glibc": "2.31 0", "__linux": "5.10.0 0", "__cuda": "11.8 0", "__archspec": "1 haswell", "__unix": "0 0"}
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from envtool.artifacts.file_manifest import Manifests
 from envtool.errors import ArchiveError
-from envtool.prefixes.manifest import Manifests
 
 SITE = "lib/python3.9/site-packages"
 

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from envtool.locking.lockfile import LockedPackage
-from envtool.prefixes.contents import CondaPackage
-from envtool.prefixes.plan import Damage, Plan, as_conda_left_it, installed, plan
-from envtool.prefixes.prefix import Receipt
+from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.prefix.installed_packages import CondaPackage
+from envtool.prefix.prefix import Receipt
+from envtool.prefix.transaction_plan import Damage, Plan, as_conda_left_it, installed, plan
 
 
 def package(name: str, version: str = "1.0", manager: str = "conda") -> LockedPackage:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from envtool.prefixes.prefix import Prefix, Receipt, State
+from envtool.prefix.prefix import Prefix, Receipt, State
 
 NOTHING = Receipt("linux-64", (), (), "sha256:0", {})
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import zstandard
 
+from envtool.artifacts.conda_archive import STATED, read_info, read_payload
+from envtool.artifacts.file_manifest import Manifests
+from envtool.artifacts.wheel_paths import require_plain_paths, scripts_of
 from envtool.errors import ArchiveError
-from envtool.prefixes.archive import STATED, read_info, read_payload
-from envtool.prefixes.manifest import Manifests
-from envtool.prefixes.wheel import require_plain_paths, scripts_of
 
 BAD = ["../x", "a/../../x", "/x", "a//x", "a/./x", "", ".", "a/", "a/\0", "conda-meta/x.json", "__clobbers__/a/x"]
 

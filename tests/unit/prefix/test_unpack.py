@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from envtool.console import Display
 from envtool.errors import ArchiveError
-from envtool.prefixes import link
-from envtool.prefixes.inventory import Known, scan
-from envtool.prefixes.unpack import Unpacked, linked, unpack
-from envtool.report import Display
+from envtool.install.extract import Unpacked, linked, unpack
+from envtool.prefix import rattler
+from envtool.prefix.scan import Known, scan
 from tests.support.archives import Archive, File
 
 FILES = {
@@ -131,7 +131,9 @@ def test_linked_files_are_those_that_were_unpacked_and_are_read_only_after_a_cha
     cache.mkdir()
     found = run(archive, cache / "0", prefix)
     sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
-    link.link([link.LinkRequest("tool", archive.as_uri(), sha256, archive, cache / "0")], [], prefix, "linux-64", cache)
+    rattler.link(
+        [rattler.LinkRequest("tool", archive.as_uri(), sha256, archive, cache / "0")], [], prefix, "linux-64", cache
+    )
     known = Known(written=linked(cache, found.written))
     assert len(known.written) == sum(not file.link for file in FILES.values())
     path = prefix / "lib/libx.so.1"

@@ -13,7 +13,7 @@ import zlib
 import numpy as np
 import pytest
 
-from serve.codec import compression, image, npy, strict_json, tensor_file, tfserving
+from serve.codec import compression, image, npy, safetensors, strict_json, tfserving
 from serve.errors import RequestError
 
 ARRAY = np.arange(6, dtype="f4").reshape(2, 3)
@@ -137,10 +137,10 @@ def test_npy_that_is_refused(body, message):
 
 
 def test_safetensors():
-    body = tensor_file.encode({"x": ARRAY, "n": np.array([1], "i8")})
-    assert {name: array.tolist() for name, array in tensor_file.decode(body).items()} == {"x": ARRAY.tolist(), "n": [1]}
+    body = safetensors.encode({"x": ARRAY, "n": np.array([1], "i8")})
+    assert {name: array.tolist() for name, array in safetensors.decode(body).items()} == {"x": ARRAY.tolist(), "n": [1]}
     # What is not contiguous is written as it reads.
-    assert tensor_file.decode(tensor_file.encode({"t": ARRAY.T}))["t"].tolist() == ARRAY.T.tolist()
+    assert safetensors.decode(safetensors.encode({"t": ARRAY.T}))["t"].tolist() == ARRAY.T.tolist()
 
 
 def safetensors_body(header):
@@ -153,7 +153,7 @@ def safetensors_body(header):
     [
         b"",
         b"\xff" * 16,
-        tensor_file.encode({"x": ARRAY})[:-1],
+        safetensors.encode({"x": ARRAY})[:-1],
         safetensors_body({}),
         safetensors_body({"x": {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 0]}}),
         safetensors_body({"x": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 0]}}),
@@ -163,7 +163,7 @@ def safetensors_body(header):
 )
 def test_safetensors_that_are_refused(body):
     with pytest.raises(RequestError, match="the safetensors body: expected"):
-        tensor_file.decode(body)
+        safetensors.decode(body)
 
 
 def drawn(format, size=(3, 2), mode="RGB"):

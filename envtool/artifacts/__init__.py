@@ -1,0 +1,1 @@
+"""Package archives: download, read, list, write, relocate."""

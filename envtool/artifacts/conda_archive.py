@@ -1,0 +1,257 @@
+"""What a package archive holds: the files of its `info/` directory and its payload, from .conda and .tar.bz2 alike.
+
+Source: the conda package specification (CEP 26 file names, .conda format version 2). Out of scope: writing archives
+(`envtool.artifacts.conda_writer`) and linking them (`envtool.solve.conda_solver`).
+"""
+
+from __future__ import annotations
+
+import bz2
+import hashlib
+import io
+import json
+import os
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from envtool.artifacts.read_ahead import read_ahead
+from envtool.artifacts.relocation import without_rewritten
+from envtool.errors import ArchiveError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_CHUNK_BYTES = 1 << 20
+# Far more than packages have, and little enough to be read by any machine: a kilobyte can unpack to gigabytes.
+_MOST_MEMBERS = 200_000
+_LARGEST_READ_BYTES = 16 << 20
+_LARGEST_INFO_BYTES = 256 << 20
+_LARGEST_HEADER_BYTES = 1 << 20
+# What is read of info/.
+STATED = ("index.json", "paths.json", "link.json", "files", "has_prefix", "no_link")
+_RECORD = ".dist-info/RECORD"
+_HEADERS = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
+
+
+class _BoundedTarInfo(tarfile.TarInfo):
+    """A member whose headers, which `tarfile` reads whole, have a usual size."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Read a header."""
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _HEADERS and member.size > _LARGEST_HEADER_BYTES:
+            raise ArchiveError(f"a header of {member.size} bytes: expected at most {_LARGEST_HEADER_BYTES}")
+        return member
+
+
+def bounded(archive: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of a part of an archive, without `./` before their names.
+
+    Args:
+        archive: The archive, for messages.
+        tar: The part.
+
+    Raises:
+        ArchiveError: There are too many, or one that is to be read whole is too large.
+    """
+    info_bytes = 0
+    for count, member in enumerate(tar):
+        member.name = plain(member.name)
+        member.linkname = plain(member.linkname) if member.islnk() else member.linkname
+        top, _slash, name = member.name.partition("/")
+        is_info = top == "info"
+        info_bytes += member.size if is_info else 0
+        is_stated = is_info and name in STATED
+        is_whole = is_stated or member.name.endswith(_RECORD)
+        if count >= _MOST_MEMBERS:
+            raise ArchiveError(f"{archive} has more than {_MOST_MEMBERS} members")
+        if (is_whole and member.size > _LARGEST_READ_BYTES) or info_bytes > _LARGEST_INFO_BYTES:
+            raise ArchiveError(f"{archive}: {member.name} is too large: {member.size} bytes")
+        if is_stated and not member.isreg():
+            raise ArchiveError(f"{archive}: {member.name} is no plain file")
+        yield member
+
+
+def plain(path: str) -> str:
+    """The path of a member of an archive as `paths.json` has it: without `./` before it."""
+    while path.startswith("./"):
+        path = path[2:].lstrip("/")
+    return path
+
+
+def read_info(archive: Path, names: Sequence[str]) -> dict[str, bytes]:
+    """Read files of `info/`.
+
+    Args:
+        archive: The archive.
+        names: Paths below `info/`, such as `index.json`.
+
+    Returns:
+        The content of each that is there.
+
+    Raises:
+        ArchiveError: It is no package archive.
+    """
+    wanted = {f"info/{name}": name for name in names}
+    found: dict[str, bytes] = {}
+    try:
+        with open_part(archive, "info") as tar:
+            for member in bounded(archive, tar):
+                name = wanted.get(member.name)
+                if name is not None and (file := tar.extractfile(member)) is not None:
+                    found[name] = file.read()
+                is_past = not member.name.startswith("info/") and "paths.json" in found
+                if is_past or len(found) == len(wanted):
+                    break  # in a .tar.bz2 the payload comes after info/, and unpacking it takes long
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, KeyError) as error:
+        raise ArchiveError(f"{archive} is no package archive: {error}") from error
+    return found
+
+
+def read_info_json(archive: Path, name: str) -> dict[str, Any]:
+    """Read one JSON file of `info/`.
+
+    Raises:
+        ArchiveError: It is not there or no JSON, or the archive is none.
+    """
+    return parse_info(archive, read_info(archive, [name]), name)
+
+
+def parse_info(archive: Path, info: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    """Parse one of the files of `info/`.
+
+    Args:
+        archive: The archive, for messages.
+        info: The content of those that are there.
+        name: Which one.
+
+    Raises:
+        ArchiveError: It is not there, or no JSON.
+    """
+    if name not in info:
+        raise ArchiveError(f"{archive} has no info/{name}")
+    if info[name].count(b"{") + info[name].count(b"[") > _MOST_MEMBERS:
+        raise ArchiveError(f"info/{name} of {archive} has more than {_MOST_MEMBERS} entries")
+    try:
+        content = json.loads(info[name])
+    except (ValueError, RecursionError) as error:
+        raise ArchiveError(f"info/{name} of {archive} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ArchiveError(f"info/{name} of {archive} is no JSON object")
+    return content
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file or link of an archive's payload.
+
+    Args:
+        path: Its path in the archive.
+        is_link: Whether it is a symbolic link.
+        is_executable: Whether its owner may execute it; False for links.
+        sha256: Hash of its content, or of the target of a link.
+        normalized_sha256: The same, but of a RECORD without the hashes of scripts, as the env digest counts it.
+    """
+
+    path: str
+    is_link: bool
+    is_executable: bool
+    sha256: str
+    normalized_sha256: str
+
+
+def read_payload(archive: Path) -> list[Member]:
+    """Read every file of an archive's payload, everything but `info/`.
+
+    Raises:
+        ArchiveError: It is no package archive.
+    """
+    members: dict[str, Member] = {}
+    try:
+        with open_part(archive, "pkg") as tar:
+            for info in bounded(archive, tar):
+                if not info.isdir() and not info.name.startswith("info/"):
+                    members[info.name] = read_member(tar, info, members)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, KeyError) as error:
+        raise ArchiveError(f"{archive} is no package archive: {error}") from error
+    return list(members.values())
+
+
+def read_member(
+    tar: tarfile.TarFile,
+    info: tarfile.TarInfo,
+    members: Mapping[str, Member],
+    write: Callable[[bytes], object] | None = None,
+) -> Member:
+    """Read one file or link of an archive's payload.
+
+    Args:
+        tar: The archive, at this member.
+        info: The member.
+        members: Those that came before it, by path; a hard link is a second name of one of them.
+        write: Given the content, piece by piece.
+    """
+    if info.issym():
+        target = os.fsencode(info.linkname)
+        sha256 = hashlib.sha256(target).hexdigest()
+        return Member(info.name, True, False, sha256, sha256)
+    if info.islnk():
+        return replace(members[info.linkname], path=info.name)
+    digest = hashlib.sha256()
+    normalized = None
+    if (file := tar.extractfile(info)) is not None:
+        is_record = info.name.endswith(_RECORD)
+        while chunk := file.read(info.size if is_record else _CHUNK_BYTES):
+            digest.update(chunk)
+            normalized = hashlib.sha256(without_rewritten(chunk)).hexdigest() if is_record else None
+            if write is not None:
+                write(chunk)
+    sha256 = digest.hexdigest()
+    return Member(info.name, False, bool(info.mode & stat.S_IXUSR), sha256, normalized or sha256)
+
+
+@contextmanager
+def open_part(archive: Path, part: str) -> Iterator[tarfile.TarFile]:
+    """Open a part of an archive, to be read from its beginning to its end.
+
+    Args:
+        archive: The archive.
+        part: `pkg` or `info`; a .tar.bz2 holds both in one.
+    """
+    with _open_stream(archive, part) as stream, read_ahead(stream) as ahead:
+        yield tarfile.open(fileobj=cast("IO[bytes]", ahead), mode="r|", tarinfo=_BoundedTarInfo)  # noqa: SIM115 - closed with its stream
+
+
+@contextmanager
+def _open_stream(archive: Path, part: str) -> Iterator[IO[bytes]]:
+    if archive.name.endswith(".conda"):
+        with zipfile.ZipFile(archive) as outer:
+            inner = next((each for each in outer.namelist() if each.startswith(f"{part}-")), f"{part}-*.tar.zst")
+            if part == "pkg" and inner not in outer.namelist() and any("info-" in each for each in outer.namelist()):
+                yield io.BytesIO(bytes(2 * tarfile.BLOCKSIZE))  # nothing but info/
+                return
+            with outer.open(inner) as compressed, _decompress(compressed) as stream:
+                yield stream
+    else:
+        with bz2.open(archive) as stream:
+            yield stream
+
+
+@contextmanager
+def _decompress(compressed: IO[bytes]) -> Iterator[IO[bytes]]:
+    import zstandard
+
+    with zstandard.ZstdDecompressor().stream_reader(compressed, read_across_frames=True) as stream:
+        try:
+            yield cast("IO[bytes]", stream)
+        except zstandard.ZstdError as error:
+            raise ArchiveError(f"damaged zstd data: {error}") from error

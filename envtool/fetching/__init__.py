@@ -1,1 +1,0 @@
-"""Proven bytes: from a URL, over a line that breaks, into a cache that many share."""

@@ -1,0 +1,1 @@
+"""Questions about locks: difference, dependency tree, package metadata."""

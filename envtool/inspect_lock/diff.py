@@ -1,0 +1,125 @@
+"""How two locks differ, package by package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
+from envtool.solve import conda_solver
+
+KINDS = ("added", "removed", "upgraded", "downgraded", "rebuilt")
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One package that is not the same in two locks.
+
+    Args:
+        kind: `added`, `removed`, `upgraded`, `downgraded`, or `rebuilt` (the same version, other bytes).
+        manager: `conda` or `pip`.
+        name: The package.
+        before: Version, and build where it is what differs; None when the package is new.
+        after: The same in the second lock; None when the package is gone.
+        platforms: The platforms on which it differs in this way.
+    """
+
+    kind: str
+    manager: str
+    name: str
+    before: str | None
+    after: str | None
+    platforms: tuple[str, ...]
+
+
+def compare(old: Lockfile, new: Lockfile, order: Callable[[str, str, str], int]) -> list[Difference]:
+    """Every package that differs, sorted by name; one entry for all the platforms where it differs alike.
+
+    Args:
+        old: The first lock.
+        new: The second one.
+        order: Compares two versions of a manager: negative when the first is the older one.
+    """
+    before, after = _by_key(old), _by_key(new)
+    merged: dict[Difference, list[str]] = {}
+    for key in sorted(before.keys() | after.keys()):
+        found = _difference(before.get(key), after.get(key), order)
+        if found is not None:
+            merged.setdefault(found, []).append(key[2])
+    found_all = [replace(each, platforms=tuple(sorted(platforms))) for each, platforms in merged.items()]
+    return sorted(found_all, key=lambda each: (each.name, each.manager, each.platforms))
+
+
+def compare_versions(manager: str, first: str, second: str) -> int:
+    """The order of two versions of a manager: negative when the first is the older one, 0 when they are equal."""
+    if manager == "conda":
+        return conda_solver.compare_versions(first, second)
+    from packaging.version import Version
+
+    return (Version(first) > Version(second)) - (Version(first) < Version(second))
+
+
+def _by_key(lockfile: Lockfile) -> Mapping[Key, LockedPackage]:
+    return {(each.manager, each.name, each.platform): each for each in lockfile.packages}
+
+
+def _difference(
+    old: LockedPackage | None, new: LockedPackage | None, order: Callable[[str, str, str], int]
+) -> Difference | None:
+    if old is None and new is not None:
+        return Difference("added", new.manager, new.name, None, new.version, ())
+    if new is None and old is not None:
+        return Difference("removed", old.manager, old.name, old.version, None, ())
+    if old is None or new is None or _is_same(old, new):
+        return None
+    if old.version == new.version:
+        return Difference("rebuilt", new.manager, new.name, _with_build(old), _with_build(new), ())
+    kind = "upgraded" if order(new.manager, old.version, new.version) <= 0 else "downgraded"
+    return Difference(kind, new.manager, new.name, old.version, new.version, ())
+
+
+def _is_same(old: LockedPackage, new: LockedPackage) -> bool:
+    for one, other in ((old.sha256, new.sha256), (old.md5, new.md5)):
+        if one and other:
+            return one == other
+    return old.url == new.url
+
+
+def _with_build(package: LockedPackage) -> str:
+    build = package.build_string
+    return f"{package.version} {build}" if build else package.version
+
+
+def summary(differences: Sequence[Difference]) -> str:
+    """How many packages there are of each kind, in words."""
+    counts = {kind: sum(each.kind == kind for each in differences) for kind in KINDS}
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "no difference"
+
+
+def as_markdown(differences: Sequence[Difference], platforms: Sequence[str]) -> str:
+    """The differences as a table for a pull request."""
+    rows = ["| package | change | before | after | platforms |", "|---|---|---|---|---|"]
+    for each in differences:
+        name = f"{each.name} (pip)" if each.manager == "pip" else each.name
+        cells = [name, each.kind, each.before or "", each.after or "", where(each, platforms)]
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return f"{summary(differences)}\n\n" + "\n".join(rows) if differences else summary(differences)
+
+
+def as_table(differences: Sequence[Difference], platforms: Sequence[str]) -> str:
+    """The differences as lines for a terminal."""
+    rows = []
+    for each in differences:
+        name = f"{each.name} (pip)" if each.manager == "pip" else each.name
+        change = " → ".join(text for text in (each.before, each.after) if text)
+        rows.append((each.kind, name, change, where(each, platforms)))
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[3]]).rstrip() for row in rows
+    )
+
+
+def where(difference: Difference, platforms: Sequence[str]) -> str:
+    """The platforms in words; empty when it is all of them."""
+    return "" if set(difference.platforms) == set(platforms) else ", ".join(difference.platforms)

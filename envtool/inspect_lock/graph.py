@@ -1,0 +1,115 @@
+"""The packages of a lock as a graph: what each needs, what needs it, and which lines of the user's asked for it."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
+from envtool.lockfile.distribution_names import distribution_names
+from envtool.solve.recorded_inputs import INPUTS_KEY
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """That one package needs another.
+
+    Args:
+        target: The package that is needed, as (manager, name).
+        constraint: What is needed of it; empty when any will do.
+    """
+
+    target: Key
+    constraint: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The packages of one platform.
+
+    Args:
+        packages: Every package by (manager, name).
+        edges: What each needs, in the order of the names.
+        requested: What the user asked for, each with the text of the line.
+    """
+
+    packages: Mapping[Key, LockedPackage]
+    edges: Mapping[Key, tuple[Edge, ...]]
+    requested: Mapping[Key, str]
+
+    def find(self, name: str) -> Key | None:
+        """The package of a name as a user writes it."""
+        wanted = {name.lower(), distribution_names(name)[0]}
+        keys = [key for key in self.packages if wanted & {key[1], *distribution_names(key[1])}]
+        return min(keys, default=None)
+
+    def reversed(self) -> Graph:
+        """The same graph with every edge turned round."""
+        edges: dict[Key, list[Edge]] = {key: [] for key in self.packages}
+        for key, needed in self.edges.items():
+            for edge in needed:
+                edges[edge.target].append(Edge(key, edge.constraint))
+        return Graph(self.packages, {key: tuple(found) for key, found in edges.items()}, self.requested)
+
+    def chains(self, target: Key) -> list[tuple[Key, ...]]:
+        """For every requested package that needs the target, the shortest chain from it to the target."""
+        found = (self._shortest(root, target) for root in self.requested)
+        return sorted((chain for chain in found if chain), key=lambda chain: (len(chain), chain))
+
+    def _shortest(self, root: Key, target: Key) -> tuple[Key, ...]:
+        before: dict[Key, Key | None] = {root: None}
+        todo = deque([root])
+        while todo and target not in before:
+            key = todo.popleft()
+            for edge in self.edges[key]:
+                if edge.target not in before:
+                    before[edge.target] = key
+                    todo.append(edge.target)
+        chain: list[Key] = []
+        step: Key | None = target if target in before else None
+        while step is not None:
+            chain.append(step)
+            step = before[step]
+        return tuple(reversed(chain))
+
+    def constraint(self, needing: Key, needed: Key) -> str:
+        """What one package needs of another."""
+        return next((edge.constraint for edge in self.edges[needing] if edge.target == needed), "")
+
+
+def graph(lockfile: Lockfile, platform: str, categories: Sequence[str]) -> Graph:
+    """The graph of one platform and some categories of a lock."""
+    packages = {(each.manager, each.name): each for each in lockfile.select(platform, categories)}
+    by_distribution = {each: key for key in sorted(packages) for each in distribution_names(key[1])}
+    edges = {}
+    for key, package in packages.items():
+        found = []
+        for name, constraint in sorted(package.dependencies.items()):
+            target = ("conda", name) if key[0] == "conda" else by_distribution.get(distribution_names(name)[0])
+            if target in packages:
+                found.append(Edge(target, "" if constraint == "*" else constraint))
+        edges[key] = tuple(found)
+    return Graph(packages, edges, dict(_requested(lockfile, platform, packages, edges, by_distribution)))
+
+
+def _requested(
+    lockfile: Lockfile,
+    platform: str,
+    packages: Mapping[Key, LockedPackage],
+    edges: Mapping[Key, Sequence[Edge]],
+    by_distribution: Mapping[str, Key],
+) -> Iterator[tuple[Key, str]]:
+    recorded = lockfile.custom_metadata.get(INPUTS_KEY)
+    rows = json.loads(recorded)["platforms"].get(platform, []) if recorded else []
+    for kind, name, value, _ in rows:
+        key = ("conda", name) if kind == "dependency" else by_distribution.get(distribution_names(name)[0])
+        if kind in ("dependency", "pip dependency") and key is not None and key in packages:
+            yield key, str(value)
+    if not recorded:
+        # A lock of another tool does not say what was asked for: whatever nothing else needs was.
+        needed = {edge.target for found in edges.values() for edge in found}
+        yield from ((key, key[1]) for key in packages if key not in needed)

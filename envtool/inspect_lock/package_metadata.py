@@ -1,0 +1,134 @@
+"""What a lock does not say of its packages and somebody near knows: sizes and licences.
+
+Conda packages: from the repodata that this machine keeps. Wheels: from the file in the cache, or from the metadata that
+the index has beside it. Nothing here fails: what is not known is left out.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from email.parser import HeaderParser
+from pathlib import Path
+
+from envtool import paths
+from envtool.errors import EnvtoolError
+from envtool.fetch.archive_cache import Cache, Wanted
+from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.mirrors import mirrors
+
+_NO_LICENSE = ("", "unknown", "none")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one archive or wheel.
+
+    Args:
+        size_bytes: Its size.
+        license: Its licence as its authors state it.
+    """
+
+    size_bytes: int | None = None
+    license: str | None = None
+
+
+def look_up(packages: Sequence[LockedPackage], *, is_offline: bool) -> Mapping[str, Facts]:
+    """What is known of packages, by URL.
+
+    Args:
+        packages: Packages of one platform.
+        is_offline: Whether to ask this machine only.
+    """
+    found = _from_repodata([each for each in packages if each.manager == "conda"], is_offline)
+    cache = Cache(paths.cache())
+    for each in packages:
+        path = _cached(each, cache)
+        if each.manager == "pip":
+            found[each.url] = Facts(path.stat().st_size if path else None, _wheel_license(each, path, is_offline))
+        elif path and each.url not in found:
+            found[each.url] = Facts(path.stat().st_size)
+        if each.size_bytes is not None:  # the lock has it, whatever this machine has seen
+            found[each.url] = replace(found.get(each.url, Facts()), size_bytes=each.size_bytes)
+    return found
+
+
+def _from_repodata(packages: Sequence[LockedPackage], is_offline: bool) -> dict[str, Facts]:
+    from envtool.solve.conda_solver import Repodata
+
+    urls = {each.url for each in packages}
+    by_channel: dict[tuple[str, str], list[str]] = {}
+    for each in packages:
+        channel = each.url.rsplit("/", 2)[0]
+        by_channel.setdefault((channel, each.platform), []).append(each.name)
+    repodata = Repodata(paths.repodata_cache(), mirrors.configured(), is_offline=is_offline)
+    found = {}
+    for (channel, platform), names in by_channel.items():
+        try:
+            records = repodata.find([channel], platform, sorted(set(names)))
+        except EnvtoolError:
+            continue  # its records were never fetched here
+        found.update({each.url: Facts(each.size_bytes, _known(each.license)) for each in records if each.url in urls})
+    return found
+
+
+def _cached(package: LockedPackage, cache: Cache) -> Path | None:
+    if package.sha256 is None:
+        return None
+    path = cache.path(Wanted(package.file_name, package.sha256, ()))
+    return path if path.is_file() else None
+
+
+def _wheel_license(package: LockedPackage, path: Path | None, is_offline: bool) -> str | None:
+    text = _metadata_in(path) if path else None
+    if text is None and not is_offline:
+        text = metadata_at(package.url)
+    return license_of(text) if text else None
+
+
+def license_of(metadata: str) -> str | None:
+    """The licence that the METADATA of a wheel states, the most precise field first.
+
+    Source: PyPA core metadata specification, "License-Expression", "License", "Classifier".
+    """
+    headers = HeaderParser().parsestr(metadata)
+    for field in ("License-Expression", "License"):
+        text = str(headers.get(field, "")).strip()
+        if known := _known(text.splitlines()[0] if text and len(text) < 200 else None):
+            return known
+    classifiers = [str(each) for each in headers.get_all("Classifier", []) if str(each).startswith("License ::")]
+    return classifiers[0].rpartition(" :: ")[2] if classifiers else None
+
+
+def _known(text: str | None) -> str | None:
+    return text if text and text.strip().lower() not in _NO_LICENSE else None
+
+
+def _metadata_in(path: Path) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as wheel:
+            names = [each for each in wheel.namelist() if each.endswith(".dist-info/METADATA") and each.count("/") == 1]
+            return wheel.read(names[0]).decode("utf-8", "replace") if names else None
+    except (OSError, zipfile.BadZipFile):
+        return None
+
+
+def metadata_at(url: str) -> str | None:
+    """The METADATA of a wheel by the wheel's URL, None where it cannot be had.
+
+    Source: PEP 658; the index has it beside the wheel.
+    """
+    from envtool.fetch import client
+
+    for each in _places(f"{url}.metadata"):
+        try:
+            with client.get(each) as body:
+                return b"".join(body.chunks).decode("utf-8", "replace")
+        except EnvtoolError:
+            continue
+    return None
+
+
+def _places(url: str) -> Iterable[str]:
+    return mirrors.configured().for_url(url)

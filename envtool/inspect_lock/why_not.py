@@ -1,0 +1,63 @@
+"""Whether a version of a package would fit into a lock, and what stands in its way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from envtool.errors import SolveError
+from envtool.lockfile.conda_lock_v1 import Lockfile
+from envtool.solve.conflicts import explained
+from envtool.solve.lock import LockRequest
+from envtool.solve.moves import Move, moves
+from envtool.solve.solution import Sources
+from envtool.solve.solve import refuse_malformed
+from envtool.solve.update import package_of, pip_bound, update
+from envtool.spec import pip_requirements
+from envtool.spec.environment import Dependency
+
+
+@dataclass(frozen=True)
+class WhyNot:
+    """What is to be said of a version.
+
+    Args:
+        reason: What stands in its way; None when nothing does.
+        moves: What would move if it were asked for.
+    """
+
+    reason: str | None
+    moves: tuple[Move, ...] = ()
+
+
+def why_not(text: str, old: Lockfile, request: LockRequest, platform: str, sources: Sources) -> WhyNot:
+    """Ask for one more line, and see.
+
+    Args:
+        text: A match spec, such as `numpy=2.3`.
+        old: The lock.
+        request: What a lock would be made of now.
+        platform: The platform.
+        sources: Where packages come from.
+
+    Raises:
+        EnvtoolError: The text names no package.
+        SpecError: It is no match spec.
+    """
+    name = package_of(text)
+    here = {(each.manager, each.name) for each in old.packages if each.platform == platform}
+    is_wheel = ("conda", name) not in here and ("pip", pip_requirements.name_of(name)) in here
+    (spec,) = (each for each in request.spec.platforms if each.platform == platform)
+    if is_wheel:
+        bound = Dependency(pip_bound(name, text), "why-not")
+        spec = replace(spec, pip_constraints=(*spec.pip_constraints, bound))
+    else:
+        spec = replace(spec, conda=(*spec.conda, Dependency(text, "why-not")))
+    asked = replace(request, spec=replace(request.spec, platforms=(spec,)))
+    refuse_malformed(asked.spec)
+    one = replace(old, packages=tuple(each for each in old.packages if each.platform == platform))
+    try:
+        with explained(asked, sources):
+            new = update(one, (), asked, sources)
+    except SolveError as error:
+        return WhyNot(error.message)
+    return WhyNot(None, tuple(moves(one, new, asked, sources.repodata)))

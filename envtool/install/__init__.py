@@ -1,0 +1,1 @@
+"""Create, repair and update of a prefix."""

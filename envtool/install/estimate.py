@@ -1,0 +1,68 @@
+"""What carrying out a plan will take: bytes to download, and room on the disk."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from envtool.artifacts.download import require_sha256
+from envtool.errors import ArchiveError
+from envtool.fetch.archive_cache import Cache, Wanted
+from envtool.install.disk_space import UNPACKED_FACTOR, unpacked_bytes, with_overhead
+from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.package_cache.lookup import find_placings
+from envtool.package_cache.store import ImageStore
+from envtool.prefix.transaction_plan import Plan
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What carrying out a plan will take.
+
+    Args:
+        downloads: How many archives and wheels have to be downloaded.
+        download_bytes: Their size, as far as it is known.
+        unknown: How many of them have a size that nobody says.
+        disk_bytes: What the environment will take on the disk; a guess where archives were not seen yet.
+        free_bytes: How much is free there.
+    """
+
+    downloads: int
+    download_bytes: int
+    unknown: int
+    disk_bytes: int
+    free_bytes: int
+
+
+def forecast(
+    plan: Plan, wanted: Sequence[LockedPackage], place: Path, cache: Cache, sizes: Mapping[str, int | None]
+) -> Forecast:
+    """Foresee what carrying out a plan will take; nothing is downloaded.
+
+    Args:
+        plan: The plan.
+        wanted: Every package that the prefix shall have.
+        place: The prefix, which need not be there.
+        cache: Where archives, wheels and unpacked packages are kept.
+        sizes: The sizes in bytes of archives and wheels, by URL, as far as they are known.
+    """
+    placings = find_placings(wanted, ImageStore(cache)) if plan.starts_over else []
+    known = {each.package.url: each.image.size_bytes for each in placings}
+    for each in plan.install:
+        path = cache.path(Wanted(each.file_name, require_sha256(each), ()))
+        with suppress(OSError, ArchiveError, zipfile.BadZipFile):  # one that is damaged will be fetched anew
+            known.setdefault(each.url, unpacked_bytes(path))
+    missing = [each.url for each in plan.install if each.url not in known]
+    download_bytes = sum(sizes.get(url) or 0 for url in missing)
+    existing = next(each for each in (place, *place.parents) if each.exists())
+    return Forecast(
+        downloads=len(missing),
+        download_bytes=download_bytes,
+        unknown=sum(sizes.get(url) is None for url in missing),
+        disk_bytes=with_overhead(sum(known.values()) + download_bytes * UNPACKED_FACTOR),
+        free_bytes=shutil.disk_usage(existing).free,
+    )

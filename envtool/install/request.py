@@ -1,0 +1,76 @@
+"""What a user asks `envtool create` for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from envtool.errors import PrefixError
+from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
+from envtool.prefix.installed_packages import record_names
+from envtool.prefix.prefix import Prefix, Receipt, State
+from envtool.prefix.transaction_plan import plan
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be made.
+
+    Args:
+        lockfile: The lock.
+        platform: Which of its platforms.
+        categories: Which of its categories.
+        command: The command line, for conda's history.
+        starts_over: Whether to make everything anew even if nothing seems to have changed.
+        repairs: Whether to read every file and mend what was altered.
+        is_offline: Whether everything has to be in the cache.
+        is_frozen: Whether conda shall be told not to change the prefix.
+        is_listed: Whether the prefix goes into the user's list of environments.
+        is_vouched: Whether a signature over the whole lock was checked already.
+        is_from_archives: Whether everything is unpacked and compiled, also what the cache holds unpacked.
+    """
+
+    lockfile: Lockfile
+    platform: str
+    categories: tuple[str, ...]
+    command: str
+    starts_over: bool = False
+    repairs: bool = False
+    is_offline: bool = False
+    is_frozen: bool = False
+    is_listed: bool = True
+    is_vouched: bool = False
+    is_from_archives: bool = False
+
+    def packages(self) -> tuple[LockedPackage, ...]:
+        """What the lock says for the platform and categories.
+
+        Raises:
+            PrefixError: The lock has nothing for the platform or a category.
+        """
+        if self.platform not in self.lockfile.platforms:
+            raise PrefixError(
+                f"the lock has nothing for {self.platform}; it has {', '.join(self.lockfile.platforms)}",
+                f"add {self.platform} to the platforms of environment.yml and lock again",
+            )
+        if not self.lockfile.select(self.platform, sorted({each.category for each in self.lockfile.packages})):
+            raise PrefixError(
+                f"the lock lists {self.platform} and has no package of it",
+                "a merge may have lost them; lock again: envtool lock",
+            )
+        known = {each.category for each in self.lockfile.packages} | {"main"}
+        unknown = sorted(set(self.categories) - known)
+        if unknown:
+            raise PrefixError(f"the lock has no category {', '.join(unknown)}", f"it has {', '.join(sorted(known))}")
+        return self.lockfile.select(self.platform, self.categories)
+
+    def fulfilled(self, prefix: Prefix) -> Receipt | None:
+        """The receipt of a prefix that is the lock's already, by its own notes; None when there is something to do.
+
+        A few milliseconds: neither py-rattler nor a download is needed to find out that nothing has to be done. conda's
+        notes are looked at by their names alone, which tell what it installed, updated or removed.
+        """
+        if self.starts_over or self.repairs or prefix.state() is not State.WHOLE:
+            return None
+        packages, receipt = self.packages(), prefix.receipt()
+        records = {f"{each.name}-{each.version}-{each.build_string}" for each in packages if each.manager == "conda"}
+        return receipt if plan(packages, receipt).is_empty and record_names(prefix.path) == records else None

@@ -1,0 +1,198 @@
+"""Carrying out that packages share paths: what loses one gives way before it is installed.
+
+Where a change touches a shared path, the prefix is made anew: what the one that left had covered stands in no file of
+the prefix, and a prefix made in one go is what every other way has to equal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from envtool.artifacts.download import require_sha256
+from envtool.artifacts.file_manifest import Brought, Manifests
+from envtool.artifacts.wheel_paths import Checksum, checksums_of, place_in_prefix
+from envtool.install.untracked_files import wheel_files
+from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.prefix import clobber
+from envtool.prefix.clobber import Lost, Package
+from envtool.prefix.conda_meta_record import place_of
+from envtool.prefix.installed_packages import conda_packages
+from envtool.prefix.layout import losses, site_packages
+from envtool.prefix.prefix import Prefix
+from envtool.prefix.transaction_plan import Plan
+
+
+class SharedPathsError(Exception):
+    """A change touches a path that another package has too, so that the prefix has to be made anew.
+
+    Args:
+        packages: Manager and name of the packages that share paths.
+    """
+
+    def __init__(self, packages: Collection[Package]) -> None:
+        super().__init__(packages)
+        self.packages = packages
+
+
+def left_behind(prefix: Prefix, plan: Plan) -> set[str]:
+    """The paths of the packages that a plan takes out of a prefix, by the prefix's own notes."""
+    gone = {each.name for each in plan.removes("conda")}
+    left = {path for package in conda_packages(prefix.path) if package.name in gone for path in package.files}
+    left.update(wheel_files(prefix, [each.name for each in plan.removes("pip")]))
+    return left
+
+
+class Sharing:
+    """The shared paths of a prefix that is being made.
+
+    Args:
+        wanted: Every package that the prefix shall have.
+        plan: What changes.
+        placed: The packages that lie there already, out of the cache.
+        manifests: Where is kept what archives and wheels hold; of each that stays or is placed, it is known.
+        proven: The files of the wheels that are to be installed, by canonical URL.
+        left: The paths of what leaves the prefix.
+    """
+
+    def __init__(
+        self,
+        wanted: Sequence[LockedPackage],
+        plan: Plan,
+        placed: Sequence[LockedPackage],
+        manifests: Manifests,
+        proven: Mapping[str, Path],
+        left: AbstractSet[str],
+    ) -> None:
+        self.wanted = wanted
+        self.manifests = manifests
+        self._plan = plan
+        self._placed = {(each.manager, each.name) for each in placed}
+        self._proven = proven
+        self._left = left
+        self._known_checksums: dict[Package, Mapping[str, Checksum]] = {}
+
+    @cached_property
+    def _site_packages(self) -> str:
+        return site_packages(self.wanted, self.manifests)
+
+    @cached_property
+    def _losses(self) -> Lost:
+        return losses(self.wanted, self.manifests, self._proven)
+
+    def _brought(self, package: LockedPackage) -> Brought:
+        key = package.manager, package.name
+        return self.manifests.brought(require_sha256(package), key, self._site_packages)
+
+    def require_settled(self) -> None:
+        """Whether the plan makes every package that has a shared path, once the archives are unpacked.
+
+        Raises:
+            SharedPathsError: It does not.
+        """
+        sharing = {package for (loser, _), winner in self._losses.items() for package in (loser, winner)}
+        if not sharing.isdisjoint(self._placed):
+            raise SharedPathsError(sharing)
+        if self._plan.starts_over:
+            return
+        changed = {(each.manager, each.name) for each in self._plan.install}
+        changed.update((each.manager, each.name) for each in self._plan.remove)
+        stays = (each for each in self.wanted if self._left and (each.manager, each.name) not in changed)
+        if not sharing.isdisjoint(changed) or any(
+            not self._left.isdisjoint(self._brought(each).paths) for each in stays
+        ):
+            raise SharedPathsError(sharing)
+
+    def yield_paths(self, package: LockedPackage, unpacked: Path) -> None:
+        """Let a conda package bring what it loses to another one under the name that py-rattler gives it.
+
+        py-rattler would sort this out itself, but links packages side by side, and then fails or forgets files where a
+        path is a directory in one package and a file in another. For the same reason it sees no entries of directories.
+
+        Args:
+            package: The package.
+            unpacked: The directory that its archive was unpacked into.
+        """
+        key = package.manager, package.name
+        lost = {path for (loser, path), winner in self._losses.items() if loser == key and winner[0] == "conda"}
+        brought = self._brought(package)
+        if not lost and not brought.directories:
+            return
+        listing = unpacked / "info" / "paths.json"
+        paths = json.loads(listing.read_bytes())
+        paths["paths"] = list(self._kept(paths["paths"], package.name, lost, unpacked))
+        listing.write_text(json.dumps(paths))
+        if not lost.isdisjoint(brought.scripts):
+            link = json.loads((unpacked / "info" / "link.json").read_bytes())
+            points = link["noarch"]["entry_points"]
+            link["noarch"]["entry_points"] = [
+                each for each in points if f"bin/{each.partition('=')[0].strip()}" not in lost
+            ]
+            (unpacked / "info" / "link.json").write_text(json.dumps(link))
+
+    def _kept(
+        self, entries: Sequence[Mapping[str, Any]], name: str, lost: Collection[str], unpacked: Path
+    ) -> Iterator[Mapping[str, Any]]:
+        is_python = json.loads((unpacked / "info" / "index.json").read_bytes()).get("noarch") == "python"
+        for entry in entries:
+            path = place_of(entry["_path"], self._site_packages) if is_python else entry["_path"]
+            if entry["path_type"] == "directory":
+                continue
+            if path not in lost:
+                yield entry
+                continue
+            place = clobber.kept_at(name, path)
+            (unpacked / place).parent.mkdir(parents=True, exist_ok=True)
+            (unpacked / entry["_path"]).rename(unpacked / place)
+            yield {**entry, "_path": place}
+
+    def make_directories(self, prefix: Path, packages: Sequence[LockedPackage]) -> None:
+        """Make the directories that conda packages state besides their files, where no file or link is in the way."""
+        for each in packages:
+            for path in self._brought(each).directories:
+                if not any(_is_in_the_way(prefix / above) for above in (path, *clobber.parents(path))):
+                    (prefix / path).mkdir(parents=True, exist_ok=True)
+
+    def layers(self, wheels: Sequence[LockedPackage]) -> list[list[LockedPackage]]:
+        """Wheels in groups to be installed one after the other, so that what loses a path is there before it is won."""
+        order = {("pip", each.name): place for place, each in enumerate(self.wanted)}
+        after: dict[Package, set[Package]] = {}
+        for (loser, path), winner in self._losses.items():
+            if loser not in after.get(winner, ()) and self._differs(path, loser, winner):
+                after.setdefault(winner, set()).add(loser)
+        depth: dict[Package, int] = {}
+        groups: list[list[LockedPackage]] = []
+        for each in sorted(wheels, key=lambda each: order["pip", each.name]):
+            key = "pip", each.name
+            depth[key] = max((depth[loser] + 1 for loser in after.get(key, ()) if loser in depth), default=0)
+            groups += [[]] * (depth[key] + 1 - len(groups))
+            groups[depth[key]] = [*groups[depth[key]], each]
+        return groups
+
+    def _differs(self, path: str, loser: Package, winner: Package) -> bool:
+        one, other = (self._checksums(package).get(path) for package in (loser, winner))
+        return one is None or one != other
+
+    def _checksums(self, package: Package) -> Mapping[str, Checksum]:
+        # Enough to tell what needs an order; that the right file is there in the end, its sha256 proves.
+        if package not in self._known_checksums:
+            urls = (each.url for each in self.wanted if (each.manager, each.name) == package)
+            wheel = self._proven.get(next(urls, "")) if package[0] == "pip" else None
+            found = checksums_of(wheel) if wheel else {}
+            self._known_checksums[package] = {
+                place_in_prefix(name, self._site_packages): checksum for name, checksum in found.items()
+            }
+        return self._known_checksums[package]
+
+    def lost_to(self, wheels: Sequence[LockedPackage]) -> list[str]:
+        """What has to be out of the way before wheels are installed."""
+        names = {("pip", each.name) for each in wheels}
+        return [path for (_, path), winner in self._losses.items() if winner in names]
+
+
+def _is_in_the_way(path: Path) -> bool:
+    return path.is_symlink() or (path.exists() and not path.is_dir())

@@ -1,0 +1,97 @@
+"""A lock as frozen values; `envtool.lockfile.conda_lock_v1` reads and writes it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import unquote
+
+from envtool.lockfile.build_recipe import SourceBuild
+
+
+@dataclass(frozen=True)
+class LockedPackage:
+    """One archive or wheel of the lock.
+
+    Args:
+        manager: `conda` or `pip`.
+        name: The package.
+        version: Its version.
+        platform: The platform that it is locked for.
+        url: Its canonical URL; a mirror never stands here.
+        sha256: Hash of the file; conda records that have only an MD5 have None.
+        md5: The same in MD5; conda-lock demands it for conda packages.
+        dependencies: What it needs, name to constraint.
+        category: `main`, `dev` or any other.
+        build: Its build string, where known.
+        size_bytes: Size of the file, where the channel or index says it.
+        built: How the wheel was made, if its URL is that of a commit.
+        access_url: The URL with the variables for its credentials that the lock names for its channel or index; None
+            where it names none.
+    """
+
+    manager: str
+    name: str
+    version: str
+    platform: str
+    url: str
+    sha256: str | None
+    md5: str | None = None
+    dependencies: Mapping[str, str] = field(default_factory=dict)
+    category: str = "main"
+    build: str | None = None
+    size_bytes: int | None = None
+    built: SourceBuild | None = None
+    access_url: str | None = field(default=None, compare=False)
+
+    @property
+    def file_name(self) -> str:
+        """The name of the archive or wheel, the last part of its URL."""
+        if self.built:
+            return self.built.wheel
+        return unquote(self.url.partition("#")[0].rpartition("/")[2])
+
+    @property
+    def build_string(self) -> str | None:
+        """The build of a conda package, which its file name has even where the lock has not."""
+        if self.build or self.manager != "conda":
+            return self.build
+        return re.sub(r"\.(conda|tar\.bz2)$", "", self.file_name).rpartition("-")[2]
+
+    @property
+    def sort_key(self) -> tuple[str, str, str, str]:
+        """The order of the file."""
+        return self.manager, self.name, self.platform, self.category
+
+
+@dataclass(frozen=True)
+class Lockfile:
+    """A whole lock.
+
+    Args:
+        packages: Every package of every platform, in the order of the file.
+        channels: The channels as the sources name them.
+        platforms: The locked platforms.
+        sources: The source files, relative to the lockfile.
+        content_hash: conda-lock's hash of the sources for each platform.
+        custom_metadata: Data of ours, text to text.
+    """
+
+    packages: tuple[LockedPackage, ...]
+    channels: tuple[str, ...]
+    platforms: tuple[str, ...]
+    sources: tuple[str, ...]
+    content_hash: Mapping[str, str]
+    custom_metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def select(self, platform: str, categories: Sequence[str] = ("main",)) -> tuple[LockedPackage, ...]:
+        """The packages of one platform and some categories."""
+        return tuple(each for each in self.packages if each.platform == platform and each.category in categories)
+
+
+def file_parts(url: str) -> tuple[str, str, str]:
+    """Name, version and build of the archive at a URL."""
+    stem = re.sub(r"\.(conda|tar\.bz2)$", "", unquote(url.rpartition("/")[2]))
+    name, version, build = stem.rsplit("-", 2)
+    return name.lower(), version, build

@@ -1,0 +1,153 @@
+"""pylock.toml (PEP 751): the wheels that uv chose for one target, read and written as frozen values.
+
+Out of scope: source distributions; a `Wheel` is a file with a hash, or it is not locked.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from envtool.errors import SolveError
+from envtool.lockfile import git_url
+from envtool.lockfile.build_recipe import SourceBuild
+from envtool.lockfile.git_url import Repository
+
+if TYPE_CHECKING:
+    from envtool.spec.requirement_hashes import Pins
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One locked wheel.
+
+    Args:
+        name: The distribution's normalized name.
+        version: Its version.
+        url: Where the index has it.
+        sha256: Hash of the file.
+        size_bytes: Size of the file, where the index says it.
+        needs: The normalized names of the distributions that it needs on its target.
+        built: How it was made, if it is of a repository; then the URL is that of the commit.
+    """
+
+    name: str
+    version: str
+    url: str
+    sha256: str
+    size_bytes: int | None = None
+    needs: tuple[str, ...] = ()
+    built: SourceBuild | None = None
+
+
+def parse_pylock(
+    text: str,
+    built: Mapping[str, Wheel] | None = None,
+    *,
+    kept: Collection[str] = (),
+    is_pure: bool = False,
+    pins: Pins | None = None,
+) -> list[Wheel]:
+    """The wheels of a pylock.toml that uv resolved for one target, sorted by name.
+
+    Args:
+        text: Its content.
+        built: Wheels by name that uv was given as files.
+        kept: The sha256 of files that are taken before a better one of the same version.
+        is_pure: Whether a wheel for every platform is wanted, and no other.
+        pins: Hashes that files have to match.
+
+    Raises:
+        SolveError: A package is no wheel, has no sha256, or none of its wheels is a pinned one.
+    """
+    packages: list[dict[str, Any]] = tomllib.loads(text).get("packages", [])
+    given = built or {}
+    wheels = (given.get(each["name"]) or _wheel(each, kept, is_pure=is_pure, pins=pins) for each in packages)
+    return sorted(wheels, key=lambda wheel: wheel.name)
+
+
+def format_pylock(wheels: Sequence[Wheel], requires_python: str | None = None) -> str:
+    """A pylock.toml with these wheels; equal values give equal bytes.
+
+    Args:
+        wheels: The wheels.
+        requires_python: The version specifier of the interpreters that they are for.
+    """
+    lines = ['lock-version = "1.0"', 'created-by = "envtool"']
+    if requires_python:
+        lines.append(f"requires-python = {json.dumps(requires_python)}")
+    for wheel in sorted(wheels, key=lambda each: each.name):
+        lines += ["", "[[packages]]", f"name = {json.dumps(wheel.name)}", f"version = {json.dumps(wheel.version)}"]
+        lines.append(_commit(git_url.parse(wheel.url)) if git_url.is_repository(wheel.url) else _file(wheel))
+    return "\n".join(lines) + "\n"
+
+
+def _file(wheel: Wheel) -> str:
+    file_name = unquote(wheel.url.rpartition("/")[2])
+    fields = [f"name = {json.dumps(file_name)}", f"url = {json.dumps(wheel.url)}"]
+    if wheel.size_bytes is not None:
+        fields.append(f"size = {wheel.size_bytes}")
+    return f"wheels = [{{ {', '.join(fields)}, hashes = {{ sha256 = {json.dumps(wheel.sha256)} }} }}]"
+
+
+def _commit(source: Repository) -> str:
+    # Source: PEP 751, "packages.vcs".
+    fields = ['type = "git"', f"url = {json.dumps(source.shown)}", f"commit-id = {json.dumps(source.revision)}"]
+    if source.subdirectory:
+        fields.append(f"subdirectory = {json.dumps(source.subdirectory)}")
+    return f"vcs = {{ {', '.join(fields)} }}"
+
+
+def _wheel(package: Mapping[str, Any], kept: Collection[str], *, is_pure: bool, pins: Pins | None) -> Wheel:
+    # uv writes only the wheels that fit the target, the best one first.
+    fitting = package.get("wheels", ())
+    if is_pure:
+        fitting = [each for each in fitting if unquote(each["url"]).endswith("-none-any.whl")]
+    files = [package["archive"]] if "archive" in package else fitting
+    proven = [each for each in files if "url" in each and "sha256" in each.get("hashes", {})]
+    proven.sort(key=lambda each: each["hashes"]["sha256"] not in kept)  # the others stay in uv's order
+    if not proven:
+        raise SolveError(
+            f"{package['name']} has no wheel with a sha256" + (" that is pure Python" if is_pure else ""),
+            "a build gives other bytes on every machine: name a version, or the URL of a file, that is a wheel",
+        )
+    source = next((each for each in proven if pins is None or pins.allow(package["name"], each)), None)
+    if source is None:
+        raise _not_pinned(package, proven, pins)
+    return Wheel(
+        name=package["name"],
+        version=str(package.get("version", "")) or _version_in(source["url"]),
+        url=source["url"],
+        sha256=source["hashes"]["sha256"],
+        size_bytes=source.get("size"),
+    )
+
+
+def _version_in(url: str) -> str:
+    # A requirement that is a URL comes without its version; a wheel's name has it. Source: PEP 427, "File name".
+    return _name_in(url).split("-")[1]
+
+
+def _not_pinned(package: Mapping[str, Any], files: Sequence[Mapping[str, Any]], pins: Pins | None) -> SolveError:
+    lines = pins.of(package["name"]) if pins else []
+    expected = "" if lines else "\n  expected one, since --require-hashes is among the lines of the pip section"
+    expected += "".join(f"\n  expected {' or '.join(sorted(each))}" for each in lines)
+    found = "".join(f"\n  found    sha256:{each['hashes']['sha256']} ({_name_in(each['url'])})" for each in files)
+    return SolveError(
+        f"{package['name']} {package.get('version', '')} has no wheel for this platform with a pinned hash:"
+        f"{expected}{found}",
+        "was the file replaced, or is the hash another file's? pip hash FILE tells the hash of one that you trust",
+    )
+
+
+def _name_in(url: str) -> str:
+    return unquote(url.partition("#")[0].rpartition("/")[2])

@@ -1,1 +1,0 @@
-"""Mirrors: which there are, how quick they are, and the configuration files that name them."""

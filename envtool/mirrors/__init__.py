@@ -1,0 +1,1 @@
+"""Mirrors of conda channels and package indexes: presets, selection, benchmark, configuration."""

@@ -1,0 +1,180 @@
+"""Changes to files that belong to the user: shown before they are made, and taken back exactly.
+
+A change keeps what was there, byte for byte, in a directory that only the user can read. Out of scope: what to change.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import shutil
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from envtool.atomic_files import write_atomically
+from envtool.errors import EnvtoolError
+from envtool.fetch.authentication import without_secrets
+
+_JOURNAL = "journal.json"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A change of one file.
+
+    Args:
+        path: The file.
+        before: What it says now, None when it is not there.
+        after: What it shall say.
+    """
+
+    path: Path
+    before: str | None
+    after: str
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing changes."""
+        return self.after == (self.before or "")
+
+
+def read(path: Path) -> str | None:
+    """The text of a file, byte for byte with its line ends; None when it is not there.
+
+    Raises:
+        EnvtoolError: It cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise EnvtoolError(f"{path} cannot be read: {reason}") from error
+
+
+def diff(edits: Sequence[Edit]) -> str:
+    """The changes as a unified diff; credentials in it are masked."""
+    parts: list[str] = []
+    for each in edits:
+        if each.is_empty:
+            continue
+        old = without_secrets(each.before or "").splitlines()
+        new = without_secrets(each.after).splitlines()
+        source = "/dev/null" if each.before is None else str(each.path)
+        parts += difflib.unified_diff(old, new, source, str(each.path), lineterm="")
+    return "\n".join(parts)
+
+
+def apply(edits: Sequence[Edit], journal: Path) -> list[Path]:
+    """Make the changes, and keep what was there.
+
+    Args:
+        edits: The changes; empty ones are left out.
+        journal: The directory of all changes that can be taken back.
+
+    Returns:
+        The files that were changed.
+
+    Raises:
+        EnvtoolError: A file cannot be written, or is not what it was when the change was planned.
+    """
+    due = [each for each in edits if not each.is_empty]
+    for each in due:
+        if read(each.path) != each.before:
+            raise EnvtoolError(f"{each.path} was changed by somebody else just now", "run the same command again")
+    if not due:
+        return []
+    try:
+        _keep(due, journal)
+        for each in due:
+            _write(each.path, each.after.encode(), _mode(each.path))
+    except OSError as error:
+        raise EnvtoolError(f"{error.filename or journal} cannot be written: {error.strerror}") from error
+    return [each.path for each in due]
+
+
+def undo(journal: Path) -> list[Path]:
+    """Take the last change back; run again, the one before it.
+
+    Args:
+        journal: The directory of all changes.
+
+    Returns:
+        The files that are as they were.
+
+    Raises:
+        EnvtoolError: There is no change to take back, or a file was changed since.
+    """
+    entries = _entries(journal)
+    if not entries:
+        raise EnvtoolError("there is no change to take back", "envtool mirror use makes one")
+    last = entries[-1]
+    files = json.loads((last / _JOURNAL).read_text(encoding="utf-8"))["files"]
+    for each in files:
+        now = read(Path(each["path"]))
+        if now is not None and _sha256(now.encode()) not in (each["after_sha256"], each["before_sha256"]):
+            raise EnvtoolError(
+                f"{each['path']} was changed since; it is not touched", f"what it said before is in {last}"
+            )
+    for each in files:
+        _restore(Path(each["path"]), None if each["before_sha256"] is None else last / each["kept"], each["mode"])
+    shutil.rmtree(last)
+    return [Path(each["path"]) for each in files]
+
+
+def _keep(edits: Sequence[Edit], journal: Path) -> None:
+    entries = _entries(journal)
+    number = int(entries[-1].name) + 1 if entries else 1
+    journal.mkdir(parents=True, exist_ok=True)
+    place = journal / f"{number:04}"
+    place.mkdir(mode=0o700)
+    files = []
+    for position, each in enumerate(edits):
+        before = None if each.before is None else each.before.encode()
+        if before is not None:
+            _write(place / str(position), before, 0o600)
+        files.append(
+            {
+                "path": str(each.path),
+                "kept": str(position),
+                "mode": _mode(each.path),
+                "before_sha256": None if before is None else _sha256(before),
+                "after_sha256": _sha256(each.after.encode()),
+            }
+        )
+    # Written last: without it the directory counts for nothing.
+    write_atomically(place / _JOURNAL, json.dumps({"files": files}, indent=2) + "\n")
+
+
+def _entries(journal: Path) -> list[Path]:
+    return sorted(each.parent for each in journal.glob(f"[0-9]*/{_JOURNAL}"))
+
+
+def _restore(path: Path, kept: Path | None, mode: int) -> None:
+    if kept is None:
+        path.unlink(missing_ok=True)
+    else:
+        _write(path, kept.read_bytes(), mode)
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    # Through a link to the file itself, since many people keep these files in a repository.
+    target = path.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, content, mode)
+
+
+def _mode(path: Path) -> int:
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        return 0o644
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

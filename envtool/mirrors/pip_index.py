@@ -1,0 +1,117 @@
+"""Which package index this machine is set up for: uv's own variables first, then pip's variables and files.
+
+uv does not read pip's configuration, but on most machines (and behind most mirrors) that is the one that was set up.
+Source: pip documentation, "Configuration": files are read in the order global, user, site, PIP_CONFIG_FILE.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from envtool.fetch import url_credentials
+from envtool.mirrors.mirrors import Mirrors
+
+# The index keeps each file under the digits of its BLAKE2b-256, and full mirrors keep that path.
+_FILE_PATH = re.compile(r"/packages/[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{60}/[^/]+$")
+_UV_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL")
+
+
+def uv_environment() -> dict[str, str]:
+    """The variables that make uv ask the index that pip would ask; empty when uv's own are set or none is."""
+    if any(os.environ.get(name) for name in _UV_VARIABLES):
+        return {}
+    url = os.environ.get("PIP_INDEX_URL") or _configured("index-url")
+    return {"UV_DEFAULT_INDEX": url} if url else {}
+
+
+def index_of_machine() -> str | None:
+    """The index that uv or pip were set up for here, None where uv would ask the public one."""
+    own = next((os.environ[name] for name in _UV_VARIABLES if os.environ.get(name)), None)
+    return own or uv_environment().get("UV_DEFAULT_INDEX")
+
+
+def public_index() -> str | None:
+    """The public index, None where pip is not there to say its URL."""
+    try:
+        from pip._internal.models.index import PyPI
+    except ImportError:
+        return None
+    return str(PyPI.simple_url)
+
+
+def index_variables(index_url: str | None, extra_index_urls: Sequence[str]) -> dict[str, str]:
+    """The variables that make uv ask the indexes that an environment.yml names, with their credentials put in.
+
+    Variables and not arguments, since everybody on the machine can read the arguments of a process.
+
+    Raises:
+        EnvtoolError: A variable in a URL is not set.
+    """
+    variables: dict[str, str] = {}
+    if index_url:
+        # Of the older variable there may be another value in our environment; an empty one takes it away.
+        variables.update(UV_DEFAULT_INDEX=url_credentials.expand(index_url), UV_INDEX_URL="")
+    if extra_index_urls:
+        variables["UV_INDEX"] = " ".join(url_credentials.expand(each) for each in extra_index_urls)
+    return variables
+
+
+def only(index_url: str | None, extra_index_urls: Sequence[str]) -> dict[str, str]:
+    """The variables that make uv ask the indexes that an environment.yml names, and no other that it knows of.
+
+    Raises:
+        EnvtoolError: A variable in a URL is not set.
+    """
+    *first, last = (*extra_index_urls, *([index_url] if index_url else [])) or (None,)
+    nothing_else = dict.fromkeys(("UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"), "")
+    return {**nothing_else, "UV_NO_CONFIG": "1", **index_variables(last, [each for each in first if each])}
+
+
+def canonical(url: str, mirrors: Mirrors) -> str:
+    """The URL of a wheel as it may stand in a lock: no mirror, no credentials.
+
+    A full mirror keeps the index's own paths, by which its files are known; of any other mirror the configuration has
+    to say what it stands for.
+    """
+    url = mirrors.canonical(url_credentials.strip(url))
+    path = _FILE_PATH.search(urlsplit(url).path)
+    host = _file_host()
+    return f"https://{host}{path[0]}" if path and host else url
+
+
+def _file_host() -> str | None:
+    # pip knows the host of the index's files; uv does not say. pip stands in nearly every environment.
+    try:
+        from pip._internal.models.index import PyPI
+    except ImportError:
+        return None
+    return str(PyPI.file_storage_domain)
+
+
+def _configured(key: str) -> str | None:
+    value = None
+    for path in _config_files():
+        parser = configparser.RawConfigParser()
+        try:
+            parser.read(path, encoding="utf-8")
+        except (configparser.Error, UnicodeDecodeError):
+            continue  # pip itself complains about such a file; here it only has nothing to say
+        for section in ("global", "install"):
+            value = parser.get(section, key, fallback=value)
+    return value
+
+
+def _config_files() -> list[Path]:
+    explicit = os.environ.get("PIP_CONFIG_FILE")
+    if explicit == os.devnull:
+        return []
+    user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    files = [Path("/etc/xdg/pip/pip.conf"), Path("/etc/pip.conf"), Path.home() / ".pip" / "pip.conf"]
+    files += [user / "pip" / "pip.conf", Path(sys.prefix) / "pip.conf"]
+    return [*files, Path(explicit)] if explicit else files

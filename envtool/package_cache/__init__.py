@@ -1,0 +1,1 @@
+"""Unpacked packages kept between creates, and their placement into prefixes."""

@@ -1,0 +1,249 @@
+"""Take images from a prefix that was just made and proven.
+
+A package of which anything is unclear (a file that two packages bring, one that linking renamed, a text in which the
+prefix cannot be told from what stands for it) gets no image; it is unpacked from its archive the next time, too.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from envtool.artifacts.file_manifest import Declared
+from envtool.artifacts.relocation import PREFIX_TEXT, replace_text, restore, substitute
+from envtool.atomic_files import create, write_all
+from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.package_cache.entry import PACK, Image, StoredFile, depends_on_python
+from envtool.package_cache.materialize import fill_meta, fill_record
+from envtool.package_cache.reflink import clone
+from envtool.package_cache.store import ImageStore
+from envtool.prefix.bytecode import source_of
+from envtool.prefix.installed_packages import recorded_files
+from envtool.prefix.scan import Entry
+
+_LARGE_BYTES = 1 << 17
+_RECORD = ".dist-info/RECORD"
+
+
+class _UnclearError(Exception):
+    """Why a package gets no image."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A prefix that was just made and proven.
+
+    Args:
+        prefix: Its directory.
+        declared: What archives and wheels bring, by path.
+        entries: What was read, by path.
+        since_ns: When the reading began, so that a file changed since then is not taken for what was read.
+        shared: Manager and name of the packages that share a path with another one.
+    """
+
+    prefix: Path
+    declared: Mapping[str, Declared]
+    entries: Mapping[str, Entry]
+    since_ns: int
+    shared: Collection[tuple[str, str]] = ()
+
+
+def capture(
+    made: Made, packages: Mapping[str, LockedPackage], others: Iterable[LockedPackage], store: ImageStore
+) -> int:
+    """Keep the images of packages.
+
+    Args:
+        made: The prefix.
+        packages: The packages, by the key of their image.
+        others: What else the prefix holds.
+        store: Where images are kept.
+
+    Returns:
+        How many were kept.
+
+    Raises:
+        OSError: The store cannot be written.
+    """
+    contents = _Contents(made, [*packages.values(), *others])
+    count = 0
+    for key, package in packages.items():
+        with suppress(_UnclearError):
+            files = contents.of(package)
+            _require_room(made, files, store)
+            store.keep(key, functools.partial(_take, made, store, package, files))
+            count += 1
+    return count
+
+
+def _require_room(made: Made, paths: Sequence[str], store: ImageStore) -> None:
+    # Half of what is free at most: a cache should not be what fills a disk.
+    place = next(each for each in (store.root, *store.root.parents) if each.exists())
+    if sum(made.entries[path].size_bytes for path in paths) * 2 > shutil.disk_usage(place).free:
+        raise _UnclearError("too little room")
+
+
+class _Contents:
+    """Which files of a prefix belong to which package."""
+
+    def __init__(self, made: Made, packages: Sequence[LockedPackage]) -> None:
+        self._made = made
+        self._metas = {record["name"]: record for record in _conda_meta(made.prefix)}
+        self._declared: dict[tuple[str, str], set[str]] = collections.defaultdict(set)
+        for path, file in made.declared.items():
+            self._declared[file.package].add(path)
+        self._byte_code: dict[str, list[str]] = collections.defaultdict(list)
+        for path in made.entries:
+            if source := source_of(path):
+                self._byte_code[source].append(path)
+        self._listed = {(each.manager, each.name): self._list(each) for each in packages}
+        self._owners = collections.Counter(path for paths in self._listed.values() for path in paths)
+
+    def of(self, package: LockedPackage) -> list[str]:
+        """The files of a package that are there, byte-code included.
+
+        Raises:
+            _UnclearError: It cannot be told.
+        """
+        key = package.manager, package.name
+        listed, declared = self._listed[key], self._declared[key]
+        strange = [path for path in listed - declared if not self._is_generated(package, path)]
+        if not listed or strange or not declared <= listed or any(self._owners[path] > 1 for path in listed):
+            raise _UnclearError(f"the files of {package.name}")
+        if not listed <= self._made.entries.keys():
+            raise _UnclearError(f"a file of {package.name} is missing")
+        byte_code = (
+            [path for source in listed for path in self._byte_code[source]] if depends_on_python(package) else []
+        )
+        return sorted([*listed, *byte_code])
+
+    def _list(self, package: LockedPackage) -> set[str]:
+        listed = self._linked(package) if package.manager == "conda" else self._recorded(package)
+        return {path for path in listed if source_of(path) is None and not path.endswith(".pyc")}
+
+    def _linked(self, package: LockedPackage) -> Iterator[str]:
+        yield from self._metas.get(package.name, {}).get("files", ())
+
+    def _recorded(self, package: LockedPackage) -> Iterator[str]:
+        for record in self._declared["pip", package.name]:
+            if record.endswith(_RECORD):
+                yield from recorded_files(self._made.prefix, record)
+
+    def _is_generated(self, package: LockedPackage, path: str) -> bool:
+        if package.manager == "pip":
+            return path.startswith("bin/") or ".dist-info/" in path
+        return path in {
+            each["_path"]
+            for each in self._metas[package.name]["paths_data"]["paths"]
+            if each.get("path_type") == "unix_python_entry_point"
+        }
+
+
+def _take(made: Made, store: ImageStore, package: LockedPackage, paths: Sequence[str], place: Path) -> Image:
+    return _Taking(made, store, place).take(package, paths)
+
+
+class _Taking:
+    """Writes the files of one package into the directory of an image."""
+
+    def __init__(self, made: Made, store: ImageStore, place: Path) -> None:
+        self._made = made
+        self._store = store
+        self._place = place
+        self._prefix = os.fsencode(made.prefix)
+        self._digest = hashlib.sha256()
+        self._packed_bytes = 0
+
+    def take(self, package: LockedPackage, paths: Sequence[str]) -> Image:
+        files, links = [], {}
+        self._pack = create(str(self._place / PACK), 0o444)
+        try:
+            for path in paths:
+                if self._made.entries[path].kind == "link":
+                    links[path] = self._link(path)
+                elif (file := self._file(path, self._made.entries[path])) is not None:
+                    files.append(file)
+        finally:
+            os.close(self._pack)
+        record = self._record(package) if package.manager == "conda" else None
+        return Image(tuple(files), links, record, pack_sha256=self._digest.hexdigest())
+
+    def _link(self, path: str) -> str:
+        target = os.fsencode((self._made.prefix / path).readlink())
+        if PREFIX_TEXT in target:
+            raise _UnclearError(path)
+        return os.fsdecode(target.replace(self._prefix, PREFIX_TEXT))
+
+    def _file(self, path: str, entry: Entry) -> StoredFile | None:
+        source = self._made.prefix / path
+        status = source.stat()
+        if status.st_ctime_ns >= self._made.since_ns or status.st_size != entry.size_bytes:
+            raise _UnclearError(f"{path} was changed meanwhile")
+        mode = status.st_mode & 0o777
+        if path.endswith(_RECORD):
+            return self._record_file(path, mode, source)
+        module = source_of(path)
+        if module is not None and (entry.names_prefix or self._made.entries[module].names_prefix):
+            return None  # compiled anew for each prefix
+        if entry.names_prefix:
+            return self._rewritten(path, mode, source.read_bytes())
+        if entry.size_bytes < _LARGE_BYTES:
+            return self._packed(StoredFile(path, mode, entry.sha256, entry.size_bytes), source.read_bytes())
+        self._clone(source, entry)
+        return StoredFile(path, mode, entry.sha256, entry.size_bytes)
+
+    def _clone(self, source: Path, entry: Entry) -> None:
+        target = self._place / entry.sha256
+        if not target.exists() and not clone(str(source), str(target), 0o444) and self._store.clones_only:
+            raise _UnclearError("the file system makes no clones")
+
+    def _rewritten(self, path: str, mode: int, content: bytes) -> StoredFile:
+        declared = self._made.declared.get(path)
+        placeholder = declared.placeholder if declared else None
+        stored = restore(content, self._prefix, placeholder)
+        if substitute(stored, self._prefix, placeholder) != content:
+            raise _UnclearError(f"{path} names what stands for the prefix")
+        kind = "prefix" if placeholder is None else "binary" if placeholder.is_binary else "text"
+        text = "" if placeholder is None else placeholder.text.decode()
+        return self._packed(StoredFile(path, mode, "", 0, rewrite=kind, placeholder=text), stored)
+
+    def _record_file(self, path: str, mode: int, source: Path) -> StoredFile:
+        content = source.read_bytes()
+        if self._prefix in content:
+            raise _UnclearError(f"{path} names the prefix")
+        if self._made.declared[path].package[0] == "conda":  # stays as the archive has it
+            return self._packed(StoredFile(path, mode, "", 0, rewrite="kept"), content)
+        if fill_record(content, source) != content:
+            raise _UnclearError(f"{path} cannot be written again")
+        return self._packed(StoredFile(path, mode, "", 0, rewrite="record"), content)
+
+    def _packed(self, file: StoredFile, content: bytes) -> StoredFile:
+        sha256 = hashlib.sha256(content).hexdigest()
+        if file.sha256 not in ("", sha256):
+            raise _UnclearError(f"{file.path} was changed meanwhile")
+        write_all(self._pack, content)
+        self._digest.update(content)
+        offset = self._packed_bytes
+        self._packed_bytes += len(content)
+        return StoredFile(file.path, file.mode, sha256, len(content), offset, file.rewrite, file.placeholder)
+
+    def _record(self, package: LockedPackage) -> Mapping[str, Any]:
+        record = next(each for each in _conda_meta(self._made.prefix) if each["name"] == package.name)
+        stored: dict[str, Any] = replace_text(record, str(self._made.prefix), PREFIX_TEXT.decode())
+        if fill_meta(stored, package, self._made.prefix) != record:
+            raise _UnclearError(f"the record of {package.name} cannot be written again")
+        return stored
+
+
+def _conda_meta(prefix: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted((prefix / "conda-meta").glob("*.json")):
+        yield json.loads(path.read_bytes())

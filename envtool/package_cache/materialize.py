@@ -1,0 +1,152 @@
+"""Place images into a prefix: every file its own, cloned or copied, with the prefix written where it belongs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from envtool.artifacts.relocation import PREFIX_TEXT, replace_text, substitute, with_rewritten
+from envtool.atomic_files import create, write_all
+from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.package_cache.entry import PACK, Image, StoredFile
+from envtool.package_cache.reflink import clone
+from envtool.prefix.conda_meta_record import set_md5
+from envtool.prefix.rattler import channel_of
+from envtool.prefix.scan import Entry
+
+_SHARE = 500
+
+
+@dataclass(frozen=True)
+class Placing:
+    """One package to be placed.
+
+    Args:
+        package: The package.
+        image: What it brings.
+        stored: The directory of the image's files.
+    """
+
+    package: LockedPackage
+    image: Image
+    stored: Path
+
+
+def place(placings: Sequence[Placing], prefix: Path) -> dict[str, Entry]:
+    """Place packages into a prefix that has none of their files.
+
+    Args:
+        placings: The packages.
+        prefix: The prefix.
+
+    Returns:
+        Each file whose content is the stored one, by its path.
+
+    Raises:
+        OSError: A file cannot be written, is there already, or a stored one has gone.
+    """
+    paths = [path for each in placings for path in (*(file.path for file in each.image.files), *each.image.links)]
+    for directory in sorted({path.rpartition("/")[0] for path in paths}):
+        (prefix / directory).mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        # The large ones first, so that no core is left alone with one of them at the end.
+        cloned = sorted(
+            ((file, each) for each in placings for file in each.image.files if file.offset is None),
+            key=lambda pair: -pair[0].size_bytes,
+        )
+        work = [pool.submit(_clone, file, each, prefix) for file, each in cloned]
+        for each in placings:
+            packed = [file for file in each.image.files if file.offset is not None]
+            shares = [packed[start : start + _SHARE] for start in range(0, len(packed), _SHARE)]
+            work += [pool.submit(_write, share, each, prefix) for share in shares]
+        for done in work:
+            done.result()
+    for each in placings:
+        _finish(each, prefix)
+    files = (file for each in placings for file in each.image.files if not file.rewrite)
+    return {
+        file.path: Entry(file.path, "file", bool(file.mode & 0o100), file.sha256, file.size_bytes) for file in files
+    }
+
+
+def _clone(file: StoredFile, placing: Placing, prefix: Path) -> None:
+    clone(str(placing.stored / file.sha256), f"{prefix}/{file.path}", file.mode)
+
+
+def _write(files: Sequence[StoredFile], placing: Placing, prefix: Path) -> None:
+    root, name = str(prefix), os.fsencode(prefix)
+    pack = os.open(placing.stored / PACK, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for file in files:
+            content = os.pread(pack, file.size_bytes, file.offset or 0)
+            if file.rewrite in ("prefix", "text", "binary"):
+                content = substitute(content, name, file.declared())
+            descriptor = create(f"{root}/{file.path}", file.mode)
+            try:
+                write_all(descriptor, content)
+            finally:
+                os.close(descriptor)
+    finally:
+        os.close(pack)
+
+
+def _finish(placing: Placing, prefix: Path) -> None:
+    for path, target in placing.image.links.items():
+        (prefix / path).symlink_to(target.replace(PREFIX_TEXT.decode(), str(prefix)))
+    for file in placing.image.files:
+        if file.rewrite == "record":
+            record = prefix / file.path
+            record.write_bytes(fill_record(record.read_bytes(), record))
+    if placing.image.record is not None:
+        content = fill_meta(placing.image.record, placing.package, prefix)
+        name = f"{content['name']}-{content['version']}-{content['build']}.json"
+        (prefix / "conda-meta" / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def fill_record(content: bytes, record: Path) -> bytes:
+    """RECORD with the hashes of the scripts of this prefix.
+
+    Args:
+        content: RECORD of any prefix.
+        record: Where it is in this one, beside its scripts.
+    """
+    site_packages = record.parent.parent
+
+    def describe(path: bytes) -> bytes:
+        script = (site_packages / os.fsdecode(path)).read_bytes()
+        digest = base64.urlsafe_b64encode(hashlib.sha256(script).digest()).rstrip(b"=")
+        return b"sha256=%s,%d" % (digest, len(script))
+
+    return with_rewritten(content, describe)
+
+
+def fill_meta(record: Mapping[str, Any], package: LockedPackage, prefix: Path) -> dict[str, Any]:
+    """A record of conda-meta for this prefix.
+
+    Args:
+        record: The record of any prefix, `PREFIX_TEXT` in its place.
+        package: The package; its URL may be another than the one that the record was made with, and so may its md5.
+        prefix: The prefix, with the package's files in place.
+    """
+    content: dict[str, Any] = replace_text(record, PREFIX_TEXT.decode(), str(prefix))
+    content.update(url=package.url, channel=channel_of(package.url), fn=package.file_name)
+    set_md5(content, package.md5)
+    for each in content["paths_data"]["paths"]:
+        _describe(each, prefix)
+    return content
+
+
+def _describe(path: dict[str, Any], prefix: Path) -> None:
+    is_made = path.get("path_type") == "unix_python_entry_point"
+    if not is_made and not (path.get("prefix_placeholder") and "sha256_in_prefix" in path):
+        return
+    content = (prefix / path["_path"]).read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    path.update({"sha256": sha256, "size_in_bytes": len(content)} if is_made else {"sha256_in_prefix": sha256})

@@ -1,0 +1,189 @@
+"""The store of images: a directory for each, in a part of the cache that belongs to this user alone.
+
+An image is used as it is as long as its *seals* hold: inode, size and times of each stored file. The kernel sets the
+time of change whenever a file is written, made writable, renamed or linked, and no user can set it back; so a file
+whose seal holds has the bytes that were proven when it was stored. Where a seal does not hold, the bytes are hashed;
+if they are others, the image is dropped, and made anew from the archive.
+
+Nothing here is synced to the disk: what a power failure tears has neither its seal nor its hash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from envtool.errors import CacheError
+from envtool.fetch.archive_cache import Cache, sha256_of
+from envtool.package_cache.entry import PACK, Image, format_image, parse_image
+
+SETTING = "ENVTOOL_UNPACKED"
+_SETTINGS = ("always", "reflink", "never")
+_INDEX = "index"
+_GROWING = ".growing-"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One image as it lies in the store.
+
+    Args:
+        key: What it is kept under.
+        size_bytes: How much room it takes.
+        used_s: When it was used last, in seconds since the epoch.
+    """
+
+    key: str
+    size_bytes: int
+    used_s: float
+
+
+class ImageStore:
+    """The images of this user in a cache.
+
+    Args:
+        cache: The cache.
+
+    Raises:
+        CacheError: The setting is none that there is.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self.root = cache.root / "unpacked" / str(os.geteuid())
+        self._setting = os.environ.get(SETTING) or _SETTINGS[0]
+        if self._setting not in _SETTINGS:
+            raise CacheError(f"{SETTING} is {self._setting!r}", f"it may be {', '.join(_SETTINGS)}")
+
+    @property
+    def is_used(self) -> bool:
+        """Whether images are to be used and kept at all."""
+        return self._setting != "never"
+
+    @property
+    def clones_only(self) -> bool:
+        """Whether only that is kept of which the file system can make clones, so that it takes no room."""
+        return self._setting == "reflink"
+
+    def path(self, key: str) -> Path:
+        """Where an image is."""
+        return self.root / key
+
+    def find(self, key: str) -> Image | None:
+        """The image, if it is there and its bytes are those that were proven; a damaged one is dropped."""
+        if not self.is_used or not self.path(key).exists() or not self._is_ours():
+            return None
+        index = self.path(key) / _INDEX
+        try:
+            image = parse_image(index.read_bytes())
+            image = self._sealed(key, image)
+            os.utime(index)
+        except (OSError, ValueError, TypeError, KeyError):
+            self.drop(key)
+            return None
+        return image
+
+    def keep(self, key: str, fill: Callable[[Path], Image]) -> None:
+        """Store an image: whole and under its name, or not at all.
+
+        Args:
+            key: What it is kept under.
+            fill: Writes the files of the image into a directory.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        self._prepare()
+        with self._growing() as growing:
+            image = fill(growing)
+            image = replace(image, seals={each.name: _seal(each) for each in growing.iterdir()})
+            (growing / _INDEX).write_bytes(format_image(image))
+            with contextlib.suppress(OSError):  # another process was quicker
+                growing.rename(self.path(key))
+
+    def drop(self, key: str) -> None:
+        """Remove an image; one that cannot be removed is left."""
+        with contextlib.suppress(OSError), self._growing() as growing:
+            # Renamed first, so that nobody finds a part of it.
+            self.path(key).rename(growing / key)
+
+    def kept(self) -> list[Kept]:
+        """What the store holds, what was used last first."""
+        if not self._is_ours():
+            return []
+        found = [self._kept(each) for each in self.root.iterdir() if not each.name.startswith(_GROWING)]
+        return sorted((each for each in found if each), key=lambda each: -each.used_s)
+
+    def clean(self) -> None:
+        """Remove what processes left that were killed while they stored an image."""
+        for each in self.root.glob(f"{_GROWING}*"):
+            with contextlib.suppress(OSError):
+                descriptor = os.open(each, os.O_RDONLY)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(each)
+                finally:
+                    os.close(descriptor)
+
+    def _prepare(self) -> None:
+        if not self.root.exists():
+            self.root.parent.mkdir(parents=True, exist_ok=True)
+            self._cache.share(self.root.parent)
+            self.root.mkdir(mode=0o700, exist_ok=True)
+        if not self._is_ours():
+            raise PermissionError(f"{self.root} belongs to somebody else, or others may write to it")
+        self.clean()
+
+    def _is_ours(self) -> bool:
+        # Whoever may write here may run code in every environment that is made from it.
+        try:
+            status = self.root.stat()
+        except OSError:
+            return False
+        return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+    @contextlib.contextmanager
+    def _growing(self) -> Iterator[Path]:
+        growing = Path(tempfile.mkdtemp(prefix=_GROWING, dir=self.root))
+        descriptor = os.open(growing, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield growing
+        finally:
+            shutil.rmtree(growing, ignore_errors=True)
+            os.close(descriptor)
+
+    def _sealed(self, key: str, image: Image) -> Image:
+        place = self.path(key)
+        seals = {name: _seal(place / name) for name in image.seals}
+        broken = [name for name, seal in seals.items() if seal != list(image.seals[name])]
+        for name in broken:
+            if sha256_of(place / name) != (image.pack_sha256 if name == PACK else name):
+                raise ValueError(f"{place / name} does not have the bytes that were stored")
+        if not broken:
+            return image
+        # A cache that was moved or brought back from a backup: right, with other inodes and times.
+        image = replace(image, seals=seals)
+        with self._growing() as growing:
+            (growing / _INDEX).write_bytes(format_image(image))
+            (growing / _INDEX).replace(place / _INDEX)
+        return image
+
+    def _kept(self, place: Path) -> Kept | None:
+        try:
+            sizes = sum(each.stat().st_size for each in place.iterdir())
+            return Kept(place.name, sizes, (place / _INDEX).stat().st_mtime)
+        except OSError:
+            return None
+
+
+def _seal(path: Path) -> list[int]:
+    status = path.lstat()
+    return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]

@@ -1,0 +1,1 @@
+"""A conda prefix as it lies on disk: records, history, activation, byte-code, linking."""

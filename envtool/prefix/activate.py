@@ -1,0 +1,103 @@
+"""Use an environment: become a program in it, or have a shell activate it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from typing import NoReturn
+
+from envtool import subprocesses
+from envtool.errors import ProcessError
+from envtool.prefix import shells
+from envtool.prefix.prefix import Prefix
+
+# They would make the environment's Python look outside of it.
+_FOREIGN_VARIABLES = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_SHLVL")
+
+_POSIX_HOOK = """\
+envtool() {
+    case "$1" in
+        activate)
+            shift
+            _envtool_script="$(command envtool activate --shell SHELL "$@")" || return
+            envtool_deactivate
+            _ENVTOOL_OLD_PATH="$PATH"
+            eval "$_envtool_script"
+            unset _envtool_script
+            ;;
+        deactivate) envtool_deactivate ;;
+        *) command envtool "$@" ;;
+    esac
+}
+envtool_deactivate() {
+    [ -n "${_ENVTOOL_OLD_PATH:-}" ] || return 0
+    # find, because zsh takes a pattern that matches nothing for an error.
+    eval "$(find "$CONDA_PREFIX/etc/conda/deactivate.d" -name '*.sh' -exec printf '. "%s"\\n' {} \\; 2>/dev/null)"
+    export PATH="$_ENVTOOL_OLD_PATH"
+    unset CONDA_PREFIX CONDA_DEFAULT_ENV CONDA_SHLVL ENVSERVE_ENV_DIGEST _ENVTOOL_OLD_PATH
+}
+"""
+
+_FISH_HOOK = """\
+function envtool
+    switch "$argv[1]"
+        case activate
+            set -l script (command envtool activate --shell fish $argv[2..-1] | string collect)
+            or return
+            envtool_deactivate
+            set -g _ENVTOOL_OLD_PATH $PATH
+            eval $script
+        case deactivate
+            envtool_deactivate
+        case '*'
+            command envtool $argv
+    end
+end
+function envtool_deactivate
+    set -q _ENVTOOL_OLD_PATH; or return 0
+    for file in $CONDA_PREFIX/etc/conda/deactivate.d/*.fish
+        source $file
+    end
+    set -gx PATH $_ENVTOOL_OLD_PATH
+    set -e CONDA_PREFIX CONDA_DEFAULT_ENV CONDA_SHLVL ENVSERVE_ENV_DIGEST _ENVTOOL_OLD_PATH
+end
+"""
+
+
+def run(prefix: Prefix, argv: Sequence[str]) -> NoReturn:
+    """Become a program in an activated environment; signals and the exit status are the program's own.
+
+    Args:
+        prefix: The environment; it must be whole.
+        argv: The program and its arguments.
+
+    Raises:
+        PrefixError: The environment is not there, not ours or not whole.
+        ProcessError: There is no bash, which the activation scripts of conda packages are written for.
+    """
+    bash = shutil.which("bash")
+    if bash is None:
+        raise ProcessError("bash", 127, "not found", "activation scripts of conda packages need it")
+    script = f'{activation_script(prefix, "bash")}\nexec "$@"'
+    environment = {name: value for name, value in os.environ.items() if name not in _FOREIGN_VARIABLES}
+    subprocesses.replace([bash, "--noprofile", "--norc", "-c", script, argv[0], *argv], environment)
+
+
+def activation_script(prefix: Prefix, shell: str) -> str:
+    """What a shell has to evaluate to activate an environment.
+
+    Args:
+        prefix: The environment; it must be whole.
+        shell: `bash`, `zsh` or `fish`.
+
+    Raises:
+        PrefixError: The environment is not there, not ours or not whole.
+    """
+    prefix.require_whole()
+    return shells.activation_script(prefix.path, shell)
+
+
+def hook(shell: str) -> str:
+    """What a shell has to evaluate once, so that `envtool activate` and `envtool deactivate` change it."""
+    return _FISH_HOOK if shell == "fish" else _POSIX_HOOK.replace("SHELL", shell)

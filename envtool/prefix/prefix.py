@@ -1,0 +1,249 @@
+"""A prefix: the directory of one environment, what state it is in, and the notes that it carries about itself.
+
+A prefix of ours has a receipt, `conda-meta/envserve`, written last; while a command changes it, it has the mark
+`conda-meta/.incomplete`. (The receipt has no `.json` in its name, because conda and py-rattler take every such file
+for a package; docs/adr/0003.) Out of scope: what belongs into it (`envtool.install.create`).
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from envtool import file_lock, paths
+from envtool.atomic_files import write_atomically
+from envtool.errors import MissingFileError, PrefixError
+
+_RECEIPT_FORMAT = 1
+# Linux before 5.1 reads 127 bytes of a script's first line, and installers fall back to other first lines for a longer
+# one or one with a space; those would make the same lock differ from directory to directory.
+LONGEST_PATH_BYTES = 127 - len("#!/bin/python3.99\n")
+
+
+class State(enum.Enum):
+    """What a directory is to envtool."""
+
+    ABSENT = "absent"
+    EMPTY = "empty"
+    WHOLE = "whole"
+    INCOMPLETE = "incomplete"
+    FOREIGN = "foreign"
+
+
+@dataclass(frozen=True)
+class Installed:
+    """One package as the receipt notes it.
+
+    Args:
+        manager: `conda` or `pip`.
+        name: The package.
+        version: Its version.
+        sha256: The hash of the archive or wheel that it came from.
+    """
+
+    manager: str
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What envtool put into a prefix.
+
+    Args:
+        platform: The platform of the lock that was installed.
+        categories: The categories of the lock that were installed.
+        packages: Every package, in the order of the lock.
+        env_digest: The env digest as it was when the prefix was whole.
+        generated: Files of which no archive or wheel has the bytes (byte-code, scripts), path to sha256.
+    """
+
+    platform: str
+    categories: tuple[str, ...]
+    packages: tuple[Installed, ...]
+    env_digest: str
+    generated: Mapping[str, str]
+
+
+class Prefix:
+    """The directory of one environment.
+
+    Args:
+        path: Where it is; made absolute, links resolved, since the path is written into its files.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser().resolve()
+        self.meta = self.path / "conda-meta"
+        self._receipt = self.meta / "envserve"
+        self._mark = self.meta / ".incomplete"
+        self._lock = self.meta / ".envtool.lock"
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.path / "bin" / "python"
+
+    def site_packages(self) -> str:
+        """Where Python packages go, relative to the prefix; as good as any place when it has no Python."""
+        found = sorted(self.path.glob("lib/python3.*/site-packages"))
+        return str(found[0].relative_to(self.path)) if found else "lib/python3/site-packages"
+
+    def state(self) -> State:
+        """What the directory is now."""
+        if not self.path.exists():
+            return State.ABSENT
+        if not self.path.is_dir():
+            return State.FOREIGN
+        # Looked at before the marks: another envtool may be at work, and what it put here has a mark from before the
+        # first file until after the receipt.
+        is_empty = self._is_empty()
+        if self._mark.exists():
+            return State.INCOMPLETE
+        if self._receipt.exists():
+            return State.WHOLE
+        return State.EMPTY if is_empty else State.FOREIGN
+
+    def _is_empty(self) -> bool:
+        inside = {each.name for each in self.path.iterdir()} - {self.meta.name}
+        # The lock, the mark, and what a mark is written to before it has its name.
+        marks = (self._lock.name, self._mark.name, f".{self._mark.name}.")
+        known = not self.meta.exists() or all(each.name.startswith(marks) for each in self.meta.iterdir())
+        return known and not inside
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the prefix alone; a second process waits and says so.
+
+        Raises:
+            PrefixError: The directory holds something that is not ours, or cannot be written.
+        """
+        self.refuse_foreign()
+        self._refuse_unusable()
+        with ExitStack() as stack:
+            try:
+                self.meta.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(file_lock.hold(self._lock, self.path))
+            except OSError as error:
+                raise PrefixError(
+                    f"{self.path} cannot be written: {error.strerror}", "choose another place with -p"
+                ) from error
+            yield
+
+    def refuse_foreign(self) -> None:
+        """Raise a `PrefixError` when the directory holds something that envtool did not put there."""
+        if self.state() is State.FOREIGN:
+            raise PrefixError(
+                f"{self.path} exists and was not made by envtool; nothing in it was touched",
+                "choose another place with -n or -p, or remove the directory yourself",
+            )
+
+    def _refuse_unusable(self) -> None:
+        path = os.fsencode(self.path)
+        if len(path) > LONGEST_PATH_BYTES:
+            raise PrefixError(
+                f"{self.path} is too long for the first line of a script: "
+                f"expected at most {LONGEST_PATH_BYTES} bytes, found {len(path)}",
+                "choose a shorter path with -p",
+            )
+        if any(character.isspace() for character in str(self.path)):
+            raise PrefixError(
+                f"{self.path} has a space in it, which the first line of a script cannot have",
+                "choose another path with -p",
+            )
+
+    def require_whole(self) -> Receipt:
+        """The receipt of a whole prefix.
+
+        Raises:
+            PrefixError: It is not there, not ours or not whole.
+        """
+        state = self.state()
+        if state is State.WHOLE:
+            return self.receipt()
+        if state is State.INCOMPLETE:
+            raise PrefixError(
+                f"{self.path} is not whole: a create was broken off", "run envtool create again; it goes on"
+            )
+        what = "was not made by envtool" if state is State.FOREIGN else "is not there"
+        raise PrefixError(f"{self.path} {what}", "envtool create makes an environment from a lock")
+
+    def mark_incomplete(self) -> None:
+        """Note, durably, that the prefix is being changed."""
+        write_atomically(self._mark, "envtool is changing this prefix, or was stopped while it did\n")
+
+    def clear(self) -> None:
+        """Remove everything but the mark and the lock, so that work can start again."""
+        for entry in self.path.iterdir():
+            if entry != self.meta:
+                _remove(entry)
+        for entry in self.meta.iterdir():
+            if entry not in (self._mark, self._lock):
+                _remove(entry)
+
+    def receipt(self) -> Receipt:
+        """Read the receipt.
+
+        Raises:
+            PrefixError: It is damaged.
+        """
+        try:
+            data: dict[str, Any] = json.loads(self._receipt.read_bytes())
+            return Receipt(
+                platform=data["platform"],
+                categories=tuple(data["categories"]),
+                packages=tuple(Installed(**each) for each in data["packages"]),
+                env_digest=data["env_digest"],
+                generated=data["generated"],
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise PrefixError(
+                f"the receipt {self._receipt} is damaged: {error}", "envtool create --force makes the prefix anew"
+            ) from error
+
+    def complete(self, receipt: Receipt) -> None:
+        """Write the receipt and take the mark away, in this order."""
+        data = {"format": _RECEIPT_FORMAT, **asdict(receipt)}
+        write_atomically(self._receipt, json.dumps(data, indent=1, sort_keys=True) + "\n")
+        self._mark.unlink(missing_ok=True)
+
+
+def find_prefix(name: str | None, path: Path | None) -> Prefix:
+    """The prefix that the options -n and -p mean.
+
+    Args:
+        name: A name: looked for under `~/.envtool/envs` and in an existing Miniconda's `envs`, made in the first.
+        path: A path, which wins.
+
+    Raises:
+        MissingFileError: Neither is given.
+    """
+    if path is not None:
+        return Prefix(path)
+    if name is None:
+        raise MissingFileError("no environment is named", "name one with -n NAME or -p PREFIX")
+    places = [paths.home() / "envs", *_conda_envs()]
+    existing = (place / name for place in places if (place / name / "conda-meta").is_dir())
+    return Prefix(next(existing, places[0] / name))
+
+
+def _conda_envs() -> list[Path]:
+    root = os.environ.get("CONDA_EXE")
+    roots = [Path(root).parent.parent] if root else []
+    roots += [Path.home() / name for name in ("miniconda3", "miniforge3", "anaconda3")]
+    return [each / "envs" for each in roots if (each / "conda-meta").is_dir()]
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()

@@ -1,0 +1,174 @@
+"""The door to py-rattler for prefixes: linking archives, the virtual packages of this machine.
+
+Takes and gives plain values, so that nothing else depends on which py-rattler is installed (0.25 on Python 3.9, newer
+ones elsewhere). The process must then end through `envtool.__main__`: py-rattler may crash in interpreter shutdown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from envtool.atomic_files import write_atomically
+from envtool.errors import ArchiveError, EnvtoolError
+from envtool.prefix.conda_meta_record import as_conda_writes, as_rattler_reads
+from envtool.prefix.prefix import Prefix
+
+
+@dataclass(frozen=True)
+class LinkRequest:
+    """An archive to be linked into a prefix.
+
+    Args:
+        name: The package.
+        url: Its canonical URL, which conda-meta shall name.
+        sha256: Its proven hash.
+        archive: The proven file.
+        unpacked: The directory that it was unpacked into, in the one that `link` is given.
+        md5: Another hash of it, which conda shows; None where the lock has none.
+    """
+
+    name: str
+    url: str
+    sha256: str
+    archive: Path
+    unpacked: Path
+    md5: str | None = None
+
+
+def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, platform: str, cache_dir: Path) -> None:
+    """Link archives into a prefix, anew where the package is there already, and unlink what is extra.
+
+    Args:
+        requests: The packages to link.
+        kept: The names of packages that are in the prefix and stay as they are.
+        prefix: The prefix; its conda-meta tells what is there now.
+        platform: The platform of the prefix.
+        cache_dir: A directory on the file system of the prefix, which holds the unpacked archives and nothing else.
+
+    Raises:
+        EnvtoolError: An archive cannot be linked.
+    """
+    import asyncio
+
+    import rattler
+
+    site_packages = Prefix(prefix).site_packages()
+    _rewrite_records(prefix, lambda record: as_rattler_reads(record, site_packages))
+    records = [_repodata_record(request) for request in requests]
+    there = {record.name.normalized: record for record in _prefix_records(prefix)}
+    records += [there[name] for name in kept]
+    try:
+        call = rattler.install(
+            records,
+            target_prefix=prefix,
+            cache_dir=cache_dir,
+            platform=_platform(platform),
+            show_progress=False,
+            execute_link_scripts=False,
+            installed_packages=list(there.values()),
+            reinstall_packages={request.name for request in requests} & there.keys(),
+        )
+        asyncio.run(_finish(call))
+    except Exception as error:  # py-rattler raises several unrelated types
+        raise EnvtoolError(f"the archives could not be linked into {prefix}: {error}") from error
+    _remove_tag(prefix)
+    _mend_records(requests, prefix)
+
+
+def detect_virtual_packages() -> dict[str, str]:
+    """The virtual packages of this machine, name to `version` or `version build`; CONDA_OVERRIDE_* is respected."""
+    import rattler
+
+    found = rattler.VirtualPackage.detect(rattler.VirtualPackageOverrides.from_env())
+    generic = [each.into_generic() for each in found]
+    return {each.name.normalized: f"{each.version} {each.build_string}" for each in generic}
+
+
+def satisfies(version: str, constraint: str) -> bool:
+    """Whether a version is within a version constraint such as `>=2.17,<3.0.a0`; anything is within an empty one."""
+    import rattler
+
+    spec = constraint.split(" ")[0]
+    return not spec or bool(rattler.VersionSpec(spec).matches(rattler.Version(version)))
+
+
+def channel_of(url: str) -> str:
+    """The URL of the channel that an archive is in."""
+    return url.rsplit("/", 2)[0] + "/"
+
+
+def _platform(name: str) -> Any:
+    import rattler
+
+    kind = rattler.Subdir if hasattr(rattler, "Subdir") else rattler.Platform
+    return kind(name)
+
+
+def _prefix_records(prefix: Path) -> list[Any]:
+    import rattler
+
+    return [rattler.PrefixRecord.from_path(path) for path in sorted((prefix / "conda-meta").glob("*.json"))]
+
+
+def _repodata_record(request: LinkRequest) -> Any:
+    # Made from the archive's own index.json, since a lock leaves out most of what conda-meta needs. The URL is the
+    # proven file's: py-rattler hashes no file:// archive, and need not, as it was hashed just before.
+    import rattler
+
+    index_json = request.unpacked / "info" / "index.json"
+    if not index_json.is_file():
+        raise ArchiveError(f"{request.archive} has no info/index.json")
+    content = json.loads(index_json.read_bytes())
+    if not content.get("subdir"):  # as conda does, it is where the channel has it
+        index_json.write_text(json.dumps({**content, "subdir": request.url.rsplit("/", 2)[1]}))
+    try:
+        record = rattler.PackageRecord.from_index_json(
+            index_json, size=request.archive.stat().st_size, sha256=request.sha256
+        )
+    except Exception as error:  # py-rattler raises several unrelated types
+        raise ArchiveError(f"{request.archive}: info/index.json cannot be used: {error}") from error
+    _offer(request, f"{record.name.normalized}-{record.version}-{record.build}")
+    return rattler.RepoDataRecord(record, request.archive.name, request.archive.as_uri(), channel_of(request.url))
+
+
+def _offer(request: LinkRequest, name: str) -> None:
+    # What py-rattler takes for the package as it unpacked it itself, in 0.25 and in 0.28: a revision, and in newer ones
+    # the hash of the archive. One that does not see it unpacks the archive once more, and then all files are read back.
+    if "/" in name:
+        raise ArchiveError(f"{request.archive} is {name} by its own index.json")
+    place = request.unpacked.with_name(name)
+    request.unpacked.rename(place)
+    place.with_name(f"{name}.lock").write_bytes((1).to_bytes(8, "big") + bytes.fromhex(request.sha256))
+
+
+def _remove_tag(prefix: Path) -> None:
+    # Newer versions of py-rattler mark the prefix as a cache, older ones do not: the same lock would give two digests.
+    tag = prefix / "CACHEDIR.TAG"
+    if tag.is_file() and b"created by rattler" in tag.read_bytes():
+        tag.unlink()
+
+
+def _mend_records(requests: Sequence[LinkRequest], prefix: Path) -> None:
+    linked = {request.archive.as_uri(): request for request in requests}
+
+    def mend(record: dict[str, Any]) -> dict[str, Any]:
+        request = linked.get(record["url"])
+        return as_conda_writes(record, request.url, request.md5) if request else record
+
+    _rewrite_records(prefix, mend)
+
+
+def _rewrite_records(prefix: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    for path in (prefix / "conda-meta").glob("*.json"):
+        record = json.loads(path.read_bytes())
+        changed = change(record)
+        if changed != record:
+            write_atomically(path, json.dumps(changed, indent=2, sort_keys=True) + "\n")
+
+
+async def _finish(call: Any) -> None:
+    await call

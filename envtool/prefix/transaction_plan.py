@@ -1,0 +1,100 @@
+"""What has to change in a prefix so that it equals a lock: a pure decision over what is wanted and what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.prefix.installed_packages import CondaPackage
+from envtool.prefix.prefix import Installed, Receipt
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What has to change in a prefix.
+
+    Args:
+        install: Packages of the lock that are not there, are there in another version or build, or are damaged.
+        remove: Packages that are there and not in the lock, or in another version or build.
+        delete: Files that no package brings, relative to the prefix.
+        recompiles: Whether byte-code is made anew although no package changes.
+        starts_over: Whether everything is made anew.
+    """
+
+    install: tuple[LockedPackage, ...]
+    remove: tuple[Installed, ...] = ()
+    delete: tuple[str, ...] = ()
+    recompiles: bool = False
+    starts_over: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.install or self.remove or self.delete or self.recompiles or self.starts_over)
+
+    def installs(self, manager: str) -> tuple[LockedPackage, ...]:
+        """The packages of one manager that are to be installed."""
+        return tuple(each for each in self.install if each.manager == manager)
+
+    def removes(self, manager: str) -> tuple[Installed, ...]:
+        """The packages of one manager that are to be removed."""
+        return tuple(each for each in self.remove if each.manager == manager)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What a verification found to be wrong with a prefix.
+
+    Args:
+        packages: Manager and name of the packages whose files are missing or altered.
+        extra: Files that no package brings, relative to the prefix.
+        is_byte_code: Whether byte-code is missing or altered.
+        is_generated: Whether another generated file is (a script, an installer's note): which package it came with is
+            not known, and what it has to be stands in no archive.
+    """
+
+    packages: Collection[tuple[str, str]] = ()
+    extra: tuple[str, ...] = ()
+    is_byte_code: bool = False
+    is_generated: bool = False
+
+
+def plan(wanted: Sequence[LockedPackage], receipt: Receipt | None, damage: Damage | None = None) -> Plan:
+    """Decide what has to change.
+
+    Args:
+        wanted: The packages of the lock.
+        receipt: What is there now, None when nothing is or the prefix is not whole.
+        damage: What is wrong with what is there, when it was verified.
+    """
+    if receipt is None:
+        return Plan(tuple(wanted), starts_over=True)
+    damage = damage or Damage()
+    there = set(receipt.packages)
+    install = tuple(
+        each for each in wanted if installed(each) not in there or (each.manager, each.name) in damage.packages
+    )
+    remove = tuple(sorted(there - {installed(each) for each in wanted}, key=lambda each: (each.manager, each.name)))
+    # Another Python means another site-packages: every wheel and all byte-code would have to move. A damaged one
+    # cannot be trusted to compile.
+    if damage.is_generated or any(each.manager == "conda" and each.name == "python" for each in install):
+        return Plan(tuple(wanted), remove, starts_over=True)
+    return Plan(install, remove, damage.extra, recompiles=damage.is_byte_code)
+
+
+def installed(package: LockedPackage) -> Installed:
+    """A package of the lock as a receipt notes it."""
+    return Installed(package.manager, package.name, package.version, package.sha256 or "")
+
+
+def as_conda_left_it(receipt: Receipt, records: Sequence[CondaPackage]) -> Receipt:
+    """A receipt with the conda packages that are there now: conda may have been at work since it was written.
+
+    Args:
+        receipt: The receipt.
+        records: What conda-meta says.
+    """
+    noted = {each.sha256: each for each in receipt.packages if each.manager == "conda"}
+    conda = [noted.get(each.sha256) or Installed("conda", each.name, each.version, each.sha256) for each in records]
+    return replace(receipt, packages=(*conda, *(each for each in receipt.packages if each.manager != "conda")))

@@ -1,1 +1,0 @@
-"""Prefixes: made equal to a lock, used, and proven to be so."""

@@ -1,0 +1,61 @@
+"""What the extras of a distribution need that a conda package brings (`uvicorn[standard]` beside conda's uvicorn).
+
+conda's record does not say; the METADATA of the distribution does. It is read in the archive, which is fetched for that
+if it is not at hand: whatever an index has of that name may be a stranger's. Only where a channel has records and no
+archives, or an archive has no METADATA, the index is asked for that very version.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from envtool.artifacts.dist_info import metadata_in
+from envtool.errors import EnvtoolError, SolveError
+from envtool.fetch.archive_cache import Cache
+from envtool.inspect_lock.package_metadata import metadata_at
+from envtool.lockfile.distribution_names import Provided
+from envtool.lockfile.pylock import parse_pylock
+from envtool.mirrors.mirrors import Mirrors
+from envtool.pypi.resolution import Resolution
+from envtool.pypi.stand_ins import extras_in
+from envtool.solve.reachable_archives import find_archive
+
+
+def extras_of(provided: Provided, resolution: Resolution, cache: Cache, mirrors: Mirrors) -> str:
+    """The lines about extras in the METADATA of a distribution that conda brings.
+
+    Args:
+        provided: The distribution.
+        resolution: How the index is asked.
+        cache: Where the archive may be, and goes.
+        mirrors: Where its bytes may come from.
+
+    Raises:
+        SolveError: Neither archive nor index tells them.
+    """
+    archive = find_archive(provided.record, cache, mirrors)
+    metadata = _in_archive(archive, provided.name) if archive else None
+    metadata = metadata or _of_index(provided, resolution)
+    if metadata is None:
+        raise SolveError(
+            f"{provided.name} {provided.version} is brought by the conda package {provided.record.name}, "
+            "and what its extras need cannot be found: neither in the archive nor in the index",
+            "write what the extra needs into the pip section, and leave the extra out",
+        )
+    return extras_in(metadata)
+
+
+def _in_archive(archive: Path, name: str) -> str | None:
+    try:
+        return metadata_in(archive, name)
+    except EnvtoolError:
+        return None
+
+
+def _of_index(provided: Provided, resolution: Resolution) -> str | None:
+    requirement = f"{provided.name}=={provided.version}"
+    try:
+        found = parse_pylock(resolution.pylock([requirement], ["--no-deps"]))
+    except EnvtoolError:
+        return None
+    return metadata_at(found[0].url) if found else None

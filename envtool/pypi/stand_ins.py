@@ -1,0 +1,59 @@
+"""Empty wheels that stand for what conda packages bring while uv chooses the others.
+
+conda has seen to what its packages need and which Python they run on, so a stand-in states a name, a version and
+nothing else: uv asks no index for that name, chooses no other version and completes nothing. Where an extra of one is
+asked for, it states what the extras need as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import zipfile
+from email.parser import HeaderParser
+from pathlib import Path
+
+from envtool.lockfile.distribution_names import Provided
+
+_WHEEL = "Wheel-Version: 1.0\nGenerator: envtool\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+
+
+def stand_in(provided: Provided, extras: str, directory: Path) -> Path:
+    """Write the stand-in of a distribution, unless it is there; its path says its content, so that uv may remember it.
+
+    Args:
+        provided: The distribution.
+        extras: Lines of METADATA, as `extras_in` gives them.
+        directory: Where stand-ins are kept.
+    """
+    metadata = f"Metadata-Version: 2.1\nName: {provided.name}\nVersion: {provided.version}\n{extras}"
+    stem = f"{provided.name.replace('-', '_')}-{provided.version}"
+    content = _wheel(stem, metadata)
+    path = directory / hashlib.sha256(metadata.encode()).hexdigest()[:16] / f"{stem}-py3-none-any.whl"
+    if not path.is_file() or path.stat().st_size != len(content):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{id(content)}.tmp")
+        temporary.write_bytes(content)  # not synced: one that a crash spoils has another size
+        temporary.replace(path)
+    return path
+
+
+def extras_in(metadata: str) -> str:
+    """The lines of a METADATA that are about its extras.
+
+    Source: PyPA core metadata specification, "Provides-Extra", "Requires-Dist".
+    """
+    headers = HeaderParser().parsestr(metadata)
+    lines = [f"Provides-Extra: {each}" for each in headers.get_all("Provides-Extra", [])]
+    needs = (" ".join(str(each).split()) for each in headers.get_all("Requires-Dist", []))
+    lines += [f"Requires-Dist: {each}" for each in needs if "extra" in each.partition(";")[2]]
+    return "".join(f"{each}\n" for each in lines)
+
+
+def _wheel(stem: str, metadata: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in (("METADATA", metadata), ("WHEEL", _WHEEL), ("RECORD", "")):
+            archive.writestr(zipfile.ZipInfo(f"{stem}.dist-info/{name}"), text)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""From environment.yml to a lock: solvers, update, staleness, the content hash."""

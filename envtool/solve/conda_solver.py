@@ -1,0 +1,304 @@
+"""The door to py-rattler for choosing packages: repodata, match specs, solving. `envtool.prefix.rattler` is the one for
+prefixes.
+
+Takes and gives plain values, so that nothing else depends on which py-rattler is installed (0.25 on Python 3.9, newer
+ones elsewhere). Its event loop runs in `asyncio.run`; the process must then end through `envtool.__main__`, since
+py-rattler may crash while the interpreter shuts down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from envtool.errors import SolveError, UnsatisfiableError
+from envtool.fetch import url_credentials
+from envtool.lockfile.model import file_parts
+from envtool.mirrors.mirrors import Mirrors
+from envtool.solve.cooldown import AgedChannel, is_too_young
+from envtool.spec.environment_yml import package_name
+from envtool.spec.version_policy import Policy
+
+# Kept until the process ends: to free the records of a channel takes a fiftieth of a lock's time, for nobody.
+_latest: list[Any] = []
+_NO_RECORDS_HINT = "is the channel's URL right, and is there a way to it? A mirror can be set in config.toml: [mirrors]"
+
+
+@dataclass(frozen=True)
+class PackageRecord:
+    """One conda package as a channel's repodata describes it.
+
+    Args:
+        name: The package.
+        version: Its version.
+        build: Its build string.
+        subdir: The subdir of the channel that holds it, `noarch` included.
+        url: Where the channel has the archive.
+        sha256: Hash of the archive in hexadecimal digits, where the repodata has it.
+        md5: The same in MD5, which conda-lock demands.
+        size_bytes: Size of the archive, where the repodata has it.
+        depends: The match specs that it needs.
+        license: Its licence as the channel states it.
+        constrains: The match specs that bound other packages, where those are there.
+        purls: What it is in other package systems (`pkg:pypi/torch`), where the record of a solution says so.
+    """
+
+    name: str
+    version: str
+    build: str
+    subdir: str
+    url: str
+    sha256: str | None
+    md5: str | None
+    size_bytes: int | None
+    depends: tuple[str, ...]
+    license: str | None = None
+    constrains: tuple[str, ...] = ()
+    purls: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SolveRequest:
+    """What one platform asks for.
+
+    Args:
+        platform: The subdir to solve for.
+        channels: Channel URLs, the first has priority.
+        match_specs: What is asked for.
+        virtual_packages: What the target machine has, name to `version` or `version build`.
+        constraints: Match specs that bound packages without asking for them.
+        subdirs: Packages that have to come from one subdir, each with it.
+        keep: Canonical URLs of archives that stay unless something asked for forbids it.
+        policy: Which of the versions that fit.
+    """
+
+    platform: str
+    channels: tuple[str, ...]
+    match_specs: tuple[str, ...]
+    virtual_packages: Mapping[str, str]
+    constraints: tuple[str, ...] = ()
+    subdirs: tuple[tuple[str, str], ...] = ()
+    keep: tuple[str, ...] = ()
+    policy: Policy = field(default_factory=Policy)
+
+
+class Repodata:
+    """The package records of channels, fetched once and kept between runs; the solver works on them.
+
+    Args:
+        cache_dir: Where they are kept.
+        mirrors: Where they may come from. The URLs of records stay canonical whatever mirror answers.
+        is_offline: Whether what is kept has to do.
+    """
+
+    def __init__(self, cache_dir: Path, mirrors: Mirrors, *, is_offline: bool = False) -> None:
+        import rattler
+        from rattler.networking import AuthenticationMiddleware, Client, MirrorMiddleware, RetryMiddleware
+
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        middlewares = [RetryMiddleware(3), AuthenticationMiddleware()]
+        self._relay = None
+        if mirrors.by_prefix and not is_offline:
+            # Of the ways in which a mirror fails, rattler knows few; the relay asks the next one.
+            from envtool.solve.repodata_proxy import Relay
+
+            self._relay = Relay(mirrors)
+            middlewares.append(MirrorMiddleware(self._relay.by_prefix))
+        config = rattler.SourceConfig(cache_action="force-cache-only" if is_offline else "cache-or-fetch")
+        self._gateway = rattler.Gateway(cache_dir=cache_dir, default_config=config, client=Client(middlewares))
+        _latest[:] = [self._gateway]
+
+    def solve(self, requests: Sequence[SolveRequest]) -> list[list[PackageRecord] | SolveError]:
+        """Choose the packages of every request, all at once.
+
+        Returns:
+            For each request its packages, sorted by name, or why there are none: an `UnsatisfiableError` with the
+            solver's own words, or another `SolveError`.
+        """
+
+        async def solve_all() -> Sequence[Any]:
+            answers: Sequence[Any] = await asyncio.gather(*map(self._solve, requests), return_exceptions=True)
+            return answers
+
+        answers = asyncio.run(solve_all())
+        return [self._answer(request, each) for request, each in zip(requests, answers)]
+
+    def find(self, channels: Sequence[str], platform: str, names: Sequence[str]) -> list[PackageRecord]:
+        """Every record that the channels have of some packages.
+
+        Raises:
+            SolveError: The records of a channel could not be had.
+        """
+        try:
+            found = asyncio.run(_await(self._query(channels, platform, names)))
+        except Exception as error:  # py-rattler raises several unrelated types
+            raise self._no_records(platform, error) from error
+        return [_record(each) for each in found]
+
+    def unknown(self, channels: Sequence[str], platform: str, match_specs: Sequence[str]) -> dict[str, str | None]:
+        """The match specs that no record satisfies, each with the newest version; None where the name is unknown.
+
+        Raises:
+            SolveError: The records of a channel could not be had.
+        """
+        import rattler
+
+        names = {each: name for each in match_specs if (name := package_name(each)) and not name.startswith("__")}
+        try:
+            found = asyncio.run(_await(self._query(channels, platform, sorted(set(names.values())))))
+        except Exception as error:  # py-rattler raises several unrelated types
+            raise self._no_records(platform, error) from error
+        by_name: dict[str, list[Any]] = {}
+        for record in found:
+            by_name.setdefault(record.name.normalized, []).append(record)
+        unknown: dict[str, str | None] = {}
+        for text, name in names.items():
+            spec = rattler.MatchSpec(text)
+            records = by_name.get(name, [])
+            if not any(spec.matches(each) for each in records):
+                unknown[text] = str(max(each.version for each in records)) if records else None
+        return unknown
+
+    def _answer(self, request: SolveRequest, answer: Any) -> list[PackageRecord] | SolveError:
+        from rattler.exceptions import SolverError
+
+        if isinstance(answer, SolverError):
+            return UnsatisfiableError(request.platform, str(answer).strip())
+        if isinstance(answer, SolveError):
+            return answer
+        if isinstance(answer, Exception):  # py-rattler raises several unrelated types, all with its own text
+            return self._no_records(request.platform, answer)
+        if isinstance(answer, BaseException):
+            raise answer
+        found = (replace(_record(each), purls=_purls(each)) for each in answer)
+        return sorted(found, key=lambda record: record.name)
+
+    def _no_records(self, platform: str, error: Exception) -> SolveError:
+        failures = list(self._relay.failures) if self._relay else []
+        return SolveError(f"{platform}: " + ("\n".join(failures) or str(error)), _NO_RECORDS_HINT)
+
+    async def _query(self, channels: Sequence[str], platform: str, names: Sequence[str]) -> list[Any]:
+        by_channel = await self._gateway.query(list(channels), [platform, "noarch"], list(names), recursive=False)
+        return [record for records in by_channel for record in records]
+
+    async def _subdirs(self, request: SolveRequest) -> list[str]:
+        # The solver does not look at the subdir of a match spec; versions and builds say the same.
+        bounds = []
+        for name, subdir in request.subdirs:
+            found = await self._query(request.channels, request.platform, [name])
+            elsewhere = {(str(each.version), str(each.build)) for each in found if each.subdir != subdir}
+            here = {(str(each.version), str(each.build)) for each in found if each.subdir == subdir} - elsewhere
+            if not here:
+                raise SolveError(f"{request.platform}: no channel has {name} in the subdir {subdir}")
+            versions = "|".join(sorted({f"=={version}" for version, _ in here}))
+            builds = "|".join(sorted({re.escape(build) for _, build in here}))
+            bounds.append(f"{name}[version='{versions}', build='^({builds})$']")
+        return bounds
+
+    async def _solve(self, request: SolveRequest) -> list[Any]:
+        import rattler
+
+        kept = []
+        if request.keep:
+            urls = set(request.keep)
+            names = sorted({file_parts(url)[0] for url in urls})
+            found = await self._query(request.channels, request.platform, names)
+            kept = [each for each in found if url_credentials.strip(each.url) in urls]
+        policy = request.policy
+        sources: list[Any] = list(request.channels)
+        if policy.has_exceptions:
+            sources = [await self._aged(each, request) for each in request.channels]
+            kept = [each for each in kept if not is_too_young(each, policy)]
+        records: list[Any] = await rattler.solve(
+            sources=sources,
+            specs=[rattler.MatchSpec(spec) for spec in request.match_specs],
+            platforms=[request.platform, "noarch"],
+            gateway=self._gateway,
+            virtual_packages=[_generic(name, value) for name, value in sorted(request.virtual_packages.items())],
+            constraints=[rattler.MatchSpec(each) for each in (*request.constraints, *await self._subdirs(request))],
+            locked_packages=kept,
+            exclude_newer=None if policy.has_exceptions else policy.exclude_newer,
+            strategy=policy.strategy,
+        )
+        return records
+
+    async def _aged(self, channel: str, request: SolveRequest) -> AgedChannel:
+        names = {each: await self._names(channel, each) for each in (request.platform, "noarch")}
+        return AgedChannel(self._gateway, channel, names, request.policy)
+
+    async def _names(self, channel: str, platform: str) -> list[str]:
+        found = await self._gateway.names([channel], [platform])
+        return [each.normalized for each in found]
+
+
+def compare_versions(first: str, second: str) -> int:
+    """The order of two conda versions: negative when the first is the older one, 0 when they are equal."""
+    import rattler
+
+    one, other = rattler.Version(first), rattler.Version(second)
+    return int(one > other) - int(one < other)
+
+
+def matches(match_spec: str, name: str, version: str, build: str) -> bool:
+    """Whether a match spec takes a package; which channel it is of does not count."""
+    import rattler
+
+    record = rattler.PackageRecord(name, version, _build_string(build), 0, "noarch")
+    return bool(rattler.MatchSpec(match_spec).matches(record))
+
+
+def match_spec_problem(text: str) -> str | None:
+    """Why a text is no match spec, or None when it is one."""
+    import rattler
+
+    try:
+        rattler.MatchSpec(text)
+    except Exception as error:  # py-rattler raises several unrelated types
+        return str(error)
+    return None
+
+
+async def _await(call: Any) -> Any:
+    return await call
+
+
+def _generic(name: str, value: str) -> Any:
+    import rattler
+
+    version, _, build = value.partition(" ")
+    return rattler.GenericVirtualPackage(
+        rattler.PackageName(name), rattler.Version(version), _build_string(build or "0")
+    )
+
+
+def _build_string(text: str) -> Any:
+    import rattler
+
+    # py-rattler 0.25 takes the build as text, later ones as a type of their own.
+    return getattr(rattler, "BuildString", str)(text)
+
+
+def _record(record: Any) -> PackageRecord:
+    return PackageRecord(
+        name=record.name.normalized,
+        version=str(record.version),
+        build=str(record.build),
+        subdir=record.subdir,
+        url=url_credentials.strip(record.url),
+        sha256=record.sha256.hex() if record.sha256 else None,
+        md5=record.md5.hex() if record.md5 else None,
+        size_bytes=record.size,
+        depends=tuple(record.depends),
+        license=record.license,
+        constrains=tuple(record.constrains),
+    )
+
+
+def _purls(record: Any) -> tuple[str, ...]:
+    text = record.to_json()  # py-rattler gives them in no other way
+    return tuple(json.loads(text).get("purls") or ()) if '"purls"' in text else ()

@@ -1,0 +1,49 @@
+"""A channel without what is too young, where age does not count for every package and channel alike.
+
+The time of a record is its `indexed_timestamp`, which the channel's server sets, where it has one and this py-rattler
+reads it; otherwise its `timestamp`, which whoever built the package sets. Source: CEP 47.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from envtool.fetch import url_credentials
+from envtool.spec.version_policy import Policy
+
+
+class AgedChannel:
+    """What py-rattler asks for the records of a channel.
+
+    Args:
+        gateway: Where the records come from.
+        channel: The URL of the channel.
+        names: The packages that it has, by subdir.
+        policy: What is too young.
+    """
+
+    def __init__(self, gateway: Any, channel: str, names: Mapping[str, Sequence[str]], policy: Policy) -> None:
+        self._gateway = gateway
+        self._channel = channel
+        self._names = names
+        self._policy = policy
+
+    async def fetch_package_records(self, platform: Any, name: Any) -> list[Any]:
+        """The records of a package that are old enough."""
+        found = await self._gateway.query([self._channel], [str(platform)], [name.normalized], recursive=False)
+        return [each for records in found for each in records if not is_too_young(each, self._policy)]
+
+    def package_names(self, platform: Any) -> list[str]:
+        """The packages of a subdir."""
+        return list(self._names.get(str(platform), ()))
+
+
+def is_too_young(record: Any, policy: Policy) -> bool:
+    """Whether a record counts as published too late; one without any time does, as nothing is known of its age."""
+    channel = url_credentials.strip(record.url).rsplit("/", 2)[0]
+    cutoff = policy.cutoff_of(record.name.normalized, channel)
+    if cutoff is None:
+        return False
+    published = getattr(record, "indexed_timestamp", None) or record.timestamp
+    return published is None or published > cutoff

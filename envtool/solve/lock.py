@@ -1,0 +1,208 @@
+"""From environment.yml to conda-lock.yml: solve, describe, write."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envtool import paths
+from envtool.errors import SolveError
+from envtool.fetch import url_credentials
+from envtool.lockfile.conda_lock_v1 import SPECS_KEY, VARIABLES_KEY, LockedPackage, Lockfile
+from envtool.solve import recorded_inputs
+from envtool.solve.categories import categories, dependency_edges
+from envtool.solve.conda_solver import PackageRecord
+from envtool.solve.content_hash import remembered_hashes
+from envtool.solve.meanwhile import meanwhile
+from envtool.solve.recorded_inputs import INPUTS_KEY
+from envtool.solve.solution import Preference, Solution, Sources
+from envtool.solve.solve import solve
+from envtool.spec import version_policy as policy
+from envtool.spec import virtual_packages
+from envtool.spec.channel_spec import channel_urls
+from envtool.spec.environment import EnvironmentSpec, PlatformSpec
+from envtool.spec.version_policy import Policy
+
+if TYPE_CHECKING:  # most locks have no wheels
+    from envtool.lockfile.pylock import Wheel
+
+VIRTUAL_PACKAGES_KEY = "envtool_virtual_packages"
+
+
+@dataclass(frozen=True)
+class LockRequest:
+    """What to lock, and how.
+
+    Args:
+        spec: What is asked for.
+        lockfile_path: Where the lock will stand; its sources are relative to it.
+        options: What the command line says beside the sources: `strategy`, `exclude-newer`.
+        preferences: What each platform should come to.
+    """
+
+    spec: EnvironmentSpec
+    lockfile_path: Path
+    options: Mapping[str, str] = field(default_factory=dict)
+    preferences: Mapping[str, Preference] = field(default_factory=dict)
+
+    def policy(self, now: datetime | None = None) -> Policy:
+        """Which of the versions that fit.
+
+        Raises:
+            EnvtoolError: The date of exclude-newer is none.
+        """
+        now = now or datetime.now(timezone.utc)
+        text = self.options.get("exclude-newer") or self.spec.exclude_newer
+        place = "--exclude-newer" if "exclude-newer" in self.options else f"{self.spec.paths[0]}: exclude-newer"
+        moment = policy.cutoff(text, now, place) if text else None
+        return Policy(
+            self.options.get("strategy", "highest"),
+            moment,
+            {
+                name.lower(): policy.exception(each, now, f"{place}-package {name}")
+                for name, each in self.spec.exclude_newer_package.items()
+            },
+            {
+                url_credentials.strip(url): policy.exception(each, now, f"{place}-channel {name}")
+                for name, each in self.spec.exclude_newer_channel.items()
+                for url in channel_urls(name, self.spec.directory)
+            },
+        )
+
+
+def lock(request: LockRequest, sources: Sources) -> Lockfile:
+    """Choose every package of every platform and describe them as a lock; nothing is written.
+
+    Args:
+        request: What to lock.
+        sources: Where packages come from.
+
+    Raises:
+        SpecError: A line of the sources cannot be used.
+        SolveError: A platform cannot be satisfied.
+    """
+    complete = with_virtual_packages(request.spec)
+    declared = {each.platform: each.virtual_packages for each in complete.platforms}
+    # conda-lock's modules take as long to import as the solve does, so the two go side by side.
+    kept = paths.cache() / "content-hashes"
+    with meanwhile(lambda: remembered_hashes(request.spec, declared, kept)) as content_hashes:
+        solutions = solve(complete, sources, request.policy(), request.preferences)
+    packages = [
+        package
+        for platform, solution in zip(complete.platforms, solutions)
+        for package in locked_packages(platform, solution)
+    ]
+    return described(request, packages, content_hashes.result())
+
+
+def described(request: LockRequest, packages: Sequence[LockedPackage], content_hash: Mapping[str, str]) -> Lockfile:
+    """A lock of chosen packages.
+
+    Args:
+        request: What was locked.
+        packages: What was chosen.
+        content_hash: conda-lock's hash of the sources for each platform.
+    """
+    declared = {each.platform: each.virtual_packages for each in with_virtual_packages(request.spec).platforms}
+    relative_to = request.lockfile_path.resolve().parent
+    return Lockfile(
+        packages=tuple(sorted(packages, key=lambda package: package.sort_key)),
+        channels=request.spec.channels,
+        platforms=tuple(sorted(declared)),
+        sources=tuple(os.path.relpath(path.resolve(), relative_to) for path in request.spec.paths),
+        content_hash=content_hash,
+        custom_metadata=_metadata(request, declared),
+    )
+
+
+def with_virtual_packages(spec: EnvironmentSpec) -> EnvironmentSpec:
+    """The specification with the virtual packages that it assumes beside those that it declares."""
+    platforms = (
+        replace(each, virtual_packages=virtual_packages.declared(each.platform, each.virtual_packages))
+        for each in spec.platforms
+    )
+    return replace(spec, platforms=tuple(platforms))
+
+
+def locked_packages(spec: PlatformSpec, solution: Solution) -> list[LockedPackage]:
+    """The entries of one platform: one for each package and category."""
+    found = categories(spec, solution)
+    edges = dependency_edges(solution)
+    packages = [from_record(record, solution.platform) for record in solution.records]
+    packages += [_from_wheel(wheel, solution.platform, edges["pip", wheel.name]) for wheel in solution.wheels]
+    return [replace(each, category=name) for each in packages for name in found[each.manager, each.name]]
+
+
+def _metadata(request: LockRequest, declared: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    from importlib.metadata import version  # imported while the solver works: the hashes need it too
+
+    spec = request.spec
+    match_specs = {each.platform: sorted({dependency.text for dependency in each.conda}) for each in spec.platforms}
+    metadata = {
+        "created_by": f"envtool {version('envserve')}",
+        INPUTS_KEY: recorded_inputs.serialize(spec, request.options),
+        SPECS_KEY: json.dumps(match_specs, sort_keys=True),
+        VIRTUAL_PACKAGES_KEY: json.dumps(declared, sort_keys=True),
+    }
+    if spec.variables:
+        metadata[VARIABLES_KEY] = json.dumps(spec.variables, sort_keys=True)
+    return metadata
+
+
+def from_record(record: PackageRecord, platform: str) -> LockedPackage:
+    """The entry of a conda package.
+
+    Raises:
+        SolveError: Its record has no MD5, which the format demands.
+    """
+    if record.md5 is None:
+        raise SolveError(
+            f"{platform}: {record.url.rpartition('/')[2]} has no md5 in its channel's repodata: "
+            "expected one, as the format of the lock demands it",
+            "index the channel again: envtool channel index writes both hashes",
+        )
+    return LockedPackage(
+        manager="conda",
+        name=record.name,
+        version=record.version,
+        platform=platform,
+        url=record.url,
+        sha256=record.sha256,
+        md5=record.md5,
+        dependencies=_dependencies(record.depends),
+        build=record.build,
+        size_bytes=record.size_bytes,
+    )
+
+
+def _dependencies(depends: Sequence[str]) -> dict[str, str]:
+    # A record may name a package twice (`python >=3.9` and `python`, or a build besides a range). The format has room
+    # for one constraint: ranges are joined, and one with a build string wins, since it is the narrowest.
+    found: dict[str, str] = {}
+    for spec in depends:
+        name, _, constraint = spec.partition(" ")
+        before = found.get(name, "")
+        if not before or " " in constraint:
+            found[name] = constraint or before
+        elif constraint and constraint != before and " " not in before:
+            found[name] = f"{before},{constraint}"
+    return found
+
+
+def _from_wheel(wheel: Wheel, platform: str, needs: Sequence[tuple[str, str]]) -> LockedPackage:
+    return LockedPackage(
+        manager="pip",
+        name=wheel.name,
+        version=wheel.version,
+        platform=platform,
+        url=wheel.url,
+        sha256=wheel.sha256,
+        dependencies={name: "*" for _, name in needs},
+        size_bytes=wheel.size_bytes,
+        built=wheel.built,
+    )

@@ -1,0 +1,163 @@
+"""What moved from one lock to the next, and what made it move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from envtool.errors import EnvtoolError
+from envtool.fetch import url_credentials
+from envtool.inspect_lock import diff
+from envtool.inspect_lock.diff import Difference
+from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
+from envtool.solve import conda_solver
+from envtool.solve.conda_solver import Repodata
+from envtool.solve.lock import LockRequest, with_virtual_packages
+from envtool.solve.solve import channels_of
+from envtool.spec import pip_requirements
+from envtool.spec.environment import Dependency, PlatformSpec, package_name
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Move:
+    """A package of which a lock has another version or build than the one before.
+
+    Args:
+        difference: What moved, and on which platforms.
+        reason: What made it move, in words.
+    """
+
+    difference: Difference
+    reason: str
+
+    def __str__(self) -> str:
+        each = self.difference
+        return f"{each.name} {each.before} → {each.after}: {self.reason}"
+
+
+def moves(
+    old: Lockfile, new: Lockfile, request: LockRequest, repodata: Repodata, named: Sequence[str] = ()
+) -> list[Move]:
+    """Every package that moved, with the reason.
+
+    Args:
+        old: The lock before.
+        new: The lock after.
+        request: What was locked.
+        repodata: The records of the channels.
+        named: The packages that the user asked to move.
+    """
+    platforms = {each.platform: each for each in with_virtual_packages(request.spec).platforms}
+    found = []
+    for each in diff.compare(old, new, diff.compare_versions):
+        if each.before and each.after:
+            spec = platforms[each.platforms[0]]
+            reasons = Reasons(_packages(old, spec), _packages(new, spec), spec, named)
+            reason = reasons.of(each.manager, each.name) or _last_reason(reasons, each, request, repodata)
+            found.append(Move(each, reason))
+    return found
+
+
+def _packages(lockfile: Lockfile, platform: PlatformSpec) -> dict[Key, LockedPackage]:
+    return {(each.manager, each.name): each for each in lockfile.packages if each.platform == platform.platform}
+
+
+class Reasons:
+    """Why packages of one set cannot be in another, as far as the sets and the sources tell by themselves.
+
+    Args:
+        before: The packages that are asked about.
+        after: The packages that there are.
+        platform: What is asked for.
+        named: The packages that the user asked to move.
+    """
+
+    def __init__(
+        self,
+        before: Mapping[Key, LockedPackage],
+        after: Mapping[Key, LockedPackage],
+        platform: PlatformSpec,
+        named: Sequence[str] = (),
+    ) -> None:
+        self.platform = platform
+        self.named = set(named)
+        self.before = before
+        self.after = after
+
+    def of(self, manager: str, name: str) -> str | None:
+        """The first reason that holds, the user's own words before all others."""
+        old = self.before[manager, name]
+        if old.name in self.named:
+            return "asked for"
+        lines = [f"{each.place} asks for {each.text}" for each in refusing(self.platform, old)]
+        return next(iter(lines), None) or next(
+            self._by_conda(old) if old.manager == "conda" else self._by_pip(old), None
+        )
+
+    def _by_conda(self, old: LockedPackage) -> Iterator[str]:
+        for package in self.after.values():
+            needed = package.dependencies.get(old.name)
+            if package.manager == "conda" and needed and not fits(f"{old.name} {needed}", old):
+                yield f"{package.name} {package.version} needs {old.name} {needed}"
+        for name, needed in old.dependencies.items():
+            other = self.after.get(("conda", name))
+            if other and needed != "*" and not fits(f"{name} {needed}", other):
+                yield f"{old.name} {old.version} needs {name} {needed}, which is {other.version}"
+            elif name.startswith("__") and not self._is_declared(name, needed):
+                yield f"{old.name} {old.version} needs {name} {needed}, which is not declared"
+
+    def _is_declared(self, name: str, needed: str) -> bool:
+        version, _, build = self.platform.virtual_packages.get(name, "").partition(" ")
+        return bool(version) and conda_solver.matches(f"{name} {needed}", name, version, build or "0")
+
+    def _by_pip(self, old: LockedPackage) -> Iterator[str]:
+        python, was = self.after.get(("conda", "python")), self.before.get(("conda", "python"))
+        if python and was and python.version != was.version:
+            yield f"python is {python.version}"
+        for package in self.after.values():
+            former = self.before.get((package.manager, package.name))
+            is_new = former is None or former.version != package.version
+            if is_new and old.name in package.dependencies:
+                yield f"{package.name} {package.version} does not fit with {old.version}"
+
+
+def refusing(platform: PlatformSpec, package: LockedPackage) -> list[Dependency]:
+    """The lines that ask for another version or build of a package than the locked one."""
+    if package.manager == "conda":
+        return [
+            each for each in platform.conda if package_name(each.text) == package.name and not fits(each.text, package)
+        ]
+    lines = (*platform.pip, *platform.pip_constraints)
+    own = [each for each in lines if pip_requirements.name_of(each.text) == package.name]
+    return [each for each in own if not pip_requirements.allows(each.text, package.version)]
+
+
+def fits(match_spec: str, package: LockedPackage) -> bool:
+    """Whether a match spec takes a conda package."""
+    return conda_solver.matches(match_spec, package.name, package.version, package.build_string or "")
+
+
+def _last_reason(reasons: Reasons, moved: Difference, request: LockRequest, repodata: Repodata) -> str:
+    """A reason that only the channels can tell."""
+    old = reasons.before[moved.manager, moved.name]
+    if old.manager == "conda":
+        channels = channels_of(request.spec)
+        if not any(old.url.startswith(url_credentials.strip(each).rstrip("/") + "/") for each in channels):
+            return "its channel is not listed any more"
+        changed = [key[1] for key, new in reasons.after.items() if key[0] == "conda" and new != reasons.before.get(key)]
+        try:
+            records = repodata.find(channels, old.platform, sorted({*changed, old.name}))
+        except EnvtoolError:
+            records = []
+        if not any(each.url == old.url for each in records):
+            return "its channel has it no more"
+        chosen = {each.url for each in reasons.after.values()}
+        for record in records:
+            bounds = [each for each in record.constrains if package_name(each) == old.name]
+            if record.url in chosen and not all(fits(each, old) for each in bounds):
+                return f"{record.name} {record.version} does not go with it: {', '.join(bounds)}"
+    if request.policy().exclude_newer:
+        return "exclude-newer, or what moved with it"
+    return "it does not fit with what was added or changed"

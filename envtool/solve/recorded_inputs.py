@@ -1,0 +1,228 @@
+"""What a lock depends on, as one value that stands in the lock, so that the two can be compared without solving.
+
+Comments, blanks, the order of lines and where packages are fetched from are no part of it; everything that changes
+what a solve may choose is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from envtool.spec import pip_requirements, requirement_hashes
+from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec, package_name
+
+INPUTS_KEY = "envtool_inputs"
+_FORMAT = 1
+_NAMED = ("variable", "virtual package", "exclude-newer-package", "exclude-newer-channel")
+_AROUND_OPERATORS = re.compile(r"\s*([,|<>=!~]+)\s*")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that a lock depends on.
+
+    Args:
+        kind: What it is: `dependency`, `channels`, `virtual package`, …
+        name: Which of its kind: the package, the variable.
+        value: What is said of it.
+        category: The category of the line, for dependencies.
+    """
+
+    kind: str
+    name: str
+    value: str
+    category: str = "main"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference between the sources and the lock.
+
+    Args:
+        kind: `added`, `removed` or `changed`.
+        what: What it is about: `dependency`, `channels`, …
+        before: What the lock was made from; None when it is new.
+        after: What the sources say; None when it is gone.
+        place: Where the sources say it; None when it is gone.
+        platforms: The platforms that it is about; empty when it is about all.
+    """
+
+    kind: str
+    what: str
+    before: str | None
+    after: str | None
+    place: str | None
+    platforms: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        where = f"{self.place}: " if self.place else ""
+        only = f" ({', '.join(self.platforms)})" if self.platforms else ""
+        if self.kind == "changed":
+            return f"{where}{self.what} changed: {self.before} → {self.after}{only}"
+        return f"{where}{self.what} {self.kind}: {self.after or self.before}{only}"
+
+
+def serialize(spec: EnvironmentSpec, options: Mapping[str, str]) -> str:
+    """The inputs of a lock as text for its custom_metadata.
+
+    Args:
+        spec: The specification.
+        options: What the command line said beside it, such as `strategy`.
+    """
+    general = sorted((each.kind, each.name, each.value, each.category) for each, _ in _general(spec))
+    platforms = {
+        platform.platform: sorted({(each.kind, each.name, each.value, each.category) for each, _ in _of(platform)})
+        for platform in spec.platforms
+    }
+    # One item on a line, so that a change of one line of the sources is a change of few lines of the lock.
+    rows = {name: f"[\n{_rows(items)}]" for name, items in platforms.items()}
+    sections = ",\n".join(f"{json.dumps(name)}: {text}" for name, text in sorted(rows.items()))
+    head = f'{{"format": {_FORMAT},\n"options": {json.dumps(dict(options), sort_keys=True)},\n'
+    return f'{head}"general": [\n{_rows(general)}],\n"platforms": {{\n{sections}}}}}\n'
+
+
+def _rows(items: Sequence[Sequence[str]]) -> str:
+    return ",\n".join(json.dumps(each, ensure_ascii=False) for each in items)
+
+
+def compare(recorded: str, spec: EnvironmentSpec, options: Mapping[str, str]) -> list[Change]:
+    """How the sources differ from what a lock was made from.
+
+    Args:
+        recorded: What `serialize` gave when the lock was made.
+        spec: The specification as it is now.
+        options: What the command line says now; what it says nothing of is as it was.
+    """
+    old: dict[str, Any] = json.loads(recorded)
+    if old.get("format") != _FORMAT:
+        return [Change("changed", "format of the inputs", str(old.get("format")), str(_FORMAT), None)]
+    changes = list(_diff(_items(old["general"]), dict(_general(spec)), ()))
+    before, after = set(old["platforms"]), {each.platform for each in spec.platforms}
+    changes += [Change("removed", "platform", each, None, None) for each in sorted(before - after)]
+    changes += [Change("added", "platform", None, each, str(spec.paths[0])) for each in sorted(after - before)]
+    for platform in spec.platforms:
+        if platform.platform in before:
+            recorded_items = _items(old["platforms"][platform.platform])
+            changes += _diff(recorded_items, dict(_of(platform)), (platform.platform,))
+    for name, value in options.items():
+        if old["options"].get(name) != value:
+            changes.append(Change("changed", f"--{name}", old["options"].get(name, "not given"), value, "command line"))
+    return _grouped(changes, len(before & after))
+
+
+def options_of(recorded: str) -> dict[str, str]:
+    """What the command line said when a lock was made."""
+    options: dict[str, str] = json.loads(recorded).get("options", {})
+    return options
+
+
+def urls_of(recorded: str | None) -> list[str]:
+    """The URLs of package indexes and of distributions that stand in the inputs of a lock, variables and all."""
+    try:
+        inputs = json.loads(recorded or "{}")
+        rows = [*inputs.get("general", ()), *(row for rows in inputs.get("platforms", {}).values() for row in rows)]
+        indexes = [value for kind, _, value, *_ in rows if kind in ("package index", "pip-repositories")]
+        named = [pip_requirements.url_of(value) for kind, _, value, *_ in rows if kind == "pip dependency"]
+    except (ValueError, TypeError, AttributeError):  # a convenience: spoilt inputs are as good as none
+        return []
+    return [url for each in indexes for url in each.split(", ")] + [url for url in named if url]
+
+
+def unchanged_wheels(recorded: str | None, platform: PlatformSpec) -> frozenset[str]:
+    """The distributions that are asked for in the very words of a lock.
+
+    Args:
+        recorded: What `serialize` gave when the lock was made; None when it was not envtool that made it.
+        platform: What is asked for now.
+    """
+    rows: list[list[str]] = json.loads(recorded)["platforms"].get(platform.platform, []) if recorded else []
+    before = set(_items(rows))
+    items = (_requirement("pip dependency", each) for each in platform.pip)
+    return frozenset(each.name for each in items if each in before)
+
+
+def _general(spec: EnvironmentSpec) -> Iterator[tuple[Item, str]]:
+    first = str(spec.paths[0])
+    yield Item("channels", "", ", ".join(spec.channels)), first
+    for name, value in spec.variables.items():
+        yield Item("variable", name, value), first
+    if spec.pip_index:
+        yield Item("package index", "", spec.pip_index), first
+    if spec.pip_repositories:
+        yield Item("pip-repositories", "", ", ".join(spec.pip_repositories)), first
+    if not spec.allows_default_index:
+        yield Item("allow-pypi-requests", "", "false"), first
+    if spec.allows_prereleases:
+        yield Item("option of pip", "--pre", "--pre"), first
+    if spec.requires_hashes:
+        yield Item("option of pip", "--require-hashes", "--require-hashes"), first
+    if spec.exclude_newer:
+        yield Item("exclude-newer", "", spec.exclude_newer), first
+    for kind in ("package", "channel"):
+        for name, value in getattr(spec, f"exclude_newer_{kind}").items():
+            yield Item(f"exclude-newer-{kind}", name, value), first
+
+
+def _of(platform: PlatformSpec) -> Iterator[tuple[Item, str]]:
+    for each in platform.conda:
+        yield Item("dependency", package_name(each.text) or "", _match_spec(each.text), each.category), each.place
+    for each in platform.pip:
+        yield _requirement("pip dependency", each), each.place
+    for each in platform.pip_constraints:
+        yield _requirement("pip constraint", each), each.place
+    for name, value in platform.virtual_packages.items():
+        yield Item("virtual package", name, value), platform.declared_at.get(name, "")
+
+
+def _match_spec(text: str) -> str:
+    name = package_name(text) or ""
+    collapsed = _AROUND_OPERATORS.sub(r"\1", " ".join(text.split()))
+    return re.sub(rf"(?i)(^|::|:){re.escape(name)}(?![\w.-])", rf"\g<1>{name}", collapsed, count=1)
+
+
+def _requirement(kind: str, dependency: Dependency) -> Item:
+    from packaging.requirements import Requirement
+
+    bare, pinned = requirement_hashes.split(dependency.text)
+    requirement = Requirement(bare)
+    requirement.name = pip_requirements.name_of(bare) or requirement.name
+    value = str(requirement) + "".join(f" --hash={each}" for each in sorted(pinned))
+    return Item(kind, requirement.name, value, dependency.category)
+
+
+def _items(rows: Sequence[Sequence[str]]) -> dict[Item, str]:
+    return {Item(*row): "" for row in rows}
+
+
+def _diff(before: Mapping[Item, str], after: Mapping[Item, str], platforms: tuple[str, ...]) -> Iterator[Change]:
+    gone = [each for each in before if each not in after]
+    for item, place in after.items():
+        if item in before:
+            continue
+        old = next((each for each in gone if (each.kind, each.name) == (item.kind, item.name)), None)
+        if old is not None:
+            gone.remove(old)
+        kind = "added" if old is None else "changed"
+        yield Change(kind, item.kind, _text(old) if old else None, _text(item), place, platforms)
+    for item in gone:
+        yield Change("removed", item.kind, _text(item), None, None, platforms)
+
+
+def _text(item: Item) -> str:
+    text = item.value if not item.name or item.kind not in _NAMED else f"{item.name}={item.value}"
+    return text if item.category == "main" else f"{text} [{item.category}]"
+
+
+def _grouped(changes: Sequence[Change], platform_count: int) -> list[Change]:
+    groups: dict[tuple[Any, ...], list[Change]] = {}
+    for each in changes:
+        groups.setdefault((each.kind, each.what, each.before, each.after, each.place), []).append(each)
+    grouped = []
+    for (kind, what, before, after, place), members in groups.items():
+        platforms = tuple(dict.fromkeys(name for each in members for name in each.platforms))
+        grouped.append(Change(kind, what, before, after, place, () if len(platforms) == platform_count else platforms))
+    return grouped

@@ -1,0 +1,281 @@
+"""A relay on the loopback interface, through which the solver reads repodata: from whichever mirror has it whole.
+
+The solver asks one mirror and takes what comes: a 403, an HTML page, half a file or silence ends it. The relay asks one
+mirror after the other and hands on an answer only when all of it is there and looks like what it should be. Repodata
+has no hash to prove; a shard has one, its name. What depends on the bytes being right, the archives, is proven later.
+Waiting, `Retry-After` and what is asked next are those of downloads (`envtool.fetch.failover_policy`).
+
+Out of scope: keeping anything. The solver's own cache does, with the validators (ETag) that the mirror gave.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
+from typing import IO, Any
+from urllib.parse import unquote
+
+from envtool import console
+from envtool.errors import EnvtoolError
+from envtool.fetch import client
+from envtool.fetch import timeouts as patience
+from envtool.fetch.client import Body
+from envtool.fetch.failover import ask_in_turn
+from envtool.fetch.failover_policy import Failure, Place
+from envtool.fetch.host_health import Hosts
+from envtool.fetch.transfer_error import TransferError
+from envtool.mirrors.mirrors import Mirrors
+
+_OPTIONAL_ATTEMPTS = 2
+_OPTIONAL_BACKOFF_S = 1.0
+_LONG_WAIT_S = 3.0
+_IN_MEMORY_BYTES = 1 << 20
+_SHARD = re.compile(r"/([0-9a-f]{64})\.msgpack\.zst$")
+# Other forms of the same records: without them the solver asks for repodata.json, which every channel has.
+_OPTIONAL = re.compile(r"/repodata(_shards\.msgpack\.zst|\.json\.\w+)$")
+_NOT_FOUND, _NOT_MODIFIED = 404, 304
+# The solver asks three times more before it takes this; older ones would take 4xx for a channel without records.
+_FAILED = 502
+_CONDITIONS = ("If-None-Match", "If-Modified-Since")
+
+
+@dataclass
+class _Found:
+    """An answer that may be handed on."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    content: IO[bytes] | None = None
+
+
+class _Request:
+    """One request of the solver, and what its places said to it."""
+
+    def __init__(self, relay: Relay, conditions: dict[str, str], *, is_wanted: bool, is_optional: bool) -> None:
+        self._relay = relay
+        self._conditions = conditions
+        self._is_wanted = is_wanted
+        self._is_optional = is_optional
+        self.found: _Found | None = None
+        self.statuses: dict[str, int | None] = {}
+
+    def ask(self, place: str, has_alternative: bool) -> Failure | None:
+        """Ask one place; None when it has answered, be it that nothing has changed."""
+        hosts = self._relay.hosts
+        # A mirror that answers lacks this form of the records and has another: nobody is waited for.
+        is_superfluous = self._is_optional and _NOT_FOUND in self.statuses.values()
+        if is_superfluous and hosts.is_down(place):
+            return Failure("not asked again", is_transient=False)
+        try:
+            self.found = self._relay.ask(place, self._conditions, self._is_wanted, has_alternative)
+        except TransferError as error:
+            if error.status == _NOT_MODIFIED:
+                self.found = _Found(_NOT_MODIFIED)
+                return None
+            self.statuses[place] = error.status
+            hosts.note(place, error, time.monotonic())
+            return Failure(error.reason, error.is_transient and not is_superfluous, error.retry_after_s)
+        hosts.note(place, None, time.monotonic())
+        return None
+
+
+class Relay:
+    """Serves the canonical URLs of some channels, on a port of its own, until the process ends.
+
+    Args:
+        mirrors: Where the channels' files may come from.
+    """
+
+    def __init__(self, mirrors: Mirrors) -> None:
+        self._mirrors = mirrors
+        self._patience = patience.configured()
+        self._failures: dict[str, list[str]] = {}
+        self._lock = threading.Lock()
+        self._is_patient = False
+        self.hosts = Hosts()
+        # Other users of the machine reach the port too; they cannot guess the path.
+        secret = secrets.token_urlsafe(16)
+        self._prefixes = {f"/{secret}/{number}/": prefix for number, prefix in enumerate(mirrors.by_prefix)}
+        server = _Server(("127.0.0.1", 0), _Handler)
+        server.relay = self
+        self._base = f"http://127.0.0.1:{server.server_address[1]}"
+        threading.Thread(target=client.prepare, name="relay: imports", daemon=True).start()
+        threading.Thread(target=server.serve_forever, name="relay", daemon=True).start()
+
+    @property
+    def by_prefix(self) -> dict[str, list[str]]:
+        """Each canonical prefix, and the only place that is to be asked for it."""
+        return {prefix: [self._base + path] for path, prefix in self._prefixes.items()}
+
+    @property
+    def failures(self) -> Iterator[str]:
+        """What could not be had from anywhere, each with every mirror's reason."""
+        with self._lock:
+            failed = dict(self._failures)
+        return (
+            f"{client.without_credentials(url)}\n" + "\n".join(f"  {reason}" for reason in reasons)
+            for url, reasons in failed.items()
+        )
+
+    def find(self, path: str, conditions: dict[str, str], is_wanted: bool) -> _Found:
+        """Ask one place after the other.
+
+        Args:
+            path: As the solver asks for it.
+            conditions: Headers that ask for the file only if it has changed.
+            is_wanted: Whether the bytes are wanted, or only whether they are there.
+        """
+        own = next((each for each in self._prefixes if path.startswith(each)), None)
+        if own is None:
+            return _Found(_NOT_FOUND)
+        url = self._prefixes[own] + path[len(own) :]
+        with self._lock:
+            if url in self._failures:
+                return _Found(_FAILED)  # every place was asked often enough
+        is_optional = bool(_OPTIONAL.search(url))
+        request = _Request(self, conditions, is_wanted=is_wanted, is_optional=is_optional)
+        places = self._mirrors.for_url(url)
+        patience = self._patience
+        if is_optional and len(places) > 1:
+            # Another place may have the records in the form that every channel has, at once.
+            patience = replace(patience, attempts=_OPTIONAL_ATTEMPTS, max_wait_s=0.0, max_backoff_s=_OPTIONAL_BACKOFF_S)
+        failed = ask_in_turn(places, request.ask, self._wait, self.hosts, patience)
+        return request.found or self._give_up(url, failed, request.statuses)
+
+    def fail(self, path: str, error: Exception) -> _Found:
+        """Note what keeps this machine from asking, such as a full disk, as the reason why a file cannot be had."""
+        url = next((self._prefixes[each] + path[len(each) :] for each in self._prefixes if path.startswith(each)), path)
+        with self._lock:
+            self._failures[url] = [str(error)]
+        return _Found(_FAILED)
+
+    def ask(self, place: str, conditions: dict[str, str], is_wanted: bool, has_alternative: bool) -> _Found:
+        """Ask one place.
+
+        Raises:
+            TransferError: It gave nothing that may be handed on.
+        """
+        limits = self._patience if has_alternative else replace(self._patience, min_bytes_per_s=0.0)
+        with client.get(place, patience=limits, headers=conditions) as body:
+            if not is_wanted:
+                return _Found(200, dict(body.validators))
+            content = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - the handler closes it
+            size_bytes = _copy(body, content)
+            _require_whole(unquote(place), body, content, size_bytes)
+            content.seek(0)
+            return _Found(200, {**body.validators, "Content-Length": str(size_bytes)}, content)
+
+    def _wait(self, seconds: float) -> None:
+        with self._lock:
+            is_first, self._is_patient = not self._is_patient, True
+        if is_first and seconds >= _LONG_WAIT_S:
+            console.say(f"  every place of the channels' records is busy or failing; asked again in {seconds:.0f} s")
+        time.sleep(seconds)
+
+    def _give_up(self, url: str, failed: Sequence[Place], statuses: Mapping[str, int | None]) -> _Found:
+        if _OPTIONAL.search(url) or all(statuses.get(place.url) == _NOT_FOUND for place in failed):
+            return _Found(_NOT_FOUND)
+        busy = f"not asked, since it wants to be left alone for more than {self._patience.max_wait_s:g} s"
+        shown = [f"{client.without_credentials(place.url)}: {place.reason or busy}" for place in failed]
+        with self._lock:
+            self._failures[url] = shown
+        return _Found(_FAILED)
+
+
+def _copy(body: Body, content: Any) -> int:
+    size_bytes = 0
+    for chunk in body.chunks:
+        size_bytes += content.write(chunk)
+    if body.total_bytes not in (None, size_bytes):
+        raise TransferError(f"broken off after {size_bytes} of {body.total_bytes} bytes", is_transient=True)
+    return size_bytes
+
+
+def _require_whole(place: str, body: Body, content: Any, size_bytes: int) -> None:
+    """Refuse what cannot be the file: half of it, or something else."""
+    shard = _SHARD.search(place)
+    if shard:
+        content.seek(0)
+        digest = hashlib.sha256()
+        while chunk := content.read(client.CHUNK_BYTES):
+            digest.update(chunk)
+        if digest.hexdigest() != shard[1]:
+            raise TransferError("other bytes than its name states", is_transient=False)
+    elif place.endswith(".zst"):
+        _require_frame(content)
+    elif place.endswith(".json"):
+        content.seek(max(0, size_bytes - 64))
+        if not content.read().rstrip().endswith((b"}", b"]")):
+            raise TransferError("no JSON, or not all of it", is_transient=False)
+
+
+def _require_frame(content: Any) -> None:
+    import zstandard
+
+    content.seek(0)
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    try:
+        while not frame.eof and (chunk := content.read(client.CHUNK_BYTES)):
+            frame.decompress(chunk)
+    except zstandard.ZstdError as error:
+        raise TransferError("no zstd file", is_transient=False) from error
+    if not frame.eof:
+        raise TransferError("not all of the zstd file", is_transient=False)
+
+
+class _Server(ThreadingTCPServer):  # an HTTPServer asks the name service what 127.0.0.1 is called
+    # The solver opens a connection for each file of each subdir at once; the default queue of 5 would refuse some.
+    request_queue_size = 128
+    daemon_threads = True
+    relay: Relay
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing when the solver hangs up: it has what it needs, or it has given up and says so itself."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._answer(is_wanted=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(is_wanted=False)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing; what fails is told when the solver has ended."""
+
+    def _answer(self, *, is_wanted: bool) -> None:
+        try:
+            self._hand_on(is_wanted=is_wanted)
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True  # the solver has what it wants, or has given up
+
+    def _hand_on(self, *, is_wanted: bool) -> None:
+        server: Any = self.server
+        conditions = {name: self.headers[name] for name in _CONDITIONS if name in self.headers}
+        try:
+            found = server.relay.find(self.path, conditions, is_wanted)
+        except (EnvtoolError, OSError) as error:
+            found = server.relay.fail(self.path, error)
+        self.send_response(found.status)
+        for name, value in found.headers.items():
+            self.send_header(name, value)
+        if "Content-Length" not in found.headers and found.status != _NOT_MODIFIED:
+            self.send_header("Content-Length", "0")
+        self.end_headers()
+        if found.content is not None:
+            with found.content as content:
+                while chunk := content.read(client.CHUNK_BYTES):
+                    self.wfile.write(chunk)

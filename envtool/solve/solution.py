@@ -1,0 +1,77 @@
+"""What a solve is given beside what is asked for, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from envtool.console import Display
+from envtool.errors import SolveError
+from envtool.mirrors.mirrors import Mirrors
+from envtool.solve.conda_solver import PackageRecord, Repodata
+
+if TYPE_CHECKING:  # wheels bring modules that most solves do without
+    from envtool.lockfile.pylock import Wheel
+
+
+@dataclass(frozen=True)
+class Preference:
+    """What a solve of one platform should come to, beside what is asked for.
+
+    Args:
+        keep: Canonical URLs of archives that stay unless something asked for forbids it; those of packages that
+            a line asks for by name come first.
+        keep_wheels: Wheels that stay in the same way.
+        constraints: Match specs that bound packages.
+        pip_constraints: The same for wheels.
+    """
+
+    keep: tuple[str, ...] = ()
+    keep_wheels: tuple[Wheel, ...] = ()
+    constraints: tuple[str, ...] = ()
+    pip_constraints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where packages come from.
+
+    Args:
+        repodata: The records of the channels.
+        mirrors: The mirrors of this machine.
+        display: Where the progress of builds is shown.
+    """
+
+    repodata: Repodata
+    mirrors: Mirrors = field(default_factory=Mirrors)
+    display: Display = field(default_factory=Display)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The packages of one platform.
+
+    Args:
+        platform: The subdir.
+        records: The conda packages, sorted by name.
+        wheels: The wheels of the `pip:` section, sorted by name.
+        provided: The Python distributions that conda packages bring, each with its package; where there are wheels.
+    """
+
+    platform: str
+    records: tuple[PackageRecord, ...]
+    wheels: tuple[Wheel, ...] = ()
+    provided: Mapping[str, str] = field(default_factory=dict)
+
+
+class SolveErrors(SolveError):
+    """Several platforms that cannot be satisfied.
+
+    Args:
+        errors: Their errors, in the order of the platforms.
+    """
+
+    def __init__(self, errors: Sequence[SolveError]) -> None:
+        super().__init__("\n".join(each.message for each in errors), errors[0].hint)
+        self.errors = tuple(errors)

@@ -1,0 +1,140 @@
+"""Move some packages of a lock and nothing else that need not move.
+
+A package goes where a whole new lock would put it (or where the user says). The rest is preferred as it is: the solver
+moves it only where the moved packages would not fit otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from envtool.errors import EnvtoolError
+from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
+from envtool.lockfile.pylock import Wheel
+from envtool.solve import recorded_inputs
+from envtool.solve.lock import LockRequest, lock
+from envtool.solve.moves import refusing
+from envtool.solve.recorded_inputs import INPUTS_KEY
+from envtool.solve.solution import Preference, Sources
+from envtool.spec import pip_requirements
+from envtool.spec.environment import PlatformSpec, package_name
+
+
+def update(old: Lockfile, updates: Sequence[str], request: LockRequest, sources: Sources) -> Lockfile:
+    """Make a lock that differs from an old one in what is asked for, and in nothing else that need not differ.
+
+    Args:
+        old: The lock that is there.
+        updates: What moves though its line has not changed: package names, or match specs that say where to
+            (`numpy=1.26`).
+        request: What to lock.
+        sources: Where packages come from.
+
+    Raises:
+        EnvtoolError: A package is neither in the lock nor in environment.yml.
+        SolveError: A platform cannot be satisfied.
+    """
+    return lock(with_preferences(old, updates, request, sources), sources)
+
+
+def with_preferences(old: Lockfile, updates: Sequence[str], request: LockRequest, sources: Sources) -> LockRequest:
+    """The request with what of an old lock is to stay; the arguments and errors are those of `update`."""
+    named = {package_of(each): each for each in updates}
+    _refuse_unknown(old, request, named)
+    wanted = {name: text for name, text in named.items() if text.strip().lower() != name}
+    bounds = Preference(constraints=tuple(wanted.values()), pip_constraints=tuple(_pip_bounds(old, wanted)))
+    commits = {each.platform: _commits(old, each, named) for each in request.spec.platforms}
+    fresh: tuple[LockedPackage, ...] = ()
+    if named:
+        limits = {platform: replace(bounds, keep_wheels=kept) for platform, kept in commits.items()}
+        fresh = lock(replace(request, preferences=limits), sources).packages
+    preferences = {
+        each.platform: _preference(old, fresh, each, named, commits[each.platform]) for each in request.spec.platforms
+    }
+    return replace(request, preferences=preferences)
+
+
+def package_of(text: str) -> str:
+    """The name of what `--update` names.
+
+    Raises:
+        EnvtoolError: It names no package.
+    """
+    name = package_name(text)
+    if name is None:
+        raise EnvtoolError(f"{text!r} names no package", "--update takes numpy, or numpy=1.26 to say where to")
+    return name
+
+
+def _refuse_unknown(old: Lockfile, request: LockRequest, names: Iterable[str]) -> None:
+    known: set[str | None] = {each.name for each in old.packages}
+    for platform in request.spec.platforms:
+        known |= {package_name(each.text) for each in platform.conda}
+        known |= {pip_requirements.name_of(each.text) for each in platform.pip}
+    unknown = [each for each in names if each not in known and pip_requirements.name_of(each) not in known]
+    if unknown:
+        raise EnvtoolError(
+            f"neither the lock nor environment.yml has {', '.join(unknown)}",
+            "add it to environment.yml and run envtool lock",
+        )
+
+
+def _pip_bounds(old: Lockfile, wanted: Mapping[str, str]) -> Iterable[str]:
+    in_pip = {each.name for each in old.packages if each.manager == "pip"}
+    for name, text in wanted.items():
+        if pip_requirements.name_of(name) in in_pip:
+            yield pip_bound(name, text)
+
+
+def pip_bound(name: str, text: str) -> str:
+    """A match spec of a package as pip writes it."""
+    version = text.strip()[len(name) :].lstrip("= ")
+    return f"{name}=={version}" if version[:1].isdigit() else f"{name}{version}"
+
+
+def _commits(old: Lockfile, platform: PlatformSpec, moving: Iterable[str]) -> tuple[Wheel, ...]:
+    """The wheels of commits that stay: what moves a branch is not asked as long as its line is as it was."""
+    names = recorded_inputs.unchanged_wheels(old.custom_metadata.get(INPUTS_KEY), platform)
+    kept = names - {pip_requirements.name_of(each) for each in moving}
+    packages = (each for each in old.packages if each.platform == platform.platform and each.built)
+    return tuple(_wheel(each) for each in packages if each.name in kept)
+
+
+def _preference(
+    old: Lockfile,
+    fresh: Sequence[LockedPackage],
+    platform: PlatformSpec,
+    moving: Iterable[str],
+    commits: tuple[Wheel, ...],
+) -> Preference:
+    names = {*moving, *(pip_requirements.name_of(each) for each in moving)}
+    here = [each for each in old.packages if each.platform == platform.platform and not each.built]
+    kept = [each for each in here if each.name not in names and not refusing(platform, each)]
+    wheels = {each.name: each for each in kept if each.manager == "pip"}
+    there = {(each.manager, each.name) for each in here}
+    moved = [
+        each
+        for each in fresh
+        if each.platform == platform.platform and each.name in names and (each.manager, each.name) in there
+    ]
+    return Preference(
+        keep=tuple(
+            dict.fromkeys(each.url for each in kept if each.manager == "conda" and not refusing(platform, each))
+        ),
+        keep_wheels=(*map(_wheel, wheels.values()), *commits),
+        constraints=tuple(sorted({_exactly(each) for each in moved if each.manager == "conda"})),
+        pip_constraints=tuple(
+            sorted({f"{each.name}=={each.version}" for each in moved if each.manager == "pip" and not each.built})
+        ),
+    )
+
+
+def _exactly(package: LockedPackage) -> str:
+    return f"{package.name}[version='=={package.version}',build='{package.build}']"
+
+
+def _wheel(package: LockedPackage) -> Wheel:
+    return Wheel(
+        package.name, package.version, package.url, package.sha256 or "", package.size_bytes, built=package.built
+    )

@@ -1,0 +1,1 @@
+"""environment.yml: its values, and the reader that turns text into them."""

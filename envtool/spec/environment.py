@@ -1,0 +1,244 @@
+"""The environment specification: what one or several environment.yml files ask for, as frozen values, per platform.
+
+Several files make one environment: their dependencies are put together, each with the category of its file. Where they
+cannot be put together (two values for one variable, channels in another order), that is an issue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from envtool.errors import Issue, SpecError
+from envtool.spec import environment_yml
+from envtool.spec.environment_yml import Source, package_name
+from envtool.spec.pip_requirements import Line
+from envtool.spec.selectors import PLATFORMS
+from envtool.yaml_document import read_text
+
+__all__ = ["DEFAULT_PLATFORM", "Dependency", "EnvironmentSpec", "PlatformSpec", "package_name", "read_spec"]
+
+DEFAULT_PLATFORM = "linux-64"
+_HINT = "the keys and their meaning stand in docs/reference/environment-yml.md"
+
+
+@dataclass(frozen=True)
+class Dependency:
+    """One line that the user wrote.
+
+    Args:
+        text: A conda match spec (`python=3.9`) or a requirement for pip (`torch==1.12.1`).
+        place: Where it stands: `environment.yml:7`.
+        category: The category of its file.
+    """
+
+    text: str
+    place: str
+    category: str = "main"
+
+
+@dataclass(frozen=True)
+class PlatformSpec:
+    """What is asked for on one platform.
+
+    Args:
+        platform: A conda subdir such as `linux-64`.
+        conda: The match specs.
+        pip: The requirements of the `pip:` sections.
+        pip_constraints: What bounds distributions without asking for them.
+        virtual_packages: Declared virtual packages, name to `version` or `version build`.
+        declared_at: Where each virtual package is declared.
+    """
+
+    platform: str
+    conda: tuple[Dependency, ...]
+    pip: tuple[Dependency, ...] = ()
+    pip_constraints: tuple[Dependency, ...] = ()
+    virtual_packages: Mapping[str, str] = field(default_factory=dict)
+    declared_at: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """One environment.
+
+    Args:
+        paths: The files that it is read from.
+        name: The name that the first of them gives it.
+        channels: Channel names or URLs, the first has priority; `nodefaults` is gone.
+        platforms: What is asked for on each platform, in the order of the files.
+        variables: Environment variables to set on activation.
+        pip_index: The package index that stands for the default one, with variables for its credentials.
+        pip_repositories: Package indexes that are asked before it.
+        allows_default_index: Whether wheels may come from an index that no file names; every file has to allow it.
+        allows_prereleases: Whether `--pre` stands in a `pip:` section.
+        requires_hashes: Whether `--require-hashes` stands in one, so that every wheel has to be pinned by its hash.
+        exclude_newer: How old a package has to be: a date or a duration.
+        exclude_newer_package: The same for single packages, `false` where age does not count.
+        exclude_newer_channel: The same for single channels.
+        warnings: What in the files is ignored or taken for granted.
+    """
+
+    paths: tuple[Path, ...]
+    name: str | None
+    channels: tuple[str, ...]
+    platforms: tuple[PlatformSpec, ...]
+    variables: Mapping[str, str] = field(default_factory=dict)
+    pip_index: str | None = None
+    pip_repositories: tuple[str, ...] = ()
+    allows_default_index: bool = True
+    allows_prereleases: bool = False
+    requires_hashes: bool = False
+    exclude_newer: str | None = None
+    exclude_newer_package: Mapping[str, str] = field(default_factory=dict)
+    exclude_newer_channel: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[Issue, ...] = ()
+
+    @property
+    def directory(self) -> Path:
+        """What channels that are paths are relative to."""
+        return self.paths[0].parent
+
+
+def read_spec(
+    paths: Sequence[Path], platforms: Sequence[str] = (), *, default: Sequence[str] = (DEFAULT_PLATFORM,)
+) -> EnvironmentSpec:
+    """Read the files of one environment.
+
+    Args:
+        paths: The files; the first names the environment.
+        platforms: The platforms to read them for, instead of the ones that they name.
+        default: The platforms where they name none.
+
+    Raises:
+        MissingFileError: A file cannot be read.
+        SpecError: A file is malformed, or they contradict each other; every issue is in it.
+    """
+    hint = "envtool init makes one from a template; -f names another"
+    return combine([environment_yml.parse(path, read_text(path, hint)) for path in paths], platforms, default)
+
+
+def combine(
+    sources: Sequence[Source], platforms: Sequence[str] = (), default: Sequence[str] = (DEFAULT_PLATFORM,)
+) -> EnvironmentSpec:
+    """Put the parsed files of one environment together; the arguments and errors are those of `read_spec`."""
+    issues = [issue for each in sources for issue in sorted(each.issues, key=_line)]
+    named = tuple(dict.fromkeys(platform for each in sources for platform in each.platforms))
+    chosen = tuple(dict.fromkeys(platforms)) or named or tuple(default)
+    issues += [Issue("--platform", f"unknown platform {each!r}") for each in platforms if each not in PLATFORMS]
+    _refuse(sources, issues)
+    dates = {each.exclude_newer.text: each.exclude_newer for each in sources if each.exclude_newer}
+    if len(dates) > 1:
+        issues.append(
+            Issue(list(dates.values())[1].place, f"expected {next(iter(dates))} as before, found another date")
+        )
+    channels = _ordered(sources, lambda each: each.channels, "channels", issues)
+    warnings = [warning for each in sources for warning in each.warnings]
+    if not any(each.has_channels for each in sources):
+        channels = ("defaults",)
+        place = f"{sources[0].path}:1"
+        warnings.append(Issue(place, "no channels are named: conda's defaults are taken; name them to be sure"))
+    spec = EnvironmentSpec(
+        paths=tuple(each.path for each in sources),
+        name=next((each.name for each in sources if each.name), None),
+        channels=channels,
+        platforms=tuple(_platform(sources, platform, issues) for platform in chosen),
+        variables=_texts([each.variables for each in sources], issues),
+        pip_index=_pip_index(sources, issues),
+        pip_repositories=_pip_repositories(sources, issues),
+        allows_default_index=all(each.allows_default_index for each in sources),
+        allows_prereleases=any(s.pip.allows_prereleases for each in sources for s in each.sections.values()),
+        requires_hashes=any(s.pip.requires_hashes for each in sources for s in each.sections.values()),
+        exclude_newer=next(iter(dates), None),
+        exclude_newer_package=_texts([each.exclude_newer_package for each in sources], issues),
+        exclude_newer_channel=_texts([each.exclude_newer_channel for each in sources], issues),
+        warnings=tuple(warnings),
+    )
+    issues += [
+        Issue(line.place, f"exclude-newer-channel names {name}, which is not among the channels")
+        for each in sources
+        for name, line in each.exclude_newer_channel.items()
+        if name.rstrip("/") not in spec.channels
+    ]
+    if not spec.channels:
+        issues.append(Issue(f"{sources[0].path}:1", "channels name none; packages have to come from somewhere"))
+    _refuse(sources, issues)
+    return spec
+
+
+def _refuse(sources: Sequence[Source], issues: Sequence[Issue]) -> None:
+    if issues:
+        raise SpecError(", ".join(str(each.path) for each in sources), list(dict.fromkeys(issues)), _HINT)
+
+
+def _line(issue: Issue) -> tuple[int, str]:
+    number = issue.place.rpartition(":")[2]
+    return (int(number) if number.isdigit() else 0), issue.message
+
+
+def _platform(sources: Sequence[Source], platform: str, issues: list[Issue]) -> PlatformSpec:
+    sections = [(each.sections[platform], each.category) for each in sources]
+    declared = _united([section.virtual_packages for section, _ in sections], issues)
+    conda = [_dependency(line, category) for section, category in sections for line in section.conda]
+    pip_place = next((section.pip_place for section, _ in sections if section.pip_place), None)
+    if pip_place and not any(package_name(each.text) == "pip" for each in conda):
+        # conda and conda-lock put the wheels in with the environment's own pip, so that it has to be there.
+        conda.append(Dependency("pip", pip_place))
+    if not conda:
+        issues.append(Issue(f"{sources[0].path}:1", f"dependencies name no conda package for {platform}"))
+    return PlatformSpec(
+        platform=platform,
+        conda=tuple(conda),
+        pip=tuple(_dependency(line, category) for section, category in sections for line in section.pip.requirements),
+        pip_constraints=tuple(_dependency(line, "main") for section, _ in sections for line in section.pip.constraints),
+        virtual_packages={name: line.text for name, line in declared.items()},
+        declared_at={name: line.place for name, line in declared.items()},
+    )
+
+
+def _dependency(line: Line, category: str) -> Dependency:
+    return Dependency(line.text, line.place, category)
+
+
+def _texts(mappings: Sequence[Mapping[str, Line]], issues: list[Issue]) -> dict[str, str]:
+    return {name: line.text for name, line in _united(mappings, issues).items()}
+
+
+def _united(mappings: Sequence[Mapping[str, Line]], issues: list[Issue]) -> dict[str, Line]:
+    united: dict[str, Line] = {}
+    for mapping in mappings:
+        for name, line in mapping.items():
+            before = united.setdefault(name, line)
+            if before.text != line.text:
+                issues.append(
+                    Issue(line.place, f"{name}: expected {before.text} as at {before.place}, found {line.text}")
+                )
+    return united
+
+
+def _ordered(
+    sources: Sequence[Source], lines: Callable[[Source], Sequence[Line]], what: str, issues: list[Issue]
+) -> tuple[str, ...]:
+    # conda-lock's rule: every file names the end of the longest list, so that the priority is never a guess.
+    lists = [[line.text for line in lines(each)] for each in sources]
+    longest = max(lists, key=len)
+    for each, texts in zip(sources, lists):
+        if texts and longest[-len(texts) :] != texts:
+            place = lines(each)[0].place
+            issues.append(Issue(place, f"{what} {', '.join(texts)} are not the end of {', '.join(longest)}"))
+    return tuple(longest)
+
+
+def _pip_index(sources: Sequence[Source], issues: list[Issue]) -> str | None:
+    lines = [s.pip.index_url for each in sources for s in each.sections.values() if s.pip.index_url]
+    urls = dict.fromkeys(line.text for line in lines)
+    if len(urls) > 1:
+        issues.append(Issue(lines[-1].place, f"expected one index URL, found {', '.join(urls)}"))
+    return next(iter(urls), None)
+
+
+def _pip_repositories(sources: Sequence[Source], issues: list[Issue]) -> tuple[str, ...]:
+    named = _ordered(sources, lambda each: each.pip_repositories, "pip-repositories", issues)
+    extra = (line.text for each in sources for s in each.sections.values() for line in s.pip.extra_index_urls)
+    return tuple(dict.fromkeys([*named, *extra]))

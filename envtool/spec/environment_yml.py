@@ -1,0 +1,271 @@
+"""One source file: an environment.yml, parsed, with every issue that it has.
+
+The file is conda's own, with the keys that conda-lock added to it (`platforms`, `category`, `pip-repositories`) and two
+of ours: `virtual-packages`, what the target machines have, and `exclude-newer`, how old a package has to be
+(docs/adr/0002). Out of scope: several files together (`envtool.spec.environment`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+from envtool.errors import Issue
+from envtool.fetch import url_credentials
+from envtool.spec import pip_requirements, selectors, variables
+from envtool.spec.pip_requirements import Line, Requirements
+from envtool.spec.selectors import PLATFORMS
+from envtool.yaml_document import Document, Value
+
+_KEYS = (
+    "name", "channels", "dependencies", "platforms", "category", "variables", "prefix",
+    "pip-repositories", "allow-pypi-requests", "virtual-packages", "exclude-newer",
+    "exclude-newer-package", "exclude-newer-channel",
+)  # fmt: skip
+_LOOKS_ALIKE = 0.8
+_MATCH_SPEC = re.compile(r"^(?:\S*::|[^\s:]+:[^\s:]*:)?(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*)(?=$|[\s=<>!~\[])")
+_OTHER_SUFFIXES = (".toml", ".txt", ".cfg", ".ini", ".py")
+_OTHER_FILES = "packages of conda under dependencies, those of an index under pip, where `-r requirements.txt` is read"
+_CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Section:
+    """What one file asks for on one platform.
+
+    Args:
+        conda: The match specs.
+        pip: What the `pip:` section comes to.
+        pip_place: Where the first `pip:` section starts; None where there is none.
+        virtual_packages: Declared virtual packages, name to the line that says `version` or `version build`.
+    """
+
+    conda: tuple[Line, ...]
+    pip: Requirements
+    pip_place: str | None
+    virtual_packages: Mapping[str, Line]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One environment.yml.
+
+    Args:
+        path: The file.
+        name: The name that it gives the environment.
+        channels: Channels as they are written, the first has priority; `nodefaults` is gone.
+        has_channels: Whether it has the key at all.
+        platforms: The platforms that it names.
+        category: The category of everything in it.
+        variables: Variables to set on activation.
+        pip_repositories: Package indexes besides the default one.
+        allows_default_index: Whether wheels may come from an index that no file names.
+        exclude_newer: How old a package has to be: a date, or days.
+        exclude_newer_package: The same for single packages; `false` where age does not count.
+        exclude_newer_channel: The same for single channels, by the words in `channels`.
+        sections: What it asks for on each platform.
+        issues: What is wrong with it.
+        warnings: What is ignored.
+    """
+
+    path: Path
+    name: str | None = None
+    channels: tuple[Line, ...] = ()
+    has_channels: bool = False
+    platforms: tuple[str, ...] = ()
+    category: str = "main"
+    variables: Mapping[str, Line] = field(default_factory=dict)
+    pip_repositories: tuple[Line, ...] = ()
+    allows_default_index: bool = True
+    exclude_newer: Line | None = None
+    exclude_newer_package: Mapping[str, Line] = field(default_factory=dict)
+    exclude_newer_channel: Mapping[str, Line] = field(default_factory=dict)
+    sections: Mapping[str, Section] = field(default_factory=dict)
+    issues: tuple[Issue, ...] = ()
+    warnings: tuple[Issue, ...] = ()
+
+
+def parse(path: Path, text: str) -> Source:
+    """Parse an environment.yml for every platform that there is; what is wrong stands in its `issues`."""
+    if path.suffix in _OTHER_SUFFIXES:
+        what = f"{path.name} is no environment.yml, the only kind that is read; write one: {_OTHER_FILES}"
+        return Source(path, issues=(Issue(f"{path}:1", what),))
+    document = Document(str(path), text)
+    top = document.mapping(document.root, "the file")
+    warnings = _unknown_keys(document, top)
+    if not document.issues and not top:
+        document.issue(1, "the file is empty; it needs at least channels and dependencies")
+    if not top:
+        return Source(path, issues=tuple(document.issues))
+    for number, problem in selectors.problems(text):
+        document.issue(number, problem)
+    category = document.string(top.get("category"), "category") or "main"
+    if not _CATEGORY.fullmatch(category):
+        document.issue(top["category"].line, f"category {category!r} may have letters, digits, and - _ . between them")
+    return Source(
+        path=path,
+        name=_name(document, top.get("name")),
+        channels=_channels(document, top.get("channels")),
+        has_channels="channels" in top,
+        platforms=_platforms(document, top.get("platforms")),
+        category=category,
+        variables=_variables(document, top.get("variables")),
+        pip_repositories=tuple(_urls(document, top.get("pip-repositories"), "pip-repositories")),
+        allows_default_index=_truth(document, top.get("allow-pypi-requests"), "allow-pypi-requests"),
+        exclude_newer=_exclude_newer(document, top.get("exclude-newer")),
+        exclude_newer_package=_scalars(document, top.get("exclude-newer-package"), "exclude-newer-package"),
+        exclude_newer_channel=_scalars(document, top.get("exclude-newer-channel"), "exclude-newer-channel"),
+        sections={platform: _section(document, text, platform) for platform in PLATFORMS},
+        issues=tuple(document.issues),
+        warnings=tuple(warnings),
+    )
+
+
+def _unknown_keys(document: Document, top: Mapping[str, Value]) -> list[Issue]:
+    """What is said of keys that are none: CEP 24 wants them ignored; one that looks like ours is an issue (ADR 15)."""
+    warnings = []
+    for key, value in top.items():
+        close = get_close_matches(key.replace("_", "-").lower(), _KEYS, 1, _LOOKS_ALIKE)
+        if key not in _KEYS and close:
+            document.issue(value.line, f"unknown key {key!r} in the file; did you mean {close[0]}?")
+        elif key not in _KEYS:
+            warnings.append(Issue(f"{document.name}:{value.line}", f"the key {key!r} is unknown and ignored"))
+    return warnings
+
+
+def _name(document: Document, value: Value | None) -> str | None:
+    # Source: CEP 24, "name and prefix".
+    name = document.string(value, "name")
+    if value and name and (name in ("base", "root") or re.search(r"[/ :#]", name)):
+        document.issue(value.line, f"name {name!r}: no / : # or space, and neither base nor root")
+    return name
+
+
+def package_name(match_spec: str) -> str | None:
+    """The package that a match spec is about, or None when it is none."""
+    match = _MATCH_SPEC.match(match_spec.strip())
+    return match["name"].lower() if match else None
+
+
+def _truth(document: Document, value: Value | None, what: str) -> bool:
+    if value is None or isinstance(value.data, bool):
+        return value is None or bool(value.data)
+    document.issue(value.line, f"{what} must be true or false, not {value.data!r}")
+    return False
+
+
+def _exclude_newer(document: Document, value: Value | None) -> Line | None:
+    # YAML reads 2026-01-31 as a date and 7 as a number; both are written as people say them.
+    if value is None or value.data is None:
+        return None
+    return Line(str(value.data), f"{document.name}:{value.line}")
+
+
+def _platforms(document: Document, value: Value | None) -> tuple[str, ...]:
+    named = document.strings(value, "platforms")
+    for platform, line in named:
+        if platform not in PLATFORMS:
+            document.issue(line, f"unknown platform {platform!r}; known: {', '.join(PLATFORMS)}")
+    return tuple(dict.fromkeys(platform for platform, _ in named if platform in PLATFORMS))
+
+
+def _channels(document: Document, value: Value | None) -> tuple[Line, ...]:
+    named = {line.text.rstrip("/"): line for line in reversed(_urls(document, value, "channels"))}
+    return tuple(Line(text, named[text].place) for text in reversed(named) if text != "nodefaults")
+
+
+def _urls(document: Document, value: Value | None, what: str) -> list[Line]:
+    found = []
+    for text, line in document.strings(value, what):
+        if url_credentials.is_literal(text):
+            document.issue(
+                line, f"credentials in {url_credentials.strip(text)}; write variables: https://$USER:$TOKEN@host/"
+            )
+        found.append(Line(text, f"{document.name}:{line}"))
+    return found
+
+
+def _scalars(document: Document, value: Value | None, what: str) -> dict[str, Line]:
+    mapping = document.mapping(value, what)
+    return {
+        name: Line(text, f"{document.name}:{mapping[name].line}") for name, text in document.scalars(value, what)
+    }  # fmt: skip
+
+
+def _variables(document: Document, value: Value | None) -> dict[str, Line]:
+    found = _scalars(document, value, "variables")
+    for name, line in found.items():
+        problem = variables.problem(name, line.text)
+        if problem:
+            document.issue(int(line.place.rpartition(":")[2]), problem)
+    return found
+
+
+def _section(document: Document, text: str, platform: str) -> Section:
+    # Selectors are comments, which no YAML parser keeps: lines for other platforms are blanked, so that places stay.
+    filtered = Document(document.name, selectors.for_platform(text, platform))
+    top = filtered.mapping(filtered.root, "the file")
+    conda, lines, place = _dependencies(filtered, top.get("dependencies"))
+    pip = pip_requirements.parse(lines, Path(document.name).parent)
+    for each in [*pip.extra_index_urls, *([pip.index_url] if pip.index_url else [])]:
+        if url_credentials.is_literal(each.text):
+            stripped = url_credentials.strip(each.text)
+            pip.issues.append(
+                Issue(each.place, f"credentials in {stripped}; write variables: https://$USER:$TOKEN@host/")
+            )
+    declared = filtered.mapping(top.get("virtual-packages"), "virtual-packages", PLATFORMS)
+    virtual = _virtual_packages(filtered, declared.get(platform), platform)
+    new = [issue for issue in [*filtered.issues, *pip.issues] if issue not in document.issues]
+    document.issues.extend(new)
+    return Section(conda, pip, place, virtual)
+
+
+def _virtual_packages(document: Document, value: Value | None, platform: str) -> dict[str, Line]:
+    declared = _scalars(document, value, f"virtual-packages of {platform}")
+    for name, line in declared.items():
+        number = int(line.place.rpartition(":")[2])
+        if not name.startswith("__"):
+            document.issue(number, f"virtual package {name!r} must start with two underscores")
+        if not re.fullmatch(r"[0-9][A-Za-z0-9_.+!]*( \S+)?", line.text):
+            document.issue(
+                number, f"virtual package {name} must be a version, and a build where it has one: {line.text!r}"
+            )
+    return declared
+
+
+def _dependencies(document: Document, value: Value | None) -> tuple[tuple[Line, ...], list[Line], str | None]:
+    conda: list[Line] = []
+    pip: list[Line] = []
+    place = None
+    for item in document.items(value, "dependencies"):
+        if isinstance(item.data, dict) and (selected := _selected(item.data)):
+            document.issue(item.line, selected)
+        elif isinstance(item.data, dict):
+            section = document.mapping(item, "an entry of dependencies", ["pip"])
+            lines = [Line(text, f"{document.name}:{at}") for text, at in document.strings(section.get("pip"), "pip")]
+            place = place or (f"{document.name}:{item.line}" if lines else None)
+            pip += lines
+        elif (text := document.string(item, "an entry of dependencies")) is not None:
+            conda += _match_spec(document, text, item.line)
+    return tuple(conda), pip, place
+
+
+def _selected(entry: Mapping[str, Value]) -> str | None:
+    """What to write for `sel(linux): package` of mamba, None where the entry is something else."""
+    name = next(iter(entry), "")
+    selector = re.fullmatch(r"sel\(\s*(\w+)\s*\)", str(name))
+    if selector is None:
+        return None
+    value = entry[name].data
+    package = value if isinstance(value, str) else "PACKAGE"
+    return f"{name}: is mamba's; write the line as `- {package}  # [{selector[1]}]`"
+
+
+def _match_spec(document: Document, text: str, line: int) -> Sequence[Line]:
+    if package_name(text) is None:
+        document.issue(line, f"{text!r} is no match spec, such as python=3.9")
+        return []
+    return [Line(text, f"{document.name}:{line}")]

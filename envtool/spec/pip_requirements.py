@@ -1,0 +1,253 @@
+"""The lines of a `pip:` section: requirements, and the few options of pip that mean something in a lock.
+
+Files that `-r` and `-c` name are read where they stand, so that every requirement knows its own file and line. What
+cannot be locked (an editable or local project, an option that changes how wheels are built) is an issue with its
+place, never dropped in silence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote
+
+from envtool.errors import Issue
+from envtool.fetch import url_credentials
+from envtool.lockfile import git_url
+from envtool.spec import requirement_hashes
+
+_COMMENT = re.compile(r"(^|\s)#.*$")
+_OPTION = re.compile(r"^(?:(--[A-Za-z][A-Za-z-]*)(?:[= ]\s*(.*))?|(-[A-Za-z])[= ]?\s*(.*))$")
+_URL = re.compile(r"^(?:git\+|https?:)\S+")
+_EGG = re.compile(r"[#&]egg=([A-Za-z0-9][\w.-]*(?:\[[^\]]*\])?)")
+_WHEEL_NAME = re.compile(r"/([A-Za-z0-9][\w.]*)-[^/]*\.whl(?:#\S*)?$")
+_FILES = {"-r": "requirements", "--requirement": "requirements", "-c": "constraints", "--constraint": "constraints"}
+_INDEXES = {"-i": "index_url", "--index-url": "index_url", "--extra-index-url": "extra_index_urls"}
+_EDITABLE = ("-e", "--editable")
+_AFTER_CREATE = (
+    "an editable project has no hash, so that it cannot be locked; take the line out, and install it after the "
+    "environment is made: envtool run -n NAME -- pip install --no-deps -e {}"
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line that somebody wrote.
+
+    Args:
+        text: What it says, without the comment.
+        place: Where: `environment.yml:7` or `requirements.txt:2`.
+    """
+
+    text: str
+    place: str
+
+
+@dataclass
+class Requirements:
+    """What the lines of a `pip:` section come to.
+
+    Args:
+        requirements: What is asked for.
+        constraints: What bounds it without asking for it.
+        index_url: The index that stands for the default one.
+        extra_index_urls: Indexes that are asked first.
+        allows_prereleases: Whether `--pre` was among the lines.
+        requires_hashes: Whether `--require-hashes` was.
+        issues: What cannot be used, and why.
+    """
+
+    requirements: list[Line] = field(default_factory=list)
+    constraints: list[Line] = field(default_factory=list)
+    index_url: Line | None = None
+    extra_index_urls: list[Line] = field(default_factory=list)
+    allows_prereleases: bool = False
+    requires_hashes: bool = False
+    issues: list[Issue] = field(default_factory=list)
+
+
+def parse(lines: Sequence[Line], base: Path) -> Requirements:
+    """Parse the lines of a `pip:` section.
+
+    Args:
+        lines: The lines.
+        base: The directory that files in them are relative to.
+    """
+    result = Requirements()
+    for line in lines:
+        _add(result, line, base, "requirements", ())
+    return result
+
+
+def name_of(requirement: str) -> str | None:
+    """The normalized name of the distribution that a requirement asks for, or None when it is none.
+
+    Source: PEP 503, "Normalized Names".
+    """
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        return re.sub(r"[-_.]+", "-", Requirement(requirement_hashes.split(requirement)[0]).name).lower()
+    except InvalidRequirement:
+        return None
+
+
+def allows(requirement: str, version: str) -> bool:
+    """Whether a requirement takes a version of its distribution; one that names a URL or has a marker may take any."""
+    from packaging.requirements import Requirement
+
+    parsed = Requirement(requirement_hashes.split(requirement)[0])
+    return parsed.marker is not None or parsed.specifier.contains(version, prereleases=True)
+
+
+def url_of(requirement: str) -> str | None:
+    """The URL that a requirement names its distribution by, if it does."""
+    from packaging.requirements import Requirement
+
+    return Requirement(requirement_hashes.split(requirement)[0]).url if name_of(requirement) else None
+
+
+def with_url(requirement: str, url: str) -> str:
+    """The requirement with another URL; its extras and its marker stay."""
+    from packaging.requirements import Requirement
+
+    parsed = Requirement(requirement)
+    parsed.url = url
+    return str(parsed)
+
+
+def expanded(requirement: str) -> str:
+    """The requirement with the values of the variables in its URL: uv knows `${NAME}` alone, and does not quote them.
+
+    Raises:
+        EnvtoolError: A variable is not set.
+    """
+    url = url_of(requirement)
+    if url is None or not url_credentials.variables_of(url):
+        return requirement
+    return with_url(requirement, url_credentials.expand(url))
+
+
+def _add(result: Requirements, line: Line, base: Path, kind: str, files: tuple[Path, ...]) -> None:
+    text = _COMMENT.sub("", line.text).strip()
+    option = _OPTION.match(text)
+    if not text:
+        return
+    if option is None:
+        _add_requirement(result, Line(text, line.place), kind)
+        return
+    flag, value = option[1] or option[3], (option[2] or option[4] or "").strip().strip("'\"")
+    if flag in _FILES:
+        _add_file(result, Line(value, line.place), base, _FILES[flag] if kind == "requirements" else kind, files)
+    elif flag in _INDEXES and value:
+        _add_index(result, Line(value, line.place), _INDEXES[flag])
+    elif flag == "--pre":
+        result.allows_prereleases = True
+    elif flag == "--require-hashes":
+        result.requires_hashes = True
+    else:
+        result.issues.append(Issue(line.place, _refusal(flag, value)))
+
+
+def _refusal(flag: str, value: str) -> str:
+    if flag not in _EDITABLE:
+        return f"the option {flag} cannot be part of a lock; set it in the configuration of pip or uv"
+    if value.startswith("git+"):
+        return f"an editable project has no hash, so that it cannot be locked; write {_named(value)!r} for its commit"
+    return _AFTER_CREATE.format(value or ".")
+
+
+def _named(text: str) -> str:
+    """A URL as `NAME @ URL`, with its name where it says it: `git+https://host/x#egg=name`, or a wheel's own."""
+    url = _URL.match(text)
+    name = url and (_EGG.search(url[0]) or _WHEEL_NAME.search(url[0]))
+    if not (url and name):
+        return f"NAME @ {text}" if url else text
+    return f"{name[1]} @ {text}"
+
+
+def _add_requirement(result: Requirements, line: Line, kind: str) -> None:
+    if _URL.match(line.text) and not (named := _named(line.text)).startswith("NAME @ "):
+        line = Line(named, line.place)
+    problem = _problem(line.text, kind)
+    if problem:
+        result.issues.append(Issue(line.place, problem))
+    elif kind == "requirements":
+        result.requirements.append(line)
+    else:
+        result.constraints.append(line)
+
+
+def _problem(text: str, kind: str) -> str | None:
+    if text.startswith(("git+", "http://", "https://")):
+        return f"{text!r} does not say its name; write it as NAME @ URL"
+    if text.startswith((".", "/", "~", "file:")) or (text.endswith((".whl", ".tar.gz", ".zip")) and "@" not in text):
+        return f"{text!r} is a file of this machine; publish it to an index or a channel, so that others can have it"
+    if name_of(text) is None:
+        return f"{text!r} is no requirement for pip, such as torch==1.12.1"
+    url = url_of(text)
+    if git_url.is_repository(url):
+        return _repository_problem(text, str(url), kind)
+    if url and re.match(r"(hg|svn|bzr)\+", url):
+        return f"{text!r}: of version control systems, only git is known"
+    if url and url.startswith("file:"):
+        return f"{text!r} is a file of this machine; publish it to an index or a channel, so that others can have it"
+    if url and url_credentials.is_literal(url):
+        return f"credentials in {url_credentials.strip(url)}; write variables: NAME @ https://$USER:$TOKEN@host/"
+    return requirement_hashes.problem(text)
+
+
+def _repository_problem(text: str, url: str, kind: str) -> str | None:
+    if kind == "constraints":
+        return "a repository cannot bound a version; name it in the pip section itself"
+    if requirement_hashes.split(text)[1]:
+        return "--hash has no meaning for a repository; write the commit after the @"
+    try:
+        git_url.parse(url)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _add_file(result: Requirements, line: Line, base: Path, kind: str, files: tuple[Path, ...]) -> None:
+    text = re.sub(r"^file:(//(localhost)?(?=/))?", "", line.text)
+    if "://" in text:
+        hint = "put it beside environment.yml and name it there, so that the lock can be checked without a network"
+        result.issues.append(Issue(line.place, f"{text} is no file of this machine; {hint}"))
+        return
+    path = base / unquote(text) if text != line.text else base / text
+    if path.resolve() in files:
+        result.issues.append(Issue(line.place, f"{line.text} names itself"))
+        return
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        result.issues.append(Issue(line.place, f"{path} cannot be read: {reason}"))
+        return
+    for number, each in _logical_lines(text):
+        _add(result, Line(each, f"{path}:{number}"), path.parent, kind, (*files, path.resolve()))
+
+
+def _logical_lines(text: str) -> list[tuple[int, str]]:
+    # A backslash at its end joins a line to the next one, as pip reads it.
+    lines: list[tuple[int, str]] = []
+    pending: tuple[int, str] | None = None
+    for number, line in enumerate(text.split("\n"), start=1):
+        start, before = pending or (number, "")
+        whole = before + line.rstrip("\r")
+        pending = (start, whole[:-1]) if whole.endswith("\\") else None
+        if pending is None:
+            lines.append((start, whole))
+    return [*lines, pending] if pending else lines
+
+
+def _add_index(result: Requirements, line: Line, kind: str) -> None:
+    if kind == "extra_index_urls":
+        result.extra_index_urls.append(line)
+    elif result.index_url is not None and result.index_url.text != line.text:
+        result.issues.append(Issue(line.place, f"expected one index URL, {result.index_url.text} is set already"))
+    else:
+        result.index_url = line

@@ -1,0 +1,203 @@
+"""Templates to text. The one door to Jinja2.
+
+A template stands in `environment/` under a directory of templates and is described, with its variables, in the
+`variables.yml` beside that. The user's own directory (`templates/` under envtool's home) comes first, then the one that
+envtool brings: in the installed package, or at the root of a checkout. Rendering is strict: what is not defined is an
+error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envtool import paths
+from envtool.errors import InvalidFileError, TemplateError
+from envtool.yaml_document import Document, Value, read_text
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_SUFFIX = ".yml.j2"
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable of a template.
+
+    Args:
+        name: Its name.
+        help: What it is, for people.
+        default: Its value when none is given; None when one has to be given.
+        choices: The values that it takes; empty when it takes any.
+        pattern: A regular expression that a value has to match in full; empty when any does.
+    """
+
+    name: str
+    help: str
+    default: str | None
+    choices: tuple[str, ...] = ()
+    pattern: str = ""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A template of an environment specification.
+
+    Args:
+        name: Its name, which is its file name without `.yml.j2`.
+        path: The file.
+        description: What it makes, for people.
+        variables: What it takes.
+    """
+
+    name: str
+    path: Path
+    description: str
+    variables: tuple[Variable, ...]
+
+
+def templates(own: Path | None = None) -> dict[str, Template]:
+    """The templates of environment specifications, by name; the user's own come first and hide envtool's.
+
+    Args:
+        own: The user's own directory of templates, instead of the one under envtool's home.
+
+    Raises:
+        InvalidFileError: A variables.yml is malformed.
+        MissingFileError: The directory that was named is not there.
+    """
+    if own is not None:
+        read_text(own / "variables.yml", "a directory of templates has a variables.yml and a directory environment/")
+    roots = [own or paths.home() / "templates", template_root()]
+    found: dict[str, Template] = {}
+    for root in roots:
+        for name, template in _described(root).items():
+            found.setdefault(name, template)
+    return found
+
+
+def _described(root: Path) -> dict[str, Template]:
+    path = root / "variables.yml"
+    files = {each.name[: -len(_SUFFIX)]: each for each in sorted((root / "environment").glob(f"*{_SUFFIX}"))}
+    if not files:
+        return {}
+    document = Document(str(path), path.read_text(encoding="utf-8") if path.exists() else "")
+    about = document.mapping(document.root, "the file", tuple(files))
+    found = {name: _template(document, name, files[name], entry) for name, entry in about.items() if name in files}
+    if document.issues:
+        raise InvalidFileError(str(path), document.issues)
+    for name, file in files.items():
+        # Nobody has to describe a template; then every name in it is a variable that has to be given.
+        found.setdefault(name, Template(name, file, "", tuple(Variable(each, "", None) for each in names_in(file))))
+    return found
+
+
+def _template(document: Document, name: str, file: Path, entry: Value) -> Template:
+    about = document.mapping(entry, name, ("description", "variables"))
+    variables = read_variables(document, about.get("variables"), f"variables of {name}")
+    return Template(name, file, document.string(about.get("description"), "description") or "", variables)
+
+
+def read_variables(document: Document, value: Value | None, what: str) -> tuple[Variable, ...]:
+    """The variables that a variables.yml describes; what is wrong with them goes to the document's issues.
+
+    Args:
+        document: The file.
+        value: The mapping of names to what is said of each.
+        what: What the mapping is, for messages.
+    """
+    variables = []
+    for name, about in document.mapping(value, what).items():
+        document.mapping(about, name, ("help", "default", "choices", "pattern"))
+        fields = dict(document.scalars(about, name))
+        choices = tuple(fields.get("choices", "").split())
+        found = Variable(name, fields.get("help", ""), fields.get("default"), choices, fields.get("pattern", ""))
+        variables.append(found)
+    return tuple(variables)
+
+
+def template_root() -> Path:
+    """Where envtool's own templates are: inside the installed package, or at the root of a checkout."""
+    package = Path(__file__).parent / "templates"
+    return package if package.is_dir() else Path(__file__).parent.parent / "templates"
+
+
+def render(template: Template, values: Mapping[str, str]) -> str:
+    """Render a template.
+
+    Args:
+        template: The template.
+        values: A value for each variable that has no default, and for any other.
+
+    Raises:
+        TemplateError: A variable is missing or unknown, or the template has an error, with its line.
+    """
+    known = {each.name: each for each in template.variables}
+    unknown = sorted(values.keys() - known.keys())
+    if unknown:
+        raise TemplateError(
+            f"template {template.name} has no variable {', '.join(unknown)}", f"it has {', '.join(known)}"
+        )
+    missing = [each for each in template.variables if each.default is None and each.name not in values]
+    if missing:
+        wanted = "; ".join(f"{each.name} ({each.help})" for each in missing)
+        raise TemplateError(f"template {template.name} needs {wanted}", f"give it with --set {missing[0].name}=VALUE")
+    for name, value in values.items():
+        _refuse_value(template, known[name], value)
+    defaults = {each.name: each.default for each in template.variables if each.default is not None}
+    return _render_file(template.path, {**defaults, **values})
+
+
+def _refuse_value(template: Template, variable: Variable, value: str) -> None:
+    what = f"{variable.name} of template {template.name}"
+    if variable.choices and value not in variable.choices:
+        raise TemplateError(f"{what}: expected one of {', '.join(variable.choices)}, found {value!r}")
+    if variable.pattern and not re.fullmatch(variable.pattern, value):
+        raise TemplateError(
+            f"{what}: expected a text that matches {variable.pattern}, found {value!r}", f"it is {variable.help}"
+        )
+
+
+def _render_file(path: Path, values: Mapping[str, str]) -> str:
+    from jinja2 import TemplateError as JinjaError
+    from jinja2 import TemplateSyntaxError
+
+    source = read_text(path, "envtool init --list and envtool deploy list show the templates")
+    try:
+        return _environment().from_string(source).render(values)
+    except TemplateSyntaxError as error:
+        raise TemplateError(f"{path}:{error.lineno}: {error.message}") from error
+    except JinjaError as error:
+        raise TemplateError(f"{path}:{_line(error)}: {error.message}") from error
+
+
+def names_in(path: Path) -> list[str]:
+    """The variables that a template uses, in alphabetical order; none when it is malformed."""
+    from jinja2 import TemplateSyntaxError, meta
+
+    try:
+        return sorted(meta.find_undeclared_variables(_environment().parse(read_text(path, ""))))
+    except TemplateSyntaxError:
+        return []  # rendering it says what is wrong, and where
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, StrictUndefined
+
+    # The output is YAML and systemd units, never HTML, so that escaping would only do harm.
+    return Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
+
+
+def _line(error: Exception) -> int:
+    # Jinja2 rewrites the traceback so that its last frame inside the template has the template's own line number.
+    line = 0
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "<template>":
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line

@@ -1,1 +1,0 @@
-"""Unpacked packages in the cache, so that making an environment again need not unpack and compile again."""

@@ -1,0 +1,1 @@
+"""Comparison of a prefix with its lock, file by file."""

@@ -1,0 +1,222 @@
+"""Is a prefix exactly what its lock says? Every file is read and compared with what the lock's archives hold.
+
+Out of scope: repairing (`envtool create --repair`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from envtool.artifacts.download import fetch_packages, require_sha256
+from envtool.artifacts.file_manifest import Declared, Manifests
+from envtool.console import Display
+from envtool.fetch.archive_cache import Cache
+from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.prefix.bytecode import source_of
+from envtool.prefix.installed_packages import CondaPackage, conda_packages
+from envtool.prefix.layout import Layout
+from envtool.prefix.layout import layout as lay_out
+from envtool.prefix.prefix import Prefix
+from envtool.prefix.scan import Entry, Known, env_digest, scan
+from envtool.prefix.transaction_plan import Damage
+from envtool.verify.findings import Finding
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What a prefix should hold and what it holds.
+
+    Args:
+        declared: What the lock's archives and wheels bring, by path.
+        entries: What is there, by path.
+        layout: How the paths that several of them bring were settled.
+    """
+
+    declared: Mapping[str, Declared]
+    entries: Mapping[str, Entry]
+    layout: Layout
+
+    @property
+    def env_digest(self) -> str:
+        """The env digest of what is there."""
+        return env_digest(self.entries.values())
+
+    def generated(self) -> dict[str, str]:
+        """What no archive or wheel has the bytes of, path to sha256.
+
+        Byte-code, entry points and the installer's notes; and of what wheels bring, RECORD and scripts, into which
+        installing writes.
+        """
+        return {
+            path: entry.sha256
+            for path, entry in self.entries.items()
+            if path not in self.declared or self.declared[path].sha256 is None
+        }
+
+    def has_altered(self, noted: Mapping[str, str]) -> bool:
+        """Whether a file that installing wrote, byte-code aside, is another than a receipt notes."""
+        found = self.generated()
+        return any(found.get(path, sha256) != sha256 for path, sha256 in noted.items() if not source_of(path))
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """The answer of a verification.
+
+    Args:
+        findings: What differs, sorted; none when the prefix is the lock's.
+        env_digest: The env digest of the prefix as it is now.
+        file_count: How many files were read.
+        size_bytes: How much they hold.
+    """
+
+    findings: tuple[Finding, ...]
+    env_digest: str
+    file_count: int
+    size_bytes: int
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether the prefix is exactly what the lock says."""
+        return not self.findings
+
+
+def verify(prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, display: Display) -> VerifyReport:
+    """Compare a prefix with the packages of a lock.
+
+    Args:
+        prefix: The prefix; it must be whole.
+        locked: What the lock says for its platform and categories.
+        cache: Where archives and wheels are, should one have to be read.
+        display: Where progress is shown.
+
+    Raises:
+        PrefixError: It is not there, not ours or not whole.
+        NetworkError, HashMismatchError: An archive that is not in the cache could not be had or proven.
+    """
+    receipt = prefix.require_whole()
+    inventory = take_inventory(prefix, locked, cache, display)
+    findings = [*_package_findings(conda_packages(prefix.path), locked), *declared_findings(inventory)]
+    findings += _generated_findings(inventory, receipt.generated)
+    ordered = tuple(sorted(findings, key=lambda each: (each.kind, each.what)))
+    size_bytes = sum(entry.size_bytes for entry in inventory.entries.values())
+    return VerifyReport(ordered, inventory.env_digest, len(inventory.entries), size_bytes)
+
+
+def take_inventory(
+    prefix: Prefix,
+    locked: Sequence[LockedPackage],
+    cache: Cache,
+    display: Display,
+    known: Known | None = None,
+    proven: Mapping[str, Path] | None = None,
+) -> Inventory:
+    """Read every file of a prefix, and list what its lock says should be there.
+
+    Args:
+        prefix: The prefix.
+        locked: What the lock says for its platform and categories.
+        cache: Where archives and wheels are, should one have to be read.
+        display: Where progress is shown.
+        known: Files that were just written and need not be read.
+        proven: Archives and wheels that were just proven and need not be hashed again, by canonical URL.
+
+    Raises:
+        NetworkError, HashMismatchError: An archive that is not in the cache could not be had or proven.
+    """
+    manifests = Manifests(cache.root)
+    keep_manifests(manifests, locked, cache, display, proven or {})
+    layout = lay_out(locked, manifests)
+    # Byte-code that a wheel ships is compiled anew like all other.
+    declared = {path: file for path, file in layout.declared.items() if not path.endswith(".pyc")}
+    placeholders = {path: each.placeholder for path, each in declared.items() if each.placeholder}
+    with display.task(f"read every file of {prefix.path}"):
+        return Inventory(declared, scan(prefix.path, placeholders, known), layout)
+
+
+def keep_manifests(
+    manifests: Manifests, locked: Sequence[LockedPackage], cache: Cache, display: Display, proven: Mapping[str, Path]
+) -> None:
+    """Read the archives and wheels that have no manifest yet.
+
+    Args:
+        manifests: Where manifests are kept.
+        locked: What is to have one.
+        cache: Where archives and wheels are, should one have to be read.
+        display: Where progress is shown.
+        proven: Archives and wheels that were just proven and need not be hashed again, by canonical URL.
+
+    Raises:
+        NetworkError, HashMismatchError: An archive that is not in the cache could not be had or proven.
+    """
+    unknown = [each for each in locked if not manifests.is_known(require_sha256(each))]
+    if unknown:
+        missing = [each for each in unknown if each.url not in proven]
+        archives = {**proven, **(fetch_packages(missing, cache, display) if missing else {})}
+        with display.task("read what archives and wheels hold", len(unknown)) as task:
+            for each in unknown:
+                manifests.keep(require_sha256(each), each.manager, archives[each.url])
+                task.advance()
+
+
+def damage(report: VerifyReport) -> Damage:
+    """What has to be mended so that the findings are gone."""
+    generated = [each.what for each in report.findings if each.kind != "extra" and not each.package]
+    return Damage(
+        packages={each.package for each in report.findings if each.package},
+        extra=tuple(each.what for each in report.findings if each.kind == "extra" and each.is_file),
+        is_byte_code=any(source_of(path) for path in generated),
+        is_generated=any(not source_of(path) for path in generated),
+    )
+
+
+def declared_findings(inventory: Inventory) -> Iterator[Finding]:
+    """What is missing or altered of the files that archives and wheels bring."""
+    for path, file in inventory.declared.items():
+        entry = inventory.entries.get(path)
+        name = file.package[1]
+        if entry is None:
+            yield Finding("missing", path, f"of {name}", file.package)
+        elif (entry.kind == "link") != file.is_link:
+            expected, found = ("link", "file") if file.is_link else ("file", "link")
+            yield Finding("mismatched", path, f"of {name}: expected a {expected}, found a {found}", file.package)
+        elif file.sha256 not in (None, entry.sha256):
+            detail = f"of {name}: expected sha256:{file.sha256}, found sha256:{entry.sha256}, {entry.size_bytes} bytes"
+            yield Finding("mismatched", path, detail, file.package)
+        elif file.is_executable != entry.is_executable:
+            detail = f"of {name}: {'may not be executed' if file.is_executable else 'may be executed'}"
+            yield Finding("mismatched", path, detail, file.package)
+
+
+def _generated_findings(inventory: Inventory, generated: Mapping[str, str]) -> Iterator[Finding]:
+    found, declared = inventory.generated(), inventory.declared
+    for path in generated.keys() - found.keys() - declared.keys():
+        yield Finding("missing", path, "generated when the prefix was made")
+    for path, sha256 in found.items():
+        expected = generated.get(path)
+        if expected is None and path in declared:
+            continue  # the receipt is of an envtool that did not note what installing writes into
+        if expected is None:
+            yield Finding(
+                "extra", path, f"no package of the lock brings it, {inventory.entries[path].size_bytes} bytes"
+            )
+        elif expected != sha256:
+            package = declared[path].package if path in declared else None
+            yield Finding("mismatched", path, f"generated: expected sha256:{expected}, found sha256:{sha256}", package)
+
+
+def _package_findings(there: Sequence[CondaPackage], locked: Sequence[LockedPackage]) -> Iterator[Finding]:
+    wanted = {each.name: each for each in locked if each.manager == "conda"}
+    found = {each.name: each for each in there}
+    for name, each in wanted.items():
+        if name not in found:
+            detail = "the lock has this package, the prefix has not"
+            yield Finding("missing", f"{name} {each.version}", detail, ("conda", name), is_file=False)
+        elif each.sha256 != found[name].sha256:
+            detail = f"expected the archive sha256:{each.sha256}, found sha256:{found[name].sha256}"
+            yield Finding("mismatched", f"{name} {each.version}", detail, ("conda", name), is_file=False)
+    for name in found.keys() - wanted.keys():
+        detail = "the prefix has this package, the lock has not"
+        yield Finding("extra", f"{name} {found[name].version}", detail, is_file=False)

@@ -1,0 +1,1 @@
+"""Wheel files: reading, their requirements and tags, conversion to conda packages."""

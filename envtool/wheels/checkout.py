@@ -1,0 +1,123 @@
+"""Wheels for the channel: one from the package index by its hash, one from our own checkout.
+
+pip does both, so that the machine's own pip configuration (index, proxy, certificates) applies. The checkout is copied
+first: the wheel is made of exactly the bytes that were hashed, and nothing is ever written beside the sources.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from envtool import subprocesses
+from envtool.errors import MissingFileError, ProcessError
+from envtool.fetch.archive_cache import Cache, Wanted
+from envtool.fetch.downloader import Progress, fetch
+
+_PIP_HINT = "check that pip reaches a package index on this machine: python -m pip download --no-deps pip"
+_NOT_SOURCES = ("__pycache__", "*.pyc", ".*_cache")
+
+
+def download(name: str, version: str, sha256: str, cache: Cache, scratch: Path, progress: Progress) -> Path:
+    """A pure-Python wheel by its hash, from the cache or from the index that pip is configured for.
+
+    Args:
+        name: The project.
+        version: Its version.
+        sha256: The content of its wheel.
+        cache: Where it is kept.
+        scratch: An empty directory.
+        progress: Told of its bytes.
+
+    Returns:
+        The wheel in the cache.
+
+    Raises:
+        ProcessError: pip could not get it.
+    """
+    wanted = Wanted(f"{name.replace('-', '_')}-{version}-py3-none-any.whl", sha256, ())
+    found = cache.find(wanted)
+    if found:
+        progress.advance(found.stat().st_size)
+        return found
+    requirements = scratch / "requirements.txt"
+    requirements.write_text(f"{name}=={version} --hash=sha256:{sha256}\n", encoding="utf-8")
+    options = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--dest", str(scratch), "-r"]
+    _pip(["download", *options, str(requirements)])
+    from_pip = Wanted(wanted.name, sha256, (_one_wheel(scratch).as_uri(),))
+    return fetch([from_pip], cache, progress)[from_pip]
+
+
+def snapshot(root: Path, inputs: Sequence[str], target: Path) -> str:
+    """Copy what a wheel is made of, and hash the copy.
+
+    Args:
+        root: The checkout.
+        inputs: Files and directories of it.
+        target: An empty directory.
+
+    Returns:
+        A sha256 over paths, modes and contents.
+
+    Raises:
+        MissingFileError: An input is not there.
+    """
+    missing = [name for name in inputs if not (root / name).exists()]
+    if missing:
+        raise MissingFileError(f"the checkout {root} has no {', '.join(missing)}", "clone it again")
+    for name in inputs:
+        place = target / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if (root / name).is_dir():
+            shutil.copytree(root / name, place, ignore=shutil.ignore_patterns(*_NOT_SOURCES), dirs_exist_ok=True)
+        else:
+            shutil.copy(root / name, place)
+    return _digest(target)
+
+
+def build(snapshot_dir: Path, scratch: Path) -> Path:
+    """Make the wheel of a copied checkout.
+
+    Args:
+        snapshot_dir: The copy.
+        scratch: An empty directory.
+
+    Returns:
+        The wheel.
+
+    Raises:
+        ProcessError: The build backend could not be had, or failed.
+    """
+    # The wheel's own times do not reach the package, but a build that reads the clock has no business here.
+    env = {"SOURCE_DATE_EPOCH": "315619200", "PYTHONHASHSEED": "0"}
+    _pip(["wheel", "--no-deps", "--wheel-dir", str(scratch), str(snapshot_dir)], env)
+    return _one_wheel(scratch)
+
+
+def _digest(directory: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(_files(directory)):
+        is_executable = bool(path.stat().st_mode & 0o100)
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(json.dumps([str(path.relative_to(directory)), is_executable, content]).encode())
+    return digest.hexdigest()
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    return (path for path in directory.rglob("*") if path.is_file())
+
+
+def _pip(arguments: Sequence[str], env: dict[str, str] | None = None) -> None:
+    base = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    subprocesses.run([*base, *arguments], env=env, hint=_PIP_HINT)
+
+
+def _one_wheel(directory: Path) -> Path:
+    found = sorted(directory.glob("*.whl"))
+    if len(found) != 1:
+        raise ProcessError("pip", 0, f"expected 1 wheel in {directory}, found {len(found)}", _PIP_HINT)
+    return found[0]

@@ -1,0 +1,251 @@
+"""The one door to YAML: a document whose every value knows its line, read by rules that collect every issue.
+
+Out of scope: what the values mean; `envtool.spec.environment`, `envtool.lockfile.conda_lock_v1` and `envtool.channel.python_recipe.recipe` know
+that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from envtool.errors import Issue, MissingFileError
+
+_MERGE = "tag:yaml.org,2002:merge"
+# What aliases may add to a document that is written out in full; a file of 300 bytes can come to gigabytes.
+_MOST_REPEATED = 100_000
+_MOST_BITS = 1000
+
+
+class _UnusableError(Exception):
+    """Why a node, though it is YAML, has no value."""
+
+    def __init__(self, node: yaml.Node, problem: str) -> None:
+        super().__init__(problem)
+        self.line = node.start_mark.line + 1
+        self.problem = problem
+
+
+class _StringLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Builds nodes with their places; much quicker where libyaml is there."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value of a document and the place where it stands.
+
+    Args:
+        data: The value: a string, number, boolean, None, a list of `Value` or a dict of string to `Value`.
+        line: Its line, counted from 1.
+        text: How a scalar is written: `1.10`, where the number is 1.1.
+    """
+
+    data: Any
+    line: int
+    text: str = ""
+
+
+class Document:
+    """One YAML file, and the issues found while it is read.
+
+    Args:
+        name: The file as the user named it; every issue's place starts with it.
+        text: Its content.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self.issues: list[Issue] = []
+        # What was converted and how many values it holds, by its node: an alias is the node of its anchor.
+        self._values: dict[int, tuple[Value, int]] = {}
+        self._open: set[int] = set()
+        self._repeated = 0
+        self.root = self._parse(text)
+
+    def _parse(self, text: str) -> Value:
+        try:
+            loader = _StringLoader(text)
+            try:
+                node = loader.get_single_node()
+                return Value(None, 1) if node is None else self._convert(loader, node)
+            finally:
+                loader.dispose()
+        except _UnusableError as error:
+            self.issue(error.line, error.problem)
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            self.issues.append(Issue(f"{self.name}:{line}", f"not YAML: {error.problem or error}"))
+        except RecursionError:
+            self.issues.append(Issue(f"{self.name}:1", "lists and mappings are nested too deeply"))
+        except yaml.YAMLError as error:
+            self.issues.append(Issue(f"{self.name}:1", f"not YAML: {error}"))
+        return Value(None, 1)
+
+    def _convert(self, loader: Any, node: yaml.Node) -> Value:
+        return self._weighed(loader, node)[0]
+
+    def _weighed(self, loader: Any, node: yaml.Node) -> tuple[Value, int]:
+        known = self._values.get(id(node))
+        if known is not None:
+            self._repeated += known[1]
+            if self._repeated > _MOST_REPEATED:
+                raise _UnusableError(node, f"aliases repeat more than {_MOST_REPEATED} values")
+            return known
+        if id(node) in self._open:
+            raise _UnusableError(node, "an alias stands inside of its own anchor")
+        self._open.add(id(node))
+        before = len(self._values) + self._repeated
+        line = node.start_mark.line + 1
+        if isinstance(node, yaml.MappingNode):
+            value = Value(self._convert_mapping(loader, node), line)
+        elif isinstance(node, yaml.SequenceNode):
+            value = Value([self._convert(loader, item) for item in node.value], line)
+        else:
+            value = Value(self._construct(loader, node), line, str(node.value))
+        self._open.discard(id(node))
+        self._values[id(node)] = value, len(self._values) + self._repeated - before + 1
+        return self._values[id(node)]
+
+    def _construct(self, loader: Any, node: yaml.Node) -> Any:
+        try:
+            value = loader.construct_object(node)
+        except (ValueError, OverflowError, AttributeError, KeyError, TypeError) as error:  # such as 2026-02-31
+            raise _UnusableError(node, f"{node.value!r:.100} is no {node.tag.rpartition(':')[2]}") from error
+        if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+            raise _UnusableError(node, "expected a number of a usual size")
+        return value
+
+    def _convert_mapping(self, loader: Any, node: yaml.MappingNode) -> dict[str, Value]:
+        own: dict[str, Value] = {}
+        merged: dict[str, Value] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise _UnusableError(key_node, "expected a text as key")
+            if key_node.tag == _MERGE:
+                # The earlier of several counts, and what the mapping has itself before all. Source: YAML merge keys.
+                for each in self._merged(loader, value_node):
+                    merged = {**each, **merged}
+                continue
+            key = str(key_node.value)
+            if key in own:
+                self.issue(key_node.start_mark.line + 1, f"key {key!r} stands here twice")
+            own[key] = self._convert(loader, value_node)
+        return {**merged, **own}
+
+    def _merged(self, loader: Any, node: yaml.Node) -> list[dict[str, Value]]:
+        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        values = [self._convert(loader, each) for each in nodes]
+        if not all(isinstance(each.data, dict) for each in values):
+            raise _UnusableError(node, "expected a mapping or a list of mappings after <<")
+        return [each.data for each in values]
+
+    def issue(self, line: int, message: str) -> None:
+        """Note something wrong in a line, and go on."""
+        self.issues.append(Issue(f"{self.name}:{line}", message))
+
+    def mapping(self, value: Value | None, what: str, keys: Sequence[str] | None = None) -> dict[str, Value]:
+        """The value as a mapping; with `keys`, any other key is an issue. An absent value is an empty mapping."""
+        if value is None or value.data is None:
+            return {}
+        if not isinstance(value.data, dict):
+            self.issue(value.line, f"{what} must be a mapping, not {_kind(value)}")
+            return {}
+        for key, entry in value.data.items():
+            if keys is not None and key not in keys:
+                self.issue(entry.line, f"unknown key {key!r} in {what}; {_guess(key, keys)}")
+        return value.data
+
+    def items(self, value: Value | None, what: str) -> list[Value]:
+        """The value as a list. An absent value is an empty list."""
+        if value is None or value.data is None:
+            return []
+        if not isinstance(value.data, list):
+            self.issue(value.line, f"{what} must be a list, not {_kind(value)}")
+            return []
+        return value.data
+
+    def strings(self, value: Value | None, what: str) -> list[tuple[str, int]]:
+        """The value as a list of strings, each with its line."""
+        found = []
+        for item in self.items(value, what):
+            text = self.string(item, f"an entry of {what}")
+            if text is not None:
+                found.append((text, item.line))
+        return found
+
+    def string(self, value: Value | None, what: str) -> str | None:
+        """The value as a string, None if it is absent or something else (which is an issue)."""
+        if value is None or value.data is None:
+            return None
+        if not isinstance(value.data, str):
+            self.issue(value.line, f"{what} must be a string, not {_kind(value)}; put it in quotes")
+            return None
+        return value.data
+
+    def scalars(self, value: Value | None, what: str) -> Iterator[tuple[str, str]]:
+        """The pairs of a mapping of names to single values, which are text; a number or date as it is written."""
+        for key, entry in self.mapping(value, what).items():
+            if isinstance(entry.data, str):
+                yield key, entry.data
+            elif entry.data is None or isinstance(entry.data, (dict, list)):
+                self.issue(entry.line, f"{key} in {what} must be a string, not {_kind(entry)}; put it in quotes")
+            else:
+                yield key, entry.text
+
+
+def dump(value: Any) -> str:
+    """A value as YAML, its keys in their order: equal values give equal text."""
+    return str(yaml.dump(value, sort_keys=False, Dumper=_Dumper, width=1000, allow_unicode=True))
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Writes no anchors, which no person wants to read."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    # Several lines as several lines, so that a difference of one of them is a difference of one line of the file.
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def read_text(path: Path, hint: str) -> str:
+    """The content of a text file that a user named.
+
+    Args:
+        path: The file.
+        hint: What to do when it is not there.
+
+    Raises:
+        MissingFileError: It is not there, is a directory, may not be read or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise MissingFileError(f"{path} is not there", hint) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise MissingFileError(f"{path} cannot be read: {reason}", hint) from error
+
+
+def _guess(key: str, keys: Sequence[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(key, keys, 1)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(keys)}"
+
+
+def _kind(value: Value) -> str:
+    data = value.data
+    if data is None:
+        return "empty"
+    names = {dict: "a mapping", list: "a list", str: "a string", bool: f"the boolean {str(data).lower()}"}
+    return names.get(type(data), f"the number {data}" if isinstance(data, (int, float)) else type(data).__name__)

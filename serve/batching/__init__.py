@@ -1,0 +1,1 @@
+"""Batches of requests that wait for one model."""

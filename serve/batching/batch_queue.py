@@ -1,0 +1,212 @@
+"""Which requests run together, and where: the rules of batching, without a clock, a thread or torch.
+
+A lane is one model of one worker. Requests that are ready at the same moment run as one batch, on one generation: no
+timer makes the first one wait, unless the settings ask for it. While a batch runs, the next one gathers.
+
+Running a batch and answering is the work of `serve.batching.scheduler`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Callable, NamedTuple
+
+# A batch that is shorter than this does not make a health check wait; handing it to a thread would cost more.
+INLINE_S = 0.001
+# Beyond its time on the processor, a batch may have waited: for the interpreter lock, for other processes, or, if it
+# always does, for a device or a disk.
+_LONGEST_WAIT_S = 20 * INLINE_S
+# An inline batch that kept the processor this long was misjudged: the lane stays away from the loop for a while. One
+# that only waited this long was not, on a busy machine; several in a row were.
+_OVERRUN_S = 50 * INLINE_S
+_MOST_OVERRUNS = 3
+_BAN_S = 10.0
+# Hardly any machine is that busy: such a model answers quickly now and slowly then, and held the loop, or would have.
+_UNSTEADY_S = 1.0
+_UNSTEADY_BAN_S = 600.0
+_REMEMBERED_RUNS = 8
+
+Runner = Callable[[Sequence[Any]], Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far a lane gathers.
+
+    Args:
+        max_rows: the most rows of one batch; a request that has more runs alone. 1 turns batching off.
+        delay_s: how long the oldest request may wait for others.
+    """
+
+    max_rows: int
+    delay_s: float = 0.0
+
+
+class Job(NamedTuple):
+    """One request that is ready to run.
+
+    Args:
+        key: jobs of equal keys may run together: the same generation, the same shape and kind of inputs. `None` for a
+            job that always runs alone.
+        rows: how many rows its inputs have.
+        inputs: what the model takes.
+        run: runs the inputs of several jobs of this key; one result for each, in order.
+        done: told the result, or the exception.
+        since_s: when it became ready, on the caller's clock.
+        deadline_s: when nobody wants its result any more.
+        owner: whose it is; nobody here looks into it.
+    """
+
+    key: Hashable
+    rows: int
+    inputs: Any
+    run: Runner
+    done: Callable[[Any], None]
+    since_s: float = 0.0
+    deadline_s: float = math.inf
+    owner: Any = None
+
+
+class Took(NamedTuple):
+    """How long one run took.
+
+    Args:
+        cpu_s: of its thread on the processor.
+        wall_s: by the clock.
+    """
+
+    cpu_s: float
+    wall_s: float
+
+
+class Pace:
+    """Remembers how long batches took, to tell which ones are short enough for the event loop.
+
+    Times are grouped by the magnitude of the rows. The shortest of the last runs counts, and time on the processor more
+    than time by the clock: on a busy machine the rest is waiting for others.
+    """
+
+    def __init__(self) -> None:
+        self._runs: dict[int, deque[Took]] = {}
+        self._banned_until_s = 0.0
+        self._overruns = 0
+
+    def is_short(self, rows: int, now_s: float) -> bool:
+        """Whether a batch may run in the event loop; one that was never timed may not.
+
+        Args:
+            rows: of the batch.
+            now_s: the time.
+        """
+        runs = self._runs.get(rows.bit_length())
+        if not runs or now_s < self._banned_until_s:
+            return False
+        return min(took.cpu_s for took in runs) < INLINE_S and min(took.wall_s for took in runs) < _LONGEST_WAIT_S
+
+    def note(self, rows: int, took: Took, was_inline: bool, now_s: float) -> None:
+        """Remember one run.
+
+        Args:
+            rows: of the batch.
+            took: how long it took.
+            was_inline: whether it ran in the event loop.
+            now_s: the time.
+        """
+        self._runs.setdefault(rows.bit_length(), deque(maxlen=_REMEMBERED_RUNS)).append(took)
+        if took.wall_s > _UNSTEADY_S:
+            self._banned_until_s = now_s + _UNSTEADY_BAN_S
+        if not was_inline:
+            return
+        self._overruns = self._overruns + 1 if took.wall_s > _OVERRUN_S else 0
+        if took.cpu_s > _OVERRUN_S or self._overruns >= _MOST_OVERRUNS:
+            self._banned_until_s, self._overruns = max(self._banned_until_s, now_s + _BAN_S), 0
+
+
+@dataclass
+class Lane:
+    """The waiting jobs of one model, at most one batch of which runs at a time.
+
+    Args:
+        limits: of its batches.
+        name: of the model.
+        pace: how long its batches took.
+        is_running: whether a batch runs.
+        sampler: says which requests are answered once more, where some are.
+    """
+
+    limits: Limits
+    name: str = ""
+    pace: Pace = field(default_factory=Pace)
+    is_running: bool = False
+    sampler: Any = None
+    _waiting: deque[Job] = field(default_factory=deque)
+    _rows: int = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, job: Job) -> None:
+        """Add a job behind the others."""
+        self._waiting.append(job)
+        self._rows += job.rows
+
+    def wait_s(self, now_s: float) -> float | None:
+        """Say when the next batch may start.
+
+        Args:
+            now_s: the time.
+
+        Returns:
+            Seconds from now, 0 for at once; `None` while nothing waits or a batch runs.
+        """
+        if self.is_running or not self._waiting:
+            return None
+        if self._rows >= self.limits.max_rows or self._waiting[0].key is None:
+            return 0.0
+        return max(0.0, self._waiting[0].since_s + self.limits.delay_s - now_s)
+
+    def take(self) -> list[Job]:
+        """Take the next batch: the job that has waited longest, and those that may run with it.
+
+        Returns:
+            At least one job; all have one key, and no more rows than the limit unless the first alone has.
+        """
+        first = self._waiting.popleft()
+        batch, rows = [first], first.rows
+        if first.key is not None and rows < self.limits.max_rows:
+            passed: deque[Job] = deque()
+            while self._waiting and rows < self.limits.max_rows:
+                job = self._waiting.popleft()
+                if job.key == first.key and rows + job.rows <= self.limits.max_rows:
+                    batch.append(job)
+                    rows += job.rows
+                else:
+                    passed.append(job)
+            passed.extend(self._waiting)
+            self._waiting = passed
+        self._rows -= rows
+        return batch
+
+
+def run_batch(batch: Sequence[Job]) -> list[Any]:
+    """Run a batch, so that one bad request spoils no other.
+
+    Args:
+        batch: jobs of one key.
+
+    Returns:
+        For each job its result, or the exception that is its own: a batch that fails is run again job by job.
+    """
+    try:
+        results = list(batch[0].run([job.inputs for job in batch]))
+        if len(results) == len(batch):
+            return results
+        failure: Exception = RuntimeError(f"the model: expected {len(batch)} results, found {len(results)}")
+    except Exception as error:  # the model's code may raise anything
+        failure = error
+    if len(batch) == 1:
+        return [failure]
+    return [result for job in batch for result in run_batch([job])]

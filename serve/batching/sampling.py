@@ -1,0 +1,98 @@
+"""Answering a small share of the joined requests once more, alone, to prove that company made no difference.
+
+It happens after the answer has gone, and takes no more than the share of the work that the settings allow.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from serve.batching.batch_queue import Job
+from serve.inference.prediction import Prediction
+from serve.swap.generation import identify
+
+
+class Sampler:
+    """Says when a model's next joined request is answered once more.
+
+    Args:
+        share: of the time that its runs take.
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._worked_s = self._spent_s = 0.0
+        self._is_busy = False
+
+    def choose(self, batch: Sequence[Job], results: Sequence[Any], worked_s: float) -> Sample | None:
+        """Choose one request of a batch that has run, and hold its generation.
+
+        Args:
+            batch: that has run.
+            results: of its jobs.
+            worked_s: how long it ran.
+        """
+        self._worked_s += worked_s
+        if len(batch) == 1 or self._is_busy or not self._spent_s < self._share * self._worked_s:
+            return None
+        place = random.randrange(len(batch))  # noqa: S311 - nothing secret about it
+        prediction, result = batch[place].owner, results[place]
+        if isinstance(result, Exception) or prediction.runtime.batching.is_over(_number(prediction)):
+            return None
+        prediction.runtime.slot.hold(prediction.generation)
+        self._is_busy = True
+        return Sample(self, prediction, copy.deepcopy(result), [job.rows for job in batch], place)
+
+    def note(self, spent_s: float) -> None:
+        """Count the time of a sample that is done.
+
+        Args:
+            spent_s: how long it took.
+        """
+        self._spent_s += spent_s
+        self._is_busy = False
+
+
+class Sample:
+    """One joined request that is answered once more.
+
+    Args:
+        sampler: counts the time.
+        prediction: the request; its generation is held.
+        result: what the module gave for it in company.
+        rows: of each request that shared the run.
+        place: of this one among them.
+    """
+
+    def __init__(self, sampler: Sampler, prediction: Prediction, result: Any, rows: Sequence[int], place: int) -> None:
+        self._sampler, self._prediction, self._result = sampler, prediction, result
+        self._rows, self._place = rows, place
+
+    def prove(self) -> None:
+        """Answer it alone, compare, and where the answer is another one, end batching for the generation."""
+        prediction, started_s = self._prediction, time.monotonic()
+        predictor = prediction.generation.predictor
+        try:
+            gap = predictor.compare_alone(prediction.taken, self._result, self._rows, self._place)
+            if gap:
+                self._report(gap)
+        except Exception as error:  # the module's code, which fails alone and not in company
+            self._report(repr(error))
+        finally:
+            prediction.runtime.slot.release(prediction.generation)
+            self._sampler.note(time.monotonic() - started_s)
+
+    def _report(self, gap: float | str) -> None:
+        runtime, generation = self._prediction.runtime, self._prediction.generation
+        runtime.batching.end(_number(self._prediction))
+        runtime.log.emit(
+            "batch_mismatch", **identify(generation), gap=gap, requests=len(self._rows), rows=sum(self._rows)
+        )
+
+
+def _number(prediction: Prediction) -> int:
+    return prediction.generation.provenance.generation

@@ -1,0 +1,1 @@
+"""Checkpoint bytes and what they state: formats, manifests, shards, signatures, provenance."""

@@ -1,0 +1,217 @@
+"""What a checkpoint file is, told from its bytes, and the interface that a safetensors header states.
+
+No tensor is read here and torch is not needed: a checkpoint of another architecture is refused before its weights are
+touched. Unpickling is out of scope; `serve.model.tensors` does it.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serve.errors import CheckpointError
+
+SAFETENSORS = "safetensors"
+TORCH = "torch"
+TORCHSCRIPT = "torchscript"
+EXPORT = "export"
+FORMATS = (SAFETENSORS, TORCH, TORCHSCRIPT, EXPORT)
+# By which file of the archive it is known: all three are zip archives of pickles. Programs of torch 2.8 and later, then
+# of earlier ones.
+_MARKS = ((TORCHSCRIPT, "/constants.pkl"), (EXPORT, "models/model.json"), (EXPORT, "serialized_exported_program.json"))
+
+# The dtype of what a state dict holds beside tensors, such as what `get_extra_state()` gives.
+EXTRA = "EXTRA"
+_FLOATING = frozenset({"F64", "F32", "F16", "BF16"})
+
+# Source: the safetensors format description caps the header at 100 MB to stop a hostile length.
+_HEADER_LIMIT_BYTES = 100_000_000
+_MOST_ISSUES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What a tensor is, without its values.
+
+    Args:
+        dtype: the name that safetensors uses, for example `F32` or `I64`.
+        shape: the length of each dimension.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        if self.dtype == EXTRA:
+            return "extra state that is no tensor"
+        return f"{self.dtype}{list(self.shape)}"
+
+
+Interface = Mapping[str, TensorSpec]
+
+
+def detect_format(path: Path) -> str:
+    """Tell the format of a checkpoint from its first bytes; the suffix is never trusted.
+
+    Args:
+        path: the checkpoint.
+
+    Returns:
+        One of `FORMATS`.
+
+    Raises:
+        CheckpointError: the file is none of them.
+    """
+    with path.open("rb") as reader:
+        start = reader.read(9)
+    # Asked first: its first byte is the lowest of a length, and can be that of a pickle. The limit of that length
+    # leaves its last four bytes 0, and no pickle and no zip archive has them so.
+    if start[4:] == b"\0\0\0\0{":
+        return SAFETENSORS
+    # A zip archive is what torch.save writes since 1.6; a bare pickle is what it wrote before.
+    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
+        return _tell_archive(path)
+    shown = start[:8].hex() or "no bytes at all"
+    raise CheckpointError("format", f"expected safetensors or a torch.save file, found {shown}")
+
+
+def _tell_archive(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError):
+        return TORCH  # a bare pickle, or not whole: who reads it says what is wrong
+    return next((format for format, mark in _MARKS if any(name.endswith(mark) for name in names)), TORCH)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file states of itself.
+
+    Args:
+        tensors: its entries by name.
+        data_begin: where its data begins.
+    """
+
+    tensors: Mapping[str, Any]
+    data_begin: int
+
+
+def read_safetensors_header(path: Path) -> Header:
+    """Read a safetensors header, and check that the file is as long as it says.
+
+    Args:
+        path: a safetensors file.
+
+    Raises:
+        CheckpointError: the header is damaged, or the file is shorter or longer than the header states.
+    """
+    entries, begin, body_bytes = _read_entries(path)
+    tensors = {name: entry for name, entry in entries.items() if name != "__metadata__"}
+    try:
+        for entry in tensors.values():
+            _parse_spec(entry)
+        expected_bytes = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise CheckpointError("damaged", f"the safetensors header is malformed ({error!r})") from error
+    if expected_bytes != body_bytes:
+        raise CheckpointError(
+            "damaged", f"expected {expected_bytes} bytes of weights after the header, found {body_bytes}"
+        )
+    return Header(tensors, begin)
+
+
+def read_safetensors_interface(path: Path) -> dict[str, TensorSpec]:
+    """Read names, dtypes and shapes from a safetensors header, and check that the file is as long as it says.
+
+    Args:
+        path: a safetensors file.
+
+    Returns:
+        The interface of the checkpoint.
+
+    Raises:
+        CheckpointError: the header is damaged, or the file is shorter or longer than the header states.
+    """
+    return {name: _parse_spec(entry) for name, entry in read_safetensors_header(path).tensors.items()}
+
+
+def _parse_spec(entry: Any) -> TensorSpec:
+    begin, end = entry["data_offsets"]
+    if not 0 <= int(begin) <= int(end):
+        raise ValueError(f"data_offsets {begin} to {end}")
+    return TensorSpec(str(entry["dtype"]), tuple(int(length) for length in entry["shape"]))
+
+
+def _read_entries(path: Path) -> tuple[dict[str, Any], int, int]:
+    with path.open("rb") as reader:
+        size_bytes = reader.seek(0, 2)
+        reader.seek(0)
+        prefix = reader.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 2 <= length <= min(_HEADER_LIMIT_BYTES, size_bytes - 8):
+            raise CheckpointError("damaged", f"expected a header inside {size_bytes} bytes, found a length of {length}")
+        text = reader.read(length)
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError("damaged", f"the safetensors header is not JSON ({error})") from error
+    if not isinstance(header, dict):
+        raise CheckpointError("damaged", "the safetensors header is not an object")
+    return header, 8 + length, size_bytes - 8 - length
+
+
+def compare_interfaces(expected: Interface, actual: Interface) -> list[str]:
+    """List how a checkpoint differs from the module that is to hold it.
+
+    Args:
+        expected: what the module has.
+        actual: what the checkpoint has.
+
+    Returns:
+        One line for each difference, sorted by tensor name; empty when they fit.
+    """
+    issues = []
+    for name in sorted({**expected, **actual}):
+        if name not in actual:
+            issues.append(f"{name}: expected {expected[name]}, missing in the checkpoint")
+        elif name not in expected:
+            issues.append(f"{name}: not in the module, found {actual[name]}")
+        elif expected[name] != actual[name]:
+            issues.append(f"{name}: expected {expected[name]}, found {actual[name]}")
+    return issues
+
+
+def require_interface(expected: Interface, actual: Interface) -> None:
+    """Refuse a checkpoint that is not of the module's architecture.
+
+    Args:
+        expected: what the module has.
+        actual: what the checkpoint has.
+
+    Raises:
+        CheckpointError: naming the first differences and counting the rest.
+    """
+    issues = compare_interfaces(expected, actual)
+    if issues:
+        shown = "; ".join(issues[:_MOST_ISSUES_SHOWN])
+        rest = len(issues) - _MOST_ISSUES_SHOWN
+        tail = f"; and {rest} more" if rest > 0 else ""
+        hint = _advise(expected, actual)
+        raise CheckpointError("architecture", f"the checkpoint is of another architecture: {shown}{tail}", hint=hint)
+
+
+def _advise(expected: Interface, actual: Interface) -> str | None:
+    differing = {name: (spec, actual.get(name)) for name, spec in expected.items() if actual.get(name) != spec}
+    if any(spec.dtype == EXTRA for spec, _ in differing.values()):
+        return "safetensors hold tensors only: publish with --no-convert, or have get_extra_state() return a tensor"
+    kinds = {(spec.dtype, found.dtype) for spec, found in differing.values() if found and found.shape == spec.shape}
+    if len(kinds) == 1 and set(expected) == set(actual) and kinds <= {(a, b) for a in _FLOATING for b in _FLOATING}:
+        ((wanted, found),) = kinds
+        return f"cast the module to {found} in its __init__ or build_module(), or save the weights as {wanted}"
+    return None

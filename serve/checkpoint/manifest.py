@@ -1,0 +1,182 @@
+"""What a marker states about its checkpoint.
+
+A marker is JSON, or empty as a shell script's `touch` makes it. Machines write markers, so keys that this version of
+`serve` does not know are kept. Whether what is stated is true is decided elsewhere: `serve.store.checkpoint_store` compares the
+hash, `serve.checkpoint.signature` the signature, `serve.model.loader` the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from serve.checkpoint.formats import FORMATS
+from serve.errors import CheckpointError
+from serve.model.golden_check import Golden, golden_issues, parse_golden
+
+# Versions and names become response headers and file names, so they are plain words.
+WORD = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]{0,127}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+# What `sha256sum FILE` writes; a backslash before it says that the name has escapes.
+_SHA256SUM = re.compile(rb"\\?([0-9a-f]{64}) [ *][^\n]+\n?")
+_LARGEST_GENERATION = 2**63
+_KNOWN = frozenset(
+    ("sha256", "size", "version", "created", "format", "generation", "interface", "metrics", "golden", "signature")
+)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a marker states. An empty marker states nothing.
+
+    Args:
+        sha256: of the checkpoint, in lower-case hexadecimal.
+        size_bytes: of the checkpoint.
+        version: the publisher's name for this content.
+        created: when it was published, as text.
+        format: one of `serve.checkpoint.formats.FORMATS`.
+        generation: the publisher's own rising number, or 0.
+        interface: the form of the answers, as `serve.model.interface` writes it.
+        metrics: numbers by name that the publisher wants to be shown.
+        golden: requests whose answers are known.
+        signature: of all the rest, as `serve.checkpoint.signature` writes it.
+        rest: keys that this version of `serve` does not know.
+        stated: the whole object as it was, which is what a signature covers.
+    """
+
+    sha256: str | None = None
+    size_bytes: int | None = None
+    version: str | None = None
+    created: str | None = None
+    format: str | None = None
+    generation: int = 0
+    interface: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    golden: Sequence[Golden] = ()
+    signature: Mapping[str, object] | None = None
+    rest: Mapping[str, object] = field(default_factory=dict)
+    stated: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
+
+
+def read_object(text: bytes) -> dict[str, object]:
+    """Read a marker as the JSON object that it is, with no look at its keys.
+
+    Args:
+        text: the bytes of the `.done` file.
+
+    Returns:
+        The object; an empty one for a marker that holds only white space, and the sha256 of a line of sha256sum.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    if not text.strip():
+        return {}
+    line = _SHA256SUM.fullmatch(text)
+    if line is not None:
+        return {"sha256": line[1].decode()}
+    try:
+        stated = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        hint = "`touch` makes an empty marker, `sha256sum FILE > FILE.done` or `python -m serve publish` one with proof"
+        raise CheckpointError("marker", f"the marker is neither empty nor JSON ({error})", hint) from error
+    if not isinstance(stated, dict):
+        raise CheckpointError("marker", f"the marker: expected a JSON object, found {type(stated).__name__}")
+    return stated
+
+
+def parse_marker(text: bytes) -> Manifest:
+    """Parse a marker's content.
+
+    Args:
+        text: the bytes of the `.done` file.
+
+    Returns:
+        The manifest; an empty one for a marker that holds only white space.
+
+    Raises:
+        CheckpointError: the marker is not JSON of the expected form; all issues are named.
+    """
+    if not text.strip():
+        return Manifest()
+    stated = read_object(text)
+    issues = [issue for issue in _marker_issues(stated) if issue] + golden_issues(stated.get("golden"))
+    if issues:
+        raise CheckpointError("marker", "the marker: " + "; ".join(issues))
+    return _build(stated)
+
+
+def stated_sha256(text: bytes) -> object:
+    """Return the sha256 that a marker states, or `None`; whether the marker is sound is decided elsewhere.
+
+    Args:
+        text: the bytes of the `.done` file.
+    """
+    try:
+        return read_object(text).get("sha256")
+    except CheckpointError:
+        return None
+
+
+def stated_generation(text: bytes) -> int:
+    """Return the publisher's number that a marker states, or 0; whether the marker is sound is decided elsewhere.
+
+    Args:
+        text: the bytes of the `.done` file.
+    """
+    if b'"generation"' not in text:
+        return 0
+    try:
+        stated = json.loads(text)
+    except (ValueError, RecursionError):
+        return 0
+    number = stated.get("generation") if isinstance(stated, dict) else None
+    return (
+        number if isinstance(number, int) and not isinstance(number, bool) and 0 < number < _LARGEST_GENERATION else 0
+    )
+
+
+def _build(stated: dict[str, object]) -> Manifest:
+    known = {key: value for key, value in stated.items() if key in _KNOWN and value is not None}
+    size, golden = known.pop("size", None), known.pop("golden", None)
+    rest = {key: value for key, value in stated.items() if key not in _KNOWN}
+    return Manifest(size_bytes=size, golden=parse_golden(golden), rest=rest, stated=stated, **known)  # type: ignore[arg-type]
+
+
+def _marker_issues(stated: Mapping[str, object]) -> list[str | None]:
+    sha256, metrics = stated.get("sha256"), stated.get("metrics")
+
+    def check(key: str, is_fit: bool, expected: str) -> str | None:
+        fits = stated.get(key) is None or is_fit
+        return None if fits else f"{key}: expected {expected}, found {repr(stated[key])[:80]}"
+
+    return [
+        check("sha256", _matches(_SHA256, sha256), "64 lower-case hexadecimal digits"),
+        check("size", _is_count(stated.get("size")), "a number of bytes"),
+        check("version", _matches(WORD, stated.get("version")), "letters, digits and ._+-"),
+        check("created", isinstance(stated.get("created"), str), "a text"),
+        check("format", stated.get("format") in FORMATS, " or ".join(FORMATS)),
+        check("generation", _is_count(stated.get("generation")), "a number below 2**63"),
+        check("metrics", isinstance(metrics, dict) and all(map(_is_number, metrics.values())), "numbers by name"),
+        check("interface", _is_form(stated.get("interface")), "texts by name"),
+        check("signature", isinstance(stated.get("signature"), dict), "an object"),
+        "sha256: missing; only an empty marker may leave it out" if sha256 is None else None,
+    ]
+
+
+def _matches(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and bool(pattern.fullmatch(value))
+
+
+def _is_form(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(form, str) for form in value.values())
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LARGEST_GENERATION
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,252 @@
+"""Sharded safetensors: an index and the files that it names, as Hugging Face's libraries write them.
+
+    model.safetensors.index.json    {"metadata": {…}, "weight_map": {"<tensor>": "<shard file>", …}}
+    model-00001-of-00002.safetensors, …    beside the index
+
+The marker belongs to the index. A sharded checkpoint is the same as the one file that holds its tensors: the store
+joins it into that file, and its sha256 is that of the joined file, so that everything that is served is covered by it.
+The layout of the joined file is fixed, so anybody can compute it:
+
+    8 bytes     length of the header, little-endian
+    header      JSON without white space: for each tensor {"dtype": …, "shape": […], "data_offsets": [begin, end]},
+                in the order of the data; filled with spaces to a multiple of 8 bytes
+    data        the tensors without gaps, those with the larger elements first, then by name in code points
+
+Metadata of the shards is left out. Writing shards is out of scope; `serve.publishing.publish` copies what a trainer wrote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve import durable_files
+from serve.checkpoint.formats import Header, TensorSpec, read_safetensors_header
+from serve.errors import CheckpointError
+
+INDEX_SUFFIX = ".safetensors.index.json"
+_INDEX_LIMIT_BYTES = 64 * 1024 * 1024
+_ALIGNMENT_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor, and where its bytes lie now.
+
+    Args:
+        name: of the tensor.
+        dtype: as safetensors names it.
+        shape: its lengths.
+        shard: the file that holds it.
+        begin: its first byte in that file.
+        size_bytes: how many there are.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    shard: Path
+    begin: int
+    size_bytes: int
+
+
+def is_index(path: Path) -> bool:
+    """Whether a checkpoint is the index of shards, by its name.
+
+    Args:
+        path: the checkpoint.
+    """
+    return path.name.endswith(INDEX_SUFFIX)
+
+
+def read_index(path: Path) -> dict[str, Path]:
+    """Read which shard holds which tensor.
+
+    Args:
+        path: the index.
+
+    Returns:
+        The shards by the names of tensors.
+
+    Raises:
+        CheckpointError: it is no index, or names a file that is not beside it.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as reader:
+        text = reader.read(_INDEX_LIMIT_BYTES + 1)
+    try:
+        weight_map = json.loads(text)["weight_map"]
+        pairs = dict(weight_map.items())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError("damaged", f'{path.name}: expected {{"weight_map": …}}, found {error!r}') from error
+    for shard in set(map(str, pairs.values())):
+        if Path(shard).name != shard or shard.startswith(".") or not shard.endswith(".safetensors"):
+            raise CheckpointError("damaged", f"{path.name}: expected shards beside it, found {shard[:80]!r}")
+    return {str(name): path.with_name(str(shard)) for name, shard in pairs.items()}
+
+
+def look(path: Path) -> os.stat_result | None:
+    """Look at an index and its shards as if they were one file.
+
+    Args:
+        path: the index.
+
+    Returns:
+        The index's own state, with the size of all files together and the time of the newest; `None` when one of them
+        is not there.
+
+    Raises:
+        OSError: one of them cannot be looked at.
+    """
+    try:
+        own = path.stat()
+        shards = [shard.stat() for shard in sorted(set(read_index(path).values()))]
+    except FileNotFoundError:
+        return None
+    except CheckpointError:
+        return own  # what is wrong with it is said when it is read
+    newest = max((own, *shards), key=lambda seen: seen.st_mtime_ns)
+    size_bytes = own.st_size + sum(seen.st_size for seen in shards)
+    fields = [*own[:6], size_bytes, own[7], newest.st_mtime, own[9]]
+    precise = {"st_mtime_ns": newest.st_mtime_ns, "st_atime_ns": own.st_atime_ns, "st_ctime_ns": own.st_ctime_ns}
+    return os.stat_result(fields, precise)
+
+
+def plan(path: Path) -> list[Piece]:
+    """Find every tensor, in the order of the joined file.
+
+    Args:
+        path: the index.
+
+    Raises:
+        CheckpointError: the shards do not hold exactly what the index names.
+        OSError: a file cannot be read.
+    """
+    weight_map = read_index(path)
+    pieces: dict[str, Piece] = {}
+    for shard in sorted(set(weight_map.values())):
+        for piece in _pieces_of(shard, _read_header(shard)):
+            if weight_map.get(piece.name) != shard:
+                raise CheckpointError("damaged", f"{piece.name}: not in the index, found in {shard.name}")
+            pieces[piece.name] = piece
+    missing = sorted(set(weight_map) - set(pieces))
+    if missing:
+        name = missing[0]
+        raise CheckpointError("damaged", f"{name}: expected in {weight_map[name].name}, found nothing")
+    return sorted(pieces.values(), key=lambda piece: (-_element_bytes(piece), piece.name))
+
+
+def _read_header(shard: Path) -> Header:
+    try:
+        return read_safetensors_header(shard)
+    except CheckpointError as error:
+        raise CheckpointError(error.code, f"{shard.name}: {error.message}") from error
+
+
+def _pieces_of(shard: Path, header: Header) -> Iterator[Piece]:
+    for name, entry in header.tensors.items():
+        begin, end = (int(offset) for offset in entry["data_offsets"])
+        shape = tuple(int(length) for length in entry["shape"])
+        yield Piece(name, str(entry["dtype"]), shape, shard, header.data_begin + begin, end - begin)
+
+
+def _element_bytes(piece: Piece) -> int:
+    count = 1
+    for length in piece.shape:
+        count *= length
+    return piece.size_bytes // count if count else 0
+
+
+def read_interface(path: Path) -> dict[str, TensorSpec]:
+    """Read names, dtypes and shapes of a sharded checkpoint from the headers of its shards.
+
+    Args:
+        path: the index.
+
+    Raises:
+        CheckpointError: the shards do not hold exactly what the index names.
+        OSError: a file cannot be read.
+    """
+    return {piece.name: TensorSpec(piece.dtype, piece.shape) for piece in plan(path)}
+
+
+def header_of(pieces: list[Piece]) -> bytes:
+    """Write the header of the joined file, with its length before it.
+
+    Args:
+        pieces: in the order of the data.
+    """
+    entries: dict[str, Mapping[str, object]] = {}
+    end = 0
+    for piece in pieces:
+        begin, end = end, end + piece.size_bytes
+        entries[piece.name] = {"dtype": piece.dtype, "shape": piece.shape, "data_offsets": [begin, end]}
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % _ALIGNMENT_BYTES)
+    return struct.pack("<Q", len(text)) + text
+
+
+def chunks_of(path: Path) -> Iterator[bytes]:
+    """Read a sharded checkpoint as the joined file.
+
+    Args:
+        path: the index.
+
+    Yields:
+        The bytes of the joined file, in parts.
+
+    Raises:
+        CheckpointError: the shards are not what the index and their headers state.
+        OSError: a file cannot be read.
+    """
+    pieces = plan(path)
+    yield header_of(pieces)
+    for piece in pieces:
+        yield from _read(piece)
+
+
+def _read(piece: Piece) -> Iterator[bytes]:
+    remaining = piece.size_bytes
+    with piece.shard.open("rb") as reader:
+        reader.seek(piece.begin)
+        while remaining:
+            chunk = reader.read(min(durable_files.CHUNK_BYTES, remaining))
+            if not chunk:
+                raise CheckpointError("damaged", f"{piece.shard.name}: it is shorter than its header states")
+            remaining -= len(chunk)
+            yield chunk
+
+
+def join_hashed(path: Path, target: Path) -> durable_files.Copied:
+    """Write the joined file, synced, and hash exactly the bytes that were written.
+
+    Args:
+        path: the index.
+        target: the file to create; it must not exist.
+
+    Raises:
+        CheckpointError: the shards are not what the index and their headers state.
+        OSError: reading or writing failed; `target` may exist in part.
+    """
+    return durable_files.write_hashed(chunks_of(path), target)
+
+
+def hash_joined(path: Path) -> str:
+    """Return the sha256 of a sharded checkpoint.
+
+    Args:
+        path: the index.
+
+    Raises:
+        CheckpointError: the shards are not what the index and their headers state.
+        OSError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for chunk in chunks_of(path):
+        digest.update(chunk)
+    return digest.hexdigest()

@@ -1,1 +1,0 @@
-"""The settings: their keys, their layers, their values."""

@@ -1,0 +1,1 @@
+"""Events: the structured log, the journal, the webhook."""

@@ -1,0 +1,1 @@
+"""Routes, the request lifecycle, and the WSGI and ASGI applications."""

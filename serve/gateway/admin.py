@@ -1,0 +1,104 @@
+"""Operators' orders over HTTP: rollback, pin, unpin, look now.
+
+For who shows the token of `admin_token_file`, which is read anew for each order, so that a new token needs no restart.
+Where no file is named, none of this exists. What an order does is `serve.operations.operations`' matter, as for the
+commands.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from serve.errors import NotServedError, OperationError
+from serve.gateway.server import Server
+from serve.http.messages import Answer, Request, fail, succeed
+from serve.operations.operations import Operations
+
+ACTIONS = ("look", "pin", "rollback", "unpin")
+_SCHEME = "bearer"
+_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="envserve"'}
+_KEYS: Mapping[str, frozenset[str]] = {"pin": frozenset({"reason"}), "rollback": frozenset({"version"})}
+
+
+def check_token(server: Server, request: Request) -> Answer:
+    """Say whether the token is right, for whoever asks before giving orders."""
+    return authorize(server.settings.admin_token_file, request.headers) or succeed({"actions": ACTIONS})
+
+
+def order(server: Server, request: Request) -> Answer:
+    """Give an order to the model that the path names."""
+    refused = authorize(server.settings.admin_token_file, request.headers)
+    if refused is not None:
+        return refused
+    try:
+        operations = server.oversight.operations(request.place["name"])
+    except NotServedError as error:
+        return fail(404, error.message)
+    except OperationError as error:
+        return fail(409, error.message, hint=error.hint)
+    return carry_out(operations, request.place["action"], bytes(request.body))
+
+
+def authorize(token_file: Path | None, headers: Mapping[str, str]) -> Answer | None:
+    """Check a request's token.
+
+    Args:
+        token_file: holds the token; `None` where there are no admin endpoints.
+        headers: of the request.
+
+    Returns:
+        `None` when it may pass; 404 where there is nothing to pass to, 401 for a missing or wrong token.
+    """
+    if token_file is None:
+        return fail(404, "no such page")
+    scheme, _, shown = headers.get("authorization", "").partition(" ")
+    try:
+        expected = token_file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        expected = ""
+    is_right = hmac.compare_digest(shown.strip().encode(), expected.encode())  # in the same time wherever they differ
+    if scheme.lower() != _SCHEME or not expected or not is_right:
+        return fail(401, "expected the admin token, as Authorization: Bearer …", _CHALLENGE)
+    return None
+
+
+def carry_out(operations: Operations, action: str, body: bytes) -> Answer:
+    """Give an order.
+
+    Args:
+        operations: of the model's store.
+        action: one of `ACTIONS`.
+        body: nothing, or a JSON object: `version` for a rollback, `reason` for a pin.
+
+    Returns:
+        202 with the order, which the workers carry out as soon as they look; 404 for another action, 400 or 422 for a
+        body that does not fit, 409 for an order that cannot be carried out.
+    """
+    if action not in ACTIONS:
+        return fail(404, f"{action}: expected one of {', '.join(ACTIONS)}")
+    try:
+        stated = json.loads(body or b"{}")
+    except (ValueError, RecursionError) as error:
+        return fail(400, f"the body is not JSON: {error}")
+    keys = _KEYS.get(action, frozenset())
+    if not isinstance(stated, dict) or not set(stated) <= keys or not all(isinstance(v, str) for v in stated.values()):
+        return fail(422, f"the body: expected an object of texts with the keys {sorted(keys)}")
+    try:
+        return Answer(202, *succeed({"action": action, **_order(operations, action, stated)})[1:])
+    except OperationError as error:
+        return fail(409, error.message, hint=error.hint)
+
+
+def _order(operations: Operations, action: str, stated: Mapping[str, str]) -> dict[str, object]:
+    if action == "rollback":
+        return asdict(operations.rollback(stated.get("version")))
+    if action == "pin":
+        return asdict(operations.pin(stated.get("reason", "")))
+    if action == "unpin":
+        return {"was_pinned": operations.unpin()}
+    operations.look()
+    return {}

@@ -1,0 +1,197 @@
+"""The same server for an event loop: predictions go straight to their handlers, everything else to Flask.
+
+Flask runs in threads, so its views may block; the handlers of predictions only read and write, and what runs the
+model is handed to the dispatcher. Any ASGI server can carry this; `serve.workers.http_protocol` is the shorter way under
+uvicorn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Callable
+
+from serve.batching.scheduler import Dispatcher, Done, LateError
+from serve.gateway.cors import Origins
+from serve.gateway.request_lifecycle import Door
+from serve.gateway.routes import PREDICTION_ROUTES, Route
+from serve.gateway.server import Server
+from serve.http.admission import SLOW_CLIENT, Arrival
+from serve.http.messages import Answer, Request
+from serve.inference.prediction import Prediction
+
+_MOST_REMEMBERED_PATHS = 1000
+Found = tuple[Route, Mapping[str, str]]
+
+
+class Table:
+    """Finds the route of a prediction by its path.
+
+    Args:
+        routes: the prediction routes.
+    """
+
+    def __init__(self, routes: Sequence[Route] = PREDICTION_ROUTES) -> None:
+        self._routes = [(route, _compile(route.pattern)) for route in routes]
+        self._remembered: dict[tuple[str, str], Found] = {}
+
+    def find(self, method: str, path: str) -> Found | None:
+        """Find a route.
+
+        Args:
+            method: in capitals.
+            path: decoded, without the query.
+
+        Returns:
+            The route and the parts of the path that it names; `None` where no prediction route fits.
+        """
+        found = self._remembered.get((method, path))
+        if found is None:
+            found = next(self._match(method, path), None)
+            if found is not None and len(self._remembered) < _MOST_REMEMBERED_PATHS:
+                self._remembered[method, path] = found
+        return found
+
+    def _match(self, method: str, path: str) -> Iterator[Found]:
+        for route, pattern in self._routes:
+            if route.method == method and (fitting := pattern.fullmatch(path)):
+                yield route, fitting.groupdict()
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"<(\w+)>", r"(?P<\1>[^/]+)", pattern))
+
+
+class AsgiApp:
+    """The ASGI application of one worker.
+
+    Args:
+        server: has the models.
+        rest: an ASGI application for every other path.
+        dispatcher: runs the models.
+    """
+
+    def __init__(self, server: Server, rest: Any, dispatcher: Dispatcher) -> None:
+        self._server, self._rest, self._dispatcher = server, rest, dispatcher
+        self._door, self._origins = Door(server), Origins(server.settings.cors_origins)
+        self.table = Table()
+        self.limit_bytes = server.settings.max_body_bytes
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the server was told to end, so that each connection is closed after its answer."""
+        return self._server.oversight.drain.has_begun
+
+    def count_slow_client(self) -> None:
+        """Count a connection that was closed because its peer took too long."""
+        self._server.oversight.meter.observer.reject("", SLOW_CLIENT)
+
+    def handle(
+        self, route: Route, request: Request, client: str, done: Callable[[Answer], None], is_alone: bool = False
+    ) -> None:
+        """Answer a prediction, now or later in this loop.
+
+        Args:
+            route: that it has taken.
+            request: its bytes.
+            client: the address that it came from.
+            done: told the answer.
+            is_alone: whether no other request is expected to join it.
+        """
+        door = self._door
+        waiting = self._dispatcher.waiting_for(door.model_of(request))
+        visit = door.open(request, route, Arrival(time.monotonic(), 0.0, waiting), client)
+
+        def finish(found: Answer | Exception) -> None:
+            if isinstance(found, LateError):
+                found = door.turn_away(visit) or found
+            answer = door.close(visit, found if isinstance(found, Answer) else door.fail_unknown(request.path, found))
+            done(self._share(request, answer))
+
+        found: Answer | Prediction | Exception
+        try:
+            found = door.turn_away(visit) or route.handle(self._server, request)
+            if isinstance(found, Prediction):
+                self._submit(found, finish, visit.deadline_s, is_alone)
+        except Exception as error:  # a bug of a handler
+            found = error
+        if not isinstance(found, Prediction):
+            finish(found)
+        elif is_alone:
+            self._dispatcher.run_now(found.runtime)
+
+    def _submit(self, prediction: Prediction, finish: Done, deadline_s: float | None, is_alone: bool) -> None:
+        try:
+            self._dispatcher.submit(prediction, finish, deadline_s, is_alone)
+        except BaseException:
+            prediction.end()
+            raise
+
+    def _share(self, request: Request, answer: Answer) -> Answer:
+        shared = self._origins.headers(request.headers.get("origin"))
+        return answer._replace(headers={**answer.headers, **shared}) if shared else answer
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request of an ASGI server."""
+        found = self.table.find(scope["method"], scope["path"]) if scope["type"] == "http" else None
+        if found is None:
+            await self._rest(scope, receive, send)
+            return
+        route, place = found
+        headers = headers_of(scope["headers"])
+        body = await self._read_body(headers, receive)
+        query = scope["query_string"].decode("latin-1")
+        request = Request(scope["method"], scope["path"], headers, body or b"", place, query)
+        client = scope["client"][0] if scope["client"] else ""
+        if body is None:
+            await _send(send, self._refuse_body(route, request, client))
+            return
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.handle(route, request, client, answered.set_result)
+        await _send(send, await answered)
+
+    def _refuse_body(self, route: Route, request: Request, client: str) -> Answer:
+        visit = self._door.open(request, route, Arrival(time.monotonic()), client)
+        answer = self._share(request, self._door.close(visit, self._door.refuse_body(visit, self.limit_bytes)))
+        # A client that awaits our word sends no body; what it sends next would be taken for one.
+        closing = {"Connection": "close"} if "expect" in request.headers else {}
+        return answer._replace(headers={**answer.headers, **closing})
+
+    async def _read_body(self, headers: Mapping[str, str], receive: Any) -> bytes | None:
+        """Read a body; `None` for one that is too long, of which the server throws the rest away."""
+        if int(headers.get("content-length", 0)) > self.limit_bytes:
+            return None
+        parts: list[bytes] = []
+        size_bytes, has_more = 0, True
+        while has_more:
+            message = await receive()
+            part = message.get("body", b"")
+            has_more = message.get("more_body", False)
+            size_bytes += len(part)
+            if size_bytes > self.limit_bytes:
+                return None
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def headers_of(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return headers by name, those that came more than once joined as WSGI servers join them.
+
+    Args:
+        pairs: names in lower case, and values.
+    """
+    headers: dict[str, str] = {}
+    for name_bytes, value_bytes in pairs:
+        name, value = name_bytes.decode("latin-1"), value_bytes.decode("latin-1")
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    return headers
+
+
+async def _send(send: Any, answer: Answer) -> None:
+    parts = answer.parts
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()]
+    headers.append((b"content-length", b"%d" % sum(map(len, parts))))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"".join(parts)})

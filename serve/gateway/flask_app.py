@@ -1,0 +1,142 @@
+"""The Flask application: routes that carry bytes to handlers and back.
+
+A handler is a function of a request's bytes to those of a response, so that another server can carry it too. Importing
+this imports no torch, and creating the application starts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from serve.errors import RequestError
+from serve.gateway.cors import Origins
+from serve.gateway.request_lifecycle import Door
+from serve.gateway.routes import ROUTES, Route
+from serve.gateway.server import Server
+from serve.http.admission import Arrival
+from serve.http.body import read_away, read_body
+from serve.http.drain import Drain
+from serve.http.messages import Answer, Request, fail
+from serve.http.thread_pool import Ticket, current_ticket
+from serve.settings.settings import ServerSettings, load_settings
+
+# Unavailable: the next attempt may reach another worker. Too large: what is left of the body may have no end.
+_LAST_ANSWERS = frozenset({413, 503})
+EXTENSION = "envserve"
+
+
+def create_app(settings: ServerSettings | None = None, drain: Drain | None = None) -> Flask:
+    """Create the application of one worker.
+
+    Args:
+        settings: how to serve; read from the file and the environment when absent.
+        drain: tells whether the server ends.
+
+    Returns:
+        The application. Its `extensions["envserve"]` is the `Server`, whose `start` begins the loading.
+
+    Raises:
+        SettingsError: the settings cannot be used.
+    """
+    server = Server(settings or load_settings(os.environ, Path.cwd()), drain)
+    door = Door(server)
+    app = _Application("serve", static_folder=None)
+    app.extensions[EXTENSION] = server
+    for route in ROUTES:
+        _add_route(app, server, door, route)
+    _add_error_handlers(app, door)
+    _share_with(app, Origins(server.settings.cors_origins))
+    return app
+
+
+class _Application(Flask):
+    def wsgi_app(self, environ: Any, start_response: Any) -> Any:
+        """Answer one request; an upgrade that it offers is ignored, and Werkzeug would refuse a WebSocket's."""
+        environ.pop("HTTP_UPGRADE", None)
+        return super().wsgi_app(environ, start_response)
+
+
+def _add_route(app: Flask, server: Server, door: Door, route: Route) -> None:
+    limit_bytes = server.settings.max_body_bytes
+
+    def view(**place: str) -> Response:
+        ticket = current_ticket()
+        arrival = _arrival_of(ticket)
+        stream = request.stream
+        body = None if (request.content_length or 0) > limit_bytes else read_body(stream, limit_bytes)
+        if ticket is not None:
+            ticket.work()
+        headers = {name.lower(): value for name, value in request.headers}
+        query = request.query_string.decode("latin-1")
+        found = Request(request.method, request.path, headers, body or b"", place, query)
+        visit = door.open(found, route, arrival, request.remote_addr or "")
+        if body is None:
+            answer = door.close(visit, door.refuse_body(visit, limit_bytes))
+        else:
+            answer = door.carry(visit, lambda: route.handle(server, found))
+        response = _carry(answer)
+        if ticket is not None:
+            _let_go(ticket, answer)
+            if body is None:
+                response.call_on_close(lambda: _end_sending(ticket, stream))
+        return response
+
+    app.add_url_rule(route.pattern, f"{route.method} {route.pattern}", view, methods=[route.method])
+
+
+def _arrival_of(ticket: Ticket | None) -> Arrival:
+    now_s = time.monotonic()
+    return Arrival(now_s) if ticket is None else Arrival(now_s - ticket.waited_s, ticket.waited_s, ticket.pool.waiting)
+
+
+def _let_go(ticket: Ticket, answer: Answer) -> None:
+    if answer.status in _LAST_ANSWERS:
+        ticket.hang_up()
+    ticket.write()
+
+
+def _share_with(app: Flask, origins: Origins) -> None:
+    @app.after_request
+    def _share(response: Response) -> Response:
+        asked = {name.lower(): value for name, value in request.headers}
+        is_question = request.method == "OPTIONS"
+        allowed = response.headers.get("Allow", "")
+        response.headers.update(
+            origins.preflight(asked, allowed) if is_question else origins.headers(asked.get("origin"))
+        )
+        return response
+
+
+def _end_sending(ticket: Ticket, stream: IO[bytes]) -> None:
+    # The answer has gone. A client that is still sending sees it, and the end, before it is cut off.
+    ticket.end_answer()
+    read_away(stream)
+
+
+def _add_error_handlers(app: Flask, door: Door) -> None:
+    @app.errorhandler(HTTPException)
+    def _http_error(error: HTTPException) -> Response:
+        allowed = dict(error.get_headers()).get("Allow") or ", ".join(getattr(error, "valid_methods", None) or ())
+        headers = {"Allow": allowed} if allowed else {}
+        return _carry(fail(error.code or 500, error.description or error.name, headers))
+
+    @app.errorhandler(RequestError)
+    def _request_error(error: RequestError) -> Response:
+        ticket = current_ticket()
+        if ticket is not None:
+            ticket.hang_up()  # nobody knows where the next request would begin
+        return _carry(fail(error.status, error.message))
+
+    @app.errorhandler(Exception)
+    def _bug(error: Exception) -> Response:
+        return _carry(door.fail_unknown(request.path, error))
+
+
+def _carry(answer: Answer) -> Response:
+    return Response(b"".join(answer.parts), status=answer.status, headers=dict(answer.headers))

@@ -1,0 +1,64 @@
+"""The handlers that say how the worker is."""
+
+from __future__ import annotations
+
+from serve.errors import NotServedError
+from serve.gateway.server import Server
+from serve.http.messages import Answer, Request, fail, not_live, succeed
+from serve.settings.settings import STABLE
+
+
+def livez(server: Server, request: Request) -> Answer:
+    """Say whether this process is worth keeping."""
+    if server.is_reloading:
+        return _say_alive(server)
+    dead = [runtime for runtime in server.runtimes if not runtime.is_reloading]
+    return fail(503, "the reloader is not running", reason="; ".join(each.reloader.verdict for each in dead))
+
+
+def _say_alive(server: Server) -> Answer:
+    """Whether a restart of this worker could help, and if not, why nothing is live."""
+    waiting = [each for each in server.runtimes if each.slot.live is None and not each.orders.is_unloaded()]
+    if not waiting:
+        return succeed({"live": True})
+    reason = "; ".join(each.reloader.verdict for each in waiting)
+    if waiting[0].hanging:
+        return fail(503, "nothing is live, and a warm-up that was given up still runs", reason=reason)
+    return succeed({"live": True, "reason": reason, "hint": "a restart does not help: what may pass is tried again"})
+
+
+def readyz(server: Server, request: Request) -> Answer:
+    """Say whether this worker can answer predictions, of every model, and will go on doing so."""
+    if server.oversight.drain.has_begun:
+        return fail(503, "the server is shutting down")
+    waiting = [model.stable for model in server.models.values() if model.stable.slot.live is None]
+    if not waiting:
+        return succeed({"ready": True})
+    return not_live("; ".join(runtime.reloader.verdict for runtime in waiting))
+
+
+def model(server: Server, request: Request) -> Answer:
+    """Describe the live generation of a model, and its other labels."""
+    try:
+        found = server.find(request.place.get("name"))
+    except NotServedError as error:
+        return fail(404, error.message)
+    live = found.stable.slot.live
+    if live is None:
+        return not_live(found.stable.reloader.verdict)
+    predictor = live.predictor
+    forms = {"inputs": predictor.inputs, "outputs": predictor.outputs}
+    labels = {
+        label: None if other is None else other.provenance.as_json()
+        for label, other in ((label, each.slot.live) for label, each in found.labels.items() if label != STABLE)
+    }
+    description = {
+        **live.provenance.as_json(),
+        **live.facts,
+        "expected_shape": list(predictor.expected_shape),
+        **{name: [{**vars(form), "shape": list(form.shape)} for form in forms[name]] for name in forms},
+        "can_batch": predictor.can_batch and not found.stable.batching.is_over(live.provenance.generation),
+        **({"labels": labels} if labels else {}),
+        "newest": found.stable.reloader.verdict,
+    }
+    return succeed(description, live.provenance.as_headers())

@@ -1,0 +1,90 @@
+"""The model repository extension of the Open Inference Protocol (V2).
+
+What is served is told by the settings and by what a trainer publishes, not by requests: `load` has the watched place
+looked at now, brings back what was unloaded, and answers when that is live or refused; `unload` is refused unless the
+settings allow it.
+
+Source: Triton's model repository extension.
+"""
+
+from __future__ import annotations
+
+from serve.codec.excerpt import excerpt
+from serve.errors import NotServedError, RequestError
+from serve.gateway.server import Server
+from serve.http.content_encoding import read_content
+from serve.http.messages import Answer, Request, fail, succeed
+from serve.inference.model import Model
+from serve.inference.model_instance import Runtime
+from serve.protocols.media_types import read_json
+
+
+def index(server: Server, request: Request) -> Answer:
+    """List the models and the state of each of their labels."""
+    try:
+        wanted = _options(server, request)
+    except RequestError as error:
+        return fail(error.status, error.message)
+    is_ready = wanted.get("ready", False)
+    if not isinstance(is_ready, bool):
+        return fail(400, f"ready: expected true or false, found {excerpt(is_ready)}")
+    listed = [
+        _entry(model, label, runtime) for model in server.models.values() for label, runtime in model.labels.items()
+    ]
+    return succeed([entry for entry in listed if not is_ready or entry["state"] == "READY"])
+
+
+def _entry(model: Model, label: str, runtime: Runtime) -> dict[str, object]:
+    live = runtime.slot.live
+    facts = {"name": model.name, "label": label, "reason": runtime.reloader.verdict}
+    if live is not None:
+        return {**facts, "version": live.provenance.version, "state": "READY"}
+    return {**facts, "version": "", "state": "LOADING" if runtime.is_loading else "UNAVAILABLE"}
+
+
+def load(server: Server, request: Request) -> Answer:
+    """Have the watched places of a model looked at now, and say whether what lies there is live or was refused."""
+    try:
+        model = server.find(request.place["name"])
+        parameters = _options(server, request).get("parameters")
+    except NotServedError as error:
+        return fail(404, error.message)
+    except RequestError as error:
+        return fail(error.status, error.message)
+    if parameters:
+        return fail(400, f"parameters: expected none, as the settings say how to serve, found {excerpt(parameters)}")
+    for runtime in model.labels.values():
+        runtime.orders.order_load()
+    asked = [(runtime, runtime.reloader.look_now()) for runtime in model.labels.values() if runtime.is_reloading]
+    for runtime, number in asked:
+        outcome = runtime.reloader.wait_for(number, runtime.settings.commit_timeout_s)
+        if outcome is None:
+            return fail(503, f"{model.name}: it is still being loaded", reason=runtime.reloader.verdict)
+        # A canary or a shadow need not have anything to serve.
+        if outcome.is_refused or (runtime is model.stable and not outcome.is_live):
+            return fail(400, f"{model.name}: {outcome.reason}")
+    return succeed({"name": model.name, "state": _entry(model, "", model.stable)["state"]})
+
+
+def unload(server: Server, request: Request) -> Answer:
+    """Stop serving a model in all workers, where the settings allow it; until `load`, also after a restart."""
+    try:
+        model = server.find(request.place["name"])
+    except NotServedError as error:
+        return fail(404, error.message)
+    if any(runtime.settings.unload != "allow" for runtime in model.labels.values()):
+        return fail(
+            400, f'{model.name}: expected to be served, as the settings say; unload = "allow" lets it be unloaded'
+        )
+    for runtime in model.labels.values():
+        runtime.orders.order_unload()
+        runtime.reloader.look_now()
+    return succeed({"name": model.name, "state": "UNLOADING"})
+
+
+def _options(server: Server, request: Request) -> dict[str, object]:
+    body = read_content(request, server.settings.max_body_bytes)
+    found = read_json(body) if len(body) else {}
+    if not isinstance(found, dict):
+        raise RequestError(400, f"the body: expected an object or nothing, found {excerpt(found)}")
+    return found

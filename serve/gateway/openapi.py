@@ -1,0 +1,101 @@
+"""`GET /openapi.json`: this server's interface as an OpenAPI 3.1 file, made from the table of routes.
+
+Every route is in it: its summary is the first line of its handler, its parameters are those of its path. What a
+request and its answer look like is told in `serve.gateway.openapi_schemas`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from serve.gateway.openapi_schemas import BODIES, SCHEMAS, Shape
+from serve.http.messages import Answer, Request, succeed
+from serve.protocols.oip_metadata import version
+
+if TYPE_CHECKING:
+    from serve.gateway.routes import Route
+    from serve.gateway.server import Server
+
+_PART = re.compile(r"<(\w+)>")
+_PROVENANCE = (
+    "X-Model-Name",
+    "X-Model-Version",
+    "X-Model-Generation",
+    "X-Model-SHA256",
+    "X-Model-Label",
+    "X-Env-Digest",
+)
+_REFUSALS = {
+    "400": "the request is malformed; the error says what was expected and what was found",
+    "404": "no such model, version or label is served",
+    "413": "the body is too long, as it came or when decompressed",
+    "415": "the body comes in a form that nobody here reads",
+    "422": "the request is well formed and does not fit the model",
+    "503": "no model is live yet, or there is no room for the request now",
+}
+
+
+def openapi(server: Server, request: Request) -> Answer:
+    """Describe this interface."""
+    from serve.gateway.routes import ROUTES  # this handler is in that table
+
+    return succeed(describe(ROUTES))
+
+
+def describe(routes: Sequence[Route]) -> dict[str, Any]:
+    """Write the file.
+
+    Args:
+        routes: what the server answers.
+    """
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        paths.setdefault(_PART.sub(r"{\1}", route.pattern), {})[route.method.lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "envserve",
+            "version": version(),
+            "description": "Predictions of PyTorch models that are replaced while requests flow. Answers of models "
+            "carry, as headers, which bytes and which environment computed them.",
+        },
+        "paths": paths,
+        "components": {"schemas": SCHEMAS, "responses": {code: _refusal(text) for code, text in _REFUSALS.items()}},
+    }
+
+
+def _operation(route: Route) -> dict[str, Any]:
+    handler = route.handle
+    name = f"{handler.__module__.rpartition('.')[2]}_{handler.__name__}"
+    shape = BODIES.get(name, Shape(answer={"*/*": {}}))
+    refusals = {code: {"$ref": f"#/components/responses/{code}"} for code in _REFUSALS}
+    operation: dict[str, Any] = {
+        "operationId": route.method.lower() + re.sub(r"\W+", "_", route.pattern),
+        "tags": [handler.__module__.rpartition(".")[2]],
+        "summary": (inspect.getdoc(handler) or name).splitlines()[0],
+        "parameters": [
+            {"name": part, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+            for part in _PART.findall(route.pattern)
+        ],
+        "responses": {"200": _success(shape), **refusals},
+    }
+    if shape.request:
+        operation["requestBody"] = {"required": shape.is_required, "content": shape.request}
+    return operation
+
+
+def _success(shape: Shape) -> dict[str, Any]:
+    success: dict[str, Any] = {"description": "done", "content": shape.answer}
+    if shape.is_of_model:
+        success["headers"] = {name: {"schema": {"type": "string"}} for name in _PROVENANCE}
+    return success
+
+
+def _refusal(text: str) -> dict[str, Any]:
+    return {
+        "description": text,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+    }

@@ -1,0 +1,195 @@
+"""What every server does around a handler: counting, deadlines, a full queue, traces, the access log.
+
+`open`, then `turn_away`, then the handler, then `close`; a server with threads has the last three in `carry`. What is
+read of a request is its headers, so none of this waits for anything.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from typing import Any, Callable, NamedTuple
+
+from serve.errors import InputError
+from serve.gateway.routes import PREDICTION_ROUTES, Route
+from serve.gateway.server import Server
+from serve.http.admission import QUEUE_FULL, TIMEOUT_HEADER, TOO_LARGE, Arrival, judge, read_timeout
+from serve.http.messages import RETRY_AFTER_S, Answer, Request, fail
+from serve.http.trace_context import HEADER, TraceParent, parse_trace_parent
+from serve.inference.prediction import complete
+from serve.metrics.request_counters import Served
+from serve.observability.access_log import Exchange, provenance_of
+
+# What the metrics say of a prediction's path.
+_PROTOCOLS = {"predict": "native", "v1": "tfserving", "v2": "v2", "predictions": "torchserve"}
+
+
+class Visit(NamedTuple):
+    """A request that is being answered.
+
+    Args:
+        request: its bytes.
+        protocol: in which it speaks; nothing for what is no prediction.
+        model: that it names, where there is one of that name.
+        arrival: when it came, and who waits behind it.
+        deadline_s: when nobody wants its answer any more, on the monotonic clock; `None` for a time that is none.
+        client: the address that it came from.
+        trace: its place in a trace.
+        span: what reports it.
+    """
+
+    request: Request
+    protocol: str
+    model: str
+    arrival: Arrival
+    deadline_s: float | None
+    client: str
+    trace: TraceParent | None
+    span: Any
+
+
+class Door:
+    """Lets requests in, and answers out, of one worker.
+
+    Args:
+        server: has the models.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server, self._oversight = server, server.oversight
+        self._protocols = {route: _PROTOCOLS[route.pattern.split("/")[1]] for route in PREDICTION_ROUTES}
+        self._sole = next(iter(server.models)) if len(server.models) == 1 else ""
+
+    def model_of(self, request: Request) -> str:
+        """Return the name of the model that a request asks; nothing where there is none of that name.
+
+        Args:
+            request: its bytes; only the path is looked at.
+        """
+        name = request.place.get("name", self._sole)
+        return name if name in self._server.models else ""
+
+    def open(self, request: Request, route: Route, arrival: Arrival, client: str = "") -> Visit:
+        """Let a request in.
+
+        Args:
+            request: its bytes.
+            route: that it has taken.
+            arrival: when it came, and who waits behind it.
+            client: the address that it came from.
+        """
+        protocol = self._protocols.get(route, "")
+        model = self.model_of(request)
+        stated, span = request.headers.get(HEADER), None
+        trace = None if stated is None else parse_trace_parent(stated)
+        if protocol:
+            self._oversight.meter.observer.begin(model, arrival.waited_s)
+            if self._oversight.spans is not None:
+                span = self._oversight.spans.begin(request.method, route.pattern, request.path, trace)
+                trace = self._oversight.spans.place_of(span)
+        return Visit(request, protocol, model, arrival, self._deadline_of(request, arrival), client, trace, span)
+
+    def turn_away(self, visit: Visit) -> Answer | None:
+        """Answer a prediction that is not to be worked on.
+
+        Args:
+            visit: the request.
+
+        Returns:
+            The answer; `None` for a request that is to be worked on.
+        """
+        if not visit.protocol:
+            return None
+        if visit.deadline_s is None:
+            stated = visit.request.headers[TIMEOUT_HEADER]
+            return fail(400, f"{TIMEOUT_HEADER}: expected a number of seconds above 0, found {stated!r}")
+        rejection = judge(visit.arrival, visit.deadline_s, self._server.settings.max_queue, time.monotonic())
+        if rejection is None:
+            return None
+        self._oversight.meter.observer.reject(visit.model, rejection.reason)
+        headers = {"Retry-After": str(RETRY_AFTER_S)} if rejection.reason == QUEUE_FULL else {}
+        return fail(rejection.status, rejection.message, headers)
+
+    def close(self, visit: Visit, answer: Answer) -> Answer:
+        """Let an answer out.
+
+        Args:
+            visit: the request.
+            answer: to it.
+
+        Returns:
+            The answer, with the place in the trace.
+        """
+        seconds = time.monotonic() - visit.arrival.arrived_s
+        if visit.trace is not None:
+            answer = answer._replace(headers={**answer.headers, HEADER: str(visit.trace)})
+        if visit.protocol:
+            label = answer.headers.get("X-Model-Label", "")
+            served = Served(visit.model, label, visit.protocol, answer.status)
+            self._oversight.meter.observer.end(served, seconds)
+        if visit.span is not None and self._oversight.spans is not None:
+            self._oversight.spans.end(visit.span, answer.status, provenance_of(answer.headers))
+        if self._oversight.access_log is not None:
+            self._oversight.access_log.put(_exchange(visit, answer, seconds))
+        return answer
+
+    def carry(self, visit: Visit, handle: Callable[[], Any]) -> Answer:
+        """Bring a request to its end in this thread.
+
+        Args:
+            visit: the request.
+            handle: the handler, with its arguments.
+        """
+        try:
+            answer = self.turn_away(visit) or complete(handle())
+        except Exception as error:  # a bug, or a module that failed
+            answer = self.fail_unknown(visit.request.path, error)
+        return self.close(visit, answer)
+
+    def refuse_body(self, visit: Visit, limit_bytes: int) -> Answer:
+        """Answer a request whose body is too long.
+
+        Args:
+            visit: the request, without its body.
+            limit_bytes: the longest that is taken.
+        """
+        if visit.protocol:
+            self._oversight.meter.observer.reject(visit.model, TOO_LARGE)
+        return fail(413, f"the body: expected at most {limit_bytes} bytes, found more")
+
+    def fail_unknown(self, path: str, error: Exception) -> Answer:
+        """Answer a request on which the server failed, or whose inputs the model could not use.
+
+        The client learns nothing of the inside; the log gets all of it.
+
+        Args:
+            path: of the request.
+            error: what was raised.
+        """
+        if isinstance(error, InputError):  # found when the model ran
+            return fail(422, error.message)
+        log = next(self._server.runtimes).log
+        told = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        log.emit("request_failed", path=path, reason=repr(error), traceback=told)
+        return fail(500, "the server failed on this request; its log says why")
+
+    def _deadline_of(self, request: Request, arrival: Arrival) -> float | None:
+        try:
+            return arrival.arrived_s + read_timeout(request.headers, self._server.settings.request_timeout_s)
+        except ValueError:
+            return None
+
+
+def _exchange(visit: Visit, answer: Answer, seconds: float) -> Exchange:
+    request = visit.request
+    return Exchange(
+        method=request.method,
+        path=request.path,
+        client=visit.client,
+        status=answer.status,
+        seconds=seconds,
+        taken_bytes=len(request.body),
+        given_bytes=sum(len(part) for part in answer.parts),
+        headers=answer.headers,
+        trace=visit.trace,
+    )

@@ -1,0 +1,97 @@
+"""One worker's models, put together: settings in, runtimes out, started and stopped as one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Callable
+
+from serve.errors import NotServedError
+from serve.http.drain import Drain
+from serve.inference.model import Model
+from serve.inference.model_instance import Runtime
+from serve.inference.shadow import Shadow
+from serve.observability.telemetry import Oversight
+from serve.settings.settings import ServerSettings
+
+
+class Server:
+    """What the application of one worker works with.
+
+    Building it starts nothing and imports no torch; `start` does, in the worker, after the fork.
+
+    Args:
+        settings: how to serve.
+        drain: tells whether the server ends.
+    """
+
+    def __init__(self, settings: ServerSettings, drain: Drain | None = None) -> None:
+        self.settings = settings
+        self.models = {
+            model.name: Model(model.name, {label: Runtime(each) for label, each in model.labels.items()})
+            for model in settings.models
+        }
+        self.shadow = Shadow()
+        by_name = {runtime.settings.full_name: runtime for runtime in self.runtimes}
+        self.oversight = Oversight(settings, by_name, drain or Drain(), self.shadow)
+
+    @property
+    def runtimes(self) -> Iterator[Runtime]:
+        """All labels of all models."""
+        return (runtime for model in self.models.values() for runtime in model.labels.values())
+
+    def find(self, name: str | None) -> Model:
+        """Find a model.
+
+        Args:
+            name: as a request has it; `None` for the only one.
+
+        Raises:
+            NotServedError: there is no such model, or none was named and there are several.
+        """
+        if name is None and len(self.models) == 1:
+            return next(iter(self.models.values()))
+        if name is None or name not in self.models:
+            raise NotServedError(f"model: expected {' or '.join(self.models)}, found {name or 'none'}")
+        return self.models[name]
+
+    @property
+    def is_reloading(self) -> bool:
+        """Whether every reloader's thread is alive."""
+        return all(runtime.is_reloading for runtime in self.runtimes)
+
+    def start(self) -> None:
+        """Start the reloaders' threads in this process, once.
+
+        Threads do not survive a fork, so this belongs into gunicorn's `post_worker_init`.
+        """
+        self.oversight.start()
+        for runtime in self.runtimes:
+            runtime.start()
+
+    def stop(self) -> None:
+        """End the reloaders' threads, so that the interpreter does not go away under torch's feet."""
+        self.shadow.stop()
+        for runtime in self.runtimes:
+            runtime.reloader.stop()
+        for runtime in self.runtimes:
+            runtime.stop()
+        self.oversight.stop()
+
+    def wait_until_booted(self, is_wanted: Callable[[], bool]) -> bool:
+        """Wait until the committed generation of every model is live again, or cannot be.
+
+        A worker that replaces a dead one takes no requests meanwhile; its siblings do. On a host that has committed
+        nothing there is nothing to wait for, and requests are told so.
+
+        Args:
+            is_wanted: asked ten times a second whether to go on waiting.
+
+        Returns:
+            Whether this worker can answer for every model that the host has committed.
+        """
+        until_s = time.monotonic() + self.settings.boot_wait_s
+        for runtime in self.runtimes:
+            while is_wanted() and time.monotonic() < until_s and not runtime.reloader.booted.wait(0.1):
+                continue
+        return all(runtime.can_answer for runtime in self.runtimes)

@@ -1,0 +1,1 @@
+"""Requests and responses, routes, admission and drain; knows no model."""

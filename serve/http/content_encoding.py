@@ -1,0 +1,36 @@
+"""The bytes of a request after decompression, and those of an answer before compression."""
+
+from __future__ import annotations
+
+from serve.codec import compression
+from serve.http.messages import Answer, Body, Request
+
+
+def read_content(request: Request, limit_bytes: int) -> Body:
+    """Return the body of a request as its sender meant it.
+
+    Args:
+        request: its body may be compressed.
+        limit_bytes: the longest that it may become.
+
+    Raises:
+        RequestError: it is compressed in a way that nobody reads, damaged, or too long.
+    """
+    encoding = request.headers.get("content-encoding")
+    if encoding is None:
+        return request.body
+    return compression.decompress(bytes(request.body), encoding, limit_bytes)
+
+
+def pack(answer: Answer, request: Request) -> Answer:
+    """Compress an answer where the client asks for it and it pays.
+
+    Args:
+        answer: is not compressed yet.
+        request: what it answers.
+    """
+    accepted = request.headers.get("accept-encoding")
+    if not accepted or sum(map(len, answer.parts)) < compression.SHORTEST_BYTES:
+        return answer
+    headers, body = compression.compress(b"".join(answer.parts), accepted)
+    return answer._replace(headers={**answer.headers, **headers}, body=body)

@@ -1,0 +1,1 @@
+"""Model instances of the served models, and predictions by them."""

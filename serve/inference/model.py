@@ -1,0 +1,87 @@
+"""The models of one worker, and which of their labels answers a request.
+
+A model has what answers by default, `stable`, and may have a `canary`, which answers a part of the requests, and a
+`shadow`, whose answers nobody sees: they are only compared. Each label is a runtime of its own, with its own watch,
+store and slot.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Callable, NamedTuple
+
+from serve.errors import NotServedError
+from serve.inference.model_instance import Runtime
+from serve.settings.settings import CANARY, SHADOW, STABLE
+
+
+class Aim(NamedTuple):
+    """What a request asks for.
+
+    Args:
+        name: of the model; `None` for the only one.
+        version: that must answer; `None` for any.
+        label: that must answer; `None` for any.
+    """
+
+    name: str | None = None
+    version: str | None = None
+    label: str | None = None
+
+
+class Model:
+    """One model with its labels.
+
+    Args:
+        name: in requests, answers and logs.
+        labels: the runtimes; `stable` is always there.
+        draw: gives a number from 0 up to 1 that decides who answers.
+    """
+
+    def __init__(self, name: str, labels: Mapping[str, Runtime], draw: Callable[[], float] = random.random) -> None:
+        self.name = name
+        self.labels = labels
+        self._draw = draw
+
+    @property
+    def stable(self) -> Runtime:
+        """What answers by default."""
+        return self.labels[STABLE]
+
+    @property
+    def shadow(self) -> Runtime | None:
+        """What is asked as well, this time; `None` for nothing."""
+        shadow = self.labels.get(SHADOW)
+        return shadow if shadow is not None and self._draw() < shadow.settings.share else None
+
+    @property
+    def versions(self) -> dict[str, Runtime]:
+        """What can be asked for by its version: those that are live, but not the shadow."""
+        open_to_requests = [self.labels[label] for label in (CANARY, STABLE) if label in self.labels]
+        return {live.provenance.version: each for each in open_to_requests if (live := each.slot.live) is not None}
+
+    def choose(self, aim: Aim) -> Runtime:
+        """Choose who answers a request.
+
+        Args:
+            aim: what it asks for.
+
+        Raises:
+            NotServedError: no such version or label is served.
+        """
+        if aim.label is not None:
+            if aim.label not in self.labels or aim.label == SHADOW:
+                known = ", ".join(label for label in self.labels if label != SHADOW)
+                raise NotServedError(f"{self.name}: label: expected {known}, found {aim.label}")
+            return self.labels[aim.label]
+        if aim.version is not None:
+            versions = self.versions
+            if aim.version not in versions:
+                known = ", ".join(versions) or "none, as nothing is live yet"
+                raise NotServedError(f"{self.name}: version: expected {known}, found {aim.version}")
+            return versions[aim.version]
+        canary = self.labels.get(CANARY)
+        if canary is not None and canary.slot.live is not None and self._draw() < canary.settings.share:
+            return canary
+        return self.stable

@@ -1,0 +1,204 @@
+"""The parts that serve one model in one worker, put together: settings in, slot and reloader out.
+
+A label of a model (canary, shadow) has a runtime of its own. Building a runtime starts nothing and imports no torch;
+`start` does, in the worker, after the fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Callable
+
+from serve.checkpoint.provenance import START_VARIABLE, read_env_digest
+from serve.errors import ModelError
+from serve.events.event_log import EventLog
+from serve.events.webhook import EventHook
+from serve.model.slot import Slot
+from serve.settings.settings import STABLE, Settings
+from serve.source.local import Place
+from serve.source.remote import make_place, url_of
+from serve.store.checkpoint_store import Store
+from serve.store.ledger import Ledger
+from serve.store.operator_requests import Orders
+from serve.store.quarantine import Quarantine
+from serve.swap.background_task import GIVEN_UP, PREPARATION
+from serve.swap.committer import Committer
+from serve.swap.context import Loader, Parts
+from serve.swap.host_committer import HostCommitter
+from serve.swap.reloader import Reloader
+from serve.swap.unbatched_generation import Batching
+from serve.swap.unserved import Unserved
+from serve.swap.worker_committer import WorkerCommitter
+
+_STOP_WAIT_S = 2.0
+_MOST_SOURCES = 2000
+# What decides how fast and where, but not whether a checkpoint is good.
+_NOT_JUDGING = frozenset(
+    {"workers", "poll_s", "settle_s", "keep", "watch", "commit", "commit_timeout_s"}
+    | {"event_hook", "store", "checkpoints", "share", "max_batch_size", "max_batch_delay_ms", "unload"}
+    | {"optimize", "torch_threads", "batch_check_share"}
+)
+
+
+class Runtime:
+    """One model, or one label of it, in one worker.
+
+    Args:
+        settings: how to serve it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.env_digest = read_env_digest(os.environ, Path(sys.prefix))
+        self.log = EventLog({**_facts_of(settings), "env_digest": self.env_digest})
+        if settings.event_hook:
+            self.log.also_to(EventHook(settings.event_hook, _report_hook(settings)).put)
+        self.slot = Slot()
+        self.orders = Orders(settings.store)
+        self._quarantine = Quarantine(settings.store, start=os.environ.get(START_VARIABLE) or str(os.getppid()))
+        self.batching = Batching(settings.store)
+        place = make_place(settings.checkpoints)
+        self.reloader = Reloader(
+            place,
+            self._make_committer(place),
+            self._quarantine,
+            Unserved(settings.store),
+            self.log,
+            settings.poll_s,
+            settings.settle_s,
+            "poll" if url_of(settings.checkpoints) else settings.watch,
+            self._make_loader,
+        )
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_reloading(self) -> bool:
+        """Whether the reloader's thread is alive."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def can_answer(self) -> bool:
+        """Whether what the host has committed is live here, or nothing is."""
+        return self.is_reloading and not self.reloader.is_behind
+
+    def start(self) -> None:
+        """Start the reloader's thread in this process, once.
+
+        Threads do not survive a fork, so this belongs into gunicorn's `post_worker_init`.
+        """
+        if self._thread is None:
+            self._thread = threading.Thread(target=self.reloader.run, name="reloader", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the reloader's thread, so that the interpreter does not go away under torch's feet.
+
+        A load that is under way is waited for only a little; the process ends in any case.
+        """
+        if self._thread is not None:
+            self.reloader.stop()
+            self._thread.join(_STOP_WAIT_S)
+
+    @property
+    def hanging(self) -> int:
+        """How many trials of models were given up, and still run: only the end of the process ends them."""
+        return sum(thread.name == GIVEN_UP for thread in threading.enumerate())
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether a thread still works on a model, after `stop` too: a load cannot be ended from outside."""
+        return any(thread.name.startswith(PREPARATION) for thread in threading.enumerate())
+
+    def _make_committer(self, place: Place) -> Committer:
+        settings = self.settings
+        store = Store(settings.store, self._report_damage)
+        parts = Parts(
+            place=place,
+            store=store,
+            slot=self.slot,
+            ledger=Ledger(store),
+            quarantine=self._quarantine,
+            orders=self.orders,
+            log=self.log,
+            name=settings.name,
+            label=settings.label,
+            env_digest=self.env_digest,
+            keep=settings.keep,
+        )
+        if settings.commit == "worker":
+            return WorkerCommitter(parts)
+        return HostCommitter(parts, settings.store, settings.commit_timeout_s)
+
+    def _report_damage(self, expected: str, found: str) -> None:
+        self.log.emit("store_damaged", sha256=expected, reason=f"the sha256: expected {expected}, found {found}")
+
+    def _make_loader(self) -> Loader:
+        # Here and not above: this import brings torch, and only a worker may have it (forking after torch has used
+        # threads hangs the child: pytorch#49555).
+        try:
+            from serve.model.loader import ModelLoader
+        except ImportError as error:
+            raise ModelError(
+                f"{error.name or 'a library'} cannot be imported: {error}",
+                hint="install torch and safetensors into the environment that runs gunicorn",
+            ) from error
+        loader = ModelLoader(self.settings, self.slot, self.log.emit)
+        self._quarantine.judge = judge_of(self.settings, self.env_digest, sys.modules)
+        return loader
+
+
+def _facts_of(settings: Settings) -> dict[str, object]:
+    # Most models have one label; their lines need not say so.
+    return {"model": settings.name, **({} if settings.label == STABLE else {"label": settings.label})}
+
+
+def _report_hook(settings: Settings) -> Callable[[str], None]:
+    log = EventLog(_facts_of(settings))  # one of its own, or a hook that fails would be told of it
+    return lambda failure: log.emit("hook_failed", reason=failure)
+
+
+def judge_of(settings: Settings, env_digest: str | None, modules: Mapping[str, object]) -> str:
+    """Name what decides whether a checkpoint is good: the model's class, its source, the settings, the environment.
+
+    Args:
+        settings: of the server.
+        env_digest: of the environment, where it is known.
+        modules: the imported ones, among them the model's.
+
+    Returns:
+        A digest that changes when one of them does.
+    """
+    stated = {key: value for key, value in asdict(settings).items() if key not in _NOT_JUDGING}
+    digest = hashlib.sha256(json.dumps([stated, env_digest], sort_keys=True, default=_as_json).encode())
+    source = getattr(modules.get(settings.model.partition(":")[0]), "__file__", None)
+    if source and Path(source).is_file():
+        digest.update(Path(source).read_bytes())
+        for path in _find_sources(settings, Path(source)):
+            with contextlib.suppress(OSError):
+                seen = path.stat()
+                digest.update(repr((str(path), seen.st_size, seen.st_mtime_ns)).encode())
+    return digest.hexdigest()
+
+
+def _find_sources(settings: Settings, source: Path) -> list[Path]:
+    """What the model's module may import that is its user's own: its package, or the modules beside it."""
+    packages = settings.model.partition(":")[0].split(".")[:-1]
+    if packages or source.name == "__init__.py":
+        levels = len(packages) + (source.name == "__init__.py")
+        found = source.parents[max(levels - 1, 0)].rglob("*.py")
+    else:
+        found = (path for directory in {source.parent, *settings.python_path} for path in directory.glob("*.py"))
+    return sorted(itertools.islice(found, _MOST_SOURCES))
+
+
+def _as_json(value: object) -> object:
+    return sorted(value) if isinstance(value, (set, frozenset)) else str(value)

@@ -1,0 +1,71 @@
+"""Finding what a request for information is about, without a lease: nothing is computed."""
+
+from __future__ import annotations
+
+from typing import Callable, NamedTuple
+
+from serve.errors import NotServedError
+from serve.gateway.server import Server
+from serve.http.messages import Answer, Request, fail, not_live
+from serve.inference.model import Aim, Model
+from serve.inference.model_instance import Runtime
+from serve.model.slot import Generation
+
+
+class Found(NamedTuple):
+    """A model and the label of it that a request names.
+
+    Args:
+        model: by its name.
+        runtime: of the label.
+    """
+
+    model: Model
+    runtime: Runtime
+
+
+def aim_of(request: Request) -> Aim:
+    """Read from path and headers which model is meant.
+
+    Args:
+        request: its path names the model, and may name a version or a label.
+    """
+    label = request.place.get("label", request.headers.get("x-model-label"))
+    return Aim(request.place.get("name"), request.place.get("version"), label)
+
+
+def find(server: Server, request: Request) -> Found:
+    """Find what a request names; where it names neither version nor label, what answers by default.
+
+    Args:
+        server: has the models.
+        request: its path names the model.
+
+    Raises:
+        NotServedError: there is no such model, version or label.
+    """
+    aim = aim_of(request)
+    model = server.find(aim.name)
+    return Found(model, model.stable if aim.version is None and aim.label is None else model.choose(aim))
+
+
+def describe(server: Server, request: Request, write: Callable[[Found, Generation], Answer]) -> Answer:
+    """Answer a request for what a model is.
+
+    Args:
+        server: has the models.
+        request: its path names the model.
+        write: writes the answer about what is live.
+
+    Returns:
+        What `write` returned, with provenance headers; 404 for what is not served, 503 while nothing is live.
+    """
+    try:
+        found = find(server, request)
+    except NotServedError as error:
+        return fail(404, error.message)
+    live = found.runtime.slot.live
+    if live is None:
+        return not_live(found.runtime.reloader.verdict)
+    answer = write(found, live)
+    return answer._replace(headers={**answer.headers, **live.provenance.as_headers()})

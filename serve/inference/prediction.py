@@ -1,0 +1,172 @@
+"""Asking a model, in three steps, whatever protocol the request speaks and whatever server carries it.
+
+`ask` understands the request and takes a lease on one generation; `Prediction.run` runs the module, alone or, by
+whoever batches, together with others of the same generation; `Prediction.answer` writes the response and ends the
+lease. A protocol says only how bytes become inputs and how what the module gave becomes bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, NamedTuple, Protocol
+
+from serve.checkpoint.provenance import Provenance
+from serve.errors import InputError, NotLiveError, NotServedError, RequestError
+from serve.gateway.server import Server
+from serve.http.messages import Answer, Request, fail, not_live
+from serve.inference.model import Aim
+from serve.inference.model_instance import Runtime
+from serve.inference.shadow import Asked
+from serve.model.predictor import Predictor
+from serve.model.slot import Generation
+
+Take = Callable[[Predictor], Any]
+
+
+class Dialect(Protocol):
+    """How one protocol reads requests and writes responses, for one request."""
+
+    def read(self, request: Request, predictor: Predictor) -> Take:
+        """Understand a request.
+
+        Args:
+            request: its bytes.
+            predictor: the model that will answer, for the names and forms of its inputs.
+
+        Returns:
+            What turns the inputs into what the module of a predictor takes; it may raise `InputError`.
+
+        Raises:
+            RequestError: it cannot be understood.
+        """
+
+    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Answer:
+        """Write the response; provenance headers are added to it.
+
+        Args:
+            predictor: the model that answered.
+            given: what its module gave for this request.
+            provenance: where the answer comes from.
+
+        Raises:
+            ValueError: what was given cannot be written.
+        """
+
+    def refuse(self, status: int, message: str, predictor: Predictor) -> Answer:
+        """Write what is wrong with a request.
+
+        Args:
+            status: of the response.
+            message: what was expected and what was found.
+            predictor: the model that was asked.
+        """
+
+
+class Prediction(NamedTuple):
+    """A request that was understood. Exactly one of `answer` and `end` must be called in the end.
+
+    Args:
+        runtime: whose slot the lease is of.
+        generation: which answers.
+        taken: what its module takes.
+        dialect: writes the response.
+        again: turns the inputs into what another predictor takes.
+        shadow: what is to be asked as well.
+        server: has the shadow compared.
+    """
+
+    runtime: Runtime
+    generation: Generation
+    taken: Any
+    dialect: Dialect
+    again: Take
+    shadow: Runtime | None
+    server: Server
+
+    def run(self) -> Any:
+        """Run the module for this request alone."""
+        return self.generation.predictor.run(self.taken)
+
+    def answer(self, given: Any) -> Answer:
+        """Write the response and end the lease.
+
+        Args:
+            given: what the module gave for this request.
+        """
+        predictor, provenance = self.generation.predictor, self.generation.provenance
+        try:
+            try:
+                answer = self.dialect.write(predictor, given, provenance)
+            except ValueError as error:
+                answer = self.dialect.refuse(422, f"the outputs for these inputs: {error}", predictor)
+            if self.shadow is not None and answer.status == 200:
+                self._show(self.shadow, given)
+        finally:
+            self.end()
+        return _with(answer, provenance)
+
+    def _show(self, shadow: Runtime, given: Any) -> None:
+        # Now, while the generation is leased and its weights are there.
+        try:
+            outputs = self.generation.predictor.give(given)
+        except Exception:  # outputs that no JSON can hold; the request is answered, and nothing may fail it any more
+            return
+        self.server.shadow.offer(Asked(shadow, self.again, outputs))
+
+    def end(self) -> None:
+        """End the lease without a response; for a module that failed."""
+        self.runtime.slot.release(self.generation)
+
+
+def ask(server: Server, aim: Aim, request: Request, dialect: Dialect) -> Answer | Prediction:
+    """Understand a request, and take a lease on the generation that is to answer it.
+
+    Args:
+        server: has the models.
+        aim: what the request asks for.
+        request: its bytes.
+        dialect: the protocol that it speaks.
+
+    Returns:
+        What is left to do; or the answer to a request that cannot be understood, or that asks for what is not served.
+    """
+    try:
+        model = server.find(aim.name)
+        runtime = model.choose(aim)
+    except NotServedError as error:
+        return fail(404, error.message)
+    try:
+        generation = runtime.slot.acquire()
+    except NotLiveError:
+        return not_live(runtime.reloader.verdict)
+    try:
+        again = dialect.read(request, generation.predictor)
+        taken = again(generation.predictor)
+    except (RequestError, InputError) as error:
+        runtime.slot.release(generation)  # its weights may go; what a refusal says of the inputs stays
+        status, headers = (error.status, error.headers) if isinstance(error, RequestError) else (422, {})
+        refused = dialect.refuse(status, error.message, generation.predictor)
+        return _with(refused._replace(headers={**refused.headers, **headers}), generation.provenance)
+    except BaseException:
+        runtime.slot.release(generation)
+        raise
+    return Prediction(runtime, generation, taken, dialect, again, model.shadow, server)
+
+
+def complete(found: Answer | Prediction) -> Answer:
+    """Bring a request to its end in this thread.
+
+    Args:
+        found: what a handler returned.
+    """
+    if isinstance(found, Answer):
+        return found
+    try:
+        given = found.run()
+    except BaseException:
+        found.end()
+        raise
+    return found.answer(given)
+
+
+def _with(answer: Answer, provenance: Provenance) -> Answer:
+    return Answer(answer.status, {**answer.headers, **provenance.as_headers()}, answer.body)

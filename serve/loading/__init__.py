@@ -1,1 +1,0 @@
-"""From proven bytes to a model that may answer: reading, gates, warm-up."""

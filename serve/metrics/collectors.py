@@ -1,0 +1,79 @@
+"""What is read when Prometheus asks: the files of a store, which all workers share, and the kernel's account of memory.
+
+So these values are the same whichever worker answers, and a worker that died is not among them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from serve.metrics.metric_families import SWAPS, Reading, Whose
+from serve.operations.operations import Status
+from serve.store.ledger import Entry
+
+_PROC = Path("/proc")
+_KIBIBYTE = 1024
+
+
+def read_model(whose: Whose, status: Status, history: Iterable[Entry], unserved_s: float) -> Iterator[Reading]:
+    """Tell how one model is served.
+
+    Args:
+        whose: which one.
+        status: of its store.
+        history: all its generations.
+        unserved_s: the age of the newest published checkpoint while it is not served.
+
+    Yields:
+        The values.
+    """
+    of_model = whose._asdict()
+    committed = status.committed.generation if status.committed else 0
+    yield Reading("envserve_committed_generation", of_model, committed)
+    if status.committed is not None:
+        yield Reading("envserve_model_info", {**of_model, "version": status.committed.version}, 1)
+    for row in status.workers:
+        yield Reading("envserve_serving_generation", {**of_model, "worker": str(row.pid)}, row.live)
+    slowest = min((row.live for row in status.workers), default=committed)
+    yield Reading("envserve_generation_skew", of_model, committed - slowest)
+    yield Reading("envserve_workers", of_model, len(status.workers))
+    yield Reading("envserve_unserved_seconds", of_model, unserved_s)
+    yield Reading("envserve_quarantined_checkpoints", of_model, len(status.quarantine))
+    yield Reading("envserve_pinned", of_model, status.pin is not None)
+    for cause, count in Counter(entry.cause for entry in history).items():
+        yield Reading(SWAPS, {**of_model, "outcome": "committed", "reason": cause}, count)
+
+
+def read_memory(workers: Sequence[int]) -> Iterator[Reading]:
+    """Tell how much memory workers use.
+
+    Args:
+        workers: their process ids.
+
+    Yields:
+        The values; none for a worker that has ended.
+    """
+    for pid in workers:
+        for kind, size_bytes in memory_of(pid).items():
+            yield Reading("envserve_memory_bytes", {"worker": str(pid), "kind": kind}, size_bytes)
+
+
+def memory_of(pid: int, proc: Path = _PROC) -> dict[str, int]:
+    """Ask the kernel how much memory a process uses.
+
+    Args:
+        pid: its id.
+        proc: where the kernel answers.
+
+    Returns:
+        Bytes by kind: `rss` is what is resident; `pss` divides each shared page by the number of its users, so that
+        the sum over all workers is what they take together. Empty where there is no such process.
+    """
+    try:
+        lines = (proc / str(pid) / "smaps_rollup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return {}
+    stated = dict(line.split(":", 1) for line in lines if line.startswith(("Rss:", "Pss:")))
+    return {kind.lower(): int(value.split()[0]) * _KIBIBYTE for kind, value in stated.items()}

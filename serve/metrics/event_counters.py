@@ -1,0 +1,36 @@
+"""From log lines to counts: every change of state that the log tells of is counted here and nowhere else."""
+
+from __future__ import annotations
+
+import json
+
+from serve.metrics.metric_families import FAULTS, PHASES, Families, Whose
+
+
+def count_event(families: Families, line: bytes) -> None:
+    """Count one line of the log.
+
+    Args:
+        families: get the counts.
+        line: as `serve.events.event_log` writes it.
+    """
+    said = json.loads(line)
+    event, whose = said["event"], Whose(str(said.get("model", "")), str(said.get("label", "stable")))
+    if event in ("swapped", "restored", "retired"):
+        _count_phases(families, whose, said)
+    if event == "swapped" and said.get("cause") == "checkpoint" and said.get("since_marker_s") is not None:
+        families.delay(whose, said["since_marker_s"])
+    if event == "refused":
+        families.refuse(whose, said["code"])
+    if event == "batch_mismatch":
+        families.mismatch(whose)
+    if event in FAULTS:
+        families.fault(whose, event)
+
+
+def _count_phases(families: Families, whose: Whose, said: dict[str, float]) -> None:
+    for phase in PHASES:
+        seconds = said.get(f"{phase}_s")
+        # A worker that found the bytes copied or proven says 0; it had no such phase.
+        if seconds:
+            families.phase(whose, phase, seconds)

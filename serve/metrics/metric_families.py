@@ -1,0 +1,271 @@
+"""Every metric by its name, and the door to prometheus_client.
+
+Units are seconds and bytes, counters end in `_total`. Labels take few values: the model's name, the label under which a
+version serves, fixed words. A sha256 is in none of them, because a series that has begun is kept for ever; the version
+is only in what is read anew for each answer (`serve.metrics.collectors`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess
+from prometheus_client.metrics_core import Metric
+
+from serve.metrics.multiprocess_directory import VARIABLE
+from serve.metrics.request_counters import BATCH_BOUNDS, LATENCY_BOUNDS_S, Counts, Spread
+
+# The fixed words of labels. A reason is the code of a checkpoint's fault or the name of an exception.
+PHASES = ("copy", "hash", "load", "warm_up", "commit", "free")
+FAULTS = (
+    *("fault", "hook_failed", "not_optimized", "not_restored", "request_failed", "stopped"),
+    *("store_damaged", "traces_failed", "weights_changed"),
+)
+OTHER = "other"
+REASONS = (
+    *("architecture", "content", "crash", "damaged", "deadline", "finite", "format", "golden", "hash", "interface"),
+    *("marker", "missing", "model", "pickle", "signature", "size", "state", "stateful", "validate", "warm-up", OTHER),
+    *("CheckpointMovedError", "FileNotFoundError", "MemoryError", "MemoryShortError", "OSError", "PermissionError"),
+    *("StoreFullError",),
+)
+_PHASE_BOUNDS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
+
+
+class Whose(NamedTuple):
+    """Which model, and under which of its labels.
+
+    Args:
+        model: its name.
+        label: `stable`, `canary` or `shadow`.
+    """
+
+    model: str
+    label: str
+
+
+class Reading(NamedTuple):
+    """One value that is read when Prometheus asks.
+
+    Args:
+        name: of the metric; a counter's ends in `_total`.
+        labels: their names and values.
+        value: now.
+    """
+
+    name: str
+    labels: Mapping[str, str]
+    value: float
+
+
+SWAPS = "envserve_swaps_total"
+# What is read and not counted: names, and what they mean. Of the swaps those that were refused are counted, the others
+# are read.
+READ = {
+    SWAPS: "Swaps, by outcome and reason.",
+    "envserve_env_info": "The environment that computes the answers; always 1.",
+    "envserve_model_info": "The version that is committed; always 1.",
+    "envserve_committed_generation": "The generation on which every request starts.",
+    "envserve_serving_generation": "The generation that a worker answers with; 0 while it has none.",
+    "envserve_generation_skew": "The committed generation less the oldest one that a worker answers with.",
+    "envserve_workers": "The living workers.",
+    "envserve_unserved_seconds": "The age of the newest published checkpoint while it is not served; 0 when it is.",
+    "envserve_quarantined_checkpoints": "The checkpoints that are refused.",
+    "envserve_pinned": "Whether automatic moves are stopped.",
+    "envserve_memory_bytes": "The memory of a worker: resident (rss), and with shared pages divided (pss).",
+}
+
+
+class Families:
+    """The metrics of one worker."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = self._counter("requests", "Answered requests.", "model", "label", "protocol", "status")
+        self._latency = self._histogram(
+            "request_seconds", "From a request's arrival to its answer.", LATENCY_BOUNDS_S, "model", "label"
+        )
+        self._wait = self._histogram(
+            "queue_seconds", "How long requests waited before they were worked on.", LATENCY_BOUNDS_S, "model"
+        )
+        self._batch = self._histogram("batch_rows", "Rows that were computed at once.", BATCH_BOUNDS, "model")
+        self._rejected = self._counter(
+            "rejected_requests", "Requests that were turned away before they were worked on.", "model", "reason"
+        )
+        self._in_flight = self._gauge("requests_in_flight", "Requests that are being answered.", "model")
+        self._queued = self._gauge("requests_queued", "Requests that wait in the workers.")
+        self._swaps = self._counter("swaps", READ[SWAPS], "model", "label", "outcome", "reason")
+        self._phase = self._histogram(
+            "swap_phase_seconds",
+            "How long the phases of a swap took a worker.",
+            _PHASE_BOUNDS_S,
+            "model",
+            "label",
+            "phase",
+        )
+        self._delay = self._histogram(
+            "publish_to_live_seconds", "From the writing of a marker to the swap.", _PHASE_BOUNDS_S, "model", "label"
+        )
+        self._shadow = self._counter(
+            "shadow_requests", "Requests that the shadow was asked as well, by outcome.", "model", "outcome"
+        )
+        self._compared: dict[tuple[str, str], int] = {}
+        self._mismatches = self._counter(
+            "batch_mismatches", "Joined requests whose answer alone was another one.", "model", "label"
+        )
+        self._faults = self._counter("faults", "Faults that the log tells of.", "model", "label", "event")
+
+    def add(self, counts: Counts) -> None:
+        """Add what an observer has counted.
+
+        Args:
+            counts: since the last call.
+        """
+        for served, count in counts.requests.items():
+            self._requests.labels(served.model, served.label, served.protocol, str(served.status)).inc(count)
+        for (model, label), spread in counts.latencies.items():
+            _add_spread(self._latency.labels(model, label), spread)
+        for model, spread in counts.waits.items():
+            _add_spread(self._wait.labels(model), spread)
+        for model, spread in counts.batches.items():
+            _add_spread(self._batch.labels(model), spread)
+        for (model, reason), count in counts.rejected.items():
+            self._rejected.labels(model, reason).inc(count)
+        for model, count in counts.in_flight.items():
+            self._in_flight.labels(model).set(count)
+        self._queued.set(counts.queued)
+
+    def compare(self, shadow: Mapping[str, Mapping[str, int]]) -> None:
+        """Count what was compared with a shadow since the last call.
+
+        Args:
+            shadow: how many requests so far, by model and outcome.
+        """
+        for model, outcomes in shadow.items():
+            for outcome, count in outcomes.items():
+                self._shadow.labels(model, outcome).inc(count - self._compared.get((model, outcome), 0))
+                self._compared[model, outcome] = count
+
+    def refuse(self, whose: Whose, reason: str, count: int = 1) -> None:
+        """Count a checkpoint that was refused.
+
+        Args:
+            whose: that it was for.
+            reason: the word for the kind of fault; one that is none of `REASONS` is counted as `other`.
+            count: 0 only begins the series.
+        """
+        self._swaps.labels(*whose, "refused", reason if reason in REASONS else OTHER).inc(count)
+
+    def begin_swaps(self, whose: Whose) -> None:
+        """Begin the series of what swaps take.
+
+        Args:
+            whose: that will be swapped.
+        """
+        for phase in PHASES:
+            self._phase.labels(*whose, phase)
+        self._delay.labels(*whose)
+
+    def phase(self, whose: Whose, phase: str, seconds: float) -> None:
+        """Count how long one phase of a swap took.
+
+        Args:
+            whose: that was swapped.
+            phase: `copy`, `hash`, `load`, `warm_up`, `commit` or `free`.
+            seconds: how long.
+        """
+        self._phase.labels(*whose, phase).observe(seconds)
+
+    def delay(self, whose: Whose, seconds: float) -> None:
+        """Count how long a published checkpoint took to be live.
+
+        Args:
+            whose: that was swapped.
+            seconds: how long.
+        """
+        self._delay.labels(*whose).observe(seconds)
+
+    def mismatch(self, whose: Whose, count: int = 1) -> None:
+        """Count joined requests whose answer alone was another one.
+
+        Args:
+            whose: that answered.
+            count: how many; 0 begins the series.
+        """
+        self._mismatches.labels(*whose).inc(count)
+
+    def fault(self, whose: Whose, event: str, count: int = 1) -> None:
+        """Count a fault.
+
+        Args:
+            whose: that has it.
+            event: the fixed word in the log.
+            count: 0 only begins the series.
+        """
+        self._faults.labels(*whose, event).inc(count)
+
+    def collect(self, readings: Iterable[Reading]) -> list[Metric]:
+        """Return all metrics of this server, those of the other workers among them.
+
+        Args:
+            readings: what was read just now.
+        """
+        registry = self._registry
+        if os.environ.get(VARIABLE):
+            registry = CollectorRegistry()
+            multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        metrics = {metric.name: metric for metric in registry.collect()}
+        for name, labels, value in readings:
+            family, kind = (name[: -len("_total")], "counter") if name.endswith("_total") else (name, "gauge")
+            if family not in metrics:
+                metrics[family] = Metric(family, READ[name], kind)
+            metrics[family].add_sample(name, dict(labels), value)
+        return sorted(metrics.values(), key=lambda metric: metric.name)
+
+    def _counter(self, name: str, help: str, *labels: str) -> Counter:
+        return Counter(f"envserve_{name}", help, labels, registry=self._registry)
+
+    def _histogram(self, name: str, help: str, bounds: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"envserve_{name}", help, labels, registry=self._registry, buckets=bounds)
+
+    def _gauge(self, name: str, help: str, *labels: str) -> Gauge:
+        return Gauge(f"envserve_{name}", help, labels, registry=self._registry, multiprocess_mode="livesum")
+
+
+def write(metrics: Iterable[Metric]) -> bytes:
+    """Write metrics in Prometheus's text format.
+
+    Args:
+        metrics: as `collect` returns them.
+    """
+    return prometheus_client.generate_latest(_Collected(metrics))
+
+
+def forget(pid: int) -> None:
+    """Drop the gauges of a worker that has ended; what it counted stays.
+
+    Args:
+        pid: its process id.
+    """
+    if os.environ.get(VARIABLE):
+        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+class _Collected(NamedTuple):
+    """What `generate_latest` takes for a registry."""
+
+    metrics: Iterable[Metric]
+
+    def collect(self) -> Iterable[Metric]:
+        return self.metrics
+
+
+def _add_spread(histogram: Any, spread: Spread) -> None:
+    # prometheus_client has no call that adds many values at once; these two are what its own `observe` uses.
+    for bucket, count in zip(histogram._buckets, spread.counts):
+        if count:
+            bucket.inc(count)
+    histogram._sum.inc(spread.total)

@@ -1,0 +1,68 @@
+"""The directory through which the workers of one server share their counts (prometheus_client's multiprocess mode).
+
+The master makes it before the first worker starts, and every worker inherits its name by the environment variable that
+prometheus_client reads when it is imported. A lock that ends with the server's last process tells whose it is, so that
+the next server removes what a killed one has left.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from serve.store import host_lock
+
+VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_PREFIX = "envserve-metrics-"
+_LOCK = "lock"
+# A directory this young may belong to a server that has not locked it yet.
+_SETTLE_S = 60.0
+_IN_MEMORY = Path("/dev/shm")  # noqa: S108 - the directory below it is made privately
+
+
+def make(environ: MutableMapping[str, str], parent: Path | None = None) -> Path:
+    """Make the directory of this server, and remove those of servers that are gone.
+
+    Args:
+        environ: the environment variables of the master; gets the directory's name.
+        parent: where to make it; in memory by default, because the counts are written all the time.
+
+    Returns:
+        The directory, empty but for its lock.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    parent = parent or (_IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else Path(tempfile.gettempdir()))
+    for left in parent.glob(_PREFIX + "*"):
+        if _is_abandoned(left):
+            shutil.rmtree(left, ignore_errors=True)
+    directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    # Never closed: the kernel does it when the master and all who inherited it have ended.
+    host_lock.claim(directory / _LOCK)
+    environ[VARIABLE] = str(directory)
+    return directory
+
+
+def remove(environ: MutableMapping[str, str]) -> None:
+    """Remove the directory of a server that ends.
+
+    Args:
+        environ: the environment variables of its master.
+    """
+    directory = environ.pop(VARIABLE, None)
+    if directory is not None:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _is_abandoned(directory: Path) -> bool:
+    try:
+        seen = directory.stat()
+    except FileNotFoundError:
+        return False
+    is_settled = time.time() - seen.st_mtime > _SETTLE_S
+    return is_settled and seen.st_uid == os.getuid() and not host_lock.is_held(directory / _LOCK)

@@ -1,0 +1,93 @@
+"""One worker's share of the metrics: an observer that counts, and a thread that hands the counts over once a second."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Callable
+
+from serve.metrics.event_counters import count_event
+from serve.metrics.initial_series import begin
+from serve.metrics.metric_families import Families, Reading, Whose, write
+from serve.metrics.request_counters import Observer
+from serve.metrics.totals import Tally, Traffic, read_tallies, read_traffic
+
+_HAND_OVER_S = 1.0
+
+
+class Meter:
+    """Counts what one worker does, and tells what all workers have counted.
+
+    Args:
+        read_shadow: tells how many requests were compared with each model's shadow so far, by outcome.
+    """
+
+    def __init__(self, read_shadow: Callable[[], Mapping[str, Mapping[str, int]]] = dict) -> None:
+        self.observer = Observer()
+        self.read_queued: Callable[[], int] = lambda: 0
+        self._read_shadow = read_shadow
+        self._families = Families()
+        self._is_stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._thread: tuple[int, threading.Thread] | None = None
+
+    def start(self) -> None:
+        """Begin to hand over, once in each process; threads do not survive a fork."""
+        if self._thread is None or self._thread[0] != os.getpid():
+            thread = threading.Thread(target=self._run, name="meter", daemon=True)
+            self._thread = os.getpid(), thread
+            thread.start()
+
+    def begin(self, models: Iterable[Whose], shadow_outcomes: Mapping[str, Iterable[str]]) -> None:
+        """Begin the series whose labels are known, in the worker; `serve.metrics.initial_series` says why.
+
+        Args:
+            models: that are served, under each label.
+            shadow_outcomes: by the models that have a shadow.
+        """
+        with self._lock:
+            begin(self._families, models, shadow_outcomes)
+
+    def stop(self) -> None:
+        """Hand over what is left; the worker ends."""
+        self._is_stopping.set()
+        self.hand_over()
+
+    def hand_over(self) -> None:
+        """Put what was counted where Prometheus finds it."""
+        with self._lock:
+            self.observer.queue(self.read_queued())
+            self._families.add(self.observer.take())
+            self._families.compare(self._read_shadow())
+
+    def take_event(self, line: bytes) -> None:
+        """Count a line of the log; a sink for `EventLog.also_to`.
+
+        Args:
+            line: one JSON object.
+        """
+        count_event(self._families, line)
+
+    def write(self, readings: Iterable[Reading]) -> bytes:
+        """Write all metrics of the server in Prometheus's text format.
+
+        Args:
+            readings: what was read just now.
+        """
+        self.hand_over()
+        return write(self._families.collect(readings))
+
+    def traffic(self) -> dict[tuple[str, str], Traffic]:
+        """Tell how many requests were answered so far, and how fast, by model and label."""
+        self.hand_over()
+        return read_traffic(self._families.collect(()))
+
+    def tallies(self) -> dict[str, Tally]:
+        """Tell what was asked of each model so far."""
+        self.hand_over()
+        return read_tallies(self._families.collect(()))
+
+    def _run(self) -> None:
+        while not self._is_stopping.wait(_HAND_OVER_S):
+            self.hand_over()

@@ -1,0 +1,234 @@
+"""The contract of a model class, and the predictor that is made from it.
+
+The settings name a class as `model = "module:Class"` and its keyword arguments as `[model_args]`. The least it has to
+be is a `torch.nn.Module` with one attribute:
+
+    class Classifier(torch.nn.Module):
+        example_inputs = [[0.0] * 16]          # inputs as a request has them; used for warm-up and for the shape
+
+        def __init__(self, hidden=32): ...
+        def forward(self, rows): ...
+
+A class may say more, each by a method of its own; a class that is no module says how to build one:
+
+    build_module(self)              -> torch.nn.Module        the module whose state dict the checkpoints hold
+    inputs_to_tensors(self, inputs) -> anything               a request's inputs to what the module takes; raises
+                                                              ValueError for inputs that do not fit
+    run_module(self, module, x)     -> anything               default: module(*x) for a plain tuple, module(**x)
+                                                              for a mapping, module(x) otherwise
+    tensors_to_outputs(self, y)     -> lists, numbers, texts  default: nested lists
+    image_to_inputs(self, pixels)   -> inputs                 for PNG and JPEG bodies: from uint8 [height, width, 3]
+    validate(self, model)           -> None or True           the last gate before a swap: `model.predict(inputs)`
+                                                              answers, `model.module` holds the weights; raises, or
+                                                              returns False, for a model that must not be served
+
+An example that is an object, `{"ids": [[…]], "mask": [[…]]}`, makes a model of several named inputs. Dimensions of any
+length are said as `torch.onnx.export` has them: `dynamic_axes = {"ids": {1: "length"}, "mask": {1: "length"}}`; lengths
+of one name are the same in a request. Requests that are ready at the same moment may share one run, their rows joined,
+where the model answers each row as it does alone; that is tried before each swap. `batchable = False` says that it must
+not even be tried.
+
+With `format = "torchscript"` or `"export"` the module comes out of the checkpoint, and the class only needs the rest.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from typing import Any, Callable
+
+from serve.errors import ModelError
+from serve.model import tensors
+from serve.model.example_variants import stretch
+from serve.model.inputs import CustomInputs, InputTensor, NamedInputs, SoleInput
+from serve.model.predictor import INPUTS
+from serve.model.torch_predictor import Inputs, TorchPredictor
+from serve.settings.settings import Settings
+
+
+def import_class(settings: Settings) -> Callable[..., object]:
+    """Import the model class.
+
+    Args:
+        settings: name it, and the directories where it is looked for.
+
+    Raises:
+        ModelError: it cannot be imported.
+    """
+    for directory in reversed(settings.python_path):
+        if str(directory) not in sys.path:
+            sys.path.insert(0, str(directory))
+    module_name, _, class_name = settings.model.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in class_name.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # importing runs the user's code, which may raise anything
+        raise ModelError(
+            f"{settings.model}: it cannot be imported: {type(error).__name__}: {error}",
+            hint="name it as module:Class, and list the directory of the module in python_path",
+        ) from error
+    if not callable(found):
+        raise ModelError(f"{settings.model}: expected a class, found {type(found).__name__}")
+    constructor: Callable[..., object] = found
+    return constructor
+
+
+def build(settings: Settings, constructor: Callable[..., object]) -> Any:
+    """Make an object of the model class.
+
+    Args:
+        settings: hold its arguments.
+        constructor: the class.
+
+    Raises:
+        ModelError: it cannot be made, or lacks what every model class has.
+    """
+    arguments = settings.model_args
+    try:
+        servable: Any = constructor(**arguments)
+    except Exception as error:  # the user's code may raise anything
+        raise _unbuildable(settings, error) from error
+    if not hasattr(servable, "example_inputs") and tensors.is_module(servable):
+        raise ModelError(
+            f"{settings.model}: expected the attribute example_inputs, found none",
+            hint="for example: example_inputs = [[0.0] * 16]",
+        )
+    return servable
+
+
+def build_module(settings: Settings, servable: Any) -> Any:
+    """Make the module that is to hold the weights.
+
+    Args:
+        settings: name the class, for messages.
+        servable: an object of the model class.
+
+    Raises:
+        ModelError: it cannot be made, or is none.
+    """
+    try:
+        module = servable.build_module() if hasattr(servable, "build_module") else servable
+    except Exception as error:  # the user's code may raise anything
+        raise _unbuildable(settings, error) from error
+    if not tensors.is_module(module):
+        raise ModelError(
+            f"{settings.model}: expected a torch.nn.Module, found {type(module).__name__}",
+            hint="subclass torch.nn.Module, or add build_module()",
+        )
+    if tensors.is_lazy(module):
+        _complete(settings, servable, module)
+    return module
+
+
+def _complete(settings: Settings, servable: Any, module: Any) -> None:
+    """Let a module with lazy layers find its shapes, as its first input tells them."""
+    was_training = module.training
+    try:
+        predictor = connect(settings, servable, module)
+        with tensors.unrecorded():
+            predictor.run_module(module.eval(), predictor.converter.place(predictor.take(servable.example_inputs)))
+    except Exception as error:  # the user's code may raise anything
+        raise ModelError(
+            f"{settings.model}: its lazy layers cannot find their shapes from example_inputs: "
+            f"{type(error).__name__}: {error}",
+            hint="run the example through the module in __init__ or build_module()",
+        ) from error
+    module.train(was_training)
+
+
+def connect(settings: Settings, servable: Any, module: Any) -> TorchPredictor:
+    """Make the predictor of a module that holds its weights.
+
+    Args:
+        settings: name the class and the device.
+        servable: an object of the model class.
+        module: on the device.
+
+    Raises:
+        ModelError: the example does not fit.
+    """
+    if hasattr(servable, "inputs_to_tensors"):
+        axes = read_axes(settings, servable)
+        converter: Inputs = CustomInputs(servable.inputs_to_tensors, servable.example_inputs, axes)
+    else:
+        converter = _read_example(settings, servable, module)
+    return TorchPredictor(
+        module=module,
+        converter=converter,
+        run_module=getattr(servable, "run_module", _run_module),
+        tensors_to_outputs=getattr(servable, "tensors_to_outputs", None),
+        image_to_inputs=getattr(servable, "image_to_inputs", None),
+    )
+
+
+def read_axes(settings: Settings, servable: Any) -> dict[str, dict[int, str]]:
+    """Read which dimensions of which inputs may have any length.
+
+    Args:
+        settings: name the class, for messages.
+        servable: an object of the model class; its `dynamic_axes` is in the form of `torch.onnx.export`.
+
+    Raises:
+        ModelError: it is something else.
+    """
+    stated, example = getattr(servable, "dynamic_axes", {}), servable.example_inputs
+    names = set(map(str, example)) if isinstance(example, Mapping) else {INPUTS}
+    try:
+        found = {
+            name: dict(axes) if isinstance(axes, Mapping) else {axis: f"{name}.{axis}" for axis in axes}
+            for name, axes in dict(stated).items()
+        }
+        if set(found) <= names and all(type(axis) is int and axis > 0 for axes in found.values() for axis in axes):
+            return found
+    except (TypeError, ValueError):
+        pass
+    raise ModelError(
+        f"{settings.model}: dynamic_axes: expected dimensions after the first, of {', '.join(sorted(names))}, "
+        f"found {stated!r}",
+        hint=f'for example: dynamic_axes = {{"{min(names)}": {{1: "length"}}}}',
+    )
+
+
+def lengthen(settings: Settings, servable: Any) -> object:
+    """Return the example with other lengths where they are open; `None` where none is.
+
+    Args:
+        settings: name the class, for messages.
+        servable: an object of the model class.
+    """
+    axes, example = read_axes(settings, servable), servable.example_inputs
+    if not axes:
+        return None
+    if isinstance(example, Mapping):
+        return {name: stretch(rows, axes.get(str(name), {})) for name, rows in example.items()}
+    return stretch(example, axes[INPUTS])
+
+
+def _read_example(settings: Settings, servable: Any, module: Any) -> Inputs:
+    example, axes, device = servable.example_inputs, read_axes(settings, servable), settings.device
+    try:
+        if isinstance(example, Mapping):
+            stated = {str(name): rows for name, rows in example.items()}
+            return NamedInputs(
+                {name: InputTensor(rows, module, device, name, axes.get(name, {})) for name, rows in stated.items()}
+            )
+        return SoleInput(InputTensor(example, module, device, axes=axes.get(INPUTS, {})))
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise ModelError(
+            f"{settings.model}: example_inputs: expected rows of numbers, found {error}",
+            hint="give rows of numbers, or add inputs_to_tensors()",
+        ) from error
+
+
+def _unbuildable(settings: Settings, error: Exception) -> ModelError:
+    arguments = dict(settings.model_args)
+    return ModelError(f"{settings.model}: building it with {arguments} failed: {type(error).__name__}: {error}")
+
+
+def _run_module(module: Any, taken: Any) -> Any:
+    if isinstance(taken, Mapping):
+        return module(**taken)
+    # A named tuple, such as a PackedSequence, is one argument.
+    return module(*taken) if type(taken) is tuple else module(taken)

@@ -1,0 +1,264 @@
+"""The door to torch for what comes in: from the inputs of a request to what a module takes.
+
+What a request gives stays in NumPy's hands until the module runs: joining the rows of small requests, and looking for
+NaN in them, takes torch several times as long. Only workers import it. Written for torch 1.12.1 to 2.13.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Callable, NoReturn
+
+import numpy
+import torch
+
+from serve.errors import InputError
+from serve.model.array_shapes import Axes, form_of, format_shape, open_shape
+from serve.model.json_arrays import read_rows
+from serve.model.predictor import INPUTS, ArrayForm
+from serve.model.tensors import without_gradients
+
+# The arrays are views of a request's body, which nobody else reads; a module that works in place may write into it.
+warnings.filterwarnings("ignore", message="The given (NumPy array|buffer) is not writ", category=UserWarning)
+
+Arrays = Mapping[str, "numpy.ndarray[Any, Any]"]
+
+
+class InputTensor:
+    """Turns rows of numbers into a tensor of the kind that the example has.
+
+    Args:
+        example: inputs as a request has them.
+        module: its first floating-point parameter tells the precision.
+        device: where the tensors go.
+        name: of the input.
+        axes: the dimensions that may have any length, with the names of those lengths.
+    """
+
+    def __init__(
+        self, example: object, module: Any, device: str, name: str = INPUTS, axes: Axes = MappingProxyType({})
+    ) -> None:
+        self._device = device
+        self.axes = axes
+        self._name = name
+        tensor = torch.tensor(example)
+        self._dtype = tensor.dtype
+        if tensor.is_floating_point():
+            # Types of eight bits and less are for keeping weights, not for computing.
+            dtypes = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
+            floating = (dtype for dtype in dtypes if torch.empty(0, dtype=dtype).element_size() > 1)
+            self._dtype = next(floating, tensor.dtype)
+        self.shape = open_shape(tensor.shape, axes)
+        self._row_shape = self.shape[1:]
+        self.form = ArrayForm(name, _numpy_name(self._dtype), self.shape)
+        self._array_dtype = numpy.dtype(self.form.dtype)
+        self._is_floating = self._dtype.is_floating_point
+        # NumPy has no bfloat16: those become tensors at once.
+        self._is_kept = str(self._dtype) == f"torch.{self.form.dtype}"
+
+    def take(self, inputs: object) -> Any:
+        """Convert the inputs of one request.
+
+        Args:
+            inputs: rows of numbers.
+
+        Returns:
+            What `place` takes.
+
+        Raises:
+            InputError: they are no numbers, not rectangular, not finite, or of another shape.
+
+        Shapes:
+            As the example's, with any number of rows.
+        """
+        array = read_rows(inputs, self.form.dtype, self._row_shape) if self._is_kept else None
+        if array is None:
+            return self._take_slowly(inputs)
+        if self._is_floating:
+            self._require_finite(array)
+        return array
+
+    def _take_slowly(self, inputs: object) -> Any:
+        try:
+            tensor = torch.tensor(inputs, dtype=self._dtype if self._is_floating else None)
+        except (TypeError, ValueError, RuntimeError, OverflowError, RecursionError) as error:
+            raise InputError(f"the {self._name}: expected rows of numbers, found {error}", self.shape) from error
+        if not self._is_floating and tensor.is_floating_point():
+            raise InputError(f"the {self._name}: expected whole numbers, found fractions", self.shape)
+        self._require_shape(tuple(tensor.shape))
+        found = tensor.to(self._dtype)
+        is_right = torch.isfinite(found) if self._is_floating else found.to(tensor.dtype) == tensor
+        if not bool(is_right.all()):
+            self._refuse_values()
+        return found.numpy() if self._is_kept else found
+
+    def take_array(self, array: numpy.ndarray[Any, Any]) -> Any:
+        """Convert an array, without a copy where its type is the module's.
+
+        Args:
+            array: of the example's shape, with any number of rows.
+
+        Returns:
+            What `place` takes.
+
+        Raises:
+            InputError: it is of another kind or shape, or not finite.
+        """
+        if array.dtype is not self._array_dtype and array.dtype != self._array_dtype:
+            if not numpy.can_cast(array.dtype, self._array_dtype, "same_kind"):
+                raise InputError(f"the {self._name}: expected {self.form.dtype}, found {array.dtype}", self.shape)
+            # torch has no unsigned types beyond 8 bits, and no other byte order.
+            found, array = array, array.astype(self._array_dtype)
+            if not self._is_floating and not numpy.array_equal(found, array):
+                self._refuse_values()
+        self._require_shape(array.shape)
+        if self._is_floating:
+            self._require_finite(array)
+        return array if self._is_kept else torch.from_numpy(numpy.ascontiguousarray(array)).to(self._dtype)
+
+    def place(self, taken: Any) -> Any:
+        """Bring what was taken, or several of it joined, to where the module computes.
+
+        Args:
+            taken: what `take` or `take_array` gave.
+
+        Returns:
+            A tensor on the device.
+        """
+        tensor = torch.from_numpy(numpy.ascontiguousarray(taken)) if self._is_kept else taken
+        return tensor if self._device == "cpu" else tensor.to(self._device)
+
+    def _require_shape(self, shape: tuple[int, ...]) -> None:
+        is_right = len(shape) == len(self.shape) and all(
+            found > 0 if length is None else found == length for found, length in zip(shape, self.shape)
+        )
+        if not is_right:
+            expected = format_shape(self.shape)
+            raise InputError(f"the {self._name}: expected the shape {expected}, found {list(shape)}", self.shape)
+
+    def _require_finite(self, array: numpy.ndarray[Any, Any]) -> None:
+        if not numpy.logical_and.reduce(numpy.isfinite(array), axis=None):
+            self._refuse_values()
+
+    def _refuse_values(self) -> NoReturn:
+        raise InputError(
+            f"the {self._name}: expected numbers that fit {self._dtype}, found larger ones or NaN", self.shape
+        )
+
+
+class SoleInput:
+    """The inputs of a module that takes one tensor of rows.
+
+    Args:
+        tensor: how they are converted.
+    """
+
+    def __init__(self, tensor: InputTensor) -> None:
+        self._tensor = tensor
+        self.shape = tensor.shape
+        self.forms: tuple[ArrayForm, ...] = (tensor.form,)
+
+    def take(self, inputs: object) -> Any:
+        """Convert inputs as JSON has them; raises `InputError` where they do not fit."""
+        return self._tensor.take(inputs)
+
+    def take_arrays(self, arrays: Arrays) -> Any:
+        """Convert arrays by name; raises `InputError` where they do not fit."""
+        return self._tensor.take_array(_pick(arrays, self.forms)[0])
+
+    def place(self, taken: Any) -> Any:
+        """Make a tensor of what was taken."""
+        return self._tensor.place(taken)
+
+
+class NamedInputs:
+    """The inputs of a module that takes several tensors by name.
+
+    Args:
+        tensors: how each is converted.
+    """
+
+    def __init__(self, tensors: Mapping[str, InputTensor]) -> None:
+        self._tensors = tensors
+        self.shape: tuple[int | None, ...] = ()
+        self.forms = tuple(tensor.form for tensor in tensors.values())
+        self._lengths: dict[str, list[tuple[str, int]]] = {}
+        for name, tensor in tensors.items():
+            for axis, length in tensor.axes.items():
+                self._lengths.setdefault(length, []).append((name, axis))
+
+    def take(self, inputs: object) -> Any:
+        """Convert inputs as JSON has them; raises `InputError` where they do not fit."""
+        if not isinstance(inputs, Mapping) or set(inputs) != set(self._tensors):
+            raise InputError(f"the inputs: expected an object with {', '.join(self._tensors)}")
+        return self._same_rows({name: tensor.take(inputs[name]) for name, tensor in self._tensors.items()})
+
+    def take_arrays(self, arrays: Arrays) -> Any:
+        """Convert arrays by name; raises `InputError` where they do not fit."""
+        picked = _pick(arrays, self.forms)
+        return self._same_rows(
+            {name: tensor.take_array(array) for (name, tensor), array in zip(self._tensors.items(), picked)}
+        )
+
+    def place(self, taken: Any) -> Any:
+        """Make tensors of what was taken."""
+        return {name: self._tensors[name].place(each) for name, each in taken.items()}
+
+    def _same_rows(self, taken: dict[str, Any]) -> dict[str, Any]:
+        rows = {name: tensor.shape[0] for name, tensor in taken.items()}
+        if len(set(rows.values())) > 1:
+            raise InputError(f"the inputs: expected as many rows in each, found {rows}")
+        for length, places in self._lengths.items():
+            found = {name: taken[name].shape[axis] for name, axis in places}
+            if len(set(found.values())) > 1:
+                raise InputError(f"the inputs: expected the same {length} in each, found {found}")
+        return taken
+
+
+class CustomInputs:
+    """The inputs of a model class that converts them itself.
+
+    Args:
+        convert: its `inputs_to_tensors`.
+        example: inputs as a request has them; they tell the form of the arrays that can stand for them.
+        axes: by the name of an input, the dimensions that may have any length.
+    """
+
+    def __init__(self, convert: Callable[[object], Any], example: object, axes: Mapping[str, Axes]) -> None:
+        self._convert = convert
+        self.shape: tuple[int | None, ...] = ()
+        self._is_named = isinstance(example, Mapping)
+        named = example if isinstance(example, Mapping) else {INPUTS: example}
+        forms = [form_of(str(name), value, axes.get(str(name), {})) for name, value in named.items()]
+        self.forms = tuple(form for form in forms if form is not None) if None not in forms else ()
+
+    def take(self, inputs: object) -> Any:
+        """Convert inputs as JSON has them; raises what the model class raises."""
+        with without_gradients():
+            return self._convert(inputs)
+
+    def take_arrays(self, arrays: Arrays) -> Any:
+        """Convert arrays by name; raises `InputError` where they do not fit, or what the model class raises."""
+        if not self.forms:
+            raise InputError("the inputs: expected JSON, as this model's inputs are no arrays")
+        lists = [array.tolist() for array in _pick(arrays, self.forms)]
+        named = dict(zip((form.name for form in self.forms), lists))
+        return self.take(named if self._is_named else lists[0])
+
+    def place(self, taken: Any) -> Any:
+        """Return what was taken: the model class has made it."""
+        return taken
+
+
+def _pick(arrays: Arrays, forms: Sequence[ArrayForm]) -> list[numpy.ndarray[Any, Any]]:
+    if len(arrays) != len(forms) or not all(form.name in arrays for form in forms):
+        found = ", ".join(sorted(arrays)) or "none"
+        raise InputError(f"the inputs: expected {', '.join(form.name for form in forms)}, found {found}")
+    return [arrays[form.name] for form in forms]
+
+
+def _numpy_name(dtype: Any) -> str:
+    name = str(dtype).rpartition(".")[2]
+    return "float32" if name == "bfloat16" else name

@@ -1,0 +1,150 @@
+"""What a model class keeps of a request: found by comparing what hangs on its objects, and by mixing two requests.
+
+Requests overlap in a worker: one is converted while another runs. What a class keeps between its steps is then another
+client's. Only workers import this.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy
+import torch
+
+from serve.model.batchability import as_json
+from serve.model.golden_check import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, differences
+from serve.model.predictor import Predictor
+
+_DEPTH, _PARTS, _MOST_PARTS, _ELEMENTS = 4, 64, 2000, 1024
+_OPAQUE = (ModuleType, FunctionType, BuiltinFunctionType, MethodType, type, torch.nn.Module)
+# Of a torch module: its weights are looked after by `serve.model.tensor_versions`, its submodules on their own.
+_TORCHS = frozenset(("_parameters", "_buffers", "_modules"))
+Mark = tuple[object, object]
+
+
+def snapshot(servable: object, module: Any) -> dict[str, Mark]:
+    """Note all that hangs on an object of a model class, its module, its class and the file of its class.
+
+    Args:
+        servable: the object.
+        module: holds the weights; often the same.
+
+    Returns:
+        By the names that its author knows. The values are held, so that no other takes the place of one.
+    """
+    return {name: (value, _Marker().mark(value, _DEPTH)) for name, value in _named(servable, module)}
+
+
+def changed(before: Mapping[str, Mark], after: Mapping[str, Mark]) -> list[str]:
+    """Name what differs between two snapshots.
+
+    Args:
+        before: the earlier one.
+        after: the later one.
+    """
+    return sorted(name for name in {**before, **after} if before.get(name, _NONE)[1] != after.get(name, _NONE)[1])
+
+
+_NONE: Mark = (None, "missing")
+
+
+def _named(servable: object, module: Any) -> Iterator[tuple[str, object]]:
+    yield from _attributes("self", servable)
+    for name, part in module.named_modules():
+        if part is not servable:
+            yield from _attributes(f"module.{name}" if name else "module", part)
+    for parent in type(servable).__mro__:
+        if parent.__module__.partition(".")[0] not in ("builtins", "torch", "abc", "typing"):
+            yield from _attributes(parent.__name__, parent)
+    file = sys.modules.get(type(servable).__module__)
+    if file is not None:
+        yield from _attributes(file.__name__, file)
+
+
+def _attributes(place: str, owner: object) -> Iterator[tuple[str, object]]:
+    for name, value in list(getattr(owner, "__dict__", {}).items()):
+        if name not in _TORCHS and not (name.startswith("__") and name.endswith("__")):
+            yield f"{place}.{name}", value
+
+
+class _Marker:
+    """Makes what is equal as long as a value is the same and was not changed; looks at no more than so many parts."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_PARTS
+
+    def mark(self, value: Any, depth: int) -> object:
+        """Mark one value, and its parts down to a depth."""
+        self._left -= 1
+        if isinstance(value, torch.Tensor):
+            version = None if value.is_inference() else value._version
+            return id(value), version, _elements(value.detach()) if value.numel() <= _ELEMENTS else None
+        if isinstance(value, numpy.ndarray):
+            return id(value), value.tobytes() if value.size <= _ELEMENTS else None
+        if value is None or isinstance(value, (str, bytes, int, float, complex)):
+            return value if value == value else "nan"
+        if isinstance(value, _OPAQUE) or not depth or self._left < 0:
+            return id(value)
+        if isinstance(value, Mapping):
+            return len(value), self._parts((part for pair in list(value.items()) for part in pair), depth)
+        if isinstance(value, (list, tuple, set, frozenset, deque)):
+            return len(value), self._parts(list(value), depth)
+        return id(value), self._parts((part for pair in _attributes("", value) for part in pair), depth)
+
+    def _parts(self, values: Iterable[object], depth: int) -> tuple[object, ...]:
+        return tuple(self.mark(value, depth - 1) for value in itertools.islice(values, _PARTS))
+
+
+def _elements(tensor: Any) -> object:
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        return None
+    try:
+        return tensor.tolist()
+    except RuntimeError:  # numbers of a type that Python has none for, such as 4-bit ones
+        return None
+
+
+def find_mixing(predictor: Predictor, one: object, other: object) -> str:
+    """Tell how an answer changes by the company of another request, in every way in which a worker lets two overlap.
+
+    Args:
+        predictor: answers them.
+        one: inputs as JSON has them.
+        other: inputs that are answered otherwise, if possible.
+
+    Returns:
+        The first difference; nothing where there is none.
+    """
+    alone = {}
+    for name, inputs in (("other", other), ("one", one)):
+        _, alone[name], again = (_answer(predictor, inputs) for _ in range(3))
+        if _compare(alone[name], again):
+            return ""  # it answers by chance or by the time; company has nothing to do with it
+    for run, give in itertools.product(("one", "other"), repeat=2):
+        taken = {"one": predictor.take(one), "other": predictor.take(other)}
+        given = {name: _run(predictor, taken[name]) for name in sorted(taken, key=run.__ne__)}
+        for name in sorted(given, key=give.__ne__):
+            difference = _compare(alone[name], as_json(predictor.give(given[name])))
+            if difference:
+                return difference
+    return _compare(alone["one"], _answer(predictor, one))
+
+
+def _answer(predictor: Predictor, inputs: object) -> object:
+    return as_json(predictor.give(_run(predictor, predictor.take(inputs))))
+
+
+def _run(predictor: Predictor, taken: Any) -> Any:
+    # What draws numbers by chance answers equal requests alike from equal seeds.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return predictor.run(taken)
+
+
+def _compare(expected: object, actual: object) -> str:
+    return next(differences(expected, actual, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE), "")

@@ -1,0 +1,191 @@
+"""The one place of a worker that holds the live model.
+
+A request leases the generation that is live when it starts and keeps it to its end. Which one is live says the commit
+word: it is read once for each request, and when it names the generation that stands by, that one is live from this
+request on, in this worker as in all others. What was replaced is handed back for retirement only when its last lease
+has ended.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Callable
+
+from serve.checkpoint.provenance import Provenance
+from serve.errors import NotLiveError
+from serve.model.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A model that is, was or will be live.
+
+    Args:
+        predictor: the loaded model.
+        provenance: where its answers come from.
+        facts: what the log and `GET /model` say about it beyond that.
+    """
+
+    predictor: Predictor
+    provenance: Provenance
+    facts: dict[str, object]
+
+
+class Slot:
+    """Holds the live generation, and the one that stands by, and counts who uses which."""
+
+    def __init__(self) -> None:
+        self._live: Generation | None = None
+        self._standby: Generation | None = None
+        self._committed: Callable[[], int] | None = None
+        self._leases: dict[int, int] = {}
+        self._draining: list[Generation] = []
+        self._lock = threading.Lock()
+
+    def follow(self, committed: Callable[[], int]) -> None:
+        """Let the commit word say which generation is live; without it only `swap` does.
+
+        Args:
+            committed: reads the word.
+        """
+        with self._lock:
+            self._committed = committed
+
+    @property
+    def live(self) -> Generation | None:
+        """The live generation, for looking at; answering a request takes a lease."""
+        with self._lock:
+            return self._choose()
+
+    def acquire(self) -> Generation:
+        """Take a lease: hold the live generation for one request, until `release`.
+
+        Returns:
+            The generation that is live now; a swap does not change it.
+
+        Raises:
+            NotLiveError: no model is live yet.
+        """
+        # Choosing the generation and counting the lease are one step, or a swap in between could retire it.
+        with self._lock:
+            generation = self._choose()
+            if generation is None:
+                raise NotLiveError("no model is live in this worker yet")
+            key = id(generation)
+            self._leases[key] = self._leases.get(key, 0) + 1
+        return generation
+
+    def hold(self, generation: Generation) -> None:
+        """Take another lease on a generation that has one.
+
+        Args:
+            generation: what `acquire` gave and `release` has not got back.
+        """
+        with self._lock:
+            self._leases[id(generation)] += 1
+
+    def release(self, generation: Generation) -> None:
+        """End a lease.
+
+        Args:
+            generation: what `acquire` gave.
+        """
+        key = id(generation)
+        with self._lock:
+            self._leases[key] -= 1
+            if not self._leases[key]:
+                del self._leases[key]
+
+    @contextmanager
+    def lease(self) -> Iterator[Generation]:
+        """Hold the live generation while a block runs.
+
+        Yields:
+            The generation that is live now; a swap does not change it.
+
+        Raises:
+            NotLiveError: no model is live yet.
+        """
+        generation = self.acquire()
+        try:
+            yield generation
+        finally:
+            self.release(generation)
+
+    def stand_by(self, generation: Generation | None) -> None:
+        """Hold a prepared generation ready, to become live when the commit word names it.
+
+        Args:
+            generation: the prepared one; `None` when its proposal was closed.
+        """
+        with self._lock:
+            self._standby = generation
+
+    def swap(self, generation: Generation) -> Generation | None:
+        """Make a generation live at once.
+
+        Args:
+            generation: what every request that starts from now on uses.
+
+        Returns:
+            The generation that it replaced; it drains from now on.
+        """
+        with self._lock:
+            return self._swap(generation)
+
+    def take_drained(self) -> list[Generation]:
+        """Hand over the replaced generations that no request uses any more.
+
+        Returns:
+            The generations, the longest replaced first; the slot holds them no longer.
+        """
+        with self._lock:
+            drained = [generation for generation in self._draining if id(generation) not in self._leases]
+            self._draining = [generation for generation in self._draining if id(generation) in self._leases]
+        return drained
+
+    def vacate(self) -> None:
+        """Serve nothing for a while; what was live drains. Requests are told that no model is live."""
+        with self._lock:
+            if self._live is not None:
+                self._draining.append(self._live)
+                self._live = None
+
+    def put_back(self, generation: Generation) -> None:
+        """Undo `vacate`, unless something else has become live.
+
+        Args:
+            generation: the one that was live, or one that answers for it.
+        """
+        with self._lock:
+            self._draining = [other for other in self._draining if other is not generation]
+            if self._live is None:
+                self._live = generation
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether a replaced generation still has leases, or was not handed over yet."""
+        return bool(self._draining)
+
+    def _choose(self) -> Generation | None:
+        if self._committed is None:
+            return self._live
+        committed = self._committed()
+        if self._live is not None and self._live.provenance.generation == committed:
+            return self._live
+        if self._standby is not None and self._standby.provenance.generation == committed:
+            generation, self._standby = self._standby, None
+            self._swap(generation)
+            return generation
+        # All other workers have moved, and this one was not ready: rather no answer than an old one. It cannot happen
+        # to a worker that is on the roster; the reloader loads what is committed.
+        return None
+
+    def _swap(self, generation: Generation) -> Generation | None:
+        replaced, self._live = self._live, generation
+        if replaced is not None:
+            self._draining.append(replaced)
+        return replaced

@@ -1,0 +1,186 @@
+"""The last gates before a swap: the model answers its example, answers its golden requests rightly, and is valid.
+
+All of it runs under one time limit, in a thread of its own: a model that hangs is refused at the deadline, and the
+worker that tried it goes on serving the one it has.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Callable, Generic, TypeVar
+
+from serve.errors import TrialError
+from serve.model.batchability import describe_outputs
+from serve.model.golden_check import Golden, require_golden
+from serve.model.interface import describe
+from serve.model.predictor import ArrayForm, Predictor
+from serve.swap.background_task import GIVEN_UP
+
+# The first run pays for lazily created kernels and buffers, the second shows that they are there.
+_RUNS = 2
+Found = TypeVar("Found")
+
+
+class HangingError(TrialError):
+    """A trial was given up.
+
+    Args:
+        thread: that ends when the model's code does.
+        message: what is wrong.
+    """
+
+    def __init__(self, thread: threading.Thread, message: str) -> None:
+        super().__init__("warm-up", message)
+        self.thread = thread
+
+
+@dataclass(frozen=True)
+class Candidate(Generic[Found]):
+    """A model that is to be tried.
+
+    Args:
+        predictor: answers requests.
+        example: inputs as a request has them.
+        golden: requests whose answers are known.
+        validate: the model class's own check, where it has one; it raises, or returns `False`, for a bad model.
+        longer: inputs whose open lengths are others than the example's, where it has such lengths.
+        examine: finds out what answers do not show; it raises `CheckpointError` for a bad model.
+    """
+
+    predictor: Predictor
+    example: object
+    golden: Sequence[Golden] = ()
+    validate: Callable[[Any], object] | None = None
+    longer: object = None
+    examine: Callable[[], Found] | None = None
+
+
+@dataclass(frozen=True)
+class Tried(Generic[Found]):
+    """What was found out about a model.
+
+    Args:
+        form: of the example and of its answer.
+        outputs: as arrays.
+        examined: what `examine` returned.
+    """
+
+    form: dict[str, str]
+    outputs: tuple[ArrayForm, ...]
+    examined: Found | None
+
+
+def warm_up(candidate: Candidate[Found], sizes: Sequence[int], timeout_s: float) -> Tried[Found]:
+    """Try a model.
+
+    Args:
+        candidate: the model, and what to ask it.
+        sizes: the numbers of rows that will be served; none means those of the example.
+        timeout_s: how long all of it may take.
+
+    Returns:
+        What was found out about it.
+
+    Raises:
+        TrialError: it fails, or is not done in time.
+        CheckpointError: it answers golden requests wrongly.
+    """
+    return limit(lambda: _try(candidate, sizes), timeout_s)
+
+
+def _try(candidate: Candidate[Found], sizes: Sequence[int]) -> Tried[Found]:
+    predictor = candidate.predictor
+    form = {"inputs": describe(candidate.example), "outputs": _answer(predictor, candidate.example)}
+    if candidate.longer is not None:
+        _answer(predictor, candidate.longer, "example_inputs at another length of dynamic_axes")
+    for size in sizes:
+        _answer(predictor, _resize(candidate.example, size))
+    for place, golden in enumerate(candidate.golden):
+        require_golden(place, golden, _ask_golden(predictor, place, golden))
+    _validate(candidate)
+    examined = candidate.examine() if candidate.examine is not None else None
+    inputs = [candidate.example, *([] if candidate.longer is None else [candidate.longer])]
+    given = [predictor.run(predictor.take(each)) for each in inputs]
+    return Tried(form, describe_outputs(predictor, given), examined)
+
+
+def _answer(predictor: Predictor, inputs: object, what: str = "example_inputs") -> str:
+    try:
+        for _ in range(_RUNS):
+            outputs = json.loads(json.dumps(predictor.predict(inputs), allow_nan=False))
+    except Exception as error:  # the user's code may raise anything
+        raise TrialError("warm-up", f"the warm-up with {what} failed: {type(error).__name__}: {error}") from error
+    return describe(outputs)
+
+
+def _resize(example: object, size: int) -> object:
+    if not isinstance(example, (list, tuple)) or not example:
+        raise TrialError("warm-up", f"warm_up_sizes: expected example_inputs of rows, found {describe(example)}")
+    return [example[row % len(example)] for row in range(size)]
+
+
+def _ask_golden(predictor: Predictor, place: int, golden: Golden) -> object:
+    try:
+        return json.loads(json.dumps(predictor.predict(golden.inputs)))
+    except Exception as error:  # the user's code may raise anything
+        raise TrialError(
+            "golden", f"golden[{place}]: expected an answer, found {type(error).__name__}: {error}"
+        ) from error
+
+
+def _validate(candidate: Candidate[Any]) -> None:
+    if candidate.validate is None:
+        return
+    try:
+        verdict = candidate.validate(candidate.predictor)
+    except Exception as error:  # the user's code may raise anything
+        raise TrialError("validate", f"validate(model): {type(error).__name__}: {error}") from error
+    if verdict is False:
+        raise TrialError("validate", "validate(model): expected True or None, found False")
+
+
+def limit(work: Callable[[], Found], timeout_s: float) -> Found:
+    """Run some work in a thread, and give it up at a deadline.
+
+    Args:
+        work: may run the user's code.
+        timeout_s: how long it may take.
+
+    Returns:
+        What the work returned.
+
+    Raises:
+        TrialError: it was not done in time, or ended the interpreter.
+        Exception: what the work raised.
+    """
+    results: list[Found] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # the user's code may even call sys.exit
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="warm-up", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if thread.is_alive():
+        thread.name = GIVEN_UP
+        _interrupt(thread)
+        raise HangingError(thread, f"the warm-up: expected its end within {timeout_s:g} s, found it still running")
+    for error in errors:
+        if isinstance(error, Exception):
+            raise error
+        raise TrialError("warm-up", f"the warm-up ended with {error!r}") from error
+    return results[0]
+
+
+def _interrupt(thread: threading.Thread) -> None:
+    # Ends what hangs in Python code as soon as it runs again; what hangs in C stays, in a thread that nobody awaits.
+    if thread.ident is not None:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))

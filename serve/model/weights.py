@@ -1,0 +1,164 @@
+"""The door to torch for files: reads state dicts and TorchScript, in workers only.
+
+Safetensors hold numbers and nothing else. A pickle is a program: it is read with `weights_only=True`, and in full only
+where the caller says that it may. That is no boundary on an old torch: see `weaknesses`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from serve.checkpoint.formats import SAFETENSORS
+from serve.errors import CheckpointError, plain
+
+# What torch says of an object that weights_only does not build, among lines that tell how to trust it.
+_UNSAFE = re.compile(r"Unsupported (?:global|class|operand)[^\n]*?(?=\. Please| was not an allowed|\n|$)")
+_SHOWN = 300
+# What torch's exported programs say of inputs that they are not for: 2.9 and later, and before.
+_GUARD = re.compile(r"Guard failed: |Expected input at \*args")
+# Source: the advisories GHSA-53q9-r3pm-6pq6 (CVE-2025-32434) and that of CVE-2026-24747.
+_FIXES = (((2, 6), "CVE-2025-32434"), ((2, 10), "CVE-2026-24747"))
+
+
+def weaknesses(version: str) -> tuple[str, ...]:
+    """Name the ways past `weights_only=True` that a version of torch has.
+
+    Args:
+        version: for example `2.8.0+cu126`.
+    """
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    return tuple(name for fixed, name in _FIXES if numbers < fixed)
+
+
+def torch_version() -> str:
+    """Return the version of the torch that is installed."""
+    return str(torch.__version__)
+
+
+@functools.cache
+def can_map_pickles() -> bool:
+    """Whether a torch.save file can stay mapped, instead of being read into memory (torch 2.1)."""
+    return "mmap" in inspect.signature(torch.load).parameters
+
+
+def read_state(path: Path, format: str, may_unpickle: bool) -> Any:
+    """Read what a file holds that nobody writes to; `serve.model.state_dicts` finds the state dict in it.
+
+    Args:
+        path: the read-only copy in the store; safetensors and, where torch can, torch.save files stay mapped from it.
+        format: `"safetensors"` or `"torch"`.
+        may_unpickle: whether a full unpickling may run the file's code.
+
+    Returns:
+        What was saved, its tensors on the CPU.
+
+    Raises:
+        CheckpointError: the file is damaged, or would need an unpickling that is not allowed.
+    """
+    if format == SAFETENSORS:
+        try:
+            return safetensors.torch.load_file(str(path))
+        except (ValueError, RuntimeError, safetensors.SafetensorError) as error:
+            raise CheckpointError("damaged", f"safetensors cannot read it: {error}") from error
+    return _unpickle(path, may_unpickle)
+
+
+def _unpickle(path: Path, may_unpickle: bool) -> object:
+    options: dict[str, object] = {"map_location": "cpu"}
+    accepted = inspect.signature(torch.load).parameters
+    if "weights_only" in accepted:
+        options["weights_only"] = not may_unpickle
+    elif not may_unpickle:
+        raise CheckpointError(
+            "pickle",
+            f"torch {torch.__version__} cannot read a pickle without running its code, and its sha256 is not allowed",
+            hint="save safetensors, or add the sha256 to allowed_pickles",
+        )
+    if can_map_pickles() and zipfile.is_zipfile(path):
+        options["mmap"] = True
+    try:
+        loaded: object = torch.load(str(path), **options)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever a damaged or hostile pickle provokes
+        unsafe = _UNSAFE.search(str(error))
+        if unsafe is None or may_unpickle:
+            raise _damaged("torch.load", error) from error
+        raise CheckpointError(
+            "pickle",
+            f"expected tensors only, found a pickle of more: {unsafe.group()[:_SHOWN]}",
+            hint="`python -m serve publish --convert FILE` makes safetensors of it and runs its code to do so; or list "
+            "its sha256 in allowed_pickles",
+        ) from error
+    return loaded
+
+
+def _damaged(reader: str, error: Exception) -> CheckpointError:
+    return CheckpointError("damaged", f"{reader} cannot read it: {type(error).__name__}: {plain(str(error))[:_SHOWN]}")
+
+
+def read_script(path: Path, device: str) -> Any:
+    """Read a TorchScript module, which brings its own code.
+
+    Args:
+        path: the read-only copy in the store.
+        device: where it is to compute.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    try:
+        module = torch.jit.load(str(path), map_location=device)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # torch raises RuntimeError, and other types, according to its version
+        raise _damaged("torch.jit.load", error) from error
+    return module
+
+
+def read_program(path: Path, device: str) -> Any:
+    """Read a program of `torch.export`, which brings its own code.
+
+    Args:
+        path: the read-only copy in the store.
+        device: where it is to compute.
+
+    Returns:
+        A module.
+
+    Raises:
+        CheckpointError: the file is damaged, or this torch cannot read or move it.
+    """
+    if not hasattr(torch, "export") or not hasattr(torch.export, "load"):
+        raise CheckpointError(
+            "format", f"torch {torch.__version__} cannot read torch.export programs; 2.1 and later can"
+        )
+    try:
+        with path.open("rb") as reader:  # by its path, torch warns of every suffix but .pt2
+            program = torch.export.load(reader)
+        if torch.device(device).type != "cpu":
+            from torch.export.passes import move_to_device_pass
+
+            program = move_to_device_pass(program, device)
+        return program.module()
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # as above
+        raise _damaged("torch.export.load", error) from error
+
+
+def is_guard(error: Exception) -> bool:
+    """Whether an exported program says that it is not for such inputs, for example not for that number of rows.
+
+    Args:
+        error: what running it raised.
+    """
+    return bool(_GUARD.match(str(error)))

@@ -1,0 +1,1 @@
+"""Access log, spans, status page, telemetry."""

@@ -1,0 +1,103 @@
+"""The access log: one JSON line for each answered request, with the sha256 of the model that answered.
+
+To standard output, apart from the events on standard error, each line by a single write. Written only where
+`access_log = true` is set: it costs more than all other counting together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Callable
+
+from serve.http.trace_context import TraceParent
+
+Sink = Callable[[bytes], None]
+_STDOUT = 1
+# What the answer's own headers say of where it comes from, by the name that it has in the line.
+_PROVENANCE = {
+    "model": "X-Model-Name",
+    "version": "X-Model-Version",
+    "generation": "X-Model-Generation",
+    "sha256": "X-Model-SHA256",
+}
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request and its answer.
+
+    Args:
+        method: of the request.
+        path: of the request, without its query.
+        client: the address that it came from.
+        status: of the answer.
+        seconds: from arrival to answer.
+        taken_bytes: length of the request's body.
+        given_bytes: length of the answer's body.
+        headers: of the answer.
+        trace: the place in a trace.
+    """
+
+    method: str
+    path: str
+    client: str
+    status: int
+    seconds: float
+    taken_bytes: int
+    given_bytes: int
+    headers: Mapping[str, str]
+    trace: TraceParent | None
+
+
+def provenance_of(headers: Mapping[str, str]) -> dict[str, str]:
+    """Pick out where an answer comes from.
+
+    Args:
+        headers: of the answer.
+
+    Returns:
+        `model`, `version`, `generation` and `sha256`, as far as the answer says.
+    """
+    return {name: headers[header] for name, header in _PROVENANCE.items() if header in headers}
+
+
+class AccessLog:
+    """Writes the lines of one worker.
+
+    Args:
+        sink: where the bytes go.
+    """
+
+    def __init__(self, sink: Sink | None = None) -> None:
+        self._sink = sink or _write_to_stdout
+
+    def put(self, exchange: Exchange) -> None:
+        """Write one line.
+
+        Args:
+            exchange: what was asked and answered.
+        """
+        line: dict[str, object] = {
+            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "event": "request",
+            "worker": os.getpid(),
+            "client": exchange.client,
+            "method": exchange.method,
+            "path": exchange.path,
+            "status": exchange.status,
+            "seconds": round(exchange.seconds, 6),
+            "taken_bytes": exchange.taken_bytes,
+            "given_bytes": exchange.given_bytes,
+            **provenance_of(exchange.headers),
+        }
+        if exchange.trace is not None:
+            line.update(trace_id=exchange.trace.trace_id, span_id=exchange.trace.span_id)
+        self._sink(json.dumps(line).encode() + b"\n")
+
+
+def _write_to_stdout(line: bytes) -> None:
+    os.write(_STDOUT, line)

@@ -1,0 +1,90 @@
+"""Reporting each request as a span, by OpenTelemetry; the door to it, and used only where `traces = "otlp"` is set.
+
+Where the spans go say OpenTelemetry's own variables: `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_SERVICE_NAME`,
+`OTEL_TRACES_SAMPLER` and so on. The attributes are those of its semantic conventions for HTTP servers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from serve.errors import Issue, SettingsError
+from serve.http.trace_context import TraceParent
+
+_FIRST_ERROR = 500
+
+
+class Spans:
+    """Makes the spans of one worker; made after the fork, because it has a thread that sends.
+
+    Raises:
+        SettingsError: OpenTelemetry is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from opentelemetry import trace
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        except ImportError as error:
+            raise SettingsError(
+                [Issue("traces", f"expected OpenTelemetry, found none: {error}", 'install "envserve[otel]"')]
+            ) from error
+        named = {} if "OTEL_SERVICE_NAME" in os.environ else {"service.name": "envserve"}
+        self._provider = TracerProvider(resource=Resource.create(named))
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer("envserve")
+        self._trace = trace
+
+    def begin(self, method: str, route: str, path: str, parent: TraceParent | None) -> Any:
+        """Begin the span of a request.
+
+        Args:
+            method: of the request.
+            route: the pattern of the path, such as `/predict/<name>`.
+            path: that is asked for.
+            parent: the caller's span.
+
+        Returns:
+            The span, for `parent_of` and `end`.
+        """
+        trace = self._trace
+        context = None
+        if parent is not None:
+            flags = trace.TraceFlags(int(parent.flags, 16))
+            caller = trace.SpanContext(int(parent.trace_id, 16), int(parent.span_id, 16), True, flags)
+            context = trace.set_span_in_context(trace.NonRecordingSpan(caller))
+        attributes = {"http.request.method": method, "http.route": route, "url.path": path}
+        return self._tracer.start_span(f"{method} {route}", context, trace.SpanKind.SERVER, attributes)
+
+    def place_of(self, span: Any) -> TraceParent:
+        """Return a span's place in its trace, for the log and the answer.
+
+        Args:
+            span: as `begin` returned it.
+        """
+        context = span.get_span_context()
+        return TraceParent(f"{context.trace_id:032x}", f"{context.span_id:016x}", f"{int(context.trace_flags):02x}")
+
+    def end(self, span: Any, status: int, facts: Mapping[str, str]) -> None:
+        """End the span of a request.
+
+        Args:
+            span: as `begin` returned it.
+            status: of the answer.
+            facts: where the answer comes from.
+        """
+        span.set_attribute("http.response.status_code", status)
+        for key, value in facts.items():
+            span.set_attribute(f"envserve.{key}", value)
+        if status >= _FIRST_ERROR:
+            span.set_status(self._trace.StatusCode.ERROR)
+        span.end()
+
+    def stop(self) -> None:
+        """Send what was not sent yet; the worker ends."""
+        self._provider.shutdown()

@@ -1,0 +1,164 @@
+"""What operators see of one worker and may do through it: counts, events, the state of every model, orders.
+
+Put together once for each worker, beside the models themselves, which know nothing of it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+
+from serve.errors import NotServedError
+from serve.events.journal import Journal
+from serve.http.admission import SLOW_CLIENT
+from serve.http.drain import Drain
+from serve.http.thread_pool import RequestPool
+from serve.inference.model_instance import Runtime
+from serve.inference.shadow import Counts, Shadow
+from serve.metrics.collectors import memory_of, read_memory, read_model
+from serve.metrics.metric_families import Reading, Whose
+from serve.metrics.totals import Traffic
+from serve.metrics.worker_metrics import Meter
+from serve.observability.access_log import AccessLog
+from serve.observability.spans import Spans
+from serve.observability.status_page import MOST_SWAPS, Look
+from serve.operations.operations import Operations, Status
+from serve.settings.settings import SHADOW, ServerSettings
+from serve.store.ledger import CHECKPOINT
+
+_MOST_EVENTS = 400
+# Asking the kernel takes a millisecond for each gigabyte; many open pages must not add up.
+_MEMORY_AGE_S = 5.0
+
+
+class Oversight:
+    """Sees all models of one worker.
+
+    Args:
+        settings: of the server.
+        runtimes: by `NAME` for what answers by default and `NAME@LABEL` for the rest.
+        drain: tells whether the server ends.
+        shadow: counts what it has compared.
+    """
+
+    def __init__(self, settings: ServerSettings, runtimes: Mapping[str, Runtime], drain: Drain, shadow: Shadow) -> None:
+        self._runtimes, self.drain = runtimes, drain
+        self.meter = Meter(lambda: {name: vars(counts) for name, counts in list(shadow.counts.items())})
+        self.access_log = AccessLog() if settings.access_log == "on" else None
+        self.spans = Spans() if settings.traces == "otlp" else None
+        self._operations: dict[str, Operations] = {}
+        self._journals = {name: Journal(runtime.settings.store) for name, runtime in runtimes.items()}
+        self._memory: tuple[float, dict[int, dict[str, int]]] = (-_MEMORY_AGE_S, {})
+        for name, runtime in runtimes.items():
+            runtime.log.also_to(self.meter.take_event)
+            runtime.log.also_to(self._journals[name].put)
+
+    @property
+    def env_digest(self) -> str | None:
+        """Of the environment that computes the answers."""
+        return next((runtime.env_digest for runtime in self._runtimes.values()), None)
+
+    def watch(self, pool: RequestPool, client_timeout_s: float) -> None:
+        """Watch the request threads of this worker.
+
+        Args:
+            pool: the threads.
+            client_timeout_s: how long a client may take to send its request, and to take its answer.
+        """
+        pool.client_timeout_s = client_timeout_s
+        pool.report = lambda: self.meter.observer.reject("", SLOW_CLIENT)
+        self.meter.read_queued = lambda: pool.waiting
+
+    def start(self) -> None:
+        """Begin to count, in the worker."""
+        models = [Whose(runtime.settings.name, runtime.settings.label) for runtime in self._runtimes.values()]
+        outcomes = [each.name for each in fields(Counts)]
+        self.meter.begin(models, {whose.model: outcomes for whose in models if whose.label == SHADOW})
+        self.meter.start()
+
+    def stop(self) -> None:
+        """Hand over what was counted; the worker ends."""
+        self.meter.stop()
+        if self.spans is not None:
+            self.spans.stop()
+
+    def operations(self, name: str) -> Operations:
+        """Return the operations on one model.
+
+        Args:
+            name: `NAME` or `NAME@LABEL`.
+
+        Raises:
+            NotServedError: there is no such model.
+            OperationError: it has no store yet.
+        """
+        if name not in self._runtimes:
+            raise NotServedError(f"model: expected {' or '.join(self._runtimes)}, found {name}")
+        if name not in self._operations:
+            self._operations[name] = Operations(self._runtimes[name].settings.store)
+        return self._operations[name]
+
+    def looks(self) -> Iterator[Look]:
+        """Look at every model.
+
+        Raises:
+            OSError: a store cannot be read.
+            LedgerError: a file of a store is damaged.
+        """
+        traffic = self.meter.traffic()
+        for name, runtime in self._runtimes.items():
+            operations, status = self._examine(name)
+            settings = runtime.settings
+            yield Look(
+                full_name=name,
+                name=settings.name,
+                label=settings.label,
+                status=status,
+                history=operations.history(MOST_SWAPS) if operations else [],
+                events=self._journals[name].read(_MOST_EVENTS),
+                verdict=runtime.reloader.verdict,
+                unserved_s=_age_of(runtime, status),
+                traffic=traffic.get((settings.name, settings.label), Traffic()),
+                memory=self._read_memory([row.pid for row in status.workers]),
+            )
+
+    def readings(self) -> Iterator[Reading]:
+        """Read what the metrics say beside what was counted.
+
+        Raises:
+            OSError: a store cannot be read.
+            LedgerError: a file of a store is damaged.
+        """
+        yield Reading("envserve_env_info", {"env_digest": self.env_digest or ""}, 1)
+        workers = {os.getpid()}
+        for name, runtime in self._runtimes.items():
+            operations, status = self._examine(name)
+            workers |= {row.pid for row in status.workers}
+            whose = Whose(runtime.settings.name, runtime.settings.label)
+            generations = operations.generations() if operations else []
+            yield from read_model(whose, status, generations, _age_of(runtime, status))
+        yield from read_memory(sorted(workers))
+
+    def _examine(self, name: str) -> tuple[Operations | None, Status]:
+        if name not in self._operations and not self._runtimes[name].settings.store.is_dir():
+            return None, Status(None, (), None, None, ())  # the reloader has not made it yet
+        operations = self.operations(name)
+        return operations, operations.status()
+
+    def _read_memory(self, workers: list[int]) -> dict[int, dict[str, int]]:
+        read_s, known = self._memory
+        if time.monotonic() - read_s > _MEMORY_AGE_S or not set(workers) <= set(known):
+            known = {pid: memory_of(pid) for pid in workers}
+            self._memory = time.monotonic(), known
+        return known
+
+
+def _age_of(runtime: Runtime, status: Status) -> float:
+    """Return the age of the newest published checkpoint while it is not served, be it this worker who has found it."""
+    written_ns = [runtime.reloader.unserved_ns]
+    if status.proposal is not None and status.proposal.entry.cause == CHECKPOINT:
+        written_ns.append(status.proposal.entry.marker_mtime_ns)
+    known_ns = [each for each in written_ns if each is not None]
+    return max(0.0, time.time() - max(known_ns) / 1e9) if known_ns else 0.0

@@ -1,0 +1,248 @@
+"""What operators ask and order: status, history, rollback, pin, unpin, retry.
+
+All of it works on the files of the store, so it reaches every worker and also works while the server is down. Values
+come back; printing them is `serve.operations.formatting`'s part.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve.errors import OperationError
+from serve.operations.store_usage import Occupant, list_occupants
+from serve.store.checkpoint_store import Store
+from serve.store.judgement import Record
+from serve.store.ledger import Entry, Ledger
+from serve.store.operator_requests import Orders, Pin, Rollback
+from serve.store.quarantine import Quarantine
+from serve.swap.host_coordinator import Agreement, Proposal
+from serve.swap.live_check import Checked, ask_workers
+from serve.swap.shared_state import Row
+from serve.swap.unserved import Note, Unserved
+
+_LOOK_S = 0.05
+
+
+@dataclass(frozen=True)
+class Past:
+    """One generation of the history.
+
+    Args:
+        entry: as the ledger has it.
+        is_kept: whether its checkpoint is in the store, so that a rollback to it is possible.
+    """
+
+    entry: Entry
+    is_kept: bool
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a host serves, and what stands in its way.
+
+    Args:
+        committed: the committed generation, or `None` before the first.
+        workers: the living ones.
+        proposal: what they prepare.
+        pin: why there are no automatic moves.
+        quarantine: what was refused, the newest last.
+        unserved: what is published and not served, though nothing is wrong with it, the newest last.
+    """
+
+    committed: Entry | None
+    workers: tuple[Row, ...]
+    proposal: Proposal | None
+    pin: Pin | None
+    quarantine: tuple[Record, ...]
+    unserved: tuple[Note, ...] = ()
+
+
+class Operations:
+    """The operations on one store.
+
+    Args:
+        root: the store's directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise OperationError(
+                f"{root}: expected the store of a server, found nothing",
+                hint="start the server once, or name its store with --store or SERVE_STORE",
+            )
+        self._store = Store(root)
+        self._ledger = Ledger(self._store)
+        self._orders = Orders(root)
+        self._quarantine, self._unserved = Quarantine(root), Unserved(root)
+        self._agreement = Agreement(root, self._ledger, 0.0)
+
+    def status(self) -> Status:
+        """Look at what is served."""
+        rows = self._agreement.roster.survey().alive.values()
+        return Status(
+            committed=self._ledger.last(),
+            workers=tuple(sorted(rows, key=lambda row: row.pid)),
+            proposal=self._agreement.open_proposal(),
+            pin=self._orders.pin(),
+            quarantine=tuple(self._quarantine.records()),
+            unserved=tuple(self._unserved.notes()),
+        )
+
+    def generations(self) -> list[Entry]:
+        """Return all generations, the oldest first."""
+        return self._ledger.read()
+
+    def history(self, most: int | None = None) -> list[Past]:
+        """Return generations, the newest first.
+
+        Args:
+            most: how many at most; all by default.
+        """
+        return [Past(entry, self._store.has(entry.sha256)) for entry in self._ledger.read()[::-1][:most]]
+
+    def rollback(self, version: str | None) -> Rollback:
+        """Order an older version as a new generation.
+
+        Args:
+            version: which; the one before the committed one by default.
+
+        Returns:
+            The order. Where no worker is alive it is carried out already.
+
+        Raises:
+            OperationError: there is no such version, or its checkpoint is not in the store any more.
+        """
+        target = self._choose(version)
+        order = self._orders.order_rollback(target)
+        self._agreement.commit_alone(order.propose(target))
+        self._agreement.wake()
+        return order
+
+    def wait_for(self, order: Rollback, timeout_s: float) -> Entry:
+        """Wait until a rollback is live.
+
+        Args:
+            order: which.
+            timeout_s: for how long.
+
+        Returns:
+            The new generation.
+
+        Raises:
+            OperationError: it was refused, or it takes longer; the order is withdrawn then.
+        """
+        until_s = time.monotonic() + timeout_s
+        while time.monotonic() < until_s:
+            for entry in reversed(self._ledger.read()):
+                if entry.fingerprint == order.fingerprint:
+                    return entry
+            for record in self._quarantine.records():
+                if order.fingerprint in record.fingerprints:
+                    self._orders.withdraw(order)
+                    raise OperationError(f"the rollback to {order.version} was refused: {record.reason}")
+            time.sleep(_LOOK_S)
+        self._orders.withdraw(order)
+        raise OperationError(
+            f"the rollback to {order.version}: expected it live in {timeout_s:g} s, found it still open",
+            hint="python -m serve status shows what the workers do",
+        )
+
+    def pin(self, reason: str) -> Pin:
+        """Stop automatic moves.
+
+        Args:
+            reason: for people.
+
+        Raises:
+            OperationError: nothing is committed yet.
+        """
+        return self._orders.order_pin(self._require_committed(), reason)
+
+    def unpin(self) -> bool:
+        """Allow automatic moves again.
+
+        Returns:
+            Whether they were stopped.
+        """
+        was_pinned = self._orders.unpin()
+        self._agreement.wake()
+        return was_pinned
+
+    def retry(self, wanted: str | None) -> list[Record]:
+        """Have what was refused judged anew.
+
+        Args:
+            wanted: the name, the version or the beginning of the sha256 of a checkpoint; all by default.
+
+        Returns:
+            The refusals that were lifted.
+
+        Raises:
+            OperationError: no such checkpoint was refused.
+        """
+        lifted = self._quarantine.release(wanted)
+        if wanted is not None and not lifted:
+            known = ", ".join(sorted(record.name for record in self._quarantine.records())) or "none"
+            raise OperationError(
+                f"expected a checkpoint that was refused, found {wanted}", hint=f"refused are: {known}"
+            )
+        self._agreement.wake()
+        return lifted
+
+    def occupants(self) -> list[Occupant]:
+        """Return what occupies the store, and why, the largest first."""
+        return list_occupants(
+            self._store.shelf, self._ledger.read(), self._quarantine.records(), self._agreement.open_proposal()
+        )
+
+    def free_bytes(self) -> int:
+        """Return how much room the store's disk has."""
+        return self._store.shelf.free_bytes()
+
+    def verify_live(self, timeout_s: float) -> list[Checked]:
+        """Have each worker compare the weights that it has in memory with their checkpoint, while it serves.
+
+        Args:
+            timeout_s: how long to wait for them.
+
+        Returns:
+            What each living worker found, by its process id.
+
+        Raises:
+            OperationError: no worker is alive, or one has not answered in time.
+        """
+
+        def living() -> set[int]:
+            return {row.pid for row in self.status().workers}
+
+        return ask_workers(self._orders, living, self._agreement.wake, timeout_s)
+
+    def look(self) -> None:
+        """Have the workers look at the watched place now."""
+        self._agreement.wake()
+
+    def _require_committed(self) -> Entry:
+        last = self._ledger.last()
+        if last is None:
+            raise OperationError("expected a committed generation, found none", hint="publish a checkpoint first")
+        return last
+
+    def _choose(self, version: str | None) -> Entry:
+        last = self._require_committed()
+        older = [entry for entry in reversed(self._ledger.read()) if not entry.has_same_content(last)]
+        fitting = [entry for entry in older if version in (None, entry.version)]
+        if not fitting:
+            kept = sorted({entry.version for entry in older if self._store.has(entry.sha256)})
+            what = "an older version" if version is None else f"version {version} among the older ones"
+            raise OperationError(
+                f"expected {what}, found none; committed is version {last.version}",
+                hint="can be rolled back to: " + (", ".join(kept) or "nothing"),
+            )
+        if not self._store.has(fitting[0].sha256):
+            raise OperationError(
+                f"version {fitting[0].version}: its checkpoint is not in the store any more",
+                hint="publish it again, and raise keep",
+            )
+        return fitting[0]

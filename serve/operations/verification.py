@@ -1,0 +1,76 @@
+"""Whether the checkpoints of a directory are what their markers say, as an operator asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve import durable_files
+from serve.checkpoint import sharded
+from serve.checkpoint.formats import SAFETENSORS, detect_format, read_safetensors_interface
+from serve.checkpoint.manifest import Manifest, parse_marker
+from serve.errors import CheckpointError, OperationError
+from serve.source.local import Place
+from serve.source.observation import Identity, Observation
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `verify` found about one marked checkpoint.
+
+    Args:
+        path: the checkpoint.
+        sha256: of its bytes, where they could be read.
+        version: that its marker names.
+        problem: what is wrong, or `None`.
+    """
+
+    path: Path
+    sha256: str | None
+    version: str | None
+    problem: str | None
+
+
+def verify(path: Path) -> list[Verdict]:
+    """Check every marked checkpoint of a directory, or one checkpoint, against its marker.
+
+    Args:
+        path: the directory, or the checkpoint.
+
+    Returns:
+        One verdict for each, the one that a server would serve first.
+
+    Raises:
+        OperationError: there is nothing there.
+    """
+    if not path.exists():
+        raise OperationError(f"{path}: expected a directory of checkpoints, found nothing")
+    return [_verify(seen) for seen in Place(path).observe()]
+
+
+def _verify(seen: Observation) -> Verdict:
+    sha256, version = None, None
+    try:
+        if seen.problem is not None:
+            raise CheckpointError("marker", seen.problem)
+        manifest = parse_marker(seen.text)
+        version = manifest.version
+        if seen.checkpoint is None:
+            raise CheckpointError("missing", "the checkpoint: expected beside its marker, found nothing")
+        is_index = sharded.is_index(seen.path)
+        sha256 = sharded.hash_joined(seen.path) if is_index else durable_files.hash_file(seen.path)
+        _require_stated(manifest, seen.checkpoint, sha256)
+        if not is_index and detect_format(seen.path) == SAFETENSORS:
+            read_safetensors_interface(seen.path)
+    except CheckpointError as error:
+        return Verdict(seen.path, sha256, version, error.message)
+    except OSError as error:
+        return Verdict(seen.path, sha256, version, f"it cannot be read: {error.strerror}")
+    return Verdict(seen.path, sha256, version, None)
+
+
+def _require_stated(manifest: Manifest, checkpoint: Identity, sha256: str) -> None:
+    if manifest.size_bytes not in (None, checkpoint.size_bytes):
+        raise CheckpointError("size", f"the size: expected {manifest.size_bytes} bytes, found {checkpoint.size_bytes}")
+    if manifest.sha256 not in (None, sha256):
+        raise CheckpointError("hash", f"the sha256: expected {manifest.sha256}, found {sha256}")

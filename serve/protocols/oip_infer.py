@@ -1,0 +1,103 @@
+"""`POST /v2/models/NAME/infer`: the Open Inference Protocol (V2), with tensors as JSON or as bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from serve.checkpoint.provenance import Provenance
+from serve.codec import datatypes
+from serve.codec.datatypes import Array
+from serve.codec.oip_binary import HEADER, is_raw
+from serve.codec.oip_request import InferRequest, TensorSpec, parse_infer, parse_raw
+from serve.codec.oip_response import InferAnswer, encode_infer
+from serve.errors import RequestError
+from serve.gateway.server import Server
+from serve.http.content_encoding import pack, read_content
+from serve.http.messages import Answer, Body, Request, fail
+from serve.inference.model_selector import aim_of
+from serve.inference.prediction import Prediction, Take, ask
+from serve.model.predictor import TEXT, ArrayForm, Predictor
+
+
+def infer(server: Server, request: Request) -> Answer | Prediction:
+    """Answer one infer request of the Open Inference Protocol.
+
+    Args:
+        server: has the models.
+        request: its bytes.
+
+    Returns:
+        In the end 200; 4xx with `{"error": …}` for what cannot be answered, 503 while no model is live.
+    """
+    return ask(server, aim_of(request), request, _V2(request, server.settings.max_body_bytes))
+
+
+_NOTHING = InferRequest(())
+
+
+class _V2:
+    def __init__(self, request: Request, limit_bytes: int) -> None:
+        self._request, self._limit_bytes = request, limit_bytes
+        self._asked = _NOTHING
+
+    def read(self, request: Request, predictor: Predictor) -> Take:
+        body = read_content(request, self._limit_bytes)
+        asked = self._asked = _parse(body, request.headers.get(HEADER.lower()), predictor)
+        arrays = {tensor.name: _with_texts(tensor.array, tensor.name) for tensor in asked.inputs}
+        return lambda predictor: predictor.take_arrays(arrays)
+
+    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Answer:
+        outputs = predictor.give_arrays(given)
+        found = InferAnswer(provenance.name, provenance.version, outputs, provenance.parameters)
+        try:
+            headers, parts = encode_infer(found, self._asked)
+        except RequestError as error:
+            return fail(error.status, error.message)
+        return pack(Answer(200, headers, parts), self._request)
+
+    def refuse(self, status: int, message: str, predictor: Predictor) -> Answer:
+        return fail(status, message)
+
+
+def _parse(body: Body, header_length: str | None, predictor: Predictor) -> InferRequest:
+    if not is_raw(header_length):
+        return parse_infer(body, header_length)
+    specs = specs_of(predictor.inputs)
+    if len(specs) != 1:
+        names = ", ".join(spec.name for spec in specs) or "none as arrays"
+        raise RequestError(400, f"{HEADER}: expected 0 only for a model of one input, found a model of {names}")
+    return parse_raw(body, specs[0])
+
+
+def _with_texts(array: Array, name: str) -> Array:
+    """Make texts of bytes, as models take them."""
+    if array.dtype.kind != "O":
+        return array
+    try:
+        texts = [element.decode() for element in array.ravel()]
+    except UnicodeDecodeError as error:
+        raise RequestError(400, f"{name}: expected texts in UTF-8, found {error.object[:20]!r}") from error
+    found = np.empty(len(texts), object)
+    found[:] = texts
+    return found.reshape(array.shape)
+
+
+def specs_of(forms: Sequence[ArrayForm]) -> list[TensorSpec]:
+    """Describe inputs or outputs as the protocol does.
+
+    Args:
+        forms: of the inputs or outputs.
+
+    Returns:
+        Those that the protocol has a datatype for.
+    """
+    specs = []
+    for form in forms:
+        dtype = np.dtype(object if form.dtype == TEXT else form.dtype)
+        shape = tuple(-1 if length is None else length for length in form.shape)
+        if dtype.kind != "c":
+            specs.append(TensorSpec(form.name, datatypes.name_of(dtype), shape))
+    return specs

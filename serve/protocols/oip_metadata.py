@@ -1,0 +1,86 @@
+"""What the Open Inference Protocol (V2) says of a server and its models, beside their answers."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+
+from serve.codec.datatypes import BYTES
+from serve.codec.oip_request import TensorSpec
+from serve.errors import NotServedError
+from serve.gateway.server import Server
+from serve.http.messages import Answer, Request, fail, succeed
+from serve.inference.model_selector import Found, describe, find
+from serve.model.slot import Generation
+from serve.protocols.oip_infer import specs_of
+
+PLATFORM = "envserve_pytorch"
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
+
+
+@functools.lru_cache(maxsize=1)
+def version() -> str:
+    """Return the version of the installed distribution."""
+    try:
+        return importlib.metadata.version("envserve")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"  # run from a checkout that was never installed
+
+
+def server_metadata(server: Server, request: Request) -> Answer:
+    """Say what this server is."""
+    return succeed({"name": "envserve", "version": version(), "extensions": EXTENSIONS})
+
+
+def model_ready(server: Server, request: Request) -> Answer:
+    """Say whether a model, or a version of it, can answer predictions in this worker."""
+    try:
+        found = find(server, request)
+    except NotServedError as error:
+        return fail(404, error.message)
+    if found.runtime.slot.live is None:
+        return fail(503, "no model is live yet", name=found.model.name, ready=False)
+    return succeed({"name": found.model.name, "ready": True})
+
+
+def model_metadata(server: Server, request: Request) -> Answer:
+    """Describe a model: its versions, inputs and outputs, and where its answers come from."""
+    return describe(server, request, _write_metadata)
+
+
+def _write_metadata(found: Found, live: Generation) -> Answer:
+    properties = {**live.provenance.parameters, "model_version": live.provenance.version}
+    return succeed(
+        {
+            "name": found.model.name,
+            "versions": sorted(found.model.versions),
+            "platform": PLATFORM,
+            "inputs": [spec.as_json() for spec in specs_of(live.predictor.inputs)],
+            "outputs": [spec.as_json() for spec in specs_of(live.predictor.outputs)],
+            "properties": {name: str(value) for name, value in properties.items()},
+        }
+    )
+
+
+def model_config(server: Server, request: Request) -> Answer:
+    """Describe a model as Triton's model configuration does."""
+    return describe(server, request, _write_config)
+
+
+def _write_config(found: Found, live: Generation) -> Answer:
+    return succeed(
+        {
+            "name": found.model.name,
+            "platform": PLATFORM,
+            "backend": "envserve",
+            # 0 says that the shapes below are whole, rows included; any number of rows may come.
+            "max_batch_size": 0,
+            "input": [_as_config(spec) for spec in specs_of(live.predictor.inputs)],
+            "output": [_as_config(spec) for spec in specs_of(live.predictor.outputs)],
+        }
+    )
+
+
+def _as_config(spec: TensorSpec) -> dict[str, object]:
+    name = "STRING" if spec.datatype == BYTES else spec.datatype
+    return {"name": spec.name, "data_type": f"TYPE_{name}", "dims": list(spec.shape)}

@@ -1,0 +1,106 @@
+"""TensorFlow Serving's REST interface: `POST /v1/models/NAME:predict`, status and metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from serve.checkpoint.provenance import Provenance
+from serve.codec.oip_request import TensorSpec
+from serve.codec.tfserving import PredictRequest, encode_predict, parse_predict
+from serve.errors import NotServedError
+from serve.gateway.server import Server
+from serve.http.content_encoding import pack, read_content
+from serve.http.messages import Answer, Request, fail, succeed
+from serve.inference.model_selector import Found, aim_of, describe, find
+from serve.inference.prediction import Prediction, Take, ask
+from serve.model.predictor import INPUTS, OUTPUTS, Predictor
+from serve.model.slot import Generation
+from serve.protocols.oip_infer import specs_of
+
+_DTYPES = {"FP16": "DT_HALF", "FP32": "DT_FLOAT", "FP64": "DT_DOUBLE", "BYTES": "DT_STRING"}
+
+
+def predict(server: Server, request: Request) -> Answer | Prediction:
+    """Answer one predict request of TensorFlow Serving.
+
+    Args:
+        server: has the models.
+        request: its bytes.
+
+    Returns:
+        In the end 200; 4xx with `{"error": …}` for what cannot be answered, 503 while no model is live.
+    """
+    return ask(server, aim_of(request), request, _TensorFlowServing(request, server.settings.max_body_bytes))
+
+
+class _TensorFlowServing:
+    def __init__(self, request: Request, limit_bytes: int) -> None:
+        self._request, self._limit_bytes = request, limit_bytes
+        self._asked = PredictRequest({}, is_by_row=True)
+
+    def read(self, request: Request, predictor: Predictor) -> Take:
+        asked = self._asked = parse_predict(bytes(read_content(request, self._limit_bytes)))
+        inputs = asked.columns.get("", asked.columns)
+        if set(asked.columns) == {INPUTS} == {form.name for form in predictor.inputs}:
+            inputs = asked.columns[INPUTS]
+        return lambda predictor: predictor.take(inputs)
+
+    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Answer:
+        outputs = predictor.give(given)
+        named: Mapping[str, object] = outputs if isinstance(outputs, Mapping) else {OUTPUTS: outputs}
+        headers = {"Content-Type": "application/json"}
+        return pack(Answer(200, headers, encode_predict(named, self._asked)), self._request)
+
+    def refuse(self, status: int, message: str, predictor: Predictor) -> Answer:
+        return fail(status, message)
+
+
+def models(server: Server, request: Request) -> Answer:
+    """List the models, as KServe's first protocol does."""
+    return succeed({"models": list(server.models)})
+
+
+def status(server: Server, request: Request) -> Answer:
+    """Say which versions of a model are served."""
+    try:
+        found = find(server, request)
+    except NotServedError as error:
+        return fail(404, error.message)
+    live = found.runtime.slot.live
+    named = [live.provenance.version] if live is not None else []
+    versions = found.model.versions if len(request.place) == 1 else named
+    states = [
+        {"version": version, "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+        for version in versions
+    ]
+    # The last two are what KServe's first protocol answers at the same path.
+    return succeed({"model_version_status": states, "name": found.model.name, "ready": bool(states)})
+
+
+def metadata(server: Server, request: Request) -> Answer:
+    """Describe the signature of a model."""
+    return describe(server, request, _write_metadata)
+
+
+def _write_metadata(found: Found, live: Generation) -> Answer:
+    signature = {
+        "inputs": {spec.name: _as_info(spec) for spec in specs_of(live.predictor.inputs)},
+        "outputs": {spec.name: _as_info(spec) for spec in specs_of(live.predictor.outputs)},
+        "method_name": "tensorflow/serving/predict",
+    }
+    return succeed(
+        {
+            "model_spec": {"name": found.model.name, "signature_name": "", "version": live.provenance.version},
+            "metadata": {"signature_def": {"signature_def": {"serving_default": signature}}},
+        }
+    )
+
+
+def _as_info(spec: TensorSpec) -> dict[str, object]:
+    dims = [{"size": str(length), "name": ""} for length in spec.shape]
+    return {
+        "name": spec.name,
+        "dtype": _DTYPES.get(spec.datatype, f"DT_{spec.datatype}"),
+        "tensor_shape": {"dim": dims, "unknown_rank": False},
+    }

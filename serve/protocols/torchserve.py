@@ -1,0 +1,105 @@
+"""TorchServe's inference interface: `/ping`, `/predictions/NAME` and what it says of models.
+
+An answer is the outputs and nothing else; where it comes from stands in its headers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qs
+
+from serve.checkpoint.provenance import Provenance
+from serve.codec import strict_json
+from serve.errors import NotServedError
+from serve.gateway.server import Server
+from serve.http.content_encoding import pack
+from serve.http.messages import Answer, Request, fail, succeed
+from serve.inference.model_selector import Found, aim_of, describe, find
+from serve.inference.prediction import Prediction, ask
+from serve.model.predictor import Predictor
+from serve.model.slot import Generation
+from serve.protocols.plain_dialect import PlainDialect
+
+# Under one of these clients wrap what their handler takes.
+_WRAPPERS = ("data", "body", "instances", "inputs")
+
+
+def ping(server: Server, request: Request) -> Answer:
+    """Say whether this worker can answer predictions of every model."""
+    is_healthy = all(model.stable.slot.live is not None for model in server.models.values())
+    return succeed({"status": "Healthy"}) if is_healthy else fail(503, "no model is live yet")
+
+
+def predictions(server: Server, request: Request) -> Answer | Prediction:
+    """Answer one prediction with the outputs alone.
+
+    Args:
+        server: has the models.
+        request: its bytes.
+
+    Returns:
+        In the end 200; 4xx with `{"error": …}` for what cannot be answered, 503 while no model is live.
+    """
+    return ask(server, aim_of(request), request, _TorchServe(request, server.settings.max_body_bytes))
+
+
+class _TorchServe(PlainDialect):
+    def _pick(self, content: object) -> object:
+        if isinstance(content, dict) and len(content) == 1 and next(iter(content)) in _WRAPPERS:
+            return next(iter(content.values()))
+        return content
+
+    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Answer:
+        body = strict_json.dump(predictor.give(given))
+        return pack(Answer(200, {"Content-Type": "application/json"}, body), self._request)
+
+    def refuse(self, status: int, message: str, predictor: Predictor) -> Answer:
+        return fail(status, message)
+
+
+def models(server: Server, request: Request) -> Answer:
+    """List the models: `limit` of them from `next_page_token` on, and where the next page begins."""
+    asked = parse_qs(request.query)
+    try:
+        limit, first = (int(asked.get(key, [value])[0]) for key, value in (("limit", "100"), ("next_page_token", "0")))
+        if limit < 1 or first < 0:
+            raise ValueError
+    except ValueError:
+        return fail(400, "limit, next_page_token: expected whole numbers from 1 and from 0 on, found others")
+    several = list(server.models.items())
+    page = [
+        {"modelName": name, "modelUrl": model.stable.settings.checkpoints.name}
+        for name, model in several[first : first + limit]
+    ]
+    following = {"nextPageToken": str(first + limit)} if first + limit < len(several) else {}
+    return succeed({**following, "models": page})
+
+
+def model(server: Server, request: Request) -> Answer:
+    """Describe a model, or a version of it."""
+    return describe(server, request, _write_model)
+
+
+def versions(server: Server, request: Request) -> Answer:
+    """Describe every version of a model that can be asked."""
+    try:
+        found = find(server, request)
+    except NotServedError as error:
+        return fail(404, error.message)
+    lives = [(runtime, runtime.slot.live) for runtime in found.model.versions.values()]
+    return succeed([_describe(Found(found.model, runtime), live) for runtime, live in lives if live is not None])
+
+
+def _write_model(found: Found, live: Generation) -> Answer:
+    return succeed([_describe(found, live)])
+
+
+def _describe(found: Found, live: Generation) -> dict[str, object]:
+    return {
+        "modelName": found.model.name,
+        "modelVersion": live.provenance.version,
+        "modelUrl": found.runtime.settings.checkpoints.name,
+        "runtime": "python",
+        "loadedAtStartup": live.provenance.generation == 1,
+        "metadata": live.provenance.as_json(),
+    }

@@ -1,0 +1,107 @@
+"""On the trainer's side: the file that is published. It is the source's own, or safetensors that were made from it.
+
+What safetensors wrote stays byte for byte what it was, unless its names are to be shortened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve.checkpoint.formats import EXPORT, SAFETENSORS, TORCH, TORCHSCRIPT, detect_format
+from serve.errors import CheckpointError, PublishError
+
+_NO_TORCH = "torch is not installed here"
+_PROGRAM = 'a server takes it only with format = "{format}"{more}'
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What may become of a file on its way.
+
+    Args:
+        wanted: whether what torch.save wrote becomes safetensors; `None` where that can be done safely.
+        key: under which the weights lie in it, with dots between one key and the next; `None` where it is clear.
+        prefix: taken off the names of the tensors, without those that begin otherwise; `None` for a known wrapper's.
+    """
+
+    wanted: bool | None = None
+    key: str | None = None
+    prefix: str | None = None
+
+    @property
+    def is_stated(self) -> bool:
+        """Whether the file must be changed."""
+        return bool(self.wanted or self.key is not None or self.prefix is not None)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A file that is ready to be published.
+
+    Args:
+        path: where it is.
+        is_converted: whether it was made from the source.
+        notes: what was done to it, or why nothing was.
+    """
+
+    path: Path
+    is_converted: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def prepare(source: Path, how: Conversion) -> Iterator[Ready]:
+    """Give the file to publish, which is gone afterwards if it was made.
+
+    Args:
+        source: what the trainer wrote, one file.
+        how: what may become of it.
+
+    Raises:
+        CheckpointError: it holds no weights, or not only those of one model.
+        PublishError: it cannot be converted, and has to be.
+    """
+    format = detect_format(source)
+    if format == TORCH and how.wanted is False and not (how.key or how.prefix):
+        yield Ready(source, notes=("not converted, as --no-convert says",))
+    elif format in (TORCHSCRIPT, EXPORT):
+        more = ", and by its sha256 in allowed_pickles or signed" if format == EXPORT else ""
+        yield Ready(source, notes=(_PROGRAM.format(format=format, more=more),))
+    elif format == SAFETENSORS and how.key is None and how.prefix is None:
+        yield Ready(source)
+    elif importlib.util.find_spec("torch") is None:
+        if how.is_stated:
+            raise PublishError(
+                f"{source}: it cannot be converted: {_NO_TORCH}", hint="run it where the model was trained"
+            )
+        yield Ready(source, notes=(f"not converted: {_NO_TORCH}",))
+    else:
+        directory = Path(tempfile.mkdtemp(prefix="envserve-"))
+        try:
+            yield _convert(source, format, directory, how)
+        finally:
+            shutil.rmtree(directory)
+
+
+def _convert(source: Path, format: str, directory: Path, how: Conversion) -> Ready:
+    from serve.publishing import conversion  # brings torch
+
+    # torch.load goes by the suffix where it is that of safetensors.
+    alias = directory / "source"
+    alias.symlink_to(source.absolute())
+    target = directory / "converted.safetensors"
+    try:
+        done = conversion.convert(alias, format, target, bool(how.wanted), how.key, how.prefix)
+    except CheckpointError as error:
+        # Some servers may unpickle it, and it may be what no safetensors can hold; all else is wrong everywhere.
+        if how.is_stated or error.code not in ("pickle", conversion.UNFIT):
+            raise
+        hint = f" ({error.hint})" if error.code == "pickle" else ""
+        return Ready(source, notes=(f"not converted: {error.message}{hint}",))
+    return Ready(target, True, (*(["converted to safetensors"] if format == TORCH else []), *done))

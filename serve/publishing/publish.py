@@ -1,0 +1,275 @@
+"""Publish a checkpoint: whole, synced, and marked last.
+
+At no moment do a marker and a checkpoint lie side by side that do not belong together: the old marker goes before the
+new bytes come. A server that looks in between keeps what it serves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from serve import durable_files
+from serve.checkpoint import sharded
+from serve.checkpoint.formats import SAFETENSORS, detect_format, read_safetensors_interface
+from serve.checkpoint.manifest import WORD, parse_marker
+from serve.errors import CheckpointError, PublishError
+from serve.publishing.converted_source import Conversion, prepare
+from serve.publishing.rank import Rank, find_rank
+from serve.publishing.remote_publish import RemotePlace, find_place
+from serve.source.local import Place
+from serve.source.observation import MARKER_SUFFIX
+
+_SHORT_SHA256 = 12
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was published.
+
+    Args:
+        checkpoint: where it lies now.
+        sha256: of its bytes.
+        size: in bytes.
+        version: that the marker gives it.
+        created: when it was published, as ISO 8601.
+        format: one of `serve.checkpoint.formats.FORMATS`.
+        notes: what was done to the source's weights on the way, or why nothing was.
+        generation: that the marker states, so that it outranks those beside it; 0 for none.
+        outranked_by: the checkpoint beside it that stays above it, so that a server of the directory will not serve it.
+    """
+
+    checkpoint: str
+    sha256: str
+    size: int
+    version: str
+    created: str
+    format: str
+    generation: int = 0
+    outranked_by: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a marker may state beside what `publish` finds out.
+
+    Args:
+        metrics: numbers by name.
+        golden: a file of golden requests.
+        model: which model of the settings computes answers that the file leaves out, where there are several.
+        key: a private key to sign with.
+        convert: whether what torch.save wrote becomes safetensors; `None` where that can be done safely.
+        generation: the publisher's own rising number, or 0.
+        weights_key: under which the weights lie in what torch.save wrote; `None` where it is clear.
+        strip_prefix: taken off the names of the tensors; `None` for that of a known wrapper.
+    """
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    golden: Path | None = None
+    model: str | None = None
+    key: Path | None = None
+    convert: bool | None = None
+    generation: int = 0
+    weights_key: str | None = None
+    strip_prefix: str | None = None
+
+
+_NOTHING = Extras()
+
+
+def publish(
+    source: Path, directory: Path | str, name: str | None = None, version: str | None = None, extras: Extras = _NOTHING
+) -> Published:
+    """Publish a file as a checkpoint.
+
+    Args:
+        source: the file that the trainer wrote; the index, where it is sharded.
+        directory: the watched place, or the directory of the checkpoint that is watched; created when absent. A path,
+            or a URL that the setting `checkpoints` takes.
+        name: the checkpoint's file name there; the source's by default.
+        version: a name for this content; the start of its sha256 by default.
+        extras: what else the marker states.
+
+    Returns:
+        What was published.
+
+    Raises:
+        PublishError: the source is no checkpoint, a name does not fit, or nothing can be published there. Nothing was
+            changed, unless a place on another machine failed later: it has no marker then.
+        SignatureError: the key cannot be used. Nothing was changed.
+    """
+    _require_words(name, version)
+    place = find_place(directory)
+    how = Conversion(extras.convert, extras.weights_key, extras.strip_prefix)
+    try:
+        if sharded.is_index(source):
+            if how.key is not None or how.prefix is not None:
+                raise PublishError(f"{source}: --key and --strip-prefix: expected one file, found an index of shards")
+            return _publish_sharded(source, place, name or source.name, version, extras)
+        with prepare(source, how) as ready:
+            name = name or (source.with_suffix(".safetensors").name if ready.is_converted else source.name)
+            if isinstance(place, RemotePlace):
+                published = _publish_remote(ready.path, place, name, version, extras)
+            else:
+                published = _publish_file(ready.path, place / name, version, extras)
+            return replace(published, notes=ready.notes)
+    except CheckpointError as error:
+        hint = error.hint or "publish what torch.save or safetensors wrote"
+        raise PublishError(f"{source}: {error.message}", hint=hint) from error
+    except OSError as error:
+        raise PublishError(
+            f"{error.filename or source}: {error.strerror}", hint="check the path and its rights"
+        ) from error
+
+
+def _require_words(name: str | None, version: str | None) -> None:
+    for what, given in (("name", name), ("version", version)):
+        if given is not None and not WORD.fullmatch(given):
+            raise PublishError(f"the {what}: expected letters, digits and ._+-, found {given!r}")
+    if name is not None and name.endswith(MARKER_SUFFIX):
+        raise PublishError(f"the name: expected a checkpoint, found the name of a marker, {name!r}")
+
+
+def _examine(source: Path, extras: Extras) -> tuple[str, dict[str, object]]:
+    format = detect_format(source)
+    if format == SAFETENSORS:
+        read_safetensors_interface(source)
+    return format, _find_extras(extras, source)
+
+
+def _publish_remote(source: Path, place: RemotePlace, name: str, version: str | None, extras: Extras) -> Published:
+    format, found = _examine(source, extras)
+    sha256, size_bytes = durable_files.hash_file(source), source.stat().st_size
+    rank = Rank(extras.generation, 0, None)
+    published = _describe(f"{place.url}/{name}", sha256, size_bytes, version, format, rank)
+    place.put(source, name, sha256, _write_marker(published, found, extras))
+    return published
+
+
+def _publish_file(source: Path, target: Path, version: str | None, extras: Extras) -> Published:
+    format, found = _examine(source, extras)
+    temporary = _temporary_of(target)
+    descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        copied = durable_files.copy_hashed(descriptor, temporary)
+        rank = find_rank(Place(target.parent).list(), extras.generation)
+        published = _describe(target, copied.sha256, copied.size_bytes, version, format, rank)
+        marker = _write_marker(published, found, extras)
+        _unmark(target)
+        temporary.replace(target)
+        durable_files.sync_directory(target.parent)
+    finally:
+        os.close(descriptor)
+        temporary.unlink(missing_ok=True)
+    durable_files.replace_file(_marker_of(target), marker, after_ns=rank.after_ns)
+    return published
+
+
+def _publish_sharded(
+    source: Path, directory: Path | RemotePlace, name: str, version: str | None, extras: Extras
+) -> Published:
+    if isinstance(directory, RemotePlace):
+        raise PublishError(f"{directory.url}: sharded checkpoints are not read from a remote place", hint="join them")
+    if not name.endswith(sharded.INDEX_SUFFIX):
+        raise PublishError(f"the name: expected one that ends with {sharded.INDEX_SUFFIX}, found {name!r}")
+    if extras.golden is not None:
+        with tempfile.TemporaryDirectory(prefix="envserve-") as place:
+            joined = Path(place) / "joined.safetensors"
+            sharded.join_hashed(source, joined)
+            found = _find_extras(extras, joined)
+    else:
+        found = _find_extras(extras, source)
+    target = directory / name
+    sha256 = sharded.hash_joined(source)
+    weight_map = sharded.read_index(source)
+    shards = sorted(set(weight_map.values()))
+    # Shards of another version must not be overwritten: those of each index have its name.
+    stem = name[: -len(sharded.INDEX_SUFFIX)]
+    names = {shard: f"{stem}-{place:05}-of-{len(shards):05}.safetensors" for place, shard in enumerate(shards, 1)}
+    metadata = json.loads(source.read_bytes()).get("metadata", {})
+    index = {"metadata": metadata, "weight_map": {tensor: names[shard] for tensor, shard in weight_map.items()}}
+    text = json.dumps(index, indent=2).encode() + b"\n"
+    size_bytes = len(text) + sum(shard.stat().st_size for shard in shards)
+    rank = find_rank(Place(directory).list(), extras.generation)
+    published = _describe(target, sha256, size_bytes, version, SAFETENSORS, rank)
+    marker = _write_marker(published, found, extras)
+    _unmark(target)
+    for shard in shards:
+        _copy(shard, directory / names[shard])
+    durable_files.replace_file(target, text)
+    durable_files.replace_file(_marker_of(target), marker, after_ns=rank.after_ns)
+    return published
+
+
+def _copy(source: Path, target: Path) -> None:
+    temporary = _temporary_of(target)
+    descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        durable_files.copy_hashed(descriptor, temporary)
+        temporary.replace(target)
+    finally:
+        os.close(descriptor)
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary_of(target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    return temporary
+
+
+def _marker_of(target: Path) -> Path:
+    return target.with_name(target.name + MARKER_SUFFIX)
+
+
+def _unmark(target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _marker_of(target).unlink(missing_ok=True)
+    durable_files.sync_directory(target.parent)
+
+
+def _describe(
+    target: Path | str, sha256: str, size_bytes: int, version: str | None, format: str, rank: Rank
+) -> Published:
+    return Published(
+        checkpoint=str(target),
+        sha256=sha256,
+        size=size_bytes,
+        version=version or sha256[:_SHORT_SHA256],
+        created=datetime.now(timezone.utc).isoformat(timespec="microseconds"),
+        format=format,
+        generation=rank.generation,
+        outranked_by=rank.outranked_by,
+    )
+
+
+def _find_extras(extras: Extras, checkpoint: Path) -> dict[str, object]:
+    found: dict[str, object] = {}
+    if extras.metrics:
+        found["metrics"] = dict(extras.metrics)
+    if extras.golden is not None:
+        from serve.publishing.golden_file import read_golden
+
+        found["golden"] = read_golden(extras.golden, checkpoint, extras.model)
+    return found
+
+
+def _write_marker(published: Published, found: Mapping[str, object], extras: Extras) -> bytes:
+    """Write the marker's text, and read it as a server will, before anything is changed."""
+    keys = ("sha256", "size", "version", "created", "format")
+    stated: dict[str, object] = {key: getattr(published, key) for key in keys}
+    stated.update({"generation": published.generation} if published.generation else {}, **found)
+    if extras.key is not None:
+        from serve.checkpoint.signature import sign
+
+        stated["signature"] = sign(stated, extras.key)
+    text = json.dumps(stated, indent=1).encode() + b"\n"
+    parse_marker(text)
+    return text

@@ -1,0 +1,136 @@
+"""Publishing where fsspec writes: `s3://…`, `gs://…`, `sftp://…`, each place that `serve.source.remote` can watch.
+
+The old marker goes first, then the checkpoint comes, then its marker. A checkpoint that is there already, left by a
+run that was stopped before its marker, is proven by its bytes and not sent again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Callable, TypeVar
+
+from serve import durable_files
+from serve.errors import PublishError
+from serve.source.observation import MARKER_SUFFIX
+from serve.source.remote import open_url, url_of
+
+# fsspec reads these, and writes to some of them in ways that publish nothing.
+_READ_ONLY = frozenset({"http", "https", "github", "git", "data"})
+_Result = TypeVar("_Result")
+
+
+def find_place(text: str | Path) -> Path | RemotePlace:
+    """Find out where to publish.
+
+    Args:
+        text: a directory of this machine, or the URL of one elsewhere, as the setting `checkpoints` has it.
+
+    Raises:
+        PublishError: it is a URL to which nothing can be published.
+    """
+    url = url_of(Path(text))
+    if url is None:
+        if ":/" in str(text):
+            raise PublishError(
+                f"--to: expected a directory or a URL that fsspec opens, found {text}", hint="write PROTOCOL://PLACE"
+            )
+        return Path(text)
+    scheme, _, rest = url.partition("://")
+    if scheme in ("file", "local"):
+        return Path(rest)
+    if scheme in _READ_ONLY:
+        raise PublishError(f"{url}: {scheme} is only read", hint="publish to the storage behind it")
+    return RemotePlace(url)
+
+
+class RemotePlace:
+    """A directory on another machine.
+
+    Args:
+        url: of it.
+
+    Raises:
+        PublishError: fsspec, or its package for the protocol, is missing.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._system, self._path = self._ask(lambda: open_url(url))
+
+    def put(self, source: Path, name: str, sha256: str, marker: bytes) -> None:
+        """Publish a checkpoint.
+
+        Args:
+            source: its file.
+            name: that it gets there.
+            sha256: of its bytes.
+            marker: the text of its marker.
+
+        Raises:
+            PublishError: the place cannot be written to, or the file changed; there is no marker then.
+        """
+        target = f"{self._path}/{name}"
+        self._ask(lambda: self._unmark(target + MARKER_SUFFIX))
+        if not self._ask(lambda: self._is_there(target, source.stat().st_size, sha256)):
+            if self._path.startswith("/"):  # elsewhere a bucket comes first, which a mistyped name must not create
+                self._ask(lambda: self._system.makedirs(self._path, exist_ok=True))
+            sent = self._ask(lambda: self._send(source, target))
+            if sent != sha256:
+                raise PublishError(
+                    f"{source}: it changed while it was published", hint="publish it again when it is whole"
+                )
+        self._ask(lambda: self._system.pipe_file(target + MARKER_SUFFIX, marker))
+
+    def _unmark(self, marker: str) -> None:
+        self._system.invalidate_cache()
+        if self._system.exists(marker):
+            self._system.rm_file(marker)
+
+    def _is_there(self, target: str, size_bytes: int, sha256: str) -> bool:
+        if not self._system.exists(target) or self._system.size(target) != size_bytes:
+            return False
+        with self._system.open(target, "rb", cache_type="none") as reader:
+            return _hash(_read(reader, size_bytes, "checking")) == sha256
+
+    def _send(self, source: Path, target: str) -> str:
+        digest = hashlib.sha256()
+        with source.open("rb") as reader, self._system.open(target, "wb") as writer:
+            for chunk in _read(reader, source.stat().st_size, "sending"):
+                digest.update(chunk)
+                writer.write(chunk)
+        return digest.hexdigest()
+
+    def _ask(self, question: Callable[[], _Result]) -> _Result:
+        try:
+            return question()
+        except PublishError:
+            raise
+        except Exception as error:  # each protocol's package has errors of its own
+            reason = str(error) or type(error).__name__
+            hint = getattr(error, "hint", None) or "check the URL, the credentials and the rights"
+            raise PublishError(f"{self.url}: {reason}", hint=hint) from error
+
+
+def _hash(chunks: Iterator[bytes]) -> str:
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _read(reader: BinaryIO | Any, size_bytes: int, what: str) -> Iterator[bytes]:
+    """Read a file to its end, and tell a terminal how far it is."""
+    done_bytes, is_watched = 0, sys.stderr.isatty()
+    while chunk := reader.read(durable_files.CHUNK_BYTES):
+        yield chunk
+        done_bytes += len(chunk)
+        if is_watched:
+            share = min(done_bytes / max(size_bytes, 1), 1.0)
+            bar = ("#" * int(share * 30)).ljust(30)
+            sys.stderr.write(f"\r{what} [{bar}] {share:4.0%} of {size_bytes / 1e6:,.1f} MB")
+            sys.stderr.flush()
+    if is_watched:
+        sys.stderr.write("\n")

@@ -1,0 +1,1 @@
+"""Settings from serve.toml and SERVE_ variables."""

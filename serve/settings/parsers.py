@@ -1,0 +1,273 @@
+"""How one value of the settings is read, be it a value of the TOML file or the text of a variable.
+
+Each parser takes the value and the directory to which paths are relative, and raises `ValueError` with what was
+expected and what was found.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Callable
+
+from serve.checkpoint.manifest import WORD
+
+_IMPORT_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+# Whoever guesses it can roll back.
+_SHORTEST_TOKEN = 16
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s,]+")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def text(value: object, base: Path) -> str:
+    """Read a text that is not empty.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"expected a text, found {value!r}")
+    return value.strip()
+
+
+def optional_text(value: object, base: Path) -> str:
+    """Read a text that may be empty.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"expected a text, found {value!r}")
+    return value.strip()
+
+
+def word(value: object, base: Path) -> str:
+    """Read a name that fits in a response header, or an empty text.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if value != "" and (not isinstance(value, str) or not WORD.fullmatch(value)):
+        raise ValueError(f"expected letters, digits and ._+-, found {value!r}")
+    return str(value)
+
+
+def import_name(value: object, base: Path) -> str:
+    """Read `module:Class`.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(value, str) or not _IMPORT_NAME.fullmatch(value):
+        raise ValueError(f"expected module:Class, found {value!r}")
+    return value
+
+
+def path(value: object, base: Path) -> Path:
+    """Read a path, relative to `base`.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    return base / Path(text(value, base)).expanduser()
+
+
+def token_file(value: object, base: Path) -> Path | None:
+    """Read the path of a file that holds a token, or an empty text for none.
+
+    Raises:
+        ValueError: it cannot be read, or holds no token that is long enough.
+    """
+    if value == "":
+        return None
+    found = path(value, base)
+    try:
+        length = len(found.read_text(encoding="utf-8").strip())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"expected a file that can be read, found {error}") from error
+    if length < _SHORTEST_TOKEN:
+        raise ValueError(f"expected a token of at least {_SHORTEST_TOKEN} characters, found {length}")
+    return found
+
+
+def place(value: object, base: Path) -> Path:
+    """Read a path, relative to `base`, or a URL, which is relative to nothing.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    return Path(text(value, base)) if "://" in text(value, base) else path(value, base)
+
+
+def paths(value: object, base: Path) -> tuple[Path, ...]:
+    """Read a list of paths; in a variable they are separated by colons.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    parts = value.split(":") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)):
+        raise ValueError(f"expected a list of directories, found {value!r}")
+    return tuple(path(part, base).absolute() for part in parts)
+
+
+def sha256_list(value: object, base: Path) -> frozenset[str]:
+    """Read a list of sha256; in a variable they are separated by commas.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)):
+        raise ValueError(f"expected a list of sha256, found {value!r}")
+    for part in parts:
+        if not isinstance(part, str) or not _SHA256.fullmatch(part.strip()):
+            raise ValueError(f"expected 64 lower-case hexadecimal digits, found {part!r}")
+    return frozenset(part.strip() for part in parts)
+
+
+def origins(value: object, base: Path) -> tuple[str, ...]:
+    """Read a list of origins of web pages; in a variable they are separated by commas.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)):
+        raise ValueError(f"expected a list of origins, found {value!r}")
+    for part in parts:
+        if not isinstance(part, str) or not _ORIGIN.fullmatch(part.strip()):
+            raise ValueError(f"expected an origin such as https://example.org, or *, found {part!r}")
+    return tuple(part.strip() for part in parts)
+
+
+def table(value: object, base: Path) -> Mapping[str, object]:
+    """Read a table; in a variable it is a JSON object.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    found = value
+    if isinstance(value, str):
+        try:
+            found = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"expected a JSON object, found {value!r} ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"expected a table of keyword arguments, found {value!r}")
+    return found
+
+
+def one_of(*choices: str) -> Callable[[object, Path], str]:
+    """Return a parser for one of a few words.
+
+    Args:
+        choices: the words.
+    """
+
+    def parse(value: object, base: Path) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(f"expected {' or '.join(choices)}, found {value!r}")
+        return value
+
+    return parse
+
+
+def whole_number(least: int) -> Callable[[object, Path], int]:
+    """Return a parser for a whole number.
+
+    Args:
+        least: the smallest that is accepted.
+    """
+
+    def parse(value: object, base: Path) -> int:
+        number = int(value) if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value) else value
+        if not isinstance(number, int) or isinstance(number, bool) or number < least:
+            raise ValueError(f"expected a whole number of at least {least}, found {value!r}")
+        return number
+
+    return parse
+
+
+def number_or_auto(least: int) -> Callable[[object, Path], int]:
+    """Return a parser for a whole number, or the word `auto`, for which it gives 0.
+
+    Args:
+        least: the smallest that is accepted.
+    """
+    number = whole_number(least)
+
+    def parse(value: object, base: Path) -> int:
+        try:
+            return 0 if value == "auto" else number(value, base)
+        except ValueError as error:
+            raise ValueError(f"{error}; or auto") from None
+
+    return parse
+
+
+def whole_numbers(least: int) -> Callable[[object, Path], tuple[int, ...]]:
+    """Return a parser for a list of whole numbers; in a variable they are separated by commas.
+
+    Args:
+        least: the smallest that is accepted.
+    """
+    number = whole_number(least)
+
+    def parse(value: object, base: Path) -> tuple[int, ...]:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, (list, tuple)):
+            raise ValueError(f"expected a list of whole numbers, found {value!r}")
+        return tuple(number(part.strip() if isinstance(part, str) else part, base) for part in parts)
+
+    return parse
+
+
+def seconds(least: float) -> Callable[[object, Path], float]:
+    """Return a parser for a duration in seconds.
+
+    Args:
+        least: the shortest that is accepted.
+    """
+
+    def parse(value: object, base: Path) -> float:
+        try:
+            number = math.nan if isinstance(value, bool) or not isinstance(value, (int, float, str)) else float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number) or number < least:
+            raise ValueError(f"expected at least {least:g} seconds, found {value!r}")
+        return number
+
+    return parse
+
+
+def share(value: object, base: Path) -> float:
+    """Read a part of a whole.
+
+    Raises:
+        ValueError: it is no number from 0 to 1.
+    """
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, (int, float, str)) else float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise ValueError(f"expected a number from 0 to 1, found {value!r}")
+    return number
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Say which known name was probably meant.
+
+    Args:
+        name: the unknown one.
+        known: all that there are.
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else "known: " + ", ".join(known)

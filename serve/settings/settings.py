@@ -1,0 +1,278 @@
+"""The settings: a TOML file, with `SERVE_*` variables over it.
+
+The file is the one that `SERVE_CONFIG` names, or `serve.toml` in the working directory where there is one. Every key
+can be set as a variable by its name in capitals: `poll_s` as `SERVE_POLL_S`. Paths in the file are relative to the
+file, paths in variables to the working directory. People write settings by hand, so an unknown key is an error, and
+all problems are told at once.
+
+A server of one model has its keys at the top. A server of several has a table for each, `[models.NAME]`; what stands
+at the top holds for all of them. A model may have a canary and a shadow, `[models.NAME.canary]` and
+`[models.NAME.shadow]`: each watches a place of its own, and takes all that it does not say from the model's table.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from serve.errors import Issue, SettingsError
+from serve.settings import parsers
+from serve.settings.fields import FIELDS, MODEL, PREFIX, SERVER, Field
+from serve.settings.layers import Layer, parse
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CONFIG_VARIABLE = "SERVE_CONFIG"
+DEFAULT_FILE = "serve.toml"
+STABLE, CANARY, SHADOW = "stable", "canary", "shadow"
+_MODELS = "models"
+_SHARES = {
+    CANARY: Field("share", parsers.share, "which part of the requests it answers: 0.1 is one of ten", 0.1),
+    SHADOW: Field("share", parsers.share, "which part of the requests it is asked as well: 1 is all", 1.0),
+}
+# What tells one model from another is never taken over, neither from the top nor by a label from its model.
+_OWN = frozenset({"name", "store", "checkpoints"})
+_OF_SERVER = [field for field in FIELDS if field.scope == SERVER]
+_OF_MODEL = [field for field in FIELDS if field.scope == MODEL]
+_OF_TABLE = [field for field in _OF_MODEL if field.key not in ("name", "store")]
+_STORE = next(field for field in FIELDS if field.key == "store")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one model, or one label of it, is to be served; `serve.settings.fields` says what each key means.
+
+    Units:
+        `_s` is seconds, `_bytes` bytes.
+    """
+
+    model: str
+    checkpoints: Path
+    name: str
+    store: Path
+    model_args: Mapping[str, object]
+    python_path: tuple[Path, ...]
+    allowed_pickles: frozenset[str]
+    format: str
+    pickle: str
+    verify_key: tuple[Path, ...]
+    device: str
+    memory: str
+    warm_up_sizes: tuple[int, ...]
+    warm_up_timeout_s: float
+    changed_interface: str
+    stateful: str
+    optimize: str
+    torch_threads: int
+    commit: str
+    commit_timeout_s: float
+    watch: str
+    poll_s: float
+    settle_s: float
+    keep: int
+    max_batch_size: int
+    max_batch_delay_ms: int
+    batch_check_share: float
+    event_hook: str
+    unload: str
+    workers: int
+    label: str = STABLE
+    share: float = 1.0
+
+    @property
+    def full_name(self) -> str:
+        """`NAME` for what answers by default, `NAME@LABEL` for the rest."""
+        return self.name if self.label == STABLE else f"{self.name}@{self.label}"
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """One model: what answers by default, and its other labels.
+
+    Args:
+        name: the model's name in requests, answers and logs.
+        labels: how each is to be served; `stable` is always there.
+    """
+
+    name: str
+    labels: Mapping[str, Settings]
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """How a server is to run.
+
+    Units:
+        `_s` is seconds, `_bytes` bytes.
+    """
+
+    models: tuple[ModelSettings, ...]
+    boot_wait_s: float
+    max_body_bytes: int
+    max_queue: int
+    request_timeout_s: float
+    client_timeout_s: float
+    drain_delay_s: float
+    cors_origins: tuple[str, ...]
+    access_log: str
+    traces: str
+    status_page: str
+    admin_token_file: Path | None
+    bind: str
+    worker: str
+    workers: int
+    threads: int
+
+    @property
+    def by_name(self) -> dict[str, Settings]:
+        """What is served, by `NAME` for what answers by default and `NAME@LABEL` for the rest."""
+        return {each.full_name: each for model in self.models for each in model.labels.values()}
+
+    def find(self, wanted: str | None = None) -> Settings:
+        """Find how one model, or one label of it, is to be served.
+
+        Args:
+            wanted: `NAME` or `NAME@LABEL`; not needed where there is only one.
+
+        Raises:
+            SettingsError: there is no such model, or none was named and there are several.
+        """
+        known = self.by_name
+        if wanted is None and len(known) == 1:
+            return next(iter(known.values()))
+        if wanted is None or wanted not in known:
+            message = f"expected {' or '.join(known)}, found {wanted or 'none'}"
+            raise SettingsError([Issue("model", message, "name one with --model")])
+        return known[wanted]
+
+
+def load_settings(environ: Mapping[str, str], directory: Path) -> ServerSettings:
+    """Read and check all settings.
+
+    Args:
+        environ: the environment variables.
+        directory: the working directory.
+
+    Returns:
+        The settings.
+
+    Raises:
+        SettingsError: with every issue found in the file and in the variables.
+    """
+    issues: list[Issue] = []
+    file, stated = _read_file(environ, directory, issues)
+    models = stated.pop(_MODELS, None)
+    variables = Layer.of_environment(environ, directory)
+    top = Layer(f"{file.name}: ", stated, file.parent)
+    issues += [*top.unknown([field.key for field in FIELDS]), *_unknown_variables(environ)]
+    served = parse([variables, top], _OF_SERVER, issues)
+    if models is None:
+        found = [_parse_sole(variables, top, issues)]
+    else:
+        found = list(_parse_models(models, variables, top, issues))
+    if issues:
+        raise SettingsError(list(dict.fromkeys(issues)))  # labels repeat what is wrong with their model
+    own = {field.name: served[field.name] for field in fields(ServerSettings) if field.name in served}
+    return ServerSettings(models=tuple(_make(name, labels, served) for name, labels in found), **own)  # type: ignore[arg-type]
+
+
+_Labels = Mapping[str, Mapping[str, object]]
+
+
+def _make(name: str, labels: _Labels, served: Mapping[str, object]) -> ModelSettings:
+    known = {field.name for field in fields(Settings)}
+    stated = {label: {**served, **found, "name": name, "label": label} for label, found in labels.items()}
+    return ModelSettings(
+        name,
+        {
+            label: Settings(**{key: value for key, value in found.items() if key in known})  # type: ignore[arg-type]
+            for label, found in stated.items()
+        },
+    )
+
+
+def _parse_sole(variables: Layer, top: Layer, issues: list[Issue]) -> tuple[str, _Labels]:
+    found = parse([variables, top], _OF_MODEL, issues)
+    return str(found.get("name") or str(found.get("model")).rpartition(":")[2]), {STABLE: found}
+
+
+def _parse_models(models: object, variables: Layer, top: Layer, issues: list[Issue]) -> Iterator[tuple[str, _Labels]]:
+    place = f"{top.place}{_MODELS}"
+    # A model at the top is taken over by those that name none; a variable would win over all of them.
+    for layer, keys in ((top, {"name", "checkpoints"}), (variables, {"name", "checkpoints", "model"})):
+        issues += [
+            Issue(layer.name(key), f"expected none beside [{_MODELS}]", f"put it into [{_MODELS}.NAME]")
+            for key in sorted(keys & set(layer.stated))
+        ]
+    store = parse([variables, top], [_STORE], issues).get("store", Path())
+    if not isinstance(models, dict) or not models:
+        issues.append(Issue(place, f"expected tables [{_MODELS}.NAME], found {models!r}"))
+        return
+    above = [variables.without(_OWN), top.without(_OWN)]
+    for name, table in models.items():
+        if not isinstance(table, dict):
+            issues.append(Issue(f"{place}.{name}", f"expected a table, found {table!r}"))
+            continue
+        yield name, _parse_model(name, table, Path(str(store)) / name, above, issues)
+
+
+def _parse_model(
+    name: str, table: Mapping[str, object], store: Path, above: list[Layer], issues: list[Issue]
+) -> _Labels:
+    """Read `[models.NAME]` and the tables of its labels."""
+    variables, top = above
+    place = f"{top.place}[{_MODELS}.{name}] "
+    try:
+        parsers.word(name, top.base)
+    except ValueError as error:
+        issues.append(Issue(place.strip(), str(error), "a model's name stands in URLs and headers"))
+    model = Layer(place, table, top.base).without(_SHARES)
+    issues += model.unknown([*(field.key for field in _OF_TABLE), "store"])
+    found = {STABLE: _parse_label(store, [variables, model, top], _OF_TABLE, issues)}
+    for label in (label for label in _SHARES if label in table):
+        stated = table[label]
+        if not isinstance(stated, dict):
+            issues.append(Issue(place + label, f"expected a table, found {stated!r}"))
+            continue
+        layer = Layer(f"{top.place}[{_MODELS}.{name}.{label}] ", stated, top.base)
+        issues += layer.unknown([*(field.key for field in _OF_TABLE), "store", "share"])
+        beside = Path(str(found[STABLE].get("store", store)))
+        layers = [variables, layer, model.without(_OWN), top]
+        store_of_label = beside.with_name(f"{beside.name}@{label}")
+        found[label] = _parse_label(store_of_label, layers, [*_OF_TABLE, _SHARES[label]], issues)
+    return found
+
+
+def _parse_label(store: Path, layers: list[Layer], wanted: list[Field], issues: list[Issue]) -> Mapping[str, object]:
+    found = parse(layers, wanted, issues)
+    has_store = any("store" in layer.stated for layer in layers)
+    return {"store": store, **found, **(parse(layers, [_STORE], issues) if has_store else {})}
+
+
+def _read_file(environ: Mapping[str, str], directory: Path, issues: list[Issue]) -> tuple[Path, dict[str, object]]:
+    named = environ.get(CONFIG_VARIABLE)
+    path = directory / (named or DEFAULT_FILE)
+    if not named and not path.exists():
+        return path, {}
+    try:
+        return path, tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        place = CONFIG_VARIABLE if named else str(path)
+        issues.append(Issue(place, f"{path}: {error.strerror}", "name a file that can be read"))
+    except ValueError as error:
+        issues.append(Issue(str(path), f"not TOML: {error}", "texts need quotes; tables like [model_args] come last"))
+    return path, {}
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> list[Issue]:
+    known = {field.variable for field in FIELDS} | {CONFIG_VARIABLE}
+    return [
+        Issue(name, "unknown variable", parsers.nearest(name, known))
+        for name in sorted(environ)
+        if name.startswith(PREFIX) and name not in known
+    ]

@@ -1,0 +1,1 @@
+"""The watched place that checkpoints are published to."""

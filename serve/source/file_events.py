@@ -1,0 +1,155 @@
+"""The door to watchdog: file events that wake the reloader before its timer does.
+
+Events are never trusted to come: an emitter can go blind when a directory is replaced, inotify has limits, and network
+file systems do not report what other machines write. So the observer is supervised and rebuilt, and whoever waits here
+is woken by the timer in any case.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+from watchdog.events import (
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers import Observer
+
+from serve.source import filesystem_types
+from serve.source.observation import MARKER_SUFFIX
+
+POLL, INOTIFY = "poll", "inotify"
+# Reading a marker makes events too (opened, closed_no_write); waking for those would never end, and merely being told
+# of them costs a worker three threads' turns each time that any of them reads one.
+_WRITING_EVENTS = [FileCreatedEvent, FileModifiedEvent, FileMovedEvent, FileClosedEvent]
+# A burst of events is one look.
+_SHORTEST_PAUSE_S = 0.02
+_ASK_S = 0.04
+_REBUILD_PAUSE_S = 5.0
+# What the kernel says when a user has too many inotify instances, and too many watches (inotify_init1(2)).
+_LIMITS = {errno.EMFILE: "fs.inotify.max_user_instances", errno.ENOSPC: "fs.inotify.max_user_watches"}
+
+_Watched = tuple[Path, int, int]
+
+
+class WakeUp(FileSystemEventHandler):
+    """A wait that file events can cut short.
+
+    Args:
+        watch: `"auto"` for events where they can be trusted, `"inotify"` wherever they can be had, `"poll"` for none.
+        report: told in words when events stop coming or come again.
+    """
+
+    def __init__(self, watch: str, report: Callable[[str], None]) -> None:
+        self._watch = watch
+        self._report = report
+        self._woken = threading.Event()
+        self._observer: Any = None
+        self._watched: _Watched | None = None
+        self._polled: _Watched | None = None
+        self._rebuild_at_s = 0.0
+        self._last_report: str | None = None
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Wake the waiting thread when a marker was written.
+
+        Args:
+            event: what watchdog saw.
+        """
+        paths = (os.fsdecode(event.src_path or ""), os.fsdecode(event.dest_path or ""))
+        if any(path.endswith(MARKER_SUFFIX) for path in paths):
+            self._woken.set()
+
+    def wake(self) -> None:
+        """Wake the waiting thread now."""
+        self._woken.set()
+
+    def wait(self, timeout_s: float, is_wanted: Callable[[], bool] = lambda: False) -> bool:
+        """Wait for an event, for the timer, or for something else that is asked for now and then.
+
+        Args:
+            timeout_s: the longest wait.
+            is_wanted: asked 25 times a second whether to stop waiting.
+
+        Returns:
+            Whether there was something; `False` when the time was up.
+        """
+        until_s = time.monotonic() + timeout_s
+        while not is_wanted():
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                return False
+            if self._woken.wait(min(left_s, _ASK_S)):
+                time.sleep(_SHORTEST_PAUSE_S)
+                self._woken.clear()
+                return True
+        return True
+
+    def supervise(self, directory: Path) -> None:
+        """See to it that an observer is alive and watches the directory that has this name now.
+
+        Args:
+            directory: where markers appear.
+        """
+        if self._watch == POLL:
+            return
+        try:
+            seen = directory.stat()
+        except OSError:
+            self.close()
+            return
+        wanted = (directory, seen.st_dev, seen.st_ino)
+        is_alive = self._observer is not None and all(thread.is_alive() for thread in self._threads())
+        is_right = wanted == self._polled or (is_alive and wanted == self._watched)
+        if is_right or time.monotonic() < self._rebuild_at_s:
+            return
+        self.close()
+        if not self._must_poll(wanted):
+            self._build(wanted)
+
+    def close(self) -> None:
+        """Stop watching."""
+        observer, self._observer, self._watched, self._polled = self._observer, None, None, None
+        if observer is not None:
+            observer.stop()
+            observer.join(timeout=1)
+
+    def _threads(self) -> list[threading.Thread]:
+        return [self._observer, *self._observer.emitters]
+
+    def _must_poll(self, wanted: _Watched) -> bool:
+        fstype = filesystem_types.type_of(wanted[0])
+        if self._watch == INOTIFY or not filesystem_types.is_remote(fstype):
+            return False
+        self._polled = wanted
+        self._tell(f"the timer alone: {wanted[0]} is on {fstype}, where other machines' writes make no file events")
+        return True
+
+    def _build(self, wanted: _Watched) -> None:
+        try:
+            observer = Observer()  # watchdog 7 opens inotify here, watchdog 6 when it starts
+            observer.schedule(self, str(wanted[0]), event_filter=_WRITING_EVENTS)
+            observer.start()
+        except Exception as error:  # watchdog raises OSError, and other types, according to its version
+            self._rebuild_at_s = time.monotonic() + _REBUILD_PAUSE_S
+            limit = _LIMITS.get(getattr(error, "errno", None) or 0)
+            cause = f"the limit {limit} is reached" if limit else str(error)
+            self._tell(f"no file events, the timer alone: {cause}")
+            return
+        self._observer, self._watched = observer, wanted
+        self._woken.set()  # what happened before the observer was there made no event
+        self._tell("file events")
+
+    def _tell(self, text: str) -> None:
+        if text != self._last_report:
+            self._last_report = text
+            self._report(text)

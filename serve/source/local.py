@@ -1,0 +1,230 @@
+"""The watched place, looked at: one checkpoint that is overwritten, or a directory of checkpoints.
+
+Only looks; `serve.source.observation` decides. Places on other machines are `serve.source.remote`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from serve.checkpoint import sharded
+from serve.checkpoint.manifest import stated_generation
+from serve.source.observation import MARKER_SUFFIX, Identity, Observation
+
+MARKER_LIMIT_BYTES = 1024 * 1024
+# Looking at the markers of thousands of checkpoints takes at most this part of a core.
+_MOST_SHARE = 0.01
+# Times of directories are as coarse as this on some file systems: what changed since then may not have changed them.
+_COARSEST_S = 2.0
+
+
+class Listed(NamedTuple):
+    """A marker that is there, before anything of it is read.
+
+    Args:
+        path: the checkpoint that it is for.
+        marker: its identity.
+        generation: the publisher's number that it states, or 0.
+        came_s: when it came to this place, on the wall clock: copied times do not change it; 0 where nobody knows.
+    """
+
+    path: Path
+    marker: Identity
+    generation: int = 0
+    came_s: float = 0.0
+
+    @property
+    def order(self) -> tuple[int, int, str]:
+        """The rank that its observation has."""
+        return self.generation, self.marker.mtime_ns, self.path.name
+
+
+class _Listing(NamedTuple):
+    """What was found in a directory, and how long that may be believed."""
+
+    directory: tuple[int, int, int] | None
+    until_s: float
+    found: Sequence[Listed]
+
+
+class Place:
+    """Where checkpoints appear.
+
+    Args:
+        path: a checkpoint, or a directory of checkpoints. It need not exist yet: what it is, is found at each look.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # A marker is read for its rank once; ten thousand of them must not be opened at each look.
+        self._generations: dict[str, tuple[Identity, int]] = {}
+        self._listing = _Listing(None, 0.0, ())
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether rank among several checkpoints matters."""
+        return self.path.is_dir()
+
+    @property
+    def directory(self) -> Path:
+        """The directory in which markers appear."""
+        return self.path if self.is_directory else self.path.parent
+
+    def refresh(self) -> None:
+        """Have the next look list everything, as something is known to have changed."""
+        self._listing = _Listing(None, 0.0, ())
+
+    def list(self) -> Sequence[Listed]:
+        """List the markers, the highest stated generation first, then the newest.
+
+        Where there are thousands, the last list is given again while the directory itself says that nothing came or
+        went, and so for at most a hundred times as long as listing takes.
+
+        Raises:
+            OSError: the place cannot be listed.
+        """
+        seen = self.path.stat() if self.is_directory else None
+        state = (seen.st_dev, seen.st_ino, seen.st_mtime_ns) if seen is not None else None
+        started_s = time.monotonic()
+        if state is not None and state == self._listing.directory and started_s < self._listing.until_s:
+            return self._listing.found
+        is_settled = seen is not None and time.time() - seen.st_mtime > _COARSEST_S
+        found = self._find()
+        if found == self._listing.found:
+            found = self._listing.found
+        until_s = started_s + (time.monotonic() - started_s) / _MOST_SHARE
+        self._listing = _Listing(state if is_settled else None, until_s, found)
+        return found
+
+    def look_at(self, listed: Listed) -> Observation:
+        """Look at one checkpoint and its marker.
+
+        Args:
+            listed: the marker.
+        """
+        return _observe(listed.path.with_name(listed.path.name + MARKER_SUFFIX))
+
+    def observe(self) -> Iterator[Observation]:
+        """Look at the checkpoints that have a marker, the highest stated generation first, then the newest marker.
+
+        Yields:
+            One observation at a time: a caller that stops early leaves the older markers unread.
+
+        Raises:
+            OSError: the place cannot be listed.
+        """
+        for listed in self.list():
+            with contextlib.suppress(FileNotFoundError):  # gone between the listing and the look
+                yield self.look_at(listed)
+
+    def _find(self) -> Sequence[Listed]:
+        found = []
+        for marker, seen in self._markers():
+            path = Path(marker[: -len(MARKER_SUFFIX)])
+            found.append(Listed(path, _identify(seen), self._generation(marker, seen), seen.st_ctime))
+        names = {marker for marker, _ in self._generations.items()}
+        for gone in names.difference(str(one.path) + MARKER_SUFFIX for one in found):
+            del self._generations[gone]
+        return sorted(found, key=lambda one: one.order, reverse=True)
+
+    def _generation(self, marker: str, seen: os.stat_result) -> int:
+        if not seen.st_size or not stat.S_ISREG(seen.st_mode):
+            return 0
+        identity, known = _identify(seen), self._generations.get(marker)
+        if known is None or known[0] != identity:
+            try:
+                with open(marker, "rb") as reader:  # noqa: PTH123 - as a text: there may be thousands
+                    known = identity, stated_generation(reader.read(MARKER_LIMIT_BYTES))
+            except OSError:
+                return 0
+            self._generations[marker] = known
+        return known[1]
+
+    def _markers(self) -> Iterator[tuple[str, os.stat_result]]:
+        if not self.is_directory:
+            paths = [str(self.path) + MARKER_SUFFIX]
+        else:
+            with os.scandir(self.path) as entries:
+                paths = [entry.path for entry in entries if _is_marker_name(entry.name)]
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):  # gone since the listing, or not there yet
+                yield path, _look_at_marker(path)
+
+
+def _look_at_marker(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)  # noqa: PTH116 - as a text: there may be thousands
+    except FileNotFoundError:
+        raise
+    except OSError:  # a loop of links, say: one bad marker must not hide the others
+        return os.lstat(path)
+
+
+def _is_marker_name(name: str) -> bool:
+    # Names that start with a dot are the temporary files of publishers.
+    return name.endswith(MARKER_SUFFIX) and not name.startswith(".")
+
+
+def _observe(marker: Path) -> Observation:
+    path = marker.with_name(marker.name[: -len(MARKER_SUFFIX)])
+    seen = _look_at_marker(str(marker))
+    identity = _identify(seen)
+    if not stat.S_ISREG(seen.st_mode):
+        return Observation(path, None, identity, b"", "the marker: expected a regular file")
+    try:
+        with marker.open("rb") as reader:
+            text = reader.read(MARKER_LIMIT_BYTES + 1)
+            identity = _identify(os.fstat(reader.fileno()))
+        found = _look_at_checkpoint(path)
+    except OSError as error:
+        return Observation(path, None, identity, b"", f"it cannot be read: {error}")
+    checkpoint = None if found is None else _identify(found)
+    if found is not None and not stat.S_ISREG(found.st_mode):
+        return Observation(path, checkpoint, identity, text, "the checkpoint: expected a regular file")
+    if len(text) > MARKER_LIMIT_BYTES:
+        return Observation(path, checkpoint, identity, b"", f"the marker: expected at most {MARKER_LIMIT_BYTES} bytes")
+    return Observation(path, checkpoint, identity, text, generation=stated_generation(text))
+
+
+def _look_at_checkpoint(path: Path) -> os.stat_result | None:
+    try:
+        return sharded.look(path) if sharded.is_index(path) else path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def _identify(seen: os.stat_result) -> Identity:
+    return Identity(seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns)
+
+
+def look_at_checkpoint(path: Path) -> Identity | None:
+    """Return the present identity of a checkpoint, or `None` where it is not there.
+
+    Args:
+        path: the checkpoint.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    seen = _look_at_checkpoint(path)
+    return None if seen is None else _identify(seen)
+
+
+def identify(descriptor: int, path: Path) -> Identity | None:
+    """Return the identity of an open checkpoint.
+
+    Args:
+        descriptor: its file descriptor.
+        path: where it was opened.
+
+    Raises:
+        OSError: the file cannot be looked at, for example because its server is gone.
+    """
+    seen = _look_at_checkpoint(path) if sharded.is_index(path) else os.fstat(descriptor)
+    return None if seen is None else _identify(seen)

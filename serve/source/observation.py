@@ -1,0 +1,213 @@
+"""What was seen of a checkpoint and its marker, and the decision that follows from it.
+
+Nothing here touches a disk or a clock: `decide` is a function of what was observed and what is known, and returns an
+action. `serve.source.local` observes, `serve.swap.reloader` acts.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, Union
+
+from serve.checkpoint.manifest import Manifest, parse_marker
+from serve.durable_files import Copied
+from serve.errors import CheckpointError
+
+MARKER_SUFFIX = ".done"
+# Why a checkpoint is passed over in a directory; filled with what is live instead.
+OUTRANKED = "its marker is older than that of what was live, or states a lower generation; {} is being served"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells one state of a file from another. The mtime alone does not: a clock can be set back.
+
+    Args:
+        device: number of the device that holds it.
+        inode: number of the file on that device.
+        size_bytes: its length.
+        mtime_ns: when its content last changed, in nanoseconds.
+    """
+
+    device: int
+    inode: int
+    size_bytes: int
+    mtime_ns: int
+
+
+class Source(Protocol):
+    """Where the bytes of a checkpoint come from that is no file of this machine."""
+
+    def copy_hashed(self, target: Path) -> Copied:
+        """Copy it into a new, synced file, and hash exactly the bytes that were written.
+
+        Args:
+            target: the file to create.
+        """
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One look at a marker and the checkpoint that it belongs to.
+
+    Args:
+        path: the checkpoint.
+        checkpoint: its identity, or `None` when it is not there.
+        marker: the marker's identity.
+        text: the marker's content.
+        problem: why the look failed, when it did.
+        generation: the publisher's number for it, or 0 where the marker states none.
+        source: gives the bytes of a checkpoint that is no file of this machine.
+    """
+
+    path: Path
+    checkpoint: Identity | None
+    marker: Identity
+    text: bytes
+    problem: str | None = None
+    generation: int = 0
+    source: Source | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def order(self) -> tuple[int, int, str]:
+        """The rank among the checkpoints of a directory: the stated generation, then the newest marker, then the name.
+
+        A stated number outranks the clock, so that a trainer whose clock was set back still publishes something newer.
+        """
+        return self.generation, self.marker.mtime_ns, self.path.name
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A short text that changes whenever anything that was seen changes."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the worker knows of one observation when it decides.
+
+    Args:
+        served: fingerprint of the observation that is served, or of a later one of the same content.
+        served_order: rank below which nothing is loaded any more; `None` where rank says nothing.
+        first_seen_s: when this observation was first made, on the monotonic clock.
+        refusal: why it was refused, if it was.
+        retry_at_s: from when a refused one may be tried again; `None` for never.
+        answering: what is live, in words.
+        is_withdrawn: whether a rollback has replaced this one, and nothing has changed there since.
+    """
+
+    served: str | None
+    served_order: tuple[int, int, str] | None
+    first_seen_s: float
+    refusal: str | None = None
+    retry_at_s: float | None = None
+    answering: str = "what is live"
+    is_withdrawn: bool = False
+
+
+@dataclass(frozen=True)
+class Ignore:
+    """Nothing to do with this one.
+
+    Args:
+        reason: why.
+        is_final: whether the older ones need no look either.
+        is_waiting: whether its publisher has yet to do something.
+        is_served: whether it is what answers.
+    """
+
+    reason: str
+    is_final: bool = False
+    is_waiting: bool = False
+    is_served: bool = False
+
+
+@dataclass(frozen=True)
+class Wait:
+    """This one may become loadable soon; decide again then.
+
+    Args:
+        reason: what is awaited.
+        look_again_s: after how many seconds.
+    """
+
+    reason: str
+    look_again_s: float
+
+
+@dataclass(frozen=True)
+class Load:
+    """Load this one.
+
+    Args:
+        observation: what was seen.
+        manifest: what its marker states.
+    """
+
+    observation: Observation
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """This one can never be loaded as it is.
+
+    Args:
+        observation: what was seen.
+        code: the kind of fault.
+        reason: what is wrong with it.
+    """
+
+    observation: Observation
+    code: str
+    reason: str
+
+
+Action = Union[Ignore, Wait, Load, Refuse]
+SERVED = Ignore("it is being served", is_final=True, is_served=True)
+
+
+def decide(seen: Observation, known: Known, now_s: float, settle_s: float) -> Action:
+    """Decide what to do about one observation.
+
+    Args:
+        seen: what was observed.
+        known: what is served and what was refused.
+        now_s: the time on the monotonic clock.
+        settle_s: how long a checkpoint without proof of its content must hold still.
+
+    Returns:
+        The action to take.
+    """
+    if seen.fingerprint == known.served:
+        return SERVED
+    if known.is_withdrawn:
+        return Ignore(f"passed over: it was rolled back; {known.answering} is being served", is_final=True)
+    if known.served_order is not None and seen.order < known.served_order:
+        return Ignore(f"passed over: {OUTRANKED.format(known.answering)}", is_final=True)
+    if known.refusal is not None and (known.retry_at_s is None or now_s < known.retry_at_s):
+        return Ignore(f"refused: {known.refusal}")
+    if seen.problem is not None:
+        return Refuse(seen, "marker", seen.problem)
+    if seen.checkpoint is None:
+        return Ignore("the marker has no checkpoint beside it", is_waiting=True)
+    try:
+        manifest = parse_marker(seen.text)
+    except CheckpointError as error:
+        return Refuse(seen, error.code, error.message + (f" (hint: {error.hint})" if error.hint else ""))
+    return _decide_readiness(seen, seen.checkpoint, manifest, settle_s - (now_s - known.first_seen_s))
+
+
+def _decide_readiness(seen: Observation, checkpoint: Identity, manifest: Manifest, unsettled_s: float) -> Action:
+    is_rewritten = checkpoint.mtime_ns > seen.marker.mtime_ns
+    if manifest.sha256 is None and is_rewritten:
+        return Ignore("its empty marker is older than the checkpoint", is_waiting=True)
+    # A hash proves its bytes at once, unless somebody may just be writing new ones under the old marker.
+    if (manifest.sha256 is None or is_rewritten) and unsettled_s > 0:
+        return Wait("the checkpoint must hold still", unsettled_s)
+    if manifest.size_bytes is not None and manifest.size_bytes != checkpoint.size_bytes:
+        return Refuse(seen, "size", f"the size: expected {manifest.size_bytes} bytes, found {checkpoint.size_bytes}")
+    return Load(seen, manifest)

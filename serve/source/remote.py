@@ -1,0 +1,216 @@
+"""A watched place that is no directory of this machine: `s3://…`, `gs://…`, `memory://…`, whatever fsspec can open.
+
+Such a place has no events, so it is polled. The marker is read first, and the checkpoint is copied from there into the
+store when it is decided to load it. Objects of such stores appear whole; one that changes while it is copied is found
+out by looking before and after. Needs the extra `[remote]`, and the package of the store's own protocol, for example
+s3fs, whose settings are its own (`AWS_ENDPOINT_URL` and the like). Sharded checkpoints are out of scope here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from serve import durable_files
+from serve.checkpoint import sharded
+from serve.checkpoint.manifest import stated_generation
+from serve.errors import CheckpointMovedError, ModelError
+from serve.source.local import MARKER_LIMIT_BYTES, Listed, Place
+from serve.source.observation import MARKER_SUFFIX, Identity, Observation
+
+_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/{1,3}(.+)")
+# Under these names the file systems of fsspec tell when something changed, and what its content is.
+_TIMES = ("LastModified", "mtime", "updated", "last_modified", "created")
+_TAGS = ("ETag", "etag", "md5Hash", "ino")
+
+
+def url_of(path: Path) -> str | None:
+    """Return the URL that a path of the settings stands for, or `None` when it is a plain path.
+
+    Args:
+        path: in which several slashes have become one.
+    """
+    found = _URL.fullmatch(str(path))
+    if found is None:
+        return None
+    scheme, rest = found[1].lower(), found[2]
+    return f"{scheme}:///{rest}" if scheme in ("file", "local") else f"{scheme}://{rest}"
+
+
+def open_url(url: str) -> tuple[Any, str]:
+    """Open what fsspec knows by a URL.
+
+    Args:
+        url: of a file or a directory.
+
+    Returns:
+        The file system, which remembers no listings, and the path in it, without a slash at its end.
+
+    Raises:
+        ModelError: fsspec, its package for the protocol, or the protocol itself is missing.
+    """
+    try:
+        from fsspec.core import url_to_fs
+
+        system, path = url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
+    except (ImportError, ValueError) as error:
+        raise ModelError(
+            f"checkpoints: {url}: {error}",
+            hint="install envserve with its extra [remote], and fsspec's package for this protocol",
+        ) from error
+    return system, str(path).rstrip("/")
+
+
+def make_place(path: Path) -> Place:
+    """Make the place that the settings name.
+
+    Args:
+        path: of this machine, or a URL.
+    """
+    url = url_of(path)
+    return Place(path) if url is None else RemotePlace(path, url)
+
+
+class RemotePlace(Place):
+    """Where checkpoints appear, on another machine.
+
+    Args:
+        path: names the place in messages.
+        url: of a checkpoint, or of a directory of checkpoints.
+    """
+
+    def __init__(self, path: Path, url: str) -> None:
+        super().__init__(path)
+        self._url = url
+        self._opened: tuple[Any, str] | None = None
+        self._markers_read: dict[str, tuple[Identity, bytes, int]] = {}
+        self._facts: dict[str, Mapping[str, Any]] = {}
+        self._names: dict[Path, str] = {}
+        self._found: Sequence[Listed] = ()
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether rank among several checkpoints matters."""
+        system, path = self._open()
+        return not system.exists(path + MARKER_SUFFIX)
+
+    @property
+    def directory(self) -> Path:
+        """What no file events can be had from."""
+        return self.path
+
+    def list(self) -> Sequence[Listed]:
+        """List the markers, the highest stated generation first, then the newest.
+
+        Raises:
+            OSError: the place cannot be listed.
+        """
+        system, _ = self._open()
+        system.invalidate_cache()
+        self._facts, self._names = self._ask(), {}
+        found = [self._read(name) for name in self._facts if name.endswith(MARKER_SUFFIX)]
+        self._markers_read = {name: read for name, read in self._markers_read.items() if name in self._facts}
+        found.sort(key=lambda one: one.order, reverse=True)
+        if found != self._found:
+            self._found = found
+        return self._found
+
+    def _ask(self) -> dict[str, Mapping[str, Any]]:
+        system, path = self._open()
+        if system.exists(path + MARKER_SUFFIX):
+            names = [path + MARKER_SUFFIX, path]
+            return {name: system.info(name) for name in names if system.exists(name)}
+        try:
+            entries = system.ls(path, detail=True)
+        except FileNotFoundError:
+            return {}
+        return {entry["name"]: entry for entry in entries if entry.get("type") != "directory" and entry["name"] != path}
+
+    def _read(self, name: str) -> Listed:
+        """Read a marker, unless it was read in this state."""
+        marker = _identify(self._facts[name])
+        known = self._markers_read.get(name)
+        if known is None or known[0] != marker:
+            is_short = marker.size_bytes <= MARKER_LIMIT_BYTES
+            text = bytes(self._open()[0].cat_file(name)) if is_short else b""
+            known = self._markers_read[name] = marker, text, stated_generation(text)
+        path = Path(name[: -len(MARKER_SUFFIX)])
+        self._names[path] = name[: -len(MARKER_SUFFIX)]
+        return Listed(path, marker, known[2])
+
+    def look_at(self, listed: Listed) -> Observation:
+        """Look at one checkpoint and its marker, as the last listing has them.
+
+        Args:
+            listed: the marker.
+        """
+        path, marker, name = listed.path, listed.marker, self._names[listed.path]
+        checkpoint = _identify(self._facts[name]) if name in self._facts else None
+        if marker.size_bytes > MARKER_LIMIT_BYTES:
+            problem = f"the marker: expected at most {MARKER_LIMIT_BYTES} bytes"
+            return Observation(path, checkpoint, marker, b"", problem)
+        if sharded.is_index(path):
+            return Observation(path, checkpoint, marker, b"", "sharded checkpoints are not read from a remote place")
+        text = self._markers_read[name + MARKER_SUFFIX][1]
+        source = RemoteSource(self._open()[0], name, checkpoint)
+        return Observation(path, checkpoint, marker, text, generation=listed.generation, source=source)
+
+    def _open(self) -> tuple[Any, str]:
+        # Not before the fork: such file systems keep threads and connections.
+        if self._opened is None:
+            self._opened = open_url(self._url)
+        return self._opened
+
+
+@dataclass(frozen=True)
+class RemoteSource:
+    """Where the store gets the bytes of a remote checkpoint.
+
+    Args:
+        system: the file system.
+        name: of the checkpoint there.
+        seen: its identity when it was observed.
+    """
+
+    system: Any
+    name: str
+    seen: Identity | None
+
+    def copy_hashed(self, target: Path) -> durable_files.Copied:
+        """Copy the checkpoint into a new, synced file, and hash exactly the bytes that were written.
+
+        Args:
+            target: the file to create; it must not exist.
+
+        Raises:
+            CheckpointMovedError: it changed since it was observed.
+            OSError: reading or writing failed; `target` may exist in part.
+        """
+        self._require_unchanged()
+        with self.system.open(self.name, "rb", cache_type="none") as reader:
+            copied = durable_files.write_hashed(iter(lambda: reader.read(durable_files.CHUNK_BYTES), b""), target)
+        self._require_unchanged()
+        return copied
+
+    def _require_unchanged(self) -> None:
+        self.system.invalidate_cache()
+        if _identify(self.system.info(self.name)) != self.seen:
+            raise CheckpointMovedError(f"{self.name}: it changed since it was observed")
+
+
+def _identify(facts: Mapping[str, Any]) -> Identity:
+    tag = next((str(facts[key]) for key in _TAGS if facts.get(key)), "")
+    stated = next((facts[key] for key in _TIMES if facts.get(key)), 0)
+    mtime_s = _parse_time(stated) if isinstance(stated, str) else stated
+    seconds = mtime_s.timestamp() if isinstance(mtime_s, datetime) else float(mtime_s)
+    number = int.from_bytes(hashlib.sha256(tag.encode()).digest()[:8], "big")
+    return Identity(0, number, int(facts.get("size") or 0), int(seconds * 1_000_000_000))
+
+
+def _parse_time(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))

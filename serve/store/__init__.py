@@ -1,0 +1,1 @@
+"""The host's store: verified checkpoint files, ledger, quarantine, operator requests."""

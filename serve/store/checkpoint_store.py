@@ -1,0 +1,269 @@
+"""A content-addressed, read-only copy of every checkpoint that is served, shared by the workers of one host.
+
+The path that a trainer can write is never mapped: weights that are mapped from a file change when the file is
+overwritten, and the worker dies of SIGBUS when it is truncated. So the bytes are copied once, hashed as they were
+copied, and mapped from here.
+
+    <store>/lock               held by the one process that copies
+    <store>/incoming/          copies that are not proven yet
+    <store>/sha256/<digest>    proven, read-only checkpoints
+    <store>/proofs/<digest>    when, and in which state of the file, it was proven
+    <store>/copied.json        what was copied last, and what its bytes were, for markers that do not state it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Callable
+
+from serve import durable_files
+from serve.checkpoint import sharded
+from serve.checkpoint.manifest import Manifest
+from serve.errors import CheckpointError, CheckpointMovedError, StoreFullError
+from serve.source.local import identify
+from serve.source.observation import Load
+from serve.store import host_lock, verified_files
+from serve.store.stored_files import Shelf
+
+_READ_ONLY = 0o444
+# What was found or admitted so lately may be about to be proposed by another worker.
+_FRESH_S = 10.0
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A proven checkpoint in the store.
+
+    Args:
+        path: the read-only copy.
+        sha256: of its bytes.
+        size_bytes: its length.
+        copy_s: seconds that reading and writing took here; 0 where the bytes were there already.
+        hash_s: seconds that hashing took here; 0 where the bytes were proven already.
+    """
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    copy_s: float = 0.0
+    hash_s: float = 0.0
+
+
+class Store:
+    """The store of one host.
+
+    Args:
+        root: its directory, on a local disk; created at the first use.
+        report_damage: told of an entry that is not what its name says, after it was deleted.
+    """
+
+    def __init__(self, root: Path, report_damage: Callable[[str, str], None] = lambda expected, found: None) -> None:
+        self.root = root
+        self.shelf = Shelf(root)
+        self._proven, self._incoming, self._proofs = self.shelf.proven, self.shelf.incoming, self.shelf.proofs
+        self._copied = root / "copied.json"
+        self._report_damage = report_damage
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the host's lock, which the kernel releases when the process dies.
+
+        Raises:
+            OSError: the store cannot be written.
+        """
+        for directory in (self._proven, self._incoming, self._proofs):
+            if not directory.is_dir():
+                directory.mkdir(parents=True, exist_ok=True)
+        return host_lock.hold(self.root / "lock")
+
+    def has(self, sha256: str) -> bool:
+        """Whether there is an entry, proven in this boot or not.
+
+        Args:
+            sha256: of its bytes.
+        """
+        return (self._proven / sha256).exists()
+
+    def find(self, sha256: str) -> Stored | None:
+        """Find a checkpoint, and prove it again at the first use since the machine started, or since it was changed.
+
+        Args:
+            sha256: of its bytes.
+
+        Returns:
+            The checkpoint, or `None` when it is not in the store. One that is not what its name says is deleted.
+
+        Raises:
+            OSError: the store cannot be read.
+        """
+        stored = self._find_proven(sha256)
+        if stored is not None or not self.has(sha256):
+            return stored
+        try:
+            return self._prove(self._proven / sha256)
+        except FileNotFoundError:  # pruned meanwhile
+            return None
+
+    def admit(self, candidate: Load, needed: Callable[[], frozenset[str]] | None = None) -> Stored:
+        """Copy a checkpoint into the store, unless its bytes are there already.
+
+        Args:
+            candidate: what was observed, and what its marker states.
+            needed: asked where the disk is full: the sha256 of every checkpoint that stays; all do by default.
+
+        Returns:
+            The proven copy.
+
+        Raises:
+            CheckpointError: the bytes are not what the marker states.
+            CheckpointMovedError: the checkpoint changed while it was copied, or since it was observed.
+            OSError: reading or writing failed; the store is as it was.
+        """
+        stored = self._find_stated(candidate.manifest)
+        if stored is not None:
+            return stored
+        with self.lock():
+            known = candidate.manifest.sha256 or self._recall(candidate)
+            stored = None if known is None else self._find_proven(known)
+            return stored or self._copy_or_make_room(candidate, needed)
+
+    def prune(self, keep: frozenset[str], before_s: float) -> None:
+        """Delete what is not needed any more, and what a killed copier left.
+
+        Workers that still map a deleted file keep its bytes. While somebody copies nothing is deleted.
+
+        Args:
+            keep: the sha256 of every checkpoint that stays.
+            before_s: what was admitted or found later than this, on the wall clock, stays: it may be a candidate.
+
+        Raises:
+            OSError: the store cannot be written.
+        """
+        if not self.shelf.find_superfluous(keep, before_s) and not any(self.shelf.parts()):
+            return  # another worker was quicker; asked again under the lock
+        descriptor = host_lock.claim(self.root / "lock")
+        if descriptor is not None:
+            try:
+                self.shelf.sweep(keep, before_s)
+            finally:
+                os.close(descriptor)
+
+    def _copy_or_make_room(self, candidate: Load, needed: Callable[[], frozenset[str]] | None) -> Stored:
+        try:
+            return self._copy(candidate)
+        except (StoreFullError, OSError) as error:
+            is_full = isinstance(error, StoreFullError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not is_full or needed is None or not self.shelf.sweep(needed(), time.time() - _FRESH_S):
+                raise
+        return self._copy(candidate)
+
+    def _find_stated(self, manifest: Manifest) -> Stored | None:
+        return None if manifest.sha256 is None else self.find(manifest.sha256)
+
+    def _find_proven(self, sha256: str) -> Stored | None:
+        path = self._proven / sha256
+        try:
+            seen = path.stat()
+        except FileNotFoundError:
+            return None
+        if not verified_files.holds(self._proofs, sha256, seen):
+            return None
+        self._want(path)
+        return Stored(path, sha256, seen.st_size)
+
+    def _recall(self, candidate: Load) -> str | None:
+        """The sha256 of the same observation, where another worker has just copied it."""
+        try:
+            fingerprint, sha256 = json.loads(self._copied.read_bytes())
+        except (OSError, ValueError, TypeError):
+            return None
+        return str(sha256) if fingerprint == candidate.observation.fingerprint else None
+
+    def _remember(self, candidate: Load, sha256: str) -> None:
+        if candidate.manifest.sha256 is not None:
+            return
+        with contextlib.suppress(OSError):  # without it the next worker copies once more
+            content = json.dumps([candidate.observation.fingerprint, sha256]).encode()
+            durable_files.replace_file(self._copied, content, is_lasting=False)
+
+    def _copy(self, candidate: Load) -> Stored:
+        for leftover in self.shelf.parts():
+            leftover.unlink()  # whoever wrote it is dead
+        part = self._incoming / f"{os.getpid()}.part"
+        try:
+            copied = self._copy_observed(candidate, part)
+            _require_stated(candidate.manifest, copied.sha256)
+            there = self._find_proven(copied.sha256)
+            if there is not None:
+                # A marker that states no hash, of bytes that were there: one file is mapped by all workers.
+                part.unlink()
+                self._remember(candidate, copied.sha256)
+                return replace(there, copy_s=copied.copy_s, hash_s=copied.hash_s)
+            part.chmod(_READ_ONLY)
+            part.replace(self._proven / copied.sha256)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        durable_files.sync_directory(self._proven)
+        path = self._proven / copied.sha256
+        verified_files.write(self._proofs, path)
+        self._remember(candidate, copied.sha256)
+        return Stored(path, copied.sha256, copied.size_bytes, copied.copy_s, copied.hash_s)
+
+    def _copy_observed(self, candidate: Load, part: Path) -> durable_files.Copied:
+        seen = candidate.observation
+        if seen.source is not None:
+            self._require_space(seen.checkpoint.size_bytes if seen.checkpoint is not None else 0)
+            return seen.source.copy_hashed(part)
+        source = os.open(seen.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            before = identify(source, seen.path)
+            if before is None or before != seen.checkpoint:
+                raise CheckpointMovedError(f"{seen.path.name}: it changed since it was observed")
+            copied = None if sharded.is_index(seen.path) else durable_files.clone_hashed(source, part)
+            if copied is None:
+                self._require_space(before.size_bytes)
+                is_index = sharded.is_index(seen.path)
+                copied = sharded.join_hashed(seen.path, part) if is_index else durable_files.copy_hashed(source, part)
+            if identify(source, seen.path) != before:
+                raise CheckpointMovedError(f"{seen.path.name}: it changed while it was copied")
+            return copied
+        finally:
+            os.close(source)
+
+    def _require_space(self, size_bytes: int) -> None:
+        free_bytes = self.shelf.free_bytes()
+        if free_bytes < size_bytes:
+            raise StoreFullError(
+                f"{self.root}: expected {size_bytes} free bytes, found {free_bytes}",
+                hint="free some space there, lower keep, or point SERVE_STORE to another disk; `serve store` lists it",
+            )
+
+    def _prove(self, path: Path) -> Stored | None:
+        with self.lock():
+            seen = path.stat()
+            if verified_files.holds(self._proofs, path.name, seen):  # by another worker, while this one waited
+                return Stored(path, path.name, seen.st_size)
+            started_s = time.monotonic()
+            found = durable_files.hash_file(path)
+            if found != path.name:
+                path.unlink()
+                self._report_damage(path.name, found)
+                return None
+            verified_files.write(self._proofs, path)
+            return Stored(path, path.name, seen.st_size, hash_s=time.monotonic() - started_s)
+
+    def _want(self, path: Path) -> None:
+        with contextlib.suppress(OSError):  # another user's file: it may then be pruned, and is fetched again
+            path.chmod(_READ_ONLY)  # sets nothing but the ctime, by which prune sees that it is wanted
+
+
+def _require_stated(manifest: Manifest, sha256: str) -> None:
+    if manifest.sha256 is not None and manifest.sha256 != sha256:
+        raise CheckpointError("hash", f"the sha256: expected {manifest.sha256}, found {sha256}")

@@ -1,0 +1,186 @@
+"""A refusal, and what it is worth: whether it stands, for whom, and when the same may be tried again. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timezone
+
+from serve.store.ledger import ROLLBACK
+
+_FIRST_RETRY_S = 1.0
+_LONGEST_RETRY_S = 60.0
+# Loading a large model again each minute would cost requests more than it may bring.
+_LONGEST_COSTLY_RETRY_S = 600.0
+# The first and the longest pause where requests are answered 503 meanwhile.
+_DISRUPTIVE_RETRY_S = (600.0, 86400.0)
+_MOST_RECORDS = 500
+_SHORTEST_DIGEST = 8
+_MOST_FINGERPRINTS = 100
+# What the bytes alone prove, whatever code is to use them; of the rest another start of the server is a new judge.
+_OF_BYTES = frozenset(("content", "damaged", "finite", "format", "hash", "marker", "pickle", "signature", "size"))
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a checkpoint is not served.
+
+    Args:
+        name: of the checkpoint's file.
+        code: a fixed word for the kind of fault.
+        reason: what is wrong with it.
+        fingerprint: of the observation, or of the order, that led to it.
+        sha256: of its bytes, or nothing where they are not known.
+        version: that its marker names, where it does.
+        is_lasting: whether trying the same again cannot help.
+        marker: the marker's text, by which a refusal that was said is known again.
+        is_costly: whether trying it again takes loading a model.
+        is_disruptive: whether trying it again takes the live model away meanwhile.
+    """
+
+    name: str
+    code: str
+    reason: str
+    fingerprint: str
+    sha256: str = ""
+    version: str = ""
+    is_lasting: bool = True
+    marker: str = ""
+    is_costly: bool = False
+    is_disruptive: bool = False
+
+
+@dataclass(frozen=True)
+class Record:
+    """A refusal as it stands in the file.
+
+    Args:
+        subject: the sha256, or the name where the bytes are not known.
+        name: of the checkpoint's file.
+        code: a fixed word for the kind of fault.
+        reason: what is wrong with it.
+        judge: who refused it; see the module.
+        since: when it was first refused, as ISO 8601.
+        attempts: how often it was tried.
+        retry_at_s: from when it may be tried again, on the wall clock; `None` for never.
+        version: that its marker names.
+        fingerprints: of the observations and orders that led to it.
+        marker: the marker's text.
+        tried_s: when it was last tried, on the wall clock.
+        start: of the server that refused it.
+    """
+
+    subject: str
+    name: str
+    code: str
+    reason: str
+    judge: str
+    since: str
+    attempts: int = 0
+    retry_at_s: float | None = None
+    version: str = ""
+    fingerprints: tuple[str, ...] = ()
+    marker: str = ""
+    tried_s: float = 0.0
+    start: str = ""
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether an operator's order led to it, and nothing that lies at the watched place."""
+        return all(fingerprint.startswith(ROLLBACK) for fingerprint in self.fingerprints)
+
+    def is_of(self, wanted: str) -> bool:
+        """Whether it is of a checkpoint.
+
+        Args:
+            wanted: its name, its version, or at least eight digits of its sha256.
+        """
+        is_digest = len(wanted) >= _SHORTEST_DIGEST and self.subject.startswith(wanted)
+        return wanted in (self.name, self.version) or is_digest
+
+    def holds(self, judge: str, now_s: float, start: str = "") -> bool:
+        """Whether the refusal still stands.
+
+        Args:
+            judge: who asks.
+            now_s: the time on the wall clock.
+            start: of the server that asks.
+        """
+        is_proven = self.retry_at_s is None and self.code in _OF_BYTES
+        if self.judge != judge or not (is_proven or self.start == start):
+            return False
+        # A clock that was set back must not prolong a pause.
+        return self.retry_at_s is None or self.tried_s <= now_s < self.retry_at_s
+
+
+def add_refusal(
+    records: Mapping[str, Record], refusal: Refusal, judge: str, now_s: float, start: str = ""
+) -> tuple[Mapping[str, Record], bool]:
+    """Add a refusal to what is known.
+
+    Args:
+        records: by subject, the oldest first.
+        refusal: the new one.
+        judge: who refused.
+        now_s: the time on the wall clock.
+        start: of the server that refused.
+
+    Returns:
+        All records, and whether the refusal is news: a half-written checkpoint is refused in every state that it
+        passes through, but its reader needs to be told once.
+    """
+    subject = refusal.sha256 or refusal.name
+    old = records.get(subject)
+    said = refusal.code, refusal.name, refusal.marker, judge, start
+    is_same = old is not None and (old.code, old.name, old.marker, old.judge, old.start) == said
+    if old is not None and not refusal.is_lasting and old.retry_at_s is None and old.holds(judge, now_s, start):
+        return records, False  # what the bytes prove is not taken back, because a worker's copy has gone meanwhile
+    attempts = old.attempts if old is not None and (old.judge, old.start) == (judge, start) else 0
+    # Bounded, so that the power stays a small number.
+    first_s, longest_s = _FIRST_RETRY_S, _LONGEST_COSTLY_RETRY_S if refusal.is_costly else _LONGEST_RETRY_S
+    if refusal.is_disruptive:
+        first_s, longest_s = _DISRUPTIVE_RETRY_S
+    pause_s = min(first_s * 2 ** min(attempts, 10), longest_s)
+    record = Record(
+        subject=subject,
+        name=refusal.name,
+        code=refusal.code,
+        reason=refusal.reason,
+        judge=judge,
+        since=old.since if old is not None else _as_text(now_s),
+        attempts=attempts + 1,
+        retry_at_s=None if refusal.is_lasting else now_s + pause_s,
+        version=refusal.version,
+        fingerprints=add_fingerprint(old.fingerprints if old is not None else (), refusal.fingerprint),
+        marker=refusal.marker,
+        tried_s=now_s,
+        start=start,
+    )
+    others = [other for other in records.values() if other.subject != subject]
+    kept = [*others, record][-_MOST_RECORDS:]
+    return {one.subject: one for one in kept}, not is_same
+
+
+def add_fingerprint(fingerprints: tuple[str, ...], new: str) -> tuple[str, ...]:
+    """Add the fingerprint of an observation to those that led to the same refusal.
+
+    Args:
+        fingerprints: the known ones, the oldest first.
+        new: the other one.
+    """
+    return (*(one for one in fingerprints if one != new), new)[-_MOST_FINGERPRINTS:]
+
+
+def parse_record(stated: Mapping[str, object]) -> Record:
+    """Make a record of what was read; keys of another version are passed over.
+
+    Args:
+        stated: one entry of the file.
+    """
+    known = {field.name: stated[field.name] for field in fields(Record) if field.name in stated}
+    record = Record(**known)  # type: ignore[arg-type]
+    return replace(record, fingerprints=tuple(record.fingerprints))
+
+
+def _as_text(now_s: float) -> str:
+    return datetime.fromtimestamp(now_s, timezone.utc).isoformat(timespec="milliseconds")

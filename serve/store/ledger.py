@@ -1,0 +1,203 @@
+"""The generations of one host, in the order of their commits.
+
+An append-only file of JSON lines beside the store, written under the lock of the commits. It is what lasts: a worker
+that starts late, and a server that starts again, find in it what is committed, whatever the watched place holds by
+then. The commit word is only its last number, where requests can read it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime, timezone
+
+from serve import durable_files
+from serve.errors import LedgerError
+from serve.store import host_lock
+from serve.store.checkpoint_store import Store
+
+CHECKPOINT = "checkpoint"
+ROLLBACK = "rollback"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One generation.
+
+    Args:
+        generation: its number; the first is 1.
+        sha256: of the checkpoint.
+        size_bytes: of the checkpoint.
+        version: that the marker gave it.
+        name: the checkpoint's file name.
+        marker_mtime_ns: when its marker was written.
+        fingerprint: of the observation, or of the order, that led to it.
+        committed: when, as ISO 8601.
+        marker_generation: the publisher's own number for it, or 0.
+        cause: `"checkpoint"` or `"rollback"`.
+        marker: the marker's text, for workers that prepare it later and did not see it themselves.
+    """
+
+    generation: int
+    sha256: str
+    size_bytes: int
+    version: str
+    name: str
+    marker_mtime_ns: int
+    fingerprint: str
+    committed: str = ""
+    marker_generation: int = 0
+    cause: str = CHECKPOINT
+    marker: str = ""
+
+    @property
+    def order(self) -> tuple[int, int, str]:
+        """The rank that its observation had."""
+        return self.marker_generation, self.marker_mtime_ns, self.name
+
+    def has_same_content(self, other: Entry) -> bool:
+        """Whether the other entry would answer the same and say the same of itself."""
+        return (self.sha256, self.version) == (other.sha256, other.version)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What is known of the file: parsing all of it at each swap would cost more with every generation.
+
+    Args:
+        state: inode, size and mtime that it had.
+        entries: its lines.
+        end: where the last whole line ends.
+        last_line: that line, by which a file that was not only appended to is known.
+    """
+
+    state: tuple[int, int, int] = (0, 0, 0)
+    entries: Sequence[Entry] = ()
+    end: int = 0
+    last_line: bytes = b""
+
+
+class Ledger:
+    """The file of generations.
+
+    Args:
+        store: beside whose checkpoints it lies.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._path = store.root / "generations.jsonl"
+        self.lock_path = store.root / "commit.lock"
+        self._read = _Read()
+        self._is_named = False
+
+    def read(self) -> list[Entry]:
+        """Return every generation, the oldest first.
+
+        A last line without its end is what a killed writer left; it was never committed.
+
+        Raises:
+            OSError: the file is there and cannot be read.
+            LedgerError: a line is not an entry.
+        """
+        try:
+            seen = self._path.stat()
+        except FileNotFoundError:
+            return []
+        state = (seen.st_ino, seen.st_size, seen.st_mtime_ns)
+        if self._read.state != state:
+            self._read = self._read_on(state)
+        return list(self._read.entries)
+
+    def _read_on(self, state: tuple[int, int, int]) -> _Read:
+        """Read what was appended since; all of it where that is not all that happened to the file."""
+        known = self._read if self._read.state[0] == state[0] else _Read()
+        with self._path.open("rb") as reader:
+            reader.seek(known.end - len(known.last_line))
+            if reader.read(len(known.last_line)) != known.last_line:
+                known = _Read()
+                reader.seek(0)
+            lines = [line for line in reader.read().splitlines(keepends=True) if line.endswith(b"\n")]
+        end = known.end + sum(map(len, lines))
+        last_line = lines[-1] if lines else known.last_line
+        return _Read(state, [*known.entries, *map(_parse, lines)], end, last_line)
+
+    def last(self) -> Entry | None:
+        """Return the committed generation, or `None` before the first."""
+        entries = self.read()
+        return entries[-1] if entries else None
+
+    def commit(self, proposed: Entry, after: int = 0) -> Entry:
+        """Number a generation; the same observation gets the same number in every worker.
+
+        Args:
+            proposed: the entry without its number and time.
+            after: the generation that the worker answers with: what was live before it may come again.
+
+        Returns:
+            The entry as it stands in the file. It is not the last one when another worker was faster by a generation.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        with host_lock.hold(self.lock_path):
+            entries = self.read()
+            for entry in entries:
+                is_same = entry.fingerprint == proposed.fingerprint and entry.has_same_content(proposed)
+                if is_same and entry.generation > after:
+                    return entry
+            if entries and entries[-1].has_same_content(proposed):
+                return entries[-1]
+            return self.append(number(proposed, entries))
+
+    def append(self, entry: Entry) -> Entry:
+        """Write one numbered generation; the caller holds the lock of the commits.
+
+        Args:
+            entry: with its number.
+
+        Returns:
+            The entry with its time.
+
+        Raises:
+            OSError: the file cannot be written; nothing is committed.
+        """
+        entry = replace(entry, committed=datetime.now(timezone.utc).isoformat())
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            content = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+            end = content.rfind(b"\n") + 1
+            os.ftruncate(descriptor, end)
+            os.lseek(descriptor, end, os.SEEK_SET)
+            durable_files.write_all(descriptor, json.dumps(asdict(entry)).encode() + b"\n")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        # Its name need be written once, by each process that cannot know that it was.
+        if not content or not self._is_named:
+            durable_files.sync_directory(self._path.parent)
+            self._is_named = True
+        return entry
+
+
+def number(proposed: Entry, entries: list[Entry]) -> Entry:
+    """Give a proposed entry the number after the last one.
+
+    Args:
+        proposed: the entry without its number.
+        entries: all that are committed.
+    """
+    return replace(proposed, generation=entries[-1].generation + 1 if entries else 1)
+
+
+def _parse(line: bytes) -> Entry:
+    try:
+        stated = json.loads(line)
+        # Keys of a newer version are passed over, so that the version before it can start again after an upgrade.
+        return Entry(**{known.name: stated[known.name] for known in fields(Entry) if known.name in stated})
+    except (ValueError, TypeError) as error:
+        raise LedgerError(
+            f"generations.jsonl: expected one entry on each line, found {line[:80]!r}",
+            hint="move the store away; generations then start again at 1",
+        ) from error

@@ -1,0 +1,212 @@
+"""What is ordered by files beside the store: an older version back, no automatic moves, or nothing served at all.
+
+Files, so that an order reaches every worker, needs no port, and waits for a server that is down. The commands write
+them; the reloader reads them at each look.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from serve import durable_files
+from serve.errors import LedgerError
+from serve.store.ledger import ROLLBACK, Entry
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """The order to serve an older version as a new generation.
+
+    Args:
+        id: tells one order from another.
+        generation: that had the version last.
+        sha256: of its checkpoint.
+        version: its name.
+        ordered: when, as ISO 8601.
+    """
+
+    id: str
+    generation: int
+    sha256: str
+    version: str
+    ordered: str
+
+    @property
+    def fingerprint(self) -> str:
+        """What the ledger and the quarantine know the order by."""
+        return f"{ROLLBACK}:{self.id}"
+
+    def propose(self, earlier: Entry) -> Entry:
+        """Return the generation that carries the order out.
+
+        It has the rank of the earlier one: what it replaces stays the newest that was seen, and does not come back by
+        itself.
+
+        Args:
+            earlier: the generation that had the version.
+        """
+        return replace(
+            earlier, generation=0, version=self.version, fingerprint=self.fingerprint, committed="", cause=ROLLBACK
+        )
+
+
+@dataclass(frozen=True)
+class Pin:
+    """The order to make no automatic moves.
+
+    Args:
+        generation: that was live when it was given.
+        version: of that generation.
+        sha256: of its checkpoint.
+        pinned: when, as ISO 8601.
+        reason: for people.
+    """
+
+    generation: int
+    version: str
+    sha256: str
+    pinned: str
+    reason: str = ""
+
+
+class Orders:
+    """The files of one host's orders.
+
+    Args:
+        root: the store's directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._rollback, self._pin = root / "rollback.json", root / "pin.json"
+        self._unloaded, self._check = root / "unloaded.json", root / "check.json"
+
+    def rollback(self) -> Rollback | None:
+        """Return the last rollback that was ordered, done or not.
+
+        Raises:
+            LedgerError: the file is damaged.
+            OSError: it cannot be read.
+        """
+        stated = _read(self._rollback)
+        return None if stated is None else Rollback(**stated)
+
+    def pin(self) -> Pin | None:
+        """Return the pin, or `None` when automatic moves are allowed.
+
+        Raises:
+            LedgerError: the file is damaged.
+            OSError: it cannot be read.
+        """
+        stated = _read(self._pin)
+        return None if stated is None else Pin(**stated)
+
+    def order_rollback(self, entry: Entry) -> Rollback:
+        """Order an older version.
+
+        Args:
+            entry: the generation that had it.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        order = Rollback(uuid.uuid4().hex, entry.generation, entry.sha256, entry.version, _now())
+        self._write(self._rollback, asdict(order))
+        return order
+
+    def withdraw(self, order: Rollback) -> None:
+        """Take a rollback back, unless another one was ordered since.
+
+        Args:
+            order: that is not to be tried again.
+        """
+        if self.rollback() == order:
+            self._rollback.unlink()
+
+    def order_pin(self, entry: Entry, reason: str) -> Pin:
+        """Stop automatic moves.
+
+        Args:
+            entry: the committed generation.
+            reason: for people.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        pin = Pin(entry.generation, entry.version, entry.sha256, _now(), reason)
+        self._write(self._pin, asdict(pin))
+        return pin
+
+    def unpin(self) -> bool:
+        """Allow automatic moves again.
+
+        Returns:
+            Whether they were stopped.
+        """
+        try:
+            self._pin.unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def is_unloaded(self) -> bool:
+        """Whether nothing is to be served."""
+        return self._unloaded.exists()
+
+    def order_unload(self) -> None:
+        """Serve nothing, until `order_load`.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        self._write(self._unloaded, {"ordered": _now()})
+
+    def order_load(self) -> None:
+        """Serve again what is committed."""
+        self._unloaded.unlink(missing_ok=True)
+
+    def check(self) -> str:
+        """Return the id of the comparison of live weights that is ordered, or nothing."""
+        return str((_read(self._check) or {}).get("id", ""))
+
+    def order_check(self) -> str:
+        """Have each worker compare its live weights with their checkpoint.
+
+        Returns:
+            The id of the order.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        id = uuid.uuid4().hex
+        self._write(self._check, {"id": id, "ordered": _now()})
+        return id
+
+    def withdraw_check(self) -> None:
+        """Take that order back."""
+        self._check.unlink(missing_ok=True)
+
+    def _write(self, path: Path, stated: dict[str, object]) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        durable_files.replace_file(path, json.dumps(stated, indent=1).encode() + b"\n")
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        stated = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise LedgerError(f"{path}: expected JSON, found {error}", hint="delete the file") from error
+    if not isinstance(stated, dict):
+        raise LedgerError(f"{path}: expected an object, found {type(stated).__name__}", hint="delete the file")
+    return stated
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

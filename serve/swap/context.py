@@ -1,0 +1,98 @@
+"""What a committer works with: the parts of one worker, and what it expects of a loader and of what that loads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from serve.checkpoint.manifest import Manifest
+from serve.events.event_log import EventLog
+from serve.model.predictor import Predictor
+from serve.model.slot import Slot
+from serve.source.local import Place
+from serve.store.checkpoint_store import Store, Stored
+from serve.store.ledger import Ledger
+from serve.store.operator_requests import Orders
+from serve.store.quarantine import Quarantine
+
+
+class Loaded(Protocol):
+    """A model that is ready to be swapped in; `serve.model.loader.Loaded` is the one there is."""
+
+    @property
+    def predictor(self) -> Predictor:
+        """Answers requests."""
+
+    @property
+    def format(self) -> str:
+        """Of the checkpoint."""
+
+    @property
+    def load_s(self) -> float:
+        """Seconds for building the module and attaching the weights."""
+
+    @property
+    def warm_up_s(self) -> float:
+        """Seconds for answering the example."""
+
+
+class Loader(Protocol):
+    """Makes models from checkpoints; `serve.model.loader.ModelLoader` is the one there is."""
+
+    def preview(self, path: Path, manifest: Manifest) -> None:
+        """Refuse what the first bytes of a checkpoint prove, before it is copied.
+
+        Args:
+            path: the checkpoint at the watched place.
+            manifest: what its marker states.
+        """
+
+    def load(self, stored: Stored, manifest: Manifest) -> Loaded:
+        """Load, check and warm up one model.
+
+        Args:
+            stored: the proven checkpoint.
+            manifest: what its marker states; `serve.checkpoint.manifest.parse_marker` of `Entry.marker`.
+        """
+
+    def compare(self, predictor: Predictor) -> tuple[int, list[str]]:
+        """Compare the weights of a model in memory with its checkpoint.
+
+        Args:
+            predictor: that `load` made.
+
+        Returns:
+            How many tensors were compared, and the names of those that differ.
+        """
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a committer works with.
+
+    Args:
+        place: the watched place.
+        store: holds the proven copies.
+        slot: gets the live generation.
+        ledger: numbers the generations.
+        quarantine: keeps what was refused.
+        orders: tells what operators want.
+        log: is told each change of state.
+        name: of the model.
+        label: under which it is served.
+        env_digest: of the environment that answers, where it is known.
+        keep: how many generations the store keeps.
+    """
+
+    place: Place
+    store: Store
+    slot: Slot
+    ledger: Ledger
+    quarantine: Quarantine
+    orders: Orders
+    log: EventLog
+    name: str
+    label: str
+    env_digest: str | None
+    keep: int

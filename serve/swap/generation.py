@@ -1,0 +1,94 @@
+"""Making generations, freeing them, and what the log says of both."""
+
+from __future__ import annotations
+
+import time
+
+from serve.checkpoint.provenance import Provenance
+from serve.events.event_log import EventLog
+from serve.model.slot import Generation
+from serve.store.checkpoint_store import Stored
+from serve.store.ledger import Entry
+from serve.swap.context import Loaded, Parts
+from serve.system.process_memory import trim_memory, used_bytes
+
+
+def make(parts: Parts, loaded: Loaded, stored: Stored, entry: Entry, before_bytes: int) -> Generation:
+    """Make a generation of a model that is ready.
+
+    Args:
+        parts: of the worker.
+        loaded: the model.
+        stored: its proven checkpoint.
+        entry: its place among the generations.
+        before_bytes: the memory of the process before it was loaded.
+    """
+    trim_memory()  # loading and warming up leave behind what was needed only once
+    provenance = Provenance(parts.name, entry.version, entry.generation, entry.sha256, parts.env_digest, parts.label)
+    facts: dict[str, object] = {
+        "checkpoint": entry.name,
+        "cause": entry.cause,
+        "size_bytes": stored.size_bytes,
+        "format": loaded.format,
+        "committed": entry.committed,
+        "marker_mtime_ns": entry.marker_mtime_ns,
+        "copy_s": round(stored.copy_s, 6),
+        "hash_s": round(stored.hash_s, 6),
+        "load_s": round(loaded.load_s, 6),
+        "warm_up_s": round(loaded.warm_up_s, 6),
+        "memory_before_bytes": before_bytes,
+        "memory_after_bytes": used_bytes(),
+    }
+    return Generation(loaded.predictor, provenance, facts)
+
+
+def say_live(log: EventLog, event: str, generation: Generation, previous: Generation | None, commit_s: float) -> None:
+    """Write the line of a generation that has become live.
+
+    Args:
+        log: where to.
+        event: `swapped`, or `restored` in a worker that starts.
+        generation: what is live now.
+        previous: what was before.
+        commit_s: how long the commit took.
+    """
+    facts = dict(generation.facts)
+    marker_mtime_ns = facts.pop("marker_mtime_ns")
+    since_s = time.time() - marker_mtime_ns / 1e9 if isinstance(marker_mtime_ns, int) else None
+    log.emit(
+        event,
+        **identify(generation),
+        **facts,
+        commit_s=round(commit_s, 6),
+        since_marker_s=None if since_s is None else round(since_s, 3),
+        previous=identify(previous) if previous else None,
+    )
+
+
+def free_first(drained: list[Generation], log: EventLog) -> None:
+    """Take the first of some generations out of their list, free its memory, and say so.
+
+    Args:
+        drained: those that no request uses any more; the list is the last that holds them.
+        log: where to.
+    """
+    generation = drained.pop(0)
+    facts, before_bytes, started_s = identify(generation), used_bytes(), time.monotonic()
+    release = getattr(generation.predictor, "release", None)
+    if release is not None:
+        release()
+    del generation, release
+    trim_memory()
+    log.emit(
+        "retired",
+        **facts,
+        free_s=round(time.monotonic() - started_s, 6),
+        memory_before_bytes=before_bytes,
+        memory_after_bytes=used_bytes(),
+    )
+
+
+def identify(generation: Generation) -> dict[str, object]:
+    """Return the keys by which the log names a generation."""
+    provenance = generation.provenance
+    return {"generation": provenance.generation, "version": provenance.version, "sha256": provenance.sha256}

@@ -1,0 +1,221 @@
+"""Committing in all workers of a host at the same instant (`SERVE_COMMIT=host`)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from serve.checkpoint.manifest import parse_marker
+from serve.errors import CheckpointError, DeadlineError
+from serve.model.slot import Generation
+from serve.source.observation import SERVED, Ignore, Wait
+from serve.store.checkpoint_store import Stored
+from serve.store.ledger import Entry
+from serve.store.rejection import explain, refuse_entry
+from serve.swap.background_task import Preparation
+from serve.swap.committer import Committer
+from serve.swap.context import Loaded, Loader, Parts
+from serve.swap.generation import make, say_live
+from serve.swap.host_coordinator import Agreement, Proposal, Standing
+from serve.system.process_memory import used_bytes
+
+# Between two looks at whether the others are prepared: short, because all workers hold two models meanwhile.
+_LOOK_S = 0.002
+_AGAIN_S = 0.1
+_CATCH_UP_PAUSE_S = 2.0
+
+
+class HostCommitter(Committer):
+    """Makes a candidate live when every worker of the host has prepared it.
+
+    Args:
+        parts: what it works with.
+        root: the store's directory.
+        timeout_s: how long the workers may take to prepare.
+    """
+
+    def __init__(self, parts: Parts, root: Path, timeout_s: float) -> None:
+        super().__init__(parts)
+        self._root, self._timeout_s = root, timeout_s
+        self._opened: Agreement | None = None
+        self._catch_up_at_s = 0.0
+
+    @property
+    def turn(self) -> int:
+        """A number that changes when there is something to attend to."""
+        return self._opened.word.turn if self._opened is not None else 0
+
+    @property
+    def _agreement(self) -> Agreement:
+        # Not before the fork: the locks of the roster belong to one process.
+        if self._opened is None:
+            self._opened = Agreement(self._root, self._parts.ledger, self._timeout_s)
+            word = self._opened.word
+            self._parts.slot.follow(lambda: word.committed)
+        return self._opened
+
+    def boot(self, loader: Loader) -> None:
+        """Make the committed generation live, and join the workers that must be prepared.
+
+        Args:
+            loader: makes the model.
+        """
+        self._bury()
+        while not self._is_stopping:
+            entry = self._parts.ledger.last()
+            live = entry.generation if entry is not None and self._try_restore(loader, entry) else 0
+            if self._agreement.join(live):
+                return
+            time.sleep(_AGAIN_S)
+
+    def leave(self) -> None:
+        """Take part no more; the worker ends."""
+        super().leave()
+        if self._opened is not None:
+            self._opened.roster.leave()
+
+    def attend(self, loader: Loader) -> bool:
+        """Prepare what is proposed, and wait until it is committed or closed.
+
+        Args:
+            loader: makes the model.
+
+        Returns:
+            Whether there was something.
+        """
+        if not self._agreement.roster.is_joined:
+            self.boot(loader)  # booting failed, because the disk was full, say
+        if self._parts.slot.live is None:
+            self._catch_up(loader)
+        proposal = self._agreement.open_proposal()
+        if proposal is None:
+            return False
+        self._carry_out(loader, proposal)
+        return True
+
+    def _move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
+        proposal = self._agreement.propose(proposed)
+        if proposal is None:
+            is_live = self._parts.slot.live is not None
+            return SERVED if is_live else Wait("it is committed, and this worker is about to load it", _AGAIN_S)
+        standing = self._carry_out(loader, proposal, stored)
+        if proposal.entry.fingerprint != proposed.fingerprint:
+            return Wait("another checkpoint came first", 0.0)
+        if standing is Standing.COMMITTED:
+            return SERVED
+        record = self._parts.quarantine.find_sha256(proposed.sha256, proposed.marker)
+        return Ignore(f"refused: {record.reason}") if record is not None else Wait("nobody moved", _AGAIN_S)
+
+    def _carry_out(self, loader: Loader, proposal: Proposal, admitted: Stored | None = None) -> Standing:
+        agreement, entry = self._agreement, proposal.entry
+        before_bytes, previous = used_bytes(), self._parts.slot.live
+        agreement.roster.say(preparing=proposal.number)
+        stored = admitted if admitted is not None and admitted.sha256 == entry.sha256 else None
+        preparation = Preparation(lambda: self._load(loader, entry, stored), str(entry.generation))
+        try:
+            generation = self._prepare(proposal, preparation, before_bytes)
+            prepared_s = time.monotonic()
+            while generation is not None and self._is_waiting(proposal):
+                try:
+                    if not agreement.try_commit(proposal):
+                        time.sleep(_LOOK_S)
+                except OSError as error:
+                    self._close(proposal, error)
+        finally:
+            preparation.abandon()
+        standing = agreement.standing(proposal)
+        if generation is not None and standing is Standing.COMMITTED:
+            self._follow_through(generation, previous, time.monotonic() - prepared_s)
+        else:
+            self._parts.slot.stand_by(None)
+        live = self._parts.slot.live
+        agreement.roster.say(preparing=0, prepared=0, live=live.provenance.generation if live else 0)
+        return standing
+
+    def _prepare(
+        self, proposal: Proposal, preparation: Preparation[tuple[Stored, Loaded]], before_bytes: int
+    ) -> Generation | None:
+        """Wait for the model, put it where the commit word finds it, and say so."""
+        while not preparation.wait(_LOOK_S * 5):
+            if not self._is_waiting(proposal):
+                return None
+        try:
+            stored, loaded = preparation.take()
+        except Exception as error:
+            self._close(proposal, error)
+            return None
+        generation = make(self._parts, loaded, stored, proposal.entry, before_bytes)
+        self._parts.slot.stand_by(generation)
+        self._agreement.roster.say(prepared=proposal.number)
+        entry = proposal.entry
+        self._parts.log.emit(
+            "prepared",
+            generation=entry.generation,
+            version=entry.version,
+            sha256=entry.sha256,
+            load_s=round(loaded.load_s, 6),
+            warm_up_s=round(loaded.warm_up_s, 6),
+        )
+        return generation
+
+    def _is_waiting(self, proposal: Proposal) -> bool:
+        if self._is_stopping or self._agreement.standing(proposal) is not Standing.WAITING:
+            return False
+        if time.monotonic() > proposal.deadline_s:
+            late = ", ".join(str(pid) for pid in self._agreement.late(proposal)) or "none"
+            self._close(
+                proposal,
+                DeadlineError(f"expected every worker prepared in {self._timeout_s:g} s; not prepared: {late}"),
+            )
+            return False
+        return True
+
+    def _load(self, loader: Loader, entry: Entry, stored: Stored | None) -> tuple[Stored, Loaded]:
+        stored = stored or self._parts.store.find(entry.sha256)
+        if stored is None:
+            raise FileNotFoundError(f"{entry.name}: it is not in the store any more")
+        return stored, loader.load(stored, parse_marker(entry.marker.encode()))
+
+    def _follow_through(self, generation: Generation, previous: Generation | None, commit_s: float) -> None:
+        live = self._parts.slot.live  # looking makes it live, should no request have done so before
+        if live is not generation:
+            return
+        last = self._parts.ledger.last()
+        generation.facts["committed"] = last.committed if last else ""
+        say_live(self._parts.log, "swapped", generation, previous, commit_s)
+        self._parts.quarantine.forget(generation.provenance.sha256)
+        self.prune()
+
+    def _close(self, proposal: Proposal, error: BaseException) -> None:
+        if self._agreement.close(proposal):
+            self.say_refused(refuse_entry(error, proposal.entry))
+
+    def _kept(self) -> frozenset[str]:
+        proposal = self._agreement.open_proposal()
+        return super()._kept().union(() if proposal is None else (proposal.entry.sha256,))
+
+    def _bury(self) -> None:
+        deaths = self._agreement.bury()
+        if deaths is not None and deaths.is_closed:
+            error = CheckpointError("crash", f"{deaths.count} workers died while they prepared it")
+            refusal = refuse_entry(error, deaths.proposal.entry)
+            self.say_refused(replace(refusal, is_lasting=False, is_costly=True))
+
+    def _try_restore(self, loader: Loader, entry: Entry) -> bool:
+        live = self._parts.slot.live
+        if live is not None and live.provenance.generation == entry.generation:
+            return True
+        try:
+            return self._restore(loader, entry)
+        except Exception as error:  # the newest checkpoint may still be good; only the way back is lost
+            self._parts.log.emit("not_restored", generation=entry.generation, reason=explain(error))
+            return False
+
+    def _catch_up(self, loader: Loader) -> None:
+        entry = self._parts.ledger.last()
+        if entry is None or time.monotonic() < self._catch_up_at_s:
+            return
+        self._catch_up_at_s = time.monotonic() + _CATCH_UP_PAUSE_S
+        if self._try_restore(loader, entry):
+            self._agreement.roster.say(live=entry.generation)

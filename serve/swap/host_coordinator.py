@@ -1,0 +1,278 @@
+"""How the workers of one host agree on the next generation.
+
+One proposal is open at a time. Every worker prepares it; when each living one has said so, whoever sees it first writes
+the ledger and then the commit word, and with that one store all of them move. One refusal, or the deadline, closes the
+proposal, and nobody moves. All of it happens under one lock that the kernel releases when its holder dies:
+
+    <store>/word                    the commit word and a row for each worker (serve.swap.shared_state)
+    <store>/workers/<row>           locked by the worker of that row (serve.swap.membership)
+    <store>/proposal.json           the open proposal, or the last one
+    <store>/generations.jsonl       what was committed (serve.store.ledger)
+
+Killed between ledger and word, the proposal is still open and every living worker is prepared: the next one to look
+finishes the commit. Killed all together, the first worker to come back takes the word from the ledger.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from serve import durable_files
+from serve.store import host_lock
+from serve.store.ledger import Entry, Ledger, number
+from serve.swap.membership import Roster
+from serve.swap.shared_state import Word
+
+# How often the kernel is asked who has died, while somebody is not prepared.
+_SURVEY_PAUSE_S = 0.05
+# One worker may die of something else; the second one that dies while it prepares the same bytes dies of them.
+_DEATHS_ALLOWED = 1
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What all workers are to prepare.
+
+    Args:
+        number: tells one proposal from another.
+        entry: the generation that it would be.
+        deadline_s: until when it must be prepared, on the monotonic clock, which all processes of a host share.
+    """
+
+    number: int
+    entry: Entry
+    deadline_s: float
+
+
+class Standing(enum.Enum):
+    """Where a proposal stands, seen by one worker."""
+
+    WAITING = "some worker is still preparing"
+    COMMITTED = "it is live"
+    CLOSED = "nobody moves"
+
+
+@dataclass(frozen=True)
+class Deaths:
+    """Workers that died while they prepared a proposal.
+
+    Args:
+        proposal: what they prepared.
+        count: how many.
+        is_closed: whether it was closed because of them.
+    """
+
+    proposal: Proposal
+    count: int
+    is_closed: bool
+
+
+class Agreement:
+    """The agreement of one host, seen by one of its workers or by a command.
+
+    Args:
+        root: the store's directory.
+        ledger: gets what is committed.
+        timeout_s: how long a proposal may take.
+    """
+
+    def __init__(self, root: Path, ledger: Ledger, timeout_s: float) -> None:
+        self._ledger, self._timeout_s = ledger, timeout_s
+        self._path = root / "proposal.json"
+        with host_lock.hold(ledger.lock_path):
+            self.word = Word(root / "word")
+        self.roster = Roster(root / "workers", self.word)
+        self._survey_at_s = 0.0
+
+    def open_proposal(self) -> Proposal | None:
+        """Return the proposal that is open, if one is."""
+        open_number = self.word.open_number
+        if not open_number:
+            return None
+        try:
+            stated = json.loads(self._path.read_bytes())
+            proposal = Proposal(**{**stated, "entry": Entry(**stated["entry"])})
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return proposal if proposal.number == open_number else None
+
+    def join(self, live: int) -> bool:
+        """Become one of those who must be prepared.
+
+        Args:
+            live: the generation that this worker answers with, or 0.
+
+        Returns:
+            Whether it did. `False` when another generation was committed meanwhile: load that first.
+
+        Raises:
+            OSError: the store cannot be written.
+        """
+        with host_lock.hold(self._ledger.lock_path):
+            if not self.roster.survey().alive:
+                self._start_over()
+            if live and live != self.word.committed:
+                return False
+            self.roster.join(live)
+            self.word.next_turn()
+            return True
+
+    def bury(self) -> Deaths | None:
+        """Look for workers that died while they prepared; called before joining.
+
+        Returns:
+            What they prepared, if there were any.
+        """
+        with host_lock.hold(self._ledger.lock_path):
+            survey = self.roster.survey()
+            proposal = self.open_proposal()
+            died = [row for row in survey.dead.values() if proposal and row.preparing == proposal.number]
+            for index in survey.dead:
+                self.roster.clear(index)
+            if proposal is None or not died:
+                return None
+            self.word.deaths += len(died)
+            is_closed = self.word.deaths > _DEATHS_ALLOWED or not survey.alive
+            if is_closed:
+                self._close()
+            return Deaths(proposal, self.word.deaths, is_closed)
+
+    def propose(self, proposed: Entry) -> Proposal | None:
+        """Open a proposal.
+
+        Args:
+            proposed: the generation without its number.
+
+        Returns:
+            The proposal that is open now, which may be an earlier one; `None` when this content is committed already.
+
+        Raises:
+            OSError: the store cannot be written.
+        """
+        with host_lock.hold(self._ledger.lock_path):
+            earlier = self.open_proposal()
+            if earlier is not None:
+                return earlier
+            entries = self._ledger.read()
+            if entries and entries[-1].has_same_content(proposed):
+                return None
+            entry = number(proposed, entries)
+            proposal = Proposal(self.word.next_number, entry, time.monotonic() + self._timeout_s)
+            # Not lasting: after a power cut nobody is left who has prepared it.
+            durable_files.replace_file(self._path, json.dumps(asdict(proposal)).encode() + b"\n", is_lasting=False)
+            self.word.deaths = 0
+            self.word.open_number = proposal.number
+            self.word.next_turn()
+            return proposal
+
+    def close(self, proposal: Proposal) -> bool:
+        """Have nobody move.
+
+        Args:
+            proposal: the one that failed.
+
+        Returns:
+            Whether this call closed it; `False` when it was committed or closed before.
+        """
+        with host_lock.hold(self._ledger.lock_path):
+            if self.word.open_number != proposal.number:
+                return False
+            self._close()
+            return True
+
+    def try_commit(self, proposal: Proposal) -> bool:
+        """Move all workers, if each living one is prepared.
+
+        Args:
+            proposal: what they prepared.
+
+        Returns:
+            Whether this call committed it.
+
+        Raises:
+            OSError: the ledger cannot be written; nobody moved.
+        """
+        if not self.roster.is_joined or not self._may_commit(proposal):
+            return False  # asked again under the lock; this saves taking it for nothing
+        with host_lock.hold(self._ledger.lock_path):
+            if self.word.open_number != proposal.number or not self._is_prepared_by_all(proposal):
+                return False
+            last = self._ledger.last()
+            if last is None or last.generation < proposal.entry.generation:
+                self._ledger.append(proposal.entry)
+            self.word.done_number = proposal.number
+            self.word.committed = proposal.entry.generation  # from here on every request starts on it
+            self._close()
+            return True
+
+    def standing(self, proposal: Proposal) -> Standing:
+        """Tell where a proposal stands.
+
+        Args:
+            proposal: which.
+        """
+        # In this order, because a commit writes its number and the word first, and closes then.
+        is_open = self.word.open_number == proposal.number
+        if self.word.done_number == proposal.number and self.word.committed >= proposal.entry.generation:
+            return Standing.COMMITTED
+        return Standing.WAITING if is_open else Standing.CLOSED
+
+    def commit_alone(self, proposed: Entry) -> Entry | None:
+        """Commit while no worker is alive; those that come will load it.
+
+        Args:
+            proposed: the generation without its number.
+
+        Returns:
+            The committed generation, or `None` when there are workers, who must prepare it.
+
+        Raises:
+            OSError: the ledger cannot be written.
+        """
+        with host_lock.hold(self._ledger.lock_path):
+            if self.roster.survey().alive:
+                return None
+            self._start_over()
+            entry = self._ledger.append(number(proposed, self._ledger.read()))
+            self.word.committed = entry.generation
+            return entry
+
+    def wake(self) -> None:
+        """Have the workers look now."""
+        with host_lock.hold(self._ledger.lock_path):
+            self.word.next_turn()
+
+    def late(self, proposal: Proposal) -> list[int]:
+        """Return the process ids of the living workers that have not prepared a proposal.
+
+        Args:
+            proposal: which.
+        """
+        return [row.pid for row in self.roster.survey().alive.values() if row.prepared != proposal.number]
+
+    def _may_commit(self, proposal: Proposal) -> bool:
+        if self.roster.all_say_prepared(proposal.number):
+            return True
+        now_s = time.monotonic()
+        if now_s < self._survey_at_s:
+            return False
+        self._survey_at_s = now_s + _SURVEY_PAUSE_S
+        return self._is_prepared_by_all(proposal)
+
+    def _is_prepared_by_all(self, proposal: Proposal) -> bool:
+        return not self.late(proposal)
+
+    def _start_over(self) -> None:
+        # Nobody is left who could finish what was open.
+        if self.word.open_number:
+            self._close()
+        last = self._ledger.last()
+        self.word.committed = last.generation if last else 0
+
+    def _close(self) -> None:
+        self.word.open_number = 0
+        self.word.next_turn()

@@ -1,0 +1,150 @@
+"""Looking after the weights that a worker has in memory: whether they were written at each look, and whether they are
+those of the checkpoint when an operator asks.
+
+The order is a file beside the store, as all orders are; each worker answers with a file of its own. Who ordered takes
+both away again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Callable
+
+from serve import durable_files
+from serve.errors import OperationError
+from serve.store.operator_requests import Orders
+from serve.store.rejection import explain
+from serve.swap.background_task import Preparation
+from serve.swap.context import Loader, Parts
+from serve.swap.generation import identify
+
+_NICENESS = 10
+_LOOK_S = 0.05
+# So many times as long as a look at the versions takes, none follows: it costs half a percent of a core at most.
+_REST = 200
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What one worker found.
+
+    Args:
+        worker: its process id.
+        generation: that it answers with; 0 while it has none.
+        version: of that generation.
+        tensors: how many were compared.
+        differing: the names of those that are not as in the checkpoint.
+        problem: why nothing was compared; nothing where it was.
+    """
+
+    worker: int
+    generation: int = 0
+    version: str = ""
+    tensors: int = 0
+    differing: tuple[str, ...] = ()
+    problem: str = ""
+
+
+def ask_workers(
+    orders: Orders, living: Callable[[], set[int]], wake: Callable[[], None], timeout_s: float
+) -> list[Checked]:
+    """Order a comparison, and wait for the answers of all workers.
+
+    Args:
+        orders: of the store.
+        living: tells the process ids of the living workers.
+        wake: has the workers look at what is ordered.
+        timeout_s: how long to wait.
+
+    Returns:
+        The answers, by process id.
+
+    Raises:
+        OperationError: no worker is alive, or one has not answered in time.
+    """
+    missing = living()
+    if not missing:
+        hint = 'start the server; with commit = "worker" its workers cannot be asked'
+        raise OperationError("expected living workers, found none", hint=hint)
+    id, until_s = orders.order_check(), time.monotonic() + timeout_s
+    wake()
+    try:
+        while True:
+            found = [_read(path) for path in _answers(orders, id)]
+            missing = (missing & living()) - {each.worker for each in found}
+            if not missing:
+                return sorted(found, key=lambda each: each.worker)
+            if time.monotonic() > until_s:
+                late = ", ".join(map(str, sorted(missing)))
+                raise OperationError(f"expected answers of all workers in {timeout_s:g} s; not answered: {late}")
+            time.sleep(_LOOK_S)
+    finally:
+        orders.withdraw_check()
+        for path in _answers(orders, id):
+            path.unlink(missing_ok=True)
+
+
+def _answers(orders: Orders, id: str) -> list[Path]:
+    return sorted(orders.root.glob(f"checked-{id}-*.json"))
+
+
+def _read(path: Path) -> Checked:
+    stated = json.loads(path.read_bytes())
+    return Checked(**{**stated, "differing": tuple(stated["differing"])})
+
+
+class LiveCheck:
+    """Carries out such orders in one worker.
+
+    Args:
+        parts: of the worker.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._last, self._next_look_s = "", 0.0
+
+    def attend(self, loader: Loader) -> None:
+        """Begin what is ordered, beside everything else.
+
+        Args:
+            loader: reads the checkpoint again.
+        """
+        id = self._parts.orders.check()
+        if id and id != self._last:
+            self._last = id
+            Preparation(lambda: self._carry_out(loader, id), "check", _NICENESS)
+
+    def look(self) -> None:
+        """Say which parameters and buffers of the live model have changed since it was loaded, once for each."""
+        live = self._parts.slot.live
+        versions = getattr(live.predictor, "versions", None) if live is not None else None
+        if live is None or versions is None or time.monotonic() < self._next_look_s:
+            return
+        began_s = time.monotonic()
+        written = versions.written()
+        self._next_look_s = began_s + _REST * (time.monotonic() - began_s)
+        if set(written) - set(live.facts.get("changed_tensors", ())):  # type: ignore[call-overload]
+            live.facts["changed_tensors"] = written
+            self._parts.log.emit("weights_changed", **identify(live), tensors=written)
+
+    def _carry_out(self, loader: Loader, id: str) -> None:
+        pid = os.getpid()
+        checked = Checked(pid, problem="no model is live")
+        try:
+            with self._parts.slot.lease() as generation:
+                provenance = generation.provenance
+                checked = Checked(pid, provenance.generation, provenance.version)
+                tensors, differing = loader.compare(generation.predictor)
+                checked = Checked(pid, provenance.generation, provenance.version, tensors, tuple(differing))
+        except Exception as error:
+            checked = Checked(pid, checked.generation, checked.version, problem=explain(error))
+        if checked.differing:
+            self._parts.log.emit("weights_changed", **identify(generation), tensors=checked.differing)
+        durable_files.replace_file(
+            self._parts.orders.root / f"checked-{id}-{pid}.json", json.dumps(asdict(checked)).encode()
+        )

@@ -1,0 +1,166 @@
+"""The commit word: the number of the live generation, in memory that all workers of a host share.
+
+A small file beside the store, mapped by every worker and never replaced. Each cell is 8 bytes at an address that 8
+divides, read and written by one machine instruction: `memoryview` of format `Q` copies 8 bytes at once, which x86-64
+and AArch64 make indivisible (Intel SDM vol. 3A 9.1.1; Arm ARM B2.2.1). So a reader sees the old number or the new one.
+
+    cell 0        what this file is
+    cell 1        the commit word
+    cell 2        the turn: rises whenever workers have something new to look at
+    cell 3        the number of the open proposal, or 0
+    cell 4        the number of the last proposal
+    cell 5        how many workers died while they prepared the open proposal
+    cell 6        how many rows were ever used
+    cell 7        the number of the proposal that was committed last
+    cell 8        the generation whose requests share no runs any more, or 0
+    cells 16 …    one row of eight cells for each worker
+
+The file is volatile: what is committed stands in the ledger. Who may write which cell is `serve.swap.host_coordinator`'s
+matter.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve.errors import LedgerError
+
+_MAGIC = int.from_bytes(b"envserv1", "little")
+_IDENTITY, _COMMITTED, _TURN, _OPEN, _LAST, _DEATHS, _USED, _DONE, _UNBATCHED = range(9)
+_FIRST_ROW, _ROW_CELLS = 16, 8
+_PID, _PREPARING, _PREPARED, _LIVE = range(4)
+ROWS = 500
+_SIZE_BYTES = 8 * (_FIRST_ROW + ROWS * _ROW_CELLS)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one worker says of itself.
+
+    Args:
+        pid: its process id, for people; whether it lives is told by its lock.
+        preparing: number of the proposal that it prepares, or 0.
+        prepared: number of the proposal that it has prepared, or 0.
+        live: the generation that it answers with, or 0.
+    """
+
+    pid: int = 0
+    preparing: int = 0
+    prepared: int = 0
+    live: int = 0
+
+
+class Word:
+    """The mapped file.
+
+    Args:
+        path: the file; created when absent.
+
+    Raises:
+        OSError: it cannot be created or mapped.
+        LedgerError: it is something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            # Really allocated: writing into the hole of a sparse file on a full disk would be a SIGBUS.
+            os.posix_fallocate(descriptor, 0, _SIZE_BYTES)
+            self._map = mmap.mmap(descriptor, _SIZE_BYTES)
+        finally:
+            os.close(descriptor)
+        self._cells = memoryview(self._map).cast("Q")
+        if self._cells[_IDENTITY] not in (0, _MAGIC):
+            raise LedgerError(f"{path}: expected a commit word, found something else", hint="move the store away")
+        self._cells[_IDENTITY] = _MAGIC
+
+    @property
+    def committed(self) -> int:
+        """The generation that every request starts on; 0 before the first commit."""
+        return self._cells[_COMMITTED]
+
+    @committed.setter
+    def committed(self, generation: int) -> None:
+        self._cells[_COMMITTED] = generation
+
+    @property
+    def turn(self) -> int:
+        """A number that rises whenever workers have something new to look at."""
+        return self._cells[_TURN]
+
+    def next_turn(self) -> None:
+        """Have the workers look."""
+        self._cells[_TURN] += 1
+
+    @property
+    def open_number(self) -> int:
+        """The number of the open proposal, or 0."""
+        return self._cells[_OPEN]
+
+    @open_number.setter
+    def open_number(self, number: int) -> None:
+        self._cells[_OPEN] = number
+        self._cells[_LAST] = max(number, self._cells[_LAST])
+
+    @property
+    def next_number(self) -> int:
+        """The number for the next proposal."""
+        return self._cells[_LAST] + 1
+
+    @property
+    def done_number(self) -> int:
+        """The number of the proposal that was committed last."""
+        return self._cells[_DONE]
+
+    @done_number.setter
+    def done_number(self, number: int) -> None:
+        self._cells[_DONE] = number
+
+    @property
+    def unbatched(self) -> int:
+        """The generation whose requests share no runs any more, or 0."""
+        return self._cells[_UNBATCHED]
+
+    @unbatched.setter
+    def unbatched(self, generation: int) -> None:
+        self._cells[_UNBATCHED] = generation
+
+    @property
+    def deaths(self) -> int:
+        """How many workers died while they prepared the open proposal."""
+        return self._cells[_DEATHS]
+
+    @deaths.setter
+    def deaths(self, count: int) -> None:
+        self._cells[_DEATHS] = count
+
+    @property
+    def used_rows(self) -> int:
+        """How many rows were ever used."""
+        return min(self._cells[_USED], ROWS)
+
+    def read_row(self, index: int) -> Row:
+        """Read one worker's row.
+
+        Args:
+            index: of the row.
+        """
+        start = _FIRST_ROW + index * _ROW_CELLS
+        return Row(*self._cells[start : start + 4])
+
+    def write_row(self, index: int, row: Row) -> None:
+        """Write one worker's row; only the worker that has claimed it does.
+
+        Args:
+            index: of the row.
+            row: its new content.
+        """
+        start = _FIRST_ROW + index * _ROW_CELLS
+        for offset, value in ((_PID, row.pid), (_PREPARING, row.preparing), (_LIVE, row.live)):
+            self._cells[start + offset] = value
+        # Last: whoever sees "prepared" may commit at once.
+        self._cells[start + _PREPARED] = row.prepared
+        self._cells[_USED] = max(self._cells[_USED], index + 1)

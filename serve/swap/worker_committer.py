@@ -1,0 +1,90 @@
+"""Committing in each worker for itself (`SERVE_COMMIT=worker`).
+
+Workers swap independently of each other, so for some time they answer with different generations; the ledger gives one
+commit the same number in all of them.
+"""
+
+from __future__ import annotations
+
+import time
+
+from serve.checkpoint.manifest import parse_marker
+from serve.source.observation import SERVED, Ignore, Wait
+from serve.store.checkpoint_store import Stored
+from serve.store.ledger import Entry
+from serve.store.operator_requests import Rollback
+from serve.store.rejection import explain, refuse_entry
+from serve.swap.committer import Committer
+from serve.swap.context import Loader, Parts
+from serve.swap.generation import make, say_live
+from serve.system.process_memory import used_bytes
+
+_AGAIN_S = 2.0
+
+
+class WorkerCommitter(Committer):
+    """Makes a candidate live as soon as this worker has prepared it.
+
+    Args:
+        parts: what it works with.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._boot_at_s, self._is_told = 0.0, False
+
+    def boot(self, loader: Loader) -> None:
+        """Make the committed generation live.
+
+        Args:
+            loader: makes the model.
+        """
+        self._boot_at_s = time.monotonic() + _AGAIN_S
+        entry = self._parts.ledger.last()
+        try:
+            if entry is not None:
+                self._restore(loader, entry)
+        except Exception as error:  # the newest checkpoint may still be good; only the way back is lost
+            if not self._is_told:
+                self._parts.log.emit("not_restored", reason=explain(error))
+            self._is_told = True
+
+    def come_back(self, loader: Loader) -> None:
+        """Make the committed generation live again, after `is_unloaded`.
+
+        Args:
+            loader: makes the model.
+        """
+        self.boot(loader)
+
+    def attend(self, loader: Loader) -> bool:
+        """Try again to make live what is committed, where that has failed; there is nobody else to attend to.
+
+        Args:
+            loader: makes the model.
+        """
+        if self._parts.slot.live is None and time.monotonic() > self._boot_at_s:
+            self.boot(loader)
+        return False
+
+    def _is_done(self, order: Rollback) -> bool:
+        return any(entry.fingerprint == order.fingerprint for entry in self.committed())
+
+    def _move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
+        live, before_bytes = self._parts.slot.live, used_bytes()
+        if live is not None and (live.provenance.sha256, live.provenance.version) == (stored.sha256, proposed.version):
+            return SERVED
+        try:
+            loaded = loader.load(stored, parse_marker(proposed.marker.encode()))
+        except Exception as error:
+            return self.say_refused(refuse_entry(error, proposed))
+        started_s = time.monotonic()
+        entry = self._parts.ledger.commit(proposed, live.provenance.generation if live is not None else 0)
+        if live is not None and entry.generation <= live.provenance.generation:
+            return Wait("another worker was faster", 0.0)
+        generation = make(self._parts, loaded, stored, entry, before_bytes)
+        previous = self._parts.slot.swap(generation)
+        say_live(self._parts.log, "swapped", generation, previous, time.monotonic() - started_s)
+        self._parts.quarantine.forget(entry.sha256)
+        self.prune()
+        return SERVED

@@ -1,1 +1,0 @@
-"""From a checkpoint that was seen to the live generation of every worker, and back."""

@@ -1,1 +1,0 @@
-"""What lies at the watched place, and when to look."""

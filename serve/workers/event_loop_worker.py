@@ -1,0 +1,133 @@
+"""The gunicorn worker with an event loop: uvicorn's, with the shorter way for predictions.
+
+`gunicorn -k serve.workers.event_loop_worker.AsgiWorker serve.wsgi:app` serves the same application as gthread does. Needs the extra
+`fast`; without it, `serve.gunicorn_conf` chooses gthread. PROXY protocol is refused, as uvicorn has none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any, Callable
+
+from a2wsgi import WSGIMiddleware
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
+from uvicorn.server import Server as Uvicorn
+from uvicorn_worker import UvicornWorker
+
+from serve.batching.scheduler import Dispatcher
+from serve.errors import Issue, SettingsError, describe
+from serve.gateway.asgi_app import AsgiApp
+from serve.gateway.flask_app import EXTENSION
+from serve.workers.header_cache import Heads
+from serve.workers.http_protocol import Connection
+from serve.workers.request_head import Bounds
+from serve.workers.streak import Streak
+
+_SWEEP_S = 1.0
+_KNOWN_ERROR = 3
+# The loop and a thread of a model take turns with the interpreter lock; Python's 5 ms are long against a request.
+_SWITCH_INTERVAL_S = 0.0005
+
+
+class _Uvicorn(Uvicorn):  # type: ignore[misc]
+    """Uvicorn as a guest of gunicorn: its own dies of the signal in the end, and `worker_exit` would not be called.
+
+    Args:
+        config: uvicorn's.
+        on_taking: called when requests are accepted.
+    """
+
+    def __init__(self, config: Any, on_taking: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_taking = on_taking
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Begin to accept."""
+        await super().startup(sockets)
+        self._on_taking()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take the signals of a graceful end."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.handle_exit)
+        yield
+
+    def quit(self) -> None:
+        """End without waiting for anybody."""
+        self.should_exit = self.force_exit = True
+
+
+class AsgiWorker(UvicornWorker):  # type: ignore[misc]
+    """One worker process; gunicorn makes it, and `on_taking` is called when it accepts requests."""
+
+    on_taking: Callable[[], None] = staticmethod(lambda: None)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._refuse_proxy_protocol()
+        self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
+        self.config.server_header = False
+
+    def _refuse_proxy_protocol(self) -> None:
+        # In the master, before anything is served: its first line would be taken for a broken request.
+        if self.cfg.proxy_protocol not in (False, None, "off"):
+            error = SettingsError(
+                [
+                    Issue(
+                        "proxy_protocol",
+                        "expected none with worker = asgi, as uvicorn does not speak it",
+                        "set worker = gthread, or let the proxy send forwarded headers",
+                    )
+                ]
+            )
+            raise HaltServer(describe(error), _KNOWN_ERROR)
+
+    async def _serve(self) -> None:
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        loop = asyncio.get_running_loop()
+        rest = WSGIMiddleware(self.wsgi, workers=self.cfg.threads)
+        server = getattr(self.wsgi, "extensions", {}).get(EXTENSION)
+        self.config.app = rest
+        dispatcher = None
+        if server is not None:
+            meter = server.oversight.meter
+            dispatcher = Dispatcher(loop, meter.observer.batch)
+            meter.read_queued = lambda: dispatcher.waiting
+            self._answer_with(AsgiApp(server, rest, dispatcher), server.settings.client_timeout_s)
+        uvicorn = _Uvicorn(self.config, self.on_taking)
+        loop.add_signal_handler(signal.SIGQUIT, uvicorn.quit)
+        sweeping = loop.create_task(self._sweep(uvicorn))
+        await uvicorn.serve(sockets=self.sockets)
+        sweeping.cancel()
+        if dispatcher is not None:
+            dispatcher.close()
+        if not uvicorn.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    def _answer_with(self, app: AsgiApp, patience_s: float) -> None:
+        cfg = self.cfg
+        bounds = Bounds(cfg.limit_request_line, cfg.limit_request_fields, cfg.limit_request_field_size, patience_s)
+        known = Heads(app.table, app.limit_bytes, bounds)
+        self.config.app = app
+        self.config.http = functools.partial(Connection, app=app, bounds=bounds, known=known, streak=Streak())
+
+    async def _sweep(self, uvicorn: Uvicorn) -> None:
+        """Look once a second after the peers, the heartbeat and the master."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            self.notify()
+            if self.ppid != os.getppid():
+                self.log.info("the master is gone; this worker ends")
+                uvicorn.should_exit = True
+            now_s = asyncio.get_running_loop().time()
+            for connection in list(uvicorn.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.check(now_s)

@@ -1,0 +1,262 @@
+"""One HTTP connection under uvicorn, with a shorter way for the requests that matter.
+
+A plain prediction request (`POST` to a prediction route, HTTP/1.1, a stated length) goes from the parser to its handler
+without a task, an ASGI message or a copy of the body. Everything else, and everything unusual (chunked bodies,
+`Expect`, HTTP/1.0, pipelined requests, a peer that does not read), takes uvicorn's own way, so that there is
+one implementation of it.
+
+Beside that, what uvicorn has no rules for: a request's head, an offered upgrade, and the time that a peer may take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from serve.gateway.asgi_app import AsgiApp
+from serve.http.messages import Answer, Request, fail
+from serve.workers import header_cache
+from serve.workers.cycle import Cycle
+from serve.workers.header_cache import Heads
+from serve.workers.request_head import Bounds, Fault, find_fault, too_large, without_offer
+from serve.workers.streak import Streak
+
+_JOINED_BYTES = 64 * 1024
+# How long a connection that is idle when the worker is to end may still bring a request; after that it is closed.
+_LINGER_S = 1.0
+
+
+class Connection(HttpToolsProtocol):  # type: ignore[misc]
+    """One connection; uvicorn makes one of these for each.
+
+    Args:
+        app: answers predictions.
+        bounds: of what the peer may do.
+        known: the heads of requests that were understood before.
+        streak: of the worker's connections.
+        uvicorns: what uvicorn gives its protocols.
+    """
+
+    def __init__(self, *, app: AsgiApp, bounds: Bounds, known: Heads, streak: Streak, **uvicorns: Any) -> None:
+        super().__init__(**uvicorns)
+        self._predictions, self._bounds, self._known, self._streak = app, bounds, known, streak
+        self._is_leaving = self._is_receiving = self._is_in_head = False
+        self._head_bytes = 0
+        self._offering: bytes | None = None
+        self._began_s = self._heard_s = self._stuck_s = self._answered_s = 0.0
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin; called by the loop."""
+        super().connection_made(transport)
+        self._heard_s = self.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; called by the loop."""
+        self._heard_s = self.loop.time()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError as error:
+            self._refuse(Fault(400, f"the request: expected HTTP/1.1, found {error}"))
+        if self._is_in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._bounds.head_bytes:
+                self._refuse(too_large(self._bounds))
+
+    def _parse(self, data: bytes) -> None:
+        while not self.transport.is_closing():
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as end_of_head:
+                data = data[end_of_head.args[0] :]
+                self._ignore_offer()
+
+    def _ignore_offer(self) -> None:
+        # The parser has dropped the head, and would take the body for the next request: another one begins with it.
+        head, self._offering = self._offering, None
+        if head is not None and not self.transport.is_closing():
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self.parser.feed_data(head)
+
+    def eof_received(self) -> bool:
+        """Answer what was asked before the peer closed its side; called by the loop.
+
+        Returns:
+            Whether the connection stays open for that answer.
+        """
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or self._is_receiving or self.scheme == "https":
+            return False
+        cycle.keep_alive = False
+        return True
+
+    def on_message_begin(self) -> None:
+        """Begin a request; called by the parser."""
+        # No more than a plain request needs; `_take_uvicorns_way` makes up for it.
+        self.url, self.expect_100_continue = b"", False
+        self.headers: list[tuple[bytes, bytes]] = []
+        self._is_receiving = self._is_in_head = True
+        self._head_bytes = 0
+        self._began_s = self._heard_s
+
+    def on_headers_complete(self) -> None:
+        """Decide which way a request takes; called by the parser."""
+        self._is_in_head = False
+        parser = self.parser
+        if parser.should_upgrade():
+            self._note_offer(parser.get_method(), parser.get_http_version())
+            return
+        head = self._known.read(self.url, self.headers) if self._is_plain() else None
+        if head is not None and head.is_plain:
+            self.cycle = Cycle(head, parser.should_keep_alive() and not self._is_ending)
+            return
+        fault = find_fault(self._bounds, parser.get_http_version(), self.url, self.headers)
+        if fault is None:
+            self._take_uvicorns_way()
+        else:
+            self._refuse(fault)
+
+    def _note_offer(self, method: bytes, version: str) -> None:
+        if method == b"CONNECT":  # what follows is no HTTP, whoever offers it
+            self._refuse(Fault(405, "CONNECT: expected a request to this server, which is no proxy"))
+        else:
+            self._offering = without_offer(method, self.url, version, self.headers)
+
+    def _take_uvicorns_way(self) -> None:
+        url, expects = self.url, self.expect_100_continue
+        headers = self.headers
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers  # in the list that uvicorn has put into the scope
+        super().on_headers_complete()
+        cycle: Any = self.cycle
+        cycle.keep_alive = self.parser.should_keep_alive() and not self._is_ending
+        if cycle.keep_alive and self.scope["http_version"] == "1.0":  # such a client has to be told
+            cycle.default_headers = [*cycle.default_headers, (b"connection", b"keep-alive")]
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a part of a body; called by the parser."""
+        if isinstance(self.cycle, Cycle):
+            self.cycle.body.append(body)
+        elif not self._is_refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Answer a request; called by the parser."""
+        if self._offering is not None:
+            return
+        self._is_receiving = False
+        if not isinstance(self.cycle, Cycle):
+            if not self._is_refused:
+                super().on_message_complete()
+            return
+        own = self.cycle
+        head = own.head
+        if head.found is None:  # a plain one has a route
+            raise RuntimeError(f"{head.path}: expected a route, found none")
+        route, place = head.found
+        client = self.client[0] if self.client else ""
+        request = Request("POST", head.path, head.headers, own.take_body(), place)
+        is_alone = self._streak.goes_on(self)
+        self._predictions.handle(route, request, client, lambda answer: self._answer(own, answer), is_alone)
+
+    def on_response_complete(self) -> None:
+        """Go on after an answer; called by uvicorn's way too."""
+        if self.pipeline:
+            super().on_response_complete()
+            return
+        # No timer for each answer, as uvicorn has: `check` looks after idle connections.
+        self.server_state.total_requests += 1
+        self._answered_s = self.loop.time()
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+
+    def shutdown(self) -> None:
+        """Let the peer go, without breaking off what it has begun; called by uvicorn when the worker is to end."""
+        self._is_leaving = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            super().shutdown()  # its answer is the last one and says so
+        else:
+            # A request that is on its way gets its answer, too.
+            self.loop.call_later(_LINGER_S, self._leave)
+
+    def pause_writing(self) -> None:
+        """Note that the peer does not read; called by the loop."""
+        super().pause_writing()
+        self._stuck_s = self.loop.time()
+
+    def check(self, now_s: float) -> None:
+        """Close the connection if its peer takes too long.
+
+        Args:
+            now_s: the loop's time.
+        """
+        patience_s = self._bounds.patience_s
+        is_silent = now_s - self._heard_s > patience_s
+        is_late = self._is_in_head and now_s - self._began_s > patience_s
+        if is_late or (self._is_receiving and is_silent and not self.flow.read_paused):
+            self._predictions.count_slow_client()
+            self._refuse(Fault(408, f"the request: expected to go on within {patience_s:g} s"))
+        elif self.flow.write_paused and now_s - self._stuck_s > patience_s:
+            self._predictions.count_slow_client()
+            self.transport.abort()
+        elif self._is_idle(now_s):
+            self.transport.close()
+
+    def _is_idle(self, now_s: float) -> bool:
+        if self.cycle is None:  # it has never asked for anything
+            return now_s - self._heard_s > self._bounds.patience_s
+        since_s = max(self._heard_s, self._answered_s)
+        is_waiting: bool = self.cycle.response_complete and not self._is_receiving
+        return is_waiting and now_s - since_s > self.timeout_keep_alive
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._is_leaving or self._predictions.is_ending
+
+    @property
+    def _is_refused(self) -> bool:
+        return bool(self.transport.is_closing())
+
+    def _is_plain(self) -> bool:
+        parser, cycle = self.parser, self.cycle
+        return (
+            parser.get_method() == b"POST"
+            and parser.get_http_version() == "1.1"
+            and (cycle is None or cycle.response_complete)
+            and not self.access_log
+            and not self.flow.write_paused
+        )
+
+    def _answer(self, own: Cycle, answer: Answer) -> None:
+        own.response_complete = True
+        if not own.disconnected and not self.transport.is_closing():
+            self._write(answer, own.keep_alive)
+        self.on_response_complete()
+
+    def _write(self, answer: Answer, keep_alive: bool) -> None:
+        parts: Sequence[Any] = answer.parts
+        size_bytes = sum(map(len, parts))
+        head = header_cache.write(answer, self.server_state.default_headers, size_bytes, keep_alive)
+        if size_bytes < _JOINED_BYTES:
+            self.transport.write(b"".join((head, *parts)))
+        else:
+            self.transport.writelines((head, *parts))
+        if not keep_alive:
+            self.transport.close()
+
+    def _leave(self) -> None:
+        if self._is_receiving:
+            self.loop.call_later(_LINGER_S, self._leave)
+        elif self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+        else:
+            super().shutdown()
+
+    def _refuse(self, fault: Fault) -> None:
+        if not self.transport.is_closing():
+            self._write(fail(fault.status, fault.message), keep_alive=False)
