@@ -1,8 +1,8 @@
 """What a marker states about its checkpoint.
 
 A marker is JSON, or empty as a shell script's `touch` makes it. Machines write markers, so keys that this version of
-`serve` does not know are kept. Whether what is stated is true is decided elsewhere: `serve.store.checkpoint_store` compares the
-hash, `serve.checkpoint.signature` the signature, `serve.model.loader` the rest.
+`serve` does not know are kept. Whether what is stated is true is decided elsewhere: `serve.store.checkpoint_store`
+compares the hash, `serve.checkpoint.signature` the signature, `serve.model.loader` the rest.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ and AArch64 make indivisible (Intel SDM vol. 3A 9.1.1; Arm ARM B2.2.1). So a rea
     cell 7        the number of the proposal that was committed last
     cells 16 …    one row of eight cells for each worker
 
-The file is volatile: what is committed stands in the ledger. Who may write which cell is `serve.swap.host_coordinator`'s
-matter.
+The file is volatile: what is committed stands in the ledger. Who may write which cell is
+`serve.swap.host_coordinator`'s matter.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The gunicorn worker with an event loop: uvicorn's, with the shorter way for predictions.
 
-`gunicorn -k serve.workers.event_loop_worker.AsgiWorker serve.wsgi:app` serves the same application as gthread does. Needs the extra
-`fast`; without it, `serve.gunicorn_conf` chooses gthread. PROXY protocol is refused, as uvicorn has none.
+`gunicorn -k serve.workers.event_loop_worker.AsgiWorker serve.wsgi:app` serves the same application as gthread does.
+Needs the extra `fast`; without it, `serve.gunicorn_conf` chooses gthread. PROXY protocol is refused, as uvicorn has
+none.
 """
 
 from __future__ import annotations
