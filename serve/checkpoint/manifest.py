@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from serve.checkpoint.formats import FORMATS
+from serve.checkpoint.golden import Golden, golden_issues, parse_golden
 from serve.errors import CheckpointError
-from serve.model.golden_check import Golden, golden_issues, parse_golden
 
 # Versions and names become response headers and file names, so they are plain words.
 WORD = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]{0,127}")

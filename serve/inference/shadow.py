@@ -11,9 +11,10 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Callable
 
+from serve.checkpoint.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.errors import InputError, NotLiveError
 from serve.inference.model_instance import Runtime
-from serve.model.golden_check import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, differences
+from serve.model.golden_check import differences
 from serve.model.predictor import Predictor
 
 _WAITING = 64

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from serve.model.golden_check import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, differences
+from serve.checkpoint.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
+from serve.model.golden_check import differences
 from serve.model.predictor import ArrayForm, Predictor
 
 

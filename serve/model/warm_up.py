@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, TypeVar
 
+from serve.checkpoint.golden import Golden
 from serve.errors import CheckpointError
 from serve.model.batchability import describe_outputs, find_batchable
-from serve.model.golden_check import Golden, require_golden
+from serve.model.golden_check import require_golden
 from serve.model.interface import describe
 from serve.model.predictor import ArrayForm, Predictor
 

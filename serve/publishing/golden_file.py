@@ -11,9 +11,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from serve.checkpoint.golden import Golden, golden_issues, parse_golden
 from serve.checkpoint.manifest import Manifest
 from serve.errors import PublishError
-from serve.model.golden_check import Golden, golden_issues, parse_golden
 from serve.settings.settings import load_settings
 from serve.store.checkpoint_store import Stored
 
