@@ -25,6 +25,7 @@ from serve.checkpoint.formats import (
 )
 from serve.checkpoint.manifest import Manifest
 from serve.checkpoint.signature import Verifier
+from serve.checkpoint.stored import Stored
 from serve.errors import CheckpointError, SignatureError
 from serve.model import contract, preload_gates, tensors, weights
 from serve.model.compilation import optimize
@@ -34,7 +35,6 @@ from serve.model.slot import Generation, Slot
 from serve.model.torch_predictor import TorchPredictor
 from serve.model.warm_up import Candidate, warm_up
 from serve.settings.settings import Settings
-from serve.store.checkpoint_store import Stored
 from serve.system import cpus
 from serve.system.host_memory import read_available
 

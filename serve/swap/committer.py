@@ -10,9 +10,9 @@ import abc
 from datetime import datetime
 
 from serve.checkpoint.manifest import Manifest, parse_marker
+from serve.checkpoint.stored import Stored
 from serve.errors import CheckpointMovedError
 from serve.source.observation import Ignore, Load, Refuse, Wait
-from serve.store.checkpoint_store import Stored
 from serve.store.ledger import Entry
 from serve.store.operator_requests import Rollback
 from serve.store.quarantine import Refusal

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from serve.checkpoint.provenance import Provenance
+from serve.checkpoint.stored import Stored
 from serve.events.event_log import EventLog
 from serve.model.slot import Generation
-from serve.store.checkpoint_store import Stored
 from serve.store.ledger import Entry
 from serve.swap.context import Loaded, Parts
 from serve.system.process_memory import trim_memory, used_bytes

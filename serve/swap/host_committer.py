@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from serve.checkpoint.manifest import parse_marker
+from serve.checkpoint.stored import Stored
 from serve.errors import CheckpointError, DeadlineError
 from serve.model.slot import Generation
 from serve.source.observation import Ignore, Wait
-from serve.store.checkpoint_store import Stored
 from serve.store.ledger import Entry
 from serve.store.rejection import explain, refuse_entry
 from serve.swap.background_task import Preparation

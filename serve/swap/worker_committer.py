@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 
 from serve.checkpoint.manifest import parse_marker
+from serve.checkpoint.stored import Stored
 from serve.source.observation import Ignore, Wait
-from serve.store.checkpoint_store import Stored
 from serve.store.ledger import Entry
 from serve.store.operator_requests import Rollback
 from serve.store.rejection import explain, refuse_entry
