@@ -15,14 +15,14 @@ from typing import Any, Callable
 
 from serve.batching.scheduler import Dispatcher, Done, LateError
 from serve.gateway.request_lifecycle import Door
-from serve.gateway.routes import PREDICTION_ROUTES, Route
+from serve.gateway.routes import PREDICTION_ROUTES, PredictionRoute
 from serve.gateway.server import Server
 from serve.http.admission import SLOW_CLIENT, Arrival
 from serve.http.messages import Answer, Request
 from serve.inference.prediction import Prediction
 
 _MOST_REMEMBERED_PATHS = 1000
-Found = tuple[Route, Mapping[str, str]]
+Found = tuple[PredictionRoute, Mapping[str, str]]
 
 
 class Table:
@@ -32,7 +32,7 @@ class Table:
         routes: the prediction routes.
     """
 
-    def __init__(self, routes: Sequence[Route] = PREDICTION_ROUTES) -> None:
+    def __init__(self, routes: Sequence[PredictionRoute] = PREDICTION_ROUTES) -> None:
         self._routes = [(route, _compile(route.pattern)) for route in routes]
         self._remembered: dict[tuple[str, str], Found] = {}
 
@@ -88,7 +88,12 @@ class AsgiApp:
         self._server.oversight.meter.observer.reject("", SLOW_CLIENT)
 
     def handle(
-        self, route: Route, request: Request, client: str, done: Callable[[Answer], None], is_alone: bool = False
+        self,
+        route: PredictionRoute,
+        request: Request,
+        client: str,
+        done: Callable[[Answer], None],
+        is_alone: bool = False,
     ) -> None:
         """Answer a prediction, now or later in this loop.
 
@@ -146,7 +151,7 @@ class AsgiApp:
         self.handle(route, request, client, answered.set_result)
         await _send(send, await answered)
 
-    def _refuse_body(self, route: Route, request: Request, client: str) -> Answer:
+    def _refuse_body(self, route: PredictionRoute, request: Request, client: str) -> Answer:
         visit = self._door.open(request, route, Arrival(time.monotonic()), client)
         answer = self._door.close(visit, self._door.refuse_body(visit, self.limit_bytes))
         # A client that awaits our word sends no body; what it sends next would be taken for one.

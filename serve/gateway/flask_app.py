@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 
 from serve.errors import RequestError
 from serve.gateway.request_lifecycle import Door
-from serve.gateway.routes import ROUTES, Route
+from serve.gateway.routes import ROUTES, AnyRoute
 from serve.gateway.server import Server
 from serve.http.admission import Arrival
 from serve.http.body import read_body
@@ -52,7 +52,7 @@ def create_app(settings: ServerSettings | None = None, drain: Drain | None = Non
     return app
 
 
-def _add_route(app: Flask, server: Server, door: Door, route: Route) -> None:
+def _add_route(app: Flask, server: Server, door: Door, route: AnyRoute) -> None:
     limit_bytes = server.settings.max_body_bytes
 
     def view(**place: str) -> Response:

@@ -11,10 +11,11 @@ import traceback
 from typing import Any, Callable, NamedTuple
 
 from serve.errors import InputError
-from serve.gateway.routes import PREDICTION_ROUTES, Route
+from serve.gateway.routes import PREDICTION_ROUTES
 from serve.gateway.server import Server
 from serve.http.admission import QUEUE_FULL, TIMEOUT_HEADER, TOO_LARGE, Arrival, judge, read_timeout
 from serve.http.messages import RETRY_AFTER_S, Answer, Request, fail
+from serve.http.route import Route
 from serve.http.trace_context import HEADER, TraceParent, parse_trace_parent
 from serve.inference.prediction import complete
 from serve.metrics.request_counters import Served
@@ -57,7 +58,9 @@ class Door:
 
     def __init__(self, server: Server) -> None:
         self._server, self._oversight = server, server.oversight
-        self._protocols = {route: _PROTOCOLS[route.pattern.split("/")[1]] for route in PREDICTION_ROUTES}
+        self._protocols: dict[Route[Any, Any], str] = {
+            route: _PROTOCOLS[route.pattern.split("/")[1]] for route in PREDICTION_ROUTES
+        }
         self._sole = next(iter(server.models)) if len(server.models) == 1 else ""
 
     def model_of(self, request: Request) -> str:
@@ -69,7 +72,7 @@ class Door:
         name = request.place.get("name", self._sole)
         return name if name in self._server.models else ""
 
-    def open(self, request: Request, route: Route, arrival: Arrival, client: str = "") -> Visit:
+    def open(self, request: Request, route: Route[Any, Any], arrival: Arrival, client: str = "") -> Visit:
         """Let a request in.
 
         Args:

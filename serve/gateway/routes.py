@@ -5,34 +5,23 @@ Patterns are as Flask writes them; `<name>` is one part of a path.
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple, Union
+from typing import Union
 
 from serve.gateway import admin, health, monitoring, oip_repository, oip_statistics, openapi
 from serve.gateway.server import Server
-from serve.http.messages import Answer, Request
+from serve.http.messages import Answer
+from serve.http.route import Route
 from serve.inference.prediction import Prediction
+from serve.inference.registry import Registry
 from serve.protocols import oip_infer, oip_metadata, tfserving, torchserve
 from serve.protocols.native import predict
 
-Handler = Callable[[Server, Request], Union[Answer, Prediction]]
-
-
-class Route(NamedTuple):
-    """One path.
-
-    Args:
-        method: of the requests; `GET` means `HEAD` too.
-        pattern: of the path.
-        handle: answers, without knowing which server carries it.
-    """
-
-    method: str
-    pattern: str
-    handle: Handler
-
+Handled = Union[Answer, Prediction]
+PredictionRoute = Route[Registry, Handled]
+AnyRoute = Route[Server, Handled]
 
 # What many requests a second go to.
-PREDICTION_ROUTES = (
+PREDICTION_ROUTES: tuple[PredictionRoute, ...] = (
     Route("POST", "/predict", predict),
     Route("POST", "/predict/<name>", predict),
     Route("POST", "/predict/<name>/<version>", predict),
@@ -46,7 +35,7 @@ PREDICTION_ROUTES = (
     Route("PUT", "/predictions/<name>", torchserve.predictions),
     Route("PUT", "/predictions/<name>/<version>", torchserve.predictions),
 )
-_V2_ROUTES = (
+_V2_ROUTES: tuple[AnyRoute, ...] = (
     Route("GET", "/v2", oip_metadata.server_metadata),
     Route("GET", "/v2/", oip_metadata.server_metadata),
     Route("GET", "/v2/health/live", health.livez),
@@ -64,27 +53,27 @@ _V2_ROUTES = (
     Route("POST", "/v2/repository/models/<name>/load", oip_repository.load),
     Route("POST", "/v2/repository/models/<name>/unload", oip_repository.unload),
 )
-_TENSORFLOW_SERVING_ROUTES = (
+_TENSORFLOW_SERVING_ROUTES: tuple[AnyRoute, ...] = (
     Route("GET", "/v1/models/<name>", tfserving.status),
     Route("GET", "/v1/models/<name>/versions/<version>", tfserving.status),
     Route("GET", "/v1/models/<name>/labels/<label>", tfserving.status),
     Route("GET", "/v1/models/<name>/metadata", tfserving.metadata),
     Route("GET", "/v1/models/<name>/versions/<version>/metadata", tfserving.metadata),
 )
-_TORCHSERVE_ROUTES = (
+_TORCHSERVE_ROUTES: tuple[AnyRoute, ...] = (
     Route("GET", "/ping", torchserve.ping),
     Route("GET", "/models", torchserve.models),
     Route("GET", "/models/<name>", torchserve.model),
     Route("GET", "/models/<name>/<version>", torchserve.model),
 )
-ROUTES = (
+ROUTES: tuple[AnyRoute, ...] = (
     *PREDICTION_ROUTES,
     Route("GET", "/livez", health.livez),
     Route("GET", "/healthz", health.livez),
     Route("GET", "/readyz", health.readyz),
     Route("GET", "/model", health.model),
     Route("GET", "/model/<name>", health.model),
-    Route("GET", "/openapi.json", openapi.openapi),
+    Route("GET", "/openapi.json", openapi.handler(lambda: ROUTES)),
     Route("GET", "/metrics", monitoring.metrics),
     Route("GET", "/", monitoring.page),
     Route("GET", "/page/<file>", monitoring.asset),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Callable, NamedTuple
 
 from serve.errors import NotServedError
-from serve.gateway.server import Server
 from serve.http.messages import Answer, Request, fail, not_live
 from serve.inference.model import Aim, Model
 from serve.inference.model_instance import Runtime
+from serve.inference.registry import Registry
 from serve.model.slot import Generation
 
 
@@ -34,7 +34,7 @@ def aim_of(request: Request) -> Aim:
     return Aim(request.place.get("name"), request.place.get("version"), label)
 
 
-def find(server: Server, request: Request) -> Found:
+def find(server: Registry, request: Request) -> Found:
     """Find what a request names; where it names neither version nor label, what answers by default.
 
     Args:
@@ -49,7 +49,7 @@ def find(server: Server, request: Request) -> Found:
     return Found(model, model.stable if aim.version is None and aim.label is None else model.choose(aim))
 
 
-def describe(server: Server, request: Request, write: Callable[[Found, Generation], Answer]) -> Answer:
+def describe(server: Registry, request: Request, write: Callable[[Found, Generation], Answer]) -> Answer:
     """Answer a request for what a model is.
 
     Args:

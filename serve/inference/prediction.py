@@ -11,10 +11,10 @@ from typing import Any, Callable, NamedTuple, Protocol
 
 from serve.checkpoint.provenance import Provenance
 from serve.errors import InputError, NotLiveError, NotServedError, RequestError
-from serve.gateway.server import Server
 from serve.http.messages import Answer, Request, fail, not_live
 from serve.inference.model import Aim
 from serve.inference.model_instance import Runtime
+from serve.inference.registry import Registry
 from serve.inference.shadow import Asked
 from serve.model.predictor import Predictor
 from serve.model.slot import Generation
@@ -80,7 +80,7 @@ class Prediction(NamedTuple):
     dialect: Dialect
     again: Take
     shadow: Runtime | None
-    server: Server
+    server: Registry
 
     def run(self) -> Any:
         """Run the module for this request alone."""
@@ -117,7 +117,7 @@ class Prediction(NamedTuple):
         self.runtime.slot.release(self.generation)
 
 
-def ask(server: Server, aim: Aim, request: Request, dialect: Dialect) -> Answer | Prediction:
+def ask(server: Registry, aim: Aim, request: Request, dialect: Dialect) -> Answer | Prediction:
     """Understand a request, and take a lease on the generation that is to answer it.
 
     Args:

@@ -13,17 +13,17 @@ from serve.checkpoint.provenance import Provenance
 from serve.codec import strict_json
 from serve.codec.excerpt import excerpt
 from serve.errors import RequestError
-from serve.gateway.server import Server
 from serve.http.content_encoding import pack
 from serve.http.messages import Answer, Request, fail
 from serve.inference.model_selector import aim_of
 from serve.inference.prediction import Prediction, ask
+from serve.inference.registry import Registry
 from serve.model.predictor import Predictor
 from serve.protocols.media_types import choose, write_outputs
 from serve.protocols.plain_dialect import PlainDialect
 
 
-def predict(server: Server, request: Request) -> Answer | Prediction:
+def predict(server: Registry, request: Request) -> Answer | Prediction:
     """Answer one prediction.
 
     Args:

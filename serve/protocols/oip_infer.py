@@ -14,15 +14,15 @@ from serve.codec.oip_binary import HEADER, is_raw
 from serve.codec.oip_request import InferRequest, TensorSpec, parse_infer, parse_raw
 from serve.codec.oip_response import InferAnswer, encode_infer
 from serve.errors import RequestError
-from serve.gateway.server import Server
 from serve.http.content_encoding import pack, read_content
 from serve.http.messages import Answer, Body, Request, fail
 from serve.inference.model_selector import aim_of
 from serve.inference.prediction import Prediction, Take, ask
+from serve.inference.registry import Registry
 from serve.model.predictor import TEXT, ArrayForm, Predictor
 
 
-def infer(server: Server, request: Request) -> Answer | Prediction:
+def infer(server: Registry, request: Request) -> Answer | Prediction:
     """Answer one infer request of the Open Inference Protocol.
 
     Args:

@@ -9,11 +9,11 @@ from typing import Any
 
 from serve.checkpoint.provenance import Provenance
 from serve.codec import strict_json
-from serve.gateway.server import Server
 from serve.http.content_encoding import pack
 from serve.http.messages import Answer, Request, fail, succeed
 from serve.inference.model_selector import Found, aim_of, describe
 from serve.inference.prediction import Prediction, ask
+from serve.inference.registry import Registry
 from serve.model.predictor import Predictor
 from serve.model.slot import Generation
 from serve.protocols.plain_dialect import PlainDialect
@@ -22,13 +22,13 @@ from serve.protocols.plain_dialect import PlainDialect
 _WRAPPERS = ("data", "body", "instances", "inputs")
 
 
-def ping(server: Server, request: Request) -> Answer:
+def ping(server: Registry, request: Request) -> Answer:
     """Say whether this worker can answer predictions of every model."""
     is_healthy = all(model.stable.slot.live is not None for model in server.models.values())
     return succeed({"status": "Healthy"}) if is_healthy else fail(503, "no model is live yet")
 
 
-def predictions(server: Server, request: Request) -> Answer | Prediction:
+def predictions(server: Registry, request: Request) -> Answer | Prediction:
     """Answer one prediction with the outputs alone.
 
     Args:
@@ -55,7 +55,7 @@ class _TorchServe(PlainDialect):
         return fail(status, message)
 
 
-def models(server: Server, request: Request) -> Answer:
+def models(server: Registry, request: Request) -> Answer:
     """List the models."""
     return succeed(
         {
@@ -67,7 +67,7 @@ def models(server: Server, request: Request) -> Answer:
     )
 
 
-def model(server: Server, request: Request) -> Answer:
+def model(server: Registry, request: Request) -> Answer:
     """Describe a model, or a version of it."""
     return describe(server, request, _write_model)
 
