@@ -99,8 +99,7 @@ async def serve(server, options) -> None:
     from serve.batching.scheduler import Dispatcher
     from serve.gateway.asgi_app import AsgiApp
     from serve.workers.header_cache import Heads
-    from serve.workers.http_protocol import Bounds, Connection
-    from serve.workers.streak import Streak
+    from serve.workers.http_protocol import Bounds, Connection, Streak
 
     loop = asyncio.get_running_loop()
     app = AsgiApp(server, None, Dispatcher(loop, server.oversight.meter.observer.batch))

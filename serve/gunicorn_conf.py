@@ -19,8 +19,7 @@ from serve.http.drain import Drain
 from serve.http.thread_pool import current_ticket
 from serve.metrics import multiprocess_directory
 from serve.settings.settings import ServerSettings, load_settings
-from serve.workers.leaving import Leaving
-from serve.workers.lingering import lingering
+from serve.workers.process_exit import Leaving
 
 _KNOWN_ERROR = 3
 # What the extra `fast` brings that `serve.workers.event_loop_worker` cannot do without.
@@ -58,7 +57,7 @@ _missing = [name for name in _FAST if importlib.util.find_spec(name) is None]
 if served.worker == "asgi" and _missing:
     _exit_unless_fast(_missing)
 _THREADS, _LOOP = "serve.workers.thread_worker.Worker", "serve.workers.event_loop_worker.AsgiWorker"
-worker_class = lingering(_THREADS) if served.worker == "gthread" or _missing else _LOOP
+worker_class = _THREADS if served.worker == "gthread" or _missing else _LOOP
 # Longer than the idle time of common clients and proxies, so that it is they who close: a connection that the server
 # closes just when a request arrives is a failed request.
 keepalive = 75

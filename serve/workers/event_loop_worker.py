@@ -27,8 +27,7 @@ from serve.errors import Issue, SettingsError, describe
 from serve.gateway.asgi_app import AsgiApp
 from serve.gateway.flask_app import EXTENSION
 from serve.workers.header_cache import Heads
-from serve.workers.http_protocol import Bounds, Connection
-from serve.workers.streak import Streak
+from serve.workers.http_protocol import Bounds, Connection, Streak
 
 _SWEEP_S = 1.0
 _KNOWN_ERROR = 3

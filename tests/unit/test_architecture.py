@@ -24,7 +24,6 @@ DOORS = {
     },
     "gunicorn": {
         "serve/workers/thread_worker.py",
-        "serve/workers/lingering.py",
         "serve/workers/event_loop_worker.py",
         "envtool/channel/server.py",
     },

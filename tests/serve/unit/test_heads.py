@@ -10,7 +10,7 @@ from serve.gateway.asgi_app import Table
 from serve.http.messages import Answer
 from serve.workers import header_cache
 from serve.workers.header_cache import Heads
-from serve.workers.streak import Streak
+from serve.workers.http_protocol import Streak
 
 FIELDS = [(b"host", b"x"), (b"content-length", b"10")]
 
