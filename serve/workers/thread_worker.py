@@ -1,4 +1,4 @@
-"""Gunicorn's worker with threads, and our pool of request threads in it; on gunicorn 23 one that reads on to the end."""
+"""Gunicorn's worker with threads, and our pool of request threads in it; gunicorn 23 needs a longer end."""
 
 from __future__ import annotations
 

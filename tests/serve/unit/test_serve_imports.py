@@ -8,7 +8,7 @@ import pytest
 
 TORCHLESS = [
     "serve",
-    "serve.app",
+    "serve.gateway.flask_app",
     "serve.inference.model_instance",
     "serve.publishing.publish",
     "serve.__main__",
