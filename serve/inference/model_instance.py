@@ -22,7 +22,6 @@ from serve.events.event_log import EventLog
 from serve.events.webhook import EventHook
 from serve.model.slot import Slot
 from serve.settings.settings import STABLE, Settings
-from serve.source.local import Place
 from serve.source.remote import make_place, url_of
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Ledger
@@ -32,7 +31,7 @@ from serve.swap.background_task import PREPARATION
 from serve.swap.committer import Committer
 from serve.swap.context import Loader, Parts
 from serve.swap.host_committer import HostCommitter
-from serve.swap.reloader import Reloader
+from serve.swap.reloader import Pace, Reloader
 from serve.swap.worker_committer import WorkerCommitter
 
 _STOP_WAIT_S = 2.0
@@ -60,17 +59,10 @@ class Runtime:
         self.slot = Slot()
         self.orders = Orders(settings.store)
         self._quarantine = Quarantine(settings.store)
-        place = make_place(settings.checkpoints)
-        self.reloader = Reloader(
-            place,
-            self._make_committer(place),
-            self._quarantine,
-            self.log,
-            settings.poll_s,
-            settings.settle_s,
-            "poll" if url_of(settings.checkpoints) else settings.watch,
-            self._make_loader,
-        )
+        parts = self._make_parts()
+        watch = "poll" if url_of(settings.checkpoints) else settings.watch
+        pace = Pace(settings.poll_s, settings.settle_s, watch)
+        self.reloader = Reloader(parts, _make_committer(parts, settings), pace, self._make_loader)
         self._thread: threading.Thread | None = None
 
     @property
@@ -101,11 +93,11 @@ class Runtime:
         """Whether a thread still works on a model, after `stop` too: a load cannot be ended from outside."""
         return any(thread.name.startswith(PREPARATION) for thread in threading.enumerate())
 
-    def _make_committer(self, place: Place) -> Committer:
+    def _make_parts(self) -> Parts:
         settings = self.settings
         store = Store(settings.store, self._report_damage)
-        parts = Parts(
-            place=place,
+        return Parts(
+            place=make_place(settings.checkpoints),
             store=store,
             slot=self.slot,
             ledger=Ledger(store),
@@ -117,9 +109,6 @@ class Runtime:
             env_digest=self.env_digest,
             keep=settings.keep,
         )
-        if settings.commit == "worker":
-            return WorkerCommitter(parts)
-        return HostCommitter(parts, settings.store, settings.commit_timeout_s)
 
     def _report_damage(self, expected: str, found: str) -> None:
         self.log.emit("store_damaged", sha256=expected, reason=f"the sha256: expected {expected}, found {found}")
@@ -137,6 +126,12 @@ class Runtime:
         loader = ModelLoader(self.settings, self.slot, self.log.emit)
         self._quarantine.judge = judge_of(self.settings, self.env_digest, sys.modules)
         return loader
+
+
+def _make_committer(parts: Parts, settings: Settings) -> Committer:
+    if settings.commit == "worker":
+        return WorkerCommitter(parts)
+    return HostCommitter(parts, settings.store, settings.commit_timeout_s)
 
 
 def _facts_of(settings: Settings) -> dict[str, object]:

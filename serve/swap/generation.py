@@ -1,16 +1,22 @@
-"""Making generations, freeing them, and what the log says of both."""
+"""Making generations, restoring and freeing them, and what the log says of it."""
 
 from __future__ import annotations
 
 import time
+from datetime import datetime
 
+from serve.checkpoint.manifest import Manifest, parse_marker
 from serve.checkpoint.provenance import Provenance
 from serve.checkpoint.stored import Stored
 from serve.events.event_log import EventLog
 from serve.model.slot import Generation
+from serve.source.observation import Load
 from serve.store.ledger import Entry
-from serve.swap.context import Loaded, Parts
+from serve.swap.context import Loaded, Loader, Parts
 from serve.system.process_memory import trim_memory, used_bytes
+
+# The kernel stamps files with a clock that may be a tick behind.
+_CTIME_SLACK_S = 1.0
 
 
 def make(parts: Parts, loaded: Loaded, stored: Stored, entry: Entry, before_bytes: int) -> Generation:
@@ -63,6 +69,73 @@ def say_live(log: EventLog, event: str, generation: Generation, previous: Genera
         since_marker_s=None if since_s is None else round(since_s, 3),
         previous=identify(previous) if previous else None,
     )
+
+
+def restore(parts: Parts, loader: Loader, entry: Entry) -> bool:
+    """Make a committed generation live.
+
+    Args:
+        parts: of the worker.
+        loader: makes the model.
+        entry: what was committed.
+
+    Returns:
+        Whether its bytes were still there.
+    """
+    stored = parts.store.find(entry.sha256) or _fetch_again(parts, entry)
+    if stored is None:
+        return False
+    before_bytes = used_bytes()
+    loaded = loader.load(stored, parse_marker(entry.marker.encode()))
+    generation = make(parts, loaded, stored, entry, before_bytes)
+    say_live(parts.log, "restored", generation, parts.slot.swap(generation), 0.0)
+    return True
+
+
+def _fetch_again(parts: Parts, entry: Entry) -> Stored | None:
+    """Take bytes that the store has lost from the watched place, where they are still there."""
+    for seen in parts.place.observe():
+        if seen.fingerprint == entry.fingerprint or entry.sha256.encode() in seen.text:
+            return parts.store.admit(Load(seen, Manifest(sha256=entry.sha256)))
+    return None
+
+
+def committed(parts: Parts) -> list[Entry]:
+    """Return the generations up to the live one of this worker, the oldest first.
+
+    Args:
+        parts: of the worker.
+
+    Raises:
+        LedgerError: the file of generations is damaged.
+        OSError: it cannot be read.
+    """
+    live = parts.slot.live
+    number = live.provenance.generation if live else 0
+    return [entry for entry in parts.ledger.read() if entry.generation <= number]
+
+
+def prune(parts: Parts) -> None:
+    """Delete the copies that no kept generation needs.
+
+    Args:
+        parts: of the worker.
+    """
+    entries = parts.ledger.read()
+    if entries:
+        before_s = datetime.fromisoformat(entries[-1].committed).timestamp() - _CTIME_SLACK_S
+        parts.store.prune(frozenset(entry.sha256 for entry in entries[-parts.keep :]), before_s)
+
+
+def retire(parts: Parts) -> None:
+    """Free the generations that no request uses any more, here and not in a request's thread.
+
+    Args:
+        parts: of the worker.
+    """
+    drained = parts.slot.take_drained()
+    while drained:
+        free_first(drained, parts.log)
 
 
 def free_first(drained: list[Generation], log: EventLog) -> None:

@@ -9,50 +9,58 @@ from __future__ import annotations
 import random
 import threading
 import time
+from dataclasses import dataclass
 from typing import Callable
 
 from serve.errors import ModelError
-from serve.events.event_log import EventLog
 from serve.source.file_events import WakeUp
-from serve.source.local import Place
 from serve.source.observation import Ignore, Load, Observation, Refuse, Wait, decide
-from serve.store.quarantine import Quarantine
 from serve.store.rejection import explain
+from serve.swap import generation, operator_actions
+from serve.swap.admission import Admission, Admitted
 from serve.swap.committer import Committer
-from serve.swap.context import Loader
+from serve.swap.context import Loader, Parts
 from serve.swap.seen_checkpoints import Memory
 
 
-class Reloader:
-    """Looks, decides and has the committer act.
+@dataclass(frozen=True)
+class Pace:
+    """When a reloader looks.
 
     Args:
-        place: the watched place.
-        committer: makes candidates live.
-        quarantine: tells what was refused.
-        log: is told each change of state.
         poll_s: seconds between two looks.
         settle_s: seconds that a checkpoint without proof of its content must hold still.
         watch: how file events are used; see `serve.source.file_events`.
+    """
+
+    poll_s: float
+    settle_s: float
+    watch: str
+
+
+class Reloader:
+    """Looks, decides, admits and has the committer act.
+
+    Args:
+        parts: of the worker.
+        committer: makes candidates live.
+        pace: when it looks.
         make_loader: called once, in the thread: it imports torch, which the master must never do.
     """
 
     def __init__(
         self,
-        place: Place,
+        parts: Parts,
         committer: Committer,
-        quarantine: Quarantine,
-        log: EventLog,
-        poll_s: float,
-        settle_s: float,
-        watch: str,
+        pace: Pace,
         make_loader: Callable[[], Loader],
     ) -> None:
-        self._place, self._committer, self._quarantine, self._log = place, committer, quarantine, log
-        self._poll_s, self._settle_s = poll_s, settle_s
+        self._parts, self._place, self._log = parts, parts.place, parts.log
+        self._admission, self._committer = Admission(parts), committer
+        self._poll_s, self._settle_s = pace.poll_s, pace.settle_s
         self._make_loader = make_loader
         self._memory = Memory()
-        self._wake_up = WakeUp(watch, lambda text: log.emit("watching", how=text))
+        self._wake_up = WakeUp(pace.watch, lambda text: parts.log.emit("watching", how=text))
         self._is_stopping = threading.Event()
         self._last_fault: str | None = None
         self.booted = threading.Event()
@@ -86,6 +94,7 @@ class Reloader:
     def stop(self) -> None:
         """Let the thread end after the present look."""
         self._is_stopping.set()
+        self._admission.stop()
         self._committer.leave()
         self._wake_up.wake()
 
@@ -118,8 +127,8 @@ class Reloader:
         Returns:
             After how many seconds to look again.
         """
-        self._committer.retire()
-        if self._committer.is_unloaded():
+        generation.retire(self._parts)
+        if operator_actions.is_unloaded(self._parts):
             self._is_unloaded, self.unserved_ns = True, None
             self.verdict = "unloaded, as a request has ordered; load brings it back"
             return self._poll_s
@@ -128,11 +137,11 @@ class Reloader:
             self._committer.come_back(loader)
         if self._committer.attend(loader):
             return 0.0
-        if self._committer.roll_back(loader) is not None:
+        if operator_actions.roll_back(self._parts, self._committer, loader) is not None:
             return 0.0
-        committed = self._committer.committed()
+        committed = generation.committed(self._parts)
         self._memory.learn(committed)
-        pinned = self._committer.is_pinned() if committed else None
+        pinned = operator_actions.is_pinned(self._parts) if committed else None
         if pinned is not None:
             self.verdict, self.unserved_ns = pinned, None
             return self._poll_s
@@ -158,15 +167,16 @@ class Reloader:
     def _act(self, loader: Loader, seen: Observation, is_ranked: bool) -> Ignore | Wait:
         """Decide about one observation, and do it."""
         now_s = time.monotonic()
-        record = self._quarantine.find(seen.fingerprint)
+        record = self._parts.quarantine.find(seen.fingerprint)
         known = self._memory.recall(seen, is_ranked, now_s, record.reason if record else None)
         action = decide(seen, known, now_s, self._settle_s)
         if isinstance(action, Refuse):
-            return self._committer.refuse(action)
+            return self._admission.refuse(action)
         if not isinstance(action, Load):
             return action
         self.verdict, self.unserved_ns = f"{seen.path.name}: it is being loaded", seen.marker.mtime_ns
-        outcome = self._committer.commit(loader, action)
+        admitted = self._admission.admit(action)
+        outcome = self._committer.move(loader, *admitted) if isinstance(admitted, Admitted) else admitted
         if isinstance(outcome, Ignore) and outcome.is_final:
             self._memory.serve(seen.fingerprint, seen.order)
         return outcome
