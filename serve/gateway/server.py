@@ -7,6 +7,7 @@ from typing import Callable
 
 from serve.http.drain import Drain
 from serve.inference.registry import Registry
+from serve.metrics.worker_metrics import Meter
 from serve.observability.telemetry import Oversight
 from serve.settings.settings import ServerSettings
 
@@ -22,9 +23,10 @@ class Server(Registry):
     """
 
     def __init__(self, settings: ServerSettings, drain: Drain | None = None) -> None:
-        super().__init__(settings)
+        meter = Meter(lambda: {name: vars(counts) for name, counts in list(self.shadow.counts.items())})
+        super().__init__(settings, meter.take_event)
         by_name = {runtime.settings.full_name: runtime for runtime in self.runtimes}
-        self.oversight = Oversight(settings, by_name, drain or Drain(), self.shadow)
+        self.oversight = Oversight(settings, by_name, drain or Drain(), meter)
 
     @property
     def is_reloading(self) -> bool:

@@ -18,7 +18,9 @@ from typing import Callable
 
 from serve.checkpoint.provenance import read_env_digest
 from serve.errors import ModelError
-from serve.events.event_log import EventLog
+from serve.events.event import Subscriber
+from serve.events.event_log import EventLog, write_line
+from serve.events.journal import Journal
 from serve.events.webhook import EventHook
 from serve.model.slot import Slot
 from serve.settings.settings import STABLE, Settings
@@ -48,14 +50,16 @@ class Runtime:
 
     Args:
         settings: how to serve it.
+        subscribers: are told of its events, beside the log, the journal and the hook.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *subscribers: Subscriber) -> None:
         self.settings = settings
         self.env_digest = read_env_digest(os.environ, Path(sys.prefix))
-        self.log = EventLog({**_facts_of(settings), "env_digest": self.env_digest})
-        if settings.event_hook:
-            self.log.also_to(EventHook(settings.event_hook, _report_hook(settings)).put)
+        self.journal = Journal(settings.store)
+        hooks = [EventHook(settings.event_hook, _report_hook(settings)).put] if settings.event_hook else []
+        facts = {**_facts_of(settings), "env_digest": self.env_digest}
+        self.log = EventLog(facts, write_line, self.journal.put, *hooks, *subscribers)
         self.slot = Slot()
         self.orders = Orders(settings.store)
         self._quarantine = Quarantine(settings.store)
@@ -140,7 +144,7 @@ def _facts_of(settings: Settings) -> dict[str, object]:
 
 
 def _report_hook(settings: Settings) -> Callable[[str], None]:
-    log = EventLog(_facts_of(settings))  # one of its own, or a hook that fails would be told of it
+    log = EventLog(_facts_of(settings), write_line)  # one of its own, or a hook that fails would be told of it
     return lambda failure: log.emit("hook_failed", reason=failure)
 
 

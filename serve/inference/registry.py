@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from serve.errors import NotServedError
+from serve.events.event import Subscriber
 from serve.inference.model import Model
 from serve.inference.model_instance import Runtime
 from serve.inference.shadow import Shadow
@@ -16,12 +17,13 @@ class Registry:
 
     Args:
         settings: how to serve.
+        subscribers: are told of the events of all models.
     """
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, *subscribers: Subscriber) -> None:
         self.settings = settings
         self.models = {
-            model.name: Model(model.name, {label: Runtime(each) for label, each in model.labels.items()})
+            model.name: Model(model.name, {label: Runtime(each, *subscribers) for label, each in model.labels.items()})
             for model in settings.models
         }
         self.shadow = Shadow()

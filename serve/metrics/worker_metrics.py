@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Callable
 
+from serve.events.event import Event
 from serve.metrics.event_counters import count_event
 from serve.metrics.metric_families import Families, Reading, write
 from serve.metrics.request_counters import Observer
@@ -50,13 +51,13 @@ class Meter:
             self._families.add(self.observer.take())
             self._families.compare(self._read_shadow())
 
-    def take_event(self, line: bytes) -> None:
-        """Count a line of the log; a sink for `EventLog.also_to`.
+    def take_event(self, event: Event) -> None:
+        """Count an event; a subscriber of `EventLog`.
 
         Args:
-            line: one JSON object.
+            event: what happened.
         """
-        count_event(self._families, line)
+        count_event(self._families, event)
 
     def write(self, readings: Iterable[Reading]) -> bytes:
         """Write all metrics of the server in Prometheus's text format.

@@ -10,12 +10,10 @@ import time
 from collections.abc import Iterator, Mapping
 
 from serve.errors import NotServedError
-from serve.events.journal import Journal
 from serve.http.admission import SLOW_CLIENT
 from serve.http.drain import Drain
 from serve.http.thread_pool import RequestPool
 from serve.inference.model_instance import Runtime
-from serve.inference.shadow import Shadow
 from serve.metrics.collectors import memory_of, read_memory, read_model
 from serve.metrics.metric_families import Reading, Whose
 from serve.metrics.totals import Traffic
@@ -39,20 +37,15 @@ class Oversight:
         settings: of the server.
         runtimes: by `NAME` for what answers by default and `NAME@LABEL` for the rest.
         drain: tells whether the server ends.
-        shadow: counts what it has compared.
+        meter: counts what the worker does.
     """
 
-    def __init__(self, settings: ServerSettings, runtimes: Mapping[str, Runtime], drain: Drain, shadow: Shadow) -> None:
-        self._runtimes, self.drain = runtimes, drain
-        self.meter = Meter(lambda: {name: vars(counts) for name, counts in list(shadow.counts.items())})
+    def __init__(self, settings: ServerSettings, runtimes: Mapping[str, Runtime], drain: Drain, meter: Meter) -> None:
+        self._runtimes, self.drain, self.meter = runtimes, drain, meter
         self.access_log = AccessLog() if settings.access_log == "on" else None
         self.spans = Spans() if settings.traces == "otlp" else None
         self._operations: dict[str, Operations] = {}
-        self._journals = {name: Journal(runtime.settings.store) for name, runtime in runtimes.items()}
         self._memory: tuple[float, dict[int, dict[str, int]]] = (-_MEMORY_AGE_S, {})
-        for name, runtime in runtimes.items():
-            runtime.log.also_to(self.meter.take_event)
-            runtime.log.also_to(self._journals[name].put)
 
     @property
     def env_digest(self) -> str | None:
@@ -113,7 +106,7 @@ class Oversight:
                 label=settings.label,
                 status=status,
                 history=operations.history(MOST_SWAPS) if operations else [],
-                events=self._journals[name].read(_MOST_EVENTS),
+                events=runtime.journal.read(_MOST_EVENTS),
                 verdict=runtime.reloader.verdict,
                 unserved_s=_age_of(runtime, status),
                 traffic=traffic.get((settings.name, settings.label), Traffic()),

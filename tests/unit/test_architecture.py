@@ -36,7 +36,7 @@ DOORS = {
     "prometheus_client": {"serve/metrics/metric_families.py"},
     "rattler": {"envtool/solve/conda_solver.py", "envtool/prefix/rattler.py", "envtool/channel/index.py"},
     "rich": {"envtool/console.py"},
-    "structlog": {"serve/events/event_log.py"},
+    "structlog": {"serve/events/event.py"},
     "subprocess": {"envtool/subprocesses.py", "serve/events/webhook.py"},
     "torch": {
         "serve/publishing/conversion.py",
