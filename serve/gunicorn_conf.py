@@ -110,9 +110,7 @@ def post_worker_init(worker: Any) -> None:
         worker.notify()
         return bool(worker.alive)
 
-    served_here.start()
-    if hasattr(worker, "tpool"):
-        served_here.oversight.watch(worker.tpool, served.client_timeout_s)
+    served_here.start(lambda: getattr(worker, "queued", 0))
     served_here.wait_until_booted(is_wanted)
 
 

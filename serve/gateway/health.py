@@ -13,7 +13,7 @@ def livez(server: Server, request: Request) -> Answer:
     if server.is_reloading:
         return succeed({"live": True})
     dead = [runtime for runtime in server.runtimes if not runtime.is_reloading]
-    return fail(503, "the reloader is not running", reason="; ".join(each.reloader.verdict for each in dead))
+    return fail(503, "the reloader is not running", reason="; ".join(each.reloader.status.verdict for each in dead))
 
 
 def readyz(server: Server, request: Request) -> Answer:
@@ -23,7 +23,7 @@ def readyz(server: Server, request: Request) -> Answer:
     waiting = [model.stable for model in server.models.values() if model.stable.slot.live is None]
     if not waiting:
         return succeed({"ready": True})
-    return not_live("; ".join(runtime.reloader.verdict for runtime in waiting))
+    return not_live("; ".join(runtime.reloader.status.verdict for runtime in waiting))
 
 
 def model(server: Server, request: Request) -> Answer:
@@ -34,7 +34,7 @@ def model(server: Server, request: Request) -> Answer:
         return fail(404, error.message)
     live = found.stable.slot.live
     if live is None:
-        return not_live(found.stable.reloader.verdict)
+        return not_live(found.stable.reloader.status.verdict)
     predictor = live.predictor
     forms = {"inputs": predictor.inputs, "outputs": predictor.outputs}
     labels = {
@@ -48,6 +48,6 @@ def model(server: Server, request: Request) -> Answer:
         **{name: [{**vars(form), "shape": list(form.shape)} for form in forms[name]] for name in forms},
         "can_batch": predictor.can_batch,
         **({"labels": labels} if labels else {}),
-        "newest": found.stable.reloader.verdict,
+        "newest": found.stable.reloader.status.verdict,
     }
     return succeed(description, live.provenance.as_headers())

@@ -35,7 +35,7 @@ def index(server: Server, request: Request) -> Answer:
 
 def _entry(model: Model, label: str, runtime: Runtime) -> dict[str, object]:
     live = runtime.slot.live
-    facts = {"name": model.name, "label": label, "reason": runtime.reloader.verdict}
+    facts = {"name": model.name, "label": label, "reason": runtime.reloader.status.verdict}
     if live is not None:
         return {**facts, "version": live.provenance.version, "state": "READY"}
     return {**facts, "version": "", "state": "LOADING" if runtime.is_loading else "UNAVAILABLE"}

@@ -33,12 +33,15 @@ class Server(Registry):
         """Whether every reloader's thread is alive."""
         return all(runtime.is_reloading for runtime in self.runtimes)
 
-    def start(self) -> None:
+    def start(self, read_queued: Callable[[], int] = lambda: 0) -> None:
         """Start the reloaders' threads in this process, once.
 
         Threads do not survive a fork, so this belongs into gunicorn's `post_worker_init`.
+
+        Args:
+            read_queued: tells how many requests wait in this worker.
         """
-        self.oversight.start()
+        self.oversight.start(read_queued)
         for runtime in self.runtimes:
             runtime.start()
 
@@ -62,5 +65,5 @@ class Server(Registry):
         """
         until_s = time.monotonic() + self.settings.boot_wait_s
         for runtime in self.runtimes:
-            while is_wanted() and time.monotonic() < until_s and not runtime.reloader.booted.wait(0.1):
+            while is_wanted() and time.monotonic() < until_s and not runtime.reloader.wait_until_booted(0.1):
                 continue

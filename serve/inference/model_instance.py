@@ -6,6 +6,7 @@ A label of a model (canary, shadow) has a runtime of its own. Building a runtime
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -62,7 +63,6 @@ class Runtime:
         self.log = EventLog(facts, write_line, self.journal.put, *hooks, *subscribers)
         self.slot = Slot()
         self.orders = Orders(settings.store)
-        self._quarantine = Quarantine(settings.store)
         parts = self._make_parts()
         watch = "poll" if url_of(settings.checkpoints) else settings.watch
         pace = Pace(settings.poll_s, settings.settle_s, watch)
@@ -105,7 +105,7 @@ class Runtime:
             store=store,
             slot=self.slot,
             ledger=Ledger(store),
-            quarantine=self._quarantine,
+            quarantine=Quarantine(settings.store, lambda: self._judge),
             orders=self.orders,
             log=self.log,
             name=settings.name,
@@ -127,9 +127,12 @@ class Runtime:
                 f"{error.name or 'a library'} cannot be imported: {error}",
                 hint="install torch and safetensors into the environment that runs gunicorn",
             ) from error
-        loader = ModelLoader(self.settings, self.slot, self.log.emit)
-        self._quarantine.judge = judge_of(self.settings, self.env_digest, sys.modules)
-        return loader
+        return ModelLoader(self.settings, self.slot, self.log.emit)
+
+    @functools.cached_property
+    def _judge(self) -> str:
+        # Asked by the reloader alone, and so after the loader has imported the model's module.
+        return judge_of(self.settings, self.env_digest, sys.modules)
 
 
 def _make_committer(parts: Parts, settings: Settings) -> Committer:

@@ -66,6 +66,6 @@ def describe(server: Registry, request: Request, write: Callable[[Found, Generat
         return fail(404, error.message)
     live = found.runtime.slot.live
     if live is None:
-        return not_live(found.runtime.reloader.verdict)
+        return not_live(found.runtime.reloader.status.verdict)
     answer = write(found, live)
     return answer._replace(headers={**answer.headers, **live.provenance.as_headers()})

@@ -137,7 +137,7 @@ def ask(server: Registry, aim: Aim, request: Request, dialect: Dialect) -> Answe
     try:
         generation = runtime.slot.acquire()
     except NotLiveError:
-        return not_live(runtime.reloader.verdict)
+        return not_live(runtime.reloader.status.verdict)
     try:
         again = dialect.read(request, generation.predictor)
         taken = again(generation.predictor)

@@ -25,15 +25,20 @@ class Meter:
 
     def __init__(self, read_shadow: Callable[[], Mapping[str, Mapping[str, int]]] = dict) -> None:
         self.observer = Observer()
-        self.read_queued: Callable[[], int] = lambda: 0
+        self._read_queued: Callable[[], int] = lambda: 0
         self._read_shadow = read_shadow
         self._families = Families()
         self._is_stopping = threading.Event()
         self._lock = threading.Lock()
         self._thread: tuple[int, threading.Thread] | None = None
 
-    def start(self) -> None:
-        """Begin to hand over, once in each process; threads do not survive a fork."""
+    def start(self, read_queued: Callable[[], int]) -> None:
+        """Begin to hand over, once in each process; threads do not survive a fork.
+
+        Args:
+            read_queued: tells how many requests wait in this worker.
+        """
+        self._read_queued = read_queued
         if self._thread is None or self._thread[0] != os.getpid():
             thread = threading.Thread(target=self._run, name="meter", daemon=True)
             self._thread = os.getpid(), thread
@@ -47,7 +52,7 @@ class Meter:
     def hand_over(self) -> None:
         """Put what was counted where Prometheus finds it."""
         with self._lock:
-            self.observer.queue(self.read_queued())
+            self.observer.queue(self._read_queued())
             self._families.add(self.observer.take())
             self._families.compare(self._read_shadow())
 

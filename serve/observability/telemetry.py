@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
+from typing import Callable
 
 from serve.errors import NotServedError
 from serve.http.admission import SLOW_CLIENT
 from serve.http.drain import Drain
-from serve.http.thread_pool import RequestPool
+from serve.http.thread_pool import SlowClients
 from serve.inference.model_instance import Runtime
 from serve.metrics.collectors import memory_of, read_memory, read_model
 from serve.metrics.metric_families import Reading, Whose
@@ -42,6 +43,7 @@ class Oversight:
 
     def __init__(self, settings: ServerSettings, runtimes: Mapping[str, Runtime], drain: Drain, meter: Meter) -> None:
         self._runtimes, self.drain, self.meter = runtimes, drain, meter
+        self._client_timeout_s = settings.client_timeout_s
         self.access_log = AccessLog() if settings.access_log == "on" else None
         self.spans = Spans() if settings.traces == "otlp" else None
         self._operations: dict[str, Operations] = {}
@@ -52,20 +54,18 @@ class Oversight:
         """Of the environment that computes the answers."""
         return next((runtime.env_digest for runtime in self._runtimes.values()), None)
 
-    def watch(self, pool: RequestPool, client_timeout_s: float) -> None:
-        """Watch the request threads of this worker.
+    @property
+    def slow_clients(self) -> SlowClients:
+        """What is done about slow clients of this worker."""
+        return SlowClients(self._client_timeout_s, lambda: self.meter.observer.reject("", SLOW_CLIENT))
+
+    def start(self, read_queued: Callable[[], int]) -> None:
+        """Begin to count, in the worker.
 
         Args:
-            pool: the threads.
-            client_timeout_s: how long a client may take to send its request, and to take its answer.
+            read_queued: tells how many requests wait in this worker.
         """
-        pool.client_timeout_s = client_timeout_s
-        pool.report = lambda: self.meter.observer.reject("", SLOW_CLIENT)
-        self.meter.read_queued = lambda: pool.waiting
-
-    def start(self) -> None:
-        """Begin to count, in the worker."""
-        self.meter.start()
+        self.meter.start(read_queued)
 
     def stop(self) -> None:
         """Hand over what was counted; the worker ends."""
@@ -107,7 +107,7 @@ class Oversight:
                 status=status,
                 history=operations.history(MOST_SWAPS) if operations else [],
                 events=runtime.journal.read(_MOST_EVENTS),
-                verdict=runtime.reloader.verdict,
+                verdict=runtime.reloader.status.verdict,
                 unserved_s=_age_of(runtime, status),
                 traffic=traffic.get((settings.name, settings.label), Traffic()),
                 memory=self._read_memory([row.pid for row in status.workers]),
@@ -146,7 +146,7 @@ class Oversight:
 
 def _age_of(runtime: Runtime, status: Status) -> float:
     """Return the age of the newest published checkpoint while it is not served, be it this worker who has found it."""
-    written_ns = [runtime.reloader.unserved_ns]
+    written_ns = [runtime.reloader.status.unserved_ns]
     if status.proposal is not None and status.proposal.entry.cause == CHECKPOINT:
         written_ns.append(status.proposal.entry.marker_mtime_ns)
     known_ns = [each for each in written_ns if each is not None]

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Callable
 
 from serve import durable_files
 from serve.store import host_lock
@@ -144,13 +145,14 @@ class Quarantine:
 
     Args:
         root: the store's directory.
-        judge: names what judges here, so that a refusal by another one does not count.
+        read_judge: names what judges here, so that a refusal by another one does not count; asked when there is
+            something to judge.
     """
 
-    def __init__(self, root: Path, judge: str = "") -> None:
+    def __init__(self, root: Path, read_judge: Callable[[], str] = str) -> None:
         self._path = root / "quarantine.json"
         self._lock_path = root / "quarantine.lock"
-        self.judge = judge
+        self._read_judge = read_judge
         self._records: Records = {}
         self._state: tuple[int, int, int] | None = None
 
@@ -168,7 +170,7 @@ class Quarantine:
         """
         self._refresh()
         record = self._records.get(sha256)
-        if record is None or not record.holds(self.judge, time.time()):
+        if record is None or not record.holds(self._read_judge(), time.time()):
             return None
         return None if record.code in _OF_MARKER and record.marker != marker else record
 
@@ -181,7 +183,7 @@ class Quarantine:
         self._refresh()
         now_s = time.time()
         for record in self._records.values():
-            if fingerprint in record.fingerprints and record.holds(self.judge, now_s):
+            if fingerprint in record.fingerprints and record.holds(self._read_judge(), now_s):
                 return record
         return None
 
@@ -197,10 +199,10 @@ class Quarantine:
         is_news: bool | None = None
         with contextlib.suppress(OSError), host_lock.hold(self._lock_path):
             self._refresh()
-            self._records, is_news = add_refusal(self._records, refusal, self.judge, time.time())
+            self._records, is_news = add_refusal(self._records, refusal, self._read_judge(), time.time())
             self._write()
         if is_news is None:  # not even the lock could be had
-            self._records, is_news = add_refusal(self._records, refusal, self.judge, time.time())
+            self._records, is_news = add_refusal(self._records, refusal, self._read_judge(), time.time())
         return is_news
 
     def recognize(self, record: Record, fingerprint: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable
 
 from serve.errors import ModelError
@@ -38,6 +38,20 @@ class Pace:
     watch: str
 
 
+@dataclass(frozen=True)
+class ReloaderStatus:
+    """What a reloader found when it looked last.
+
+    Args:
+        verdict: what came of the newest checkpoint, in words.
+        unserved_ns: when the newest marker was written, while its checkpoint is not served; `None` when it is, or
+            under a pin.
+    """
+
+    verdict: str
+    unserved_ns: int | None = None
+
+
 class Reloader:
     """Looks, decides, admits and has the committer act.
 
@@ -63,24 +77,38 @@ class Reloader:
         self._wake_up = WakeUp(pace.watch, lambda text: parts.log.emit("watching", how=text))
         self._is_stopping = threading.Event()
         self._last_fault: str | None = None
-        self.booted = threading.Event()
-        # When the newest marker was written, while its checkpoint is not served; `None` when it is, or under a pin.
-        self.unserved_ns: int | None = None
+        self._booted = threading.Event()
         self._is_unloaded = False
-        self.verdict = "the reloader was not started; run gunicorn with -c python:serve.gunicorn_conf"
+        self._status = ReloaderStatus("the reloader was not started; run gunicorn with -c python:serve.gunicorn_conf")
+
+    @property
+    def status(self) -> ReloaderStatus:
+        """What it found when it looked last."""
+        return self._status
+
+    def wait_until_booted(self, timeout_s: float) -> bool:
+        """Wait until the committed generation is live again, or cannot be.
+
+        Args:
+            timeout_s: the longest wait.
+
+        Returns:
+            Whether it is so.
+        """
+        return self._booted.wait(timeout_s)
 
     def run(self) -> None:
         """Boot, then look until `stop`; the body of the thread."""
-        self.verdict = "the model class is being imported"
+        self._status = ReloaderStatus("the model class is being imported")
         try:
             loader = self._make_loader()
             self._boot(loader)
         except ModelError as error:
-            self.verdict = error.message
+            self._status = ReloaderStatus(error.message)
             self._log.emit("stopped", reason=error.message, hint=error.hint)
             return
         finally:
-            self.booted.set()
+            self._booted.set()
         while not self._is_stopping.is_set():
             turn = self._committer.turn
             pause_s = self._look_safely(loader)
@@ -116,7 +144,7 @@ class Reloader:
         return pause_s * random.uniform(0.9, 1.1)  # noqa: S311 - nothing secret about it
 
     def _tell_fault(self, fault: str) -> None:
-        self.verdict = fault
+        self._status = replace(self._status, verdict=fault)
         if fault != self._last_fault:
             self._last_fault = fault
             self._log.emit("fault", reason=fault)
@@ -129,8 +157,8 @@ class Reloader:
         """
         generation.retire(self._parts)
         if operator_actions.is_unloaded(self._parts):
-            self._is_unloaded, self.unserved_ns = True, None
-            self.verdict = "unloaded, as a request has ordered; load brings it back"
+            self._is_unloaded = True
+            self._status = ReloaderStatus("unloaded, as a request has ordered; load brings it back")
             return self._poll_s
         if self._is_unloaded:
             self._is_unloaded = False
@@ -143,7 +171,7 @@ class Reloader:
         self._memory.learn(committed)
         pinned = operator_actions.is_pinned(self._parts) if committed else None
         if pinned is not None:
-            self.verdict, self.unserved_ns = pinned, None
+            self._status = ReloaderStatus(pinned)
             return self._poll_s
         return self._look_at_place(loader)
 
@@ -156,12 +184,12 @@ class Reloader:
                 unserved_ns = seen.marker.mtime_ns
             verdict = verdict or f"{seen.path.name}: {action.reason}"
             if isinstance(action, Wait):
-                self.verdict, self.unserved_ns = verdict, unserved_ns
+                self._status = ReloaderStatus(verdict, unserved_ns)
                 return min(action.look_again_s, self._poll_s)
             if isinstance(action, Ignore) and action.is_final:
                 break
-        self.unserved_ns = unserved_ns
-        self.verdict = verdict or f"no checkpoint with a marker at {self._place.path}"
+        verdict = verdict or f"no checkpoint with a marker at {self._place.path}"
+        self._status = ReloaderStatus(verdict, unserved_ns)
         return self._poll_s
 
     def _act(self, loader: Loader, seen: Observation, is_ranked: bool) -> Ignore | Wait:
@@ -174,7 +202,7 @@ class Reloader:
             return self._admission.refuse(action)
         if not isinstance(action, Load):
             return action
-        self.verdict, self.unserved_ns = f"{seen.path.name}: it is being loaded", seen.marker.mtime_ns
+        self._status = ReloaderStatus(f"{seen.path.name}: it is being loaded", seen.marker.mtime_ns)
         admitted = self._admission.admit(action)
         outcome = self._committer.move(loader, *admitted) if isinstance(admitted, Admitted) else admitted
         if isinstance(outcome, Ignore) and outcome.is_final:

@@ -55,9 +55,15 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._dispatcher: Dispatcher | None = None
         self._refuse_proxy_protocol()
         self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
         self.config.server_header = False
+
+    @property
+    def queued(self) -> int:
+        """How many predictions wait for their model."""
+        return 0 if self._dispatcher is None else self._dispatcher.waiting
 
     def _refuse_proxy_protocol(self) -> None:
         # In the master, before anything is served: its first line would be taken for a broken request.
@@ -81,9 +87,7 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
         self.config.app = rest
         dispatcher = None
         if server is not None:
-            meter = server.oversight.meter
-            dispatcher = Dispatcher(loop, meter.observer.batch)
-            meter.read_queued = lambda: dispatcher.waiting
+            dispatcher = self._dispatcher = Dispatcher(loop, server.oversight.meter.observer.batch)
             self._answer_with(AsgiApp(server, rest, dispatcher), server.settings.client_timeout_s)
         uvicorn = _Uvicorn(config=self.config)
         loop.add_signal_handler(signal.SIGQUIT, uvicorn.quit)

@@ -11,10 +11,7 @@ from typing import Any
 from gunicorn import version_info
 from gunicorn.workers.gthread import ThreadWorker
 
-from serve.http.thread_pool import RequestPool
-
-# Until the settings say otherwise, in `post_worker_init`.
-_CLIENT_TIMEOUT_S = 30.0
+from serve.http.thread_pool import RequestPool, SlowClients
 
 # For gunicorn 23 alone, the last for Python 3.9; this block goes with it. Releases before 24 stop looking at their
 # connections when they are told to end: a connection that was accepted and not read yet is reset, and so is one that
@@ -111,7 +108,19 @@ class Worker(_Base):  # type: ignore[misc]
 
     def get_thread_pool(self) -> RequestPool:
         """Make the threads; gunicorn's documentation names this method as the one to override."""
-        return RequestPool(self.cfg.threads, _CLIENT_TIMEOUT_S)
+        return RequestPool(self.cfg.threads, self._find_rule)
+
+    def _find_rule(self) -> SlowClients:
+        # Not above: gunicorn imports this module in the master, and the application belongs to the worker alone.
+        from serve.gateway.flask_app import EXTENSION
+
+        server = getattr(self.wsgi, "extensions", {}).get(EXTENSION)
+        return SlowClients() if server is None else server.oversight.slow_clients
+
+    @property
+    def queued(self) -> int:
+        """How many connections wait for a thread."""
+        return int(self.tpool.waiting)
 
     def handle(self, conn: Any) -> Any:
         """Answer the requests of a connection that have come.

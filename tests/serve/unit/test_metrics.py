@@ -55,7 +55,7 @@ def test_requests_are_counted_with_their_latency():
 
 def test_waits_batches_and_rejections():
     meter = Meter()
-    meter.read_queued = lambda: 3
+    meter.start(lambda: 3)
     meter.observer.begin("affine", 0.2)
     meter.observer.batch("affine", 8)
     meter.observer.batch("affine", 1000)
