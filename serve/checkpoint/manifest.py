@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 
 from serve.checkpoint.formats import FORMATS
 from serve.checkpoint.golden import Golden, golden_issues, parse_golden
+from serve.checkpoint.names import WORD
 from serve.errors import CheckpointError
 
-# Versions and names become response headers and file names, so they are plain words.
-WORD = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LARGEST_GENERATION = 2**63
 _KNOWN = frozenset(

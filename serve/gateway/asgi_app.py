@@ -8,59 +8,18 @@ under uvicorn.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Callable
 
 from serve.batching.scheduler import Dispatcher, Done, LateError
+from serve.gateway.prediction_routes import PREDICTION_ROUTES, PredictionRoute
 from serve.gateway.request_lifecycle import Door
-from serve.gateway.routes import PREDICTION_ROUTES, PredictionRoute
 from serve.gateway.server import Server
 from serve.http.admission import SLOW_CLIENT, Arrival
-from serve.http.messages import Answer, Request
+from serve.http.messages import Answer, Request, headers_of
+from serve.http.route_table import Table
 from serve.inference.prediction import Prediction
-
-_MOST_REMEMBERED_PATHS = 1000
-Found = tuple[PredictionRoute, Mapping[str, str]]
-
-
-class Table:
-    """Finds the route of a prediction by its path.
-
-    Args:
-        routes: the prediction routes.
-    """
-
-    def __init__(self, routes: Sequence[PredictionRoute] = PREDICTION_ROUTES) -> None:
-        self._routes = [(route, _compile(route.pattern)) for route in routes]
-        self._remembered: dict[tuple[str, str], Found] = {}
-
-    def find(self, method: str, path: str) -> Found | None:
-        """Find a route.
-
-        Args:
-            method: in capitals.
-            path: decoded, without the query.
-
-        Returns:
-            The route and the parts of the path that it names; `None` where no prediction route fits.
-        """
-        found = self._remembered.get((method, path))
-        if found is None:
-            found = next(self._match(method, path), None)
-            if found is not None and len(self._remembered) < _MOST_REMEMBERED_PATHS:
-                self._remembered[method, path] = found
-        return found
-
-    def _match(self, method: str, path: str) -> Iterator[Found]:
-        for route, pattern in self._routes:
-            if route.method == method and (fitting := pattern.fullmatch(path)):
-                yield route, fitting.groupdict()
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"<(\w+)>", r"(?P<\1>[^/]+)", pattern))
 
 
 class AsgiApp:
@@ -75,7 +34,7 @@ class AsgiApp:
     def __init__(self, server: Server, rest: Any, dispatcher: Dispatcher) -> None:
         self._server, self._rest, self._dispatcher = server, rest, dispatcher
         self._door = Door(server)
-        self.table = Table()
+        self.table = Table(PREDICTION_ROUTES)
         self.limit_bytes = server.settings.max_body_bytes
 
     @property
@@ -173,19 +132,6 @@ class AsgiApp:
                 return None
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def headers_of(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return headers by name, those that came more than once joined as WSGI servers join them.
-
-    Args:
-        pairs: names in lower case, and values.
-    """
-    headers: dict[str, str] = {}
-    for name_bytes, value_bytes in pairs:
-        name, value = name_bytes.decode("latin-1"), value_bytes.decode("latin-1")
-        headers[name] = f"{headers[name]},{value}" if name in headers else value
-    return headers
 
 
 async def _send(send: Any, answer: Answer) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Callable
 from serve.gateway.openapi_schemas import BODIES, SCHEMAS, Shape
 from serve.http.messages import Answer, Request, succeed
 from serve.http.route import Route
-from serve.protocols.oip_metadata import version
+from serve.system.distribution import version
 
 _PART = re.compile(r"<(\w+)>")
 _PROVENANCE = (

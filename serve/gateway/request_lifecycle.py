@@ -11,7 +11,6 @@ import traceback
 from typing import Any, Callable, NamedTuple
 
 from serve.errors import InputError
-from serve.gateway.routes import PREDICTION_ROUTES
 from serve.gateway.server import Server
 from serve.http.admission import QUEUE_FULL, TIMEOUT_HEADER, TOO_LARGE, Arrival, judge, read_timeout
 from serve.http.messages import RETRY_AFTER_S, Answer, Request, fail
@@ -20,9 +19,6 @@ from serve.http.trace_context import HEADER, TraceParent, parse_trace_parent
 from serve.inference.prediction import complete
 from serve.metrics.request_counters import Served
 from serve.observability.access_log import Exchange, provenance_of
-
-# What the metrics say of a prediction's path.
-_PROTOCOLS = {"predict": "native", "v1": "tfserving", "v2": "v2", "predictions": "torchserve"}
 
 
 class Visit(NamedTuple):
@@ -58,9 +54,6 @@ class Door:
 
     def __init__(self, server: Server) -> None:
         self._server, self._oversight = server, server.oversight
-        self._protocols: dict[Route[Any, Any], str] = {
-            route: _PROTOCOLS[route.pattern.split("/")[1]] for route in PREDICTION_ROUTES
-        }
         self._sole = next(iter(server.models)) if len(server.models) == 1 else ""
 
     def model_of(self, request: Request) -> str:
@@ -81,7 +74,7 @@ class Door:
             arrival: when it came, and who waits behind it.
             client: the address that it came from.
         """
-        protocol = self._protocols.get(route, "")
+        protocol = route.protocol
         model = self.model_of(request)
         stated, span = request.headers.get(HEADER), None
         trace = None if stated is None else parse_trace_parent(stated)

@@ -5,36 +5,14 @@ Patterns are as Flask writes them; `<name>` is one part of a path.
 
 from __future__ import annotations
 
-from typing import Union
-
 from serve.gateway import admin, health, monitoring, oip_repository, oip_statistics, openapi
+from serve.gateway.prediction_routes import PREDICTION_ROUTES, Handled
 from serve.gateway.server import Server
-from serve.http.messages import Answer
 from serve.http.route import Route
-from serve.inference.prediction import Prediction
-from serve.inference.registry import Registry
-from serve.protocols import oip_infer, oip_metadata, tfserving, torchserve
-from serve.protocols.native import predict
+from serve.protocols import oip_metadata, tfserving, torchserve
 
-Handled = Union[Answer, Prediction]
-PredictionRoute = Route[Registry, Handled]
 AnyRoute = Route[Server, Handled]
 
-# What many requests a second go to.
-PREDICTION_ROUTES: tuple[PredictionRoute, ...] = (
-    Route("POST", "/predict", predict),
-    Route("POST", "/predict/<name>", predict),
-    Route("POST", "/predict/<name>/<version>", predict),
-    Route("POST", "/v2/models/<name>/infer", oip_infer.infer),
-    Route("POST", "/v2/models/<name>/versions/<version>/infer", oip_infer.infer),
-    Route("POST", "/v1/models/<name>:predict", tfserving.predict),
-    Route("POST", "/v1/models/<name>/versions/<version>:predict", tfserving.predict),
-    Route("POST", "/v1/models/<name>/labels/<label>:predict", tfserving.predict),
-    Route("POST", "/predictions/<name>", torchserve.predictions),
-    Route("POST", "/predictions/<name>/<version>", torchserve.predictions),
-    Route("PUT", "/predictions/<name>", torchserve.predictions),
-    Route("PUT", "/predictions/<name>/<version>", torchserve.predictions),
-)
 _V2_ROUTES: tuple[AnyRoute, ...] = (
     Route("GET", "/v2", oip_metadata.server_metadata),
     Route("GET", "/v2/", oip_metadata.server_metadata),

@@ -19,8 +19,10 @@ class Route(Generic[Context, Result]):
         method: of the requests; `GET` means `HEAD` too.
         pattern: of the path.
         handle: answers, without knowing which server carries it.
+        protocol: in which a prediction speaks, as the metrics name it; nothing for what is no prediction.
     """
 
     method: str
     pattern: str
     handle: Callable[[Context, Request], Result]
+    protocol: str = ""

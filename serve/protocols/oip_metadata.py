@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
-
 from serve.codec.datatypes import BYTES
 from serve.codec.oip_request import TensorSpec
 from serve.errors import NotServedError
@@ -12,19 +9,11 @@ from serve.http.messages import Answer, Request, fail, succeed
 from serve.inference.model_selector import Found, describe, find
 from serve.inference.registry import Registry
 from serve.model.slot import Generation
-from serve.protocols.oip_infer import specs_of
+from serve.protocols.oip_tensors import specs_of
+from serve.system.distribution import version
 
 PLATFORM = "envserve_pytorch"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
-
-
-@functools.lru_cache(maxsize=1)
-def version() -> str:
-    """Return the version of the installed distribution."""
-    try:
-        return importlib.metadata.version("envserve")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"  # run from a checkout that was never installed
 
 
 def server_metadata(server: Registry, request: Request) -> Answer:

@@ -16,7 +16,7 @@ from serve.inference.prediction import Prediction, Take, ask
 from serve.inference.registry import Registry
 from serve.model.predictor import INPUTS, OUTPUTS, Predictor
 from serve.model.slot import Generation
-from serve.protocols.oip_infer import specs_of
+from serve.protocols.oip_tensors import specs_of
 
 _DTYPES = {"FP16": "DT_HALF", "FP32": "DT_FLOAT", "FP64": "DT_DOUBLE", "BYTES": "DT_STRING"}
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from serve.gateway.asgi_app import Found, Table, headers_of
-from serve.http.messages import Answer
+from serve.http.messages import Answer, headers_of
+from serve.http.route_table import Found, Table
 
 Field = tuple[bytes, bytes]
 
