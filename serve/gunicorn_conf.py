@@ -16,6 +16,7 @@ from typing import Any
 
 from serve.errors import Issue, SettingsError, describe
 from serve.http.drain import Drain
+from serve.http.extension import find_server
 from serve.http.thread_pool import current_ticket
 from serve.metrics import multiprocess_directory
 from serve.settings.settings import ServerSettings, load_settings
@@ -101,7 +102,7 @@ def post_worker_init(worker: Any) -> None:
     Args:
         worker: gunicorn's worker, whose application is loaded and whose loop has not begun.
     """
-    served_here = _find_server(worker)
+    served_here = find_server(getattr(worker, "wsgi", None))
     if served_here is None:
         worker.log.warning("not an application of serve: call its server's start() in a post_worker_init of your own")
         return
@@ -155,14 +156,8 @@ def worker_exit(server: Any, worker: Any) -> None:
         server: gunicorn's arbiter.
         worker: the worker, which may have failed before it had an application.
     """
-    served_here = _find_server(worker)
+    served_here = find_server(getattr(worker, "wsgi", None))
     if served_here is None:
         return
     served_here.stop()
     leaving.prepare()
-
-
-def _find_server(worker: Any) -> Any:
-    from serve.gateway.flask_app import EXTENSION
-
-    return getattr(getattr(worker, "wsgi", None), "extensions", {}).get(EXTENSION)

@@ -20,13 +20,13 @@ from serve.gateway.server import Server
 from serve.http.admission import Arrival
 from serve.http.body import read_body
 from serve.http.drain import Drain
+from serve.http.extension import EXTENSION
 from serve.http.messages import Answer, Request, fail
 from serve.http.thread_pool import Ticket, current_ticket
 from serve.settings.settings import ServerSettings, load_settings
 
 # Unavailable: the next attempt may reach another worker. Too large: what is left of the body may have no end.
 _LAST_ANSWERS = frozenset({413, 503})
-EXTENSION = "envserve"
 
 
 def create_app(settings: ServerSettings | None = None, drain: Drain | None = None) -> Flask:

@@ -6,6 +6,8 @@ import time
 from typing import Callable
 
 from serve.http.drain import Drain
+from serve.inference.model import Model
+from serve.inference.model_instance import Runtime
 from serve.inference.registry import Registry
 from serve.metrics.worker_metrics import Meter
 from serve.observability.telemetry import Oversight
@@ -24,7 +26,13 @@ class Server(Registry):
 
     def __init__(self, settings: ServerSettings, drain: Drain | None = None) -> None:
         meter = Meter(lambda: {name: vars(counts) for name, counts in list(self.shadow.counts.items())})
-        super().__init__(settings, meter.take_event)
+        models = {
+            model.name: Model(
+                model.name, {label: Runtime(each, meter.take_event) for label, each in model.labels.items()}
+            )
+            for model in settings.models
+        }
+        super().__init__(settings, models)
         by_name = {runtime.settings.full_name: runtime for runtime in self.runtimes}
         self.oversight = Oversight(settings, by_name, drain or Drain(), meter)
 

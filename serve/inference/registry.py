@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from serve.errors import NotServedError
-from serve.events.event import Subscriber
 from serve.inference.model import Model
 from serve.inference.model_instance import Runtime
 from serve.inference.shadow import Shadow
@@ -17,15 +16,11 @@ class Registry:
 
     Args:
         settings: how to serve.
-        subscribers: are told of the events of all models.
+        models: by name.
     """
 
-    def __init__(self, settings: ServerSettings, *subscribers: Subscriber) -> None:
-        self.settings = settings
-        self.models = {
-            model.name: Model(model.name, {label: Runtime(each, *subscribers) for label, each in model.labels.items()})
-            for model in settings.models
-        }
+    def __init__(self, settings: ServerSettings, models: Mapping[str, Model]) -> None:
+        self.settings, self.models = settings, models
         self.shadow = Shadow()
 
     @property

@@ -25,7 +25,7 @@ from uvicorn_worker import UvicornWorker
 from serve.batching.scheduler import Dispatcher
 from serve.errors import Issue, SettingsError, describe
 from serve.gateway.asgi_app import AsgiApp
-from serve.gateway.flask_app import EXTENSION
+from serve.http.extension import find_server
 from serve.workers.header_cache import Heads
 from serve.workers.http_protocol import Bounds, Connection, Streak
 
@@ -83,7 +83,7 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         loop = asyncio.get_running_loop()
         rest = WSGIMiddleware(self.wsgi, workers=self.cfg.threads)
-        server = getattr(self.wsgi, "extensions", {}).get(EXTENSION)
+        server = find_server(self.wsgi)
         self.config.app = rest
         dispatcher = None
         if server is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from gunicorn import version_info
 from gunicorn.workers.gthread import ThreadWorker
 
+from serve.http.extension import find_server
 from serve.http.thread_pool import RequestPool, SlowClients
 
 # For gunicorn 23 alone, the last for Python 3.9; this block goes with it. Releases before 24 stop looking at their
@@ -111,10 +112,7 @@ class Worker(_Base):  # type: ignore[misc]
         return RequestPool(self.cfg.threads, self._find_rule)
 
     def _find_rule(self) -> SlowClients:
-        # Not above: gunicorn imports this module in the master, and the application belongs to the worker alone.
-        from serve.gateway.flask_app import EXTENSION
-
-        server = getattr(self.wsgi, "extensions", {}).get(EXTENSION)
+        server = find_server(self.wsgi)
         return SlowClients() if server is None else server.oversight.slow_clients
 
     @property

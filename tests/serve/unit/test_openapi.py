@@ -7,10 +7,11 @@ import json
 import pytest
 from predictors import go_live
 
-from serve.gateway.flask_app import EXTENSION, create_app
+from serve.gateway.flask_app import create_app
 from serve.gateway.openapi import describe
 from serve.gateway.openapi_schemas import BODIES
 from serve.gateway.routes import ROUTES
+from serve.http.extension import EXTENSION
 from serve.settings.settings import load_settings
 
 validator = pytest.importorskip("openapi_spec_validator")
