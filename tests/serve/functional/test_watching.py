@@ -31,7 +31,7 @@ def test_the_limit_of_inotify_is_reached_and_raised_again(tmp_path):
     code = """if True:
         import sys, time
         from pathlib import Path
-        from serve.watching import wakeup
+        from serve.source import file_events as wakeup
         wakeup._REBUILD_PAUSE_S = 0.2
         limit = Path("/proc/sys/user/max_inotify_instances")
         limit.write_text("0")
