@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 from serve.batching.scheduler import Dispatcher, Done, LateError
 from serve.gateway.prediction_routes import PREDICTION_ROUTES, PredictionRoute
 from serve.gateway.request_lifecycle import Door
-from serve.gateway.server import Server
 from serve.http.admission import SLOW_CLIENT, Arrival
 from serve.http.messages import Answer, Request, headers_of
 from serve.http.route_table import Table
 from serve.inference.prediction import Prediction
+
+if TYPE_CHECKING:
+    from serve.gateway.server import Server
 
 
 class AsgiApp:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from serve.errors import NotServedError
-from serve.gateway.server import Server
 from serve.http.messages import Answer, Request, fail, not_live, succeed
 from serve.settings.settings import STABLE
+
+if TYPE_CHECKING:
+    from serve.gateway.server import Server
 
 
 def livez(server: Server, request: Request) -> Answer:

@@ -8,14 +8,18 @@ Source: Triton's model repository extension.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from serve.codec.excerpt import excerpt
 from serve.errors import NotServedError, RequestError
-from serve.gateway.server import Server
 from serve.http.content_encoding import read_content
 from serve.http.messages import Answer, Request, fail, succeed
-from serve.inference.model import Model
-from serve.inference.model_instance import Runtime
 from serve.protocols.media_types import read_json
+
+if TYPE_CHECKING:
+    from serve.gateway.server import Server
+    from serve.inference.model import Model
+    from serve.inference.model_instance import Runtime
 
 
 def index(server: Server, request: Request) -> Answer:

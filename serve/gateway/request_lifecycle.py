@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import time
 import traceback
-from typing import Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from serve.errors import InputError
-from serve.gateway.server import Server
 from serve.http.admission import QUEUE_FULL, TIMEOUT_HEADER, TOO_LARGE, Arrival, judge, read_timeout
 from serve.http.messages import RETRY_AFTER_S, Answer, Request, fail
-from serve.http.route import Route
 from serve.http.trace_context import HEADER, TraceParent, parse_trace_parent
 from serve.inference.prediction import complete
 from serve.metrics.request_counters import Served
 from serve.observability.access_log import Exchange, provenance_of
+
+if TYPE_CHECKING:
+    from serve.gateway.server import Server
+    from serve.http.route import Route
 
 
 class Visit(NamedTuple):

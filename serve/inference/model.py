@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import Callable, NamedTuple
+from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from serve.errors import NotServedError
-from serve.inference.model_instance import Runtime
 from serve.settings.settings import CANARY, SHADOW, STABLE
+
+if TYPE_CHECKING:
+    from serve.inference.model_instance import Runtime
 
 
 class Aim(NamedTuple):

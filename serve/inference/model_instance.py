@@ -15,11 +15,10 @@ import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 from serve.checkpoint.provenance import read_env_digest
 from serve.errors import ModelError
-from serve.events.event import Subscriber
 from serve.events.event_log import EventLog, write_line
 from serve.events.journal import Journal
 from serve.events.webhook import EventHook
@@ -31,11 +30,14 @@ from serve.store.ledger import Ledger
 from serve.store.operator_requests import Orders
 from serve.store.quarantine import Quarantine
 from serve.swap.background_task import PREPARATION
-from serve.swap.committer import Committer
 from serve.swap.context import Loader, Parts
 from serve.swap.host_committer import HostCommitter
 from serve.swap.reloader import Pace, Reloader
 from serve.swap.worker_committer import WorkerCommitter
+
+if TYPE_CHECKING:
+    from serve.events.event import Subscriber
+    from serve.swap.committer import Committer
 
 _STOP_WAIT_S = 2.0
 # What decides how fast and where, but not whether a checkpoint is good.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple
+from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from serve.errors import NotServedError
 from serve.http.messages import Answer, Request, fail, not_live
 from serve.inference.model import Aim, Model
-from serve.inference.model_instance import Runtime
-from serve.inference.registry import Registry
-from serve.model.slot import Generation
+
+if TYPE_CHECKING:
+    from serve.inference.model_instance import Runtime
+    from serve.inference.registry import Registry
+    from serve.model.slot import Generation
 
 
 class Found(NamedTuple):

@@ -7,17 +7,19 @@ lease. A protocol says only how bytes become inputs and how what the module gave
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol
 
-from serve.checkpoint.provenance import Provenance
 from serve.errors import InputError, NotLiveError, NotServedError, RequestError
 from serve.http.messages import Answer, Request, fail, not_live
-from serve.inference.model import Aim
-from serve.inference.model_instance import Runtime
-from serve.inference.registry import Registry
 from serve.inference.shadow import Asked
 from serve.model.predictor import Predictor
-from serve.model.slot import Generation
+
+if TYPE_CHECKING:
+    from serve.checkpoint.provenance import Provenance
+    from serve.inference.model import Aim
+    from serve.inference.model_instance import Runtime
+    from serve.inference.registry import Registry
+    from serve.model.slot import Generation
 
 Take = Callable[[Predictor], Any]
 

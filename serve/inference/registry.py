@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from serve.errors import NotServedError
-from serve.inference.model import Model
-from serve.inference.model_instance import Runtime
 from serve.inference.shadow import Shadow
-from serve.settings.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from serve.inference.model import Model
+    from serve.inference.model_instance import Runtime
+    from serve.settings.settings import ServerSettings
 
 
 class Registry:

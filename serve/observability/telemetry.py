@@ -8,23 +8,25 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 from serve.errors import NotServedError
 from serve.http.admission import SLOW_CLIENT
-from serve.http.drain import Drain
 from serve.http.thread_pool import SlowClients
-from serve.inference.model_instance import Runtime
 from serve.metrics.collectors import memory_of, read_memory, read_model
 from serve.metrics.metric_families import Reading, Whose
 from serve.metrics.totals import Traffic
-from serve.metrics.worker_metrics import Meter
 from serve.observability.access_log import AccessLog
 from serve.observability.spans import Spans
 from serve.observability.status_page import MOST_SWAPS, Look
 from serve.operations.operations import Operations, Status
-from serve.settings.settings import ServerSettings
 from serve.store.ledger import CHECKPOINT
+
+if TYPE_CHECKING:
+    from serve.http.drain import Drain
+    from serve.inference.model_instance import Runtime
+    from serve.metrics.worker_metrics import Meter
+    from serve.settings.settings import ServerSettings
 
 _MOST_EVENTS = 400
 # Asking the kernel takes a millisecond for each gigabyte; many open pages must not add up.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from serve.operations.operations import Past, Status, Verdict
+if TYPE_CHECKING:
+    from serve.operations.operations import Past, Status, Verdict
 
 _SHORT_SHA256 = 12
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serve import durable_files
 from serve.checkpoint import sharded
@@ -16,13 +17,15 @@ from serve.checkpoint.formats import SAFETENSORS, detect_format, read_safetensor
 from serve.checkpoint.manifest import Manifest, parse_marker
 from serve.errors import CheckpointError, OperationError
 from serve.source.local import Place
-from serve.source.observation import Identity, Observation
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Entry, Ledger
 from serve.store.operator_requests import Orders, Pin, Rollback
 from serve.store.quarantine import Quarantine, Record
 from serve.swap.host_coordinator import Agreement, Proposal
-from serve.swap.shared_state import Row
+
+if TYPE_CHECKING:
+    from serve.source.observation import Identity, Observation
+    from serve.swap.shared_state import Row
 
 _LOOK_S = 0.05
 

@@ -7,9 +7,8 @@ Where the server has several models, `/predict/NAME` says which one; the header 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from serve.checkpoint.provenance import Provenance
 from serve.codec import strict_json
 from serve.codec.excerpt import excerpt
 from serve.errors import RequestError
@@ -17,10 +16,13 @@ from serve.http.content_encoding import pack
 from serve.http.messages import Answer, Request, fail
 from serve.inference.model_selector import aim_of
 from serve.inference.prediction import Prediction, ask
-from serve.inference.registry import Registry
-from serve.model.predictor import Predictor
 from serve.protocols.media_types import choose, write_outputs
 from serve.protocols.plain_dialect import PlainDialect
+
+if TYPE_CHECKING:
+    from serve.checkpoint.provenance import Provenance
+    from serve.inference.registry import Registry
+    from serve.model.predictor import Predictor
 
 
 def predict(server: Registry, request: Request) -> Answer | Prediction:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from serve.checkpoint.provenance import Provenance
-from serve.codec.datatypes import Array
 from serve.codec.oip_binary import HEADER, is_raw
 from serve.codec.oip_request import InferRequest, parse_infer, parse_raw
 from serve.codec.oip_response import InferAnswer, encode_infer
@@ -16,9 +14,13 @@ from serve.http.content_encoding import pack, read_content
 from serve.http.messages import Answer, Body, Request, fail
 from serve.inference.model_selector import aim_of
 from serve.inference.prediction import Prediction, Take, ask
-from serve.inference.registry import Registry
-from serve.model.predictor import Predictor
 from serve.protocols.oip_tensors import specs_of
+
+if TYPE_CHECKING:
+    from serve.checkpoint.provenance import Provenance
+    from serve.codec.datatypes import Array
+    from serve.inference.registry import Registry
+    from serve.model.predictor import Predictor
 
 
 def infer(server: Registry, request: Request) -> Answer | Prediction:

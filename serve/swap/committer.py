@@ -6,13 +6,14 @@ When and with whom a worker swaps is `serve.swap.host_committer` (all workers of
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from serve.checkpoint.stored import Stored
-from serve.source.observation import Ignore, Wait
-from serve.store.ledger import Entry
-from serve.store.operator_requests import Rollback
-from serve.swap.context import Loader
+if TYPE_CHECKING:
+    from serve.checkpoint.stored import Stored
+    from serve.source.observation import Ignore, Wait
+    from serve.store.ledger import Entry
+    from serve.store.operator_requests import Rollback
+    from serve.swap.context import Loader
 
 
 class Committer(Protocol):

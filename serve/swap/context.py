@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from serve.checkpoint.manifest import Manifest
-from serve.checkpoint.stored import Stored
-from serve.events.event_log import EventLog
-from serve.model.predictor import Predictor
-from serve.model.slot import Slot
-from serve.source.local import Place
-from serve.store.checkpoint_store import Store
-from serve.store.ledger import Ledger
-from serve.store.operator_requests import Orders
-from serve.store.quarantine import Quarantine
+if TYPE_CHECKING:
+    from serve.checkpoint.manifest import Manifest
+    from serve.checkpoint.stored import Stored
+    from serve.events.event_log import EventLog
+    from serve.model.predictor import Predictor
+    from serve.model.slot import Slot
+    from serve.source.local import Place
+    from serve.store.checkpoint_store import Store
+    from serve.store.ledger import Ledger
+    from serve.store.operator_requests import Orders
+    from serve.store.quarantine import Quarantine
 
 
 class Loaded(Protocol):

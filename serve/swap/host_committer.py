@@ -5,21 +5,24 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serve.checkpoint.manifest import parse_marker
-from serve.checkpoint.stored import Stored
 from serve.errors import CheckpointError, DeadlineError
-from serve.model.slot import Generation
 from serve.source.observation import Ignore, Wait
-from serve.store.ledger import Entry
-from serve.store.operator_requests import Rollback
 from serve.store.rejection import explain, refuse_entry
 from serve.swap.admission import say_refused
 from serve.swap.background_task import Preparation
-from serve.swap.context import Loaded, Loader, Parts
 from serve.swap.generation import make, prune, restore, say_live
 from serve.swap.host_coordinator import Agreement, Proposal, Standing
 from serve.system.process_memory import used_bytes
+
+if TYPE_CHECKING:
+    from serve.checkpoint.stored import Stored
+    from serve.model.slot import Generation
+    from serve.store.ledger import Entry
+    from serve.store.operator_requests import Rollback
+    from serve.swap.context import Loaded, Loader, Parts
 
 # Between two looks at whether the others are prepared: short, because all workers hold two models meanwhile.
 _LOOK_S = 0.002
