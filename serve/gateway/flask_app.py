@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from serve.errors import RequestError
 from serve.gateway.request_lifecycle import Door
-from serve.gateway.routes import ROUTES, AnyRoute
+from serve.gateway.routes import ROUTES
 from serve.gateway.server import Server
 from serve.http.admission import Arrival
 from serve.http.body import read_body
@@ -24,6 +25,9 @@ from serve.http.extension import EXTENSION
 from serve.http.messages import Answer, Request, fail
 from serve.http.thread_pool import Ticket, current_ticket
 from serve.settings.settings import ServerSettings, load_settings
+
+if TYPE_CHECKING:
+    from serve.gateway.routes import AnyRoute
 
 # Unavailable: the next attempt may reach another worker. Too large: what is left of the body may have no end.
 _LAST_ANSWERS = frozenset({413, 503})
