@@ -24,20 +24,12 @@ from serve.events.journal import Journal
 from serve.events.webhook import EventHook
 from serve.model.slot import Slot
 from serve.settings.settings import STABLE, Settings
-from serve.source.remote import make_place, url_of
-from serve.store.checkpoint_store import Store
-from serve.store.ledger import Ledger
-from serve.store.operator_requests import Orders
-from serve.store.quarantine import Quarantine
+from serve.swap.assembly import make_parts, make_reloader
 from serve.swap.background_task import PREPARATION
-from serve.swap.context import Loader, Parts
-from serve.swap.host_committer import HostCommitter
-from serve.swap.reloader import Pace, Reloader
-from serve.swap.worker_committer import WorkerCommitter
+from serve.swap.context import Loader
 
 if TYPE_CHECKING:
     from serve.events.event import Subscriber
-    from serve.swap.committer import Committer
 
 _STOP_WAIT_S = 2.0
 # What decides how fast and where, but not whether a checkpoint is good.
@@ -64,11 +56,9 @@ class Runtime:
         facts = {**_facts_of(settings), "env_digest": self.env_digest}
         self.log = EventLog(facts, write_line, self.journal.put, *hooks, *subscribers)
         self.slot = Slot()
-        self.orders = Orders(settings.store)
-        parts = self._make_parts()
-        watch = "poll" if url_of(settings.checkpoints) else settings.watch
-        pace = Pace(settings.poll_s, settings.settle_s, watch)
-        self.reloader = Reloader(parts, _make_committer(parts, settings), pace, self._make_loader)
+        parts = make_parts(settings, self.slot, self.log, self.env_digest, lambda: self._judge)
+        self.orders = parts.orders
+        self.reloader = make_reloader(settings, parts, self._make_loader)
         self._thread: threading.Thread | None = None
 
     @property
@@ -99,26 +89,6 @@ class Runtime:
         """Whether a thread still works on a model, after `stop` too: a load cannot be ended from outside."""
         return any(thread.name.startswith(PREPARATION) for thread in threading.enumerate())
 
-    def _make_parts(self) -> Parts:
-        settings = self.settings
-        store = Store(settings.store, self._report_damage)
-        return Parts(
-            place=make_place(settings.checkpoints),
-            store=store,
-            slot=self.slot,
-            ledger=Ledger(store),
-            quarantine=Quarantine(settings.store, lambda: self._judge),
-            orders=self.orders,
-            log=self.log,
-            name=settings.name,
-            label=settings.label,
-            env_digest=self.env_digest,
-            keep=settings.keep,
-        )
-
-    def _report_damage(self, expected: str, found: str) -> None:
-        self.log.emit("store_damaged", sha256=expected, reason=f"the sha256: expected {expected}, found {found}")
-
     def _make_loader(self) -> Loader:
         # Here and not above: this import brings torch, and only a worker may have it (forking after torch has used
         # threads hangs the child: pytorch#49555).
@@ -135,12 +105,6 @@ class Runtime:
     def _judge(self) -> str:
         # Asked by the reloader alone, and so after the loader has imported the model's module.
         return judge_of(self.settings, self.env_digest, sys.modules)
-
-
-def _make_committer(parts: Parts, settings: Settings) -> Committer:
-    if settings.commit == "worker":
-        return WorkerCommitter(parts)
-    return HostCommitter(parts, settings.store, settings.commit_timeout_s)
 
 
 def _facts_of(settings: Settings) -> dict[str, object]:
