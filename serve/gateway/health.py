@@ -54,4 +54,4 @@ def model(server: Server, request: Request) -> Answer:
         **({"labels": labels} if labels else {}),
         "newest": found.stable.reloader.status.verdict,
     }
-    return succeed(description, live.provenance.as_headers())
+    return succeed(description, live.provenance.headers)

@@ -15,6 +15,7 @@ from serve.errors import NotServedError
 from serve.settings.settings import CANARY, SHADOW, STABLE
 
 if TYPE_CHECKING:
+    from serve.http.messages import Request
     from serve.inference.model_instance import Runtime
 
 
@@ -30,6 +31,16 @@ class Aim(NamedTuple):
     name: str | None = None
     version: str | None = None
     label: str | None = None
+
+
+def aim_of(request: Request) -> Aim:
+    """Read from path and headers which model is meant.
+
+    Args:
+        request: its path names the model, and may name a version or a label.
+    """
+    label = request.place.get("label", request.headers.get("x-model-label"))
+    return Aim(request.place.get("name"), request.place.get("version"), label)
 
 
 class Model:

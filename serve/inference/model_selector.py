@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from serve.errors import NotServedError
 from serve.http.messages import Answer, Request, fail, not_live
-from serve.inference.model import Aim, Model
+from serve.inference.model import Model, aim_of
 
 if TYPE_CHECKING:
     from serve.inference.model_instance import Runtime
@@ -24,16 +24,6 @@ class Found(NamedTuple):
 
     model: Model
     runtime: Runtime
-
-
-def aim_of(request: Request) -> Aim:
-    """Read from path and headers which model is meant.
-
-    Args:
-        request: its path names the model, and may name a version or a label.
-    """
-    label = request.place.get("label", request.headers.get("x-model-label"))
-    return Aim(request.place.get("name"), request.place.get("version"), label)
 
 
 def find(server: Registry, request: Request) -> Found:
@@ -70,4 +60,4 @@ def describe(server: Registry, request: Request, write: Callable[[Found, Generat
     if live is None:
         return not_live(found.runtime.reloader.status.verdict)
     answer = write(found, live)
-    return answer._replace(headers={**answer.headers, **live.provenance.as_headers()})
+    return answer._replace(headers={**answer.headers, **live.provenance.headers})

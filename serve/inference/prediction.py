@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol
 
 from serve.errors import InputError, NotLiveError, NotServedError, RequestError
 from serve.http.messages import Answer, Request, fail, not_live
+from serve.inference.model import aim_of
 from serve.inference.shadow import Asked
 from serve.model.predictor import Predictor
 
 if TYPE_CHECKING:
     from serve.checkpoint.provenance import Provenance
-    from serve.inference.model import Aim
     from serve.inference.model_instance import Runtime
     from serve.inference.registry import Registry
     from serve.model.slot import Generation
@@ -119,18 +119,18 @@ class Prediction(NamedTuple):
         self.runtime.slot.release(self.generation)
 
 
-def ask(server: Registry, aim: Aim, request: Request, dialect: Dialect) -> Answer | Prediction:
+def ask(server: Registry, request: Request, dialect: Dialect) -> Answer | Prediction:
     """Understand a request, and take a lease on the generation that is to answer it.
 
     Args:
         server: has the models.
-        aim: what the request asks for.
-        request: its bytes.
+        request: its path and headers name the model, its body has the inputs.
         dialect: the protocol that it speaks.
 
     Returns:
         What is left to do; or the answer to a request that cannot be understood, or that asks for what is not served.
     """
+    aim = aim_of(request)
     try:
         model = server.find(aim.name)
         runtime = model.choose(aim)
@@ -171,4 +171,4 @@ def complete(found: Answer | Prediction) -> Answer:
 
 
 def _with(answer: Answer, provenance: Provenance) -> Answer:
-    return Answer(answer.status, {**answer.headers, **provenance.as_headers()}, answer.body)
+    return Answer(answer.status, {**answer.headers, **provenance.headers}, answer.body)

@@ -12,7 +12,6 @@ from serve.codec.oip_response import InferAnswer, encode_infer
 from serve.errors import RequestError
 from serve.http.content_encoding import pack, read_content
 from serve.http.messages import Answer, Body, Request, fail
-from serve.inference.model_selector import aim_of
 from serve.inference.prediction import Prediction, Take, ask
 from serve.protocols.oip_tensors import specs_of
 
@@ -33,7 +32,7 @@ def infer(server: Registry, request: Request) -> Answer | Prediction:
     Returns:
         In the end 200; 4xx with `{"error": …}` for what cannot be answered, 503 while no model is live.
     """
-    return ask(server, aim_of(request), request, _V2(request, server.settings.max_body_bytes))
+    return ask(server, request, _V2(request, server.settings.max_body_bytes))
 
 
 _NOTHING = InferRequest(())

@@ -11,7 +11,7 @@ from serve.codec.tfserving import PredictRequest, encode_predict, parse_predict
 from serve.errors import NotServedError
 from serve.http.content_encoding import pack, read_content
 from serve.http.messages import Answer, Request, fail, succeed
-from serve.inference.model_selector import Found, aim_of, describe, find
+from serve.inference.model_selector import Found, describe, find
 from serve.inference.prediction import Prediction, Take, ask
 from serve.inference.registry import Registry
 from serve.model.predictor import INPUTS, OUTPUTS, Predictor
@@ -31,7 +31,7 @@ def predict(server: Registry, request: Request) -> Answer | Prediction:
     Returns:
         In the end 200; 4xx with `{"error": …}` for what cannot be answered, 503 while no model is live.
     """
-    return ask(server, aim_of(request), request, _TensorFlowServing(request, server.settings.max_body_bytes))
+    return ask(server, request, _TensorFlowServing(request, server.settings.max_body_bytes))
 
 
 class _TensorFlowServing:

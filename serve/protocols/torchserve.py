@@ -11,12 +11,12 @@ from serve.checkpoint.provenance import Provenance
 from serve.codec import strict_json
 from serve.http.content_encoding import pack
 from serve.http.messages import Answer, Request, fail, succeed
-from serve.inference.model_selector import Found, aim_of, describe
+from serve.inference.model_selector import Found, describe
 from serve.inference.prediction import Prediction, ask
 from serve.inference.registry import Registry
 from serve.model.predictor import Predictor
 from serve.model.slot import Generation
-from serve.protocols.plain_dialect import PlainDialect
+from serve.protocols.media_types import PlainDialect
 
 # Under one of these clients wrap what their handler takes.
 _WRAPPERS = ("data", "body", "instances", "inputs")
@@ -38,7 +38,7 @@ def predictions(server: Registry, request: Request) -> Answer | Prediction:
     Returns:
         In the end 200; 4xx with `{"error": …}` for what cannot be answered, 503 while no model is live.
     """
-    return ask(server, aim_of(request), request, _TorchServe(request, server.settings.max_body_bytes))
+    return ask(server, request, _TorchServe(request, server.settings.max_body_bytes))
 
 
 class _TorchServe(PlainDialect):
