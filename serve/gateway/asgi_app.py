@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable
 
-from serve.batching.scheduler import Dispatcher, Done, LateError
+from serve.batching.scheduler import Dispatcher, Done
 from serve.gateway.prediction_routes import PREDICTION_ROUTES, PredictionRoute
 from serve.gateway.request_lifecycle import Door
 from serve.http.admission import SLOW_CLIENT, Arrival
@@ -70,20 +70,18 @@ class AsgiApp:
         visit = door.open(request, route, Arrival(time.monotonic(), 0.0, waiting), client)
 
         def finish(found: Answer | Exception) -> None:
-            if isinstance(found, LateError):
-                found = door.turn_away(visit) or found
-            done(door.close(visit, found if isinstance(found, Answer) else door.fail_unknown(request.path, found)))
+            done(door.end(visit, found))
 
-        found: Answer | Prediction | Exception
-        try:
-            found = door.turn_away(visit) or route.handle(self._server, request)
-            if isinstance(found, Prediction):
-                self._submit(found, finish, visit.deadline_s, is_alone)
-        except Exception as error:  # a bug of a handler
-            found = error
+        found = door.begin(visit)
         if not isinstance(found, Prediction):
             finish(found)
-        elif is_alone:
+            return
+        try:
+            self._submit(found, finish, visit.deadline_s, is_alone)
+        except Exception as error:  # a predictor that cannot say what may share a run
+            finish(error)
+            return
+        if is_alone:
             self._dispatcher.run_now(found.runtime)
 
     def _submit(self, prediction: Prediction, finish: Done, deadline_s: float | None, is_alone: bool) -> None:
@@ -114,7 +112,7 @@ class AsgiApp:
 
     def _refuse_body(self, route: PredictionRoute, request: Request, client: str) -> Answer:
         visit = self._door.open(request, route, Arrival(time.monotonic()), client)
-        answer = self._door.close(visit, self._door.refuse_body(visit, self.limit_bytes))
+        answer = self._door.refuse_body(visit, self.limit_bytes)
         # A client that awaits our word sends no body; what it sends next would be taken for one.
         closing = {"Connection": "close"} if "expect" in request.headers else {}
         return answer._replace(headers={**answer.headers, **closing})

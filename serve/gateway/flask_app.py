@@ -69,10 +69,7 @@ def _add_route(app: Flask, server: Server, door: Door, route: AnyRoute) -> None:
         query = request.query_string.decode("latin-1")
         found = Request(request.method, request.path, headers, body or b"", place, query)
         visit = door.open(found, route, arrival, request.remote_addr or "")
-        if body is None:
-            answer = door.close(visit, door.refuse_body(visit, limit_bytes))
-        else:
-            answer = door.carry(visit, lambda: route.handle(server, found))
+        answer = door.refuse_body(visit, limit_bytes) if body is None else door.carry(visit)
         if ticket is not None:
             _let_go(ticket, answer)
         return _carry(answer)
