@@ -91,8 +91,8 @@ def start(directory: Path):
     return server
 
 
-async def serve(server, options) -> None:
-    """Send batches to the protocol, and print what they cost."""
+def connect(server, count: int) -> list:
+    """That many connections of a server, in the loop that runs."""
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
@@ -109,11 +109,17 @@ async def serve(server, options) -> None:
     bounds = Bounds(4094, 100, 16384, 30.0)
     shared = {"known": Heads(app.table, app.limit_bytes), "streak": Streak()}
     found = []
-    for _ in range(options.connections):
+    for _ in range(count):
         each = Connection(config=config, server_state=state, app_state={}, app=app, bounds=bounds, **shared)
         each.access_log = False
         each.connection_made(Transport())
         found.append(each)
+    return found
+
+
+async def serve(server, options) -> None:
+    """Send batches to the protocol, and print what they cost."""
+    found = connect(server, options.connections)
     request = request_bytes(_COLUMNS)
 
     async def turn() -> None:
