@@ -91,16 +91,15 @@ def start(directory: Path):
     return server
 
 
-async def serve(server, options) -> None:
-    """Send batches to the protocol, and print what they cost."""
+def connect(server, count: int) -> list:
+    """That many connections of a server, in the loop that runs."""
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
     from serve.batching.scheduler import Dispatcher
     from serve.gateway.asgi_app import AsgiApp
     from serve.workers.header_cache import Heads
-    from serve.workers.http_protocol import Bounds, Connection
-    from serve.workers.streak import Streak
+    from serve.workers.http_protocol import Bounds, Connection, Streak
 
     loop = asyncio.get_running_loop()
     app = AsgiApp(server, None, Dispatcher(loop, server.oversight.meter.observer.batch))
@@ -110,11 +109,17 @@ async def serve(server, options) -> None:
     bounds = Bounds(4094, 100, 16384, 30.0)
     shared = {"known": Heads(app.table, app.limit_bytes), "streak": Streak()}
     found = []
-    for _ in range(options.connections):
+    for _ in range(count):
         each = Connection(config=config, server_state=state, app_state={}, app=app, bounds=bounds, **shared)
         each.access_log = False
         each.connection_made(Transport())
         found.append(each)
+    return found
+
+
+async def serve(server, options) -> None:
+    """Send batches to the protocol, and print what they cost."""
+    found = connect(server, options.connections)
     request = request_bytes(_COLUMNS)
 
     async def turn() -> None:

@@ -18,11 +18,11 @@ from typing import Any
 from serve.checkpoint.provenance import START_VARIABLE
 from serve.errors import Issue, SettingsError, describe
 from serve.http.drain import Drain
+from serve.http.extension import find_server
 from serve.http.thread_pool import current_ticket
 from serve.metrics import multiprocess_directory
 from serve.settings.settings import ServerSettings, load_settings
-from serve.workers.leaving import Leaving
-from serve.workers.lingering import lingering
+from serve.workers.process_exit import Leaving
 from serve.workers.reload_handover import Handover
 
 _KNOWN_ERROR = 3
@@ -62,7 +62,7 @@ _missing = [name for name in _FAST if importlib.util.find_spec(name) is None]
 if served.worker == "asgi" and _missing:
     _exit_unless_fast(_missing)
 _THREADS, _LOOP = "serve.workers.thread_worker.Worker", "serve.workers.event_loop_worker.AsgiWorker"
-worker_class = lingering(_THREADS) if served.worker == "gthread" or _missing else _LOOP
+worker_class = _THREADS if served.worker == "gthread" or _missing else _LOOP
 # Longer than the idle time of common clients and proxies, so that it is they who close: a connection that the server
 # closes just when a request arrives is a failed request.
 keepalive = 75
@@ -116,7 +116,7 @@ def post_worker_init(worker: Any) -> None:
     Args:
         worker: gunicorn's worker, whose application is loaded and whose loop has not begun.
     """
-    served_here = _find_server(worker)
+    served_here = find_server(getattr(worker, "wsgi", None))
     if served_here is None:
         worker.log.warning("not an application of serve: call its server's start() in a post_worker_init of your own")
         return
@@ -125,9 +125,7 @@ def post_worker_init(worker: Any) -> None:
         worker.notify()
         return bool(worker.alive)
 
-    served_here.start()
-    if hasattr(worker, "tpool"):
-        served_here.oversight.watch(worker.tpool, served.client_timeout_s)
+    served_here.start(lambda: getattr(worker, "queued", 0))
     can_answer = served_here.wait_until_booted(is_wanted)
     if not can_answer:
         handover.say(can_answer)
@@ -188,14 +186,8 @@ def worker_exit(server: Any, worker: Any) -> None:
         server: gunicorn's arbiter.
         worker: the worker, which may have failed before it had an application.
     """
-    served_here = _find_server(worker)
+    served_here = find_server(getattr(worker, "wsgi", None))
     if served_here is None:
         return
     served_here.stop()
     leaving.prepare()
-
-
-def _find_server(worker: Any) -> Any:
-    from serve.gateway.flask_app import EXTENSION
-
-    return getattr(getattr(worker, "wsgi", None), "extensions", {}).get(EXTENSION)

@@ -13,16 +13,18 @@ import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Union
+from typing import TYPE_CHECKING, Any, Callable, Union
 
 from serve.batching.batch_queue import Job, Lane, Limits, Took, run_batch
 from serve.batching.sampling import Sampler
 from serve.errors import ServeError
 from serve.http.messages import Answer
-from serve.inference.model_instance import Runtime
-from serve.inference.prediction import Prediction
-from serve.model.predictor import Predictor
-from serve.model.slot import Generation
+
+if TYPE_CHECKING:
+    from serve.inference.model_instance import Runtime
+    from serve.inference.prediction import Prediction
+    from serve.model.predictor import Predictor
+    from serve.model.slot import Generation
 
 Done = Callable[[Union[Answer, Exception]], None]
 

@@ -1,8 +1,8 @@
 """What a marker states about its checkpoint.
 
 A marker is JSON, or empty as a shell script's `touch` makes it. Machines write markers, so keys that this version of
-`serve` does not know are kept. Whether what is stated is true is decided elsewhere: `serve.store.checkpoint_store` compares the
-hash, `serve.checkpoint.signature` the signature, `serve.model.loader` the rest.
+`serve` does not know are kept. Whether what is stated is true is decided elsewhere: `serve.store.checkpoint_store`
+compares the hash, `serve.checkpoint.signature` the signature, `serve.model.loader` the rest.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from serve.checkpoint.formats import FORMATS
+from serve.checkpoint.golden import Golden, golden_issues, parse_golden
+from serve.checkpoint.names import WORD
 from serve.errors import CheckpointError
-from serve.model.golden_check import Golden, golden_issues, parse_golden
 
-# Versions and names become response headers and file names, so they are plain words.
-WORD = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # What `sha256sum FILE` writes; a backslash before it says that the name has escapes.
 _SHA256SUM = re.compile(rb"\\?([0-9a-f]{64}) [ *][^\n]+\n?")

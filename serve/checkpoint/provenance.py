@@ -47,10 +47,6 @@ class Provenance:
         """The same as JSON, which most answers carry."""
         return json.dumps(self.as_json(), separators=(",", ":")).encode()
 
-    def as_headers(self) -> Mapping[str, str]:
-        """Return the facts as response headers."""
-        return self._headers
-
     @functools.cached_property
     def parameters(self) -> Mapping[str, object]:
         """The facts as `parameters` of the Open Inference Protocol have them: texts and numbers only."""
@@ -62,7 +58,8 @@ class Provenance:
         }
 
     @functools.cached_property
-    def _headers(self) -> Mapping[str, str]:
+    def headers(self) -> Mapping[str, str]:
+        """The facts as response headers."""
         return {
             "X-Model-Name": self.name,
             "X-Model-Version": self.version,

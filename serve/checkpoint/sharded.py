@@ -12,7 +12,8 @@ The layout of the joined file is fixed, so anybody can compute it:
                 in the order of the data; filled with spaces to a multiple of 8 bytes
     data        the tensors without gaps, those with the larger elements first, then by name in code points
 
-Metadata of the shards is left out. Writing shards is out of scope; `serve.publishing.publish` copies what a trainer wrote.
+Metadata of the shards is left out. Writing shards is out of scope; `serve.publishing.publish` copies what a trainer
+wrote.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from serve.events.event import Event
+
 _KEPT = frozenset(("swapped", "restored", "refused", "retired", "not_restored", "store_damaged", "fault", "stopped"))
 _LARGEST_BYTES = 1024 * 1024
 
@@ -26,16 +28,16 @@ class Journal:
     def __init__(self, root: Path) -> None:
         self._path, self._older = root / "events.jsonl", root / "events.1.jsonl"
 
-    def put(self, line: bytes) -> None:
-        """Keep a line of the log, where it is one that people look for; a sink for `EventLog.also_to`.
+    def put(self, event: Event) -> None:
+        """Keep an event, where it is one that people look for; a subscriber of `EventLog`.
 
         Args:
-            line: one JSON object.
+            event: what happened.
         """
-        if json.loads(line)["event"] not in _KEPT:
+        if event.name not in _KEPT:
             return
         try:
-            self._append(line)
+            self._append(event.line)
         except OSError:
             return  # a full disk must not stop a swap, and the line is in the log
 

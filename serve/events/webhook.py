@@ -14,6 +14,8 @@ import threading
 import urllib.request
 from typing import Callable
 
+from serve.events.event import Event
+
 _QUEUE_LINES = 1000
 _TIMEOUT_S = 10.0
 
@@ -33,14 +35,14 @@ class EventHook:
         self._thread: tuple[int, threading.Thread] | None = None
         self._last_failure: str | None = None
 
-    def put(self, line: bytes) -> None:
-        """Have a line delivered, some time, or drop it when too many wait.
+    def put(self, event: Event) -> None:
+        """Have an event's line delivered, some time, or drop it when too many wait; a subscriber of `EventLog`.
 
         Args:
-            line: one JSON object.
+            event: what happened.
         """
         try:
-            self._lines.put_nowait(line)
+            self._lines.put_nowait(event.line)
         except queue.Full:
             self._tell(f"more than {_QUEUE_LINES} events wait; some were dropped")
             return

@@ -12,11 +12,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serve.errors import NotServedError, OperationError
-from serve.gateway.server import Server
 from serve.http.messages import Answer, Request, fail, succeed
-from serve.operations.operations import Operations
+
+if TYPE_CHECKING:
+    from serve.gateway.server import Server
+    from serve.operations.operations import Operations
 
 ACTIONS = ("look", "pin", "rollback", "unpin")
 _SCHEME = "bearer"

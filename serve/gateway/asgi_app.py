@@ -1,67 +1,28 @@
 """The same server for an event loop: predictions go straight to their handlers, everything else to Flask.
 
 Flask runs in threads, so its views may block; the handlers of predictions only read and write, and what runs the
-model is handed to the dispatcher. Any ASGI server can carry this; `serve.workers.http_protocol` is the shorter way under
-uvicorn.
+model is handed to the dispatcher. Any ASGI server can carry this; `serve.workers.http_protocol` is the shorter way
+under uvicorn.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Callable
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Callable
 
-from serve.batching.scheduler import Dispatcher, Done, LateError
+from serve.batching.scheduler import Dispatcher, Done
 from serve.gateway.cors import Origins
+from serve.gateway.prediction_routes import PREDICTION_ROUTES, PredictionRoute
 from serve.gateway.request_lifecycle import Door
-from serve.gateway.routes import PREDICTION_ROUTES, Route
-from serve.gateway.server import Server
 from serve.http.admission import SLOW_CLIENT, Arrival
-from serve.http.messages import Answer, Request
+from serve.http.messages import Answer, Request, headers_of
+from serve.http.route_table import Table
 from serve.inference.prediction import Prediction
 
-_MOST_REMEMBERED_PATHS = 1000
-Found = tuple[Route, Mapping[str, str]]
-
-
-class Table:
-    """Finds the route of a prediction by its path.
-
-    Args:
-        routes: the prediction routes.
-    """
-
-    def __init__(self, routes: Sequence[Route] = PREDICTION_ROUTES) -> None:
-        self._routes = [(route, _compile(route.pattern)) for route in routes]
-        self._remembered: dict[tuple[str, str], Found] = {}
-
-    def find(self, method: str, path: str) -> Found | None:
-        """Find a route.
-
-        Args:
-            method: in capitals.
-            path: decoded, without the query.
-
-        Returns:
-            The route and the parts of the path that it names; `None` where no prediction route fits.
-        """
-        found = self._remembered.get((method, path))
-        if found is None:
-            found = next(self._match(method, path), None)
-            if found is not None and len(self._remembered) < _MOST_REMEMBERED_PATHS:
-                self._remembered[method, path] = found
-        return found
-
-    def _match(self, method: str, path: str) -> Iterator[Found]:
-        for route, pattern in self._routes:
-            if route.method == method and (fitting := pattern.fullmatch(path)):
-                yield route, fitting.groupdict()
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"<(\w+)>", r"(?P<\1>[^/]+)", pattern))
+if TYPE_CHECKING:
+    from serve.gateway.server import Server
 
 
 class AsgiApp:
@@ -76,7 +37,7 @@ class AsgiApp:
     def __init__(self, server: Server, rest: Any, dispatcher: Dispatcher) -> None:
         self._server, self._rest, self._dispatcher = server, rest, dispatcher
         self._door, self._origins = Door(server), Origins(server.settings.cors_origins)
-        self.table = Table()
+        self.table = Table(PREDICTION_ROUTES)
         self.limit_bytes = server.settings.max_body_bytes
 
     @property
@@ -89,7 +50,12 @@ class AsgiApp:
         self._server.oversight.meter.observer.reject("", SLOW_CLIENT)
 
     def handle(
-        self, route: Route, request: Request, client: str, done: Callable[[Answer], None], is_alone: bool = False
+        self,
+        route: PredictionRoute,
+        request: Request,
+        client: str,
+        done: Callable[[Answer], None],
+        is_alone: bool = False,
     ) -> None:
         """Answer a prediction, now or later in this loop.
 
@@ -105,21 +71,18 @@ class AsgiApp:
         visit = door.open(request, route, Arrival(time.monotonic(), 0.0, waiting), client)
 
         def finish(found: Answer | Exception) -> None:
-            if isinstance(found, LateError):
-                found = door.turn_away(visit) or found
-            answer = door.close(visit, found if isinstance(found, Answer) else door.fail_unknown(request.path, found))
-            done(self._share(request, answer))
+            done(self._share(request, door.end(visit, found)))
 
-        found: Answer | Prediction | Exception
-        try:
-            found = door.turn_away(visit) or route.handle(self._server, request)
-            if isinstance(found, Prediction):
-                self._submit(found, finish, visit.deadline_s, is_alone)
-        except Exception as error:  # a bug of a handler
-            found = error
+        found = door.begin(visit)
         if not isinstance(found, Prediction):
             finish(found)
-        elif is_alone:
+            return
+        try:
+            self._submit(found, finish, visit.deadline_s, is_alone)
+        except Exception as error:  # a predictor that cannot say what may share a run
+            finish(error)
+            return
+        if is_alone:
             self._dispatcher.run_now(found.runtime)
 
     def _submit(self, prediction: Prediction, finish: Done, deadline_s: float | None, is_alone: bool) -> None:
@@ -152,9 +115,9 @@ class AsgiApp:
         self.handle(route, request, client, answered.set_result)
         await _send(send, await answered)
 
-    def _refuse_body(self, route: Route, request: Request, client: str) -> Answer:
+    def _refuse_body(self, route: PredictionRoute, request: Request, client: str) -> Answer:
         visit = self._door.open(request, route, Arrival(time.monotonic()), client)
-        answer = self._share(request, self._door.close(visit, self._door.refuse_body(visit, self.limit_bytes)))
+        answer = self._share(request, self._door.refuse_body(visit, self.limit_bytes))
         # A client that awaits our word sends no body; what it sends next would be taken for one.
         closing = {"Connection": "close"} if "expect" in request.headers else {}
         return answer._replace(headers={**answer.headers, **closing})
@@ -174,19 +137,6 @@ class AsgiApp:
                 return None
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def headers_of(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return headers by name, those that came more than once joined as WSGI servers join them.
-
-    Args:
-        pairs: names in lower case, and values.
-    """
-    headers: dict[str, str] = {}
-    for name_bytes, value_bytes in pairs:
-        name, value = name_bytes.decode("latin-1"), value_bytes.decode("latin-1")
-        headers[name] = f"{headers[name]},{value}" if name in headers else value
-    return headers
 
 
 async def _send(send: Any, answer: Answer) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
@@ -17,18 +17,21 @@ from werkzeug.exceptions import HTTPException
 from serve.errors import RequestError
 from serve.gateway.cors import Origins
 from serve.gateway.request_lifecycle import Door
-from serve.gateway.routes import ROUTES, Route
+from serve.gateway.routes import ROUTES
 from serve.gateway.server import Server
 from serve.http.admission import Arrival
 from serve.http.body import read_away, read_body
 from serve.http.drain import Drain
+from serve.http.extension import EXTENSION
 from serve.http.messages import Answer, Request, fail
 from serve.http.thread_pool import Ticket, current_ticket
 from serve.settings.settings import ServerSettings, load_settings
 
+if TYPE_CHECKING:
+    from serve.gateway.routes import AnyRoute
+
 # Unavailable: the next attempt may reach another worker. Too large: what is left of the body may have no end.
 _LAST_ANSWERS = frozenset({413, 503})
-EXTENSION = "envserve"
 
 
 def create_app(settings: ServerSettings | None = None, drain: Drain | None = None) -> Flask:
@@ -62,7 +65,7 @@ class _Application(Flask):
         return super().wsgi_app(environ, start_response)
 
 
-def _add_route(app: Flask, server: Server, door: Door, route: Route) -> None:
+def _add_route(app: Flask, server: Server, door: Door, route: AnyRoute) -> None:
     limit_bytes = server.settings.max_body_bytes
 
     def view(**place: str) -> Response:
@@ -76,10 +79,7 @@ def _add_route(app: Flask, server: Server, door: Door, route: Route) -> None:
         query = request.query_string.decode("latin-1")
         found = Request(request.method, request.path, headers, body or b"", place, query)
         visit = door.open(found, route, arrival, request.remote_addr or "")
-        if body is None:
-            answer = door.close(visit, door.refuse_body(visit, limit_bytes))
-        else:
-            answer = door.carry(visit, lambda: route.handle(server, found))
+        answer = door.refuse_body(visit, limit_bytes) if body is None else door.carry(visit)
         response = _carry(answer)
         if ticket is not None:
             _let_go(ticket, answer)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from serve.errors import NotServedError
-from serve.gateway.server import Server
 from serve.http.messages import Answer, Request, fail, not_live, succeed
 from serve.settings.settings import STABLE
+
+if TYPE_CHECKING:
+    from serve.gateway.server import Server
 
 
 def livez(server: Server, request: Request) -> Answer:
@@ -13,7 +17,7 @@ def livez(server: Server, request: Request) -> Answer:
     if server.is_reloading:
         return _say_alive(server)
     dead = [runtime for runtime in server.runtimes if not runtime.is_reloading]
-    return fail(503, "the reloader is not running", reason="; ".join(each.reloader.verdict for each in dead))
+    return fail(503, "the reloader is not running", reason="; ".join(each.reloader.status.verdict for each in dead))
 
 
 def _say_alive(server: Server) -> Answer:
@@ -21,7 +25,7 @@ def _say_alive(server: Server) -> Answer:
     waiting = [each for each in server.runtimes if each.slot.live is None and not each.orders.is_unloaded()]
     if not waiting:
         return succeed({"live": True})
-    reason = "; ".join(each.reloader.verdict for each in waiting)
+    reason = "; ".join(each.reloader.status.verdict for each in waiting)
     if waiting[0].hanging:
         return fail(503, "nothing is live, and a warm-up that was given up still runs", reason=reason)
     return succeed({"live": True, "reason": reason, "hint": "a restart does not help: what may pass is tried again"})
@@ -34,7 +38,7 @@ def readyz(server: Server, request: Request) -> Answer:
     waiting = [model.stable for model in server.models.values() if model.stable.slot.live is None]
     if not waiting:
         return succeed({"ready": True})
-    return not_live("; ".join(runtime.reloader.verdict for runtime in waiting))
+    return not_live("; ".join(runtime.reloader.status.verdict for runtime in waiting))
 
 
 def model(server: Server, request: Request) -> Answer:
@@ -45,7 +49,7 @@ def model(server: Server, request: Request) -> Answer:
         return fail(404, error.message)
     live = found.stable.slot.live
     if live is None:
-        return not_live(found.stable.reloader.verdict)
+        return not_live(found.stable.reloader.status.verdict)
     predictor = live.predictor
     forms = {"inputs": predictor.inputs, "outputs": predictor.outputs}
     labels = {
@@ -59,6 +63,6 @@ def model(server: Server, request: Request) -> Answer:
         **{name: [{**vars(form), "shape": list(form.shape)} for form in forms[name]] for name in forms},
         "can_batch": predictor.can_batch and not found.stable.batching.is_over(live.provenance.generation),
         **({"labels": labels} if labels else {}),
-        "newest": found.stable.reloader.verdict,
+        "newest": found.stable.reloader.status.verdict,
     }
-    return succeed(description, live.provenance.as_headers())
+    return succeed(description, live.provenance.headers)

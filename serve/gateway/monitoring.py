@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import socket
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 
 from serve.gateway.page import send_asset
-from serve.gateway.server import Server
 from serve.http.messages import Answer, Request, fail, succeed
 from serve.metrics.metric_families import CONTENT_TYPE
 from serve.observability.status_page import describe_model
+
+if TYPE_CHECKING:
+    from serve.gateway.server import Server
 
 _NO_PAGE = fail(404, "the status page is switched off")
 _FRESH = {"Cache-Control": "no-store"}

@@ -9,14 +9,18 @@ Source: Triton's model repository extension.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from serve.codec.excerpt import excerpt
 from serve.errors import NotServedError, RequestError
-from serve.gateway.server import Server
 from serve.http.content_encoding import read_content
 from serve.http.messages import Answer, Request, fail, succeed
-from serve.inference.model import Model
-from serve.inference.model_instance import Runtime
 from serve.protocols.media_types import read_json
+
+if TYPE_CHECKING:
+    from serve.gateway.server import Server
+    from serve.inference.model import Model
+    from serve.inference.model_instance import Runtime
 
 
 def index(server: Server, request: Request) -> Answer:
@@ -36,7 +40,7 @@ def index(server: Server, request: Request) -> Answer:
 
 def _entry(model: Model, label: str, runtime: Runtime) -> dict[str, object]:
     live = runtime.slot.live
-    facts = {"name": model.name, "label": label, "reason": runtime.reloader.verdict}
+    facts = {"name": model.name, "label": label, "reason": runtime.reloader.status.verdict}
     if live is not None:
         return {**facts, "version": live.provenance.version, "state": "READY"}
     return {**facts, "version": "", "state": "LOADING" if runtime.is_loading else "UNAVAILABLE"}
@@ -59,7 +63,7 @@ def load(server: Server, request: Request) -> Answer:
     for runtime, number in asked:
         outcome = runtime.reloader.wait_for(number, runtime.settings.commit_timeout_s)
         if outcome is None:
-            return fail(503, f"{model.name}: it is still being loaded", reason=runtime.reloader.verdict)
+            return fail(503, f"{model.name}: it is still being loaded", reason=runtime.reloader.status.verdict)
         # A canary or a shadow need not have anything to serve.
         if outcome.is_refused or (runtime is model.stable and not outcome.is_live):
             return fail(400, f"{model.name}: {outcome.reason}")

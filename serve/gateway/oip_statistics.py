@@ -9,12 +9,16 @@ Source: Triton's statistics extension.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from serve.errors import NotServedError
-from serve.gateway.server import Server
 from serve.http.messages import Answer, Request, fail, succeed
-from serve.inference.model import Model
 from serve.inference.model_selector import find
 from serve.metrics.totals import Tally
+
+if TYPE_CHECKING:
+    from serve.gateway.server import Server
+    from serve.inference.model import Model
 
 _NS = 1_000_000_000
 

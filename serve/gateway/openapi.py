@@ -9,15 +9,12 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Callable
 
 from serve.gateway.openapi_schemas import BODIES, SCHEMAS, Shape
 from serve.http.messages import Answer, Request, succeed
-from serve.protocols.oip_metadata import version
-
-if TYPE_CHECKING:
-    from serve.gateway.routes import Route
-    from serve.gateway.server import Server
+from serve.http.route import Route
+from serve.system.distribution import version
 
 _PART = re.compile(r"<(\w+)>")
 _PROVENANCE = (
@@ -38,14 +35,21 @@ _REFUSALS = {
 }
 
 
-def openapi(server: Server, request: Request) -> Answer:
-    """Describe this interface."""
-    from serve.gateway.routes import ROUTES  # this handler is in that table
+def handler(read_routes: Callable[[], Sequence[Route[Any, Any]]]) -> Callable[[object, Request], Answer]:
+    """Make the handler.
 
-    return succeed(describe(ROUTES))
+    Args:
+        read_routes: tells what the server answers; asked with each request, since the handler is in that table.
+    """
+
+    def openapi(server: object, request: Request) -> Answer:
+        """Describe this interface."""
+        return succeed(describe(read_routes()))
+
+    return openapi
 
 
-def describe(routes: Sequence[Route]) -> dict[str, Any]:
+def describe(routes: Sequence[Route[Any, Any]]) -> dict[str, Any]:
     """Write the file.
 
     Args:
@@ -67,7 +71,7 @@ def describe(routes: Sequence[Route]) -> dict[str, Any]:
     }
 
 
-def _operation(route: Route) -> dict[str, Any]:
+def _operation(route: Route[Any, Any]) -> dict[str, Any]:
     handler = route.handle
     name = f"{handler.__module__.rpartition('.')[2]}_{handler.__name__}"
     shape = BODIES.get(name, Shape(answer={"*/*": {}}))

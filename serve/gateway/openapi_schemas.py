@@ -98,19 +98,19 @@ class Shape:
 
 # By module and name of the handler.
 BODIES: Mapping[str, Shape] = {
-    "predict_predict": Shape(
+    "native_predict": Shape(
         {**_json(_object({"inputs": _ANY})), **_TENSORS, **_IMAGES},
         {**_json(_object({"outputs": _ANY, "model": _ref("Provenance")})), **_TENSORS},
         is_of_model=True,
     ),
-    "status_livez": Shape(answer=_json(_object({"live": _TRUTH}))),
-    "status_readyz": Shape(answer=_json(_object({"ready": _TRUTH}))),
-    "status_model": Shape(answer=_json(_ref("Provenance")), is_of_model=True),
-    "v2_infer": Shape({**_json(_ref("InferRequest")), _BINARY: {}}, _INFER_ANSWER, is_of_model=True),
-    "v2_model_server_metadata": Shape(
+    "health_livez": Shape(answer=_json(_object({"live": _TRUTH}))),
+    "health_readyz": Shape(answer=_json(_object({"ready": _TRUTH}))),
+    "health_model": Shape(answer=_json(_ref("Provenance")), is_of_model=True),
+    "oip_infer_infer": Shape({**_json(_ref("InferRequest")), _BINARY: {}}, _INFER_ANSWER, is_of_model=True),
+    "oip_metadata_server_metadata": Shape(
         answer=_json(_object({"name": _TEXT, "version": _TEXT, "extensions": _list(_TEXT)}))
     ),
-    "v2_model_model_metadata": Shape(
+    "oip_metadata_model_metadata": Shape(
         answer=_json(
             _object(
                 {"name": _TEXT, "platform": _TEXT, "inputs": _SPECS, "outputs": _SPECS},
@@ -119,19 +119,19 @@ BODIES: Mapping[str, Shape] = {
         ),
         is_of_model=True,
     ),
-    "v2_model_model_ready": Shape(answer=_json(_object({"name": _TEXT, "ready": _TRUTH}))),
-    "v2_model_model_config": Shape(
+    "oip_metadata_model_ready": Shape(answer=_json(_object({"name": _TEXT, "ready": _TRUTH}))),
+    "oip_metadata_model_config": Shape(
         answer=_json(
             _object({"name": _TEXT, "max_batch_size": {"type": "integer"}, "input": _CONFIGS, "output": _CONFIGS})
         ),
         is_of_model=True,
     ),
-    "v2_statistics_statistics": Shape(answer=_json(_object({"model_stats": _list(_OBJECT)}))),
-    "v2_repository_index": Shape(
+    "oip_statistics_statistics": Shape(answer=_json(_object({"model_stats": _list(_OBJECT)}))),
+    "oip_repository_index": Shape(
         _json(_object({}, {"ready": _TRUTH})), _json(_list(_ref("IndexEntry"))), is_required=False
     ),
-    "v2_repository_load": Shape(_json(_OBJECT), _json(_object({"name": _TEXT, "state": _STATE})), is_required=False),
-    "v2_repository_unload": Shape(_json(_OBJECT), is_required=False),
+    "oip_repository_load": Shape(_json(_OBJECT), _json(_object({"name": _TEXT, "state": _STATE})), is_required=False),
+    "oip_repository_unload": Shape(_json(_OBJECT), is_required=False),
     "tfserving_predict": Shape(
         _json(
             {

@@ -1,27 +1,28 @@
 """What every server does around a handler: counting, deadlines, a full queue, traces, the access log.
 
-`open`, then `turn_away`, then the handler, then `close`; a server with threads has the last three in `carry`. What is
-read of a request is its headers, so none of this waits for anything.
+`open`, then `begin`, which has the handler understand the request, then `end`, which lets the answer out; a transport
+only reads and writes. One with threads runs the model in between by `carry`, one with an event loop by its dispatcher.
+What is read of a request before its handler is its headers, so nothing here but `carry` waits for anything.
 """
 
 from __future__ import annotations
 
 import time
 import traceback
-from typing import Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from serve.batching.scheduler import LateError
 from serve.errors import InputError
-from serve.gateway.routes import PREDICTION_ROUTES, Route
-from serve.gateway.server import Server
 from serve.http.admission import QUEUE_FULL, TIMEOUT_HEADER, TOO_LARGE, Arrival, judge, read_timeout
 from serve.http.messages import RETRY_AFTER_S, Answer, Request, fail
 from serve.http.trace_context import HEADER, TraceParent, parse_trace_parent
-from serve.inference.prediction import complete
+from serve.inference.prediction import Prediction, complete
 from serve.metrics.request_counters import Served
 from serve.observability.access_log import Exchange, provenance_of
 
-# What the metrics say of a prediction's path.
-_PROTOCOLS = {"predict": "native", "v1": "tfserving", "v2": "v2", "predictions": "torchserve"}
+if TYPE_CHECKING:
+    from serve.gateway.server import Server
+    from serve.http.route import Route
 
 
 class Visit(NamedTuple):
@@ -29,7 +30,7 @@ class Visit(NamedTuple):
 
     Args:
         request: its bytes.
-        protocol: in which it speaks; nothing for what is no prediction.
+        route: that it has taken.
         model: that it names, where there is one of that name.
         arrival: when it came, and who waits behind it.
         deadline_s: when nobody wants its answer any more, on the monotonic clock; `None` for a time that is none.
@@ -39,7 +40,7 @@ class Visit(NamedTuple):
     """
 
     request: Request
-    protocol: str
+    route: Route[Any, Any]
     model: str
     arrival: Arrival
     deadline_s: float | None
@@ -57,7 +58,6 @@ class Door:
 
     def __init__(self, server: Server) -> None:
         self._server, self._oversight = server, server.oversight
-        self._protocols = {route: _PROTOCOLS[route.pattern.split("/")[1]] for route in PREDICTION_ROUTES}
         self._sole = next(iter(server.models)) if len(server.models) == 1 else ""
 
     def model_of(self, request: Request) -> str:
@@ -69,7 +69,7 @@ class Door:
         name = request.place.get("name", self._sole)
         return name if name in self._server.models else ""
 
-    def open(self, request: Request, route: Route, arrival: Arrival, client: str = "") -> Visit:
+    def open(self, request: Request, route: Route[Any, Any], arrival: Arrival, client: str = "") -> Visit:
         """Let a request in.
 
         Args:
@@ -78,16 +78,15 @@ class Door:
             arrival: when it came, and who waits behind it.
             client: the address that it came from.
         """
-        protocol = self._protocols.get(route, "")
         model = self.model_of(request)
         stated, span = request.headers.get(HEADER), None
         trace = None if stated is None else parse_trace_parent(stated)
-        if protocol:
+        if route.protocol:
             self._oversight.meter.observer.begin(model, arrival.waited_s)
             if self._oversight.spans is not None:
                 span = self._oversight.spans.begin(request.method, route.pattern, request.path, trace)
                 trace = self._oversight.spans.place_of(span)
-        return Visit(request, protocol, model, arrival, self._deadline_of(request, arrival), client, trace, span)
+        return Visit(request, route, model, arrival, self._deadline_of(request, arrival), client, trace, span)
 
     def turn_away(self, visit: Visit) -> Answer | None:
         """Answer a prediction that is not to be worked on.
@@ -98,7 +97,7 @@ class Door:
         Returns:
             The answer; `None` for a request that is to be worked on.
         """
-        if not visit.protocol:
+        if not visit.route.protocol:
             return None
         if visit.deadline_s is None:
             stated = visit.request.headers[TIMEOUT_HEADER]
@@ -123,9 +122,9 @@ class Door:
         seconds = time.monotonic() - visit.arrival.arrived_s
         if visit.trace is not None:
             answer = answer._replace(headers={**answer.headers, HEADER: str(visit.trace)})
-        if visit.protocol:
+        if visit.route.protocol:
             label = answer.headers.get("X-Model-Label", "")
-            served = Served(visit.model, label, visit.protocol, answer.status)
+            served = Served(visit.model, label, visit.route.protocol, answer.status)
             self._oversight.meter.observer.end(served, seconds)
         if visit.span is not None and self._oversight.spans is not None:
             self._oversight.spans.end(visit.span, answer.status, provenance_of(answer.headers))
@@ -133,18 +132,45 @@ class Door:
             self._oversight.access_log.put(_exchange(visit, answer, seconds))
         return answer
 
-    def carry(self, visit: Visit, handle: Callable[[], Any]) -> Answer:
+    def begin(self, visit: Visit) -> Answer | Prediction | Exception:
+        """Have the handler understand a request, unless it is not to be worked on.
+
+        Args:
+            visit: the request.
+
+        Returns:
+            What `end` lets out, or, of a prediction, what is to be run first.
+        """
+        try:
+            found: Answer | Prediction = self.turn_away(visit) or visit.route.handle(self._server, visit.request)
+            return found
+        except Exception as error:  # a bug of a handler
+            return error
+
+    def end(self, visit: Visit, found: Answer | Exception) -> Answer:
+        """Let out the answer, or what is to be said of an error.
+
+        Args:
+            visit: the request.
+            found: what became of it.
+        """
+        if isinstance(found, LateError):
+            found = self.turn_away(visit) or found
+        return self.close(visit, found if isinstance(found, Answer) else self.fail_unknown(visit.request.path, found))
+
+    def carry(self, visit: Visit) -> Answer:
         """Bring a request to its end in this thread.
 
         Args:
             visit: the request.
-            handle: the handler, with its arguments.
         """
-        try:
-            answer = self.turn_away(visit) or complete(handle())
-        except Exception as error:  # a bug, or a module that failed
-            answer = self.fail_unknown(visit.request.path, error)
-        return self.close(visit, answer)
+        found = self.begin(visit)
+        if isinstance(found, Prediction):
+            try:
+                found = complete(found)
+            except Exception as error:  # a module that failed
+                found = error
+        return self.end(visit, found)
 
     def refuse_body(self, visit: Visit, limit_bytes: int) -> Answer:
         """Answer a request whose body is too long.
@@ -153,9 +179,9 @@ class Door:
             visit: the request, without its body.
             limit_bytes: the longest that is taken.
         """
-        if visit.protocol:
+        if visit.route.protocol:
             self._oversight.meter.observer.reject(visit.model, TOO_LARGE)
-        return fail(413, f"the body: expected at most {limit_bytes} bytes, found more")
+        return self.end(visit, fail(413, f"the body: expected at most {limit_bytes} bytes, found more"))
 
     def fail_unknown(self, path: str, error: Exception) -> Answer:
         """Answer a request on which the server failed, or whose inputs the model could not use.

@@ -5,66 +5,21 @@ Patterns are as Flask writes them; `<name>` is one part of a path.
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple, Union
+from typing import TYPE_CHECKING
 
-from serve.gateway import admin, health, monitoring, oip_repository, oip_statistics, openapi
-from serve.gateway.server import Server
-from serve.http.messages import Answer, Request
-from serve.inference.prediction import Prediction
-from serve.protocols import oip_infer, oip_metadata, tfserving, torchserve
-from serve.protocols.native import predict
+from serve.gateway import admin, health, monitoring, openapi
+from serve.gateway.oip_routes import OIP_ROUTES
+from serve.gateway.prediction_routes import PREDICTION_ROUTES
+from serve.http.route import Route
+from serve.protocols import tfserving, torchserve
 
-Handler = Callable[[Server, Request], Union[Answer, Prediction]]
+if TYPE_CHECKING:
+    from serve.gateway.prediction_routes import Handled
+    from serve.gateway.server import Server
 
+    AnyRoute = Route[Server, Handled]
 
-class Route(NamedTuple):
-    """One path.
-
-    Args:
-        method: of the requests; `GET` means `HEAD` too.
-        pattern: of the path.
-        handle: answers, without knowing which server carries it.
-    """
-
-    method: str
-    pattern: str
-    handle: Handler
-
-
-# What many requests a second go to.
-PREDICTION_ROUTES = (
-    Route("POST", "/predict", predict),
-    Route("POST", "/predict/<name>", predict),
-    Route("POST", "/predict/<name>/<version>", predict),
-    Route("POST", "/v2/models/<name>/infer", oip_infer.infer),
-    Route("POST", "/v2/models/<name>/versions/<version>/infer", oip_infer.infer),
-    Route("POST", "/v1/models/<name>:predict", tfserving.predict),
-    Route("POST", "/v1/models/<name>/versions/<version>:predict", tfserving.predict),
-    Route("POST", "/v1/models/<name>/labels/<label>:predict", tfserving.predict),
-    Route("POST", "/predictions/<name>", torchserve.predictions),
-    Route("POST", "/predictions/<name>/<version>", torchserve.predictions),
-    Route("PUT", "/predictions/<name>", torchserve.predictions),
-    Route("PUT", "/predictions/<name>/<version>", torchserve.predictions),
-)
-_V2_ROUTES = (
-    Route("GET", "/v2", oip_metadata.server_metadata),
-    Route("GET", "/v2/", oip_metadata.server_metadata),
-    Route("GET", "/v2/health/live", health.livez),
-    Route("GET", "/v2/health/ready", health.readyz),
-    Route("GET", "/v2/models/<name>", oip_metadata.model_metadata),
-    Route("GET", "/v2/models/<name>/versions/<version>", oip_metadata.model_metadata),
-    Route("GET", "/v2/models/<name>/ready", oip_metadata.model_ready),
-    Route("GET", "/v2/models/<name>/versions/<version>/ready", oip_metadata.model_ready),
-    Route("GET", "/v2/models/<name>/config", oip_metadata.model_config),
-    Route("GET", "/v2/models/<name>/versions/<version>/config", oip_metadata.model_config),
-    Route("GET", "/v2/models/stats", oip_statistics.statistics),
-    Route("GET", "/v2/models/<name>/stats", oip_statistics.statistics),
-    Route("GET", "/v2/models/<name>/versions/<version>/stats", oip_statistics.statistics),
-    Route("POST", "/v2/repository/index", oip_repository.index),
-    Route("POST", "/v2/repository/models/<name>/load", oip_repository.load),
-    Route("POST", "/v2/repository/models/<name>/unload", oip_repository.unload),
-)
-_TENSORFLOW_SERVING_ROUTES = (
+_TENSORFLOW_SERVING_ROUTES: tuple[AnyRoute, ...] = (
     Route("GET", "/v1/models", tfserving.models),
     Route("GET", "/v1/models/<name>", tfserving.status),
     Route("GET", "/v1/models/<name>/versions/<version>", tfserving.status),
@@ -72,28 +27,28 @@ _TENSORFLOW_SERVING_ROUTES = (
     Route("GET", "/v1/models/<name>/metadata", tfserving.metadata),
     Route("GET", "/v1/models/<name>/versions/<version>/metadata", tfserving.metadata),
 )
-_TORCHSERVE_ROUTES = (
+_TORCHSERVE_ROUTES: tuple[AnyRoute, ...] = (
     Route("GET", "/ping", torchserve.ping),
     Route("GET", "/models", torchserve.models),
     Route("GET", "/models/<name>", torchserve.model),
     Route("GET", "/models/<name>/all", torchserve.versions),
     Route("GET", "/models/<name>/<version>", torchserve.model),
 )
-ROUTES = (
+ROUTES: tuple[AnyRoute, ...] = (
     *PREDICTION_ROUTES,
     Route("GET", "/livez", health.livez),
     Route("GET", "/healthz", health.livez),
     Route("GET", "/readyz", health.readyz),
     Route("GET", "/model", health.model),
     Route("GET", "/model/<name>", health.model),
-    Route("GET", "/openapi.json", openapi.openapi),
+    Route("GET", "/openapi.json", openapi.handler(lambda: ROUTES)),
     Route("GET", "/metrics", monitoring.metrics),
     Route("GET", "/", monitoring.page),
     Route("GET", "/page/<file>", monitoring.asset),
     Route("GET", "/status.json", monitoring.status_json),
     Route("GET", "/admin", admin.check_token),
     Route("POST", "/admin/models/<name>/<action>", admin.order),
-    *_V2_ROUTES,
+    *OIP_ROUTES,
     *_TENSORFLOW_SERVING_ROUTES,
     *_TORCHSERVE_ROUTES,
 )

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Callable
 
-from serve.errors import NotServedError
 from serve.http.drain import Drain
 from serve.inference.model import Model
 from serve.inference.model_instance import Runtime
-from serve.inference.shadow import Shadow
+from serve.inference.registry import Registry
+from serve.metrics.worker_metrics import Meter
 from serve.observability.telemetry import Oversight
 from serve.settings.settings import ServerSettings
 
 
-class Server:
+class Server(Registry):
     """What the application of one worker works with.
 
     Building it starts nothing and imports no torch; `start` does, in the worker, after the fork.
@@ -26,46 +25,31 @@ class Server:
     """
 
     def __init__(self, settings: ServerSettings, drain: Drain | None = None) -> None:
-        self.settings = settings
-        self.models = {
-            model.name: Model(model.name, {label: Runtime(each) for label, each in model.labels.items()})
+        meter = Meter(lambda: {name: vars(counts) for name, counts in list(self.shadow.counts.items())})
+        models = {
+            model.name: Model(
+                model.name, {label: Runtime(each, meter.take_event) for label, each in model.labels.items()}
+            )
             for model in settings.models
         }
-        self.shadow = Shadow()
+        super().__init__(settings, models)
         by_name = {runtime.settings.full_name: runtime for runtime in self.runtimes}
-        self.oversight = Oversight(settings, by_name, drain or Drain(), self.shadow)
-
-    @property
-    def runtimes(self) -> Iterator[Runtime]:
-        """All labels of all models."""
-        return (runtime for model in self.models.values() for runtime in model.labels.values())
-
-    def find(self, name: str | None) -> Model:
-        """Find a model.
-
-        Args:
-            name: as a request has it; `None` for the only one.
-
-        Raises:
-            NotServedError: there is no such model, or none was named and there are several.
-        """
-        if name is None and len(self.models) == 1:
-            return next(iter(self.models.values()))
-        if name is None or name not in self.models:
-            raise NotServedError(f"model: expected {' or '.join(self.models)}, found {name or 'none'}")
-        return self.models[name]
+        self.oversight = Oversight(settings, by_name, drain or Drain(), meter)
 
     @property
     def is_reloading(self) -> bool:
         """Whether every reloader's thread is alive."""
         return all(runtime.is_reloading for runtime in self.runtimes)
 
-    def start(self) -> None:
+    def start(self, read_queued: Callable[[], int] = lambda: 0) -> None:
         """Start the reloaders' threads in this process, once.
 
         Threads do not survive a fork, so this belongs into gunicorn's `post_worker_init`.
+
+        Args:
+            read_queued: tells how many requests wait in this worker.
         """
-        self.oversight.start()
+        self.oversight.start(read_queued)
         for runtime in self.runtimes:
             runtime.start()
 
@@ -92,6 +76,6 @@ class Server:
         """
         until_s = time.monotonic() + self.settings.boot_wait_s
         for runtime in self.runtimes:
-            while is_wanted() and time.monotonic() < until_s and not runtime.reloader.booted.wait(0.1):
+            while is_wanted() and time.monotonic() < until_s and not runtime.reloader.wait_until_booted(0.1):
                 continue
         return all(runtime.can_answer for runtime in self.runtimes)

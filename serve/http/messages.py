@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Union
 
 _JSON = {"Content-Type": "application/json"}
@@ -83,3 +83,16 @@ def not_live(reason: str) -> Answer:
         reason: what is awaited.
     """
     return fail(503, "no model is live yet", {"Retry-After": str(RETRY_AFTER_S)}, reason=reason)
+
+
+def headers_of(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return headers by name, those that came more than once joined as WSGI servers join them.
+
+    Args:
+        pairs: names in lower case, and values.
+    """
+    headers: dict[str, str] = {}
+    for name_bytes, value_bytes in pairs:
+        name, value = name_bytes.decode("latin-1"), value_bytes.decode("latin-1")
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    return headers

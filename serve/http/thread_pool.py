@@ -64,18 +64,30 @@ def current_ticket() -> Ticket | None:
     return getattr(_here, "ticket", None)
 
 
+@dataclass(frozen=True)
+class SlowClients:
+    """What is done about slow clients.
+
+    Args:
+        timeout_s: how long a client may take to send its request, and to take its answer.
+        report: told of each connection that was shut down.
+    """
+
+    timeout_s: float = 30.0
+    report: Callable[[], None] = lambda: None
+
+
 class RequestPool(ThreadPoolExecutor):
     """The request threads of one worker.
 
     Args:
         threads: how many.
-        client_timeout_s: how long a client may take to send its request, and to take its answer.
-        report: told of each connection that was shut down.
+        find_rule: tells what is done about slow clients; asked with the first connection.
     """
 
-    def __init__(self, threads: int, client_timeout_s: float, report: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, threads: int, find_rule: Callable[[], SlowClients]) -> None:
         super().__init__(max_workers=threads, thread_name_prefix="request")
-        self.client_timeout_s, self.report = client_timeout_s, report
+        self._find_rule = find_rule
         self._running: set[Ticket] = set()
         self._waiting = 0
         self._lock = threading.Lock()
@@ -120,15 +132,16 @@ class RequestPool(ThreadPoolExecutor):
                 self._running.discard(ticket)
 
     def _watch(self) -> None:
+        rule = self._find_rule()
         while not self._shutdown:
-            time.sleep(min(_LOOK_S, self.client_timeout_s / 2))
-            self._shut_down_idle(time.monotonic() - self.client_timeout_s)
+            time.sleep(min(_LOOK_S, rule.timeout_s / 2))
+            self._shut_down_idle(time.monotonic() - rule.timeout_s, rule.report)
 
-    def _shut_down_idle(self, before_s: float) -> None:
+    def _shut_down_idle(self, before_s: float, report: Callable[[], None]) -> None:
         with self._lock:
             slow = [one for one in self._running if one.idle_since_s is not None and one.idle_since_s < before_s]
         for ticket in slow:
             ticket.idle_since_s = None
-            self.report()
+            report()
             with contextlib.suppress(OSError):
                 ticket.connection.sock.shutdown(socket.SHUT_RDWR)

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import Callable, NamedTuple
+from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from serve.errors import NotServedError
-from serve.inference.model_instance import Runtime
 from serve.settings.settings import CANARY, SHADOW, STABLE
+
+if TYPE_CHECKING:
+    from serve.http.messages import Request
+    from serve.inference.model_instance import Runtime
 
 
 class Aim(NamedTuple):
@@ -28,6 +31,16 @@ class Aim(NamedTuple):
     name: str | None = None
     version: str | None = None
     label: str | None = None
+
+
+def aim_of(request: Request) -> Aim:
+    """Read from path and headers which model is meant.
+
+    Args:
+        request: its path names the model, and may name a version or a label.
+    """
+    label = request.place.get("label", request.headers.get("x-model-label"))
+    return Aim(request.place.get("name"), request.place.get("version"), label)
 
 
 class Model:

@@ -7,6 +7,7 @@ A label of a model (canary, shadow) has a runtime of its own. Building a runtime
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -16,28 +17,24 @@ import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 from serve.checkpoint.provenance import START_VARIABLE, read_env_digest
 from serve.errors import ModelError
-from serve.events.event_log import EventLog
+from serve.events.event_log import EventLog, write_line
+from serve.events.journal import Journal
 from serve.events.webhook import EventHook
 from serve.model.slot import Slot
+from serve.model.warm_up import GIVEN_UP
 from serve.settings.settings import STABLE, Settings
-from serve.source.local import Place
-from serve.source.remote import make_place, url_of
-from serve.store.checkpoint_store import Store
-from serve.store.ledger import Ledger
-from serve.store.operator_requests import Orders
 from serve.store.quarantine import Quarantine
-from serve.swap.background_task import GIVEN_UP, PREPARATION
-from serve.swap.committer import Committer
-from serve.swap.context import Loader, Parts
-from serve.swap.host_committer import HostCommitter
-from serve.swap.reloader import Reloader
+from serve.swap.assembly import make_parts, make_reloader
+from serve.swap.background_task import PREPARATION
+from serve.swap.context import Loader
 from serve.swap.unbatched_generation import Batching
-from serve.swap.unserved import Unserved
-from serve.swap.worker_committer import WorkerCommitter
+
+if TYPE_CHECKING:
+    from serve.events.event import Subscriber
 
 _STOP_WAIT_S = 2.0
 _MOST_SOURCES = 2000
@@ -54,30 +51,22 @@ class Runtime:
 
     Args:
         settings: how to serve it.
+        subscribers: are told of its events, beside the log, the journal and the hook.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *subscribers: Subscriber) -> None:
         self.settings = settings
         self.env_digest = read_env_digest(os.environ, Path(sys.prefix))
-        self.log = EventLog({**_facts_of(settings), "env_digest": self.env_digest})
-        if settings.event_hook:
-            self.log.also_to(EventHook(settings.event_hook, _report_hook(settings)).put)
+        self.journal = Journal(settings.store)
+        hooks = [EventHook(settings.event_hook, _report_hook(settings)).put] if settings.event_hook else []
+        facts = {**_facts_of(settings), "env_digest": self.env_digest}
+        self.log = EventLog(facts, write_line, self.journal.put, *hooks, *subscribers)
         self.slot = Slot()
-        self.orders = Orders(settings.store)
-        self._quarantine = Quarantine(settings.store, start=os.environ.get(START_VARIABLE) or str(os.getppid()))
-        self.batching = Batching(settings.store)
-        place = make_place(settings.checkpoints)
-        self.reloader = Reloader(
-            place,
-            self._make_committer(place),
-            self._quarantine,
-            Unserved(settings.store),
-            self.log,
-            settings.poll_s,
-            settings.settle_s,
-            "poll" if url_of(settings.checkpoints) else settings.watch,
-            self._make_loader,
-        )
+        start = os.environ.get(START_VARIABLE) or str(os.getppid())
+        quarantine = Quarantine(settings.store, lambda: self._judge, start)
+        parts = make_parts(settings, self.slot, self.log, self.env_digest, quarantine)
+        self.orders, self.batching = parts.orders, Batching(settings.store)
+        self.reloader = make_reloader(settings, parts, self._make_loader)
         self._thread: threading.Thread | None = None
 
     @property
@@ -118,29 +107,6 @@ class Runtime:
         """Whether a thread still works on a model, after `stop` too: a load cannot be ended from outside."""
         return any(thread.name.startswith(PREPARATION) for thread in threading.enumerate())
 
-    def _make_committer(self, place: Place) -> Committer:
-        settings = self.settings
-        store = Store(settings.store, self._report_damage)
-        parts = Parts(
-            place=place,
-            store=store,
-            slot=self.slot,
-            ledger=Ledger(store),
-            quarantine=self._quarantine,
-            orders=self.orders,
-            log=self.log,
-            name=settings.name,
-            label=settings.label,
-            env_digest=self.env_digest,
-            keep=settings.keep,
-        )
-        if settings.commit == "worker":
-            return WorkerCommitter(parts)
-        return HostCommitter(parts, settings.store, settings.commit_timeout_s)
-
-    def _report_damage(self, expected: str, found: str) -> None:
-        self.log.emit("store_damaged", sha256=expected, reason=f"the sha256: expected {expected}, found {found}")
-
     def _make_loader(self) -> Loader:
         # Here and not above: this import brings torch, and only a worker may have it (forking after torch has used
         # threads hangs the child: pytorch#49555).
@@ -151,9 +117,12 @@ class Runtime:
                 f"{error.name or 'a library'} cannot be imported: {error}",
                 hint="install torch and safetensors into the environment that runs gunicorn",
             ) from error
-        loader = ModelLoader(self.settings, self.slot, self.log.emit)
-        self._quarantine.judge = judge_of(self.settings, self.env_digest, sys.modules)
-        return loader
+        return ModelLoader(self.settings, self.slot, self.log.emit)
+
+    @functools.cached_property
+    def _judge(self) -> str:
+        # Asked by the reloader alone, and so after the loader has imported the model's module.
+        return judge_of(self.settings, self.env_digest, sys.modules)
 
 
 def _facts_of(settings: Settings) -> dict[str, object]:
@@ -162,7 +131,7 @@ def _facts_of(settings: Settings) -> dict[str, object]:
 
 
 def _report_hook(settings: Settings) -> Callable[[str], None]:
-    log = EventLog(_facts_of(settings))  # one of its own, or a hook that fails would be told of it
+    log = EventLog(_facts_of(settings), write_line)  # one of its own, or a hook that fails would be told of it
     return lambda failure: log.emit("hook_failed", reason=failure)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple
+from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from serve.errors import NotServedError
-from serve.gateway.server import Server
 from serve.http.messages import Answer, Request, fail, not_live
-from serve.inference.model import Aim, Model
-from serve.inference.model_instance import Runtime
-from serve.model.slot import Generation
+from serve.inference.model import Model, aim_of
+
+if TYPE_CHECKING:
+    from serve.inference.model_instance import Runtime
+    from serve.inference.registry import Registry
+    from serve.model.slot import Generation
 
 
 class Found(NamedTuple):
@@ -24,17 +26,7 @@ class Found(NamedTuple):
     runtime: Runtime
 
 
-def aim_of(request: Request) -> Aim:
-    """Read from path and headers which model is meant.
-
-    Args:
-        request: its path names the model, and may name a version or a label.
-    """
-    label = request.place.get("label", request.headers.get("x-model-label"))
-    return Aim(request.place.get("name"), request.place.get("version"), label)
-
-
-def find(server: Server, request: Request) -> Found:
+def find(server: Registry, request: Request) -> Found:
     """Find what a request names; where it names neither version nor label, what answers by default.
 
     Args:
@@ -49,7 +41,7 @@ def find(server: Server, request: Request) -> Found:
     return Found(model, model.stable if aim.version is None and aim.label is None else model.choose(aim))
 
 
-def describe(server: Server, request: Request, write: Callable[[Found, Generation], Answer]) -> Answer:
+def describe(server: Registry, request: Request, write: Callable[[Found, Generation], Answer]) -> Answer:
     """Answer a request for what a model is.
 
     Args:
@@ -66,6 +58,6 @@ def describe(server: Server, request: Request, write: Callable[[Found, Generatio
         return fail(404, error.message)
     live = found.runtime.slot.live
     if live is None:
-        return not_live(found.runtime.reloader.verdict)
+        return not_live(found.runtime.reloader.status.verdict)
     answer = write(found, live)
-    return answer._replace(headers={**answer.headers, **live.provenance.as_headers()})
+    return answer._replace(headers={**answer.headers, **live.provenance.headers})

@@ -7,17 +7,19 @@ lease. A protocol says only how bytes become inputs and how what the module gave
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol
 
-from serve.checkpoint.provenance import Provenance
 from serve.errors import InputError, NotLiveError, NotServedError, RequestError
-from serve.gateway.server import Server
 from serve.http.messages import Answer, Request, fail, not_live
-from serve.inference.model import Aim
-from serve.inference.model_instance import Runtime
+from serve.inference.model import aim_of
 from serve.inference.shadow import Asked
 from serve.model.predictor import Predictor
-from serve.model.slot import Generation
+
+if TYPE_CHECKING:
+    from serve.checkpoint.provenance import Provenance
+    from serve.inference.model_instance import Runtime
+    from serve.inference.registry import Registry
+    from serve.model.slot import Generation
 
 Take = Callable[[Predictor], Any]
 
@@ -80,7 +82,7 @@ class Prediction(NamedTuple):
     dialect: Dialect
     again: Take
     shadow: Runtime | None
-    server: Server
+    server: Registry
 
     def run(self) -> Any:
         """Run the module for this request alone."""
@@ -117,18 +119,18 @@ class Prediction(NamedTuple):
         self.runtime.slot.release(self.generation)
 
 
-def ask(server: Server, aim: Aim, request: Request, dialect: Dialect) -> Answer | Prediction:
+def ask(server: Registry, request: Request, dialect: Dialect) -> Answer | Prediction:
     """Understand a request, and take a lease on the generation that is to answer it.
 
     Args:
         server: has the models.
-        aim: what the request asks for.
-        request: its bytes.
+        request: its path and headers name the model, its body has the inputs.
         dialect: the protocol that it speaks.
 
     Returns:
         What is left to do; or the answer to a request that cannot be understood, or that asks for what is not served.
     """
+    aim = aim_of(request)
     try:
         model = server.find(aim.name)
         runtime = model.choose(aim)
@@ -137,7 +139,7 @@ def ask(server: Server, aim: Aim, request: Request, dialect: Dialect) -> Answer 
     try:
         generation = runtime.slot.acquire()
     except NotLiveError:
-        return not_live(runtime.reloader.verdict)
+        return not_live(runtime.reloader.status.verdict)
     try:
         again = dialect.read(request, generation.predictor)
         taken = again(generation.predictor)
@@ -169,4 +171,4 @@ def complete(found: Answer | Prediction) -> Answer:
 
 
 def _with(answer: Answer, provenance: Provenance) -> Answer:
-    return Answer(answer.status, {**answer.headers, **provenance.as_headers()}, answer.body)
+    return Answer(answer.status, {**answer.headers, **provenance.headers}, answer.body)

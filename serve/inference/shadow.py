@@ -9,12 +9,15 @@ from __future__ import annotations
 import queue
 import threading
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
+from serve.checkpoint.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.errors import InputError, NotLiveError
-from serve.inference.model_instance import Runtime
-from serve.model.golden_check import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, differences
-from serve.model.predictor import Predictor
+from serve.model.golden_check import differences
+
+if TYPE_CHECKING:
+    from serve.inference.model_instance import Runtime
+    from serve.model.predictor import Predictor
 
 _WAITING = 64
 _MOST_SHOWN = 3

@@ -1,21 +1,23 @@
-"""From log lines to counts: every change of state that the log tells of is counted here and nowhere else."""
+"""From events to counts: every change of state that the log tells of is counted here and nowhere else."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from typing import Any
 
+from serve.events.event import Event
 from serve.metrics.metric_families import FAULTS, PHASES, Families, Whose
 
 
-def count_event(families: Families, line: bytes) -> None:
-    """Count one line of the log.
+def count_event(families: Families, happened: Event) -> None:
+    """Count one event.
 
     Args:
         families: get the counts.
-        line: as `serve.events.event_log` writes it.
+        happened: what happened.
     """
-    said = json.loads(line)
-    event, whose = said["event"], Whose(str(said.get("model", "")), str(said.get("label", "stable")))
+    said: Mapping[str, Any] = happened.facts
+    event, whose = happened.name, Whose(str(said.get("model", "")), str(said.get("label", "stable")))
     if event in ("swapped", "restored", "retired"):
         _count_phases(families, whose, said)
     if event == "swapped" and said.get("cause") == "checkpoint" and said.get("since_marker_s") is not None:
@@ -28,7 +30,7 @@ def count_event(families: Families, line: bytes) -> None:
         families.fault(whose, event)
 
 
-def _count_phases(families: Families, whose: Whose, said: dict[str, float]) -> None:
+def _count_phases(families: Families, whose: Whose, said: Mapping[str, Any]) -> None:
     for phase in PHASES:
         seconds = said.get(f"{phase}_s")
         # A worker that found the bytes copied or proven says 0; it had no such phase.

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Callable
 
+from serve.events.event import Event
 from serve.metrics.event_counters import count_event
 from serve.metrics.initial_series import begin
 from serve.metrics.metric_families import Families, Reading, Whose, write
@@ -25,15 +26,20 @@ class Meter:
 
     def __init__(self, read_shadow: Callable[[], Mapping[str, Mapping[str, int]]] = dict) -> None:
         self.observer = Observer()
-        self.read_queued: Callable[[], int] = lambda: 0
+        self._read_queued: Callable[[], int] = lambda: 0
         self._read_shadow = read_shadow
         self._families = Families()
         self._is_stopping = threading.Event()
         self._lock = threading.Lock()
         self._thread: tuple[int, threading.Thread] | None = None
 
-    def start(self) -> None:
-        """Begin to hand over, once in each process; threads do not survive a fork."""
+    def start(self, read_queued: Callable[[], int]) -> None:
+        """Begin to hand over, once in each process; threads do not survive a fork.
+
+        Args:
+            read_queued: tells how many requests wait in this worker.
+        """
+        self._read_queued = read_queued
         if self._thread is None or self._thread[0] != os.getpid():
             thread = threading.Thread(target=self._run, name="meter", daemon=True)
             self._thread = os.getpid(), thread
@@ -57,17 +63,17 @@ class Meter:
     def hand_over(self) -> None:
         """Put what was counted where Prometheus finds it."""
         with self._lock:
-            self.observer.queue(self.read_queued())
+            self.observer.queue(self._read_queued())
             self._families.add(self.observer.take())
             self._families.compare(self._read_shadow())
 
-    def take_event(self, line: bytes) -> None:
-        """Count a line of the log; a sink for `EventLog.also_to`.
+    def take_event(self, event: Event) -> None:
+        """Count an event; a subscriber of `EventLog`.
 
         Args:
-            line: one JSON object.
+            event: what happened.
         """
-        count_event(self._families, line)
+        count_event(self._families, event)
 
     def write(self, readings: Iterable[Reading]) -> bytes:
         """Write all metrics of the server in Prometheus's text format.

@@ -14,9 +14,10 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from serve.checkpoint.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.model import example_variants, outputs
 from serve.model.batchability import as_json
-from serve.model.golden_check import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, differences
+from serve.model.golden_check import differences
 from serve.model.predictor import Predictor
 
 _SIZES = (3, 5)

@@ -21,6 +21,7 @@ from serve.checkpoint import sharded
 from serve.checkpoint.formats import EXPORT, SAFETENSORS, TORCH, TORCHSCRIPT, read_safetensors_interface
 from serve.checkpoint.manifest import Manifest
 from serve.checkpoint.signature import Verifier
+from serve.checkpoint.stored import Stored
 from serve.errors import CheckpointError, ServeError, SignatureError, TrialError
 from serve.model import contract, preload_gates, state_dicts, tensors, weights
 from serve.model.compilation import optimize
@@ -34,7 +35,6 @@ from serve.model.tied_weights import Memory
 from serve.model.torch_predictor import TorchPredictor
 from serve.model.warm_up import Candidate, HangingError, Tried, warm_up
 from serve.settings.settings import Settings
-from serve.store.checkpoint_store import Stored
 from serve.system import cpus
 from serve.system.host_memory import read_available
 

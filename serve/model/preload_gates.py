@@ -11,9 +11,9 @@ from typing import Callable
 from serve.checkpoint.formats import EXPORT, SAFETENSORS, TORCH, detect_format
 from serve.checkpoint.manifest import Manifest
 from serve.checkpoint.signature import Verifier
+from serve.checkpoint.stored import Stored
 from serve.errors import CheckpointError, ModelError, SignatureError
 from serve.settings.settings import Settings
-from serve.store.checkpoint_store import Stored
 from serve.system import host_memory
 
 _AUTOMATIC = (SAFETENSORS, TORCH)

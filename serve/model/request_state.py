@@ -16,8 +16,9 @@ from typing import Any
 import numpy
 import torch
 
+from serve.checkpoint.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.model.batchability import as_json
-from serve.model.golden_check import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, differences
+from serve.model.golden_check import differences
 from serve.model.predictor import Predictor
 
 _DEPTH, _PARTS, _MOST_PARTS, _ELEMENTS = 4, 64, 2000, 1024

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from serve.checkpoint.manifest import Manifest
+from serve.checkpoint.stored import Stored
 from serve.errors import InputError
 from serve.model import batch_independence, outputs, tensors, weights
 from serve.model import batch_rows as rows
 from serve.model.predictor import ArrayForm
 from serve.model.tensor_versions import Versions
-from serve.store.checkpoint_store import Stored
 
 if TYPE_CHECKING:
     import numpy

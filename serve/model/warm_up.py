@@ -13,13 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Generic, TypeVar
 
+from serve.checkpoint.golden import Golden
 from serve.errors import TrialError
 from serve.model.batchability import describe_outputs
-from serve.model.golden_check import Golden, require_golden
+from serve.model.golden_check import require_golden
 from serve.model.interface import describe
 from serve.model.predictor import ArrayForm, Predictor
-from serve.swap.background_task import GIVEN_UP
 
+# The name of a thread that was given up, as it did not end in time, and runs on.
+GIVEN_UP = "given-up"
 # The first run pays for lazily created kernels and buffers, the second shows that they are there.
 _RUNS = 2
 Found = TypeVar("Found")

@@ -9,24 +9,27 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from typing import TYPE_CHECKING, Callable
 
 from serve.errors import NotServedError
-from serve.events.journal import Journal
 from serve.http.admission import SLOW_CLIENT
-from serve.http.drain import Drain
-from serve.http.thread_pool import RequestPool
-from serve.inference.model_instance import Runtime
-from serve.inference.shadow import Counts, Shadow
+from serve.http.thread_pool import SlowClients
+from serve.inference.shadow import Counts
 from serve.metrics.collectors import memory_of, read_memory, read_model
 from serve.metrics.metric_families import Reading, Whose
 from serve.metrics.totals import Traffic
-from serve.metrics.worker_metrics import Meter
 from serve.observability.access_log import AccessLog
 from serve.observability.spans import Spans
 from serve.observability.status_page import MOST_SWAPS, Look
 from serve.operations.operations import Operations, Status
-from serve.settings.settings import SHADOW, ServerSettings
+from serve.settings.settings import SHADOW
 from serve.store.ledger import CHECKPOINT
+
+if TYPE_CHECKING:
+    from serve.http.drain import Drain
+    from serve.inference.model_instance import Runtime
+    from serve.metrics.worker_metrics import Meter
+    from serve.settings.settings import ServerSettings
 
 _MOST_EVENTS = 400
 # Asking the kernel takes a millisecond for each gigabyte; many open pages must not add up.
@@ -40,43 +43,37 @@ class Oversight:
         settings: of the server.
         runtimes: by `NAME` for what answers by default and `NAME@LABEL` for the rest.
         drain: tells whether the server ends.
-        shadow: counts what it has compared.
+        meter: counts what the worker does.
     """
 
-    def __init__(self, settings: ServerSettings, runtimes: Mapping[str, Runtime], drain: Drain, shadow: Shadow) -> None:
-        self._runtimes, self.drain = runtimes, drain
-        self.meter = Meter(lambda: {name: vars(counts) for name, counts in list(shadow.counts.items())})
+    def __init__(self, settings: ServerSettings, runtimes: Mapping[str, Runtime], drain: Drain, meter: Meter) -> None:
+        self._runtimes, self.drain, self.meter = runtimes, drain, meter
+        self._client_timeout_s = settings.client_timeout_s
         self.access_log = AccessLog() if settings.access_log == "on" else None
         self.spans = Spans() if settings.traces == "otlp" else None
         self._operations: dict[str, Operations] = {}
-        self._journals = {name: Journal(runtime.settings.store) for name, runtime in runtimes.items()}
         self._memory: tuple[float, dict[int, dict[str, int]]] = (-_MEMORY_AGE_S, {})
-        for name, runtime in runtimes.items():
-            runtime.log.also_to(self.meter.take_event)
-            runtime.log.also_to(self._journals[name].put)
 
     @property
     def env_digest(self) -> str | None:
         """Of the environment that computes the answers."""
         return next((runtime.env_digest for runtime in self._runtimes.values()), None)
 
-    def watch(self, pool: RequestPool, client_timeout_s: float) -> None:
-        """Watch the request threads of this worker.
+    @property
+    def slow_clients(self) -> SlowClients:
+        """What is done about slow clients of this worker."""
+        return SlowClients(self._client_timeout_s, lambda: self.meter.observer.reject("", SLOW_CLIENT))
+
+    def start(self, read_queued: Callable[[], int]) -> None:
+        """Begin to count, in the worker.
 
         Args:
-            pool: the threads.
-            client_timeout_s: how long a client may take to send its request, and to take its answer.
+            read_queued: tells how many requests wait in this worker.
         """
-        pool.client_timeout_s = client_timeout_s
-        pool.report = lambda: self.meter.observer.reject("", SLOW_CLIENT)
-        self.meter.read_queued = lambda: pool.waiting
-
-    def start(self) -> None:
-        """Begin to count, in the worker."""
         models = [Whose(runtime.settings.name, runtime.settings.label) for runtime in self._runtimes.values()]
         outcomes = [each.name for each in fields(Counts)]
         self.meter.begin(models, {whose.model: outcomes for whose in models if whose.label == SHADOW})
-        self.meter.start()
+        self.meter.start(read_queued)
 
     def stop(self) -> None:
         """Hand over what was counted; the worker ends."""
@@ -117,8 +114,8 @@ class Oversight:
                 label=settings.label,
                 status=status,
                 history=operations.history(MOST_SWAPS) if operations else [],
-                events=self._journals[name].read(_MOST_EVENTS),
-                verdict=runtime.reloader.verdict,
+                events=runtime.journal.read(_MOST_EVENTS),
+                verdict=runtime.reloader.status.verdict,
                 unserved_s=_age_of(runtime, status),
                 traffic=traffic.get((settings.name, settings.label), Traffic()),
                 memory=self._read_memory([row.pid for row in status.workers]),
@@ -157,7 +154,7 @@ class Oversight:
 
 def _age_of(runtime: Runtime, status: Status) -> float:
     """Return the age of the newest published checkpoint while it is not served, be it this worker who has found it."""
-    written_ns = [runtime.reloader.unserved_ns]
+    written_ns = [runtime.reloader.status.unserved_ns]
     if status.proposal is not None and status.proposal.entry.cause == CHECKPOINT:
         written_ns.append(status.proposal.entry.marker_mtime_ns)
     known_ns = [each for each in written_ns if each is not None]

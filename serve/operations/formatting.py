@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from serve.operations.operations import Past, Status
-from serve.operations.store_usage import Occupant
-from serve.operations.verification import Verdict
-from serve.swap.live_check import Checked
+if TYPE_CHECKING:
+    from serve.operations.operations import Past, Status
+    from serve.operations.store_usage import Occupant
+    from serve.operations.verification import Verdict
+    from serve.swap.live_check import Checked
 
 _SHORT_SHA256 = 12
 

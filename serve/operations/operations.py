@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serve.errors import OperationError
 from serve.operations.store_usage import Occupant, list_occupants
@@ -19,8 +20,10 @@ from serve.store.operator_requests import Orders, Pin, Rollback
 from serve.store.quarantine import Quarantine
 from serve.swap.host_coordinator import Agreement, Proposal
 from serve.swap.live_check import Checked, ask_workers
-from serve.swap.shared_state import Row
 from serve.swap.unserved import Note, Unserved
+
+if TYPE_CHECKING:
+    from serve.swap.shared_state import Row
 
 _LOOK_S = 0.05
 

@@ -1,15 +1,20 @@
-"""Inputs in other forms than JSON: `.npy`, safetensors and images, told by the content type or by their first bytes."""
+"""Inputs as JSON, `.npy`, safetensors or an image, told by the content type or by their first bytes."""
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from serve.codec import image, npy, safetensors, strict_json
-from serve.codec.datatypes import Array
 from serve.errors import RequestError
-from serve.http.messages import Body
-from serve.inference.prediction import Take
-from serve.model.predictor import Predictor
+from serve.http.content_encoding import read_content
+
+if TYPE_CHECKING:
+    from serve.codec.datatypes import Array
+    from serve.http.messages import Body, Request
+    from serve.inference.prediction import Take
+    from serve.model.predictor import Predictor
 
 NPY, SAFETENSORS, IMAGE = "npy", "safetensors", "image"
 _BY_TYPE = {
@@ -129,3 +134,28 @@ def read_json(body: Body) -> object:
     """
     content: object = strict_json.parse(bytes(body))
     return content
+
+
+class PlainDialect(abc.ABC):
+    """Reads the inputs of one request.
+
+    Args:
+        request: its bytes.
+        limit_bytes: the longest body, decompressed.
+    """
+
+    def __init__(self, request: Request, limit_bytes: int) -> None:
+        self._request, self._limit_bytes = request, limit_bytes
+
+    def read(self, request: Request, predictor: Predictor) -> Take:
+        """Understand a request; what the methods of a dialect are for is told in `serve.inference.prediction`."""
+        body = read_content(request, self._limit_bytes)
+        kind = detect(request.headers.get("content-type"), body)
+        if kind is not None:
+            return read_inputs(kind, body, predictor)
+        inputs = self._pick(read_json(body))
+        return lambda predictor: predictor.take(inputs)
+
+    @abc.abstractmethod
+    def _pick(self, content: object) -> object:
+        """Find the inputs in a body of JSON; raises `RequestError` where there are none."""

@@ -7,23 +7,23 @@ Where the server has several models, `/predict/NAME` says which one; the header 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from serve.checkpoint.provenance import Provenance
 from serve.codec import strict_json
 from serve.codec.excerpt import excerpt
 from serve.errors import RequestError
-from serve.gateway.server import Server
 from serve.http.content_encoding import pack
 from serve.http.messages import Answer, Request, fail
-from serve.inference.model_selector import aim_of
 from serve.inference.prediction import Prediction, ask
-from serve.model.predictor import Predictor
-from serve.protocols.media_types import choose, write_outputs
-from serve.protocols.plain_dialect import PlainDialect
+from serve.protocols.media_types import PlainDialect, choose, write_outputs
+
+if TYPE_CHECKING:
+    from serve.checkpoint.provenance import Provenance
+    from serve.inference.registry import Registry
+    from serve.model.predictor import Predictor
 
 
-def predict(server: Server, request: Request) -> Answer | Prediction:
+def predict(server: Registry, request: Request) -> Answer | Prediction:
     """Answer one prediction.
 
     Args:
@@ -34,7 +34,7 @@ def predict(server: Server, request: Request) -> Answer | Prediction:
         In the end 200; 400 for a body that is malformed, 404 for a model that is not served, 415 for a form that nobody
         reads, 422 for inputs that do not fit, 503 while no model is live.
     """
-    return ask(server, aim_of(request), request, _Native(request, server.settings.max_body_bytes))
+    return ask(server, request, _Native(request, server.settings.max_body_bytes))
 
 
 class _Native(PlainDialect):

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from serve.checkpoint.provenance import Provenance
-from serve.codec import datatypes
-from serve.codec.datatypes import Array
 from serve.codec.oip_binary import HEADER, is_raw
-from serve.codec.oip_request import InferRequest, TensorSpec, parse_infer, parse_raw
+from serve.codec.oip_request import InferRequest, parse_infer, parse_raw
 from serve.codec.oip_response import InferAnswer, encode_infer
 from serve.errors import RequestError
-from serve.gateway.server import Server
 from serve.http.content_encoding import pack, read_content
 from serve.http.messages import Answer, Body, Request, fail
-from serve.inference.model_selector import aim_of
 from serve.inference.prediction import Prediction, Take, ask
-from serve.model.predictor import TEXT, ArrayForm, Predictor
+from serve.protocols.oip_tensors import specs_of
+
+if TYPE_CHECKING:
+    from serve.checkpoint.provenance import Provenance
+    from serve.codec.datatypes import Array
+    from serve.inference.registry import Registry
+    from serve.model.predictor import Predictor
 
 
-def infer(server: Server, request: Request) -> Answer | Prediction:
+def infer(server: Registry, request: Request) -> Answer | Prediction:
     """Answer one infer request of the Open Inference Protocol.
 
     Args:
@@ -32,7 +32,7 @@ def infer(server: Server, request: Request) -> Answer | Prediction:
     Returns:
         In the end 200; 4xx with `{"error": …}` for what cannot be answered, 503 while no model is live.
     """
-    return ask(server, aim_of(request), request, _V2(request, server.settings.max_body_bytes))
+    return ask(server, request, _V2(request, server.settings.max_body_bytes))
 
 
 _NOTHING = InferRequest(())
@@ -83,21 +83,3 @@ def _with_texts(array: Array, name: str) -> Array:
     found = np.empty(len(texts), object)
     found[:] = texts
     return found.reshape(array.shape)
-
-
-def specs_of(forms: Sequence[ArrayForm]) -> list[TensorSpec]:
-    """Describe inputs or outputs as the protocol does.
-
-    Args:
-        forms: of the inputs or outputs.
-
-    Returns:
-        Those that the protocol has a datatype for.
-    """
-    specs = []
-    for form in forms:
-        dtype = np.dtype(object if form.dtype == TEXT else form.dtype)
-        shape = tuple(-1 if length is None else length for length in form.shape)
-        if dtype.kind != "c":
-            specs.append(TensorSpec(form.name, datatypes.name_of(dtype), shape))
-    return specs

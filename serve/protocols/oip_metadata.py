@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
-
 from serve.codec.datatypes import BYTES
 from serve.codec.oip_request import TensorSpec
 from serve.errors import NotServedError
-from serve.gateway.server import Server
 from serve.http.messages import Answer, Request, fail, succeed
 from serve.inference.model_selector import Found, describe, find
+from serve.inference.registry import Registry
 from serve.model.slot import Generation
-from serve.protocols.oip_infer import specs_of
+from serve.protocols.oip_tensors import specs_of
+from serve.system.distribution import version
 
 PLATFORM = "envserve_pytorch"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 
 
-@functools.lru_cache(maxsize=1)
-def version() -> str:
-    """Return the version of the installed distribution."""
-    try:
-        return importlib.metadata.version("envserve")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"  # run from a checkout that was never installed
-
-
-def server_metadata(server: Server, request: Request) -> Answer:
+def server_metadata(server: Registry, request: Request) -> Answer:
     """Say what this server is."""
     return succeed({"name": "envserve", "version": version(), "extensions": EXTENSIONS})
 
 
-def model_ready(server: Server, request: Request) -> Answer:
+def model_ready(server: Registry, request: Request) -> Answer:
     """Say whether a model, or a version of it, can answer predictions in this worker."""
     try:
         found = find(server, request)
@@ -43,7 +32,7 @@ def model_ready(server: Server, request: Request) -> Answer:
     return succeed({"name": found.model.name, "ready": True})
 
 
-def model_metadata(server: Server, request: Request) -> Answer:
+def model_metadata(server: Registry, request: Request) -> Answer:
     """Describe a model: its versions, inputs and outputs, and where its answers come from."""
     return describe(server, request, _write_metadata)
 
@@ -62,7 +51,7 @@ def _write_metadata(found: Found, live: Generation) -> Answer:
     )
 
 
-def model_config(server: Server, request: Request) -> Answer:
+def model_config(server: Registry, request: Request) -> Answer:
     """Describe a model as Triton's model configuration does."""
     return describe(server, request, _write_config)
 

@@ -9,19 +9,19 @@ from serve.checkpoint.provenance import Provenance
 from serve.codec.oip_request import TensorSpec
 from serve.codec.tfserving import PredictRequest, encode_predict, parse_predict
 from serve.errors import NotServedError
-from serve.gateway.server import Server
 from serve.http.content_encoding import pack, read_content
 from serve.http.messages import Answer, Request, fail, succeed
-from serve.inference.model_selector import Found, aim_of, describe, find
+from serve.inference.model_selector import Found, describe, find
 from serve.inference.prediction import Prediction, Take, ask
+from serve.inference.registry import Registry
 from serve.model.predictor import INPUTS, OUTPUTS, Predictor
 from serve.model.slot import Generation
-from serve.protocols.oip_infer import specs_of
+from serve.protocols.oip_tensors import specs_of
 
 _DTYPES = {"FP16": "DT_HALF", "FP32": "DT_FLOAT", "FP64": "DT_DOUBLE", "BYTES": "DT_STRING"}
 
 
-def predict(server: Server, request: Request) -> Answer | Prediction:
+def predict(server: Registry, request: Request) -> Answer | Prediction:
     """Answer one predict request of TensorFlow Serving.
 
     Args:
@@ -31,7 +31,7 @@ def predict(server: Server, request: Request) -> Answer | Prediction:
     Returns:
         In the end 200; 4xx with `{"error": …}` for what cannot be answered, 503 while no model is live.
     """
-    return ask(server, aim_of(request), request, _TensorFlowServing(request, server.settings.max_body_bytes))
+    return ask(server, request, _TensorFlowServing(request, server.settings.max_body_bytes))
 
 
 class _TensorFlowServing:
@@ -56,12 +56,12 @@ class _TensorFlowServing:
         return fail(status, message)
 
 
-def models(server: Server, request: Request) -> Answer:
+def models(server: Registry, request: Request) -> Answer:
     """List the models, as KServe's first protocol does."""
     return succeed({"models": list(server.models)})
 
 
-def status(server: Server, request: Request) -> Answer:
+def status(server: Registry, request: Request) -> Answer:
     """Say which versions of a model are served."""
     try:
         found = find(server, request)
@@ -78,7 +78,7 @@ def status(server: Server, request: Request) -> Answer:
     return succeed({"model_version_status": states, "name": found.model.name, "ready": bool(states)})
 
 
-def metadata(server: Server, request: Request) -> Answer:
+def metadata(server: Registry, request: Request) -> Answer:
     """Describe the signature of a model."""
     return describe(server, request, _write_metadata)
 

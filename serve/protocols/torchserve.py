@@ -11,26 +11,26 @@ from urllib.parse import parse_qs
 from serve.checkpoint.provenance import Provenance
 from serve.codec import strict_json
 from serve.errors import NotServedError
-from serve.gateway.server import Server
 from serve.http.content_encoding import pack
 from serve.http.messages import Answer, Request, fail, succeed
-from serve.inference.model_selector import Found, aim_of, describe, find
+from serve.inference.model_selector import Found, describe, find
 from serve.inference.prediction import Prediction, ask
+from serve.inference.registry import Registry
 from serve.model.predictor import Predictor
 from serve.model.slot import Generation
-from serve.protocols.plain_dialect import PlainDialect
+from serve.protocols.media_types import PlainDialect
 
 # Under one of these clients wrap what their handler takes.
 _WRAPPERS = ("data", "body", "instances", "inputs")
 
 
-def ping(server: Server, request: Request) -> Answer:
+def ping(server: Registry, request: Request) -> Answer:
     """Say whether this worker can answer predictions of every model."""
     is_healthy = all(model.stable.slot.live is not None for model in server.models.values())
     return succeed({"status": "Healthy"}) if is_healthy else fail(503, "no model is live yet")
 
 
-def predictions(server: Server, request: Request) -> Answer | Prediction:
+def predictions(server: Registry, request: Request) -> Answer | Prediction:
     """Answer one prediction with the outputs alone.
 
     Args:
@@ -40,7 +40,7 @@ def predictions(server: Server, request: Request) -> Answer | Prediction:
     Returns:
         In the end 200; 4xx with `{"error": …}` for what cannot be answered, 503 while no model is live.
     """
-    return ask(server, aim_of(request), request, _TorchServe(request, server.settings.max_body_bytes))
+    return ask(server, request, _TorchServe(request, server.settings.max_body_bytes))
 
 
 class _TorchServe(PlainDialect):
@@ -57,7 +57,7 @@ class _TorchServe(PlainDialect):
         return fail(status, message)
 
 
-def models(server: Server, request: Request) -> Answer:
+def models(server: Registry, request: Request) -> Answer:
     """List the models: `limit` of them from `next_page_token` on, and where the next page begins."""
     asked = parse_qs(request.query)
     try:
@@ -75,12 +75,12 @@ def models(server: Server, request: Request) -> Answer:
     return succeed({**following, "models": page})
 
 
-def model(server: Server, request: Request) -> Answer:
+def model(server: Registry, request: Request) -> Answer:
     """Describe a model, or a version of it."""
     return describe(server, request, _write_model)
 
 
-def versions(server: Server, request: Request) -> Answer:
+def versions(server: Registry, request: Request) -> Answer:
     """Describe every version of a model that can be asked."""
     try:
         found = find(server, request)

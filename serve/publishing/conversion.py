@@ -1,6 +1,7 @@
 """On the trainer's side: a state dict that torch.save wrote becomes safetensors, which run no code when they are read.
 
-Needs torch and safetensors, so only `serve.publishing.converted_source` imports it, and only when there is something to convert.
+Needs torch and safetensors, so only `serve.publishing.converted_source` imports it, and only when there is something
+to convert.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from serve.checkpoint.golden import Golden, golden_issues, parse_golden
 from serve.checkpoint.manifest import Manifest
+from serve.checkpoint.stored import Stored
 from serve.errors import PublishError
-from serve.model.golden_check import Golden, golden_issues, parse_golden
 from serve.settings.settings import load_settings
-from serve.store.checkpoint_store import Stored
 
 
 def read_golden(path: Path, checkpoint: Path, model: str | None = None) -> list[dict[str, object]]:

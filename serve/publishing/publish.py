@@ -17,7 +17,8 @@ from pathlib import Path
 from serve import durable_files
 from serve.checkpoint import sharded
 from serve.checkpoint.formats import SAFETENSORS, detect_format, read_safetensors_interface
-from serve.checkpoint.manifest import WORD, parse_marker
+from serve.checkpoint.manifest import parse_marker
+from serve.checkpoint.names import WORD
 from serve.errors import CheckpointError, PublishError
 from serve.publishing.converted_source import Conversion, prepare
 from serve.publishing.rank import Rank, find_rank

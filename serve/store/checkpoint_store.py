@@ -19,13 +19,14 @@ import json
 import os
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
 from serve import durable_files
 from serve.checkpoint import sharded
 from serve.checkpoint.manifest import Manifest
+from serve.checkpoint.stored import Stored
 from serve.errors import CheckpointError, CheckpointMovedError, StoreFullError
 from serve.source.local import identify
 from serve.source.observation import Load
@@ -35,25 +36,6 @@ from serve.store.stored_files import Shelf
 _READ_ONLY = 0o444
 # What was found or admitted so lately may be about to be proposed by another worker.
 _FRESH_S = 10.0
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A proven checkpoint in the store.
-
-    Args:
-        path: the read-only copy.
-        sha256: of its bytes.
-        size_bytes: its length.
-        copy_s: seconds that reading and writing took here; 0 where the bytes were there already.
-        hash_s: seconds that hashing took here; 0 where the bytes were proven already.
-    """
-
-    path: Path
-    sha256: str
-    size_bytes: int
-    copy_s: float = 0.0
-    hash_s: float = 0.0
 
 
 class Store:

@@ -12,11 +12,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 
 from serve import durable_files
 from serve.errors import LedgerError
 from serve.store import host_lock
-from serve.store.checkpoint_store import Store
+
+if TYPE_CHECKING:
+    from serve.store.checkpoint_store import Store
 
 CHECKPOINT = "checkpoint"
 ROLLBACK = "rollback"

@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Callable
 
 from serve.store.judgement import Record, Refusal, add_fingerprint, add_refusal, parse_record
 from serve.store.records import Records
@@ -26,13 +27,14 @@ class Quarantine:
 
     Args:
         root: the store's directory.
-        judge: names what judges here, so that a refusal by another one does not count.
+        read_judge: names what judges here, so that a refusal by another one does not count; asked when there is
+            something to judge.
         start: names the start of the server, which is a request to look again at all that the bytes do not prove.
     """
 
-    def __init__(self, root: Path, judge: str = "", start: str = "") -> None:
+    def __init__(self, root: Path, read_judge: Callable[[], str] = str, start: str = "") -> None:
         self._records: Records[Record] = Records(root / "quarantine.json", parse_record, lambda record: record.subject)
-        self.judge, self._start = judge, start
+        self._read_judge, self._start = read_judge, start
 
     def records(self) -> list[Record]:
         """Return all refusals, the oldest first; none where the file cannot be read."""
@@ -46,7 +48,7 @@ class Quarantine:
             marker: the text of the marker that they have now.
         """
         record = self._records.read().get(sha256)
-        if record is None or not record.holds(self.judge, time.time(), self._start):
+        if record is None or not record.holds(self._read_judge(), time.time(), self._start):
             return None
         return None if record.code in _OF_MARKER and record.marker != marker else record
 
@@ -58,7 +60,7 @@ class Quarantine:
         """
         now_s = time.time()
         for record in self._records.read().values():
-            if fingerprint in record.fingerprints and record.holds(self.judge, now_s, self._start):
+            if fingerprint in record.fingerprints and record.holds(self._read_judge(), now_s, self._start):
                 return record
         return None
 
@@ -75,7 +77,7 @@ class Quarantine:
 
         def edit(records: Mapping[str, Record]) -> Mapping[str, Record]:
             nonlocal is_news
-            records, is_news = add_refusal(records, refusal, self.judge, time.time(), self._start)
+            records, is_news = add_refusal(records, refusal, self._read_judge(), time.time(), self._start)
             return records
 
         self._records.change(edit)

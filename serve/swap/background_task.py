@@ -11,8 +11,6 @@ from typing import Callable, Generic, TypeVar
 T = TypeVar("T")
 # How the names of its threads begin.
 PREPARATION = "prepare"
-# The name of a thread that was given up, as it did not end in time, and runs on.
-GIVEN_UP = "given-up"
 
 
 class Preparation(Generic[T]):

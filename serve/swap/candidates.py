@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from serve.errors import CheckpointError, CheckpointMovedError
 from serve.source.local import look_at_checkpoint
-from serve.source.observation import Load
-from serve.store.checkpoint_store import Store, Stored
 from serve.store.ledger import Entry
-from serve.swap.context import Loader
+
+if TYPE_CHECKING:
+    from serve.checkpoint.stored import Stored
+    from serve.source.observation import Load
+    from serve.store.checkpoint_store import Store
+    from serve.swap.context import Loader
 
 # How many digits of the sha256 stand for a version that no marker named.
 _SHORT_SHA256 = 12

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from serve.checkpoint.manifest import Manifest
-from serve.events.event_log import EventLog
-from serve.model.predictor import Predictor
-from serve.model.slot import Slot
-from serve.source.local import Place
-from serve.store.checkpoint_store import Store, Stored
-from serve.store.ledger import Ledger
-from serve.store.operator_requests import Orders
-from serve.store.quarantine import Quarantine
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from serve.checkpoint.manifest import Manifest
+    from serve.checkpoint.stored import Stored
+    from serve.events.event_log import EventLog
+    from serve.model.predictor import Predictor
+    from serve.model.slot import Slot
+    from serve.source.local import Place
+    from serve.store.checkpoint_store import Store
+    from serve.store.ledger import Ledger
+    from serve.store.operator_requests import Orders
+    from serve.store.quarantine import Quarantine
+    from serve.swap.unserved import Unserved
 
 
 class Loaded(Protocol):
@@ -77,6 +81,7 @@ class Parts:
         slot: gets the live generation.
         ledger: numbers the generations.
         quarantine: keeps what was refused.
+        unserved: keeps what is published and not served.
         orders: tells what operators want.
         log: is told each change of state.
         name: of the model.
@@ -90,6 +95,7 @@ class Parts:
     slot: Slot
     ledger: Ledger
     quarantine: Quarantine
+    unserved: Unserved
     orders: Orders
     log: EventLog
     name: str

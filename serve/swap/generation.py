@@ -1,16 +1,25 @@
-"""Making generations, freeing them, and what the log says of both."""
+"""Making generations, restoring and freeing them, and what the log says of it."""
 
 from __future__ import annotations
 
 import time
+from datetime import datetime
+from typing import Callable
 
+from serve.checkpoint.manifest import Manifest, parse_marker
 from serve.checkpoint.provenance import Provenance
+from serve.checkpoint.stored import Stored
 from serve.events.event_log import EventLog
 from serve.model.slot import Generation
-from serve.store.checkpoint_store import Stored
+from serve.source.observation import Load
 from serve.store.ledger import Entry
-from serve.swap.context import Loaded, Parts
+from serve.swap.context import Loaded, Loader, Parts
 from serve.system.process_memory import trim_memory, used_bytes
+
+# The kernel stamps files with a clock that may be a tick behind.
+_CTIME_SLACK_S = 1.0
+# A candidate that another worker has just admitted, and is about to propose, stays.
+_FRESH_S = 60.0
 
 
 def make(parts: Parts, loaded: Loaded, stored: Stored, entry: Entry, before_bytes: int) -> Generation:
@@ -63,6 +72,93 @@ def say_live(log: EventLog, event: str, generation: Generation, previous: Genera
         since_marker_s=None if since_s is None else round(since_s, 3),
         previous=identify(previous) if previous else None,
     )
+
+
+def restore(parts: Parts, loader: Loader, entry: Entry) -> bool:
+    """Make a committed generation live.
+
+    Args:
+        parts: of the worker.
+        loader: makes the model.
+        entry: what was committed.
+
+    Returns:
+        Whether its bytes were still there.
+    """
+    stored = parts.store.find(entry.sha256) or _fetch_again(parts, entry)
+    if stored is None:
+        return False
+    before_bytes = used_bytes()
+    loaded = loader.load(stored, parse_marker(entry.marker.encode()))
+    generation = make(parts, loaded, stored, entry, before_bytes)
+    say_live(parts.log, "restored", generation, parts.slot.swap(generation), 0.0)
+    return True
+
+
+def _fetch_again(parts: Parts, entry: Entry) -> Stored | None:
+    """Take bytes that the store has lost from the watched place, where they are still there."""
+    for seen in parts.place.observe():
+        if seen.fingerprint == entry.fingerprint or entry.sha256.encode() in seen.text:
+            return parts.store.admit(Load(seen, Manifest(sha256=entry.sha256)))
+    return None
+
+
+def committed(parts: Parts) -> list[Entry]:
+    """Return the generations up to the live one of this worker, the oldest first.
+
+    Args:
+        parts: of the worker.
+
+    Raises:
+        LedgerError: the file of generations is damaged.
+        OSError: it cannot be read.
+    """
+    live = parts.slot.live
+    number = live.provenance.generation if live else 0
+    return [entry for entry in parts.ledger.read() if entry.generation <= number]
+
+
+def is_behind(parts: Parts) -> bool:
+    """Whether something is committed, and this worker serves nothing.
+
+    Args:
+        parts: of the worker.
+    """
+    return parts.slot.live is None and bool(parts.ledger.read()) and not parts.orders.is_unloaded()
+
+
+def kept(parts: Parts) -> frozenset[str]:
+    """Return the sha256 of the generations that the store keeps.
+
+    Args:
+        parts: of the worker.
+    """
+    return frozenset(entry.sha256 for entry in parts.ledger.read()[-parts.keep :])
+
+
+def prune(parts: Parts, needed: Callable[[], frozenset[str]]) -> None:
+    """Delete from the store what is neither needed nor to be tried again.
+
+    Args:
+        parts: of the worker.
+        needed: tells the sha256 of what must stay; `Committer.kept`.
+    """
+    entries = parts.ledger.read()
+    committed_s = datetime.fromisoformat(entries[-1].committed).timestamp() if entries else 0.0
+    again = (record.subject for record in parts.quarantine.records() if record.retry_at_s is not None)
+    before_s = max(committed_s - _CTIME_SLACK_S, time.time() - _FRESH_S)
+    parts.store.prune(needed().union(again), before_s)
+
+
+def retire(parts: Parts) -> None:
+    """Free the generations that no request uses any more, here and not in a request's thread.
+
+    Args:
+        parts: of the worker.
+    """
+    drained = parts.slot.take_drained()
+    while drained:
+        free_first(drained, parts.log)
 
 
 def free_first(drained: list[Generation], log: EventLog) -> None:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serve.checkpoint.manifest import parse_marker
 from serve.errors import CheckpointError, DeadlineError
-from serve.model.slot import Generation
 from serve.source.observation import SERVED, Ignore, Wait
-from serve.store.checkpoint_store import Stored
-from serve.store.ledger import Entry
 from serve.store.rejection import explain, refuse_entry
+from serve.swap.admission import say_refused
 from serve.swap.background_task import Preparation
-from serve.swap.committer import Committer
-from serve.swap.context import Loaded, Loader, Parts
-from serve.swap.generation import make, say_live
+from serve.swap.generation import kept, make, prune, restore, say_live
 from serve.swap.host_coordinator import Agreement, Proposal, Standing
 from serve.system.process_memory import used_bytes
+
+if TYPE_CHECKING:
+    from serve.checkpoint.stored import Stored
+    from serve.model.slot import Generation
+    from serve.store.ledger import Entry
+    from serve.store.operator_requests import Rollback
+    from serve.swap.context import Loaded, Loader, Parts
 
 # Between two looks at whether the others are prepared: short, because all workers hold two models meanwhile.
 _LOOK_S = 0.002
@@ -26,7 +30,7 @@ _AGAIN_S = 0.1
 _CATCH_UP_PAUSE_S = 2.0
 
 
-class HostCommitter(Committer):
+class HostCommitter:
     """Makes a candidate live when every worker of the host has prepared it.
 
     Args:
@@ -36,7 +40,7 @@ class HostCommitter(Committer):
     """
 
     def __init__(self, parts: Parts, root: Path, timeout_s: float) -> None:
-        super().__init__(parts)
+        self._parts, self._is_stopping = parts, False
         self._root, self._timeout_s = root, timeout_s
         self._opened: Agreement | None = None
         self._catch_up_at_s = 0.0
@@ -69,9 +73,14 @@ class HostCommitter(Committer):
                 return
             time.sleep(_AGAIN_S)
 
+    def kept(self) -> frozenset[str]:
+        """Return the sha256 of what must stay in the store: what is kept of the generations, and what is proposed."""
+        proposal = self._agreement.open_proposal()
+        return kept(self._parts).union(() if proposal is None else (proposal.entry.sha256,))
+
     def leave(self) -> None:
         """Take part no more; the worker ends."""
-        super().leave()
+        self._is_stopping = True
         if self._opened is not None:
             self._opened.roster.leave()
 
@@ -94,7 +103,32 @@ class HostCommitter(Committer):
         self._carry_out(loader, proposal)
         return True
 
-    def _move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
+    def come_back(self, loader: Loader) -> None:
+        """Do nothing: attending to the others brings it back.
+
+        Args:
+            loader: makes the model.
+        """
+
+    def is_done(self, order: Rollback) -> bool:
+        """Say whether any worker of the host carried out a rollback.
+
+        Args:
+            order: what an operator has ordered.
+        """
+        return any(entry.fingerprint == order.fingerprint for entry in self._parts.ledger.read())
+
+    def move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
+        """Make an admitted checkpoint live in all workers of the host.
+
+        Args:
+            loader: makes the model.
+            stored: the proven copy.
+            proposed: what is to be committed.
+
+        Returns:
+            What became of it.
+        """
         proposal = self._agreement.propose(proposed)
         if proposal is None:
             is_live = self._parts.slot.live is not None
@@ -185,29 +219,25 @@ class HostCommitter(Committer):
         generation.facts["committed"] = last.committed if last else ""
         say_live(self._parts.log, "swapped", generation, previous, commit_s)
         self._parts.quarantine.forget(generation.provenance.sha256)
-        self.prune()
+        prune(self._parts, self.kept)
 
     def _close(self, proposal: Proposal, error: BaseException) -> None:
         if self._agreement.close(proposal):
-            self.say_refused(refuse_entry(error, proposal.entry))
-
-    def _kept(self) -> frozenset[str]:
-        proposal = self._agreement.open_proposal()
-        return super()._kept().union(() if proposal is None else (proposal.entry.sha256,))
+            say_refused(self._parts, refuse_entry(error, proposal.entry), self.kept)
 
     def _bury(self) -> None:
         deaths = self._agreement.bury()
         if deaths is not None and deaths.is_closed:
             error = CheckpointError("crash", f"{deaths.count} workers died while they prepared it")
             refusal = refuse_entry(error, deaths.proposal.entry)
-            self.say_refused(replace(refusal, is_lasting=False, is_costly=True))
+            say_refused(self._parts, replace(refusal, is_lasting=False, is_costly=True), self.kept)
 
     def _try_restore(self, loader: Loader, entry: Entry) -> bool:
         live = self._parts.slot.live
         if live is not None and live.provenance.generation == entry.generation:
             return True
         try:
-            return self._restore(loader, entry)
+            return restore(self._parts, loader, entry)
         except Exception as error:  # the newest checkpoint may still be good; only the way back is lost
             self._parts.log.emit("not_restored", generation=entry.generation, reason=explain(error))
             return False

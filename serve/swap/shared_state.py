@@ -15,8 +15,8 @@ and AArch64 make indivisible (Intel SDM vol. 3A 9.1.1; Arm ARM B2.2.1). So a rea
     cell 8        the generation whose requests share no runs any more, or 0
     cells 16 …    one row of eight cells for each worker
 
-The file is volatile: what is committed stands in the ledger. Who may write which cell is `serve.swap.host_coordinator`'s
-matter.
+The file is volatile: what is committed stands in the ledger. Who may write which cell is
+`serve.swap.host_coordinator`'s matter.
 """
 
 from __future__ import annotations

@@ -9,28 +9,30 @@ from __future__ import annotations
 import time
 
 from serve.checkpoint.manifest import parse_marker
+from serve.checkpoint.stored import Stored
 from serve.source.observation import SERVED, Ignore, Wait
-from serve.store.checkpoint_store import Stored
 from serve.store.ledger import Entry
 from serve.store.operator_requests import Rollback
 from serve.store.rejection import explain, refuse_entry
-from serve.swap.committer import Committer
+from serve.swap.admission import say_refused
 from serve.swap.context import Loader, Parts
-from serve.swap.generation import make, say_live
+from serve.swap.generation import committed, kept, make, prune, restore, say_live
 from serve.system.process_memory import used_bytes
 
 _AGAIN_S = 2.0
 
 
-class WorkerCommitter(Committer):
+class WorkerCommitter:
     """Makes a candidate live as soon as this worker has prepared it.
 
     Args:
         parts: what it works with.
     """
 
+    turn = 0  # there is never anything to attend to
+
     def __init__(self, parts: Parts) -> None:
-        super().__init__(parts)
+        self._parts = parts
         self._boot_at_s, self._is_told = 0.0, False
 
     def boot(self, loader: Loader) -> None:
@@ -43,7 +45,7 @@ class WorkerCommitter(Committer):
         entry = self._parts.ledger.last()
         try:
             if entry is not None:
-                self._restore(loader, entry)
+                restore(self._parts, loader, entry)
         except Exception as error:  # the newest checkpoint may still be good; only the way back is lost
             if not self._is_told:
                 self._parts.log.emit("not_restored", reason=explain(error))
@@ -67,17 +69,39 @@ class WorkerCommitter(Committer):
             self.boot(loader)
         return False
 
-    def _is_done(self, order: Rollback) -> bool:
-        return any(entry.fingerprint == order.fingerprint for entry in self.committed())
+    def kept(self) -> frozenset[str]:
+        """Return the sha256 of what must stay in the store: what is kept of the generations."""
+        return kept(self._parts)
 
-    def _move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
+    def leave(self) -> None:
+        """Do nothing: nobody waits for this worker."""
+
+    def is_done(self, order: Rollback) -> bool:
+        """Say whether this worker carried out a rollback.
+
+        Args:
+            order: what an operator has ordered.
+        """
+        return any(entry.fingerprint == order.fingerprint for entry in committed(self._parts))
+
+    def move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
+        """Make an admitted checkpoint live in this worker.
+
+        Args:
+            loader: makes the model.
+            stored: the proven copy.
+            proposed: what is to be committed.
+
+        Returns:
+            What became of it.
+        """
         live, before_bytes = self._parts.slot.live, used_bytes()
         if live is not None and (live.provenance.sha256, live.provenance.version) == (stored.sha256, proposed.version):
             return SERVED
         try:
             loaded = loader.load(stored, parse_marker(proposed.marker.encode()))
         except Exception as error:
-            return self.say_refused(refuse_entry(error, proposed))
+            return say_refused(self._parts, refuse_entry(error, proposed), self.kept)
         started_s = time.monotonic()
         entry = self._parts.ledger.commit(proposed, live.provenance.generation if live is not None else 0)
         if live is not None and entry.generation <= live.provenance.generation:
@@ -86,5 +110,5 @@ class WorkerCommitter(Committer):
         previous = self._parts.slot.swap(generation)
         say_live(self._parts.log, "swapped", generation, previous, time.monotonic() - started_s)
         self._parts.quarantine.forget(entry.sha256)
-        self.prune()
+        prune(self._parts, self.kept)
         return SERVED

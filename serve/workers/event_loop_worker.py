@@ -1,7 +1,8 @@
 """The gunicorn worker with an event loop: uvicorn's, with the shorter way for predictions.
 
-`gunicorn -k serve.workers.event_loop_worker.AsgiWorker serve.wsgi:app` serves the same application as gthread does. Needs the extra
-`fast`; without it, `serve.gunicorn_conf` chooses gthread. PROXY protocol is refused, as uvicorn has none.
+`gunicorn -k serve.workers.event_loop_worker.AsgiWorker serve.wsgi:app` serves the same application as gthread does.
+Needs the extra `fast`; without it, `serve.gunicorn_conf` chooses gthread. PROXY protocol is refused, as uvicorn has
+none.
 """
 
 from __future__ import annotations
@@ -24,11 +25,10 @@ from uvicorn_worker import UvicornWorker
 from serve.batching.scheduler import Dispatcher
 from serve.errors import Issue, SettingsError, describe
 from serve.gateway.asgi_app import AsgiApp
-from serve.gateway.flask_app import EXTENSION
+from serve.http.extension import find_server
 from serve.workers.header_cache import Heads
-from serve.workers.http_protocol import Connection
+from serve.workers.http_protocol import Connection, Streak
 from serve.workers.request_head import Bounds
-from serve.workers.streak import Streak
 
 _SWEEP_S = 1.0
 _KNOWN_ERROR = 3
@@ -72,9 +72,15 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._dispatcher: Dispatcher | None = None
         self._refuse_proxy_protocol()
         self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
         self.config.server_header = False
+
+    @property
+    def queued(self) -> int:
+        """How many predictions wait for their model."""
+        return 0 if self._dispatcher is None else self._dispatcher.waiting
 
     def _refuse_proxy_protocol(self) -> None:
         # In the master, before anything is served: its first line would be taken for a broken request.
@@ -94,13 +100,11 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         loop = asyncio.get_running_loop()
         rest = WSGIMiddleware(self.wsgi, workers=self.cfg.threads)
-        server = getattr(self.wsgi, "extensions", {}).get(EXTENSION)
+        server = find_server(self.wsgi)
         self.config.app = rest
         dispatcher = None
         if server is not None:
-            meter = server.oversight.meter
-            dispatcher = Dispatcher(loop, meter.observer.batch)
-            meter.read_queued = lambda: dispatcher.waiting
+            dispatcher = self._dispatcher = Dispatcher(loop, server.oversight.meter.observer.batch)
             self._answer_with(AsgiApp(server, rest, dispatcher), server.settings.client_timeout_s)
         uvicorn = _Uvicorn(self.config, self.on_taking)
         loop.add_signal_handler(signal.SIGQUIT, uvicorn.quit)

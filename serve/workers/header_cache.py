@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from serve.gateway.asgi_app import Found, Table, headers_of
-from serve.http.messages import Answer
+from serve.http.messages import Answer, headers_of
+from serve.http.route_table import Found, Table
 from serve.workers.request_head import Bounds, Field, find_fault
 
 _MOST_REMEMBERED, _LONGEST_REMEMBERED_BYTES = 1000, 2048

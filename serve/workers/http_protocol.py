@@ -19,14 +19,36 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from serve.gateway.asgi_app import AsgiApp
 from serve.http.messages import Answer, Request, fail
 from serve.workers import header_cache
-from serve.workers.cycle import Cycle
 from serve.workers.header_cache import Heads
+from serve.workers.request_cycle import Cycle
 from serve.workers.request_head import Bounds, Fault, find_fault, too_large, without_offer
-from serve.workers.streak import Streak
 
 _JOINED_BYTES = 64 * 1024
 # How long a connection that is idle when the worker is to end may still bring a request; after that it is closed.
 _LINGER_S = 1.0
+# So many requests in a row on one connection, and nobody is expected to join the next one.
+_LONG_STREAK = 8
+
+
+class Streak:
+    """How many requests in a row came on the same connection; one for all connections of a worker."""
+
+    __slots__ = ("connection", "length")
+
+    def __init__(self) -> None:
+        self.connection: object = None
+        self.length = 0
+
+    def goes_on(self, connection: object) -> bool:
+        """Note a request, and say whether its connection seems to be the only one that asks.
+
+        Args:
+            connection: on which it came.
+        """
+        if connection is not self.connection:
+            self.connection, self.length = connection, 0
+        self.length += 1
+        return self.length > _LONG_STREAK
 
 
 class Connection(HttpToolsProtocol):  # type: ignore[misc]

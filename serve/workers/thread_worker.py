@@ -1,25 +1,126 @@
-"""Gunicorn's worker with threads, and our pool of request threads in it."""
+"""Gunicorn's worker with threads, and our pool of request threads in it; gunicorn 23 needs a longer end."""
 
 from __future__ import annotations
 
 import json
+import selectors
+import time
+from concurrent import futures
+from functools import partial
 from typing import Any
 
+from gunicorn import version_info
 from gunicorn.http.errors import InvalidHeader
 from gunicorn.workers.gthread import ThreadWorker
 
-from serve.http.thread_pool import RequestPool
+from serve.http.extension import find_server
+from serve.http.thread_pool import RequestPool, SlowClients
 
-# Until the settings say otherwise, in `post_worker_init`.
-_CLIENT_TIMEOUT_S = 30.0
+# For gunicorn 23 alone, the last for Python 3.9; this block goes with it. Releases before 24 stop looking at their
+# connections when they are told to end: a connection that was accepted and not read yet is reset, and so is one that
+# was promised to be kept. Measured with gunicorn 23.0.0 under four clients: two requests are lost with each replacement
+# of a server. Later gunicorns read on for a moment, as this does.
+
+# As long as later gunicorns wait for the next request on a connection that was promised to be kept.
+_LINGER_S = 2.0
+_POLL_S = 0.1
+_FIXED_IN = (24,)
 
 
-class Worker(ThreadWorker):  # type: ignore[misc]
+class Lingering:
+    """What a `ThreadWorker` of gunicorn 23 has to do differently; a mix-in that comes first."""
+
+    alive: bool
+    cfg: Any
+    futures: Any
+    nr_conns: int
+    poller: Any
+    sockets: Any
+    tpool: Any
+    worker_connections: int
+    notify: Any
+    accept: Any
+    is_parent_alive: Any
+    murder_keepalived: Any
+    on_client_socket_readable: Any
+    _keep: Any
+    _lock: Any
+
+    def run(self) -> None:
+        """Answer requests until told to end, then read on until no client can be about to send."""
+        for listener in self.sockets:
+            listener.setblocking(False)
+            acceptor = partial(self.accept, listener.getsockname())
+            self.poller.register(listener, selectors.EVENT_READ, acceptor)
+        while self.alive and self.is_parent_alive():
+            self._turn(1.0)
+        self.alive = False
+        # Another process may accept what comes now: a server's listener is shared, and so is a hand-over's.
+        for listener in self.sockets:
+            self.poller.unregister(listener)
+        self._linger()
+        self.tpool.shutdown(False)
+        self.poller.close()
+        for listener in self.sockets:
+            listener.close()
+        futures.wait(self.futures, timeout=self.cfg.graceful_timeout)
+
+    def finish_request(self, fs: Any) -> None:
+        """Keep a connection that was promised to be kept, also while ending.
+
+        Args:
+            fs: the future of the request.
+        """
+        conn = fs.conn
+        if fs.cancelled() or fs.exception() is not None or not fs.result()[0]:
+            super().finish_request(fs)  # type: ignore[misc]
+            return
+        conn.sock.setblocking(False)
+        conn.set_timeout()
+        with self._lock:
+            self._keep.append(conn)
+            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_client_socket_readable, conn))
+
+    def _linger(self) -> None:
+        # While it ends, each answer says that its connection closes, so that their number can only fall.
+        began_s = time.monotonic()
+        while self.nr_conns > 0 and time.monotonic() - began_s < self.cfg.graceful_timeout:
+            if not self.futures and time.monotonic() - began_s > _LINGER_S:
+                break
+            self._turn(_POLL_S)
+
+    def _turn(self, wait_s: float) -> None:
+        self.notify()
+        if self.nr_conns < self.worker_connections or not self.alive:
+            for key, _ in self.poller.select(wait_s):
+                key.data(key.fileobj)
+            done = futures.wait(self.futures, timeout=0, return_when=futures.FIRST_COMPLETED).done
+        else:
+            done = futures.wait(self.futures, timeout=wait_s, return_when=futures.FIRST_COMPLETED).done
+        for each in done:
+            self.futures.remove(each)
+        self.murder_keepalived()
+
+
+_Base: Any = ThreadWorker if version_info >= _FIXED_IN else type("ThreadWorker", (Lingering, ThreadWorker), {})
+# The end of the block for gunicorn 23.
+
+
+class Worker(_Base):  # type: ignore[misc]
     """Knows how many connections wait for a thread, and lets no slow client keep one."""
 
     def get_thread_pool(self) -> RequestPool:
         """Make the threads; gunicorn's documentation names this method as the one to override."""
-        return RequestPool(self.cfg.threads, _CLIENT_TIMEOUT_S)
+        return RequestPool(self.cfg.threads, self._find_rule)
+
+    def _find_rule(self) -> SlowClients:
+        server = find_server(self.wsgi)
+        return SlowClients() if server is None else server.oversight.slow_clients
+
+    @property
+    def queued(self) -> int:
+        """How many connections wait for a thread."""
+        return int(self.tpool.waiting)
 
     def handle(self, conn: Any) -> Any:
         """Answer the requests of a connection that have come.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +25,6 @@ DOORS = {
     "gunicorn": {
         "serve/workers/thread_worker.py",
         "serve/workers/reload_handover.py",
-        "serve/workers/lingering.py",
         "serve/workers/event_loop_worker.py",
         "envtool/channel/server.py",
     },
@@ -36,19 +37,17 @@ DOORS = {
     "prometheus_client": {"serve/metrics/metric_families.py"},
     "rattler": {"envtool/solve/conda_solver.py", "envtool/prefix/rattler.py", "envtool/channel/index.py"},
     "rich": {"envtool/console.py"},
-    "structlog": {"serve/events/event_log.py"},
+    "structlog": {"serve/events/event.py"},
     "subprocess": {"envtool/subprocesses.py", "serve/events/webhook.py"},
     "torch": {
         "serve/publishing/conversion.py",
         "serve/publishing/tensors_only.py",
-        *(
-            f"serve/loading/{name}.py"
-            for name in ("inputs", "optimization", "outputs", "rows", "state", "tensors", "ties", "variants", "weights")
-        ),
+        *(f"serve/model/{name}.py" for name in ("batch_rows", "compilation", "example_variants", "inputs", "outputs")),
+        *(f"serve/model/{name}.py" for name in ("request_state", "tensors", "tied_weights", "weights")),
     },
-    "urllib3": {f"envtool/fetching/{name}.py" for name in ("certificates", "network", "transport")},
+    "urllib3": {f"envtool/fetch/{name}.py" for name in ("tls", "client", "http")},
     "uv": {"envtool/pypi/uv.py"},
-    "werkzeug": {"envtool/channel/wsgi.py", "serve/app/__init__.py"},
+    "werkzeug": {"envtool/channel/wsgi.py", "serve/gateway/flask_app.py"},
     "watchdog": {"serve/source/file_events.py"},
     "yaml": {"envtool/yaml_document.py"},
 }
@@ -58,7 +57,8 @@ def modules(package: str) -> Iterator[Path]:
     return (path for path in sorted((ROOT / package).rglob("*.py")))
 
 
-def imports(path: Path) -> set[str]:
+@functools.cache
+def imports(path: Path) -> frozenset[str]:
     """The full names of all that a module imports, inside functions too, but not for type checking only."""
     tree = ast.parse(path.read_text())
     ignored = {
@@ -67,15 +67,16 @@ def imports(path: Path) -> set[str]:
         if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.unparse(branch.test)
         for node in ast.walk(branch)
     }
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(tree):
         if id(node) in ignored:
             continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(found)
 
 
 def test_envtool_and_serve_never_import_each_other() -> None:
@@ -109,7 +110,7 @@ def test_importing_serve_needs_neither_torch_nor_envtools_libraries() -> None:
 
 def test_importing_the_application_needs_no_torch() -> None:
     # Not rich: structlog imports it where it is there, as in an environment that has both halves.
-    assert not loaded_by("import serve.app") & {"torch", "rattler", "conda_lock", "envtool"}
+    assert not loaded_by("import serve.gateway.flask_app") & {"torch", "rattler", "conda_lock", "envtool"}
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -133,23 +134,46 @@ def test_no_path_of_a_machine_and_no_registry_is_named() -> None:
         assert not [host for host in hosts if host.encode() in content], name
 
 
-# What a package of envtool may import of the others: bytes at the bottom, then locks, then prefixes.
-LAYERS = {
-    "fetching": set(),
-    "mirroring": {"fetching"},
-    "building": {"channel", "fetching", "locking", "mirroring", "prefixes"},
-    "locking": {"building", "fetching", "mirroring"},
-    "unpacked": {"fetching", "locking", "prefixes"},
-    "prefixes": {"building", "channel", "fetching", "locking", "mirroring", "unpacked"},
+# A package imports only what stands before it in its half's list.
+STOREYS = {
+    "envtool": """
+        errors paths atomic_files console file_lock subprocesses scratch yaml_document templates fetch lockfile mirrors
+        artifacts signing spec pypi wheels source_builds prefix package_cache verify install solve inspect_lock export
+        channel bundle deploy doctor ci cli __main__
+    """,
+    "serve": """
+        errors durable_files codec http events checkpoint settings system source store model swap fleet inference
+        batching protocols operations metrics observability gateway workers publishing cli gunicorn_conf wsgi __main__
+    """,
 }
 # Reads archives and knows nothing of prefixes.
 ARCHIVES = "envtool.artifacts.dist_info"
 
 
-@pytest.mark.parametrize("package", LAYERS)
-def test_what_is_below_does_not_know_what_is_above(package: str) -> None:
-    packages = {path.parent.name for path in (ROOT / "envtool").glob("*/__init__.py")} - {package}
-    for path in modules(f"envtool/{package}"):
-        named = {name for name in imports(path) if name.startswith("envtool.") and not name.startswith(ARCHIVES)}
-        used = {name.split(".")[1] for name in named}
-        assert used & packages <= LAYERS[package], path
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def graph_of(half: str) -> dict[str, frozenset[str]]:
+    """What each module of a half imports of its half, by full names."""
+    known = {name_of(path): path for path in modules(half)}
+    return {name: imports(path) & set(known) - {name, half} for name, path in known.items()}
+
+
+@pytest.mark.parametrize("half", STOREYS)
+def test_a_package_imports_only_what_stands_before_it(half: str) -> None:
+    place = {f"{half}.{package}": number for number, package in enumerate(STOREYS[half].split())}
+
+    def storey(module: str) -> int:
+        return place[".".join(module.split(".")[:2])]
+
+    graph = graph_of(half)
+    upward = [(name, used) for name in graph for used in graph[name] if name != half and storey(used) > storey(name)]
+    assert upward == []
+
+
+@pytest.mark.parametrize("half", STOREYS)
+def test_no_files_import_each_other_in_a_circle(half: str) -> None:
+    # Raises CycleError, which names the circle.
+    assert set(graphlib.TopologicalSorter(graph_of(half)).static_order()) == set(graph_of(half))

@@ -15,10 +15,10 @@ from trainer import ROW, sha256_of
 
 from serve.checkpoint.manifest import Manifest
 from serve.checkpoint.provenance import Provenance
+from serve.checkpoint.stored import Stored
 from serve.errors import MemoryShortError
 from serve.model.slot import Generation, Slot
 from serve.settings.settings import load_settings
-from serve.store.checkpoint_store import Stored
 
 pytestmark = [pytest.mark.gpu, pytest.mark.needs_torch]
 torch = pytest.importorskip("torch")

@@ -16,7 +16,7 @@ from serve.store.quarantine import Quarantine
 from serve.swap import unserved
 from serve.swap.context import Parts
 from serve.swap.host_committer import HostCommitter
-from serve.swap.reloader import Reloader
+from serve.swap.reloader import Pace, Reloader
 from serve.swap.unserved import Unserved
 from serve.swap.worker_committer import WorkerCommitter
 
@@ -67,7 +67,7 @@ class Worker:
         self, root: Path, place: Path, commit: str = "host", keep: int = 3, start: str = "s", boot: bool = True
     ) -> None:
         self.log, self.loader, self.slot = Log(), TextLoader(), Slot()
-        self.store, self.quarantine = Store(root), Quarantine(root, "j", start)
+        self.store, self.quarantine = Store(root), Quarantine(root, lambda: "j", start)
         self.ledger, self.orders = Ledger(self.store), Orders(root)
         parts = Parts(
             place=make_place(place),
@@ -75,6 +75,7 @@ class Worker:
             slot=self.slot,
             ledger=self.ledger,
             quarantine=self.quarantine,
+            unserved=Unserved(root),
             orders=self.orders,
             log=self.log,
             name="m",
@@ -83,17 +84,7 @@ class Worker:
             keep=keep,
         )
         self.committer = WorkerCommitter(parts) if commit == "worker" else HostCommitter(parts, root, 60.0)
-        self.reloader = Reloader(
-            parts.place,
-            self.committer,
-            self.quarantine,
-            Unserved(root),
-            self.log,
-            0.01,
-            0.0,
-            "poll",
-            lambda: self.loader,
-        )
+        self.reloader = Reloader(parts, self.committer, Pace(0.01, 0.0, "poll"), lambda: self.loader)
         if boot:
             self.reloader._boot(self.loader)
 

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the extra [fast] is not in this interpreter")
 
-from serve.workers.cycle import Cycle
 from serve.workers.header_cache import Head
+from serve.workers.request_cycle import Cycle
 
 
 def cycle():

@@ -4,8 +4,9 @@ import math
 
 import pytest
 
+from serve.checkpoint.golden import Golden, golden_issues, parse_golden
 from serve.errors import CheckpointError
-from serve.model.golden_check import Golden, differences, golden_issues, parse_golden, require_golden
+from serve.model.golden_check import differences, require_golden
 
 
 @pytest.mark.parametrize(

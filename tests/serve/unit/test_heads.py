@@ -6,18 +6,19 @@ import pytest
 
 pytest.importorskip("uvicorn")
 
-from serve.gateway.asgi_app import Table
+from serve.gateway.prediction_routes import PREDICTION_ROUTES
 from serve.http.messages import Answer
+from serve.http.route_table import Table
 from serve.workers import header_cache
 from serve.workers.header_cache import Heads
+from serve.workers.http_protocol import Streak
 from serve.workers.request_head import Bounds
-from serve.workers.streak import Streak
 
 FIELDS = [(b"host", b"x"), (b"content-length", b"10")]
 
 
 def make():
-    return Heads(Table(), 1000, Bounds(4094, 100, 8190, 30))
+    return Heads(Table(PREDICTION_ROUTES), 1000, Bounds(4094, 100, 8190, 30))
 
 
 def test_a_head_that_comes_again_is_not_read_again():

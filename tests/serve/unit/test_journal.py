@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-import json
-
 from serve.events import journal
+from serve.events.event import Event
 from serve.events.journal import Journal
 
 
-def line(event, **facts):
-    return json.dumps({"event": event, **facts}).encode() + b"\n"
+def happened(event, **facts):
+    return Event(event, facts)
 
 
 def test_events_come_back_the_newest_first(tmp_path):
     kept = Journal(tmp_path / "store")
     for number in range(5):
-        kept.put(line("swapped", generation=number))
-        kept.put(line("prepared", generation=number))
+        kept.put(happened("swapped", generation=number))
+        kept.put(happened("prepared", generation=number))
     assert [event["generation"] for event in kept.read(3)] == [4, 3, 2]
     assert {event["event"] for event in kept.read(100)} == {"swapped"}
 
 
 def test_a_torn_line_is_passed_over(tmp_path):
     kept = Journal(tmp_path)
-    kept.put(line("refused", code="a"))
+    kept.put(happened("refused", code="a"))
     with (tmp_path / "events.jsonl").open("ab") as writer:
         writer.write(b'{"event": "swap')
     assert [event["code"] for event in kept.read(10)] == ["a"]
 
 
 def test_it_stays_small(tmp_path, monkeypatch):
-    monkeypatch.setattr(journal, "_LARGEST_BYTES", 2000)
+    monkeypatch.setattr(journal, "_LARGEST_BYTES", 5000)
     kept = Journal(tmp_path)
     for number in range(500):
-        kept.put(line("swapped", generation=number))
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 5000
+        kept.put(happened("swapped", generation=number))
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 11_000
     numbers = [event["generation"] for event in kept.read(40)]
     assert numbers == list(range(499, 459, -1))
 
@@ -42,5 +41,5 @@ def test_it_stays_small(tmp_path, monkeypatch):
 def test_a_place_that_cannot_be_written_stops_nothing(tmp_path):
     (tmp_path / "file").touch()
     kept = Journal(tmp_path / "file")
-    kept.put(line("swapped"))
+    kept.put(happened("swapped"))
     assert kept.read(10) == []

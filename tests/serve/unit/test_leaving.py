@@ -10,7 +10,7 @@ import pytest
 
 WORKER = """
 import atexit, sys, threading
-from serve.workers.leaving import Leaving
+from serve.workers.process_exit import Leaving
 
 leaving = Leaving()
 {before}

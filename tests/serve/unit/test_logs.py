@@ -3,12 +3,12 @@ from __future__ import annotations
 import json
 import os
 
-from serve.events.event_log import EventLog
+from serve.events.event_log import EventLog, write_line
 
 
 def test_one_json_line_for_each_event():
     lines = []
-    log = EventLog({"model": "m"}, lines.append)
+    log = EventLog({"model": "m"}, lambda event: lines.append(event.line))
     log.emit("swapped", generation=3, reason='two\nlines and a "quote"')
     (line,) = lines
     assert line.endswith(b"\n")
@@ -25,5 +25,5 @@ def test_one_json_line_for_each_event():
 
 
 def test_lines_go_to_standard_error(capfd):
-    EventLog({}).emit("hello")
+    EventLog({}, write_line).emit("hello")
     assert json.loads(capfd.readouterr().err)["event"] == "hello"

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from serve.checkpoint.golden import Golden
 from serve.checkpoint.manifest import Manifest, parse_marker
 from serve.errors import CheckpointError
-from serve.model.golden_check import Golden
 
 SHA256 = "ab" * 32
 

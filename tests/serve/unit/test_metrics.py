@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from serve.events.event import Event
 from serve.metrics import multiprocess_directory
 from serve.metrics.collectors import memory_of
 from serve.metrics.metric_families import READ, Reading
@@ -55,7 +55,7 @@ def test_requests_are_counted_with_their_latency():
 
 def test_waits_batches_and_rejections():
     meter = Meter()
-    meter.read_queued = lambda: 3
+    meter.start(lambda: 3)
     meter.observer.begin("affine", 0.2)
     meter.observer.batch("affine", 8)
     meter.observer.batch("affine", 1000)
@@ -119,7 +119,7 @@ def test_events_become_counts():
         ("fault", {"reason": "the disk"}),
         ("watching", {"how": "poll"}),
     ):
-        meter.take_event(json.dumps({"event": event, "model": "affine", **facts}).encode())
+        meter.take_event(Event(event, {"model": "affine", **facts}))
     found = samples(
         meter.write(
             [Reading("envserve_swaps_total", {"model": "affine", "outcome": "committed", "reason": "rollback"}, 7)]
@@ -140,7 +140,7 @@ def test_the_text_keeps_prometheus_rules():
     meter = Meter()
     meter.observer.begin("affine")
     meter.observer.end(OK, 0.1)
-    meter.take_event(b'{"event": "refused", "code": "hash", "model": "affine"}')
+    meter.take_event(Event("refused", {"code": "hash", "model": "affine"}))
     text = meter.write([Reading(name, {"model": 'a"\\\n'}, 1) for name in READ]).decode()
     families = list(text_string_to_metric_families(text))
     assert len({family.name for family in families}) == len(families)

@@ -20,11 +20,11 @@ pytest.importorskip("torch")
 import torch  # noqa: E402
 
 from serve.checkpoint.manifest import Manifest  # noqa: E402
+from serve.checkpoint.stored import Stored  # noqa: E402
 from serve.errors import CheckpointError, InputError, ModelError, TrialError  # noqa: E402
 from serve.inference.model_instance import judge_of  # noqa: E402
 from serve.model.loader import ModelLoader  # noqa: E402
 from serve.settings.settings import load_settings  # noqa: E402
-from serve.store.checkpoint_store import Stored  # noqa: E402
 
 SUPPORT = Path(__file__).parents[1] / "support"
 UNSTATED = Manifest()

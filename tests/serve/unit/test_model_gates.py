@@ -18,16 +18,16 @@ pytest.importorskip("torch")
 
 import torch  # noqa: E402
 
+from serve.checkpoint.golden import Golden  # noqa: E402
 from serve.checkpoint.manifest import Manifest, parse_marker  # noqa: E402
 from serve.checkpoint.provenance import Provenance  # noqa: E402
+from serve.checkpoint.stored import Stored  # noqa: E402
 from serve.errors import CheckpointError, MemoryShortError, ModelError  # noqa: E402
 from serve.model import loader as model  # noqa: E402
 from serve.model import weights  # noqa: E402
-from serve.model.golden_check import Golden  # noqa: E402
 from serve.model.loader import ModelLoader  # noqa: E402
 from serve.model.slot import Generation, Slot  # noqa: E402
 from serve.settings.settings import load_settings  # noqa: E402
-from serve.store.checkpoint_store import Stored  # noqa: E402
 from serve.system import host_memory  # noqa: E402
 
 SUPPORT = Path(__file__).parents[1] / "support"

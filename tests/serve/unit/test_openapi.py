@@ -7,10 +7,11 @@ import json
 import pytest
 from predictors import go_live
 
-from serve.gateway.flask_app import EXTENSION, create_app
+from serve.gateway.flask_app import create_app
 from serve.gateway.openapi import describe
 from serve.gateway.openapi_schemas import BODIES
 from serve.gateway.routes import ROUTES
+from serve.http.extension import EXTENSION
 from serve.settings.settings import load_settings
 
 validator = pytest.importorskip("openapi_spec_validator")
@@ -19,8 +20,8 @@ import jsonschema  # noqa: E402 - comes with the validator
 FILE = describe(ROUTES)
 TENSOR = {"name": "inputs", "datatype": "FP32", "shape": [1], "data": [1]}
 ASKED = {
-    "predict_predict": {"inputs": [1]},
-    "v2_infer": {"inputs": [TENSOR]},
+    "native_predict": {"inputs": [1]},
+    "oip_infer_infer": {"inputs": [TENSOR]},
     "tfserving_predict": {"instances": [1]},
     "torchserve_predictions": [1],
 }
@@ -65,7 +66,7 @@ def test_answers_are_as_it_says(client, route):
     schema = {**told["content"]["application/json"].get("schema", {}), "components": FILE["components"]}
     jsonschema.validate(found.json, schema)
     assert set(told.get("headers", ())) <= set(found.headers.keys())
-    assert name in ("v2_repository_unload", "status_livez") or found.status_code == 200, found.json
+    assert name in ("oip_repository_unload", "health_livez") or found.status_code == 200, found.json
 
 
 def test_it_is_served(client):

@@ -53,7 +53,7 @@ def test_status_of_workers_and_refusals(run, root):
     assert worker.join(0)
     proposal = worker.propose(replace(FIRST, version="v3", sha256="c" * 64))
     worker.roster.say(preparing=proposal.number, live=2)
-    Quarantine(root, "j").add(Refusal("bad.pth", "finite", "NaN in layer.bias", "seen-9"))
+    Quarantine(root, lambda: "j").add(Refusal("bad.pth", "finite", "NaN in layer.bias", "seen-9"))
     text = run("status").out
     assert f"{os.getpid()}  2           preparing" in text
     assert "proposed    generation 3, version v3" in text

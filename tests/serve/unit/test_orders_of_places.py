@@ -142,28 +142,28 @@ class Scene:
         notes = worker.notes()
         whole = {p.name: p.read_bytes() for p in self.here() if p.exists() and p.with_name(p.name + ".done").exists()}
         for name, content in whole.items():
-            is_said = name in notes or "it was rolled back" in reloader.verdict
+            is_said = name in notes or "it was rolled back" in reloader.status.verdict
             # What was served or explained at a time, and is as it was, need not be explained again.
             is_history = self.known.get(name) == content
             assert content == worker.live or is_said or is_history, (
                 name,
                 content,
                 worker.live,
-                reloader.verdict,
+                reloader.status.verdict,
                 notes,
             )
-            if f"{name}: it is being served" in reloader.verdict:
+            if f"{name}: it is being served" in reloader.status.verdict:
                 assert content == worker.live, "it is said to be served, and is not"
         for name, note in notes.items():
             assert whole.get(name) != worker.live or note.code == "waiting", "what is served is said not to be"
             if note.code != "removed":
-                assert reloader.unserved_ns is not None, note
+                assert reloader.status.unserved_ns is not None, note
         said = [(line["checkpoint"], line["code"], line["reason"]) for line in worker.log.of("unserved")]
         self.known.update({name: whole[name] for name in notes if name in whole})
         for name in notes:
             assert any(Path(checkpoint).name == name for checkpoint, _, _ in said), "it was not logged"
         if self.mode != "directory" and whole and answering and answering.cause == "checkpoint":
-            assert worker.live == whole["m"] or notes, reloader.verdict
+            assert worker.live == whole["m"] or notes, reloader.status.verdict
         self.known.update({name: content for name, content in whole.items() if content == worker.live})
 
 
@@ -224,10 +224,10 @@ def test_a_remote_place_tells_of_what_came_too_late(tmp_path):
     put("first", 5)
     put("late", 3)
     assert (worker.live, set(worker.notes())) == (b"first", {"late"})
-    assert worker.reloader.unserved_ns is not None
+    assert worker.reloader.status.unserved_ns is not None
     put("next", 6)
     assert (worker.live, worker.notes()) == (b"next", {})
-    assert worker.reloader.unserved_ns is None
+    assert worker.reloader.status.unserved_ns is None
     system.store.clear()
     worker.leave()
 

@@ -11,8 +11,9 @@ from predictors import Times, go_live, make_server
 from serve.gateway.health import livez, model, readyz
 from serve.http.messages import Request
 from serve.inference.prediction import complete
+from serve.model.warm_up import GIVEN_UP
 from serve.protocols.native import predict
-from serve.swap.background_task import GIVEN_UP
+from serve.swap.reloader_status import ReloaderStatus
 
 LOOK = Request("GET", "/", {}, b"", {})
 
@@ -131,7 +132,7 @@ def test_livez_says_whether_a_restart_could_help(server):
     runtime._thread = threading.current_thread()  # a reloader that is alive
     assert json.loads(livez(server, LOOK).body) == {"live": True}
     runtime.slot.vacate()
-    runtime.reloader.verdict = "m.pth: refused: busy"
+    runtime.reloader._status = ReloaderStatus("m.pth: refused: busy")
     waiting = livez(server, LOOK)
     assert (waiting.status, json.loads(waiting.body)["reason"]) == (200, "m.pth: refused: busy")
     ending = threading.Event()

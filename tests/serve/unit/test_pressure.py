@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from serve.http.admission import TIMEOUT_HEADER, Arrival, judge, read_timeout
-from serve.http.thread_pool import RequestPool, current_ticket
+from serve.http.thread_pool import RequestPool, SlowClients, current_ticket
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_the_pool_knows_who_waits_and_since_when():
         gate.wait(20)
         return connection
 
-    pool = RequestPool(1, 60.0)
+    pool = RequestPool(1, SlowClients)
     began_s = time.monotonic()
     done = [pool.submit(work, index) for index in range(3)]
     while pool.waiting != 2:
@@ -75,7 +75,7 @@ def test_a_slow_client_is_shut_down_but_never_a_slow_model(phase):
         except socket.timeout:
             pass
 
-    pool = RequestPool(1, 0.2, lambda: reports.append(1))
+    pool = RequestPool(1, lambda: SlowClients(0.2, lambda: reports.append(1)))
     pool.submit(work, SimpleNamespace(sock=ours)).result(30)
     assert is_shut_down.is_set() == (phase != "working")
     assert len(reports) == (phase != "working")

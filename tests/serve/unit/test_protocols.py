@@ -12,8 +12,9 @@ from predictors import Times, go_live
 
 from serve.codec import npy, safetensors
 from serve.errors import InputError
-from serve.gateway.flask_app import EXTENSION, create_app
+from serve.gateway.flask_app import create_app
 from serve.gateway.routes import ROUTES
+from serve.http.extension import EXTENSION
 from serve.model.predictor import ArrayForm
 from serve.settings.settings import load_settings
 

@@ -31,5 +31,5 @@ def test_no_record(tmp_path):
 
 def test_an_unknown_environment_is_said_to_be_unknown():
     provenance = Provenance("m", "v1", 3, "a" * 64, None)
-    assert provenance.as_headers()["X-Env-Digest"] == "unknown"
+    assert provenance.headers["X-Env-Digest"] == "unknown"
     assert provenance.as_json()["env_digest"] is None

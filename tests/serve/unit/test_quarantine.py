@@ -13,8 +13,8 @@ SIGHT = Refusal("m.pth", "marker", "no JSON", "seen-1", marker="done!")
 
 
 def test_it_is_shared_and_kept(tmp_path):
-    assert Quarantine(tmp_path, "judge").add(BYTES)
-    other = Quarantine(tmp_path, "judge")
+    assert Quarantine(tmp_path, lambda: "judge").add(BYTES)
+    other = Quarantine(tmp_path, lambda: "judge")
     assert other.find_sha256(BYTES.sha256, "").reason == "NaN"
     assert other.find("seen-1").code == "finite"
     assert other.find("seen-2") is other.find_sha256("b" * 64, "") is None
@@ -22,8 +22,8 @@ def test_it_is_shared_and_kept(tmp_path):
 
 
 def test_another_judge_judges_anew(tmp_path):
-    Quarantine(tmp_path, "judge").add(BYTES)
-    other = Quarantine(tmp_path, "another class")
+    Quarantine(tmp_path, lambda: "judge").add(BYTES)
+    other = Quarantine(tmp_path, lambda: "another class")
     assert other.find_sha256(BYTES.sha256, "") is None
     assert other.add(BYTES)
 

@@ -14,7 +14,7 @@ from trainer import mark
 
 from serve.errors import CheckpointError, MemoryShortError, ModelError, TrialError
 from serve.store import checkpoint_store, judgement, quarantine
-from serve.swap import committer
+from serve.swap import generation
 
 PASSING = [
     TrialError("warm-up", "still running"),
@@ -183,7 +183,7 @@ def test_what_is_refused_by_its_header_is_not_copied(tmp_path, place):
 
 
 def test_what_is_to_be_tried_again_leaves_with_its_file_and_at_boot(tmp_path, place, never, monkeypatch):
-    for module in (committer, checkpoint_store):
+    for module in (generation, checkpoint_store):
         monkeypatch.setattr(module, "_FRESH_S", 0.0)
     monkeypatch.setattr(quarantine, "_GRACE_S", 0.0)
     worker = refuse(tmp_path, place, TrialError("warm-up", "busy"))

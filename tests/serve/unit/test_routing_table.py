@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from serve.gateway.asgi_app import Table, headers_of
-from serve.gateway.routes import PREDICTION_ROUTES
+from serve.gateway.prediction_routes import PREDICTION_ROUTES
+from serve.http.messages import headers_of
+from serve.http.route_table import Table
 
 CASES = [
     ("POST", "/predict", {}),
@@ -20,7 +21,7 @@ CASES = [
 
 @pytest.mark.parametrize(("method", "path", "place"), CASES)
 def test_the_parts_of_a_path_are_found(method, path, place):
-    table = Table()
+    table = Table(PREDICTION_ROUTES)
     for _ in range(2):  # the second time it is remembered
         route, found = table.find(method, path)
         assert found == place
@@ -31,12 +32,12 @@ def test_the_parts_of_a_path_are_found(method, path, place):
     "path", ["/", "/predict/", "/predict//v1", "/predict/a/b/c", "/v2/models//infer", "/v1/models/m", "/xpredict", ""]
 )
 def test_what_is_no_prediction_is_left_to_flask(path):
-    assert Table().find("POST", path) is None
-    assert Table().find("GET", "/predict") is None
+    assert Table(PREDICTION_ROUTES).find("POST", path) is None
+    assert Table(PREDICTION_ROUTES).find("GET", "/predict") is None
 
 
 def test_many_paths_do_not_fill_the_memory():
-    table = Table()
+    table = Table(PREDICTION_ROUTES)
     for number in range(3000):
         assert table.find("POST", f"/predict/{number}") is not None
     assert len(table._remembered) <= 1000

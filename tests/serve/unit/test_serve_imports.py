@@ -8,7 +8,7 @@ import pytest
 
 TORCHLESS = [
     "serve",
-    "serve.app",
+    "serve.gateway.flask_app",
     "serve.inference.model_instance",
     "serve.publishing.publish",
     "serve.__main__",
@@ -36,7 +36,7 @@ def test_an_environment_without_torch_is_said_to_be_so(tmp_path):
         server = app.extensions["envserve"]
         server.start()
         server.wait_until_booted(lambda: True)
-        print(server.find(None).stable.reloader.verdict)
+        print(server.find(None).stable.reloader.status.verdict)
     """
     command = [sys.executable, "-c", code]
     ended = subprocess.run(command, env=SETTINGS, cwd=tmp_path, stdout=-1, stderr=-1, text=True, check=True)

@@ -1,0 +1,125 @@
+"""Through how many modules and functions of ours a prediction, a look with nothing new and a swap go.
+
+    python bench/ways.py             counts for each way
+    python bench/ways.py --list      and which modules
+
+The real application, protocol class, reloader and model in one process, each way once more after it is warm. The fewer
+modules a way enters, the fewer somebody has to read who follows it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import json
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import request as binary
+
+OURS = str(Path(__file__).resolve().parents[1] / "serve")
+
+
+class Trace:
+    """Which functions of ours were called, by module, and how often a call led into another module."""
+
+    def __init__(self) -> None:
+        self.functions: dict[str, set[str]] = {}
+        self.changes = 0
+
+    @contextlib.contextmanager
+    def on(self) -> Iterator[None]:
+        """Trace this thread, and those that it starts."""
+        threading.setprofile(self._see)
+        sys.setprofile(self._see)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)
+
+    def _see(self, frame: Any, event: str, argument: object) -> None:
+        name = frame.f_code.co_filename
+        if event != "call" or not name.startswith(OURS):
+            return
+        self.functions.setdefault(name[len(OURS) + 1 :], set()).add(frame.f_code.co_name)
+        caller = frame.f_back.f_code.co_filename if frame.f_back else name
+        self.changes += caller != name and caller.startswith(OURS)
+
+    def show(self, way: str, is_listed: bool) -> None:
+        count = sum(map(len, self.functions.values()))
+        print(f"{way:38} {len(self.functions):3} modules, {count:3} functions, {self.changes:3} changes of module")
+        for name in sorted(self.functions) if is_listed else ():
+            print(f"    {name}: {', '.join(sorted(self.functions[name]))}")
+
+
+def ask_by_threads(server: Any) -> Trace:
+    """A JSON prediction through Flask, answered by the live model of a server."""
+    from serve.gateway.flask_app import create_app
+    from serve.http.extension import EXTENSION
+
+    app = create_app(server.settings)
+    for name, model in app.extensions[EXTENSION].models.items():
+        model.stable.slot.swap(server.models[name].stable.slot.live)
+    client, trace = app.test_client(), Trace()
+    for tracing in (contextlib.nullcontext(), trace.on()):
+        with tracing:
+            found = client.post("/predict", json={"inputs": [[0.0] * binary._COLUMNS]})
+        assert found.status_code == 200, found.text
+    return trace
+
+
+async def ask_by_loop(server: Any) -> Trace:
+    """A binary prediction through the protocol class."""
+    trace, connection = Trace(), binary.connect(server, 1)[0]
+    for tracing in (contextlib.nullcontext(), trace.on()):
+        connection.transport.last = b""
+        with tracing:
+            connection.data_received(binary.request_bytes(binary._COLUMNS))
+            while not connection.transport.last:
+                await asyncio.sleep(0.001)
+    return trace
+
+
+def look(directory: Path, server: Any, is_new: bool) -> Trace:
+    """A look of the reloader, at nothing new or at a checkpoint that it then swaps in."""
+    runtime, trace = next(server.runtimes), Trace()
+    if is_new:
+        path = directory / "tiny.safetensors"
+        content = path.read_bytes()
+        content = content[:-4] + bytes([content[-4] ^ 1]) + content[-3:]  # the lowest bit of the last weight
+        path.write_bytes(content)
+        sha256 = hashlib.sha256(content).hexdigest()
+        (directory / "tiny.safetensors.done").write_text(json.dumps({"version": "second", "sha256": sha256}))
+    loader, before = runtime._make_loader(), runtime.slot.live
+    with trace.on():
+        runtime.reloader._look_safely(loader)
+    assert (runtime.slot.live is not before) == is_new, runtime.reloader.status
+    return trace
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--list", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        server = binary.start(Path(place))
+        for runtime in server.runtimes:  # its thread cannot be traced
+            runtime.reloader._is_stopping.set()
+            runtime.reloader.look_now()
+            runtime._thread.join()
+        ask_by_threads(server).show("prediction, threads", options.list)
+        asyncio.run(ask_by_loop(server)).show("prediction, event loop", options.list)
+        look(Path(place), server, is_new=False).show("look with nothing new", options.list)
+        look(Path(place), server, is_new=True).show("swap, one worker", options.list)
+        server.stop()
+
+
+if __name__ == "__main__":
+    main()

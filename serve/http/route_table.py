@@ -1,0 +1,50 @@
+"""Finding the route of a request by its path, where no framework does it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from serve.http.route import Route
+
+_MOST_REMEMBERED_PATHS = 1000
+Found = tuple[Route[Any, Any], Mapping[str, str]]
+
+
+class Table:
+    """Finds the route of a prediction by its path.
+
+    Args:
+        routes: the prediction routes.
+    """
+
+    def __init__(self, routes: Sequence[Route[Any, Any]]) -> None:
+        self._routes = [(route, _compile(route.pattern)) for route in routes]
+        self._remembered: dict[tuple[str, str], Found] = {}
+
+    def find(self, method: str, path: str) -> Found | None:
+        """Find a route.
+
+        Args:
+            method: in capitals.
+            path: decoded, without the query.
+
+        Returns:
+            The route and the parts of the path that it names; `None` where no prediction route fits.
+        """
+        found = self._remembered.get((method, path))
+        if found is None:
+            found = next(self._match(method, path), None)
+            if found is not None and len(self._remembered) < _MOST_REMEMBERED_PATHS:
+                self._remembered[method, path] = found
+        return found
+
+    def _match(self, method: str, path: str) -> Iterator[Found]:
+        for route, pattern in self._routes:
+            if route.method == method and (fitting := pattern.fullmatch(path)):
+                yield route, fitting.groupdict()
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"<(\w+)>", r"(?P<\1>[^/]+)", pattern))

@@ -1,0 +1,73 @@
+"""What keeps one model of one worker equal to the newest good checkpoint, put together: settings in, reloader out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Callable
+
+from serve.source.remote import make_place, url_of
+from serve.store.checkpoint_store import Store
+from serve.store.ledger import Ledger
+from serve.store.operator_requests import Orders
+from serve.swap.context import Parts
+from serve.swap.host_committer import HostCommitter
+from serve.swap.reloader import Pace, Reloader
+from serve.swap.unserved import Unserved
+from serve.swap.worker_committer import WorkerCommitter
+
+if TYPE_CHECKING:
+    from serve.events.event_log import EventLog
+    from serve.model.slot import Slot
+    from serve.settings.settings import Settings
+    from serve.store.quarantine import Quarantine
+    from serve.swap.committer import Committer
+    from serve.swap.context import Loader
+
+
+def make_parts(settings: Settings, slot: Slot, log: EventLog, env_digest: str | None, quarantine: Quarantine) -> Parts:
+    """Make the parts; nothing is started or written.
+
+    Args:
+        settings: of the model.
+        slot: gets the live generation.
+        log: is told each change of state.
+        env_digest: of the environment that answers, where it is known.
+        quarantine: keeps what was refused.
+    """
+
+    def report_damage(expected: str, found: str) -> None:
+        log.emit("store_damaged", sha256=expected, reason=f"the sha256: expected {expected}, found {found}")
+
+    store = Store(settings.store, report_damage)
+    return Parts(
+        place=make_place(settings.checkpoints),
+        store=store,
+        slot=slot,
+        ledger=Ledger(store),
+        quarantine=quarantine,
+        unserved=Unserved(settings.store),
+        orders=Orders(settings.store),
+        log=log,
+        name=settings.name,
+        label=settings.label,
+        env_digest=env_digest,
+        keep=settings.keep,
+    )
+
+
+def make_reloader(settings: Settings, parts: Parts, make_loader: Callable[[], Loader]) -> Reloader:
+    """Make the reloader; its `run` begins the work.
+
+    Args:
+        settings: of the model.
+        parts: what it works with.
+        make_loader: called once, in the thread of `run`.
+    """
+    watch = "poll" if url_of(settings.checkpoints) else settings.watch
+    pace = Pace(settings.poll_s, settings.settle_s, watch)
+    return Reloader(parts, _make_committer(settings, parts), pace, make_loader)
+
+
+def _make_committer(settings: Settings, parts: Parts) -> Committer:
+    if settings.commit == "worker":
+        return WorkerCommitter(parts)
+    return HostCommitter(parts, settings.store, settings.commit_timeout_s)

@@ -1,0 +1,58 @@
+"""What operators have ordered, carried out in one worker: rollback, pin, unload."""
+
+from __future__ import annotations
+
+from serve.source.observation import Ignore, Wait
+from serve.store.judgement import Refusal
+from serve.swap.admission import say_refused
+from serve.swap.committer import Committer
+from serve.swap.context import Loader, Parts
+from serve.swap.generation import identify
+
+
+def roll_back(parts: Parts, committer: Committer, loader: Loader) -> Ignore | Wait | None:
+    """Carry out the last rollback that was ordered, unless it is done.
+
+    Args:
+        parts: of the worker.
+        committer: makes the earlier checkpoint live.
+        loader: makes the model.
+
+    Returns:
+        What became of it; `None` when nothing is ordered.
+    """
+    order = parts.orders.rollback()
+    if order is None or committer.is_done(order) or parts.quarantine.find(order.fingerprint):
+        return None
+    entries = [entry for entry in parts.ledger.read() if entry.sha256 == order.sha256]
+    stored = parts.store.find(order.sha256)
+    if stored is None or not entries:
+        reason = f"the rollback to {order.version}: its checkpoint is not in the store any more"
+        refusal = Refusal(order.version, "store", reason, order.fingerprint, version=order.version)
+        return say_refused(parts, refusal, committer.kept)
+    return committer.move(loader, stored, order.propose(entries[-1]))
+
+
+def is_unloaded(parts: Parts) -> bool:
+    """Serve nothing where that is ordered, and say whether it is; what was live drains.
+
+    Args:
+        parts: of the worker.
+    """
+    if not parts.orders.is_unloaded():
+        return False
+    live = parts.slot.live
+    if live is not None:
+        parts.slot.vacate()
+        parts.log.emit("unloaded", **identify(live))
+    return True
+
+
+def is_pinned(parts: Parts) -> str | None:
+    """Say why there are no automatic moves, or `None` when there are.
+
+    Args:
+        parts: of the worker.
+    """
+    pin = parts.orders.pin()
+    return None if pin is None else f"pinned to version {pin.version} since {pin.pinned}"
