@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from envtool.errors import Issue, LockfileError
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
+from envtool.solve.fitting import fits, refusing
 from envtool.solve.lock import LockRequest, described
-from envtool.solve.moves import fits, refusing
 from envtool.spec.environment import package_name
 
 Key = tuple[str, str, str, str]

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 
 from envtool.errors import SolveError
 from envtool.fetch import url_credentials
-from envtool.lockfile.conda_lock_v1 import SPECS_KEY, VARIABLES_KEY, LockedPackage, Lockfile
+from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, SPECS_KEY, VARIABLES_KEY, LockedPackage, Lockfile
 from envtool.solve import recorded_inputs
 from envtool.solve.categories import categories, dependency_edges
 from envtool.solve.conda_solver import PackageRecord
 from envtool.solve.content_hash import content_hashes
-from envtool.solve.recorded_inputs import INPUTS_KEY
 from envtool.solve.solution import Preference, Solution, Sources
 from envtool.solve.solve import solve
 from envtool.spec import version_policy as policy
