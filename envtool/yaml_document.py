@@ -1,7 +1,7 @@
 """The one door to YAML: a document whose every value knows its line, read by rules that collect every issue.
 
-Out of scope: what the values mean; `envtool.spec.environment`, `envtool.lockfile.conda_lock_v1` and `envtool.channel.python_recipe.recipe` know
-that.
+Out of scope: what the values mean, which `envtool.spec.environment`, `envtool.lockfile.conda_lock_v1` and
+`envtool.channel.python_recipe.recipe` know.
 """
 
 from __future__ import annotations

@@ -45,12 +45,9 @@ def fetch_packages(
     Raises:
         LockfileError: The lock has no sha256 for some of them; all are listed.
         NetworkError, HashMismatchError: One could not be had or proven.
-        SolveError: The wheel of a locked commit cannot be built here.
         CacheError: The cache cannot be written, or, offline, lacks something; all of it is listed.
     """
     _refuse_unproven(packages)
-    built = {each.url: each for each in packages if git_url.is_repository(each.url)}
-    packages = [each for each in packages if each.url not in built]
     places = mirrors or _places(packages, cache, display, is_offline=is_offline)
     wanted = {
         each.url: Wanted(each.file_name, require_sha256(each), _with_access(each, places), each.size_bytes)
@@ -66,11 +63,6 @@ def fetch_packages(
             except NetworkError as error:
                 raise NetworkError(error.message, _missing(packages) or error.hint) from None
         found = {url: paths[each] for url, each in wanted.items()}
-    if built:
-        from envtool.source_builds.git_wheels import rebuild
-
-        for url, each in built.items():
-            found[url] = rebuild(each, cache, display, mirrors=mirrors, is_offline=is_offline)
     return found
 
 

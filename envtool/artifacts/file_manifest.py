@@ -21,11 +21,11 @@ from typing import Any
 
 from envtool.artifacts import stated_paths
 from envtool.artifacts.conda_archive import STATED, Member, parse_info, read_info, read_payload
+from envtool.artifacts.noarch_paths import place_of
 from envtool.artifacts.relocation import Placeholder
 from envtool.artifacts.wheel_paths import place_in_prefix, scripts_of
 from envtool.atomic_files import write_atomically
 from envtool.errors import ArchiveError
-from envtool.prefix.conda_meta_record import place_of
 
 _CHUNK_BYTES = 1 << 20
 

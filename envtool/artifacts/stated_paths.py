@@ -15,11 +15,12 @@ from typing import Any
 
 from envtool.artifacts.conda_archive import Member, parse_info, read_info
 from envtool.errors import ArchiveError
-from envtool.prefix.clobber import DIRECTORY
 
 _PATH_TYPES = ("hardlink", "softlink", "directory")
 # conda's notes and ours, and py-rattler's place for files that lost theirs.
-_RESERVED = ("conda-meta", DIRECTORY)
+# Where py-rattler puts what loses a path to another package.
+CLOBBERS = "__clobbers__"
+_RESERVED = ("conda-meta", CLOBBERS)
 _LONGEST_BYTES = 4095
 # What stands for the prefix where `has_prefix` names none. In two pieces, so that this file does not have it.
 _OLD_PLACEHOLDER = "/opt/" + "anaconda1anaconda2anaconda3"

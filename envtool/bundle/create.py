@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from envtool.artifacts.download import fetch_packages, require_sha256
+from envtool.artifacts.download import require_sha256
 from envtool.bundle import envtool_wheels, writer
 from envtool.bundle.manifest import LOCKFILE, STARTER, File, Manifest, path_of
 from envtool.console import Display
@@ -17,6 +17,7 @@ from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import LockedPackage, read_lockfile
 from envtool.mirrors import mirrors
 from envtool.signing import ed25519
+from envtool.source_builds.acquire import fetch_packages
 
 
 @dataclass(frozen=True)

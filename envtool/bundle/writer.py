@@ -27,8 +27,8 @@ _MTIME_S = 315_619_200  # 1980-01-02, which a zip archive can say in every time 
 _ZIP_TIME = (1980, 1, 2, 0, 0, 0)
 # What runs before anything is installed: modules that need nothing but the standard library.
 _STARTER_MODULES = (
-    "__init__.py", "errors.py", "masking.py", "report.py", "directories.py",
-    "bundle/__init__.py", "bundle/manifest.py", "bundle/container.py", "bundle/bootstrap.py",
+    "__init__.py", "errors.py", "masking.py", "console.py", "paths.py",
+    "bundle/__init__.py", "bundle/manifest.py", "bundle/format.py", "bundle/bootstrap.py",
 )  # fmt: skip
 _STARTER_MAIN = """\
 import sys

@@ -1,9 +1,9 @@
-"""Packages for a channel of one's own: of wheels, of checkouts through their own pyproject.toml, of Debian packages."""
+"""Packages for a channel of one's own: of wheels, and of checkouts through their own pyproject.toml."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,8 +11,7 @@ from envtool.artifacts import conda_writer
 from envtool.artifacts.conda_package import Package
 from envtool.channel import edit
 from envtool.channel.edit import Changed, Indexing
-from envtool.channel.python_recipe import deb_archive, debian, elf
-from envtool.console import Display, warn
+from envtool.console import Display
 from envtool.errors import MissingFileError
 from envtool.wheels import checkout
 from envtool.wheels.to_conda import Wish, convert
@@ -29,15 +28,11 @@ class Sources:
     Args:
         wheels: Wheels.
         wishes: What each package of a wheel is wanted for; one that is the same for several is made once.
-        debs: Debian packages.
-        debian: What these are wanted as.
     """
 
     wheels: tuple[Path, ...]
     checkouts: tuple[Path, ...]
     wishes: tuple[Wish, ...]
-    debs: tuple[Path, ...] = ()
-    debian: debian.Wish = field(default_factory=debian.Wish)
 
 
 def make(sources: Sources, channel: Path, display: Display, indexing: Indexing) -> Changed:
@@ -50,26 +45,24 @@ def make(sources: Sources, channel: Path, display: Display, indexing: Indexing) 
         indexing: How the index is written.
 
     Raises:
-        MissingFileError: A wheel, checkout or Debian package is not there.
-        ArchiveError: A wheel or Debian package is damaged, or cannot become a package.
+        MissingFileError: A wheel or checkout is not found.
+        ArchiveError: A wheel is damaged, or cannot become a package.
         ProcessError: The build backend of a checkout failed.
         ChannelError: The channel has another archive of the same name.
     """
     with TemporaryDirectory(prefix="envtool-packages-") as name:
         scratch = Path(name)
-        _require(sources.wheels, "pip download --no-deps NAME brings a wheel")
-        _require(sources.debs, "apt-get download NAME brings a Debian package")
+        _require(sources.wheels)
         wheels = [*sources.wheels, *_built(sources.checkouts, scratch, display)]
         packages = [convert(wheel, wish) for wheel in wheels for wish in sources.wishes]
-        packages += _of_debian(sources, scratch, display)
         made = [_packed(each, scratch, display) for each in packages]
         return edit.add(channel, list(dict.fromkeys(made)), display, indexing)
 
 
-def _require(files: Sequence[Path], hint: str) -> None:
-    missing = [str(each) for each in files if not each.is_file()]
+def _require(wheels: Sequence[Path]) -> None:
+    missing = [str(each) for each in wheels if not each.is_file()]
     if missing:
-        raise MissingFileError(f"{', '.join(missing)}: not there", hint)
+        raise MissingFileError(f"{', '.join(missing)}: not found", "pip download --no-deps NAME brings a wheel")
 
 
 def _built(checkouts: Sequence[Path], scratch: Path, display: Display) -> Iterator[Path]:
@@ -86,18 +79,6 @@ def _built(checkouts: Sequence[Path], scratch: Path, display: Display) -> Iterat
 
 def _is_input(name: str) -> bool:
     return name not in _NOT_INPUTS and (not name.startswith(".") or name in _KEPT_HIDDEN)
-
-
-def _of_debian(sources: Sources, scratch: Path, display: Display) -> Iterator[Package]:
-    if not sources.debs:
-        return
-    with display.task(f"convert {len(sources.debs)} Debian packages"):
-        debs = [deb_archive.read(each) for each in sources.debs]
-        made = debian.convert(debs, sources.debian, elf.find_patchelf(), scratch)
-    for each in made:
-        yield each.package
-        for note in each.notes:
-            warn(note)
 
 
 def _packed(package: Package, scratch: Path, display: Display) -> Path:

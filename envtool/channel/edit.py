@@ -1,7 +1,8 @@
 """Changing what a channel holds: archives are added, removed, thinned out, and the index follows.
 
 One process at a time works on a channel; files appear whole, the index after the archives that it names, and an archive
-goes after the index that does not name it any more. Out of scope: archives that recipes make (`envtool.channel.python_recipe.build`).
+goes after the index that does not name it any more. Out of scope: archives that recipes make
+(`envtool.channel.python_recipe.build`).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from urllib.parse import unquote, urlsplit
 
 from envtool.artifacts.conda_package import safe_path
-from envtool.artifacts.download import fetch_packages, require_sha256
+from envtool.artifacts.download import require_sha256
 from envtool.channel import index
 from envtool.channel.storage import Place
 from envtool.console import Display
@@ -27,6 +27,7 @@ from envtool.fetch.archive_cache import Cache
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
 from envtool.lockfile.git_url import is_repository
 from envtool.signing import channel_signature
+from envtool.source_builds.acquire import fetch_packages
 
 MARK = "mirror.json"
 _FORMAT = "envtool-mirror-1"

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envtool.atomic_files import write_atomically
+from envtool.ci import second_judge
 from envtool.console import Display
-from envtool.errors import EnvtoolError, HashMismatchError, NetworkError
+from envtool.errors import EnvtoolError, HashMismatchError, NetworkError, ProcessError
 from envtool.export.sbom import bill_of_materials
 from envtool.fetch.archive_cache import Cache
 from envtool.install.create import create
@@ -126,6 +127,8 @@ def run(job: Job, cache: Cache, display: Display) -> CiReport:
     else:
         steps.append(Step(same, Verdict.SKIPPED))
     steps.append(_attempt("the bill of materials is written", lambda: _write_sbom(job)))
+    if second_judge.is_installed():
+        steps.append(_attempt("conda-lock reads the lock and computes its content hash", lambda: _second_judge(job)))
     receipt = job.prefix.receipt() if made.verdict is Verdict.GOOD else None
     count = len(receipt.packages) if receipt else len(job.request.packages())
     return CiReport(tuple(steps), receipt.env_digest if receipt else None, count)
@@ -150,6 +153,16 @@ def _verdict(error: EnvtoolError) -> Verdict:
 def _freshness(job: Job) -> tuple[Verdict, Sequence[str]]:
     answer = check(job.lockfile, job.freshness)
     return (Verdict.GOOD if answer.is_current else Verdict.STALE), [str(each) for each in answer.findings]
+
+
+def _second_judge(job: Job) -> tuple[Verdict, Sequence[str]]:
+    try:
+        theirs = second_judge.conda_lock_hashes(job.lockfile, job.freshness.spec)
+    except ProcessError as error:  # a pip option that only envtool reads, for one
+        return Verdict.SKIPPED, error.message.splitlines()[-1:]
+    differ = [each for each, digits in theirs.items() if job.lockfile.content_hash.get(each, digits) != digits]
+    lines = [f"{each}: expected {theirs[each]}, found {job.lockfile.content_hash[each]}" for each in differ]
+    return (Verdict.STALE if lines else Verdict.GOOD), lines
 
 
 def _create(job: Job, cache: Cache, display: Display) -> tuple[Verdict, Sequence[str]]:

@@ -56,18 +56,13 @@ for _each in (
               help="Make a package of this wheel, in place of recipes. Repeatable.")  # fmt: skip
 @click.option("--checkout", "checkouts", type=_directory, multiple=True, metavar="DIR",
               help="Make a package of this project, through its own pyproject.toml. Repeatable.")  # fmt: skip
-@click.option("--deb", "debs", type=_file, multiple=True, metavar="FILE",
-              help="Make a package of this Debian package; name those that it needs as well. Repeatable.")  # fmt: skip
-@click.option("--depends", multiple=True, metavar="SPEC",
-              help="A match spec that the packages made of Debian's need as well. Repeatable.")  # fmt: skip
 @click.option("--python", "pythons", multiple=True, metavar="X.Y",
               help="The Python that packages are for, where a wheel runs on several. Repeatable.")  # fmt: skip
 @click.option("--platform", help="The platform that packages are for, where wheels run on several.")
 @click.option("--rename", "renames", multiple=True, metavar="NAME=CONDA",
-              help="What has another name on conda: a distribution (torch=pytorch) or a Debian package (zlib1g=zlib; "
-                   "dpkg= for nothing). Repeatable.")  # fmt: skip
+              help="A distribution that has another name on conda: torch=pytorch. Repeatable.")  # fmt: skip
 @click.option("--build-number", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Of packages made from wheels, checkouts and Debian packages; the higher wins.")  # fmt: skip
+              help="Of packages made from wheels and checkouts; the higher wins.")  # fmt: skip
 @channel_contents.key_option
 @json_option
 def build(
@@ -76,8 +71,6 @@ def build(
     debian_mirrors: tuple[str, ...],
     wheels: tuple[Path, ...],
     checkouts: tuple[Path, ...],
-    debs: tuple[Path, ...],
-    depends: tuple[str, ...],
     pythons: tuple[str, ...],
     platform: str | None,
     renames: tuple[str, ...],
@@ -97,30 +90,26 @@ def build(
       channels:
         - file:///home/me/.cache/envtool/channel
 
-    With --wheel, --checkout or --deb, packages of these are added to the channel instead. A wheel of Python only
-    becomes noarch; a compiled one, a package for its platform and Python. What it needs becomes match specs. A library
-    that a program of a Debian package needs has to be in one of the packages.
+    With --wheel or --checkout, packages of these are added to the channel instead. A wheel of Python only becomes
+    noarch; a compiled one, a package for its platform and Python. What it needs becomes match specs.
 
     \b
     Examples:
       envtool channel build --checkout . --output /srv/channel
       envtool channel build --wheel ext-1.0-cp39-cp39-manylinux_2_28_x86_64.whl --output /srv/channel
-      envtool channel build --deb jq_1.6.deb --deb libjq1_1.6.deb --deb libonig5_6.9.8.deb --output /srv/channel
     """
     place = _place(output)
-    if not (wheels or checkouts or debs):
+    if not (wheels or checkouts):
         _build_recipes(recipes, place, debian_mirrors, key_file, as_json=as_json)
     elif recipes:
-        raise click.UsageError("RECIPE does not go with --wheel, --checkout and --deb")
+        raise click.UsageError("RECIPE does not go with --wheel and --checkout")
     else:
         from envtool.channel.add_packages import Sources
-        from envtool.channel.python_recipe import debian
         from envtool.wheels import to_conda
 
         names = dict(pair(each) for each in renames)
         wishes = tuple(to_conda.Wish(python, platform, names, build_number) for python in pythons or (None,))
-        sources = Sources(wheels, checkouts, wishes, debs, debian.Wish(depends, names, build_number))
-        _make(sources, place, key_file, as_json=as_json)
+        _make(Sources(wheels, checkouts, wishes), place, key_file, as_json=as_json)
 
 
 def _place(output: Path | None) -> Path:
@@ -147,7 +136,7 @@ def _build_recipes(
 
     if key_file:
         raise click.UsageError(
-            "--key goes with --wheel, --checkout and --deb; after recipes, envtool channel index DIR --key PEM"
+            "--key goes with --wheel and --checkout; after recipes, envtool channel index DIR --key PEM"
         )
     with console.Display() as display:
         made = build_channel(

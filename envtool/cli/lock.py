@@ -12,9 +12,9 @@ import click
 from envtool.cli.options import json_option
 
 if TYPE_CHECKING:
+    from envtool.inspect_lock.moves import Move
     from envtool.lockfile.conda_lock_v1 import Lockfile
     from envtool.solve.lock import LockRequest
-    from envtool.solve.moves import Move
     from envtool.solve.staleness import Answer
 
 
@@ -149,11 +149,11 @@ def _lock(
     from envtool import paths as directories
     from envtool.cli.solving import opened
     from envtool.fetch.archive_cache import Cache
+    from envtool.inspect_lock.moves import moves
     from envtool.lockfile.conda_lock_v1 import write_lockfile
     from envtool.signing.trust import require_signed
     from envtool.solve.conflicts import explained
     from envtool.solve.lock import lock
-    from envtool.solve.moves import moves
     from envtool.solve.update import package_of, update
 
     names = ", ".join(str(path) for path in request.spec.paths)

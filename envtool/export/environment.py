@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile, read_json_metadata
+from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, LockedPackage, Lockfile, read_json_metadata
 from envtool.lockfile.git_url import is_repository
-from envtool.solve.recorded_inputs import INPUTS_KEY
 from envtool.yaml_document import dump
 
 _PUBLIC = "https://conda.anaconda.org/"

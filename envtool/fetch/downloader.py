@@ -1,8 +1,8 @@
 """Proven files: every byte that envtool uses is hashed before anything else sees it.
 
 A file is wanted by its sha256 and may be had from several places. It comes from the first that gives the right bytes;
-which one is asked next is decided in `envtool.fetch.failover_policy` and done in `envtool.fetch.failover`, one attempt is
-made in `envtool.fetch.transfer`, and what has been proven is kept in `envtool.fetch.archive_cache`.
+which one is asked next is decided in `envtool.fetch.failover_policy` and done in `envtool.fetch.failover`, one attempt
+is made in `envtool.fetch.transfer`, and what has been proven is kept in `envtool.fetch.archive_cache`.
 """
 
 from __future__ import annotations

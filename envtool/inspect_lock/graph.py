@@ -7,9 +7,8 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
-from envtool.lockfile.distribution_names import distribution_names
-from envtool.solve.recorded_inputs import INPUTS_KEY
+from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, LockedPackage, Lockfile
+from envtool.pypi.distribution_names import distribution_names
 
 Key = tuple[str, str]
 

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 
 from envtool.errors import Issue, LockfileError
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
-from envtool.solve.content_hash import content_hashes
-from envtool.solve.lock import LockRequest, described, with_virtual_packages
-from envtool.solve.moves import fits, refusing
+from envtool.solve.fitting import fits, refusing
+from envtool.solve.lock import LockRequest, described
 from envtool.spec.environment import package_name
 
 Key = tuple[str, str, str, str]
@@ -44,8 +43,7 @@ def merge(base: Lockfile, ours: Lockfile, theirs: Lockfile, request: LockRequest
     issues += list(dict.fromkeys(_misfits(packages, request))) if not issues else []
     if issues:
         raise LockfileError(str(request.lockfile_path), issues)
-    declared = {each.platform: each.virtual_packages for each in with_virtual_packages(request.spec).platforms}
-    return described(request, packages, content_hashes(request.spec, declared))
+    return described(request, packages)
 
 
 def _by_key(lockfile: Lockfile) -> dict[Key, LockedPackage]:

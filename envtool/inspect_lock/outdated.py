@@ -8,11 +8,11 @@ from functools import cmp_to_key
 
 from envtool.fetch import url_credentials
 from envtool.inspect_lock.diff import compare_versions
+from envtool.inspect_lock.moves import Key, Reasons
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
 from envtool.solve import conda_solver
 from envtool.solve.conda_solver import PackageRecord
 from envtool.solve.lock import LockRequest, from_record, lock, with_virtual_packages
-from envtool.solve.moves import Key, Reasons
 from envtool.solve.solution import Sources
 from envtool.solve.solve import channels_of
 from envtool.spec import pip_requirements

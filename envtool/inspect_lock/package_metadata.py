@@ -7,9 +7,8 @@ the index has beside it. Nothing here fails: what is not known is left out.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from email.parser import HeaderParser
 from pathlib import Path
 
 from envtool import paths
@@ -17,8 +16,8 @@ from envtool.errors import EnvtoolError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.mirrors import mirrors
-
-_NO_LICENSE = ("", "unknown", "none")
+from envtool.pypi.index_metadata import metadata_at
+from envtool.wheels.license import known_license, license_of
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,8 @@ def _from_repodata(packages: Sequence[LockedPackage], is_offline: bool) -> dict[
             records = repodata.find([channel], platform, sorted(set(names)))
         except EnvtoolError:
             continue  # its records were never fetched here
-        found.update({each.url: Facts(each.size_bytes, _known(each.license)) for each in records if each.url in urls})
+        wanted = (each for each in records if each.url in urls)
+        found.update({each.url: Facts(each.size_bytes, known_license(each.license)) for each in wanted})
     return found
 
 
@@ -87,24 +87,6 @@ def _wheel_license(package: LockedPackage, path: Path | None, is_offline: bool) 
     return license_of(text) if text else None
 
 
-def license_of(metadata: str) -> str | None:
-    """The licence that the METADATA of a wheel states, the most precise field first.
-
-    Source: PyPA core metadata specification, "License-Expression", "License", "Classifier".
-    """
-    headers = HeaderParser().parsestr(metadata)
-    for field in ("License-Expression", "License"):
-        text = str(headers.get(field, "")).strip()
-        if known := _known(text.splitlines()[0] if text and len(text) < 200 else None):
-            return known
-    classifiers = [str(each) for each in headers.get_all("Classifier", []) if str(each).startswith("License ::")]
-    return classifiers[0].rpartition(" :: ")[2] if classifiers else None
-
-
-def _known(text: str | None) -> str | None:
-    return text if text and text.strip().lower() not in _NO_LICENSE else None
-
-
 def _metadata_in(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as wheel:
@@ -112,23 +94,3 @@ def _metadata_in(path: Path) -> str | None:
             return wheel.read(names[0]).decode("utf-8", "replace") if names else None
     except (OSError, zipfile.BadZipFile):
         return None
-
-
-def metadata_at(url: str) -> str | None:
-    """The METADATA of a wheel by the wheel's URL, None where it cannot be had.
-
-    Source: PEP 658; the index has it beside the wheel.
-    """
-    from envtool.fetch import client
-
-    for each in _places(f"{url}.metadata"):
-        try:
-            with client.get(each) as body:
-                return b"".join(body.chunks).decode("utf-8", "replace")
-        except EnvtoolError:
-            continue
-    return None
-
-
-def _places(url: str) -> Iterable[str]:
-    return mirrors.configured().for_url(url)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from envtool.errors import SolveError
+from envtool.inspect_lock.moves import Move, moves
 from envtool.lockfile.conda_lock_v1 import Lockfile
 from envtool.solve.conflicts import explained
 from envtool.solve.lock import LockRequest
-from envtool.solve.moves import Move, moves
 from envtool.solve.solution import Sources
 from envtool.solve.solve import refuse_malformed
 from envtool.solve.update import package_of, pip_bound, update

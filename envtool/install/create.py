@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from envtool.artifacts import link_scripts
-from envtool.artifacts.download import fetch_packages, require_sha256
+from envtool.artifacts.download import require_sha256
 from envtool.artifacts.file_manifest import Manifests
 from envtool.console import Display
 from envtool.errors import PrefixError
@@ -36,6 +36,7 @@ from envtool.prefix.layout import Clobber, losses
 from envtool.prefix.prefix import Prefix, Receipt, State
 from envtool.prefix.transaction_plan import Plan, as_conda_left_it, installed, plan
 from envtool.signing.trust import require_signed
+from envtool.source_builds.acquire import fetch_packages
 from envtool.verify.verify import Inventory, damage, declared_findings, keep_manifests, take_inventory, verify
 
 ENV_DIGEST_VARIABLE = "ENVSERVE_ENV_DIGEST"

@@ -14,7 +14,7 @@ from envtool.artifacts.download import require_sha256
 from envtool.errors import Issue, LockfileError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.lockfile.conda_lock_v1 import LockedPackage
-from envtool.lockfile.distribution_names import normalize
+from envtool.pypi.distribution_names import normalize
 
 _HINT = (
     "run envtool lock again where these archives are in the cache, as they are now: it reads in them what they bring; "

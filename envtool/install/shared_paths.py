@@ -15,12 +15,12 @@ from typing import Any
 
 from envtool.artifacts.download import require_sha256
 from envtool.artifacts.file_manifest import Brought, Manifests
+from envtool.artifacts.noarch_paths import place_of
 from envtool.artifacts.wheel_paths import Checksum, checksums_of, place_in_prefix
 from envtool.install.untracked_files import wheel_files
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.prefix import clobber
 from envtool.prefix.clobber import Lost, Package
-from envtool.prefix.conda_meta_record import place_of
 from envtool.prefix.installed_packages import conda_packages
 from envtool.prefix.layout import losses, site_packages
 from envtool.prefix.prefix import Prefix

@@ -144,15 +144,15 @@ def _uninstall_wheels(prefix: Prefix, plan: Plan) -> None:
     again = {each.name for each in plan.installs("pip")}
     gone = [each.name for each in plan.removes("pip") if each.name not in again]
     if gone:
-        from envtool.pypi import resolve
+        from envtool.pypi import install
 
-        resolve.uninstall(gone, prefix.path)
+        install.uninstall(gone, prefix.path)
 
 
 def _install_wheels(
     prefix: Prefix, new: Sequence[LockedPackage], sharing: Sharing, proven: Mapping[str, Path], display: Display
 ) -> None:
-    from envtool.pypi import resolve  # many environments have none
+    from envtool.pypi import install  # many environments have none
 
     with display.task(f"install {len(new)} wheels"):
         for number, layer in enumerate(sharing.layers(new)):
@@ -162,7 +162,7 @@ def _install_wheels(
                 by_name = {f"{each.name}=={each.version}": each for each in layer}
                 paths = {name: proven[each.url] for name, each in by_name.items()}
                 hashes = {name: require_sha256(each) for name, each in by_name.items()}
-                resolve.install(paths, hashes, prefix.path, scratch)
+                install.install(paths, hashes, prefix.path, scratch)
 
 
 @contextmanager

@@ -17,16 +17,15 @@ from typing import Any
 from envtool.atomic_files import write_atomically
 from envtool.errors import Issue, LockfileError
 from envtool.fetch.url_credentials import variables_of, with_variables
-from envtool.lockfile import build_recipe, git_url
+from envtool.lockfile import build_recipe, git_url, variables
 from envtool.lockfile.build_recipe import SourceBuild
 from envtool.lockfile.model import LockedPackage, Lockfile
-from envtool.solve import recorded_inputs
-from envtool.solve.recorded_inputs import INPUTS_KEY
-from envtool.spec import variables
 from envtool.yaml_document import Document, Value, dump, read_text
 
 __all__ = ["LockedPackage", "Lockfile", "format_lockfile", "parse_lockfile", "read_json_metadata", "read_lockfile"]
 __all__ += ["SIZES_KEY", "SPECS_KEY", "VARIABLES_KEY", "write_lockfile"]
+_URL_OF_LINE = re.compile(r"@\s*(\w[\w+.-]*://[^\s;]+)")
+INPUTS_KEY = "envtool_inputs"
 SIZES_KEY = "envtool_sizes"
 SPECS_KEY = "envtool_match_specs"
 VARIABLES_KEY = "envtool_variables"
@@ -154,9 +153,7 @@ def _lockfile(document: Document, top: Mapping[str, Value]) -> Lockfile:
     found = [_package(document, position, value, sizes, builds) for position, value in enumerate(packages)]
     _refuse_twice(document, packages, found)
     urls = tuple(_channels(document, metadata.get("channels")))
-    templates = [
-        each for each in (*urls, *recorded_inputs.urls_of(custom_metadata.get(INPUTS_KEY))) if variables_of(each)
-    ]
+    templates = [each for each in (*urls, *_urls_in(custom_metadata.get(INPUTS_KEY))) if variables_of(each)]
     return Lockfile(
         packages=tuple(_with_access(package, templates) for package in found if package is not None),
         channels=urls,
@@ -177,6 +174,18 @@ def _check_variables(document: Document, place: Value | None, text: str) -> None
         return
     for problem in filter(None, (variables.problem(*each) for each in found.items())):
         document.issue(place.line if place else 1, problem)
+
+
+def _urls_in(recorded: str | None) -> list[str]:
+    """The URLs of package indexes and of distributions in the recorded inputs, variables and all."""
+    try:
+        inputs = json.loads(recorded or "{}")
+        rows = [*inputs.get("general", ()), *(row for rows in inputs.get("platforms", {}).values() for row in rows)]
+        indexes = [value for kind, _, value, *_ in rows if kind in ("package index", "pip-repositories")]
+        named = [match[1] for kind, _, value, *_ in rows if (match := _URL_OF_LINE.search(value))]
+    except (ValueError, TypeError, AttributeError):  # a convenience: spoilt inputs are as good as none
+        return []
+    return [url for each in indexes for url in each.split(", ")] + named
 
 
 def _with_access(package: LockedPackage, templates: Sequence[str]) -> LockedPackage:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-DIRECTORY = "__clobbers__"
+from envtool.artifacts.stated_paths import CLOBBERS
 
 # Manager and name.
 Package = tuple[str, str]
@@ -24,7 +24,7 @@ Lost = Mapping[tuple[Package, str], Package]
 
 def kept_at(name: str, path: str) -> str:
     """Where the file of a conda package lies whose path another conda package has won."""
-    return f"{DIRECTORY}/{name}/{path}"
+    return f"{CLOBBERS}/{name}/{path}"
 
 
 def resolve(brought: Mapping[Package, Collection[str]], conda_order: Callable[[], Sequence[str]]) -> Lost:

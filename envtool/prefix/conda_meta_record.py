@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from envtool.artifacts.noarch_paths import place_of
 from envtool.prefix.clobber import kept_at
 
 
@@ -45,15 +46,6 @@ def as_rattler_reads(record: Mapping[str, Any], site_packages: str) -> dict[str,
         return dict(record)
     paths = [{**each, "_path": place_of(each["_path"], site_packages)} for each in record["paths_data"]["paths"]]
     return {**record, "paths_data": {**record["paths_data"], "paths": paths}}
-
-
-def place_of(path: str, site_packages: str) -> str:
-    """Where a file of a noarch Python package is put, relative to the prefix."""
-    if path.startswith("site-packages/"):
-        return f"{site_packages}/{path[len('site-packages/') :]}"
-    if path.startswith("python-scripts/"):
-        return f"bin/{path[len('python-scripts/') :]}"
-    return path
 
 
 def set_md5(record: dict[str, Any], md5: str | None) -> None:

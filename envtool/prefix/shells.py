@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from envtool.spec.variables import NAME
+from envtool.lockfile.variables import NAME
 
 _UNSET = "***unset***"  # conda's mark of a variable that an environment does not have any more
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from envtool.artifacts.dist_info import metadata_in
+from envtool.artifacts.reachable_archives import find_archive
 from envtool.errors import EnvtoolError, SolveError
 from envtool.fetch.archive_cache import Cache
-from envtool.inspect_lock.package_metadata import metadata_at
-from envtool.lockfile.distribution_names import Provided
 from envtool.lockfile.pylock import parse_pylock
 from envtool.mirrors.mirrors import Mirrors
+from envtool.pypi.distribution_names import Provided
+from envtool.pypi.index_metadata import metadata_at
 from envtool.pypi.resolution import Resolution
 from envtool.pypi.stand_ins import extras_in
-from envtool.solve.reachable_archives import find_archive
 
 
 def extras_of(provided: Provided, resolution: Resolution, cache: Cache, mirrors: Mirrors) -> str:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envtool.errors import ProcessError, SolveError
-from envtool.lockfile.distribution_names import Provided
 from envtool.mirrors import pip_index
 from envtool.pypi import uv
+from envtool.pypi.distribution_names import Provided
 
 if TYPE_CHECKING:
     from envtool.pypi.resolve import WheelRequest

@@ -1,4 +1,4 @@
-"""The `pip:` section: uv chooses the wheels of a target and installs exactly the locked ones.
+"""The `pip:` section: uv chooses the wheels of a target.
 
 Out of scope: source distributions. A requirement that has no wheel is an error, but for a project in a git repository,
 whose wheel is built beforehand (`envtool.source_builds.git_wheels`).
@@ -14,11 +14,11 @@ from envtool import paths
 from envtool.errors import SolveError
 from envtool.fetch import timeouts, url_credentials
 from envtool.fetch.archive_cache import Cache
-from envtool.lockfile.distribution_names import Provided
 from envtool.lockfile.pylock import Wheel, format_pylock, parse_pylock
 from envtool.mirrors import index_failover, pip_index
 from envtool.mirrors.mirrors import Mirrors
-from envtool.pypi import resolution, uv
+from envtool.pypi import resolution
+from envtool.pypi.distribution_names import Provided
 from envtool.pypi.resolution import Resolution
 from envtool.pypi.stand_ins import stand_in
 from envtool.scratch import scratch_directory
@@ -26,8 +26,6 @@ from envtool.spec import pip_requirements as requirements
 from envtool.spec import requirement_hashes as hashes
 from envtool.spec.requirement_hashes import Pins
 from envtool.spec.version_policy import Policy
-
-__all__ = ["Target", "Wheel", "WheelRequest", "choose", "install", "uninstall"]
 
 # manylinux tags that uv knows as targets; a wheel for an older glibc runs on a newer one, never the reverse.
 _UV_GLIBC_TARGETS = (
@@ -213,44 +211,3 @@ def _from_file(requirement: str, built: Mapping[str, tuple[Wheel, Path]]) -> str
     if found:
         return requirements.with_url(requirement, found[1].as_uri())
     return requirements.expanded(hashes.split(requirement)[0])
-
-
-def install(wheels: Mapping[str, Path], hashes: Mapping[str, str], prefix: Path, cache_dir: Path) -> None:
-    """Install proven wheels into a prefix, and nothing else.
-
-    Args:
-        wheels: `name==version` to the proven file.
-        hashes: `name==version` to its sha256, which uv checks once more.
-        prefix: The prefix, with its Python in place.
-        cache_dir: An empty directory on the file system of the prefix, where uv unpacks the wheels.
-
-    Raises:
-        ProcessError: uv refused.
-    """
-    with scratch_directory() as scratch:
-        # A directory of links, not file:// requirements: those would leave a direct_url.json with a path of this
-        # machine in every dist-info, and two machines would differ.
-        for path in wheels.values():
-            (scratch / path.name).symlink_to(path)
-        listed = scratch / "requirements.txt"
-        listed.write_text("".join(f"{each} --hash=sha256:{hashes[each]}\n" for each in sorted(wheels)))
-        argv = ["pip", "install", "--quiet", "--offline", "--no-index", "--find-links", str(scratch), "--no-deps"]
-        argv += ["--require-hashes", "--reinstall", "--link-mode", "hardlink", "--cache-dir", str(cache_dir)]
-        argv += ["--python", str(prefix / "bin" / "python"), "--requirements", str(listed)]
-        uv.run(argv, cwd=scratch)
-    _forget_origin(prefix)
-
-
-def uninstall(names: Sequence[str], prefix: Path) -> None:
-    """Remove distributions that wheels brought from a prefix."""
-    argv = ["pip", "uninstall", "--quiet", "--python", str(prefix / "bin" / "python")]
-    uv.run([*argv, *names])
-
-
-def _forget_origin(prefix: Path) -> None:
-    # For a wheel from a directory uv notes the time stamp of the file, which would differ on every machine.
-    for note in prefix.glob("lib/python3.*/site-packages/*.dist-info/uv_cache.json"):
-        note.unlink()
-        record = note.with_name("RECORD")
-        lines = record.read_text(encoding="utf-8").splitlines(keepends=True)
-        record.write_text("".join(line for line in lines if "/uv_cache.json," not in line), encoding="utf-8")

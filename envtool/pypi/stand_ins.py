@@ -14,7 +14,7 @@ import zipfile
 from email.parser import HeaderParser
 from pathlib import Path
 
-from envtool.lockfile.distribution_names import Provided
+from envtool.pypi.distribution_names import Provided
 
 _WHEEL = "Wheel-Version: 1.0\nGenerator: envtool\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 

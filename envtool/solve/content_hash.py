@@ -1,35 +1,43 @@
-"""conda-lock's hash of the sources, computed by conda-lock itself, so that its `--check-input-hash` agrees with us.
+"""conda-lock's hash of the sources, so that its `--check-input-hash` agrees with a lock of ours.
 
-conda-lock compares with the virtual packages that it is told of: `envtool export virtual-packages` gives it ours.
+The hash is the sha256 of a JSON text for each platform: the channels, every line as conda-lock understands it, and the
+virtual packages. conda-lock compares with the virtual packages that it is told of: `envtool export virtual-packages`
+gives it ours. A line that conda-lock cannot read (two hashes, a file of requirements) goes in as it is written.
+
+Source: conda_lock/content_hash.py, conda_lock/src_parser, conda_lock/virtual_package.py (conda-lock 3.0.4 and 4.0.3).
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import logging
-import os
-import sys
-import types
-import warnings
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
+from urllib.parse import urldefrag, urlsplit
 
-from envtool import console
-from envtool.atomic_files import write_atomically
-from envtool.scratch import scratch_directory
-from envtool.spec import pip_requirements
-from envtool.spec.environment import EnvironmentSpec, PlatformSpec
-from envtool.yaml_document import dump
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 
-_TEMP_VARIABLE = "RUNNER_TEMP"
-_EMPTY = ("conda_lock", "conda_lock.lockfile", "conda_lock.src_parser")
-_kept: dict[str, types.ModuleType] = {}
+from envtool.solve.match_spec_text import parse
+from envtool.spec import selectors
+from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec
+
+_ARCHSPECS = {
+    "linux-64": "x86_64",
+    "linux-aarch64": "aarch64",
+    "linux-ppc64le": "ppc64le",
+    "osx-64": "x86_64",
+    "osx-arm64": "arm64",
+    "win-64": "x86_64",
+}
+_SYSTEMS = {
+    "linux": {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"},
+    "osx": {"sys_platform": "darwin", "platform_system": "Darwin", "os_name": "posix"},
+    "win": {"sys_platform": "win32", "platform_system": "Windows", "os_name": "nt"},
+}
+_VARIABLE = re.compile(r"\$\{?(\w+)\}?")
+_CLAUSE = re.compile(r"""\s*(?:(and|or)\b|([()])|((?:"[^"]*"|'[^']*'|[^()"'])+?)(?=\s+(?:and|or)\b|\s*[()]|\s*$))""")
 
 
 def content_hashes(spec: EnvironmentSpec, declared: Mapping[str, Mapping[str, str]] | None) -> dict[str, str]:
@@ -37,68 +45,9 @@ def content_hashes(spec: EnvironmentSpec, declared: Mapping[str, Mapping[str, st
 
     Args:
         spec: The specification, read from its files.
-        declared: The virtual packages of each platform; None means conda-lock's own.
+        declared: The virtual packages of each platform; None means conda-lock's defaults.
     """
-    try:
-        return _ask_conda_lock(spec, declared)
-    except Exception as error:  # conda-lock raises whatever its parsers raise
-        return _without_conda_lock(spec, error)
-
-
-def remembered_hashes(
-    spec: EnvironmentSpec, declared: Mapping[str, Mapping[str, str]], directory: Path
-) -> dict[str, str]:
-    """The hash of each platform, as conda-lock computed it when it was last asked about the very same sources.
-
-    Importing what conda-lock needs for it takes as long as a solve; that the sources are the same takes a millisecond.
-
-    Args:
-        spec: The specification, read from its files.
-        declared: The virtual packages of each platform.
-        directory: Where the answers are kept.
-    """
-    from importlib.metadata import version
-
-    path = directory / f"{_digest([version('conda-lock'), declared, repr(spec), *_contents(spec)])}.json"
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        found = {str(platform): str(digits) for platform, digits in json.loads(path.read_bytes()).items()}
-        if found.keys() == declared.keys():
-            return found
-    try:
-        hashes = _ask_conda_lock(spec, declared)
-    except Exception as error:  # as above; what is not conda-lock's is not kept
-        return _without_conda_lock(spec, error)
-    with contextlib.suppress(OSError):  # a place where nothing can be kept is as good as none
-        directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(hashes))
-    return hashes
-
-
-def _without_conda_lock(spec: EnvironmentSpec, error: Exception) -> dict[str, str]:
-    console.warn(f"conda-lock cannot read the sources, so that its own check of them will not agree: {error}")
-    return {each.platform: _digest(_plain(spec, each)) for each in spec.platforms}
-
-
-def _contents(spec: EnvironmentSpec) -> list[str]:
-    return [path.read_text(encoding="utf-8") for path in spec.paths]
-
-
-def _ask_conda_lock(spec: EnvironmentSpec, declared: Mapping[str, Mapping[str, str]] | None) -> dict[str, str]:
-    with conda_lock_modules(), scratch_directory() as scratch:
-        return _compute_all(spec, _virtual_packages(scratch, declared), scratch)
-
-
-def _compute_all(spec: EnvironmentSpec, repodata: Any, scratch: Path) -> dict[str, str]:
-    if not any(each.pip or each.pip_constraints for each in spec.platforms):
-        return _compute(spec, repodata)
-    if _is_readable(spec):
-        return _compute_from_files(list(spec.paths), [each.platform for each in spec.platforms], repodata, scratch)
-    hashes = {}
-    for each in spec.platforms:
-        path = scratch / f"{each.platform}.yml"
-        path.write_text(dump(_plain(spec, each)))
-        hashes.update(_compute_from_files([path], [each.platform], repodata, scratch))
-    return hashes
+    return {each.platform: _hash(spec, each, declared) for each in sorted(spec.platforms, key=lambda p: p.platform)}
 
 
 def virtual_package_specification(declared: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
@@ -106,125 +55,161 @@ def virtual_package_specification(declared: Mapping[str, Mapping[str, str]]) -> 
     return {"subdirs": {platform: {"packages": dict(packages)} for platform, packages in declared.items()}}
 
 
-@contextmanager
-def conda_lock_modules() -> Iterator[None]:
-    """Make conda-lock's modules importable without its command line.
-
-    `import conda_lock` brings the whole program in, which takes longer than a solve. Inside the block empty packages
-    stand for those whose `__init__` does so, and only the modules that are asked for are imported; outside of it
-    everything is as if none had been. What was imported is kept for the next block.
-    """
-    if "conda_lock" in sys.modules and "conda_lock" not in _kept:
-        yield  # the whole of it is there already
-        return
-    # It reports every line that a selector takes away and every marker that it takes for true.
-    logging.getLogger("conda_lock").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"conda_lock(\.|$)")
-    for name in _EMPTY:
-        if name not in _kept:
-            _kept[name] = _empty_package(name)
-    sys.modules.update(_kept)
-    try:
-        yield
-    finally:
-        for name in [each for each in sys.modules if each == "conda_lock" or each.startswith("conda_lock.")]:
-            _kept[name] = sys.modules.pop(name)
+def _hash(spec: EnvironmentSpec, platform: PlatformSpec, declared: Mapping[str, Mapping[str, str]] | None) -> str:
+    subdir = platform.platform
+    virtual = _default_virtual_packages(subdir) if declared is None else list(declared.get(subdir, {}).items())
+    # Of several lines about one package the last counts.
+    lines = {(each["manager"], each["name"]): each for each in _lines(spec, platform)}
+    content = {
+        "channels": [_channel(each) for each in spec.channels],
+        "specs": [lines[key] for key in sorted(lines)],
+        "virtual_package_hash": {"noarch": _subdir("noarch", []), subdir: _subdir(subdir, virtual)},
+    }
+    if spec.pip_repositories:
+        content["pip_repositories"] = [_compact({"url": each}) for each in spec.pip_repositories]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _empty_package(name: str) -> types.ModuleType:
-    # Found from the path of conda-lock alone: to ask for the spec of a submodule would import the parent.
-    spec = find_spec("conda_lock")
-    paths = [str(Path(each, *name.split(".")[1:])) for each in (spec and spec.submodule_search_locations) or []]
-    package = types.ModuleType(name)
-    package.__path__ = paths
-    package.__spec__ = ModuleSpec(name, None, is_package=True)
-    package.__spec__.submodule_search_locations = paths
-    if name == "conda_lock":
-        package.__spec__ = spec  # importlib.resources reads conda-lock's own files through it
-    return package
+def _lines(spec: EnvironmentSpec, platform: PlatformSpec) -> Iterator[dict[str, Any]]:
+    conda, pip = list(platform.conda), list(platform.pip)
+    for path in spec.paths:
+        own = [each for each in conda if _is_in(each, str(path))]
+        yield from (_conda_line(each) for each in own)
+        wheels = [each for each in pip if _is_in(each, str(path)) or path == spec.paths[-1]]
+        for each in wheels:
+            line = _pip_line(each)
+            if _holds(line.get("markers"), platform.platform):
+                yield line
+        if wheels:  # conda-lock asks for pip itself wherever a file has a section for it
+            yield _line("pip", "conda", "main", version="*")
+        conda = [each for each in conda if each not in own]
+        pip = [each for each in pip if each not in wheels]
 
 
-def _compute(spec: EnvironmentSpec, repodata: Any) -> dict[str, str]:
-    """The hashes of files without a `pip:` section, whose parsers in conda-lock would bring a whole solver in."""
-    from conda_lock.content_hash import compute_content_hashes
-    from conda_lock.models.lock_spec import LockSpecification
-    from conda_lock.src_parser.conda_common import conda_spec_to_versioned_dep
-
-    dependencies = {}
-    for platform in spec.platforms:
-        parsed = [conda_spec_to_versioned_dep(each.text, each.category) for each in platform.conda]
-        # Of several lines about one package the last counts. Source: conda_lock/src_parser/aggregation.py.
-        dependencies[platform.platform] = list({each.name: each for each in parsed}.values())
-    lock_spec = LockSpecification(
-        dependencies=dependencies,
-        channels=list(spec.channels),
-        pip_repositories=list(spec.pip_repositories),
-        sources=list(spec.paths),
-    )
-    return dict(sorted(compute_content_hashes(lock_spec, repodata).items()))
+def _is_in(dependency: Dependency, path: str) -> bool:
+    return dependency.place.rpartition(":")[0] == path
 
 
-def _compute_from_files(paths: list[Path], platforms: list[str], repodata: Any, scratch: Path) -> dict[str, str]:
-    from conda_lock.content_hash import compute_content_hashes
-
-    for name in _EMPTY[1:]:  # here the real ones are needed, and all that they bring
-        if getattr(sys.modules[name], "__file__", None) is None:
-            del sys.modules[name]
-    from conda_lock.src_parser import make_lock_spec
-
-    # An empty mapping keeps conda-lock off the network; it only looks up `pip`, whose name is the same everywhere.
-    mapping = scratch / "mapping.json"
-    mapping.write_text("{}")
-    lock_spec = make_lock_spec(src_files=paths, platform_overrides=platforms, mapping_url=str(mapping))
-    return dict(sorted(compute_content_hashes(lock_spec, repodata).items()))
+def _line(name: str, manager: str, category: str, version: str = "", **found: Any) -> dict[str, Any]:
+    absent: dict[str, Any] = {"build": None, "conda_channel": None, "hash": None, "extras": []}
+    return {**absent, "name": name, "manager": manager, "category": category, "version": version, **found}
 
 
-def _virtual_packages(scratch: Path, declared: Mapping[str, Mapping[str, str]] | None) -> Any:
-    from conda_lock.virtual_package import default_virtual_package_repodata, virtual_package_repo_from_specification
-
-    # conda-lock removes its directory when the interpreter shuts down, which ours does not (`__main__`); so it is made
-    # where we remove it. Source: conda_lock/virtual_package.py, `_init_fake_repodata`.
-    before = os.environ.get(_TEMP_VARIABLE)
-    os.environ[_TEMP_VARIABLE] = str(scratch)
-    try:
-        if declared is None:
-            return default_virtual_package_repodata()
-        path = scratch / "virtual-packages.yml"
-        path.write_text(dump(virtual_package_specification(declared)))
-        return virtual_package_repo_from_specification(path)
-    finally:
-        os.environ.pop(_TEMP_VARIABLE)
-        if before is not None:
-            os.environ[_TEMP_VARIABLE] = before
-
-
-def _is_readable(spec: EnvironmentSpec) -> bool:
-    # conda-lock knows no options in a pip: section; what they come to is given to it instead.
-    names = {str(path) for path in spec.paths}
-    lines = [each for platform in spec.platforms for each in (*platform.pip, *platform.pip_constraints)]
-    inside = all(each.place.rpartition(":")[0] in names for each in lines)
-    plain = all(pip_requirements.name_of(each.text) is not None and "--hash" not in each.text for each in lines)
-    return inside and plain and not (spec.pip_index or spec.allows_prereleases) and not _has_options(spec)
-
-
-def _has_options(spec: EnvironmentSpec) -> bool:
-    return any(
-        line.strip().startswith(("- -", '- "-', "- '-"))
-        for path in spec.paths
-        for line in path.read_text().splitlines()
+def _conda_line(dependency: Dependency) -> dict[str, Any]:
+    found = parse(dependency.text)
+    return _line(
+        found.name,
+        "conda",
+        dependency.category,
+        version=found.version or "",
+        build=found.build,
+        conda_channel=found.channel,
     )
 
 
-def _plain(spec: EnvironmentSpec, platform: PlatformSpec) -> dict[str, Any]:
-    dependencies: list[Any] = [each.text for each in platform.conda]
-    if platform.pip:
-        dependencies.append({"pip": [each.text.partition(" --hash")[0] for each in platform.pip]})
-    return {
-        "channels": list(spec.channels),
-        "dependencies": dependencies,
-        "pip-repositories": list(spec.pip_repositories),
+def _pip_line(dependency: Dependency) -> dict[str, Any]:
+    text, marked, markers = dependency.text.rpartition(";") if ";" in dependency.text else (dependency.text, "", "")
+    text, _, hashed = text.strip().partition(" --hash=")
+    try:
+        parsed = Requirement(text)
+    except InvalidRequirement:
+        return _line(dependency.text, "pip", dependency.category)
+    line: dict[str, Any] = {"markers": markers.strip()} if marked else {}
+    line.update(name=canonicalize_name(parsed.name), manager="pip", category=dependency.category)
+    if parsed.url is None:
+        version = ",".join(sorted(str(each).replace("===", "==") for each in parsed.specifier)) or "*"
+        return _line(**line, version=version, extras=sorted(parsed.extras), hash=hashed or None)
+    if parsed.url.startswith("git+"):
+        return {**line, "extras": [], "vcs": "git", **_repository(parsed.url)}
+    url, fragment = urldefrag(parsed.url)
+    return {**line, "extras": sorted(parsed.extras), "url": url, "hashes": [fragment.replace("=", ":")]}
+
+
+def _repository(url: str) -> dict[str, Any]:
+    # As conda-lock cuts it: what comes after the last @ is the revision, and ".git" goes only where the URL ends in it.
+    source, at, revision = url[len("git+") :].removesuffix(".git").rpartition("@")
+    if not at:
+        return {"source": revision, "rev": None}
+    revision, _, subdirectory = revision.partition("#subdirectory=")
+    return {"source": source, "rev": revision, **({"subdirectory": subdirectory} if subdirectory else {})}
+
+
+def _holds(markers: str | None, platform: str) -> bool:
+    """Whether a marker holds on a platform; a clause that asks for more than the platform counts as true."""
+    if not markers:
+        return True
+    reduced = ""
+    for word, parenthesis, clause in _CLAUSE.findall(markers):
+        reduced += parenthesis or {"and": "&", "or": "|", "": ""}[word] or "FT"[_clause_holds(clause, platform)]
+    rules = [(r"\((.)\)", r"\1"), (r"T&T", "T"), (r"[TF]&[TF]", "F"), (r"F\|F(?!&)", "F"), (r"[TF]\|[TF](?!&)", "T")]
+    while len(reduced) > 1:
+        before = reduced
+        for pattern, result in rules:
+            reduced = re.sub(pattern, result, reduced, count=1)
+            if reduced != before:
+                break
+        else:
+            return True
+    return reduced != "F"
+
+
+def _clause_holds(clause: str, platform: str) -> bool:
+    from packaging.markers import Marker
+
+    if not re.search(r"\b(sys_platform|platform_system|os_name)\b", re.sub(r"\"[^\"]*\"|'[^']*'", "", clause)):
+        return True
+    return Marker(clause).evaluate(_SYSTEMS[platform.partition("-")[0]])
+
+
+def _channel(text: str) -> str:
+    used: set[str] = set()
+    if "://" in text:
+        url = urlsplit(text)
+        user, at, host = url.netloc.rpartition("@")
+        token = re.match(r"(.*/t/)(\$\{?\w+\}?)(/.*)", url.path)
+        if at:
+            url = url._replace(netloc=f"{_named(user, used)}@{host}")
+        if token:
+            url = url._replace(path=token[1] + _named(token[2], used) + token[3])
+        text = url.geturl()
+    return _compact({"url": text, "used_env_vars": sorted(used)})
+
+
+def _named(text: str, used: set[str]) -> str:
+    used.update(_VARIABLE.findall(text))
+    return _VARIABLE.sub(r"${\1}", text)
+
+
+def _compact(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def _subdir(subdir: str, packages: list[tuple[str, str]]) -> dict[str, Any]:
+    records = dict(_record(subdir, name, *value.split(" ", 1)) for name, value in packages)
+    return {"info": {"subdir": subdir}, "packages": records}
+
+
+def _record(subdir: str, name: str, version: str, build: str = "") -> tuple[str, dict[str, Any]]:
+    full = f"{build}_0" if build else "0"
+    return f"{name}-{version}-{full}.tar.bz2", {
+        "name": name,
+        "version": version,
+        "build_string": build,
+        "build_number": 0,
+        "build": full,
+        "noarch": "",
+        "depends": [],
+        "timestamp": 1577854800000,
+        "package_type": "virtual_system",
+        "subdir": subdir,
     }
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def _default_virtual_packages(subdir: str) -> list[tuple[str, str]]:
+    # Source: conda_lock/default-virtual-packages.yaml, and the second __osx that conda-lock adds to it.
+    archspec = [("__archspec", f"1 {_ARCHSPECS[subdir]}")] if subdir in selectors.PLATFORMS else []
+    if subdir.startswith("linux"):
+        return [*archspec, ("__unix", "0"), ("__linux", "5.10"), ("__glibc", "2.28"), ("__cuda", "11.4")]
+    if subdir.startswith("osx"):
+        return [*archspec, ("__unix", "0"), ("__osx", "11.0"), *([("__osx", "10.15")] if subdir == "osx-64" else [])]
+    return [*archspec, ("__win", "0"), ("__cuda", "11.4")] if subdir.startswith("win") else archspec

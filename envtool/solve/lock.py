@@ -10,16 +10,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envtool import paths
 from envtool.errors import SolveError
 from envtool.fetch import url_credentials
-from envtool.lockfile.conda_lock_v1 import SPECS_KEY, VARIABLES_KEY, LockedPackage, Lockfile
+from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, SPECS_KEY, VARIABLES_KEY, LockedPackage, Lockfile
 from envtool.solve import recorded_inputs
 from envtool.solve.categories import categories, dependency_edges
 from envtool.solve.conda_solver import PackageRecord
-from envtool.solve.content_hash import remembered_hashes
-from envtool.solve.meanwhile import meanwhile
-from envtool.solve.recorded_inputs import INPUTS_KEY
+from envtool.solve.content_hash import content_hashes
 from envtool.solve.solution import Preference, Solution, Sources
 from envtool.solve.solve import solve
 from envtool.spec import version_policy as policy
@@ -87,26 +84,21 @@ def lock(request: LockRequest, sources: Sources) -> Lockfile:
         SolveError: A platform cannot be satisfied.
     """
     complete = with_virtual_packages(request.spec)
-    declared = {each.platform: each.virtual_packages for each in complete.platforms}
-    # conda-lock's modules take as long to import as the solve does, so the two go side by side.
-    kept = paths.cache() / "content-hashes"
-    with meanwhile(lambda: remembered_hashes(request.spec, declared, kept)) as content_hashes:
-        solutions = solve(complete, sources, request.policy(), request.preferences)
+    solutions = solve(complete, sources, request.policy(), request.preferences)
     packages = [
         package
         for platform, solution in zip(complete.platforms, solutions)
         for package in locked_packages(platform, solution)
     ]
-    return described(request, packages, content_hashes.result())
+    return described(request, packages)
 
 
-def described(request: LockRequest, packages: Sequence[LockedPackage], content_hash: Mapping[str, str]) -> Lockfile:
+def described(request: LockRequest, packages: Sequence[LockedPackage]) -> Lockfile:
     """A lock of chosen packages.
 
     Args:
         request: What was locked.
         packages: What was chosen.
-        content_hash: conda-lock's hash of the sources for each platform.
     """
     declared = {each.platform: each.virtual_packages for each in with_virtual_packages(request.spec).platforms}
     relative_to = request.lockfile_path.resolve().parent
@@ -115,7 +107,7 @@ def described(request: LockRequest, packages: Sequence[LockedPackage], content_h
         channels=request.spec.channels,
         platforms=tuple(sorted(declared)),
         sources=tuple(os.path.relpath(path.resolve(), relative_to) for path in request.spec.paths),
-        content_hash=content_hash,
+        content_hash=content_hashes(request.spec, declared),
         custom_metadata=_metadata(request, declared),
     )
 
@@ -139,7 +131,7 @@ def locked_packages(spec: PlatformSpec, solution: Solution) -> list[LockedPackag
 
 
 def _metadata(request: LockRequest, declared: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    from importlib.metadata import version  # imported while the solver works: the hashes need it too
+    from importlib.metadata import version
 
     spec = request.spec
     match_specs = {each.platform: sorted({dependency.text for dependency in each.conda}) for each in spec.platforms}

@@ -9,18 +9,18 @@ from pathlib import Path
 
 from envtool import paths
 from envtool.artifacts.dist_info import distributions_in
+from envtool.artifacts.reachable_archives import archive_at_hand, find_archive
 from envtool.errors import SolveError
 from envtool.fetch.archive_cache import Cache
 from envtool.lockfile import git_url
-from envtool.lockfile.distribution_names import normalize, provided_distributions
-from envtool.lockfile.distribution_table import DISTRIBUTION_NAMES
 from envtool.lockfile.pylock import Wheel
 from envtool.mirrors import index_failover
 from envtool.mirrors.mirrors import Mirrors
 from envtool.pypi import resolve
+from envtool.pypi.distribution_names import normalize, provided_distributions
+from envtool.pypi.distribution_table import DISTRIBUTION_NAMES
 from envtool.pypi.resolve import Target, WheelRequest
 from envtool.solve.conda_solver import PackageRecord
-from envtool.solve.reachable_archives import archive_at_hand, find_archive
 from envtool.solve.settle import hold_most
 from envtool.solve.solution import Preference, Solution, SolveErrors, Sources
 from envtool.spec import pip_requirements

@@ -15,7 +15,6 @@ from typing import Any
 from envtool.spec import pip_requirements, requirement_hashes
 from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec, package_name
 
-INPUTS_KEY = "envtool_inputs"
 _FORMAT = 1
 _NAMED = ("variable", "virtual package", "exclude-newer-package", "exclude-newer-channel")
 _AROUND_OPERATORS = re.compile(r"\s*([,|<>=!~]+)\s*")
@@ -118,18 +117,6 @@ def options_of(recorded: str) -> dict[str, str]:
     """What the command line said when a lock was made."""
     options: dict[str, str] = json.loads(recorded).get("options", {})
     return options
-
-
-def urls_of(recorded: str | None) -> list[str]:
-    """The URLs of package indexes and of distributions that stand in the inputs of a lock, variables and all."""
-    try:
-        inputs = json.loads(recorded or "{}")
-        rows = [*inputs.get("general", ()), *(row for rows in inputs.get("platforms", {}).values() for row in rows)]
-        indexes = [value for kind, _, value, *_ in rows if kind in ("package index", "pip-repositories")]
-        named = [pip_requirements.url_of(value) for kind, _, value, *_ in rows if kind == "pip dependency"]
-    except (ValueError, TypeError, AttributeError):  # a convenience: spoilt inputs are as good as none
-        return []
-    return [url for each in indexes for url in each.split(", ")] + [url for url in named if url]
 
 
 def unchanged_wheels(recorded: str | None, platform: PlatformSpec) -> frozenset[str]:

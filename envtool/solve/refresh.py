@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from envtool import console
-from envtool.lockfile.conda_lock_v1 import Lockfile
+from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, Lockfile
 from envtool.solve.lock import LockRequest
-from envtool.solve.recorded_inputs import INPUTS_KEY, options_of
+from envtool.solve.recorded_inputs import options_of
 from envtool.spec.environment import DEFAULT_PLATFORM, read_spec
 
 DEFAULT_SOURCE = Path("environment.yml")

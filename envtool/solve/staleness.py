@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from envtool.lockfile.conda_lock_v1 import Lockfile
+from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, Lockfile
 from envtool.solve import recorded_inputs
 from envtool.solve.lock import LockRequest, with_virtual_packages
-from envtool.solve.recorded_inputs import INPUTS_KEY, Change
+from envtool.solve.recorded_inputs import Change
 from envtool.spec.environment import package_name
 
 

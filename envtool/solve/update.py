@@ -10,12 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from envtool.errors import EnvtoolError
-from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
+from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, LockedPackage, Lockfile
 from envtool.lockfile.pylock import Wheel
 from envtool.solve import recorded_inputs
+from envtool.solve.fitting import refusing
 from envtool.solve.lock import LockRequest, lock
-from envtool.solve.moves import refusing
-from envtool.solve.recorded_inputs import INPUTS_KEY
 from envtool.solve.solution import Preference, Sources
 from envtool.spec import pip_requirements
 from envtool.spec.environment import PlatformSpec, package_name

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from envtool.errors import Issue
 from envtool.fetch import url_credentials
-from envtool.spec import pip_requirements, selectors, variables
+from envtool.lockfile import variables
+from envtool.spec import pip_requirements, selectors
 from envtool.spec.pip_requirements import Line, Requirements
 from envtool.spec.selectors import PLATFORMS
 from envtool.yaml_document import Document, Value

@@ -84,9 +84,9 @@ class Pins:
         others = [each for each in hashes if not each.startswith("sha256:")]
         if not others:
             return False
+        from envtool.artifacts.reachable_archives import SILENT
         from envtool.fetch.archive_cache import Wanted, update_from
         from envtool.fetch.downloader import fetch
-        from envtool.solve.reachable_archives import SILENT
 
         wanted = Wanted(unquote(file["url"].rpartition("/")[2]), sha256, (file["url"],), file.get("size"))
         path = fetch([wanted], self._cache, SILENT)[wanted]

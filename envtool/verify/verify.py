@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from envtool.artifacts.download import fetch_packages, require_sha256
+from envtool.artifacts.download import require_sha256
 from envtool.artifacts.file_manifest import Declared, Manifests
 from envtool.console import Display
 from envtool.fetch.archive_cache import Cache
@@ -21,6 +21,7 @@ from envtool.prefix.layout import layout as lay_out
 from envtool.prefix.prefix import Prefix
 from envtool.prefix.scan import Entry, Known, env_digest, scan
 from envtool.prefix.transaction_plan import Damage
+from envtool.source_builds.acquire import fetch_packages
 from envtool.verify.findings import Finding
 
 

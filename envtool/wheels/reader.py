@@ -1,11 +1,4 @@
-"""A pure-Python wheel becomes a noarch Python package.
-
-Such a package has `site-packages/` and `python-scripts/`; the installer puts them where the environment's Python looks
-and writes the console scripts, whose names stand in `info/link.json` (CEP 34). `RECORD` lists what will be installed,
-console scripts included, and `INSTALLER` says conda, so that pip neither upgrades nor removes the package by accident.
-
-Out of scope: compiled wheels, and the wheel's own dependencies, which the `pip:` section of an environment locks.
-"""
+"""Reader of wheel files: members, RECORD, headers, console scripts, licences."""
 
 from __future__ import annotations
 
@@ -19,49 +12,11 @@ from email.message import Message
 from email.parser import Parser
 from pathlib import Path, PurePosixPath
 
-from envtool.artifacts.conda_package import Entry, Package, safe_path
-from envtool.channel.python_recipe.recipe import Recipe
+from envtool.artifacts.conda_package import Entry, safe_path
 from envtool.errors import ArchiveError, Issue
-from envtool.wheels.layout import NOARCH, record_hash
+from envtool.wheels.layout import record_hash
 
 _CLAUSE = re.compile(r"(?:>=|<=|==|!=|~=|>|<)[0-9][0-9a-z.]*(?:\.\*)?")
-
-
-def to_package(path: Path, recipe: Recipe, about: tuple[Entry, ...]) -> Package:
-    """Make a package of a wheel.
-
-    Args:
-        path: The wheel, proved already.
-        recipe: Says how the package presents itself.
-        about: What else goes into `info/`.
-
-    Returns:
-        The package, without its recipe's sources.
-
-    Raises:
-        ArchiveError: The wheel is damaged, compiled, or contradicts its own RECORD or the recipe.
-    """
-    members = dict(read_members(path))
-    dist_info = dist_info_of(members, path.name)
-    _refuse_compiled(members, dist_info, path.name)
-    check_record(members, dist_info, path.name)
-    metadata = headers(members, f"{dist_info}/METADATA", path.name)
-    _check_identity(metadata, recipe, path.name)
-    scripts = console_scripts(members, dist_info)
-    files = NOARCH.place(members, dist_info, [f"bin/{name}" for name in scripts], path.name)
-    return Package(
-        name=recipe.name,
-        version=one_line(metadata, "Version"),
-        build_number=recipe.build_number,
-        subdir="noarch",
-        depends=(python_spec(metadata, path.name), *recipe.depends),
-        license=recipe.license,
-        summary=recipe.summary,
-        home=recipe.home,
-        files=files,
-        about=(*about, *licenses(members, dist_info)),
-        entry_points=tuple(f"{name} = {target}" for name, target in scripts.items()),
-    )
 
 
 def read_members(path: Path) -> Iterator[tuple[str, Entry]]:
@@ -108,16 +63,6 @@ def one_line(metadata: Message, key: str) -> str:
     return str(metadata.get(key, "")).strip()
 
 
-def _refuse_compiled(members: Mapping[str, Entry], dist_info: str, owner: str) -> None:
-    wheel = headers(members, f"{dist_info}/WHEEL", owner)
-    tags = [str(tag) for tag in wheel.get_all("Tag", [])]
-    if one_line(wheel, "Root-Is-Purelib").lower() != "true" or not all(tag.endswith("-none-any") for tag in tags):
-        raise ArchiveError(
-            f"{owner} is not a pure-Python wheel: its tags are {', '.join(tags) or 'none'}",
-            "list it in the pip section of the environment instead",
-        )
-
-
 def check_record(members: Mapping[str, Entry], dist_info: str, owner: str) -> None:
     """Compare the files of a wheel with its RECORD.
 
@@ -139,15 +84,6 @@ def _text(members: Mapping[str, Entry], name: str, owner: str) -> str:
     if name not in members:
         raise ArchiveError(f"{owner} has no {name}")
     return members[name].content.decode("utf-8")
-
-
-def _check_identity(metadata: Message, recipe: Recipe, owner: str) -> None:
-    name = re.sub(r"[-_.]+", "-", one_line(metadata, "Name")).lower()
-    if name != recipe.name:
-        raise ArchiveError(f"{owner} is another project: expected {recipe.name}, actual {name}")
-    version = one_line(metadata, "Version")
-    if recipe.version is not None and version != recipe.version:
-        raise ArchiveError(f"{owner} is another version: expected {recipe.version}, actual {version}")
 
 
 def python_spec(metadata: Message, owner: str) -> str:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from envtool.artifacts.conda_package import PLACEHOLDER, Entry, Package
 from envtool.errors import ArchiveError
-from envtool.inspect_lock.package_metadata import license_of
 from envtool.wheels import layout, reader, tags
 from envtool.wheels import requires as depends
+from envtool.wheels.license import license_of
 
 _SCRIPT = """\
 #!{placeholder}/bin/python

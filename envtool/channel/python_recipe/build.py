@@ -22,13 +22,13 @@ from envtool.artifacts import conda_writer
 from envtool.artifacts.conda_package import Entry, Package
 from envtool.atomic_files import write_atomically
 from envtool.channel import index
-from envtool.channel.python_recipe import apt_sources, cpython, deb_archive, elf, recipe
+from envtool.channel.python_recipe import apt_sources, cpython, deb_archive, elf, recipe, wheel_package
 from envtool.channel.python_recipe.recipe import CheckoutSource, DebianSource, Recipe, WheelSource
 from envtool.console import Display
 from envtool.errors import MissingFileError, NetworkError
 from envtool.fetch.archive_cache import Cache
 from envtool.fetch.downloader import fetch
-from envtool.wheels import checkout, reader
+from envtool.wheels import checkout
 
 _STATE = ".envtool"
 
@@ -198,7 +198,7 @@ class _Workshop:
         else:
             with self.display.task(f"build the wheel of {each.name}"):
                 path = checkout.build(scratch / "checkout", wheels)
-        return reader.to_package(path, each, about)
+        return wheel_package.to_package(path, each, about)
 
     def _interpreter(self, each: Recipe, source: DebianSource, about: tuple[Entry, ...]) -> Package:
         patchelf = elf.find_patchelf()

@@ -10,8 +10,8 @@ import gzip
 import io
 import lzma
 import tarfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from envtool.artifacts.conda_package import safe_path
@@ -19,7 +19,6 @@ from envtool.errors import ArchiveError
 
 _MAGIC = b"!<arch>\n"
 _HEADER_BYTES = 60
-_SCRIPTS = ("preinst", "postinst", "prerm", "postrm", "config")
 
 
 @dataclass(frozen=True)
@@ -31,14 +30,12 @@ class Member:
         content: The bytes; empty for a link.
         is_executable: Whether its owner may run it.
         link: The target of a symbolic link, as it is written.
-        is_privileged: Whether it runs with the rights of its owner or group.
     """
 
     path: str
     content: bytes
     is_executable: bool
     link: str | None
-    is_privileged: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,15 +46,11 @@ class Deb:
         name: From its control file.
         version: From its control file.
         members: Files and links, in the package's order; directories are left out.
-        control: All fields of its control file, each with its first line.
-        scripts: The maintainer scripts that it has, such as `postinst`.
     """
 
     name: str
     version: str
     members: tuple[Member, ...]
-    control: Mapping[str, str] = field(default_factory=dict)
-    scripts: tuple[str, ...] = ()
 
 
 def read(path: Path) -> Deb:
@@ -81,8 +74,7 @@ def read(path: Path) -> Deb:
         members = tuple(_tar(parts, "data.tar", path.name))
     except (tarfile.TarError, lzma.LZMAError, EOFError, OSError, ValueError, KeyError) as error:
         raise ArchiveError(f"{path.name} is damaged: {error}", "remove it from the cache and run again") from error
-    scripts = tuple(name for name in _SCRIPTS if name in files)
-    return Deb(control["Package"], control["Version"], members, control, scripts)
+    return Deb(control["Package"], control["Version"], members)
 
 
 def _ar_members(data: bytes, owner: str) -> Iterator[tuple[str, bytes]]:
@@ -145,7 +137,7 @@ def _tar_members(data: bytes, owner: str) -> Iterator[Member]:
             file = None if info.issym() else tar.extractfile(info)
             content = file.read() if file else b""
             link = info.linkname if info.issym() else None
-            yield Member(path, content, bool(info.mode & 0o100), link, link is None and bool(info.mode & 0o6000))
+            yield Member(path, content, bool(info.mode & 0o100), link)
 
 
 def _control(text: bytes) -> dict[str, str]:

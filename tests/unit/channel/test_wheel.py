@@ -11,8 +11,8 @@ import pytest
 
 from envtool.artifacts.conda_package import Package
 from envtool.channel.python_recipe.recipe import Recipe, WheelSource
+from envtool.channel.python_recipe.wheel_package import to_package
 from envtool.errors import ArchiveError
-from envtool.wheels import reader
 
 METADATA = (
     "Metadata-Version: 2.1\nName: My.Demo\nVersion: 1.5\nRequires-Python: >= 3.9, !=3.9.1\n\nRequires-Python: no\n"
@@ -55,7 +55,7 @@ def make(tmp_path: Path, files: dict[str, str], listed: str | None = None) -> Pa
 
 def convert(tmp_path: Path, changes: dict[str, str | None] | None = None, listed: str | None = None) -> Package:
     files = {name: text for name, text in {**FILES, **(changes or {})}.items() if text is not None}
-    return reader.to_package(make(tmp_path, files, listed), RECIPE, ())
+    return to_package(make(tmp_path, files, listed), RECIPE, ())
 
 
 def refusal(tmp_path: Path, changes: dict[str, str | None], listed: str | None = None) -> str:
@@ -135,7 +135,7 @@ def test_unsafe_and_damaged_wheels_are_refused(tmp_path: Path) -> None:
     path = make(tmp_path, FILES)
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(ArchiveError, match="not a whole wheel"):
-        reader.to_package(path, RECIPE, ())
+        to_package(path, RECIPE, ())
 
 
 def test_two_dist_infos_are_one_too_many(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from envtool.artifacts.dist_info import distributions_in
 from envtool.fetch.archive_cache import Cache
-from envtool.lockfile.distribution_names import normalize, pep440, provided_distributions
-from envtool.lockfile.distribution_table import DISTRIBUTION_NAMES
+from envtool.pypi.distribution_names import normalize, pep440, provided_distributions
+from envtool.pypi.distribution_table import DISTRIBUTION_NAMES
 from envtool.solve.conda_solver import PackageRecord
 from tests.support.archives import Archive, File, locked
 

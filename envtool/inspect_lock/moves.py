@@ -12,10 +12,10 @@ from envtool.inspect_lock.diff import Difference
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
 from envtool.solve import conda_solver
 from envtool.solve.conda_solver import Repodata
+from envtool.solve.fitting import fits, refusing
 from envtool.solve.lock import LockRequest, with_virtual_packages
 from envtool.solve.solve import channels_of
-from envtool.spec import pip_requirements
-from envtool.spec.environment import Dependency, PlatformSpec, package_name
+from envtool.spec.environment import PlatformSpec, package_name
 
 Key = tuple[str, str]
 
@@ -121,22 +121,6 @@ class Reasons:
             is_new = former is None or former.version != package.version
             if is_new and old.name in package.dependencies:
                 yield f"{package.name} {package.version} does not fit with {old.version}"
-
-
-def refusing(platform: PlatformSpec, package: LockedPackage) -> list[Dependency]:
-    """The lines that ask for another version or build of a package than the locked one."""
-    if package.manager == "conda":
-        return [
-            each for each in platform.conda if package_name(each.text) == package.name and not fits(each.text, package)
-        ]
-    lines = (*platform.pip, *platform.pip_constraints)
-    own = [each for each in lines if pip_requirements.name_of(each.text) == package.name]
-    return [each for each in own if not pip_requirements.allows(each.text, package.version)]
-
-
-def fits(match_spec: str, package: LockedPackage) -> bool:
-    """Whether a match spec takes a conda package."""
-    return conda_solver.matches(match_spec, package.name, package.version, package.build_string or "")
 
 
 def _last_reason(reasons: Reasons, moved: Difference, request: LockRequest, repodata: Repodata) -> str:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from envtool.lockfile.distribution_table import DISTRIBUTION_NAMES
-from envtool.solve.reachable_archives import archive_at_hand
+from envtool.artifacts.reachable_archives import archive_at_hand
+from envtool.pypi.distribution_table import DISTRIBUTION_NAMES
 
 if TYPE_CHECKING:
     from envtool.fetch.archive_cache import Cache

@@ -1,0 +1,54 @@
+"""Every archive and wheel of a lock in the cache: downloaded, or built from its git commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envtool.artifacts import download
+from envtool.console import Display
+from envtool.fetch.archive_cache import Cache
+from envtool.lockfile import git_url
+from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.mirrors.mirrors import Mirrors
+
+if TYPE_CHECKING:
+    from envtool.fetch.timeouts import Patience
+
+
+def fetch_packages(
+    packages: Sequence[LockedPackage],
+    cache: Cache,
+    display: Display,
+    *,
+    mirrors: Mirrors | None = None,
+    patience: Patience | None = None,
+    is_offline: bool = False,
+) -> dict[str, Path]:
+    """Bring the archives and wheels of a lock into the cache.
+
+    Args:
+        packages: Packages of the lock; those whose URL is a git repository are built.
+        cache: Where they go.
+        display: Where progress is shown.
+        mirrors: Where else the canonical URLs' bytes may be; what this machine is set up for by default.
+        patience: The limits of a download; those of the environment variables by default.
+        is_offline: Whether only the cache may be used.
+
+    Returns:
+        The proven file of each canonical URL.
+
+    Raises:
+        SolveError: The wheel of a locked commit cannot be built here.
+        LockfileError, NetworkError, HashMismatchError, CacheError: As `envtool.artifacts.download.fetch_packages`.
+    """
+    from_git = [each for each in packages if git_url.is_repository(each.url)]
+    others = [each for each in packages if each not in from_git]
+    found = download.fetch_packages(others, cache, display, mirrors=mirrors, patience=patience, is_offline=is_offline)
+    if from_git:
+        from envtool.source_builds.git_wheels import rebuild
+
+        for each in from_git:
+            found[each.url] = rebuild(each, cache, display, mirrors=mirrors, is_offline=is_offline)
+    return found
