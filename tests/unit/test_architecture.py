@@ -137,8 +137,8 @@ def test_no_path_of_a_machine_and_no_registry_is_named() -> None:
 # A package imports only what stands before it in its half's list.
 STOREYS = {
     "envtool": """
-        errors paths atomic_files console file_lock subprocesses scratch yaml_document templates fetch lockfile mirrors
-        artifacts signing spec pypi wheels source_builds prefix package_cache verify install solve inspect_lock export
+        errors masking paths atomic_files console file_lock subprocesses scratch yaml_document templates fetch lockfile
+        mirrors artifacts signing spec pypi wheels source_builds prefix package_cache verify install solve inspect_lock export
         channel bundle deploy doctor ci cli __main__
     """,
     "serve": """
@@ -146,8 +146,6 @@ STOREYS = {
         batching protocols operations metrics observability gateway workers publishing cli gunicorn_conf wsgi __main__
     """,
 }
-# Reads archives and knows nothing of prefixes.
-ARCHIVES = "envtool.artifacts.dist_info"
 
 
 def name_of(path: Path) -> str:
