@@ -86,7 +86,7 @@ def test_packages_name_the_python_that_they_need(channel: Any) -> None:
 
 def test_our_own_package_has_the_files_that_are_no_modules(channel: Any) -> None:
     files = conda_writer.read(channel.archive("envserve")).files
-    for name in ("serve/app/page/index.html", "serve/app/page/page.js", "envtool/templates/variables.yml"):
+    for name in ("serve/gateway/page/index.html", "serve/gateway/page/page.js", "envtool/templates/variables.yml"):
         assert f"site-packages/{name}" in files
 
 

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from envtool.errors import SolveError
+from envtool.inspect_lock.moves import moves
 from envtool.mirrors.mirrors import Mirrors
 from envtool.solve.conda_solver import Repodata, SolveRequest
 from envtool.solve.lock import lock
-from envtool.solve.moves import moves
 from envtool.solve.refresh import request as request_of
 from envtool.solve.settle import hold_most
 from envtool.solve.solution import Sources
