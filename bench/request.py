@@ -96,18 +96,18 @@ def connect(server, count: int) -> list:
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
-    from serve.batching.scheduler import Dispatcher
+    from serve.batching.scheduler import Scheduler
     from serve.gateway.asgi_app import AsgiApp
-    from serve.workers.header_cache import Heads
-    from serve.workers.http_protocol import Bounds, Connection, Streak
+    from serve.workers.header_cache import HeaderCache
+    from serve.workers.http_protocol import Bounds, Connection, SoleConnection
 
     loop = asyncio.get_running_loop()
-    app = AsgiApp(server, None, Dispatcher(loop, server.oversight.meter.observer.batch))
+    app = AsgiApp(server, None, Scheduler(loop, server.oversight.meter.observer.batch))
     config = Config(app=lambda: None, log_config=None)
     config.load()
     state = ServerState()
     bounds = Bounds(4094, 100, 16384, 30.0)
-    shared = {"known": Heads(app.table, app.limit_bytes), "streak": Streak()}
+    shared = {"known": HeaderCache(app.table, app.limit_bytes), "streak": SoleConnection()}
     found = []
     for _ in range(count):
         each = Connection(config=config, server_state=state, app_state={}, app=app, bounds=bounds, **shared)

@@ -113,13 +113,13 @@ class Task:
             say(f"  {what}")
 
 
-class Display:
+class ProgressDisplay:
     """The progress bars of one command; used as a context manager."""
 
     def __init__(self) -> None:
         self._bars: Progress | None = _bars() if sys.stderr.isatty() else None
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> ProgressDisplay:
         if self._bars:
             self._bars.start()
         return self

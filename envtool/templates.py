@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from envtool import paths
 from envtool.errors import InvalidFileError, TemplateError
-from envtool.yaml_document import Document, Value, read_text
+from envtool.yaml_document import Value, YamlDocument, read_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -85,7 +85,7 @@ def _described(root: Path) -> dict[str, Template]:
     files = {each.name[: -len(_SUFFIX)]: each for each in sorted((root / "environment").glob(f"*{_SUFFIX}"))}
     if not files:
         return {}
-    document = Document(str(path), path.read_text(encoding="utf-8") if path.exists() else "")
+    document = YamlDocument(str(path), path.read_text(encoding="utf-8") if path.exists() else "")
     about = document.mapping(document.root, "the file", tuple(files))
     found = {name: _template(document, name, files[name], entry) for name, entry in about.items() if name in files}
     if document.issues:
@@ -96,13 +96,13 @@ def _described(root: Path) -> dict[str, Template]:
     return found
 
 
-def _template(document: Document, name: str, file: Path, entry: Value) -> Template:
+def _template(document: YamlDocument, name: str, file: Path, entry: Value) -> Template:
     about = document.mapping(entry, name, ("description", "variables"))
     variables = read_variables(document, about.get("variables"), f"variables of {name}")
     return Template(name, file, document.string(about.get("description"), "description") or "", variables)
 
 
-def read_variables(document: Document, value: Value | None, what: str) -> tuple[Variable, ...]:
+def read_variables(document: YamlDocument, value: Value | None, what: str) -> tuple[Variable, ...]:
     """The variables that a variables.yml describes; what is wrong with them goes to the document's issues.
 
     Args:

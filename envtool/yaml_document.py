@@ -49,7 +49,7 @@ class Value:
     text: str = ""
 
 
-class Document:
+class YamlDocument:
     """One YAML file, and the issues found while it is read.
 
     Args:

@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from serve.cli.operator_commands import Answer, add_commands
+from serve.cli.operator_commands import Output, add_commands
 from serve.cli.publish_commands import add_publish_commands
 from serve.errors import ServeError, describe
 from serve.settings.fields import FIELDS
@@ -47,13 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _build_parser().parse_args(arguments)
     try:
-        answer: Answer | str = options.run(options)
+        answer: Output | str = options.run(options)
     except ServeError as error:
         sys.stderr.write(describe(error) + "\n")
         return _KNOWN_ERROR
     except KeyboardInterrupt:
         return _INTERRUPTED
-    text, code = answer if isinstance(answer, Answer) else Answer(answer)
+    text, code = answer if isinstance(answer, Output) else Output(answer)
     sys.stdout.write(text + "\n" if text else "")
     return code
 

@@ -22,7 +22,7 @@ from serve.http.extension import find_server
 from serve.http.thread_pool import current_ticket
 from serve.metrics import multiprocess_directory
 from serve.settings.settings import ServerSettings, load_settings
-from serve.workers.process_exit import Leaving
+from serve.workers.process_exit import ProcessExit
 from serve.workers.reload_handover import Handover
 
 _KNOWN_ERROR = 3
@@ -45,7 +45,7 @@ def _exit_unless_fast(missing: list[str]) -> None:
 
 
 served = _load_or_exit()
-leaving = Leaving()
+leaving = ProcessExit()
 drain = Drain()
 handover = Handover()
 # What is done about a worker that has ended, once the master is ready for it.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envtool.console import Display
+from envtool.console import ProgressDisplay
 from envtool.errors import Issue, LockfileError, NetworkError
 from envtool.fetch import url_credentials
 from envtool.fetch.archive_cache import Cache, Wanted
@@ -15,7 +15,7 @@ from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.mirrors.mirrors import Mirrors
 
 if TYPE_CHECKING:
-    from envtool.fetch.timeouts import Patience
+    from envtool.fetch.timeouts import Timeouts
 
 _UNPROVEN_HINT = "envtool lock writes a lock that proves all, from channels whose repodata has sha256"
 
@@ -23,10 +23,10 @@ _UNPROVEN_HINT = "envtool lock writes a lock that proves all, from channels whos
 def fetch_packages(
     packages: Sequence[LockedPackage],
     cache: Cache,
-    display: Display,
+    display: ProgressDisplay,
     *,
     mirrors: Mirrors | None = None,
-    patience: Patience | None = None,
+    patience: Timeouts | None = None,
     is_offline: bool = False,
 ) -> dict[str, Path]:
     """Bring the archives and wheels of a lock into the cache.
@@ -79,7 +79,7 @@ def _missing(packages: Sequence[LockedPackage]) -> str | None:
     return f"the lock names {', '.join(names)} for some of these places; set what they stand for" if names else None
 
 
-def _places(packages: Sequence[LockedPackage], cache: Cache, display: Display, *, is_offline: bool) -> Mirrors:
+def _places(packages: Sequence[LockedPackage], cache: Cache, display: ProgressDisplay, *, is_offline: bool) -> Mirrors:
     # Mirrors are measured, where that is wanted, for what has to be fetched and for nothing else.
     missing = [each for each in packages if not cache.path(Wanted(each.file_name, require_sha256(each), ())).exists()]
     if is_offline:

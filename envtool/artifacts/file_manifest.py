@@ -74,7 +74,7 @@ class Brought:
         return [*self.files, *self.scripts] if self.scripts else self.files.keys()
 
 
-class Manifests:
+class FileManifests:
     """The manifests of archives and wheels, kept under the hash of what they describe.
 
     Args:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from envtool.artifacts.download import require_sha256
 from envtool.bundle import envtool_wheels, writer
 from envtool.bundle.manifest import LOCKFILE, STARTER, File, Manifest, path_of
-from envtool.console import Display
+from envtool.console import ProgressDisplay
 from envtool.fetch.archive_cache import Cache, sha256_of
 from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import LockedPackage, read_lockfile
@@ -58,7 +58,7 @@ class Made:
     is_signed: bool
 
 
-def create(order: Order, target: Path, cache: Cache, display: Display, *, as_directory: bool = False) -> Made:
+def create(order: Order, target: Path, cache: Cache, display: ProgressDisplay, *, as_directory: bool = False) -> Made:
     """Make a bundle.
 
     Args:
@@ -97,7 +97,7 @@ def _packages(order: Order) -> list[LockedPackage]:
     return [each for request in requests for each in request.packages()]
 
 
-def _tools(order: Order, wheel: Path, display: Display) -> list[LockedPackage]:
+def _tools(order: Order, wheel: Path, display: ProgressDisplay) -> list[LockedPackage]:
     platforms = [each for each in order.platforms if each.startswith("linux-")]
     with display.task(f"choose the wheels that envtool needs on Python {', '.join(order.pythons)}"):
         arguments = (wheel, platforms, order.pythons, mirrors.configured())
@@ -144,7 +144,7 @@ def _write(
     target: Path,
     manifest: Manifest,
     sources: Mapping[str, Path],
-    display: Display,
+    display: ProgressDisplay,
     *,
     as_directory: bool,
 ) -> Made:

@@ -9,7 +9,7 @@ from pathlib import Path
 from envtool.artifacts.download import require_sha256
 from envtool.bundle.format import Bundle, open_bundle
 from envtool.bundle.manifest import LOCKFILE, path_of
-from envtool.console import Display, Task
+from envtool.console import ProgressDisplay, Task
 from envtool.errors import BundleError, HashMismatchError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.fetch.downloader import fetch
@@ -54,7 +54,7 @@ def open_trusted(path: Path, key_files: Sequence[Path] = ()) -> Trusted:
     return Trusted(bundle, key, lockfile)
 
 
-def install(trusted: Trusted, request: Request, prefix: Prefix, cache: Cache, display: Display) -> Outcome:
+def install(trusted: Trusted, request: Request, prefix: Prefix, cache: Cache, display: ProgressDisplay) -> Outcome:
     """Make an environment from a bundle; no network is used.
 
     Args:

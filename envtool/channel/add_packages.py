@@ -11,10 +11,10 @@ from envtool.artifacts import conda_writer
 from envtool.artifacts.conda_package import Package
 from envtool.channel import edit
 from envtool.channel.edit import Changed, Indexing
-from envtool.console import Display
+from envtool.console import ProgressDisplay
 from envtool.errors import MissingFileError
 from envtool.wheels import checkout
-from envtool.wheels.to_conda import Wish, convert
+from envtool.wheels.to_conda import ConversionOptions, convert
 
 # Beside sources in a checkout, and never what a wheel is made of.
 _NOT_INPUTS = frozenset({"build", "dist", "node_modules", "venv", "env"})
@@ -32,10 +32,10 @@ class Sources:
 
     wheels: tuple[Path, ...]
     checkouts: tuple[Path, ...]
-    wishes: tuple[Wish, ...]
+    wishes: tuple[ConversionOptions, ...]
 
 
-def make(sources: Sources, channel: Path, display: Display, indexing: Indexing) -> Changed:
+def make(sources: Sources, channel: Path, display: ProgressDisplay, indexing: Indexing) -> Changed:
     """Make packages and add them to a channel; the same source gives the same bytes.
 
     Args:
@@ -65,7 +65,7 @@ def _require(wheels: Sequence[Path]) -> None:
         raise MissingFileError(f"{', '.join(missing)}: not found", "pip download --no-deps NAME brings a wheel")
 
 
-def _built(checkouts: Sequence[Path], scratch: Path, display: Display) -> Iterator[Path]:
+def _built(checkouts: Sequence[Path], scratch: Path, display: ProgressDisplay) -> Iterator[Path]:
     for number, root in enumerate(checkouts):
         if not (root / "pyproject.toml").is_file():
             raise MissingFileError(f"{root} has no pyproject.toml", "name the directory of a project")
@@ -81,7 +81,7 @@ def _is_input(name: str) -> bool:
     return name not in _NOT_INPUTS and (not name.startswith(".") or name in _KEPT_HIDDEN)
 
 
-def _packed(package: Package, scratch: Path, display: Display) -> Path:
+def _packed(package: Package, scratch: Path, display: ProgressDisplay) -> Path:
     path = scratch / package.file_name
     if not path.exists():
         with display.task(f"pack {package.file_name}"):

@@ -19,7 +19,7 @@ from envtool.artifacts.conda_archive import read_info_json
 from envtool.atomic_files import writing
 from envtool.channel import index
 from envtool.channel.check import check_archive
-from envtool.console import Display, warn
+from envtool.console import ProgressDisplay, warn
 from envtool.errors import ArchiveError, ChannelError
 from envtool.fetch.archive_cache import sha256_of
 from envtool.signing import channel_signature
@@ -68,7 +68,7 @@ def archives(channel: Path) -> dict[str, Path]:
     return {f"{each.parent.name}/{each.name}": each for each in sorted(found) if each.is_file()}
 
 
-def add(channel: Path, files: Sequence[Path], display: Display, indexing: Indexing) -> Changed:
+def add(channel: Path, files: Sequence[Path], display: ProgressDisplay, indexing: Indexing) -> Changed:
     """Copy archives into a channel and index it.
 
     Args:
@@ -98,7 +98,7 @@ def add(channel: Path, files: Sequence[Path], display: Display, indexing: Indexi
         return _indexed(channel, tuple(sorted(new)), (), display, indexing)
 
 
-def reindex(channel: Path, display: Display, indexing: Indexing) -> Changed:
+def reindex(channel: Path, display: ProgressDisplay, indexing: Indexing) -> Changed:
     """Index a channel as it is.
 
     Raises:
@@ -109,7 +109,7 @@ def reindex(channel: Path, display: Display, indexing: Indexing) -> Changed:
         return _indexed(channel, (), (), display, indexing)
 
 
-def remove(channel: Path, patterns: Sequence[str], display: Display, indexing: Indexing) -> Changed:
+def remove(channel: Path, patterns: Sequence[str], display: ProgressDisplay, indexing: Indexing) -> Changed:
     """Take archives out of a channel.
 
     Args:
@@ -135,7 +135,7 @@ def remove(channel: Path, patterns: Sequence[str], display: Display, indexing: I
         return _indexed(channel, (), tuple(sorted(gone)), display, indexing)
 
 
-def collect(channel: Path, keep: int, display: Display, indexing: Indexing) -> Changed:
+def collect(channel: Path, keep: int, display: ProgressDisplay, indexing: Indexing) -> Changed:
     """Take all but the newest builds of every package out of a channel.
 
     Args:
@@ -180,7 +180,7 @@ def _require_new_or_same(channel: Path, places: dict[str, Path]) -> None:
 
 
 def _indexed(
-    channel: Path, added: tuple[str, ...], gone: tuple[str, ...], display: Display, indexing: Indexing
+    channel: Path, added: tuple[str, ...], gone: tuple[str, ...], display: ProgressDisplay, indexing: Indexing
 ) -> Changed:
     there = archives(channel)
     if indexing.key_file is None and (channel / channel_signature.SIGNATURE).exists():

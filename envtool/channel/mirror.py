@@ -20,8 +20,8 @@ from urllib.parse import unquote, urlsplit
 from envtool.artifacts.conda_package import safe_path
 from envtool.artifacts.download import require_sha256
 from envtool.channel import index
-from envtool.channel.storage import Place
-from envtool.console import Display
+from envtool.channel.storage import Storage
+from envtool.console import ProgressDisplay
 from envtool.errors import ChannelError
 from envtool.fetch.archive_cache import Cache
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
@@ -53,7 +53,7 @@ class Mirrored:
 
 
 def mirror(
-    lockfile: Lockfile, place: Place, cache: Cache, display: Display, *, key_file: Path | None = None
+    lockfile: Lockfile, place: Storage, cache: Cache, display: ProgressDisplay, *, key_file: Path | None = None
 ) -> Mirrored:
     """Bring a mirror up to date with a lock.
 
@@ -92,7 +92,7 @@ def mirror(
     return Mirrored(place.url, len(wanted), tuple(moved), tuple(removed), mirrors)
 
 
-def _refuse_foreign(place: Place) -> list[str]:
+def _refuse_foreign(place: Storage) -> list[str]:
     there = list(place.paths())
     try:
         is_ours = not there or json.loads(place.read(MARK) or b"{}").get("format") == _FORMAT

@@ -14,7 +14,7 @@ from envtool.atomic_files import writing
 from envtool.fetch.archive_cache import sha256_of
 
 
-class Place(Protocol):
+class Storage(Protocol):
     """Somewhere that files can be put, each whole or not at all."""
 
     @property
@@ -37,7 +37,7 @@ class Place(Protocol):
         """Remove a file."""
 
 
-class Directory:
+class DirectoryStorage:
     """A directory of this machine.
 
     Args:

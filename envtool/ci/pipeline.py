@@ -15,7 +15,7 @@ from pathlib import Path
 
 from envtool.atomic_files import write_atomically
 from envtool.ci import second_judge
-from envtool.console import Display
+from envtool.console import ProgressDisplay
 from envtool.errors import EnvtoolError, HashMismatchError, NetworkError, ProcessError
 from envtool.export.sbom import bill_of_materials
 from envtool.fetch.archive_cache import Cache
@@ -109,7 +109,7 @@ class Job:
     name: str
 
 
-def run(job: Job, cache: Cache, display: Display) -> CiReport:
+def run(job: Job, cache: Cache, display: ProgressDisplay) -> CiReport:
     """Run every step that can be run; nothing that a step raises on purpose ends the others.
 
     Args:
@@ -165,13 +165,13 @@ def _second_judge(job: Job) -> tuple[Verdict, Sequence[str]]:
     return (Verdict.STALE if lines else Verdict.GOOD), lines
 
 
-def _create(job: Job, cache: Cache, display: Display) -> tuple[Verdict, Sequence[str]]:
+def _create(job: Job, cache: Cache, display: ProgressDisplay) -> tuple[Verdict, Sequence[str]]:
     outcome = create(job.request, job.prefix, cache, display)
     done = f"{len(outcome.plan.install)} packages installed, {len(outcome.plan.remove)} removed"
     return Verdict.GOOD, [done, *(f"warning: {each}" for each in outcome.warnings())]
 
 
-def _verify(job: Job, cache: Cache, display: Display) -> tuple[Verdict, Sequence[str]]:
+def _verify(job: Job, cache: Cache, display: ProgressDisplay) -> tuple[Verdict, Sequence[str]]:
     result = verify(job.prefix, job.request.packages(), cache, display)
     if job.is_rebuilt:
         result = compare_with_rebuilt(job.prefix, job.lockfile, result, cache, display)

@@ -86,7 +86,7 @@ def create(
         tools_path=tools_path,
         key_file=key_file,
     )
-    with console.Display() as display:
+    with console.ProgressDisplay() as display:
         made = create_bundle(order, output, Cache(paths.cache()), display, as_directory=directory)
     if as_json:
         facts = {"path": str(made.path), "sha256": made.sha256, "is_signed": made.is_signed}
@@ -145,7 +145,7 @@ def install(
         starts_over=force,
         is_frozen=frozen,
     )
-    with console.Display() as display:
+    with console.ProgressDisplay() as display:
         outcome = installation.install(trusted, request, prefix, Cache(paths.cache()), display)
     digest = outcome.receipt.env_digest
     if as_json:
@@ -167,7 +167,7 @@ def verify(bundle: Path, key_files: tuple[Path, ...], as_json: bool) -> None:
     from envtool.bundle import install as installation
 
     trusted = installation.open_trusted(bundle, key_files)
-    with console.Display() as display, display.task(f"read {bundle}", in_bytes=True) as task:
+    with console.ProgressDisplay() as display, display.task(f"read {bundle}", in_bytes=True) as task:
         installation.verify(trusted.bundle, task)
     if as_json:
         console.answer_json({"path": str(bundle), **_described(trusted.bundle.manifest), "key": trusted.key})

@@ -44,9 +44,9 @@ def prune_unpacked(days: float, is_all: bool, dry_run: bool, as_json: bool) -> N
     from envtool import console, paths
     from envtool.fetch.archive_cache import Cache
     from envtool.package_cache.prune import prune, stale
-    from envtool.package_cache.store import ImageStore
+    from envtool.package_cache.store import PackageCache
 
-    store = ImageStore(Cache(paths.cache()))
+    store = PackageCache(Cache(paths.cache()))
     found = stale(store, 0 if is_all else days)
     if not dry_run:
         prune(store, found)

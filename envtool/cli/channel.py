@@ -108,7 +108,9 @@ def build(
         from envtool.wheels import to_conda
 
         names = dict(pair(each) for each in renames)
-        wishes = tuple(to_conda.Wish(python, platform, names, build_number) for python in pythons or (None,))
+        wishes = tuple(
+            to_conda.ConversionOptions(python, platform, names, build_number) for python in pythons or (None,)
+        )
         _make(Sources(wheels, checkouts, wishes), place, key_file, as_json=as_json)
 
 
@@ -122,7 +124,7 @@ def _make(sources: Sources, place: Path, key_file: Path | None, *, as_json: bool
     from envtool.channel.add_packages import make
     from envtool.channel.edit import Indexing
 
-    with console.Display() as display:
+    with console.ProgressDisplay() as display:
         changed = make(sources, place, display, Indexing(key_file=key_file))
     channel_contents.tell(changed, as_json=as_json)
 
@@ -138,7 +140,7 @@ def _build_recipes(
         raise click.UsageError(
             "--key goes with --wheel and --checkout; after recipes, envtool channel index DIR --key PEM"
         )
-    with console.Display() as display:
+    with console.ProgressDisplay() as display:
         made = build_channel(
             recipes,
             place,

@@ -34,7 +34,7 @@ def add(channel: Path, files: tuple[Path, ...], key_file: Path | None, as_json: 
     """
     from envtool.channel import edit
 
-    with console.Display() as display:
+    with console.ProgressDisplay() as display:
         changed = edit.add(channel, files, display, edit.Indexing(key_file=key_file))
     tell(changed, as_json=as_json)
 
@@ -48,7 +48,7 @@ def index(channel: Path, shards: bool | None, key_file: Path | None, as_json: bo
     """Write the index of a channel anew: repodata.json, repodata.json.zst, and shards on request."""
     from envtool.channel import edit
 
-    with console.Display() as display:
+    with console.ProgressDisplay() as display:
         changed = edit.reindex(channel, display, edit.Indexing(shards, key_file))
     tell(changed, as_json=as_json)
 
@@ -62,7 +62,7 @@ def check(channel: Path, as_json: bool) -> int:
     from envtool.channel import edit
 
     archives = edit.archives(channel)
-    with console.Display() as display, display.task(f"check {len(archives)} archives", len(archives)) as task:
+    with console.ProgressDisplay() as display, display.task(f"check {len(archives)} archives", len(archives)) as task:
         issues = checking.check(channel, archives, task)
     if as_json:
         found = [{"place": each.place, "message": each.message} for each in issues]
@@ -88,7 +88,7 @@ def remove(channel: Path, patterns: tuple[str, ...], key_file: Path | None, as_j
     """
     from envtool.channel import edit
 
-    with console.Display() as display:
+    with console.ProgressDisplay() as display:
         changed = edit.remove(channel, patterns, display, edit.Indexing(key_file=key_file))
     tell(changed, as_json=as_json)
 
@@ -105,7 +105,7 @@ def gc(channel: Path, keep: int, key_file: Path | None, as_json: bool) -> None:
     """
     from envtool.channel import edit
 
-    with console.Display() as display:
+    with console.ProgressDisplay() as display:
         changed = edit.collect(channel, keep, display, edit.Indexing(key_file=key_file))
     tell(changed, as_json=as_json)
 

@@ -13,7 +13,7 @@ from envtool.cli.channel_contents import key_option
 from envtool.cli.options import json_option
 
 if TYPE_CHECKING:
-    from envtool.channel.storage import Place
+    from envtool.channel.storage import Storage
 
 
 @click.command()
@@ -42,7 +42,7 @@ def mirror(place: str, lockfile_path: Path, public_url: str | None, key_file: Pa
     from envtool.solve.md5_completion import read_complete
 
     lockfile = read_complete(lockfile_path)
-    with console.Display() as display:
+    with console.ProgressDisplay() as display:
         cache = Cache(paths.cache())
         made = mirror_module.mirror(lockfile, _place(place), cache, display, key_file=key_file)
     mirrors = made.mirrors
@@ -56,11 +56,11 @@ def mirror(place: str, lockfile_path: Path, public_url: str | None, key_file: Pa
     console.answer(f"ENVTOOL_MIRRORS='{pairs}'")
 
 
-def _place(name: str) -> Place:
-    from envtool.channel.s3_storage import Bucket
-    from envtool.channel.storage import Directory
+def _place(name: str) -> Storage:
+    from envtool.channel.s3_storage import S3Storage
+    from envtool.channel.storage import DirectoryStorage
 
-    return Bucket(name) if name.startswith("s3://") else Directory(Path(name))
+    return S3Storage(name) if name.startswith("s3://") else DirectoryStorage(Path(name))
 
 
 @click.command()

@@ -78,7 +78,7 @@ def command(
     fresh = refresh.request(sources, lockfile_path, lockfile, {})
     output.mkdir(parents=True, exist_ok=True)
     job = Job(fresh, lockfile, request, Prefix(path), output, not no_rebuild, name)
-    with console.Display() as display:
+    with console.ProgressDisplay() as display:
         result = run(job, Cache(paths.cache()), display)
     _tell(result, lockfile_path, output, as_json=as_json)
     ctx.exit(result.verdict.exit_code)

@@ -15,7 +15,7 @@ from envtool.cli.options import file_option, json_option, name_option, prefix_op
 
 if TYPE_CHECKING:
     from envtool.install.create import Outcome
-    from envtool.install.estimate import Forecast
+    from envtool.install.estimate import Estimate
     from envtool.install.request import Request
     from envtool.prefix.prefix import Prefix
     from envtool.prefix.transaction_plan import Plan
@@ -110,7 +110,7 @@ def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan,
     from envtool.fetch.archive_cache import Cache
     from envtool.install.create import create, preview
 
-    with console.Display() as display:
+    with console.ProgressDisplay() as display:
         if is_dry:
             return preview(request, prefix, Cache(directories.cache()), display), None, None
         outcome = create(request, prefix, Cache(directories.cache()), display)
@@ -170,7 +170,7 @@ def _sizes(plan: Plan) -> dict[str, int | None]:
     return {url: each.size_bytes for url, each in look_up(plan.install, is_offline=True).items()}
 
 
-def _show_needs(needs: Forecast) -> None:
+def _show_needs(needs: Estimate) -> None:
     from envtool import console
 
     unknown = f", and {needs.unknown} of unknown size" if needs.unknown else ""
@@ -178,7 +178,7 @@ def _show_needs(needs: Forecast) -> None:
     console.answer(f"disk     about {console.size(needs.disk_bytes)}, {console.size(needs.free_bytes)} are free")
 
 
-def _forecast(plan: Plan, prefix: Prefix, request: Request, sizes: Mapping[str, int | None]) -> Forecast:
+def _forecast(plan: Plan, prefix: Prefix, request: Request, sizes: Mapping[str, int | None]) -> Estimate:
     from envtool import paths as directories
     from envtool.fetch.archive_cache import Cache
     from envtool.install.estimate import forecast

@@ -12,7 +12,7 @@ from envtool.cli.init import describe_variables, pair
 from envtool.cli.options import json_option
 
 if TYPE_CHECKING:
-    from envtool.deploy.templates import Kind
+    from envtool.deploy.templates import DeployTemplate
 
 own_option = click.option(
     "--templates", "own", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
@@ -137,7 +137,7 @@ def _write(text: str, output: Path, force: bool) -> None:
     console.say(f"wrote {output}")
 
 
-def _check(kind: Kind, text: str, output: Path) -> int:
+def _check(kind: DeployTemplate, text: str, output: Path) -> int:
     import difflib
 
     from envtool import console
@@ -152,7 +152,7 @@ def _check(kind: Kind, text: str, output: Path) -> int:
     return 1
 
 
-def _kind_dict(kind: Kind) -> dict[str, Any]:
+def _kind_dict(kind: DeployTemplate) -> dict[str, Any]:
     from dataclasses import asdict
 
     variables = [asdict(each) for each in kind.template.variables]

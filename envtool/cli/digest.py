@@ -29,7 +29,7 @@ def command(name: str | None, path: Path | None, lockfile_path: Path, as_json: b
     prefix = find_prefix(name, path)
     receipt = prefix.require_whole()
     locked = read_complete(lockfile_path).select(receipt.platform, receipt.categories)
-    with console.Display() as display:
+    with console.ProgressDisplay() as display:
         digest = take_inventory(prefix, locked, Cache(paths.cache()), display).env_digest
     if as_json:
         console.answer_json({"prefix": str(prefix.path), "env_digest": digest, "as_made": receipt.env_digest})

@@ -43,7 +43,7 @@ def command(
     from envtool.mirrors.presets import presets
 
     packages = _packages(lockfile_path, platform)
-    with console.Display() as display, display.task("look at this machine"):
+    with console.ProgressDisplay() as display, display.task("look at this machine"):
         urls = [each.url for each in packages]
         facts = detect(urls, list(presets().values()), None if offline else limit_s)
     found = [*check(facts, _needs(packages, facts.virtual_packages)), *_link_scripts(packages)]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from envtool.inspect_lock.moves import Move
     from envtool.lockfile.conda_lock_v1 import Lockfile
     from envtool.solve.lock import LockRequest
-    from envtool.solve.staleness import Answer
+    from envtool.solve.staleness import Staleness
 
 
 @click.command("lock", short_help="Choose every package and write conda-lock.yml.")
@@ -132,7 +132,7 @@ def _check(paths: tuple[Path, ...], target: Path, options: dict[str, str], as_js
     return 0 if answer.is_current else 1
 
 
-def _answer_dict(request: LockRequest, answer: Answer) -> dict[str, Any]:
+def _answer_dict(request: LockRequest, answer: Staleness) -> dict[str, Any]:
     changes = [asdict(each) for each in answer.changes]
     return {
         "lockfile": str(request.lockfile_path),

@@ -83,7 +83,7 @@ def probe(lockfile_path: Path, limit_s: float, as_json: bool) -> None:
 
     urls = [each.url for each in read_lockfile(lockfile_path).packages]
     places = probing.candidates(urls, list(presets().values()))
-    with console.Display() as display, display.task(f"measure {len(places)} places"):
+    with console.ProgressDisplay() as display, display.task(f"measure {len(places)} places"):
         readings = probing.measure(places, limit_s)
     mirror_choice.keep(Cache(directories.cache()), readings)
     ranked = probing.rank(readings)

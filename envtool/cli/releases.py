@@ -76,9 +76,9 @@ def apply(
       envtool deploy apply /srv/envserve -f conda-lock.yml --keep 5
     """
     from envtool import console, paths
-    from envtool.deploy.apply import Wishes
+    from envtool.deploy.apply import ApplyOptions
     from envtool.deploy.apply import apply as carry_out
-    from envtool.deploy.release_directory import Root
+    from envtool.deploy.release_directory import ReleaseDirectory
     from envtool.fetch.archive_cache import Cache
     from envtool.install.request import Request
     from envtool.solve.md5_completion import read_complete
@@ -86,9 +86,9 @@ def apply(
     lockfile = read_complete(lockfile_path, is_offline=offline)
     words = shlex.join(["envtool", *sys.argv[1:]])
     request = Request(lockfile, platform or this_platform(), categories, words, is_offline=offline)
-    wishes = Wishes(app, app_dir, health, limit_s, keep)
-    place = Root(root)
-    with console.Display() as display:
+    wishes = ApplyOptions(app, app_dir, health, limit_s, keep)
+    place = ReleaseDirectory(root)
+    with console.ProgressDisplay() as display:
         outcome = carry_out(place, request, wishes, Cache(paths.cache()), display)
     _tell(place.path, outcome, as_json=as_json)
 
@@ -107,12 +107,12 @@ def rollback(root: Path, digest: str | None, health: str, limit_s: float, as_jso
     Environment, code and settings go back together. ROOT/app stays as it is: the next apply takes it again.
     """
     from envtool import console
-    from envtool.deploy.apply import Wishes, roll_back
-    from envtool.deploy.release_directory import Root
+    from envtool.deploy.apply import ApplyOptions, roll_back
+    from envtool.deploy.release_directory import ReleaseDirectory
 
-    place = Root(root)
-    with console.Display() as display:
-        outcome = roll_back(place, digest, Wishes(health=health, limit_s=limit_s), display)
+    place = ReleaseDirectory(root)
+    with console.ProgressDisplay() as display:
+        outcome = roll_back(place, digest, ApplyOptions(health=health, limit_s=limit_s), display)
     _tell(place.path, outcome, as_json=as_json)
 
 
@@ -124,10 +124,10 @@ def rollback(root: Path, digest: str | None, health: str, limit_s: float, as_jso
 def status(ctx: click.Context, root: Path, health: str, as_json: bool) -> None:
     """Show the releases in ROOT and what runs; exit code 1 unless the current release serves and is well."""
     from envtool import console
-    from envtool.deploy.release_directory import Root
+    from envtool.deploy.release_directory import ReleaseDirectory
     from envtool.deploy.status import look
 
-    found = look(Root(root), health)
+    found = look(ReleaseDirectory(root), health)
     if as_json:
         releases = [{"digest": each.digest, **asdict(each)} for each in found.releases]
         console.answer_json({**asdict(found), "releases": releases, "is_well": found.trouble is None})

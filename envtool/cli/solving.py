@@ -21,6 +21,6 @@ def opened(request: LockRequest) -> Iterator[Sources]:
     from envtool.solve.solution import Sources
     from envtool.solve.solve import repodata_urls
 
-    with console.Display() as display:
+    with console.ProgressDisplay() as display:
         known = mirror_choice.for_urls(repodata_urls(request.spec), Cache(paths.cache()), display)
         yield Sources(Repodata(paths.repodata_cache(), known), known, display)

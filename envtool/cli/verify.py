@@ -58,7 +58,7 @@ def command(
     receipt = prefix.require_whole()
     locked = lockfile.select(receipt.platform, receipt.categories)
     cache = Cache(paths.cache())
-    with console.Display() as display:
+    with console.ProgressDisplay() as display:
         result = verify(prefix, locked, cache, display)
         if rebuild:
             from envtool.install.rebuild import compare_with_rebuilt

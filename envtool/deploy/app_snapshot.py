@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from envtool.atomic_files import sync_directory
-from envtool.deploy.release_directory import Root
+from envtool.deploy.release_directory import ReleaseDirectory
 from envtool.errors import DeployError
 from envtool.prefix import scan
 
@@ -19,7 +19,7 @@ _LEFT_OUT = ("__pycache__", "*.pyc", ".git")
 _READ_ONLY = 0o555
 
 
-def take(root: Root, source: Path | None) -> str | None:
+def take(root: ReleaseDirectory, source: Path | None) -> str | None:
     """Copy an application into a service, unless it is there already.
 
     Args:
@@ -52,7 +52,7 @@ def take(root: Root, source: Path | None) -> str | None:
     return digest
 
 
-def clean(root: Root) -> None:
+def clean(root: ReleaseDirectory) -> None:
     """Remove the applications that no release has."""
     used = {root.application(each.app_digest) for each in root.releases().values() if each.app_digest}
     for each in root.applications():

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from envtool.atomic_files import write_atomically
-from envtool.console import Display, say
+from envtool.console import ProgressDisplay, say
 from envtool.deploy import app_snapshot, gunicorn_handover, gunicorn_masters
-from envtool.deploy.release_directory import Release, Root, lock_id
+from envtool.deploy.release_directory import Release, ReleaseDirectory, lock_id
 from envtool.deploy.smoke_test import try_out
 from envtool.deploy.templates import find_kind
 from envtool.errors import DeployError
@@ -24,7 +24,7 @@ from envtool.templates import render
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ApplyOptions:
     """How a release is to be put in place.
 
     Args:
@@ -59,7 +59,9 @@ class Outcome:
     is_serving: bool
 
 
-def apply(root: Root, request: Request, wishes: Wishes, cache: Cache, display: Display) -> Outcome:
+def apply(
+    root: ReleaseDirectory, request: Request, wishes: ApplyOptions, cache: Cache, display: ProgressDisplay
+) -> Outcome:
     """Bring a service to a lock.
 
     Args:
@@ -83,7 +85,7 @@ def apply(root: Root, request: Request, wishes: Wishes, cache: Cache, display: D
         return outcome
 
 
-def roll_back(root: Root, digest: str | None, wishes: Wishes, display: Display) -> Outcome:
+def roll_back(root: ReleaseDirectory, digest: str | None, wishes: ApplyOptions, display: ProgressDisplay) -> Outcome:
     """Bring a service back to a release that it had.
 
     Args:
@@ -100,7 +102,7 @@ def roll_back(root: Root, digest: str | None, wishes: Wishes, display: Display) 
         return _put_in_place(root, root.releases()[_earlier(root, digest)], wishes, display)
 
 
-def _earlier(root: Root, wanted: str | None) -> str:
+def _earlier(root: ReleaseDirectory, wanted: str | None) -> str:
     known = [each for each in root.releases() if each in root.order()]
     if wanted is not None:
         found = [each for each in known if each.startswith(wanted)]
@@ -115,7 +117,7 @@ def _earlier(root: Root, wanted: str | None) -> str:
     return known[position - 1]
 
 
-def _write_scripts(root: Root, wishes: Wishes) -> None:
+def _write_scripts(root: ReleaseDirectory, wishes: ApplyOptions) -> None:
     # Once: from then on they are the user's, who may have changed them.
     for name, path in (("gunicorn", root.start), ("gunicorn-conf", root.path / "gunicorn.conf.py")):
         if path.exists():
@@ -127,7 +129,9 @@ def _write_scripts(root: Root, wishes: Wishes) -> None:
             path.chmod(0o755)
 
 
-def _make(root: Root, request: Request, app_digest: str | None, cache: Cache, display: Display) -> Release:
+def _make(
+    root: ReleaseDirectory, request: Request, app_digest: str | None, cache: Cache, display: ProgressDisplay
+) -> Release:
     packages = request.packages()
     environment = _environment(root, request, lock_id(request.platform, packages), cache, display)
     made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -145,7 +149,9 @@ class _Environment:
     lock_id: str
 
 
-def _environment(root: Root, request: Request, name: str, cache: Cache, display: Display) -> _Environment:
+def _environment(
+    root: ReleaseDirectory, request: Request, name: str, cache: Cache, display: ProgressDisplay
+) -> _Environment:
     needed = {root.current(), *(each.release for each in gunicorn_masters.masters(root.run))}
     # What is being served is not touched.
     served = [each for digest, each in root.releases().items() if digest in needed]
@@ -160,7 +166,7 @@ def _environment(root: Root, request: Request, name: str, cache: Cache, display:
     return _Environment(known.env_digest, known.lock_id)
 
 
-def _put_in_place(root: Root, release: Release, wishes: Wishes, display: Display) -> Outcome:
+def _put_in_place(root: ReleaseDirectory, release: Release, wishes: ApplyOptions, display: ProgressDisplay) -> Outcome:
     previous, digest = root.current(), release.digest
     running = gunicorn_masters.masters(root.run)
     if previous == digest and all(each.release == digest for each in running):
@@ -176,7 +182,7 @@ def _put_in_place(root: Root, release: Release, wishes: Wishes, display: Display
     return Outcome(release, previous, is_changed=True, is_serving=True)
 
 
-def _hand_over(root: Root, serving: gunicorn_masters.Master, digest: str, wishes: Wishes) -> None:
+def _hand_over(root: ReleaseDirectory, serving: gunicorn_masters.Master, digest: str, wishes: ApplyOptions) -> None:
     gunicorn_handover.hand_over(root, serving, digest, wishes.limit_s)
     trouble = gunicorn_handover.check(root, wishes.health)
     if trouble is None:
@@ -193,7 +199,7 @@ def _hand_over(root: Root, serving: gunicorn_masters.Master, digest: str, wishes
     )
 
 
-def _clean(root: Root, keep: int) -> None:
+def _clean(root: ReleaseDirectory, keep: int) -> None:
     known = root.releases()
     needed = {root.current(), *(each.release for each in gunicorn_masters.masters(root.run)), *list(known)[-keep:]}
     for digest in known.keys() - needed:

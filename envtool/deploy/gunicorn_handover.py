@@ -17,7 +17,7 @@ from pathlib import Path
 from envtool.atomic_files import write_atomically
 from envtool.deploy import gunicorn_masters, health
 from envtool.deploy.gunicorn_masters import Master
-from envtool.deploy.release_directory import Root
+from envtool.deploy.release_directory import ReleaseDirectory
 from envtool.errors import DeployError
 
 _NOTE = "handover.json"
@@ -83,7 +83,7 @@ def decide(note: Note | None, running: Sequence[Master]) -> Decision:
     return Decision(Action.SETTLE, running[0].release if running else note.old)
 
 
-def settle(root: Root) -> Decision:
+def settle(root: ReleaseDirectory) -> Decision:
     """Bring what an earlier run left behind to a state from which to go on.
 
     Raises:
@@ -104,7 +104,7 @@ def settle(root: Root) -> Decision:
     return decision
 
 
-def hand_over(root: Root, old: Master, new: str, limit_s: float) -> None:
+def hand_over(root: ReleaseDirectory, old: Master, new: str, limit_s: float) -> None:
     """Have another release serve, without a moment in which nobody does.
 
     Args:
@@ -133,7 +133,7 @@ def hand_over(root: Root, old: Master, new: str, limit_s: float) -> None:
     gunicorn_masters.sweep(root.run)
 
 
-def check(root: Root, path: str) -> str | None:
+def check(root: ReleaseDirectory, path: str) -> str | None:
     """What is wrong with the service that runs; None when it answers well."""
     running = gunicorn_masters.masters(root.run)
     word = gunicorn_masters.word_of(root.run, running[-1].pid) if running else None
@@ -142,7 +142,7 @@ def check(root: Root, path: str) -> str | None:
     return health.ask(word.listeners[0], path)
 
 
-def _call_newcomer(root: Root, old: Master) -> Master | None:
+def _call_newcomer(root: ReleaseDirectory, old: Master) -> Master | None:
     def find() -> Master | None:
         return next(
             (each for each in gunicorn_masters.masters(root.run) if each.is_newcomer and each.pid != old.pid), None
@@ -156,7 +156,7 @@ def _call_newcomer(root: Root, old: Master) -> Master | None:
     return None
 
 
-def _await_workers(root: Root, newcomer: Master, limit_s: float) -> str | None:
+def _await_workers(root: ReleaseDirectory, newcomer: Master, limit_s: float) -> str | None:
     def is_over() -> bool:
         word = gunicorn_masters.word_of(root.run, newcomer.pid)
         is_ready = word is not None and gunicorn_masters.ready_workers(root.run, newcomer.pid) >= word.workers
@@ -175,7 +175,7 @@ def _await_workers(root: Root, newcomer: Master, limit_s: float) -> str | None:
     return None if is_in_time else f"not all of its workers take requests after {limit_s:g} s"
 
 
-def _claim(root: Root, pid: int) -> None:
+def _claim(root: ReleaseDirectory, pid: int) -> None:
     # Waits for the master to tell systemd that it is the main process, while the one before it is still there.
     write_atomically(root.run / "main", f"{pid}\n")
     gunicorn_masters.wait_until(
@@ -183,7 +183,7 @@ def _claim(root: Root, pid: int) -> None:
     )
 
 
-def _retire(root: Root, old: Master, newcomer: int) -> None:
+def _retire(root: ReleaseDirectory, old: Master, newcomer: int) -> None:
     gunicorn_masters.stop(old.pid, _RETIRE_S)
     pidfile = root.run / "gunicorn.pid"
     with contextlib.suppress(FileNotFoundError):
@@ -199,7 +199,7 @@ def _retire(root: Root, old: Master, newcomer: int) -> None:
         raise DeployError(f"master {newcomer} did not become the only one", "the log of the service says why")
 
 
-def _go_back(root: Root, old: Master, newcomers: Sequence[Master]) -> None:
+def _go_back(root: ReleaseDirectory, old: Master, newcomers: Sequence[Master]) -> None:
     if not newcomers:
         return
     main = root.run / "main"
@@ -210,18 +210,18 @@ def _go_back(root: Root, old: Master, newcomers: Sequence[Master]) -> None:
         gunicorn_masters.stop(each.pid, _RETIRE_S)
 
 
-def _path(root: Root) -> Path:
+def _path(root: ReleaseDirectory) -> Path:
     return root.run / _NOTE
 
 
-def _read(root: Root) -> Note | None:
+def _read(root: ReleaseDirectory) -> Note | None:
     path = _path(root)
     return Note(**json.loads(path.read_bytes())) if path.exists() else None
 
 
-def _write(root: Root, note: Note) -> None:
+def _write(root: ReleaseDirectory, note: Note) -> None:
     write_atomically(_path(root), json.dumps(asdict(note)) + "\n")
 
 
-def _done(root: Root) -> None:
+def _done(root: ReleaseDirectory) -> None:
     _path(root).unlink(missing_ok=True)

@@ -59,7 +59,7 @@ class Release:
         return hashlib.sha256(f"{self.env_digest}\n{self.app_digest or ''}\n".encode()).hexdigest()
 
 
-class Root:
+class ReleaseDirectory:
     """The directory of a service.
 
     Args:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from envtool.deploy import gunicorn_masters, health
 from envtool.deploy.gunicorn_masters import Master
-from envtool.deploy.release_directory import Root
+from envtool.deploy.release_directory import ReleaseDirectory
 from envtool.errors import DeployError
 from envtool.subprocesses import Background
 
@@ -18,7 +18,7 @@ _SHOWN_CHARACTERS = 3000
 _OTHERS = ("GUNICORN_PID", "GUNICORN_FD", "LISTEN_PID", "LISTEN_FDS", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
-def try_out(root: Root, digest: str, serving: Master | None, limit_s: float, path: str) -> None:
+def try_out(root: ReleaseDirectory, digest: str, serving: Master | None, limit_s: float, path: str) -> None:
     """Start one worker of a release and ask whether it is well.
 
     Args:
@@ -61,7 +61,7 @@ def try_out(root: Root, digest: str, serving: Master | None, limit_s: float, pat
         shutil.rmtree(root.trial, ignore_errors=True)
 
 
-def environment(root: Root, digest: str, serving: Master | None) -> Mapping[str, str]:
+def environment(root: ReleaseDirectory, digest: str, serving: Master | None) -> Mapping[str, str]:
     """The environment of a trial: that of the service where it runs, else the caller's own."""
     found = dict(os.environ if serving is None else serving.environ)
     for name in _OTHERS:

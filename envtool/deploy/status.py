@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from envtool.deploy import gunicorn_handover, gunicorn_masters
-from envtool.deploy.release_directory import Release, Root
+from envtool.deploy.release_directory import Release, ReleaseDirectory
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Status:
     trouble: str | None
 
 
-def look(root: Root, path: str) -> Status:
+def look(root: ReleaseDirectory, path: str) -> Status:
     """Look at a service.
 
     Args:
@@ -58,7 +58,7 @@ def look(root: Root, path: str) -> Status:
     return Status(current, tuple(root.releases().values()), tuple(found), _trouble(root, current, found, path))
 
 
-def _trouble(root: Root, current: str | None, running: list[Running], path: str) -> str | None:
+def _trouble(root: ReleaseDirectory, current: str | None, running: list[Running], path: str) -> str | None:
     if current is None:
         return "there is no release yet"
     if not running:

@@ -12,13 +12,13 @@ from pathlib import Path
 from envtool import paths
 from envtool.errors import InvalidFileError, TemplateError
 from envtool.templates import Template, Variable, names_in, read_variables, template_root
-from envtool.yaml_document import Document, read_text
+from envtool.yaml_document import YamlDocument, read_text
 
 _SUFFIX = ".j2"
 
 
 @dataclass(frozen=True)
-class Kind:
+class DeployTemplate:
     """One file that can be made.
 
     Args:
@@ -30,7 +30,7 @@ class Kind:
     output: str
 
 
-def kinds(own: Path | None = None) -> dict[str, Kind]:
+def kinds(own: Path | None = None) -> dict[str, DeployTemplate]:
     """Everything that can be made, by name; the user's own templates come first and hide envtool's.
 
     Args:
@@ -42,14 +42,14 @@ def kinds(own: Path | None = None) -> dict[str, Kind]:
     """
     if own is not None:
         read_text(own / "deploy" / "variables.yml", "a directory of templates has deploy/variables.yml and deploy/*.j2")
-    found: dict[str, Kind] = {}
+    found: dict[str, DeployTemplate] = {}
     for root in (own or paths.home() / "templates", template_root()):
         for name, kind in _described(root / "deploy").items():
             found.setdefault(name, kind)
     return found
 
 
-def find_kind(name: str, own: Path | None = None) -> Kind:
+def find_kind(name: str, own: Path | None = None) -> DeployTemplate:
     """The kind of a name.
 
     Raises:
@@ -61,12 +61,12 @@ def find_kind(name: str, own: Path | None = None) -> Kind:
     return known[name]
 
 
-def _described(directory: Path) -> dict[str, Kind]:
+def _described(directory: Path) -> dict[str, DeployTemplate]:
     path = directory / "variables.yml"
     files = {each.name.partition(".")[0]: each for each in sorted(directory.glob(f"*{_SUFFIX}"))}
     if not files:
         return {}
-    document = Document(str(path), path.read_text(encoding="utf-8") if path.exists() else "")
+    document = YamlDocument(str(path), path.read_text(encoding="utf-8") if path.exists() else "")
     about = document.mapping(document.root, "the file", ("kinds", "variables"))
     variables = {each.name: each for each in read_variables(document, about.get("variables"), "variables")}
     described = document.mapping(about.get("kinds"), "kinds")
@@ -77,7 +77,7 @@ def _described(directory: Path) -> dict[str, Kind]:
         output = document.string(said.get("output"), "output") or file.name[: -len(_SUFFIX)]
         # Nobody has to describe a variable; then it has to be given.
         used = tuple(variables.get(each, Variable(each, "", None)) for each in names_in(file))
-        found[name] = Kind(Template(name, file, description, used), output)
+        found[name] = DeployTemplate(Template(name, file, description, used), output)
     if document.issues:
         raise InvalidFileError(str(path), document.issues)
     # In the order in which people wrote them down, what they did not describe at the end.

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from envtool.artifacts import link_scripts as scripts
 from envtool.console import size
 from envtool.doctor.finding import Finding, Severity
-from envtool.doctor.machine_facts import Facts, Needs, Place
+from envtool.doctor.machine_facts import MachineFacts, Needs, Place
 from envtool.doctor.nvidia import Fit, driver_for, fit, least_driver_for
 from envtool.doctor.user_config_checks import check_conda, check_python
 from envtool.prefix.prefix import LONGEST_PATH_BYTES
@@ -22,7 +22,7 @@ _NAME_BYTES = 20
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
 
 
-def check(facts: Facts, needs: Needs) -> list[Finding]:
+def check(facts: MachineFacts, needs: Needs) -> list[Finding]:
     """Everything that is found, the worst first.
 
     Args:
@@ -54,7 +54,7 @@ def _virtual_packages(needs: Needs) -> Iterator[Finding]:
         yield Finding(_ERROR, name.strip("_"), sentence, hint)
 
 
-def _driver(facts: Facts, needs: Needs) -> Iterator[Finding]:
+def _driver(facts: MachineFacts, needs: Needs) -> Iterator[Finding]:
     cuda, driver = needs.cuda, facts.gpu.driver
     if cuda is None:
         return
@@ -72,14 +72,14 @@ def _driver(facts: Facts, needs: Needs) -> Iterator[Finding]:
         yield Finding(_WARNING, "driver", message, f"install driver {driver_for(cuda)} or newer")
 
 
-def _glibc(facts: Facts, needs: Needs) -> Iterator[Finding]:
+def _glibc(facts: MachineFacts, needs: Needs) -> Iterator[Finding]:
     has = facts.virtual_packages.get("__glibc", "").split(" ")[0]
     if needs.glibc and has and _numbers(has) < _numbers(needs.glibc):
         message = f"a wheel of the lock needs glibc {needs.glibc}; this machine has {has}"
         yield Finding(_ERROR, "glibc", message, "use a newer Linux, or declare this glibc and lock again")
 
 
-def _places(facts: Facts, needs: Needs) -> Iterator[Finding]:
+def _places(facts: MachineFacts, needs: Needs) -> Iterator[Finding]:
     for place in facts.places:
         if not place.is_writable:
             message = f"{place.path} ({place.role}) cannot be written"
@@ -92,7 +92,7 @@ def _places(facts: Facts, needs: Needs) -> Iterator[Finding]:
             yield from _path(place)
 
 
-def _room(place: Place, facts: Facts, needs: Needs) -> Iterator[Finding]:
+def _room(place: Place, facts: MachineFacts, needs: Needs) -> Iterator[Finding]:
     wanted = needs.missing_bytes if place.role == "cache" else needs.unpacked_bytes
     # Where both are on one disk, the archives are there before the environment is.
     if place.role != "cache" and any(each.role == "cache" and each.device == place.device for each in facts.places):
@@ -119,7 +119,7 @@ def _path(place: Place) -> Iterator[Finding]:
         yield Finding(_WARNING, "path", message, "set ENVTOOL_HOME to a shorter path")
 
 
-def _inotify(facts: Facts) -> Iterator[Finding]:
+def _inotify(facts: MachineFacts) -> Iterator[Finding]:
     limits = facts.inotify
     if limits is None:
         return
@@ -132,7 +132,7 @@ def _inotify(facts: Facts) -> Iterator[Finding]:
         yield Finding(_WARNING, "inotify", f"only {limits.max_watches} directories can be watched", hint)
 
 
-def _locale(facts: Facts) -> Iterator[Finding]:
+def _locale(facts: MachineFacts) -> Iterator[Finding]:
     hint = "export LC_ALL=C.UTF-8"
     if facts.encoding.lower().replace("-", "") != "utf8":
         message = f"file names are read as {facts.encoding}; packages have names in UTF-8"
@@ -142,7 +142,7 @@ def _locale(facts: Facts) -> Iterator[Finding]:
         yield Finding(_WARNING, "locale", f"the locale {asked!r} is not there", hint)
 
 
-def _certificates(facts: Facts) -> Iterator[Finding]:
+def _certificates(facts: MachineFacts) -> Iterator[Finding]:
     for name in _CERTIFICATES:
         path = facts.environ.get(name)
         if path and not facts.files.get(path, True):
@@ -150,7 +150,7 @@ def _certificates(facts: Facts) -> Iterator[Finding]:
             yield Finding(_ERROR, "certificates", message, f"unset {name}, or install the certificates there")
 
 
-def _proxies(facts: Facts) -> Iterator[Finding]:
+def _proxies(facts: MachineFacts) -> Iterator[Finding]:
     for name, trouble in facts.proxies.items():
         if trouble is not None:
             message = f"the proxy of {name} cannot be used: {trouble}"
@@ -167,7 +167,7 @@ def _proxies(facts: Facts) -> Iterator[Finding]:
         yield Finding(_WARNING, "proxy", message, "export no_proxy=localhost,127.0.0.1")
 
 
-def _reach(facts: Facts, needs: Needs) -> Iterator[Finding]:
+def _reach(facts: MachineFacts, needs: Needs) -> Iterator[Finding]:
     for each in facts.reach or ():
         if each.answering:
             continue
@@ -181,7 +181,7 @@ def _reach(facts: Facts, needs: Needs) -> Iterator[Finding]:
             yield Finding(_ERROR, "network", message, hint)
 
 
-def _clock(facts: Facts) -> Iterator[Finding]:
+def _clock(facts: MachineFacts) -> Iterator[Finding]:
     clock = facts.clock
     if clock is None or abs(clock.skew_s) < _SKEW_S:
         return

@@ -17,14 +17,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from envtool import paths
-from envtool.doctor.machine_facts import Clock, Conda, Facts, Gpu, Inotify, Place, Reach
+from envtool.doctor.machine_facts import Clock, Conda, Gpu, Inotify, MachineFacts, Place, Reach
 from envtool.errors import EnvtoolError
 from envtool.fetch import client
-from envtool.fetch.timeouts import Patience
+from envtool.fetch.timeouts import Timeouts
 from envtool.mirrors import benchmark, condarc
 from envtool.mirrors.presets import Preset
 from envtool.prefix import rattler
-from envtool.yaml_document import Document
+from envtool.yaml_document import YamlDocument
 
 _PROC = Path("/proc")
 _DRIVER = re.compile(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s")
@@ -32,7 +32,7 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _CONNECT_S = 5.0
 
 
-def detect(urls: Sequence[str], presets: Sequence[Preset], limit_s: float | None) -> Facts:
+def detect(urls: Sequence[str], presets: Sequence[Preset], limit_s: float | None) -> MachineFacts:
     """Everything that can be known of this machine.
 
     Args:
@@ -42,7 +42,7 @@ def detect(urls: Sequence[str], presets: Sequence[Preset], limit_s: float | None
     """
     environ = dict(os.environ)
     is_asked = limit_s is not None
-    return Facts(
+    return MachineFacts(
         environ=environ,
         virtual_packages=rattler.detect_virtual_packages(),
         gpu=_gpu(),
@@ -155,7 +155,7 @@ def _clock(urls: Sequence[str], limit_s: float) -> Clock | None:
     hosts = dict.fromkeys(
         f"{parts.scheme}://{parts.netloc}/" for parts in map(urlsplit, urls) if parts.scheme in ("http", "https")
     )
-    patience = Patience(connect_timeout_s=limit_s / 2, read_timeout_s=limit_s / 2)
+    patience = Timeouts(connect_timeout_s=limit_s / 2, read_timeout_s=limit_s / 2)
     for host in hosts:
         with contextlib.suppress(EnvtoolError):
             date = client.date(host, patience)
@@ -170,7 +170,7 @@ def _condarc() -> tuple[Conda, ...]:
     found = []
     for path in dict.fromkeys(places):
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            document = Document(str(path), path.read_text(encoding="utf-8"))
+            document = YamlDocument(str(path), path.read_text(encoding="utf-8"))
             keys = {key: str(value.data) for key, value in document.mapping(document.root, "the file").items()}
             found.append(Conda(path, keys))
     return tuple(found)

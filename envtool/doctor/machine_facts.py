@@ -102,7 +102,7 @@ class Conda:
 
 
 @dataclass(frozen=True)
-class Facts:
+class MachineFacts:
     """Everything that is known of a machine.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from envtool.doctor.finding import Finding, Severity
-from envtool.doctor.machine_facts import Facts
+from envtool.doctor.machine_facts import MachineFacts
 
 _ERROR, _WARNING, _NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
@@ -35,7 +35,7 @@ _PYTHON = {
 _DROPPED_BY_RUN = ("PYTHONPATH", "PYTHONHOME")
 
 
-def check_conda(facts: Facts) -> Iterator[Finding]:
+def check_conda(facts: MachineFacts) -> Iterator[Finding]:
     """Settings of conda that interfere."""
     for each in facts.condarc:
         for key, (value, severity, what, hint) in _CONDARC.items():
@@ -46,7 +46,7 @@ def check_conda(facts: Facts) -> Iterator[Finding]:
             yield Finding(_NOTE, "conda", message, "locks of envtool name channels by their whole URL")
 
 
-def check_python(facts: Facts) -> Iterator[Finding]:
+def check_python(facts: MachineFacts) -> Iterator[Finding]:
     """Settings of Python, pip and the loader that reach into every environment."""
     for name, what in _PYTHON.items():
         if facts.environ.get(name):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from envtool.fetch.url_credentials import strip
 from envtool.inspect_lock.graph import Graph, graph
-from envtool.inspect_lock.package_metadata import Facts, look_up
+from envtool.inspect_lock.package_metadata import PackageMetadata, look_up
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
 from envtool.lockfile.git_url import is_repository, parse
 
@@ -41,7 +41,7 @@ def bill_of_materials(
     return cyclonedx(whole, known, name, platform, version("envserve"))
 
 
-def cyclonedx(graph: Graph, facts: Mapping[str, Facts], name: str, platform: str, version: str) -> str:
+def cyclonedx(graph: Graph, facts: Mapping[str, PackageMetadata], name: str, platform: str, version: str) -> str:
     """The bill of materials of one platform, as JSON.
 
     Args:
@@ -59,7 +59,7 @@ def cyclonedx(graph: Graph, facts: Mapping[str, Facts], name: str, platform: str
     root = Component(type=ComponentType.APPLICATION, name=name, bom_ref=f"environment:{name}")
     bom.metadata.component = root
     bom.metadata.tools.components.add(Component(type=ComponentType.APPLICATION, name="envtool", version=version))
-    components = {key: _component(each, facts.get(each.url, Facts())) for key, each in graph.packages.items()}
+    components = {key: _component(each, facts.get(each.url, PackageMetadata())) for key, each in graph.packages.items()}
     for component in components.values():
         bom.components.add(component)
     for key, component in components.items():
@@ -68,7 +68,7 @@ def cyclonedx(graph: Graph, facts: Mapping[str, Facts], name: str, platform: str
     return _deterministic(json.loads(JsonV1Dot5(bom).output_as_string()), platform)
 
 
-def _component(package: LockedPackage, facts: Facts) -> Component:
+def _component(package: LockedPackage, facts: PackageMetadata) -> Component:
     from cyclonedx.factory.license import LicenseFactory
     from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType, Property, XsUri
     from cyclonedx.model.component import Component, ComponentType

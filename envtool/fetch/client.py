@@ -18,13 +18,13 @@ from urllib.parse import urlsplit
 from envtool.errors import EnvtoolError
 from envtool.fetch import file_urls
 from envtool.fetch.authentication import authorize, without_credentials, without_secrets
-from envtool.fetch.timeouts import Patience
+from envtool.fetch.timeouts import Timeouts
 from envtool.fetch.transfer_error import RangeError, TransferError, seconds_to_wait
 
 if TYPE_CHECKING:  # commands that ask nobody do without them
     from urllib3.response import HTTPResponse
 
-    from envtool.fetch.http import Answer
+    from envtool.fetch.http import Response
 
 __all__ = ["CHUNK_BYTES", "Body", "RangeError", "TransferError", "get", "without_credentials"]
 
@@ -57,7 +57,7 @@ class Body:
 
 @contextmanager
 def get(
-    url: str, offset: int = 0, patience: Patience | None = None, headers: Mapping[str, str] | None = None
+    url: str, offset: int = 0, patience: Timeouts | None = None, headers: Mapping[str, str] | None = None
 ) -> Iterator[Body]:
     """Open a URL (http, https or file) for reading from an offset on.
 
@@ -78,7 +78,7 @@ def get(
         with file_urls.read(url, offset, CHUNK_BYTES) as (total_bytes, chunks):
             yield Body(offset, total_bytes, chunks, url)
         return
-    limits = patience or Patience()
+    limits = patience or Timeouts()
     with _ask(url, offset, limits, headers or {}) as answer:
         yield _body(answer, offset, limits)
 
@@ -92,7 +92,7 @@ def prepare() -> None:
     import envtool.fetch.http  # noqa: F401
 
 
-def date(url: str, patience: Patience) -> str | None:
+def date(url: str, patience: Timeouts) -> str | None:
     """What time a server says it is, whatever else it answers; None when it does not say.
 
     Raises:
@@ -102,7 +102,7 @@ def date(url: str, patience: Patience) -> str | None:
         return answer.raw.headers.get("Date")
 
 
-def _ask(url: str, offset: int, patience: Patience, more: Mapping[str, str]) -> Answer:
+def _ask(url: str, offset: int, patience: Timeouts, more: Mapping[str, str]) -> Response:
     from urllib3.exceptions import HTTPError
 
     from envtool.fetch import http
@@ -136,7 +136,7 @@ def _no_answer(error: Exception) -> TransferError:
     return TransferError(without_secrets(f"{type(error).__name__}: {_innermost(error)}"), is_transient=False)
 
 
-def _body(answer: Answer, offset: int, patience: Patience) -> Body:
+def _body(answer: Response, offset: int, patience: Timeouts) -> Body:
     response = answer.raw
     _refuse_unusable(response)
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
@@ -151,7 +151,7 @@ def _body(answer: Answer, offset: int, patience: Patience) -> Body:
     return Body(start, None if is_decoded else total_bytes, _refuse_html(chunks, start), answer.url, validators)
 
 
-def _read(response: HTTPResponse, patience: Patience, *, is_decoded: bool) -> Iterator[bytes]:
+def _read(response: HTTPResponse, patience: Timeouts, *, is_decoded: bool) -> Iterator[bytes]:
     from urllib3.exceptions import HTTPError, ReadTimeoutError
 
     window_began_s, window_bytes = time.monotonic(), 0

@@ -22,8 +22,8 @@ from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.fetch.authentication import without_credentials, without_secrets
 from envtool.fetch.failover import ask_in_turn
 from envtool.fetch.failover_policy import Failure, Place
-from envtool.fetch.host_health import Hosts
-from envtool.fetch.timeouts import Patience
+from envtool.fetch.host_health import HostHealth
+from envtool.fetch.timeouts import Timeouts
 from envtool.fetch.transfer import Transfer
 from envtool.fetch.transfer_error import TransferError
 
@@ -50,7 +50,7 @@ def fetch(
     cache: Cache,
     progress: Progress,
     *,
-    patience: Patience | None = None,
+    patience: Timeouts | None = None,
     is_offline: bool = False,
 ) -> dict[Wanted, Path]:
     """Bring files into the cache, several at a time, each from the first place that gives the right bytes.
@@ -102,12 +102,12 @@ def _from_cache(wanted: Sequence[Wanted], found: Sequence[Path | None], cache: C
 class _Run:
     """What the threads of one fetch share."""
 
-    def __init__(self, cache: Cache, tally: _Tally, patience: Patience) -> None:
+    def __init__(self, cache: Cache, tally: _Tally, patience: Timeouts) -> None:
         self.stopped = threading.Event()
         self._cache = cache
         self._tally = tally
         self._patience = patience
-        self._hosts = Hosts()
+        self._hosts = HostHealth()
 
     def find(self, wanted: Wanted) -> Path | None:
         """The file, if the cache has it."""

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 
 from envtool.fetch.failover_policy import Ask, Failure, Place, Wait, after, decide
-from envtool.fetch.host_health import Hosts
-from envtool.fetch.timeouts import Patience
+from envtool.fetch.host_health import HostHealth
+from envtool.fetch.timeouts import Timeouts
 
 Asking = Callable[[str, bool], "Failure | None"]
 
 
 def ask_in_turn(
-    urls: Sequence[str], ask: Asking, wait: Callable[[float], None], hosts: Hosts, patience: Patience
+    urls: Sequence[str], ask: Asking, wait: Callable[[float], None], hosts: HostHealth, patience: Timeouts
 ) -> tuple[Place, ...]:
     """Ask places until one has given what is wanted, or none is left.
 

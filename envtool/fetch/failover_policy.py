@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Union
 
-from envtool.fetch.timeouts import Patience
+from envtool.fetch.timeouts import Timeouts
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class GiveUp:
 Step = Union[Ask, Wait, GiveUp]
 
 
-def decide(places: Sequence[Place], now_s: float, patience: Patience) -> Step:
+def decide(places: Sequence[Place], now_s: float, patience: Timeouts) -> Step:
     """Choose the next step.
 
     Args:
@@ -104,7 +104,7 @@ def decide(places: Sequence[Place], now_s: float, patience: Patience) -> Step:
     return Ask(chosen, has_alternative=len(left) > 1)
 
 
-def after(place: Place, failure: Failure, now_s: float, jitter: float, patience: Patience) -> Place:
+def after(place: Place, failure: Failure, now_s: float, jitter: float, patience: Timeouts) -> Place:
     """What is known of a place once it has failed.
 
     Args:
@@ -127,7 +127,7 @@ def after(place: Place, failure: Failure, now_s: float, jitter: float, patience:
     )
 
 
-def _is_left(place: Place, now_s: float, patience: Patience) -> bool:
+def _is_left(place: Place, now_s: float, patience: Timeouts) -> bool:
     return (
         not place.is_out
         and place.failures < patience.attempts

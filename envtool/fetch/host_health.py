@@ -20,7 +20,7 @@ class _Host:
     not_before_s: float = 0.0
 
 
-class Hosts:
+class HostHealth:
     """The memory of one run, shared by its threads."""
 
     def __init__(self) -> None:

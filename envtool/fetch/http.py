@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from envtool.fetch.authentication import Authorized, from_netrc, from_user, header_of
 from envtool.fetch.proxies import proxy_for
-from envtool.fetch.timeouts import Patience
+from envtool.fetch.timeouts import Timeouts
 from envtool.fetch.transfer_error import TransferError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _lock = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """What a server answers; used as a context manager, that lets its connection go.
 
     Args:
@@ -46,7 +46,7 @@ class Answer:
     raw: HTTPResponse
     url: str
 
-    def __enter__(self) -> Answer:
+    def __enter__(self) -> Response:
         return self
 
     def __exit__(
@@ -58,7 +58,7 @@ class Answer:
         self.raw.release_conn()
 
 
-def ask(request: Authorized, headers: Mapping[str, str], patience: Patience) -> Answer:
+def ask(request: Authorized, headers: Mapping[str, str], patience: Timeouts) -> Response:
     """Ask for a URL, and for what it redirects to.
 
     Args:
@@ -82,7 +82,7 @@ def ask(request: Authorized, headers: Mapping[str, str], patience: Patience) -> 
         )
         location = raw.headers.get("Location") if raw.status in _REDIRECTS else None
         if location is None:
-            return Answer(raw, url)
+            return Response(raw, url)
         # A body is not waited for: it might never end, and nobody counts its bytes.
         if raw.headers.get("Content-Length") == "0":
             raw.drain_conn()  # so that the connection can be used again

@@ -10,7 +10,7 @@ from envtool.errors import EnvtoolError
 
 
 @dataclass(frozen=True)
-class Patience:
+class Timeouts:
     """The limits of one download.
 
     Args:
@@ -33,14 +33,14 @@ class Patience:
     max_wait_s: float = 120.0
 
 
-def configured() -> Patience:
+def configured() -> Timeouts:
     """The limits that this machine is set up for.
 
     Raises:
         EnvtoolError: A variable holds something else than a positive number.
     """
-    default = Patience()
-    return Patience(
+    default = Timeouts()
+    return Timeouts(
         connect_timeout_s=_number("ENVTOOL_CONNECT_TIMEOUT_S", default.connect_timeout_s),
         read_timeout_s=_number("ENVTOOL_READ_TIMEOUT_S", default.read_timeout_s),
         min_bytes_per_s=_number("ENVTOOL_MIN_BYTES_PER_S", default.min_bytes_per_s, may_be_zero=True),

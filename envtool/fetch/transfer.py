@@ -19,7 +19,7 @@ from envtool.errors import HashMismatchError
 from envtool.fetch import client
 from envtool.fetch.archive_cache import Cache, Wanted, update_from
 from envtool.fetch.client import Body
-from envtool.fetch.timeouts import Patience
+from envtool.fetch.timeouts import Timeouts
 from envtool.fetch.transfer_error import RangeError, TransferError
 
 
@@ -76,7 +76,7 @@ class Transfer:
         """How much of the file is there."""
         return self._have
 
-    def attempt(self, url: str, patience: Patience) -> None:
+    def attempt(self, url: str, patience: Timeouts) -> None:
         """Ask one place for what is missing.
 
         Args:
@@ -96,7 +96,7 @@ class Transfer:
             self._start_over()
             self._stream(url, patience)
 
-    def _stream(self, url: str, patience: Patience) -> None:
+    def _stream(self, url: str, patience: Timeouts) -> None:
         with client.get(url, self._have, patience) as body:
             self._refuse_other_size(body.total_bytes)
             if body.offset != self._have:

@@ -17,7 +17,7 @@ from envtool.solve.solution import Sources
 from envtool.solve.solve import channels_of
 from envtool.spec import pip_requirements
 from envtool.spec.environment import PlatformSpec, package_name
-from envtool.spec.version_policy import Policy
+from envtool.spec.version_policy import VersionPolicy
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,9 @@ def outdated(old: Lockfile, request: LockRequest, platform: str, sources: Source
     newest.update(_newest_wheels(here, request, spec, chosen, sources))
     reasons = Reasons(newest, chosen, spec)
     own = _own(spec)
-    otherwise = "exclude-newer, or what else is asked for" if request.policy() != Policy() else "what else is asked for"
+    otherwise = (
+        "exclude-newer, or what else is asked for" if request.policy() != VersionPolicy() else "what else is asked for"
+    )
     found = []
     for key, package in sorted(here.items(), key=lambda item: (item[0] not in own, item[0][1])):
         best, fitting = newest.get(key, package), chosen.get(key)

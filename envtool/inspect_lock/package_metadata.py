@@ -21,7 +21,7 @@ from envtool.wheels.license import known_license, license_of
 
 
 @dataclass(frozen=True)
-class Facts:
+class PackageMetadata:
     """What is known of one archive or wheel.
 
     Args:
@@ -33,7 +33,7 @@ class Facts:
     license: str | None = None
 
 
-def look_up(packages: Sequence[LockedPackage], *, is_offline: bool) -> Mapping[str, Facts]:
+def look_up(packages: Sequence[LockedPackage], *, is_offline: bool) -> Mapping[str, PackageMetadata]:
     """What is known of packages, by URL.
 
     Args:
@@ -45,15 +45,17 @@ def look_up(packages: Sequence[LockedPackage], *, is_offline: bool) -> Mapping[s
     for each in packages:
         path = _cached(each, cache)
         if each.manager == "pip":
-            found[each.url] = Facts(path.stat().st_size if path else None, _wheel_license(each, path, is_offline))
+            found[each.url] = PackageMetadata(
+                path.stat().st_size if path else None, _wheel_license(each, path, is_offline)
+            )
         elif path and each.url not in found:
-            found[each.url] = Facts(path.stat().st_size)
+            found[each.url] = PackageMetadata(path.stat().st_size)
         if each.size_bytes is not None:  # the lock has it, whatever this machine has seen
-            found[each.url] = replace(found.get(each.url, Facts()), size_bytes=each.size_bytes)
+            found[each.url] = replace(found.get(each.url, PackageMetadata()), size_bytes=each.size_bytes)
     return found
 
 
-def _from_repodata(packages: Sequence[LockedPackage], is_offline: bool) -> dict[str, Facts]:
+def _from_repodata(packages: Sequence[LockedPackage], is_offline: bool) -> dict[str, PackageMetadata]:
     from envtool.solve.conda_solver import Repodata
 
     urls = {each.url for each in packages}
@@ -69,7 +71,7 @@ def _from_repodata(packages: Sequence[LockedPackage], is_offline: bool) -> dict[
         except EnvtoolError:
             continue  # its records were never fetched here
         wanted = (each for each in records if each.url in urls)
-        found.update({each.url: Facts(each.size_bytes, known_license(each.license)) for each in wanted})
+        found.update({each.url: PackageMetadata(each.size_bytes, known_license(each.license)) for each in wanted})
     return found
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from envtool import console
 from envtool.inspect_lock.graph import Graph, Key
-from envtool.inspect_lock.package_metadata import Facts
+from envtool.inspect_lock.package_metadata import PackageMetadata
 
 
-def lines(graph: Graph, roots: Sequence[Key], facts: Mapping[str, Facts], depth: int | None) -> Iterator[str]:
+def lines(graph: Graph, roots: Sequence[Key], facts: Mapping[str, PackageMetadata], depth: int | None) -> Iterator[str]:
     """The lines of a tree; what a package needs is shown where it comes first, and `(*)` stands for it later.
 
     Args:
@@ -25,7 +25,7 @@ def lines(graph: Graph, roots: Sequence[Key], facts: Mapping[str, Facts], depth:
 
 
 def _below(
-    graph: Graph, key: Key, facts: Mapping[str, Facts], depth: int | None, indent: str, shown: set[Key]
+    graph: Graph, key: Key, facts: Mapping[str, PackageMetadata], depth: int | None, indent: str, shown: set[Key]
 ) -> Iterator[str]:
     if depth == 0 or key in shown:
         return
@@ -40,10 +40,10 @@ def _below(
         yield from _below(graph, edge.target, facts, None if depth is None else depth - 1, below, shown)
 
 
-def describe(graph: Graph, key: Key, facts: Mapping[str, Facts]) -> str:
+def describe(graph: Graph, key: Key, facts: Mapping[str, PackageMetadata]) -> str:
     """One package: name, version, size where it is known, and whether it is a wheel."""
     package = graph.packages[key]
-    size_bytes = facts.get(package.url, Facts()).size_bytes
+    size_bytes = facts.get(package.url, PackageMetadata()).size_bytes
     notes = [
         note for note in ("pip" if key[0] == "pip" else "", console.size(size_bytes) if size_bytes else "") if note
     ]

@@ -13,8 +13,8 @@ from itertools import groupby
 
 from envtool.artifacts import link_scripts
 from envtool.artifacts.download import require_sha256
-from envtool.artifacts.file_manifest import Manifests
-from envtool.console import Display
+from envtool.artifacts.file_manifest import FileManifests
+from envtool.console import ProgressDisplay
 from envtool.errors import PrefixError
 from envtool.fetch.archive_cache import Cache
 from envtool.install import virtual_package_check
@@ -27,8 +27,8 @@ from envtool.install.untracked_files import extra_files
 from envtool.lockfile.conda_lock_v1 import SPECS_KEY, VARIABLES_KEY, LockedPackage, read_json_metadata
 from envtool.package_cache.capture import Made
 from envtool.package_cache.lookup import find_placings, forget, remember
-from envtool.package_cache.materialize import Placing
-from envtool.package_cache.store import ImageStore
+from envtool.package_cache.materialize import Placement
+from envtool.package_cache.store import PackageCache
 from envtool.prefix import conda_history
 from envtool.prefix.environments_txt import register
 from envtool.prefix.installed_packages import conda_packages
@@ -70,7 +70,7 @@ class Outcome:
         return [*lines, *(link_scripts.sentence(name, paths) for name, paths in self.link_scripts.items())]
 
 
-def create(request: Request, prefix: Prefix, cache: Cache, display: Display) -> Outcome:
+def create(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisplay) -> Outcome:
     """Make a prefix equal to a lock.
 
     Args:
@@ -95,7 +95,7 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: Display) -> 
         if not request.is_vouched:
             require_signed(wanted, cache, display, is_offline=request.is_offline)
         before = [] if todo.starts_over else [each.description for each in conda_packages(prefix.path)]
-        store = ImageStore(cache)
+        store = PackageCache(cache)
         try:
             inventory, began_ns = _make(request, todo, prefix, cache, store, display)
         except SharedPathsError:
@@ -114,14 +114,14 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: Display) -> 
         return Outcome(todo, after, inventory.layout.clobbers, link_scripts.link_scripts(inventory.declared))
 
 
-def preview(request: Request, prefix: Prefix, cache: Cache, display: Display) -> Plan:
+def preview(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisplay) -> Plan:
     """What `create` would do; nothing is downloaded or changed."""
     prefix.refuse_foreign()
     return _plan(request, request.packages(), prefix, cache, display)[0]
 
 
 def _plan(
-    request: Request, wanted: Sequence[LockedPackage], prefix: Prefix, cache: Cache, display: Display
+    request: Request, wanted: Sequence[LockedPackage], prefix: Prefix, cache: Cache, display: ProgressDisplay
 ) -> tuple[Plan, Receipt | None]:
     if request.starts_over or prefix.state() is not State.WHOLE:
         return plan(wanted, None), None
@@ -137,14 +137,14 @@ def _plan(
 
 
 def _make(
-    request: Request, todo: Plan, prefix: Prefix, cache: Cache, store: ImageStore, display: Display
+    request: Request, todo: Plan, prefix: Prefix, cache: Cache, store: PackageCache, display: ProgressDisplay
 ) -> tuple[Inventory, int]:
     wanted = request.packages()
     if request.starts_over and not request.is_from_archives:
         forget(wanted, store)
     is_reusing = todo.starts_over and not request.is_from_archives
     placings = find_placings(wanted, store) if is_reusing else []
-    placings = _without_shared(placings, wanted, Manifests(cache.root)) if placings else []
+    placings = _without_shared(placings, wanted, FileManifests(cache.root)) if placings else []
     try:
         return _install(request, todo, placings, prefix, cache, display)
     except SharedPathsError as error:
@@ -161,8 +161,8 @@ def _make(
 
 
 def _without_shared(
-    placings: Sequence[Placing], wanted: Sequence[LockedPackage], manifests: Manifests
-) -> list[Placing]:
+    placings: Sequence[Placement], wanted: Sequence[LockedPackage], manifests: FileManifests
+) -> list[Placement]:
     # An image is of a package that has all its paths.
     lost = losses(wanted, manifests, {})
     shared = {package for (loser, _), winner in lost.items() for package in (loser, winner)}
@@ -174,7 +174,7 @@ def _without_shared(
 
 
 def _install(
-    request: Request, todo: Plan, placings: Sequence[Placing], prefix: Prefix, cache: Cache, display: Display
+    request: Request, todo: Plan, placings: Sequence[Placement], prefix: Prefix, cache: Cache, display: ProgressDisplay
 ) -> tuple[Inventory, int]:
     wanted = request.packages()
     placed = {each.package.url for each in placings}
@@ -182,7 +182,7 @@ def _install(
     proven = fetch_packages(needed, cache, display, is_offline=request.is_offline) if needed else {}
     refuse_collisions(wanted, proven, cache)
     require_room(proven.values(), prefix.path, sum(each.image.size_bytes for each in placings))
-    manifests = Manifests(cache.root)
+    manifests = FileManifests(cache.root)
     keep_manifests(manifests, [each for each in wanted if each not in todo.install], cache, display, {})
     prefix.mark_incomplete()
     known = carry_out(prefix, todo, wanted, placings, proven, request.platform, manifests, display)

@@ -15,12 +15,12 @@ from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.install.disk_space import UNPACKED_FACTOR, unpacked_bytes, with_overhead
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.package_cache.lookup import find_placings
-from envtool.package_cache.store import ImageStore
+from envtool.package_cache.store import PackageCache
 from envtool.prefix.transaction_plan import Plan
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Estimate:
     """What carrying out a plan will take.
 
     Args:
@@ -40,7 +40,7 @@ class Forecast:
 
 def forecast(
     plan: Plan, wanted: Sequence[LockedPackage], place: Path, cache: Cache, sizes: Mapping[str, int | None]
-) -> Forecast:
+) -> Estimate:
     """Foresee what carrying out a plan will take; nothing is downloaded.
 
     Args:
@@ -50,7 +50,7 @@ def forecast(
         cache: Where archives, wheels and unpacked packages are kept.
         sizes: The sizes in bytes of archives and wheels, by URL, as far as they are known.
     """
-    placings = find_placings(wanted, ImageStore(cache)) if plan.starts_over else []
+    placings = find_placings(wanted, PackageCache(cache)) if plan.starts_over else []
     known = {each.package.url: each.image.size_bytes for each in placings}
     for each in plan.install:
         path = cache.path(Wanted(each.file_name, require_sha256(each), ()))
@@ -59,7 +59,7 @@ def forecast(
     missing = [each.url for each in plan.install if each.url not in known]
     download_bytes = sum(sizes.get(url) or 0 for url in missing)
     existing = next(each for each in (place, *place.parents) if each.exists())
-    return Forecast(
+    return Estimate(
         downloads=len(missing),
         download_bytes=download_bytes,
         unknown=sum(sizes.get(url) is None for url in missing),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from envtool.console import Display
+from envtool.console import ProgressDisplay
 from envtool.fetch.archive_cache import Cache
 from envtool.install.create import create
 from envtool.install.request import Request
@@ -22,7 +22,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 def compare_with_rebuilt(
-    prefix: Prefix, lockfile: Lockfile, report: VerifyReport, cache: Cache, display: Display
+    prefix: Prefix, lockfile: Lockfile, report: VerifyReport, cache: Cache, display: ProgressDisplay
 ) -> VerifyReport:
     """Add to a verification what differs from a second prefix, made from the same lock beside the first.
 

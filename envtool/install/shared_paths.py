@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from envtool.artifacts.download import require_sha256
-from envtool.artifacts.file_manifest import Brought, Manifests
+from envtool.artifacts.file_manifest import Brought, FileManifests
 from envtool.artifacts.noarch_paths import place_of
 from envtool.artifacts.wheel_paths import Checksum, checksums_of, place_in_prefix
 from envtool.install.untracked_files import wheel_files
@@ -64,7 +64,7 @@ class Sharing:
         wanted: Sequence[LockedPackage],
         plan: Plan,
         placed: Sequence[LockedPackage],
-        manifests: Manifests,
+        manifests: FileManifests,
         proven: Mapping[str, Path],
         left: AbstractSet[str],
     ) -> None:

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from envtool.artifacts.download import require_sha256
-from envtool.artifacts.file_manifest import Manifests
+from envtool.artifacts.file_manifest import FileManifests
 from envtool.artifacts.wheel_paths import require_plain_paths
-from envtool.console import Display
+from envtool.console import ProgressDisplay
 from envtool.install.extract import linked, unpack
 from envtool.install.shared_paths import Sharing, left_behind
 from envtool.lockfile.conda_lock_v1 import LockedPackage
-from envtool.package_cache.materialize import Placing, place
+from envtool.package_cache.materialize import Placement, place
 from envtool.prefix import bytecode, rattler
 from envtool.prefix.bytecode import source_of
 from envtool.prefix.prefix import Prefix
@@ -34,11 +34,11 @@ def carry_out(
     prefix: Prefix,
     plan: Plan,
     wanted: Sequence[LockedPackage],
-    placings: Sequence[Placing],
+    placings: Sequence[Placement],
     proven: Mapping[str, Path],
     platform: str,
-    manifests: Manifests,
-    display: Display,
+    manifests: FileManifests,
+    display: ProgressDisplay,
 ) -> Known:
     """Change a prefix as a plan says.
 
@@ -89,7 +89,9 @@ def carry_out(
 
 
 @contextmanager
-def _read_meanwhile(new: Sequence[LockedPackage], proven: Mapping[str, Path], manifests: Manifests) -> Iterator[None]:
+def _read_meanwhile(
+    new: Sequence[LockedPackage], proven: Mapping[str, Path], manifests: FileManifests
+) -> Iterator[None]:
     # uv unpacks a wheel with one thread, and what it unpacked shall be compared with what the wheel holds.
     pool = ThreadPoolExecutor(1, thread_name_prefix="manifest")
     try:
@@ -102,7 +104,7 @@ def _read_meanwhile(new: Sequence[LockedPackage], proven: Mapping[str, Path], ma
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _place(prefix: Prefix, placings: Sequence[Placing], display: Display) -> dict[str, Entry]:
+def _place(prefix: Prefix, placings: Sequence[Placement], display: ProgressDisplay) -> dict[str, Entry]:
     if not placings:
         return {}
     with display.task(f"place {len(placings)} unpacked packages"):
@@ -115,7 +117,7 @@ def _link(
     sharing: Sharing,
     proven: Mapping[str, Path],
     platform: str,
-    display: Display,
+    display: ProgressDisplay,
 ) -> dict[Inode, Written]:
     kept = [each.name for each in sharing.wanted if each.manager == "conda" and each not in new]
     written: dict[Inode, Written] = {}
@@ -150,7 +152,7 @@ def _uninstall_wheels(prefix: Prefix, plan: Plan) -> None:
 
 
 def _install_wheels(
-    prefix: Prefix, new: Sequence[LockedPackage], sharing: Sharing, proven: Mapping[str, Path], display: Display
+    prefix: Prefix, new: Sequence[LockedPackage], sharing: Sharing, proven: Mapping[str, Path], display: ProgressDisplay
 ) -> None:
     from envtool.pypi import install  # many environments have none
 

@@ -20,7 +20,7 @@ from envtool.fetch.url_credentials import variables_of, with_variables
 from envtool.lockfile import build_recipe, git_url, variables
 from envtool.lockfile.build_recipe import SourceBuild
 from envtool.lockfile.model import LockedPackage, Lockfile
-from envtool.yaml_document import Document, Value, dump, read_text
+from envtool.yaml_document import Value, YamlDocument, dump, read_text
 
 __all__ = ["LockedPackage", "Lockfile", "format_lockfile", "parse_lockfile", "read_json_metadata", "read_lockfile"]
 __all__ += ["SIZES_KEY", "SPECS_KEY", "VARIABLES_KEY", "write_lockfile"]
@@ -57,7 +57,7 @@ def read_lockfile(path: Path) -> Lockfile:
 def parse_lockfile(name: str, text: str) -> Lockfile:
     """Parse the content of a conda-lock.yml; the errors are those of `read_lockfile`."""
     _refuse_conflict(name, text)
-    document = Document(name, text)
+    document = YamlDocument(name, text)
     top = document.mapping(document.root, "the file")
     version = top.get("version")
     is_old = version is None and {"metadata", "package"} <= top.keys()  # conda-lock's first ones, in the same format
@@ -143,7 +143,7 @@ def _package_dict(package: LockedPackage) -> dict[str, Any]:
     }
 
 
-def _lockfile(document: Document, top: Mapping[str, Value]) -> Lockfile:
+def _lockfile(document: YamlDocument, top: Mapping[str, Value]) -> Lockfile:
     metadata = document.mapping(top.get("metadata"), "metadata")
     packages = document.items(top.get("package"), "package")
     custom_metadata = dict(document.scalars(metadata.get("custom_metadata"), "custom_metadata"))
@@ -164,7 +164,7 @@ def _lockfile(document: Document, top: Mapping[str, Value]) -> Lockfile:
     )
 
 
-def _check_variables(document: Document, place: Value | None, text: str) -> None:
+def _check_variables(document: YamlDocument, place: Value | None, text: str) -> None:
     try:
         found = json.loads(text)
     except ValueError:
@@ -193,7 +193,7 @@ def _with_access(package: LockedPackage, templates: Sequence[str]) -> LockedPack
     return package if access_url == package.url else replace(package, access_url=access_url)
 
 
-def _channels(document: Document, value: Value | None) -> Iterator[str]:
+def _channels(document: YamlDocument, value: Value | None) -> Iterator[str]:
     for each in document.items(value, "channels"):
         # The first versions of conda-lock wrote the name or URL alone.
         named = each if isinstance(each.data, str) else document.mapping(each, "a channel").get("url")
@@ -202,7 +202,7 @@ def _channels(document: Document, value: Value | None) -> Iterator[str]:
             yield url
 
 
-def _refuse_twice(document: Document, entries: Sequence[Value], packages: Sequence[LockedPackage | None]) -> None:
+def _refuse_twice(document: YamlDocument, entries: Sequence[Value], packages: Sequence[LockedPackage | None]) -> None:
     lines: dict[tuple[str, str, str, str], int] = {}
     for entry, package in zip(entries, packages):
         if package is None:
@@ -223,7 +223,7 @@ def _read_sizes(text: str) -> dict[str, int]:
 
 
 def _package(
-    document: Document, position: int, value: Value, sizes: Mapping[str, int], builds: Mapping[str, SourceBuild]
+    document: YamlDocument, position: int, value: Value, sizes: Mapping[str, int], builds: Mapping[str, SourceBuild]
 ) -> LockedPackage | None:
     where = f"package[{position}]"
     entry = document.mapping(value, where, _PACKAGE_KEYS)
@@ -253,7 +253,7 @@ def _package(
 
 
 def _hashes(
-    document: Document, where: str, value: Value | None, line: int, *, is_commit: bool
+    document: YamlDocument, where: str, value: Value | None, line: int, *, is_commit: bool
 ) -> dict[str, str | None]:
     hashes: dict[str, str | None] = {"sha256": None, "md5": None}
     for kind, entry in document.mapping(value, f"{where}.hash", ("md5", "sha256")).items():

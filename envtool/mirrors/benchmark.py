@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from envtool.errors import EnvtoolError
 from envtool.fetch import client
-from envtool.fetch.timeouts import Patience
+from envtool.fetch.timeouts import Timeouts
 from envtool.fetch.transfer_error import TransferError
 from envtool.mirrors.presets import Preset, channel_of, is_wheel_store
 
@@ -146,7 +146,7 @@ def _blank(candidate: Candidate) -> Reading:
 
 
 def _measure(candidate: Candidate, limit_s: float) -> Reading:
-    patience = Patience(connect_timeout_s=limit_s / 2, read_timeout_s=limit_s / 2)
+    patience = Timeouts(connect_timeout_s=limit_s / 2, read_timeout_s=limit_s / 2)
     reading = _blank(candidate)
     try:
         if candidate.subdir:
@@ -159,7 +159,7 @@ def _measure(candidate: Candidate, limit_s: float) -> Reading:
         return replace(reading, reason=error.message)
 
 
-def _first_repodata(candidate: Candidate, patience: Patience) -> tuple[float, str]:
+def _first_repodata(candidate: Candidate, patience: Timeouts) -> tuple[float, str]:
     for name in _REPODATA:
         try:
             began_s = time.monotonic()
@@ -171,7 +171,7 @@ def _first_repodata(candidate: Candidate, patience: Patience) -> tuple[float, st
     raise TransferError(f"has no {candidate.subdir} of this channel", is_transient=False)
 
 
-def _sample(candidate: Candidate, reading: Reading, patience: Patience) -> Reading:
+def _sample(candidate: Candidate, reading: Reading, patience: Timeouts) -> Reading:
     began_s = time.monotonic()
     try:
         with client.get(candidate.base + candidate.sample, patience=patience) as body:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envtool.atomic_files import write_atomically
-from envtool.console import Display
+from envtool.console import ProgressDisplay
 from envtool.fetch.archive_cache import Cache
 from envtool.mirrors import mirrors
 from envtool.mirrors.mirrors import Mirrors
@@ -26,7 +26,7 @@ _KEPT_S = 24 * 3600
 _LIMIT_S = 8.0
 
 
-def for_urls(urls: Sequence[str], cache: Cache, display: Display) -> Mirrors:
+def for_urls(urls: Sequence[str], cache: Cache, display: ProgressDisplay) -> Mirrors:
     """The mirrors for some canonical URLs, as this machine is set up.
 
     Args:
@@ -60,7 +60,7 @@ def _of_presets(urls: Sequence[str], names: tuple[str, ...]) -> dict[str, tuple[
     return {channel: places for channel, places in found.items() if places}
 
 
-def _ranked(urls: Sequence[str], cache: Cache, display: Display) -> dict[str, tuple[str, ...]]:
+def _ranked(urls: Sequence[str], cache: Cache, display: ProgressDisplay) -> dict[str, tuple[str, ...]]:
     from envtool.mirrors import benchmark
     from envtool.mirrors.presets import channel_of, presets
 

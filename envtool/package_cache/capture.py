@@ -22,10 +22,10 @@ from envtool.artifacts.file_manifest import Declared
 from envtool.artifacts.relocation import PREFIX_TEXT, replace_text, restore, substitute
 from envtool.atomic_files import create, write_all
 from envtool.lockfile.conda_lock_v1 import LockedPackage
-from envtool.package_cache.entry import PACK, Image, StoredFile, depends_on_python
+from envtool.package_cache.entry import PACK, CacheEntry, StoredFile, depends_on_python
 from envtool.package_cache.materialize import fill_meta, fill_record
 from envtool.package_cache.reflink import clone
-from envtool.package_cache.store import ImageStore
+from envtool.package_cache.store import PackageCache
 from envtool.prefix.bytecode import source_of
 from envtool.prefix.installed_packages import recorded_files
 from envtool.prefix.scan import Entry
@@ -58,7 +58,7 @@ class Made:
 
 
 def capture(
-    made: Made, packages: Mapping[str, LockedPackage], others: Iterable[LockedPackage], store: ImageStore
+    made: Made, packages: Mapping[str, LockedPackage], others: Iterable[LockedPackage], store: PackageCache
 ) -> int:
     """Keep the images of packages.
 
@@ -85,7 +85,7 @@ def capture(
     return count
 
 
-def _require_room(made: Made, paths: Sequence[str], store: ImageStore) -> None:
+def _require_room(made: Made, paths: Sequence[str], store: PackageCache) -> None:
     # Half of what is free at most: a cache should not be what fills a disk.
     place = next(each for each in (store.root, *store.root.parents) if each.exists())
     if sum(made.entries[path].size_bytes for path in paths) * 2 > shutil.disk_usage(place).free:
@@ -148,14 +148,14 @@ class _Contents:
         }
 
 
-def _take(made: Made, store: ImageStore, package: LockedPackage, paths: Sequence[str], place: Path) -> Image:
+def _take(made: Made, store: PackageCache, package: LockedPackage, paths: Sequence[str], place: Path) -> CacheEntry:
     return _Taking(made, store, place).take(package, paths)
 
 
 class _Taking:
     """Writes the files of one package into the directory of an image."""
 
-    def __init__(self, made: Made, store: ImageStore, place: Path) -> None:
+    def __init__(self, made: Made, store: PackageCache, place: Path) -> None:
         self._made = made
         self._store = store
         self._place = place
@@ -163,7 +163,7 @@ class _Taking:
         self._digest = hashlib.sha256()
         self._packed_bytes = 0
 
-    def take(self, package: LockedPackage, paths: Sequence[str]) -> Image:
+    def take(self, package: LockedPackage, paths: Sequence[str]) -> CacheEntry:
         files, links = [], {}
         self._pack = create(str(self._place / PACK), 0o444)
         try:
@@ -175,7 +175,7 @@ class _Taking:
         finally:
             os.close(self._pack)
         record = self._record(package) if package.manager == "conda" else None
-        return Image(tuple(files), links, record, pack_sha256=self._digest.hexdigest())
+        return CacheEntry(tuple(files), links, record, pack_sha256=self._digest.hexdigest())
 
     def _link(self, path: str) -> str:
         target = os.fsencode((self._made.prefix / path).readlink())

@@ -50,7 +50,7 @@ class StoredFile:
 
 
 @dataclass(frozen=True)
-class Image:
+class CacheEntry:
     """What one package brings.
 
     Args:
@@ -93,7 +93,7 @@ def depends_on_python(package: LockedPackage) -> bool:
     return urlsplit(package.url).path.split("/")[-2:-1] == ["noarch"]
 
 
-def format_image(image: Image) -> bytes:
+def format_image(image: CacheEntry) -> bytes:
     """An image's index; it ends with its own hash, so that half of it is known for what it is."""
     content = json.dumps(
         {**asdict(image), "files": [list(asdict(file).values()) for file in image.files]}, separators=(",", ":")
@@ -101,7 +101,7 @@ def format_image(image: Image) -> bytes:
     return content + b"\n" + hashlib.sha256(content).hexdigest().encode()
 
 
-def parse_image(text: bytes) -> Image:
+def parse_image(text: bytes) -> CacheEntry:
     """Read an index.
 
     Raises:
@@ -111,7 +111,7 @@ def parse_image(text: bytes) -> Image:
     if hashlib.sha256(content).hexdigest().encode() != sha256:
         raise ValueError("the index of an unpacked package does not have its hash")
     data = json.loads(content)
-    return Image(**{**data, "files": tuple(StoredFile(*each) for each in data["files"])})
+    return CacheEntry(**{**data, "files": tuple(StoredFile(*each) for each in data["files"])})
 
 
 @lru_cache(maxsize=1)

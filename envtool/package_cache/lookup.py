@@ -9,11 +9,11 @@ from envtool.artifacts.download import require_sha256
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.package_cache.capture import Made, capture
 from envtool.package_cache.entry import image_key
-from envtool.package_cache.materialize import Placing
-from envtool.package_cache.store import SETTING, ImageStore
+from envtool.package_cache.materialize import Placement
+from envtool.package_cache.store import SETTING, PackageCache
 
 
-def find_placings(wanted: Sequence[LockedPackage], store: ImageStore) -> list[Placing]:
+def find_placings(wanted: Sequence[LockedPackage], store: PackageCache) -> list[Placement]:
     """The packages that the store has an image of.
 
     Args:
@@ -23,17 +23,17 @@ def find_placings(wanted: Sequence[LockedPackage], store: ImageStore) -> list[Pl
     if not store.is_used:
         return []
     found = ((package, key, store.find(key)) for key, package in _keys(wanted).items())
-    return [Placing(package, image, store.path(key)) for package, key, image in found if image is not None]
+    return [Placement(package, image, store.path(key)) for package, key, image in found if image is not None]
 
 
-def forget(wanted: Sequence[LockedPackage], store: ImageStore) -> None:
+def forget(wanted: Sequence[LockedPackage], store: PackageCache) -> None:
     """Drop the images of packages, so that they are made anew from their archives."""
     for key in _keys(wanted):
         if store.path(key).exists():
             store.drop(key)
 
 
-def remember(made: Made, wanted: Sequence[LockedPackage], store: ImageStore) -> None:
+def remember(made: Made, wanted: Sequence[LockedPackage], store: PackageCache) -> None:
     """Keep the images of packages that the store has none of; what cannot be kept is only said.
 
     Args:

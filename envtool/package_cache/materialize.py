@@ -15,7 +15,7 @@ from typing import Any
 from envtool.artifacts.relocation import PREFIX_TEXT, replace_text, substitute, with_rewritten
 from envtool.atomic_files import create, write_all
 from envtool.lockfile.conda_lock_v1 import LockedPackage
-from envtool.package_cache.entry import PACK, Image, StoredFile
+from envtool.package_cache.entry import PACK, CacheEntry, StoredFile
 from envtool.package_cache.reflink import clone
 from envtool.prefix.conda_meta_record import set_md5
 from envtool.prefix.rattler import channel_of
@@ -25,7 +25,7 @@ _SHARE = 500
 
 
 @dataclass(frozen=True)
-class Placing:
+class Placement:
     """One package to be placed.
 
     Args:
@@ -35,11 +35,11 @@ class Placing:
     """
 
     package: LockedPackage
-    image: Image
+    image: CacheEntry
     stored: Path
 
 
-def place(placings: Sequence[Placing], prefix: Path) -> dict[str, Entry]:
+def place(placings: Sequence[Placement], prefix: Path) -> dict[str, Entry]:
     """Place packages into a prefix that has none of their files.
 
     Args:
@@ -76,11 +76,11 @@ def place(placings: Sequence[Placing], prefix: Path) -> dict[str, Entry]:
     }
 
 
-def _clone(file: StoredFile, placing: Placing, prefix: Path) -> None:
+def _clone(file: StoredFile, placing: Placement, prefix: Path) -> None:
     clone(str(placing.stored / file.sha256), f"{prefix}/{file.path}", file.mode)
 
 
-def _write(files: Sequence[StoredFile], placing: Placing, prefix: Path) -> None:
+def _write(files: Sequence[StoredFile], placing: Placement, prefix: Path) -> None:
     root, name = str(prefix), os.fsencode(prefix)
     pack = os.open(placing.stored / PACK, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -97,7 +97,7 @@ def _write(files: Sequence[StoredFile], placing: Placing, prefix: Path) -> None:
         os.close(pack)
 
 
-def _finish(placing: Placing, prefix: Path) -> None:
+def _finish(placing: Placement, prefix: Path) -> None:
     for path, target in placing.image.links.items():
         (prefix / path).symlink_to(target.replace(PREFIX_TEXT.decode(), str(prefix)))
     for file in placing.image.files:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from envtool.fetch.archive_cache import Cache
-from envtool.package_cache.store import ImageStore, Kept
+from envtool.package_cache.store import Kept, PackageCache
 
 # What holds what, for people.
 PARTS = ("sha256", "partial", "manifests", "repodata", "unpacked")
@@ -20,12 +20,12 @@ def sizes(cache: Cache) -> dict[str, int]:
     return {part: _size_bytes(cache.root / part) for part in PARTS}
 
 
-def stale(store: ImageStore, days: float) -> list[Kept]:
+def stale(store: PackageCache, days: float) -> list[Kept]:
     """The images that were used last before so many days."""
     return [each for each in store.kept() if each.used_s <= time.time() - days * _DAY_S]
 
 
-def prune(store: ImageStore, images: Sequence[Kept]) -> None:
+def prune(store: PackageCache, images: Sequence[Kept]) -> None:
     """Remove images, and what processes left that were killed."""
     for each in images:
         store.drop(each.key)

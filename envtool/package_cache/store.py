@@ -22,7 +22,7 @@ from pathlib import Path
 
 from envtool.errors import CacheError
 from envtool.fetch.archive_cache import Cache, sha256_of
-from envtool.package_cache.entry import PACK, Image, format_image, parse_image
+from envtool.package_cache.entry import PACK, CacheEntry, format_image, parse_image
 
 SETTING = "ENVTOOL_UNPACKED"
 _SETTINGS = ("always", "reflink", "never")
@@ -45,7 +45,7 @@ class Kept:
     used_s: float
 
 
-class ImageStore:
+class PackageCache:
     """The images of this user in a cache.
 
     Args:
@@ -76,7 +76,7 @@ class ImageStore:
         """Where an image is."""
         return self.root / key
 
-    def find(self, key: str) -> Image | None:
+    def find(self, key: str) -> CacheEntry | None:
         """The image, if it is there and its bytes are those that were proven; a damaged one is dropped."""
         if not self.is_used or not self.path(key).exists() or not self._is_ours():
             return None
@@ -90,7 +90,7 @@ class ImageStore:
             return None
         return image
 
-    def keep(self, key: str, fill: Callable[[Path], Image]) -> None:
+    def keep(self, key: str, fill: Callable[[Path], CacheEntry]) -> None:
         """Store an image: whole and under its name, or not at all.
 
         Args:
@@ -160,7 +160,7 @@ class ImageStore:
             shutil.rmtree(growing, ignore_errors=True)
             os.close(descriptor)
 
-    def _sealed(self, key: str, image: Image) -> Image:
+    def _sealed(self, key: str, image: CacheEntry) -> CacheEntry:
         place = self.path(key)
         seals = {name: _seal(place / name) for name in image.seals}
         broken = [name for name, seal in seals.items() if seal != list(image.seals[name])]

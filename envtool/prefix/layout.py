@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envtool.artifacts.download import require_sha256
-from envtool.artifacts.file_manifest import Brought, Declared, Manifests
+from envtool.artifacts.file_manifest import Brought, Declared, FileManifests
 from envtool.artifacts.wheel_paths import members_of, place_in_prefix, scripts_of
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.prefix import clobber
@@ -46,7 +46,7 @@ class Layout:
     shared: frozenset[Package] = frozenset()
 
 
-def layout(locked: Sequence[LockedPackage], manifests: Manifests) -> Layout:
+def layout(locked: Sequence[LockedPackage], manifests: FileManifests) -> Layout:
     """Decide what a prefix should hold.
 
     Args:
@@ -69,7 +69,7 @@ def layout(locked: Sequence[LockedPackage], manifests: Manifests) -> Layout:
     return Layout(declared, tuple(clobbers), frozenset(losers | set(lost.values())))
 
 
-def losses(locked: Sequence[LockedPackage], manifests: Manifests, proven: Mapping[str, Path]) -> Lost:
+def losses(locked: Sequence[LockedPackage], manifests: FileManifests, proven: Mapping[str, Path]) -> Lost:
     """What every package loses, wheels included of which only the file is there.
 
     Args:
@@ -92,14 +92,16 @@ def losses(locked: Sequence[LockedPackage], manifests: Manifests, proven: Mappin
     return _resolve(brought, paths)
 
 
-def site_packages(locked: Sequence[LockedPackage], manifests: Manifests) -> str:
+def site_packages(locked: Sequence[LockedPackage], manifests: FileManifests) -> str:
     """Where the Python of a lock has its packages, relative to the prefix; any place when it has none."""
     python = next((each for each in locked if (each.manager, each.name) == ("conda", "python")), None)
     is_known = python is not None and manifests.is_known(require_sha256(python))
     return manifests.site_packages(require_sha256(python)) if python and is_known else _NO_PYTHON
 
 
-def _brought(locked: Sequence[LockedPackage], manifests: Manifests, place: str | None = None) -> dict[Package, Brought]:
+def _brought(
+    locked: Sequence[LockedPackage], manifests: FileManifests, place: str | None = None
+) -> dict[Package, Brought]:
     place = place or site_packages(locked, manifests)
     keys = {(each.manager, each.name): each for each in locked}
     return {package: manifests.brought(require_sha256(each), package, place) for package, each in keys.items()}

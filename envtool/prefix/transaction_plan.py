@@ -43,7 +43,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Damage:
+class RepairPlan:
     """What a verification found to be wrong with a prefix.
 
     Args:
@@ -60,7 +60,7 @@ class Damage:
     is_generated: bool = False
 
 
-def plan(wanted: Sequence[LockedPackage], receipt: Receipt | None, damage: Damage | None = None) -> Plan:
+def plan(wanted: Sequence[LockedPackage], receipt: Receipt | None, damage: RepairPlan | None = None) -> Plan:
     """Decide what has to change.
 
     Args:
@@ -70,7 +70,7 @@ def plan(wanted: Sequence[LockedPackage], receipt: Receipt | None, damage: Damag
     """
     if receipt is None:
         return Plan(tuple(wanted), starts_over=True)
-    damage = damage or Damage()
+    damage = damage or RepairPlan()
     there = set(receipt.packages)
     install = tuple(
         each for each in wanted if installed(each) not in there or (each.manager, each.name) in damage.packages

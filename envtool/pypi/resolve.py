@@ -25,7 +25,7 @@ from envtool.scratch import scratch_directory
 from envtool.spec import pip_requirements as requirements
 from envtool.spec import requirement_hashes as hashes
 from envtool.spec.requirement_hashes import Pins
-from envtool.spec.version_policy import Policy
+from envtool.spec.version_policy import VersionPolicy
 
 # manylinux tags that uv knows as targets; a wheel for an older glibc runs on a newer one, never the reverse.
 _UV_GLIBC_TARGETS = (
@@ -107,7 +107,7 @@ class WheelRequest:
     allows_prereleases: bool = False
     requires_hashes: bool = False
     keep: tuple[Wheel, ...] = ()
-    policy: Policy = field(default_factory=Policy)
+    policy: VersionPolicy = field(default_factory=VersionPolicy)
     built: Mapping[str, tuple[Wheel, Path]] = field(default_factory=dict)
     is_pure: bool = False
     has_dependencies: bool = True

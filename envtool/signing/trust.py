@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 
 from envtool.atomic_files import write_atomically
-from envtool.console import Display, Task
+from envtool.console import ProgressDisplay, Task
 from envtool.errors import NetworkError, SignatureError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.fetch.authentication import without_credentials
@@ -27,7 +27,7 @@ _SIGN_HINT = "whoever keeps the channel signs it: envtool channel index DIR --ke
 
 
 def require_signed(
-    packages: Sequence[LockedPackage], cache: Cache, display: Display, *, is_offline: bool = False
+    packages: Sequence[LockedPackage], cache: Cache, display: ProgressDisplay, *, is_offline: bool = False
 ) -> None:
     """Refuse packages that stand in no signed index of their channel; only channels that have to be signed are asked.
 

@@ -22,7 +22,7 @@ from envtool.lockfile.model import file_parts
 from envtool.mirrors.mirrors import Mirrors
 from envtool.solve.cooldown import AgedChannel, is_too_young
 from envtool.spec.environment_yml import package_name
-from envtool.spec.version_policy import Policy
+from envtool.spec.version_policy import VersionPolicy
 
 # Kept until the process ends: to free the records of a channel takes a fiftieth of a lock's time, for nobody.
 _latest: list[Any] = []
@@ -84,7 +84,7 @@ class SolveRequest:
     constraints: tuple[str, ...] = ()
     subdirs: tuple[tuple[str, str], ...] = ()
     keep: tuple[str, ...] = ()
-    policy: Policy = field(default_factory=Policy)
+    policy: VersionPolicy = field(default_factory=VersionPolicy)
 
 
 class Repodata:
@@ -105,9 +105,9 @@ class Repodata:
         self._relay = None
         if mirrors.by_prefix and not is_offline:
             # Of the ways in which a mirror fails, rattler knows few; the relay asks the next one.
-            from envtool.solve.repodata_proxy import Relay
+            from envtool.solve.repodata_proxy import RepodataProxy
 
-            self._relay = Relay(mirrors)
+            self._relay = RepodataProxy(mirrors)
             middlewares.append(MirrorMiddleware(self._relay.by_prefix))
         config = rattler.SourceConfig(cache_action="force-cache-only" if is_offline else "cache-or-fetch")
         self._gateway = rattler.Gateway(cache_dir=cache_dir, default_config=config, client=Client(middlewares))

@@ -17,7 +17,7 @@ from envtool.solve.lock import LockRequest, with_virtual_packages
 from envtool.solve.solution import SolveErrors, Sources
 from envtool.solve.solve import channels_of, solve
 from envtool.spec.environment import Dependency, PlatformSpec, package_name
-from envtool.spec.version_policy import Policy
+from envtool.spec.version_policy import VersionPolicy
 
 _BEST = {"__cuda": "99.9", "__glibc": "2.99", "__linux": "99.0", "__osx": "99.0"}
 _BUDGET_S = 60.0
@@ -134,7 +134,7 @@ def explain(error: UnsatisfiableError, request: LockRequest, sources: Sources) -
     missing = tuple((each, unknown[each.text]) for each in all_lines if each.text in unknown)
     deadline = time.monotonic() + _BUDGET_S
 
-    def is_satisfiable(conda: Sequence[Dependency], virtual: Mapping[str, str], policy: Policy = policy) -> bool:
+    def is_satisfiable(conda: Sequence[Dependency], virtual: Mapping[str, str], policy: VersionPolicy = policy) -> bool:
         # Past the budget everything counts as satisfiable, which leaves more lines in the answer, never fewer.
         part = replace(platform, conda=tuple(conda), pip=(), virtual_packages=virtual)
         if time.monotonic() > deadline or not conda:
@@ -152,7 +152,7 @@ def explain(error: UnsatisfiableError, request: LockRequest, sources: Sources) -
     declarations = _declarations(platform, error.reason, is_satisfiable)
     if declarations:
         return replace(explained, declarations=declarations)
-    unbounded = Policy(policy.strategy)
+    unbounded = VersionPolicy(policy.strategy)
     if policy != unbounded and is_satisfiable(platform.conda, platform.virtual_packages, unbounded):
         moment = f"{policy.exclude_newer:%Y-%m-%d %H:%M} UTC" if policy.exclude_newer else "of packages or channels"
         return replace(explained, exclude_newer=moment)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from envtool.fetch import url_credentials
-from envtool.spec.version_policy import Policy
+from envtool.spec.version_policy import VersionPolicy
 
 
 class AgedChannel:
@@ -23,7 +23,7 @@ class AgedChannel:
         policy: What is too young.
     """
 
-    def __init__(self, gateway: Any, channel: str, names: Mapping[str, Sequence[str]], policy: Policy) -> None:
+    def __init__(self, gateway: Any, channel: str, names: Mapping[str, Sequence[str]], policy: VersionPolicy) -> None:
         self._gateway = gateway
         self._channel = channel
         self._names = names
@@ -39,7 +39,7 @@ class AgedChannel:
         return list(self._names.get(str(platform), ()))
 
 
-def is_too_young(record: Any, policy: Policy) -> bool:
+def is_too_young(record: Any, policy: VersionPolicy) -> bool:
     """Whether a record counts as published too late; one without any time does, as nothing is known of its age."""
     channel = url_credentials.strip(record.url).rsplit("/", 2)[0]
     cutoff = policy.cutoff_of(record.name.normalized, channel)

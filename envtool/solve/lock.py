@@ -23,7 +23,7 @@ from envtool.spec import version_policy as policy
 from envtool.spec import virtual_packages
 from envtool.spec.channel_spec import channel_urls
 from envtool.spec.environment import EnvironmentSpec, PlatformSpec
-from envtool.spec.version_policy import Policy
+from envtool.spec.version_policy import VersionPolicy
 
 if TYPE_CHECKING:  # most locks have no wheels
     from envtool.lockfile.pylock import Wheel
@@ -47,7 +47,7 @@ class LockRequest:
     options: Mapping[str, str] = field(default_factory=dict)
     preferences: Mapping[str, Preference] = field(default_factory=dict)
 
-    def policy(self, now: datetime | None = None) -> Policy:
+    def policy(self, now: datetime | None = None) -> VersionPolicy:
         """Which of the versions that fit.
 
         Raises:
@@ -57,7 +57,7 @@ class LockRequest:
         text = self.options.get("exclude-newer") or self.spec.exclude_newer
         place = "--exclude-newer" if "exclude-newer" in self.options else f"{self.spec.paths[0]}: exclude-newer"
         moment = policy.cutoff(text, now, place) if text else None
-        return Policy(
+        return VersionPolicy(
             self.options.get("strategy", "highest"),
             moment,
             {

@@ -25,7 +25,7 @@ from envtool.solve.settle import hold_most
 from envtool.solve.solution import Preference, Solution, SolveErrors, Sources
 from envtool.spec import pip_requirements
 from envtool.spec.environment import EnvironmentSpec, PlatformSpec
-from envtool.spec.version_policy import Policy
+from envtool.spec.version_policy import VersionPolicy
 
 _AT_ONCE = 4  # runs of uv
 _MIN_SUSPECT_NAME = 3
@@ -36,7 +36,7 @@ def add_wheels(
     spec: EnvironmentSpec,
     solutions: Sequence[Solution],
     sources: Sources,
-    policy: Policy,
+    policy: VersionPolicy,
     preferred: Mapping[str, Preference],
 ) -> list[Solution]:
     """Choose the wheels of every platform, all platforms at once.
@@ -109,7 +109,7 @@ def _version(chosen: Sequence[Wheel], name: str) -> str | None:
 
 
 def _build_wheels(
-    spec: EnvironmentSpec, sources: Sources, policy: Policy, preferred: Mapping[str, Preference]
+    spec: EnvironmentSpec, sources: Sources, policy: VersionPolicy, preferred: Mapping[str, Preference]
 ) -> dict[str, tuple[Wheel, Path]]:
     """The wheels of all requirements that name a repository, by their text."""
     wanted = {
@@ -131,7 +131,7 @@ def _request(
     spec: EnvironmentSpec,
     platform: PlatformSpec,
     records: Sequence[PackageRecord],
-    policy: Policy,
+    policy: VersionPolicy,
     preference: Preference,
     built: Mapping[str, tuple[Wheel, Path]],
 ) -> WheelRequest:

@@ -31,7 +31,7 @@ from envtool.fetch import timeouts as patience
 from envtool.fetch.client import Body
 from envtool.fetch.failover import ask_in_turn
 from envtool.fetch.failover_policy import Failure, Place
-from envtool.fetch.host_health import Hosts
+from envtool.fetch.host_health import HostHealth
 from envtool.fetch.transfer_error import TransferError
 from envtool.mirrors.mirrors import Mirrors
 
@@ -60,7 +60,7 @@ class _Found:
 class _Request:
     """One request of the solver, and what its places said to it."""
 
-    def __init__(self, relay: Relay, conditions: dict[str, str], *, is_wanted: bool, is_optional: bool) -> None:
+    def __init__(self, relay: RepodataProxy, conditions: dict[str, str], *, is_wanted: bool, is_optional: bool) -> None:
         self._relay = relay
         self._conditions = conditions
         self._is_wanted = is_wanted
@@ -88,7 +88,7 @@ class _Request:
         return None
 
 
-class Relay:
+class RepodataProxy:
     """Serves the canonical URLs of some channels, on a port of its own, until the process ends.
 
     Args:
@@ -101,7 +101,7 @@ class Relay:
         self._failures: dict[str, list[str]] = {}
         self._lock = threading.Lock()
         self._is_patient = False
-        self.hosts = Hosts()
+        self.hosts = HostHealth()
         # Other users of the machine reach the port too; they cannot guess the path.
         secret = secrets.token_urlsafe(16)
         self._prefixes = {f"/{secret}/{number}/": prefix for number, prefix in enumerate(mirrors.by_prefix)}
@@ -236,7 +236,7 @@ class _Server(ThreadingTCPServer):  # an HTTPServer asks the name service what 1
     # The solver opens a connection for each file of each subdir at once; the default queue of 5 would refuse some.
     request_queue_size = 128
     daemon_threads = True
-    relay: Relay
+    relay: RepodataProxy
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing when the solver hangs up: it has what it needs, or it has given up and says so itself."""

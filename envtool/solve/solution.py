@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from envtool.console import Display
+from envtool.console import ProgressDisplay
 from envtool.errors import SolveError
 from envtool.mirrors.mirrors import Mirrors
 from envtool.solve.conda_solver import PackageRecord, Repodata
@@ -45,7 +45,7 @@ class Sources:
 
     repodata: Repodata
     mirrors: Mirrors = field(default_factory=Mirrors)
-    display: Display = field(default_factory=Display)
+    display: ProgressDisplay = field(default_factory=ProgressDisplay)
 
 
 @dataclass(frozen=True)

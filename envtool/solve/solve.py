@@ -15,11 +15,11 @@ from envtool.solve.solution import Preference, Solution, SolveErrors, Sources
 from envtool.spec import channel_spec
 from envtool.spec.channel_spec import channel_urls
 from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec, package_name
-from envtool.spec.version_policy import Policy
+from envtool.spec.version_policy import VersionPolicy
 
 
 def solve(
-    spec: EnvironmentSpec, sources: Sources, policy: Policy, preferences: Mapping[str, Preference] | None = None
+    spec: EnvironmentSpec, sources: Sources, policy: VersionPolicy, preferences: Mapping[str, Preference] | None = None
 ) -> list[Solution]:
     """Choose the packages of every platform, all platforms at once.
 
@@ -128,7 +128,9 @@ def _holding(request: SolveRequest, urls: Sequence[str]) -> SolveRequest:
     return replace(request, constraints=(*request.constraints, *held)) if urls else request
 
 
-def _request(spec: EnvironmentSpec, platform: PlatformSpec, policy: Policy, preference: Preference) -> SolveRequest:
+def _request(
+    spec: EnvironmentSpec, platform: PlatformSpec, policy: VersionPolicy, preference: Preference
+) -> SolveRequest:
     return SolveRequest(
         platform=platform.platform,
         channels=channels_of(spec),

@@ -13,7 +13,7 @@ from envtool.spec.environment import package_name
 
 
 @dataclass(frozen=True)
-class Answer:
+class Staleness:
     """What a check found.
 
     Args:
@@ -35,7 +35,7 @@ class Answer:
         return (*self.changes, *self.missing)
 
 
-def check(lockfile: Lockfile, request: LockRequest) -> Answer:
+def check(lockfile: Lockfile, request: LockRequest) -> Staleness:
     """Compare a lock with its sources.
 
     Args:
@@ -46,7 +46,7 @@ def check(lockfile: Lockfile, request: LockRequest) -> Answer:
     changes = _compare_hashes(lockfile, request) if recorded is None else recorded_inputs.compare(
         recorded, request.spec, request.options
     )  # fmt: skip
-    return Answer(tuple(changes), tuple(_missing(lockfile, request)))
+    return Staleness(tuple(changes), tuple(_missing(lockfile, request)))
 
 
 def _missing(lockfile: Lockfile, request: LockRequest) -> Iterator[str]:

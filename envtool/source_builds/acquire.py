@@ -7,23 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envtool.artifacts import download
-from envtool.console import Display
+from envtool.console import ProgressDisplay
 from envtool.fetch.archive_cache import Cache
 from envtool.lockfile import git_url
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.mirrors.mirrors import Mirrors
 
 if TYPE_CHECKING:
-    from envtool.fetch.timeouts import Patience
+    from envtool.fetch.timeouts import Timeouts
 
 
 def fetch_packages(
     packages: Sequence[LockedPackage],
     cache: Cache,
-    display: Display,
+    display: ProgressDisplay,
     *,
     mirrors: Mirrors | None = None,
-    patience: Patience | None = None,
+    patience: Timeouts | None = None,
     is_offline: bool = False,
 ) -> dict[str, Path]:
     """Bring the archives and wheels of a lock into the cache.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from envtool import paths
 from envtool.artifacts.download import fetch_packages, require_sha256
-from envtool.console import Display
+from envtool.console import ProgressDisplay
 from envtool.errors import CacheError, HashMismatchError, Issue, LockfileError, SolveError
 from envtool.fetch.archive_cache import Cache, Wanted, sha256_of
 from envtool.fetch.downloader import Progress, fetch
@@ -31,7 +31,7 @@ from envtool.scratch import scratch_directory
 from envtool.source_builds import build_wheel, git
 from envtool.spec.environment import Dependency, EnvironmentSpec
 from envtool.spec.pip_requirements import name_of, url_of
-from envtool.spec.version_policy import Policy
+from envtool.spec.version_policy import VersionPolicy
 
 # The oldest Python that envtool runs on: tools that run there run wherever a lock may be used.
 _OLDEST_PYTHON = "3.9"
@@ -64,7 +64,9 @@ class GitWheels:
         display: Where progress is shown.
     """
 
-    def __init__(self, spec: EnvironmentSpec, mirrors: Mirrors, policy: Policy, display: Display) -> None:
+    def __init__(
+        self, spec: EnvironmentSpec, mirrors: Mirrors, policy: VersionPolicy, display: ProgressDisplay
+    ) -> None:
         self._spec = spec
         self._mirrors = mirrors
         self._policy = policy
@@ -144,7 +146,7 @@ class GitWheels:
             index_url=self._spec.pip_index,
             extra_index_urls=self._spec.pip_repositories,
             allows_default_index=self._spec.allows_default_index,
-            policy=Policy(exclude_newer=self._policy.exclude_newer),
+            policy=VersionPolicy(exclude_newer=self._policy.exclude_newer),
             is_pure=True,
         )
         try:
@@ -157,7 +159,12 @@ class GitWheels:
 
 
 def rebuild(
-    package: LockedPackage, cache: Cache, display: Display, *, mirrors: Mirrors | None = None, is_offline: bool = False
+    package: LockedPackage,
+    cache: Cache,
+    display: ProgressDisplay,
+    *,
+    mirrors: Mirrors | None = None,
+    is_offline: bool = False,
 ) -> Path:
     """The wheel of a locked commit: from the cache, or built again and proven to be the very one that was locked.
 
@@ -227,7 +234,7 @@ class _Checkout:
 
 
 def _tool_directory(
-    tools: Sequence[Tool], directory: Path, cache: Cache, display: Display, mirrors: Mirrors | None
+    tools: Sequence[Tool], directory: Path, cache: Cache, display: ProgressDisplay, mirrors: Mirrors | None
 ) -> Path:
     directory.mkdir()
     packages = [LockedPackage("pip", each.name, each.version, "", each.url, each.sha256) for each in tools]

@@ -19,7 +19,7 @@ from envtool.lockfile import variables
 from envtool.spec import pip_requirements, selectors
 from envtool.spec.pip_requirements import Line, Requirements
 from envtool.spec.selectors import PLATFORMS
-from envtool.yaml_document import Document, Value
+from envtool.yaml_document import Value, YamlDocument
 
 _KEYS = (
     "name", "channels", "dependencies", "platforms", "category", "variables", "prefix",
@@ -94,7 +94,7 @@ def parse(path: Path, text: str) -> Source:
     if path.suffix in _OTHER_SUFFIXES:
         what = f"{path.name} is no environment.yml, the only kind that is read; write one: {_OTHER_FILES}"
         return Source(path, issues=(Issue(f"{path}:1", what),))
-    document = Document(str(path), text)
+    document = YamlDocument(str(path), text)
     top = document.mapping(document.root, "the file")
     warnings = _unknown_keys(document, top)
     if not document.issues and not top:
@@ -125,7 +125,7 @@ def parse(path: Path, text: str) -> Source:
     )
 
 
-def _unknown_keys(document: Document, top: Mapping[str, Value]) -> list[Issue]:
+def _unknown_keys(document: YamlDocument, top: Mapping[str, Value]) -> list[Issue]:
     """What is said of keys that are none: CEP 24 wants them ignored; one that looks like ours is an issue (ADR 15)."""
     warnings = []
     for key, value in top.items():
@@ -137,7 +137,7 @@ def _unknown_keys(document: Document, top: Mapping[str, Value]) -> list[Issue]:
     return warnings
 
 
-def _name(document: Document, value: Value | None) -> str | None:
+def _name(document: YamlDocument, value: Value | None) -> str | None:
     # Source: CEP 24, "name and prefix".
     name = document.string(value, "name")
     if value and name and (name in ("base", "root") or re.search(r"[/ :#]", name)):
@@ -151,21 +151,21 @@ def package_name(match_spec: str) -> str | None:
     return match["name"].lower() if match else None
 
 
-def _truth(document: Document, value: Value | None, what: str) -> bool:
+def _truth(document: YamlDocument, value: Value | None, what: str) -> bool:
     if value is None or isinstance(value.data, bool):
         return value is None or bool(value.data)
     document.issue(value.line, f"{what} must be true or false, not {value.data!r}")
     return False
 
 
-def _exclude_newer(document: Document, value: Value | None) -> Line | None:
+def _exclude_newer(document: YamlDocument, value: Value | None) -> Line | None:
     # YAML reads 2026-01-31 as a date and 7 as a number; both are written as people say them.
     if value is None or value.data is None:
         return None
     return Line(str(value.data), f"{document.name}:{value.line}")
 
 
-def _platforms(document: Document, value: Value | None) -> tuple[str, ...]:
+def _platforms(document: YamlDocument, value: Value | None) -> tuple[str, ...]:
     named = document.strings(value, "platforms")
     for platform, line in named:
         if platform not in PLATFORMS:
@@ -173,12 +173,12 @@ def _platforms(document: Document, value: Value | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(platform for platform, _ in named if platform in PLATFORMS))
 
 
-def _channels(document: Document, value: Value | None) -> tuple[Line, ...]:
+def _channels(document: YamlDocument, value: Value | None) -> tuple[Line, ...]:
     named = {line.text.rstrip("/"): line for line in reversed(_urls(document, value, "channels"))}
     return tuple(Line(text, named[text].place) for text in reversed(named) if text != "nodefaults")
 
 
-def _urls(document: Document, value: Value | None, what: str) -> list[Line]:
+def _urls(document: YamlDocument, value: Value | None, what: str) -> list[Line]:
     found = []
     for text, line in document.strings(value, what):
         if url_credentials.is_literal(text):
@@ -189,14 +189,14 @@ def _urls(document: Document, value: Value | None, what: str) -> list[Line]:
     return found
 
 
-def _scalars(document: Document, value: Value | None, what: str) -> dict[str, Line]:
+def _scalars(document: YamlDocument, value: Value | None, what: str) -> dict[str, Line]:
     mapping = document.mapping(value, what)
     return {
         name: Line(text, f"{document.name}:{mapping[name].line}") for name, text in document.scalars(value, what)
     }  # fmt: skip
 
 
-def _variables(document: Document, value: Value | None) -> dict[str, Line]:
+def _variables(document: YamlDocument, value: Value | None) -> dict[str, Line]:
     found = _scalars(document, value, "variables")
     for name, line in found.items():
         problem = variables.problem(name, line.text)
@@ -205,9 +205,9 @@ def _variables(document: Document, value: Value | None) -> dict[str, Line]:
     return found
 
 
-def _section(document: Document, text: str, platform: str) -> Section:
+def _section(document: YamlDocument, text: str, platform: str) -> Section:
     # Selectors are comments, which no YAML parser keeps: lines for other platforms are blanked, so that places stay.
-    filtered = Document(document.name, selectors.for_platform(text, platform))
+    filtered = YamlDocument(document.name, selectors.for_platform(text, platform))
     top = filtered.mapping(filtered.root, "the file")
     conda, lines, place = _dependencies(filtered, top.get("dependencies"))
     pip = pip_requirements.parse(lines, Path(document.name).parent)
@@ -224,7 +224,7 @@ def _section(document: Document, text: str, platform: str) -> Section:
     return Section(conda, pip, place, virtual)
 
 
-def _virtual_packages(document: Document, value: Value | None, platform: str) -> dict[str, Line]:
+def _virtual_packages(document: YamlDocument, value: Value | None, platform: str) -> dict[str, Line]:
     declared = _scalars(document, value, f"virtual-packages of {platform}")
     for name, line in declared.items():
         number = int(line.place.rpartition(":")[2])
@@ -237,7 +237,7 @@ def _virtual_packages(document: Document, value: Value | None, platform: str) ->
     return declared
 
 
-def _dependencies(document: Document, value: Value | None) -> tuple[tuple[Line, ...], list[Line], str | None]:
+def _dependencies(document: YamlDocument, value: Value | None) -> tuple[tuple[Line, ...], list[Line], str | None]:
     conda: list[Line] = []
     pip: list[Line] = []
     place = None
@@ -265,7 +265,7 @@ def _selected(entry: Mapping[str, Value]) -> str | None:
     return f"{name}: is mamba's; write the line as `- {package}  # [{selector[1]}]`"
 
 
-def _match_spec(document: Document, text: str, line: int) -> Sequence[Line]:
+def _match_spec(document: YamlDocument, text: str, line: int) -> Sequence[Line]:
     if package_name(text) is None:
         document.issue(line, f"{text!r} is no match spec, such as python=3.9")
         return []

@@ -19,7 +19,7 @@ NEVER = "false"
 
 
 @dataclass(frozen=True)
-class Policy:
+class VersionPolicy:
     """How to choose.
 
     Args:

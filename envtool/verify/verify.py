@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envtool.artifacts.download import require_sha256
-from envtool.artifacts.file_manifest import Declared, Manifests
-from envtool.console import Display
+from envtool.artifacts.file_manifest import Declared, FileManifests
+from envtool.console import ProgressDisplay
 from envtool.fetch.archive_cache import Cache
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.prefix.bytecode import source_of
@@ -20,7 +20,7 @@ from envtool.prefix.layout import Layout
 from envtool.prefix.layout import layout as lay_out
 from envtool.prefix.prefix import Prefix
 from envtool.prefix.scan import Entry, Known, env_digest, scan
-from envtool.prefix.transaction_plan import Damage
+from envtool.prefix.transaction_plan import RepairPlan
 from envtool.source_builds.acquire import fetch_packages
 from envtool.verify.findings import Finding
 
@@ -84,7 +84,7 @@ class VerifyReport:
         return not self.findings
 
 
-def verify(prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, display: Display) -> VerifyReport:
+def verify(prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, display: ProgressDisplay) -> VerifyReport:
     """Compare a prefix with the packages of a lock.
 
     Args:
@@ -110,7 +110,7 @@ def take_inventory(
     prefix: Prefix,
     locked: Sequence[LockedPackage],
     cache: Cache,
-    display: Display,
+    display: ProgressDisplay,
     known: Known | None = None,
     proven: Mapping[str, Path] | None = None,
 ) -> Inventory:
@@ -127,7 +127,7 @@ def take_inventory(
     Raises:
         NetworkError, HashMismatchError: An archive that is not in the cache could not be had or proven.
     """
-    manifests = Manifests(cache.root)
+    manifests = FileManifests(cache.root)
     keep_manifests(manifests, locked, cache, display, proven or {})
     layout = lay_out(locked, manifests)
     # Byte-code that a wheel ships is compiled anew like all other.
@@ -138,7 +138,11 @@ def take_inventory(
 
 
 def keep_manifests(
-    manifests: Manifests, locked: Sequence[LockedPackage], cache: Cache, display: Display, proven: Mapping[str, Path]
+    manifests: FileManifests,
+    locked: Sequence[LockedPackage],
+    cache: Cache,
+    display: ProgressDisplay,
+    proven: Mapping[str, Path],
 ) -> None:
     """Read the archives and wheels that have no manifest yet.
 
@@ -162,10 +166,10 @@ def keep_manifests(
                 task.advance()
 
 
-def damage(report: VerifyReport) -> Damage:
+def damage(report: VerifyReport) -> RepairPlan:
     """What has to be mended so that the findings are gone."""
     generated = [each.what for each in report.findings if each.kind != "extra" and not each.package]
-    return Damage(
+    return RepairPlan(
         packages={each.package for each in report.findings if each.package},
         extra=tuple(each.what for each in report.findings if each.kind == "extra" and each.is_file),
         is_byte_code=any(source_of(path) for path in generated),

@@ -34,7 +34,7 @@ _ENTRY_POINT = re.compile(r"([A-Za-z_][\w.]*)\s*:\s*([A-Za-z_][\w.]*)")
 
 
 @dataclass(frozen=True)
-class Wish:
+class ConversionOptions:
     """What a package is wanted for.
 
     Args:
@@ -50,7 +50,7 @@ class Wish:
     build_number: int = 0
 
 
-def convert(path: Path, wish: Wish) -> Package:
+def convert(path: Path, wish: ConversionOptions) -> Package:
     """Make a package of a wheel.
 
     Args:
@@ -88,12 +88,12 @@ def convert(path: Path, wish: Wish) -> Package:
     return replace(package, files=files, build_prefix=f"py{fit.python.replace('.', '')}")
 
 
-def _conda_name(metadata: Message, wish: Wish) -> str:
+def _conda_name(metadata: Message, wish: ConversionOptions) -> str:
     name = re.sub(r"[-_.]+", "-", reader.one_line(metadata, "Name")).lower()
     return wish.names.get(name, name)
 
 
-def _depends(metadata: Message, fit: tags.Fit, wish: Wish, owner: str) -> tuple[str, ...]:
+def _depends(metadata: Message, fit: tags.Fit, wish: ConversionOptions, owner: str) -> tuple[str, ...]:
     requires = [str(each) for each in metadata.get_all("Requires-Dist", [])]
     python = reader.python_spec(metadata, owner)
     if fit.python is not None:

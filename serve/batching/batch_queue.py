@@ -45,7 +45,7 @@ class Limits:
     delay_s: float = 0.0
 
 
-class Job(NamedTuple):
+class Task(NamedTuple):
     """One request that is ready to run.
 
     Args:
@@ -70,7 +70,7 @@ class Job(NamedTuple):
     owner: Any = None
 
 
-class Took(NamedTuple):
+class RunTime(NamedTuple):
     """How long one run took.
 
     Args:
@@ -82,7 +82,7 @@ class Took(NamedTuple):
     wall_s: float
 
 
-class Pace:
+class LatencyEstimate:
     """Remembers how long batches took, to tell which ones are short enough for the event loop.
 
     Times are grouped by the magnitude of the rows. The shortest of the last runs counts, and time on the processor more
@@ -90,7 +90,7 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self._runs: dict[int, deque[Took]] = {}
+        self._runs: dict[int, deque[RunTime]] = {}
         self._banned_until_s = 0.0
         self._overruns = 0
 
@@ -106,7 +106,7 @@ class Pace:
             return False
         return min(took.cpu_s for took in runs) < INLINE_S and min(took.wall_s for took in runs) < _LONGEST_WAIT_S
 
-    def note(self, rows: int, took: Took, was_inline: bool, now_s: float) -> None:
+    def note(self, rows: int, took: RunTime, was_inline: bool, now_s: float) -> None:
         """Remember one run.
 
         Args:
@@ -126,7 +126,7 @@ class Pace:
 
 
 @dataclass
-class Lane:
+class BatchQueue:
     """The waiting jobs of one model, at most one batch of which runs at a time.
 
     Args:
@@ -139,16 +139,16 @@ class Lane:
 
     limits: Limits
     name: str = ""
-    pace: Pace = field(default_factory=Pace)
+    pace: LatencyEstimate = field(default_factory=LatencyEstimate)
     is_running: bool = False
     sampler: Any = None
-    _waiting: deque[Job] = field(default_factory=deque)
+    _waiting: deque[Task] = field(default_factory=deque)
     _rows: int = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, job: Job) -> None:
+    def put(self, job: Task) -> None:
         """Add a job behind the others."""
         self._waiting.append(job)
         self._rows += job.rows
@@ -168,7 +168,7 @@ class Lane:
             return 0.0
         return max(0.0, self._waiting[0].since_s + self.limits.delay_s - now_s)
 
-    def take(self) -> list[Job]:
+    def take(self) -> list[Task]:
         """Take the next batch: the job that has waited longest, and those that may run with it.
 
         Returns:
@@ -177,7 +177,7 @@ class Lane:
         first = self._waiting.popleft()
         batch, rows = [first], first.rows
         if first.key is not None and rows < self.limits.max_rows:
-            passed: deque[Job] = deque()
+            passed: deque[Task] = deque()
             while self._waiting and rows < self.limits.max_rows:
                 job = self._waiting.popleft()
                 if job.key == first.key and rows + job.rows <= self.limits.max_rows:
@@ -191,7 +191,7 @@ class Lane:
         return batch
 
 
-def run_batch(batch: Sequence[Job]) -> list[Any]:
+def run_batch(batch: Sequence[Task]) -> list[Any]:
     """Run a batch, so that one bad request spoils no other.
 
     Args:

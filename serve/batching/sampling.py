@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from serve.batching.batch_queue import Job
+from serve.batching.batch_queue import Task
 from serve.inference.prediction import Prediction
 from serve.swap.generation import identify
 
@@ -28,7 +28,7 @@ class Sampler:
         self._worked_s = self._spent_s = 0.0
         self._is_busy = False
 
-    def choose(self, batch: Sequence[Job], results: Sequence[Any], worked_s: float) -> Sample | None:
+    def choose(self, batch: Sequence[Task], results: Sequence[Any], worked_s: float) -> Sample | None:
         """Choose one request of a batch that has run, and hold its generation.
 
         Args:

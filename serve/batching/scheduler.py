@@ -15,25 +15,25 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Callable, Union
 
-from serve.batching.batch_queue import Job, Lane, Limits, Took, run_batch
+from serve.batching.batch_queue import BatchQueue, Limits, RunTime, Task, run_batch
 from serve.batching.sampling import Sampler
 from serve.errors import ServeError
-from serve.http.messages import Answer
+from serve.http.messages import Response
 
 if TYPE_CHECKING:
-    from serve.inference.model_instance import Runtime
+    from serve.inference.model_instance import ModelInstance
     from serve.inference.prediction import Prediction
     from serve.model.predictor import Predictor
     from serve.model.slot import Generation
 
-Done = Callable[[Union[Answer, Exception]], None]
+Done = Callable[[Union[Response, Exception]], None]
 
 
 class LateError(ServeError):
     """The deadline of a request passed before its turn came."""
 
 
-class Dispatcher:
+class Scheduler:
     """Runs predictions, on the thread of one event loop.
 
     Args:
@@ -44,7 +44,7 @@ class Dispatcher:
     def __init__(self, loop: asyncio.AbstractEventLoop, note_batch: Callable[[str, int], None]) -> None:
         self._loop = loop
         self._note_batch = note_batch
-        self._lanes: dict[Runtime, Lane] = {}
+        self._lanes: dict[ModelInstance, BatchQueue] = {}
         self._threads: dict[int, ThreadPoolExecutor] = {}
         self._due: set[int] = set()
 
@@ -85,13 +85,13 @@ class Dispatcher:
         if rows:
             key = (id(prediction.generation), predictor.batch_key(taken))
             run = functools.partial(_run_together, runtime, prediction.generation)
-            lane.put(Job(key, rows, taken, run, finish, now_s, until_s, prediction))
+            lane.put(Task(key, rows, taken, run, finish, now_s, until_s, prediction))
         else:
-            lane.put(Job(None, 1, taken, functools.partial(_run_alone, predictor), finish, now_s, until_s))
+            lane.put(Task(None, 1, taken, functools.partial(_run_alone, predictor), finish, now_s, until_s))
         if not is_alone:
             self._wake(lane)
 
-    def run_now(self, runtime: Runtime) -> None:
+    def run_now(self, runtime: ModelInstance) -> None:
         """Run what waits for a model at once, and not later in this turn of the loop.
 
         Saves a turn where nobody else is expected: at one connection that asks, a tenth of the time of a request.
@@ -103,10 +103,10 @@ class Dispatcher:
         if not lane.is_running:
             self._start(lane)
 
-    def _make_lane(self, runtime: Runtime) -> Lane:
+    def _make_lane(self, runtime: ModelInstance) -> BatchQueue:
         settings = runtime.settings
         limits = Limits(settings.max_batch_size, settings.max_batch_delay_ms / 1000)
-        self._lanes[runtime] = Lane(limits, settings.name, sampler=Sampler(settings.batch_check_share))
+        self._lanes[runtime] = BatchQueue(limits, settings.name, sampler=Sampler(settings.batch_check_share))
         return self._lanes[runtime]
 
     def close(self) -> None:
@@ -114,13 +114,13 @@ class Dispatcher:
         for thread in self._threads.values():
             thread.shutdown(wait=True)
 
-    def _wake(self, lane: Lane) -> None:
+    def _wake(self, lane: BatchQueue) -> None:
         # Later in this turn of the loop, when every connection that has bytes was read.
         if not lane.is_running and id(lane) not in self._due:
             self._due.add(id(lane))
             self._loop.call_soon(self._start, lane)
 
-    def _start(self, lane: Lane) -> None:
+    def _start(self, lane: BatchQueue) -> None:
         self._due.discard(id(lane))
         now_s = time.monotonic()
         wait_s = lane.wait_s(now_s)
@@ -141,21 +141,23 @@ class Dispatcher:
             lane.is_running = True
             self._thread_of(lane).submit(self._run_in_thread, lane, batch)
 
-    def _drop_late(self, batch: Sequence[Job], now_s: float) -> Sequence[Job]:
+    def _drop_late(self, batch: Sequence[Task], now_s: float) -> Sequence[Task]:
         late = [job for job in batch if now_s > job.deadline_s]
         for job in late:
             job.done(LateError("the deadline passed before the work began"))
         return [job for job in batch if now_s <= job.deadline_s] if late else batch
 
-    def _thread_of(self, lane: Lane) -> ThreadPoolExecutor:
+    def _thread_of(self, lane: BatchQueue) -> ThreadPoolExecutor:
         if id(lane) not in self._threads:
             self._threads[id(lane)] = ThreadPoolExecutor(1, "inference")
         return self._threads[id(lane)]
 
-    def _run_in_thread(self, lane: Lane, batch: Sequence[Job]) -> None:
+    def _run_in_thread(self, lane: BatchQueue, batch: Sequence[Task]) -> None:
         self._loop.call_soon_threadsafe(self._deliver, lane, batch, *_time(batch), False)
 
-    def _deliver(self, lane: Lane, batch: Sequence[Job], results: Sequence[Any], took: Took, inline: bool) -> None:
+    def _deliver(
+        self, lane: BatchQueue, batch: Sequence[Task], results: Sequence[Any], took: RunTime, inline: bool
+    ) -> None:
         rows = sum(job.rows for job in batch)
         lane.pace.note(rows, took, inline, time.monotonic())
         self._note_batch(lane.name, rows)
@@ -173,17 +175,17 @@ class Dispatcher:
                 self._thread_of(lane).submit(sample.prove)
 
 
-def _time(batch: Sequence[Job]) -> tuple[list[Any], Took]:
+def _time(batch: Sequence[Task]) -> tuple[list[Any], RunTime]:
     started_s, started_cpu_s = time.monotonic(), time.thread_time()
     results = run_batch(batch)
-    return results, Took(time.thread_time() - started_cpu_s, time.monotonic() - started_s)
+    return results, RunTime(time.thread_time() - started_cpu_s, time.monotonic() - started_s)
 
 
 def _run_alone(predictor: Predictor, several: Sequence[Any]) -> Sequence[Any]:
     return [predictor.run(taken) for taken in several]
 
 
-def _run_together(runtime: Runtime, generation: Generation, several: Sequence[Any]) -> Sequence[Any]:
+def _run_together(runtime: ModelInstance, generation: Generation, several: Sequence[Any]) -> Sequence[Any]:
     predictor = generation.predictor
     if len(several) == 1 or runtime.batching.is_over(generation.provenance.generation):
         return _run_alone(predictor, several)

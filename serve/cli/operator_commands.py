@@ -21,7 +21,7 @@ _NO = 1
 _CLEAR = "\x1b[H\x1b[2J"
 
 
-class Answer(NamedTuple):
+class Output(NamedTuple):
     """What a command prints, and its exit code."""
 
     text: str
@@ -81,14 +81,14 @@ def _open(options: argparse.Namespace) -> Operations:
     return Operations(options.store or load_settings(os.environ, Path.cwd()).find(options.model).store)
 
 
-def _status(options: argparse.Namespace) -> Answer:
+def _status(options: argparse.Namespace) -> Output:
     operations = _open(options)
     while options.watch is not None:
         clear = _CLEAR if sys.stdout.isatty() and not options.json else ""
         sys.stdout.write(clear + _show_status(operations, options.json) + "\n")
         sys.stdout.flush()
         time.sleep(options.watch)
-    return Answer(_show_status(operations, options.json))
+    return Output(_show_status(operations, options.json))
 
 
 def _show_status(operations: Operations, is_json: bool) -> str:
@@ -96,60 +96,60 @@ def _show_status(operations: Operations, is_json: bool) -> str:
     return json.dumps(formatting.status_as_json(status)) if is_json else formatting.status_as_text(status)
 
 
-def _history(options: argparse.Namespace) -> Answer:
+def _history(options: argparse.Namespace) -> Output:
     history = _open(options).history()
-    return Answer(
+    return Output(
         json.dumps(formatting.history_as_json(history)) if options.json else formatting.history_as_text(history)
     )
 
 
-def _rollback(options: argparse.Namespace) -> Answer:
+def _rollback(options: argparse.Namespace) -> Output:
     operations = _open(options)
     order = operations.rollback(options.to)
     try:
         entry = operations.wait_for(order, options.timeout)
     except OperationError as error:
         sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
-        return Answer("", _NO)
+        return Output("", _NO)
     if options.json:
-        return Answer(json.dumps(asdict(entry)))
-    return Answer(f"version {entry.version} is live as generation {entry.generation}")
+        return Output(json.dumps(asdict(entry)))
+    return Output(f"version {entry.version} is live as generation {entry.generation}")
 
 
-def _pin(options: argparse.Namespace) -> Answer:
+def _pin(options: argparse.Namespace) -> Output:
     pin = _open(options).pin(options.reason)
-    return Answer(json.dumps(asdict(pin)) if options.json else f"pinned to version {pin.version}; unpin allows moves")
+    return Output(json.dumps(asdict(pin)) if options.json else f"pinned to version {pin.version}; unpin allows moves")
 
 
-def _unpin(options: argparse.Namespace) -> Answer:
+def _unpin(options: argparse.Namespace) -> Output:
     was_pinned = _open(options).unpin()
     if options.json:
-        return Answer(json.dumps({"was_pinned": was_pinned}))
-    return Answer("automatic moves are allowed again" if was_pinned else "there was no pin")
+        return Output(json.dumps({"was_pinned": was_pinned}))
+    return Output("automatic moves are allowed again" if was_pinned else "there was no pin")
 
 
-def _retry(options: argparse.Namespace) -> Answer:
+def _retry(options: argparse.Namespace) -> Output:
     names = [record.name for record in _open(options).retry(options.checkpoint)]
     if options.json:
-        return Answer(json.dumps({"retried": names}))
-    return Answer("is judged anew: " + ", ".join(names) if names else "nothing was refused")
+        return Output(json.dumps({"retried": names}))
+    return Output("is judged anew: " + ", ".join(names) if names else "nothing was refused")
 
 
-def _store(options: argparse.Namespace) -> Answer:
+def _store(options: argparse.Namespace) -> Output:
     operations = _open(options)
     occupants, free_bytes = operations.occupants(), operations.free_bytes()
     if options.json:
-        return Answer(json.dumps({"free_bytes": free_bytes, "checkpoints": [asdict(each) for each in occupants]}))
-    return Answer(formatting.store_as_text(occupants, free_bytes))
+        return Output(json.dumps({"free_bytes": free_bytes, "checkpoints": [asdict(each) for each in occupants]}))
+    return Output(formatting.store_as_text(occupants, free_bytes))
 
 
-def _verify(options: argparse.Namespace) -> Answer:
+def _verify(options: argparse.Namespace) -> Output:
     if options.live == (options.directory is not None):
         raise OperationError("verify: expected either DIR or --live", hint="python -m serve verify --help")
     if options.live:
         found = _open(options).verify_live(options.timeout)
         text = json.dumps([asdict(each) for each in found]) if options.json else formatting.checked_as_text(found)
-        return Answer(text, _NO if any(each.differing or each.problem for each in found) else 0)
+        return Output(text, _NO if any(each.differing or each.problem for each in found) else 0)
     verdicts = verify(options.directory)
     text = json.dumps(formatting.verdicts_as_json(verdicts)) if options.json else formatting.verdicts_as_text(verdicts)
-    return Answer(text, _NO if any(verdict.problem for verdict in verdicts) else 0)
+    return Output(text, _NO if any(verdict.problem for verdict in verdicts) else 0)

@@ -20,7 +20,7 @@ _QUEUE_LINES = 1000
 _TIMEOUT_S = 10.0
 
 
-class EventHook:
+class Webhook:
     """Delivers lines in the background.
 
     Args:

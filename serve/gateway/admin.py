@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serve.errors import NotServedError, OperationError
-from serve.http.messages import Answer, Request, fail, succeed
+from serve.http.messages import Request, Response, fail, succeed
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server
@@ -27,12 +27,12 @@ _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="envserve"'}
 _KEYS: Mapping[str, frozenset[str]] = {"pin": frozenset({"reason"}), "rollback": frozenset({"version"})}
 
 
-def check_token(server: Server, request: Request) -> Answer:
+def check_token(server: Server, request: Request) -> Response:
     """Say whether the token is right, for whoever asks before giving orders."""
     return authorize(server.settings.admin_token_file, request.headers) or succeed({"actions": ACTIONS})
 
 
-def order(server: Server, request: Request) -> Answer:
+def order(server: Server, request: Request) -> Response:
     """Give an order to the model that the path names."""
     refused = authorize(server.settings.admin_token_file, request.headers)
     if refused is not None:
@@ -46,7 +46,7 @@ def order(server: Server, request: Request) -> Answer:
     return carry_out(operations, request.place["action"], bytes(request.body))
 
 
-def authorize(token_file: Path | None, headers: Mapping[str, str]) -> Answer | None:
+def authorize(token_file: Path | None, headers: Mapping[str, str]) -> Response | None:
     """Check a request's token.
 
     Args:
@@ -69,7 +69,7 @@ def authorize(token_file: Path | None, headers: Mapping[str, str]) -> Answer | N
     return None
 
 
-def carry_out(operations: Operations, action: str, body: bytes) -> Answer:
+def carry_out(operations: Operations, action: str, body: bytes) -> Response:
     """Give an order.
 
     Args:
@@ -91,7 +91,7 @@ def carry_out(operations: Operations, action: str, body: bytes) -> Answer:
     if not isinstance(stated, dict) or not set(stated) <= keys or not all(isinstance(v, str) for v in stated.values()):
         return fail(422, f"the body: expected an object of texts with the keys {sorted(keys)}")
     try:
-        return Answer(202, *succeed({"action": action, **_order(operations, action, stated)})[1:])
+        return Response(202, *succeed({"action": action, **_order(operations, action, stated)})[1:])
     except OperationError as error:
         return fail(409, error.message, hint=error.hint)
 

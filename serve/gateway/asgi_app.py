@@ -12,12 +12,12 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable
 
-from serve.batching.scheduler import Dispatcher, Done
+from serve.batching.scheduler import Done, Scheduler
 from serve.gateway.cors import Origins
 from serve.gateway.prediction_routes import PREDICTION_ROUTES, PredictionRoute
-from serve.gateway.request_lifecycle import Door
+from serve.gateway.request_lifecycle import RequestLifecycle
 from serve.http.admission import SLOW_CLIENT, Arrival
-from serve.http.messages import Answer, Request, headers_of
+from serve.http.messages import Request, Response, headers_of
 from serve.http.route_table import Table
 from serve.inference.prediction import Prediction
 
@@ -34,9 +34,9 @@ class AsgiApp:
         dispatcher: runs the models.
     """
 
-    def __init__(self, server: Server, rest: Any, dispatcher: Dispatcher) -> None:
+    def __init__(self, server: Server, rest: Any, dispatcher: Scheduler) -> None:
         self._server, self._rest, self._dispatcher = server, rest, dispatcher
-        self._door, self._origins = Door(server), Origins(server.settings.cors_origins)
+        self._door, self._origins = RequestLifecycle(server), Origins(server.settings.cors_origins)
         self.table = Table(PREDICTION_ROUTES)
         self.limit_bytes = server.settings.max_body_bytes
 
@@ -54,7 +54,7 @@ class AsgiApp:
         route: PredictionRoute,
         request: Request,
         client: str,
-        done: Callable[[Answer], None],
+        done: Callable[[Response], None],
         is_alone: bool = False,
     ) -> None:
         """Answer a prediction, now or later in this loop.
@@ -70,7 +70,7 @@ class AsgiApp:
         waiting = self._dispatcher.waiting_for(door.model_of(request))
         visit = door.open(request, route, Arrival(time.monotonic(), 0.0, waiting), client)
 
-        def finish(found: Answer | Exception) -> None:
+        def finish(found: Response | Exception) -> None:
             done(self._share(request, door.end(visit, found)))
 
         found = door.begin(visit)
@@ -92,7 +92,7 @@ class AsgiApp:
             prediction.end()
             raise
 
-    def _share(self, request: Request, answer: Answer) -> Answer:
+    def _share(self, request: Request, answer: Response) -> Response:
         shared = self._origins.headers(request.headers.get("origin"))
         return answer._replace(headers={**answer.headers, **shared}) if shared else answer
 
@@ -111,11 +111,11 @@ class AsgiApp:
         if body is None:
             await _send(send, self._refuse_body(route, request, client))
             return
-        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self.handle(route, request, client, answered.set_result)
         await _send(send, await answered)
 
-    def _refuse_body(self, route: PredictionRoute, request: Request, client: str) -> Answer:
+    def _refuse_body(self, route: PredictionRoute, request: Request, client: str) -> Response:
         visit = self._door.open(request, route, Arrival(time.monotonic()), client)
         answer = self._share(request, self._door.refuse_body(visit, self.limit_bytes))
         # A client that awaits our word sends no body; what it sends next would be taken for one.
@@ -139,7 +139,7 @@ class AsgiApp:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def _send(send: Any, answer: Answer) -> None:
+async def _send(send: Any, answer: Response) -> None:
     parts = answer.parts
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()]
     headers.append((b"content-length", b"%d" % sum(map(len, parts))))

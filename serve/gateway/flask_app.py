@@ -11,19 +11,20 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from flask import Flask, Response, request
+from flask import Flask, request
+from flask import Response as FlaskResponse
 from werkzeug.exceptions import HTTPException
 
 from serve.errors import RequestError
 from serve.gateway.cors import Origins
-from serve.gateway.request_lifecycle import Door
+from serve.gateway.request_lifecycle import RequestLifecycle
 from serve.gateway.routes import ROUTES
 from serve.gateway.server import Server
 from serve.http.admission import Arrival
 from serve.http.body import read_away, read_body
 from serve.http.drain import Drain
 from serve.http.extension import EXTENSION
-from serve.http.messages import Answer, Request, fail
+from serve.http.messages import Request, Response, fail
 from serve.http.thread_pool import Ticket, current_ticket
 from serve.settings.settings import ServerSettings, load_settings
 
@@ -48,7 +49,7 @@ def create_app(settings: ServerSettings | None = None, drain: Drain | None = Non
         SettingsError: the settings cannot be used.
     """
     server = Server(settings or load_settings(os.environ, Path.cwd()), drain)
-    door = Door(server)
+    door = RequestLifecycle(server)
     app = _Application("serve", static_folder=None)
     app.extensions[EXTENSION] = server
     for route in ROUTES:
@@ -60,15 +61,15 @@ def create_app(settings: ServerSettings | None = None, drain: Drain | None = Non
 
 class _Application(Flask):
     def wsgi_app(self, environ: Any, start_response: Any) -> Any:
-        """Answer one request; an upgrade that it offers is ignored, and Werkzeug would refuse a WebSocket's."""
+        """Response one request; an upgrade that it offers is ignored, and Werkzeug would refuse a WebSocket's."""
         environ.pop("HTTP_UPGRADE", None)
         return super().wsgi_app(environ, start_response)
 
 
-def _add_route(app: Flask, server: Server, door: Door, route: AnyRoute) -> None:
+def _add_route(app: Flask, server: Server, door: RequestLifecycle, route: AnyRoute) -> None:
     limit_bytes = server.settings.max_body_bytes
 
-    def view(**place: str) -> Response:
+    def view(**place: str) -> FlaskResponse:
         ticket = current_ticket()
         arrival = _arrival_of(ticket)
         stream = request.stream
@@ -95,7 +96,7 @@ def _arrival_of(ticket: Ticket | None) -> Arrival:
     return Arrival(now_s) if ticket is None else Arrival(now_s - ticket.waited_s, ticket.waited_s, ticket.pool.waiting)
 
 
-def _let_go(ticket: Ticket, answer: Answer) -> None:
+def _let_go(ticket: Ticket, answer: Response) -> None:
     if answer.status in _LAST_ANSWERS:
         ticket.hang_up()
     ticket.write()
@@ -103,7 +104,7 @@ def _let_go(ticket: Ticket, answer: Answer) -> None:
 
 def _share_with(app: Flask, origins: Origins) -> None:
     @app.after_request
-    def _share(response: Response) -> Response:
+    def _share(response: FlaskResponse) -> FlaskResponse:
         asked = {name.lower(): value for name, value in request.headers}
         is_question = request.method == "OPTIONS"
         allowed = response.headers.get("Allow", "")
@@ -119,24 +120,24 @@ def _end_sending(ticket: Ticket, stream: IO[bytes]) -> None:
     read_away(stream)
 
 
-def _add_error_handlers(app: Flask, door: Door) -> None:
+def _add_error_handlers(app: Flask, door: RequestLifecycle) -> None:
     @app.errorhandler(HTTPException)
-    def _http_error(error: HTTPException) -> Response:
+    def _http_error(error: HTTPException) -> FlaskResponse:
         allowed = dict(error.get_headers()).get("Allow") or ", ".join(getattr(error, "valid_methods", None) or ())
         headers = {"Allow": allowed} if allowed else {}
         return _carry(fail(error.code or 500, error.description or error.name, headers))
 
     @app.errorhandler(RequestError)
-    def _request_error(error: RequestError) -> Response:
+    def _request_error(error: RequestError) -> FlaskResponse:
         ticket = current_ticket()
         if ticket is not None:
             ticket.hang_up()  # nobody knows where the next request would begin
         return _carry(fail(error.status, error.message))
 
     @app.errorhandler(Exception)
-    def _bug(error: Exception) -> Response:
+    def _bug(error: Exception) -> FlaskResponse:
         return _carry(door.fail_unknown(request.path, error))
 
 
-def _carry(answer: Answer) -> Response:
-    return Response(b"".join(answer.parts), status=answer.status, headers=dict(answer.headers))
+def _carry(answer: Response) -> FlaskResponse:
+    return FlaskResponse(b"".join(answer.parts), status=answer.status, headers=dict(answer.headers))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from serve.errors import NotServedError
-from serve.http.messages import Answer, Request, fail, not_live, succeed
+from serve.http.messages import Request, Response, fail, not_live, succeed
 from serve.settings.settings import STABLE
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server
 
 
-def livez(server: Server, request: Request) -> Answer:
+def livez(server: Server, request: Request) -> Response:
     """Say whether this process is worth keeping."""
     if server.is_reloading:
         return _say_alive(server)
@@ -20,7 +20,7 @@ def livez(server: Server, request: Request) -> Answer:
     return fail(503, "the reloader is not running", reason="; ".join(each.reloader.status.verdict for each in dead))
 
 
-def _say_alive(server: Server) -> Answer:
+def _say_alive(server: Server) -> Response:
     """Whether a restart of this worker could help, and if not, why nothing is live."""
     waiting = [each for each in server.runtimes if each.slot.live is None and not each.orders.is_unloaded()]
     if not waiting:
@@ -31,7 +31,7 @@ def _say_alive(server: Server) -> Answer:
     return succeed({"live": True, "reason": reason, "hint": "a restart does not help: what may pass is tried again"})
 
 
-def readyz(server: Server, request: Request) -> Answer:
+def readyz(server: Server, request: Request) -> Response:
     """Say whether this worker can answer predictions, of every model, and will go on doing so."""
     if server.oversight.drain.has_begun:
         return fail(503, "the server is shutting down")
@@ -41,7 +41,7 @@ def readyz(server: Server, request: Request) -> Answer:
     return not_live("; ".join(runtime.reloader.status.verdict for runtime in waiting))
 
 
-def model(server: Server, request: Request) -> Answer:
+def model(server: Server, request: Request) -> Response:
     """Describe the live generation of a model, and its other labels."""
     try:
         found = server.find(request.place.get("name"))

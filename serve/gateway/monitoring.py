@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from serve.gateway.page import send_asset
-from serve.http.messages import Answer, Request, fail, succeed
+from serve.http.messages import Request, Response, fail, succeed
 from serve.metrics.metric_families import CONTENT_TYPE
 from serve.observability.status_page import describe_model
 
@@ -19,14 +19,14 @@ _NO_PAGE = fail(404, "the status page is switched off")
 _FRESH = {"Cache-Control": "no-store"}
 
 
-def metrics(server: Server, request: Request) -> Answer:
+def metrics(server: Server, request: Request) -> Response:
     """Tell Prometheus."""
     oversight = server.oversight
     body = oversight.meter.write(oversight.readings())
-    return Answer(200, {"Content-Type": CONTENT_TYPE, **_FRESH}, body)
+    return Response(200, {"Content-Type": CONTENT_TYPE, **_FRESH}, body)
 
 
-def status_json(server: Server, request: Request) -> Answer:
+def status_json(server: Server, request: Request) -> Response:
     """Tell what the status page shows."""
     if server.settings.status_page == "off":
         return _NO_PAGE
@@ -43,13 +43,13 @@ def status_json(server: Server, request: Request) -> Answer:
     return succeed(content, _FRESH)
 
 
-def page(server: Server, request: Request) -> Answer:
+def page(server: Server, request: Request) -> Response:
     """Send the status page."""
     if server.settings.status_page == "off":
         return _NO_PAGE
     return send_asset("index.html", request.headers.get("if-none-match"))
 
 
-def asset(server: Server, request: Request) -> Answer:
+def asset(server: Server, request: Request) -> Response:
     """Send one of the files that the page names."""
     return send_asset(request.place["file"], request.headers.get("if-none-match"))

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 from serve.codec.excerpt import excerpt
 from serve.errors import NotServedError, RequestError
 from serve.http.content_encoding import read_content
-from serve.http.messages import Answer, Request, fail, succeed
+from serve.http.messages import Request, Response, fail, succeed
 from serve.protocols.media_types import read_json
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server
     from serve.inference.model import Model
-    from serve.inference.model_instance import Runtime
+    from serve.inference.model_instance import ModelInstance
 
 
-def index(server: Server, request: Request) -> Answer:
+def index(server: Server, request: Request) -> Response:
     """List the models and the state of each of their labels."""
     try:
         wanted = _options(server, request)
@@ -38,7 +38,7 @@ def index(server: Server, request: Request) -> Answer:
     return succeed([entry for entry in listed if not is_ready or entry["state"] == "READY"])
 
 
-def _entry(model: Model, label: str, runtime: Runtime) -> dict[str, object]:
+def _entry(model: Model, label: str, runtime: ModelInstance) -> dict[str, object]:
     live = runtime.slot.live
     facts = {"name": model.name, "label": label, "reason": runtime.reloader.status.verdict}
     if live is not None:
@@ -46,7 +46,7 @@ def _entry(model: Model, label: str, runtime: Runtime) -> dict[str, object]:
     return {**facts, "version": "", "state": "LOADING" if runtime.is_loading else "UNAVAILABLE"}
 
 
-def load(server: Server, request: Request) -> Answer:
+def load(server: Server, request: Request) -> Response:
     """Have the watched places of a model looked at now, and say whether what lies there is live or was refused."""
     try:
         model = server.find(request.place["name"])
@@ -70,7 +70,7 @@ def load(server: Server, request: Request) -> Answer:
     return succeed({"name": model.name, "state": _entry(model, "", model.stable)["state"]})
 
 
-def unload(server: Server, request: Request) -> Answer:
+def unload(server: Server, request: Request) -> Response:
     """Stop serving a model in all workers, where the settings allow it; until `load`, also after a restart."""
     try:
         model = server.find(request.place["name"])

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from serve.errors import NotServedError
-from serve.http.messages import Answer, Request, fail, succeed
+from serve.http.messages import Request, Response, fail, succeed
 from serve.inference.model_selector import find
 from serve.metrics.totals import Tally
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _NS = 1_000_000_000
 
 
-def statistics(server: Server, request: Request) -> Answer:
+def statistics(server: Server, request: Request) -> Response:
     """Tell how many predictions a model, or every model, has answered, and how long they took."""
     try:
         models = [find(server, request).model] if "name" in request.place else list(server.models.values())

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Callable
 
 from serve.gateway.openapi_schemas import BODIES, SCHEMAS, Shape
-from serve.http.messages import Answer, Request, succeed
+from serve.http.messages import Request, Response, succeed
 from serve.http.route import Route
 from serve.system.distribution import version
 
@@ -35,14 +35,14 @@ _REFUSALS = {
 }
 
 
-def handler(read_routes: Callable[[], Sequence[Route[Any, Any]]]) -> Callable[[object, Request], Answer]:
+def handler(read_routes: Callable[[], Sequence[Route[Any, Any]]]) -> Callable[[object, Request], Response]:
     """Make the handler.
 
     Args:
         read_routes: tells what the server answers; asked with each request, since the handler is in that table.
     """
 
-    def openapi(server: object, request: Request) -> Answer:
+    def openapi(server: object, request: Request) -> Response:
         """Describe this interface."""
         return succeed(describe(read_routes()))
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Union
 
-from serve.http.messages import Answer
+from serve.http.messages import Response
 from serve.http.route import Route
 from serve.inference.prediction import Prediction
 from serve.inference.registry import Registry
 from serve.protocols import oip_infer, tfserving, torchserve
 from serve.protocols.native import predict
 
-Handled = Union[Answer, Prediction]
+Handled = Union[Response, Prediction]
 PredictionRoute = Route[Registry, Handled]
 
 PREDICTION_ROUTES: tuple[PredictionRoute, ...] = (

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from serve.batching.scheduler import LateError
 from serve.errors import InputError
 from serve.http.admission import QUEUE_FULL, TIMEOUT_HEADER, TOO_LARGE, Arrival, judge, read_timeout
-from serve.http.messages import RETRY_AFTER_S, Answer, Request, fail
+from serve.http.messages import RETRY_AFTER_S, Request, Response, fail
 from serve.http.trace_context import HEADER, TraceParent, parse_trace_parent
 from serve.inference.prediction import Prediction, complete
 from serve.metrics.request_counters import Served
-from serve.observability.access_log import Exchange, provenance_of
+from serve.observability.access_log import LoggedRequest, provenance_of
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server
     from serve.http.route import Route
 
 
-class Visit(NamedTuple):
+class RequestContext(NamedTuple):
     """A request that is being answered.
 
     Args:
@@ -49,7 +49,7 @@ class Visit(NamedTuple):
     span: Any
 
 
-class Door:
+class RequestLifecycle:
     """Lets requests in, and answers out, of one worker.
 
     Args:
@@ -69,7 +69,7 @@ class Door:
         name = request.place.get("name", self._sole)
         return name if name in self._server.models else ""
 
-    def open(self, request: Request, route: Route[Any, Any], arrival: Arrival, client: str = "") -> Visit:
+    def open(self, request: Request, route: Route[Any, Any], arrival: Arrival, client: str = "") -> RequestContext:
         """Let a request in.
 
         Args:
@@ -86,9 +86,9 @@ class Door:
             if self._oversight.spans is not None:
                 span = self._oversight.spans.begin(request.method, route.pattern, request.path, trace)
                 trace = self._oversight.spans.place_of(span)
-        return Visit(request, route, model, arrival, self._deadline_of(request, arrival), client, trace, span)
+        return RequestContext(request, route, model, arrival, self._deadline_of(request, arrival), client, trace, span)
 
-    def turn_away(self, visit: Visit) -> Answer | None:
+    def turn_away(self, visit: RequestContext) -> Response | None:
         """Answer a prediction that is not to be worked on.
 
         Args:
@@ -109,7 +109,7 @@ class Door:
         headers = {"Retry-After": str(RETRY_AFTER_S)} if rejection.reason == QUEUE_FULL else {}
         return fail(rejection.status, rejection.message, headers)
 
-    def close(self, visit: Visit, answer: Answer) -> Answer:
+    def close(self, visit: RequestContext, answer: Response) -> Response:
         """Let an answer out.
 
         Args:
@@ -132,7 +132,7 @@ class Door:
             self._oversight.access_log.put(_exchange(visit, answer, seconds))
         return answer
 
-    def begin(self, visit: Visit) -> Answer | Prediction | Exception:
+    def begin(self, visit: RequestContext) -> Response | Prediction | Exception:
         """Have the handler understand a request, unless it is not to be worked on.
 
         Args:
@@ -142,12 +142,12 @@ class Door:
             What `end` lets out, or, of a prediction, what is to be run first.
         """
         try:
-            found: Answer | Prediction = self.turn_away(visit) or visit.route.handle(self._server, visit.request)
+            found: Response | Prediction = self.turn_away(visit) or visit.route.handle(self._server, visit.request)
             return found
         except Exception as error:  # a bug of a handler
             return error
 
-    def end(self, visit: Visit, found: Answer | Exception) -> Answer:
+    def end(self, visit: RequestContext, found: Response | Exception) -> Response:
         """Let out the answer, or what is to be said of an error.
 
         Args:
@@ -156,9 +156,9 @@ class Door:
         """
         if isinstance(found, LateError):
             found = self.turn_away(visit) or found
-        return self.close(visit, found if isinstance(found, Answer) else self.fail_unknown(visit.request.path, found))
+        return self.close(visit, found if isinstance(found, Response) else self.fail_unknown(visit.request.path, found))
 
-    def carry(self, visit: Visit) -> Answer:
+    def carry(self, visit: RequestContext) -> Response:
         """Bring a request to its end in this thread.
 
         Args:
@@ -172,7 +172,7 @@ class Door:
                 found = error
         return self.end(visit, found)
 
-    def refuse_body(self, visit: Visit, limit_bytes: int) -> Answer:
+    def refuse_body(self, visit: RequestContext, limit_bytes: int) -> Response:
         """Answer a request whose body is too long.
 
         Args:
@@ -183,7 +183,7 @@ class Door:
             self._oversight.meter.observer.reject(visit.model, TOO_LARGE)
         return self.end(visit, fail(413, f"the body: expected at most {limit_bytes} bytes, found more"))
 
-    def fail_unknown(self, path: str, error: Exception) -> Answer:
+    def fail_unknown(self, path: str, error: Exception) -> Response:
         """Answer a request on which the server failed, or whose inputs the model could not use.
 
         The client learns nothing of the inside; the log gets all of it.
@@ -206,9 +206,9 @@ class Door:
             return None
 
 
-def _exchange(visit: Visit, answer: Answer, seconds: float) -> Exchange:
+def _exchange(visit: RequestContext, answer: Response, seconds: float) -> LoggedRequest:
     request = visit.request
-    return Exchange(
+    return LoggedRequest(
         method=request.method,
         path=request.path,
         client=visit.client,

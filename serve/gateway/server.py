@@ -7,10 +7,10 @@ from typing import Callable
 
 from serve.http.drain import Drain
 from serve.inference.model import Model
-from serve.inference.model_instance import Runtime
+from serve.inference.model_instance import ModelInstance
 from serve.inference.registry import Registry
-from serve.metrics.worker_metrics import Meter
-from serve.observability.telemetry import Oversight
+from serve.metrics.worker_metrics import WorkerMetrics
+from serve.observability.telemetry import Telemetry
 from serve.settings.settings import ServerSettings
 
 
@@ -25,16 +25,16 @@ class Server(Registry):
     """
 
     def __init__(self, settings: ServerSettings, drain: Drain | None = None) -> None:
-        meter = Meter(lambda: {name: vars(counts) for name, counts in list(self.shadow.counts.items())})
+        meter = WorkerMetrics(lambda: {name: vars(counts) for name, counts in list(self.shadow.counts.items())})
         models = {
             model.name: Model(
-                model.name, {label: Runtime(each, meter.take_event) for label, each in model.labels.items()}
+                model.name, {label: ModelInstance(each, meter.take_event) for label, each in model.labels.items()}
             )
             for model in settings.models
         }
         super().__init__(settings, models)
         by_name = {runtime.settings.full_name: runtime for runtime in self.runtimes}
-        self.oversight = Oversight(settings, by_name, drain or Drain(), meter)
+        self.oversight = Telemetry(settings, by_name, drain or Drain(), meter)
 
     @property
     def is_reloading(self) -> bool:

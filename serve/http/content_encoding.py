@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serve.codec import compression
-from serve.http.messages import Answer, Body, Request
+from serve.http.messages import Body, Request, Response
 
 
 def read_content(request: Request, limit_bytes: int) -> Body:
@@ -22,7 +22,7 @@ def read_content(request: Request, limit_bytes: int) -> Body:
     return compression.decompress(bytes(request.body), encoding, limit_bytes)
 
 
-def pack(answer: Answer, request: Request) -> Answer:
+def pack(answer: Response, request: Request) -> Response:
     """Compress an answer where the client asks for it and it pays.
 
     Args:

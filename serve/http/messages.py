@@ -32,7 +32,7 @@ class Request(NamedTuple):
     query: str = ""
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """Status, headers and body of one HTTP response.
 
     Args:
@@ -51,7 +51,7 @@ class Answer(NamedTuple):
         return (self.body,) if isinstance(self.body, bytes) else self.body
 
 
-def succeed(content: object, headers: Mapping[str, str] | None = None) -> Answer:
+def succeed(content: object, headers: Mapping[str, str] | None = None) -> Response:
     """Answer 200 with a JSON body.
 
     Args:
@@ -61,10 +61,10 @@ def succeed(content: object, headers: Mapping[str, str] | None = None) -> Answer
     Raises:
         ValueError: the content has a number that JSON cannot hold, NaN or an infinity.
     """
-    return Answer(200, {**_JSON, **(headers or {})}, json.dumps(content, allow_nan=False).encode())
+    return Response(200, {**_JSON, **(headers or {})}, json.dumps(content, allow_nan=False).encode())
 
 
-def fail(status: int, message: str, headers: Mapping[str, str] | None = None, **facts: object) -> Answer:
+def fail(status: int, message: str, headers: Mapping[str, str] | None = None, **facts: object) -> Response:
     """Answer with an error.
 
     Args:
@@ -73,10 +73,10 @@ def fail(status: int, message: str, headers: Mapping[str, str] | None = None, **
         headers: sent beside the content type.
         facts: more for the client's program, beside `error` in the body.
     """
-    return Answer(status, {**_JSON, **(headers or {})}, json.dumps({"error": message, **facts}).encode())
+    return Response(status, {**_JSON, **(headers or {})}, json.dumps({"error": message, **facts}).encode())
 
 
-def not_live(reason: str) -> Answer:
+def not_live(reason: str) -> Response:
     """Answer that no model is live yet.
 
     Args:

@@ -16,10 +16,10 @@ from serve.settings.settings import CANARY, SHADOW, STABLE
 
 if TYPE_CHECKING:
     from serve.http.messages import Request
-    from serve.inference.model_instance import Runtime
+    from serve.inference.model_instance import ModelInstance
 
 
-class Aim(NamedTuple):
+class ModelSpec(NamedTuple):
     """What a request asks for.
 
     Args:
@@ -33,14 +33,14 @@ class Aim(NamedTuple):
     label: str | None = None
 
 
-def aim_of(request: Request) -> Aim:
+def aim_of(request: Request) -> ModelSpec:
     """Read from path and headers which model is meant.
 
     Args:
         request: its path names the model, and may name a version or a label.
     """
     label = request.place.get("label", request.headers.get("x-model-label"))
-    return Aim(request.place.get("name"), request.place.get("version"), label)
+    return ModelSpec(request.place.get("name"), request.place.get("version"), label)
 
 
 class Model:
@@ -52,29 +52,31 @@ class Model:
         draw: gives a number from 0 up to 1 that decides who answers.
     """
 
-    def __init__(self, name: str, labels: Mapping[str, Runtime], draw: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self, name: str, labels: Mapping[str, ModelInstance], draw: Callable[[], float] = random.random
+    ) -> None:
         self.name = name
         self.labels = labels
         self._draw = draw
 
     @property
-    def stable(self) -> Runtime:
+    def stable(self) -> ModelInstance:
         """What answers by default."""
         return self.labels[STABLE]
 
     @property
-    def shadow(self) -> Runtime | None:
+    def shadow(self) -> ModelInstance | None:
         """What is asked as well, this time; `None` for nothing."""
         shadow = self.labels.get(SHADOW)
         return shadow if shadow is not None and self._draw() < shadow.settings.share else None
 
     @property
-    def versions(self) -> dict[str, Runtime]:
+    def versions(self) -> dict[str, ModelInstance]:
         """What can be asked for by its version: those that are live, but not the shadow."""
         open_to_requests = [self.labels[label] for label in (CANARY, STABLE) if label in self.labels]
         return {live.provenance.version: each for each in open_to_requests if (live := each.slot.live) is not None}
 
-    def choose(self, aim: Aim) -> Runtime:
+    def choose(self, aim: ModelSpec) -> ModelInstance:
         """Choose who answers a request.
 
         Args:

@@ -23,7 +23,7 @@ from serve.checkpoint.provenance import START_VARIABLE, read_env_digest
 from serve.errors import ModelError
 from serve.events.event_log import EventLog, write_line
 from serve.events.journal import Journal
-from serve.events.webhook import EventHook
+from serve.events.webhook import Webhook
 from serve.model.slot import Slot
 from serve.model.warm_up import GIVEN_UP
 from serve.settings.settings import STABLE, Settings
@@ -31,7 +31,7 @@ from serve.store.quarantine import Quarantine
 from serve.swap.assembly import make_parts, make_reloader
 from serve.swap.background_task import PREPARATION
 from serve.swap.context import Loader
-from serve.swap.unbatched_generation import Batching
+from serve.swap.unbatched_generation import UnbatchedGeneration
 
 if TYPE_CHECKING:
     from serve.events.event import Subscriber
@@ -46,7 +46,7 @@ _NOT_JUDGING = frozenset(
 )
 
 
-class Runtime:
+class ModelInstance:
     """One model, or one label of it, in one worker.
 
     Args:
@@ -58,14 +58,14 @@ class Runtime:
         self.settings = settings
         self.env_digest = read_env_digest(os.environ, Path(sys.prefix))
         self.journal = Journal(settings.store)
-        hooks = [EventHook(settings.event_hook, _report_hook(settings)).put] if settings.event_hook else []
+        hooks = [Webhook(settings.event_hook, _report_hook(settings)).put] if settings.event_hook else []
         facts = {**_facts_of(settings), "env_digest": self.env_digest}
         self.log = EventLog(facts, write_line, self.journal.put, *hooks, *subscribers)
         self.slot = Slot()
         start = os.environ.get(START_VARIABLE) or str(os.getppid())
         quarantine = Quarantine(settings.store, lambda: self._judge, start)
         parts = make_parts(settings, self.slot, self.log, self.env_digest, quarantine)
-        self.orders, self.batching = parts.orders, Batching(settings.store)
+        self.orders, self.batching = parts.orders, UnbatchedGeneration(settings.store)
         self.reloader = make_reloader(settings, parts, self._make_loader)
         self._thread: threading.Thread | None = None
 

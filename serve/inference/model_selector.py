@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from serve.errors import NotServedError
-from serve.http.messages import Answer, Request, fail, not_live
+from serve.http.messages import Request, Response, fail, not_live
 from serve.inference.model import Model, aim_of
 
 if TYPE_CHECKING:
-    from serve.inference.model_instance import Runtime
+    from serve.inference.model_instance import ModelInstance
     from serve.inference.registry import Registry
     from serve.model.slot import Generation
 
@@ -23,7 +23,7 @@ class Found(NamedTuple):
     """
 
     model: Model
-    runtime: Runtime
+    runtime: ModelInstance
 
 
 def find(server: Registry, request: Request) -> Found:
@@ -41,7 +41,7 @@ def find(server: Registry, request: Request) -> Found:
     return Found(model, model.stable if aim.version is None and aim.label is None else model.choose(aim))
 
 
-def describe(server: Registry, request: Request, write: Callable[[Found, Generation], Answer]) -> Answer:
+def describe(server: Registry, request: Request, write: Callable[[Found, Generation], Response]) -> Response:
     """Answer a request for what a model is.
 
     Args:

@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol
 
 from serve.errors import InputError, NotLiveError, NotServedError, RequestError
-from serve.http.messages import Answer, Request, fail, not_live
+from serve.http.messages import Request, Response, fail, not_live
 from serve.inference.model import aim_of
 from serve.inference.shadow import Asked
 from serve.model.predictor import Predictor
 
 if TYPE_CHECKING:
     from serve.checkpoint.provenance import Provenance
-    from serve.inference.model_instance import Runtime
+    from serve.inference.model_instance import ModelInstance
     from serve.inference.registry import Registry
     from serve.model.slot import Generation
 
@@ -41,7 +41,7 @@ class Dialect(Protocol):
             RequestError: it cannot be understood.
         """
 
-    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Answer:
+    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Response:
         """Write the response; provenance headers are added to it.
 
         Args:
@@ -53,7 +53,7 @@ class Dialect(Protocol):
             ValueError: what was given cannot be written.
         """
 
-    def refuse(self, status: int, message: str, predictor: Predictor) -> Answer:
+    def refuse(self, status: int, message: str, predictor: Predictor) -> Response:
         """Write what is wrong with a request.
 
         Args:
@@ -76,19 +76,19 @@ class Prediction(NamedTuple):
         server: has the shadow compared.
     """
 
-    runtime: Runtime
+    runtime: ModelInstance
     generation: Generation
     taken: Any
     dialect: Dialect
     again: Take
-    shadow: Runtime | None
+    shadow: ModelInstance | None
     server: Registry
 
     def run(self) -> Any:
         """Run the module for this request alone."""
         return self.generation.predictor.run(self.taken)
 
-    def answer(self, given: Any) -> Answer:
+    def answer(self, given: Any) -> Response:
         """Write the response and end the lease.
 
         Args:
@@ -106,7 +106,7 @@ class Prediction(NamedTuple):
             self.end()
         return _with(answer, provenance)
 
-    def _show(self, shadow: Runtime, given: Any) -> None:
+    def _show(self, shadow: ModelInstance, given: Any) -> None:
         # Now, while the generation is leased and its weights are there.
         try:
             outputs = self.generation.predictor.give(given)
@@ -119,7 +119,7 @@ class Prediction(NamedTuple):
         self.runtime.slot.release(self.generation)
 
 
-def ask(server: Registry, request: Request, dialect: Dialect) -> Answer | Prediction:
+def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Prediction:
     """Understand a request, and take a lease on the generation that is to answer it.
 
     Args:
@@ -154,13 +154,13 @@ def ask(server: Registry, request: Request, dialect: Dialect) -> Answer | Predic
     return Prediction(runtime, generation, taken, dialect, again, model.shadow, server)
 
 
-def complete(found: Answer | Prediction) -> Answer:
+def complete(found: Response | Prediction) -> Response:
     """Bring a request to its end in this thread.
 
     Args:
         found: what a handler returned.
     """
-    if isinstance(found, Answer):
+    if isinstance(found, Response):
         return found
     try:
         given = found.run()
@@ -170,5 +170,5 @@ def complete(found: Answer | Prediction) -> Answer:
     return found.answer(given)
 
 
-def _with(answer: Answer, provenance: Provenance) -> Answer:
-    return Answer(answer.status, {**answer.headers, **provenance.headers}, answer.body)
+def _with(answer: Response, provenance: Provenance) -> Response:
+    return Response(answer.status, {**answer.headers, **provenance.headers}, answer.body)

@@ -10,7 +10,7 @@ from serve.inference.shadow import Shadow
 
 if TYPE_CHECKING:
     from serve.inference.model import Model
-    from serve.inference.model_instance import Runtime
+    from serve.inference.model_instance import ModelInstance
     from serve.settings.settings import ServerSettings
 
 
@@ -27,7 +27,7 @@ class Registry:
         self.shadow = Shadow()
 
     @property
-    def runtimes(self) -> Iterator[Runtime]:
+    def runtimes(self) -> Iterator[ModelInstance]:
         """All labels of all models."""
         return (runtime for model in self.models.values() for runtime in model.labels.values())
 

@@ -16,7 +16,7 @@ from serve.errors import InputError, NotLiveError
 from serve.model.golden_check import differences
 
 if TYPE_CHECKING:
-    from serve.inference.model_instance import Runtime
+    from serve.inference.model_instance import ModelInstance
     from serve.model.predictor import Predictor
 
 _WAITING = 64
@@ -35,7 +35,7 @@ class Asked:
         outputs: what was answered, as JSON has it.
     """
 
-    runtime: Runtime
+    runtime: ModelInstance
     take: Callable[[Predictor], Any]
     outputs: object
 

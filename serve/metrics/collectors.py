@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from serve.metrics.metric_families import SWAPS, Reading, Whose
+from serve.metrics.metric_families import SWAPS, ModelLabel, Reading
 from serve.operations.operations import Status
 from serve.store.ledger import Entry
 
@@ -17,7 +17,7 @@ _PROC = Path("/proc")
 _KIBIBYTE = 1024
 
 
-def read_model(whose: Whose, status: Status, history: Iterable[Entry], unserved_s: float) -> Iterator[Reading]:
+def read_model(whose: ModelLabel, status: Status, history: Iterable[Entry], unserved_s: float) -> Iterator[Reading]:
     """Tell how one model is served.
 
     Args:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from serve.events.event import Event
-from serve.metrics.metric_families import FAULTS, PHASES, Families, Whose
+from serve.metrics.metric_families import FAULTS, PHASES, MetricFamilies, ModelLabel
 
 
-def count_event(families: Families, happened: Event) -> None:
+def count_event(families: MetricFamilies, happened: Event) -> None:
     """Count one event.
 
     Args:
@@ -17,7 +17,7 @@ def count_event(families: Families, happened: Event) -> None:
         happened: what happened.
     """
     said: Mapping[str, Any] = happened.facts
-    event, whose = happened.name, Whose(str(said.get("model", "")), str(said.get("label", "stable")))
+    event, whose = happened.name, ModelLabel(str(said.get("model", "")), str(said.get("label", "stable")))
     if event in ("swapped", "restored", "retired"):
         _count_phases(families, whose, said)
     if event == "swapped" and said.get("cause") == "checkpoint" and said.get("since_marker_s") is not None:
@@ -30,7 +30,7 @@ def count_event(families: Families, happened: Event) -> None:
         families.fault(whose, event)
 
 
-def _count_phases(families: Families, whose: Whose, said: Mapping[str, Any]) -> None:
+def _count_phases(families: MetricFamilies, whose: ModelLabel, said: Mapping[str, Any]) -> None:
     for phase in PHASES:
         seconds = said.get(f"{phase}_s")
         # A worker that found the bytes copied or proven says 0; it had no such phase.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from serve.http.admission import DEADLINE, QUEUE_FULL, SLOW_CLIENT, TOO_LARGE
-from serve.metrics.metric_families import FAULTS, REASONS, Families, Whose
+from serve.metrics.metric_families import FAULTS, REASONS, MetricFamilies, ModelLabel
 from serve.metrics.request_counters import BATCH_BOUNDS, LATENCY_BOUNDS_S, Counts, Served, Spread
 
 PROTOCOLS = ("native", "v2", "tfserving", "torchserve")
@@ -17,7 +17,7 @@ PROTOCOLS = ("native", "v2", "tfserving", "torchserve")
 _STATUSES = (200, 500, 503, 504)
 
 
-def begin(families: Families, models: Iterable[Whose], shadow_outcomes: Mapping[str, Iterable[str]]) -> None:
+def begin(families: MetricFamilies, models: Iterable[ModelLabel], shadow_outcomes: Mapping[str, Iterable[str]]) -> None:
     """Begin all series whose labels are known.
 
     Args:
@@ -37,7 +37,7 @@ def begin(families: Families, models: Iterable[Whose], shadow_outcomes: Mapping[
     families.compare({model: dict.fromkeys(outcomes, 0) for model, outcomes in shadow_outcomes.items()})
 
 
-def _no_requests(whose: Whose) -> Counts:
+def _no_requests(whose: ModelLabel) -> Counts:
     model = whose.model
     # A request that reached no version has no label.
     labels = ((whose.label, _STATUSES), ("", _STATUSES[1:]))

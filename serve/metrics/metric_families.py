@@ -35,7 +35,7 @@ _PHASE_BOUNDS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
 
-class Whose(NamedTuple):
+class ModelLabel(NamedTuple):
     """Which model, and under which of its labels.
 
     Args:
@@ -79,7 +79,7 @@ READ = {
 }
 
 
-class Families:
+class MetricFamilies:
     """The metrics of one worker."""
 
     def __init__(self) -> None:
@@ -149,7 +149,7 @@ class Families:
                 self._shadow.labels(model, outcome).inc(count - self._compared.get((model, outcome), 0))
                 self._compared[model, outcome] = count
 
-    def refuse(self, whose: Whose, reason: str, count: int = 1) -> None:
+    def refuse(self, whose: ModelLabel, reason: str, count: int = 1) -> None:
         """Count a checkpoint that was refused.
 
         Args:
@@ -159,7 +159,7 @@ class Families:
         """
         self._swaps.labels(*whose, "refused", reason if reason in REASONS else OTHER).inc(count)
 
-    def begin_swaps(self, whose: Whose) -> None:
+    def begin_swaps(self, whose: ModelLabel) -> None:
         """Begin the series of what swaps take.
 
         Args:
@@ -169,7 +169,7 @@ class Families:
             self._phase.labels(*whose, phase)
         self._delay.labels(*whose)
 
-    def phase(self, whose: Whose, phase: str, seconds: float) -> None:
+    def phase(self, whose: ModelLabel, phase: str, seconds: float) -> None:
         """Count how long one phase of a swap took.
 
         Args:
@@ -179,7 +179,7 @@ class Families:
         """
         self._phase.labels(*whose, phase).observe(seconds)
 
-    def delay(self, whose: Whose, seconds: float) -> None:
+    def delay(self, whose: ModelLabel, seconds: float) -> None:
         """Count how long a published checkpoint took to be live.
 
         Args:
@@ -188,7 +188,7 @@ class Families:
         """
         self._delay.labels(*whose).observe(seconds)
 
-    def mismatch(self, whose: Whose, count: int = 1) -> None:
+    def mismatch(self, whose: ModelLabel, count: int = 1) -> None:
         """Count joined requests whose answer alone was another one.
 
         Args:
@@ -197,7 +197,7 @@ class Families:
         """
         self._mismatches.labels(*whose).inc(count)
 
-    def fault(self, whose: Whose, event: str, count: int = 1) -> None:
+    def fault(self, whose: ModelLabel, event: str, count: int = 1) -> None:
         """Count a fault.
 
         Args:

@@ -91,7 +91,7 @@ class Counts:
     queued: int = 0
 
 
-class Observer:
+class RequestCounters:
     """Counts the requests of one worker."""
 
     def __init__(self) -> None:

@@ -10,14 +10,14 @@ from typing import Callable
 from serve.events.event import Event
 from serve.metrics.event_counters import count_event
 from serve.metrics.initial_series import begin
-from serve.metrics.metric_families import Families, Reading, Whose, write
-from serve.metrics.request_counters import Observer
+from serve.metrics.metric_families import MetricFamilies, ModelLabel, Reading, write
+from serve.metrics.request_counters import RequestCounters
 from serve.metrics.totals import Tally, Traffic, read_tallies, read_traffic
 
 _HAND_OVER_S = 1.0
 
 
-class Meter:
+class WorkerMetrics:
     """Counts what one worker does, and tells what all workers have counted.
 
     Args:
@@ -25,10 +25,10 @@ class Meter:
     """
 
     def __init__(self, read_shadow: Callable[[], Mapping[str, Mapping[str, int]]] = dict) -> None:
-        self.observer = Observer()
+        self.observer = RequestCounters()
         self._read_queued: Callable[[], int] = lambda: 0
         self._read_shadow = read_shadow
-        self._families = Families()
+        self._families = MetricFamilies()
         self._is_stopping = threading.Event()
         self._lock = threading.Lock()
         self._thread: tuple[int, threading.Thread] | None = None
@@ -45,7 +45,7 @@ class Meter:
             self._thread = os.getpid(), thread
             thread.start()
 
-    def begin(self, models: Iterable[Whose], shadow_outcomes: Mapping[str, Iterable[str]]) -> None:
+    def begin(self, models: Iterable[ModelLabel], shadow_outcomes: Mapping[str, Iterable[str]]) -> None:
         """Begin the series whose labels are known, in the worker; `serve.metrics.initial_series` says why.
 
         Args:

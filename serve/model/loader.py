@@ -31,7 +31,7 @@ from serve.model.memory_admission import make_room
 from serve.model.name_mapping import Architecture, fit
 from serve.model.slot import Generation, Slot
 from serve.model.tensor_versions import Versions
-from serve.model.tied_weights import Memory
+from serve.model.tied_weights import TiedWeights
 from serve.model.torch_predictor import TorchPredictor
 from serve.model.warm_up import Candidate, HangingError, Tried, warm_up
 from serve.settings.settings import Settings
@@ -170,7 +170,7 @@ class ModelLoader:
             state = _PROGRAMS[plan.format](plan.stored.path, "cpu").state_dict()
         else:
             found = weights.read_state(plan.stored.path, plan.format, plan.may_unpickle)
-            memory = Memory(predictor.module)
+            memory = TiedWeights(predictor.module)
             architecture = Architecture(tensors.interface_of(held), memory.sources())
             state, _ = state_dicts.take(state_dicts.states_in(found), architecture)
             memory.complete(state, architecture.tensors)
@@ -280,7 +280,7 @@ class ModelLoader:
             tensors.freeze(module)
             return module
         module = contract.build_module(self._settings, built)
-        memory = Memory(module)
+        memory = TiedWeights(module)
         architecture = Architecture(tensors.interface_of(module.state_dict()), memory.sources())
         if plan.format == SAFETENSORS and architecture != self._architecture:
             # The header is enough to refuse another architecture before gigabytes of weights are read.

@@ -21,7 +21,7 @@ import torch
 
 from serve.checkpoint.formats import EXTRA, TensorSpec
 from serve.errors import CheckpointError
-from serve.model.tied_weights import Memory
+from serve.model.tied_weights import TiedWeights
 from serve.system.host_memory import Available
 
 # Source: the safetensors format description, and the names that safetensors 0.8 gives to types of torch. A torch that
@@ -188,7 +188,7 @@ def epsilon_of(module: Any) -> float:
     return max(float(torch.finfo(dtype).eps) for dtype in (torch.float32, *dtypes))
 
 
-def attach(module: Any, state: State, device: str, memory: Memory) -> None:
+def attach(module: Any, state: State, device: str, memory: TiedWeights) -> None:
     """Give a module its weights, without a copy where torch can.
 
     Args:

@@ -72,7 +72,7 @@ class _Place:
         return self.is_tied_to(other) or (self.tensor.dtype == other.tensor.dtype and self.is_whole)
 
 
-class Memory:
+class TiedWeights:
     """How the tensors of a module lie in memory before it gets its weights.
 
     Args:

@@ -27,7 +27,7 @@ _PROVENANCE = {
 
 
 @dataclass(frozen=True)
-class Exchange:
+class LoggedRequest:
     """One request and its answer.
 
     Args:
@@ -75,7 +75,7 @@ class AccessLog:
     def __init__(self, sink: Sink | None = None) -> None:
         self._sink = sink or _write_to_stdout
 
-    def put(self, exchange: Exchange) -> None:
+    def put(self, exchange: LoggedRequest) -> None:
         """Write one line.
 
         Args:

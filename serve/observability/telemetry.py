@@ -16,7 +16,7 @@ from serve.http.admission import SLOW_CLIENT
 from serve.http.thread_pool import SlowClients
 from serve.inference.shadow import Counts
 from serve.metrics.collectors import memory_of, read_memory, read_model
-from serve.metrics.metric_families import Reading, Whose
+from serve.metrics.metric_families import ModelLabel, Reading
 from serve.metrics.totals import Traffic
 from serve.observability.access_log import AccessLog
 from serve.observability.spans import Spans
@@ -27,8 +27,8 @@ from serve.store.ledger import CHECKPOINT
 
 if TYPE_CHECKING:
     from serve.http.drain import Drain
-    from serve.inference.model_instance import Runtime
-    from serve.metrics.worker_metrics import Meter
+    from serve.inference.model_instance import ModelInstance
+    from serve.metrics.worker_metrics import WorkerMetrics
     from serve.settings.settings import ServerSettings
 
 _MOST_EVENTS = 400
@@ -36,7 +36,7 @@ _MOST_EVENTS = 400
 _MEMORY_AGE_S = 5.0
 
 
-class Oversight:
+class Telemetry:
     """Sees all models of one worker.
 
     Args:
@@ -46,7 +46,9 @@ class Oversight:
         meter: counts what the worker does.
     """
 
-    def __init__(self, settings: ServerSettings, runtimes: Mapping[str, Runtime], drain: Drain, meter: Meter) -> None:
+    def __init__(
+        self, settings: ServerSettings, runtimes: Mapping[str, ModelInstance], drain: Drain, meter: WorkerMetrics
+    ) -> None:
         self._runtimes, self.drain, self.meter = runtimes, drain, meter
         self._client_timeout_s = settings.client_timeout_s
         self.access_log = AccessLog() if settings.access_log == "on" else None
@@ -70,7 +72,7 @@ class Oversight:
         Args:
             read_queued: tells how many requests wait in this worker.
         """
-        models = [Whose(runtime.settings.name, runtime.settings.label) for runtime in self._runtimes.values()]
+        models = [ModelLabel(runtime.settings.name, runtime.settings.label) for runtime in self._runtimes.values()]
         outcomes = [each.name for each in fields(Counts)]
         self.meter.begin(models, {whose.model: outcomes for whose in models if whose.label == SHADOW})
         self.meter.start(read_queued)
@@ -133,7 +135,7 @@ class Oversight:
         for name, runtime in self._runtimes.items():
             operations, status = self._examine(name)
             workers |= {row.pid for row in status.workers}
-            whose = Whose(runtime.settings.name, runtime.settings.label)
+            whose = ModelLabel(runtime.settings.name, runtime.settings.label)
             generations = operations.generations() if operations else []
             yield from read_model(whose, status, generations, _age_of(runtime, status))
         yield from read_memory(sorted(workers))
@@ -152,7 +154,7 @@ class Oversight:
         return known
 
 
-def _age_of(runtime: Runtime, status: Status) -> float:
+def _age_of(runtime: ModelInstance, status: Status) -> float:
     """Return the age of the newest published checkpoint while it is not served, be it this worker who has found it."""
     written_ns = [runtime.reloader.status.unserved_ns]
     if status.proposal is not None and status.proposal.entry.cause == CHECKPOINT:

@@ -16,9 +16,9 @@ from serve.operations.store_usage import Occupant, list_occupants
 from serve.store.checkpoint_store import Store
 from serve.store.judgement import Record
 from serve.store.ledger import Entry, Ledger
-from serve.store.operator_requests import Orders, Pin, Rollback
+from serve.store.operator_requests import OperatorRequests, Pin, Rollback
 from serve.store.quarantine import Quarantine
-from serve.swap.host_coordinator import Agreement, Proposal
+from serve.swap.host_coordinator import Coordinator, Proposal
 from serve.swap.live_check import Checked, ask_workers
 from serve.swap.unserved import Note, Unserved
 
@@ -77,9 +77,9 @@ class Operations:
             )
         self._store = Store(root)
         self._ledger = Ledger(self._store)
-        self._orders = Orders(root)
+        self._orders = OperatorRequests(root)
         self._quarantine, self._unserved = Quarantine(root), Unserved(root)
-        self._agreement = Agreement(root, self._ledger, 0.0)
+        self._agreement = Coordinator(root, self._ledger, 0.0)
 
     def status(self) -> Status:
         """Look at what is served."""

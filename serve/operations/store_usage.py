@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from serve.store.judgement import Record
 from serve.store.ledger import Entry
-from serve.store.stored_files import Shelf
+from serve.store.stored_files import StoredFiles
 from serve.swap.host_coordinator import Proposal
 
 
@@ -27,7 +27,7 @@ class Occupant:
 
 
 def list_occupants(
-    shelf: Shelf, entries: Sequence[Entry], refused: Sequence[Record], proposal: Proposal | None
+    shelf: StoredFiles, entries: Sequence[Entry], refused: Sequence[Record], proposal: Proposal | None
 ) -> list[Occupant]:
     """List the files of a store that take room, the largest first.
 

@@ -10,7 +10,7 @@ from serve.checkpoint import sharded
 from serve.checkpoint.formats import SAFETENSORS, detect_format, read_safetensors_interface
 from serve.checkpoint.manifest import Manifest, parse_marker
 from serve.errors import CheckpointError, OperationError
-from serve.source.local import Place
+from serve.source.local import LocalSource
 from serve.source.observation import Identity, Observation
 
 
@@ -45,7 +45,7 @@ def verify(path: Path) -> list[Verdict]:
     """
     if not path.exists():
         raise OperationError(f"{path}: expected a directory of checkpoints, found nothing")
-    return [_verify(seen) for seen in Place(path).observe()]
+    return [_verify(seen) for seen in LocalSource(path).observe()]
 
 
 def _verify(seen: Observation) -> Verdict:

@@ -13,7 +13,7 @@ from serve.codec import strict_json
 from serve.codec.excerpt import excerpt
 from serve.errors import RequestError
 from serve.http.content_encoding import pack
-from serve.http.messages import Answer, Request, fail
+from serve.http.messages import Request, Response, fail
 from serve.inference.prediction import Prediction, ask
 from serve.protocols.media_types import PlainDialect, choose, write_outputs
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from serve.model.predictor import Predictor
 
 
-def predict(server: Registry, request: Request) -> Answer | Prediction:
+def predict(server: Registry, request: Request) -> Response | Prediction:
     """Answer one prediction.
 
     Args:
@@ -43,7 +43,7 @@ class _Native(PlainDialect):
             raise RequestError(422, f'the body: expected {{"inputs": [[…], …]}}, found {excerpt(content)}')
         return content["inputs"]
 
-    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Answer:
+    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Response:
         kind = choose(self._request.headers.get("accept"))
         if kind is None:
             content_type = "application/json"
@@ -51,9 +51,9 @@ class _Native(PlainDialect):
             body = b'{"outputs":%b,"model":%b}' % (outputs, provenance.json_text)
         else:
             content_type, body = write_outputs(kind, predictor.give_arrays(given))
-        return pack(Answer(200, {"Content-Type": content_type}, body), self._request)
+        return pack(Response(200, {"Content-Type": content_type}, body), self._request)
 
-    def refuse(self, status: int, message: str, predictor: Predictor) -> Answer:
+    def refuse(self, status: int, message: str, predictor: Predictor) -> Response:
         if status != 422:
             return fail(status, message)
         return fail(status, message, expected_shape=list(predictor.expected_shape))

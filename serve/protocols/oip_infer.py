@@ -11,7 +11,7 @@ from serve.codec.oip_request import InferRequest, parse_infer, parse_raw
 from serve.codec.oip_response import InferAnswer, encode_infer
 from serve.errors import RequestError
 from serve.http.content_encoding import pack, read_content
-from serve.http.messages import Answer, Body, Request, fail
+from serve.http.messages import Body, Request, Response, fail
 from serve.inference.prediction import Prediction, Take, ask
 from serve.protocols.oip_tensors import specs_of
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from serve.model.predictor import Predictor
 
 
-def infer(server: Registry, request: Request) -> Answer | Prediction:
+def infer(server: Registry, request: Request) -> Response | Prediction:
     """Answer one infer request of the Open Inference Protocol.
 
     Args:
@@ -49,16 +49,16 @@ class _V2:
         arrays = {tensor.name: _with_texts(tensor.array, tensor.name) for tensor in asked.inputs}
         return lambda predictor: predictor.take_arrays(arrays)
 
-    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Answer:
+    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Response:
         outputs = predictor.give_arrays(given)
         found = InferAnswer(provenance.name, provenance.version, outputs, provenance.parameters)
         try:
             headers, parts = encode_infer(found, self._asked)
         except RequestError as error:
             return fail(error.status, error.message)
-        return pack(Answer(200, headers, parts), self._request)
+        return pack(Response(200, headers, parts), self._request)
 
-    def refuse(self, status: int, message: str, predictor: Predictor) -> Answer:
+    def refuse(self, status: int, message: str, predictor: Predictor) -> Response:
         return fail(status, message)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from serve.codec.datatypes import BYTES
 from serve.codec.oip_request import TensorSpec
 from serve.errors import NotServedError
-from serve.http.messages import Answer, Request, fail, succeed
+from serve.http.messages import Request, Response, fail, succeed
 from serve.inference.model_selector import Found, describe, find
 from serve.inference.registry import Registry
 from serve.model.slot import Generation
@@ -16,12 +16,12 @@ PLATFORM = "envserve_pytorch"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 
 
-def server_metadata(server: Registry, request: Request) -> Answer:
+def server_metadata(server: Registry, request: Request) -> Response:
     """Say what this server is."""
     return succeed({"name": "envserve", "version": version(), "extensions": EXTENSIONS})
 
 
-def model_ready(server: Registry, request: Request) -> Answer:
+def model_ready(server: Registry, request: Request) -> Response:
     """Say whether a model, or a version of it, can answer predictions in this worker."""
     try:
         found = find(server, request)
@@ -32,12 +32,12 @@ def model_ready(server: Registry, request: Request) -> Answer:
     return succeed({"name": found.model.name, "ready": True})
 
 
-def model_metadata(server: Registry, request: Request) -> Answer:
+def model_metadata(server: Registry, request: Request) -> Response:
     """Describe a model: its versions, inputs and outputs, and where its answers come from."""
     return describe(server, request, _write_metadata)
 
 
-def _write_metadata(found: Found, live: Generation) -> Answer:
+def _write_metadata(found: Found, live: Generation) -> Response:
     properties = {**live.provenance.parameters, "model_version": live.provenance.version}
     return succeed(
         {
@@ -51,12 +51,12 @@ def _write_metadata(found: Found, live: Generation) -> Answer:
     )
 
 
-def model_config(server: Registry, request: Request) -> Answer:
+def model_config(server: Registry, request: Request) -> Response:
     """Describe a model as Triton's model configuration does."""
     return describe(server, request, _write_config)
 
 
-def _write_config(found: Found, live: Generation) -> Answer:
+def _write_config(found: Found, live: Generation) -> Response:
     return succeed(
         {
             "name": found.model.name,

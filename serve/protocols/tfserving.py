@@ -10,7 +10,7 @@ from serve.codec.oip_request import TensorSpec
 from serve.codec.tfserving import PredictRequest, encode_predict, parse_predict
 from serve.errors import NotServedError
 from serve.http.content_encoding import pack, read_content
-from serve.http.messages import Answer, Request, fail, succeed
+from serve.http.messages import Request, Response, fail, succeed
 from serve.inference.model_selector import Found, describe, find
 from serve.inference.prediction import Prediction, Take, ask
 from serve.inference.registry import Registry
@@ -21,7 +21,7 @@ from serve.protocols.oip_tensors import specs_of
 _DTYPES = {"FP16": "DT_HALF", "FP32": "DT_FLOAT", "FP64": "DT_DOUBLE", "BYTES": "DT_STRING"}
 
 
-def predict(server: Registry, request: Request) -> Answer | Prediction:
+def predict(server: Registry, request: Request) -> Response | Prediction:
     """Answer one predict request of TensorFlow Serving.
 
     Args:
@@ -46,22 +46,22 @@ class _TensorFlowServing:
             inputs = asked.columns[INPUTS]
         return lambda predictor: predictor.take(inputs)
 
-    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Answer:
+    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Response:
         outputs = predictor.give(given)
         named: Mapping[str, object] = outputs if isinstance(outputs, Mapping) else {OUTPUTS: outputs}
         headers = {"Content-Type": "application/json"}
-        return pack(Answer(200, headers, encode_predict(named, self._asked)), self._request)
+        return pack(Response(200, headers, encode_predict(named, self._asked)), self._request)
 
-    def refuse(self, status: int, message: str, predictor: Predictor) -> Answer:
+    def refuse(self, status: int, message: str, predictor: Predictor) -> Response:
         return fail(status, message)
 
 
-def models(server: Registry, request: Request) -> Answer:
+def models(server: Registry, request: Request) -> Response:
     """List the models, as KServe's first protocol does."""
     return succeed({"models": list(server.models)})
 
 
-def status(server: Registry, request: Request) -> Answer:
+def status(server: Registry, request: Request) -> Response:
     """Say which versions of a model are served."""
     try:
         found = find(server, request)
@@ -78,12 +78,12 @@ def status(server: Registry, request: Request) -> Answer:
     return succeed({"model_version_status": states, "name": found.model.name, "ready": bool(states)})
 
 
-def metadata(server: Registry, request: Request) -> Answer:
+def metadata(server: Registry, request: Request) -> Response:
     """Describe the signature of a model."""
     return describe(server, request, _write_metadata)
 
 
-def _write_metadata(found: Found, live: Generation) -> Answer:
+def _write_metadata(found: Found, live: Generation) -> Response:
     signature = {
         "inputs": {spec.name: _as_info(spec) for spec in specs_of(live.predictor.inputs)},
         "outputs": {spec.name: _as_info(spec) for spec in specs_of(live.predictor.outputs)},

@@ -12,7 +12,7 @@ from serve.checkpoint.provenance import Provenance
 from serve.codec import strict_json
 from serve.errors import NotServedError
 from serve.http.content_encoding import pack
-from serve.http.messages import Answer, Request, fail, succeed
+from serve.http.messages import Request, Response, fail, succeed
 from serve.inference.model_selector import Found, describe, find
 from serve.inference.prediction import Prediction, ask
 from serve.inference.registry import Registry
@@ -24,13 +24,13 @@ from serve.protocols.media_types import PlainDialect
 _WRAPPERS = ("data", "body", "instances", "inputs")
 
 
-def ping(server: Registry, request: Request) -> Answer:
+def ping(server: Registry, request: Request) -> Response:
     """Say whether this worker can answer predictions of every model."""
     is_healthy = all(model.stable.slot.live is not None for model in server.models.values())
     return succeed({"status": "Healthy"}) if is_healthy else fail(503, "no model is live yet")
 
 
-def predictions(server: Registry, request: Request) -> Answer | Prediction:
+def predictions(server: Registry, request: Request) -> Response | Prediction:
     """Answer one prediction with the outputs alone.
 
     Args:
@@ -49,15 +49,15 @@ class _TorchServe(PlainDialect):
             return next(iter(content.values()))
         return content
 
-    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Answer:
+    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Response:
         body = strict_json.dump(predictor.give(given))
-        return pack(Answer(200, {"Content-Type": "application/json"}, body), self._request)
+        return pack(Response(200, {"Content-Type": "application/json"}, body), self._request)
 
-    def refuse(self, status: int, message: str, predictor: Predictor) -> Answer:
+    def refuse(self, status: int, message: str, predictor: Predictor) -> Response:
         return fail(status, message)
 
 
-def models(server: Registry, request: Request) -> Answer:
+def models(server: Registry, request: Request) -> Response:
     """List the models: `limit` of them from `next_page_token` on, and where the next page begins."""
     asked = parse_qs(request.query)
     try:
@@ -75,12 +75,12 @@ def models(server: Registry, request: Request) -> Answer:
     return succeed({**following, "models": page})
 
 
-def model(server: Registry, request: Request) -> Answer:
+def model(server: Registry, request: Request) -> Response:
     """Describe a model, or a version of it."""
     return describe(server, request, _write_model)
 
 
-def versions(server: Registry, request: Request) -> Answer:
+def versions(server: Registry, request: Request) -> Response:
     """Describe every version of a model that can be asked."""
     try:
         found = find(server, request)
@@ -90,7 +90,7 @@ def versions(server: Registry, request: Request) -> Answer:
     return succeed([_describe(Found(found.model, runtime), live) for runtime, live in lives if live is not None])
 
 
-def _write_model(found: Found, live: Generation) -> Answer:
+def _write_model(found: Found, live: Generation) -> Response:
     return succeed([_describe(found, live)])
 
 

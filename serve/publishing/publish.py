@@ -23,7 +23,7 @@ from serve.errors import CheckpointError, PublishError
 from serve.publishing.converted_source import Conversion, prepare
 from serve.publishing.rank import Rank, find_rank
 from serve.publishing.remote_publish import RemotePlace, find_place
-from serve.source.local import Place
+from serve.source.local import LocalSource
 from serve.source.observation import MARKER_SUFFIX
 
 _SHORT_SHA256 = 12
@@ -159,7 +159,7 @@ def _publish_file(source: Path, target: Path, version: str | None, extras: Extra
     descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
         copied = durable_files.copy_hashed(descriptor, temporary)
-        rank = find_rank(Place(target.parent).list(), extras.generation)
+        rank = find_rank(LocalSource(target.parent).list(), extras.generation)
         published = _describe(target, copied.sha256, copied.size_bytes, version, format, rank)
         marker = _write_marker(published, found, extras)
         _unmark(target)
@@ -197,7 +197,7 @@ def _publish_sharded(
     index = {"metadata": metadata, "weight_map": {tensor: names[shard] for tensor, shard in weight_map.items()}}
     text = json.dumps(index, indent=2).encode() + b"\n"
     size_bytes = len(text) + sum(shard.stat().st_size for shard in shards)
-    rank = find_rank(Place(directory).list(), extras.generation)
+    rank = find_rank(LocalSource(directory).list(), extras.generation)
     published = _describe(target, sha256, size_bytes, version, SAFETENSORS, rank)
     marker = _write_marker(published, found, extras)
     _unmark(target)

@@ -41,7 +41,7 @@ _LIMITS = {errno.EMFILE: "fs.inotify.max_user_instances", errno.ENOSPC: "fs.inot
 _Watched = tuple[Path, int, int]
 
 
-class WakeUp(FileSystemEventHandler):
+class FileEvents(FileSystemEventHandler):
     """A wait that file events can cut short.
 
     Args:

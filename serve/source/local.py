@@ -53,7 +53,7 @@ class _Listing(NamedTuple):
     found: Sequence[Listed]
 
 
-class Place:
+class LocalSource:
     """Where checkpoints appear.
 
     Args:

@@ -20,7 +20,7 @@ from serve import durable_files
 from serve.checkpoint import sharded
 from serve.checkpoint.manifest import stated_generation
 from serve.errors import CheckpointMovedError, ModelError
-from serve.source.local import MARKER_LIMIT_BYTES, Listed, Place
+from serve.source.local import MARKER_LIMIT_BYTES, Listed, LocalSource
 from serve.source.observation import MARKER_SUFFIX, Identity, Observation
 
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/{1,3}(.+)")
@@ -66,17 +66,17 @@ def open_url(url: str) -> tuple[Any, str]:
     return system, str(path).rstrip("/")
 
 
-def make_place(path: Path) -> Place:
+def make_place(path: Path) -> LocalSource:
     """Make the place that the settings name.
 
     Args:
         path: of this machine, or a URL.
     """
     url = url_of(path)
-    return Place(path) if url is None else RemotePlace(path, url)
+    return LocalSource(path) if url is None else RemotePlace(path, url)
 
 
-class RemotePlace(Place):
+class RemotePlace(LocalSource):
     """Where checkpoints appear, on another machine.
 
     Args:

@@ -31,7 +31,7 @@ from serve.errors import CheckpointError, CheckpointMovedError, StoreFullError
 from serve.source.local import identify
 from serve.source.observation import Load
 from serve.store import host_lock, verified_files
-from serve.store.stored_files import Shelf
+from serve.store.stored_files import StoredFiles
 
 _READ_ONLY = 0o444
 # What was found or admitted so lately may be about to be proposed by another worker.
@@ -48,7 +48,7 @@ class Store:
 
     def __init__(self, root: Path, report_damage: Callable[[str, str], None] = lambda expected, found: None) -> None:
         self.root = root
-        self.shelf = Shelf(root)
+        self.shelf = StoredFiles(root)
         self._proven, self._incoming, self._proofs = self.shelf.proven, self.shelf.incoming, self.shelf.proofs
         self._copied = root / "copied.json"
         self._report_damage = report_damage

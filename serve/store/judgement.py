@@ -22,7 +22,7 @@ _OF_BYTES = frozenset(("content", "damaged", "finite", "format", "hash", "marker
 
 
 @dataclass(frozen=True)
-class Refusal:
+class Rejection:
     """Why a checkpoint is not served.
 
     Args:
@@ -114,7 +114,7 @@ class Record:
 
 
 def add_refusal(
-    records: Mapping[str, Record], refusal: Refusal, judge: str, now_s: float, start: str = ""
+    records: Mapping[str, Record], refusal: Rejection, judge: str, now_s: float, start: str = ""
 ) -> tuple[Mapping[str, Record], bool]:
     """Add a refusal to what is known.
 

@@ -74,7 +74,7 @@ class Pin:
     reason: str = ""
 
 
-class Orders:
+class OperatorRequests:
     """The files of one host's orders.
 
     Args:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
-from serve.store.judgement import Record, Refusal, add_fingerprint, add_refusal, parse_record
+from serve.store.judgement import Record, Rejection, add_fingerprint, add_refusal, parse_record
 from serve.store.records import Records
 
 # Another worker may have seen and refused what this one has not listed yet, and publishing again takes a moment.
@@ -64,7 +64,7 @@ class Quarantine:
                 return record
         return None
 
-    def add(self, refusal: Refusal) -> bool:
+    def add(self, refusal: Rejection) -> bool:
         """Remember a refusal, in the file and, should the disk be full, at least in this process.
 
         Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serve.errors import CheckpointError, DeadlineError, ModelError, ServeError, TrialError, plain
-from serve.store.judgement import Refusal
+from serve.store.judgement import Rejection
 from serve.store.ledger import Entry
 
 
@@ -33,14 +33,14 @@ def code_of(error: BaseException) -> str:
     return "deadline" if isinstance(error, DeadlineError) else type(error).__name__
 
 
-def refuse_entry(error: BaseException, entry: Entry) -> Refusal:
+def refuse_entry(error: BaseException, entry: Entry) -> Rejection:
     """Refuse bytes that are known.
 
     Args:
         error: why.
         entry: what was to be committed.
     """
-    return Refusal(
+    return Rejection(
         name=entry.name,
         code=code_of(error),
         reason=explain(error),

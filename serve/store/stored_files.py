@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 
-class Shelf:
+class StoredFiles:
     """The files of one store.
 
     Args:

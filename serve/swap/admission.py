@@ -11,12 +11,12 @@ from typing import Callable, NamedTuple
 from serve.checkpoint.stored import Stored
 from serve.errors import CheckpointMovedError
 from serve.source.observation import Ignore, Load, Refuse, Wait
-from serve.store.judgement import Refusal
+from serve.store.judgement import Rejection
 from serve.store.ledger import Entry
 from serve.store.rejection import code_of, explain, refuse_entry
-from serve.swap.background_task import Preparation
+from serve.swap.background_task import BackgroundTask
 from serve.swap.candidates import preview, propose
-from serve.swap.context import Loader, Parts
+from serve.swap.context import Context, Loader
 
 _AGAIN_S = 0.2
 # With 400 MB and all cores busy, the p99 during the copy fell from twice to 1.2 times the one without, and the copy
@@ -46,7 +46,7 @@ class Admission:
         needed: tells the sha256 of what must stay in the store; `Committer.kept`.
     """
 
-    def __init__(self, parts: Parts, needed: Callable[[], frozenset[str]]) -> None:
+    def __init__(self, parts: Context, needed: Callable[[], frozenset[str]]) -> None:
         self._parts, self._needed = parts, needed
         self._is_stopping = False
 
@@ -98,7 +98,7 @@ class Admission:
         seen = action.observation
         is_lasting = error is None or refuse_entry(error, _NOBODY).is_lasting
         marker = seen.text.decode(errors="replace")
-        refusal = Refusal(
+        refusal = Rejection(
             name=seen.path.name,
             code=action.code,
             reason=action.reason,
@@ -114,14 +114,14 @@ class Admission:
         seen = candidate.observation.checkpoint
         if seen is None or seen.size_bytes < _LARGE_BYTES:
             return self._parts.store.admit(candidate, self._needed)
-        copying = Preparation(lambda: self._parts.store.admit(candidate, self._needed), "copy", _NICENESS)
+        copying = BackgroundTask(lambda: self._parts.store.admit(candidate, self._needed), "copy", _NICENESS)
         while not copying.wait(_LOOK_S):
             if self._is_stopping:
                 raise CheckpointMovedError("the worker ends")
         return copying.take()
 
 
-def say_refused(parts: Parts, refusal: Refusal, needed: Callable[[], frozenset[str]]) -> Ignore:
+def say_refused(parts: Context, refusal: Rejection, needed: Callable[[], frozenset[str]]) -> Ignore:
     """Put something into quarantine, say so once on this host, and drop the copy of what can never serve.
 
     Args:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Callable
 from serve.source.remote import make_place, url_of
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Ledger
-from serve.store.operator_requests import Orders
-from serve.swap.context import Parts
+from serve.store.operator_requests import OperatorRequests
+from serve.swap.context import Context
 from serve.swap.host_committer import HostCommitter
 from serve.swap.reloader import Pace, Reloader
 from serve.swap.unserved import Unserved
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from serve.swap.context import Loader
 
 
-def make_parts(settings: Settings, slot: Slot, log: EventLog, env_digest: str | None, quarantine: Quarantine) -> Parts:
+def make_parts(
+    settings: Settings, slot: Slot, log: EventLog, env_digest: str | None, quarantine: Quarantine
+) -> Context:
     """Make the parts; nothing is started or written.
 
     Args:
@@ -38,14 +40,14 @@ def make_parts(settings: Settings, slot: Slot, log: EventLog, env_digest: str | 
         log.emit("store_damaged", sha256=expected, reason=f"the sha256: expected {expected}, found {found}")
 
     store = Store(settings.store, report_damage)
-    return Parts(
+    return Context(
         place=make_place(settings.checkpoints),
         store=store,
         slot=slot,
         ledger=Ledger(store),
         quarantine=quarantine,
         unserved=Unserved(settings.store),
-        orders=Orders(settings.store),
+        orders=OperatorRequests(settings.store),
         log=log,
         name=settings.name,
         label=settings.label,
@@ -54,7 +56,7 @@ def make_parts(settings: Settings, slot: Slot, log: EventLog, env_digest: str | 
     )
 
 
-def make_reloader(settings: Settings, parts: Parts, make_loader: Callable[[], Loader]) -> Reloader:
+def make_reloader(settings: Settings, parts: Context, make_loader: Callable[[], Loader]) -> Reloader:
     """Make the reloader; its `run` begins the work.
 
     Args:
@@ -67,7 +69,7 @@ def make_reloader(settings: Settings, parts: Parts, make_loader: Callable[[], Lo
     return Reloader(parts, _make_committer(settings, parts), pace, make_loader)
 
 
-def _make_committer(settings: Settings, parts: Parts) -> Committer:
+def _make_committer(settings: Settings, parts: Context) -> Committer:
     if settings.commit == "worker":
         return WorkerCommitter(parts)
     return HostCommitter(parts, settings.store, settings.commit_timeout_s)

@@ -13,7 +13,7 @@ T = TypeVar("T")
 PREPARATION = "prepare"
 
 
-class Preparation(Generic[T]):
+class BackgroundTask(Generic[T]):
     """Some work that has begun, and its result when it has one.
 
     Args:

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from serve.events.event_log import EventLog
     from serve.model.predictor import Predictor
     from serve.model.slot import Slot
-    from serve.source.local import Place
+    from serve.source.local import LocalSource
     from serve.store.checkpoint_store import Store
     from serve.store.ledger import Ledger
-    from serve.store.operator_requests import Orders
+    from serve.store.operator_requests import OperatorRequests
     from serve.store.quarantine import Quarantine
     from serve.swap.unserved import Unserved
 
@@ -72,7 +72,7 @@ class Loader(Protocol):
 
 
 @dataclass(frozen=True)
-class Parts:
+class Context:
     """What a committer works with.
 
     Args:
@@ -90,13 +90,13 @@ class Parts:
         keep: how many generations the store keeps.
     """
 
-    place: Place
+    place: LocalSource
     store: Store
     slot: Slot
     ledger: Ledger
     quarantine: Quarantine
     unserved: Unserved
-    orders: Orders
+    orders: OperatorRequests
     log: EventLog
     name: str
     label: str

@@ -13,7 +13,7 @@ from serve.events.event_log import EventLog
 from serve.model.slot import Generation
 from serve.source.observation import Load
 from serve.store.ledger import Entry
-from serve.swap.context import Loaded, Loader, Parts
+from serve.swap.context import Context, Loaded, Loader
 from serve.system.process_memory import trim_memory, used_bytes
 
 # The kernel stamps files with a clock that may be a tick behind.
@@ -22,7 +22,7 @@ _CTIME_SLACK_S = 1.0
 _FRESH_S = 60.0
 
 
-def make(parts: Parts, loaded: Loaded, stored: Stored, entry: Entry, before_bytes: int) -> Generation:
+def make(parts: Context, loaded: Loaded, stored: Stored, entry: Entry, before_bytes: int) -> Generation:
     """Make a generation of a model that is ready.
 
     Args:
@@ -74,7 +74,7 @@ def say_live(log: EventLog, event: str, generation: Generation, previous: Genera
     )
 
 
-def restore(parts: Parts, loader: Loader, entry: Entry) -> bool:
+def restore(parts: Context, loader: Loader, entry: Entry) -> bool:
     """Make a committed generation live.
 
     Args:
@@ -95,7 +95,7 @@ def restore(parts: Parts, loader: Loader, entry: Entry) -> bool:
     return True
 
 
-def _fetch_again(parts: Parts, entry: Entry) -> Stored | None:
+def _fetch_again(parts: Context, entry: Entry) -> Stored | None:
     """Take bytes that the store has lost from the watched place, where they are still there."""
     for seen in parts.place.observe():
         if seen.fingerprint == entry.fingerprint or entry.sha256.encode() in seen.text:
@@ -103,7 +103,7 @@ def _fetch_again(parts: Parts, entry: Entry) -> Stored | None:
     return None
 
 
-def committed(parts: Parts) -> list[Entry]:
+def committed(parts: Context) -> list[Entry]:
     """Return the generations up to the live one of this worker, the oldest first.
 
     Args:
@@ -118,7 +118,7 @@ def committed(parts: Parts) -> list[Entry]:
     return [entry for entry in parts.ledger.read() if entry.generation <= number]
 
 
-def is_behind(parts: Parts) -> bool:
+def is_behind(parts: Context) -> bool:
     """Whether something is committed, and this worker serves nothing.
 
     Args:
@@ -127,7 +127,7 @@ def is_behind(parts: Parts) -> bool:
     return parts.slot.live is None and bool(parts.ledger.read()) and not parts.orders.is_unloaded()
 
 
-def kept(parts: Parts) -> frozenset[str]:
+def kept(parts: Context) -> frozenset[str]:
     """Return the sha256 of the generations that the store keeps.
 
     Args:
@@ -136,7 +136,7 @@ def kept(parts: Parts) -> frozenset[str]:
     return frozenset(entry.sha256 for entry in parts.ledger.read()[-parts.keep :])
 
 
-def prune(parts: Parts, needed: Callable[[], frozenset[str]]) -> None:
+def prune(parts: Context, needed: Callable[[], frozenset[str]]) -> None:
     """Delete from the store what is neither needed nor to be tried again.
 
     Args:
@@ -150,7 +150,7 @@ def prune(parts: Parts, needed: Callable[[], frozenset[str]]) -> None:
     parts.store.prune(needed().union(again), before_s)
 
 
-def retire(parts: Parts) -> None:
+def retire(parts: Context) -> None:
     """Free the generations that no request uses any more, here and not in a request's thread.
 
     Args:

@@ -12,9 +12,9 @@ from serve.errors import CheckpointError, DeadlineError
 from serve.source.observation import SERVED, Ignore, Wait
 from serve.store.rejection import explain, refuse_entry
 from serve.swap.admission import say_refused
-from serve.swap.background_task import Preparation
+from serve.swap.background_task import BackgroundTask
 from serve.swap.generation import kept, make, prune, restore, say_live
-from serve.swap.host_coordinator import Agreement, Proposal, Standing
+from serve.swap.host_coordinator import Coordinator, Proposal, ProposalState
 from serve.system.process_memory import used_bytes
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from serve.model.slot import Generation
     from serve.store.ledger import Entry
     from serve.store.operator_requests import Rollback
-    from serve.swap.context import Loaded, Loader, Parts
+    from serve.swap.context import Context, Loaded, Loader
 
 # Between two looks at whether the others are prepared: short, because all workers hold two models meanwhile.
 _LOOK_S = 0.002
@@ -39,10 +39,10 @@ class HostCommitter:
         timeout_s: how long the workers may take to prepare.
     """
 
-    def __init__(self, parts: Parts, root: Path, timeout_s: float) -> None:
+    def __init__(self, parts: Context, root: Path, timeout_s: float) -> None:
         self._parts, self._is_stopping = parts, False
         self._root, self._timeout_s = root, timeout_s
-        self._opened: Agreement | None = None
+        self._opened: Coordinator | None = None
         self._catch_up_at_s = 0.0
 
     @property
@@ -51,10 +51,10 @@ class HostCommitter:
         return self._opened.word.turn if self._opened is not None else 0
 
     @property
-    def _agreement(self) -> Agreement:
+    def _agreement(self) -> Coordinator:
         # Not before the fork: the locks of the roster belong to one process.
         if self._opened is None:
-            self._opened = Agreement(self._root, self._parts.ledger, self._timeout_s)
+            self._opened = Coordinator(self._root, self._parts.ledger, self._timeout_s)
             word = self._opened.word
             self._parts.slot.follow(lambda: word.committed)
         return self._opened
@@ -136,17 +136,17 @@ class HostCommitter:
         standing = self._carry_out(loader, proposal, stored)
         if proposal.entry.fingerprint != proposed.fingerprint:
             return Wait("another checkpoint came first", 0.0)
-        if standing is Standing.COMMITTED:
+        if standing is ProposalState.COMMITTED:
             return SERVED
         record = self._parts.quarantine.find_sha256(proposed.sha256, proposed.marker)
         return Ignore(f"refused: {record.reason}") if record is not None else Wait("nobody moved", _AGAIN_S)
 
-    def _carry_out(self, loader: Loader, proposal: Proposal, admitted: Stored | None = None) -> Standing:
+    def _carry_out(self, loader: Loader, proposal: Proposal, admitted: Stored | None = None) -> ProposalState:
         agreement, entry = self._agreement, proposal.entry
         before_bytes, previous = used_bytes(), self._parts.slot.live
         agreement.roster.say(preparing=proposal.number)
         stored = admitted if admitted is not None and admitted.sha256 == entry.sha256 else None
-        preparation = Preparation(lambda: self._load(loader, entry, stored), str(entry.generation))
+        preparation = BackgroundTask(lambda: self._load(loader, entry, stored), str(entry.generation))
         try:
             generation = self._prepare(proposal, preparation, before_bytes)
             prepared_s = time.monotonic()
@@ -159,7 +159,7 @@ class HostCommitter:
         finally:
             preparation.abandon()
         standing = agreement.standing(proposal)
-        if generation is not None and standing is Standing.COMMITTED:
+        if generation is not None and standing is ProposalState.COMMITTED:
             self._follow_through(generation, previous, time.monotonic() - prepared_s)
         else:
             self._parts.slot.stand_by(None)
@@ -168,7 +168,7 @@ class HostCommitter:
         return standing
 
     def _prepare(
-        self, proposal: Proposal, preparation: Preparation[tuple[Stored, Loaded]], before_bytes: int
+        self, proposal: Proposal, preparation: BackgroundTask[tuple[Stored, Loaded]], before_bytes: int
     ) -> Generation | None:
         """Wait for the model, put it where the commit word finds it, and say so."""
         while not preparation.wait(_LOOK_S * 5):
@@ -194,7 +194,7 @@ class HostCommitter:
         return generation
 
     def _is_waiting(self, proposal: Proposal) -> bool:
-        if self._is_stopping or self._agreement.standing(proposal) is not Standing.WAITING:
+        if self._is_stopping or self._agreement.standing(proposal) is not ProposalState.WAITING:
             return False
         if time.monotonic() > proposal.deadline_s:
             late = ", ".join(str(pid) for pid in self._agreement.late(proposal)) or "none"

@@ -24,8 +24,8 @@ from pathlib import Path
 from serve import durable_files
 from serve.store import host_lock
 from serve.store.ledger import Entry, Ledger, number
-from serve.swap.membership import Roster
-from serve.swap.shared_state import Word
+from serve.swap.membership import Membership
+from serve.swap.shared_state import SharedState
 
 # How often the kernel is asked who has died, while somebody is not prepared.
 _SURVEY_PAUSE_S = 0.05
@@ -48,7 +48,7 @@ class Proposal:
     deadline_s: float
 
 
-class Standing(enum.Enum):
+class ProposalState(enum.Enum):
     """Where a proposal stands, seen by one worker."""
 
     WAITING = "some worker is still preparing"
@@ -57,7 +57,7 @@ class Standing(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Deaths:
+class WorkerFailures:
     """Workers that died while they prepared a proposal.
 
     Args:
@@ -71,7 +71,7 @@ class Deaths:
     is_closed: bool
 
 
-class Agreement:
+class Coordinator:
     """The agreement of one host, seen by one of its workers or by a command.
 
     Args:
@@ -84,8 +84,8 @@ class Agreement:
         self._ledger, self._timeout_s = ledger, timeout_s
         self._path = root / "proposal.json"
         with host_lock.hold(ledger.lock_path):
-            self.word = Word(root / "word")
-        self.roster = Roster(root / "workers", self.word)
+            self.word = SharedState(root / "word")
+        self.roster = Membership(root / "workers", self.word)
         self._survey_at_s = 0.0
 
     def open_proposal(self) -> Proposal | None:
@@ -121,7 +121,7 @@ class Agreement:
             self.word.next_turn()
             return True
 
-    def bury(self) -> Deaths | None:
+    def bury(self) -> WorkerFailures | None:
         """Look for workers that died while they prepared; called before joining.
 
         Returns:
@@ -139,7 +139,7 @@ class Agreement:
             is_closed = self.word.deaths > _DEATHS_ALLOWED or not survey.alive
             if is_closed:
                 self._close()
-            return Deaths(proposal, self.word.deaths, is_closed)
+            return WorkerFailures(proposal, self.word.deaths, is_closed)
 
     def propose(self, proposed: Entry) -> Proposal | None:
         """Open a proposal.
@@ -209,7 +209,7 @@ class Agreement:
             self._close()
             return True
 
-    def standing(self, proposal: Proposal) -> Standing:
+    def standing(self, proposal: Proposal) -> ProposalState:
         """Tell where a proposal stands.
 
         Args:
@@ -218,8 +218,8 @@ class Agreement:
         # In this order, because a commit writes its number and the word first, and closes then.
         is_open = self.word.open_number == proposal.number
         if self.word.done_number == proposal.number and self.word.committed >= proposal.entry.generation:
-            return Standing.COMMITTED
-        return Standing.WAITING if is_open else Standing.CLOSED
+            return ProposalState.COMMITTED
+        return ProposalState.WAITING if is_open else ProposalState.CLOSED
 
     def commit_alone(self, proposed: Entry) -> Entry | None:
         """Commit while no worker is alive; those that come will load it.

@@ -16,10 +16,10 @@ from typing import Callable
 
 from serve import durable_files
 from serve.errors import OperationError
-from serve.store.operator_requests import Orders
+from serve.store.operator_requests import OperatorRequests
 from serve.store.rejection import explain
-from serve.swap.background_task import Preparation
-from serve.swap.context import Loader, Parts
+from serve.swap.background_task import BackgroundTask
+from serve.swap.context import Context, Loader
 from serve.swap.generation import identify
 
 _NICENESS = 10
@@ -50,7 +50,7 @@ class Checked:
 
 
 def ask_workers(
-    orders: Orders, living: Callable[[], set[int]], wake: Callable[[], None], timeout_s: float
+    orders: OperatorRequests, living: Callable[[], set[int]], wake: Callable[[], None], timeout_s: float
 ) -> list[Checked]:
     """Order a comparison, and wait for the answers of all workers.
 
@@ -88,7 +88,7 @@ def ask_workers(
             path.unlink(missing_ok=True)
 
 
-def _answers(orders: Orders, id: str) -> list[Path]:
+def _answers(orders: OperatorRequests, id: str) -> list[Path]:
     return sorted(orders.root.glob(f"checked-{id}-*.json"))
 
 
@@ -104,7 +104,7 @@ class LiveCheck:
         parts: of the worker.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Context) -> None:
         self._parts = parts
         self._last, self._next_look_s = "", 0.0
 
@@ -117,7 +117,7 @@ class LiveCheck:
         id = self._parts.orders.check()
         if id and id != self._last:
             self._last = id
-            Preparation(lambda: self._carry_out(loader, id), "check", _NICENESS)
+            BackgroundTask(lambda: self._carry_out(loader, id), "check", _NICENESS)
 
     def look(self) -> None:
         """Say which parameters and buffers of the live model have changed since it was loaded, once for each."""

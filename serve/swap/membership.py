@@ -12,7 +12,7 @@ from pathlib import Path
 
 from serve.errors import LedgerError
 from serve.store import host_lock
-from serve.swap.shared_state import ROWS, Row, Word
+from serve.swap.shared_state import ROWS, Row, SharedState
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Survey:
     dead: dict[int, Row]
 
 
-class Roster:
+class Membership:
     """The workers of one host, seen by one of them or by a command.
 
     Args:
@@ -36,7 +36,7 @@ class Roster:
         word: holds the rows.
     """
 
-    def __init__(self, directory: Path, word: Word) -> None:
+    def __init__(self, directory: Path, word: SharedState) -> None:
         self._directory, self._word = directory, word
         self._index: int | None = None
         self._descriptor: int | None = None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from serve.source.observation import Ignore, Wait
-from serve.store.judgement import Refusal
+from serve.store.judgement import Rejection
 from serve.swap.admission import say_refused
 from serve.swap.committer import Committer
-from serve.swap.context import Loader, Parts
+from serve.swap.context import Context, Loader
 from serve.swap.generation import identify
 
 
-def roll_back(parts: Parts, committer: Committer, loader: Loader) -> Ignore | Wait | None:
+def roll_back(parts: Context, committer: Committer, loader: Loader) -> Ignore | Wait | None:
     """Carry out the last rollback that was ordered, unless it is done.
 
     Args:
@@ -28,12 +28,12 @@ def roll_back(parts: Parts, committer: Committer, loader: Loader) -> Ignore | Wa
     stored = parts.store.find(order.sha256)
     if stored is None or not entries:
         reason = f"the rollback to {order.version}: its checkpoint is not in the store any more"
-        refusal = Refusal(order.version, "store", reason, order.fingerprint, version=order.version)
+        refusal = Rejection(order.version, "store", reason, order.fingerprint, version=order.version)
         return say_refused(parts, refusal, committer.kept)
     return committer.move(loader, stored, order.propose(entries[-1]))
 
 
-def is_unloaded(parts: Parts) -> bool:
+def is_unloaded(parts: Context) -> bool:
     """Serve nothing where that is ordered, and say whether it is; what was live drains.
 
     Args:
@@ -48,7 +48,7 @@ def is_unloaded(parts: Parts) -> bool:
     return True
 
 
-def is_pinned(parts: Parts) -> str | None:
+def is_pinned(parts: Context) -> str | None:
     """Say why there are no automatic moves, or `None` when there are.
 
     Args:

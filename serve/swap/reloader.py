@@ -15,17 +15,17 @@ from dataclasses import dataclass, replace
 from typing import Callable
 
 from serve.errors import ModelError
-from serve.source.file_events import WakeUp
+from serve.source.file_events import FileEvents
 from serve.source.local import Listed
 from serve.source.observation import Ignore, Load, Observation, Refuse, Wait, decide
 from serve.store.rejection import explain
 from serve.swap import generation, operator_actions
 from serve.swap.admission import Admission, Admitted
 from serve.swap.committer import Committer
-from serve.swap.context import Loader, Parts
+from serve.swap.context import Context, Loader
 from serve.swap.live_check import LiveCheck
 from serve.swap.reloader_status import Decided, Outcome, ReloaderStatus, conclude, since_ns
-from serve.swap.seen_checkpoints import Memory
+from serve.swap.seen_checkpoints import SeenCheckpoints
 from serve.swap.unserved import Look, committed_s
 
 
@@ -56,7 +56,7 @@ class Reloader:
 
     def __init__(
         self,
-        parts: Parts,
+        parts: Context,
         committer: Committer,
         pace: Pace,
         make_loader: Callable[[], Loader],
@@ -66,8 +66,8 @@ class Reloader:
         self._live_check = LiveCheck(parts)
         self._poll_s, self._settle_s = pace.poll_s, pace.settle_s
         self._make_loader = make_loader
-        self._memory = Memory()
-        self._wake_up = WakeUp(pace.watch, lambda text: parts.log.emit("watching", how=text))
+        self._memory = SeenCheckpoints()
+        self._wake_up = FileEvents(pace.watch, lambda text: parts.log.emit("watching", how=text))
         self._is_stopping = threading.Event()
         self._last_fault: str | None = None
         self._booted = threading.Event()

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Union
 
 from serve.source.observation import Ignore, Observation, Wait
-from serve.swap.seen_checkpoints import Memory, describe
+from serve.swap.seen_checkpoints import SeenCheckpoints, describe
 
 if TYPE_CHECKING:
-    from serve.source.local import Place
+    from serve.source.local import LocalSource
     from serve.swap.unserved import Note
 
 Decided = tuple[Observation, Union[Ignore, Wait]]
@@ -47,7 +47,9 @@ class Outcome(NamedTuple):
     reason: str
 
 
-def conclude(place: Place, memory: Memory, decided: Sequence[Decided], notes: Sequence[Note]) -> ReloaderStatus:
+def conclude(
+    place: LocalSource, memory: SeenCheckpoints, decided: Sequence[Decided], notes: Sequence[Note]
+) -> ReloaderStatus:
     """Say what is there, and since when something is not served.
 
     Args:
@@ -69,7 +71,7 @@ def conclude(place: Place, memory: Memory, decided: Sequence[Decided], notes: Se
     return ReloaderStatus("; ".join(said) or nothing, max(unserved_ns, default=None), is_refused)
 
 
-def since_ns(memory: Memory, seen: Observation) -> int:
+def since_ns(memory: SeenCheckpoints, seen: Observation) -> int:
     """Return when a marker was written, on the wall clock; that of a publisher whose clock is ahead, when it was seen.
 
     Args:

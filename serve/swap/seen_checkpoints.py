@@ -25,7 +25,7 @@ class _Record:
     generation: int
 
 
-class Memory:
+class SeenCheckpoints:
     """When what was seen first, what is live, what was live already, and which markers came since."""
 
     def __init__(self) -> None:

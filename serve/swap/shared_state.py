@@ -53,7 +53,7 @@ class Row:
     live: int = 0
 
 
-class Word:
+class SharedState:
     """The mapped file.
 
     Args:

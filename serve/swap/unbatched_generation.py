@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from serve.swap.shared_state import Word
+from serve.swap.shared_state import SharedState
 
 
-class Batching:
+class UnbatchedGeneration:
     """Whether requests may share runs, seen by one worker.
 
     Args:
@@ -19,13 +19,13 @@ class Batching:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._opened: Word | None = None
+        self._opened: SharedState | None = None
 
     @property
-    def _word(self) -> Word:
+    def _word(self) -> SharedState:
         if self._opened is None:
             self._root.mkdir(parents=True, exist_ok=True)
-            self._opened = Word(self._root / "word")
+            self._opened = SharedState(self._root / "word")
         return self._opened
 
     def is_over(self, generation: int) -> bool:

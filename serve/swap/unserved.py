@@ -16,11 +16,11 @@ from typing import Any
 
 from serve.checkpoint.manifest import stated_sha256
 from serve.events.event_log import EventLog
-from serve.source.local import Listed, Place
+from serve.source.local import Listed, LocalSource
 from serve.source.observation import OUTRANKED, Identity, Observation
 from serve.store.ledger import CHECKPOINT, Entry
 from serve.store.records import Records
-from serve.swap.seen_checkpoints import Memory, describe
+from serve.swap.seen_checkpoints import SeenCheckpoints, describe
 
 OUTRANKED_CODE, WAITING, REMOVED = "outranked", "waiting", "removed"
 # A trainer that overwrites its checkpoint passes through such states, and need not be told of them.
@@ -73,9 +73,9 @@ class Look:
         now_s: the time on the monotonic clock.
     """
 
-    place: Place
+    place: LocalSource
     listed: Sequence[Listed]
-    memory: Memory
+    memory: SeenCheckpoints
     is_served: bool
     waiting: Sequence[tuple[Observation, str]]
     now_s: float
@@ -191,7 +191,7 @@ def _find_removed(look: Look) -> list[Note]:
     return [_note(first.path.name, REMOVED, reason, first.marker, memory)]
 
 
-def _note(name: str, code: str, reason: str, marker: Identity | None, memory: Memory) -> Note:
+def _note(name: str, code: str, reason: str, marker: Identity | None, memory: SeenCheckpoints) -> Note:
     since = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     mtime_ns = min(marker.mtime_ns, time.time_ns()) if marker is not None else 0
     return Note(name, code, reason, repr(marker) if marker is not None else "", mtime_ns, memory.generation, since)

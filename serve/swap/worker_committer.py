@@ -15,7 +15,7 @@ from serve.store.ledger import Entry
 from serve.store.operator_requests import Rollback
 from serve.store.rejection import explain, refuse_entry
 from serve.swap.admission import say_refused
-from serve.swap.context import Loader, Parts
+from serve.swap.context import Context, Loader
 from serve.swap.generation import committed, kept, make, prune, restore, say_live
 from serve.system.process_memory import used_bytes
 
@@ -31,7 +31,7 @@ class WorkerCommitter:
 
     turn = 0  # there is never anything to attend to
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Context) -> None:
         self._parts = parts
         self._boot_at_s, self._is_told = 0.0, False
 

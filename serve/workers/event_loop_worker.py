@@ -22,12 +22,12 @@ from gunicorn.errors import HaltServer
 from uvicorn.server import Server as Uvicorn
 from uvicorn_worker import UvicornWorker
 
-from serve.batching.scheduler import Dispatcher
+from serve.batching.scheduler import Scheduler
 from serve.errors import Issue, SettingsError, describe
 from serve.gateway.asgi_app import AsgiApp
 from serve.http.extension import find_server
-from serve.workers.header_cache import Heads
-from serve.workers.http_protocol import Connection, Streak
+from serve.workers.header_cache import HeaderCache
+from serve.workers.http_protocol import Connection, SoleConnection
 from serve.workers.request_head import Bounds
 
 _SWEEP_S = 1.0
@@ -72,7 +72,7 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._dispatcher: Dispatcher | None = None
+        self._dispatcher: Scheduler | None = None
         self._refuse_proxy_protocol()
         self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
         self.config.server_header = False
@@ -104,7 +104,7 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
         self.config.app = rest
         dispatcher = None
         if server is not None:
-            dispatcher = self._dispatcher = Dispatcher(loop, server.oversight.meter.observer.batch)
+            dispatcher = self._dispatcher = Scheduler(loop, server.oversight.meter.observer.batch)
             self._answer_with(AsgiApp(server, rest, dispatcher), server.settings.client_timeout_s)
         uvicorn = _Uvicorn(self.config, self.on_taking)
         loop.add_signal_handler(signal.SIGQUIT, uvicorn.quit)
@@ -119,9 +119,9 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
     def _answer_with(self, app: AsgiApp, patience_s: float) -> None:
         cfg = self.cfg
         bounds = Bounds(cfg.limit_request_line, cfg.limit_request_fields, cfg.limit_request_field_size, patience_s)
-        known = Heads(app.table, app.limit_bytes, bounds)
+        known = HeaderCache(app.table, app.limit_bytes, bounds)
         self.config.app = app
-        self.config.http = functools.partial(Connection, app=app, bounds=bounds, known=known, streak=Streak())
+        self.config.http = functools.partial(Connection, app=app, bounds=bounds, known=known, streak=SoleConnection())
 
     async def _sweep(self, uvicorn: Uvicorn) -> None:
         """Look once a second after the peers, the heartbeat and the master."""

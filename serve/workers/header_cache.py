@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from serve.http.messages import Answer, headers_of
+from serve.http.messages import Response, headers_of
 from serve.http.route_table import Found, Table
 from serve.workers.request_head import Bounds, Field, find_fault
 
@@ -38,7 +38,7 @@ class Head(NamedTuple):
 _OTHER = Head(None)
 
 
-class Heads:
+class HeaderCache:
     """Understands heads.
 
     Args:
@@ -86,7 +86,7 @@ class Heads:
         return Head(found, path, headers, is_plain)
 
 
-def write(answer: Answer, defaults: Sequence[Field], size_bytes: int, keep_alive: bool) -> bytes:
+def write(answer: Response, defaults: Sequence[Field], size_bytes: int, keep_alive: bool) -> bytes:
     """Write the head of an answer.
 
     Args:

@@ -17,10 +17,10 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serve.gateway.asgi_app import AsgiApp
-from serve.http.messages import Answer, Request, fail
+from serve.http.messages import Request, Response, fail
 from serve.workers import header_cache
-from serve.workers.header_cache import Heads
-from serve.workers.request_cycle import Cycle
+from serve.workers.header_cache import HeaderCache
+from serve.workers.request_cycle import RequestCycle
 from serve.workers.request_head import Bounds, Fault, find_fault, too_large, without_offer
 
 _JOINED_BYTES = 64 * 1024
@@ -30,7 +30,7 @@ _LINGER_S = 1.0
 _LONG_STREAK = 8
 
 
-class Streak:
+class SoleConnection:
     """How many requests in a row came on the same connection; one for all connections of a worker."""
 
     __slots__ = ("connection", "length")
@@ -62,7 +62,9 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         uvicorns: what uvicorn gives its protocols.
     """
 
-    def __init__(self, *, app: AsgiApp, bounds: Bounds, known: Heads, streak: Streak, **uvicorns: Any) -> None:
+    def __init__(
+        self, *, app: AsgiApp, bounds: Bounds, known: HeaderCache, streak: SoleConnection, **uvicorns: Any
+    ) -> None:
         super().__init__(**uvicorns)
         self._predictions, self._bounds, self._known, self._streak = app, bounds, known, streak
         self._is_leaving = self._is_receiving = self._is_in_head = False
@@ -134,7 +136,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             return
         head = self._known.read(self.url, self.headers) if self._is_plain() else None
         if head is not None and head.is_plain:
-            self.cycle = Cycle(head, parser.should_keep_alive() and not self._is_ending)
+            self.cycle = RequestCycle(head, parser.should_keep_alive() and not self._is_ending)
             return
         fault = find_fault(self._bounds, parser.get_http_version(), self.url, self.headers)
         if fault is None:
@@ -162,7 +164,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of a body; called by the parser."""
-        if isinstance(self.cycle, Cycle):
+        if isinstance(self.cycle, RequestCycle):
             self.cycle.body.append(body)
         elif not self._is_refused:
             super().on_body(body)
@@ -172,7 +174,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         if self._offering is not None:
             return
         self._is_receiving = False
-        if not isinstance(self.cycle, Cycle):
+        if not isinstance(self.cycle, RequestCycle):
             if not self._is_refused:
                 super().on_message_complete()
             return
@@ -254,13 +256,13 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             and not self.flow.write_paused
         )
 
-    def _answer(self, own: Cycle, answer: Answer) -> None:
+    def _answer(self, own: RequestCycle, answer: Response) -> None:
         own.response_complete = True
         if not own.disconnected and not self.transport.is_closing():
             self._write(answer, own.keep_alive)
         self.on_response_complete()
 
-    def _write(self, answer: Answer, keep_alive: bool) -> None:
+    def _write(self, answer: Response, keep_alive: bool) -> None:
         parts: Sequence[Any] = answer.parts
         size_bytes = sum(map(len, parts))
         head = header_cache.write(answer, self.server_state.default_headers, size_bytes, keep_alive)

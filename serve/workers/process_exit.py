@@ -14,7 +14,7 @@ import os
 import sys
 
 
-class Leaving:
+class ProcessExit:
     """How this process will end; made in the master before anything else of ours.
 
     Exit functions run in the order last come, first gone, so ours is the last of all that come later, in the master or

@@ -15,7 +15,7 @@ class _NobodyWaits:
 _NOBODY_WAITS = _NobodyWaits()
 
 
-class Cycle:
+class RequestCycle:
     """One prediction on a connection: as much of uvicorn's request as its protocol asks for.
 
     Args:

@@ -27,7 +27,7 @@ _POLL_S = 0.1
 _FIXED_IN = (24,)
 
 
-class Lingering:
+class GracefulClose:
     """What a `ThreadWorker` of gunicorn 23 has to do differently; a mix-in that comes first."""
 
     alive: bool
@@ -102,7 +102,7 @@ class Lingering:
         self.murder_keepalived()
 
 
-_Base: Any = ThreadWorker if version_info >= _FIXED_IN else type("ThreadWorker", (Lingering, ThreadWorker), {})
+_Base: Any = ThreadWorker if version_info >= _FIXED_IN else type("ThreadWorker", (GracefulClose, ThreadWorker), {})
 # The end of the block for gunicorn 23.
 
 

@@ -24,7 +24,7 @@ from envtool.atomic_files import write_atomically
 from envtool.channel import index
 from envtool.channel.python_recipe import apt_sources, cpython, deb_archive, elf, recipe, wheel_package
 from envtool.channel.python_recipe.recipe import CheckoutSource, DebianSource, Recipe, WheelSource
-from envtool.console import Display
+from envtool.console import ProgressDisplay
 from envtool.errors import MissingFileError, NetworkError
 from envtool.fetch.archive_cache import Cache
 from envtool.fetch.downloader import fetch
@@ -76,7 +76,7 @@ def build(
     channel: Path,
     *,
     cache: Cache,
-    display: Display,
+    display: ProgressDisplay,
     debian_mirrors: Sequence[str] = (),
     recipes: Path | None = None,
 ) -> Report:
@@ -145,7 +145,7 @@ class _State:
 class _Workshop:
     channel: Path
     cache: Cache
-    display: Display
+    display: ProgressDisplay
     debian_mirrors: tuple[str, ...]
     root: Path | None
 

@@ -15,7 +15,7 @@ from typing import Union
 
 import envtool
 from envtool.errors import Issue, MissingFileError, RecipeError
-from envtool.yaml_document import Document, Value, read_text
+from envtool.yaml_document import Value, YamlDocument, read_text
 
 ARCHIVES = ("main", "security")
 _PACKAGE_KEYS = ("name", "version", "build_number", "summary", "home", "license", "depends")
@@ -169,7 +169,7 @@ def parse(text: str, path: Path) -> Recipe:
     Raises:
         RecipeError: It is malformed; all issues are named.
     """
-    document = Document(path.name, text)
+    document = YamlDocument(path.name, text)
     recipe = None if document.issues else _Reader(document).recipe(text, path)
     if recipe is None or document.issues:
         raise RecipeError(str(path), sorted(document.issues, key=_line), _HINT)
@@ -183,7 +183,7 @@ def _line(issue: Issue) -> int:
 class _Reader:
     """Reads the parts of one document; what is wrong becomes an issue and an empty value."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: YamlDocument) -> None:
         self.document = document
 
     def recipe(self, text: str, path: Path) -> Recipe:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from serve.http.messages import Answer, fail
+from serve.http.messages import Response, fail
 
 _DIRECTORY = Path(__file__).parent
 _TYPES = {
@@ -32,7 +32,7 @@ _HEADERS = {
 }
 
 
-def send_asset(name: str, known: str | None = None) -> Answer:
+def send_asset(name: str, known: str | None = None) -> Response:
     """Answer with one file of the page.
 
     Args:
@@ -47,4 +47,4 @@ def send_asset(name: str, known: str | None = None) -> Answer:
     body = (_DIRECTORY / name).read_bytes()
     tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {**_HEADERS, "Content-Type": _TYPES[Path(name).suffix], "ETag": tag}
-    return Answer(304, headers, b"") if known == tag else Answer(200, headers, body)
+    return Response(304, headers, b"") if known == tag else Response(200, headers, body)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from envtool.fetch.archive_cache import Cache
-from envtool.fetch.timeouts import Patience
+from envtool.fetch.timeouts import Timeouts
 from tests.support.mirror_simulator import MirrorSimulator
 
 CONTENT = random.Random(1).randbytes(300_000)
@@ -56,5 +56,5 @@ def tally() -> Tally:
 
 
 @pytest.fixture
-def patience() -> Patience:
-    return Patience(connect_timeout_s=5, read_timeout_s=0.5, backoff_s=0.02, max_wait_s=5)
+def patience() -> Timeouts:
+    return Timeouts(connect_timeout_s=5, read_timeout_s=0.5, backoff_s=0.02, max_wait_s=5)

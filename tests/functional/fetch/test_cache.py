@@ -19,7 +19,7 @@ import pytest
 from envtool.errors import CacheError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.fetch.downloader import fetch
-from envtool.fetch.timeouts import Patience
+from envtool.fetch.timeouts import Timeouts
 from tests.functional.fetch.conftest import CONTENT, SHA256, Tally
 from tests.support import mirror_answers as say
 from tests.support.mirror_simulator import MirrorSimulator
@@ -209,7 +209,7 @@ def test_two_processes_fetch_the_same_and_only_one_asks(mirror: MirrorSimulator,
 
 
 def test_a_holder_that_stands_still_is_not_waited_for(
-    mirror: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
+    mirror: MirrorSimulator, cache: Cache, tally: Tally, patience: Timeouts
 ) -> None:
     wanted = Wanted("a.conda", SHA256, (mirror.url + "a.conda",))
     partial = cache.partial(wanted)
@@ -228,7 +228,7 @@ def test_a_failure_does_not_wait_for_the_slow_ones(mirror: MirrorSimulator, cach
     missing = Wanted("missing.conda", "1" * 64, (mirror.url + "missing.conda",))
     began_s = time.monotonic()
     with pytest.raises(Exception, match=r"missing\.conda could not be had"):
-        fetch([slow, missing], cache, tally, patience=Patience(read_timeout_s=20))
+        fetch([slow, missing], cache, tally, patience=Timeouts(read_timeout_s=20))
     assert time.monotonic() - began_s < 10
 
 

@@ -11,7 +11,7 @@ import pytest
 from envtool.errors import HashMismatchError, NetworkError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.fetch.downloader import fetch
-from envtool.fetch.timeouts import Patience
+from envtool.fetch.timeouts import Timeouts
 from tests.functional.fetch.conftest import CONTENT, SHA256, Tally
 from tests.support import mirror_answers as say
 from tests.support import mirror_simulator as sim
@@ -39,7 +39,7 @@ def test_the_next_mirror_is_asked_on_any_failure(
     other: MirrorSimulator,
     cache: Cache,
     tally: Tally,
-    patience: Patience,
+    patience: Timeouts,
 ) -> None:
     mirror.answer("*", then=failure)
     wanted = Wanted("a.conda", SHA256, (mirror.url + "a.conda", other.url + "a.conda"), size)
@@ -53,7 +53,7 @@ def test_the_next_mirror_is_asked_on_any_failure(
 
 @pytest.mark.parametrize("failure", FAILURES, ids=describe)
 def test_when_all_fail_every_place_has_its_own_reason(
-    failure: Answer, mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
+    failure: Answer, mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, tally: Tally, patience: Timeouts
 ) -> None:
     mirror.answer("*", then=failure)
     other.answer("*", then=say.status(404))
@@ -85,7 +85,7 @@ def test_reasons_are_for_people(
 ) -> None:
     mirror.answer("*", then=failure)
     urls = (mirror.url + "a.conda", sim.closed_port_url() + "a.conda")
-    hasty = Patience(read_timeout_s=0.5, attempts=1)
+    hasty = Timeouts(read_timeout_s=0.5, attempts=1)
     with pytest.raises(NetworkError) as caught:
         fetch([Wanted("a.conda", SHA256, urls, len(CONTENT))], cache, tally, patience=hasty)
     _, first, second = caught.value.message.splitlines()
@@ -107,14 +107,14 @@ def test_a_page_is_known_by_its_beginning_whatever_the_server_calls_it(
 def test_a_place_without_tls_and_a_name_that_nobody_knows(mirror: MirrorSimulator, cache: Cache, tally: Tally) -> None:
     urls = (mirror.url.replace("http:", "https:") + "a.conda", "http://no-such-host.invalid/a.conda")
     with pytest.raises(NetworkError) as caught:
-        fetch([Wanted("a.conda", SHA256, urls)], cache, tally, patience=Patience(attempts=1))
+        fetch([Wanted("a.conda", SHA256, urls)], cache, tally, patience=Timeouts(attempts=1))
     _, tls, dns = caught.value.message.splitlines()
     assert "TLS failed" in tls
     assert dns.endswith("the host name is not known (DNS)")
 
 
 def test_the_only_place_gave_other_bytes(
-    mirror: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
+    mirror: MirrorSimulator, cache: Cache, tally: Tally, patience: Timeouts
 ) -> None:
     mirror.answer("*", then=say.wrong_bytes())
     with pytest.raises(HashMismatchError) as caught:
@@ -125,7 +125,7 @@ def test_the_only_place_gave_other_bytes(
 
 
 def test_a_place_that_has_nothing_is_not_asked_again_while_others_recover(
-    mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
+    mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, tally: Tally, patience: Timeouts
 ) -> None:
     mirror.answer("*", then=say.status(404))
     other.answer("*", say.status(503), say.status(500), say.reset())
@@ -136,7 +136,7 @@ def test_a_place_that_has_nothing_is_not_asked_again_while_others_recover(
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_a_place_that_asks_to_wait_is_left_alone_until_then(
-    form: str, mirror: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
+    form: str, mirror: MirrorSimulator, cache: Cache, tally: Tally, patience: Timeouts
 ) -> None:
     # A date has whole seconds only, so that a wait of two may be one and a little.
     header = "1" if form == "seconds" else email.utils.formatdate(time.time() + 2, usegmt=True)
@@ -148,7 +148,7 @@ def test_a_place_that_asks_to_wait_is_left_alone_until_then(
 
 
 def test_another_place_is_used_meanwhile(
-    mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
+    mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, tally: Tally, patience: Timeouts
 ) -> None:
     mirror.answer("*", say.status(503, 4))
     other.answer("*", say.status(500), say.status(500))
@@ -159,7 +159,7 @@ def test_another_place_is_used_meanwhile(
     assert (len(mirror.requests), len(other.requests)) == (1, 3)
 
 
-def test_too_long_a_wait_is_no_wait(mirror: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience) -> None:
+def test_too_long_a_wait_is_no_wait(mirror: MirrorSimulator, cache: Cache, tally: Tally, patience: Timeouts) -> None:
     mirror.answer("*", then=say.status(429, 3600))
     with pytest.raises(NetworkError, match="HTTP 429 Too Many Requests"):
         fetch([Wanted("a.conda", SHA256, (mirror.url + "a.conda",))], cache, tally, patience=patience)
@@ -167,7 +167,7 @@ def test_too_long_a_wait_is_no_wait(mirror: MirrorSimulator, cache: Cache, tally
 
 
 def test_a_mirror_that_is_down_is_asked_last_for_the_other_files(
-    mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
+    mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, tally: Tally, patience: Timeouts
 ) -> None:
     mirror.answer("*", then=say.silent())
     files = [Wanted("a.conda", SHA256, (mirror.url + "a.conda", other.url + "a.conda"))]
@@ -185,7 +185,7 @@ def test_a_mirror_that_is_down_is_asked_last_for_the_other_files(
 def test_a_trickle_is_left_for_a_quicker_place_but_suffered_where_there_is_none(
     mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, tally: Tally
 ) -> None:
-    patience = Patience(read_timeout_s=0.3, min_bytes_per_s=1_000_000)
+    patience = Timeouts(read_timeout_s=0.3, min_bytes_per_s=1_000_000)
     mirror.answer("*", then=say.trickle(200_000))
     wanted = Wanted("a.conda", SHA256, (mirror.url + "a.conda", other.url + "a.conda"))
     fetch([wanted], cache, tally, patience=patience)
@@ -199,5 +199,5 @@ def test_a_trickle_is_left_for_a_quicker_place_but_suffered_where_there_is_none(
 def test_a_slow_line_is_no_error_however_long_it_takes(mirror: MirrorSimulator, cache: Cache, tally: Tally) -> None:
     mirror.answer("*", then=say.trickle(150_000))
     wanted = Wanted("a.conda", SHA256, (mirror.url + "a.conda",))
-    fetch([wanted], cache, tally, patience=Patience(read_timeout_s=0.5))
+    fetch([wanted], cache, tally, patience=Timeouts(read_timeout_s=0.5))
     assert len(mirror.requests) == 1

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from envtool.artifacts import download
-from envtool.console import Display
+from envtool.console import ProgressDisplay
 from envtool.errors import LockfileError
 from envtool.fetch.archive_cache import Cache
-from envtool.fetch.timeouts import Patience
+from envtool.fetch.timeouts import Timeouts
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.mirrors import selection as mirror_choice
 from envtool.mirrors.mirrors import Mirrors
@@ -137,7 +137,7 @@ def test_create_uses_the_quickest_and_measures_once_a_day(
         mirror.answer("*.conda", then=say.trickle(200_000))
         configure(home, url, '[mirrors]\nuse = "auto"\n', slow=fill(mirror), quick=fill(other))
         cache = Cache(tmp_path / "cache")
-        with Display() as display:
+        with ProgressDisplay() as display:
             paths = download.fetch_packages([package(url + ARCHIVE)], cache, display)
             assert paths[url + ARCHIVE].read_bytes() == CONTENT
             asked = [len(each.asked(f"cf/{ARCHIVE}")) for each in (mirror, other, origin)]
@@ -151,7 +151,7 @@ def test_create_uses_the_quickest_and_measures_once_a_day(
 
 
 def test_named_mirrors_come_in_their_order_and_the_origin_last_or_never(
-    home: Path, mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, patience: Patience
+    home: Path, mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, patience: Timeouts
 ) -> None:
     with MirrorSimulator() as origin:
         url = fill(origin)
@@ -161,7 +161,7 @@ def test_named_mirrors_come_in_their_order_and_the_origin_last_or_never(
         urls = [url + ARCHIVE, f"{origin.url}packages/{WHEEL}"]
         presets = {"one": mirror.url + "cf/", "two": other.url + "cf/"}
         configure(home, url, '[mirrors]\nuse = ["two", "one"]\n', **presets)
-        with Display() as display:
+        with ProgressDisplay() as display:
             known = mirror_choice.for_urls(urls, cache, display)
             assert known.for_url(urls[0]) == (f"{other.url}cf/{ARCHIVE}", f"{mirror.url}cf/{ARCHIVE}", urls[0])
             assert known.for_url(urls[1])[0] == f"{other.url}packages/{WHEEL}"
@@ -174,13 +174,13 @@ def test_named_mirrors_come_in_their_order_and_the_origin_last_or_never(
 
 def test_every_package_without_a_sha256_is_named(cache: Cache) -> None:
     packages = [package("https://h.example/c/noarch/a.conda", sha256=None), package("https://h.example/x", sha256=None)]
-    with Display() as display, pytest.raises(LockfileError) as caught:
+    with ProgressDisplay() as display, pytest.raises(LockfileError) as caught:
         download.fetch_packages(packages, cache, display, mirrors=Mirrors())
     assert len(caught.value.issues) == 2
 
 
 def test_credentials_reach_the_mirror_and_nothing_else(
-    home: Path, mirror: MirrorSimulator, cache: Cache, monkeypatch: pytest.MonkeyPatch, patience: Patience
+    home: Path, mirror: MirrorSimulator, cache: Cache, monkeypatch: pytest.MonkeyPatch, patience: Timeouts
 ) -> None:
     fill(mirror)
     monkeypatch.setenv("MIRROR_USER", "me")
@@ -188,7 +188,7 @@ def test_credentials_reach_the_mirror_and_nothing_else(
     origin = sim.closed_port_url() + "cf/"
     place = mirror.url.replace("//", "//${MIRROR_USER}:${MIRROR_PASSWORD}@") + "cf/"
     configure(home, origin, '[mirrors]\nuse = "corp"\n', corp=place)
-    with Display() as display:
+    with ProgressDisplay() as display:
         download.fetch_packages([package(origin + ARCHIVE)], cache, display, patience=patience)
     expected = "Basic " + base64.b64encode(b"me:s3cret").decode()
     assert {each.authorization for each in mirror.requests} == {expected}
@@ -202,7 +202,7 @@ def test_credentials_reach_the_mirror_and_nothing_else(
 def test_netrc_lets_requests_in(home: Path, mirror: MirrorSimulator, cache: Cache) -> None:
     url = fill(mirror)
     (home / ".netrc").write_text("machine 127.0.0.1 login me password s3cret\n")
-    with Display() as display:
+    with ProgressDisplay() as display:
         download.fetch_packages([package(url + ARCHIVE)], cache, display, mirrors=Mirrors())
     assert (mirror.requests[0].authorization or "").startswith("Basic ")
 

@@ -9,7 +9,7 @@ import pytest
 
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.fetch.downloader import fetch
-from envtool.fetch.timeouts import Patience
+from envtool.fetch.timeouts import Timeouts
 from tests.functional.fetch.conftest import CONTENT, SHA256, Tally
 from tests.support import mirror_answers as say
 from tests.support import mirror_simulator as sim
@@ -42,7 +42,7 @@ def leave_partial(cache: Cache, content: bytes) -> None:
     ],
 )  # fmt: skip
 def test_what_is_there_is_gone_on_with(
-    answers: list[Answer], ranges: list[str], mirror: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
+    answers: list[Answer], ranges: list[str], mirror: MirrorSimulator, cache: Cache, tally: Tally, patience: Timeouts
 ) -> None:
     leave_partial(cache, CONTENT[:HALF])
     mirror.answer("*", *answers)
@@ -66,7 +66,7 @@ def test_what_is_there_is_gone_on_with(
 )
 @pytest.mark.parametrize("size", [None, len(CONTENT)])
 def test_a_wrong_beginning_is_not_the_mirrors_fault(
-    partial: bytes, size: int | None, mirror: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
+    partial: bytes, size: int | None, mirror: MirrorSimulator, cache: Cache, tally: Tally, patience: Timeouts
 ) -> None:
     leave_partial(cache, partial)
     wanted = Wanted("a.conda", SHA256, (mirror.url + "a.conda",), size)
@@ -81,7 +81,7 @@ def test_a_whole_that_was_not_moved_yet_needs_no_network(cache: Cache, tally: Ta
 
 
 def test_another_mirror_goes_on(
-    mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
+    mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, tally: Tally, patience: Timeouts
 ) -> None:
     mirror.answer("*", then=say.truncated(HALF))
     wanted = Wanted("a.conda", SHA256, (mirror.url + "a.conda", other.url + "a.conda"))
@@ -90,7 +90,7 @@ def test_another_mirror_goes_on(
 
 
 def test_half_of_another_file_is_given_up_and_the_good_mirror_is_not_blamed(
-    mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
+    mirror: MirrorSimulator, other: MirrorSimulator, cache: Cache, tally: Tally, patience: Timeouts
 ) -> None:
     mirror.put("a.conda", b"x" * len(CONTENT))
     mirror.answer("*", then=say.truncated(HALF))
@@ -107,13 +107,13 @@ def test_a_mirror_that_breaks_off_again_and_again_brings_the_file_in_the_end(
     mirror.put("big.conda", content)
     mirror.answer("big.conda", *(say.truncated(at) for at in range(200_000, size, 200_000)))
     wanted = Wanted("big.conda", hashlib.sha256(content).hexdigest(), (mirror.url + "big.conda",))
-    fetch([wanted], cache, tally, patience=Patience(attempts=2, backoff_s=0.001))
+    fetch([wanted], cache, tally, patience=Timeouts(attempts=2, backoff_s=0.001))
     assert len(mirror.requests) == 15, "more often than attempts, since each brought something"
 
 
 @pytest.mark.parametrize("answer", [say.chunked(), say.gzipped()], ids=["chunked", "gzip"])
 def test_a_body_without_a_size_is_counted_all_the_same(
-    answer: Answer, mirror: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
+    answer: Answer, mirror: MirrorSimulator, cache: Cache, tally: Tally, patience: Timeouts
 ) -> None:
     mirror.answer("*", answer)
     wanted = Wanted("a.conda", SHA256, (mirror.url + "a.conda",))
@@ -122,7 +122,7 @@ def test_a_body_without_a_size_is_counted_all_the_same(
 
 
 def test_a_gz_file_is_not_unpacked_because_a_server_calls_it_an_encoding(
-    mirror: MirrorSimulator, cache: Cache, tally: Tally, patience: Patience
+    mirror: MirrorSimulator, cache: Cache, tally: Tally, patience: Timeouts
 ) -> None:
     mirror.put("a.tar.gz", CONTENT)
     mirror.answer("*", say.gzipped())

@@ -18,9 +18,9 @@ import pytest
 
 from envtool.fetch import client
 from envtool.fetch.client import TransferError
-from envtool.fetch.timeouts import Patience
+from envtool.fetch.timeouts import Timeouts
 
-_PATIENCE = Patience(connect_timeout_s=5, read_timeout_s=5)
+_PATIENCE = Timeouts(connect_timeout_s=5, read_timeout_s=5)
 Asked = list[tuple[str, str, dict[str, str]]]
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC")
 

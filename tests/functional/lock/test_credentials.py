@@ -14,7 +14,7 @@ import pytest
 
 from envtool.artifacts.download import fetch_packages
 from envtool.channel import index
-from envtool.console import Display
+from envtool.console import ProgressDisplay
 from envtool.fetch.archive_cache import Cache
 from envtool.lockfile.conda_lock_v1 import read_lockfile
 from envtool.mirrors.mirrors import Mirrors
@@ -95,7 +95,7 @@ def test_any_bytes_in_every_place_where_a_url_stands(
     lockfile = read_lockfile(tmp_path / "conda-lock.yml")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    proven = fetch_packages(lockfile.packages, Cache(tmp_path / "cache"), Display())
+    proven = fetch_packages(lockfile.packages, Cache(tmp_path / "cache"), ProgressDisplay())
     assert len(proven) == 4
 
     wrong = envtool("lock", "--upgrade", **{**variables, "CPASS": "other/secret@+=="})

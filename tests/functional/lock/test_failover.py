@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from envtool.mirrors.mirrors import Mirrors
-from envtool.solve.repodata_proxy import Relay
+from envtool.solve.repodata_proxy import RepodataProxy
 from tests.support.mirror_answers import (
     Answer,
     cut_without_length,
@@ -92,7 +92,7 @@ def test_every_mirror_is_listed_when_none_has_it(lock, pair) -> None:
 
 
 def test_a_mirror_may_say_that_nothing_has_changed(mirror: str) -> None:
-    relay = Relay(Mirrors({CANONICAL: (f"{mirror}/conda-forge/",)}))
+    relay = RepodataProxy(Mirrors({CANONICAL: (f"{mirror}/conda-forge/",)}))
     base = urlsplit(relay.by_prefix[CANONICAL][0])
     connection = http.client.HTTPConnection(base.netloc)
     answers = []
@@ -104,7 +104,7 @@ def test_a_mirror_may_say_that_nothing_has_changed(mirror: str) -> None:
 
 
 def test_nobody_reads_through_the_relay_who_does_not_know_its_path(mirror: str) -> None:
-    relay = Relay(Mirrors({CANONICAL: (f"{mirror}/conda-forge/",)}))
+    relay = RepodataProxy(Mirrors({CANONICAL: (f"{mirror}/conda-forge/",)}))
     connection = http.client.HTTPConnection(urlsplit(relay.by_prefix[CANONICAL][0]).netloc)
     connection.request("GET", "/0/linux-64/repodata.json")
     assert connection.getresponse().status == 404

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from envtool.console import Display
+from envtool.console import ProgressDisplay
 from envtool.errors import HashMismatchError, NetworkError, SolveError
 from envtool.fetch.archive_cache import Cache, sha256_of
 from envtool.lockfile.conda_lock_v1 import LockedPackage, read_lockfile
@@ -16,7 +16,7 @@ from envtool.mirrors.mirrors import Mirrors
 from envtool.source_builds import git
 from envtool.source_builds.git_wheels import GitWheels, rebuild
 from envtool.spec.environment import Dependency, EnvironmentSpec
-from envtool.spec.version_policy import Policy, cutoff
+from envtool.spec.version_policy import VersionPolicy, cutoff
 from tests.support.git_repository import GitRepository
 from tests.support.git_server import protected, smart
 from tests.support.mirror_simulator import MirrorSimulator
@@ -47,8 +47,8 @@ def chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ENVTOOL_HOME", str(tmp_path / "home"))
     spec = EnvironmentSpec((tmp_path / "environment.yml",), None, ("conda-forge",), ())
 
-    def choose(requirement: str, policy: Policy | None = None) -> LockedPackage:
-        wheels = GitWheels(spec, Mirrors(), policy or Policy(), Display())
+    def choose(requirement: str, policy: VersionPolicy | None = None) -> LockedPackage:
+        wheels = GitWheels(spec, Mirrors(), policy or VersionPolicy(), ProgressDisplay())
         found = wheels.wheel(Dependency(requirement, "environment.yml:7")).wheel
         return LockedPackage(
             "pip", found.name, found.version, "linux-64", found.url, found.sha256, built=found.built
@@ -70,7 +70,7 @@ def test_a_branch_that_moves_on(envtool, write, repository: GitRepository, tmp_p
     assert envtool("lock", "--check").returncode == 0
     # Another machine, later: the commit of the lock, which no branch ends in any more, gives the very wheel.
     cache = Cache(tmp_path / "another")
-    assert sha256_of(rebuild(package, cache, Display())) == package.sha256
+    assert sha256_of(rebuild(package, cache, ProgressDisplay())) == package.sha256
     assert envtool("lock", "--update", "pip").returncode == 0
     assert (tmp_path / "conda-lock.yml").read_bytes() == before
     assert envtool("lock", "--update", "greet").returncode == 0
@@ -109,9 +109,9 @@ def test_bytes_that_are_not_the_locked_ones(repository, chosen, tmp_path: Path) 
     assert package.built
     other_files = replace(package, built=replace(package.built, tree_sha256="0" * 64))
     with pytest.raises(HashMismatchError, match=f"what {repository.url} has at"):
-        rebuild(other_files, Cache(tmp_path / "one"), Display())
+        rebuild(other_files, Cache(tmp_path / "one"), ProgressDisplay())
     with pytest.raises(HashMismatchError, match=r"greet-1.0-py3-none-any.whl is not the file"):
-        rebuild(replace(package, sha256="0" * 64), Cache(tmp_path / "two"), Display())
+        rebuild(replace(package, sha256="0" * 64), Cache(tmp_path / "two"), ProgressDisplay())
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_projects_that_cannot_be_locked(repository, chosen, project: dict[str, s
 def test_a_commit_that_is_too_young(repository, chosen, tmp_path: Path) -> None:
     from datetime import datetime, timezone
 
-    policy = Policy(exclude_newer=cutoff("2026-01-01", datetime.now(timezone.utc), "--exclude-newer"))
+    policy = VersionPolicy(exclude_newer=cutoff("2026-01-01", datetime.now(timezone.utc), "--exclude-newer"))
     with pytest.raises(SolveError, match=r"is of 2026-01-02 03:04 UTC, which exclude-newer leaves out"):
         chosen(f"greet @ git+{repository.url}", policy)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from envtool.console import Display
+from envtool.console import ProgressDisplay
 from envtool.fetch.archive_cache import Cache, sha256_of
 from envtool.lockfile.conda_lock_v1 import read_lockfile
 from envtool.source_builds.git_wheels import rebuild
@@ -59,7 +59,7 @@ def test_a_repository_behind_ssh(
     # What create does with it on another machine, which has ssh set up as well.
     for name, value in server.variables.items():
         monkeypatch.setenv(name, value)
-    assert sha256_of(rebuild(package, Cache(tmp_path / "another"), Display())) == package.sha256
+    assert sha256_of(rebuild(package, Cache(tmp_path / "another"), ProgressDisplay())) == package.sha256
     assert server.questions == ""
 
 

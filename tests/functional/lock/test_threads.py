@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from envtool.mirrors.mirrors import Mirrors
-from envtool.solve.repodata_proxy import Relay
+from envtool.solve.repodata_proxy import RepodataProxy
 from tests.support.mirror_simulator import MirrorSimulator
 
 FIND_UV_AT_ONCE = """
@@ -39,7 +39,7 @@ def test_a_solver_that_hangs_up_is_no_fault(capfd: pytest.CaptureFixture[str]) -
     canonical = "https://channel.invalid/"
     with MirrorSimulator() as mirror:
         mirror.put("linux-64/current_repodata.json", b"{" + b" " * 4_000_000 + b"}")
-        relay = Relay(Mirrors({canonical: (mirror.url,)}, has_origin=False))
+        relay = RepodataProxy(Mirrors({canonical: (mirror.url,)}, has_origin=False))
         place = urlsplit(relay.by_prefix[canonical][0])
         for count in (0, 1, 100_000):
             peer = socket.create_connection((place.hostname, place.port))

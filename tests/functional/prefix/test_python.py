@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from envtool.console import Display
+from envtool.console import ProgressDisplay
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.mirrors.mirrors import Mirrors
 from envtool.source_builds.git_wheels import GitWheels
 from envtool.spec.environment import Dependency, EnvironmentSpec
-from envtool.spec.version_policy import Policy
+from envtool.spec.version_policy import VersionPolicy
 from tests.functional.prefix.conftest import ROOT, User
 from tests.support.archives import locked
 from tests.support.git_repository import GitRepository
@@ -97,7 +97,9 @@ def test_a_project_of_a_git_repository(
     repository = GitRepository(tmp_path / "greet")
     repository.commit("1.0")
     spec = EnvironmentSpec((tmp_path / "environment.yml",), None, ("conda-forge",), ())
-    built = GitWheels(spec, Mirrors(), Policy(), Display()).wheel(Dependency(f"greet @ git+{repository.url}", "here"))
+    built = GitWheels(spec, Mirrors(), VersionPolicy(), ProgressDisplay()).wheel(
+        Dependency(f"greet @ git+{repository.url}", "here")
+    )
     wheel = built.wheel
     greet = LockedPackage("pip", wheel.name, wheel.version, "linux-64", wheel.url, wheel.sha256, built=wheel.built)
     user.write_lock(*python, greet)

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from envtool.errors import HashMismatchError, NetworkError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.fetch.downloader import fetch
-from envtool.fetch.timeouts import Patience
+from envtool.fetch.timeouts import Timeouts
 from tests.support import mirror_answers as say
 from tests.support.mirror_answers import Answer
 from tests.support.mirror_simulator import MirrorSimulator
 
 CONTENT = random.Random(7).randbytes(20_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-PATIENCE = Patience(
+PATIENCE = Timeouts(
     connect_timeout_s=5, read_timeout_s=0.15, min_bytes_per_s=0, attempts=5, backoff_s=0.001, max_backoff_s=0.002,
     max_wait_s=1,
 )  # fmt: skip

@@ -11,7 +11,7 @@ from serving import Load, check_answers
 from trainer import ROW, sha256_of
 
 from serve.checkpoint.manifest import Manifest
-from serve.source.local import Place
+from serve.source.local import LocalSource
 from serve.source.observation import Load as Candidate
 from serve.store.checkpoint_store import Store
 from tests.support import debian
@@ -53,7 +53,7 @@ def test_the_blocks_are_shared_and_the_copy_is_its_own(btrfs):
     path.write_bytes(os.urandom(SIZE_BYTES))
     path.with_name(path.name + ".done").touch()
     sha256, before_bytes = sha256_of(path), used_bytes(btrfs)
-    (seen,) = Place(path).observe()
+    (seen,) = LocalSource(path).observe()
     stored = Store(btrfs / "store").admit(Candidate(seen, Manifest(sha256=sha256)))
     assert used_bytes(btrfs) - before_bytes < SIZE_BYTES / 4
     with path.open("r+b") as writer:

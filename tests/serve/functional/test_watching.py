@@ -13,7 +13,7 @@ import pytest
 from serving import wait_until
 from trainer import ROW, mark
 
-from serve.source.file_events import WakeUp
+from serve.source.file_events import FileEvents
 
 # Starting to look again takes a moment on a machine that does other work too.
 SLACK_S = 5.0
@@ -101,7 +101,7 @@ def test_the_place_is_unmounted_and_mounted(start_server, trainer):
 
 def test_an_observer_that_died_is_built_again(tmp_path):
     reports = []
-    waiting = WakeUp("auto", reports.append)
+    waiting = FileEvents("auto", reports.append)
     waiting.supervise(tmp_path)
     for thread in waiting._threads():
         thread.stop()
@@ -119,7 +119,7 @@ def test_polling_where_other_machines_write(tmp_path, monkeypatch):
     """The only thing replaced is what the kernel says of the mount: a real NFS server is not at hand."""
     monkeypatch.setattr("serve.source.filesystem_types.type_of", lambda directory: "nfs4")
     reports = []
-    waiting = WakeUp("auto", reports.append)
+    waiting = FileEvents("auto", reports.append)
     for _ in range(2):
         waiting.supervise(tmp_path)
     assert len(reports) == 1
@@ -128,7 +128,7 @@ def test_polling_where_other_machines_write(tmp_path, monkeypatch):
     started = time.monotonic()
     waiting.wait(0.3)
     assert time.monotonic() - started >= 0.3
-    forced = WakeUp("inotify", reports.append)
+    forced = FileEvents("inotify", reports.append)
     forced.supervise(tmp_path)
     assert reports[1] == "file events"
     forced.close()

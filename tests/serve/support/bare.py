@@ -11,10 +11,10 @@ from serve.operations.operations import Operations
 from serve.source.remote import make_place
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Ledger
-from serve.store.operator_requests import Orders
+from serve.store.operator_requests import OperatorRequests
 from serve.store.quarantine import Quarantine
 from serve.swap import unserved
-from serve.swap.context import Parts
+from serve.swap.context import Context
 from serve.swap.host_committer import HostCommitter
 from serve.swap.reloader import Pace, Reloader
 from serve.swap.unserved import Unserved
@@ -68,8 +68,8 @@ class Worker:
     ) -> None:
         self.log, self.loader, self.slot = Log(), TextLoader(), Slot()
         self.store, self.quarantine = Store(root), Quarantine(root, lambda: "j", start)
-        self.ledger, self.orders = Ledger(self.store), Orders(root)
-        parts = Parts(
+        self.ledger, self.orders = Ledger(self.store), OperatorRequests(root)
+        parts = Context(
             place=make_place(place),
             store=self.store,
             slot=self.slot,

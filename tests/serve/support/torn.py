@@ -11,7 +11,7 @@ from pathlib import Path
 
 from serve.checkpoint.formats import detect_format, read_safetensors_interface
 from serve.errors import CheckpointError, CheckpointMovedError
-from serve.source.local import Place
+from serve.source.local import LocalSource
 from serve.source.observation import Known, Load, Refuse, decide
 from serve.store.checkpoint_store import Store
 
@@ -59,7 +59,7 @@ class Server:
     """Looks at a place and remembers what it serves, as a reloader does."""
 
     def __init__(self, place: Path, store: Path) -> None:
-        self._place, self._store = Place(place), Store(store)
+        self._place, self._store = LocalSource(place), Store(store)
         self._first_seen: dict[str, float] = {}
         self._refused: set[str] = set()
         self._served: str | None = None

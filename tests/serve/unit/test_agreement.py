@@ -10,7 +10,7 @@ import pytest
 
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Entry, Ledger
-from serve.swap.host_coordinator import Agreement, Standing
+from serve.swap.host_coordinator import Coordinator, ProposalState
 
 FIRST = Entry(0, "a" * 64, 10, "v1", "m.pth", 1000, "seen-1")
 SECOND = replace(FIRST, sha256="b" * 64, version="v2", fingerprint="seen-2")
@@ -22,7 +22,7 @@ def open_agreement(tmp_path):
 
     def open_one(timeout_s=60.0):
         root = tmp_path / "store"
-        return Agreement(root, Ledger(Store(root)), timeout_s)
+        return Coordinator(root, Ledger(Store(root)), timeout_s)
 
     return open_one
 
@@ -46,11 +46,11 @@ def test_all_move_when_the_last_one_is_prepared(open_agreement, ledger):
     prepare(one, proposal)
     assert not one.try_commit(proposal)
     assert one.late(proposal) == [os.getpid()]
-    assert (other.word.committed, other.standing(proposal)) == (0, Standing.WAITING)
+    assert (other.word.committed, other.standing(proposal)) == (0, ProposalState.WAITING)
     prepare(other, proposal)
     assert one.try_commit(proposal)
     assert one.word.committed == other.word.committed == ledger.last().generation == 1
-    assert one.standing(proposal) is other.standing(proposal) is Standing.COMMITTED
+    assert one.standing(proposal) is other.standing(proposal) is ProposalState.COMMITTED
     assert not other.try_commit(proposal)
     assert other.open_proposal() is None
 
@@ -80,7 +80,7 @@ def test_a_closed_proposal_moves_nobody(open_agreement, ledger):
     assert other.close(proposal)
     assert not one.close(proposal)
     assert not one.try_commit(proposal)
-    assert one.standing(proposal) is Standing.CLOSED
+    assert one.standing(proposal) is ProposalState.CLOSED
     assert ledger.last() is None
     # A later proposal has the same generation, and must not be taken for the closed one.
     again = one.propose(SECOND)
@@ -88,7 +88,7 @@ def test_a_closed_proposal_moves_nobody(open_agreement, ledger):
     prepare(other, again)
     assert one.try_commit(again)
     assert again.entry.generation == proposal.entry.generation
-    assert one.standing(proposal) is Standing.CLOSED
+    assert one.standing(proposal) is ProposalState.CLOSED
 
 
 def test_who_leaves_is_not_waited_for(open_agreement):
@@ -122,7 +122,7 @@ def test_who_joins_while_a_proposal_is_open_is_waited_for(open_agreement):
 
 
 def run_worker(root, number_of_signal, is_preparing):
-    worker = Agreement(root, Ledger(Store(root)), 60.0)
+    worker = Coordinator(root, Ledger(Store(root)), 60.0)
     worker.join(0)
     proposal = worker.open_proposal()
     if is_preparing:
@@ -165,7 +165,7 @@ def test_the_second_death_closes_the_proposal(open_agreement, tmp_path):
         start_worker(tmp_path / "store", signal.SIGKILL).join()
         deaths = open_agreement().bury()
         assert (deaths.count, deaths.is_closed, deaths.proposal) == (count, is_closed, proposal)
-    assert one.standing(proposal) is Standing.CLOSED
+    assert one.standing(proposal) is ProposalState.CLOSED
 
 
 def test_all_killed_between_ledger_and_word(open_agreement, ledger):
@@ -216,7 +216,7 @@ def test_a_forked_child_does_not_keep_a_dead_worker_alive(tmp_path):
     with subprocess.Popen([sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE) as worker:
         child = int(worker.stdout.readline())
         worker.wait()
-        survey = Agreement(root, Ledger(Store(root)), 1.0).roster.survey()
+        survey = Coordinator(root, Ledger(Store(root)), 1.0).roster.survey()
         os.kill(child, signal.SIGKILL)
     assert survey.alive == {}
     assert len(survey.dead) == 1

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.batching.batch_queue import INLINE_S, Job, Lane, Limits, Pace, Took, run_batch
+from serve.batching.batch_queue import INLINE_S, BatchQueue, LatencyEstimate, Limits, RunTime, Task, run_batch
 
 
 def job(inputs=0, key="a", rows=1, run=list, since_s=0.0):
-    return Job(key, rows, inputs, run, lambda result: None, since_s)
+    return Task(key, rows, inputs, run, lambda result: None, since_s)
 
 
 def lane(*jobs, max_rows=8, delay_s=0.0):
-    made = Lane(Limits(max_rows, delay_s))
+    made = BatchQueue(Limits(max_rows, delay_s))
     for each in jobs:
         made.put(each)
     return made
@@ -91,14 +91,14 @@ def test_a_model_that_gives_nothing_is_an_error_of_the_request():
 
 
 SHORT, BUSY, LONG = (
-    Took(INLINE_S / 3, INLINE_S / 2),
-    Took(INLINE_S / 3, INLINE_S * 30),
-    Took(INLINE_S * 2, INLINE_S * 3),
+    RunTime(INLINE_S / 3, INLINE_S / 2),
+    RunTime(INLINE_S / 3, INLINE_S * 30),
+    RunTime(INLINE_S * 2, INLINE_S * 3),
 )
 
 
 def test_only_what_was_short_runs_in_the_loop():
-    pace = Pace()
+    pace = LatencyEstimate()
     assert not pace.is_short(1, 0.0)
     pace.note(1, LONG, False, 0.0)
     assert not pace.is_short(1, 0.0)
@@ -108,52 +108,52 @@ def test_only_what_was_short_runs_in_the_loop():
 
 
 def test_a_run_that_waits_for_others_now_and_then_is_still_short():
-    pace = Pace()
+    pace = LatencyEstimate()
     for took in (BUSY, BUSY, SHORT, BUSY):
         pace.note(1, took, False, 0.0)
     assert pace.is_short(1, 0.0)
 
 
 def test_a_model_that_always_waits_is_not_short():
-    pace = Pace()
+    pace = LatencyEstimate()
     for _ in range(8):
         pace.note(1, BUSY, False, 0.0)
     assert not pace.is_short(1, 0.0)
 
 
 def test_a_misjudged_batch_keeps_the_model_out_of_the_loop_for_a_while():
-    pace = Pace()
+    pace = LatencyEstimate()
     pace.note(1, SHORT, False, 0.0)
-    pace.note(1, Took(1.0, 1.0), True, 100.0)
+    pace.note(1, RunTime(1.0, 1.0), True, 100.0)
     assert not pace.is_short(1, 101.0)
     assert pace.is_short(1, 200.0)
 
 
 @pytest.mark.parametrize("was_inline", [True, False])
 def test_a_model_that_took_seconds_once_stays_out_of_the_loop(was_inline):
-    pace = Pace()
+    pace = LatencyEstimate()
     pace.note(1, SHORT, False, 0.0)
-    pace.note(1, Took(0.0, 2.0), was_inline, 1.0)
+    pace.note(1, RunTime(0.0, 2.0), was_inline, 1.0)
     pace.note(1, SHORT, False, 2.0)
     assert not pace.is_short(1, 500.0)
     assert pace.is_short(1, 700.0)
 
 
 def test_a_batch_that_waited_once_may_stay_in_the_loop_but_not_one_that_always_waits():
-    pace = Pace()
+    pace = LatencyEstimate()
     pace.note(1, SHORT, False, 0.0)
     for now_s in (100.0, 101.0):
-        pace.note(1, Took(0.0, 1.0), True, now_s)
+        pace.note(1, RunTime(0.0, 1.0), True, now_s)
         assert pace.is_short(1, now_s)
     pace.note(1, SHORT, True, 102.0)
     for now_s in (103.0, 104.0, 105.0):
         assert pace.is_short(1, now_s)
-        pace.note(1, Took(0.0, 1.0), True, now_s)
+        pace.note(1, RunTime(0.0, 1.0), True, now_s)
     assert not pace.is_short(1, 106.0)
 
 
 def test_a_model_that_has_become_slow_is_forgotten_to_be_short():
-    pace = Pace()
+    pace = LatencyEstimate()
     pace.note(1, SHORT, False, 0.0)
     for _ in range(8):
         pace.note(1, LONG, True, 0.0)

@@ -9,11 +9,11 @@ import pytest
 pytest.importorskip("uvicorn", reason="the extra [fast] is not in this interpreter")
 
 from serve.workers.header_cache import Head
-from serve.workers.request_cycle import Cycle
+from serve.workers.request_cycle import RequestCycle
 
 
 def cycle():
-    return Cycle(Head(None, "/predict", is_plain=True), keep_alive=True)
+    return RequestCycle(Head(None, "/predict", is_plain=True), keep_alive=True)
 
 
 @pytest.fixture

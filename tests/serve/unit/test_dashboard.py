@@ -6,14 +6,14 @@ import json
 import re
 from pathlib import Path
 
-from serve.metrics.metric_families import READ, Families
+from serve.metrics.metric_families import READ, MetricFamilies
 
 DASHBOARD = Path(__file__).parents[3] / "templates" / "deploy" / "grafana-dashboard.json"
 _PARTS = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), "gauge": ("",)}
 
 
 def known_names():
-    counted = Families().collect(())
+    counted = MetricFamilies().collect(())
     return {metric.name + part for metric in counted for part in _PARTS[metric.type]} | set(READ)
 
 
@@ -41,7 +41,7 @@ def test_every_metric_is_shown_or_said_not_to_be():
 
 def test_the_reference_names_every_metric_and_no_other():
     reference = (Path(__file__).parents[3] / "docs" / "reference" / "metrics.md").read_text()
-    families = {metric.name + ("_total" if metric.type == "counter" else "") for metric in Families().collect(())}
+    families = {metric.name + ("_total" if metric.type == "counter" else "") for metric in MetricFamilies().collect(())}
     assert asked_names(reference) == families | set(READ)
 
 

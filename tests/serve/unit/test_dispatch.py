@@ -10,7 +10,7 @@ import time
 import pytest
 from predictors import Times, go_live, make_server
 
-from serve.batching.scheduler import Dispatcher
+from serve.batching.scheduler import Scheduler
 from serve.gateway.asgi_app import AsgiApp
 from serve.gateway.prediction_routes import PREDICTION_ROUTES
 from serve.http.messages import Request
@@ -41,7 +41,7 @@ def ask(directory, predictor, bodies, timeouts=(), pause_s=0.0, toml=""):
 
     async def run():
         loop = asyncio.get_running_loop()
-        dispatcher = Dispatcher(loop, lambda name, rows: batches.append((name, rows)))
+        dispatcher = Scheduler(loop, lambda name, rows: batches.append((name, rows)))
         app = AsgiApp(server, None, dispatcher)
         answers = [loop.create_future() for _ in bodies]
         for number, (body, answer) in enumerate(zip(bodies, answers)):
@@ -116,7 +116,7 @@ def test_no_lease_is_left_behind(tmp_path):
     go_live(runtime, Noting())
 
     async def run():
-        app = AsgiApp(server, None, Dispatcher(asyncio.get_running_loop(), lambda name, rows: None))
+        app = AsgiApp(server, None, Scheduler(asyncio.get_running_loop(), lambda name, rows: None))
         for body in (b'{"inputs": [20]}', b'{"inputs": [13]}', b"{"):
             answered = asyncio.get_running_loop().create_future()
             app.handle(PREDICTION_ROUTES[0], Request("POST", "/predict", {}, body, {}), "", answered.set_result)
@@ -135,7 +135,7 @@ def test_a_full_queue_of_one_model_turns_nobody_away_from_another(tmp_path):
 
     async def run():
         loop = asyncio.get_running_loop()
-        dispatcher = Dispatcher(loop, lambda name, rows: None)
+        dispatcher = Scheduler(loop, lambda name, rows: None)
         app = AsgiApp(server, None, dispatcher)
         answers = {"a": [], "b": []}
         for name in "aaaab":
@@ -162,7 +162,7 @@ def test_a_request_whose_rows_cannot_be_counted_gives_its_lease_back(tmp_path):
 
     async def run():
         loop = asyncio.get_running_loop()
-        app = AsgiApp(server, None, Dispatcher(loop, lambda name, rows: None))
+        app = AsgiApp(server, None, Scheduler(loop, lambda name, rows: None))
         answer = loop.create_future()
         request = Request("POST", "/predict", {}, b'{"inputs": [1]}', {})
         app.handle(PREDICTION_ROUTES[0], request, "", answer.set_result)
@@ -181,7 +181,7 @@ def test_who_is_alone_is_answered_before_the_loop_turns(tmp_path):
 
     async def run():
         loop = asyncio.get_running_loop()
-        app = AsgiApp(server, None, dispatcher := Dispatcher(loop, lambda name, rows: None))
+        app = AsgiApp(server, None, dispatcher := Scheduler(loop, lambda name, rows: None))
         for is_alone, is_at_once in ((False, False), (False, False), (True, True)):
             answer = loop.create_future()
             app.handle(PREDICTION_ROUTES[0], request, "", answer.set_result, is_alone)

@@ -17,7 +17,7 @@ from serve.checkpoint.formats import SAFETENSORS, TORCH, detect_format, read_saf
 from serve.checkpoint.manifest import Manifest
 from serve.publishing.publish import publish
 from serve.settings.settings import load_settings
-from serve.source.local import Place
+from serve.source.local import LocalSource
 from serve.source.observation import Known, decide
 from serve.source.remote import make_place
 from serve.store.checkpoint_store import Store, Stored
@@ -105,7 +105,7 @@ def test_shards_and_what_they_are_joined_to(tmp_path):
         shard = next((work / "ck").glob("*-of-*"))
         assert shard.read_bytes() == (work / "a.safetensors").read_bytes()
         assert json.loads(Path(published.checkpoint).read_bytes())["metadata"] == {"by": "me"}
-        ((seen),) = Place(work / "ck").observe()
+        ((seen),) = LocalSource(work / "ck").observe()
         joined = Store(work / "store").admit(decide(seen, NOTHING, 100.0, 0.0)).path
         residues.add(joined.read_bytes()[0])
         assert detect_format(joined) == SAFETENSORS

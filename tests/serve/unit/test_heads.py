@@ -7,18 +7,18 @@ import pytest
 pytest.importorskip("uvicorn")
 
 from serve.gateway.prediction_routes import PREDICTION_ROUTES
-from serve.http.messages import Answer
+from serve.http.messages import Response
 from serve.http.route_table import Table
 from serve.workers import header_cache
-from serve.workers.header_cache import Heads
-from serve.workers.http_protocol import Streak
+from serve.workers.header_cache import HeaderCache
+from serve.workers.http_protocol import SoleConnection
 from serve.workers.request_head import Bounds
 
 FIELDS = [(b"host", b"x"), (b"content-length", b"10")]
 
 
 def make():
-    return Heads(Table(PREDICTION_ROUTES), 1000, Bounds(4094, 100, 8190, 30))
+    return HeaderCache(Table(PREDICTION_ROUTES), 1000, Bounds(4094, 100, 8190, 30))
 
 
 def test_a_head_that_comes_again_is_not_read_again():
@@ -57,18 +57,18 @@ def test_what_is_remembered_is_bounded(monkeypatch):
 
 
 def test_the_head_of_an_answer():
-    answer = Answer(200, {"A": "b"}, b"")
+    answer = Response(200, {"A": "b"}, b"")
     assert header_cache.write(answer, [(b"date", b"now")], 3, True) == (
         b"HTTP/1.1 200 OK\r\ndate: now\r\nA: b\r\ncontent-length: 3\r\n\r\n"
     )
     assert header_cache.write(answer, [], 3, False).endswith(b"content-length: 3\r\nconnection: close\r\n\r\n")
     for value in ("b\r\nX: y", "b\nX: y", "b\ry"):
         with pytest.raises(ValueError, match="one line"):
-            header_cache.write(Answer(200, {"A": value}, b""), [], 3, True)
+            header_cache.write(Response(200, {"A": value}, b""), [], 3, True)
 
 
 def test_only_a_connection_that_asks_on_and_on_is_alone():
-    streak = Streak()
+    streak = SoleConnection()
     assert [streak.goes_on("a") for _ in range(9)] == [False] * 8 + [True]
     assert not streak.goes_on("b")
     assert not streak.goes_on("a")

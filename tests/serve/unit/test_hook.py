@@ -8,7 +8,7 @@ import time
 import pytest
 
 from serve.events.event import Event
-from serve.events.webhook import EventHook
+from serve.events.webhook import Webhook
 
 EVENT = Event("swapped", {})
 LINE = EVENT.line
@@ -27,7 +27,7 @@ def failures():
 
 
 def test_a_command_gets_the_line(tmp_path, failures):
-    hook = EventHook(f"tee -a '{tmp_path}/with space'", failures.append)
+    hook = Webhook(f"tee -a '{tmp_path}/with space'", failures.append)
     hook.put(EVENT)
     hook.put(EVENT)
     wait_for(lambda: (tmp_path / "with space").exists() and (tmp_path / "with space").read_bytes() == 2 * LINE)
@@ -48,7 +48,7 @@ def test_a_url_gets_a_post(failures):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever).start()
-        EventHook(f"http://127.0.0.1:{server.server_port}/x", failures.append).put(EVENT)
+        Webhook(f"http://127.0.0.1:{server.server_port}/x", failures.append).put(EVENT)
         wait_for(lambda: got)
         server.shutdown()
     assert got == [("application/json", LINE)]
@@ -57,7 +57,7 @@ def test_a_url_gets_a_post(failures):
 
 @pytest.mark.parametrize("target", ["false", "/no/such/command", "http://127.0.0.1:1/"])
 def test_a_failure_is_told_once(target, failures):
-    hook = EventHook(target, failures.append)
+    hook = Webhook(target, failures.append)
     for _ in range(3):
         hook.put(EVENT)
     wait_for(lambda: failures and hook._lines.empty())
@@ -65,7 +65,7 @@ def test_a_failure_is_told_once(target, failures):
 
 
 def test_a_hook_that_hangs_delays_nobody(failures):
-    hook = EventHook("sleep 60", failures.append, timeout_s=1.0)
+    hook = Webhook("sleep 60", failures.append, timeout_s=1.0)
     started = time.monotonic()
     for _ in range(1500):
         hook.put(EVENT)

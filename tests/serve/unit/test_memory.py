@@ -5,7 +5,7 @@ from pathlib import Path
 
 from serve.source.observation import Identity, Observation
 from serve.store.ledger import Entry
-from serve.swap.seen_checkpoints import Memory
+from serve.swap.seen_checkpoints import SeenCheckpoints
 
 SEEN = Observation(Path("m"), Identity(1, 2, 3, 4), Identity(5, 6, 7, 8), b"")
 GROWN = replace(SEEN, checkpoint=Identity(1, 2, 9, 4))
@@ -16,7 +16,7 @@ def recall(memory, seen, is_ranked=True, now_s=0.0):
 
 
 def test_first_seen_lasts_while_nothing_changes():
-    memory = Memory()
+    memory = SeenCheckpoints()
     assert recall(memory, SEEN, now_s=1.0).first_seen_s == 1.0
     assert recall(memory, SEEN, now_s=2.0).first_seen_s == 1.0
     assert recall(memory, GROWN, now_s=3.0).first_seen_s == 3.0
@@ -24,11 +24,11 @@ def test_first_seen_lasts_while_nothing_changes():
 
 
 def test_a_refusal_is_passed_on():
-    assert Memory().recall(SEEN, True, 1.0, "too short").refusal == "too short"
+    assert SeenCheckpoints().recall(SEEN, True, 1.0, "too short").refusal == "too short"
 
 
 def test_rank_counts_only_where_there_are_several():
-    memory = Memory()
+    memory = SeenCheckpoints()
     memory.serve(SEEN.fingerprint, (0, 5, "m"))
     assert recall(memory, SEEN).served_order == (0, 5, "m")
     assert recall(memory, SEEN, is_ranked=False).served_order is None
@@ -36,7 +36,7 @@ def test_rank_counts_only_where_there_are_several():
 
 
 def test_what_was_live_once_does_not_come_back_by_itself():
-    memory = Memory()
+    memory = SeenCheckpoints()
     old = Entry(1, "a" * 64, 1, "v1", "m", 1000, SEEN.fingerprint)
     newer = replace(old, generation=2, fingerprint=GROWN.fingerprint, marker_mtime_ns=2000)
     back = replace(old, generation=3, fingerprint="rollback:1")
@@ -47,7 +47,7 @@ def test_what_was_live_once_does_not_come_back_by_itself():
 
 
 def test_what_a_rollback_replaced_stays_away_until_something_changes():
-    memory = Memory()
+    memory = SeenCheckpoints()
     old = Entry(1, "a" * 64, 1, "v1", "m", 1000, SEEN.fingerprint)
     newer = replace(old, generation=2, sha256="b" * 64, fingerprint=GROWN.fingerprint)
     memory.learn([old, newer, replace(old, generation=3, fingerprint="rollback:1", cause="rollback")])

@@ -15,8 +15,8 @@ from serve.events.event import Event
 from serve.metrics import multiprocess_directory
 from serve.metrics.collectors import memory_of
 from serve.metrics.metric_families import READ, Reading
-from serve.metrics.request_counters import LATENCY_BOUNDS_S, Observer, Served
-from serve.metrics.worker_metrics import Meter
+from serve.metrics.request_counters import LATENCY_BOUNDS_S, RequestCounters, Served
+from serve.metrics.worker_metrics import WorkerMetrics
 
 ROOT = Path(__file__).parents[3]
 OK = Served("affine", "stable", "predict", 200)
@@ -35,7 +35,7 @@ def value(found, name, **labels):
 
 
 def test_requests_are_counted_with_their_latency():
-    meter = Meter()
+    meter = WorkerMetrics()
     for seconds in (0.0004, 0.05, 0.05, 40.0):
         meter.observer.begin("affine")
         meter.observer.end(OK, seconds)
@@ -54,7 +54,7 @@ def test_requests_are_counted_with_their_latency():
 
 
 def test_waits_batches_and_rejections():
-    meter = Meter()
+    meter = WorkerMetrics()
     meter.start(lambda: 3)
     meter.observer.begin("affine", 0.2)
     meter.observer.batch("affine", 8)
@@ -69,7 +69,7 @@ def test_waits_batches_and_rejections():
 
 
 def test_nothing_is_counted_twice_or_lost_under_threads():
-    meter, each = Meter(), 2000
+    meter, each = WorkerMetrics(), 2000
 
     def count():
         for _ in range(each):
@@ -90,7 +90,7 @@ def test_nothing_is_counted_twice_or_lost_under_threads():
 
 
 def test_taken_counts_are_not_changed_afterwards():
-    observer = Observer()
+    observer = RequestCounters()
     observer.begin("affine")
     observer.end(OK, 0.1)
     taken = observer.take()
@@ -102,7 +102,7 @@ def test_taken_counts_are_not_changed_afterwards():
 
 
 def test_events_become_counts():
-    meter = Meter()
+    meter = WorkerMetrics()
     swapped = {
         "cause": "checkpoint",
         "since_marker_s": 1.5,
@@ -137,7 +137,7 @@ def test_events_become_counts():
 
 
 def test_the_text_keeps_prometheus_rules():
-    meter = Meter()
+    meter = WorkerMetrics()
     meter.observer.begin("affine")
     meter.observer.end(OK, 0.1)
     meter.take_event(Event("refused", {"code": "hash", "model": "affine"}))

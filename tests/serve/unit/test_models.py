@@ -4,7 +4,7 @@ import pytest
 from predictors import go_live, make_server
 
 from serve.errors import NotServedError
-from serve.inference.model import Aim, Model
+from serve.inference.model import Model, ModelSpec
 
 TOML = """
 model = "m:M"
@@ -37,27 +37,27 @@ def drawn(labels, number):
     ("number", "label"), [(0.0, "canary"), (0.2499, "canary"), (0.25, "stable"), (0.999, "stable")]
 )
 def test_a_canary_answers_its_share(labels, number, label):
-    assert drawn(labels, number).choose(Aim()) is labels[label]
+    assert drawn(labels, number).choose(ModelSpec()) is labels[label]
 
 
 def test_a_canary_that_is_not_live_answers_nothing(labels):
     labels["canary"].slot.vacate()
-    assert drawn(labels, 0.0).choose(Aim()) is labels["stable"]
+    assert drawn(labels, 0.0).choose(ModelSpec()) is labels["stable"]
 
 
 def test_a_label_or_a_version_can_be_asked_for(labels):
     model = drawn(labels, 0.0)
-    assert model.choose(Aim(label="stable")) is labels["stable"]
-    assert model.choose(Aim(version="v1")) is labels["stable"]
-    assert model.choose(Aim(version="v2")) is labels["canary"]
+    assert model.choose(ModelSpec(label="stable")) is labels["stable"]
+    assert model.choose(ModelSpec(version="v1")) is labels["stable"]
+    assert model.choose(ModelSpec(version="v2")) is labels["canary"]
 
 
 @pytest.mark.parametrize(
     ("aim", "message"),
     [
-        (Aim(label="shadow"), "a: label: expected stable, canary, found shadow"),
-        (Aim(label="gold"), "a: label: expected stable, canary, found gold"),
-        (Aim(version="v3"), "a: version: expected v2, v1, found v3"),
+        (ModelSpec(label="shadow"), "a: label: expected stable, canary, found shadow"),
+        (ModelSpec(label="gold"), "a: label: expected stable, canary, found gold"),
+        (ModelSpec(version="v3"), "a: version: expected v2, v1, found v3"),
     ],
 )
 def test_what_cannot_be_asked_for(labels, aim, message):

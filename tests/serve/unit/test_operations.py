@@ -9,11 +9,11 @@ from trainer import mark
 
 from serve.__main__ import main
 from serve.store.checkpoint_store import Store
-from serve.store.judgement import Refusal
+from serve.store.judgement import Rejection
 from serve.store.ledger import Entry, Ledger
-from serve.store.operator_requests import Orders
+from serve.store.operator_requests import OperatorRequests
 from serve.store.quarantine import Quarantine
-from serve.swap.host_coordinator import Agreement
+from serve.swap.host_coordinator import Coordinator
 
 FIRST = Entry(0, "a" * 64, 10, "v1", "m.pth", 1000, "seen-1")
 SECOND = replace(FIRST, sha256="b" * 64, version="v2", fingerprint="seen-2")
@@ -49,11 +49,11 @@ def test_status_of_a_server_that_is_down(run):
 
 
 def test_status_of_workers_and_refusals(run, root):
-    worker = Agreement(root, Ledger(Store(root)), 60.0)
+    worker = Coordinator(root, Ledger(Store(root)), 60.0)
     assert worker.join(0)
     proposal = worker.propose(replace(FIRST, version="v3", sha256="c" * 64))
     worker.roster.say(preparing=proposal.number, live=2)
-    Quarantine(root, lambda: "j").add(Refusal("bad.pth", "finite", "NaN in layer.bias", "seen-9"))
+    Quarantine(root, lambda: "j").add(Rejection("bad.pth", "finite", "NaN in layer.bias", "seen-9"))
     text = run("status").out
     assert f"{os.getpid()}  2           preparing" in text
     assert "proposed    generation 3, version v3" in text
@@ -83,10 +83,10 @@ def test_a_rollback_that_is_not_possible(run, root):
 
 
 def test_a_rollback_that_no_worker_carries_out_is_withdrawn(run, root):
-    Agreement(root, Ledger(Store(root)), 60.0).join(0)
+    Coordinator(root, Ledger(Store(root)), 60.0).join(0)
     # The agreement above is not referenced any more, but its lock is held as long as the process lives.
     assert "still open" in run("rollback", "--timeout", "0.2", code=1).err
-    assert Orders(root).rollback() is None
+    assert OperatorRequests(root).rollback() is None
 
 
 def test_pin_and_unpin(run, root):

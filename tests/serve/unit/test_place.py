@@ -8,7 +8,7 @@ import pytest
 from trainer import mark
 
 from serve.source import local as place_module
-from serve.source.local import Place
+from serve.source.local import LocalSource
 
 
 def make(directory, name, mtime_s, content=b"weights"):
@@ -27,26 +27,26 @@ def test_the_newest_marker_comes_first(tmp_path):
         make(tmp_path, name, mtime_s)
     (tmp_path / "unmarked").write_bytes(b"")
     (tmp_path / ".tmp.done").write_bytes(b"")
-    assert names(Place(tmp_path)) == ["c", "b", "a"]
+    assert names(LocalSource(tmp_path)) == ["c", "b", "a"]
 
 
 def test_a_single_checkpoint_is_watched_by_its_own_marker(tmp_path):
     path = make(tmp_path, "latest.pth", 5)
     make(tmp_path, "other.pth", 9)
-    place = Place(path)
+    place = LocalSource(path)
     assert names(place) == ["latest.pth"]
     assert not place.is_directory
     assert place.directory == tmp_path
 
 
 def test_nothing_there_yet(tmp_path):
-    assert names(Place(tmp_path / "nowhere" / "latest.pth")) == []
-    assert names(Place(tmp_path)) == []
+    assert names(LocalSource(tmp_path / "nowhere" / "latest.pth")) == []
+    assert names(LocalSource(tmp_path)) == []
 
 
 def test_a_marker_without_its_checkpoint_is_seen(tmp_path):
     make(tmp_path, "m", 5).unlink()
-    assert [seen.checkpoint for seen in Place(tmp_path).observe()] == [None]
+    assert [seen.checkpoint for seen in LocalSource(tmp_path).observe()] == [None]
 
 
 @pytest.mark.parametrize("which", ["m", "m.done"])
@@ -55,7 +55,7 @@ def test_directories_in_the_place_of_files_are_a_problem(tmp_path, which):
     (tmp_path / "m.done").write_bytes(b"")
     (tmp_path / which).unlink()
     (tmp_path / which).mkdir()
-    (seen,) = Place(tmp_path).observe()
+    (seen,) = LocalSource(tmp_path).observe()
     assert "expected a regular file" in seen.problem
 
 
@@ -64,7 +64,7 @@ def test_a_loop_of_symbolic_links_is_a_problem_of_that_checkpoint(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     os.utime(mark(tmp_path / "loop2"), (9, 9))
     (tmp_path / "loop2").symlink_to("loop")
-    seen = list(Place(tmp_path).observe())
+    seen = list(LocalSource(tmp_path).observe())
     assert [one.path.name for one in seen] == ["loop2", "good"]
     assert "cannot be read" in seen[0].problem
 
@@ -72,13 +72,13 @@ def test_a_loop_of_symbolic_links_is_a_problem_of_that_checkpoint(tmp_path):
 def test_a_marker_that_is_a_loop_does_not_hide_the_others(tmp_path):
     make(tmp_path, "good", 5)
     (tmp_path / "m.done").symlink_to("m.done")
-    assert "good" in names(Place(tmp_path))
+    assert "good" in names(LocalSource(tmp_path))
 
 
 def test_a_huge_marker_is_a_problem(tmp_path):
     path = make(tmp_path, "m", 5)
     mark(path, b" " * (2 * 1024 * 1024))
-    (seen,) = Place(tmp_path).observe()
+    (seen,) = LocalSource(tmp_path).observe()
     assert "at most" in seen.problem
 
 
@@ -91,7 +91,7 @@ def test_a_stated_generation_outranks_the_clock(tmp_path):
     ):
         path = make(tmp_path, name, mtime_s)
         os.utime(mark(path, content), (mtime_s, mtime_s))
-    place = Place(tmp_path)
+    place = LocalSource(tmp_path)
     assert names(place) == ["eight", "seven", "old", "nonsense"]
     os.utime(mark(tmp_path / "old", b'{"generation": 10}'), (1, 1))
     assert names(place)[0] == "old"
@@ -104,7 +104,7 @@ def test_thousands_of_markers_are_not_gone_through_at_each_look(tmp_path, monkey
     os.utime(tmp_path, (long_ago, long_ago))
     looks = []
     monkeypatch.setattr(place_module, "_look_at_marker", lambda path: looks.append(path) or Path(path).stat())
-    place = Place(tmp_path)
+    place = LocalSource(tmp_path)
     # Listing takes some milliseconds, and is done again after a hundred times as long.
     monkeypatch.setattr(place_module, "_MOST_SHARE", 1e-6)
     first = place.list()
@@ -120,7 +120,7 @@ def test_thousands_of_markers_are_not_gone_through_at_each_look(tmp_path, monkey
 def test_few_markers_are_gone_through_at_each_look(tmp_path):
     path = make(tmp_path, "m", 5)
     os.utime(tmp_path, (5, 5))
-    place = Place(tmp_path)
+    place = LocalSource(tmp_path)
     assert place.list()[0].marker.mtime_ns == 5_000_000_000
     os.utime(path.with_name("m.done"), (9, 9))
     time.sleep(0.2)

@@ -14,14 +14,14 @@ from trainer import mark
 
 from serve.errors import PublishError
 from serve.publishing.publish import Extras, publish
-from serve.source.local import Place
+from serve.source.local import LocalSource
 from serve.source.observation import Ignore, Known, Load, decide
 
 NOTHING = Known(served=None, served_order=None, first_seen_s=0.0)
 
 
 def actions(directory):
-    return [(seen, decide(seen, NOTHING, 100.0, 0.0)) for seen in Place(directory).observe()]
+    return [(seen, decide(seen, NOTHING, 100.0, 0.0)) for seen in LocalSource(directory).observe()]
 
 
 def names(directory):
@@ -125,6 +125,6 @@ def test_it_outranks_what_lies_beside_it_or_says_that_it_does_not(trainer, besid
         os.utime(path.with_name(name + ".done"), (at, at))
     for name in ("mine.safetensors", "mine.safetensors", "aaa.safetensors"):
         published = publish(trainer.train(1), trainer.directory, name, extras=Extras(generation=generation))
-        first = Place(trainer.directory).list()[0].path.name
+        first = LocalSource(trainer.directory).list()[0].path.name
         assert (first == name) is (outranked_by is None)
         assert published.outranked_by == outranked_by

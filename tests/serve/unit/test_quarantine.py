@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from serve.store.judgement import Refusal, add_refusal
+from serve.store.judgement import Rejection, add_refusal
 from serve.store.quarantine import Quarantine
 
-BYTES = Refusal("m.pth", "finite", "NaN", "seen-1", sha256="a" * 64, version="v1")
-SIGHT = Refusal("m.pth", "marker", "no JSON", "seen-1", marker="done!")
+BYTES = Rejection("m.pth", "finite", "NaN", "seen-1", sha256="a" * 64, version="v1")
+SIGHT = Rejection("m.pth", "marker", "no JSON", "seen-1", marker="done!")
 
 
 def test_it_is_shared_and_kept(tmp_path):

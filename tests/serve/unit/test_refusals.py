@@ -137,8 +137,8 @@ def test_what_depends_on_code_is_judged_anew_by_another_start(tmp_path, place, c
 
 
 def test_a_proof_is_not_taken_back_by_a_worker_whose_copy_has_gone():
-    bad = judgement.Refusal("m", "finite", "NaN", "f", sha256="a" * 64)
-    gone = judgement.Refusal("m", "FileNotFoundError", "gone", "f", sha256="a" * 64, is_lasting=False)
+    bad = judgement.Rejection("m", "finite", "NaN", "f", sha256="a" * 64)
+    gone = judgement.Rejection("m", "FileNotFoundError", "gone", "f", sha256="a" * 64, is_lasting=False)
     records, _ = judgement.add_refusal({}, bad, "j", 1.0)
     assert judgement.add_refusal(records, gone, "j", 2.0) == (records, False)
 

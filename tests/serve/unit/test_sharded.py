@@ -14,7 +14,7 @@ from serve.checkpoint import sharded
 from serve.checkpoint.formats import read_safetensors_interface
 from serve.errors import CheckpointError, CheckpointMovedError
 from serve.publishing.publish import publish
-from serve.source.local import Place
+from serve.source.local import LocalSource
 from serve.source.observation import Ignore, Known, Load, Wait, decide
 from serve.store.checkpoint_store import Store
 
@@ -79,7 +79,7 @@ def test_published_shards_can_be_loaded(index, tmp_path):
         "model_v2.safetensors.index.json",
         "model_v2.safetensors.index.json.done",
     ]
-    (seen,) = Place(place).observe()
+    (seen,) = LocalSource(place).observe()
     action = decide(seen, NOTHING, 100.0, 0.0)
     assert isinstance(action, Load), action
     stored = Store(tmp_path / "store").admit(action)
@@ -89,11 +89,11 @@ def test_published_shards_can_be_loaded(index, tmp_path):
 
 def test_a_shard_that_changes_is_seen(index, tmp_path):
     publish(index, tmp_path / "place")
-    (before,) = Place(tmp_path / "place").observe()
+    (before,) = LocalSource(tmp_path / "place").observe()
     shard = tmp_path / "place" / "model-00002-of-00002.safetensors"
     shard.write_bytes(shard.read_bytes())
     os.utime(shard, (4e9, 4e9))
-    (after,) = Place(tmp_path / "place").observe()
+    (after,) = LocalSource(tmp_path / "place").observe()
     assert before.fingerprint != after.fingerprint
     assert isinstance(decide(after, NOTHING, 0.0, 1.0), Wait)
     with pytest.raises(CheckpointMovedError):
@@ -103,14 +103,14 @@ def test_a_shard_that_changes_is_seen(index, tmp_path):
 def test_an_empty_marker_is_older_than_a_shard(index):
     mark(index)
     os.utime(index.with_name("model-00001-of-00002.safetensors"), (4e9, 4e9))
-    (seen,) = Place(index).observe()
+    (seen,) = LocalSource(index).observe()
     assert decide(seen, NOTHING, 100.0, 0.0) == Ignore("its empty marker is older than the checkpoint", is_waiting=True)
 
 
 def test_a_shard_that_is_not_there_yet(index):
     mark(index)
     index.with_name("model-00001-of-00002.safetensors").unlink()
-    (seen,) = Place(index).observe()
+    (seen,) = LocalSource(index).observe()
     assert isinstance(decide(seen, NOTHING, 100.0, 0.0), Ignore)
 
 
@@ -120,7 +120,7 @@ def test_bytes_of_a_shard_are_covered_by_the_hash(index, tmp_path):
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
-    (seen,) = Place(tmp_path / "place").observe()
+    (seen,) = LocalSource(tmp_path / "place").observe()
     with pytest.raises(CheckpointError, match="the sha256: expected"):
         Store(tmp_path / "store").admit(decide(seen, NOTHING, 100.0, 0.0))
 
@@ -151,4 +151,4 @@ def test_what_is_no_index(index, text):
     with pytest.raises(CheckpointError):
         sharded.hash_joined(index)
     mark(index)
-    assert len(list(Place(index).observe())) == 1
+    assert len(list(LocalSource(index).observe())) == 1

@@ -13,7 +13,7 @@ from trainer import mark
 
 from serve.checkpoint.manifest import Manifest
 from serve.errors import CheckpointError, CheckpointMovedError
-from serve.source.local import Place
+from serve.source.local import LocalSource
 from serve.source.observation import Load
 from serve.store.checkpoint_store import Store
 
@@ -30,7 +30,7 @@ def path(tmp_path):
 
 
 def candidate(path, **stated):
-    (seen,) = Place(path).observe()
+    (seen,) = LocalSource(path).observe()
     return Load(seen, Manifest(**stated))
 
 

@@ -5,7 +5,7 @@ import time
 import pytest
 from trainer import mark
 
-from serve.source.file_events import WakeUp
+from serve.source.file_events import FileEvents
 
 SOON_S = 3.0
 
@@ -17,7 +17,7 @@ def reports():
 
 @pytest.fixture
 def wake_up(reports):
-    wake_up = WakeUp("auto", reports.append)
+    wake_up = FileEvents("auto", reports.append)
     yield wake_up
     wake_up.close()
 
@@ -86,7 +86,7 @@ def test_a_directory_that_was_replaced_between_two_looks_is_noticed(wake_up, tmp
 
 
 def test_without_events_the_timer_is_left(tmp_path, reports):
-    wake_up = WakeUp("poll", reports.append)
+    wake_up = FileEvents("poll", reports.append)
     wake_up.supervise(tmp_path)
     mark(tmp_path / "m.pth")
     assert wait(wake_up, 0.3) >= 0.3

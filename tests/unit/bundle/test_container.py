@@ -21,7 +21,7 @@ from envtool.bundle import writer
 from envtool.bundle.format import Bundle, open_bundle
 from envtool.bundle.install import verify
 from envtool.bundle.manifest import LOCKFILE, STARTER, File, Manifest, path_of
-from envtool.console import Display
+from envtool.console import ProgressDisplay
 from envtool.errors import BundleError
 
 
@@ -35,13 +35,13 @@ class Made:
     def write(self, name: str, signature: bytes | None = None, *, as_directory: bool = False) -> Path:
         target = self.root / name
         write = writer.write_directory if as_directory else writer.write_file
-        with Display().task("write") as task:
+        with ProgressDisplay().task("write") as task:
             write(target, self.manifest, signature, self.sources, task)
         return target
 
 
 def prove(bundle: Bundle) -> None:
-    with Display().task("read") as task:
+    with ProgressDisplay().task("read") as task:
         verify(bundle, task)
 
 

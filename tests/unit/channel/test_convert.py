@@ -17,7 +17,7 @@ from envtool.artifacts import conda_writer
 from envtool.artifacts.conda_package import PLACEHOLDER, Package
 from envtool.channel.check import check_archive
 from envtool.errors import ArchiveError
-from envtool.wheels.to_conda import Wish, convert
+from envtool.wheels.to_conda import ConversionOptions, convert
 
 METADATA = """\
 Metadata-Version: 2.4
@@ -69,7 +69,7 @@ def files_of(package: Package) -> dict[str, bytes]:
 
 
 def test_a_compiled_wheel_is_for_its_python_and_platform(tmp_path: Path) -> None:
-    package = convert(write(tmp_path), Wish(names={"numpy": "numpy-base"}))
+    package = convert(write(tmp_path), ConversionOptions(names={"numpy": "numpy-base"}))
     assert (package.name, package.version, package.subdir, package.license) == ("my-ext", "1.5", "linux-64", "MIT")
     assert package.build.startswith("py39h")
     assert package.depends == (
@@ -92,7 +92,7 @@ def test_a_compiled_wheel_is_for_its_python_and_platform(tmp_path: Path) -> None
 
 
 def test_record_lists_what_will_be_installed(tmp_path: Path) -> None:
-    files = files_of(convert(write(tmp_path), Wish()))
+    files = files_of(convert(write(tmp_path), ConversionOptions()))
     rows = list(csv.reader(io.StringIO(files[f"{SITE}/my_ext-1.5.dist-info/RECORD"].decode())))
     assert {posixpath.normpath(f"{SITE}/{row[0]}") for row in rows} == set(files)
     assert {row[0] for row in rows if not row[1]} == {
@@ -103,31 +103,31 @@ def test_record_lists_what_will_be_installed(tmp_path: Path) -> None:
 def test_the_same_wheel_gives_the_same_archive(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     wheel = write(tmp_path)
-    package = convert(wheel, Wish())
+    package = convert(wheel, ConversionOptions())
     data = conda_writer.pack(package)
-    assert conda_writer.pack(convert(Path(shutil.copy(wheel, tmp_path / "other")), Wish())) == data
+    assert conda_writer.pack(convert(Path(shutil.copy(wheel, tmp_path / "other")), ConversionOptions())) == data
     path = tmp_path / package.file_name
     path.write_bytes(data)
     assert check_archive(path) == []
-    assert convert(wheel, Wish(build_number=1)).build != package.build
+    assert convert(wheel, ConversionOptions(build_number=1)).build != package.build
 
 
 def test_a_pure_wheel_becomes_noarch(tmp_path: Path) -> None:
     name = "my_ext-1.5-py3-none-any.whl"
     with pytest.raises(ArchiveError, match="a noarch package cannot say"):
-        convert(write(tmp_path, name, ext_h=None), Wish())
-    package = convert(write(tmp_path, name, ext_h=None), Wish(python="3.9"))
+        convert(write(tmp_path, name, ext_h=None), ConversionOptions())
+    package = convert(write(tmp_path, name, ext_h=None), ConversionOptions(python="3.9"))
     assert package.depends == ("python >=3.9,<3.10.0a0", "numpy >=1.21", "tomli")
     plain = METADATA.replace('; python_version < "3.11"', "").encode()
-    package = convert(write(tmp_path, name, ext_h=None, METADATA=plain), Wish())
+    package = convert(write(tmp_path, name, ext_h=None, METADATA=plain), ConversionOptions())
     assert (package.subdir, package.depends) == ("noarch", ("python >=3.9", "numpy >=1.21", "tomli"))
     assert package.entry_points == ("ext = my_ext.cli:App.run",)
     assert files_of(package)["python-scripts/tool"] == b"#!python\nprint(1)\n"
     with pytest.raises(ArchiveError, match="kind 'headers'"):
-        convert(write(tmp_path, name, METADATA=plain), Wish())
+        convert(write(tmp_path, name, METADATA=plain), ConversionOptions())
 
 
 def test_a_script_that_is_none_is_an_error(tmp_path: Path) -> None:
     points = b"[console_scripts]\next = my_ext.cli; import os\n"
     with pytest.raises(ArchiveError, match="has a console script that is none"):
-        convert(write(tmp_path, entry_points_txt=points), Wish())
+        convert(write(tmp_path, entry_points_txt=points), ConversionOptions())

@@ -8,25 +8,25 @@ from pathlib import Path
 import pytest
 
 from envtool.deploy import app_snapshot
-from envtool.deploy.release_directory import Release, Root
+from envtool.deploy.release_directory import Release, ReleaseDirectory
 from envtool.errors import DeployError
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Root:
-    found = Root(tmp_path / "srv")
+def root(tmp_path: Path) -> ReleaseDirectory:
+    found = ReleaseDirectory(tmp_path / "srv")
     found.lay_out()
     return found
 
 
-def write(root: Root, name: str, text: str) -> Path:
+def write(root: ReleaseDirectory, name: str, text: str) -> Path:
     path = root.path / "app" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
 
 
-def test_a_copy_that_no_edit_reaches(root: Root) -> None:
+def test_a_copy_that_no_edit_reaches(root: ReleaseDirectory) -> None:
     original = write(root, "pkg/model.py", "one")
     write(root, "__pycache__/model.pyc", "made")
     (root.path / "app/weights").symlink_to("../checkpoints")
@@ -48,7 +48,7 @@ def test_a_copy_that_no_edit_reaches(root: Root) -> None:
     assert len(root.applications()) == 2
 
 
-def test_modes_and_names_count(root: Root) -> None:
+def test_modes_and_names_count(root: ReleaseDirectory) -> None:
     path = write(root, "run", "x")
     first = app_snapshot.take(root, None)
     path.chmod(0o755)
@@ -57,7 +57,7 @@ def test_modes_and_names_count(root: Root) -> None:
     assert len({first, second, app_snapshot.take(root, None)}) == 3
 
 
-def test_a_copy_that_was_edited_is_made_anew(root: Root) -> None:
+def test_a_copy_that_was_edited_is_made_anew(root: ReleaseDirectory) -> None:
     write(root, "model.py", "one")
     digest = app_snapshot.take(root, None)
     copy = root.application(digest or "")
@@ -68,7 +68,7 @@ def test_a_copy_that_was_edited_is_made_anew(root: Root) -> None:
     assert [each.name for each in root.path.glob(".app*")] == []
 
 
-def test_what_a_killed_copy_left_is_in_nobodys_way(root: Root) -> None:
+def test_what_a_killed_copy_left_is_in_nobodys_way(root: ReleaseDirectory) -> None:
     for name in (".app.tmp", ".app.old.tmp"):
         (root.path / name).mkdir()
         (root.path / name / "half").write_text("half")
@@ -80,7 +80,7 @@ def test_what_a_killed_copy_left_is_in_nobodys_way(root: Root) -> None:
     assert list(root.path.glob(".app*")) == []
 
 
-def test_none_and_what_cannot_be_copied(root: Root, tmp_path: Path) -> None:
+def test_none_and_what_cannot_be_copied(root: ReleaseDirectory, tmp_path: Path) -> None:
     assert app_snapshot.take(root, None) is None
     with pytest.raises(DeployError, match="cannot be copied"):
         app_snapshot.take(root, tmp_path / "nowhere")
@@ -90,7 +90,7 @@ def test_none_and_what_cannot_be_copied(root: Root, tmp_path: Path) -> None:
         app_snapshot.take(root, None)
 
 
-def test_those_that_no_release_has_are_removed(root: Root) -> None:
+def test_those_that_no_release_has_are_removed(root: ReleaseDirectory) -> None:
     path = write(root, "x", "one")
     kept = app_snapshot.take(root, None)
     path.write_text("two")

@@ -8,7 +8,7 @@ import pytest
 
 from envtool.deploy.gunicorn_handover import Action, Decision, Note, decide
 from envtool.deploy.gunicorn_masters import Master, Process, find_masters
-from envtool.deploy.release_directory import Root
+from envtool.deploy.release_directory import ReleaseDirectory
 
 OLD, NEW = Master(10, "old", False, {}), Master(20, "new", True, {})
 BEGUN, RETIRING = Note("old", "new"), Note("old", "new", is_retiring=True)
@@ -65,7 +65,7 @@ def test_find_masters(processes: list[Process], expected: list[tuple[int, bool]]
 
 
 def test_the_order_of_releases(tmp_path: Path) -> None:
-    root = Root(tmp_path)
+    root = ReleaseDirectory(tmp_path)
     current: str | None = None
     for digest in ("a", "b", "c"):
         root.note_applied(digest, current)
@@ -80,7 +80,7 @@ def test_the_order_of_releases(tmp_path: Path) -> None:
 
 
 def test_current_is_switched_in_one_step(tmp_path: Path) -> None:
-    root = Root(tmp_path)
+    root = ReleaseDirectory(tmp_path)
     root.lay_out()
     assert root.current() is None
     # As a switch that was killed leaves it.

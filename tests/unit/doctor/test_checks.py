@@ -10,14 +10,14 @@ import pytest
 from envtool.doctor.checks import check
 from envtool.doctor.detect import read_driver, skew_of
 from envtool.doctor.finding import Severity
-from envtool.doctor.machine_facts import Clock, Conda, Facts, Gpu, Inotify, Needs, Place, Reach
+from envtool.doctor.machine_facts import Clock, Conda, Gpu, Inotify, MachineFacts, Needs, Place, Reach
 from envtool.doctor.needs import cuda_of, glibc_of, needs
 from envtool.doctor.nvidia import Fit, fit
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 
 CACHE = Place(Path("/home/user/.cache/envtool"), "cache", True, 0o755, 10**12, 10**9, 1)
 HOME = Place(Path("/home/user/.envtool/envs"), "environments", True, None, 10**12, None, 2)
-GOOD = Facts(
+GOOD = MachineFacts(
     virtual_packages={"__glibc": "2.36"}, gpu=Gpu(True, "570.86.10"), places=(CACHE, HOME),
     inotify=Inotify(128, 192536, 3), reach=(Reach("https://c/", 2, ("origin",)),), clock=Clock("https://c/", 1),
 )  # fmt: skip
@@ -27,7 +27,7 @@ PLENTY = 2**62
 
 def test_a_good_machine_has_no_findings() -> None:
     assert check(GOOD, NEEDS) == []
-    assert check(Facts(), Needs()) == []
+    assert check(MachineFacts(), Needs()) == []
 
 
 CASES = [

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envtool.fetch.failover_policy import Ask, Failure, GiveUp, Place, Wait, after, decide
-from envtool.fetch.timeouts import Patience
+from envtool.fetch.timeouts import Timeouts
 
-PATIENCE = Patience(attempts=3, backoff_s=1.0, max_backoff_s=4.0, max_wait_s=60.0)
+PATIENCE = Timeouts(attempts=3, backoff_s=1.0, max_backoff_s=4.0, max_wait_s=60.0)
 FRESH = Place("a")
 
 

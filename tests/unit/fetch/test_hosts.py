@@ -2,13 +2,13 @@ from __future__ import annotations
 
 from envtool.fetch.client import TransferError
 from envtool.fetch.failover_policy import Place
-from envtool.fetch.host_health import Hosts
+from envtool.fetch.host_health import HostHealth
 
 HERE, THERE = Place("https://u:p@h.example/a"), Place("https://other.example/a")
 
 
 def test_a_host_that_was_silent_is_doubtful_for_other_files_until_it_answers() -> None:
-    hosts = Hosts()
+    hosts = HostHealth()
     hosts.note("https://h.example/b", TransferError("silent", is_transient=True, is_down=True), 100.0)
     here, there = hosts.inform([HERE, THERE])
     assert (here.is_doubtful, there.is_doubtful) == (True, False)
@@ -17,13 +17,13 @@ def test_a_host_that_was_silent_is_doubtful_for_other_files_until_it_answers() -
 
 
 def test_a_host_that_asked_to_wait_is_left_alone_for_every_file() -> None:
-    hosts = Hosts()
+    hosts = HostHealth()
     hosts.note("https://h.example/b", TransferError("429", is_transient=True, retry_after_s=30.0), 100.0)
     here, there = hosts.inform([HERE, THERE])
     assert (here.not_before_s, there.not_before_s) == (130.0, 0.0)
 
 
 def test_a_missing_file_says_nothing_about_the_host() -> None:
-    hosts = Hosts()
+    hosts = HostHealth()
     hosts.note("https://h.example/b", TransferError("404", is_transient=False), 100.0)
     assert hosts.inform([HERE]) == (HERE,)

@@ -4,11 +4,11 @@ import pytest
 
 from envtool.errors import EnvtoolError
 from envtool.fetch import timeouts
-from envtool.fetch.timeouts import Patience
+from envtool.fetch.timeouts import Timeouts
 
 
 def test_without_variables_the_defaults_hold() -> None:
-    assert timeouts.configured() == Patience()
+    assert timeouts.configured() == Timeouts()
 
 
 def test_each_variable_changes_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,7 +17,7 @@ def test_each_variable_changes_its_limit(monkeypatch: pytest.MonkeyPatch) -> Non
         "MAX_WAIT_S": "3",
     }.items():  # fmt: skip
         monkeypatch.setenv(f"ENVTOOL_{name}", text)
-    assert timeouts.configured() == Patience(1.5, 2.0, 0.0, 7, 0.0, 20.0, 3.0)
+    assert timeouts.configured() == Timeouts(1.5, 2.0, 0.0, 7, 0.0, 20.0, 3.0)
 
 
 @pytest.mark.parametrize("text", ["soon", "-1", "0", "nan", "inf"])

@@ -15,7 +15,7 @@ from envtool.solve.solution import Sources
 from envtool.solve.solve import solve
 from envtool.spec.channel_spec import DEFAULTS, find_channel, parse
 from envtool.spec.environment import read_spec
-from envtool.spec.version_policy import Policy
+from envtool.spec.version_policy import VersionPolicy
 
 MAIN, R = DEFAULTS
 OWN = "http://127.0.0.1:8900/team/pytorch"
@@ -75,7 +75,7 @@ def lock(tmp_path: Path, line: str, *channels: str) -> str:
     source = tmp_path / "environment.yml"
     source.write_text(json.dumps({"channels": channels, "platforms": ["linux-64"], "dependencies": [line]}))
     sources = Sources(Repodata(tmp_path / "cache", Mirrors()))
-    return solve(read_spec([source]), sources, Policy())[0].records[0].url
+    return solve(read_spec([source]), sources, VersionPolicy())[0].records[0].url
 
 
 def test_the_solver_takes_it_from_there(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from envtool.mirrors.mirrors import Mirrors
 from envtool.solve.conda_solver import Repodata, SolveRequest
 from envtool.solve.lock import LockRequest
 from envtool.spec.environment import read_spec
-from envtool.spec.version_policy import Policy
+from envtool.spec.version_policy import VersionPolicy
 
 CUTOFF = datetime(2025, 1, 1, tzinfo=timezone.utc)
 OLD, YOUNG = 1_700_000_000_000, 1_760_000_000_000
@@ -42,7 +42,7 @@ def channel(tmp_path: Path) -> str:
 
 
 def versions(
-    tmp_path: Path, channels: list[str], policy: Policy, names: tuple[str, ...] = ("a", "b")
+    tmp_path: Path, channels: list[str], policy: VersionPolicy, names: tuple[str, ...] = ("a", "b")
 ) -> dict[str, str]:
     request = SolveRequest("linux-64", tuple(channels), names, {}, policy=policy)
     (answer,) = Repodata(tmp_path / "cache", Mirrors()).solve([request])
@@ -51,15 +51,15 @@ def versions(
 
 
 def test_one_package_is_let_through(tmp_path: Path, channel: str) -> None:
-    assert versions(tmp_path, [channel], Policy(exclude_newer=CUTOFF)) == {"a": "1", "b": "1"}
-    through = Policy(exclude_newer=CUTOFF, of_packages={"a": None})
+    assert versions(tmp_path, [channel], VersionPolicy(exclude_newer=CUTOFF)) == {"a": "1", "b": "1"}
+    through = VersionPolicy(exclude_newer=CUTOFF, of_packages={"a": None})
     assert versions(tmp_path, [channel], through) == {"a": "2", "b": "1"}
-    assert versions(tmp_path, [channel], Policy(of_packages={"a": CUTOFF})) == {"a": "1", "b": "2"}
+    assert versions(tmp_path, [channel], VersionPolicy(of_packages={"a": CUTOFF})) == {"a": "1", "b": "2"}
 
 
 def test_one_channel_is_let_through_and_the_first_still_has_priority(tmp_path: Path, channel: str) -> None:
     own = write_channel(tmp_path / "own", {"b-3": {"timestamp": YOUNG}})
-    through = Policy(exclude_newer=CUTOFF, of_channels={own: None})
+    through = VersionPolicy(exclude_newer=CUTOFF, of_channels={own: None})
     assert versions(tmp_path, [own, channel], through) == {"a": "1", "b": "3"}
     assert versions(tmp_path, [channel, own], through) == {"a": "1", "b": "1"}
 
@@ -73,7 +73,7 @@ def test_the_time_of_the_server_goes_before_that_of_the_builder(tmp_path: Path) 
         "a-2": {"timestamp": OLD, "indexed_timestamp": YOUNG},
     }
     served = write_channel(tmp_path / "served", times)
-    for policy in (Policy(exclude_newer=CUTOFF), Policy(exclude_newer=CUTOFF, of_packages={"z": None})):
+    for policy in (VersionPolicy(exclude_newer=CUTOFF), VersionPolicy(exclude_newer=CUTOFF, of_packages={"z": None})):
         assert versions(tmp_path, [served], policy, ("a",)) == {"a": "1"}
 
 

@@ -7,11 +7,11 @@ import tracemalloc
 
 import pytest
 
-from envtool.yaml_document import Document
+from envtool.yaml_document import YamlDocument
 
 
 def issues(text: str) -> list[str]:
-    return [str(each) for each in Document("file", text).issues]
+    return [str(each) for each in YamlDocument("file", text).issues]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_merge_keys_over_and_over_are_refused_too() -> None:
 
 def test_ordinary_aliases_and_merge_keys_are_what_they_stand_for() -> None:
     text = "x: &x\n  A: 1\n  B: 1\ny: &y {A: 2}\nz:\n  <<: [*y, *x]\n  C: 3\nlist: &l [a, b]\nagain: *l\n"
-    document = Document("file", text)
+    document = YamlDocument("file", text)
     assert document.issues == []
     merged = document.root.data["z"].data
     assert {key: (value.data, value.line) for key, value in merged.items()} == {"A": (2, 4), "B": (1, 3), "C": (3, 7)}

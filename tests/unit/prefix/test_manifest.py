@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from envtool.artifacts.file_manifest import Manifests
+from envtool.artifacts.file_manifest import FileManifests
 from envtool.errors import ArchiveError
 
 SITE = "lib/python3.9/site-packages"
@@ -21,7 +21,7 @@ def test_a_wheel_of_many_files_is_read_whole_every_time(tmp_path: Path) -> None:
             archive.writestr(name, content)
     expected = {f"{SITE}/{name}": hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     for attempt in range(5):
-        manifests = Manifests(tmp_path / str(attempt))
+        manifests = FileManifests(tmp_path / str(attempt))
         manifests.keep("0" * 64, "pip", wheel)
         declared = manifests.brought("0" * 64, ("pip", "package"), SITE).files
         assert {path: file.sha256 for path, file in declared.items()} == expected
@@ -31,4 +31,4 @@ def test_what_is_no_wheel_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x-1.0-py3-none-any.whl"
     path.write_bytes(b"no zip")
     with pytest.raises(ArchiveError, match=r"x-1\.0-py3-none-any\.whl is no wheel"):
-        Manifests(tmp_path).keep("0" * 64, "pip", path)
+        FileManifests(tmp_path).keep("0" * 64, "pip", path)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.prefix.installed_packages import CondaPackage
 from envtool.prefix.prefix import Receipt
-from envtool.prefix.transaction_plan import Damage, Plan, as_conda_left_it, installed, plan
+from envtool.prefix.transaction_plan import Plan, RepairPlan, as_conda_left_it, installed, plan
 
 
 def package(name: str, version: str = "1.0", manager: str = "conda") -> LockedPackage:
@@ -61,22 +61,22 @@ def test_another_python_makes_everything_anew() -> None:
 
 
 def test_damaged_packages_are_installed_again() -> None:
-    todo = plan(WANTED, receipt(*WANTED), Damage({("pip", "flask")}, ("lib/extra",)))
+    todo = plan(WANTED, receipt(*WANTED), RepairPlan({("pip", "flask")}, ("lib/extra",)))
     assert todo == Plan((WHEEL,), delete=("lib/extra",))
 
 
 def test_a_damaged_python_is_not_trusted_to_compile() -> None:
-    assert plan(WANTED, receipt(*WANTED), Damage({("conda", "python")})).starts_over
+    assert plan(WANTED, receipt(*WANTED), RepairPlan({("conda", "python")})).starts_over
 
 
 def test_damaged_byte_code_is_compiled_again() -> None:
-    todo = plan(WANTED, receipt(*WANTED), Damage(is_byte_code=True))
+    todo = plan(WANTED, receipt(*WANTED), RepairPlan(is_byte_code=True))
     assert todo == Plan((), recompiles=True)
     assert not todo.is_empty
 
 
 def test_a_damaged_script_has_everything_made_anew() -> None:
-    assert plan(WANTED, receipt(*WANTED), Damage(is_generated=True)) == Plan(WANTED, starts_over=True)
+    assert plan(WANTED, receipt(*WANTED), RepairPlan(is_generated=True)) == Plan(WANTED, starts_over=True)
 
 
 def test_what_conda_did_is_known() -> None:

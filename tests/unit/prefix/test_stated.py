@@ -15,7 +15,7 @@ import pytest
 import zstandard
 
 from envtool.artifacts.conda_archive import STATED, read_info, read_payload
-from envtool.artifacts.file_manifest import Manifests
+from envtool.artifacts.file_manifest import FileManifests
 from envtool.artifacts.wheel_paths import require_plain_paths, scripts_of
 from envtool.errors import ArchiveError
 
@@ -43,7 +43,7 @@ def conda_archive(place: Path, info: dict[str, Any], payload: dict[str, bytes] |
 
 
 def keep(place: Path, source: Path, manager: str) -> None:
-    Manifests(place / "cache").keep(hashlib.sha256(source.read_bytes()).hexdigest(), manager, source)
+    FileManifests(place / "cache").keep(hashlib.sha256(source.read_bytes()).hexdigest(), manager, source)
 
 
 INDEX = {"name": "p", "version": "1.0", "build": "0", "build_number": 0, "noarch": "python"}
@@ -82,7 +82,7 @@ def test_an_archive_from_before_paths_json_is_read_by_its_files(tmp_path: Path) 
     archive = conda_archive(tmp_path, info, {"bin/tool": b"x", "lib/a b": b"y", "not/listed": b"z"})
     keep(tmp_path, archive, "conda")
     sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
-    files = Manifests(tmp_path / "cache").brought(sha256, ("conda", "p"), "lib/python3.9/site-packages").files
+    files = FileManifests(tmp_path / "cache").brought(sha256, ("conda", "p"), "lib/python3.9/site-packages").files
     assert set(files) == {"bin/tool", "lib/a b"}
     assert files["lib/a b"].placeholder is not None
     assert files["lib/a b"].placeholder.text == b"/place"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from envtool.console import Display
+from envtool.console import ProgressDisplay
 from envtool.errors import ArchiveError
 from envtool.install.extract import Unpacked, linked, unpack
 from envtool.prefix import rattler
@@ -33,7 +33,7 @@ def prefix(tmp_path: Path) -> Path:
 
 
 def run(archive: Path, directory: Path, prefix: Path) -> Unpacked:
-    with Display() as display, display.task("unpack") as task:
+    with ProgressDisplay() as display, display.task("unpack") as task:
         return unpack({archive: directory}, prefix, task)[archive]
 
 
