@@ -85,8 +85,8 @@ def start(directory: Path):
     server = Server(load_settings(settings, directory))
     server.start()
     server.wait_until_booted(lambda: True)
-    runtime = next(server.runtimes)
-    while runtime.slot.live is None:
+    instance = next(server.instances)
+    while instance.slot.live is None:
         time.sleep(0.05)
     return server
 
@@ -102,7 +102,7 @@ def connect(server, count: int) -> list:
     from serve.workers.http_protocol import Bounds, Connection, SoleConnection
 
     loop = asyncio.get_running_loop()
-    app = AsgiApp(server, None, Scheduler(loop, server.oversight.meter.observer.batch))
+    app = AsgiApp(server, None, Scheduler(loop, server.telemetry.worker_metrics.observer.batch))
     config = Config(app=lambda: None, log_config=None)
     config.load()
     state = ServerState()
@@ -133,7 +133,7 @@ async def serve(server, options) -> None:
     assert found[0].transport.last.startswith(b"HTTP/1.1 200"), found[0].transport.last
     print(f"{found[0].transport.last!r}", file=sys.stderr)
     best_s = await _shortest(turn, found, options.rounds)
-    live = next(server.runtimes).slot.live.predictor
+    live = next(server.instances).slot.live.predictor
     model_s = _model_s(live, options.connections, options.rounds)
     per_us = 1e6 / options.connections
     print(

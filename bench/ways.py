@@ -89,7 +89,7 @@ async def ask_by_loop(server: Any) -> Trace:
 
 def look(directory: Path, server: Any, is_new: bool) -> Trace:
     """A look of the reloader, at nothing new or at a checkpoint that it then swaps in."""
-    runtime, trace = next(server.runtimes), Trace()
+    instance, trace = next(server.instances), Trace()
     if is_new:
         path = directory / "tiny.safetensors"
         content = path.read_bytes()
@@ -97,10 +97,10 @@ def look(directory: Path, server: Any, is_new: bool) -> Trace:
         path.write_bytes(content)
         sha256 = hashlib.sha256(content).hexdigest()
         (directory / "tiny.safetensors.done").write_text(json.dumps({"version": "second", "sha256": sha256}))
-    loader, before = runtime._make_loader(), runtime.slot.live
+    loader, before = instance._make_loader(), instance.slot.live
     with trace.on():
-        runtime.reloader._look_safely(loader)
-    assert (runtime.slot.live is not before) == is_new, runtime.reloader.status
+        instance.reloader._look_safely(loader)
+    assert (instance.slot.live is not before) == is_new, instance.reloader.status
     return trace
 
 
@@ -110,10 +110,10 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         server = binary.start(Path(place))
-        for runtime in server.runtimes:  # its thread cannot be traced
-            runtime.reloader._is_stopping.set()
-            runtime.reloader.look_now()
-            runtime._thread.join()
+        for instance in server.instances:  # its thread cannot be traced
+            instance.reloader._is_stopping.set()
+            instance.reloader.look_now()
+            instance._thread.join()
         ask_by_threads(server).show("prediction, threads", options.list)
         asyncio.run(ask_by_loop(server)).show("prediction, event loop", options.list)
         look(Path(place), server, is_new=False).show("look with nothing new", options.list)

@@ -41,9 +41,9 @@ class Sampler:
             return None
         place = random.randrange(len(batch))  # noqa: S311 - nothing secret about it
         prediction, result = batch[place].owner, results[place]
-        if isinstance(result, Exception) or prediction.runtime.batching.is_over(_number(prediction)):
+        if isinstance(result, Exception) or prediction.instance.batching.is_over(_number(prediction)):
             return None
-        prediction.runtime.slot.hold(prediction.generation)
+        prediction.instance.slot.hold(prediction.generation)
         self._is_busy = True
         return Sample(self, prediction, copy.deepcopy(result), [job.rows for job in batch], place)
 
@@ -83,13 +83,13 @@ class Sample:
         except Exception as error:  # the module's code, which fails alone and not in company
             self._report(repr(error))
         finally:
-            prediction.runtime.slot.release(prediction.generation)
+            prediction.instance.slot.release(prediction.generation)
             self._sampler.note(time.monotonic() - started_s)
 
     def _report(self, gap: float | str) -> None:
-        runtime, generation = self._prediction.runtime, self._prediction.generation
-        runtime.batching.end(_number(self._prediction))
-        runtime.log.emit(
+        instance, generation = self._prediction.instance, self._prediction.generation
+        instance.batching.end(_number(self._prediction))
+        instance.log.emit(
             "batch_mismatch", **identify(generation), gap=gap, requests=len(self._rows), rows=sum(self._rows)
         )
 

@@ -44,14 +44,14 @@ class Scheduler:
     def __init__(self, loop: asyncio.AbstractEventLoop, note_batch: Callable[[str, int], None]) -> None:
         self._loop = loop
         self._note_batch = note_batch
-        self._lanes: dict[ModelInstance, BatchQueue] = {}
+        self._batch_queues: dict[ModelInstance, BatchQueue] = {}
         self._threads: dict[int, ThreadPoolExecutor] = {}
         self._due: set[int] = set()
 
     @property
     def waiting(self) -> int:
         """How many requests wait for their turn."""
-        return sum(map(len, self._lanes.values()))
+        return sum(map(len, self._batch_queues.values()))
 
     def waiting_for(self, name: str) -> int:
         """How many requests wait for a model.
@@ -60,9 +60,9 @@ class Scheduler:
             name: of the model, whatever its labels.
         """
         count = 0
-        for lane in self._lanes.values():  # a loop, as each request asks this
-            if lane.name == name:
-                count += len(lane)
+        for batch_queue in self._batch_queues.values():  # a loop, as each request asks this
+            if batch_queue.name == name:
+                count += len(batch_queue)
         return count
 
     def submit(
@@ -76,22 +76,22 @@ class Scheduler:
             deadline_s: when nobody wants the answer any more, on the monotonic clock; `None` for never.
             is_alone: whether the caller calls `run_now` next, as no other request is expected to join it.
         """
-        runtime, predictor, taken = prediction.runtime, prediction.generation.predictor, prediction.taken
-        lane = self._lanes[runtime] if runtime in self._lanes else self._make_lane(runtime)
+        instance, predictor, taken = prediction.instance, prediction.generation.predictor, prediction.taken
+        batch_queue = self._batch_queues[instance] if instance in self._batch_queues else self._make_lane(instance)
         finish = functools.partial(_finish, prediction, done)
         until_s = math.inf if deadline_s is None else deadline_s
         now_s = time.monotonic()
         rows = predictor.count_rows(taken) if predictor.can_batch else 0
         if rows:
             key = (id(prediction.generation), predictor.batch_key(taken))
-            run = functools.partial(_run_together, runtime, prediction.generation)
-            lane.put(Task(key, rows, taken, run, finish, now_s, until_s, prediction))
+            run = functools.partial(_run_together, instance, prediction.generation)
+            batch_queue.put(Task(key, rows, taken, run, finish, now_s, until_s, prediction))
         else:
-            lane.put(Task(None, 1, taken, functools.partial(_run_alone, predictor), finish, now_s, until_s))
+            batch_queue.put(Task(None, 1, taken, functools.partial(_run_alone, predictor), finish, now_s, until_s))
         if not is_alone:
-            self._wake(lane)
+            self._wake(batch_queue)
 
-    def run_now(self, runtime: ModelInstance) -> None:
+    def run_now(self, instance: ModelInstance) -> None:
         """Run what waits for a model at once, and not later in this turn of the loop.
 
         Saves a turn where nobody else is expected: at one connection that asks, a tenth of the time of a request.
@@ -99,47 +99,47 @@ class Scheduler:
         Args:
             runtime: of the model.
         """
-        lane = self._lanes[runtime]
-        if not lane.is_running:
-            self._start(lane)
+        batch_queue = self._batch_queues[instance]
+        if not batch_queue.is_running:
+            self._start(batch_queue)
 
-    def _make_lane(self, runtime: ModelInstance) -> BatchQueue:
-        settings = runtime.settings
+    def _make_lane(self, instance: ModelInstance) -> BatchQueue:
+        settings = instance.settings
         limits = Limits(settings.max_batch_size, settings.max_batch_delay_ms / 1000)
-        self._lanes[runtime] = BatchQueue(limits, settings.name, sampler=Sampler(settings.batch_check_share))
-        return self._lanes[runtime]
+        self._batch_queues[instance] = BatchQueue(limits, settings.name, sampler=Sampler(settings.batch_check_share))
+        return self._batch_queues[instance]
 
     def close(self) -> None:
         """End the threads, each after the batch that it runs."""
         for thread in self._threads.values():
             thread.shutdown(wait=True)
 
-    def _wake(self, lane: BatchQueue) -> None:
+    def _wake(self, batch_queue: BatchQueue) -> None:
         # Later in this turn of the loop, when every connection that has bytes was read.
-        if not lane.is_running and id(lane) not in self._due:
-            self._due.add(id(lane))
-            self._loop.call_soon(self._start, lane)
+        if not batch_queue.is_running and id(batch_queue) not in self._due:
+            self._due.add(id(batch_queue))
+            self._loop.call_soon(self._start, batch_queue)
 
-    def _start(self, lane: BatchQueue) -> None:
-        self._due.discard(id(lane))
+    def _start(self, batch_queue: BatchQueue) -> None:
+        self._due.discard(id(batch_queue))
         now_s = time.monotonic()
-        wait_s = lane.wait_s(now_s)
+        wait_s = batch_queue.wait_s(now_s)
         if wait_s is None:
             return
         if wait_s > 0.0:
-            self._due.add(id(lane))
-            self._loop.call_later(wait_s, self._start, lane)
+            self._due.add(id(batch_queue))
+            self._loop.call_later(wait_s, self._start, batch_queue)
             return
-        batch = self._drop_late(lane.take(), now_s)
+        batch = self._drop_late(batch_queue.take(), now_s)
         if not batch:
-            self._wake(lane)
+            self._wake(batch_queue)
             return
         rows = sum(job.rows for job in batch)
-        if lane.pace.is_short(rows, now_s):
-            self._deliver(lane, batch, *_time(batch), True)
+        if batch_queue.pace.is_short(rows, now_s):
+            self._deliver(batch_queue, batch, *_time(batch), True)
         else:
-            lane.is_running = True
-            self._thread_of(lane).submit(self._run_in_thread, lane, batch)
+            batch_queue.is_running = True
+            self._thread_of(batch_queue).submit(self._run_in_thread, batch_queue, batch)
 
     def _drop_late(self, batch: Sequence[Task], now_s: float) -> Sequence[Task]:
         late = [job for job in batch if now_s > job.deadline_s]
@@ -147,24 +147,24 @@ class Scheduler:
             job.done(LateError("the deadline passed before the work began"))
         return [job for job in batch if now_s <= job.deadline_s] if late else batch
 
-    def _thread_of(self, lane: BatchQueue) -> ThreadPoolExecutor:
-        if id(lane) not in self._threads:
-            self._threads[id(lane)] = ThreadPoolExecutor(1, "inference")
-        return self._threads[id(lane)]
+    def _thread_of(self, batch_queue: BatchQueue) -> ThreadPoolExecutor:
+        if id(batch_queue) not in self._threads:
+            self._threads[id(batch_queue)] = ThreadPoolExecutor(1, "inference")
+        return self._threads[id(batch_queue)]
 
-    def _run_in_thread(self, lane: BatchQueue, batch: Sequence[Task]) -> None:
-        self._loop.call_soon_threadsafe(self._deliver, lane, batch, *_time(batch), False)
+    def _run_in_thread(self, batch_queue: BatchQueue, batch: Sequence[Task]) -> None:
+        self._loop.call_soon_threadsafe(self._deliver, batch_queue, batch, *_time(batch), False)
 
     def _deliver(
-        self, lane: BatchQueue, batch: Sequence[Task], results: Sequence[Any], took: RunTime, inline: bool
+        self, batch_queue: BatchQueue, batch: Sequence[Task], results: Sequence[Any], took: RunTime, inline: bool
     ) -> None:
         rows = sum(job.rows for job in batch)
-        lane.pace.note(rows, took, inline, time.monotonic())
-        self._note_batch(lane.name, rows)
-        lane.is_running = False
-        if len(lane):
-            self._wake(lane)
-        sample = lane.sampler.choose(batch, results, took.wall_s)
+        batch_queue.pace.note(rows, took, inline, time.monotonic())
+        self._note_batch(batch_queue.name, rows)
+        batch_queue.is_running = False
+        if len(batch_queue):
+            self._wake(batch_queue)
+        sample = batch_queue.sampler.choose(batch, results, took.wall_s)
         for job, result in zip(batch, results):
             job.done(result)
         if sample is not None:
@@ -172,7 +172,7 @@ class Scheduler:
             if inline:
                 self._loop.call_soon(sample.prove)
             else:
-                self._thread_of(lane).submit(sample.prove)
+                self._thread_of(batch_queue).submit(sample.prove)
 
 
 def _time(batch: Sequence[Task]) -> tuple[list[Any], RunTime]:
@@ -185,9 +185,9 @@ def _run_alone(predictor: Predictor, several: Sequence[Any]) -> Sequence[Any]:
     return [predictor.run(taken) for taken in several]
 
 
-def _run_together(runtime: ModelInstance, generation: Generation, several: Sequence[Any]) -> Sequence[Any]:
+def _run_together(instance: ModelInstance, generation: Generation, several: Sequence[Any]) -> Sequence[Any]:
     predictor = generation.predictor
-    if len(several) == 1 or runtime.batching.is_over(generation.provenance.generation):
+    if len(several) == 1 or instance.batching.is_over(generation.provenance.generation):
         return _run_alone(predictor, several)
     rows = [predictor.count_rows(taken) for taken in several]
     return predictor.split(predictor.run(predictor.stack(several)), rows)

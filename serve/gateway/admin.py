@@ -38,7 +38,7 @@ def order(server: Server, request: Request) -> Response:
     if refused is not None:
         return refused
     try:
-        operations = server.oversight.operations(request.place["name"])
+        operations = server.telemetry.operations(request.place["name"])
     except NotServedError as error:
         return fail(404, error.message)
     except OperationError as error:

@@ -34,20 +34,20 @@ class AsgiApp:
         dispatcher: runs the models.
     """
 
-    def __init__(self, server: Server, rest: Any, dispatcher: Scheduler) -> None:
-        self._server, self._rest, self._dispatcher = server, rest, dispatcher
-        self._door, self._origins = RequestLifecycle(server), Origins(server.settings.cors_origins)
+    def __init__(self, server: Server, rest: Any, scheduler: Scheduler) -> None:
+        self._server, self._rest, self._scheduler = server, rest, scheduler
+        self._lifecycle, self._origins = RequestLifecycle(server), Origins(server.settings.cors_origins)
         self.table = Table(PREDICTION_ROUTES)
         self.limit_bytes = server.settings.max_body_bytes
 
     @property
     def is_ending(self) -> bool:
         """Whether the server was told to end, so that each connection is closed after its answer."""
-        return self._server.oversight.drain.has_begun
+        return self._server.telemetry.drain.has_begun
 
     def count_slow_client(self) -> None:
         """Count a connection that was closed because its peer took too long."""
-        self._server.oversight.meter.observer.reject("", SLOW_CLIENT)
+        self._server.telemetry.worker_metrics.observer.reject("", SLOW_CLIENT)
 
     def handle(
         self,
@@ -66,28 +66,28 @@ class AsgiApp:
             done: told the answer.
             is_alone: whether no other request is expected to join it.
         """
-        door = self._door
-        waiting = self._dispatcher.waiting_for(door.model_of(request))
-        visit = door.open(request, route, Arrival(time.monotonic(), 0.0, waiting), client)
+        lifecycle = self._lifecycle
+        waiting = self._scheduler.waiting_for(lifecycle.model_of(request))
+        context = lifecycle.open(request, route, Arrival(time.monotonic(), 0.0, waiting), client)
 
         def finish(found: Response | Exception) -> None:
-            done(self._share(request, door.end(visit, found)))
+            done(self._share(request, lifecycle.end(context, found)))
 
-        found = door.begin(visit)
+        found = lifecycle.begin(context)
         if not isinstance(found, Prediction):
             finish(found)
             return
         try:
-            self._submit(found, finish, visit.deadline_s, is_alone)
+            self._submit(found, finish, context.deadline_s, is_alone)
         except Exception as error:  # a predictor that cannot say what may share a run
             finish(error)
             return
         if is_alone:
-            self._dispatcher.run_now(found.runtime)
+            self._scheduler.run_now(found.instance)
 
     def _submit(self, prediction: Prediction, finish: Done, deadline_s: float | None, is_alone: bool) -> None:
         try:
-            self._dispatcher.submit(prediction, finish, deadline_s, is_alone)
+            self._scheduler.submit(prediction, finish, deadline_s, is_alone)
         except BaseException:
             prediction.end()
             raise
@@ -116,8 +116,8 @@ class AsgiApp:
         await _send(send, await answered)
 
     def _refuse_body(self, route: PredictionRoute, request: Request, client: str) -> Response:
-        visit = self._door.open(request, route, Arrival(time.monotonic()), client)
-        answer = self._share(request, self._door.refuse_body(visit, self.limit_bytes))
+        context = self._lifecycle.open(request, route, Arrival(time.monotonic()), client)
+        answer = self._share(request, self._lifecycle.refuse_body(context, self.limit_bytes))
         # A client that awaits our word sends no body; what it sends next would be taken for one.
         closing = {"Connection": "close"} if "expect" in request.headers else {}
         return answer._replace(headers={**answer.headers, **closing})

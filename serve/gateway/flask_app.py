@@ -49,12 +49,12 @@ def create_app(settings: ServerSettings | None = None, drain: Drain | None = Non
         SettingsError: the settings cannot be used.
     """
     server = Server(settings or load_settings(os.environ, Path.cwd()), drain)
-    door = RequestLifecycle(server)
+    lifecycle = RequestLifecycle(server)
     app = _Application("serve", static_folder=None)
     app.extensions[EXTENSION] = server
     for route in ROUTES:
-        _add_route(app, server, door, route)
-    _add_error_handlers(app, door)
+        _add_route(app, server, lifecycle, route)
+    _add_error_handlers(app, lifecycle)
     _share_with(app, Origins(server.settings.cors_origins))
     return app
 
@@ -66,7 +66,7 @@ class _Application(Flask):
         return super().wsgi_app(environ, start_response)
 
 
-def _add_route(app: Flask, server: Server, door: RequestLifecycle, route: AnyRoute) -> None:
+def _add_route(app: Flask, server: Server, lifecycle: RequestLifecycle, route: AnyRoute) -> None:
     limit_bytes = server.settings.max_body_bytes
 
     def view(**place: str) -> FlaskResponse:
@@ -79,8 +79,8 @@ def _add_route(app: Flask, server: Server, door: RequestLifecycle, route: AnyRou
         headers = {name.lower(): value for name, value in request.headers}
         query = request.query_string.decode("latin-1")
         found = Request(request.method, request.path, headers, body or b"", place, query)
-        visit = door.open(found, route, arrival, request.remote_addr or "")
-        answer = door.refuse_body(visit, limit_bytes) if body is None else door.carry(visit)
+        context = lifecycle.open(found, route, arrival, request.remote_addr or "")
+        answer = lifecycle.refuse_body(context, limit_bytes) if body is None else lifecycle.carry(context)
         response = _carry(answer)
         if ticket is not None:
             _let_go(ticket, answer)
@@ -120,7 +120,7 @@ def _end_sending(ticket: Ticket, stream: IO[bytes]) -> None:
     read_away(stream)
 
 
-def _add_error_handlers(app: Flask, door: RequestLifecycle) -> None:
+def _add_error_handlers(app: Flask, lifecycle: RequestLifecycle) -> None:
     @app.errorhandler(HTTPException)
     def _http_error(error: HTTPException) -> FlaskResponse:
         allowed = dict(error.get_headers()).get("Allow") or ", ".join(getattr(error, "valid_methods", None) or ())
@@ -136,7 +136,7 @@ def _add_error_handlers(app: Flask, door: RequestLifecycle) -> None:
 
     @app.errorhandler(Exception)
     def _bug(error: Exception) -> FlaskResponse:
-        return _carry(door.fail_unknown(request.path, error))
+        return _carry(lifecycle.fail_unknown(request.path, error))
 
 
 def _carry(answer: Response) -> FlaskResponse:

@@ -16,13 +16,13 @@ def livez(server: Server, request: Request) -> Response:
     """Say whether this process is worth keeping."""
     if server.is_reloading:
         return _say_alive(server)
-    dead = [runtime for runtime in server.runtimes if not runtime.is_reloading]
+    dead = [instance for instance in server.instances if not instance.is_reloading]
     return fail(503, "the reloader is not running", reason="; ".join(each.reloader.status.verdict for each in dead))
 
 
 def _say_alive(server: Server) -> Response:
     """Whether a restart of this worker could help, and if not, why nothing is live."""
-    waiting = [each for each in server.runtimes if each.slot.live is None and not each.orders.is_unloaded()]
+    waiting = [each for each in server.instances if each.slot.live is None and not each.operator_requests.is_unloaded()]
     if not waiting:
         return succeed({"live": True})
     reason = "; ".join(each.reloader.status.verdict for each in waiting)
@@ -33,12 +33,12 @@ def _say_alive(server: Server) -> Response:
 
 def readyz(server: Server, request: Request) -> Response:
     """Say whether this worker can answer predictions, of every model, and will go on doing so."""
-    if server.oversight.drain.has_begun:
+    if server.telemetry.drain.has_begun:
         return fail(503, "the server is shutting down")
     waiting = [model.stable for model in server.models.values() if model.stable.slot.live is None]
     if not waiting:
         return succeed({"ready": True})
-    return not_live("; ".join(runtime.reloader.status.verdict for runtime in waiting))
+    return not_live("; ".join(instance.reloader.status.verdict for instance in waiting))
 
 
 def model(server: Server, request: Request) -> Response:

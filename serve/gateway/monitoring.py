@@ -21,8 +21,8 @@ _FRESH = {"Cache-Control": "no-store"}
 
 def metrics(server: Server, request: Request) -> Response:
     """Tell Prometheus."""
-    oversight = server.oversight
-    body = oversight.meter.write(oversight.readings())
+    telemetry = server.telemetry
+    body = telemetry.worker_metrics.write(telemetry.readings())
     return Response(200, {"Content-Type": CONTENT_TYPE, **_FRESH}, body)
 
 
@@ -30,15 +30,15 @@ def status_json(server: Server, request: Request) -> Response:
     """Tell what the status page shows."""
     if server.settings.status_page == "off":
         return _NO_PAGE
-    oversight = server.oversight
+    telemetry = server.telemetry
     content = {
         "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         "host": socket.gethostname(),
         "worker": os.getpid(),
-        "env_digest": oversight.env_digest,
+        "env_digest": telemetry.env_digest,
         "has_admin": server.settings.admin_token_file is not None,
-        "is_draining": oversight.drain.has_begun,
-        "models": [describe_model(look) for look in oversight.looks()],
+        "is_draining": telemetry.drain.has_begun,
+        "models": [describe_model(look) for look in telemetry.looks()],
     }
     return succeed(content, _FRESH)
 

@@ -33,17 +33,17 @@ def index(server: Server, request: Request) -> Response:
     if not isinstance(is_ready, bool):
         return fail(400, f"ready: expected true or false, found {excerpt(is_ready)}")
     listed = [
-        _entry(model, label, runtime) for model in server.models.values() for label, runtime in model.labels.items()
+        _entry(model, label, instance) for model in server.models.values() for label, instance in model.labels.items()
     ]
     return succeed([entry for entry in listed if not is_ready or entry["state"] == "READY"])
 
 
-def _entry(model: Model, label: str, runtime: ModelInstance) -> dict[str, object]:
-    live = runtime.slot.live
-    facts = {"name": model.name, "label": label, "reason": runtime.reloader.status.verdict}
+def _entry(model: Model, label: str, instance: ModelInstance) -> dict[str, object]:
+    live = instance.slot.live
+    facts = {"name": model.name, "label": label, "reason": instance.reloader.status.verdict}
     if live is not None:
         return {**facts, "version": live.provenance.version, "state": "READY"}
-    return {**facts, "version": "", "state": "LOADING" if runtime.is_loading else "UNAVAILABLE"}
+    return {**facts, "version": "", "state": "LOADING" if instance.is_loading else "UNAVAILABLE"}
 
 
 def load(server: Server, request: Request) -> Response:
@@ -57,15 +57,15 @@ def load(server: Server, request: Request) -> Response:
         return fail(error.status, error.message)
     if parameters:
         return fail(400, f"parameters: expected none, as the settings say how to serve, found {excerpt(parameters)}")
-    for runtime in model.labels.values():
-        runtime.orders.order_load()
-    asked = [(runtime, runtime.reloader.look_now()) for runtime in model.labels.values() if runtime.is_reloading]
-    for runtime, number in asked:
-        outcome = runtime.reloader.wait_for(number, runtime.settings.commit_timeout_s)
+    for instance in model.labels.values():
+        instance.operator_requests.order_load()
+    asked = [(instance, instance.reloader.look_now()) for instance in model.labels.values() if instance.is_reloading]
+    for instance, number in asked:
+        outcome = instance.reloader.wait_for(number, instance.settings.commit_timeout_s)
         if outcome is None:
-            return fail(503, f"{model.name}: it is still being loaded", reason=runtime.reloader.status.verdict)
+            return fail(503, f"{model.name}: it is still being loaded", reason=instance.reloader.status.verdict)
         # A canary or a shadow need not have anything to serve.
-        if outcome.is_refused or (runtime is model.stable and not outcome.is_live):
+        if outcome.is_refused or (instance is model.stable and not outcome.is_live):
             return fail(400, f"{model.name}: {outcome.reason}")
     return succeed({"name": model.name, "state": _entry(model, "", model.stable)["state"]})
 
@@ -76,13 +76,13 @@ def unload(server: Server, request: Request) -> Response:
         model = server.find(request.place["name"])
     except NotServedError as error:
         return fail(404, error.message)
-    if any(runtime.settings.unload != "allow" for runtime in model.labels.values()):
+    if any(instance.settings.unload != "allow" for instance in model.labels.values()):
         return fail(
             400, f'{model.name}: expected to be served, as the settings say; unload = "allow" lets it be unloaded'
         )
-    for runtime in model.labels.values():
-        runtime.orders.order_unload()
-        runtime.reloader.look_now()
+    for instance in model.labels.values():
+        instance.operator_requests.order_unload()
+        instance.reloader.look_now()
     return succeed({"name": model.name, "state": "UNLOADING"})
 
 

@@ -29,7 +29,7 @@ def statistics(server: Server, request: Request) -> Response:
         models = [find(server, request).model] if "name" in request.place else list(server.models.values())
     except NotServedError as error:
         return fail(404, error.message)
-    tallies = server.oversight.meter.tallies()
+    tallies = server.telemetry.worker_metrics.tallies()
     return succeed({"model_stats": [_describe(model, tallies.get(model.name, Tally())) for model in models]})
 
 

@@ -57,7 +57,7 @@ class RequestLifecycle:
     """
 
     def __init__(self, server: Server) -> None:
-        self._server, self._oversight = server, server.oversight
+        self._server, self._telemetry = server, server.telemetry
         self._sole = next(iter(server.models)) if len(server.models) == 1 else ""
 
     def model_of(self, request: Request) -> str:
@@ -82,13 +82,13 @@ class RequestLifecycle:
         stated, span = request.headers.get(HEADER), None
         trace = None if stated is None else parse_trace_parent(stated)
         if route.protocol:
-            self._oversight.meter.observer.begin(model, arrival.waited_s)
-            if self._oversight.spans is not None:
-                span = self._oversight.spans.begin(request.method, route.pattern, request.path, trace)
-                trace = self._oversight.spans.place_of(span)
+            self._telemetry.worker_metrics.observer.begin(model, arrival.waited_s)
+            if self._telemetry.spans is not None:
+                span = self._telemetry.spans.begin(request.method, route.pattern, request.path, trace)
+                trace = self._telemetry.spans.place_of(span)
         return RequestContext(request, route, model, arrival, self._deadline_of(request, arrival), client, trace, span)
 
-    def turn_away(self, visit: RequestContext) -> Response | None:
+    def turn_away(self, context: RequestContext) -> Response | None:
         """Answer a prediction that is not to be worked on.
 
         Args:
@@ -97,19 +97,19 @@ class RequestLifecycle:
         Returns:
             The answer; `None` for a request that is to be worked on.
         """
-        if not visit.route.protocol:
+        if not context.route.protocol:
             return None
-        if visit.deadline_s is None:
-            stated = visit.request.headers[TIMEOUT_HEADER]
+        if context.deadline_s is None:
+            stated = context.request.headers[TIMEOUT_HEADER]
             return fail(400, f"{TIMEOUT_HEADER}: expected a number of seconds above 0, found {stated!r}")
-        rejection = judge(visit.arrival, visit.deadline_s, self._server.settings.max_queue, time.monotonic())
+        rejection = judge(context.arrival, context.deadline_s, self._server.settings.max_queue, time.monotonic())
         if rejection is None:
             return None
-        self._oversight.meter.observer.reject(visit.model, rejection.reason)
+        self._telemetry.worker_metrics.observer.reject(context.model, rejection.reason)
         headers = {"Retry-After": str(RETRY_AFTER_S)} if rejection.reason == QUEUE_FULL else {}
         return fail(rejection.status, rejection.message, headers)
 
-    def close(self, visit: RequestContext, answer: Response) -> Response:
+    def close(self, context: RequestContext, answer: Response) -> Response:
         """Let an answer out.
 
         Args:
@@ -119,20 +119,20 @@ class RequestLifecycle:
         Returns:
             The answer, with the place in the trace.
         """
-        seconds = time.monotonic() - visit.arrival.arrived_s
-        if visit.trace is not None:
-            answer = answer._replace(headers={**answer.headers, HEADER: str(visit.trace)})
-        if visit.route.protocol:
+        seconds = time.monotonic() - context.arrival.arrived_s
+        if context.trace is not None:
+            answer = answer._replace(headers={**answer.headers, HEADER: str(context.trace)})
+        if context.route.protocol:
             label = answer.headers.get("X-Model-Label", "")
-            served = Served(visit.model, label, visit.route.protocol, answer.status)
-            self._oversight.meter.observer.end(served, seconds)
-        if visit.span is not None and self._oversight.spans is not None:
-            self._oversight.spans.end(visit.span, answer.status, provenance_of(answer.headers))
-        if self._oversight.access_log is not None:
-            self._oversight.access_log.put(_exchange(visit, answer, seconds))
+            served = Served(context.model, label, context.route.protocol, answer.status)
+            self._telemetry.worker_metrics.observer.end(served, seconds)
+        if context.span is not None and self._telemetry.spans is not None:
+            self._telemetry.spans.end(context.span, answer.status, provenance_of(answer.headers))
+        if self._telemetry.access_log is not None:
+            self._telemetry.access_log.put(_exchange(context, answer, seconds))
         return answer
 
-    def begin(self, visit: RequestContext) -> Response | Prediction | Exception:
+    def begin(self, context: RequestContext) -> Response | Prediction | Exception:
         """Have the handler understand a request, unless it is not to be worked on.
 
         Args:
@@ -142,12 +142,14 @@ class RequestLifecycle:
             What `end` lets out, or, of a prediction, what is to be run first.
         """
         try:
-            found: Response | Prediction = self.turn_away(visit) or visit.route.handle(self._server, visit.request)
+            found: Response | Prediction = self.turn_away(context) or context.route.handle(
+                self._server, context.request
+            )
             return found
         except Exception as error:  # a bug of a handler
             return error
 
-    def end(self, visit: RequestContext, found: Response | Exception) -> Response:
+    def end(self, context: RequestContext, found: Response | Exception) -> Response:
         """Let out the answer, or what is to be said of an error.
 
         Args:
@@ -155,33 +157,35 @@ class RequestLifecycle:
             found: what became of it.
         """
         if isinstance(found, LateError):
-            found = self.turn_away(visit) or found
-        return self.close(visit, found if isinstance(found, Response) else self.fail_unknown(visit.request.path, found))
+            found = self.turn_away(context) or found
+        return self.close(
+            context, found if isinstance(found, Response) else self.fail_unknown(context.request.path, found)
+        )
 
-    def carry(self, visit: RequestContext) -> Response:
+    def carry(self, context: RequestContext) -> Response:
         """Bring a request to its end in this thread.
 
         Args:
             visit: the request.
         """
-        found = self.begin(visit)
+        found = self.begin(context)
         if isinstance(found, Prediction):
             try:
                 found = complete(found)
             except Exception as error:  # a module that failed
                 found = error
-        return self.end(visit, found)
+        return self.end(context, found)
 
-    def refuse_body(self, visit: RequestContext, limit_bytes: int) -> Response:
+    def refuse_body(self, context: RequestContext, limit_bytes: int) -> Response:
         """Answer a request whose body is too long.
 
         Args:
             visit: the request, without its body.
             limit_bytes: the longest that is taken.
         """
-        if visit.route.protocol:
-            self._oversight.meter.observer.reject(visit.model, TOO_LARGE)
-        return self.end(visit, fail(413, f"the body: expected at most {limit_bytes} bytes, found more"))
+        if context.route.protocol:
+            self._telemetry.worker_metrics.observer.reject(context.model, TOO_LARGE)
+        return self.end(context, fail(413, f"the body: expected at most {limit_bytes} bytes, found more"))
 
     def fail_unknown(self, path: str, error: Exception) -> Response:
         """Answer a request on which the server failed, or whose inputs the model could not use.
@@ -194,7 +198,7 @@ class RequestLifecycle:
         """
         if isinstance(error, InputError):  # found when the model ran
             return fail(422, error.message)
-        log = next(self._server.runtimes).log
+        log = next(self._server.instances).log
         told = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         log.emit("request_failed", path=path, reason=repr(error), traceback=told)
         return fail(500, "the server failed on this request; its log says why")
@@ -206,16 +210,16 @@ class RequestLifecycle:
             return None
 
 
-def _exchange(visit: RequestContext, answer: Response, seconds: float) -> LoggedRequest:
-    request = visit.request
+def _exchange(context: RequestContext, answer: Response, seconds: float) -> LoggedRequest:
+    request = context.request
     return LoggedRequest(
         method=request.method,
         path=request.path,
-        client=visit.client,
+        client=context.client,
         status=answer.status,
         seconds=seconds,
         taken_bytes=len(request.body),
         given_bytes=sum(len(part) for part in answer.parts),
         headers=answer.headers,
-        trace=visit.trace,
+        trace=context.trace,
     )

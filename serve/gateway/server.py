@@ -25,21 +25,24 @@ class Server(Registry):
     """
 
     def __init__(self, settings: ServerSettings, drain: Drain | None = None) -> None:
-        meter = WorkerMetrics(lambda: {name: vars(counts) for name, counts in list(self.shadow.counts.items())})
+        worker_metrics = WorkerMetrics(
+            lambda: {name: vars(counts) for name, counts in list(self.shadow.counts.items())}
+        )
         models = {
             model.name: Model(
-                model.name, {label: ModelInstance(each, meter.take_event) for label, each in model.labels.items()}
+                model.name,
+                {label: ModelInstance(each, worker_metrics.take_event) for label, each in model.labels.items()},
             )
             for model in settings.models
         }
         super().__init__(settings, models)
-        by_name = {runtime.settings.full_name: runtime for runtime in self.runtimes}
-        self.oversight = Telemetry(settings, by_name, drain or Drain(), meter)
+        by_name = {instance.settings.full_name: instance for instance in self.instances}
+        self.telemetry = Telemetry(settings, by_name, drain or Drain(), worker_metrics)
 
     @property
     def is_reloading(self) -> bool:
         """Whether every reloader's thread is alive."""
-        return all(runtime.is_reloading for runtime in self.runtimes)
+        return all(instance.is_reloading for instance in self.instances)
 
     def start(self, read_queued: Callable[[], int] = lambda: 0) -> None:
         """Start the reloaders' threads in this process, once.
@@ -49,18 +52,18 @@ class Server(Registry):
         Args:
             read_queued: tells how many requests wait in this worker.
         """
-        self.oversight.start(read_queued)
-        for runtime in self.runtimes:
-            runtime.start()
+        self.telemetry.start(read_queued)
+        for instance in self.instances:
+            instance.start()
 
     def stop(self) -> None:
         """End the reloaders' threads, so that the interpreter does not go away under torch's feet."""
         self.shadow.stop()
-        for runtime in self.runtimes:
-            runtime.reloader.stop()
-        for runtime in self.runtimes:
-            runtime.stop()
-        self.oversight.stop()
+        for instance in self.instances:
+            instance.reloader.stop()
+        for instance in self.instances:
+            instance.stop()
+        self.telemetry.stop()
 
     def wait_until_booted(self, is_wanted: Callable[[], bool]) -> bool:
         """Wait until the committed generation of every model is live again, or cannot be.
@@ -75,7 +78,7 @@ class Server(Registry):
             Whether this worker can answer for every model that the host has committed.
         """
         until_s = time.monotonic() + self.settings.boot_wait_s
-        for runtime in self.runtimes:
-            while is_wanted() and time.monotonic() < until_s and not runtime.reloader.wait_until_booted(0.1):
+        for instance in self.instances:
+            while is_wanted() and time.monotonic() < until_s and not instance.reloader.wait_until_booted(0.1):
                 continue
-        return all(runtime.can_answer for runtime in self.runtimes)
+        return all(instance.can_answer for instance in self.instances)

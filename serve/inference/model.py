@@ -33,7 +33,7 @@ class ModelSpec(NamedTuple):
     label: str | None = None
 
 
-def aim_of(request: Request) -> ModelSpec:
+def spec_of(request: Request) -> ModelSpec:
     """Read from path and headers which model is meant.
 
     Args:
@@ -76,7 +76,7 @@ class Model:
         open_to_requests = [self.labels[label] for label in (CANARY, STABLE) if label in self.labels]
         return {live.provenance.version: each for each in open_to_requests if (live := each.slot.live) is not None}
 
-    def choose(self, aim: ModelSpec) -> ModelInstance:
+    def choose(self, spec: ModelSpec) -> ModelInstance:
         """Choose who answers a request.
 
         Args:
@@ -85,17 +85,17 @@ class Model:
         Raises:
             NotServedError: no such version or label is served.
         """
-        if aim.label is not None:
-            if aim.label not in self.labels or aim.label == SHADOW:
+        if spec.label is not None:
+            if spec.label not in self.labels or spec.label == SHADOW:
                 known = ", ".join(label for label in self.labels if label != SHADOW)
-                raise NotServedError(f"{self.name}: label: expected {known}, found {aim.label}")
-            return self.labels[aim.label]
-        if aim.version is not None:
+                raise NotServedError(f"{self.name}: label: expected {known}, found {spec.label}")
+            return self.labels[spec.label]
+        if spec.version is not None:
             versions = self.versions
-            if aim.version not in versions:
+            if spec.version not in versions:
                 known = ", ".join(versions) or "none, as nothing is live yet"
-                raise NotServedError(f"{self.name}: version: expected {known}, found {aim.version}")
-            return versions[aim.version]
+                raise NotServedError(f"{self.name}: version: expected {known}, found {spec.version}")
+            return versions[spec.version]
         canary = self.labels.get(CANARY)
         if canary is not None and canary.slot.live is not None and self._draw() < canary.settings.share:
             return canary

@@ -65,7 +65,7 @@ class ModelInstance:
         start = os.environ.get(START_VARIABLE) or str(os.getppid())
         quarantine = Quarantine(settings.store, lambda: self._judge, start)
         parts = make_parts(settings, self.slot, self.log, self.env_digest, quarantine)
-        self.orders, self.batching = parts.orders, UnbatchedGeneration(settings.store)
+        self.operator_requests, self.batching = parts.operator_requests, UnbatchedGeneration(settings.store)
         self.reloader = make_reloader(settings, parts, self._make_loader)
         self._thread: threading.Thread | None = None
 

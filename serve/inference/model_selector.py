@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from serve.errors import NotServedError
 from serve.http.messages import Request, Response, fail, not_live
-from serve.inference.model import Model, aim_of
+from serve.inference.model import Model, spec_of
 
 if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
@@ -23,7 +23,7 @@ class Found(NamedTuple):
     """
 
     model: Model
-    runtime: ModelInstance
+    instance: ModelInstance
 
 
 def find(server: Registry, request: Request) -> Found:
@@ -36,9 +36,9 @@ def find(server: Registry, request: Request) -> Found:
     Raises:
         NotServedError: there is no such model, version or label.
     """
-    aim = aim_of(request)
-    model = server.find(aim.name)
-    return Found(model, model.stable if aim.version is None and aim.label is None else model.choose(aim))
+    spec = spec_of(request)
+    model = server.find(spec.name)
+    return Found(model, model.stable if spec.version is None and spec.label is None else model.choose(spec))
 
 
 def describe(server: Registry, request: Request, write: Callable[[Found, Generation], Response]) -> Response:
@@ -56,8 +56,8 @@ def describe(server: Registry, request: Request, write: Callable[[Found, Generat
         found = find(server, request)
     except NotServedError as error:
         return fail(404, error.message)
-    live = found.runtime.slot.live
+    live = found.instance.slot.live
     if live is None:
-        return not_live(found.runtime.reloader.status.verdict)
+        return not_live(found.instance.reloader.status.verdict)
     answer = write(found, live)
     return answer._replace(headers={**answer.headers, **live.provenance.headers})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol
 
 from serve.errors import InputError, NotLiveError, NotServedError, RequestError
 from serve.http.messages import Request, Response, fail, not_live
-from serve.inference.model import aim_of
+from serve.inference.model import spec_of
 from serve.inference.shadow import Asked
 from serve.model.predictor import Predictor
 
@@ -76,7 +76,7 @@ class Prediction(NamedTuple):
         server: has the shadow compared.
     """
 
-    runtime: ModelInstance
+    instance: ModelInstance
     generation: Generation
     taken: Any
     dialect: Dialect
@@ -116,7 +116,7 @@ class Prediction(NamedTuple):
 
     def end(self) -> None:
         """End the lease without a response; for a module that failed."""
-        self.runtime.slot.release(self.generation)
+        self.instance.slot.release(self.generation)
 
 
 def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Prediction:
@@ -130,28 +130,28 @@ def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Pred
     Returns:
         What is left to do; or the answer to a request that cannot be understood, or that asks for what is not served.
     """
-    aim = aim_of(request)
+    spec = spec_of(request)
     try:
-        model = server.find(aim.name)
-        runtime = model.choose(aim)
+        model = server.find(spec.name)
+        instance = model.choose(spec)
     except NotServedError as error:
         return fail(404, error.message)
     try:
-        generation = runtime.slot.acquire()
+        generation = instance.slot.acquire()
     except NotLiveError:
-        return not_live(runtime.reloader.status.verdict)
+        return not_live(instance.reloader.status.verdict)
     try:
         again = dialect.read(request, generation.predictor)
         taken = again(generation.predictor)
     except (RequestError, InputError) as error:
-        runtime.slot.release(generation)  # its weights may go; what a refusal says of the inputs stays
+        instance.slot.release(generation)  # its weights may go; what a refusal says of the inputs stays
         status, headers = (error.status, error.headers) if isinstance(error, RequestError) else (422, {})
         refused = dialect.refuse(status, error.message, generation.predictor)
         return _with(refused._replace(headers={**refused.headers, **headers}), generation.provenance)
     except BaseException:
-        runtime.slot.release(generation)
+        instance.slot.release(generation)
         raise
-    return Prediction(runtime, generation, taken, dialect, again, model.shadow, server)
+    return Prediction(instance, generation, taken, dialect, again, model.shadow, server)
 
 
 def complete(found: Response | Prediction) -> Response:

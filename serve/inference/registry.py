@@ -27,9 +27,9 @@ class Registry:
         self.shadow = Shadow()
 
     @property
-    def runtimes(self) -> Iterator[ModelInstance]:
+    def instances(self) -> Iterator[ModelInstance]:
         """All labels of all models."""
-        return (runtime for model in self.models.values() for runtime in model.labels.values())
+        return (instance for model in self.models.values() for instance in model.labels.values())
 
     def find(self, name: str | None) -> Model:
         """Find a model.

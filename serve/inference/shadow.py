@@ -35,7 +35,7 @@ class Asked:
         outputs: what was answered, as JSON has it.
     """
 
-    runtime: ModelInstance
+    instance: ModelInstance
     take: Callable[[Predictor], Any]
     outputs: object
 
@@ -66,7 +66,7 @@ class Shadow:
             asked: the request and its answer.
         """
         with self._lock:
-            counts = self.counts.setdefault(asked.runtime.settings.name, Counts())
+            counts = self.counts.setdefault(asked.instance.settings.name, Counts())
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
                 self._thread.start()
@@ -90,11 +90,11 @@ class Shadow:
 
     def _run(self) -> None:
         while (asked := self._waiting.get()) is not None:
-            self._compare(asked, self.counts[asked.runtime.settings.name])
+            self._compare(asked, self.counts[asked.instance.settings.name])
 
     def _compare(self, asked: Asked, counts: Counts) -> None:
         try:
-            with asked.runtime.slot.lease() as generation:
+            with asked.instance.slot.lease() as generation:
                 predictor = generation.predictor
                 answered = predictor.give(predictor.run(asked.take(predictor)))
         except NotLiveError:
@@ -116,4 +116,4 @@ class Shadow:
 
     def _log(self, asked: Asked, count: int, event: str, reason: str) -> None:
         if count % _LOG_EVERY == 1:
-            asked.runtime.log.emit(event, reason=reason, count=count)
+            asked.instance.log.emit(event, reason=reason, count=count)

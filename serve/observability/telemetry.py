@@ -47,9 +47,13 @@ class Telemetry:
     """
 
     def __init__(
-        self, settings: ServerSettings, runtimes: Mapping[str, ModelInstance], drain: Drain, meter: WorkerMetrics
+        self,
+        settings: ServerSettings,
+        instances: Mapping[str, ModelInstance],
+        drain: Drain,
+        worker_metrics: WorkerMetrics,
     ) -> None:
-        self._runtimes, self.drain, self.meter = runtimes, drain, meter
+        self._instances, self.drain, self.worker_metrics = instances, drain, worker_metrics
         self._client_timeout_s = settings.client_timeout_s
         self.access_log = AccessLog() if settings.access_log == "on" else None
         self.spans = Spans() if settings.traces == "otlp" else None
@@ -59,12 +63,12 @@ class Telemetry:
     @property
     def env_digest(self) -> str | None:
         """Of the environment that computes the answers."""
-        return next((runtime.env_digest for runtime in self._runtimes.values()), None)
+        return next((instance.env_digest for instance in self._instances.values()), None)
 
     @property
     def slow_clients(self) -> SlowClients:
         """What is done about slow clients of this worker."""
-        return SlowClients(self._client_timeout_s, lambda: self.meter.observer.reject("", SLOW_CLIENT))
+        return SlowClients(self._client_timeout_s, lambda: self.worker_metrics.observer.reject("", SLOW_CLIENT))
 
     def start(self, read_queued: Callable[[], int]) -> None:
         """Begin to count, in the worker.
@@ -72,14 +76,14 @@ class Telemetry:
         Args:
             read_queued: tells how many requests wait in this worker.
         """
-        models = [ModelLabel(runtime.settings.name, runtime.settings.label) for runtime in self._runtimes.values()]
+        models = [ModelLabel(instance.settings.name, instance.settings.label) for instance in self._instances.values()]
         outcomes = [each.name for each in fields(Counts)]
-        self.meter.begin(models, {whose.model: outcomes for whose in models if whose.label == SHADOW})
-        self.meter.start(read_queued)
+        self.worker_metrics.begin(models, {whose.model: outcomes for whose in models if whose.label == SHADOW})
+        self.worker_metrics.start(read_queued)
 
     def stop(self) -> None:
         """Hand over what was counted; the worker ends."""
-        self.meter.stop()
+        self.worker_metrics.stop()
         if self.spans is not None:
             self.spans.stop()
 
@@ -93,10 +97,10 @@ class Telemetry:
             NotServedError: there is no such model.
             OperationError: it has no store yet.
         """
-        if name not in self._runtimes:
-            raise NotServedError(f"model: expected {' or '.join(self._runtimes)}, found {name}")
+        if name not in self._instances:
+            raise NotServedError(f"model: expected {' or '.join(self._instances)}, found {name}")
         if name not in self._operations:
-            self._operations[name] = Operations(self._runtimes[name].settings.store)
+            self._operations[name] = Operations(self._instances[name].settings.store)
         return self._operations[name]
 
     def looks(self) -> Iterator[Look]:
@@ -106,19 +110,19 @@ class Telemetry:
             OSError: a store cannot be read.
             LedgerError: a file of a store is damaged.
         """
-        traffic = self.meter.traffic()
-        for name, runtime in self._runtimes.items():
+        traffic = self.worker_metrics.traffic()
+        for name, instance in self._instances.items():
             operations, status = self._examine(name)
-            settings = runtime.settings
+            settings = instance.settings
             yield Look(
                 full_name=name,
                 name=settings.name,
                 label=settings.label,
                 status=status,
                 history=operations.history(MOST_SWAPS) if operations else [],
-                events=runtime.journal.read(_MOST_EVENTS),
-                verdict=runtime.reloader.status.verdict,
-                unserved_s=_age_of(runtime, status),
+                events=instance.journal.read(_MOST_EVENTS),
+                verdict=instance.reloader.status.verdict,
+                unserved_s=_age_of(instance, status),
                 traffic=traffic.get((settings.name, settings.label), Traffic()),
                 memory=self._read_memory([row.pid for row in status.workers]),
             )
@@ -132,16 +136,16 @@ class Telemetry:
         """
         yield Reading("envserve_env_info", {"env_digest": self.env_digest or ""}, 1)
         workers = {os.getpid()}
-        for name, runtime in self._runtimes.items():
+        for name, instance in self._instances.items():
             operations, status = self._examine(name)
             workers |= {row.pid for row in status.workers}
-            whose = ModelLabel(runtime.settings.name, runtime.settings.label)
+            whose = ModelLabel(instance.settings.name, instance.settings.label)
             generations = operations.generations() if operations else []
-            yield from read_model(whose, status, generations, _age_of(runtime, status))
+            yield from read_model(whose, status, generations, _age_of(instance, status))
         yield from read_memory(sorted(workers))
 
     def _examine(self, name: str) -> tuple[Operations | None, Status]:
-        if name not in self._operations and not self._runtimes[name].settings.store.is_dir():
+        if name not in self._operations and not self._instances[name].settings.store.is_dir():
             return None, Status(None, (), None, None, ())  # the reloader has not made it yet
         operations = self.operations(name)
         return operations, operations.status()
@@ -154,9 +158,9 @@ class Telemetry:
         return known
 
 
-def _age_of(runtime: ModelInstance, status: Status) -> float:
+def _age_of(instance: ModelInstance, status: Status) -> float:
     """Return the age of the newest published checkpoint while it is not served, be it this worker who has found it."""
-    written_ns = [runtime.reloader.status.unserved_ns]
+    written_ns = [instance.reloader.status.unserved_ns]
     if status.proposal is not None and status.proposal.entry.cause == CHECKPOINT:
         written_ns.append(status.proposal.entry.marker_mtime_ns)
     known_ns = [each for each in written_ns if each is not None]

@@ -77,18 +77,18 @@ class Operations:
             )
         self._store = Store(root)
         self._ledger = Ledger(self._store)
-        self._orders = OperatorRequests(root)
+        self._operator_requests = OperatorRequests(root)
         self._quarantine, self._unserved = Quarantine(root), Unserved(root)
-        self._agreement = Coordinator(root, self._ledger, 0.0)
+        self._coordinator = Coordinator(root, self._ledger, 0.0)
 
     def status(self) -> Status:
         """Look at what is served."""
-        rows = self._agreement.roster.survey().alive.values()
+        rows = self._coordinator.membership.survey().alive.values()
         return Status(
             committed=self._ledger.last(),
             workers=tuple(sorted(rows, key=lambda row: row.pid)),
-            proposal=self._agreement.open_proposal(),
-            pin=self._orders.pin(),
+            proposal=self._coordinator.open_proposal(),
+            pin=self._operator_requests.pin(),
             quarantine=tuple(self._quarantine.records()),
             unserved=tuple(self._unserved.notes()),
         )
@@ -118,9 +118,9 @@ class Operations:
             OperationError: there is no such version, or its checkpoint is not in the store any more.
         """
         target = self._choose(version)
-        order = self._orders.order_rollback(target)
-        self._agreement.commit_alone(order.propose(target))
-        self._agreement.wake()
+        order = self._operator_requests.order_rollback(target)
+        self._coordinator.commit_alone(order.propose(target))
+        self._coordinator.wake()
         return order
 
     def wait_for(self, order: Rollback, timeout_s: float) -> Entry:
@@ -143,10 +143,10 @@ class Operations:
                     return entry
             for record in self._quarantine.records():
                 if order.fingerprint in record.fingerprints:
-                    self._orders.withdraw(order)
+                    self._operator_requests.withdraw(order)
                     raise OperationError(f"the rollback to {order.version} was refused: {record.reason}")
             time.sleep(_LOOK_S)
-        self._orders.withdraw(order)
+        self._operator_requests.withdraw(order)
         raise OperationError(
             f"the rollback to {order.version}: expected it live in {timeout_s:g} s, found it still open",
             hint="python -m serve status shows what the workers do",
@@ -161,7 +161,7 @@ class Operations:
         Raises:
             OperationError: nothing is committed yet.
         """
-        return self._orders.order_pin(self._require_committed(), reason)
+        return self._operator_requests.order_pin(self._require_committed(), reason)
 
     def unpin(self) -> bool:
         """Allow automatic moves again.
@@ -169,8 +169,8 @@ class Operations:
         Returns:
             Whether they were stopped.
         """
-        was_pinned = self._orders.unpin()
-        self._agreement.wake()
+        was_pinned = self._operator_requests.unpin()
+        self._coordinator.wake()
         return was_pinned
 
     def retry(self, wanted: str | None) -> list[Record]:
@@ -191,13 +191,13 @@ class Operations:
             raise OperationError(
                 f"expected a checkpoint that was refused, found {wanted}", hint=f"refused are: {known}"
             )
-        self._agreement.wake()
+        self._coordinator.wake()
         return lifted
 
     def occupants(self) -> list[Occupant]:
         """Return what occupies the store, and why, the largest first."""
         return list_occupants(
-            self._store.shelf, self._ledger.read(), self._quarantine.records(), self._agreement.open_proposal()
+            self._store.shelf, self._ledger.read(), self._quarantine.records(), self._coordinator.open_proposal()
         )
 
     def free_bytes(self) -> int:
@@ -220,11 +220,11 @@ class Operations:
         def living() -> set[int]:
             return {row.pid for row in self.status().workers}
 
-        return ask_workers(self._orders, living, self._agreement.wake, timeout_s)
+        return ask_workers(self._operator_requests, living, self._coordinator.wake, timeout_s)
 
     def look(self) -> None:
         """Have the workers look at the watched place now."""
-        self._agreement.wake()
+        self._coordinator.wake()
 
     def _require_committed(self) -> Entry:
         last = self._ledger.last()

@@ -27,7 +27,7 @@ def model_ready(server: Registry, request: Request) -> Response:
         found = find(server, request)
     except NotServedError as error:
         return fail(404, error.message)
-    if found.runtime.slot.live is None:
+    if found.instance.slot.live is None:
         return fail(503, "no model is live yet", name=found.model.name, ready=False)
     return succeed({"name": found.model.name, "ready": True})
 

@@ -67,7 +67,7 @@ def status(server: Registry, request: Request) -> Response:
         found = find(server, request)
     except NotServedError as error:
         return fail(404, error.message)
-    live = found.runtime.slot.live
+    live = found.instance.slot.live
     named = [live.provenance.version] if live is not None else []
     versions = found.model.versions if len(request.place) == 1 else named
     states = [

@@ -86,8 +86,8 @@ def versions(server: Registry, request: Request) -> Response:
         found = find(server, request)
     except NotServedError as error:
         return fail(404, error.message)
-    lives = [(runtime, runtime.slot.live) for runtime in found.model.versions.values()]
-    return succeed([_describe(Found(found.model, runtime), live) for runtime, live in lives if live is not None])
+    lives = [(instance, instance.slot.live) for instance in found.model.versions.values()]
+    return succeed([_describe(Found(found.model, instance), live) for instance, live in lives if live is not None])
 
 
 def _write_model(found: Found, live: Generation) -> Response:
@@ -98,7 +98,7 @@ def _describe(found: Found, live: Generation) -> dict[str, object]:
     return {
         "modelName": found.model.name,
         "modelVersion": live.provenance.version,
-        "modelUrl": found.runtime.settings.checkpoints.name,
+        "modelUrl": found.instance.settings.checkpoints.name,
         "runtime": "python",
         "loadedAtStartup": live.provenance.generation == 1,
         "metadata": live.provenance.as_json(),

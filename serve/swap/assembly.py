@@ -47,7 +47,7 @@ def make_parts(
         ledger=Ledger(store),
         quarantine=quarantine,
         unserved=Unserved(settings.store),
-        orders=OperatorRequests(settings.store),
+        operator_requests=OperatorRequests(settings.store),
         log=log,
         name=settings.name,
         label=settings.label,

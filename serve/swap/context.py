@@ -96,7 +96,7 @@ class Context:
     ledger: Ledger
     quarantine: Quarantine
     unserved: Unserved
-    orders: OperatorRequests
+    operator_requests: OperatorRequests
     log: EventLog
     name: str
     label: str

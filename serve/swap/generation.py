@@ -124,7 +124,7 @@ def is_behind(parts: Context) -> bool:
     Args:
         parts: of the worker.
     """
-    return parts.slot.live is None and bool(parts.ledger.read()) and not parts.orders.is_unloaded()
+    return parts.slot.live is None and bool(parts.ledger.read()) and not parts.operator_requests.is_unloaded()
 
 
 def kept(parts: Context) -> frozenset[str]:

@@ -51,7 +51,7 @@ class HostCommitter:
         return self._opened.word.turn if self._opened is not None else 0
 
     @property
-    def _agreement(self) -> Coordinator:
+    def _coordinator(self) -> Coordinator:
         # Not before the fork: the locks of the roster belong to one process.
         if self._opened is None:
             self._opened = Coordinator(self._root, self._parts.ledger, self._timeout_s)
@@ -69,20 +69,20 @@ class HostCommitter:
         while not self._is_stopping:
             entry = self._parts.ledger.last()
             live = entry.generation if entry is not None and self._try_restore(loader, entry) else 0
-            if self._agreement.join(live):
+            if self._coordinator.join(live):
                 return
             time.sleep(_AGAIN_S)
 
     def kept(self) -> frozenset[str]:
         """Return the sha256 of what must stay in the store: what is kept of the generations, and what is proposed."""
-        proposal = self._agreement.open_proposal()
+        proposal = self._coordinator.open_proposal()
         return kept(self._parts).union(() if proposal is None else (proposal.entry.sha256,))
 
     def leave(self) -> None:
         """Take part no more; the worker ends."""
         self._is_stopping = True
         if self._opened is not None:
-            self._opened.roster.leave()
+            self._opened.membership.leave()
 
     def attend(self, loader: Loader) -> bool:
         """Prepare what is proposed, and wait until it is committed or closed.
@@ -93,11 +93,11 @@ class HostCommitter:
         Returns:
             Whether there was something.
         """
-        if not self._agreement.roster.is_joined:
+        if not self._coordinator.membership.is_joined:
             self.boot(loader)  # booting failed, because the disk was full, say
         if self._parts.slot.live is None:
             self._catch_up(loader)
-        proposal = self._agreement.open_proposal()
+        proposal = self._coordinator.open_proposal()
         if proposal is None:
             return False
         self._carry_out(loader, proposal)
@@ -129,7 +129,7 @@ class HostCommitter:
         Returns:
             What became of it.
         """
-        proposal = self._agreement.propose(proposed)
+        proposal = self._coordinator.propose(proposed)
         if proposal is None:
             is_live = self._parts.slot.live is not None
             return SERVED if is_live else Wait("it is committed, and this worker is about to load it", _AGAIN_S)
@@ -142,46 +142,46 @@ class HostCommitter:
         return Ignore(f"refused: {record.reason}") if record is not None else Wait("nobody moved", _AGAIN_S)
 
     def _carry_out(self, loader: Loader, proposal: Proposal, admitted: Stored | None = None) -> ProposalState:
-        agreement, entry = self._agreement, proposal.entry
+        coordinator, entry = self._coordinator, proposal.entry
         before_bytes, previous = used_bytes(), self._parts.slot.live
-        agreement.roster.say(preparing=proposal.number)
+        coordinator.membership.say(preparing=proposal.number)
         stored = admitted if admitted is not None and admitted.sha256 == entry.sha256 else None
-        preparation = BackgroundTask(lambda: self._load(loader, entry, stored), str(entry.generation))
+        background_task = BackgroundTask(lambda: self._load(loader, entry, stored), str(entry.generation))
         try:
-            generation = self._prepare(proposal, preparation, before_bytes)
+            generation = self._prepare(proposal, background_task, before_bytes)
             prepared_s = time.monotonic()
             while generation is not None and self._is_waiting(proposal):
                 try:
-                    if not agreement.try_commit(proposal):
+                    if not coordinator.try_commit(proposal):
                         time.sleep(_LOOK_S)
                 except OSError as error:
                     self._close(proposal, error)
         finally:
-            preparation.abandon()
-        standing = agreement.standing(proposal)
+            background_task.abandon()
+        standing = coordinator.standing(proposal)
         if generation is not None and standing is ProposalState.COMMITTED:
             self._follow_through(generation, previous, time.monotonic() - prepared_s)
         else:
             self._parts.slot.stand_by(None)
         live = self._parts.slot.live
-        agreement.roster.say(preparing=0, prepared=0, live=live.provenance.generation if live else 0)
+        coordinator.membership.say(preparing=0, prepared=0, live=live.provenance.generation if live else 0)
         return standing
 
     def _prepare(
-        self, proposal: Proposal, preparation: BackgroundTask[tuple[Stored, Loaded]], before_bytes: int
+        self, proposal: Proposal, background_task: BackgroundTask[tuple[Stored, Loaded]], before_bytes: int
     ) -> Generation | None:
         """Wait for the model, put it where the commit word finds it, and say so."""
-        while not preparation.wait(_LOOK_S * 5):
+        while not background_task.wait(_LOOK_S * 5):
             if not self._is_waiting(proposal):
                 return None
         try:
-            stored, loaded = preparation.take()
+            stored, loaded = background_task.take()
         except Exception as error:
             self._close(proposal, error)
             return None
         generation = make(self._parts, loaded, stored, proposal.entry, before_bytes)
         self._parts.slot.stand_by(generation)
-        self._agreement.roster.say(prepared=proposal.number)
+        self._coordinator.membership.say(prepared=proposal.number)
         entry = proposal.entry
         self._parts.log.emit(
             "prepared",
@@ -194,10 +194,10 @@ class HostCommitter:
         return generation
 
     def _is_waiting(self, proposal: Proposal) -> bool:
-        if self._is_stopping or self._agreement.standing(proposal) is not ProposalState.WAITING:
+        if self._is_stopping or self._coordinator.standing(proposal) is not ProposalState.WAITING:
             return False
         if time.monotonic() > proposal.deadline_s:
-            late = ", ".join(str(pid) for pid in self._agreement.late(proposal)) or "none"
+            late = ", ".join(str(pid) for pid in self._coordinator.late(proposal)) or "none"
             self._close(
                 proposal,
                 DeadlineError(f"expected every worker prepared in {self._timeout_s:g} s; not prepared: {late}"),
@@ -222,14 +222,14 @@ class HostCommitter:
         prune(self._parts, self.kept)
 
     def _close(self, proposal: Proposal, error: BaseException) -> None:
-        if self._agreement.close(proposal):
+        if self._coordinator.close(proposal):
             say_refused(self._parts, refuse_entry(error, proposal.entry), self.kept)
 
     def _bury(self) -> None:
-        deaths = self._agreement.bury()
-        if deaths is not None and deaths.is_closed:
-            error = CheckpointError("crash", f"{deaths.count} workers died while they prepared it")
-            refusal = refuse_entry(error, deaths.proposal.entry)
+        worker_failures = self._coordinator.bury()
+        if worker_failures is not None and worker_failures.is_closed:
+            error = CheckpointError("crash", f"{worker_failures.count} workers died while they prepared it")
+            refusal = refuse_entry(error, worker_failures.proposal.entry)
             say_refused(self._parts, replace(refusal, is_lasting=False, is_costly=True), self.kept)
 
     def _try_restore(self, loader: Loader, entry: Entry) -> bool:
@@ -248,4 +248,4 @@ class HostCommitter:
             return
         self._catch_up_at_s = time.monotonic() + _CATCH_UP_PAUSE_S
         if self._try_restore(loader, entry):
-            self._agreement.roster.say(live=entry.generation)
+            self._coordinator.membership.say(live=entry.generation)

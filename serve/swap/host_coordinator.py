@@ -85,7 +85,7 @@ class Coordinator:
         self._path = root / "proposal.json"
         with host_lock.hold(ledger.lock_path):
             self.word = SharedState(root / "word")
-        self.roster = Membership(root / "workers", self.word)
+        self.membership = Membership(root / "workers", self.word)
         self._survey_at_s = 0.0
 
     def open_proposal(self) -> Proposal | None:
@@ -113,11 +113,11 @@ class Coordinator:
             OSError: the store cannot be written.
         """
         with host_lock.hold(self._ledger.lock_path):
-            if not self.roster.survey().alive:
+            if not self.membership.survey().alive:
                 self._start_over()
             if live and live != self.word.committed:
                 return False
-            self.roster.join(live)
+            self.membership.join(live)
             self.word.next_turn()
             return True
 
@@ -128,18 +128,18 @@ class Coordinator:
             What they prepared, if there were any.
         """
         with host_lock.hold(self._ledger.lock_path):
-            survey = self.roster.survey()
+            survey = self.membership.survey()
             proposal = self.open_proposal()
             died = [row for row in survey.dead.values() if proposal and row.preparing == proposal.number]
             for index in survey.dead:
-                self.roster.clear(index)
+                self.membership.clear(index)
             if proposal is None or not died:
                 return None
-            self.word.deaths += len(died)
-            is_closed = self.word.deaths > _DEATHS_ALLOWED or not survey.alive
+            self.word.worker_failures += len(died)
+            is_closed = self.word.worker_failures > _DEATHS_ALLOWED or not survey.alive
             if is_closed:
                 self._close()
-            return WorkerFailures(proposal, self.word.deaths, is_closed)
+            return WorkerFailures(proposal, self.word.worker_failures, is_closed)
 
     def propose(self, proposed: Entry) -> Proposal | None:
         """Open a proposal.
@@ -164,7 +164,7 @@ class Coordinator:
             proposal = Proposal(self.word.next_number, entry, time.monotonic() + self._timeout_s)
             # Not lasting: after a power cut nobody is left who has prepared it.
             durable_files.replace_file(self._path, json.dumps(asdict(proposal)).encode() + b"\n", is_lasting=False)
-            self.word.deaths = 0
+            self.word.worker_failures = 0
             self.word.open_number = proposal.number
             self.word.next_turn()
             return proposal
@@ -196,7 +196,7 @@ class Coordinator:
         Raises:
             OSError: the ledger cannot be written; nobody moved.
         """
-        if not self.roster.is_joined or not self._may_commit(proposal):
+        if not self.membership.is_joined or not self._may_commit(proposal):
             return False  # asked again under the lock; this saves taking it for nothing
         with host_lock.hold(self._ledger.lock_path):
             if self.word.open_number != proposal.number or not self._is_prepared_by_all(proposal):
@@ -234,7 +234,7 @@ class Coordinator:
             OSError: the ledger cannot be written.
         """
         with host_lock.hold(self._ledger.lock_path):
-            if self.roster.survey().alive:
+            if self.membership.survey().alive:
                 return None
             self._start_over()
             entry = self._ledger.append(number(proposed, self._ledger.read()))
@@ -252,10 +252,10 @@ class Coordinator:
         Args:
             proposal: which.
         """
-        return [row.pid for row in self.roster.survey().alive.values() if row.prepared != proposal.number]
+        return [row.pid for row in self.membership.survey().alive.values() if row.prepared != proposal.number]
 
     def _may_commit(self, proposal: Proposal) -> bool:
-        if self.roster.all_say_prepared(proposal.number):
+        if self.membership.all_say_prepared(proposal.number):
             return True
         now_s = time.monotonic()
         if now_s < self._survey_at_s:

@@ -50,7 +50,7 @@ class Checked:
 
 
 def ask_workers(
-    orders: OperatorRequests, living: Callable[[], set[int]], wake: Callable[[], None], timeout_s: float
+    operator_requests: OperatorRequests, living: Callable[[], set[int]], wake: Callable[[], None], timeout_s: float
 ) -> list[Checked]:
     """Order a comparison, and wait for the answers of all workers.
 
@@ -70,11 +70,11 @@ def ask_workers(
     if not missing:
         hint = 'start the server; with commit = "worker" its workers cannot be asked'
         raise OperationError("expected living workers, found none", hint=hint)
-    id, until_s = orders.order_check(), time.monotonic() + timeout_s
+    id, until_s = operator_requests.order_check(), time.monotonic() + timeout_s
     wake()
     try:
         while True:
-            found = [_read(path) for path in _answers(orders, id)]
+            found = [_read(path) for path in _answers(operator_requests, id)]
             missing = (missing & living()) - {each.worker for each in found}
             if not missing:
                 return sorted(found, key=lambda each: each.worker)
@@ -83,13 +83,13 @@ def ask_workers(
                 raise OperationError(f"expected answers of all workers in {timeout_s:g} s; not answered: {late}")
             time.sleep(_LOOK_S)
     finally:
-        orders.withdraw_check()
-        for path in _answers(orders, id):
+        operator_requests.withdraw_check()
+        for path in _answers(operator_requests, id):
             path.unlink(missing_ok=True)
 
 
-def _answers(orders: OperatorRequests, id: str) -> list[Path]:
-    return sorted(orders.root.glob(f"checked-{id}-*.json"))
+def _answers(operator_requests: OperatorRequests, id: str) -> list[Path]:
+    return sorted(operator_requests.root.glob(f"checked-{id}-*.json"))
 
 
 def _read(path: Path) -> Checked:
@@ -114,7 +114,7 @@ class LiveCheck:
         Args:
             loader: reads the checkpoint again.
         """
-        id = self._parts.orders.check()
+        id = self._parts.operator_requests.check()
         if id and id != self._last:
             self._last = id
             BackgroundTask(lambda: self._carry_out(loader, id), "check", _NICENESS)
@@ -146,5 +146,5 @@ class LiveCheck:
         if checked.differing:
             self._parts.log.emit("weights_changed", **identify(generation), tensors=checked.differing)
         durable_files.replace_file(
-            self._parts.orders.root / f"checked-{id}-{pid}.json", json.dumps(asdict(checked)).encode()
+            self._parts.operator_requests.root / f"checked-{id}-{pid}.json", json.dumps(asdict(checked)).encode()
         )

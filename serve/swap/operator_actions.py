@@ -21,7 +21,7 @@ def roll_back(parts: Context, committer: Committer, loader: Loader) -> Ignore | 
     Returns:
         What became of it; `None` when nothing is ordered.
     """
-    order = parts.orders.rollback()
+    order = parts.operator_requests.rollback()
     if order is None or committer.is_done(order) or parts.quarantine.find(order.fingerprint):
         return None
     entries = [entry for entry in parts.ledger.read() if entry.sha256 == order.sha256]
@@ -39,7 +39,7 @@ def is_unloaded(parts: Context) -> bool:
     Args:
         parts: of the worker.
     """
-    if not parts.orders.is_unloaded():
+    if not parts.operator_requests.is_unloaded():
         return False
     live = parts.slot.live
     if live is not None:
@@ -54,5 +54,5 @@ def is_pinned(parts: Context) -> str | None:
     Args:
         parts: of the worker.
     """
-    pin = parts.orders.pin()
+    pin = parts.operator_requests.pin()
     return None if pin is None else f"pinned to version {pin.version} since {pin.pinned}"

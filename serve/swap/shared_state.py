@@ -129,12 +129,12 @@ class SharedState:
         self._cells[_UNBATCHED] = generation
 
     @property
-    def deaths(self) -> int:
+    def worker_failures(self) -> int:
         """How many workers died while they prepared the open proposal."""
         return self._cells[_DEATHS]
 
-    @deaths.setter
-    def deaths(self, count: int) -> None:
+    @worker_failures.setter
+    def worker_failures(self, count: int) -> None:
         self._cells[_DEATHS] = count
 
     @property

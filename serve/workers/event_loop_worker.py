@@ -72,7 +72,7 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._dispatcher: Scheduler | None = None
+        self._scheduler: Scheduler | None = None
         self._refuse_proxy_protocol()
         self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
         self.config.server_header = False
@@ -80,7 +80,7 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
     @property
     def queued(self) -> int:
         """How many predictions wait for their model."""
-        return 0 if self._dispatcher is None else self._dispatcher.waiting
+        return 0 if self._scheduler is None else self._scheduler.waiting
 
     def _refuse_proxy_protocol(self) -> None:
         # In the master, before anything is served: its first line would be taken for a broken request.
@@ -102,17 +102,17 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
         rest = WSGIMiddleware(self.wsgi, workers=self.cfg.threads)
         server = find_server(self.wsgi)
         self.config.app = rest
-        dispatcher = None
+        scheduler = None
         if server is not None:
-            dispatcher = self._dispatcher = Scheduler(loop, server.oversight.meter.observer.batch)
-            self._answer_with(AsgiApp(server, rest, dispatcher), server.settings.client_timeout_s)
+            scheduler = self._scheduler = Scheduler(loop, server.telemetry.worker_metrics.observer.batch)
+            self._answer_with(AsgiApp(server, rest, scheduler), server.settings.client_timeout_s)
         uvicorn = _Uvicorn(self.config, self.on_taking)
         loop.add_signal_handler(signal.SIGQUIT, uvicorn.quit)
         sweeping = loop.create_task(self._sweep(uvicorn))
         await uvicorn.serve(sockets=self.sockets)
         sweeping.cancel()
-        if dispatcher is not None:
-            dispatcher.close()
+        if scheduler is not None:
+            scheduler.close()
         if not uvicorn.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 

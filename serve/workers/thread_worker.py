@@ -115,7 +115,7 @@ class Worker(_Base):  # type: ignore[misc]
 
     def _find_rule(self) -> SlowClients:
         server = find_server(self.wsgi)
-        return SlowClients() if server is None else server.oversight.slow_clients
+        return SlowClients() if server is None else server.telemetry.slow_clients
 
     @property
     def queued(self) -> int:

@@ -68,7 +68,7 @@ class Worker:
     ) -> None:
         self.log, self.loader, self.slot = Log(), TextLoader(), Slot()
         self.store, self.quarantine = Store(root), Quarantine(root, lambda: "j", start)
-        self.ledger, self.orders = Ledger(self.store), OperatorRequests(root)
+        self.ledger, self.operator_requests = Ledger(self.store), OperatorRequests(root)
         parts = Context(
             place=make_place(place),
             store=self.store,
@@ -76,7 +76,7 @@ class Worker:
             ledger=self.ledger,
             quarantine=self.quarantine,
             unserved=Unserved(root),
-            orders=self.orders,
+            operator_requests=self.operator_requests,
             log=self.log,
             name="m",
             label="stable",

@@ -66,8 +66,8 @@ def make_server(directory, toml='model = "m:M"\ncheckpoints = "ck"\n') -> Server
     return Server(load_settings({}, directory))
 
 
-def go_live(runtime, predictor=None, version="v1", generation=1, sha256="a" * 64) -> Generation:
+def go_live(instance, predictor=None, version="v1", generation=1, sha256="a" * 64) -> Generation:
     """Make a predictor live, as the reloader does; return what it replaced."""
-    settings = runtime.settings
+    settings = instance.settings
     provenance = Provenance(settings.name, version, generation, sha256, "d", settings.label)
-    return runtime.slot.swap(Generation(predictor or Times(), provenance, {"format": "torch"}))
+    return instance.slot.swap(Generation(predictor or Times(), provenance, {"format": "torch"}))

@@ -17,7 +17,7 @@ SECOND = replace(FIRST, sha256="b" * 64, version="v2", fingerprint="seen-2")
 
 
 @pytest.fixture
-def open_agreement(tmp_path):
+def open_coordinator(tmp_path):
     """Each agreement stands for one worker: locks belong to the open file, not to the process."""
 
     def open_one(timeout_s=60.0):
@@ -33,12 +33,12 @@ def ledger(tmp_path):
 
 
 def prepare(worker, proposal):
-    worker.roster.say(preparing=proposal.number)
-    worker.roster.say(prepared=proposal.number)
+    worker.membership.say(preparing=proposal.number)
+    worker.membership.say(prepared=proposal.number)
 
 
-def test_all_move_when_the_last_one_is_prepared(open_agreement, ledger):
-    one, other = open_agreement(), open_agreement()
+def test_all_move_when_the_last_one_is_prepared(open_coordinator, ledger):
+    one, other = open_coordinator(), open_coordinator()
     assert one.join(0)
     assert other.join(0)
     proposal = one.propose(FIRST)
@@ -55,23 +55,23 @@ def test_all_move_when_the_last_one_is_prepared(open_agreement, ledger):
     assert other.open_proposal() is None
 
 
-def test_one_proposal_at_a_time(open_agreement):
-    one, other = open_agreement(), open_agreement()
+def test_one_proposal_at_a_time(open_coordinator):
+    one, other = open_coordinator(), open_coordinator()
     one.join(0)
     first = one.propose(FIRST)
     assert other.propose(SECOND) == first
 
 
-def test_the_committed_content_is_not_proposed_again(open_agreement):
-    one = open_agreement()
+def test_the_committed_content_is_not_proposed_again(open_coordinator):
+    one = open_coordinator()
     one.join(0)
     prepare(one, one.propose(FIRST))
     assert one.try_commit(one.open_proposal())
     assert one.propose(replace(FIRST, fingerprint="touched")) is None
 
 
-def test_a_closed_proposal_moves_nobody(open_agreement, ledger):
-    one, other = open_agreement(), open_agreement()
+def test_a_closed_proposal_moves_nobody(open_coordinator, ledger):
+    one, other = open_coordinator(), open_coordinator()
     one.join(0)
     other.join(0)
     proposal = one.propose(FIRST)
@@ -91,18 +91,18 @@ def test_a_closed_proposal_moves_nobody(open_agreement, ledger):
     assert one.standing(proposal) is ProposalState.CLOSED
 
 
-def test_who_leaves_is_not_waited_for(open_agreement):
-    one, other = open_agreement(), open_agreement()
+def test_who_leaves_is_not_waited_for(open_coordinator):
+    one, other = open_coordinator(), open_coordinator()
     one.join(0)
     other.join(0)
     proposal = one.propose(FIRST)
     prepare(one, proposal)
-    other.roster.leave()
+    other.membership.leave()
     assert one.try_commit(proposal)
 
 
-def test_who_comes_late_must_have_the_committed_generation(open_agreement):
-    one, late = open_agreement(), open_agreement()
+def test_who_comes_late_must_have_the_committed_generation(open_coordinator):
+    one, late = open_coordinator(), open_coordinator()
     one.join(0)
     prepare(one, one.propose(FIRST))
     one.try_commit(one.open_proposal())
@@ -112,8 +112,8 @@ def test_who_comes_late_must_have_the_committed_generation(open_agreement):
     assert late.join(2)
 
 
-def test_who_joins_while_a_proposal_is_open_is_waited_for(open_agreement):
-    one, late = open_agreement(), open_agreement()
+def test_who_joins_while_a_proposal_is_open_is_waited_for(open_coordinator):
+    one, late = open_coordinator(), open_coordinator()
     one.join(0)
     proposal = one.propose(FIRST)
     prepare(one, proposal)
@@ -126,7 +126,7 @@ def run_worker(root, number_of_signal, is_preparing):
     worker.join(0)
     proposal = worker.open_proposal()
     if is_preparing:
-        worker.roster.say(preparing=proposal.number)
+        worker.membership.say(preparing=proposal.number)
     os.kill(os.getpid(), number_of_signal)
     time.sleep(60)
 
@@ -138,13 +138,13 @@ def start_worker(root, number_of_signal, is_preparing=True):
     return process
 
 
-def test_the_dead_are_not_waited_for_and_the_stopped_are(open_agreement, tmp_path):
-    one = open_agreement()
+def test_the_dead_are_not_waited_for_and_the_stopped_are(open_coordinator, tmp_path):
+    one = open_coordinator()
     one.join(0)
     proposal = one.propose(FIRST)
     prepare(one, proposal)
     process = start_worker(tmp_path / "store", signal.SIGSTOP)
-    while len(one.roster.survey().alive) < 2:
+    while len(one.membership.survey().alive) < 2:
         time.sleep(0.01)
     assert not one.try_commit(proposal)
     process.kill()
@@ -155,41 +155,45 @@ def test_the_dead_are_not_waited_for_and_the_stopped_are(open_agreement, tmp_pat
         time.sleep(0.01)
 
 
-def test_the_second_death_closes_the_proposal(open_agreement, tmp_path):
-    one = open_agreement()
+def test_the_second_death_closes_the_proposal(open_coordinator, tmp_path):
+    one = open_coordinator()
     one.join(0)
     proposal = one.propose(FIRST)
     start_worker(tmp_path / "store", signal.SIGKILL, is_preparing=False).join()
     assert one.bury() is None, "it died of something else"
     for count, is_closed in ((1, False), (2, True)):
         start_worker(tmp_path / "store", signal.SIGKILL).join()
-        deaths = open_agreement().bury()
-        assert (deaths.count, deaths.is_closed, deaths.proposal) == (count, is_closed, proposal)
+        worker_failures = open_coordinator().bury()
+        assert (worker_failures.count, worker_failures.is_closed, worker_failures.proposal) == (
+            count,
+            is_closed,
+            proposal,
+        )
     assert one.standing(proposal) is ProposalState.CLOSED
 
 
-def test_all_killed_between_ledger_and_word(open_agreement, ledger):
-    one = open_agreement()
+def test_all_killed_between_ledger_and_word(open_coordinator, ledger):
+    one = open_coordinator()
     one.join(0)
     proposal = one.propose(FIRST)
     ledger.append(proposal.entry)
-    one.roster._let_go()  # as the kernel does
-    late = open_agreement()
+    one.membership._let_go()  # as the kernel does
+    late = open_coordinator()
     assert late.word.committed == 0
     assert late.join(1)
     assert late.word.committed == 1
     assert late.open_proposal() is None
 
 
-def test_one_killed_between_ledger_and_word(open_agreement, ledger):
-    one, other = open_agreement(), open_agreement()
+def test_one_killed_between_ledger_and_word(open_coordinator, ledger):
+    one, other = open_coordinator(), open_coordinator()
     one.join(0)
     other.join(0)
     proposal = one.propose(FIRST)
     prepare(one, proposal)
     prepare(other, proposal)
     ledger.append(proposal.entry)
-    one.roster._let_go()
+    one.membership._let_go()
     assert other.try_commit(proposal)
     assert other.word.committed == 1
     assert len(ledger.read()) == 1
@@ -199,11 +203,11 @@ def test_a_forked_child_does_not_keep_a_dead_worker_alive(tmp_path):
     code = """if True:
         import os, sys, time
         from pathlib import Path
-        from serve.swap.host_coordinator import Agreement
+        from serve.swap.host_coordinator import Coordinator
         from serve.store.ledger import Ledger
         from serve.store.checkpoint_store import Store
         root = Path(sys.argv[1])
-        Agreement(root, Ledger(Store(root)), 1.0).join(0)
+        Coordinator(root, Ledger(Store(root)), 1.0).join(0)
         if os.fork() == 0:
             print(os.getpid(), flush=True)
             time.sleep(60)
@@ -216,7 +220,7 @@ def test_a_forked_child_does_not_keep_a_dead_worker_alive(tmp_path):
     with subprocess.Popen([sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE) as worker:
         child = int(worker.stdout.readline())
         worker.wait()
-        survey = Coordinator(root, Ledger(Store(root)), 1.0).roster.survey()
+        survey = Coordinator(root, Ledger(Store(root)), 1.0).membership.survey()
         os.kill(child, signal.SIGKILL)
     assert survey.alive == {}
     assert len(survey.dead) == 1

@@ -13,7 +13,7 @@ def job(inputs=0, key="a", rows=1, run=list, since_s=0.0):
     return Task(key, rows, inputs, run, lambda result: None, since_s)
 
 
-def lane(*jobs, max_rows=8, delay_s=0.0):
+def batch_queue(*jobs, max_rows=8, delay_s=0.0):
     made = BatchQueue(Limits(max_rows, delay_s))
     for each in jobs:
         made.put(each)
@@ -25,47 +25,47 @@ def inputs(batch):
 
 
 def test_what_is_ready_runs_together_up_to_the_limit():
-    full = lane(*(job(n) for n in range(10)), max_rows=4)
+    full = batch_queue(*(job(n) for n in range(10)), max_rows=4)
     assert [inputs(full.take()) for _ in range(3)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert full.wait_s(0.0) is None
 
 
 def test_rows_count_and_not_requests():
-    full = lane(job(0, rows=3), job(1, rows=3), job(2, rows=2), job(3, rows=1), max_rows=5)
+    full = batch_queue(job(0, rows=3), job(1, rows=3), job(2, rows=2), job(3, rows=1), max_rows=5)
     assert inputs(full.take()) == [0, 2]
     assert inputs(full.take()) == [1, 3]
 
 
 def test_a_request_of_more_rows_than_the_limit_runs_alone():
-    assert inputs(lane(job(0, rows=99), job(1)).take()) == [0]
+    assert inputs(batch_queue(job(0, rows=99), job(1)).take()) == [0]
 
 
 def test_a_job_without_a_key_runs_alone_and_at_once():
-    alone = lane(job(0, key=None), job(1, key=None), delay_s=9.0)
+    alone = batch_queue(job(0, key=None), job(1, key=None), delay_s=9.0)
     assert alone.wait_s(0.0) == 0.0
     assert inputs(alone.take()) == [0]
 
 
 def test_a_batch_is_of_one_generation_and_keeps_the_order_of_each():
-    mixed = lane(*(job((key, n), key=key) for n in range(3) for key in "ab"))
+    mixed = batch_queue(*(job((key, n), key=key) for n in range(3) for key in "ab"))
     assert inputs(mixed.take()) == [("a", 0), ("a", 1), ("a", 2)]
     assert inputs(mixed.take()) == [("b", 0), ("b", 1), ("b", 2)]
 
 
 def test_nothing_waits_unless_a_delay_is_set():
-    assert lane(job(since_s=5.0)).wait_s(5.0) == 0.0
-    waiting = lane(job(since_s=5.0), delay_s=0.25)
+    assert batch_queue(job(since_s=5.0)).wait_s(5.0) == 0.0
+    waiting = batch_queue(job(since_s=5.0), delay_s=0.25)
     assert waiting.wait_s(5.0) == pytest.approx(0.25)
     assert waiting.wait_s(5.2) == pytest.approx(0.05)
     assert waiting.wait_s(6.0) == 0.0
 
 
 def test_a_full_batch_does_not_wait_for_the_delay():
-    assert lane(job(), job(), max_rows=2, delay_s=9.0).wait_s(0.0) == 0.0
+    assert batch_queue(job(), job(), max_rows=2, delay_s=9.0).wait_s(0.0) == 0.0
 
 
 def test_nothing_starts_while_a_batch_runs():
-    busy = lane(job())
+    busy = batch_queue(job())
     busy.is_running = True
     assert busy.wait_s(0.0) is None
 
@@ -165,7 +165,7 @@ jobs = st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.integers(1, 12))
 
 @given(jobs, st.integers(1, 16))
 def test_every_job_runs_once_in_a_batch_that_keeps_the_rules(plan, max_rows):
-    full = lane(*(job(n, key, rows) for n, (key, rows) in enumerate(plan)), max_rows=max_rows)
+    full = batch_queue(*(job(n, key, rows) for n, (key, rows) in enumerate(plan)), max_rows=max_rows)
     seen = []
     while full.wait_s(0.0) is not None:
         batch = full.take()

@@ -35,14 +35,14 @@ class Noting(Times):
 def ask(directory, predictor, bodies, timeouts=(), pause_s=0.0, toml=""):
     """Ask for all bodies, in one turn of the loop unless a pause is given; return the answers and the batches."""
     server = make_server(directory, 'model = "m:M"\ncheckpoints = "ck"\n' + toml)
-    for runtime in server.runtimes:
-        go_live(runtime, predictor)
+    for instance in server.instances:
+        go_live(instance, predictor)
     batches = []
 
     async def run():
         loop = asyncio.get_running_loop()
-        dispatcher = Scheduler(loop, lambda name, rows: batches.append((name, rows)))
-        app = AsgiApp(server, None, dispatcher)
+        scheduler = Scheduler(loop, lambda name, rows: batches.append((name, rows)))
+        app = AsgiApp(server, None, scheduler)
         answers = [loop.create_future() for _ in bodies]
         for number, (body, answer) in enumerate(zip(bodies, answers)):
             headers = {"x-request-timeout": str(timeouts[number])} if timeouts else {}
@@ -51,8 +51,8 @@ def ask(directory, predictor, bodies, timeouts=(), pause_s=0.0, toml=""):
             if pause_s:
                 await asyncio.sleep(pause_s)
         found = await asyncio.wait_for(asyncio.gather(*answers), 60)
-        assert dispatcher.waiting == 0
-        dispatcher.close()
+        assert scheduler.waiting == 0
+        scheduler.close()
         return found
 
     assert PREDICTION_ROUTES[0].handle is predict
@@ -112,8 +112,8 @@ def test_the_limit_of_the_settings_holds(tmp_path, limit):
 
 def test_no_lease_is_left_behind(tmp_path):
     server = make_server(tmp_path)
-    runtime = next(iter(server.runtimes))
-    go_live(runtime, Noting())
+    instance = next(iter(server.instances))
+    go_live(instance, Noting())
 
     async def run():
         app = AsgiApp(server, None, Scheduler(asyncio.get_running_loop(), lambda name, rows: None))
@@ -123,20 +123,20 @@ def test_no_lease_is_left_behind(tmp_path):
             await asyncio.wait_for(answered, 60)
 
     asyncio.run(run())
-    go_live(runtime, generation=2)
-    assert len(runtime.slot.take_drained()) == 1
+    go_live(instance, generation=2)
+    assert len(instance.slot.take_drained()) == 1
 
 
 def test_a_full_queue_of_one_model_turns_nobody_away_from_another(tmp_path):
     models = '[models.a]\ncheckpoints = "a"\n[models.b]\ncheckpoints = "b"\n'
     server = make_server(tmp_path, 'model = "m:M"\nmax_queue = 1\nmax_batch_size = 1\n' + models)
-    for runtime in server.runtimes:
-        go_live(runtime)
+    for instance in server.instances:
+        go_live(instance)
 
     async def run():
         loop = asyncio.get_running_loop()
-        dispatcher = Scheduler(loop, lambda name, rows: None)
-        app = AsgiApp(server, None, dispatcher)
+        scheduler = Scheduler(loop, lambda name, rows: None)
+        app = AsgiApp(server, None, scheduler)
         answers = {"a": [], "b": []}
         for name in "aaaab":
             request = Request("POST", f"/predict/{name}", {}, b'{"inputs": [1]}', {"name": name})
@@ -145,7 +145,7 @@ def test_a_full_queue_of_one_model_turns_nobody_away_from_another(tmp_path):
         found = {}
         for name, futures in answers.items():
             found[name] = [answer.status for answer in await asyncio.gather(*futures)]
-        dispatcher.close()
+        scheduler.close()
         return found
 
     assert asyncio.run(run()) == {"a": [200, 200, 503, 503], "b": [200]}
@@ -157,8 +157,8 @@ def test_a_request_whose_rows_cannot_be_counted_gives_its_lease_back(tmp_path):
             raise IndexError("no rows")
 
     server = make_server(tmp_path)
-    runtime = server.find(None).stable
-    go_live(runtime, Uncountable())
+    instance = server.find(None).stable
+    go_live(instance, Uncountable())
 
     async def run():
         loop = asyncio.get_running_loop()
@@ -169,25 +169,25 @@ def test_a_request_whose_rows_cannot_be_counted_gives_its_lease_back(tmp_path):
         return (await answer).status
 
     assert asyncio.run(run()) == 500
-    old = go_live(runtime)
-    assert runtime.slot.take_drained() == [old]
+    old = go_live(instance)
+    assert instance.slot.take_drained() == [old]
 
 
 def test_who_is_alone_is_answered_before_the_loop_turns(tmp_path):
     server = make_server(tmp_path, 'model = "m:M"\ncheckpoints = "ck"\n')
-    for runtime in server.runtimes:
-        go_live(runtime, Noting())
+    for instance in server.instances:
+        go_live(instance, Noting())
     request = Request("POST", "/predict", {}, b'{"inputs": [20]}', {})
 
     async def run():
         loop = asyncio.get_running_loop()
-        app = AsgiApp(server, None, dispatcher := Scheduler(loop, lambda name, rows: None))
+        app = AsgiApp(server, None, scheduler := Scheduler(loop, lambda name, rows: None))
         for is_alone, is_at_once in ((False, False), (False, False), (True, True)):
             answer = loop.create_future()
             app.handle(PREDICTION_ROUTES[0], request, "", answer.set_result, is_alone)
             assert answer.done() is is_at_once
             assert outputs([await asyncio.wait_for(answer, 60)]) == [[40.0]]
-        dispatcher.close()
+        scheduler.close()
 
     asyncio.run(run())
 

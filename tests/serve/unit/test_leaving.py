@@ -10,9 +10,9 @@ import pytest
 
 WORKER = """
 import atexit, sys, threading
-from serve.workers.process_exit import Leaving
+from serve.workers.process_exit import ProcessExit
 
-leaving = Leaving()
+leaving = ProcessExit()
 {before}
 atexit.register(print, "what came later is done")
 try:

@@ -35,12 +35,12 @@ def value(found, name, **labels):
 
 
 def test_requests_are_counted_with_their_latency():
-    meter = WorkerMetrics()
+    worker_metrics = WorkerMetrics()
     for seconds in (0.0004, 0.05, 0.05, 40.0):
-        meter.observer.begin("affine")
-        meter.observer.end(OK, seconds)
-    meter.observer.begin("affine")
-    found = samples(meter.write(()))
+        worker_metrics.observer.begin("affine")
+        worker_metrics.observer.end(OK, seconds)
+    worker_metrics.observer.begin("affine")
+    found = samples(worker_metrics.write(()))
     assert (
         value(found, "envserve_requests_total", model="affine", label="stable", protocol="predict", status="200") == 4
     )
@@ -54,13 +54,13 @@ def test_requests_are_counted_with_their_latency():
 
 
 def test_waits_batches_and_rejections():
-    meter = WorkerMetrics()
-    meter.start(lambda: 3)
-    meter.observer.begin("affine", 0.2)
-    meter.observer.batch("affine", 8)
-    meter.observer.batch("affine", 1000)
-    meter.observer.reject("affine", "queue_full")
-    found = samples(meter.write(()))
+    worker_metrics = WorkerMetrics()
+    worker_metrics.start(lambda: 3)
+    worker_metrics.observer.begin("affine", 0.2)
+    worker_metrics.observer.batch("affine", 8)
+    worker_metrics.observer.batch("affine", 1000)
+    worker_metrics.observer.reject("affine", "queue_full")
+    found = samples(worker_metrics.write(()))
     assert value(found, "envserve_queue_seconds_count", model="affine") == 1
     assert value(found, "envserve_batch_rows_bucket", model="affine", le="8.0") == 1
     assert value(found, "envserve_batch_rows_sum", model="affine") == 1008
@@ -69,21 +69,21 @@ def test_waits_batches_and_rejections():
 
 
 def test_nothing_is_counted_twice_or_lost_under_threads():
-    meter, each = WorkerMetrics(), 2000
+    worker_metrics, each = WorkerMetrics(), 2000
 
     def count():
         for _ in range(each):
-            meter.observer.begin("affine")
-            meter.observer.end(OK, 0.001)
+            worker_metrics.observer.begin("affine")
+            worker_metrics.observer.end(OK, 0.001)
             if _ % 500 == 0:
-                meter.hand_over()
+                worker_metrics.hand_over()
 
     threads = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    traffic = meter.traffic()["affine", "stable"]
+    traffic = worker_metrics.traffic()["affine", "stable"]
     assert (traffic.requests, traffic.in_flight, traffic.errors) == (4 * each, 0, 0)
     assert traffic.latency[float("inf")] == 4 * each
     assert len(traffic.latency) == len(LATENCY_BOUNDS_S) + 1
@@ -102,7 +102,7 @@ def test_taken_counts_are_not_changed_afterwards():
 
 
 def test_events_become_counts():
-    meter = WorkerMetrics()
+    worker_metrics = WorkerMetrics()
     swapped = {
         "cause": "checkpoint",
         "since_marker_s": 1.5,
@@ -119,9 +119,9 @@ def test_events_become_counts():
         ("fault", {"reason": "the disk"}),
         ("watching", {"how": "poll"}),
     ):
-        meter.take_event(Event(event, {"model": "affine", **facts}))
+        worker_metrics.take_event(Event(event, {"model": "affine", **facts}))
     found = samples(
-        meter.write(
+        worker_metrics.write(
             [Reading("envserve_swaps_total", {"model": "affine", "outcome": "committed", "reason": "rollback"}, 7)]
         )
     )
@@ -137,11 +137,11 @@ def test_events_become_counts():
 
 
 def test_the_text_keeps_prometheus_rules():
-    meter = WorkerMetrics()
-    meter.observer.begin("affine")
-    meter.observer.end(OK, 0.1)
-    meter.take_event(Event("refused", {"code": "hash", "model": "affine"}))
-    text = meter.write([Reading(name, {"model": 'a"\\\n'}, 1) for name in READ]).decode()
+    worker_metrics = WorkerMetrics()
+    worker_metrics.observer.begin("affine")
+    worker_metrics.observer.end(OK, 0.1)
+    worker_metrics.take_event(Event("refused", {"code": "hash", "model": "affine"}))
+    text = worker_metrics.write([Reading(name, {"model": 'a"\\\n'}, 1) for name in READ]).decode()
     families = list(text_string_to_metric_families(text))
     assert len({family.name for family in families}) == len(families)
     for family in families:
@@ -156,9 +156,9 @@ def test_the_text_keeps_prometheus_rules():
 
 SCRIPT = """
 import os, signal, sys
-from serve.metrics.worker_metrics import Meter
+from serve.metrics.worker_metrics import WorkerMetrics
 from serve.metrics.request_counters import Served
-meter = Meter()
+meter = WorkerMetrics()
 for _ in range(int(sys.argv[1])):
     meter.observer.begin("affine")
     meter.observer.end(Served("affine", "stable", "predict", 200), 0.01)

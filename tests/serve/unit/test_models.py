@@ -53,16 +53,16 @@ def test_a_label_or_a_version_can_be_asked_for(labels):
 
 
 @pytest.mark.parametrize(
-    ("aim", "message"),
+    ("spec", "message"),
     [
         (ModelSpec(label="shadow"), "a: label: expected stable, canary, found shadow"),
         (ModelSpec(label="gold"), "a: label: expected stable, canary, found gold"),
         (ModelSpec(version="v3"), "a: version: expected v2, v1, found v3"),
     ],
 )
-def test_what_cannot_be_asked_for(labels, aim, message):
+def test_what_cannot_be_asked_for(labels, spec, message):
     with pytest.raises(NotServedError) as caught:
-        drawn(labels, 0.0).choose(aim)
+        drawn(labels, 0.0).choose(spec)
     assert caught.value.message == message
 
 

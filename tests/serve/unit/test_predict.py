@@ -42,21 +42,21 @@ def test_outputs_and_provenance(server):
 
 def test_a_request_keeps_its_generation_to_its_end(server):
     found = predict(server, Request("POST", "/predict", {}, b'{"inputs": [1]}', {}))
-    runtime = server.find(None).stable
-    old = go_live(runtime, Times(3), "v2", 5)
-    assert runtime.slot.take_drained() == []
+    instance = server.find(None).stable
+    old = go_live(instance, Times(3), "v2", 5)
+    assert instance.slot.take_drained() == []
     done = complete(found)
     assert (json.loads(done.body)["outputs"], done.headers["X-Model-Version"]) == ([2], "v1")
-    assert runtime.slot.take_drained() == [old]
+    assert instance.slot.take_drained() == [old]
 
 
 @pytest.mark.parametrize("body", [b'{"inputs": [1]}', b"{", b'{"inputs": 1}', b'{"inputs": [NaN]}', b"\xff"])
 def test_the_lease_is_given_back_whatever_comes(server, body):
     answer(server, body)
-    runtime = server.find(None).stable
-    assert runtime.slot.take_drained() == []
-    old = go_live(runtime)
-    assert runtime.slot.take_drained() == [old]
+    instance = server.find(None).stable
+    assert instance.slot.take_drained() == []
+    old = go_live(instance)
+    assert instance.slot.take_drained() == [old]
 
 
 def test_the_lease_is_given_back_when_the_module_fails(server):
@@ -64,13 +64,13 @@ def test_the_lease_is_given_back_when_the_module_fails(server):
         def run(self, taken):
             raise RuntimeError("broken")
 
-    runtime = server.find(None).stable
-    go_live(runtime, Broken())
-    runtime.slot.take_drained()
+    instance = server.find(None).stable
+    go_live(instance, Broken())
+    instance.slot.take_drained()
     with pytest.raises(RuntimeError, match="broken"):
         answer(server, b'{"inputs": [1]}')
-    broken = go_live(runtime)
-    assert runtime.slot.take_drained() == [broken]
+    broken = go_live(instance)
+    assert instance.slot.take_drained() == [broken]
 
 
 def test_inputs_that_do_not_fit(server):
@@ -128,11 +128,11 @@ def test_livez_says_whether_a_restart_could_help(server):
     for thread in threading.enumerate():
         if thread.name == GIVEN_UP:
             thread.join()  # what another test gave up
-    (runtime,) = server.runtimes
-    runtime._thread = threading.current_thread()  # a reloader that is alive
+    (instance,) = server.instances
+    instance._thread = threading.current_thread()  # a reloader that is alive
     assert json.loads(livez(server, LOOK).body) == {"live": True}
-    runtime.slot.vacate()
-    runtime.reloader._status = ReloaderStatus("m.pth: refused: busy")
+    instance.slot.vacate()
+    instance.reloader._status = ReloaderStatus("m.pth: refused: busy")
     waiting = livez(server, LOOK)
     assert (waiting.status, json.loads(waiting.body)["reason"]) == (200, "m.pth: refused: busy")
     ending = threading.Event()
