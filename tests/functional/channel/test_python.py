@@ -102,7 +102,7 @@ def test_nothing_names_the_machine_that_built_it_or_debians_python(prefix: Path,
     found = {}
     for path in prefix.rglob("*"):
         # The placeholder's own definition is no use of it; conda-meta says where packages came from.
-        if not path.is_file() or path.name == "payload.py" or "conda-meta" in path.parts:
+        if not path.is_file() or path.name == "conda_package.py" or "conda-meta" in path.parts:
             continue
         content = path.read_bytes()
         found.update({str(path.relative_to(prefix)): text for text in wrong if text in content})
