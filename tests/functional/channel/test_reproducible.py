@@ -42,7 +42,8 @@ def test_the_embedded_environment_is_the_same_when_made_twice(channel: Any, chec
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
     assert (report["verdict"], report["package_count"]) == ("good", 3)
-    assert [step["verdict"] for step in report["steps"]] == ["good"] * 4
+    assert {step["verdict"] for step in report["steps"]} == {"good"}
+    assert len(report["steps"]) >= 4  # conda-lock as a second judge, where it is installed
     python = project / ".envtool-ci" / "env" / "bin" / "python"
     shown = subprocess.run(
         [python, "-c", "import serve, sys; print(sys.version_info[:2])"], capture_output=True, text=True
