@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -84,3 +85,32 @@ def test_every_decision_is_listed_and_has_its_parts() -> None:
         parts = re.findall(r"^## (.+)$", path.read_text(), re.MULTILINE)
         assert parts == ["Context", "Options", "Decision", "Consequences"], path.name
         assert re.search(r"^Status: .+ · Date: \d{4}-\d\d-\d\d$", path.read_text(), re.MULTILINE), path.name
+
+
+def emitted() -> set[str]:
+    """The names of events that code of `serve` emits where it names them itself."""
+    calls = [
+        node
+        for path in (ROOT / "serve").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and node.args and re.search(r"(?:^|[._])(?:emit|say)$", ast.unparse(node.func))
+    ]
+    names = {part.value for call in calls for part in ast.walk(call.args[0]) if isinstance(part, ast.Constant)}
+    return {name for name in names if isinstance(name, str) and re.fullmatch(r"[a-z_]+", name)}
+
+
+def test_every_event_is_described() -> None:
+    page = (ROOT / "docs/reference/events.md").read_text()
+    described = {
+        name for row in re.findall(r"^\| (`.+?`) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
+    }
+    assert len(emitted()) > 10
+    assert emitted() <= described
+    code = "".join(path.read_text() for path in (ROOT / "serve").rglob("*.py"))
+    assert [name for name in described if f'"{name}"' not in code] == []
+
+
+def test_every_page_is_in_the_index() -> None:
+    folder = ROOT / "docs"
+    pages = {page.relative_to(folder).as_posix() for page in folder.rglob("*.md") if page.parent.name != "adr"}
+    assert pages - set(re.findall(r"\]\(([^)]+)\)", (folder / "README.md").read_text())) == {"README.md"}
