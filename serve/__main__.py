@@ -16,9 +16,6 @@ _USAGE, _KNOWN_ERROR, _INTERRUPTED = 2, 3, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    Args:
-        arguments: the command line without the program's name; the process's own by default.
-
     Returns:
         The exit code: 0 done, 1 the answer is no, 2 wrong usage, 3 an error we know, 130 interrupted.
     """

@@ -23,10 +23,8 @@ class Event:
     """One change of state.
 
     Args:
-        name: what happened, as a fixed word.
         facts: what is known about it; names carry their units.
         time: when it happened, as ISO 8601 in UTC.
-        worker: the process in which it happened.
     """
 
     name: str

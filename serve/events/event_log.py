@@ -30,7 +30,6 @@ class EventLog:
         """Tell of an event.
 
         Args:
-            event: what happened, as a fixed word.
             facts: what is known about it; names carry their units.
         """
         happened = Event(event, {**self._facts, **facts})
@@ -39,9 +38,5 @@ class EventLog:
 
 
 def write_line(event: Event) -> None:
-    """Write an event to standard error; a subscriber.
-
-    Args:
-        event: what happened.
-    """
+    """Write an event to standard error; a subscriber."""
     os.write(_STDERR, event.line)

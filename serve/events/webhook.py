@@ -26,7 +26,6 @@ class Webhook:
     Args:
         target: a command, or an http(s) URL.
         report: told in words why a delivery failed, once for each reason; it must not lead back here.
-        timeout_s: of one delivery.
     """
 
     def __init__(self, target: str, report: Callable[[str], None], timeout_s: float = _TIMEOUT_S) -> None:
@@ -36,11 +35,7 @@ class Webhook:
         self._last_failure: str | None = None
 
     def put(self, event: Event) -> None:
-        """Have an event's line delivered, some time, or drop it when too many wait; a subscriber of `EventLog`.
-
-        Args:
-            event: what happened.
-        """
+        """Have an event's line delivered, some time, or drop it when too many wait; a subscriber of `EventLog`."""
         try:
             self._lines.put_nowait(event.line)
         except queue.Full:

@@ -47,7 +47,6 @@ class Model:
     """One model with its labels.
 
     Args:
-        name: in requests, answers and logs.
         labels: the runtimes; `stable` is always there.
         draw: gives a number from 0 up to 1 that decides who answers.
     """
@@ -78,9 +77,6 @@ class Model:
 
     def choose(self, spec: ModelSpec) -> ModelInstance:
         """Choose who answers a request.
-
-        Args:
-            aim: what it asks for.
 
         Raises:
             NotServedError: no such version or label is served.

@@ -50,7 +50,6 @@ class ModelInstance:
     """One model, or one label of it, in one worker.
 
     Args:
-        settings: how to serve it.
         subscribers: are told of its events, beside the log, the journal and the hook.
     """
 
@@ -139,8 +138,6 @@ def judge_of(settings: Settings, env_digest: str | None, modules: Mapping[str, o
     """Name what decides whether a checkpoint is good: the model's class, its source, the settings, the environment.
 
     Args:
-        settings: of the server.
-        env_digest: of the environment, where it is known.
         modules: the imported ones, among them the model's.
 
     Returns:

@@ -30,7 +30,6 @@ class Asked:
     """A request that was answered.
 
     Args:
-        runtime: the shadow's.
         take: turns the request's inputs into what the module of a predictor takes.
         outputs: what was answered, as JSON has it.
     """
@@ -60,11 +59,7 @@ class Shadow:
         self._lock = threading.Lock()
 
     def offer(self, asked: Asked) -> None:
-        """Have a request compared, if there is time for it.
-
-        Args:
-            asked: the request and its answer.
-        """
+        """Have a request compared, if there is time for it."""
         with self._lock:
             counts = self.counts.setdefault(asked.instance.settings.name, Counts())
             if self._thread is None:

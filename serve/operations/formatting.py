@@ -16,11 +16,7 @@ _SHORT_SHA256 = 12
 
 
 def status_as_json(status: Status) -> dict[str, object]:
-    """Return a status in the form that JSON can hold.
-
-    Args:
-        status: of a host.
-    """
+    """Return a status in the form that JSON can hold."""
     facts = asdict(status)
     for worker, row in zip(facts["workers"], status.workers):
         worker["state"] = _state_of(status, row.preparing, row.prepared)
@@ -28,11 +24,7 @@ def status_as_json(status: Status) -> dict[str, object]:
 
 
 def status_as_text(status: Status) -> str:
-    """Write a status as a table.
-
-    Args:
-        status: of a host.
-    """
+    """Write a status as a table."""
     lines = ["committed   " + _describe_committed(status)]
     if status.pin is not None:
         reason = f": {status.pin.reason}" if status.pin.reason else ""
@@ -95,12 +87,7 @@ def history_as_text(history: Sequence[Past]) -> str:
 
 
 def store_as_text(occupants: Sequence[Occupant], free_bytes: int) -> str:
-    """Write what occupies a store.
-
-    Args:
-        occupants: the largest first.
-        free_bytes: how much room its disk has.
-    """
+    """Write what occupies a store."""
     rows = [(each.name[:_SHORT_SHA256], f"{each.size_bytes:,}", each.why) for each in occupants]
     total = sum(each.size_bytes for each in occupants)
     lines = _tabulate(("SHA256", "BYTES", "WHY"), rows) if rows else []
@@ -108,11 +95,7 @@ def store_as_text(occupants: Sequence[Occupant], free_bytes: int) -> str:
 
 
 def checked_as_text(found: Sequence[Checked]) -> str:
-    """Write what workers found in memory, a line for each.
-
-    Args:
-        found: by the workers.
-    """
+    """Write what workers found in memory, a line for each."""
     return "\n".join(
         f"{'BAD' if each.differing or each.problem else 'ok '} worker {each.worker}  generation {each.generation}  "
         f"version {each.version}  "
@@ -122,20 +105,12 @@ def checked_as_text(found: Sequence[Checked]) -> str:
 
 
 def verdicts_as_json(verdicts: Sequence[Verdict]) -> list[dict[str, object]]:
-    """Return what `verify` found in the form that JSON can hold.
-
-    Args:
-        verdicts: one for each checkpoint.
-    """
+    """Return what `verify` found in the form that JSON can hold."""
     return [{**asdict(verdict), "path": str(verdict.path)} for verdict in verdicts]
 
 
 def verdicts_as_text(verdicts: Sequence[Verdict]) -> str:
-    """Write what `verify` found.
-
-    Args:
-        verdicts: one for each checkpoint.
-    """
+    """Write what `verify` found."""
     if not verdicts:
         return "no checkpoint with a marker"
     lines = [

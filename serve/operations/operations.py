@@ -33,7 +33,6 @@ class Past:
     """One generation of the history.
 
     Args:
-        entry: as the ledger has it.
         is_kept: whether its checkpoint is in the store, so that a rollback to it is possible.
     """
 
@@ -47,9 +46,6 @@ class Status:
 
     Args:
         committed: the committed generation, or `None` before the first.
-        workers: the living ones.
-        proposal: what they prepare.
-        pin: why there are no automatic moves.
         quarantine: what was refused, the newest last.
         unserved: what is published and not served, though nothing is wrong with it, the newest last.
     """
@@ -63,11 +59,7 @@ class Status:
 
 
 class Operations:
-    """The operations on one store.
-
-    Args:
-        root: the store's directory.
-    """
+    """The operations on one store."""
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
@@ -98,18 +90,11 @@ class Operations:
         return self._ledger.read()
 
     def history(self, most: int | None = None) -> list[Past]:
-        """Return generations, the newest first.
-
-        Args:
-            most: how many at most; all by default.
-        """
+        """Return generations, the newest first."""
         return [Past(entry, self._store.has(entry.sha256)) for entry in self._ledger.read()[::-1][:most]]
 
     def rollback(self, version: str | None) -> Rollback:
         """Order an older version as a new generation.
-
-        Args:
-            version: which; the one before the committed one by default.
 
         Returns:
             The order. Where no worker is alive it is carried out already.
@@ -125,10 +110,6 @@ class Operations:
 
     def wait_for(self, order: Rollback, timeout_s: float) -> Entry:
         """Wait until a rollback is live.
-
-        Args:
-            order: which.
-            timeout_s: for how long.
 
         Returns:
             The new generation.
@@ -154,9 +135,6 @@ class Operations:
 
     def pin(self, reason: str) -> Pin:
         """Stop automatic moves.
-
-        Args:
-            reason: for people.
 
         Raises:
             OperationError: nothing is committed yet.
@@ -206,9 +184,6 @@ class Operations:
 
     def verify_live(self, timeout_s: float) -> list[Checked]:
         """Have each worker compare the weights that it has in memory with their checkpoint, while it serves.
-
-        Args:
-            timeout_s: how long to wait for them.
 
         Returns:
             What each living worker found, by its process id.

@@ -17,8 +17,6 @@ class Occupant:
 
     Args:
         name: its sha256, or that of an unfinished copy.
-        size_bytes: its length.
-        why: it is there.
     """
 
     name: str
@@ -29,14 +27,7 @@ class Occupant:
 def list_occupants(
     shelf: StoredFiles, entries: Sequence[Entry], refused: Sequence[Record], proposal: Proposal | None
 ) -> list[Occupant]:
-    """List the files of a store that take room, the largest first.
-
-    Args:
-        shelf: of the store.
-        entries: its generations, the oldest first.
-        refused: what was refused.
-        proposal: what is being prepared.
-    """
+    """List the files of a store that take room, the largest first."""
     reasons: dict[str, str] = {}
     for record in refused:
         again = "to be tried again" if record.retry_at_s is not None else "not to be tried again"

@@ -19,10 +19,7 @@ class Verdict:
     """What `verify` found about one marked checkpoint.
 
     Args:
-        path: the checkpoint.
         sha256: of its bytes, where they could be read.
-        version: that its marker names.
-        problem: what is wrong, or `None`.
     """
 
     path: Path
@@ -33,9 +30,6 @@ class Verdict:
 
 def verify(path: Path) -> list[Verdict]:
     """Check every marked checkpoint of a directory, or one checkpoint, against its marker.
-
-    Args:
-        path: the directory, or the checkpoint.
 
     Returns:
         One verdict for each, the one that a server would serve first.

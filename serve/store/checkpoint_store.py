@@ -65,18 +65,11 @@ class Store:
         return host_lock.hold(self.root / "lock")
 
     def has(self, sha256: str) -> bool:
-        """Whether there is an entry, proven in this boot or not.
-
-        Args:
-            sha256: of its bytes.
-        """
+        """Whether there is an entry, proven in this boot or not."""
         return (self._proven / sha256).exists()
 
     def find(self, sha256: str) -> Stored | None:
         """Find a checkpoint, and prove it again at the first use since the machine started, or since it was changed.
-
-        Args:
-            sha256: of its bytes.
 
         Returns:
             The checkpoint, or `None` when it is not in the store. One that is not what its name says is deleted.
@@ -96,7 +89,6 @@ class Store:
         """Copy a checkpoint into the store, unless its bytes are there already.
 
         Args:
-            candidate: what was observed, and what its marker states.
             needed: asked where the disk is full: the sha256 of every checkpoint that stays; all do by default.
 
         Returns:

@@ -26,12 +26,7 @@ class Rejection:
     """Why a checkpoint is not served.
 
     Args:
-        name: of the checkpoint's file.
-        code: a fixed word for the kind of fault.
-        reason: what is wrong with it.
-        fingerprint: of the observation, or of the order, that led to it.
         sha256: of its bytes, or nothing where they are not known.
-        version: that its marker names, where it does.
         is_lasting: whether trying the same again cannot help.
         marker: the marker's text, by which a refusal that was said is known again.
         is_costly: whether trying it again takes loading a model.
@@ -56,18 +51,10 @@ class Record:
 
     Args:
         subject: the sha256, or the name where the bytes are not known.
-        name: of the checkpoint's file.
-        code: a fixed word for the kind of fault.
-        reason: what is wrong with it.
-        judge: who refused it; see the module.
         since: when it was first refused, as ISO 8601.
-        attempts: how often it was tried.
         retry_at_s: from when it may be tried again, on the wall clock; `None` for never.
-        version: that its marker names.
         fingerprints: of the observations and orders that led to it.
-        marker: the marker's text.
         tried_s: when it was last tried, on the wall clock.
-        start: of the server that refused it.
     """
 
     subject: str
@@ -99,13 +86,7 @@ class Record:
         return wanted in (self.name, self.version) or is_digest
 
     def holds(self, judge: str, now_s: float, start: str = "") -> bool:
-        """Whether the refusal still stands.
-
-        Args:
-            judge: who asks.
-            now_s: the time on the wall clock.
-            start: of the server that asks.
-        """
+        """Whether the refusal still stands."""
         is_proven = self.retry_at_s is None and self.code in _OF_BYTES
         if self.judge != judge or not (is_proven or self.start == start):
             return False
@@ -120,10 +101,6 @@ def add_refusal(
 
     Args:
         records: by subject, the oldest first.
-        refusal: the new one.
-        judge: who refused.
-        now_s: the time on the wall clock.
-        start: of the server that refused.
 
     Returns:
         All records, and whether the refusal is news: a half-written checkpoint is refused in every state that it
@@ -166,17 +143,12 @@ def add_fingerprint(fingerprints: tuple[str, ...], new: str) -> tuple[str, ...]:
 
     Args:
         fingerprints: the known ones, the oldest first.
-        new: the other one.
     """
     return (*(one for one in fingerprints if one != new), new)[-_MOST_FINGERPRINTS:]
 
 
 def parse_record(stated: Mapping[str, object]) -> Record:
-    """Make a record of what was read; keys of another version are passed over.
-
-    Args:
-        stated: one entry of the file.
-    """
+    """Make a record of what was read; keys of another version are passed over."""
     known = {field.name: stated[field.name] for field in fields(Record) if field.name in stated}
     record = Record(**known)  # type: ignore[arg-type]
     return replace(record, fingerprints=tuple(record.fingerprints))

@@ -26,7 +26,6 @@ class Quarantine:
     """The file of refusals.
 
     Args:
-        root: the store's directory.
         read_judge: names what judges here, so that a refusal by another one does not count; asked when there is
             something to judge.
         start: names the start of the server, which is a request to look again at all that the bytes do not prove.
@@ -41,23 +40,14 @@ class Quarantine:
         return list(self._records.read().values())
 
     def find_sha256(self, sha256: str, marker: str) -> Record | None:
-        """Find the refusal that stands for these bytes.
-
-        Args:
-            sha256: of the bytes.
-            marker: the text of the marker that they have now.
-        """
+        """Find the refusal that stands for these bytes."""
         record = self._records.read().get(sha256)
         if record is None or not record.holds(self._read_judge(), time.time(), self._start):
             return None
         return None if record.code in _OF_MARKER and record.marker != marker else record
 
     def find(self, fingerprint: str) -> Record | None:
-        """Find the refusal that stands for an observation or an order.
-
-        Args:
-            fingerprint: of it.
-        """
+        """Find the refusal that stands for an observation or an order."""
         now_s = time.time()
         for record in self._records.read().values():
             if fingerprint in record.fingerprints and record.holds(self._read_judge(), now_s, self._start):
@@ -66,9 +56,6 @@ class Quarantine:
 
     def add(self, refusal: Rejection) -> bool:
         """Remember a refusal, in the file and, should the disk be full, at least in this process.
-
-        Args:
-            refusal: what was refused, and why.
 
         Returns:
             Whether it is news to this host.
@@ -84,12 +71,7 @@ class Quarantine:
         return is_news
 
     def recognize(self, record: Record, fingerprint: str) -> None:
-        """Remember that an observation leads to bytes that were refused.
-
-        Args:
-            record: the refusal of the bytes.
-            fingerprint: of the observation.
-        """
+        """Remember that an observation leads to bytes that were refused."""
 
         def edit(records: Mapping[str, Record]) -> Mapping[str, Record]:
             known = records.get(record.subject, record)
@@ -99,11 +81,7 @@ class Quarantine:
         self._records.change(edit)
 
     def forget(self, sha256: str) -> None:
-        """Drop the refusal of bytes that were committed after all.
-
-        Args:
-            sha256: of the bytes.
-        """
+        """Drop the refusal of bytes that were committed after all."""
         self._drop(frozenset((sha256,)))
 
     def retain(self, names: Collection[str]) -> bool:

@@ -8,11 +8,7 @@ from serve.store.ledger import Entry
 
 
 def explain(error: BaseException) -> str:
-    """Write an error on one line, with what to do about it.
-
-    Args:
-        error: what went wrong.
-    """
+    """Write an error on one line, with what to do about it."""
     if isinstance(error, ServeError):
         said = error.message + (f" (hint: {error.hint})" if error.hint else "")
     else:
@@ -21,11 +17,7 @@ def explain(error: BaseException) -> str:
 
 
 def code_of(error: BaseException) -> str:
-    """Name the kind of fault by a fixed word.
-
-    Args:
-        error: what went wrong.
-    """
+    """Name the kind of fault by a fixed word."""
     if isinstance(error, CheckpointError):
         return error.code
     if isinstance(error, ModelError):
@@ -37,7 +29,6 @@ def refuse_entry(error: BaseException, entry: Entry) -> Rejection:
     """Refuse bytes that are known.
 
     Args:
-        error: why.
         entry: what was to be committed.
     """
     return Rejection(

@@ -13,11 +13,7 @@ from pathlib import Path
 
 
 class StoredFiles:
-    """The files of one store.
-
-    Args:
-        root: the store's directory.
-    """
+    """The files of one store."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -25,9 +21,6 @@ class StoredFiles:
 
     def drop(self, sha256: str) -> None:
         """Delete what is not needed any more, be it new or not.
-
-        Args:
-            sha256: of its bytes.
 
         Raises:
             OSError: the store cannot be written.

@@ -14,13 +14,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def holds(directory: Path, sha256: str, seen: os.stat_result) -> bool:
-    """Whether an entry is as it was when it was proven, in this boot.
-
-    Args:
-        directory: of the proofs.
-        sha256: the entry's name.
-        seen: its state.
-    """
+    """Whether an entry is as it was when it was proven, in this boot."""
     try:
         proof: object = json.loads((directory / sha256).read_bytes())
     except (OSError, ValueError):
@@ -29,12 +23,7 @@ def holds(directory: Path, sha256: str, seen: os.stat_result) -> bool:
 
 
 def write(directory: Path, path: Path) -> None:
-    """Note that an entry was just hashed, and is what its name says.
-
-    Args:
-        directory: of the proofs.
-        path: the entry.
-    """
+    """Note that an entry was just hashed, and is what its name says."""
     with contextlib.suppress(OSError):  # without it the entry is only proven again
         # Good for this boot only, so that it need not survive a power cut.
         durable_files.replace_file(directory / path.name, json.dumps(_describe(path.stat())).encode(), is_lasting=False)

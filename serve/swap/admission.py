@@ -30,7 +30,6 @@ class Admitted(NamedTuple):
     """A candidate that may be made live.
 
     Args:
-        stored: its proven copy.
         entry: what is to be committed; the ledger numbers it.
     """
 
@@ -42,7 +41,6 @@ class Admission:
     """Lets candidates in, for one worker.
 
     Args:
-        parts: what it works with.
         needed: tells the sha256 of what must stay in the store; `Committer.kept`.
     """
 
@@ -56,10 +54,6 @@ class Admission:
 
     def admit(self, loader: Loader, candidate: Load) -> Admitted | Ignore | Wait:
         """Let a candidate in.
-
-        Args:
-            loader: knows what it can load.
-            candidate: what was observed, and what its marker states.
 
         Returns:
             What may be made live; or what became of a candidate that may not.
@@ -86,11 +80,6 @@ class Admission:
 
     def refuse(self, action: Refuse, error: BaseException | None = None, version: str = "") -> Ignore:
         """Put an observation into quarantine.
-
-        Args:
-            action: what was seen, and what is wrong with it.
-            error: what was raised, where something was.
-            version: that its marker names, where it does.
 
         Returns:
             The same in a form that asks for nothing more.
@@ -125,8 +114,6 @@ def say_refused(parts: Context, refusal: Rejection, needed: Callable[[], frozens
     """Put something into quarantine, say so once on this host, and drop the copy of what can never serve.
 
     Args:
-        parts: of the worker.
-        refusal: what, and why.
         needed: tells the sha256 of what must stay in the store; `Committer.kept`.
     """
     if refusal.is_lasting and refusal.sha256 and refusal.sha256 not in needed():

@@ -26,15 +26,7 @@ if TYPE_CHECKING:
 def make_parts(
     settings: Settings, slot: Slot, log: EventLog, env_digest: str | None, quarantine: Quarantine
 ) -> Context:
-    """Make the parts; nothing is started or written.
-
-    Args:
-        settings: of the model.
-        slot: gets the live generation.
-        log: is told each change of state.
-        env_digest: of the environment that answers, where it is known.
-        quarantine: keeps what was refused.
-    """
+    """Make the parts; nothing is started or written."""
 
     def report_damage(expected: str, found: str) -> None:
         log.emit("store_damaged", sha256=expected, reason=f"the sha256: expected {expected}, found {found}")
@@ -57,13 +49,7 @@ def make_parts(
 
 
 def make_reloader(settings: Settings, parts: Context, make_loader: Callable[[], Loader]) -> Reloader:
-    """Make the reloader; its `run` begins the work.
-
-    Args:
-        settings: of the model.
-        parts: what it works with.
-        make_loader: called once, in the thread of `run`.
-    """
+    """Make the reloader; its `run` begins the work."""
     watch = "poll" if url_of(settings.checkpoints) else settings.watch
     pace = Pace(settings.poll_s, settings.settle_s, watch)
     return Reloader(parts, _make_committer(settings, parts), pace, make_loader)

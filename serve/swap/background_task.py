@@ -17,8 +17,6 @@ class BackgroundTask(Generic[T]):
     """Some work that has begun, and its result when it has one.
 
     Args:
-        work: what to do.
-        name: for people who look at stacks.
         niceness: added to that of the process, for work that is to give way to requests (Linux).
     """
 
@@ -34,9 +32,6 @@ class BackgroundTask(Generic[T]):
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for the end of the work.
-
-        Args:
-            timeout_s: the longest wait.
 
         Returns:
             Whether it has ended.

@@ -21,11 +21,6 @@ _SHORT_SHA256 = 12
 def preview(loader: Loader, store: Store, candidate: Load) -> None:
     """Refuse before the copy what the first bytes prove; those of another machine are copied first.
 
-    Args:
-        loader: knows what it can load.
-        store: may have the bytes already.
-        candidate: what was observed, and what its marker states.
-
     Raises:
         CheckpointError: the checkpoint is at fault.
         CheckpointMovedError: it changed since it was observed.
@@ -43,12 +38,7 @@ def preview(loader: Loader, store: Store, candidate: Load) -> None:
 
 
 def propose(candidate: Load, stored: Stored) -> Entry:
-    """Return the generation that a candidate would be, without its number.
-
-    Args:
-        candidate: what was observed, and what its marker states.
-        stored: its proven copy.
-    """
+    """Return the generation that a candidate would be, without its number."""
     seen = candidate.observation
     return Entry(
         generation=0,

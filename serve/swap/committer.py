@@ -24,24 +24,13 @@ class Committer(Protocol):
         """A number that changes when there is something to attend to."""
 
     def boot(self, loader: Loader) -> None:
-        """Make the committed generation live in a worker that starts.
-
-        Args:
-            loader: makes the model.
-        """
+        """Make the committed generation live in a worker that starts."""
 
     def come_back(self, loader: Loader) -> None:
-        """Make the committed generation live again in a worker that was unloaded.
-
-        Args:
-            loader: makes the model.
-        """
+        """Make the committed generation live again in a worker that was unloaded."""
 
     def attend(self, loader: Loader) -> bool:
         """Take part in what the other workers of the host have begun, or in making live what is committed.
-
-        Args:
-            loader: makes the model.
 
         Returns:
             Whether there was something.
@@ -49,11 +38,6 @@ class Committer(Protocol):
 
     def move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
         """Make an admitted checkpoint live, unless what is live has the same content.
-
-        Args:
-            loader: makes the model.
-            stored: the proven copy.
-            proposed: what is to be committed.
 
         Returns:
             What became of it.
@@ -65,9 +49,6 @@ class Committer(Protocol):
 
     def is_done(self, order: Rollback) -> bool:
         """Say whether a rollback was carried out.
-
-        Args:
-            order: what an operator has ordered.
 
         Raises:
             LedgerError: the file of generations is damaged.

@@ -26,10 +26,6 @@ def make(parts: Context, loaded: Loaded, stored: Stored, entry: Entry, before_by
     """Make a generation of a model that is ready.
 
     Args:
-        parts: of the worker.
-        loaded: the model.
-        stored: its proven checkpoint.
-        entry: its place among the generations.
         before_bytes: the memory of the process before it was loaded.
     """
     trim_memory()  # loading and warming up leave behind what was needed only once
@@ -55,11 +51,7 @@ def say_live(log: EventLog, event: str, generation: Generation, previous: Genera
     """Write the line of a generation that has become live.
 
     Args:
-        log: where to.
         event: `swapped`, or `restored` in a worker that starts.
-        generation: what is live now.
-        previous: what was before.
-        commit_s: how long the commit took.
     """
     facts = dict(generation.facts)
     marker_mtime_ns = facts.pop("marker_mtime_ns")
@@ -76,11 +68,6 @@ def say_live(log: EventLog, event: str, generation: Generation, previous: Genera
 
 def restore(parts: Context, loader: Loader, entry: Entry) -> bool:
     """Make a committed generation live.
-
-    Args:
-        parts: of the worker.
-        loader: makes the model.
-        entry: what was committed.
 
     Returns:
         Whether its bytes were still there.
@@ -106,9 +93,6 @@ def _fetch_again(parts: Context, entry: Entry) -> Stored | None:
 def committed(parts: Context) -> list[Entry]:
     """Return the generations up to the live one of this worker, the oldest first.
 
-    Args:
-        parts: of the worker.
-
     Raises:
         LedgerError: the file of generations is damaged.
         OSError: it cannot be read.
@@ -119,20 +103,12 @@ def committed(parts: Context) -> list[Entry]:
 
 
 def is_behind(parts: Context) -> bool:
-    """Whether something is committed, and this worker serves nothing.
-
-    Args:
-        parts: of the worker.
-    """
+    """Whether something is committed, and this worker serves nothing."""
     return parts.slot.live is None and bool(parts.ledger.read()) and not parts.operator_requests.is_unloaded()
 
 
 def kept(parts: Context) -> frozenset[str]:
-    """Return the sha256 of the generations that the store keeps.
-
-    Args:
-        parts: of the worker.
-    """
+    """Return the sha256 of the generations that the store keeps."""
     return frozenset(entry.sha256 for entry in parts.ledger.read()[-parts.keep :])
 
 
@@ -140,7 +116,6 @@ def prune(parts: Context, needed: Callable[[], frozenset[str]]) -> None:
     """Delete from the store what is neither needed nor to be tried again.
 
     Args:
-        parts: of the worker.
         needed: tells the sha256 of what must stay; `Committer.kept`.
     """
     entries = parts.ledger.read()
@@ -151,11 +126,7 @@ def prune(parts: Context, needed: Callable[[], frozenset[str]]) -> None:
 
 
 def retire(parts: Context) -> None:
-    """Free the generations that no request uses any more, here and not in a request's thread.
-
-    Args:
-        parts: of the worker.
-    """
+    """Free the generations that no request uses any more, here and not in a request's thread."""
     drained = parts.slot.take_drained()
     while drained:
         free_first(drained, parts.log)
@@ -166,7 +137,6 @@ def free_first(drained: list[Generation], log: EventLog) -> None:
 
     Args:
         drained: those that no request uses any more; the list is the last that holds them.
-        log: where to.
     """
     generation = drained.pop(0)
     facts, before_bytes, started_s = identify(generation), used_bytes(), time.monotonic()

@@ -31,13 +31,7 @@ _CATCH_UP_PAUSE_S = 2.0
 
 
 class HostCommitter:
-    """Makes a candidate live when every worker of the host has prepared it.
-
-    Args:
-        parts: what it works with.
-        root: the store's directory.
-        timeout_s: how long the workers may take to prepare.
-    """
+    """Makes a candidate live when every worker of the host has prepared it."""
 
     def __init__(self, parts: Context, root: Path, timeout_s: float) -> None:
         self._parts, self._is_stopping = parts, False
@@ -60,11 +54,7 @@ class HostCommitter:
         return self._opened
 
     def boot(self, loader: Loader) -> None:
-        """Make the committed generation live, and join the workers that must be prepared.
-
-        Args:
-            loader: makes the model.
-        """
+        """Make the committed generation live, and join the workers that must be prepared."""
         self._bury()
         while not self._is_stopping:
             entry = self._parts.ledger.last()
@@ -87,9 +77,6 @@ class HostCommitter:
     def attend(self, loader: Loader) -> bool:
         """Prepare what is proposed, and wait until it is committed or closed.
 
-        Args:
-            loader: makes the model.
-
         Returns:
             Whether there was something.
         """
@@ -104,27 +91,14 @@ class HostCommitter:
         return True
 
     def come_back(self, loader: Loader) -> None:
-        """Do nothing: attending to the others brings it back.
-
-        Args:
-            loader: makes the model.
-        """
+        """Do nothing: attending to the others brings it back."""
 
     def is_done(self, order: Rollback) -> bool:
-        """Say whether any worker of the host carried out a rollback.
-
-        Args:
-            order: what an operator has ordered.
-        """
+        """Say whether any worker of the host carried out a rollback."""
         return any(entry.fingerprint == order.fingerprint for entry in self._parts.ledger.read())
 
     def move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
         """Make an admitted checkpoint live in all workers of the host.
-
-        Args:
-            loader: makes the model.
-            stored: the proven copy.
-            proposed: what is to be committed.
 
         Returns:
             What became of it.

@@ -38,8 +38,6 @@ class Proposal:
     """What all workers are to prepare.
 
     Args:
-        number: tells one proposal from another.
-        entry: the generation that it would be.
         deadline_s: until when it must be prepared, on the monotonic clock, which all processes of a host share.
     """
 
@@ -61,8 +59,6 @@ class WorkerFailures:
     """Workers that died while they prepared a proposal.
 
     Args:
-        proposal: what they prepared.
-        count: how many.
         is_closed: whether it was closed because of them.
     """
 
@@ -72,13 +68,7 @@ class WorkerFailures:
 
 
 class Coordinator:
-    """The agreement of one host, seen by one of its workers or by a command.
-
-    Args:
-        root: the store's directory.
-        ledger: gets what is committed.
-        timeout_s: how long a proposal may take.
-    """
+    """The agreement of one host, seen by one of its workers or by a command."""
 
     def __init__(self, root: Path, ledger: Ledger, timeout_s: float) -> None:
         self._ledger, self._timeout_s = ledger, timeout_s
@@ -144,9 +134,6 @@ class Coordinator:
     def propose(self, proposed: Entry) -> Proposal | None:
         """Open a proposal.
 
-        Args:
-            proposed: the generation without its number.
-
         Returns:
             The proposal that is open now, which may be an earlier one; `None` when this content is committed already.
 
@@ -172,9 +159,6 @@ class Coordinator:
     def close(self, proposal: Proposal) -> bool:
         """Have nobody move.
 
-        Args:
-            proposal: the one that failed.
-
         Returns:
             Whether this call closed it; `False` when it was committed or closed before.
         """
@@ -186,9 +170,6 @@ class Coordinator:
 
     def try_commit(self, proposal: Proposal) -> bool:
         """Move all workers, if each living one is prepared.
-
-        Args:
-            proposal: what they prepared.
 
         Returns:
             Whether this call committed it.
@@ -210,11 +191,7 @@ class Coordinator:
             return True
 
     def standing(self, proposal: Proposal) -> ProposalState:
-        """Tell where a proposal stands.
-
-        Args:
-            proposal: which.
-        """
+        """Tell where a proposal stands."""
         # In this order, because a commit writes its number and the word first, and closes then.
         is_open = self.word.open_number == proposal.number
         if self.word.done_number == proposal.number and self.word.committed >= proposal.entry.generation:
@@ -223,9 +200,6 @@ class Coordinator:
 
     def commit_alone(self, proposed: Entry) -> Entry | None:
         """Commit while no worker is alive; those that come will load it.
-
-        Args:
-            proposed: the generation without its number.
 
         Returns:
             The committed generation, or `None` when there are workers, who must prepare it.
@@ -247,11 +221,7 @@ class Coordinator:
             self.word.next_turn()
 
     def late(self, proposal: Proposal) -> list[int]:
-        """Return the process ids of the living workers that have not prepared a proposal.
-
-        Args:
-            proposal: which.
-        """
+        """Return the process ids of the living workers that have not prepared a proposal."""
         return [row.pid for row in self.membership.survey().alive.values() if row.prepared != proposal.number]
 
     def _may_commit(self, proposal: Proposal) -> bool:

@@ -33,12 +33,7 @@ class Checked:
     """What one worker found.
 
     Args:
-        worker: its process id.
         generation: that it answers with; 0 while it has none.
-        version: of that generation.
-        tensors: how many were compared.
-        differing: the names of those that are not as in the checkpoint.
-        problem: why nothing was compared; nothing where it was.
     """
 
     worker: int
@@ -53,12 +48,6 @@ def ask_workers(
     operator_requests: OperatorRequests, living: Callable[[], set[int]], wake: Callable[[], None], timeout_s: float
 ) -> list[Checked]:
     """Order a comparison, and wait for the answers of all workers.
-
-    Args:
-        orders: of the store.
-        living: tells the process ids of the living workers.
-        wake: has the workers look at what is ordered.
-        timeout_s: how long to wait.
 
     Returns:
         The answers, by process id.
@@ -98,22 +87,14 @@ def _read(path: Path) -> Checked:
 
 
 class LiveCheck:
-    """Carries out such orders in one worker.
-
-    Args:
-        parts: of the worker.
-    """
+    """Carries out such orders in one worker."""
 
     def __init__(self, parts: Context) -> None:
         self._parts = parts
         self._last, self._next_look_s = "", 0.0
 
     def attend(self, loader: Loader) -> None:
-        """Begin what is ordered, beside everything else.
-
-        Args:
-            loader: reads the checkpoint again.
-        """
+        """Begin what is ordered, beside everything else."""
         id = self._parts.operator_requests.check()
         if id and id != self._last:
             self._last = id

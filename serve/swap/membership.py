@@ -29,12 +29,7 @@ class Survey:
 
 
 class Membership:
-    """The workers of one host, seen by one of them or by a command.
-
-    Args:
-        directory: holds the lock files.
-        word: holds the rows.
-    """
+    """The workers of one host, seen by one of them or by a command."""
 
     def __init__(self, directory: Path, word: SharedState) -> None:
         self._directory, self._word = directory, word
@@ -59,11 +54,7 @@ class Membership:
         return Survey(alive, dead)
 
     def all_say_prepared(self, number: int) -> bool:
-        """Whether every row says that it has prepared a proposal; the kernel is not asked who is alive.
-
-        Args:
-            number: of the proposal.
-        """
+        """Whether every row says that it has prepared a proposal; the kernel is not asked who is alive."""
         rows = (self._word.read_row(index) for index in range(self._word.used_rows))
         return all(row.prepared == number for row in rows if row.pid)
 
@@ -94,20 +85,12 @@ class Membership:
         self._let_go()
 
     def say(self, **changed: int) -> None:
-        """Change this worker's row.
-
-        Args:
-            changed: fields of `Row` and their new values.
-        """
+        """Change this worker's row."""
         if self._index is not None:
             self._word.write_row(self._index, replace(self._word.read_row(self._index), **changed))
 
     def clear(self, index: int) -> None:
-        """Forget a dead worker.
-
-        Args:
-            index: of its row.
-        """
+        """Forget a dead worker."""
         self._word.write_row(index, Row())
 
     def _let_go(self) -> None:

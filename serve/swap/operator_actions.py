@@ -13,11 +13,6 @@ from serve.swap.generation import identify
 def roll_back(parts: Context, committer: Committer, loader: Loader) -> Ignore | Wait | None:
     """Carry out the last rollback that was ordered, unless it is done.
 
-    Args:
-        parts: of the worker.
-        committer: makes the earlier checkpoint live.
-        loader: makes the model.
-
     Returns:
         What became of it; `None` when nothing is ordered.
     """
@@ -34,11 +29,7 @@ def roll_back(parts: Context, committer: Committer, loader: Loader) -> Ignore | 
 
 
 def is_unloaded(parts: Context) -> bool:
-    """Serve nothing where that is ordered, and say whether it is; what was live drains.
-
-    Args:
-        parts: of the worker.
-    """
+    """Serve nothing where that is ordered, and say whether it is; what was live drains."""
     if not parts.operator_requests.is_unloaded():
         return False
     live = parts.slot.live
@@ -49,10 +40,6 @@ def is_unloaded(parts: Context) -> bool:
 
 
 def is_pinned(parts: Context) -> str | None:
-    """Say why there are no automatic moves, or `None` when there are.
-
-    Args:
-        parts: of the worker.
-    """
+    """Say why there are no automatic moves, or `None` when there are."""
     pin = parts.operator_requests.pin()
     return None if pin is None else f"pinned to version {pin.version} since {pin.pinned}"

@@ -34,7 +34,6 @@ class Pace:
     """When a reloader looks.
 
     Args:
-        poll_s: seconds between two looks.
         settle_s: seconds that a checkpoint without proof of its content must hold still.
         watch: how file events are used; see `serve.source.file_events`.
     """
@@ -48,9 +47,6 @@ class Reloader:
     """Looks, decides, admits and has the committer act.
 
     Args:
-        parts: of the worker.
-        committer: makes candidates live.
-        pace: when it looks.
         make_loader: called once, in the thread: it imports torch, which the master must never do.
     """
 
@@ -88,9 +84,6 @@ class Reloader:
 
     def wait_until_booted(self, timeout_s: float) -> bool:
         """Wait until the committed generation is live again, or cannot be.
-
-        Args:
-            timeout_s: the longest wait.
 
         Returns:
             Whether it is so.
@@ -130,10 +123,6 @@ class Reloader:
 
     def wait_for(self, asked: int, timeout_s: float) -> Outcome | None:
         """Wait until what a look has found is live or refused.
-
-        Args:
-            asked: what `look_now` returned.
-            timeout_s: the longest wait.
 
         Returns:
             What came of it; `None` when it takes longer.
@@ -185,11 +174,7 @@ class Reloader:
             self._log.emit("fault", reason=fault)
 
     def _look(self, loader: Loader) -> float:
-        """Do what the host and its operators ask for, then look at the watched place.
-
-        Returns:
-            After how many seconds to look again.
-        """
+        """Do what the host and its operators ask for, then look at the watched place."""
         generation.retire(self._parts)
         self._live_check.look()
         self._live_check.attend(loader)

@@ -34,13 +34,7 @@ class ReloaderStatus:
 
 
 class Outcome(NamedTuple):
-    """What a look that was asked for has led to.
-
-    Args:
-        is_live: whether something is live.
-        is_refused: whether what lies at the watched place was refused.
-        reason: what the reloader says of it.
-    """
+    """What a look that was asked for has led to."""
 
     is_live: bool
     is_refused: bool
@@ -53,10 +47,7 @@ def conclude(
     """Say what is there, and since when something is not served.
 
     Args:
-        place: that was looked at.
-        memory: of the worker.
         decided: what was seen, the highest rank first, and what came of each.
-        notes: what is published and not served.
     """
     unserved_ns = [note.marker_mtime_ns for note in notes if note.marker_mtime_ns]
     first = decided[0][1] if decided else None
@@ -72,11 +63,6 @@ def conclude(
 
 
 def since_ns(memory: SeenCheckpoints, seen: Observation) -> int:
-    """Return when a marker was written, on the wall clock; that of a publisher whose clock is ahead, when it was seen.
-
-    Args:
-        memory: of the worker.
-        seen: the observation.
-    """
+    """Return when a marker was written, on the wall clock; that of a publisher whose clock is ahead, when it was seen."""
     ago_s = time.monotonic() - memory.first_seen_s(seen)
     return min(seen.marker.mtime_ns, time.time_ns() - int(ago_s * 1e9))

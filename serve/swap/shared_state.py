@@ -143,21 +143,12 @@ class SharedState:
         return min(self._cells[_USED], ROWS)
 
     def read_row(self, index: int) -> Row:
-        """Read one worker's row.
-
-        Args:
-            index: of the row.
-        """
+        """Read one worker's row."""
         start = _FIRST_ROW + index * _ROW_CELLS
         return Row(*self._cells[start : start + 4])
 
     def write_row(self, index: int, row: Row) -> None:
-        """Write one worker's row; only the worker that has claimed it does.
-
-        Args:
-            index: of the row.
-            row: its new content.
-        """
+        """Write one worker's row; only the worker that has claimed it does."""
         start = _FIRST_ROW + index * _ROW_CELLS
         for offset, value in ((_PID, row.pid), (_PREPARING, row.preparing), (_LIVE, row.live)):
             self._cells[start + offset] = value

@@ -11,11 +11,7 @@ from serve.swap.shared_state import SharedState
 
 
 class UnbatchedGeneration:
-    """Whether requests may share runs, seen by one worker.
-
-    Args:
-        root: the store's directory.
-    """
+    """Whether requests may share runs, seen by one worker."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -29,17 +25,9 @@ class UnbatchedGeneration:
         return self._opened
 
     def is_over(self, generation: int) -> bool:
-        """Whether the requests of a generation share no runs any more.
-
-        Args:
-            generation: its number.
-        """
+        """Whether the requests of a generation share no runs any more."""
         return self._word.unbatched == generation
 
     def end(self, generation: int) -> None:
-        """Have every worker run each request of a generation alone, from its next run on.
-
-        Args:
-            generation: its number.
-        """
+        """Have every worker run each request of a generation alone, from its next run on."""
         self._word.unbatched = generation

@@ -37,13 +37,9 @@ class Note:
     """One checkpoint that is not served, or that is served and has gone.
 
     Args:
-        name: of the checkpoint's file.
         code: `outranked`, `waiting` or `removed`.
-        reason: in words.
         marker: the state of its marker, which another publish changes.
         marker_mtime_ns: when that was written; 0 where there is nothing to be served.
-        generation: that was live.
-        since: when it was noted, as ISO 8601.
     """
 
     name: str
@@ -65,12 +61,7 @@ class Look:
     """What one look at a watched place has found.
 
     Args:
-        place: that was looked at.
-        listed: its markers, the highest rank first.
-        memory: of the worker.
-        is_served: whether what lies there is what is live.
         waiting: the checkpoints whose publishers have yet to do something, and what.
-        now_s: the time on the monotonic clock.
     """
 
     place: LocalSource
@@ -82,11 +73,7 @@ class Look:
 
 
 class Unserved:
-    """The notes of one host, seen by one worker or by a command.
-
-    Args:
-        root: the store's directory.
-    """
+    """The notes of one host, seen by one worker or by a command."""
 
     def __init__(self, root: Path) -> None:
         self._records: Records[Note] = Records(root / "unserved.json", _parse, lambda note: note.name)
@@ -99,10 +86,6 @@ class Unserved:
 
     def review(self, look: Look, log: EventLog) -> list[Note]:
         """Note what is to be noted after a look, say what is new, and drop what is no longer so.
-
-        Args:
-            look: what was found.
-            log: is told what is new.
 
         Returns:
             All notes.
@@ -206,9 +189,5 @@ def _parse(stated: Mapping[str, Any]) -> Note:
 
 
 def committed_s(answering: Entry | None) -> float:
-    """When a generation was committed, on the wall clock; 0 for none.
-
-    Args:
-        answering: the generation.
-    """
+    """When a generation was committed, on the wall clock; 0 for none."""
     return datetime.fromisoformat(answering.committed).timestamp() if answering and answering.committed else 0.0

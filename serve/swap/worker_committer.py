@@ -23,11 +23,7 @@ _AGAIN_S = 2.0
 
 
 class WorkerCommitter:
-    """Makes a candidate live as soon as this worker has prepared it.
-
-    Args:
-        parts: what it works with.
-    """
+    """Makes a candidate live as soon as this worker has prepared it."""
 
     turn = 0  # there is never anything to attend to
 
@@ -36,11 +32,7 @@ class WorkerCommitter:
         self._boot_at_s, self._is_told = 0.0, False
 
     def boot(self, loader: Loader) -> None:
-        """Make the committed generation live.
-
-        Args:
-            loader: makes the model.
-        """
+        """Make the committed generation live."""
         self._boot_at_s = time.monotonic() + _AGAIN_S
         entry = self._parts.ledger.last()
         try:
@@ -52,19 +44,11 @@ class WorkerCommitter:
             self._is_told = True
 
     def come_back(self, loader: Loader) -> None:
-        """Make the committed generation live again, after `is_unloaded`.
-
-        Args:
-            loader: makes the model.
-        """
+        """Make the committed generation live again, after `is_unloaded`."""
         self.boot(loader)
 
     def attend(self, loader: Loader) -> bool:
-        """Try again to make live what is committed, where that has failed; there is nobody else to attend to.
-
-        Args:
-            loader: makes the model.
-        """
+        """Try again to make live what is committed, where that has failed; there is nobody else to attend to."""
         if self._parts.slot.live is None and time.monotonic() > self._boot_at_s:
             self.boot(loader)
         return False
@@ -77,20 +61,11 @@ class WorkerCommitter:
         """Do nothing: nobody waits for this worker."""
 
     def is_done(self, order: Rollback) -> bool:
-        """Say whether this worker carried out a rollback.
-
-        Args:
-            order: what an operator has ordered.
-        """
+        """Say whether this worker carried out a rollback."""
         return any(entry.fingerprint == order.fingerprint for entry in committed(self._parts))
 
     def move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
         """Make an admitted checkpoint live in this worker.
-
-        Args:
-            loader: makes the model.
-            stored: the proven copy.
-            proposed: what is to be committed.
 
         Returns:
             What became of it.
