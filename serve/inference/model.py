@@ -72,8 +72,8 @@ class Model:
     @property
     def versions(self) -> dict[str, ModelInstance]:
         """What can be asked for by its version: those that are live, but not the shadow."""
-        open_to_requests = [self.labels[label] for label in (CANARY, STABLE) if label in self.labels]
-        return {live.provenance.version: each for each in open_to_requests if (live := each.slot.live) is not None}
+        instances = [self.labels[label] for label in (CANARY, STABLE) if label in self.labels]
+        return {live.provenance.version: instance for instance in instances if (live := instance.slot.live) is not None}
 
     def choose(self, spec: ModelSpec) -> ModelInstance:
         """Choose who answers a request.

@@ -28,10 +28,10 @@ from serve.model.slot import Slot
 from serve.model.warm_up import GIVEN_UP
 from serve.settings.settings import STABLE, Settings
 from serve.store.quarantine import Quarantine
-from serve.swap.assembly import make_parts, make_reloader
+from serve.swap.assembly import make_context, make_reloader
 from serve.swap.background_task import PREPARATION
 from serve.swap.context import Loader
-from serve.swap.unbatched_generation import UnbatchedGeneration
+from serve.swap.shared_state import UnbatchedGeneration
 
 if TYPE_CHECKING:
     from serve.events.event import Subscriber
@@ -63,9 +63,9 @@ class ModelInstance:
         self.slot = Slot()
         start = os.environ.get(START_VARIABLE) or str(os.getppid())
         quarantine = Quarantine(settings.store, lambda: self._judge, start)
-        parts = make_parts(settings, self.slot, self.log, self.env_digest, quarantine)
-        self.operator_requests, self.batching = parts.operator_requests, UnbatchedGeneration(settings.store)
-        self.reloader = make_reloader(settings, parts, self._make_loader)
+        context = make_context(settings, self.slot, self.log, self.env_digest, quarantine)
+        self.operator_requests, self.batching = context.operator_requests, UnbatchedGeneration(settings.store)
+        self.reloader = make_reloader(settings, context, self._make_loader)
         self._thread: threading.Thread | None = None
 
     @property

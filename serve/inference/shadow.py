@@ -105,9 +105,8 @@ class Shadow:
             counts.agreed += 1
             return
         counts.differed += 1
-        self._log(
-            asked, counts.differed, "shadow_differed", "; ".join(f"outputs{each}" for each in found[:_MOST_SHOWN])
-        )
+        reason = "; ".join(f"outputs{difference}" for difference in found[:_MOST_SHOWN])
+        self._log(asked, counts.differed, "shadow_differed", reason)
 
     def _log(self, asked: Asked, count: int, event: str, reason: str) -> None:
         if count % _LOG_EVERY == 1:

@@ -7,8 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from serve.operations.operations import Past, Status
-    from serve.operations.store_usage import Occupant
+    from serve.operations.operations import Occupant, Past, Status
     from serve.operations.verification import Verdict
     from serve.swap.live_check import Checked
 
@@ -88,19 +87,19 @@ def history_as_text(history: Sequence[Past]) -> str:
 
 def store_as_text(occupants: Sequence[Occupant], free_bytes: int) -> str:
     """Write what occupies a store."""
-    rows = [(each.name[:_SHORT_SHA256], f"{each.size_bytes:,}", each.why) for each in occupants]
-    total = sum(each.size_bytes for each in occupants)
+    rows = [(occupant.name[:_SHORT_SHA256], f"{occupant.size_bytes:,}", occupant.why) for occupant in occupants]
+    total = sum(occupant.size_bytes for occupant in occupants)
     lines = _tabulate(("SHA256", "BYTES", "WHY"), rows) if rows else []
     return "\n".join([*lines, f"{len(rows)} checkpoints, {total:,} bytes; {free_bytes:,} bytes are free"])
 
 
 def checked_as_text(found: Sequence[Checked]) -> str:
-    """Write what workers found in memory, a line for each."""
+    """Write what workers found in memory, a line for row."""
     return "\n".join(
-        f"{'BAD' if each.differing or each.problem else 'ok '} worker {each.worker}  generation {each.generation}  "
-        f"version {each.version}  "
-        + (each.problem or f"{each.tensors} tensors" + "".join(f"\n    {name} differs" for name in each.differing))
-        for each in found
+        f"{'BAD' if row.differing or row.problem else 'ok '} worker {row.worker}  generation {row.generation}  "
+        f"version {row.version}  "
+        + (row.problem or f"{row.tensors} tensors" + "".join(f"\n    {name} differs" for name in row.differing))
+        for row in found
     )
 
 

@@ -7,17 +7,18 @@ come back; printing them is `serve.operations.formatting`'s part.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serve.errors import OperationError
-from serve.operations.store_usage import Occupant, list_occupants
 from serve.store.checkpoint_store import Store
-from serve.store.judgement import Record
 from serve.store.ledger import Entry, Ledger
 from serve.store.operator_requests import OperatorRequests, Pin, Rollback
 from serve.store.quarantine import Quarantine
+from serve.store.rejection import Record
+from serve.store.stored_files import StoredFiles
 from serve.swap.host_coordinator import Coordinator, Proposal
 from serve.swap.live_check import Checked, ask_workers
 from serve.swap.unserved import Note, Unserved
@@ -56,6 +57,19 @@ class Status:
     pin: Pin | None
     quarantine: tuple[Record, ...]
     unserved: tuple[Note, ...] = ()
+
+
+@dataclass(frozen=True)
+class Occupant:
+    """One file of the store that takes room.
+
+    Args:
+        name: its sha256, or that of an unfinished copy.
+    """
+
+    name: str
+    size_bytes: int
+    why: str
 
 
 class Operations:
@@ -158,7 +172,7 @@ class Operations:
             wanted: the name, the version or the beginning of the sha256 of a checkpoint; all by default.
 
         Returns:
-            The refusals that were lifted.
+            The rejections that were lifted.
 
         Raises:
             OperationError: no such checkpoint was refused.
@@ -174,7 +188,7 @@ class Operations:
 
     def occupants(self) -> list[Occupant]:
         """Return what occupies the store, and why, the largest first."""
-        return list_occupants(
+        return _list_occupants(
             self._store.shelf, self._ledger.read(), self._quarantine.records(), self._coordinator.open_proposal()
         )
 
@@ -224,3 +238,23 @@ class Operations:
                 hint="publish it again, and raise keep",
             )
         return fitting[0]
+
+
+def _list_occupants(
+    shelf: StoredFiles, entries: Sequence[Entry], refused: Sequence[Record], proposal: Proposal | None
+) -> list[Occupant]:
+    """List the files of a store that take room, the largest first."""
+    reasons: dict[str, str] = {}
+    for record in refused:
+        again = "to be tried again" if record.retry_at_s is not None else "not to be tried again"
+        reasons[record.subject] = f"{record.name} was refused ({record.code}), {again}"
+    reasons.update({entry.sha256: f"kept: generation {entry.generation}, version {entry.version}" for entry in entries})
+    if entries:
+        reasons[entries[-1].sha256] = f"served: generation {entries[-1].generation}, version {entries[-1].version}"
+    if proposal is not None:
+        reasons[proposal.entry.sha256] = f"{proposal.entry.name} is being prepared"
+    found = [
+        Occupant(name, size_bytes, reasons.get(name, "being copied" if name.endswith(".part") else "a candidate"))
+        for name, size_bytes in shelf.entries().items()
+    ]
+    return sorted(found, key=lambda occupant: -occupant.size_bytes)

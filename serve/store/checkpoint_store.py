@@ -30,7 +30,7 @@ from serve.checkpoint.stored import Stored
 from serve.errors import CheckpointError, CheckpointMovedError, StoreFullError
 from serve.source.local import identify
 from serve.source.observation import Load
-from serve.store import host_lock, verified_files
+from serve.store import host_lock
 from serve.store.stored_files import StoredFiles
 
 _READ_ONLY = 0o444
@@ -146,7 +146,7 @@ class Store:
             seen = path.stat()
         except FileNotFoundError:
             return None
-        if not verified_files.holds(self._proofs, sha256, seen):
+        if not self.shelf.is_proven(sha256, seen):
             return None
         self._want(path)
         return Stored(path, sha256, seen.st_size)
@@ -186,7 +186,7 @@ class Store:
             raise
         durable_files.sync_directory(self._proven)
         path = self._proven / copied.sha256
-        verified_files.write(self._proofs, path)
+        self.shelf.note_proof(path)
         self._remember(candidate, copied.sha256)
         return Stored(path, copied.sha256, copied.size_bytes, copied.copy_s, copied.hash_s)
 
@@ -222,7 +222,7 @@ class Store:
     def _prove(self, path: Path) -> Stored | None:
         with self.lock():
             seen = path.stat()
-            if verified_files.holds(self._proofs, path.name, seen):  # by another worker, while this one waited
+            if self.shelf.is_proven(path.name, seen):  # by another worker, while this one waited
                 return Stored(path, path.name, seen.st_size)
             started_s = time.monotonic()
             found = durable_files.hash_file(path)
@@ -230,7 +230,7 @@ class Store:
                 path.unlink()
                 self._report_damage(path.name, found)
                 return None
-            verified_files.write(self._proofs, path)
+            self.shelf.note_proof(path)
             return Stored(path, path.name, seen.st_size, hash_s=time.monotonic() - started_s)
 
     def _want(self, path: Path) -> None:

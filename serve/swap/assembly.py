@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from serve.swap.context import Loader
 
 
-def make_parts(
+def make_context(
     settings: Settings, slot: Slot, log: EventLog, env_digest: str | None, quarantine: Quarantine
 ) -> Context:
-    """Make the parts; nothing is started or written."""
+    """Make the context; nothing is started or written."""
 
     def report_damage(expected: str, found: str) -> None:
         log.emit("store_damaged", sha256=expected, reason=f"the sha256: expected {expected}, found {found}")
 
     store = Store(settings.store, report_damage)
     return Context(
-        place=make_place(settings.checkpoints),
+        source=make_place(settings.checkpoints),
         store=store,
         slot=slot,
         ledger=Ledger(store),
@@ -48,14 +48,14 @@ def make_parts(
     )
 
 
-def make_reloader(settings: Settings, parts: Context, make_loader: Callable[[], Loader]) -> Reloader:
+def make_reloader(settings: Settings, context: Context, make_loader: Callable[[], Loader]) -> Reloader:
     """Make the reloader; its `run` begins the work."""
     watch = "poll" if url_of(settings.checkpoints) else settings.watch
     pace = Pace(settings.poll_s, settings.settle_s, watch)
-    return Reloader(parts, _make_committer(settings, parts), pace, make_loader)
+    return Reloader(context, _make_committer(settings, context), pace, make_loader)
 
 
-def _make_committer(settings: Settings, parts: Context) -> Committer:
+def _make_committer(settings: Settings, context: Context) -> Committer:
     if settings.commit == "worker":
-        return WorkerCommitter(parts)
-    return HostCommitter(parts, settings.store, settings.commit_timeout_s)
+        return WorkerCommitter(context)
+    return HostCommitter(context, settings.store, settings.commit_timeout_s)

@@ -66,7 +66,7 @@ class Loader(Protocol):
 class Context:
     """What a committer works with."""
 
-    place: LocalSource
+    source: LocalSource
     store: Store
     slot: Slot
     ledger: Ledger

@@ -22,14 +22,16 @@ _CTIME_SLACK_S = 1.0
 _FRESH_S = 60.0
 
 
-def make(parts: Context, loaded: Loaded, stored: Stored, entry: Entry, before_bytes: int) -> Generation:
+def make(context: Context, loaded: Loaded, stored: Stored, entry: Entry, before_bytes: int) -> Generation:
     """Make a generation of a model that is ready.
 
     Args:
         before_bytes: the memory of the process before it was loaded.
     """
     trim_memory()  # loading and warming up leave behind what was needed only once
-    provenance = Provenance(parts.name, entry.version, entry.generation, entry.sha256, parts.env_digest, parts.label)
+    provenance = Provenance(
+        context.name, entry.version, entry.generation, entry.sha256, context.env_digest, context.label
+    )
     facts: dict[str, object] = {
         "checkpoint": entry.name,
         "cause": entry.cause,
@@ -66,70 +68,70 @@ def say_live(log: EventLog, event: str, generation: Generation, previous: Genera
     )
 
 
-def restore(parts: Context, loader: Loader, entry: Entry) -> bool:
+def restore(context: Context, loader: Loader, entry: Entry) -> bool:
     """Make a committed generation live.
 
     Returns:
         Whether its bytes were still there.
     """
-    stored = parts.store.find(entry.sha256) or _fetch_again(parts, entry)
+    stored = context.store.find(entry.sha256) or _fetch_again(context, entry)
     if stored is None:
         return False
     before_bytes = used_bytes()
     loaded = loader.load(stored, parse_marker(entry.marker.encode()))
-    generation = make(parts, loaded, stored, entry, before_bytes)
-    say_live(parts.log, "restored", generation, parts.slot.swap(generation), 0.0)
+    generation = make(context, loaded, stored, entry, before_bytes)
+    say_live(context.log, "restored", generation, context.slot.swap(generation), 0.0)
     return True
 
 
-def _fetch_again(parts: Context, entry: Entry) -> Stored | None:
+def _fetch_again(context: Context, entry: Entry) -> Stored | None:
     """Take bytes that the store has lost from the watched place, where they are still there."""
-    for seen in parts.place.observe():
+    for seen in context.source.observe():
         if seen.fingerprint == entry.fingerprint or entry.sha256.encode() in seen.text:
-            return parts.store.admit(Load(seen, Manifest(sha256=entry.sha256)))
+            return context.store.admit(Load(seen, Manifest(sha256=entry.sha256)))
     return None
 
 
-def committed(parts: Context) -> list[Entry]:
+def committed(context: Context) -> list[Entry]:
     """Return the generations up to the live one of this worker, the oldest first.
 
     Raises:
         LedgerError: the file of generations is damaged.
         OSError: it cannot be read.
     """
-    live = parts.slot.live
+    live = context.slot.live
     number = live.provenance.generation if live else 0
-    return [entry for entry in parts.ledger.read() if entry.generation <= number]
+    return [entry for entry in context.ledger.read() if entry.generation <= number]
 
 
-def is_behind(parts: Context) -> bool:
+def is_behind(context: Context) -> bool:
     """Whether something is committed, and this worker serves nothing."""
-    return parts.slot.live is None and bool(parts.ledger.read()) and not parts.operator_requests.is_unloaded()
+    return context.slot.live is None and bool(context.ledger.read()) and not context.operator_requests.is_unloaded()
 
 
-def kept(parts: Context) -> frozenset[str]:
+def kept(context: Context) -> frozenset[str]:
     """Return the sha256 of the generations that the store keeps."""
-    return frozenset(entry.sha256 for entry in parts.ledger.read()[-parts.keep :])
+    return frozenset(entry.sha256 for entry in context.ledger.read()[-context.keep :])
 
 
-def prune(parts: Context, needed: Callable[[], frozenset[str]]) -> None:
+def prune(context: Context, needed: Callable[[], frozenset[str]]) -> None:
     """Delete from the store what is neither needed nor to be tried again.
 
     Args:
         needed: tells the sha256 of what must stay; `Committer.kept`.
     """
-    entries = parts.ledger.read()
+    entries = context.ledger.read()
     committed_s = datetime.fromisoformat(entries[-1].committed).timestamp() if entries else 0.0
-    again = (record.subject for record in parts.quarantine.records() if record.retry_at_s is not None)
+    again = (record.subject for record in context.quarantine.records() if record.retry_at_s is not None)
     before_s = max(committed_s - _CTIME_SLACK_S, time.time() - _FRESH_S)
-    parts.store.prune(needed().union(again), before_s)
+    context.store.prune(needed().union(again), before_s)
 
 
-def retire(parts: Context) -> None:
+def retire(context: Context) -> None:
     """Free the generations that no request uses any more, here and not in a request's thread."""
-    drained = parts.slot.take_drained()
+    drained = context.slot.take_drained()
     while drained:
-        free_first(drained, parts.log)
+        free_first(drained, context.log)
 
 
 def free_first(drained: list[Generation], log: EventLog) -> None:

@@ -30,7 +30,7 @@ from serve.swap.shared_state import SharedState
 # How often the kernel is asked who has died, while somebody is not prepared.
 _SURVEY_PAUSE_S = 0.05
 # One worker may die of something else; the second one that dies while it prepares the same bytes dies of them.
-_DEATHS_ALLOWED = 1
+_WORKER_FAILURES_ALLOWED = 1
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ class Coordinator:
         self._ledger, self._timeout_s = ledger, timeout_s
         self._path = root / "proposal.json"
         with host_lock.hold(ledger.lock_path):
-            self.word = SharedState(root / "word")
-        self.membership = Membership(root / "workers", self.word)
+            self.shared_state = SharedState(root / "word")
+        self.membership = Membership(root / "workers", self.shared_state)
         self._survey_at_s = 0.0
 
     def open_proposal(self) -> Proposal | None:
         """Return the proposal that is open, if one is."""
-        open_number = self.word.open_number
+        open_number = self.shared_state.open_number
         if not open_number:
             return None
         try:
@@ -105,13 +105,13 @@ class Coordinator:
         with host_lock.hold(self._ledger.lock_path):
             if not self.membership.survey().alive:
                 self._start_over()
-            if live and live != self.word.committed:
+            if live and live != self.shared_state.committed:
                 return False
             self.membership.join(live)
-            self.word.next_turn()
+            self.shared_state.next_turn()
             return True
 
-    def bury(self) -> WorkerFailures | None:
+    def reap(self) -> WorkerFailures | None:
         """Look for workers that died while they prepared; called before joining.
 
         Returns:
@@ -125,11 +125,11 @@ class Coordinator:
                 self.membership.clear(index)
             if proposal is None or not died:
                 return None
-            self.word.worker_failures += len(died)
-            is_closed = self.word.worker_failures > _DEATHS_ALLOWED or not survey.alive
+            self.shared_state.worker_failures += len(died)
+            is_closed = self.shared_state.worker_failures > _WORKER_FAILURES_ALLOWED or not survey.alive
             if is_closed:
                 self._close()
-            return WorkerFailures(proposal, self.word.worker_failures, is_closed)
+            return WorkerFailures(proposal, self.shared_state.worker_failures, is_closed)
 
     def propose(self, proposed: Entry) -> Proposal | None:
         """Open a proposal.
@@ -148,12 +148,12 @@ class Coordinator:
             if entries and entries[-1].has_same_content(proposed):
                 return None
             entry = number(proposed, entries)
-            proposal = Proposal(self.word.next_number, entry, time.monotonic() + self._timeout_s)
+            proposal = Proposal(self.shared_state.next_number, entry, time.monotonic() + self._timeout_s)
             # Not lasting: after a power cut nobody is left who has prepared it.
             durable_files.replace_file(self._path, json.dumps(asdict(proposal)).encode() + b"\n", is_lasting=False)
-            self.word.worker_failures = 0
-            self.word.open_number = proposal.number
-            self.word.next_turn()
+            self.shared_state.worker_failures = 0
+            self.shared_state.open_number = proposal.number
+            self.shared_state.next_turn()
             return proposal
 
     def close(self, proposal: Proposal) -> bool:
@@ -163,7 +163,7 @@ class Coordinator:
             Whether this call closed it; `False` when it was committed or closed before.
         """
         with host_lock.hold(self._ledger.lock_path):
-            if self.word.open_number != proposal.number:
+            if self.shared_state.open_number != proposal.number:
                 return False
             self._close()
             return True
@@ -180,21 +180,24 @@ class Coordinator:
         if not self.membership.is_joined or not self._may_commit(proposal):
             return False  # asked again under the lock; this saves taking it for nothing
         with host_lock.hold(self._ledger.lock_path):
-            if self.word.open_number != proposal.number or not self._is_prepared_by_all(proposal):
+            if self.shared_state.open_number != proposal.number or not self._is_prepared_by_all(proposal):
                 return False
             last = self._ledger.last()
             if last is None or last.generation < proposal.entry.generation:
                 self._ledger.append(proposal.entry)
-            self.word.done_number = proposal.number
-            self.word.committed = proposal.entry.generation  # from here on every request starts on it
+            self.shared_state.done_number = proposal.number
+            self.shared_state.committed = proposal.entry.generation  # from here on every request starts on it
             self._close()
             return True
 
-    def standing(self, proposal: Proposal) -> ProposalState:
+    def state_of(self, proposal: Proposal) -> ProposalState:
         """Tell where a proposal stands."""
         # In this order, because a commit writes its number and the word first, and closes then.
-        is_open = self.word.open_number == proposal.number
-        if self.word.done_number == proposal.number and self.word.committed >= proposal.entry.generation:
+        is_open = self.shared_state.open_number == proposal.number
+        if (
+            self.shared_state.done_number == proposal.number
+            and self.shared_state.committed >= proposal.entry.generation
+        ):
             return ProposalState.COMMITTED
         return ProposalState.WAITING if is_open else ProposalState.CLOSED
 
@@ -212,13 +215,13 @@ class Coordinator:
                 return None
             self._start_over()
             entry = self._ledger.append(number(proposed, self._ledger.read()))
-            self.word.committed = entry.generation
+            self.shared_state.committed = entry.generation
             return entry
 
     def wake(self) -> None:
         """Have the workers look now."""
         with host_lock.hold(self._ledger.lock_path):
-            self.word.next_turn()
+            self.shared_state.next_turn()
 
     def late(self, proposal: Proposal) -> list[int]:
         """Return the process ids of the living workers that have not prepared a proposal."""
@@ -238,11 +241,11 @@ class Coordinator:
 
     def _start_over(self) -> None:
         # Nobody is left who could finish what was open.
-        if self.word.open_number:
+        if self.shared_state.open_number:
             self._close()
         last = self._ledger.last()
-        self.word.committed = last.generation if last else 0
+        self.shared_state.committed = last.generation if last else 0
 
     def _close(self) -> None:
-        self.word.open_number = 0
-        self.word.next_turn()
+        self.shared_state.open_number = 0
+        self.shared_state.next_turn()

@@ -64,9 +64,9 @@ def ask_workers(
     try:
         while True:
             found = [_read(path) for path in _answers(operator_requests, id)]
-            missing = (missing & living()) - {each.worker for each in found}
+            missing = (missing & living()) - {checked.worker for checked in found}
             if not missing:
-                return sorted(found, key=lambda each: each.worker)
+                return sorted(found, key=lambda checked: checked.worker)
             if time.monotonic() > until_s:
                 late = ", ".join(map(str, sorted(missing)))
                 raise OperationError(f"expected answers of all workers in {timeout_s:g} s; not answered: {late}")
@@ -89,20 +89,20 @@ def _read(path: Path) -> Checked:
 class LiveCheck:
     """Carries out such orders in one worker."""
 
-    def __init__(self, parts: Context) -> None:
-        self._parts = parts
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._last, self._next_look_s = "", 0.0
 
     def attend(self, loader: Loader) -> None:
         """Begin what is ordered, beside everything else."""
-        id = self._parts.operator_requests.check()
+        id = self._context.operator_requests.check()
         if id and id != self._last:
             self._last = id
             BackgroundTask(lambda: self._carry_out(loader, id), "check", _NICENESS)
 
     def look(self) -> None:
         """Say which parameters and buffers of the live model have changed since it was loaded, once for each."""
-        live = self._parts.slot.live
+        live = self._context.slot.live
         versions = getattr(live.predictor, "versions", None) if live is not None else None
         if live is None or versions is None or time.monotonic() < self._next_look_s:
             return
@@ -111,13 +111,13 @@ class LiveCheck:
         self._next_look_s = began_s + _REST * (time.monotonic() - began_s)
         if set(written) - set(live.facts.get("changed_tensors", ())):  # type: ignore[call-overload]
             live.facts["changed_tensors"] = written
-            self._parts.log.emit("weights_changed", **identify(live), tensors=written)
+            self._context.log.emit("weights_changed", **identify(live), tensors=written)
 
     def _carry_out(self, loader: Loader, id: str) -> None:
         pid = os.getpid()
         checked = Checked(pid, problem="no model is live")
         try:
-            with self._parts.slot.lease() as generation:
+            with self._context.slot.lease() as generation:
                 provenance = generation.provenance
                 checked = Checked(pid, provenance.generation, provenance.version)
                 tensors, differing = loader.compare(generation.predictor)
@@ -125,7 +125,7 @@ class LiveCheck:
         except Exception as error:
             checked = Checked(pid, checked.generation, checked.version, problem=explain(error))
         if checked.differing:
-            self._parts.log.emit("weights_changed", **identify(generation), tensors=checked.differing)
+            self._context.log.emit("weights_changed", **identify(generation), tensors=checked.differing)
         durable_files.replace_file(
-            self._parts.operator_requests.root / f"checked-{id}-{pid}.json", json.dumps(asdict(checked)).encode()
+            self._context.operator_requests.root / f"checked-{id}-{pid}.json", json.dumps(asdict(checked)).encode()
         )

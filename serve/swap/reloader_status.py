@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
 
 
 def conclude(
-    place: LocalSource, memory: SeenCheckpoints, decided: Sequence[Decided], notes: Sequence[Note]
+    source: LocalSource, seen_checkpoints: SeenCheckpoints, decided: Sequence[Decided], notes: Sequence[Note]
 ) -> ReloaderStatus:
     """Say what is there, and since when something is not served.
 
@@ -52,17 +52,17 @@ def conclude(
     unserved_ns = [note.marker_mtime_ns for note in notes if note.marker_mtime_ns]
     first = decided[0][1] if decided else None
     if decided and not (isinstance(first, Ignore) and first.is_final):
-        unserved_ns.append(since_ns(memory, decided[0][0]))
+        unserved_ns.append(since_ns(seen_checkpoints, decided[0][0]))
     said = [f"{seen.path.name}: {action.reason}" for seen, action in decided[:1]]
     said += [f"{note.name}: {note.reason}" for note in notes if not said or note.name != decided[0][0].path.name]
-    nothing = f"no checkpoint with a marker at {place.path}"
-    if memory.answering is not None:
-        nothing += f"; {describe(memory.answering)} is being served on"
+    nothing = f"no checkpoint with a marker at {source.path}"
+    if seen_checkpoints.answering is not None:
+        nothing += f"; {describe(seen_checkpoints.answering)} is being served on"
     is_refused = isinstance(first, Ignore) and not first.is_final and not first.is_waiting
     return ReloaderStatus("; ".join(said) or nothing, max(unserved_ns, default=None), is_refused)
 
 
-def since_ns(memory: SeenCheckpoints, seen: Observation) -> int:
-    """Return when a marker was written, on the wall clock; that of a publisher whose clock is ahead, when it was seen."""
-    ago_s = time.monotonic() - memory.first_seen_s(seen)
+def since_ns(seen_checkpoints: SeenCheckpoints, seen: Observation) -> int:
+    """Return when a marker was written, on the wall clock; if that is in the future, when it was first seen."""
+    ago_s = time.monotonic() - seen_checkpoints.first_seen_s(seen)
     return min(seen.marker.mtime_ns, time.time_ns() - int(ago_s * 1e9))

@@ -29,7 +29,7 @@ from pathlib import Path
 from serve.errors import LedgerError
 
 _MAGIC = int.from_bytes(b"envserv1", "little")
-_IDENTITY, _COMMITTED, _TURN, _OPEN, _LAST, _DEATHS, _USED, _DONE, _UNBATCHED = range(9)
+_IDENTITY, _COMMITTED, _TURN, _OPEN, _LAST, _WORKER_FAILURES, _USED, _DONE, _UNBATCHED = range(9)
 _FIRST_ROW, _ROW_CELLS = 16, 8
 _PID, _PREPARING, _PREPARED, _LIVE = range(4)
 ROWS = 500
@@ -131,11 +131,11 @@ class SharedState:
     @property
     def worker_failures(self) -> int:
         """How many workers died while they prepared the open proposal."""
-        return self._cells[_DEATHS]
+        return self._cells[_WORKER_FAILURES]
 
     @worker_failures.setter
     def worker_failures(self, count: int) -> None:
-        self._cells[_DEATHS] = count
+        self._cells[_WORKER_FAILURES] = count
 
     @property
     def used_rows(self) -> int:
@@ -155,3 +155,26 @@ class SharedState:
         # Last: whoever sees "prepared" may commit at once.
         self._cells[start + _PREPARED] = row.prepared
         self._cells[_USED] = max(self._cells[_USED], index + 1)
+
+
+class UnbatchedGeneration:
+    """Whether requests may share runs, seen by one worker."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._opened: SharedState | None = None
+
+    @property
+    def _shared_state(self) -> SharedState:
+        if self._opened is None:
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._opened = SharedState(self._root / "word")
+        return self._opened
+
+    def is_over(self, generation: int) -> bool:
+        """Whether the requests of a generation share no runs any more."""
+        return self._shared_state.unbatched == generation
+
+    def end(self, generation: int) -> None:
+        """Have every worker run each request of a generation alone, from its next run on."""
+        self._shared_state.unbatched = generation

@@ -64,9 +64,9 @@ class Look:
         waiting: the checkpoints whose publishers have yet to do something, and what.
     """
 
-    place: LocalSource
+    source: LocalSource
     listed: Sequence[Listed]
-    memory: SeenCheckpoints
+    seen_checkpoints: SeenCheckpoints
     is_served: bool
     waiting: Sequence[tuple[Observation, str]]
     now_s: float
@@ -90,7 +90,7 @@ class Unserved:
         Returns:
             All notes.
         """
-        state = look.listed, look.memory.generation, look.is_served
+        state = look.listed, look.seen_checkpoints.generation, look.is_served
         if self._settled is not None and self._settled[0] is look.listed and self._settled[1:] == state[1:]:
             return self.notes()
         held = [*_find_waiting(look), *_find_removed(look)]
@@ -99,7 +99,7 @@ class Unserved:
         self._drop(held, look)
         for note in [*_find_outranked(look), *ripe]:
             if self._add(note):
-                path = str(look.place.directory / note.name)
+                path = str(look.source.directory / note.name)
                 log.emit("unserved", checkpoint=path, code=note.code, reason=note.reason, hint=note.hint)
         # Thousands of markers that stay as they are need not be gone through again.
         self._settled = state if len(ripe) == len(held) and not look.waiting else None
@@ -115,7 +115,7 @@ class Unserved:
         gone = {
             name
             for name, note in known.items()
-            if note.generation != look.memory.generation
+            if note.generation != look.seen_checkpoints.generation
             or there.get(name, "") != note.marker
             or (note.code != OUTRANKED_CODE and _key_of(note) not in wanted)
         }
@@ -142,42 +142,47 @@ class Unserved:
 
 def _find_outranked(look: Look) -> list[Note]:
     """What came after what is live, and has a lower rank."""
-    answering, found = look.memory.answering, []
-    if answering is None or not look.place.is_directory:
+    answering, found = look.seen_checkpoints.answering, []
+    if answering is None or not look.source.is_directory:
         return []
     reason = "passed over: " + OUTRANKED.format(describe(answering))
-    for one in look.memory.late():
+    for one in look.seen_checkpoints.late():
         with contextlib.suppress(FileNotFoundError):  # gone since the listing
-            if stated_sha256(look.place.look_at(one).text) != answering.sha256:
-                found.append(_note(one.path.name, OUTRANKED_CODE, reason, one.marker, look.memory))
+            if stated_sha256(look.source.look_at(one).text) != answering.sha256:
+                found.append(_note(one.path.name, OUTRANKED_CODE, reason, one.marker, look.seen_checkpoints.generation))
     return found
 
 
 def _find_waiting(look: Look) -> list[Note]:
-    return [_note(seen.path.name, WAITING, reason, seen.marker, look.memory) for seen, reason in look.waiting]
+    return [
+        _note(seen.path.name, WAITING, reason, seen.marker, look.seen_checkpoints.generation)
+        for seen, reason in look.waiting
+    ]
 
 
 def _find_removed(look: Look) -> list[Note]:
     """What is live and was published here, and is here no longer, or what lies here instead."""
-    answering, memory = look.memory.answering, look.memory
+    answering, order = look.seen_checkpoints.answering, look.seen_checkpoints.order
     if answering is None or answering.cause != CHECKPOINT or look.is_served:
         return []
     if any(one.path.name == answering.name for one in look.listed):
         return []
     served = describe(answering)
     if not look.listed:
-        return [_note(answering.name, REMOVED, f"it was removed; {served} is being served on", None, memory)]
+        return [
+            _note(answering.name, REMOVED, f"it was removed; {served} is being served on", None, answering.generation)
+        ]
     first = look.listed[0]
-    if memory.order is None or first.order > memory.order:
+    if order is None or first.order > order:
         return []  # it is being loaded, waited for or refused
     reason = f"passed over: {served} was removed, and is being served on, as this marker is older"
-    return [_note(first.path.name, REMOVED, reason, first.marker, memory)]
+    return [_note(first.path.name, REMOVED, reason, first.marker, answering.generation)]
 
 
-def _note(name: str, code: str, reason: str, marker: Identity | None, memory: SeenCheckpoints) -> Note:
+def _note(name: str, code: str, reason: str, marker: Identity | None, generation: int) -> Note:
     since = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     mtime_ns = min(marker.mtime_ns, time.time_ns()) if marker is not None else 0
-    return Note(name, code, reason, repr(marker) if marker is not None else "", mtime_ns, memory.generation, since)
+    return Note(name, code, reason, repr(marker) if marker is not None else "", mtime_ns, generation, since)
 
 
 def _key_of(note: Note) -> tuple[str, str, str]:

@@ -13,7 +13,7 @@ from serve.checkpoint.stored import Stored
 from serve.source.observation import SERVED, Ignore, Wait
 from serve.store.ledger import Entry
 from serve.store.operator_requests import Rollback
-from serve.store.rejection import explain, refuse_entry
+from serve.store.rejection import explain, reject_entry
 from serve.swap.admission import say_refused
 from serve.swap.context import Context, Loader
 from serve.swap.generation import committed, kept, make, prune, restore, say_live
@@ -27,20 +27,20 @@ class WorkerCommitter:
 
     turn = 0  # there is never anything to attend to
 
-    def __init__(self, parts: Context) -> None:
-        self._parts = parts
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._boot_at_s, self._is_told = 0.0, False
 
     def boot(self, loader: Loader) -> None:
         """Make the committed generation live."""
         self._boot_at_s = time.monotonic() + _AGAIN_S
-        entry = self._parts.ledger.last()
+        entry = self._context.ledger.last()
         try:
             if entry is not None:
-                restore(self._parts, loader, entry)
+                restore(self._context, loader, entry)
         except Exception as error:  # the newest checkpoint may still be good; only the way back is lost
             if not self._is_told:
-                self._parts.log.emit("not_restored", reason=explain(error))
+                self._context.log.emit("not_restored", reason=explain(error))
             self._is_told = True
 
     def come_back(self, loader: Loader) -> None:
@@ -49,20 +49,20 @@ class WorkerCommitter:
 
     def attend(self, loader: Loader) -> bool:
         """Try again to make live what is committed, where that has failed; there is nobody else to attend to."""
-        if self._parts.slot.live is None and time.monotonic() > self._boot_at_s:
+        if self._context.slot.live is None and time.monotonic() > self._boot_at_s:
             self.boot(loader)
         return False
 
     def kept(self) -> frozenset[str]:
         """Return the sha256 of what must stay in the store: what is kept of the generations."""
-        return kept(self._parts)
+        return kept(self._context)
 
     def leave(self) -> None:
         """Do nothing: nobody waits for this worker."""
 
     def is_done(self, order: Rollback) -> bool:
         """Say whether this worker carried out a rollback."""
-        return any(entry.fingerprint == order.fingerprint for entry in committed(self._parts))
+        return any(entry.fingerprint == order.fingerprint for entry in committed(self._context))
 
     def move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
         """Make an admitted checkpoint live in this worker.
@@ -70,20 +70,20 @@ class WorkerCommitter:
         Returns:
             What became of it.
         """
-        live, before_bytes = self._parts.slot.live, used_bytes()
+        live, before_bytes = self._context.slot.live, used_bytes()
         if live is not None and (live.provenance.sha256, live.provenance.version) == (stored.sha256, proposed.version):
             return SERVED
         try:
             loaded = loader.load(stored, parse_marker(proposed.marker.encode()))
         except Exception as error:
-            return say_refused(self._parts, refuse_entry(error, proposed), self.kept)
+            return say_refused(self._context, reject_entry(error, proposed), self.kept)
         started_s = time.monotonic()
-        entry = self._parts.ledger.commit(proposed, live.provenance.generation if live is not None else 0)
+        entry = self._context.ledger.commit(proposed, live.provenance.generation if live is not None else 0)
         if live is not None and entry.generation <= live.provenance.generation:
             return Wait("another worker was faster", 0.0)
-        generation = make(self._parts, loaded, stored, entry, before_bytes)
-        previous = self._parts.slot.swap(generation)
-        say_live(self._parts.log, "swapped", generation, previous, time.monotonic() - started_s)
-        self._parts.quarantine.forget(entry.sha256)
-        prune(self._parts, self.kept)
+        generation = make(self._context, loaded, stored, entry, before_bytes)
+        previous = self._context.slot.swap(generation)
+        say_live(self._context.log, "swapped", generation, previous, time.monotonic() - started_s)
+        self._context.quarantine.forget(entry.sha256)
+        prune(self._context, self.kept)
         return SERVED
