@@ -78,7 +78,7 @@ class CheckpointError(ServeError):
 
 
 class TrialError(CheckpointError):
-    """A model could not be tried, or its own code says no: the cause may lie elsewhere than in the bytes, and pass."""
+    """A model could not be tried, or its own code rejects it: the cause may lie outside the bytes, and pass."""
 
 
 class CheckpointMovedError(ServeError):
@@ -105,7 +105,7 @@ class RequestError(ServeError):
     """A request cannot be read: its bytes, headers or shapes are at fault, whatever the model is.
 
     Args:
-        status: of the answer: 400 malformed, 404 unknown, 413 too long, 415 in a form that nobody reads, 422 well
+        status: of the answer: 400 malformed, 404 unknown, 413 too long, 415 in an unknown form, 422 well
             formed and not for this model.
         message: the thing, the expected and the actual value, in that order.
     """
@@ -141,7 +141,7 @@ class OperationError(ServeError):
 
 
 class MemoryShortError(ServeError):
-    """A model would not fit into memory beside what is there; it may later."""
+    """A model would not fit into memory beside what is loaded; it may later."""
 
 
 class SignatureError(ServeError):

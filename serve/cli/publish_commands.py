@@ -38,7 +38,7 @@ def _parse_metrics(context: click.Context, option: click.Parameter, texts: tuple
 @click.option(
     "--convert/--no-convert",
     default=None,
-    help="Write safetensors instead of what torch.save wrote; said explicitly, FILE may run its code.",
+    help="Write safetensors instead of what torch.save wrote; given explicitly, FILE may run its code.",
 )
 @click.option("--key", metavar="KEY", help="Where the weights are in FILE, for example model or ema.state_dict.")
 @click.option("--strip-prefix", metavar="PREFIX", help="Take PREFIX off tensors' names; leave out those without it.")

@@ -1,4 +1,4 @@
-"""One change of state, as everybody who is told of it gets it."""
+"""One change of state, as every subscriber gets it."""
 
 from __future__ import annotations
 

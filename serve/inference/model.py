@@ -1,8 +1,7 @@
-"""The models of one worker, and which of their labels answers a request.
+"""One model with its labels, and the choice of the label that answers a request.
 
 A model has what answers by default, `stable`, and may have a `canary`, which answers a part of the requests, and a
-`shadow`, whose answers nobody sees: they are only compared. Each label is a runtime of its own, with its own watch,
-store and slot.
+`shadow`, whose answers are only compared. Each label is a model instance with its own watch, store and slot.
 """
 
 from __future__ import annotations

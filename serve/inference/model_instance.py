@@ -1,6 +1,6 @@
-"""The parts that serve one model in one worker, put together: settings in, slot and reloader out.
+"""One model, or one label of it (stable, canary, shadow), in one worker: settings in, slot and reloader out.
 
-A label of a model (canary, shadow) has a runtime of its own. Building a runtime starts nothing and imports no torch;
+Making it starts nothing and imports no torch;
 `start` does, in the worker, after the fork.
 """
 
@@ -50,7 +50,7 @@ class ModelInstance:
     """One model, or one label of it, in one worker.
 
     Args:
-        subscribers: are told of its events, beside the log, the journal and the hook.
+        subscribers: called with its events, beside the log, the journal and the hook.
     """
 
     def __init__(self, settings: Settings, *subscribers: Subscriber) -> None:
@@ -125,12 +125,12 @@ class ModelInstance:
 
 
 def _facts_of(settings: Settings) -> dict[str, object]:
-    # Most models have one label; their lines need not say so.
+    # Most models have one label; their lines need not name it.
     return {"model": settings.name, **({} if settings.label == STABLE else {"label": settings.label})}
 
 
 def _report_hook(settings: Settings) -> Callable[[str], None]:
-    log = EventLog(_facts_of(settings), write_line)  # one of its own, or a hook that fails would be told of it
+    log = EventLog(_facts_of(settings), write_line)  # another one, or a hook that fails would be called for that
     return lambda failure: log.emit("hook_failed", reason=failure)
 
 

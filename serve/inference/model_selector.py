@@ -1,4 +1,4 @@
-"""Finding what a request for information is about, without a lease: nothing is computed."""
+"""Selection of the model that a request for information is about, without a lease."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking a model, in three steps, whatever protocol the request speaks and whatever server carries it.
+"""Predictions in three steps, the same for every protocol and every server.
 
 `ask` understands the request and takes a lease on one generation; `Prediction.run` runs the module, alone or, by
 whoever batches, together with others of the same generation; `Prediction.answer` writes the response and ends the
@@ -113,7 +113,7 @@ def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Pred
         again = dialect.read(request, generation.predictor)
         taken = again(generation.predictor)
     except (RequestError, InputError) as error:
-        instance.slot.release(generation)  # its weights may go; what a refusal says of the inputs stays
+        instance.slot.release(generation)  # its weights may go; what a refusal states of the inputs stays
         status, headers = (error.status, error.headers) if isinstance(error, RequestError) else (422, {})
         refused = dialect.refuse(status, error.message, generation.predictor)
         return _with(refused._replace(headers={**refused.headers, **headers}), generation.provenance)

@@ -1,4 +1,4 @@
-"""Asking a shadow what was asked of the model that answered, and comparing the two answers.
+"""Shadow predictions, compared with the answers of the model that is live.
 
 All of it happens off the request path, in one thread, and never makes a request wait: while the thread is behind, a
 request is not compared, and is counted as such.

@@ -1,4 +1,4 @@
-"""How the answers of the operations look: as text for people, as JSON for programs. Pure."""
+"""Formats of the operations' answers: text for people, JSON for programs. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What operators ask and order: status, history, rollback, pin, unpin, retry.
+"""The operations: status, history, rollback, pin, unpin, retry, store, live verification.
 
 All of it works on the files of the store, so it reaches every worker and also works while the server is down. Values
 come back; printing them is `serve.operations.formatting`'s part.
@@ -43,7 +43,7 @@ class Past:
 
 @dataclass(frozen=True)
 class Status:
-    """What a host serves, and what stands in its way.
+    """What a host serves, and what hinders it.
 
     Args:
         committed: the committed generation, or `None` before the first.
@@ -181,7 +181,7 @@ class Operations:
         if wanted is not None and not lifted:
             known = ", ".join(sorted(record.name for record in self._quarantine.records())) or "none"
             raise OperationError(
-                f"expected a checkpoint that was refused, found {wanted}", hint=f"refused are: {known}"
+                f"expected a checkpoint that was refused, found {wanted}", hint=f"refused checkpoints: {known}"
             )
         self._coordinator.wake()
         return lifted

@@ -1,4 +1,4 @@
-"""Whether the checkpoints of a directory are what their markers say, as an operator asks."""
+"""Verification of the checkpoints of a directory against their markers."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Store:
 
     Args:
         root: its directory, on a local disk; created at the first use.
-        report_damage: told of an entry that is not what its name says, after it was deleted.
+        report_damage: called for an entry that is not what its name says, after it was deleted.
     """
 
     def __init__(self, root: Path, report_damage: Callable[[str, str], None] = lambda expected, found: None) -> None:
@@ -86,7 +86,7 @@ class Store:
             return None
 
     def admit(self, candidate: Load, needed: Callable[[], frozenset[str]] | None = None) -> Stored:
-        """Copy a checkpoint into the store, unless its bytes are there already.
+        """Copy a checkpoint into the store, unless it has its bytes already.
 
         Args:
             needed: asked where the disk is full: the sha256 of every checkpoint that stays; all do by default.

@@ -53,7 +53,7 @@ class Entry:
         return self.marker_generation, self.marker_mtime_ns, self.name
 
     def has_same_content(self, other: Entry) -> bool:
-        """Whether the other entry would answer the same and say the same of itself."""
+        """Whether the other entry would answer the same under the same version."""
         return (self.sha256, self.version) == (other.sha256, other.version)
 
 
@@ -87,7 +87,7 @@ class Ledger:
         A last line without its end is what a killed writer left; it was never committed.
 
         Raises:
-            OSError: the file is there and cannot be read.
+            OSError: the file exists and cannot be read.
             LedgerError: a line is not an entry.
         """
         try:
@@ -125,7 +125,7 @@ class Ledger:
             after: the generation that the worker answers with: what was live before it may come again.
 
         Returns:
-            The entry as it stands in the file. It is not the last one when another worker was faster by a generation.
+            The entry as the file has it. It is not the last one when another worker was faster by a generation.
 
         Raises:
             OSError: the file cannot be written.

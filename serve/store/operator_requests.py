@@ -1,7 +1,7 @@
-"""What is ordered by files beside the store: an older version back, no automatic moves, or nothing served at all.
+"""Requests of operators: an older version back, no automatic moves, or nothing served at all.
 
-Files, so that an order reaches every worker, needs no port, and waits for a server that is down. The commands write
-them; the reloader reads them at each look.
+Files beside the store, so that an order reaches every worker, needs no port, and waits for a server that is down. The
+commands write them; the reloader reads them at each look.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Checkpoints that were refused, kept for all workers of a host and over restarts.
 
 One file beside the store. A rejection names the bytes by their sha256 where they are known, and the observation by its
-fingerprint, so that nobody copies and tries again what cannot serve. What may pass, as a full disk does, is tried again
-less and less often. A rejection holds for one judge: another model class or other settings judge anew.
+fingerprint, so that no worker copies and tries again what cannot serve. What may pass, such as a full disk, is tried
+again less and less often. A rejection holds for one judge: another model class or other settings judge anew.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Quarantine:
         return list(self._records.read().values())
 
     def find_sha256(self, sha256: str, marker: str) -> Record | None:
-        """Find the rejection that stands for these bytes."""
+        """Find the rejection that holds for these bytes."""
         record = self._records.read().get(sha256)
         if record is None or not record.holds(self._read_judge(), time.time(), self._start):
             return None
         return None if record.code in _OF_MARKER and record.marker != marker else record
 
     def find(self, fingerprint: str) -> Record | None:
-        """Find the rejection that stands for an observation or an order."""
+        """Find the rejection that holds for an observation or an order."""
         now_s = time.time()
         for record in self._records.read().values():
             if fingerprint in record.fingerprints and record.holds(self._read_judge(), now_s, self._start):
@@ -88,7 +88,7 @@ class Quarantine:
         """Drop what has left the watched place; should it come back, it is judged anew.
 
         Args:
-            names: of the checkpoints whose markers are there.
+            names: of the checkpoints that have markers.
 
         Returns:
             Whether there was something.

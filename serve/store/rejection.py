@@ -1,4 +1,4 @@
-"""Why a checkpoint is not served, whether that still stands, and when the same may be tried again. Pure."""
+"""Rejections of checkpoints: whether one still holds, and when the same may be tried again. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Rejection:
     Args:
         sha256: of its bytes, or nothing where they are not known.
         is_lasting: whether trying the same again cannot help.
-        marker: the marker's text, by which a rejection that was said is known again.
+        marker: the marker's text, by which a rejection that was logged is recognized.
         is_costly: whether trying it again takes loading a model.
         is_disruptive: whether trying it again takes the live model away meanwhile.
     """
@@ -48,7 +48,7 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Record:
-    """A rejection as it stands in the file.
+    """A rejection as the file has it.
 
     Args:
         subject: the sha256, or the name where the bytes are not known.
@@ -74,7 +74,7 @@ class Record:
 
     @property
     def is_ordered(self) -> bool:
-        """Whether an operator's order led to it, and nothing that lies at the watched place."""
+        """Whether an operator's order led to it, and nothing at the watched place."""
         return all(fingerprint.startswith(ROLLBACK) for fingerprint in self.fingerprints)
 
     def is_of(self, wanted: str) -> bool:
@@ -87,7 +87,7 @@ class Record:
         return wanted in (self.name, self.version) or is_digest
 
     def holds(self, judge: str, now_s: float, start: str = "") -> bool:
-        """Whether the rejection still stands."""
+        """Whether the rejection still holds."""
         is_proven = self.retry_at_s is None and self.code in _OF_BYTES
         if self.judge != judge or not (is_proven or self.start == start):
             return False
@@ -145,7 +145,7 @@ def add_rejection(
 
     Returns:
         All records, and whether the rejection is news: a half-written checkpoint is refused in every state that it
-        passes through, but its reader needs to be told once.
+        passes through, but one line in the log is enough.
     """
     subject = rejection.sha256 or rejection.name
     old = records.get(subject)

@@ -1,4 +1,4 @@
-"""The files of a store: how many bytes each takes, and which of them go.
+"""The files of a store: their sizes, their proofs, and which of them are deleted.
 
 <store>/incoming/          copies that are not proven yet
 <store>/sha256/<digest>    proven, read-only checkpoints

@@ -1,7 +1,4 @@
-"""Whether a candidate may come in: it is copied into the store, and what was refused before stays out.
-
-Making it live is the committer's part; see `serve.swap.committer`.
-"""
+"""Admission of candidates: copied into the store, unless they were refused before; the committer makes them live."""
 
 from __future__ import annotations
 
@@ -28,6 +25,7 @@ _LARGE_BYTES = 8 * 1024 * 1024
 _LOOK_S = 0.2
 # How many digits of the sha256 stand for a version that no marker named.
 _SHORT_SHA256 = 12
+_NO_ENTRY = Entry(0, "", 0, "", "", 0, "")
 
 
 class Admitted(NamedTuple):
@@ -89,7 +87,7 @@ class Admission:
             The same in a form that asks for nothing more.
         """
         seen = action.observation
-        is_lasting = error is None or reject_entry(error, _NOBODY).is_lasting
+        is_lasting = error is None or reject_entry(error, _NO_ENTRY).is_lasting
         marker = seen.text.decode(errors="replace")
         rejection = Rejection(
             name=seen.path.name,
@@ -100,7 +98,7 @@ class Admission:
             is_lasting=is_lasting,
             marker=marker,
         )
-        return say_refused(self._context, rejection, self._needed)
+        return reject(self._context, rejection, self._needed)
 
     def _copy(self, candidate: Load) -> Stored:
         """Admit a candidate to the store; a large one while requests go first."""
@@ -114,8 +112,8 @@ class Admission:
         return copying.take()
 
 
-def say_refused(context: Context, rejection: Rejection, needed: Callable[[], frozenset[str]]) -> Ignore:
-    """Put something into quarantine, say so once on this host, and drop the copy of what can never serve.
+def reject(context: Context, rejection: Rejection, needed: Callable[[], frozenset[str]]) -> Ignore:
+    """Put something into quarantine, log it once on this host, and drop the copy of what can never serve.
 
     Args:
         needed: tells the sha256 of what must stay in the store; `Committer.kept`.
@@ -136,17 +134,8 @@ def say_refused(context: Context, rejection: Rejection, needed: Callable[[], fro
     return Ignore(f"refused: {rejection.reason}")
 
 
-_NOBODY = Entry(0, "", 0, "", "", 0, "")
-
-
 def _preview(loader: Loader, store: Store, candidate: Load) -> None:
-    """Refuse before the copy what the first bytes prove; those of another machine are copied first.
-
-    Raises:
-        CheckpointError: the checkpoint is at fault.
-        CheckpointMovedError: it changed since it was observed.
-        OSError: it cannot be read.
-    """
+    """Refuse before the copy what the first bytes prove; those of another machine are copied first."""
     seen, sha256 = candidate.observation, candidate.manifest.sha256
     if seen.source is not None or (sha256 is not None and store.has(sha256)):
         return

@@ -1,4 +1,4 @@
-"""What keeps one model of one worker equal to the newest good checkpoint, put together: settings in, reloader out."""
+"""Assembly of one worker's reloader of one model from its settings."""
 
 from __future__ import annotations
 

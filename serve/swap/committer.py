@@ -1,4 +1,4 @@
-"""The seam between what may come in and how everybody moves to it.
+"""The seam between admission and the move of the workers to what was admitted.
 
 When and with whom a worker swaps is `serve.swap.host_committer` (all workers of a host at once) or
 `serve.swap.worker_committer` (each worker for itself).

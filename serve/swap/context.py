@@ -1,4 +1,4 @@
-"""What a committer works with: the parts of one worker, and what it expects of a loader and of what that loads."""
+"""The context of a committer: the objects of one worker, and the protocols of a loader and of what it loads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making generations, restoring and freeing them, and what the log says of it."""
+"""Making, restoring and freeing generations, and their lines in the log."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def make(context: Context, loaded: Loaded, stored: Stored, entry: Entry, before_
     return Generation(loaded.predictor, provenance, facts)
 
 
-def say_live(log: EventLog, event: str, generation: Generation, previous: Generation | None, commit_s: float) -> None:
+def log_live(log: EventLog, event: str, generation: Generation, previous: Generation | None, commit_s: float) -> None:
     """Write the line of a generation that has become live.
 
     Args:
@@ -80,7 +80,7 @@ def restore(context: Context, loader: Loader, entry: Entry) -> bool:
     before_bytes = used_bytes()
     loaded = loader.load(stored, parse_marker(entry.marker.encode()))
     generation = make(context, loaded, stored, entry, before_bytes)
-    say_live(context.log, "restored", generation, context.slot.swap(generation), 0.0)
+    log_live(context.log, "restored", generation, context.slot.swap(generation), 0.0)
     return True
 
 
@@ -135,7 +135,7 @@ def retire(context: Context) -> None:
 
 
 def free_first(drained: list[Generation], log: EventLog) -> None:
-    """Take the first of some generations out of their list, free its memory, and say so.
+    """Take the first of some generations out of their list, free its memory, and log it.
 
     Args:
         drained: those that no request uses any more; the list is the last that holds them.

@@ -11,9 +11,9 @@ from serve.checkpoint.manifest import parse_marker
 from serve.errors import CheckpointError, DeadlineError
 from serve.source.observation import SERVED, Ignore, Wait
 from serve.store.rejection import explain, reject_entry
-from serve.swap.admission import say_refused
+from serve.swap.admission import reject
 from serve.swap.background_task import BackgroundTask
-from serve.swap.generation import kept, make, prune, restore, say_live
+from serve.swap.generation import kept, log_live, make, prune, restore
 from serve.swap.host_coordinator import Coordinator, Proposal, ProposalState
 from serve.system.process_memory import used_bytes
 
@@ -46,7 +46,7 @@ class HostCommitter:
 
     @property
     def _coordinator(self) -> Coordinator:
-        # Not before the fork: the locks of the roster belong to one process.
+        # Not before the fork: the locks of the membership belong to one process.
         if self._opened is None:
             self._opened = Coordinator(self._root, self._context.ledger, self._timeout_s)
             shared_state = self._opened.shared_state
@@ -81,7 +81,7 @@ class HostCommitter:
             Whether there was something.
         """
         if not self._coordinator.membership.is_joined:
-            self.boot(loader)  # booting failed, because the disk was full, say
+            self.boot(loader)  # booting failed, for example because the disk was full
         if self._context.slot.live is None:
             self._catch_up(loader)
         proposal = self._coordinator.open_proposal()
@@ -113,12 +113,12 @@ class HostCommitter:
         if state is ProposalState.COMMITTED:
             return SERVED
         record = self._context.quarantine.find_sha256(proposed.sha256, proposed.marker)
-        return Ignore(f"refused: {record.reason}") if record is not None else Wait("nobody moved", _AGAIN_S)
+        return Ignore(f"refused: {record.reason}") if record is not None else Wait("no worker moved", _AGAIN_S)
 
     def _carry_out(self, loader: Loader, proposal: Proposal, admitted: Stored | None = None) -> ProposalState:
         coordinator, entry = self._coordinator, proposal.entry
         before_bytes, previous = used_bytes(), self._context.slot.live
-        coordinator.membership.say(preparing=proposal.number)
+        coordinator.membership.update(preparing=proposal.number)
         stored = admitted if admitted is not None and admitted.sha256 == entry.sha256 else None
         background_task = BackgroundTask(lambda: self._load(loader, entry, stored), str(entry.generation))
         try:
@@ -138,13 +138,13 @@ class HostCommitter:
         else:
             self._context.slot.stand_by(None)
         live = self._context.slot.live
-        coordinator.membership.say(preparing=0, prepared=0, live=live.provenance.generation if live else 0)
+        coordinator.membership.update(preparing=0, prepared=0, live=live.provenance.generation if live else 0)
         return state
 
     def _prepare(
         self, proposal: Proposal, background_task: BackgroundTask[tuple[Stored, Loaded]], before_bytes: int
     ) -> Generation | None:
-        """Wait for the model, put it where the commit word finds it, and say so."""
+        """Wait for the model, put it where the commit word finds it, and report it."""
         while not background_task.wait(_LOOK_S * 5):
             if not self._is_waiting(proposal):
                 return None
@@ -155,7 +155,7 @@ class HostCommitter:
             return None
         generation = make(self._context, loaded, stored, proposal.entry, before_bytes)
         self._context.slot.stand_by(generation)
-        self._coordinator.membership.say(prepared=proposal.number)
+        self._coordinator.membership.update(prepared=proposal.number)
         entry = proposal.entry
         self._context.log.emit(
             "prepared",
@@ -191,20 +191,20 @@ class HostCommitter:
             return
         last = self._context.ledger.last()
         generation.facts["committed"] = last.committed if last else ""
-        say_live(self._context.log, "swapped", generation, previous, commit_s)
+        log_live(self._context.log, "swapped", generation, previous, commit_s)
         self._context.quarantine.forget(generation.provenance.sha256)
         prune(self._context, self.kept)
 
     def _close(self, proposal: Proposal, error: BaseException) -> None:
         if self._coordinator.close(proposal):
-            say_refused(self._context, reject_entry(error, proposal.entry), self.kept)
+            reject(self._context, reject_entry(error, proposal.entry), self.kept)
 
     def _reap(self) -> None:
         worker_failures = self._coordinator.reap()
         if worker_failures is not None and worker_failures.is_closed:
             error = CheckpointError("crash", f"{worker_failures.count} workers died while they prepared it")
             rejection = reject_entry(error, worker_failures.proposal.entry)
-            say_refused(self._context, replace(rejection, is_lasting=False, is_costly=True), self.kept)
+            reject(self._context, replace(rejection, is_lasting=False, is_costly=True), self.kept)
 
     def _try_restore(self, loader: Loader, entry: Entry) -> bool:
         live = self._context.slot.live
@@ -222,4 +222,4 @@ class HostCommitter:
             return
         self._catch_up_at_s = time.monotonic() + _CATCH_UP_PAUSE_S
         if self._try_restore(loader, entry):
-            self._coordinator.membership.say(live=entry.generation)
+            self._coordinator.membership.update(live=entry.generation)

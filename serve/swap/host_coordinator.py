@@ -1,8 +1,8 @@
-"""How the workers of one host agree on the next generation.
+"""Agreement of the workers of one host on the next generation.
 
-One proposal is open at a time. Every worker prepares it; when each living one has said so, whoever sees it first writes
-the ledger and then the commit word, and with that one store all of them move. One refusal, or the deadline, closes the
-proposal, and nobody moves. All of it happens under one lock that the kernel releases when its holder dies:
+One proposal is open at a time. Every worker prepares it; when each living one has, the first to see it writes the
+ledger and then the commit word, and with that one store all of them move. One rejection, or the deadline, closes the
+proposal, and no worker moves. All of it happens under one lock that the kernel releases when its holder dies:
 
     <store>/word                    the commit word and a row for each worker (serve.swap.shared_state)
     <store>/workers/<row>           locked by the worker of that row (serve.swap.membership)
@@ -47,11 +47,11 @@ class Proposal:
 
 
 class ProposalState(enum.Enum):
-    """Where a proposal stands, seen by one worker."""
+    """The state of a proposal, seen by one worker."""
 
     WAITING = "some worker is still preparing"
     COMMITTED = "it is live"
-    CLOSED = "nobody moves"
+    CLOSED = "no worker moves"
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Coordinator:
                 return None
             entry = number(proposed, entries)
             proposal = Proposal(self.shared_state.next_number, entry, time.monotonic() + self._timeout_s)
-            # Not lasting: after a power cut nobody is left who has prepared it.
+            # Not lasting: after a power cut no worker is left that has prepared it.
             durable_files.replace_file(self._path, json.dumps(asdict(proposal)).encode() + b"\n", is_lasting=False)
             self.shared_state.worker_failures = 0
             self.shared_state.open_number = proposal.number
@@ -157,7 +157,7 @@ class Coordinator:
             return proposal
 
     def close(self, proposal: Proposal) -> bool:
-        """Have nobody move.
+        """Close a proposal, so that no worker moves.
 
         Returns:
             Whether this call closed it; `False` when it was committed or closed before.
@@ -175,7 +175,7 @@ class Coordinator:
             Whether this call committed it.
 
         Raises:
-            OSError: the ledger cannot be written; nobody moved.
+            OSError: the ledger cannot be written; no worker moved.
         """
         if not self.membership.is_joined or not self._may_commit(proposal):
             return False  # asked again under the lock; this saves taking it for nothing
@@ -191,7 +191,7 @@ class Coordinator:
             return True
 
     def state_of(self, proposal: Proposal) -> ProposalState:
-        """Tell where a proposal stands."""
+        """Return the state of a proposal."""
         # In this order, because a commit writes its number and the word first, and closes then.
         is_open = self.shared_state.open_number == proposal.number
         if (
@@ -228,7 +228,7 @@ class Coordinator:
         return [row.pid for row in self.membership.survey().alive.values() if row.prepared != proposal.number]
 
     def _may_commit(self, proposal: Proposal) -> bool:
-        if self.membership.all_say_prepared(proposal.number):
+        if self.membership.all_prepared(proposal.number):
             return True
         now_s = time.monotonic()
         if now_s < self._survey_at_s:
@@ -240,7 +240,7 @@ class Coordinator:
         return not self.late(proposal)
 
     def _start_over(self) -> None:
-        # Nobody is left who could finish what was open.
+        # No worker is left that could finish what was open.
         if self.shared_state.open_number:
             self._close()
         last = self._ledger.last()

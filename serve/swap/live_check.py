@@ -1,8 +1,6 @@
-"""Looking after the weights that a worker has in memory: whether they were written at each look, and whether they are
-those of the checkpoint when an operator asks.
+"""Checks of the weights in a worker's memory: for writes at each look, against the checkpoint when an operator asks.
 
-The order is a file beside the store, as all orders are; each worker answers with a file of its own. Who ordered takes
-both away again.
+The request is a file beside the store; each worker answers with another, and whoever asked deletes both.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which workers of the host are alive, and what each has prepared.
+"""The living workers of a host, and what each has prepared.
 
 A worker claims a row of the commit word's file by locking `<store>/workers/<row>`. The kernel releases that lock when
-the process ends, however it ends, so nobody waits for the dead, and a worker that is only slow is never taken for dead.
+the process ends, however it ends, so no worker waits for a dead one, and a slow one is never taken for dead.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Membership:
                 dead[index] = row
         return Survey(alive, dead)
 
-    def all_say_prepared(self, number: int) -> bool:
-        """Whether every row says that it has prepared a proposal; the kernel is not asked who is alive."""
+    def all_prepared(self, number: int) -> bool:
+        """Whether a proposal is prepared by every row; the kernel is not asked which workers are alive."""
         rows = (self._shared_state.read_row(index) for index in range(self._shared_state.used_rows))
         return all(row.prepared == number for row in rows if row.pid)
 
@@ -84,7 +84,7 @@ class Membership:
             self._shared_state.write_row(self._index, Row())
         self._let_go()
 
-    def say(self, **changed: int) -> None:
+    def update(self, **changed: int) -> None:
         """Change this worker's row."""
         if self._index is not None:
             self._shared_state.write_row(self._index, replace(self._shared_state.read_row(self._index), **changed))

@@ -20,7 +20,7 @@ from serve.source.local import Listed
 from serve.source.observation import Ignore, Load, Observation, Refuse, Wait, decide
 from serve.store.rejection import Rejection, explain
 from serve.swap import generation
-from serve.swap.admission import Admission, Admitted, say_refused
+from serve.swap.admission import Admission, Admitted, reject
 from serve.swap.committer import Committer
 from serve.swap.context import Context, Loader
 from serve.swap.live_check import LiveCheck
@@ -146,8 +146,8 @@ class Reloader:
         try:
             generation.prune(self._context, self._committer.kept)
             self._committer.boot(loader)
-        except Exception as error:  # a full disk, say; each look tries again
-            self._tell_fault(explain(error))
+        except Exception as error:  # for example a full disk; each look tries again
+            self._report_fault(explain(error))
 
     def _look_safely(self, loader: Loader) -> float:
         self._heard, self._has_more = self._asked, False
@@ -156,8 +156,8 @@ class Reloader:
             self._wake_up.supervise(self._source.directory)
             pause_s = self._look(loader)
             self._last_fault = None
-        except Exception as error:  # a dead reloader would serve an old model for ever, and nobody would know
-            self._tell_fault(explain(error))
+        except Exception as error:  # a dead reloader would serve an old model for ever, unnoticed
+            self._report_fault(explain(error))
             self._status = replace(self._status, is_refused=True)
             pause_s = self._poll_s
         if pause_s > 0 and not self._has_more:
@@ -167,7 +167,7 @@ class Reloader:
         # Jitter keeps the workers of one host from looking in step.
         return pause_s * random.uniform(0.9, 1.1)  # noqa: S311 - nothing secret about it
 
-    def _tell_fault(self, fault: str) -> None:
+    def _report_fault(self, fault: str) -> None:
         self._status = replace(self._status, verdict=fault)
         if fault != self._last_fault:
             self._last_fault = fault
@@ -205,7 +205,7 @@ class Reloader:
             self._log.emit("unloaded", **generation.identify(live))
 
     def _roll_back(self, loader: Loader) -> bool:
-        """Carry out the last rollback that was ordered, and say whether there was one that is not done."""
+        """Carry out the last rollback that was ordered, and return whether there was one to do."""
         order = self._context.operator_requests.rollback()
         if order is None or self._committer.is_done(order) or self._context.quarantine.find(order.fingerprint):
             return False
@@ -216,7 +216,7 @@ class Reloader:
         else:
             reason = f"the rollback to {order.version}: its checkpoint is not in the store any more"
             rejection = Rejection(order.version, "store", reason, order.fingerprint, version=order.version)
-            say_refused(self._context, rejection, self._committer.kept)
+            reject(self._context, rejection, self._committer.kept)
         return True
 
     def _look_at_place(self, loader: Loader) -> float:

@@ -1,4 +1,4 @@
-"""What a reloader says of the watched place after a look, and to those who have asked for one."""
+"""The reloader's verdict on the watched place after a look."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ReloaderStatus:
         verdict: what came of the newest checkpoint, in words.
         unserved_ns: when the newest marker was written, while its checkpoint is not served; `None` when it is, or
             under a pin.
-        is_refused: whether what lies at the watched place was refused, or cannot be looked at.
+        is_refused: whether what is at the watched place was refused, or cannot be looked at.
     """
 
     verdict: str
@@ -44,7 +44,7 @@ class Outcome(NamedTuple):
 def conclude(
     source: LocalSource, seen_checkpoints: SeenCheckpoints, decided: Sequence[Decided], notes: Sequence[Note]
 ) -> ReloaderStatus:
-    """Say what is there, and since when something is not served.
+    """Sum up a look: what is at the watched place, and since when something is not served.
 
     Args:
         decided: what was seen, the highest rank first, and what came of each.

@@ -1,4 +1,4 @@
-"""What one worker remembers between two looks at the watched place.
+"""One worker's memory between two looks at the watched place.
 
 Kept by path, so that it stays as small as the place is. Does no I/O and reads no clock. What was refused is the whole
 host's matter: `serve.store.quarantine`.
@@ -77,7 +77,7 @@ class SeenCheckpoints:
         """Find the markers that came after what is live, though their rank is lower.
 
         Args:
-            listed: the markers that are there, the highest rank first.
+            listed: the markers at the place, the highest rank first.
             committed_s: when what is live was committed, on the wall clock.
         """
         if listed is self._listed:

@@ -15,8 +15,8 @@ and AArch64 make indivisible (Intel SDM vol. 3A 9.1.1; Arm ARM B2.2.1). So a rea
     cell 8        the generation whose requests share no runs any more, or 0
     cells 16 …    one row of eight cells for each worker
 
-The file is volatile: what is committed stands in the ledger. Who may write which cell is
-`serve.swap.host_coordinator`'s matter.
+The file is volatile: what is committed is in the ledger. `serve.swap.host_coordinator`
+decides who may write which cell.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _SIZE_BYTES = 8 * (_FIRST_ROW + ROWS * _ROW_CELLS)
 
 @dataclass(frozen=True)
 class Row:
-    """What one worker says of itself.
+    """One worker's row.
 
     Args:
-        pid: its process id, for people; whether it lives is told by its lock.
+        pid: its process id, for people; its lock shows whether it lives.
         preparing: number of the proposal that it prepares, or 0.
         prepared: number of the proposal that it has prepared, or 0.
         live: the generation that it answers with, or 0.

@@ -1,7 +1,7 @@
-"""What is published and not served, though nothing is wrong with it: said once on a host, and shown by `status`.
+"""Faultless checkpoints that are published and not served: logged once on a host, and shown by `status`.
 
 A checkpoint whose marker is older than that of what was live, one that waits for its file, and what is served though it
-left the watched place. What was refused is `serve.store.quarantine`'s matter.
+left the watched place. What was refused is in `serve.store.quarantine`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from serve.store.records import Records
 from serve.swap.seen_checkpoints import SeenCheckpoints, describe
 
 OUTRANKED_CODE, WAITING, REMOVED = "outranked", "waiting", "removed"
-# A trainer that overwrites its checkpoint passes through such states, and need not be told of them.
+# A trainer that overwrites its checkpoint passes through such states, which need no line in the log.
 _GRACE_S = 2.0
 _HINTS = {
     OUTRANKED_CODE: "touch the marker, publish it again, give --generation, or go back with python -m serve rollback",
@@ -85,7 +85,7 @@ class Unserved:
         return list(self._records.read().values())
 
     def review(self, look: Look, log: EventLog) -> list[Note]:
-        """Note what is to be noted after a look, say what is new, and drop what is no longer so.
+        """Update the notes after a look, log the new ones, and drop those that no longer hold.
 
         Returns:
             All notes.
@@ -161,7 +161,7 @@ def _find_waiting(look: Look) -> list[Note]:
 
 
 def _find_removed(look: Look) -> list[Note]:
-    """What is live and was published here, and is here no longer, or what lies here instead."""
+    """What is live and has left this place, or what is here instead."""
     answering, order = look.seen_checkpoints.answering, look.seen_checkpoints.order
     if answering is None or answering.cause != CHECKPOINT or look.is_served:
         return []

@@ -14,9 +14,9 @@ from serve.source.observation import SERVED, Ignore, Wait
 from serve.store.ledger import Entry
 from serve.store.operator_requests import Rollback
 from serve.store.rejection import explain, reject_entry
-from serve.swap.admission import say_refused
+from serve.swap.admission import reject
 from serve.swap.context import Context, Loader
-from serve.swap.generation import committed, kept, make, prune, restore, say_live
+from serve.swap.generation import committed, kept, log_live, make, prune, restore
 from serve.system.process_memory import used_bytes
 
 _AGAIN_S = 2.0
@@ -29,7 +29,7 @@ class WorkerCommitter:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._boot_at_s, self._is_told = 0.0, False
+        self._boot_at_s, self._is_reported = 0.0, False
 
     def boot(self, loader: Loader) -> None:
         """Make the committed generation live."""
@@ -39,16 +39,16 @@ class WorkerCommitter:
             if entry is not None:
                 restore(self._context, loader, entry)
         except Exception as error:  # the newest checkpoint may still be good; only the way back is lost
-            if not self._is_told:
+            if not self._is_reported:
                 self._context.log.emit("not_restored", reason=explain(error))
-            self._is_told = True
+            self._is_reported = True
 
     def come_back(self, loader: Loader) -> None:
-        """Make the committed generation live again, after `is_unloaded`."""
+        """Make the committed generation live again, in a worker that was unloaded."""
         self.boot(loader)
 
     def attend(self, loader: Loader) -> bool:
-        """Try again to make live what is committed, where that has failed; there is nobody else to attend to."""
+        """Try again to make live what is committed, where that has failed; there are no other workers to attend to."""
         if self._context.slot.live is None and time.monotonic() > self._boot_at_s:
             self.boot(loader)
         return False
@@ -58,7 +58,7 @@ class WorkerCommitter:
         return kept(self._context)
 
     def leave(self) -> None:
-        """Do nothing: nobody waits for this worker."""
+        """Do nothing: no other worker waits for this one."""
 
     def is_done(self, order: Rollback) -> bool:
         """Say whether this worker carried out a rollback."""
@@ -76,14 +76,14 @@ class WorkerCommitter:
         try:
             loaded = loader.load(stored, parse_marker(proposed.marker.encode()))
         except Exception as error:
-            return say_refused(self._context, reject_entry(error, proposed), self.kept)
+            return reject(self._context, reject_entry(error, proposed), self.kept)
         started_s = time.monotonic()
         entry = self._context.ledger.commit(proposed, live.provenance.generation if live is not None else 0)
         if live is not None and entry.generation <= live.provenance.generation:
             return Wait("another worker was faster", 0.0)
         generation = make(self._context, loaded, stored, entry, before_bytes)
         previous = self._context.slot.swap(generation)
-        say_live(self._context.log, "swapped", generation, previous, time.monotonic() - started_s)
+        log_live(self._context.log, "swapped", generation, previous, time.monotonic() - started_s)
         self._context.quarantine.forget(entry.sha256)
         prune(self._context, self.kept)
         return SERVED

@@ -33,8 +33,8 @@ def ledger(tmp_path):
 
 
 def prepare(worker, proposal):
-    worker.membership.say(preparing=proposal.number)
-    worker.membership.say(prepared=proposal.number)
+    worker.membership.update(preparing=proposal.number)
+    worker.membership.update(prepared=proposal.number)
 
 
 def test_all_move_when_the_last_one_is_prepared(open_coordinator, ledger):
@@ -126,7 +126,7 @@ def run_worker(root, number_of_signal, is_preparing):
     worker.join(0)
     proposal = worker.open_proposal()
     if is_preparing:
-        worker.membership.say(preparing=proposal.number)
+        worker.membership.update(preparing=proposal.number)
     os.kill(os.getpid(), number_of_signal)
     time.sleep(60)
 
