@@ -6,6 +6,7 @@ import difflib
 import importlib
 
 import click
+from click.shell_completion import CompletionItem
 
 # The module and the summary of each command, so that `serve --help` imports none of them.
 COMMANDS = {
@@ -52,6 +53,11 @@ class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        fitting = [(name, summary) for name, (_, summary) in COMMANDS.items() if name.startswith(incomplete)]
+        found = [CompletionItem(name, help=summary) for name, summary in fitting]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
 
 @click.group(
