@@ -123,10 +123,7 @@ class Operations:
         return order
 
     def wait_for(self, order: Rollback, timeout_s: float) -> Entry:
-        """Wait until a rollback is live.
-
-        Returns:
-            The new generation.
+        """Wait until a rollback is live, and return its generation.
 
         Raises:
             OperationError: it was refused, or it takes longer; the order is withdrawn then.
@@ -156,23 +153,16 @@ class Operations:
         return self._operator_requests.order_pin(self._require_committed(), reason)
 
     def unpin(self) -> bool:
-        """Allow automatic moves again.
-
-        Returns:
-            Whether they were stopped.
-        """
+        """Allow automatic moves again, and return whether they were stopped."""
         was_pinned = self._operator_requests.unpin()
         self._coordinator.wake()
         return was_pinned
 
     def retry(self, wanted: str | None) -> list[Record]:
-        """Have what was refused judged anew.
+        """Have what was refused judged anew, and return the rejections that were lifted.
 
         Args:
             wanted: the name, the version or the beginning of the sha256 of a checkpoint; all by default.
-
-        Returns:
-            The rejections that were lifted.
 
         Raises:
             OperationError: no such checkpoint was refused.

@@ -91,9 +91,6 @@ class Store:
         Args:
             needed: asked where the disk is full: the sha256 of every checkpoint that stays; all do by default.
 
-        Returns:
-            The proven copy.
-
         Raises:
             CheckpointError: the bytes are not what the marker states.
             CheckpointMovedError: the checkpoint changed while it was copied, or since it was observed.

@@ -117,11 +117,7 @@ class OperatorRequests:
         return pin
 
     def unpin(self) -> bool:
-        """Allow automatic moves again.
-
-        Returns:
-            Whether they were stopped.
-        """
+        """Allow automatic moves again, and return whether they were stopped."""
         try:
             self._pin.unlink()
         except FileNotFoundError:
@@ -149,10 +145,7 @@ class OperatorRequests:
         return str((_read(self._check) or {}).get("id", ""))
 
     def order_check(self) -> str:
-        """Have each worker compare its live weights with their checkpoint.
-
-        Returns:
-            The id of the order.
+        """Have each worker compare its live weights with their checkpoint; return the id of the order.
 
         Raises:
             OSError: the file cannot be written.

@@ -85,13 +85,10 @@ class Quarantine:
         self._drop(frozenset((sha256,)))
 
     def retain(self, names: Collection[str]) -> bool:
-        """Drop what has left the watched place; should it come back, it is judged anew.
+        """Drop what has left the watched place, and return whether anything has; if it comes back, it is judged anew.
 
         Args:
             names: of the checkpoints that have markers.
-
-        Returns:
-            Whether there was something.
         """
         before_s = time.time() - _GRACE_S
         records = self._records.read().values()
@@ -105,9 +102,6 @@ class Quarantine:
 
         Args:
             wanted: the name, the version or the beginning of the sha256 of a checkpoint; `None` for all.
-
-        Returns:
-            Those that were dropped.
         """
         found = [record for record in self.records() if wanted is None or record.is_of(wanted)]
         self._drop(frozenset(record.subject for record in found))

@@ -31,11 +31,7 @@ class BackgroundTask(Generic[T]):
         threading.Thread(target=self._run, name=f"{PREPARATION}-{name}", daemon=True).start()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for the end of the work.
-
-        Returns:
-            Whether it has ended.
-        """
+        """Wait for the end of the work, and return whether it has ended."""
         return self._done.wait(timeout_s)
 
     def take(self) -> T:

@@ -30,17 +30,10 @@ class Committer(Protocol):
         """Make the committed generation live again in a worker that was unloaded."""
 
     def attend(self, loader: Loader) -> bool:
-        """Take part in what the other workers of the host have begun, or in making live what is committed.
-
-        Returns:
-            Whether there was something.
-        """
+        """Take part in what other workers have begun, or make live what is committed; return whether there was any."""
 
     def move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
         """Make an admitted checkpoint live, unless what is live has the same content.
-
-        Returns:
-            What became of it.
 
         Raises:
             LedgerError: the generations cannot be numbered.

@@ -75,11 +75,7 @@ class HostCommitter:
             self._opened.membership.leave()
 
     def attend(self, loader: Loader) -> bool:
-        """Prepare what is proposed, and wait until it is committed or closed.
-
-        Returns:
-            Whether there was something.
-        """
+        """Prepare what is proposed, wait until it is committed or closed, and return whether there was any."""
         if not self._coordinator.membership.is_joined:
             self.boot(loader)  # booting failed, for example because the disk was full
         if self._context.slot.live is None:
@@ -98,11 +94,7 @@ class HostCommitter:
         return any(entry.fingerprint == order.fingerprint for entry in self._context.ledger.read())
 
     def move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
-        """Make an admitted checkpoint live in all workers of the host.
-
-        Returns:
-            What became of it.
-        """
+        """Make an admitted checkpoint live in all workers of the host."""
         proposal = self._coordinator.propose(proposed)
         if proposal is None:
             is_live = self._context.slot.live is not None

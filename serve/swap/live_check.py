@@ -45,10 +45,7 @@ class Checked:
 def ask_workers(
     operator_requests: OperatorRequests, living: Callable[[], set[int]], wake: Callable[[], None], timeout_s: float
 ) -> list[Checked]:
-    """Order a comparison, and wait for the answers of all workers.
-
-    Returns:
-        The answers, by process id.
+    """Order a comparison, wait for all workers, and return their answers by process id.
 
     Raises:
         OperationError: no worker is alive, or one has not answered in time.

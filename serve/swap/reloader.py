@@ -83,11 +83,7 @@ class Reloader:
         return generation.is_behind(self._context)
 
     def wait_until_booted(self, timeout_s: float) -> bool:
-        """Wait until the committed generation is live again, or cannot be.
-
-        Returns:
-            Whether it is so.
-        """
+        """Wait until the committed generation is live again or cannot be, and return whether it is so."""
         return self._booted.wait(timeout_s)
 
     def run(self) -> None:

@@ -85,11 +85,7 @@ class Unserved:
         return list(self._records.read().values())
 
     def review(self, look: Look, log: EventLog) -> list[Note]:
-        """Update the notes after a look, log the new ones, and drop those that no longer hold.
-
-        Returns:
-            All notes.
-        """
+        """Update the notes after a look, log the new ones, drop those that no longer hold, and return all."""
         state = look.listed, look.seen_checkpoints.generation, look.is_served
         if self._settled is not None and self._settled[0] is look.listed and self._settled[1:] == state[1:]:
             return self.notes()

@@ -65,11 +65,7 @@ class WorkerCommitter:
         return any(entry.fingerprint == order.fingerprint for entry in committed(self._context))
 
     def move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
-        """Make an admitted checkpoint live in this worker.
-
-        Returns:
-            What became of it.
-        """
+        """Make an admitted checkpoint live in this worker."""
         live, before_bytes = self._context.slot.live, used_bytes()
         if live is not None and (live.provenance.sha256, live.provenance.version) == (stored.sha256, proposed.version):
             return SERVED
