@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -40,30 +41,18 @@ def _parse_metrics(context: click.Context, option: click.Parameter, texts: tuple
     default=None,
     help="Write safetensors instead of what torch.save wrote; given explicitly, FILE may run its code.",
 )
-@click.option("--key", metavar="KEY", help="Where the weights are in FILE, for example model or ema.state_dict.")
+@click.option(
+    "--key", "weights_key", metavar="KEY", help="Where the weights are in FILE, for example model or ema.state_dict."
+)
 @click.option("--strip-prefix", metavar="PREFIX", help="Take PREFIX off tensors' names; leave out those without it.")
 @click.option("--golden", type=_path, metavar="FILE", help="JSON list of requests; absent answers are computed.")
 @click.option("--model", metavar="NAME[@LABEL]", help="Which one computes them, where the settings have several.")
 @click.option(
     "--metric", "metrics", metavar="NAME=VALUE", multiple=True, callback=_parse_metrics, help="Written to the marker."
 )
-@click.option("--sign", type=_path, metavar="KEYFILE", help="Private key that keygen made.")
+@click.option("--sign", "key", type=_path, metavar="KEYFILE", help="Private key that keygen made.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was published as JSON.")
-def publish(
-    file: Path,
-    directory: str,
-    name: str | None,
-    version: str | None,
-    generation: int,
-    convert: bool | None,
-    key: str | None,
-    strip_prefix: str | None,
-    golden: Path | None,
-    model: str | None,
-    metrics: dict[str, float],
-    sign: Path | None,
-    as_json: bool,
-) -> None:
+def publish(file: Path, directory: str, name: str | None, version: str | None, as_json: bool, **extras: Any) -> None:
     """Copy FILE into DIR, sync it, rename it into place, and write its marker last.
 
     FILE is a state dict: safetensors, or what torch.save wrote. A server that watches DIR loads it, proves it by the
@@ -78,18 +67,8 @@ def publish(
       python -m serve publish weights.safetensors --to s3://bucket/models
       python -m serve publish weights.pth --to checkpoints --metric accuracy=0.93 --sign trainer.key
     """
-    extras = Extras(
-        metrics=metrics,
-        golden=golden,
-        model=model,
-        key=sign,
-        convert=convert,
-        generation=generation,
-        weights_key=key,
-        strip_prefix=strip_prefix,
-    )
-    published = publish_checkpoint(file, directory, name, version, extras)
-    click.echo(json.dumps(asdict(published)) if as_json else _describe(published, generation))
+    published = publish_checkpoint(file, directory, name, version, Extras(**extras))
+    click.echo(json.dumps(asdict(published)) if as_json else _describe(published, extras["generation"]))
 
 
 def _describe(published: Published, generation: int) -> str:

@@ -136,12 +136,15 @@ class Operations:
             for record in self._quarantine.records():
                 if order.fingerprint in record.fingerprints:
                     self._operator_requests.withdraw(order)
-                    raise OperationError(f"the rollback to {order.version} was refused: {record.reason}")
+                    raise OperationError(
+                        f"the rollback to {order.version} was refused: {record.reason}",
+                        hint="other versions: python -m serve history",
+                    )
             time.sleep(_LOOK_S)
         self._operator_requests.withdraw(order)
         raise OperationError(
             f"the rollback to {order.version}: expected it live in {timeout_s:g} s, found it still open",
-            hint="python -m serve status shows what the workers do",
+            hint="see what the workers do: python -m serve status",
         )
 
     def pin(self, reason: str) -> Pin:
@@ -208,7 +211,7 @@ class Operations:
     def _require_committed(self) -> Entry:
         last = self._ledger.last()
         if last is None:
-            raise OperationError("expected a committed generation, found none", hint="publish a checkpoint first")
+            raise OperationError("expected a committed generation, found none", hint="first: python -m serve publish")
         return last
 
     def _choose(self, version: str | None) -> Entry:

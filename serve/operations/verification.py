@@ -38,7 +38,9 @@ def verify(path: Path) -> list[Verdict]:
         OperationError: there is nothing there.
     """
     if not path.exists():
-        raise OperationError(f"{path}: expected a directory of checkpoints, found nothing")
+        raise OperationError(
+            f"{path}: expected a directory of checkpoints, found nothing", hint="see: python -m serve verify --help"
+        )
     return [_verify(seen) for seen in LocalSource(path).observe()]
 
 

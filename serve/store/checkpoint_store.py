@@ -213,7 +213,7 @@ class Store:
         if free_bytes < size_bytes:
             raise StoreFullError(
                 f"{self.root}: expected {size_bytes} free bytes, found {free_bytes}",
-                hint="free some space there, lower keep, or point SERVE_STORE to another disk; `serve store` lists it",
+                hint="free some space, lower keep, or point SERVE_STORE to another disk; see: python -m serve store",
             )
 
     def _prove(self, path: Path) -> Stored | None:

@@ -64,7 +64,8 @@ def ask_workers(
                 return sorted(found, key=lambda checked: checked.worker)
             if time.monotonic() > until_s:
                 late = ", ".join(map(str, sorted(missing)))
-                raise OperationError(f"expected answers of all workers in {timeout_s:g} s; not answered: {late}")
+                message = f"expected answers of all workers in {timeout_s:g} s; not answered: {late}"
+                raise OperationError(message, hint="wait longer with: python -m serve verify --live --timeout SECONDS")
             time.sleep(_LOOK_S)
     finally:
         operator_requests.withdraw_check()
