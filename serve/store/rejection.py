@@ -179,7 +179,7 @@ def _pause_s(rejection: Rejection, attempts: int) -> float:
     if rejection.is_disruptive:
         first_s, longest_s = _DISRUPTIVE_RETRY_S
     # Bounded, so that the power stays a small number.
-    return min(first_s * 2 ** min(attempts, 10), longest_s)
+    return min(first_s * 2.0 ** min(attempts, 10), longest_s)
 
 
 def add_fingerprint(fingerprints: tuple[str, ...], new: str) -> tuple[str, ...]:
