@@ -1,6 +1,6 @@
 """The door for durable writes: copy while hashing, sync, rename, sync the directory.
 
-After a power cut a file written here is either whole or absent, never torn (house rule 10), unless its writer says that
+After a power cut a file written here is either whole or absent, never torn, unless its writer says that
 it need not last: then its reader takes a torn one for an absent one.
 """
 
@@ -25,9 +25,6 @@ _STEPS_NS = (1_000_000, 2_000_000_000)
 def sync_directory(directory: Path) -> None:
     """Make the renames inside `directory` survive a power cut.
 
-    Args:
-        directory: the directory that holds the renamed entries.
-
     Raises:
         OSError: the directory cannot be opened or synced.
     """
@@ -44,9 +41,7 @@ class Copied:
 
     Args:
         sha256: of exactly the bytes that were written, in hexadecimal.
-        size_bytes: how many.
         copy_s: seconds of reading and writing.
-        hash_s: seconds of hashing.
     """
 
     sha256: str
@@ -72,7 +67,6 @@ def write_hashed(chunks: Iterator[bytes], target: Path) -> Copied:
     """Write a new, synced file, and hash exactly the bytes that were written.
 
     Args:
-        chunks: its content.
         target: the file to create; it must not exist.
 
     Raises:
@@ -97,7 +91,6 @@ def clone_hashed(source: int, target: Path) -> Copied | None:
     The clone is a snapshot: what a trainer writes later goes into other blocks (ioctl_ficlone(2)).
 
     Args:
-        source: the file descriptor to copy.
         target: the file to create; it must not exist.
 
     Returns:
@@ -122,9 +115,6 @@ def clone_hashed(source: int, target: Path) -> Copied | None:
 
 def hash_file(path: Path) -> str:
     """Return the sha256 of a file, in hexadecimal.
-
-    Args:
-        path: the file.
 
     Raises:
         OSError: it cannot be read.
@@ -154,10 +144,6 @@ def _create(target: Path) -> int:
 def write_all(descriptor: int, content: bytes) -> None:
     """Write every byte, also where the kernel takes only a part at a time.
 
-    Args:
-        descriptor: an open file descriptor.
-        content: the bytes to write.
-
     Raises:
         OSError: the write failed.
     """
@@ -171,7 +157,6 @@ def replace_file(path: Path, content: bytes, *, is_lasting: bool = True, after_n
 
     Args:
         path: the file to create or replace.
-        content: its new bytes.
         is_lasting: whether it has to survive a power cut. Other processes see all of it or none in any case.
         after_ns: a time, in nanoseconds, that the file's own must be later than, whatever this machine's clock says.
 

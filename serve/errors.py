@@ -14,11 +14,7 @@ _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0e-\x1f\x7f]")
 
 
 def plain(text: str) -> str:
-    """Write a text on one line that does nothing to a terminal.
-
-    Args:
-        text: for example the message of an exception.
-    """
+    """Write a text on one line that does nothing to a terminal."""
     return " ".join(_CONTROLS.sub("", text).split())
 
 
@@ -45,8 +41,6 @@ class Issue:
 
     Args:
         place: where it is, for example `serve.toml: poll_s` or `SERVE_POLL_S`.
-        message: what is wrong there.
-        hint: what to do about it.
     """
 
     place: str
@@ -76,7 +70,6 @@ class CheckpointError(ServeError):
 
     Args:
         code: a short fixed word for the kind of fault, by which log lines are told apart.
-        message: what is wrong.
     """
 
     def __init__(self, code: str, message: str, hint: str | None = None) -> None:
@@ -85,7 +78,7 @@ class CheckpointError(ServeError):
 
 
 class TrialError(CheckpointError):
-    """A model could not be tried, or its own code says no: the cause may lie elsewhere than in the bytes, and pass."""
+    """A model could not be tried, or its own code rejects it: the cause may lie outside the bytes, and pass."""
 
 
 class CheckpointMovedError(ServeError):
@@ -100,7 +93,6 @@ class InputError(ServeError):
     """The inputs of a request do not fit the model.
 
     Args:
-        message: what does not fit.
         expected_shape: the shape that would fit, `None` standing for any length.
     """
 
@@ -113,10 +105,9 @@ class RequestError(ServeError):
     """A request cannot be read: its bytes, headers or shapes are at fault, whatever the model is.
 
     Args:
-        status: of the answer: 400 malformed, 404 unknown, 413 too long, 415 in a form that nobody reads, 422 well
+        status: of the answer: 400 malformed, 404 unknown, 413 too long, 415 in an unknown form, 422 well
             formed and not for this model.
         message: the thing, the expected and the actual value, in that order.
-        headers: sent with the answer.
     """
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -150,7 +141,7 @@ class OperationError(ServeError):
 
 
 class MemoryShortError(ServeError):
-    """A model would not fit into memory beside what is there; it may later."""
+    """A model would not fit into memory beside what is loaded; it may later."""
 
 
 class SignatureError(ServeError):
@@ -163,9 +154,6 @@ class StoreFullError(ServeError):
 
 def describe(error: ServeError) -> str:
     """Write an error as a command line shows it.
-
-    Args:
-        error: what went wrong.
 
     Returns:
         `error: …`, and `hint: …` on a line of its own where there is one.

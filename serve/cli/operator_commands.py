@@ -1,155 +1,227 @@
-"""The commands of operators: status, history, rollback, pin, unpin, retry, store, verify."""
+"""The commands of operators: status, history, rollback, pin, unpin, retry, store, verify, settings."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Callable, TypeVar
 
-from serve.errors import OperationError
+import click
+
+from serve.errors import OperationError, describe
 from serve.operations import formatting
 from serve.operations.operations import Operations
-from serve.operations.verification import verify
-from serve.settings.settings import load_settings
+from serve.settings.fields import FIELDS
+from serve.settings.settings import CONFIG_VARIABLE, DEFAULT_FILE, load_settings
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 _NO = 1
 _CLEAR = "\x1b[H\x1b[2J"
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 
 
-class Output(NamedTuple):
-    """What a command prints, and its exit code."""
+def _on_a_store(command: Command) -> Command:
+    """Add the options that every command on a store has."""
+    for option in (
+        _json_option,
+        click.option("--model", metavar="NAME[@LABEL]", help="Which one, where the server has several."),
+        click.option(
+            "--store",
+            "root",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="The server's store; that of the settings by default.",
+        ),
+    ):
+        command = option(command)
+    return command
 
-    text: str
-    code: int = 0
+
+def _timeout_option(waited_for: str) -> Callable[[Command], Command]:
+    help = f"How long to wait for {waited_for} (default 180)."
+    return click.option("--timeout", "timeout_s", type=float, default=180.0, metavar="SECONDS", help=help)
 
 
-def add_commands(commands: Any) -> None:
-    """Add the commands of operators to the command line.
+def _open(root: Path | None, model: str | None) -> Operations:
+    return Operations(root or load_settings(os.environ, Path.cwd()).find(model).store)
 
-    Args:
-        commands: argparse's collection of commands.
+
+@click.command()
+@_on_a_store
+@click.option(
+    "--watch",
+    "every_s",
+    is_flag=False,
+    flag_value=2.0,
+    type=float,
+    metavar="[SECONDS]",
+    help="Show it again and again, every 2 seconds by default.",
+)
+def status(root: Path | None, model: str | None, as_json: bool, every_s: float | None) -> None:
+    """Show what is served, by whom, and what was refused.
+
+    \b
+      python -m serve status --watch
+      python -m serve status --model fraud@canary --json
     """
-    status = _add(commands, "status", _status, "what is served, by whom, and what was refused")
-    status.add_argument("--watch", nargs="?", const=2.0, type=float, metavar="SECONDS", help="again and again")
-    _add(commands, "history", _history, "all generations, the newest first")
-    rollback = _add(
-        commands,
-        "rollback",
-        _rollback,
-        "serve an older version, as a new generation",
-        "What it replaces does not come back by itself; what is published later is served as ever. `pin` stops that.",
-    )
-    rollback.add_argument("--to", metavar="VERSION", help="which version (default: the one before)")
-    rollback.add_argument(
-        "--timeout", type=float, default=180.0, metavar="SECONDS", help="how long to wait for the workers (default 180)"
-    )
-    pin = _add(commands, "pin", _pin, "stop automatic moves; rollback still works")
-    pin.add_argument("--reason", default="", help="for people; status shows it")
-    _add(commands, "unpin", _unpin, "allow automatic moves again")
-    retry = _add(commands, "retry", _retry, "judge anew what was refused")
-    retry.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="its name, version or sha256 (default: all)")
-    _add(commands, "store", _store, "what occupies the store, and why")
-    checked = _add(
-        commands, "verify", _verify, "check checkpoints against their markers, or live weights against their checkpoint"
-    )
-    checked.add_argument("directory", metavar="DIR", type=Path, nargs="?", help="the watched one, or one checkpoint")
-    checked.add_argument("--live", action="store_true", help="what each worker has in memory, tensor by tensor")
-    checked.add_argument(
-        "--timeout", type=float, default=180.0, metavar="SECONDS", help="how long to wait for --live (default 180)"
-    )
+    operations = _open(root, model)
+    clear = _CLEAR if every_s is not None and sys.stdout.isatty() and not as_json else ""
+    while True:
+        found = operations.status()
+        text = json.dumps(formatting.status_as_json(found)) if as_json else formatting.status_as_text(found)
+        click.echo(clear + text)
+        if every_s is None:
+            return
+        time.sleep(every_s)
 
 
-def _add(commands: Any, name: str, run: Any, help: str, more: str = "") -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=help, description=f"{help[0].upper()}{help[1:]}. {more}".strip()
-    )
-    parser.add_argument(
-        "--store", type=Path, metavar="DIR", help="the server's store (default: the one in the settings)"
-    )
-    parser.add_argument("--model", metavar="NAME[@LABEL]", help="which one, where the server has several")
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    parser.set_defaults(run=run)
-    return parser
+@click.command()
+@_on_a_store
+def history(root: Path | None, model: str | None, as_json: bool) -> None:
+    """List all generations, the newest first.
+
+    \b
+      python -m serve history
+    """
+    found = _open(root, model).history()
+    click.echo(json.dumps(formatting.history_as_json(found)) if as_json else formatting.history_as_text(found))
 
 
-def _open(options: argparse.Namespace) -> Operations:
-    return Operations(options.store or load_settings(os.environ, Path.cwd()).find(options.model).store)
+@click.command()
+@_on_a_store
+@click.option("--to", "version", metavar="VERSION", help="Which version; the one before by default.")
+@_timeout_option("the workers")
+def rollback(root: Path | None, model: str | None, as_json: bool, version: str | None, timeout_s: float) -> int | None:
+    """Serve an older version, as a new generation.
 
+    The generation that it replaces does not come back by itself; later checkpoints are served as usual, which `pin`
+    stops.
 
-def _status(options: argparse.Namespace) -> Output:
-    operations = _open(options)
-    while options.watch is not None:
-        clear = _CLEAR if sys.stdout.isatty() and not options.json else ""
-        sys.stdout.write(clear + _show_status(operations, options.json) + "\n")
-        sys.stdout.flush()
-        time.sleep(options.watch)
-    return Output(_show_status(operations, options.json))
-
-
-def _show_status(operations: Operations, is_json: bool) -> str:
-    status = operations.status()
-    return json.dumps(formatting.status_as_json(status)) if is_json else formatting.status_as_text(status)
-
-
-def _history(options: argparse.Namespace) -> Output:
-    history = _open(options).history()
-    return Output(
-        json.dumps(formatting.history_as_json(history)) if options.json else formatting.history_as_text(history)
-    )
-
-
-def _rollback(options: argparse.Namespace) -> Output:
-    operations = _open(options)
-    order = operations.rollback(options.to)
+    \b
+      python -m serve rollback
+      python -m serve rollback --to v41
+    """
+    operations = _open(root, model)
+    order = operations.rollback(version)
     try:
-        entry = operations.wait_for(order, options.timeout)
+        entry = operations.wait_for(order, timeout_s)
     except OperationError as error:
-        sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
-        return Output("", _NO)
-    if options.json:
-        return Output(json.dumps(asdict(entry)))
-    return Output(f"version {entry.version} is live as generation {entry.generation}")
+        click.echo(describe(error), err=True)
+        return _NO
+    is_live = f"version {entry.version} is live as generation {entry.generation}"
+    click.echo(json.dumps(asdict(entry)) if as_json else is_live)
+    return None
 
 
-def _pin(options: argparse.Namespace) -> Output:
-    pin = _open(options).pin(options.reason)
-    return Output(json.dumps(asdict(pin)) if options.json else f"pinned to version {pin.version}; unpin allows moves")
+@click.command()
+@_on_a_store
+@click.option("--reason", default="", help="For people; status shows it.")
+def pin(root: Path | None, model: str | None, as_json: bool, reason: str) -> None:
+    """Stop automatic moves; rollback still works.
+
+    \b
+      python -m serve pin --reason "v42 is being looked into"
+    """
+    made = _open(root, model).pin(reason)
+    click.echo(json.dumps(asdict(made)) if as_json else f"pinned to version {made.version}; unpin allows moves")
 
 
-def _unpin(options: argparse.Namespace) -> Output:
-    was_pinned = _open(options).unpin()
-    if options.json:
-        return Output(json.dumps({"was_pinned": was_pinned}))
-    return Output("automatic moves are allowed again" if was_pinned else "there was no pin")
+@click.command()
+@_on_a_store
+def unpin(root: Path | None, model: str | None, as_json: bool) -> None:
+    """Allow automatic moves again.
+
+    \b
+      python -m serve unpin
+    """
+    was_pinned = _open(root, model).unpin()
+    text = "automatic moves are allowed again" if was_pinned else "there was no pin"
+    click.echo(json.dumps({"was_pinned": was_pinned}) if as_json else text)
 
 
-def _retry(options: argparse.Namespace) -> Output:
-    names = [record.name for record in _open(options).retry(options.checkpoint)]
-    if options.json:
-        return Output(json.dumps({"retried": names}))
-    return Output("is judged anew: " + ", ".join(names) if names else "nothing was refused")
+@click.command()
+@_on_a_store
+@click.argument("checkpoint", required=False)
+def retry(root: Path | None, model: str | None, as_json: bool, checkpoint: str | None) -> None:
+    """Judge anew what was refused: CHECKPOINT, by its name, version or sha256, or all of it.
+
+    \b
+      python -m serve retry
+      python -m serve retry model_v2.safetensors
+    """
+    names = [record.name for record in _open(root, model).retry(checkpoint)]
+    text = "is judged anew: " + ", ".join(names) if names else "nothing was refused"
+    click.echo(json.dumps({"retried": names}) if as_json else text)
 
 
-def _store(options: argparse.Namespace) -> Output:
-    operations = _open(options)
+@click.command()
+@_on_a_store
+def store(root: Path | None, model: str | None, as_json: bool) -> None:
+    """Show what occupies the store, and why.
+
+    \b
+      python -m serve store
+    """
+    operations = _open(root, model)
     occupants, free_bytes = operations.occupants(), operations.free_bytes()
-    if options.json:
-        return Output(json.dumps({"free_bytes": free_bytes, "checkpoints": [asdict(each) for each in occupants]}))
-    return Output(formatting.store_as_text(occupants, free_bytes))
+    if as_json:
+        rows = [asdict(occupant) for occupant in occupants]
+        click.echo(json.dumps({"free_bytes": free_bytes, "checkpoints": rows}))
+    else:
+        click.echo(formatting.store_as_text(occupants, free_bytes))
 
 
-def _verify(options: argparse.Namespace) -> Output:
-    if options.live == (options.directory is not None):
+@click.command()
+@_on_a_store
+@click.argument("directory", metavar="[DIR]", type=click.Path(path_type=Path), required=False)
+@click.option("--live", "is_live", is_flag=True, help="Check what each worker has in memory, tensor by tensor.")
+@_timeout_option("--live")
+def verify(
+    root: Path | None, model: str | None, as_json: bool, directory: Path | None, is_live: bool, timeout_s: float
+) -> int:
+    """Check checkpoints against their markers, or live weights against their checkpoint.
+
+    DIR is the watched directory, or one checkpoint.
+
+    \b
+      python -m serve verify checkpoints
+      python -m serve verify --live
+    """
+    from serve.operations import verification
+
+    if is_live == (directory is not None):
         raise OperationError("verify: expected either DIR or --live", hint="python -m serve verify --help")
-    if options.live:
-        found = _open(options).verify_live(options.timeout)
-        text = json.dumps([asdict(each) for each in found]) if options.json else formatting.checked_as_text(found)
-        return Output(text, _NO if any(each.differing or each.problem for each in found) else 0)
-    verdicts = verify(options.directory)
-    text = json.dumps(formatting.verdicts_as_json(verdicts)) if options.json else formatting.verdicts_as_text(verdicts)
-    return Output(text, _NO if any(verdict.problem for verdict in verdicts) else 0)
+    if directory is None:
+        checked = _open(root, model).verify_live(timeout_s)
+        click.echo(json.dumps([asdict(row) for row in checked]) if as_json else formatting.checked_as_text(checked))
+        return _NO if any(row.differing or row.problem for row in checked) else 0
+    found = verification.verify(directory)
+    click.echo(json.dumps(formatting.verdicts_as_json(found)) if as_json else formatting.verdicts_as_text(found))
+    return _NO if any(verdict.problem for verdict in found) else 0
+
+
+@click.command()
+@_json_option
+def settings(as_json: bool) -> None:
+    """List every setting, its variable and its default.
+
+    \b
+      python -m serve settings
+    """
+    if as_json:
+        rows = [
+            {"key": field.key, "variable": field.variable, "help": field.help, **field.default_as_json()}
+            for field in FIELDS
+        ]
+        click.echo(json.dumps(rows))
+        return
+    click.echo(f"in {DEFAULT_FILE}, or in the file that {CONFIG_VARIABLE} names; each also as a variable")
+    for field in FIELDS:
+        stated = field.default_as_json()
+        default = f"default {json.dumps(stated['default'])}" if stated else "required"
+        click.echo(f"{field.key} ({field.variable}; {default})\n    {field.help}")

@@ -2,110 +2,79 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from serve.publishing.publish import Extras, publish
+import click
 
-_PUBLISH = """\
-Copy FILE into DIR, sync it, rename it into place, and write its marker last.
+from serve.publishing.publish import Extras, Published
+from serve.publishing.publish import publish as publish_checkpoint
 
-A server that watches DIR loads it, proves it by the sha256 in the marker, and swaps it in without a failed request.
-What torch.save wrote becomes safetensors on the way, where torch is installed and can read it without running its code.
-Wrappers' prefixes (module., _orig_mod.) and the key of a bundle are taken off; where it is not clear which, say so.
-A sharded checkpoint is published by its index, FILE.safetensors.index.json.
-
-  python -m serve publish weights.safetensors --to checkpoints --name model_v2.safetensors --version 2
-  python -m serve publish last.ckpt --to checkpoints --key state_dict --strip-prefix model.
-  python -m serve publish weights.safetensors --to s3://bucket/models
-  python -m serve publish weights.pth --to checkpoints --metric accuracy=0.93 --golden golden.json --sign trainer.key
-"""
-_KEYGEN = """\
-Make a pair of Ed25519 keys: FILE for the trainer, FILE.pub for the servers.
-
-  python -m serve keygen trainer.key
-  python -m serve publish weights.safetensors --to checkpoints --sign trainer.key
-  SERVE_VERIFY_KEY=trainer.key.pub gunicorn -c python:serve.gunicorn_conf serve.wsgi:app
-"""
+_path = click.Path(path_type=Path)
 
 
-def add_publish_commands(commands: Any) -> None:
-    """Add the commands to the command line.
+def _parse_metrics(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, float]:
+    found = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not name or not math.isfinite(number):
+            raise click.BadParameter(f"expected name=number, found {text!r}", context, option)
+        found[name] = number
+    return found
 
-    Args:
-        commands: what `ArgumentParser.add_subparsers` returned.
+
+@click.command()
+@click.argument("file", type=_path)
+@click.option("--to", "directory", metavar="DIR", required=True, help="The watched directory, or its URL (s3://…).")
+@click.option("--name", help="File name of the checkpoint in DIR (default: that of FILE).")
+@click.option("--version", help="Name of this content in answers and logs (default: start of its sha256).")
+@click.option("--generation", type=int, default=0, help="A rising number of yours that outranks the clock.")
+@click.option(
+    "--convert/--no-convert",
+    default=None,
+    help="Write safetensors instead of what torch.save wrote; given explicitly, FILE may run its code.",
+)
+@click.option(
+    "--key", "weights_key", metavar="KEY", help="Where the weights are in FILE, for example model or ema.state_dict."
+)
+@click.option("--strip-prefix", metavar="PREFIX", help="Take PREFIX off tensors' names; leave out those without it.")
+@click.option("--golden", type=_path, metavar="FILE", help="JSON list of requests; absent answers are computed.")
+@click.option("--model", metavar="NAME[@LABEL]", help="Which one computes them, where the settings have several.")
+@click.option(
+    "--metric", "metrics", metavar="NAME=VALUE", multiple=True, callback=_parse_metrics, help="Written to the marker."
+)
+@click.option("--sign", "key", type=_path, metavar="KEYFILE", help="Private key that keygen made.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was published as JSON.")
+def publish(file: Path, directory: str, name: str | None, version: str | None, as_json: bool, **extras: Any) -> None:
+    """Copy FILE into DIR, sync it, rename it into place, and write its marker last.
+
+    FILE is a state dict: safetensors, or what torch.save wrote. A server that watches DIR loads it, proves it by the
+    sha256 in the marker, and swaps it in without a failed request. What torch.save wrote becomes safetensors on the
+    way, where torch is installed and can read it without running its code. Wrappers' prefixes (module., _orig_mod.)
+    and the key of a bundle are taken off; where that is ambiguous, give --key or --strip-prefix. A sharded checkpoint
+    is published by its index, FILE.safetensors.index.json.
+
+    \b
+      python -m serve publish weights.safetensors --to checkpoints --name model_v2.safetensors --version 2
+      python -m serve publish last.ckpt --to checkpoints --key state_dict --strip-prefix model.
+      python -m serve publish weights.safetensors --to s3://bucket/models
+      python -m serve publish weights.pth --to checkpoints --metric accuracy=0.93 --sign trainer.key
     """
-    raw = argparse.RawDescriptionHelpFormatter
-    _add_publish(commands.add_parser("publish", formatter_class=raw, help="publish a checkpoint, its marker last"))
-    keygen = commands.add_parser("keygen", formatter_class=raw, help="make a pair of keys to sign checkpoints with")
-    keygen.description = _KEYGEN
-    keygen.add_argument("file", metavar="FILE", type=Path, help="gets the private key; must not exist")
-    keygen.add_argument("--json", action="store_true", help="print what was made as JSON")
-    keygen.set_defaults(run=_keygen)
+    published = publish_checkpoint(file, directory, name, version, Extras(**extras))
+    click.echo(json.dumps(asdict(published)) if as_json else _describe(published, extras["generation"]))
 
 
-def _add_publish(parser: argparse.ArgumentParser) -> None:
-    parser.description = _PUBLISH
-    parser.add_argument("file", metavar="FILE", type=Path, help="a state dict: safetensors, or what torch.save wrote")
-    parser.add_argument("--to", metavar="DIR", required=True, help="the watched directory, or its URL (s3://…)")
-    parser.add_argument("--name", help="file name of the checkpoint in DIR (default: that of FILE)")
-    parser.add_argument("--version", help="name of this content in answers and logs (default: start of its sha256)")
-    parser.add_argument("--generation", type=int, default=0, help="a rising number of yours that outranks the clock")
-    parser.add_argument(
-        "--convert",
-        action=argparse.BooleanOptionalAction,
-        help="write safetensors instead of what torch.save wrote; said explicitly, FILE may run its code",
-    )
-    parser.add_argument(
-        "--key", metavar="KEY", help="where the weights lie in FILE, for example model or ema.state_dict"
-    )
-    parser.add_argument(
-        "--strip-prefix", metavar="PREFIX", help="take PREFIX off the tensors' names, and leave out those without it"
-    )
-    parser.add_argument(
-        "--golden", metavar="FILE", type=Path, help="JSON list of requests; absent answers are computed"
-    )
-    parser.add_argument(
-        "--model", metavar="NAME[@LABEL]", help="which one computes them, where the settings have several"
-    )
-    parser.add_argument("--metric", metavar="NAME=VALUE", type=_metric, action="append", default=[], dest="metrics")
-    parser.add_argument("--sign", metavar="KEYFILE", type=Path, help="private key that keygen made")
-    parser.add_argument("--json", action="store_true", help="print what was published as JSON")
-    parser.set_defaults(run=_publish)
-
-
-def _metric(text: str) -> tuple[str, float]:
-    name, equals, value = text.partition("=")
-    try:
-        number = float(value)
-    except ValueError:
-        equals = ""
-        number = 0.0
-    if not name or not equals or number - number != 0:
-        raise argparse.ArgumentTypeError(f"expected name=number, found {text!r}")
-    return name, number
-
-
-def _publish(options: argparse.Namespace) -> str:
-    extras = Extras(
-        metrics=dict(options.metrics),
-        golden=options.golden,
-        model=options.model,
-        key=options.sign,
-        convert=options.convert,
-        generation=options.generation,
-        weights_key=options.key,
-        strip_prefix=options.strip_prefix,
-    )
-    published = publish(options.file, options.to, options.name, options.version, extras)
-    if options.json:
-        return json.dumps(asdict(published))
+def _describe(published: Published, generation: int) -> str:
     lines = [f"published {published.checkpoint}", f"  version {published.version}", f"  sha256  {published.sha256}"]
     lines += [f"  {note}" for note in published.notes]
-    if published.generation != options.generation:
+    if published.generation != generation:
         lines.append(f"  generation {published.generation}, as a checkpoint beside it states one")
     if published.outranked_by is not None:
         lines.append(f"  it will not come live: {published.outranked_by} beside it states a higher generation")
@@ -113,10 +82,21 @@ def _publish(options: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def _keygen(options: argparse.Namespace) -> str:
+@click.command()
+@click.argument("file", type=_path)
+@click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
+def keygen(file: Path, as_json: bool) -> None:
+    """Make a pair of Ed25519 keys: FILE, which must not exist, for the trainer, FILE.pub for the servers.
+
+    \b
+      python -m serve keygen trainer.key
+      python -m serve publish weights.safetensors --to checkpoints --sign trainer.key
+      SERVE_VERIFY_KEY=trainer.key.pub gunicorn -c python:serve.gunicorn_conf serve.wsgi:app
+    """
     from serve.checkpoint.signature import write_keys
 
-    public_file, key = write_keys(options.file)
-    if options.json:
-        return json.dumps({"private": str(options.file), "public": str(public_file), "key": key})
-    return f"private key {options.file}\n  public key {public_file}\n  name       {key}"
+    public_file, key = write_keys(file)
+    if as_json:
+        click.echo(json.dumps({"private": str(file), "public": str(public_file), "key": key}))
+    else:
+        click.echo(f"private key {file}\n  public key {public_file}\n  name       {key}")

@@ -1,4 +1,4 @@
-"""One change of state, as everybody who is told of it gets it."""
+"""One change of state, as every subscriber gets it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,8 @@ class Event:
     """One change of state.
 
     Args:
-        name: what happened, as a fixed word.
         facts: what is known about it; names carry their units.
         time: when it happened, as ISO 8601 in UTC.
-        worker: the process in which it happened.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Each change of state goes to everybody who has subscribed, among them the structured log.
+"""Changes of state for all who subscribe, among them the structured log.
 
 The log has one JSON line for each event. The lines go to standard error beside gunicorn's own, each by a single write,
 so that lines of two workers never mix. Access logs and log files are out of scope: gunicorn writes the first, the init
@@ -20,7 +20,7 @@ class EventLog:
 
     Args:
         facts: what every event repeats, for example the model's name and the env digest.
-        subscribers: are told of every event, in this order; they must neither wait nor raise.
+        subscribers: called with every event, in this order; they must neither wait nor raise.
     """
 
     def __init__(self, facts: Mapping[str, object], *subscribers: Subscriber) -> None:
@@ -30,7 +30,6 @@ class EventLog:
         """Tell of an event.
 
         Args:
-            event: what happened, as a fixed word.
             facts: what is known about it; names carry their units.
         """
         happened = Event(event, {**self._facts, **facts})
@@ -39,9 +38,5 @@ class EventLog:
 
 
 def write_line(event: Event) -> None:
-    """Write an event to standard error; a subscriber.
-
-    Args:
-        event: what happened.
-    """
+    """Write an event to standard error; a subscriber."""
     os.write(_STDERR, event.line)

@@ -19,21 +19,13 @@ _LARGEST_BYTES = 1024 * 1024
 
 
 class Journal:
-    """The events of one store.
-
-    Args:
-        root: the store's directory.
-    """
+    """The events of one store."""
 
     def __init__(self, root: Path) -> None:
         self._path, self._older = root / "events.jsonl", root / "events.1.jsonl"
 
     def put(self, event: Event) -> None:
-        """Keep an event, where it is one that people look for; a subscriber of `EventLog`.
-
-        Args:
-            event: what happened.
-        """
+        """Keep an event, where it is one that people look for; a subscriber of `EventLog`."""
         if event.name not in _KEPT:
             return
         try:
@@ -42,11 +34,7 @@ class Journal:
             return  # a full disk must not stop a swap, and the line is in the log
 
     def read(self, most: int) -> list[dict[str, Any]]:
-        """Return the last events, the newest first.
-
-        Args:
-            most: how many at most.
-        """
+        """Return the last events, the newest first."""
         lines = [line for path in (self._older, self._path) for line in _read_lines(path)]
         return [event for event in map(_parse, reversed(lines[-most:])) if event is not None]
 

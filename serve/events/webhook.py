@@ -25,8 +25,7 @@ class Webhook:
 
     Args:
         target: a command, or an http(s) URL.
-        report: told in words why a delivery failed, once for each reason; it must not lead back here.
-        timeout_s: of one delivery.
+        report: called with the reason of a failed delivery, once for each; it must not lead back here.
     """
 
     def __init__(self, target: str, report: Callable[[str], None], timeout_s: float = _TIMEOUT_S) -> None:
@@ -36,15 +35,11 @@ class Webhook:
         self._last_failure: str | None = None
 
     def put(self, event: Event) -> None:
-        """Have an event's line delivered, some time, or drop it when too many wait; a subscriber of `EventLog`.
-
-        Args:
-            event: what happened.
-        """
+        """Have an event's line delivered, some time, or drop it when too many wait; a subscriber of `EventLog`."""
         try:
             self._lines.put_nowait(event.line)
         except queue.Full:
-            self._tell(f"more than {_QUEUE_LINES} events wait; some were dropped")
+            self._report_once(f"more than {_QUEUE_LINES} events wait; some were dropped")
             return
         # Threads do not survive a fork, so the first line in each process starts one.
         if self._thread is None or self._thread[0] != os.getpid():
@@ -59,7 +54,7 @@ class Webhook:
                 self._deliver(line)
                 self._last_failure = None
             except Exception as error:  # whatever the command or the network does
-                self._tell(f"{type(error).__name__}: {error}")
+                self._report_once(f"{type(error).__name__}: {error}")
 
     def _deliver(self, line: bytes) -> None:
         if not self._target.startswith(("http://", "https://")):
@@ -78,7 +73,7 @@ class Webhook:
         with urllib.request.urlopen(request, timeout=self._timeout_s) as response:  # noqa: S310
             response.read()
 
-    def _tell(self, failure: str) -> None:
+    def _report_once(self, failure: str) -> None:
         if failure != self._last_failure:
             self._last_failure = failure
             self._report(failure)

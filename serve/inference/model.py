@@ -1,8 +1,7 @@
-"""The models of one worker, and which of their labels answers a request.
+"""One model with its labels, and the choice of the label that answers a request.
 
 A model has what answers by default, `stable`, and may have a `canary`, which answers a part of the requests, and a
-`shadow`, whose answers nobody sees: they are only compared. Each label is a runtime of its own, with its own watch,
-store and slot.
+`shadow`, whose answers are only compared. Each label is a model instance with its own watch, store and slot.
 """
 
 from __future__ import annotations
@@ -47,7 +46,6 @@ class Model:
     """One model with its labels.
 
     Args:
-        name: in requests, answers and logs.
         labels: the runtimes; `stable` is always there.
         draw: gives a number from 0 up to 1 that decides who answers.
     """
@@ -73,14 +71,11 @@ class Model:
     @property
     def versions(self) -> dict[str, ModelInstance]:
         """What can be asked for by its version: those that are live, but not the shadow."""
-        open_to_requests = [self.labels[label] for label in (CANARY, STABLE) if label in self.labels]
-        return {live.provenance.version: each for each in open_to_requests if (live := each.slot.live) is not None}
+        instances = [self.labels[label] for label in (CANARY, STABLE) if label in self.labels]
+        return {live.provenance.version: instance for instance in instances if (live := instance.slot.live) is not None}
 
     def choose(self, spec: ModelSpec) -> ModelInstance:
         """Choose who answers a request.
-
-        Args:
-            aim: what it asks for.
 
         Raises:
             NotServedError: no such version or label is served.

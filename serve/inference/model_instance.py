@@ -1,6 +1,6 @@
-"""The parts that serve one model in one worker, put together: settings in, slot and reloader out.
+"""One model, or one label of it (stable, canary, shadow), in one worker: settings in, slot and reloader out.
 
-A label of a model (canary, shadow) has a runtime of its own. Building a runtime starts nothing and imports no torch;
+Making it starts nothing and imports no torch;
 `start` does, in the worker, after the fork.
 """
 
@@ -28,10 +28,10 @@ from serve.model.slot import Slot
 from serve.model.warm_up import GIVEN_UP
 from serve.settings.settings import STABLE, Settings
 from serve.store.quarantine import Quarantine
-from serve.swap.assembly import make_parts, make_reloader
+from serve.swap.assembly import make_context, make_reloader
 from serve.swap.background_task import PREPARATION
 from serve.swap.context import Loader
-from serve.swap.unbatched_generation import UnbatchedGeneration
+from serve.swap.shared_state import UnbatchedGeneration
 
 if TYPE_CHECKING:
     from serve.events.event import Subscriber
@@ -50,8 +50,7 @@ class ModelInstance:
     """One model, or one label of it, in one worker.
 
     Args:
-        settings: how to serve it.
-        subscribers: are told of its events, beside the log, the journal and the hook.
+        subscribers: called with its events, beside the log, the journal and the hook.
     """
 
     def __init__(self, settings: Settings, *subscribers: Subscriber) -> None:
@@ -64,9 +63,9 @@ class ModelInstance:
         self.slot = Slot()
         start = os.environ.get(START_VARIABLE) or str(os.getppid())
         quarantine = Quarantine(settings.store, lambda: self._judge, start)
-        parts = make_parts(settings, self.slot, self.log, self.env_digest, quarantine)
-        self.operator_requests, self.batching = parts.operator_requests, UnbatchedGeneration(settings.store)
-        self.reloader = make_reloader(settings, parts, self._make_loader)
+        context = make_context(settings, self.slot, self.log, self.env_digest, quarantine)
+        self.operator_requests, self.batching = context.operator_requests, UnbatchedGeneration(settings.store)
+        self.reloader = make_reloader(settings, context, self._make_loader)
         self._thread: threading.Thread | None = None
 
     @property
@@ -126,12 +125,12 @@ class ModelInstance:
 
 
 def _facts_of(settings: Settings) -> dict[str, object]:
-    # Most models have one label; their lines need not say so.
+    # Most models have one label; their lines need not name it.
     return {"model": settings.name, **({} if settings.label == STABLE else {"label": settings.label})}
 
 
 def _report_hook(settings: Settings) -> Callable[[str], None]:
-    log = EventLog(_facts_of(settings), write_line)  # one of its own, or a hook that fails would be told of it
+    log = EventLog(_facts_of(settings), write_line)  # another one, or a hook that fails would be called for that
     return lambda failure: log.emit("hook_failed", reason=failure)
 
 
@@ -139,8 +138,6 @@ def judge_of(settings: Settings, env_digest: str | None, modules: Mapping[str, o
     """Name what decides whether a checkpoint is good: the model's class, its source, the settings, the environment.
 
     Args:
-        settings: of the server.
-        env_digest: of the environment, where it is known.
         modules: the imported ones, among them the model's.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Finding what a request for information is about, without a lease: nothing is computed."""
+"""Selection of the model that a request for information is about, without a lease."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ if TYPE_CHECKING:
 
 
 class Found(NamedTuple):
-    """A model and the label of it that a request names.
-
-    Args:
-        model: by its name.
-        runtime: of the label.
-    """
+    """A model and the label of it that a request names."""
 
     model: Model
     instance: ModelInstance
@@ -28,10 +23,6 @@ class Found(NamedTuple):
 
 def find(server: Registry, request: Request) -> Found:
     """Find what a request names; where it names neither version nor label, what answers by default.
-
-    Args:
-        server: has the models.
-        request: its path names the model.
 
     Raises:
         NotServedError: there is no such model, version or label.
@@ -43,11 +34,6 @@ def find(server: Registry, request: Request) -> Found:
 
 def describe(server: Registry, request: Request, write: Callable[[Found, Generation], Response]) -> Response:
     """Answer a request for what a model is.
-
-    Args:
-        server: has the models.
-        request: its path names the model.
-        write: writes the answer about what is live.
 
     Returns:
         What `write` returned, with provenance headers; 404 for what is not served, 503 while nothing is live.

@@ -1,4 +1,4 @@
-"""Asking a model, in three steps, whatever protocol the request speaks and whatever server carries it.
+"""Predictions in three steps, the same for every protocol and every server.
 
 `ask` understands the request and takes a lease on one generation; `Prediction.run` runs the module, alone or, by
 whoever batches, together with others of the same generation; `Prediction.answer` writes the response and ends the
@@ -30,10 +30,6 @@ class Dialect(Protocol):
     def read(self, request: Request, predictor: Predictor) -> Take:
         """Understand a request.
 
-        Args:
-            request: its bytes.
-            predictor: the model that will answer, for the names and forms of its inputs.
-
         Returns:
             What turns the inputs into what the module of a predictor takes; it may raise `InputError`.
 
@@ -44,37 +40,16 @@ class Dialect(Protocol):
     def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Response:
         """Write the response; provenance headers are added to it.
 
-        Args:
-            predictor: the model that answered.
-            given: what its module gave for this request.
-            provenance: where the answer comes from.
-
         Raises:
             ValueError: what was given cannot be written.
         """
 
     def refuse(self, status: int, message: str, predictor: Predictor) -> Response:
-        """Write what is wrong with a request.
-
-        Args:
-            status: of the response.
-            message: what was expected and what was found.
-            predictor: the model that was asked.
-        """
+        """Write what is wrong with a request."""
 
 
 class Prediction(NamedTuple):
-    """A request that was understood. Exactly one of `answer` and `end` must be called in the end.
-
-    Args:
-        runtime: whose slot the lease is of.
-        generation: which answers.
-        taken: what its module takes.
-        dialect: writes the response.
-        again: turns the inputs into what another predictor takes.
-        shadow: what is to be asked as well.
-        server: has the shadow compared.
-    """
+    """A request that was understood. Exactly one of `answer` and `end` must be called in the end."""
 
     instance: ModelInstance
     generation: Generation
@@ -89,11 +64,7 @@ class Prediction(NamedTuple):
         return self.generation.predictor.run(self.taken)
 
     def answer(self, given: Any) -> Response:
-        """Write the response and end the lease.
-
-        Args:
-            given: what the module gave for this request.
-        """
+        """Write the response and end the lease."""
         predictor, provenance = self.generation.predictor, self.generation.provenance
         try:
             try:
@@ -123,9 +94,7 @@ def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Pred
     """Understand a request, and take a lease on the generation that is to answer it.
 
     Args:
-        server: has the models.
         request: its path and headers name the model, its body has the inputs.
-        dialect: the protocol that it speaks.
 
     Returns:
         What is left to do; or the answer to a request that cannot be understood, or that asks for what is not served.
@@ -144,7 +113,7 @@ def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Pred
         again = dialect.read(request, generation.predictor)
         taken = again(generation.predictor)
     except (RequestError, InputError) as error:
-        instance.slot.release(generation)  # its weights may go; what a refusal says of the inputs stays
+        instance.slot.release(generation)  # its weights may go; what a refusal states of the inputs stays
         status, headers = (error.status, error.headers) if isinstance(error, RequestError) else (422, {})
         refused = dialect.refuse(status, error.message, generation.predictor)
         return _with(refused._replace(headers={**refused.headers, **headers}), generation.provenance)
@@ -155,11 +124,7 @@ def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Pred
 
 
 def complete(found: Response | Prediction) -> Response:
-    """Bring a request to its end in this thread.
-
-    Args:
-        found: what a handler returned.
-    """
+    """Bring a request to its end in this thread."""
     if isinstance(found, Response):
         return found
     try:

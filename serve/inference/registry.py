@@ -15,12 +15,7 @@ if TYPE_CHECKING:
 
 
 class Registry:
-    """The models of one worker; making it starts nothing and imports no torch.
-
-    Args:
-        settings: how to serve.
-        models: by name.
-    """
+    """The models of one worker; making it starts nothing and imports no torch."""
 
     def __init__(self, settings: ServerSettings, models: Mapping[str, Model]) -> None:
         self.settings, self.models = settings, models

@@ -1,4 +1,4 @@
-"""Asking a shadow what was asked of the model that answered, and comparing the two answers.
+"""Shadow predictions, compared with the answers of the model that is live.
 
 All of it happens off the request path, in one thread, and never makes a request wait: while the thread is behind, a
 request is not compared, and is counted as such.
@@ -30,7 +30,6 @@ class Asked:
     """A request that was answered.
 
     Args:
-        runtime: the shadow's.
         take: turns the request's inputs into what the module of a predictor takes.
         outputs: what was answered, as JSON has it.
     """
@@ -60,11 +59,7 @@ class Shadow:
         self._lock = threading.Lock()
 
     def offer(self, asked: Asked) -> None:
-        """Have a request compared, if there is time for it.
-
-        Args:
-            asked: the request and its answer.
-        """
+        """Have a request compared, if there is time for it."""
         with self._lock:
             counts = self.counts.setdefault(asked.instance.settings.name, Counts())
             if self._thread is None:
@@ -110,9 +105,8 @@ class Shadow:
             counts.agreed += 1
             return
         counts.differed += 1
-        self._log(
-            asked, counts.differed, "shadow_differed", "; ".join(f"outputs{each}" for each in found[:_MOST_SHOWN])
-        )
+        reason = "; ".join(f"outputs{difference}" for difference in found[:_MOST_SHOWN])
+        self._log(asked, counts.differed, "shadow_differed", reason)
 
     def _log(self, asked: Asked, count: int, event: str, reason: str) -> None:
         if count % _LOG_EVERY == 1:

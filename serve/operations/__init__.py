@@ -1,1 +1,1 @@
-"""What operators read and order."""
+"""Operators' views and requests."""

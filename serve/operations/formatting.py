@@ -1,4 +1,4 @@
-"""How the answers of the operations look: as text for people, as JSON for programs. Pure."""
+"""Formats of the operations' answers: text for people, JSON for programs. Pure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from serve.operations.operations import Past, Status
-    from serve.operations.store_usage import Occupant
+    from serve.operations.operations import Occupant, Past, Status
     from serve.operations.verification import Verdict
     from serve.swap.live_check import Checked
 
@@ -16,11 +15,7 @@ _SHORT_SHA256 = 12
 
 
 def status_as_json(status: Status) -> dict[str, object]:
-    """Return a status in the form that JSON can hold.
-
-    Args:
-        status: of a host.
-    """
+    """Return a status in the form that JSON can hold."""
     facts = asdict(status)
     for worker, row in zip(facts["workers"], status.workers):
         worker["state"] = _state_of(status, row.preparing, row.prepared)
@@ -28,11 +23,7 @@ def status_as_json(status: Status) -> dict[str, object]:
 
 
 def status_as_text(status: Status) -> str:
-    """Write a status as a table.
-
-    Args:
-        status: of a host.
-    """
+    """Write a status as a table."""
     lines = ["committed   " + _describe_committed(status)]
     if status.pin is not None:
         reason = f": {status.pin.reason}" if status.pin.reason else ""
@@ -95,47 +86,30 @@ def history_as_text(history: Sequence[Past]) -> str:
 
 
 def store_as_text(occupants: Sequence[Occupant], free_bytes: int) -> str:
-    """Write what occupies a store.
-
-    Args:
-        occupants: the largest first.
-        free_bytes: how much room its disk has.
-    """
-    rows = [(each.name[:_SHORT_SHA256], f"{each.size_bytes:,}", each.why) for each in occupants]
-    total = sum(each.size_bytes for each in occupants)
+    """Write what occupies a store."""
+    rows = [(occupant.name[:_SHORT_SHA256], f"{occupant.size_bytes:,}", occupant.why) for occupant in occupants]
+    total = sum(occupant.size_bytes for occupant in occupants)
     lines = _tabulate(("SHA256", "BYTES", "WHY"), rows) if rows else []
     return "\n".join([*lines, f"{len(rows)} checkpoints, {total:,} bytes; {free_bytes:,} bytes are free"])
 
 
 def checked_as_text(found: Sequence[Checked]) -> str:
-    """Write what workers found in memory, a line for each.
-
-    Args:
-        found: by the workers.
-    """
+    """Write what workers found in memory, a line for row."""
     return "\n".join(
-        f"{'BAD' if each.differing or each.problem else 'ok '} worker {each.worker}  generation {each.generation}  "
-        f"version {each.version}  "
-        + (each.problem or f"{each.tensors} tensors" + "".join(f"\n    {name} differs" for name in each.differing))
-        for each in found
+        f"{'BAD' if row.differing or row.problem else 'ok '} worker {row.worker}  generation {row.generation}  "
+        f"version {row.version}  "
+        + (row.problem or f"{row.tensors} tensors" + "".join(f"\n    {name} differs" for name in row.differing))
+        for row in found
     )
 
 
 def verdicts_as_json(verdicts: Sequence[Verdict]) -> list[dict[str, object]]:
-    """Return what `verify` found in the form that JSON can hold.
-
-    Args:
-        verdicts: one for each checkpoint.
-    """
+    """Return what `verify` found in the form that JSON can hold."""
     return [{**asdict(verdict), "path": str(verdict.path)} for verdict in verdicts]
 
 
 def verdicts_as_text(verdicts: Sequence[Verdict]) -> str:
-    """Write what `verify` found.
-
-    Args:
-        verdicts: one for each checkpoint.
-    """
+    """Write what `verify` found."""
     if not verdicts:
         return "no checkpoint with a marker"
     lines = [

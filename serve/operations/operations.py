@@ -1,4 +1,4 @@
-"""What operators ask and order: status, history, rollback, pin, unpin, retry.
+"""The operations: status, history, rollback, pin, unpin, retry, store, live verification.
 
 All of it works on the files of the store, so it reaches every worker and also works while the server is down. Values
 come back; printing them is `serve.operations.formatting`'s part.
@@ -7,17 +7,18 @@ come back; printing them is `serve.operations.formatting`'s part.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serve.errors import OperationError
-from serve.operations.store_usage import Occupant, list_occupants
 from serve.store.checkpoint_store import Store
-from serve.store.judgement import Record
 from serve.store.ledger import Entry, Ledger
 from serve.store.operator_requests import OperatorRequests, Pin, Rollback
 from serve.store.quarantine import Quarantine
+from serve.store.rejection import Record
+from serve.store.stored_files import StoredFiles
 from serve.swap.host_coordinator import Coordinator, Proposal
 from serve.swap.live_check import Checked, ask_workers
 from serve.swap.unserved import Note, Unserved
@@ -33,7 +34,6 @@ class Past:
     """One generation of the history.
 
     Args:
-        entry: as the ledger has it.
         is_kept: whether its checkpoint is in the store, so that a rollback to it is possible.
     """
 
@@ -43,13 +43,10 @@ class Past:
 
 @dataclass(frozen=True)
 class Status:
-    """What a host serves, and what stands in its way.
+    """What a host serves, and what hinders it.
 
     Args:
         committed: the committed generation, or `None` before the first.
-        workers: the living ones.
-        proposal: what they prepare.
-        pin: why there are no automatic moves.
         quarantine: what was refused, the newest last.
         unserved: what is published and not served, though nothing is wrong with it, the newest last.
     """
@@ -62,12 +59,21 @@ class Status:
     unserved: tuple[Note, ...] = ()
 
 
-class Operations:
-    """The operations on one store.
+@dataclass(frozen=True)
+class Occupant:
+    """One file of the store that takes room.
 
     Args:
-        root: the store's directory.
+        name: its sha256, or that of an unfinished copy.
     """
+
+    name: str
+    size_bytes: int
+    why: str
+
+
+class Operations:
+    """The operations on one store."""
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
@@ -98,18 +104,11 @@ class Operations:
         return self._ledger.read()
 
     def history(self, most: int | None = None) -> list[Past]:
-        """Return generations, the newest first.
-
-        Args:
-            most: how many at most; all by default.
-        """
+        """Return generations, the newest first."""
         return [Past(entry, self._store.has(entry.sha256)) for entry in self._ledger.read()[::-1][:most]]
 
     def rollback(self, version: str | None) -> Rollback:
         """Order an older version as a new generation.
-
-        Args:
-            version: which; the one before the committed one by default.
 
         Returns:
             The order. Where no worker is alive it is carried out already.
@@ -124,14 +123,7 @@ class Operations:
         return order
 
     def wait_for(self, order: Rollback, timeout_s: float) -> Entry:
-        """Wait until a rollback is live.
-
-        Args:
-            order: which.
-            timeout_s: for how long.
-
-        Returns:
-            The new generation.
+        """Wait until a rollback is live, and return its generation.
 
         Raises:
             OperationError: it was refused, or it takes longer; the order is withdrawn then.
@@ -144,19 +136,19 @@ class Operations:
             for record in self._quarantine.records():
                 if order.fingerprint in record.fingerprints:
                     self._operator_requests.withdraw(order)
-                    raise OperationError(f"the rollback to {order.version} was refused: {record.reason}")
+                    raise OperationError(
+                        f"the rollback to {order.version} was refused: {record.reason}",
+                        hint="other versions: python -m serve history",
+                    )
             time.sleep(_LOOK_S)
         self._operator_requests.withdraw(order)
         raise OperationError(
             f"the rollback to {order.version}: expected it live in {timeout_s:g} s, found it still open",
-            hint="python -m serve status shows what the workers do",
+            hint="see what the workers do: python -m serve status",
         )
 
     def pin(self, reason: str) -> Pin:
         """Stop automatic moves.
-
-        Args:
-            reason: for people.
 
         Raises:
             OperationError: nothing is committed yet.
@@ -164,23 +156,16 @@ class Operations:
         return self._operator_requests.order_pin(self._require_committed(), reason)
 
     def unpin(self) -> bool:
-        """Allow automatic moves again.
-
-        Returns:
-            Whether they were stopped.
-        """
+        """Allow automatic moves again, and return whether they were stopped."""
         was_pinned = self._operator_requests.unpin()
         self._coordinator.wake()
         return was_pinned
 
     def retry(self, wanted: str | None) -> list[Record]:
-        """Have what was refused judged anew.
+        """Have what was refused judged anew, and return the rejections that were lifted.
 
         Args:
             wanted: the name, the version or the beginning of the sha256 of a checkpoint; all by default.
-
-        Returns:
-            The refusals that were lifted.
 
         Raises:
             OperationError: no such checkpoint was refused.
@@ -189,14 +174,14 @@ class Operations:
         if wanted is not None and not lifted:
             known = ", ".join(sorted(record.name for record in self._quarantine.records())) or "none"
             raise OperationError(
-                f"expected a checkpoint that was refused, found {wanted}", hint=f"refused are: {known}"
+                f"expected a checkpoint that was refused, found {wanted}", hint=f"refused checkpoints: {known}"
             )
         self._coordinator.wake()
         return lifted
 
     def occupants(self) -> list[Occupant]:
         """Return what occupies the store, and why, the largest first."""
-        return list_occupants(
+        return _list_occupants(
             self._store.shelf, self._ledger.read(), self._quarantine.records(), self._coordinator.open_proposal()
         )
 
@@ -206,9 +191,6 @@ class Operations:
 
     def verify_live(self, timeout_s: float) -> list[Checked]:
         """Have each worker compare the weights that it has in memory with their checkpoint, while it serves.
-
-        Args:
-            timeout_s: how long to wait for them.
 
         Returns:
             What each living worker found, by its process id.
@@ -229,7 +211,7 @@ class Operations:
     def _require_committed(self) -> Entry:
         last = self._ledger.last()
         if last is None:
-            raise OperationError("expected a committed generation, found none", hint="publish a checkpoint first")
+            raise OperationError("expected a committed generation, found none", hint="first: python -m serve publish")
         return last
 
     def _choose(self, version: str | None) -> Entry:
@@ -249,3 +231,23 @@ class Operations:
                 hint="publish it again, and raise keep",
             )
         return fitting[0]
+
+
+def _list_occupants(
+    shelf: StoredFiles, entries: Sequence[Entry], refused: Sequence[Record], proposal: Proposal | None
+) -> list[Occupant]:
+    """List the files of a store that take room, the largest first."""
+    reasons: dict[str, str] = {}
+    for record in refused:
+        again = "to be tried again" if record.retry_at_s is not None else "not to be tried again"
+        reasons[record.subject] = f"{record.name} was refused ({record.code}), {again}"
+    reasons.update({entry.sha256: f"kept: generation {entry.generation}, version {entry.version}" for entry in entries})
+    if entries:
+        reasons[entries[-1].sha256] = f"served: generation {entries[-1].generation}, version {entries[-1].version}"
+    if proposal is not None:
+        reasons[proposal.entry.sha256] = f"{proposal.entry.name} is being prepared"
+    found = [
+        Occupant(name, size_bytes, reasons.get(name, "being copied" if name.endswith(".part") else "a candidate"))
+        for name, size_bytes in shelf.entries().items()
+    ]
+    return sorted(found, key=lambda occupant: -occupant.size_bytes)

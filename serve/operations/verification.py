@@ -1,4 +1,4 @@
-"""Whether the checkpoints of a directory are what their markers say, as an operator asks."""
+"""Verification of the checkpoints of a directory against their markers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ class Verdict:
     """What `verify` found about one marked checkpoint.
 
     Args:
-        path: the checkpoint.
         sha256: of its bytes, where they could be read.
-        version: that its marker names.
-        problem: what is wrong, or `None`.
     """
 
     path: Path
@@ -34,9 +31,6 @@ class Verdict:
 def verify(path: Path) -> list[Verdict]:
     """Check every marked checkpoint of a directory, or one checkpoint, against its marker.
 
-    Args:
-        path: the directory, or the checkpoint.
-
     Returns:
         One verdict for each, the one that a server would serve first.
 
@@ -44,7 +38,9 @@ def verify(path: Path) -> list[Verdict]:
         OperationError: there is nothing there.
     """
     if not path.exists():
-        raise OperationError(f"{path}: expected a directory of checkpoints, found nothing")
+        raise OperationError(
+            f"{path}: expected a directory of checkpoints, found nothing", hint="see: python -m serve verify --help"
+        )
     return [_verify(seen) for seen in LocalSource(path).observe()]
 
 

@@ -30,7 +30,7 @@ from serve.checkpoint.stored import Stored
 from serve.errors import CheckpointError, CheckpointMovedError, StoreFullError
 from serve.source.local import identify
 from serve.source.observation import Load
-from serve.store import host_lock, verified_files
+from serve.store import host_lock
 from serve.store.stored_files import StoredFiles
 
 _READ_ONLY = 0o444
@@ -43,7 +43,7 @@ class Store:
 
     Args:
         root: its directory, on a local disk; created at the first use.
-        report_damage: told of an entry that is not what its name says, after it was deleted.
+        report_damage: called for an entry that is not what its name says, after it was deleted.
     """
 
     def __init__(self, root: Path, report_damage: Callable[[str, str], None] = lambda expected, found: None) -> None:
@@ -65,18 +65,11 @@ class Store:
         return host_lock.hold(self.root / "lock")
 
     def has(self, sha256: str) -> bool:
-        """Whether there is an entry, proven in this boot or not.
-
-        Args:
-            sha256: of its bytes.
-        """
+        """Whether there is an entry, proven in this boot or not."""
         return (self._proven / sha256).exists()
 
     def find(self, sha256: str) -> Stored | None:
         """Find a checkpoint, and prove it again at the first use since the machine started, or since it was changed.
-
-        Args:
-            sha256: of its bytes.
 
         Returns:
             The checkpoint, or `None` when it is not in the store. One that is not what its name says is deleted.
@@ -93,14 +86,10 @@ class Store:
             return None
 
     def admit(self, candidate: Load, needed: Callable[[], frozenset[str]] | None = None) -> Stored:
-        """Copy a checkpoint into the store, unless its bytes are there already.
+        """Copy a checkpoint into the store, unless it has its bytes already.
 
         Args:
-            candidate: what was observed, and what its marker states.
             needed: asked where the disk is full: the sha256 of every checkpoint that stays; all do by default.
-
-        Returns:
-            The proven copy.
 
         Raises:
             CheckpointError: the bytes are not what the marker states.
@@ -154,7 +143,7 @@ class Store:
             seen = path.stat()
         except FileNotFoundError:
             return None
-        if not verified_files.holds(self._proofs, sha256, seen):
+        if not self.shelf.is_proven(sha256, seen):
             return None
         self._want(path)
         return Stored(path, sha256, seen.st_size)
@@ -194,7 +183,7 @@ class Store:
             raise
         durable_files.sync_directory(self._proven)
         path = self._proven / copied.sha256
-        verified_files.write(self._proofs, path)
+        self.shelf.note_proof(path)
         self._remember(candidate, copied.sha256)
         return Stored(path, copied.sha256, copied.size_bytes, copied.copy_s, copied.hash_s)
 
@@ -224,13 +213,13 @@ class Store:
         if free_bytes < size_bytes:
             raise StoreFullError(
                 f"{self.root}: expected {size_bytes} free bytes, found {free_bytes}",
-                hint="free some space there, lower keep, or point SERVE_STORE to another disk; `serve store` lists it",
+                hint="free some space, lower keep, or point SERVE_STORE to another disk; see: python -m serve store",
             )
 
     def _prove(self, path: Path) -> Stored | None:
         with self.lock():
             seen = path.stat()
-            if verified_files.holds(self._proofs, path.name, seen):  # by another worker, while this one waited
+            if self.shelf.is_proven(path.name, seen):  # by another worker, while this one waited
                 return Stored(path, path.name, seen.st_size)
             started_s = time.monotonic()
             found = durable_files.hash_file(path)
@@ -238,7 +227,7 @@ class Store:
                 path.unlink()
                 self._report_damage(path.name, found)
                 return None
-            verified_files.write(self._proofs, path)
+            self.shelf.note_proof(path)
             return Stored(path, path.name, seen.st_size, hash_s=time.monotonic() - started_s)
 
     def _want(self, path: Path) -> None:

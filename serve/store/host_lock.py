@@ -30,9 +30,6 @@ def hold(path: Path) -> Iterator[None]:
 def claim(path: Path) -> int | None:
     """Take a lock for as long as this process lives.
 
-    Args:
-        path: the file that stands for the lock.
-
     Returns:
         The descriptor that holds it until it is closed; `None` when another process has it.
 
@@ -49,11 +46,7 @@ def claim(path: Path) -> int | None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds a lock.
-
-    Args:
-        path: the file that stands for the lock.
-    """
+    """Whether some process holds a lock."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

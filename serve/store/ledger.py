@@ -30,16 +30,8 @@ class Entry:
     """One generation.
 
     Args:
-        generation: its number; the first is 1.
-        sha256: of the checkpoint.
-        size_bytes: of the checkpoint.
-        version: that the marker gave it.
-        name: the checkpoint's file name.
-        marker_mtime_ns: when its marker was written.
-        fingerprint: of the observation, or of the order, that led to it.
         committed: when, as ISO 8601.
         marker_generation: the publisher's own number for it, or 0.
-        cause: `"checkpoint"` or `"rollback"`.
         marker: the marker's text, for workers that prepare it later and did not see it themselves.
     """
 
@@ -61,7 +53,7 @@ class Entry:
         return self.marker_generation, self.marker_mtime_ns, self.name
 
     def has_same_content(self, other: Entry) -> bool:
-        """Whether the other entry would answer the same and say the same of itself."""
+        """Whether the other entry would answer the same under the same version."""
         return (self.sha256, self.version) == (other.sha256, other.version)
 
 
@@ -70,8 +62,6 @@ class _Read:
     """What is known of the file: parsing all of it at each swap would cost more with every generation.
 
     Args:
-        state: inode, size and mtime that it had.
-        entries: its lines.
         end: where the last whole line ends.
         last_line: that line, by which a file that was not only appended to is known.
     """
@@ -83,11 +73,7 @@ class _Read:
 
 
 class Ledger:
-    """The file of generations.
-
-    Args:
-        store: beside whose checkpoints it lies.
-    """
+    """The file of generations."""
 
     def __init__(self, store: Store) -> None:
         self._path = store.root / "generations.jsonl"
@@ -101,7 +87,7 @@ class Ledger:
         A last line without its end is what a killed writer left; it was never committed.
 
         Raises:
-            OSError: the file is there and cannot be read.
+            OSError: the file exists and cannot be read.
             LedgerError: a line is not an entry.
         """
         try:
@@ -139,7 +125,7 @@ class Ledger:
             after: the generation that the worker answers with: what was live before it may come again.
 
         Returns:
-            The entry as it stands in the file. It is not the last one when another worker was faster by a generation.
+            The entry as the file has it. It is not the last one when another worker was faster by a generation.
 
         Raises:
             OSError: the file cannot be written.
@@ -156,9 +142,6 @@ class Ledger:
 
     def append(self, entry: Entry) -> Entry:
         """Write one numbered generation; the caller holds the lock of the commits.
-
-        Args:
-            entry: with its number.
 
         Returns:
             The entry with its time.
@@ -188,7 +171,6 @@ def number(proposed: Entry, entries: list[Entry]) -> Entry:
     """Give a proposed entry the number after the last one.
 
     Args:
-        proposed: the entry without its number.
         entries: all that are committed.
     """
     return replace(proposed, generation=entries[-1].generation + 1 if entries else 1)

@@ -1,7 +1,7 @@
-"""What is ordered by files beside the store: an older version back, no automatic moves, or nothing served at all.
+"""Requests of operators: an older version back, no automatic moves, or nothing served at all.
 
-Files, so that an order reaches every worker, needs no port, and waits for a server that is down. The commands write
-them; the reloader reads them at each look.
+Files beside the store, so that an order reaches every worker, needs no port, and waits for a server that is down. The
+commands write them; the reloader reads them at each look.
 """
 
 from __future__ import annotations
@@ -23,10 +23,6 @@ class Rollback:
     """The order to serve an older version as a new generation.
 
     Args:
-        id: tells one order from another.
-        generation: that had the version last.
-        sha256: of its checkpoint.
-        version: its name.
         ordered: when, as ISO 8601.
     """
 
@@ -46,9 +42,6 @@ class Rollback:
 
         It has the rank of the earlier one: what it replaces stays the newest that was seen, and does not come back by
         itself.
-
-        Args:
-            earlier: the generation that had the version.
         """
         return replace(
             earlier, generation=0, version=self.version, fingerprint=self.fingerprint, committed="", cause=ROLLBACK
@@ -60,11 +53,7 @@ class Pin:
     """The order to make no automatic moves.
 
     Args:
-        generation: that was live when it was given.
-        version: of that generation.
-        sha256: of its checkpoint.
         pinned: when, as ISO 8601.
-        reason: for people.
     """
 
     generation: int
@@ -75,11 +64,7 @@ class Pin:
 
 
 class OperatorRequests:
-    """The files of one host's orders.
-
-    Args:
-        root: the store's directory.
-    """
+    """The files of one host's orders."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -109,9 +94,6 @@ class OperatorRequests:
     def order_rollback(self, entry: Entry) -> Rollback:
         """Order an older version.
 
-        Args:
-            entry: the generation that had it.
-
         Raises:
             OSError: the file cannot be written.
         """
@@ -120,20 +102,12 @@ class OperatorRequests:
         return order
 
     def withdraw(self, order: Rollback) -> None:
-        """Take a rollback back, unless another one was ordered since.
-
-        Args:
-            order: that is not to be tried again.
-        """
+        """Take a rollback back, unless another one was ordered since."""
         if self.rollback() == order:
             self._rollback.unlink()
 
     def order_pin(self, entry: Entry, reason: str) -> Pin:
         """Stop automatic moves.
-
-        Args:
-            entry: the committed generation.
-            reason: for people.
 
         Raises:
             OSError: the file cannot be written.
@@ -143,11 +117,7 @@ class OperatorRequests:
         return pin
 
     def unpin(self) -> bool:
-        """Allow automatic moves again.
-
-        Returns:
-            Whether they were stopped.
-        """
+        """Allow automatic moves again, and return whether they were stopped."""
         try:
             self._pin.unlink()
         except FileNotFoundError:
@@ -175,10 +145,7 @@ class OperatorRequests:
         return str((_read(self._check) or {}).get("id", ""))
 
     def order_check(self) -> str:
-        """Have each worker compare its live weights with their checkpoint.
-
-        Returns:
-            The id of the order.
+        """Have each worker compare its live weights with their checkpoint; return the id of the order.
 
         Raises:
             OSError: the file cannot be written.

@@ -1,8 +1,8 @@
 """Checkpoints that were refused, kept for all workers of a host and over restarts.
 
-One file beside the store. A refusal names the bytes by their sha256 where they are known, and the observation by its
-fingerprint, so that nobody copies and tries again what cannot serve. What may pass, as a full disk does, is tried again
-less and less often. A refusal holds for one judge: another model class or other settings judge anew.
+One file beside the store. A rejection names the bytes by their sha256 where they are known, and the observation by its
+fingerprint, so that no worker copies and tries again what cannot serve. What may pass, such as a full disk, is tried
+again less and less often. A rejection holds for one judge: another model class or other settings judge anew.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
-from serve.store.judgement import Record, Rejection, add_fingerprint, add_refusal, parse_record
 from serve.store.records import Records
+from serve.store.rejection import Record, Rejection, add_fingerprint, add_rejection, parse_record
 
 # Another worker may have seen and refused what this one has not listed yet, and publishing again takes a moment.
 _GRACE_S = 2.0
@@ -23,11 +23,10 @@ _OF_MARKER = frozenset(("format", "golden", "interface", "marker", "signature"))
 
 
 class Quarantine:
-    """The file of refusals.
+    """The file of rejections.
 
     Args:
-        root: the store's directory.
-        read_judge: names what judges here, so that a refusal by another one does not count; asked when there is
+        read_judge: names what judges here, so that a rejection by another one does not count; asked when there is
             something to judge.
         start: names the start of the server, which is a request to look again at all that the bytes do not prove.
     """
@@ -37,38 +36,26 @@ class Quarantine:
         self._read_judge, self._start = read_judge, start
 
     def records(self) -> list[Record]:
-        """Return all refusals, the oldest first; none where the file cannot be read."""
+        """Return all rejections, the oldest first; none where the file cannot be read."""
         return list(self._records.read().values())
 
     def find_sha256(self, sha256: str, marker: str) -> Record | None:
-        """Find the refusal that stands for these bytes.
-
-        Args:
-            sha256: of the bytes.
-            marker: the text of the marker that they have now.
-        """
+        """Find the rejection that holds for these bytes."""
         record = self._records.read().get(sha256)
         if record is None or not record.holds(self._read_judge(), time.time(), self._start):
             return None
         return None if record.code in _OF_MARKER and record.marker != marker else record
 
     def find(self, fingerprint: str) -> Record | None:
-        """Find the refusal that stands for an observation or an order.
-
-        Args:
-            fingerprint: of it.
-        """
+        """Find the rejection that holds for an observation or an order."""
         now_s = time.time()
         for record in self._records.read().values():
             if fingerprint in record.fingerprints and record.holds(self._read_judge(), now_s, self._start):
                 return record
         return None
 
-    def add(self, refusal: Rejection) -> bool:
-        """Remember a refusal, in the file and, should the disk be full, at least in this process.
-
-        Args:
-            refusal: what was refused, and why.
+    def add(self, rejection: Rejection) -> bool:
+        """Remember a rejection, in the file and, should the disk be full, at least in this process.
 
         Returns:
             Whether it is news to this host.
@@ -77,19 +64,14 @@ class Quarantine:
 
         def edit(records: Mapping[str, Record]) -> Mapping[str, Record]:
             nonlocal is_news
-            records, is_news = add_refusal(records, refusal, self._read_judge(), time.time(), self._start)
+            records, is_news = add_rejection(records, rejection, self._read_judge(), time.time(), self._start)
             return records
 
         self._records.change(edit)
         return is_news
 
     def recognize(self, record: Record, fingerprint: str) -> None:
-        """Remember that an observation leads to bytes that were refused.
-
-        Args:
-            record: the refusal of the bytes.
-            fingerprint: of the observation.
-        """
+        """Remember that an observation leads to bytes that were refused."""
 
         def edit(records: Mapping[str, Record]) -> Mapping[str, Record]:
             known = records.get(record.subject, record)
@@ -99,21 +81,14 @@ class Quarantine:
         self._records.change(edit)
 
     def forget(self, sha256: str) -> None:
-        """Drop the refusal of bytes that were committed after all.
-
-        Args:
-            sha256: of the bytes.
-        """
+        """Drop the rejection of bytes that were committed after all."""
         self._drop(frozenset((sha256,)))
 
     def retain(self, names: Collection[str]) -> bool:
-        """Drop what has left the watched place; should it come back, it is judged anew.
+        """Drop what has left the watched place, and return whether anything has; if it comes back, it is judged anew.
 
         Args:
-            names: of the checkpoints whose markers are there.
-
-        Returns:
-            Whether there was something.
+            names: of the checkpoints that have markers.
         """
         before_s = time.time() - _GRACE_S
         records = self._records.read().values()
@@ -123,13 +98,10 @@ class Quarantine:
         return bool(gone)
 
     def release(self, wanted: str | None) -> list[Record]:
-        """Drop refusals, so that what they are of is judged anew.
+        """Drop rejections, so that what they are of is judged anew.
 
         Args:
             wanted: the name, the version or the beginning of the sha256 of a checkpoint; `None` for all.
-
-        Returns:
-            Those that were dropped.
         """
         found = [record for record in self.records() if wanted is None or record.is_of(wanted)]
         self._drop(frozenset(record.subject for record in found))

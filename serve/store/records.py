@@ -23,8 +23,6 @@ class Records(Generic[R]):
 
     Args:
         path: the file; its lock lies beside it, with the suffix `.lock`.
-        parse: makes a record of what was read.
-        key_of: by which it is found.
     """
 
     def __init__(self, path: Path, parse: Callable[[Mapping[str, Any]], R], key_of: Callable[[R], str]) -> None:

@@ -1,4 +1,4 @@
-"""The files of a store: how many bytes each takes, and which of them go.
+"""The files of a store: their sizes, their proofs, and which of them are deleted.
 
 <store>/incoming/          copies that are not proven yet
 <store>/sha256/<digest>    proven, read-only checkpoints
@@ -8,16 +8,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import os
 from pathlib import Path
 
+from serve import durable_files
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
 
 class StoredFiles:
-    """The files of one store.
-
-    Args:
-        root: the store's directory.
-    """
+    """The files of one store."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -26,14 +28,30 @@ class StoredFiles:
     def drop(self, sha256: str) -> None:
         """Delete what is not needed any more, be it new or not.
 
-        Args:
-            sha256: of its bytes.
-
         Raises:
             OSError: the store cannot be written.
         """
         (self.proven / sha256).unlink(missing_ok=True)
         (self.proofs / sha256).unlink(missing_ok=True)
+
+    def is_proven(self, sha256: str, seen: os.stat_result) -> bool:
+        """Whether a checkpoint was hashed since the machine started, and is as it was then.
+
+        Args:
+            seen: its state.
+        """
+        try:
+            proof: object = json.loads((self.proofs / sha256).read_bytes())
+        except (OSError, ValueError):
+            return False
+        return proof == _describe(seen)
+
+    def note_proof(self, path: Path) -> None:
+        """Note that a checkpoint was just hashed, and is what its name says."""
+        with contextlib.suppress(OSError):  # without it the checkpoint is only hashed again
+            # Good for this boot only, so that it need not survive a power cut.
+            content = json.dumps(_describe(path.stat())).encode()
+            durable_files.replace_file(self.proofs / path.name, content, is_lasting=False)
 
     def entries(self) -> dict[str, int]:
         """Return sizes in bytes: of each checkpoint by its sha256, of each unfinished copy by its name."""
@@ -84,3 +102,16 @@ class StoredFiles:
                     if path.name not in keep and path.stat().st_ctime < before_s:
                         found.append(path)
         return found
+
+
+def _describe(seen: os.stat_result) -> list[object]:
+    # Not the ctime: it changes with each use. Who sets back an mtime on purpose can forge a proof as well.
+    return [_read_boot_id(), seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns]
+
+
+@functools.cache
+def _read_boot_id() -> str:
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

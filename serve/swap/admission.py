@@ -1,22 +1,21 @@
-"""Whether a candidate may come in: it is copied into the store, and what was refused before stays out.
-
-Making it live is the committer's part; see `serve.swap.committer`.
-"""
+"""Admission of candidates: copied into the store, unless they were refused before; the committer makes them live."""
 
 from __future__ import annotations
 
 import contextlib
-from typing import Callable, NamedTuple
+from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from serve.checkpoint.stored import Stored
-from serve.errors import CheckpointMovedError
+from serve.errors import CheckpointError, CheckpointMovedError
+from serve.source.local import look_at_checkpoint
 from serve.source.observation import Ignore, Load, Refuse, Wait
-from serve.store.judgement import Rejection
 from serve.store.ledger import Entry
-from serve.store.rejection import code_of, explain, refuse_entry
+from serve.store.rejection import Rejection, code_of, explain, reject_entry
 from serve.swap.background_task import BackgroundTask
-from serve.swap.candidates import preview, propose
 from serve.swap.context import Context, Loader
+
+if TYPE_CHECKING:
+    from serve.store.checkpoint_store import Store
 
 _AGAIN_S = 0.2
 # With 400 MB and all cores busy, the p99 during the copy fell from twice to 1.2 times the one without, and the copy
@@ -24,13 +23,15 @@ _AGAIN_S = 0.2
 _NICENESS = 10
 _LARGE_BYTES = 8 * 1024 * 1024
 _LOOK_S = 0.2
+# How many digits of the sha256 stand for a version that no marker named.
+_SHORT_SHA256 = 12
+_NO_ENTRY = Entry(0, "", 0, "", "", 0, "")
 
 
 class Admitted(NamedTuple):
     """A candidate that may be made live.
 
     Args:
-        stored: its proven copy.
         entry: what is to be committed; the ledger numbers it.
     """
 
@@ -42,12 +43,11 @@ class Admission:
     """Lets candidates in, for one worker.
 
     Args:
-        parts: what it works with.
         needed: tells the sha256 of what must stay in the store; `Committer.kept`.
     """
 
-    def __init__(self, parts: Context, needed: Callable[[], frozenset[str]]) -> None:
-        self._parts, self._needed = parts, needed
+    def __init__(self, context: Context, needed: Callable[[], frozenset[str]]) -> None:
+        self._context, self._needed = context, needed
         self._is_stopping = False
 
     def stop(self) -> None:
@@ -57,48 +57,39 @@ class Admission:
     def admit(self, loader: Loader, candidate: Load) -> Admitted | Ignore | Wait:
         """Let a candidate in.
 
-        Args:
-            loader: knows what it can load.
-            candidate: what was observed, and what its marker states.
-
         Returns:
             What may be made live; or what became of a candidate that may not.
         """
         seen = candidate.observation
         marker = seen.text.decode(errors="replace")
         if candidate.manifest.sha256 is not None:
-            record = self._parts.quarantine.find_sha256(candidate.manifest.sha256, marker)
+            record = self._context.quarantine.find_sha256(candidate.manifest.sha256, marker)
             # A marker that was touched or written again asks to look again at what the bytes do not prove.
             if record is not None and record.retry_at_s is None:
                 return Ignore(f"refused: {record.reason}")
         try:
-            preview(loader, self._parts.store, candidate)
+            _preview(loader, self._context.store, candidate)
             stored = self._copy(candidate)
         except CheckpointMovedError as error:
             return Wait(error.message, _AGAIN_S)
         except Exception as error:
             return self.refuse(Refuse(seen, code_of(error), explain(error)), error, candidate.manifest.version or "")
-        record = self._parts.quarantine.find_sha256(stored.sha256, marker)
+        record = self._context.quarantine.find_sha256(stored.sha256, marker)
         if record is not None and record.retry_at_s is None:
-            self._parts.quarantine.recognize(record, seen.fingerprint)
+            self._context.quarantine.recognize(record, seen.fingerprint)
             return Ignore(f"refused: {record.reason}")
-        return Admitted(stored, propose(candidate, stored))
+        return Admitted(stored, _propose(candidate, stored))
 
     def refuse(self, action: Refuse, error: BaseException | None = None, version: str = "") -> Ignore:
         """Put an observation into quarantine.
-
-        Args:
-            action: what was seen, and what is wrong with it.
-            error: what was raised, where something was.
-            version: that its marker names, where it does.
 
         Returns:
             The same in a form that asks for nothing more.
         """
         seen = action.observation
-        is_lasting = error is None or refuse_entry(error, _NOBODY).is_lasting
+        is_lasting = error is None or reject_entry(error, _NO_ENTRY).is_lasting
         marker = seen.text.decode(errors="replace")
-        refusal = Rejection(
+        rejection = Rejection(
             name=seen.path.name,
             code=action.code,
             reason=action.reason,
@@ -107,42 +98,66 @@ class Admission:
             is_lasting=is_lasting,
             marker=marker,
         )
-        return say_refused(self._parts, refusal, self._needed)
+        return reject(self._context, rejection, self._needed)
 
     def _copy(self, candidate: Load) -> Stored:
         """Admit a candidate to the store; a large one while requests go first."""
         seen = candidate.observation.checkpoint
         if seen is None or seen.size_bytes < _LARGE_BYTES:
-            return self._parts.store.admit(candidate, self._needed)
-        copying = BackgroundTask(lambda: self._parts.store.admit(candidate, self._needed), "copy", _NICENESS)
+            return self._context.store.admit(candidate, self._needed)
+        copying = BackgroundTask(lambda: self._context.store.admit(candidate, self._needed), "copy", _NICENESS)
         while not copying.wait(_LOOK_S):
             if self._is_stopping:
                 raise CheckpointMovedError("the worker ends")
         return copying.take()
 
 
-def say_refused(parts: Context, refusal: Rejection, needed: Callable[[], frozenset[str]]) -> Ignore:
-    """Put something into quarantine, say so once on this host, and drop the copy of what can never serve.
+def reject(context: Context, rejection: Rejection, needed: Callable[[], frozenset[str]]) -> Ignore:
+    """Put something into quarantine, log it once on this host, and drop the copy of what can never serve.
 
     Args:
-        parts: of the worker.
-        refusal: what, and why.
         needed: tells the sha256 of what must stay in the store; `Committer.kept`.
     """
-    if refusal.is_lasting and refusal.sha256 and refusal.sha256 not in needed():
+    if rejection.is_lasting and rejection.sha256 and rejection.sha256 not in needed():
         with contextlib.suppress(OSError):  # the next prune finds it
-            parts.store.shelf.drop(refusal.sha256)
-    if parts.quarantine.add(refusal):
-        parts.log.emit(
+            context.store.shelf.drop(rejection.sha256)
+    if context.quarantine.add(rejection):
+        context.log.emit(
             "refused",
-            checkpoint=str(parts.place.directory / refusal.name),
-            code=refusal.code,
-            reason=refusal.reason,
-            will_retry=not refusal.is_lasting,
-            sha256=refusal.sha256 or None,
-            version=refusal.version or None,
+            checkpoint=str(context.source.directory / rejection.name),
+            code=rejection.code,
+            reason=rejection.reason,
+            will_retry=not rejection.is_lasting,
+            sha256=rejection.sha256 or None,
+            version=rejection.version or None,
         )
-    return Ignore(f"refused: {refusal.reason}")
+    return Ignore(f"refused: {rejection.reason}")
 
 
-_NOBODY = Entry(0, "", 0, "", "", 0, "")
+def _preview(loader: Loader, store: Store, candidate: Load) -> None:
+    """Refuse before the copy what the first bytes prove; those of another machine are copied first."""
+    seen, sha256 = candidate.observation, candidate.manifest.sha256
+    if seen.source is not None or (sha256 is not None and store.has(sha256)):
+        return
+    try:
+        loader.preview(seen.path, candidate.manifest)
+    except CheckpointError as error:
+        if look_at_checkpoint(seen.path) != seen.checkpoint:
+            raise CheckpointMovedError(f"{seen.path.name}: it changed since it was observed") from error
+        raise
+
+
+def _propose(candidate: Load, stored: Stored) -> Entry:
+    """Return the generation that a candidate would be, without its number."""
+    seen = candidate.observation
+    return Entry(
+        generation=0,
+        sha256=stored.sha256,
+        size_bytes=stored.size_bytes,
+        version=candidate.manifest.version or stored.sha256[:_SHORT_SHA256],
+        name=seen.path.name,
+        marker_mtime_ns=seen.marker.mtime_ns,
+        fingerprint=seen.fingerprint,
+        marker_generation=seen.generation,
+        marker=seen.text.decode(errors="replace"),
+    )

@@ -1,4 +1,4 @@
-"""What keeps one model of one worker equal to the newest good checkpoint, put together: settings in, reloader out."""
+"""Assembly of one worker's reloader of one model from its settings."""
 
 from __future__ import annotations
 
@@ -23,25 +23,17 @@ if TYPE_CHECKING:
     from serve.swap.context import Loader
 
 
-def make_parts(
+def make_context(
     settings: Settings, slot: Slot, log: EventLog, env_digest: str | None, quarantine: Quarantine
 ) -> Context:
-    """Make the parts; nothing is started or written.
-
-    Args:
-        settings: of the model.
-        slot: gets the live generation.
-        log: is told each change of state.
-        env_digest: of the environment that answers, where it is known.
-        quarantine: keeps what was refused.
-    """
+    """Make the context; nothing is started or written."""
 
     def report_damage(expected: str, found: str) -> None:
         log.emit("store_damaged", sha256=expected, reason=f"the sha256: expected {expected}, found {found}")
 
     store = Store(settings.store, report_damage)
     return Context(
-        place=make_place(settings.checkpoints),
+        source=make_place(settings.checkpoints),
         store=store,
         slot=slot,
         ledger=Ledger(store),
@@ -56,20 +48,14 @@ def make_parts(
     )
 
 
-def make_reloader(settings: Settings, parts: Context, make_loader: Callable[[], Loader]) -> Reloader:
-    """Make the reloader; its `run` begins the work.
-
-    Args:
-        settings: of the model.
-        parts: what it works with.
-        make_loader: called once, in the thread of `run`.
-    """
+def make_reloader(settings: Settings, context: Context, make_loader: Callable[[], Loader]) -> Reloader:
+    """Make the reloader; its `run` begins the work."""
     watch = "poll" if url_of(settings.checkpoints) else settings.watch
     pace = Pace(settings.poll_s, settings.settle_s, watch)
-    return Reloader(parts, _make_committer(settings, parts), pace, make_loader)
+    return Reloader(context, _make_committer(settings, context), pace, make_loader)
 
 
-def _make_committer(settings: Settings, parts: Context) -> Committer:
+def _make_committer(settings: Settings, context: Context) -> Committer:
     if settings.commit == "worker":
-        return WorkerCommitter(parts)
-    return HostCommitter(parts, settings.store, settings.commit_timeout_s)
+        return WorkerCommitter(context)
+    return HostCommitter(context, settings.store, settings.commit_timeout_s)

@@ -17,8 +17,6 @@ class BackgroundTask(Generic[T]):
     """Some work that has begun, and its result when it has one.
 
     Args:
-        work: what to do.
-        name: for people who look at stacks.
         niceness: added to that of the process, for work that is to give way to requests (Linux).
     """
 
@@ -33,14 +31,7 @@ class BackgroundTask(Generic[T]):
         threading.Thread(target=self._run, name=f"{PREPARATION}-{name}", daemon=True).start()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for the end of the work.
-
-        Args:
-            timeout_s: the longest wait.
-
-        Returns:
-            Whether it has ended.
-        """
+        """Wait for the end of the work, and return whether it has ended."""
         return self._done.wait(timeout_s)
 
     def take(self) -> T:

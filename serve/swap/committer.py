@@ -1,4 +1,4 @@
-"""The seam between what may come in and how everybody moves to it.
+"""The seam between admission and the move of the workers to what was admitted.
 
 When and with whom a worker swaps is `serve.swap.host_committer` (all workers of a host at once) or
 `serve.swap.worker_committer` (each worker for itself).
@@ -24,39 +24,16 @@ class Committer(Protocol):
         """A number that changes when there is something to attend to."""
 
     def boot(self, loader: Loader) -> None:
-        """Make the committed generation live in a worker that starts.
-
-        Args:
-            loader: makes the model.
-        """
+        """Make the committed generation live in a worker that starts."""
 
     def come_back(self, loader: Loader) -> None:
-        """Make the committed generation live again in a worker that was unloaded.
-
-        Args:
-            loader: makes the model.
-        """
+        """Make the committed generation live again in a worker that was unloaded."""
 
     def attend(self, loader: Loader) -> bool:
-        """Take part in what the other workers of the host have begun, or in making live what is committed.
-
-        Args:
-            loader: makes the model.
-
-        Returns:
-            Whether there was something.
-        """
+        """Take part in what other workers have begun, or make live what is committed; return whether there was any."""
 
     def move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
         """Make an admitted checkpoint live, unless what is live has the same content.
-
-        Args:
-            loader: makes the model.
-            stored: the proven copy.
-            proposed: what is to be committed.
-
-        Returns:
-            What became of it.
 
         Raises:
             LedgerError: the generations cannot be numbered.
@@ -65,9 +42,6 @@ class Committer(Protocol):
 
     def is_done(self, order: Rollback) -> bool:
         """Say whether a rollback was carried out.
-
-        Args:
-            order: what an operator has ordered.
 
         Raises:
             LedgerError: the file of generations is damaged.

@@ -1,4 +1,4 @@
-"""What a committer works with: the parts of one worker, and what it expects of a loader and of what that loads."""
+"""The context of a committer: the objects of one worker, and the protocols of a loader and of what it loads."""
 
 from __future__ import annotations
 
@@ -45,26 +45,17 @@ class Loader(Protocol):
     """Makes models from checkpoints; `serve.model.loader.ModelLoader` is the one there is."""
 
     def preview(self, path: Path, manifest: Manifest) -> None:
-        """Refuse what the first bytes of a checkpoint prove, before it is copied.
-
-        Args:
-            path: the checkpoint at the watched place.
-            manifest: what its marker states.
-        """
+        """Refuse what the first bytes of a checkpoint prove, before it is copied."""
 
     def load(self, stored: Stored, manifest: Manifest) -> Loaded:
         """Load, check and warm up one model.
 
         Args:
-            stored: the proven checkpoint.
             manifest: what its marker states; `serve.checkpoint.manifest.parse_marker` of `Entry.marker`.
         """
 
     def compare(self, predictor: Predictor) -> tuple[int, list[str]]:
         """Compare the weights of a model in memory with its checkpoint.
-
-        Args:
-            predictor: that `load` made.
 
         Returns:
             How many tensors were compared, and the names of those that differ.
@@ -73,24 +64,9 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What a committer works with.
+    """What a committer works with."""
 
-    Args:
-        place: the watched place.
-        store: holds the proven copies.
-        slot: gets the live generation.
-        ledger: numbers the generations.
-        quarantine: keeps what was refused.
-        unserved: keeps what is published and not served.
-        orders: tells what operators want.
-        log: is told each change of state.
-        name: of the model.
-        label: under which it is served.
-        env_digest: of the environment that answers, where it is known.
-        keep: how many generations the store keeps.
-    """
-
-    place: LocalSource
+    source: LocalSource
     store: Store
     slot: Slot
     ledger: Ledger

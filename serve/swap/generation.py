@@ -1,4 +1,4 @@
-"""Making generations, restoring and freeing them, and what the log says of it."""
+"""Making, restoring and freeing generations, and their lines in the log."""
 
 from __future__ import annotations
 
@@ -22,18 +22,16 @@ _CTIME_SLACK_S = 1.0
 _FRESH_S = 60.0
 
 
-def make(parts: Context, loaded: Loaded, stored: Stored, entry: Entry, before_bytes: int) -> Generation:
+def make(context: Context, loaded: Loaded, stored: Stored, entry: Entry, before_bytes: int) -> Generation:
     """Make a generation of a model that is ready.
 
     Args:
-        parts: of the worker.
-        loaded: the model.
-        stored: its proven checkpoint.
-        entry: its place among the generations.
         before_bytes: the memory of the process before it was loaded.
     """
     trim_memory()  # loading and warming up leave behind what was needed only once
-    provenance = Provenance(parts.name, entry.version, entry.generation, entry.sha256, parts.env_digest, parts.label)
+    provenance = Provenance(
+        context.name, entry.version, entry.generation, entry.sha256, context.env_digest, context.label
+    )
     facts: dict[str, object] = {
         "checkpoint": entry.name,
         "cause": entry.cause,
@@ -51,15 +49,11 @@ def make(parts: Context, loaded: Loaded, stored: Stored, entry: Entry, before_by
     return Generation(loaded.predictor, provenance, facts)
 
 
-def say_live(log: EventLog, event: str, generation: Generation, previous: Generation | None, commit_s: float) -> None:
+def log_live(log: EventLog, event: str, generation: Generation, previous: Generation | None, commit_s: float) -> None:
     """Write the line of a generation that has become live.
 
     Args:
-        log: where to.
         event: `swapped`, or `restored` in a worker that starts.
-        generation: what is live now.
-        previous: what was before.
-        commit_s: how long the commit took.
     """
     facts = dict(generation.facts)
     marker_mtime_ns = facts.pop("marker_mtime_ns")
@@ -74,99 +68,77 @@ def say_live(log: EventLog, event: str, generation: Generation, previous: Genera
     )
 
 
-def restore(parts: Context, loader: Loader, entry: Entry) -> bool:
+def restore(context: Context, loader: Loader, entry: Entry) -> bool:
     """Make a committed generation live.
-
-    Args:
-        parts: of the worker.
-        loader: makes the model.
-        entry: what was committed.
 
     Returns:
         Whether its bytes were still there.
     """
-    stored = parts.store.find(entry.sha256) or _fetch_again(parts, entry)
+    stored = context.store.find(entry.sha256) or _fetch_again(context, entry)
     if stored is None:
         return False
     before_bytes = used_bytes()
     loaded = loader.load(stored, parse_marker(entry.marker.encode()))
-    generation = make(parts, loaded, stored, entry, before_bytes)
-    say_live(parts.log, "restored", generation, parts.slot.swap(generation), 0.0)
+    generation = make(context, loaded, stored, entry, before_bytes)
+    log_live(context.log, "restored", generation, context.slot.swap(generation), 0.0)
     return True
 
 
-def _fetch_again(parts: Context, entry: Entry) -> Stored | None:
+def _fetch_again(context: Context, entry: Entry) -> Stored | None:
     """Take bytes that the store has lost from the watched place, where they are still there."""
-    for seen in parts.place.observe():
+    for seen in context.source.observe():
         if seen.fingerprint == entry.fingerprint or entry.sha256.encode() in seen.text:
-            return parts.store.admit(Load(seen, Manifest(sha256=entry.sha256)))
+            return context.store.admit(Load(seen, Manifest(sha256=entry.sha256)))
     return None
 
 
-def committed(parts: Context) -> list[Entry]:
+def committed(context: Context) -> list[Entry]:
     """Return the generations up to the live one of this worker, the oldest first.
-
-    Args:
-        parts: of the worker.
 
     Raises:
         LedgerError: the file of generations is damaged.
         OSError: it cannot be read.
     """
-    live = parts.slot.live
+    live = context.slot.live
     number = live.provenance.generation if live else 0
-    return [entry for entry in parts.ledger.read() if entry.generation <= number]
+    return [entry for entry in context.ledger.read() if entry.generation <= number]
 
 
-def is_behind(parts: Context) -> bool:
-    """Whether something is committed, and this worker serves nothing.
-
-    Args:
-        parts: of the worker.
-    """
-    return parts.slot.live is None and bool(parts.ledger.read()) and not parts.operator_requests.is_unloaded()
+def is_behind(context: Context) -> bool:
+    """Whether something is committed, and this worker serves nothing."""
+    return context.slot.live is None and bool(context.ledger.read()) and not context.operator_requests.is_unloaded()
 
 
-def kept(parts: Context) -> frozenset[str]:
-    """Return the sha256 of the generations that the store keeps.
-
-    Args:
-        parts: of the worker.
-    """
-    return frozenset(entry.sha256 for entry in parts.ledger.read()[-parts.keep :])
+def kept(context: Context) -> frozenset[str]:
+    """Return the sha256 of the generations that the store keeps."""
+    return frozenset(entry.sha256 for entry in context.ledger.read()[-context.keep :])
 
 
-def prune(parts: Context, needed: Callable[[], frozenset[str]]) -> None:
+def prune(context: Context, needed: Callable[[], frozenset[str]]) -> None:
     """Delete from the store what is neither needed nor to be tried again.
 
     Args:
-        parts: of the worker.
         needed: tells the sha256 of what must stay; `Committer.kept`.
     """
-    entries = parts.ledger.read()
+    entries = context.ledger.read()
     committed_s = datetime.fromisoformat(entries[-1].committed).timestamp() if entries else 0.0
-    again = (record.subject for record in parts.quarantine.records() if record.retry_at_s is not None)
+    again = (record.subject for record in context.quarantine.records() if record.retry_at_s is not None)
     before_s = max(committed_s - _CTIME_SLACK_S, time.time() - _FRESH_S)
-    parts.store.prune(needed().union(again), before_s)
+    context.store.prune(needed().union(again), before_s)
 
 
-def retire(parts: Context) -> None:
-    """Free the generations that no request uses any more, here and not in a request's thread.
-
-    Args:
-        parts: of the worker.
-    """
-    drained = parts.slot.take_drained()
+def retire(context: Context) -> None:
+    """Free the generations that no request uses any more, here and not in a request's thread."""
+    drained = context.slot.take_drained()
     while drained:
-        free_first(drained, parts.log)
+        free_first(drained, context.log)
 
 
 def free_first(drained: list[Generation], log: EventLog) -> None:
-    """Take the first of some generations out of their list, free its memory, and say so.
+    """Take the first of some generations out of their list, free its memory, and log it.
 
     Args:
         drained: those that no request uses any more; the list is the last that holds them.
-        log: where to.
     """
     generation = drained.pop(0)
     facts, before_bytes, started_s = identify(generation), used_bytes(), time.monotonic()

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from serve.checkpoint.manifest import parse_marker
 from serve.errors import CheckpointError, DeadlineError
 from serve.source.observation import SERVED, Ignore, Wait
-from serve.store.rejection import explain, refuse_entry
-from serve.swap.admission import say_refused
+from serve.store.rejection import explain, reject_entry
+from serve.swap.admission import reject
 from serve.swap.background_task import BackgroundTask
-from serve.swap.generation import kept, make, prune, restore, say_live
+from serve.swap.generation import kept, log_live, make, prune, restore
 from serve.swap.host_coordinator import Coordinator, Proposal, ProposalState
 from serve.system.process_memory import used_bytes
 
@@ -31,16 +31,10 @@ _CATCH_UP_PAUSE_S = 2.0
 
 
 class HostCommitter:
-    """Makes a candidate live when every worker of the host has prepared it.
+    """Makes a candidate live when every worker of the host has prepared it."""
 
-    Args:
-        parts: what it works with.
-        root: the store's directory.
-        timeout_s: how long the workers may take to prepare.
-    """
-
-    def __init__(self, parts: Context, root: Path, timeout_s: float) -> None:
-        self._parts, self._is_stopping = parts, False
+    def __init__(self, context: Context, root: Path, timeout_s: float) -> None:
+        self._context, self._is_stopping = context, False
         self._root, self._timeout_s = root, timeout_s
         self._opened: Coordinator | None = None
         self._catch_up_at_s = 0.0
@@ -48,26 +42,22 @@ class HostCommitter:
     @property
     def turn(self) -> int:
         """A number that changes when there is something to attend to."""
-        return self._opened.word.turn if self._opened is not None else 0
+        return self._opened.shared_state.turn if self._opened is not None else 0
 
     @property
     def _coordinator(self) -> Coordinator:
-        # Not before the fork: the locks of the roster belong to one process.
+        # Not before the fork: the locks of the membership belong to one process.
         if self._opened is None:
-            self._opened = Coordinator(self._root, self._parts.ledger, self._timeout_s)
-            word = self._opened.word
-            self._parts.slot.follow(lambda: word.committed)
+            self._opened = Coordinator(self._root, self._context.ledger, self._timeout_s)
+            shared_state = self._opened.shared_state
+            self._context.slot.follow(lambda: shared_state.committed)
         return self._opened
 
     def boot(self, loader: Loader) -> None:
-        """Make the committed generation live, and join the workers that must be prepared.
-
-        Args:
-            loader: makes the model.
-        """
-        self._bury()
+        """Make the committed generation live, and join the workers that must be prepared."""
+        self._reap()
         while not self._is_stopping:
-            entry = self._parts.ledger.last()
+            entry = self._context.ledger.last()
             live = entry.generation if entry is not None and self._try_restore(loader, entry) else 0
             if self._coordinator.join(live):
                 return
@@ -76,7 +66,7 @@ class HostCommitter:
     def kept(self) -> frozenset[str]:
         """Return the sha256 of what must stay in the store: what is kept of the generations, and what is proposed."""
         proposal = self._coordinator.open_proposal()
-        return kept(self._parts).union(() if proposal is None else (proposal.entry.sha256,))
+        return kept(self._context).union(() if proposal is None else (proposal.entry.sha256,))
 
     def leave(self) -> None:
         """Take part no more; the worker ends."""
@@ -85,17 +75,10 @@ class HostCommitter:
             self._opened.membership.leave()
 
     def attend(self, loader: Loader) -> bool:
-        """Prepare what is proposed, and wait until it is committed or closed.
-
-        Args:
-            loader: makes the model.
-
-        Returns:
-            Whether there was something.
-        """
+        """Prepare what is proposed, wait until it is committed or closed, and return whether there was any."""
         if not self._coordinator.membership.is_joined:
-            self.boot(loader)  # booting failed, because the disk was full, say
-        if self._parts.slot.live is None:
+            self.boot(loader)  # booting failed, for example because the disk was full
+        if self._context.slot.live is None:
             self._catch_up(loader)
         proposal = self._coordinator.open_proposal()
         if proposal is None:
@@ -104,47 +87,30 @@ class HostCommitter:
         return True
 
     def come_back(self, loader: Loader) -> None:
-        """Do nothing: attending to the others brings it back.
-
-        Args:
-            loader: makes the model.
-        """
+        """Do nothing: attending to the others brings it back."""
 
     def is_done(self, order: Rollback) -> bool:
-        """Say whether any worker of the host carried out a rollback.
-
-        Args:
-            order: what an operator has ordered.
-        """
-        return any(entry.fingerprint == order.fingerprint for entry in self._parts.ledger.read())
+        """Say whether any worker of the host carried out a rollback."""
+        return any(entry.fingerprint == order.fingerprint for entry in self._context.ledger.read())
 
     def move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
-        """Make an admitted checkpoint live in all workers of the host.
-
-        Args:
-            loader: makes the model.
-            stored: the proven copy.
-            proposed: what is to be committed.
-
-        Returns:
-            What became of it.
-        """
+        """Make an admitted checkpoint live in all workers of the host."""
         proposal = self._coordinator.propose(proposed)
         if proposal is None:
-            is_live = self._parts.slot.live is not None
+            is_live = self._context.slot.live is not None
             return SERVED if is_live else Wait("it is committed, and this worker is about to load it", _AGAIN_S)
-        standing = self._carry_out(loader, proposal, stored)
+        state = self._carry_out(loader, proposal, stored)
         if proposal.entry.fingerprint != proposed.fingerprint:
             return Wait("another checkpoint came first", 0.0)
-        if standing is ProposalState.COMMITTED:
+        if state is ProposalState.COMMITTED:
             return SERVED
-        record = self._parts.quarantine.find_sha256(proposed.sha256, proposed.marker)
-        return Ignore(f"refused: {record.reason}") if record is not None else Wait("nobody moved", _AGAIN_S)
+        record = self._context.quarantine.find_sha256(proposed.sha256, proposed.marker)
+        return Ignore(f"refused: {record.reason}") if record is not None else Wait("no worker moved", _AGAIN_S)
 
     def _carry_out(self, loader: Loader, proposal: Proposal, admitted: Stored | None = None) -> ProposalState:
         coordinator, entry = self._coordinator, proposal.entry
-        before_bytes, previous = used_bytes(), self._parts.slot.live
-        coordinator.membership.say(preparing=proposal.number)
+        before_bytes, previous = used_bytes(), self._context.slot.live
+        coordinator.membership.update(preparing=proposal.number)
         stored = admitted if admitted is not None and admitted.sha256 == entry.sha256 else None
         background_task = BackgroundTask(lambda: self._load(loader, entry, stored), str(entry.generation))
         try:
@@ -158,19 +124,19 @@ class HostCommitter:
                     self._close(proposal, error)
         finally:
             background_task.abandon()
-        standing = coordinator.standing(proposal)
-        if generation is not None and standing is ProposalState.COMMITTED:
+        state = coordinator.state_of(proposal)
+        if generation is not None and state is ProposalState.COMMITTED:
             self._follow_through(generation, previous, time.monotonic() - prepared_s)
         else:
-            self._parts.slot.stand_by(None)
-        live = self._parts.slot.live
-        coordinator.membership.say(preparing=0, prepared=0, live=live.provenance.generation if live else 0)
-        return standing
+            self._context.slot.stand_by(None)
+        live = self._context.slot.live
+        coordinator.membership.update(preparing=0, prepared=0, live=live.provenance.generation if live else 0)
+        return state
 
     def _prepare(
         self, proposal: Proposal, background_task: BackgroundTask[tuple[Stored, Loaded]], before_bytes: int
     ) -> Generation | None:
-        """Wait for the model, put it where the commit word finds it, and say so."""
+        """Wait for the model, put it where the commit word finds it, and report it."""
         while not background_task.wait(_LOOK_S * 5):
             if not self._is_waiting(proposal):
                 return None
@@ -179,11 +145,11 @@ class HostCommitter:
         except Exception as error:
             self._close(proposal, error)
             return None
-        generation = make(self._parts, loaded, stored, proposal.entry, before_bytes)
-        self._parts.slot.stand_by(generation)
-        self._coordinator.membership.say(prepared=proposal.number)
+        generation = make(self._context, loaded, stored, proposal.entry, before_bytes)
+        self._context.slot.stand_by(generation)
+        self._coordinator.membership.update(prepared=proposal.number)
         entry = proposal.entry
-        self._parts.log.emit(
+        self._context.log.emit(
             "prepared",
             generation=entry.generation,
             version=entry.version,
@@ -194,7 +160,7 @@ class HostCommitter:
         return generation
 
     def _is_waiting(self, proposal: Proposal) -> bool:
-        if self._is_stopping or self._coordinator.standing(proposal) is not ProposalState.WAITING:
+        if self._is_stopping or self._coordinator.state_of(proposal) is not ProposalState.WAITING:
             return False
         if time.monotonic() > proposal.deadline_s:
             late = ", ".join(str(pid) for pid in self._coordinator.late(proposal)) or "none"
@@ -206,46 +172,46 @@ class HostCommitter:
         return True
 
     def _load(self, loader: Loader, entry: Entry, stored: Stored | None) -> tuple[Stored, Loaded]:
-        stored = stored or self._parts.store.find(entry.sha256)
+        stored = stored or self._context.store.find(entry.sha256)
         if stored is None:
             raise FileNotFoundError(f"{entry.name}: it is not in the store any more")
         return stored, loader.load(stored, parse_marker(entry.marker.encode()))
 
     def _follow_through(self, generation: Generation, previous: Generation | None, commit_s: float) -> None:
-        live = self._parts.slot.live  # looking makes it live, should no request have done so before
+        live = self._context.slot.live  # looking makes it live, should no request have done so before
         if live is not generation:
             return
-        last = self._parts.ledger.last()
+        last = self._context.ledger.last()
         generation.facts["committed"] = last.committed if last else ""
-        say_live(self._parts.log, "swapped", generation, previous, commit_s)
-        self._parts.quarantine.forget(generation.provenance.sha256)
-        prune(self._parts, self.kept)
+        log_live(self._context.log, "swapped", generation, previous, commit_s)
+        self._context.quarantine.forget(generation.provenance.sha256)
+        prune(self._context, self.kept)
 
     def _close(self, proposal: Proposal, error: BaseException) -> None:
         if self._coordinator.close(proposal):
-            say_refused(self._parts, refuse_entry(error, proposal.entry), self.kept)
+            reject(self._context, reject_entry(error, proposal.entry), self.kept)
 
-    def _bury(self) -> None:
-        worker_failures = self._coordinator.bury()
+    def _reap(self) -> None:
+        worker_failures = self._coordinator.reap()
         if worker_failures is not None and worker_failures.is_closed:
             error = CheckpointError("crash", f"{worker_failures.count} workers died while they prepared it")
-            refusal = refuse_entry(error, worker_failures.proposal.entry)
-            say_refused(self._parts, replace(refusal, is_lasting=False, is_costly=True), self.kept)
+            rejection = reject_entry(error, worker_failures.proposal.entry)
+            reject(self._context, replace(rejection, is_lasting=False, is_costly=True), self.kept)
 
     def _try_restore(self, loader: Loader, entry: Entry) -> bool:
-        live = self._parts.slot.live
+        live = self._context.slot.live
         if live is not None and live.provenance.generation == entry.generation:
             return True
         try:
-            return restore(self._parts, loader, entry)
+            return restore(self._context, loader, entry)
         except Exception as error:  # the newest checkpoint may still be good; only the way back is lost
-            self._parts.log.emit("not_restored", generation=entry.generation, reason=explain(error))
+            self._context.log.emit("not_restored", generation=entry.generation, reason=explain(error))
             return False
 
     def _catch_up(self, loader: Loader) -> None:
-        entry = self._parts.ledger.last()
+        entry = self._context.ledger.last()
         if entry is None or time.monotonic() < self._catch_up_at_s:
             return
         self._catch_up_at_s = time.monotonic() + _CATCH_UP_PAUSE_S
         if self._try_restore(loader, entry):
-            self._coordinator.membership.say(live=entry.generation)
+            self._coordinator.membership.update(live=entry.generation)

@@ -1,8 +1,8 @@
-"""How the workers of one host agree on the next generation.
+"""Agreement of the workers of one host on the next generation.
 
-One proposal is open at a time. Every worker prepares it; when each living one has said so, whoever sees it first writes
-the ledger and then the commit word, and with that one store all of them move. One refusal, or the deadline, closes the
-proposal, and nobody moves. All of it happens under one lock that the kernel releases when its holder dies:
+One proposal is open at a time. Every worker prepares it; when each living one has, the first to see it writes the
+ledger and then the commit word, and with that one store all of them move. One rejection, or the deadline, closes the
+proposal, and no worker moves. All of it happens under one lock that the kernel releases when its holder dies:
 
     <store>/word                    the commit word and a row for each worker (serve.swap.shared_state)
     <store>/workers/<row>           locked by the worker of that row (serve.swap.membership)
@@ -30,7 +30,7 @@ from serve.swap.shared_state import SharedState
 # How often the kernel is asked who has died, while somebody is not prepared.
 _SURVEY_PAUSE_S = 0.05
 # One worker may die of something else; the second one that dies while it prepares the same bytes dies of them.
-_DEATHS_ALLOWED = 1
+_WORKER_FAILURES_ALLOWED = 1
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,6 @@ class Proposal:
     """What all workers are to prepare.
 
     Args:
-        number: tells one proposal from another.
-        entry: the generation that it would be.
         deadline_s: until when it must be prepared, on the monotonic clock, which all processes of a host share.
     """
 
@@ -49,11 +47,11 @@ class Proposal:
 
 
 class ProposalState(enum.Enum):
-    """Where a proposal stands, seen by one worker."""
+    """The state of a proposal, seen by one worker."""
 
     WAITING = "some worker is still preparing"
     COMMITTED = "it is live"
-    CLOSED = "nobody moves"
+    CLOSED = "no worker moves"
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,6 @@ class WorkerFailures:
     """Workers that died while they prepared a proposal.
 
     Args:
-        proposal: what they prepared.
-        count: how many.
         is_closed: whether it was closed because of them.
     """
 
@@ -72,25 +68,19 @@ class WorkerFailures:
 
 
 class Coordinator:
-    """The agreement of one host, seen by one of its workers or by a command.
-
-    Args:
-        root: the store's directory.
-        ledger: gets what is committed.
-        timeout_s: how long a proposal may take.
-    """
+    """The agreement of one host, seen by one of its workers or by a command."""
 
     def __init__(self, root: Path, ledger: Ledger, timeout_s: float) -> None:
         self._ledger, self._timeout_s = ledger, timeout_s
         self._path = root / "proposal.json"
         with host_lock.hold(ledger.lock_path):
-            self.word = SharedState(root / "word")
-        self.membership = Membership(root / "workers", self.word)
+            self.shared_state = SharedState(root / "word")
+        self.membership = Membership(root / "workers", self.shared_state)
         self._survey_at_s = 0.0
 
     def open_proposal(self) -> Proposal | None:
         """Return the proposal that is open, if one is."""
-        open_number = self.word.open_number
+        open_number = self.shared_state.open_number
         if not open_number:
             return None
         try:
@@ -115,13 +105,13 @@ class Coordinator:
         with host_lock.hold(self._ledger.lock_path):
             if not self.membership.survey().alive:
                 self._start_over()
-            if live and live != self.word.committed:
+            if live and live != self.shared_state.committed:
                 return False
             self.membership.join(live)
-            self.word.next_turn()
+            self.shared_state.next_turn()
             return True
 
-    def bury(self) -> WorkerFailures | None:
+    def reap(self) -> WorkerFailures | None:
         """Look for workers that died while they prepared; called before joining.
 
         Returns:
@@ -135,17 +125,14 @@ class Coordinator:
                 self.membership.clear(index)
             if proposal is None or not died:
                 return None
-            self.word.worker_failures += len(died)
-            is_closed = self.word.worker_failures > _DEATHS_ALLOWED or not survey.alive
+            self.shared_state.worker_failures += len(died)
+            is_closed = self.shared_state.worker_failures > _WORKER_FAILURES_ALLOWED or not survey.alive
             if is_closed:
                 self._close()
-            return WorkerFailures(proposal, self.word.worker_failures, is_closed)
+            return WorkerFailures(proposal, self.shared_state.worker_failures, is_closed)
 
     def propose(self, proposed: Entry) -> Proposal | None:
         """Open a proposal.
-
-        Args:
-            proposed: the generation without its number.
 
         Returns:
             The proposal that is open now, which may be an earlier one; `None` when this content is committed already.
@@ -161,25 +148,22 @@ class Coordinator:
             if entries and entries[-1].has_same_content(proposed):
                 return None
             entry = number(proposed, entries)
-            proposal = Proposal(self.word.next_number, entry, time.monotonic() + self._timeout_s)
-            # Not lasting: after a power cut nobody is left who has prepared it.
+            proposal = Proposal(self.shared_state.next_number, entry, time.monotonic() + self._timeout_s)
+            # Not lasting: after a power cut no worker is left that has prepared it.
             durable_files.replace_file(self._path, json.dumps(asdict(proposal)).encode() + b"\n", is_lasting=False)
-            self.word.worker_failures = 0
-            self.word.open_number = proposal.number
-            self.word.next_turn()
+            self.shared_state.worker_failures = 0
+            self.shared_state.open_number = proposal.number
+            self.shared_state.next_turn()
             return proposal
 
     def close(self, proposal: Proposal) -> bool:
-        """Have nobody move.
-
-        Args:
-            proposal: the one that failed.
+        """Close a proposal, so that no worker moves.
 
         Returns:
             Whether this call closed it; `False` when it was committed or closed before.
         """
         with host_lock.hold(self._ledger.lock_path):
-            if self.word.open_number != proposal.number:
+            if self.shared_state.open_number != proposal.number:
                 return False
             self._close()
             return True
@@ -187,45 +171,38 @@ class Coordinator:
     def try_commit(self, proposal: Proposal) -> bool:
         """Move all workers, if each living one is prepared.
 
-        Args:
-            proposal: what they prepared.
-
         Returns:
             Whether this call committed it.
 
         Raises:
-            OSError: the ledger cannot be written; nobody moved.
+            OSError: the ledger cannot be written; no worker moved.
         """
         if not self.membership.is_joined or not self._may_commit(proposal):
             return False  # asked again under the lock; this saves taking it for nothing
         with host_lock.hold(self._ledger.lock_path):
-            if self.word.open_number != proposal.number or not self._is_prepared_by_all(proposal):
+            if self.shared_state.open_number != proposal.number or not self._is_prepared_by_all(proposal):
                 return False
             last = self._ledger.last()
             if last is None or last.generation < proposal.entry.generation:
                 self._ledger.append(proposal.entry)
-            self.word.done_number = proposal.number
-            self.word.committed = proposal.entry.generation  # from here on every request starts on it
+            self.shared_state.done_number = proposal.number
+            self.shared_state.committed = proposal.entry.generation  # from here on every request starts on it
             self._close()
             return True
 
-    def standing(self, proposal: Proposal) -> ProposalState:
-        """Tell where a proposal stands.
-
-        Args:
-            proposal: which.
-        """
+    def state_of(self, proposal: Proposal) -> ProposalState:
+        """Return the state of a proposal."""
         # In this order, because a commit writes its number and the word first, and closes then.
-        is_open = self.word.open_number == proposal.number
-        if self.word.done_number == proposal.number and self.word.committed >= proposal.entry.generation:
+        is_open = self.shared_state.open_number == proposal.number
+        if (
+            self.shared_state.done_number == proposal.number
+            and self.shared_state.committed >= proposal.entry.generation
+        ):
             return ProposalState.COMMITTED
         return ProposalState.WAITING if is_open else ProposalState.CLOSED
 
     def commit_alone(self, proposed: Entry) -> Entry | None:
         """Commit while no worker is alive; those that come will load it.
-
-        Args:
-            proposed: the generation without its number.
 
         Returns:
             The committed generation, or `None` when there are workers, who must prepare it.
@@ -238,24 +215,20 @@ class Coordinator:
                 return None
             self._start_over()
             entry = self._ledger.append(number(proposed, self._ledger.read()))
-            self.word.committed = entry.generation
+            self.shared_state.committed = entry.generation
             return entry
 
     def wake(self) -> None:
         """Have the workers look now."""
         with host_lock.hold(self._ledger.lock_path):
-            self.word.next_turn()
+            self.shared_state.next_turn()
 
     def late(self, proposal: Proposal) -> list[int]:
-        """Return the process ids of the living workers that have not prepared a proposal.
-
-        Args:
-            proposal: which.
-        """
+        """Return the process ids of the living workers that have not prepared a proposal."""
         return [row.pid for row in self.membership.survey().alive.values() if row.prepared != proposal.number]
 
     def _may_commit(self, proposal: Proposal) -> bool:
-        if self.membership.all_say_prepared(proposal.number):
+        if self.membership.all_prepared(proposal.number):
             return True
         now_s = time.monotonic()
         if now_s < self._survey_at_s:
@@ -267,12 +240,12 @@ class Coordinator:
         return not self.late(proposal)
 
     def _start_over(self) -> None:
-        # Nobody is left who could finish what was open.
-        if self.word.open_number:
+        # No worker is left that could finish what was open.
+        if self.shared_state.open_number:
             self._close()
         last = self._ledger.last()
-        self.word.committed = last.generation if last else 0
+        self.shared_state.committed = last.generation if last else 0
 
     def _close(self) -> None:
-        self.word.open_number = 0
-        self.word.next_turn()
+        self.shared_state.open_number = 0
+        self.shared_state.next_turn()

@@ -1,8 +1,6 @@
-"""Looking after the weights that a worker has in memory: whether they were written at each look, and whether they are
-those of the checkpoint when an operator asks.
+"""Checks of the weights in a worker's memory: for writes at each look, against the checkpoint when an operator asks.
 
-The order is a file beside the store, as all orders are; each worker answers with a file of its own. Who ordered takes
-both away again.
+The request is a file beside the store; each worker answers with another, and whoever asked deletes both.
 """
 
 from __future__ import annotations
@@ -33,12 +31,7 @@ class Checked:
     """What one worker found.
 
     Args:
-        worker: its process id.
         generation: that it answers with; 0 while it has none.
-        version: of that generation.
-        tensors: how many were compared.
-        differing: the names of those that are not as in the checkpoint.
-        problem: why nothing was compared; nothing where it was.
     """
 
     worker: int
@@ -52,16 +45,7 @@ class Checked:
 def ask_workers(
     operator_requests: OperatorRequests, living: Callable[[], set[int]], wake: Callable[[], None], timeout_s: float
 ) -> list[Checked]:
-    """Order a comparison, and wait for the answers of all workers.
-
-    Args:
-        orders: of the store.
-        living: tells the process ids of the living workers.
-        wake: has the workers look at what is ordered.
-        timeout_s: how long to wait.
-
-    Returns:
-        The answers, by process id.
+    """Order a comparison, wait for all workers, and return their answers by process id.
 
     Raises:
         OperationError: no worker is alive, or one has not answered in time.
@@ -75,12 +59,13 @@ def ask_workers(
     try:
         while True:
             found = [_read(path) for path in _answers(operator_requests, id)]
-            missing = (missing & living()) - {each.worker for each in found}
+            missing = (missing & living()) - {checked.worker for checked in found}
             if not missing:
-                return sorted(found, key=lambda each: each.worker)
+                return sorted(found, key=lambda checked: checked.worker)
             if time.monotonic() > until_s:
                 late = ", ".join(map(str, sorted(missing)))
-                raise OperationError(f"expected answers of all workers in {timeout_s:g} s; not answered: {late}")
+                message = f"expected answers of all workers in {timeout_s:g} s; not answered: {late}"
+                raise OperationError(message, hint="wait longer with: python -m serve verify --live --timeout SECONDS")
             time.sleep(_LOOK_S)
     finally:
         operator_requests.withdraw_check()
@@ -98,30 +83,22 @@ def _read(path: Path) -> Checked:
 
 
 class LiveCheck:
-    """Carries out such orders in one worker.
+    """Carries out such orders in one worker."""
 
-    Args:
-        parts: of the worker.
-    """
-
-    def __init__(self, parts: Context) -> None:
-        self._parts = parts
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._last, self._next_look_s = "", 0.0
 
     def attend(self, loader: Loader) -> None:
-        """Begin what is ordered, beside everything else.
-
-        Args:
-            loader: reads the checkpoint again.
-        """
-        id = self._parts.operator_requests.check()
+        """Begin what is ordered, beside everything else."""
+        id = self._context.operator_requests.check()
         if id and id != self._last:
             self._last = id
             BackgroundTask(lambda: self._carry_out(loader, id), "check", _NICENESS)
 
     def look(self) -> None:
         """Say which parameters and buffers of the live model have changed since it was loaded, once for each."""
-        live = self._parts.slot.live
+        live = self._context.slot.live
         versions = getattr(live.predictor, "versions", None) if live is not None else None
         if live is None or versions is None or time.monotonic() < self._next_look_s:
             return
@@ -130,13 +107,13 @@ class LiveCheck:
         self._next_look_s = began_s + _REST * (time.monotonic() - began_s)
         if set(written) - set(live.facts.get("changed_tensors", ())):  # type: ignore[call-overload]
             live.facts["changed_tensors"] = written
-            self._parts.log.emit("weights_changed", **identify(live), tensors=written)
+            self._context.log.emit("weights_changed", **identify(live), tensors=written)
 
     def _carry_out(self, loader: Loader, id: str) -> None:
         pid = os.getpid()
         checked = Checked(pid, problem="no model is live")
         try:
-            with self._parts.slot.lease() as generation:
+            with self._context.slot.lease() as generation:
                 provenance = generation.provenance
                 checked = Checked(pid, provenance.generation, provenance.version)
                 tensors, differing = loader.compare(generation.predictor)
@@ -144,7 +121,7 @@ class LiveCheck:
         except Exception as error:
             checked = Checked(pid, checked.generation, checked.version, problem=explain(error))
         if checked.differing:
-            self._parts.log.emit("weights_changed", **identify(generation), tensors=checked.differing)
+            self._context.log.emit("weights_changed", **identify(generation), tensors=checked.differing)
         durable_files.replace_file(
-            self._parts.operator_requests.root / f"checked-{id}-{pid}.json", json.dumps(asdict(checked)).encode()
+            self._context.operator_requests.root / f"checked-{id}-{pid}.json", json.dumps(asdict(checked)).encode()
         )

@@ -1,7 +1,7 @@
-"""Which workers of the host are alive, and what each has prepared.
+"""The living workers of a host, and what each has prepared.
 
 A worker claims a row of the commit word's file by locking `<store>/workers/<row>`. The kernel releases that lock when
-the process ends, however it ends, so nobody waits for the dead, and a worker that is only slow is never taken for dead.
+the process ends, however it ends, so no worker waits for a dead one, and a slow one is never taken for dead.
 """
 
 from __future__ import annotations
@@ -29,15 +29,10 @@ class Survey:
 
 
 class Membership:
-    """The workers of one host, seen by one of them or by a command.
+    """The workers of one host, seen by one of them or by a command."""
 
-    Args:
-        directory: holds the lock files.
-        word: holds the rows.
-    """
-
-    def __init__(self, directory: Path, word: SharedState) -> None:
-        self._directory, self._word = directory, word
+    def __init__(self, directory: Path, shared_state: SharedState) -> None:
+        self._directory, self._shared_state = directory, shared_state
         self._index: int | None = None
         self._descriptor: int | None = None
 
@@ -50,21 +45,17 @@ class Membership:
         """Look at all rows."""
         alive: dict[int, Row] = {}
         dead: dict[int, Row] = {}
-        for index in range(self._word.used_rows):
-            row = self._word.read_row(index)
+        for index in range(self._shared_state.used_rows):
+            row = self._shared_state.read_row(index)
             if index == self._index or host_lock.is_held(self._directory / str(index)):
                 alive[index] = row
             elif row.pid:
                 dead[index] = row
         return Survey(alive, dead)
 
-    def all_say_prepared(self, number: int) -> bool:
-        """Whether every row says that it has prepared a proposal; the kernel is not asked who is alive.
-
-        Args:
-            number: of the proposal.
-        """
-        rows = (self._word.read_row(index) for index in range(self._word.used_rows))
+    def all_prepared(self, number: int) -> bool:
+        """Whether a proposal is prepared by every row; the kernel is not asked which workers are alive."""
+        rows = (self._shared_state.read_row(index) for index in range(self._shared_state.used_rows))
         return all(row.prepared == number for row in rows if row.pid)
 
     def join(self, live: int) -> None:
@@ -81,34 +72,26 @@ class Membership:
             descriptor = host_lock.claim(self._directory / str(index))
             if descriptor is not None:
                 self._index, self._descriptor = index, descriptor
-                # A child that the model's code forks would hold the lock beyond this worker's death.
+                # A child that the model's code forks would hold the lock beyond this worker's end.
                 os.register_at_fork(after_in_child=self._let_go)
-                self._word.write_row(index, Row(pid=os.getpid(), live=live))
+                self._shared_state.write_row(index, Row(pid=os.getpid(), live=live))
                 return
         raise LedgerError(f"{self._directory}: expected at most {ROWS} workers, found more")
 
     def leave(self) -> None:
         """Give the row back; a worker that ends in order is not a dead one."""
         if self._index is not None:
-            self._word.write_row(self._index, Row())
+            self._shared_state.write_row(self._index, Row())
         self._let_go()
 
-    def say(self, **changed: int) -> None:
-        """Change this worker's row.
-
-        Args:
-            changed: fields of `Row` and their new values.
-        """
+    def update(self, **changed: int) -> None:
+        """Change this worker's row."""
         if self._index is not None:
-            self._word.write_row(self._index, replace(self._word.read_row(self._index), **changed))
+            self._shared_state.write_row(self._index, replace(self._shared_state.read_row(self._index), **changed))
 
     def clear(self, index: int) -> None:
-        """Forget a dead worker.
-
-        Args:
-            index: of its row.
-        """
-        self._word.write_row(index, Row())
+        """Forget a dead worker."""
+        self._shared_state.write_row(index, Row())
 
     def _let_go(self) -> None:
         self._index = None

@@ -18,9 +18,9 @@ from serve.errors import ModelError
 from serve.source.file_events import FileEvents
 from serve.source.local import Listed
 from serve.source.observation import Ignore, Load, Observation, Refuse, Wait, decide
-from serve.store.rejection import explain
-from serve.swap import generation, operator_actions
-from serve.swap.admission import Admission, Admitted
+from serve.store.rejection import Rejection, explain
+from serve.swap import generation
+from serve.swap.admission import Admission, Admitted, reject
 from serve.swap.committer import Committer
 from serve.swap.context import Context, Loader
 from serve.swap.live_check import LiveCheck
@@ -34,7 +34,6 @@ class Pace:
     """When a reloader looks.
 
     Args:
-        poll_s: seconds between two looks.
         settle_s: seconds that a checkpoint without proof of its content must hold still.
         watch: how file events are used; see `serve.source.file_events`.
     """
@@ -48,26 +47,23 @@ class Reloader:
     """Looks, decides, admits and has the committer act.
 
     Args:
-        parts: of the worker.
-        committer: makes candidates live.
-        pace: when it looks.
         make_loader: called once, in the thread: it imports torch, which the master must never do.
     """
 
     def __init__(
         self,
-        parts: Context,
+        context: Context,
         committer: Committer,
         pace: Pace,
         make_loader: Callable[[], Loader],
     ) -> None:
-        self._parts, self._place, self._log = parts, parts.place, parts.log
-        self._admission, self._committer = Admission(parts, committer.kept), committer
-        self._live_check = LiveCheck(parts)
+        self._context, self._source, self._log = context, context.source, context.log
+        self._admission, self._committer = Admission(context, committer.kept), committer
+        self._live_check = LiveCheck(context)
         self._poll_s, self._settle_s = pace.poll_s, pace.settle_s
         self._make_loader = make_loader
-        self._memory = SeenCheckpoints()
-        self._wake_up = FileEvents(pace.watch, lambda text: parts.log.emit("watching", how=text))
+        self._seen = SeenCheckpoints()
+        self._wake_up = FileEvents(pace.watch, lambda text: context.log.emit("watching", how=text))
         self._is_stopping = threading.Event()
         self._last_fault: str | None = None
         self._booted = threading.Event()
@@ -84,17 +80,10 @@ class Reloader:
     @property
     def is_behind(self) -> bool:
         """Whether this worker serves nothing, though something is committed."""
-        return generation.is_behind(self._parts)
+        return generation.is_behind(self._context)
 
     def wait_until_booted(self, timeout_s: float) -> bool:
-        """Wait until the committed generation is live again, or cannot be.
-
-        Args:
-            timeout_s: the longest wait.
-
-        Returns:
-            Whether it is so.
-        """
+        """Wait until the committed generation is live again or cannot be, and return whether it is so."""
         return self._booted.wait(timeout_s)
 
     def run(self) -> None:
@@ -113,7 +102,7 @@ class Reloader:
             turn = self._committer.turn
             pause_s = self._look_safely(loader)
             if self._wake_up.wait(pause_s, lambda turn=turn: self._committer.turn != turn):  # type: ignore[misc]
-                self._place.refresh()
+                self._source.refresh()
         self._wake_up.close()
 
     def look_now(self) -> int:
@@ -131,10 +120,6 @@ class Reloader:
     def wait_for(self, asked: int, timeout_s: float) -> Outcome | None:
         """Wait until what a look has found is live or refused.
 
-        Args:
-            asked: what `look_now` returned.
-            timeout_s: the longest wait.
-
         Returns:
             What came of it; `None` when it takes longer.
         """
@@ -142,7 +127,7 @@ class Reloader:
             if not self._looked.wait_for(lambda: self._answered >= asked or self._is_stopping.is_set(), timeout_s):
                 return None
         status = self._status
-        return Outcome(self._parts.slot.live is not None, status.is_refused, status.verdict)
+        return Outcome(self._context.slot.live is not None, status.is_refused, status.verdict)
 
     def stop(self) -> None:
         """Let the thread end after the present look."""
@@ -155,20 +140,20 @@ class Reloader:
 
     def _boot(self, loader: Loader) -> None:
         try:
-            generation.prune(self._parts, self._committer.kept)
+            generation.prune(self._context, self._committer.kept)
             self._committer.boot(loader)
-        except Exception as error:  # a full disk, say; each look tries again
-            self._tell_fault(explain(error))
+        except Exception as error:  # for example a full disk; each look tries again
+            self._report_fault(explain(error))
 
     def _look_safely(self, loader: Loader) -> float:
         self._heard, self._has_more = self._asked, False
         self._status = replace(self._status, is_refused=False)
         try:
-            self._wake_up.supervise(self._place.directory)
+            self._wake_up.supervise(self._source.directory)
             pause_s = self._look(loader)
             self._last_fault = None
-        except Exception as error:  # a dead reloader would serve an old model for ever, and nobody would know
-            self._tell_fault(explain(error))
+        except Exception as error:  # a dead reloader would serve an old model for ever, unnoticed
+            self._report_fault(explain(error))
             self._status = replace(self._status, is_refused=True)
             pause_s = self._poll_s
         if pause_s > 0 and not self._has_more:
@@ -178,23 +163,19 @@ class Reloader:
         # Jitter keeps the workers of one host from looking in step.
         return pause_s * random.uniform(0.9, 1.1)  # noqa: S311 - nothing secret about it
 
-    def _tell_fault(self, fault: str) -> None:
+    def _report_fault(self, fault: str) -> None:
         self._status = replace(self._status, verdict=fault)
         if fault != self._last_fault:
             self._last_fault = fault
             self._log.emit("fault", reason=fault)
 
     def _look(self, loader: Loader) -> float:
-        """Do what the host and its operators ask for, then look at the watched place.
-
-        Returns:
-            After how many seconds to look again.
-        """
-        generation.retire(self._parts)
+        """Do what the host and its operators ask for, then look at the watched place."""
+        generation.retire(self._context)
         self._live_check.look()
         self._live_check.attend(loader)
-        if operator_actions.is_unloaded(self._parts):
-            self._is_unloaded = True
+        if self._context.operator_requests.is_unloaded():
+            self._unload()
             self._status = ReloaderStatus("unloaded, as a request has ordered; load brings it back")
             return self._poll_s
         if self._is_unloaded:
@@ -202,19 +183,41 @@ class Reloader:
             self._committer.come_back(loader)
         if self._committer.attend(loader):
             return 0.0
-        if operator_actions.roll_back(self._parts, self._committer, loader) is not None:
+        if self._roll_back(loader):
             return 0.0
-        committed = generation.committed(self._parts)
-        self._memory.learn(committed)
-        pinned = operator_actions.is_pinned(self._parts) if committed else None
-        if pinned is not None:
-            self._status = ReloaderStatus(pinned)
+        committed = generation.committed(self._context)
+        self._seen.learn(committed)
+        pin = self._context.operator_requests.pin() if committed else None
+        if pin is not None:
+            self._status = ReloaderStatus(f"pinned to version {pin.version} since {pin.pinned}")
             return self._poll_s
         return self._look_at_place(loader)
 
+    def _unload(self) -> None:
+        self._is_unloaded = True
+        live = self._context.slot.live
+        if live is not None:
+            self._context.slot.vacate()
+            self._log.emit("unloaded", **generation.identify(live))
+
+    def _roll_back(self, loader: Loader) -> bool:
+        """Carry out the last rollback that was ordered, and return whether there was one to do."""
+        order = self._context.operator_requests.rollback()
+        if order is None or self._committer.is_done(order) or self._context.quarantine.find(order.fingerprint):
+            return False
+        entries = [entry for entry in self._context.ledger.read() if entry.sha256 == order.sha256]
+        stored = self._context.store.find(order.sha256)
+        if stored is not None and entries:
+            self._committer.move(loader, stored, order.propose(entries[-1]))
+        else:
+            reason = f"the rollback to {order.version}: its checkpoint is not in the store any more"
+            rejection = Rejection(order.version, "store", reason, order.fingerprint, version=order.version)
+            reject(self._context, rejection, self._committer.kept)
+        return True
+
     def _look_at_place(self, loader: Loader) -> float:
-        is_ranked, listed, now_s = self._place.is_directory, self._place.list(), time.monotonic()
-        self._memory.compare(listed, committed_s(self._memory.answering))
+        is_ranked, listed, now_s = self._source.is_directory, self._source.list(), time.monotonic()
+        self._seen.compare(listed, committed_s(self._seen.answering))
         decided: list[Decided] = []
         pause_s = self._poll_s
         for seen in self._observe(listed):
@@ -224,37 +227,37 @@ class Reloader:
                 pause_s, self._has_more = min(action.look_again_s, self._poll_s), True
             if isinstance(action, Wait) or action.is_final:
                 break
-        self._memory.learn(generation.committed(self._parts))
+        self._seen.learn(generation.committed(self._context))
         waiting = [
             (seen, action.reason) for seen, action in decided if isinstance(action, Ignore) and action.is_waiting
         ]
         is_served = bool(decided) and isinstance(decided[0][1], Ignore) and decided[0][1].is_served
-        look = Look(self._place, listed, self._memory, is_served, waiting, now_s)
-        notes = self._parts.unserved.review(look, self._log)
-        if self._parts.quarantine.retain({one.path.name for one in listed}):
-            generation.prune(self._parts, self._committer.kept)
-        self._status = conclude(self._place, self._memory, decided, notes)
+        look = Look(self._source, listed, self._seen, is_served, waiting, now_s)
+        notes = self._context.unserved.review(look, self._log)
+        if self._context.quarantine.retain({one.path.name for one in listed}):
+            generation.prune(self._context, self._committer.kept)
+        self._status = conclude(self._source, self._seen, decided, notes)
         return pause_s
 
     def _observe(self, listed: Sequence[Listed]) -> Iterator[Observation]:
         for one in listed:
             with contextlib.suppress(FileNotFoundError):  # gone between the listing and the look
-                yield self._place.look_at(one)
+                yield self._source.look_at(one)
 
     def _act(self, loader: Loader, seen: Observation, is_ranked: bool) -> Ignore | Wait:
         """Decide about one observation, and do it."""
         now_s = time.monotonic()
-        record = self._parts.quarantine.find(seen.fingerprint)
-        known = self._memory.recall(seen, is_ranked, now_s, record.reason if record else None)
+        record = self._context.quarantine.find(seen.fingerprint)
+        known = self._seen.recall(seen, is_ranked, now_s, record.reason if record else None)
         action = decide(seen, known, now_s, self._settle_s)
         if isinstance(action, Refuse):
             return self._admission.refuse(action)
         if not isinstance(action, Load):
             return action
-        self._status = ReloaderStatus(f"{seen.path.name}: it is being loaded", since_ns(self._memory, seen))
+        self._status = ReloaderStatus(f"{seen.path.name}: it is being loaded", since_ns(self._seen, seen))
         admitted = self._admission.admit(loader, action)
         outcome = self._committer.move(loader, *admitted) if isinstance(admitted, Admitted) else admitted
         if isinstance(outcome, Ignore) and outcome.is_served:
-            self._memory.learn(generation.committed(self._parts))
-            self._memory.serve(seen.fingerprint, seen.order)
+            self._seen.learn(generation.committed(self._context))
+            self._seen.serve(seen.fingerprint, seen.order)
         return outcome

@@ -1,4 +1,4 @@
-"""What a reloader says of the watched place after a look, and to those who have asked for one."""
+"""The reloader's verdict on the watched place after a look."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ReloaderStatus:
         verdict: what came of the newest checkpoint, in words.
         unserved_ns: when the newest marker was written, while its checkpoint is not served; `None` when it is, or
             under a pin.
-        is_refused: whether what lies at the watched place was refused, or cannot be looked at.
+        is_refused: whether what is at the watched place was refused, or cannot be looked at.
     """
 
     verdict: str
@@ -34,13 +34,7 @@ class ReloaderStatus:
 
 
 class Outcome(NamedTuple):
-    """What a look that was asked for has led to.
-
-    Args:
-        is_live: whether something is live.
-        is_refused: whether what lies at the watched place was refused.
-        reason: what the reloader says of it.
-    """
+    """What a look that was asked for has led to."""
 
     is_live: bool
     is_refused: bool
@@ -48,35 +42,27 @@ class Outcome(NamedTuple):
 
 
 def conclude(
-    place: LocalSource, memory: SeenCheckpoints, decided: Sequence[Decided], notes: Sequence[Note]
+    source: LocalSource, seen_checkpoints: SeenCheckpoints, decided: Sequence[Decided], notes: Sequence[Note]
 ) -> ReloaderStatus:
-    """Say what is there, and since when something is not served.
+    """Sum up a look: what is at the watched place, and since when something is not served.
 
     Args:
-        place: that was looked at.
-        memory: of the worker.
         decided: what was seen, the highest rank first, and what came of each.
-        notes: what is published and not served.
     """
     unserved_ns = [note.marker_mtime_ns for note in notes if note.marker_mtime_ns]
     first = decided[0][1] if decided else None
     if decided and not (isinstance(first, Ignore) and first.is_final):
-        unserved_ns.append(since_ns(memory, decided[0][0]))
+        unserved_ns.append(since_ns(seen_checkpoints, decided[0][0]))
     said = [f"{seen.path.name}: {action.reason}" for seen, action in decided[:1]]
     said += [f"{note.name}: {note.reason}" for note in notes if not said or note.name != decided[0][0].path.name]
-    nothing = f"no checkpoint with a marker at {place.path}"
-    if memory.answering is not None:
-        nothing += f"; {describe(memory.answering)} is being served on"
+    nothing = f"no checkpoint with a marker at {source.path}"
+    if seen_checkpoints.answering is not None:
+        nothing += f"; {describe(seen_checkpoints.answering)} is being served on"
     is_refused = isinstance(first, Ignore) and not first.is_final and not first.is_waiting
     return ReloaderStatus("; ".join(said) or nothing, max(unserved_ns, default=None), is_refused)
 
 
-def since_ns(memory: SeenCheckpoints, seen: Observation) -> int:
-    """Return when a marker was written, on the wall clock; that of a publisher whose clock is ahead, when it was seen.
-
-    Args:
-        memory: of the worker.
-        seen: the observation.
-    """
-    ago_s = time.monotonic() - memory.first_seen_s(seen)
+def since_ns(seen_checkpoints: SeenCheckpoints, seen: Observation) -> int:
+    """Return when a marker was written, on the wall clock; if that is in the future, when it was first seen."""
+    ago_s = time.monotonic() - seen_checkpoints.first_seen_s(seen)
     return min(seen.marker.mtime_ns, time.time_ns() - int(ago_s * 1e9))

@@ -1,4 +1,4 @@
-"""What one worker remembers between two looks at the watched place.
+"""One worker's memory between two looks at the watched place.
 
 Kept by path, so that it stays as small as the place is. Does no I/O and reads no clock. What was refused is the whole
 host's matter: `serve.store.quarantine`.
@@ -54,11 +54,7 @@ class SeenCheckpoints:
         return self._answering.generation if self._answering is not None else 0
 
     def learn(self, committed: Sequence[Entry]) -> None:
-        """Learn of the generations up to the live one.
-
-        Args:
-            committed: the generations, the oldest first.
-        """
+        """Learn of the generations up to the live one."""
         known = self.generation
         if not committed or committed[-1].generation == known:
             return
@@ -73,12 +69,7 @@ class SeenCheckpoints:
         self._withdrawn = replaced.fingerprint if is_rollback and replaced is not None else None
 
     def serve(self, fingerprint: str, order: Order) -> None:
-        """Remember that an observation has the content of what is live.
-
-        Args:
-            fingerprint: of the observation.
-            order: its rank.
-        """
+        """Remember that an observation has the content of what is live."""
         self._served.add(fingerprint)
         self._order = order if self._order is None else max(self._order, order)
 
@@ -86,7 +77,7 @@ class SeenCheckpoints:
         """Find the markers that came after what is live, though their rank is lower.
 
         Args:
-            listed: the markers that are there, the highest rank first.
+            listed: the markers at the place, the highest rank first.
             committed_s: when what is live was committed, on the wall clock.
         """
         if listed is self._listed:
@@ -117,21 +108,14 @@ class SeenCheckpoints:
         return list(self._late.values())
 
     def first_seen_s(self, seen: Observation) -> float:
-        """When an observation that was recalled was first made, on the monotonic clock.
-
-        Args:
-            seen: the observation.
-        """
+        """When an observation that was recalled was first made, on the monotonic clock."""
         return self._records[seen.path].first_seen_s
 
     def recall(self, seen: Observation, is_ranked: bool, now_s: float, refusal: str | None) -> Known:
         """Return what is known of an observation, and remember that it was made.
 
         Args:
-            seen: the observation.
             is_ranked: whether an older marker gives way to a newer one, as in a directory of checkpoints.
-            now_s: the time on the monotonic clock.
-            refusal: why it was refused, if it was.
         """
         record = self._records.get(seen.path)
         if record is None or record.fingerprint != seen.fingerprint:
@@ -149,9 +133,5 @@ class SeenCheckpoints:
 
 
 def describe(answering: Entry | None) -> str:
-    """Name what is live.
-
-    Args:
-        answering: its generation.
-    """
+    """Name what is live."""
     return "nothing" if answering is None else f"version {answering.version} ({answering.name})"

@@ -15,8 +15,8 @@ and AArch64 make indivisible (Intel SDM vol. 3A 9.1.1; Arm ARM B2.2.1). So a rea
     cell 8        the generation whose requests share no runs any more, or 0
     cells 16 …    one row of eight cells for each worker
 
-The file is volatile: what is committed stands in the ledger. Who may write which cell is
-`serve.swap.host_coordinator`'s matter.
+The file is volatile: what is committed is in the ledger. `serve.swap.host_coordinator`
+decides who may write which cell.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pathlib import Path
 from serve.errors import LedgerError
 
 _MAGIC = int.from_bytes(b"envserv1", "little")
-_IDENTITY, _COMMITTED, _TURN, _OPEN, _LAST, _DEATHS, _USED, _DONE, _UNBATCHED = range(9)
+_IDENTITY, _COMMITTED, _TURN, _OPEN, _LAST, _WORKER_FAILURES, _USED, _DONE, _UNBATCHED = range(9)
 _FIRST_ROW, _ROW_CELLS = 16, 8
 _PID, _PREPARING, _PREPARED, _LIVE = range(4)
 ROWS = 500
@@ -38,10 +38,10 @@ _SIZE_BYTES = 8 * (_FIRST_ROW + ROWS * _ROW_CELLS)
 
 @dataclass(frozen=True)
 class Row:
-    """What one worker says of itself.
+    """One worker's row.
 
     Args:
-        pid: its process id, for people; whether it lives is told by its lock.
+        pid: its process id, for people; its lock shows whether it lives.
         preparing: number of the proposal that it prepares, or 0.
         prepared: number of the proposal that it has prepared, or 0.
         live: the generation that it answers with, or 0.
@@ -131,11 +131,11 @@ class SharedState:
     @property
     def worker_failures(self) -> int:
         """How many workers died while they prepared the open proposal."""
-        return self._cells[_DEATHS]
+        return self._cells[_WORKER_FAILURES]
 
     @worker_failures.setter
     def worker_failures(self, count: int) -> None:
-        self._cells[_DEATHS] = count
+        self._cells[_WORKER_FAILURES] = count
 
     @property
     def used_rows(self) -> int:
@@ -143,24 +143,38 @@ class SharedState:
         return min(self._cells[_USED], ROWS)
 
     def read_row(self, index: int) -> Row:
-        """Read one worker's row.
-
-        Args:
-            index: of the row.
-        """
+        """Read one worker's row."""
         start = _FIRST_ROW + index * _ROW_CELLS
         return Row(*self._cells[start : start + 4])
 
     def write_row(self, index: int, row: Row) -> None:
-        """Write one worker's row; only the worker that has claimed it does.
-
-        Args:
-            index: of the row.
-            row: its new content.
-        """
+        """Write one worker's row; only the worker that has claimed it does."""
         start = _FIRST_ROW + index * _ROW_CELLS
         for offset, value in ((_PID, row.pid), (_PREPARING, row.preparing), (_LIVE, row.live)):
             self._cells[start + offset] = value
         # Last: whoever sees "prepared" may commit at once.
         self._cells[start + _PREPARED] = row.prepared
         self._cells[_USED] = max(self._cells[_USED], index + 1)
+
+
+class UnbatchedGeneration:
+    """Whether requests may share runs, seen by one worker."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._opened: SharedState | None = None
+
+    @property
+    def _shared_state(self) -> SharedState:
+        if self._opened is None:
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._opened = SharedState(self._root / "word")
+        return self._opened
+
+    def is_over(self, generation: int) -> bool:
+        """Whether the requests of a generation share no runs any more."""
+        return self._shared_state.unbatched == generation
+
+    def end(self, generation: int) -> None:
+        """Have every worker run each request of a generation alone, from its next run on."""
+        self._shared_state.unbatched = generation

@@ -1,7 +1,7 @@
-"""What is published and not served, though nothing is wrong with it: said once on a host, and shown by `status`.
+"""Faultless checkpoints that are published and not served: logged once on a host, and shown by `status`.
 
 A checkpoint whose marker is older than that of what was live, one that waits for its file, and what is served though it
-left the watched place. What was refused is `serve.store.quarantine`'s matter.
+left the watched place. What was refused is in `serve.store.quarantine`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from serve.store.records import Records
 from serve.swap.seen_checkpoints import SeenCheckpoints, describe
 
 OUTRANKED_CODE, WAITING, REMOVED = "outranked", "waiting", "removed"
-# A trainer that overwrites its checkpoint passes through such states, and need not be told of them.
+# A trainer that overwrites its checkpoint passes through such states, which need no line in the log.
 _GRACE_S = 2.0
 _HINTS = {
     OUTRANKED_CODE: "touch the marker, publish it again, give --generation, or go back with python -m serve rollback",
@@ -37,13 +37,9 @@ class Note:
     """One checkpoint that is not served, or that is served and has gone.
 
     Args:
-        name: of the checkpoint's file.
         code: `outranked`, `waiting` or `removed`.
-        reason: in words.
         marker: the state of its marker, which another publish changes.
         marker_mtime_ns: when that was written; 0 where there is nothing to be served.
-        generation: that was live.
-        since: when it was noted, as ISO 8601.
     """
 
     name: str
@@ -65,28 +61,19 @@ class Look:
     """What one look at a watched place has found.
 
     Args:
-        place: that was looked at.
-        listed: its markers, the highest rank first.
-        memory: of the worker.
-        is_served: whether what lies there is what is live.
         waiting: the checkpoints whose publishers have yet to do something, and what.
-        now_s: the time on the monotonic clock.
     """
 
-    place: LocalSource
+    source: LocalSource
     listed: Sequence[Listed]
-    memory: SeenCheckpoints
+    seen_checkpoints: SeenCheckpoints
     is_served: bool
     waiting: Sequence[tuple[Observation, str]]
     now_s: float
 
 
 class Unserved:
-    """The notes of one host, seen by one worker or by a command.
-
-    Args:
-        root: the store's directory.
-    """
+    """The notes of one host, seen by one worker or by a command."""
 
     def __init__(self, root: Path) -> None:
         self._records: Records[Note] = Records(root / "unserved.json", _parse, lambda note: note.name)
@@ -98,16 +85,8 @@ class Unserved:
         return list(self._records.read().values())
 
     def review(self, look: Look, log: EventLog) -> list[Note]:
-        """Note what is to be noted after a look, say what is new, and drop what is no longer so.
-
-        Args:
-            look: what was found.
-            log: is told what is new.
-
-        Returns:
-            All notes.
-        """
-        state = look.listed, look.memory.generation, look.is_served
+        """Update the notes after a look, log the new ones, drop those that no longer hold, and return all."""
+        state = look.listed, look.seen_checkpoints.generation, look.is_served
         if self._settled is not None and self._settled[0] is look.listed and self._settled[1:] == state[1:]:
             return self.notes()
         held = [*_find_waiting(look), *_find_removed(look)]
@@ -116,7 +95,7 @@ class Unserved:
         self._drop(held, look)
         for note in [*_find_outranked(look), *ripe]:
             if self._add(note):
-                path = str(look.place.directory / note.name)
+                path = str(look.source.directory / note.name)
                 log.emit("unserved", checkpoint=path, code=note.code, reason=note.reason, hint=note.hint)
         # Thousands of markers that stay as they are need not be gone through again.
         self._settled = state if len(ripe) == len(held) and not look.waiting else None
@@ -132,7 +111,7 @@ class Unserved:
         gone = {
             name
             for name, note in known.items()
-            if note.generation != look.memory.generation
+            if note.generation != look.seen_checkpoints.generation
             or there.get(name, "") != note.marker
             or (note.code != OUTRANKED_CODE and _key_of(note) not in wanted)
         }
@@ -159,42 +138,47 @@ class Unserved:
 
 def _find_outranked(look: Look) -> list[Note]:
     """What came after what is live, and has a lower rank."""
-    answering, found = look.memory.answering, []
-    if answering is None or not look.place.is_directory:
+    answering, found = look.seen_checkpoints.answering, []
+    if answering is None or not look.source.is_directory:
         return []
     reason = "passed over: " + OUTRANKED.format(describe(answering))
-    for one in look.memory.late():
+    for one in look.seen_checkpoints.late():
         with contextlib.suppress(FileNotFoundError):  # gone since the listing
-            if stated_sha256(look.place.look_at(one).text) != answering.sha256:
-                found.append(_note(one.path.name, OUTRANKED_CODE, reason, one.marker, look.memory))
+            if stated_sha256(look.source.look_at(one).text) != answering.sha256:
+                found.append(_note(one.path.name, OUTRANKED_CODE, reason, one.marker, look.seen_checkpoints.generation))
     return found
 
 
 def _find_waiting(look: Look) -> list[Note]:
-    return [_note(seen.path.name, WAITING, reason, seen.marker, look.memory) for seen, reason in look.waiting]
+    return [
+        _note(seen.path.name, WAITING, reason, seen.marker, look.seen_checkpoints.generation)
+        for seen, reason in look.waiting
+    ]
 
 
 def _find_removed(look: Look) -> list[Note]:
-    """What is live and was published here, and is here no longer, or what lies here instead."""
-    answering, memory = look.memory.answering, look.memory
+    """What is live and has left this place, or what is here instead."""
+    answering, order = look.seen_checkpoints.answering, look.seen_checkpoints.order
     if answering is None or answering.cause != CHECKPOINT or look.is_served:
         return []
     if any(one.path.name == answering.name for one in look.listed):
         return []
     served = describe(answering)
     if not look.listed:
-        return [_note(answering.name, REMOVED, f"it was removed; {served} is being served on", None, memory)]
+        return [
+            _note(answering.name, REMOVED, f"it was removed; {served} is being served on", None, answering.generation)
+        ]
     first = look.listed[0]
-    if memory.order is None or first.order > memory.order:
+    if order is None or first.order > order:
         return []  # it is being loaded, waited for or refused
     reason = f"passed over: {served} was removed, and is being served on, as this marker is older"
-    return [_note(first.path.name, REMOVED, reason, first.marker, memory)]
+    return [_note(first.path.name, REMOVED, reason, first.marker, answering.generation)]
 
 
-def _note(name: str, code: str, reason: str, marker: Identity | None, memory: SeenCheckpoints) -> Note:
+def _note(name: str, code: str, reason: str, marker: Identity | None, generation: int) -> Note:
     since = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     mtime_ns = min(marker.mtime_ns, time.time_ns()) if marker is not None else 0
-    return Note(name, code, reason, repr(marker) if marker is not None else "", mtime_ns, memory.generation, since)
+    return Note(name, code, reason, repr(marker) if marker is not None else "", mtime_ns, generation, since)
 
 
 def _key_of(note: Note) -> tuple[str, str, str]:
@@ -206,9 +190,5 @@ def _parse(stated: Mapping[str, Any]) -> Note:
 
 
 def committed_s(answering: Entry | None) -> float:
-    """When a generation was committed, on the wall clock; 0 for none.
-
-    Args:
-        answering: the generation.
-    """
+    """When a generation was committed, on the wall clock; 0 for none."""
     return datetime.fromisoformat(answering.committed).timestamp() if answering and answering.committed else 0.0

@@ -13,102 +13,73 @@ from serve.checkpoint.stored import Stored
 from serve.source.observation import SERVED, Ignore, Wait
 from serve.store.ledger import Entry
 from serve.store.operator_requests import Rollback
-from serve.store.rejection import explain, refuse_entry
-from serve.swap.admission import say_refused
+from serve.store.rejection import explain, reject_entry
+from serve.swap.admission import reject
 from serve.swap.context import Context, Loader
-from serve.swap.generation import committed, kept, make, prune, restore, say_live
+from serve.swap.generation import committed, kept, log_live, make, prune, restore
 from serve.system.process_memory import used_bytes
 
 _AGAIN_S = 2.0
 
 
 class WorkerCommitter:
-    """Makes a candidate live as soon as this worker has prepared it.
-
-    Args:
-        parts: what it works with.
-    """
+    """Makes a candidate live as soon as this worker has prepared it."""
 
     turn = 0  # there is never anything to attend to
 
-    def __init__(self, parts: Context) -> None:
-        self._parts = parts
-        self._boot_at_s, self._is_told = 0.0, False
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._boot_at_s, self._is_reported = 0.0, False
 
     def boot(self, loader: Loader) -> None:
-        """Make the committed generation live.
-
-        Args:
-            loader: makes the model.
-        """
+        """Make the committed generation live."""
         self._boot_at_s = time.monotonic() + _AGAIN_S
-        entry = self._parts.ledger.last()
+        entry = self._context.ledger.last()
         try:
             if entry is not None:
-                restore(self._parts, loader, entry)
+                restore(self._context, loader, entry)
         except Exception as error:  # the newest checkpoint may still be good; only the way back is lost
-            if not self._is_told:
-                self._parts.log.emit("not_restored", reason=explain(error))
-            self._is_told = True
+            if not self._is_reported:
+                self._context.log.emit("not_restored", reason=explain(error))
+            self._is_reported = True
 
     def come_back(self, loader: Loader) -> None:
-        """Make the committed generation live again, after `is_unloaded`.
-
-        Args:
-            loader: makes the model.
-        """
+        """Make the committed generation live again, in a worker that was unloaded."""
         self.boot(loader)
 
     def attend(self, loader: Loader) -> bool:
-        """Try again to make live what is committed, where that has failed; there is nobody else to attend to.
-
-        Args:
-            loader: makes the model.
-        """
-        if self._parts.slot.live is None and time.monotonic() > self._boot_at_s:
+        """Try again to make live what is committed, where that has failed; there are no other workers to attend to."""
+        if self._context.slot.live is None and time.monotonic() > self._boot_at_s:
             self.boot(loader)
         return False
 
     def kept(self) -> frozenset[str]:
         """Return the sha256 of what must stay in the store: what is kept of the generations."""
-        return kept(self._parts)
+        return kept(self._context)
 
     def leave(self) -> None:
-        """Do nothing: nobody waits for this worker."""
+        """Do nothing: no other worker waits for this one."""
 
     def is_done(self, order: Rollback) -> bool:
-        """Say whether this worker carried out a rollback.
-
-        Args:
-            order: what an operator has ordered.
-        """
-        return any(entry.fingerprint == order.fingerprint for entry in committed(self._parts))
+        """Say whether this worker carried out a rollback."""
+        return any(entry.fingerprint == order.fingerprint for entry in committed(self._context))
 
     def move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
-        """Make an admitted checkpoint live in this worker.
-
-        Args:
-            loader: makes the model.
-            stored: the proven copy.
-            proposed: what is to be committed.
-
-        Returns:
-            What became of it.
-        """
-        live, before_bytes = self._parts.slot.live, used_bytes()
+        """Make an admitted checkpoint live in this worker."""
+        live, before_bytes = self._context.slot.live, used_bytes()
         if live is not None and (live.provenance.sha256, live.provenance.version) == (stored.sha256, proposed.version):
             return SERVED
         try:
             loaded = loader.load(stored, parse_marker(proposed.marker.encode()))
         except Exception as error:
-            return say_refused(self._parts, refuse_entry(error, proposed), self.kept)
+            return reject(self._context, reject_entry(error, proposed), self.kept)
         started_s = time.monotonic()
-        entry = self._parts.ledger.commit(proposed, live.provenance.generation if live is not None else 0)
+        entry = self._context.ledger.commit(proposed, live.provenance.generation if live is not None else 0)
         if live is not None and entry.generation <= live.provenance.generation:
             return Wait("another worker was faster", 0.0)
-        generation = make(self._parts, loaded, stored, entry, before_bytes)
-        previous = self._parts.slot.swap(generation)
-        say_live(self._parts.log, "swapped", generation, previous, time.monotonic() - started_s)
-        self._parts.quarantine.forget(entry.sha256)
-        prune(self._parts, self.kept)
+        generation = make(self._context, loaded, stored, entry, before_bytes)
+        previous = self._context.slot.swap(generation)
+        log_live(self._context.log, "swapped", generation, previous, time.monotonic() - started_s)
+        self._context.quarantine.forget(entry.sha256)
+        prune(self._context, self.kept)
         return SERVED

@@ -61,7 +61,7 @@ class Log(list):
 
 
 class Worker:
-    """The parts of one worker on a store and a watched place."""
+    """One worker on a store and a watched place."""
 
     def __init__(
         self, root: Path, place: Path, commit: str = "host", keep: int = 3, start: str = "s", boot: bool = True
@@ -69,8 +69,8 @@ class Worker:
         self.log, self.loader, self.slot = Log(), TextLoader(), Slot()
         self.store, self.quarantine = Store(root), Quarantine(root, lambda: "j", start)
         self.ledger, self.operator_requests = Ledger(self.store), OperatorRequests(root)
-        parts = Context(
-            place=make_place(place),
+        context = Context(
+            source=make_place(place),
             store=self.store,
             slot=self.slot,
             ledger=self.ledger,
@@ -83,8 +83,8 @@ class Worker:
             env_digest=None,
             keep=keep,
         )
-        self.committer = WorkerCommitter(parts) if commit == "worker" else HostCommitter(parts, root, 60.0)
-        self.reloader = Reloader(parts, self.committer, Pace(0.01, 0.0, "poll"), lambda: self.loader)
+        self.committer = WorkerCommitter(context) if commit == "worker" else HostCommitter(context, root, 60.0)
+        self.reloader = Reloader(context, self.committer, Pace(0.01, 0.0, "poll"), lambda: self.loader)
         if boot:
             self.reloader._boot(self.loader)
 

@@ -33,8 +33,8 @@ def ledger(tmp_path):
 
 
 def prepare(worker, proposal):
-    worker.membership.say(preparing=proposal.number)
-    worker.membership.say(prepared=proposal.number)
+    worker.membership.update(preparing=proposal.number)
+    worker.membership.update(prepared=proposal.number)
 
 
 def test_all_move_when_the_last_one_is_prepared(open_coordinator, ledger):
@@ -46,11 +46,11 @@ def test_all_move_when_the_last_one_is_prepared(open_coordinator, ledger):
     prepare(one, proposal)
     assert not one.try_commit(proposal)
     assert one.late(proposal) == [os.getpid()]
-    assert (other.word.committed, other.standing(proposal)) == (0, ProposalState.WAITING)
+    assert (other.shared_state.committed, other.state_of(proposal)) == (0, ProposalState.WAITING)
     prepare(other, proposal)
     assert one.try_commit(proposal)
-    assert one.word.committed == other.word.committed == ledger.last().generation == 1
-    assert one.standing(proposal) is other.standing(proposal) is ProposalState.COMMITTED
+    assert one.shared_state.committed == other.shared_state.committed == ledger.last().generation == 1
+    assert one.state_of(proposal) is other.state_of(proposal) is ProposalState.COMMITTED
     assert not other.try_commit(proposal)
     assert other.open_proposal() is None
 
@@ -80,7 +80,7 @@ def test_a_closed_proposal_moves_nobody(open_coordinator, ledger):
     assert other.close(proposal)
     assert not one.close(proposal)
     assert not one.try_commit(proposal)
-    assert one.standing(proposal) is ProposalState.CLOSED
+    assert one.state_of(proposal) is ProposalState.CLOSED
     assert ledger.last() is None
     # A later proposal has the same generation, and must not be taken for the closed one.
     again = one.propose(SECOND)
@@ -88,7 +88,7 @@ def test_a_closed_proposal_moves_nobody(open_coordinator, ledger):
     prepare(other, again)
     assert one.try_commit(again)
     assert again.entry.generation == proposal.entry.generation
-    assert one.standing(proposal) is ProposalState.CLOSED
+    assert one.state_of(proposal) is ProposalState.CLOSED
 
 
 def test_who_leaves_is_not_waited_for(open_coordinator):
@@ -126,7 +126,7 @@ def run_worker(root, number_of_signal, is_preparing):
     worker.join(0)
     proposal = worker.open_proposal()
     if is_preparing:
-        worker.membership.say(preparing=proposal.number)
+        worker.membership.update(preparing=proposal.number)
     os.kill(os.getpid(), number_of_signal)
     time.sleep(60)
 
@@ -160,16 +160,16 @@ def test_the_second_death_closes_the_proposal(open_coordinator, tmp_path):
     one.join(0)
     proposal = one.propose(FIRST)
     start_worker(tmp_path / "store", signal.SIGKILL, is_preparing=False).join()
-    assert one.bury() is None, "it died of something else"
+    assert one.reap() is None, "it died of something else"
     for count, is_closed in ((1, False), (2, True)):
         start_worker(tmp_path / "store", signal.SIGKILL).join()
-        worker_failures = open_coordinator().bury()
+        worker_failures = open_coordinator().reap()
         assert (worker_failures.count, worker_failures.is_closed, worker_failures.proposal) == (
             count,
             is_closed,
             proposal,
         )
-    assert one.standing(proposal) is ProposalState.CLOSED
+    assert one.state_of(proposal) is ProposalState.CLOSED
 
 
 def test_all_killed_between_ledger_and_word(open_coordinator, ledger):
@@ -179,9 +179,9 @@ def test_all_killed_between_ledger_and_word(open_coordinator, ledger):
     ledger.append(proposal.entry)
     one.membership._let_go()  # as the kernel does
     late = open_coordinator()
-    assert late.word.committed == 0
+    assert late.shared_state.committed == 0
     assert late.join(1)
-    assert late.word.committed == 1
+    assert late.shared_state.committed == 1
     assert late.open_proposal() is None
 
 
@@ -195,7 +195,7 @@ def test_one_killed_between_ledger_and_word(open_coordinator, ledger):
     ledger.append(proposal.entry)
     one.membership._let_go()
     assert other.try_commit(proposal)
-    assert other.word.committed == 1
+    assert other.shared_state.committed == 1
     assert len(ledger.read()) == 1
 
 

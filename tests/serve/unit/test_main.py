@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 from serve.__main__ import main
+from serve.cli import COMMANDS
 from serve.settings.settings import FIELDS
 
 
@@ -27,20 +31,55 @@ def test_a_known_error_is_3_with_a_hint_and_nothing_on_stdout(tmp_path, capsys):
     assert "\nhint: " in captured.err
 
 
-@pytest.mark.parametrize("arguments", [[], ["publish"], ["publish", "x"], ["unpublish"]])
-def test_wrong_usage_is_2(arguments):
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
+@pytest.mark.parametrize("arguments", [[], ["publish"], ["publish", "x"], ["unpublish"], ["status", "--jsn"]])
+def test_wrong_usage_is_2_with_a_hint_and_nothing_on_stdout(arguments, capsys):
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert "\nhint: " in captured.err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_mistyped_command_gets_the_nearest_one(name, capsys):
+    swapped = name[:-2] + name[-1] + name[-2]
+    assert main([swapped]) == 2
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error == f"error: unknown command {swapped!r}"
+    assert hint.startswith("hint: did you mean: ")
+    assert hint.endswith(f" {name}")
 
 
 def test_help_teaches(capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["--help"])
-    assert caught.value.code == 0
+    assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     assert "gunicorn -c python:serve.gunicorn_conf serve.wsgi:app" in shown
     assert "python -m serve publish" in shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_short_summary_and_an_example(name, capsys):
+    summary = COMMANDS[name][1]
+    assert len(summary) <= 60
+    assert main([name, "--help"]) == 0
+    assert f"\n    python -m serve {name}" in capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert f"  {summary}\n" in capsys.readouterr().out
+
+
+def test_help_imports_no_command():
+    code = "import sys, serve.__main__ as m; m.main(['--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True, check=True)
+    assert not set(done.stderr.split()) & {*(module for module, _ in COMMANDS.values()), "serve.settings", "numpy"}
+
+
+@pytest.mark.parametrize(("line", "expected"), [("serve ro", "rollback"), ("serve status --wa", "--watch")])
+def test_a_shell_completes(line, expected):
+    environ = {"_SERVE_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    script = "import sys; sys.argv[0] = 'bin/serve'; from serve.__main__ import main; sys.exit(main())"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env={**os.environ, **environ}, stdout=-1, text=True, check=True)
+    assert done.stdout == f"plain,{expected}\n"
 
 
 def test_settings_lists_every_key(capsys):

@@ -9,10 +9,10 @@ from trainer import mark
 
 from serve.__main__ import main
 from serve.store.checkpoint_store import Store
-from serve.store.judgement import Rejection
 from serve.store.ledger import Entry, Ledger
 from serve.store.operator_requests import OperatorRequests
 from serve.store.quarantine import Quarantine
+from serve.store.rejection import Rejection
 from serve.swap.host_coordinator import Coordinator
 
 FIRST = Entry(0, "a" * 64, 10, "v1", "m.pth", 1000, "seen-1")
@@ -52,7 +52,7 @@ def test_status_of_workers_and_refusals(run, root):
     worker = Coordinator(root, Ledger(Store(root)), 60.0)
     assert worker.join(0)
     proposal = worker.propose(replace(FIRST, version="v3", sha256="c" * 64))
-    worker.membership.say(preparing=proposal.number, live=2)
+    worker.membership.update(preparing=proposal.number, live=2)
     Quarantine(root, lambda: "j").add(Rejection("bad.pth", "finite", "NaN in layer.bias", "seen-9"))
     text = run("status").out
     assert f"{os.getpid()}  2           preparing" in text

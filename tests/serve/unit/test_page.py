@@ -13,8 +13,8 @@ from serve.gateway.page import ASSETS, send_asset
 from serve.metrics.totals import Traffic
 from serve.observability.status_page import Look, describe_model, list_swaps
 from serve.operations.operations import Past, Status
-from serve.store.judgement import Record
 from serve.store.ledger import Entry
+from serve.store.rejection import Record
 from serve.swap.shared_state import Row
 
 

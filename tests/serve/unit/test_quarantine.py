@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from serve.store.judgement import Rejection, add_refusal
 from serve.store.quarantine import Quarantine
+from serve.store.rejection import Rejection, add_rejection
 
 BYTES = Rejection("m.pth", "finite", "NaN", "seen-1", sha256="a" * 64, version="v1")
 SIGHT = Rejection("m.pth", "marker", "no JSON", "seen-1", marker="done!")
@@ -29,18 +29,18 @@ def test_another_judge_judges_anew(tmp_path):
 
 
 def test_a_half_written_checkpoint_is_news_once():
-    records, is_news = add_refusal({}, SIGHT, "j", 0.0)
+    records, is_news = add_rejection({}, SIGHT, "j", 0.0)
     assert is_news
-    records, is_news = add_refusal(records, replace(SIGHT, fingerprint="grown", reason="other"), "j", 1.0)
+    records, is_news = add_rejection(records, replace(SIGHT, fingerprint="grown", reason="other"), "j", 1.0)
     assert not is_news
-    assert add_refusal(records, replace(SIGHT, code="size"), "j", 2.0)[1]
-    assert add_refusal(records, replace(SIGHT, marker="{}"), "j", 2.0)[1]
+    assert add_rejection(records, replace(SIGHT, code="size"), "j", 2.0)[1]
+    assert add_rejection(records, replace(SIGHT, marker="{}"), "j", 2.0)[1]
 
 
 def test_what_may_pass_is_tried_again_less_and_less_often():
     records, pauses = {}, []
     for _ in range(12):
-        records, _ = add_refusal(records, replace(BYTES, is_lasting=False), "j", 1000.0)
+        records, _ = add_rejection(records, replace(BYTES, is_lasting=False), "j", 1000.0)
         pauses.append(records[BYTES.sha256].retry_at_s - 1000.0)
     assert pauses[:4] == [1.0, 2.0, 4.0, 8.0]
     assert pauses[-1] == 60.0
@@ -48,7 +48,7 @@ def test_what_may_pass_is_tried_again_less_and_less_often():
 
 @pytest.mark.parametrize(("now_s", "holds"), [(1000.0, True), (1000.9, True), (1001.0, False), (500.0, False)])
 def test_a_pause_ends_and_a_clock_set_back_does_not_prolong_it(now_s, holds):
-    records, _ = add_refusal({}, replace(BYTES, is_lasting=False), "j", 1000.0)
+    records, _ = add_rejection({}, replace(BYTES, is_lasting=False), "j", 1000.0)
     assert records[BYTES.sha256].holds("j", now_s) is holds
 
 
@@ -93,7 +93,7 @@ def test_a_disk_that_is_full_leaves_it_in_memory_and_tells_it_once(tmp_path):
 def test_it_stays_small(tmp_path):
     records = {}
     for number in range(600):
-        records, _ = add_refusal(records, replace(BYTES, sha256=f"{number:064}"), "j", time.time())
+        records, _ = add_rejection(records, replace(BYTES, sha256=f"{number:064}"), "j", time.time())
     assert len(records) == 500
     assert f"{599:064}" in records
 
@@ -115,6 +115,6 @@ def test_the_pause_grows_with_what_trying_again_costs():
     ):
         records, pauses = {}, []
         for _ in range(15):
-            records, _ = add_refusal(records, replace(BYTES, is_lasting=False, **facts), "j", 1000.0)
+            records, _ = add_rejection(records, replace(BYTES, is_lasting=False, **facts), "j", 1000.0)
             pauses.append(records[BYTES.sha256].retry_at_s - 1000.0)
         assert (pauses[0], pauses[-1]) == (first, last)
