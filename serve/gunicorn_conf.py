@@ -76,11 +76,7 @@ control_socket_disable = True
 
 
 def on_starting(server: Any) -> None:
-    """Get ready for the death of workers.
-
-    Args:
-        server: gunicorn's arbiter, which has no workers yet.
-    """
+    """Get ready for the death of workers."""
     # Not when a worker has died, because gunicorn tells of that from a signal handler, which may interrupt the import
     # and begin it again.
     from serve.metrics import metric_families
@@ -140,10 +136,6 @@ def pre_request(worker: Any, request: Any) -> None:
     """Close connections after their answer where the client asks for it, and while the server ends.
 
     So that nobody sends into one that is about to close.
-
-    Args:
-        worker: gunicorn's worker.
-        request: gunicorn's request, before its answer.
     """
     ticket = current_ticket()
     if ticket is not None:
@@ -160,22 +152,13 @@ def pre_request(worker: Any, request: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Drop what a worker that has ended said of its present.
-
-    Args:
-        server: gunicorn's arbiter.
-        worker: that has ended.
-    """
+    """Drop what a worker that has ended said of its present."""
     for forget in _FORGET:
         forget(worker.pid)
 
 
 def on_exit(server: Any) -> None:
-    """Remove the place in which the workers shared their counts.
-
-    Args:
-        server: gunicorn's arbiter.
-    """
+    """Remove the place in which the workers shared their counts."""
     multiprocess_directory.remove(os.environ)
 
 
@@ -183,7 +166,6 @@ def worker_exit(server: Any, worker: Any) -> None:
     """Stop the reloaders of a worker that ends, and let its process end without taking the interpreter apart.
 
     Args:
-        server: gunicorn's arbiter.
         worker: the worker, which may have failed before it had an application.
     """
     served_here = find_server(getattr(worker, "wsgi", None))

@@ -51,10 +51,8 @@ class Task(NamedTuple):
     Args:
         key: jobs of equal keys may run together: the same generation, the same shape and kind of inputs. `None` for a
             job that always runs alone.
-        rows: how many rows its inputs have.
         inputs: what the model takes.
         run: runs the inputs of several jobs of this key; one result for each, in order.
-        done: told the result, or the exception.
         since_s: when it became ready, on the caller's clock.
         deadline_s: when nobody wants its result any more.
         owner: whose it is; nobody here looks into it.
@@ -74,7 +72,6 @@ class RunTime(NamedTuple):
     """How long one run took.
 
     Args:
-        cpu_s: of its thread on the processor.
         wall_s: by the clock.
     """
 
@@ -95,26 +92,14 @@ class LatencyEstimate:
         self._overruns = 0
 
     def is_short(self, rows: int, now_s: float) -> bool:
-        """Whether a batch may run in the event loop; one that was never timed may not.
-
-        Args:
-            rows: of the batch.
-            now_s: the time.
-        """
+        """Whether a batch may run in the event loop; one that was never timed may not."""
         runs = self._runs.get(rows.bit_length())
         if not runs or now_s < self._banned_until_s:
             return False
         return min(took.cpu_s for took in runs) < INLINE_S and min(took.wall_s for took in runs) < _LONGEST_WAIT_S
 
     def note(self, rows: int, took: RunTime, was_inline: bool, now_s: float) -> None:
-        """Remember one run.
-
-        Args:
-            rows: of the batch.
-            took: how long it took.
-            was_inline: whether it ran in the event loop.
-            now_s: the time.
-        """
+        """Remember one run."""
         self._runs.setdefault(rows.bit_length(), deque(maxlen=_REMEMBERED_RUNS)).append(took)
         if took.wall_s > _UNSTEADY_S:
             self._banned_until_s = now_s + _UNSTEADY_BAN_S
@@ -130,10 +115,6 @@ class BatchQueue:
     """The waiting jobs of one model, at most one batch of which runs at a time.
 
     Args:
-        limits: of its batches.
-        name: of the model.
-        pace: how long its batches took.
-        is_running: whether a batch runs.
         sampler: says which requests are answered once more, where some are.
     """
 
@@ -155,9 +136,6 @@ class BatchQueue:
 
     def wait_s(self, now_s: float) -> float | None:
         """Say when the next batch may start.
-
-        Args:
-            now_s: the time.
 
         Returns:
             Seconds from now, 0 for at once; `None` while nothing waits or a batch runs.

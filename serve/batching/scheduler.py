@@ -37,7 +37,6 @@ class Scheduler:
     """Runs predictions, on the thread of one event loop.
 
     Args:
-        loop: the running event loop.
         note_batch: told the model's name and the rows of each batch.
     """
 
@@ -54,11 +53,7 @@ class Scheduler:
         return sum(map(len, self._batch_queues.values()))
 
     def waiting_for(self, name: str) -> int:
-        """How many requests wait for a model.
-
-        Args:
-            name: of the model, whatever its labels.
-        """
+        """How many requests wait for a model."""
         count = 0
         for batch_queue in self._batch_queues.values():  # a loop, as each request asks this
             if batch_queue.name == name:
@@ -71,7 +66,6 @@ class Scheduler:
         """Have a prediction run and answered.
 
         Args:
-            prediction: a request that was understood.
             done: called in the loop, after this call, with the answer, or with what was raised.
             deadline_s: when nobody wants the answer any more, on the monotonic clock; `None` for never.
             is_alone: whether the caller calls `run_now` next, as no other request is expected to join it.
@@ -95,9 +89,6 @@ class Scheduler:
         """Run what waits for a model at once, and not later in this turn of the loop.
 
         Saves a turn where nobody else is expected: at one connection that asks, a tenth of the time of a request.
-
-        Args:
-            runtime: of the model.
         """
         batch_queue = self._batch_queues[instance]
         if not batch_queue.is_running:

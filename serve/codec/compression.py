@@ -25,7 +25,6 @@ def decompress(body: bytes, encoding: str | None, limit_bytes: int) -> bytes:
     """Undo the compression of a request's body.
 
     Args:
-        body: as it came.
         encoding: the value of `Content-Encoding`, where it was sent.
         limit_bytes: the longest that the result may be.
 
@@ -90,7 +89,6 @@ def compress(body: bytes, accepted: str | None) -> tuple[dict[str, str], bytes]:
     """Compress an answer for a client that asks for it, where that pays.
 
     Args:
-        body: of the answer.
         accepted: the value of `Accept-Encoding`, where it was sent.
 
     Returns:

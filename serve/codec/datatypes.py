@@ -73,10 +73,6 @@ def name_of(dtype: np.dtype[Any]) -> str:
 def require_datatype(found: object, where: str) -> str:
     """Read the name of a datatype.
 
-    Args:
-        found: of the request.
-        where: names the place in messages.
-
     Raises:
         RequestError: there is no such datatype.
     """
@@ -87,10 +83,6 @@ def require_datatype(found: object, where: str) -> str:
 
 def require_shape(found: object, where: str) -> tuple[int, ...]:
     """Read a shape.
-
-    Args:
-        found: of the request.
-        where: names the place in messages.
 
     Raises:
         RequestError: it is none, or of more elements than any body can hold.
@@ -106,11 +98,7 @@ def require_shape(found: object, where: str) -> tuple[int, ...]:
 
 
 def count_elements(shape: Sequence[int]) -> int:
-    """Multiply the lengths of a shape, without overflow.
-
-    Args:
-        shape: lengths of at least 0.
-    """
+    """Multiply the lengths of a shape, without overflow."""
     count = 1
     for length in shape:
         count *= length
@@ -122,9 +110,6 @@ def from_bytes(data: memoryview, datatype: str, shape: tuple[int, ...], where: s
 
     Args:
         data: little-endian, row-major, nothing between the elements.
-        datatype: checked before.
-        shape: checked before.
-        where: names the place in messages.
 
     Returns:
         The array; read-only where it is a view.
@@ -184,11 +169,7 @@ def text_array(texts: Sequence[bytes]) -> Array:
 
 
 def to_bytes(array: Array) -> bytes | memoryview:
-    """Write an array as the binary extension has it, without a copy where its memory is laid out so.
-
-    Args:
-        array: of a datatype that the protocol names.
-    """
+    """Write an array as the binary extension has it, without a copy where its memory is laid out so."""
     if array.dtype.kind in "OSU":
         texts = [text.encode() if isinstance(text, str) else bytes(text) for text in array.ravel()]
         return b"".join(part for text in texts for part in (_PREFIX.pack(len(text)), text))

@@ -31,9 +31,6 @@ def from_json(data: object, datatype: str, shape: tuple[int, ...], where: str) -
 
     Args:
         data: the elements in a flat list, or in lists nested as the shape is.
-        datatype: checked before.
-        shape: checked before.
-        where: names the place in messages.
 
     Returns:
         The array. Its `BYTES` are the texts in UTF-8.
@@ -52,10 +49,6 @@ def from_json(data: object, datatype: str, shape: tuple[int, ...], where: str) -
 
 def flatten(data: object, where: str) -> tuple[list[object], tuple[int, ...]]:
     """Take the elements out of nested lists.
-
-    Args:
-        data: lists in lists.
-        where: names the place in messages.
 
     Returns:
         The elements in row-major order, and the lengths of the lists.
@@ -123,10 +116,6 @@ def _encode(texts: list[Any], where: str) -> list[bytes]:
 
 def to_json(array: Array, where: str) -> Array | list[str]:
     """Prepare an array for JSON: flat, row-major.
-
-    Args:
-        array: of a datatype that the protocol names.
-        where: names the place in messages.
 
     Returns:
         What `strict_json.dump` takes.

@@ -13,10 +13,6 @@ _WRITER.maxlist = _WRITER.maxdict = 8
 
 
 def excerpt(found: object) -> str:
-    """Write a value.
-
-    Args:
-        found: anything out of JSON.
-    """
+    """Write a value."""
     text = _WRITER.repr(found)
     return text if len(text) <= 2 * _LONGEST else text[: 2 * _LONGEST] + "…"

@@ -23,7 +23,6 @@ def decode(body: bytes, most_pixels: int = MOST_PIXELS) -> Array:
     """Read an image.
 
     Args:
-        body: a whole PNG or JPEG file.
         most_pixels: refused beyond, before any pixel is made.
 
     Returns:

@@ -85,9 +85,6 @@ def _require_dtype(found: str) -> np.dtype[Any]:
 def encode(array: Array) -> bytes:
     """Write an array.
 
-    Args:
-        array: of numbers or truth values.
-
     Raises:
         ValueError: it holds objects.
     """

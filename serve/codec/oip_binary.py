@@ -20,7 +20,6 @@ def split_body(body: Body, header_length: str | None) -> tuple[bytes, memoryview
     """Part a body into its JSON and the bytes after it.
 
     Args:
-        body: of the HTTP request.
         header_length: the value of `Inference-Header-Content-Length`, where it was sent.
 
     Returns:
@@ -47,11 +46,7 @@ def is_raw(header_length: str | None) -> bool:
 
 
 class BinaryPart:
-    """Hands out the bytes after the JSON, in the order of the inputs.
-
-    Args:
-        data: all of them.
-    """
+    """Hands out the bytes after the JSON, in the order of the inputs."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -62,7 +57,6 @@ class BinaryPart:
 
         Args:
             size_bytes: how many, as the request states it.
-            where: names the tensor in messages.
 
         Returns:
             A view, no copy.

@@ -32,8 +32,6 @@ class InputTensor(NamedTuple):
     """One input of a request.
 
     Args:
-        name: of the input.
-        datatype: as the request states it.
         array: its values; `BYTES` are objects of bytes.
     """
 
@@ -44,12 +42,7 @@ class InputTensor(NamedTuple):
 
 @dataclass(frozen=True)
 class RequestedOutput:
-    """One output that a request asks for.
-
-    Args:
-        name: of the output.
-        is_binary: whether its values are wanted as bytes.
-    """
+    """One output that a request asks for."""
 
     name: str
     is_binary: bool
@@ -78,8 +71,6 @@ class TensorSpec:
     """What a model says of one of its tensors.
 
     Args:
-        name: of the tensor.
-        datatype: of the protocol.
         shape: -1 stands for any length.
     """
 
@@ -96,7 +87,6 @@ def parse_infer(body: Body, header_length: str | None = None) -> InferRequest:
     """Read an infer request that has a JSON part.
 
     Args:
-        body: of the HTTP request.
         header_length: the value of `Inference-Header-Content-Length`, where it was sent.
 
     Returns:
@@ -156,7 +146,6 @@ def parse_raw(body: Body, spec: TensorSpec) -> InferRequest:
     """Read a request whose body is the bytes of the model's only input.
 
     Args:
-        body: of the HTTP request.
         spec: of the input; one of its lengths may be any, and follows from the length of the body.
 
     Raises:

@@ -19,14 +19,7 @@ _REMEMBERED_TEXTS = 256
 
 
 class InferAnswer(NamedTuple):
-    """What a model gives for a request.
-
-    Args:
-        model_name: as the client knows it.
-        model_version: that answered.
-        outputs: all outputs by name.
-        parameters: of the answer.
-    """
+    """What a model gives for a request."""
 
     model_name: str
     model_version: str
@@ -36,10 +29,6 @@ class InferAnswer(NamedTuple):
 
 def encode_infer(answer: InferAnswer, request: InferRequest) -> tuple[dict[str, str], tuple[Part, ...]]:
     """Write an answer in the form that its request asks for.
-
-    Args:
-        answer: of the model.
-        request: says which outputs are wanted, and how.
 
     Returns:
         The headers that tell of the body, and the parts of the body.

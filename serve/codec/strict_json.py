@@ -31,10 +31,6 @@ def _orjson() -> Any:
 def parse(body: bytes, what: str = "the body") -> Any:
     """Read JSON text.
 
-    Args:
-        body: the text in UTF-8.
-        what: names it in messages.
-
     Returns:
         The value.
 

@@ -39,9 +39,6 @@ class PredictRequest:
 def parse_predict(body: bytes) -> PredictRequest:
     """Read a predict request.
 
-    Args:
-        body: of the HTTP request.
-
     Raises:
         RequestError: it is malformed.
     """
@@ -96,7 +93,6 @@ def encode_predict(outputs: Mapping[str, object], request: PredictRequest) -> by
 
     Args:
         outputs: by name; what `strict_json.dump` takes.
-        request: says in which form.
 
     Returns:
         `predictions` by example, each an object where there are several outputs; or `outputs` by name.

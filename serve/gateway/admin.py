@@ -51,7 +51,6 @@ def authorize(token_file: Path | None, headers: Mapping[str, str]) -> Response |
 
     Args:
         token_file: holds the token; `None` where there are no admin endpoints.
-        headers: of the request.
 
     Returns:
         `None` when it may pass; 404 where there is nothing to pass to, 401 for a missing or wrong token.
@@ -73,7 +72,6 @@ def carry_out(operations: Operations, action: str, body: bytes) -> Response:
     """Give an order.
 
     Args:
-        operations: of the model's store.
         action: one of `ACTIONS`.
         body: nothing, or a JSON object: `version` for a rollback, `reason` for a pin.
 

@@ -26,13 +26,7 @@ if TYPE_CHECKING:
 
 
 class AsgiApp:
-    """The ASGI application of one worker.
-
-    Args:
-        server: has the models.
-        rest: an ASGI application for every other path.
-        dispatcher: runs the models.
-    """
+    """The ASGI application of one worker."""
 
     def __init__(self, server: Server, rest: Any, scheduler: Scheduler) -> None:
         self._server, self._rest, self._scheduler = server, rest, scheduler
@@ -60,10 +54,6 @@ class AsgiApp:
         """Answer a prediction, now or later in this loop.
 
         Args:
-            route: that it has taken.
-            request: its bytes.
-            client: the address that it came from.
-            done: told the answer.
             is_alone: whether no other request is expected to join it.
         """
         lifecycle = self._lifecycle

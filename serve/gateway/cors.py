@@ -37,7 +37,6 @@ class Origins:
 
         Args:
             asked: the headers of its question, by their names in lower case.
-            methods: that the path has.
         """
         found = self.headers(asked.get("origin"))
         if "access-control-request-method" not in asked or "Access-Control-Allow-Origin" not in found:

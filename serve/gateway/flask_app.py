@@ -40,7 +40,6 @@ def create_app(settings: ServerSettings | None = None, drain: Drain | None = Non
 
     Args:
         settings: how to serve; read from the file and the environment when absent.
-        drain: tells whether the server ends.
 
     Returns:
         The application. Its `extensions["envserve"]` is the `Server`, whose `start` begins the loading.

@@ -50,11 +50,7 @@ def handler(read_routes: Callable[[], Sequence[Route[Any, Any]]]) -> Callable[[o
 
 
 def describe(routes: Sequence[Route[Any, Any]]) -> dict[str, Any]:
-    """Write the file.
-
-    Args:
-        routes: what the server answers.
-    """
+    """Write the file."""
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(_PART.sub(r"{\1}", route.pattern), {})[route.method.lower()] = _operation(route)

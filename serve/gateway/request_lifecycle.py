@@ -29,14 +29,9 @@ class RequestContext(NamedTuple):
     """A request that is being answered.
 
     Args:
-        request: its bytes.
-        route: that it has taken.
         model: that it names, where there is one of that name.
         arrival: when it came, and who waits behind it.
         deadline_s: when nobody wants its answer any more, on the monotonic clock; `None` for a time that is none.
-        client: the address that it came from.
-        trace: its place in a trace.
-        span: what reports it.
     """
 
     request: Request
@@ -50,11 +45,7 @@ class RequestContext(NamedTuple):
 
 
 class RequestLifecycle:
-    """Lets requests in, and answers out, of one worker.
-
-    Args:
-        server: has the models.
-    """
+    """Lets requests in, and answers out, of one worker."""
 
     def __init__(self, server: Server) -> None:
         self._server, self._telemetry = server, server.telemetry
@@ -73,10 +64,7 @@ class RequestLifecycle:
         """Let a request in.
 
         Args:
-            request: its bytes.
-            route: that it has taken.
             arrival: when it came, and who waits behind it.
-            client: the address that it came from.
         """
         model = self.model_of(request)
         stated, span = request.headers.get(HEADER), None
@@ -90,9 +78,6 @@ class RequestLifecycle:
 
     def turn_away(self, context: RequestContext) -> Response | None:
         """Answer a prediction that is not to be worked on.
-
-        Args:
-            visit: the request.
 
         Returns:
             The answer; `None` for a request that is to be worked on.
@@ -111,10 +96,6 @@ class RequestLifecycle:
 
     def close(self, context: RequestContext, answer: Response) -> Response:
         """Let an answer out.
-
-        Args:
-            visit: the request.
-            answer: to it.
 
         Returns:
             The answer, with the place in the trace.
@@ -135,9 +116,6 @@ class RequestLifecycle:
     def begin(self, context: RequestContext) -> Response | Prediction | Exception:
         """Have the handler understand a request, unless it is not to be worked on.
 
-        Args:
-            visit: the request.
-
         Returns:
             What `end` lets out, or, of a prediction, what is to be run first.
         """
@@ -150,12 +128,7 @@ class RequestLifecycle:
             return error
 
     def end(self, context: RequestContext, found: Response | Exception) -> Response:
-        """Let out the answer, or what is to be said of an error.
-
-        Args:
-            visit: the request.
-            found: what became of it.
-        """
+        """Let out the answer, or what is to be said of an error."""
         if isinstance(found, LateError):
             found = self.turn_away(context) or found
         return self.close(
@@ -163,11 +136,7 @@ class RequestLifecycle:
         )
 
     def carry(self, context: RequestContext) -> Response:
-        """Bring a request to its end in this thread.
-
-        Args:
-            visit: the request.
-        """
+        """Bring a request to its end in this thread."""
         found = self.begin(context)
         if isinstance(found, Prediction):
             try:
@@ -177,12 +146,7 @@ class RequestLifecycle:
         return self.end(context, found)
 
     def refuse_body(self, context: RequestContext, limit_bytes: int) -> Response:
-        """Answer a request whose body is too long.
-
-        Args:
-            visit: the request, without its body.
-            limit_bytes: the longest that is taken.
-        """
+        """Answer a request whose body is too long."""
         if context.route.protocol:
             self._telemetry.worker_metrics.observer.reject(context.model, TOO_LARGE)
         return self.end(context, fail(413, f"the body: expected at most {limit_bytes} bytes, found more"))
@@ -191,10 +155,6 @@ class RequestLifecycle:
         """Answer a request on which the server failed, or whose inputs the model could not use.
 
         The client learns nothing of the inside; the log gets all of it.
-
-        Args:
-            path: of the request.
-            error: what was raised.
         """
         if isinstance(error, InputError):  # found when the model ran
             return fail(422, error.message)

@@ -18,10 +18,6 @@ class Server(Registry):
     """What the application of one worker works with.
 
     Building it starts nothing and imports no torch; `start` does, in the worker, after the fork.
-
-    Args:
-        settings: how to serve.
-        drain: tells whether the server ends.
     """
 
     def __init__(self, settings: ServerSettings, drain: Drain | None = None) -> None:

@@ -18,13 +18,7 @@ QUEUE_FULL, DEADLINE, TOO_LARGE, SLOW_CLIENT = "queue_full", "deadline", "too_la
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why a request is not worked on.
-
-    Args:
-        status: of the answer.
-        reason: a fixed word.
-        message: for the client.
-    """
+    """Why a request is not worked on."""
 
     status: int
     reason: str
@@ -36,7 +30,6 @@ class Arrival(NamedTuple):
 
     Args:
         arrived_s: when it came, on the monotonic clock.
-        waited_s: how long it has waited since.
         waiting: how many other requests wait behind it.
     """
 
@@ -49,7 +42,6 @@ def read_timeout(headers: Mapping[str, str], default_s: float) -> float:
     """Read how long a client wants to wait.
 
     Args:
-        headers: of the request.
         default_s: for clients that do not say; 0 for no limit.
 
     Returns:
@@ -74,10 +66,8 @@ def judge(arrival: Arrival, deadline_s: float, max_queue: int, now_s: float) -> 
     """Decide whether a request is worked on.
 
     Args:
-        arrival: of the request.
         deadline_s: when nobody wants its answer any more, on the monotonic clock.
         max_queue: how many requests may wait behind it; 0 for any number.
-        now_s: the time on the monotonic clock.
 
     Returns:
         Why it is turned away, or `None`.

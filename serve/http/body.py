@@ -18,10 +18,6 @@ _LONGEST_READ_AWAY_BYTES = 64 * 1024 * 1024
 def read_body(stream: IO[bytes], limit_bytes: int) -> bytes | None:
     """Read a body to its end.
 
-    Args:
-        stream: ends where the body ends.
-        limit_bytes: the longest body that is wanted.
-
     Returns:
         The body, or `None` when it is longer; the rest is still to be read then.
 

@@ -9,10 +9,6 @@ from serve.http.messages import Body, Request, Response
 def read_content(request: Request, limit_bytes: int) -> Body:
     """Return the body of a request as its sender meant it.
 
-    Args:
-        request: its body may be compressed.
-        limit_bytes: the longest that it may become.
-
     Raises:
         RequestError: it is compressed in a way that nobody reads, damaged, or too long.
     """
@@ -23,12 +19,7 @@ def read_content(request: Request, limit_bytes: int) -> Body:
 
 
 def pack(answer: Response, request: Request) -> Response:
-    """Compress an answer where the client asks for it and it pays.
-
-    Args:
-        answer: is not compressed yet.
-        request: what it answers.
-    """
+    """Compress an answer where the client asks for it and it pays."""
     accepted = request.headers.get("accept-encoding")
     if not accepted or sum(map(len, answer.parts)) < compression.SHORTEST_BYTES:
         return answer

@@ -34,7 +34,6 @@ class Drain:
         """Put the drop of readiness before what a signal does.
 
         Args:
-            handler: what the signal does now.
             delay_s: for how long readiness is dropped before that.
 
         Returns:

@@ -16,9 +16,6 @@ class Request(NamedTuple):
     """One HTTP request.
 
     Args:
-        method: in capitals.
-        path: without the query.
-        headers: by their names in lower case.
         body: as it was sent, decompressed by nobody.
         place: the parts of the path that its route names, such as `name` and `version`.
         query: what follows the question mark, undecoded.
@@ -36,8 +33,6 @@ class Response(NamedTuple):
     """Status, headers and body of one HTTP response.
 
     Args:
-        status: of the response.
-        headers: without the body's length.
         body: the body, or its parts in their order, which nobody needs to join.
     """
 
@@ -54,10 +49,6 @@ class Response(NamedTuple):
 def succeed(content: object, headers: Mapping[str, str] | None = None) -> Response:
     """Answer 200 with a JSON body.
 
-    Args:
-        content: what JSON can hold.
-        headers: sent beside the content type.
-
     Raises:
         ValueError: the content has a number that JSON cannot hold, NaN or an infinity.
     """
@@ -68,29 +59,18 @@ def fail(status: int, message: str, headers: Mapping[str, str] | None = None, **
     """Answer with an error.
 
     Args:
-        status: of the response.
-        message: what is wrong.
-        headers: sent beside the content type.
         facts: more for the client's program, beside `error` in the body.
     """
     return Response(status, {**_JSON, **(headers or {})}, json.dumps({"error": message, **facts}).encode())
 
 
 def not_live(reason: str) -> Response:
-    """Answer that no model is live yet.
-
-    Args:
-        reason: what is awaited.
-    """
+    """Answer that no model is live yet."""
     return fail(503, "no model is live yet", {"Retry-After": str(RETRY_AFTER_S)}, reason=reason)
 
 
 def headers_of(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return headers by name, those that came more than once joined as WSGI servers join them.
-
-    Args:
-        pairs: names in lower case, and values.
-    """
+    """Return headers by name, those that came more than once joined as WSGI servers join them."""
     headers: dict[str, str] = {}
     for name_bytes, value_bytes in pairs:
         name, value = name_bytes.decode("latin-1"), value_bytes.decode("latin-1")

@@ -17,7 +17,6 @@ class Route(Generic[Context, Result]):
 
     Args:
         method: of the requests; `GET` means `HEAD` too.
-        pattern: of the path.
         handle: answers, without knowing which server carries it.
         protocol: in which a prediction speaks, as the metrics name it; nothing for what is no prediction.
     """

@@ -13,11 +13,7 @@ Found = tuple[Route[Any, Any], Mapping[str, str]]
 
 
 class Table:
-    """Finds the route of a prediction by its path.
-
-    Args:
-        routes: the prediction routes.
-    """
+    """Finds the route of a prediction by its path."""
 
     def __init__(self, routes: Sequence[Route[Any, Any]]) -> None:
         self._routes = [(route, _compile(route.pattern)) for route in routes]
@@ -27,7 +23,6 @@ class Table:
         """Find a route.
 
         Args:
-            method: in capitals.
             path: decoded, without the query.
 
         Returns:

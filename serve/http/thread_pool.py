@@ -23,7 +23,6 @@ class Ticket:
 
     Args:
         connection: gunicorn's; its `sock` is the socket.
-        pool: that works on it.
         queued_s: since when it waits, on the monotonic clock.
         waited_s: how long it has waited for its thread.
         idle_since_s: since when the client is waited for; `None` while the server works.
@@ -81,7 +80,6 @@ class RequestPool(ThreadPoolExecutor):
     """The request threads of one worker.
 
     Args:
-        threads: how many.
         find_rule: tells what is done about slow clients; asked with the first connection.
     """
 
@@ -100,11 +98,6 @@ class RequestPool(ThreadPoolExecutor):
 
     def submit(self, work: Callable[..., Any], *arguments: Any, **more: Any) -> Future[Any]:  # type: ignore[override]
         """Have a connection worked on.
-
-        Args:
-            work: gunicorn's handler.
-            arguments: its connection.
-            more: nothing.
 
         Returns:
             What `work` will return.

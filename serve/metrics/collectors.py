@@ -21,9 +21,6 @@ def read_model(whose: ModelLabel, status: Status, history: Iterable[Entry], unse
     """Tell how one model is served.
 
     Args:
-        whose: which one.
-        status: of its store.
-        history: all its generations.
         unserved_s: the age of the newest published checkpoint while it is not served.
 
     Yields:
@@ -49,9 +46,6 @@ def read_model(whose: ModelLabel, status: Status, history: Iterable[Entry], unse
 def read_memory(workers: Sequence[int]) -> Iterator[Reading]:
     """Tell how much memory workers use.
 
-    Args:
-        workers: their process ids.
-
     Yields:
         The values; none for a worker that has ended.
     """
@@ -62,10 +56,6 @@ def read_memory(workers: Sequence[int]) -> Iterator[Reading]:
 
 def memory_of(pid: int, proc: Path = _PROC) -> dict[str, int]:
     """Ask the kernel how much memory a process uses.
-
-    Args:
-        pid: its id.
-        proc: where the kernel answers.
 
     Returns:
         Bytes by kind: `rss` is what is resident; `pss` divides each shared page by the number of its users, so that

@@ -10,12 +10,7 @@ from serve.metrics.metric_families import FAULTS, PHASES, MetricFamilies, ModelL
 
 
 def count_event(families: MetricFamilies, happened: Event) -> None:
-    """Count one event.
-
-    Args:
-        families: get the counts.
-        happened: what happened.
-    """
+    """Count one event."""
     said: Mapping[str, Any] = happened.facts
     event, whose = happened.name, ModelLabel(str(said.get("model", "")), str(said.get("label", "stable")))
     if event in ("swapped", "restored", "retired"):

@@ -18,13 +18,7 @@ _STATUSES = (200, 500, 503, 504)
 
 
 def begin(families: MetricFamilies, models: Iterable[ModelLabel], shadow_outcomes: Mapping[str, Iterable[str]]) -> None:
-    """Begin all series whose labels are known.
-
-    Args:
-        families: of this worker.
-        models: that are served, under each label.
-        shadow_outcomes: by the models that have a shadow.
-    """
+    """Begin all series whose labels are known."""
     for whose in models:
         families.add(_no_requests(whose))
         for reason in REASONS:

@@ -39,7 +39,6 @@ class ModelLabel(NamedTuple):
     """Which model, and under which of its labels.
 
     Args:
-        model: its name.
         label: `stable`, `canary` or `shadow`.
     """
 
@@ -52,8 +51,6 @@ class Reading(NamedTuple):
 
     Args:
         name: of the metric; a counter's ends in `_total`.
-        labels: their names and values.
-        value: now.
     """
 
     name: str
@@ -119,11 +116,7 @@ class MetricFamilies:
         self._faults = self._counter("faults", "Faults that the log tells of.", "model", "label", "event")
 
     def add(self, counts: Counts) -> None:
-        """Add what an observer has counted.
-
-        Args:
-            counts: since the last call.
-        """
+        """Add what an observer has counted."""
         for served, count in counts.requests.items():
             self._requests.labels(served.model, served.label, served.protocol, str(served.status)).inc(count)
         for (model, label), spread in counts.latencies.items():
@@ -153,18 +146,13 @@ class MetricFamilies:
         """Count a checkpoint that was refused.
 
         Args:
-            whose: that it was for.
             reason: the word for the kind of fault; one that is none of `REASONS` is counted as `other`.
             count: 0 only begins the series.
         """
         self._swaps.labels(*whose, "refused", reason if reason in REASONS else OTHER).inc(count)
 
     def begin_swaps(self, whose: ModelLabel) -> None:
-        """Begin the series of what swaps take.
-
-        Args:
-            whose: that will be swapped.
-        """
+        """Begin the series of what swaps take."""
         for phase in PHASES:
             self._phase.labels(*whose, phase)
         self._delay.labels(*whose)
@@ -173,26 +161,18 @@ class MetricFamilies:
         """Count how long one phase of a swap took.
 
         Args:
-            whose: that was swapped.
             phase: `copy`, `hash`, `load`, `warm_up`, `commit` or `free`.
-            seconds: how long.
         """
         self._phase.labels(*whose, phase).observe(seconds)
 
     def delay(self, whose: ModelLabel, seconds: float) -> None:
-        """Count how long a published checkpoint took to be live.
-
-        Args:
-            whose: that was swapped.
-            seconds: how long.
-        """
+        """Count how long a published checkpoint took to be live."""
         self._delay.labels(*whose).observe(seconds)
 
     def mismatch(self, whose: ModelLabel, count: int = 1) -> None:
         """Count joined requests whose answer alone was another one.
 
         Args:
-            whose: that answered.
             count: how many; 0 begins the series.
         """
         self._mismatches.labels(*whose).inc(count)
@@ -201,18 +181,12 @@ class MetricFamilies:
         """Count a fault.
 
         Args:
-            whose: that has it.
-            event: the fixed word in the log.
             count: 0 only begins the series.
         """
         self._faults.labels(*whose, event).inc(count)
 
     def collect(self, readings: Iterable[Reading]) -> list[Metric]:
-        """Return all metrics of this server, those of the other workers among them.
-
-        Args:
-            readings: what was read just now.
-        """
+        """Return all metrics of this server, those of the other workers among them."""
         registry = self._registry
         if os.environ.get(VARIABLE):
             registry = CollectorRegistry()
@@ -245,11 +219,7 @@ def write(metrics: Iterable[Metric]) -> bytes:
 
 
 def forget(pid: int) -> None:
-    """Drop the gauges of a worker that has ended; what it counted stays.
-
-    Args:
-        pid: its process id.
-    """
+    """Drop the gauges of a worker that has ended; what it counted stays."""
     if os.environ.get(VARIABLE):
         multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 

@@ -49,11 +49,7 @@ def make(environ: MutableMapping[str, str], parent: Path | None = None) -> Path:
 
 
 def remove(environ: MutableMapping[str, str]) -> None:
-    """Remove the directory of a server that ends.
-
-    Args:
-        environ: the environment variables of its master.
-    """
+    """Remove the directory of a server that ends."""
     directory = environ.pop(VARIABLE, None)
     if directory is not None:
         shutil.rmtree(directory, ignore_errors=True)

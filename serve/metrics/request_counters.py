@@ -26,8 +26,6 @@ class Served(NamedTuple):
     Args:
         model: its name, or nothing for a request that names none that there is.
         label: under which the model answered: `stable`, `canary`, `shadow`.
-        protocol: in which the client spoke.
-        status: of the answer.
     """
 
     model: str
@@ -42,7 +40,6 @@ class Spread:
 
     Args:
         counts: one for each bound, the values up to it and above the one before, and one for what is above them all.
-        total: the sum of all values.
     """
 
     counts: list[int]
@@ -50,20 +47,11 @@ class Spread:
 
     @classmethod
     def over(cls, bounds: tuple[float, ...]) -> Spread:
-        """Return one that has counted nothing.
-
-        Args:
-            bounds: the upper bounds, ascending.
-        """
+        """Return one that has counted nothing."""
         return cls([0] * (len(bounds) + 1))
 
     def add(self, bounds: tuple[float, ...], value: float) -> None:
-        """Count one value.
-
-        Args:
-            bounds: the same as ever.
-            value: in the unit of the bounds.
-        """
+        """Count one value."""
         self.counts[bisect_left(bounds, value)] += 1
         self.total += value
 
@@ -118,7 +106,6 @@ class RequestCounters:
 
         Args:
             served: what it was; the model as in `begin`.
-            seconds: from its arrival to its answer.
         """
         with self._lock:
             counts = self._counts
@@ -131,12 +118,7 @@ class RequestCounters:
             spread.add(LATENCY_BOUNDS_S, seconds)
 
     def batch(self, model: str, rows: int) -> None:
-        """Some rows were computed at once.
-
-        Args:
-            model: its name.
-            rows: how many.
-        """
+        """Some rows were computed at once."""
         with self._lock:
             spread = self._counts.batches.get(model)
             if spread is None:
@@ -155,11 +137,7 @@ class RequestCounters:
             self._counts.rejected[key] = self._counts.rejected.get(key, 0) + 1
 
     def queue(self, waiting: int) -> None:
-        """So many requests wait in this worker now.
-
-        Args:
-            waiting: how many.
-        """
+        """So many requests wait in this worker now."""
         self._counts.queued = waiting
 
     def take(self) -> Counts:

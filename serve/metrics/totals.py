@@ -41,9 +41,7 @@ class Traffic:
     """The requests of one model since its server started.
 
     Args:
-        requests: how many were answered.
         errors: how many of them with 500 or above.
-        in_flight: how many are being answered.
         latency: how many were answered within how many seconds, each pair counting those of the pairs before.
     """
 
@@ -58,12 +56,9 @@ class Tally:
     """All that was asked of one model since its server started, whatever its labels.
 
     Args:
-        requests: how many were answered.
         failures: how many of them with 400 or above.
         seconds: from their arrivals to their answers, summed.
-        queue_seconds: that they waited, summed.
         batches: how many runs several requests may have shared; 0 where nothing is batched.
-        rows: that these computed.
     """
 
     requests: int = 0

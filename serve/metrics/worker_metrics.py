@@ -46,12 +46,7 @@ class WorkerMetrics:
             thread.start()
 
     def begin(self, models: Iterable[ModelLabel], shadow_outcomes: Mapping[str, Iterable[str]]) -> None:
-        """Begin the series whose labels are known, in the worker; `serve.metrics.initial_series` says why.
-
-        Args:
-            models: that are served, under each label.
-            shadow_outcomes: by the models that have a shadow.
-        """
+        """Begin the series whose labels are known, in the worker; `serve.metrics.initial_series` says why."""
         with self._lock:
             begin(self._families, models, shadow_outcomes)
 
@@ -68,19 +63,11 @@ class WorkerMetrics:
             self._families.compare(self._read_shadow())
 
     def take_event(self, event: Event) -> None:
-        """Count an event; a subscriber of `EventLog`.
-
-        Args:
-            event: what happened.
-        """
+        """Count an event; a subscriber of `EventLog`."""
         count_event(self._families, event)
 
     def write(self, readings: Iterable[Reading]) -> bytes:
-        """Write all metrics of the server in Prometheus's text format.
-
-        Args:
-            readings: what was read just now.
-        """
+        """Write all metrics of the server in Prometheus's text format."""
         self.hand_over()
         return write(self._families.collect(readings))
 

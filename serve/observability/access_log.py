@@ -28,19 +28,7 @@ _PROVENANCE = {
 
 @dataclass(frozen=True)
 class LoggedRequest:
-    """One request and its answer.
-
-    Args:
-        method: of the request.
-        path: of the request, without its query.
-        client: the address that it came from.
-        status: of the answer.
-        seconds: from arrival to answer.
-        taken_bytes: length of the request's body.
-        given_bytes: length of the answer's body.
-        headers: of the answer.
-        trace: the place in a trace.
-    """
+    """One request and its answer."""
 
     method: str
     path: str
@@ -56,9 +44,6 @@ class LoggedRequest:
 def provenance_of(headers: Mapping[str, str]) -> dict[str, str]:
     """Pick out where an answer comes from.
 
-    Args:
-        headers: of the answer.
-
     Returns:
         `model`, `version`, `generation` and `sha256`, as far as the answer says.
     """
@@ -66,21 +51,13 @@ def provenance_of(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 class AccessLog:
-    """Writes the lines of one worker.
-
-    Args:
-        sink: where the bytes go.
-    """
+    """Writes the lines of one worker."""
 
     def __init__(self, sink: Sink | None = None) -> None:
         self._sink = sink or _write_to_stdout
 
     def put(self, exchange: LoggedRequest) -> None:
-        """Write one line.
-
-        Args:
-            exchange: what was asked and answered.
-        """
+        """Write one line."""
         line: dict[str, object] = {
             "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "event": "request",

@@ -44,10 +44,7 @@ class Spans:
         """Begin the span of a request.
 
         Args:
-            method: of the request.
             route: the pattern of the path, such as `/predict/<name>`.
-            path: that is asked for.
-            parent: the caller's span.
 
         Returns:
             The span, for `parent_of` and `end`.
@@ -75,8 +72,6 @@ class Spans:
 
         Args:
             span: as `begin` returned it.
-            status: of the answer.
-            facts: where the answer comes from.
         """
         span.set_attribute("http.response.status_code", status)
         for key, value in facts.items():

@@ -23,15 +23,8 @@ class Look:
 
     Args:
         full_name: `NAME` for what answers by default, `NAME@LABEL` for the rest.
-        name: of the model.
-        label: under which it is served.
-        status: of its store.
-        history: its generations, the newest first.
-        events: of its journal, the newest first.
         verdict: what the reloader last said of the newest checkpoint.
         unserved_s: the age of the newest published checkpoint while it is not served.
-        traffic: its requests so far.
-        memory: bytes by kind, for each worker.
     """
 
     full_name: str
@@ -47,11 +40,7 @@ class Look:
 
 
 def describe_model(look: Look) -> dict[str, object]:
-    """Describe one model in the form that JSON can hold.
-
-    Args:
-        look: what is known of it.
-    """
+    """Describe one model in the form that JSON can hold."""
     stated: dict[str, Any] = status_as_json(look.status)
     for worker in stated["workers"]:
         memory = look.memory.get(worker["pid"], {})
@@ -79,10 +68,6 @@ def describe_model(look: Look) -> dict[str, object]:
 
 def list_swaps(history: Sequence[Past], events: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
     """List what was committed and what was refused.
-
-    Args:
-        history: the generations, the newest first.
-        events: of the journal, the newest first.
 
     Returns:
         One entry for each generation and each refusal, the newest first. The seconds of a phase are those of the

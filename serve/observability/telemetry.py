@@ -40,10 +40,7 @@ class Telemetry:
     """Sees all models of one worker.
 
     Args:
-        settings: of the server.
         runtimes: by `NAME` for what answers by default and `NAME@LABEL` for the rest.
-        drain: tells whether the server ends.
-        meter: counts what the worker does.
     """
 
     def __init__(

@@ -31,10 +31,6 @@ _UNREAD = ("multipart/", "image/", "audio/", "video/")
 def detect(content_type: str | None, body: Body) -> str | None:
     """Tell in which form a body comes.
 
-    Args:
-        content_type: of the request, where it was sent.
-        body: of the request.
-
     Returns:
         `npy`, `safetensors`, `image`, or `None` for what has to be JSON.
 
@@ -57,8 +53,6 @@ def read_inputs(kind: str, body: Body, predictor: Predictor) -> Take:
 
     Args:
         kind: what `detect` returned.
-        body: of the request.
-        predictor: the model that will answer.
 
     Returns:
         What turns them into what the module of a predictor takes.
@@ -86,9 +80,6 @@ def _sole(array: Array, names: Sequence[str]) -> dict[str, Array]:
 
 def choose(accepted: str | None) -> str | None:
     """Tell in which form the outputs are wanted.
-
-    Args:
-        accepted: the value of `Accept`, where it was sent.
 
     Returns:
         `npy`, `safetensors`, or `None` for JSON.
@@ -126,9 +117,6 @@ def write_outputs(kind: str, arrays: Mapping[str, Array]) -> tuple[str, bytes]:
 def read_json(body: Body) -> object:
     """Read a body that is JSON.
 
-    Args:
-        body: of the request.
-
     Raises:
         RequestError: it is not.
     """
@@ -137,12 +125,7 @@ def read_json(body: Body) -> object:
 
 
 class PlainDialect(abc.ABC):
-    """Reads the inputs of one request.
-
-    Args:
-        request: its bytes.
-        limit_bytes: the longest body, decompressed.
-    """
+    """Reads the inputs of one request."""
 
     def __init__(self, request: Request, limit_bytes: int) -> None:
         self._request, self._limit_bytes = request, limit_bytes

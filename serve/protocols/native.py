@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 def predict(server: Registry, request: Request) -> Response | Prediction:
     """Answer one prediction.
 
-    Args:
-        server: has the models.
-        request: its bytes.
-
     Returns:
         In the end 200; 400 for a body that is malformed, 404 for a model that is not served, 415 for a form that nobody
         reads, 422 for inputs that do not fit, 503 while no model is live.

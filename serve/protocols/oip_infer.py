@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 def infer(server: Registry, request: Request) -> Response | Prediction:
     """Answer one infer request of the Open Inference Protocol.
 
-    Args:
-        server: has the models.
-        request: its bytes.
-
     Returns:
         In the end 200; 4xx with `{"error": …}` for what cannot be answered, 503 while no model is live.
     """

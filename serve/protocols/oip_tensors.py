@@ -14,9 +14,6 @@ from serve.model.predictor import TEXT, ArrayForm
 def specs_of(forms: Sequence[ArrayForm]) -> list[TensorSpec]:
     """Describe inputs or outputs as the protocol does.
 
-    Args:
-        forms: of the inputs or outputs.
-
     Returns:
         Those that the protocol has a datatype for.
     """

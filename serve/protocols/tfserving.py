@@ -24,10 +24,6 @@ _DTYPES = {"FP16": "DT_HALF", "FP32": "DT_FLOAT", "FP64": "DT_DOUBLE", "BYTES": 
 def predict(server: Registry, request: Request) -> Response | Prediction:
     """Answer one predict request of TensorFlow Serving.
 
-    Args:
-        server: has the models.
-        request: its bytes.
-
     Returns:
         In the end 200; 4xx with `{"error": …}` for what cannot be answered, 503 while no model is live.
     """

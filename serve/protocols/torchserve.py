@@ -33,10 +33,6 @@ def ping(server: Registry, request: Request) -> Response:
 def predictions(server: Registry, request: Request) -> Response | Prediction:
     """Answer one prediction with the outputs alone.
 
-    Args:
-        server: has the models.
-        request: its bytes.
-
     Returns:
         In the end 200; 4xx with `{"error": …}` for what cannot be answered, 503 while no model is live.
     """

@@ -37,12 +37,7 @@ _SWITCH_INTERVAL_S = 0.0005
 
 
 class _Uvicorn(Uvicorn):  # type: ignore[misc]
-    """Uvicorn as a guest of gunicorn: its own dies of the signal in the end, and `worker_exit` would not be called.
-
-    Args:
-        config: uvicorn's.
-        on_taking: called when requests are accepted.
-    """
+    """Uvicorn as a guest of gunicorn: its own dies of the signal in the end, and `worker_exit` would not be called."""
 
     def __init__(self, config: Any, on_taking: Callable[[], None]) -> None:
         super().__init__(config)

@@ -24,8 +24,6 @@ class Head(NamedTuple):
 
     Args:
         found: the route of a prediction and the parts of the path that it names; `None` for everything else.
-        path: of the request, as it stands there.
-        headers: by their names in lower case.
         is_plain: whether nothing in it asks for more than a stated length does.
     """
 
@@ -39,25 +37,14 @@ _OTHER = Head(None)
 
 
 class HeaderCache:
-    """Understands heads.
-
-    Args:
-        table: the routes of predictions.
-        limit_bytes: the longest body of a plain request.
-        bounds: of a plain request's head.
-    """
+    """Understands heads."""
 
     def __init__(self, table: Table, limit_bytes: int, bounds: Bounds) -> None:
         self._table, self._limit_bytes, self._bounds = table, limit_bytes, bounds
         self._remembered: dict[tuple[object, ...], Head] = {}
 
     def read(self, url: bytes, fields: Sequence[Field]) -> Head:
-        """Understand the head of a POST request.
-
-        Args:
-            url: its target.
-            fields: names in lower case, and values.
-        """
+        """Understand the head of a POST request."""
         key = (url, *fields)
         head = self._remembered.get(key)
         if head is None:
@@ -88,12 +75,6 @@ class HeaderCache:
 
 def write(answer: Response, defaults: Sequence[Field], size_bytes: int, keep_alive: bool) -> bytes:
     """Write the head of an answer.
-
-    Args:
-        answer: its status and headers.
-        defaults: headers that every answer has.
-        size_bytes: of its body.
-        keep_alive: whether the connection stays open.
 
     Raises:
         ValueError: a header would be several.

@@ -40,11 +40,7 @@ class SoleConnection:
         self.length = 0
 
     def goes_on(self, connection: object) -> bool:
-        """Note a request, and say whether its connection seems to be the only one that asks.
-
-        Args:
-            connection: on which it came.
-        """
+        """Note a request, and say whether its connection seems to be the only one that asks."""
         if connection is not self.connection:
             self.connection, self.length = connection, 0
         self.length += 1
@@ -55,11 +51,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
     """One connection; uvicorn makes one of these for each.
 
     Args:
-        app: answers predictions.
-        bounds: of what the peer may do.
         known: the heads of requests that were understood before.
-        streak: of the worker's connections.
-        uvicorns: what uvicorn gives its protocols.
     """
 
     def __init__(
@@ -214,11 +206,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         self._stuck_s = self.loop.time()
 
     def check(self, now_s: float) -> None:
-        """Close the connection if its peer takes too long.
-
-        Args:
-            now_s: the loop's time.
-        """
+        """Close the connection if its peer takes too long."""
         patience_s = self._bounds.patience_s
         is_silent = now_s - self._heard_s > patience_s
         is_late = self._is_in_head and now_s - self._began_s > patience_s

@@ -19,7 +19,6 @@ class RequestCycle:
     """One prediction on a connection: as much of uvicorn's request as its protocol asks for.
 
     Args:
-        head: of the request.
         keep_alive: whether the connection stays open after the answer.
     """
 

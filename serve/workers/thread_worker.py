@@ -66,11 +66,7 @@ class GracefulClose:
         futures.wait(self.futures, timeout=self.cfg.graceful_timeout)
 
     def finish_request(self, fs: Any) -> None:
-        """Keep a connection that was promised to be kept, also while ending.
-
-        Args:
-            fs: the future of the request.
-        """
+        """Keep a connection that was promised to be kept, also while ending."""
         conn = fs.conn
         if fs.cancelled() or fs.exception() is not None or not fs.result()[0]:
             super().finish_request(fs)  # type: ignore[misc]
@@ -123,11 +119,7 @@ class Worker(_Base):  # type: ignore[misc]
         return int(self.tpool.waiting)
 
     def handle(self, conn: Any) -> Any:
-        """Answer the requests of a connection that have come.
-
-        Args:
-            conn: gunicorn's connection.
-        """
+        """Answer the requests of a connection that have come."""
         found = super().handle(conn)
         # Gunicorn 23 waits for the socket after each request, and never looks at one that it has read already.
         while isinstance(found, tuple) and found[0] and conn.parser.unreader.buf.getvalue():
@@ -135,12 +127,7 @@ class Worker(_Base):  # type: ignore[misc]
         return found
 
     def handle_request(self, req: Any, conn: Any) -> Any:
-        """Answer one request, which has to name its host (RFC 9112, 3.2).
-
-        Args:
-            req: gunicorn's request.
-            conn: gunicorn's connection.
-        """
+        """Answer one request, which has to name its host (RFC 9112, 3.2)."""
         if req.version >= (1, 1) and not any(name == "HOST" for name, _ in req.headers):
             raise InvalidHeader("HOST", req=req)
         return super().handle_request(req, conn)
@@ -150,9 +137,6 @@ class Worker(_Base):  # type: ignore[misc]
 
         Args:
             req: gunicorn's request, as far as it is known.
-            client: the socket.
-            addr: of the client.
-            exc: what is wrong.
         """
         super().handle_error(req, _JsonErrors(client, str(exc)), addr, exc)
 
