@@ -107,7 +107,7 @@ def connect(server, count: int) -> list:
     config.load()
     state = ServerState()
     bounds = Bounds(4094, 100, 16384, 30.0)
-    shared = {"known": HeaderCache(app.table, app.limit_bytes), "streak": SoleConnection()}
+    shared = {"known": HeaderCache(app.table, app.limit_bytes, bounds), "streak": SoleConnection()}
     found = []
     for _ in range(count):
         each = Connection(config=config, server_state=state, app_state={}, app=app, bounds=bounds, **shared)

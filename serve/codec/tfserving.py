@@ -60,9 +60,9 @@ def parse_predict(body: bytes) -> PredictRequest:
 
 
 def _to_columns(instances: object) -> dict[str, object]:
-    if not isinstance(instances, list) or not instances:
+    if not isinstance(instances, list):
         raise RequestError(400, f"instances: expected a list of examples, found {excerpt(instances)}")
-    if not isinstance(instances[0], dict):
+    if not instances or not isinstance(instances[0], dict):
         return {"": instances}
     names = set(instances[0])
     for index, instance in enumerate(instances):

@@ -16,6 +16,16 @@ from serve.http.messages import Request, Response, succeed
 from serve.http.route import Route
 from serve.system.distribution import version
 
+# By module of the handlers; a tag may be a client's directory, and stays.
+_TAGS = {
+    "native": "predict",
+    "oip_infer": "v2",
+    "oip_metadata": "v2_model",
+    "oip_repository": "v2_repository",
+    "oip_statistics": "v2_statistics",
+    "health": "status",
+    "monitoring": "sight",
+}
 _PART = re.compile(r"<(\w+)>")
 _PROVENANCE = (
     "X-Model-Name",
@@ -69,12 +79,13 @@ def describe(routes: Sequence[Route[Any, Any]]) -> dict[str, Any]:
 
 def _operation(route: Route[Any, Any]) -> dict[str, Any]:
     handler = route.handle
-    name = f"{handler.__module__.rpartition('.')[2]}_{handler.__name__}"
+    module = handler.__module__.rpartition(".")[2]
+    name = f"{module}_{handler.__name__}"
     shape = BODIES.get(name, Shape(answer={"*/*": {}}))
     refusals = {code: {"$ref": f"#/components/responses/{code}"} for code in _REFUSALS}
     operation: dict[str, Any] = {
         "operationId": route.method.lower() + re.sub(r"\W+", "_", route.pattern),
-        "tags": [handler.__module__.rpartition(".")[2]],
+        "tags": [_TAGS.get(module, module)],
         "summary": (inspect.getdoc(handler) or name).splitlines()[0],
         "parameters": [
             {"name": part, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}

@@ -37,9 +37,11 @@ class _TensorFlowServing:
 
     def read(self, request: Request, predictor: Predictor) -> Take:
         asked = self._asked = parse_predict(bytes(read_content(request, self._limit_bytes)))
-        inputs = asked.columns.get("", asked.columns)
-        if set(asked.columns) == {INPUTS} == {form.name for form in predictor.inputs}:
+        inputs, names = asked.columns.get("", asked.columns), {form.name for form in predictor.inputs}
+        if set(asked.columns) == {INPUTS} == names:
             inputs = asked.columns[INPUTS]
+        elif inputs == [] and names - {INPUTS}:  # no examples, which would name the inputs
+            inputs = dict.fromkeys(names, inputs)
         return lambda predictor: predictor.take(inputs)
 
     def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Response:
@@ -59,6 +61,8 @@ def models(server: Registry, request: Request) -> Response:
 
 def status(server: Registry, request: Request) -> Response:
     """Say which versions of a model are served."""
+    if request.path.endswith(":predict"):  # a prediction's path, in which the router finds a longer name
+        return fail(405, f"the method: expected POST, found {request.method}", {"Allow": "OPTIONS, POST"})
     try:
         found = find(server, request)
     except NotServedError as error:
