@@ -2,7 +2,7 @@
 
 An infer request is JSON, or JSON followed by the bytes of its tensors, whose length the header
 `Inference-Header-Content-Length` tells; 0 there means that all of the body is one tensor. What carries tensors as bytes
-is in `serve.codec.oip_binary`.
+is in `serve.codec.datatypes`.
 
 Source: Open Inference Protocol, "Inference"; Triton's binary tensor data extension.
 """
@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from serve.codec import datatypes, elements, strict_json
-from serve.codec.datatypes import Array
+from serve.codec.datatypes import Array, BinaryPart, Body, split_body
 from serve.codec.excerpt import excerpt
-from serve.codec.oip_binary import BinaryPart, Body, split_body
 from serve.errors import RequestError
 
 Parameters = Mapping[str, Any]

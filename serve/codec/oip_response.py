@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Union
 
 from serve.codec import datatypes, elements, strict_json
-from serve.codec.datatypes import Array
+from serve.codec.datatypes import HEADER, Array
 from serve.codec.excerpt import excerpt
-from serve.codec.oip_binary import HEADER
 from serve.codec.oip_request import InferRequest
 from serve.errors import RequestError
 

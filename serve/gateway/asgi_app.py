@@ -18,7 +18,7 @@ from serve.gateway.prediction_routes import PREDICTION_ROUTES, PredictionRoute
 from serve.gateway.request_lifecycle import RequestLifecycle
 from serve.http.admission import SLOW_CLIENT, Arrival
 from serve.http.messages import Request, Response, headers_of
-from serve.http.route_table import Table
+from serve.http.route import Table
 from serve.inference.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class AsgiApp:
 
     def __init__(self, server: Server, rest: Any, scheduler: Scheduler) -> None:
         self._server, self._rest, self._scheduler = server, rest, scheduler
-        self._lifecycle, self._origins = RequestLifecycle(server), Origins(server.settings.cors_origins)
+        self._lifecycle = RequestLifecycle(server)
+        self._origins = Origins(server.settings.cors_origins) if server.settings.cors_origins else None
         self.table = Table(PREDICTION_ROUTES)
         self.limit_bytes = server.settings.max_body_bytes
 
@@ -83,8 +84,9 @@ class AsgiApp:
             raise
 
     def _share(self, request: Request, answer: Response) -> Response:
-        shared = self._origins.headers(request.headers.get("origin"))
-        return answer._replace(headers={**answer.headers, **shared}) if shared else answer
+        if self._origins is None:
+            return answer
+        return answer._replace(headers={**answer.headers, **self._origins.headers(request.headers.get("origin"))})
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request of an ASGI server."""

@@ -54,7 +54,8 @@ def create_app(settings: ServerSettings | None = None, drain: Drain | None = Non
     for route in ROUTES:
         _add_route(app, server, lifecycle, route)
     _add_error_handlers(app, lifecycle)
-    _share_with(app, Origins(server.settings.cors_origins))
+    if server.settings.cors_origins:
+        _share_with(app, Origins(server.settings.cors_origins))
     return app
 
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from serve.codec import strict_json
 from serve.codec.excerpt import excerpt
 from serve.errors import NotServedError, RequestError
-from serve.http.content_encoding import read_content
+from serve.http.body import read_content
 from serve.http.messages import Request, Response, fail, succeed
-from serve.protocols.media_types import read_json
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server
@@ -88,7 +88,7 @@ def unload(server: Server, request: Request) -> Response:
 
 def _options(server: Server, request: Request) -> dict[str, object]:
     body = read_content(request, server.settings.max_body_bytes)
-    found = read_json(body) if len(body) else {}
+    found = strict_json.parse(bytes(body)) if len(body) else {}
     if not isinstance(found, dict):
         raise RequestError(400, f"the body: expected an object or nothing, found {excerpt(found)}")
     return found

@@ -1,4 +1,4 @@
-"""Reading a request's body, up to a limit.
+"""Bodies: reading a request's up to a limit, and the compression of both ways.
 
 The limit is ours and not the framework's, which cuts a chunked body off at its limit and says nothing.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 from typing import IO
 
+from serve.codec import compression
 from serve.errors import RequestError
+from serve.http.messages import Body, Request, Response
 
 _CHUNK_BYTES = 64 * 1024
 # A client that is still sending when the connection closes never sees why; longer bodies than this are cut off anyway.
@@ -51,3 +53,24 @@ def _read(stream: IO[bytes]) -> bytes:
         return stream.read(_CHUNK_BYTES)
     except Exception as error:  # the server's parser has errors of its own, which are all the client's
         raise RequestError(400, f"the body: expected it whole, found {type(error).__name__}") from error
+
+
+def read_content(request: Request, limit_bytes: int) -> Body:
+    """Return the body of a request as its sender meant it.
+
+    Raises:
+        RequestError: it is compressed in a way that nobody reads, damaged, or too long.
+    """
+    encoding = request.headers.get("content-encoding")
+    if encoding is None:
+        return request.body
+    return compression.decompress(bytes(request.body), encoding, limit_bytes)
+
+
+def pack(answer: Response, request: Request) -> Response:
+    """Compress an answer where the client asks for it and it pays."""
+    accepted = request.headers.get("accept-encoding")
+    if not accepted or sum(map(len, answer.parts)) < compression.SHORTEST_BYTES:
+        return answer
+    headers, body = compression.compress(b"".join(answer.parts), accepted)
+    return answer._replace(headers={**answer.headers, **headers}, body=body)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from serve.codec import image, npy, safetensors, strict_json
 from serve.errors import RequestError
-from serve.http.content_encoding import read_content
+from serve.http.body import read_content
 
 if TYPE_CHECKING:
     from serve.codec.datatypes import Array
@@ -114,16 +114,6 @@ def write_outputs(kind: str, arrays: Mapping[str, Array]) -> tuple[str, bytes]:
     return npy.CONTENT_TYPES[0], npy.encode(next(iter(arrays.values())))
 
 
-def read_json(body: Body) -> object:
-    """Read a body that is JSON.
-
-    Raises:
-        RequestError: it is not.
-    """
-    content: object = strict_json.parse(bytes(body))
-    return content
-
-
 class PlainDialect(abc.ABC):
     """Reads the inputs of one request."""
 
@@ -136,7 +126,7 @@ class PlainDialect(abc.ABC):
         kind = detect(request.headers.get("content-type"), body)
         if kind is not None:
             return read_inputs(kind, body, predictor)
-        inputs = self._pick(read_json(body))
+        inputs = self._pick(strict_json.parse(bytes(body)))
         return lambda predictor: predictor.take(inputs)
 
     @abc.abstractmethod

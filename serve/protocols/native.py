@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from serve.codec import strict_json
 from serve.codec.excerpt import excerpt
 from serve.errors import RequestError
-from serve.http.content_encoding import pack
+from serve.http.body import pack
 from serve.http.messages import Request, Response, fail
 from serve.inference.prediction import Prediction, ask
 from serve.protocols.media_types import PlainDialect, choose, write_outputs

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from serve.codec.oip_binary import HEADER, is_raw
+from serve.codec.datatypes import HEADER, is_raw
 from serve.codec.oip_request import InferRequest, parse_infer, parse_raw
 from serve.codec.oip_response import InferAnswer, encode_infer
 from serve.errors import RequestError
-from serve.http.content_encoding import pack, read_content
+from serve.http.body import pack, read_content
 from serve.http.messages import Body, Request, Response, fail
 from serve.inference.prediction import Prediction, Take, ask
-from serve.protocols.oip_tensors import specs_of
+from serve.protocols.oip_metadata import specs_of
 
 if TYPE_CHECKING:
     from serve.checkpoint.provenance import Provenance

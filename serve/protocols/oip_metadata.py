@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-from serve.codec.datatypes import BYTES
+from collections.abc import Sequence
+
+import numpy as np
+
+from serve.codec.datatypes import BYTES, name_of
 from serve.codec.oip_request import TensorSpec
 from serve.errors import NotServedError
 from serve.http.messages import Request, Response, fail, succeed
 from serve.inference.model_selector import Found, describe, find
 from serve.inference.registry import Registry
+from serve.model.predictor import TEXT, ArrayForm
 from serve.model.slot import Generation
-from serve.protocols.oip_tensors import specs_of
 from serve.system.distribution import version
 
 PLATFORM = "envserve_pytorch"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
+
+
+def specs_of(forms: Sequence[ArrayForm]) -> list[TensorSpec]:
+    """Describe inputs or outputs as the protocol does.
+
+    Returns:
+        Those that the protocol has a datatype for.
+    """
+    specs = []
+    for form in forms:
+        dtype = np.dtype(object if form.dtype == TEXT else form.dtype)
+        shape = tuple(-1 if length is None else length for length in form.shape)
+        if dtype.kind != "c":
+            specs.append(TensorSpec(form.name, name_of(dtype), shape))
+    return specs
 
 
 def server_metadata(server: Registry, request: Request) -> Response:

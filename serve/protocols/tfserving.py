@@ -9,14 +9,14 @@ from serve.checkpoint.provenance import Provenance
 from serve.codec.oip_request import TensorSpec
 from serve.codec.tfserving import PredictRequest, encode_predict, parse_predict
 from serve.errors import NotServedError
-from serve.http.content_encoding import pack, read_content
+from serve.http.body import pack, read_content
 from serve.http.messages import Request, Response, fail, succeed
 from serve.inference.model_selector import Found, describe, find
 from serve.inference.prediction import Prediction, Take, ask
 from serve.inference.registry import Registry
 from serve.model.predictor import INPUTS, OUTPUTS, Predictor
 from serve.model.slot import Generation
-from serve.protocols.oip_tensors import specs_of
+from serve.protocols.oip_metadata import specs_of
 
 _DTYPES = {"FP16": "DT_HALF", "FP32": "DT_FLOAT", "FP64": "DT_DOUBLE", "BYTES": "DT_STRING"}
 

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 from serve.checkpoint.provenance import Provenance
 from serve.codec import strict_json
 from serve.errors import NotServedError
-from serve.http.content_encoding import pack
+from serve.http.body import pack
 from serve.http.messages import Request, Response, fail, succeed
 from serve.inference.model_selector import Found, describe, find
 from serve.inference.prediction import Prediction, ask

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from serve.http.messages import Response, headers_of
-from serve.http.route_table import Found, Table
+from serve.http.route import Found, Table
 from serve.workers.request_head import Bounds, Field, find_fault
 
 _MOST_REMEMBERED, _LONGEST_REMEMBERED_BYTES = 1000, 2048

@@ -16,35 +16,48 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serve.batching.scheduler import SoleConnection
 from serve.gateway.asgi_app import AsgiApp
 from serve.http.messages import Request, Response, fail
 from serve.workers import header_cache
-from serve.workers.header_cache import HeaderCache
-from serve.workers.request_cycle import RequestCycle
+from serve.workers.header_cache import Head, HeaderCache
 from serve.workers.request_head import Bounds, Fault, find_fault, too_large, without_offer
 
 _JOINED_BYTES = 64 * 1024
 # How long a connection that is idle when the worker is to end may still bring a request; after that it is closed.
 _LINGER_S = 1.0
-# So many requests in a row on one connection, and nobody is expected to join the next one.
-_LONG_STREAK = 8
 
 
-class SoleConnection:
-    """How many requests in a row came on the same connection; one for all connections of a worker."""
+class _NobodyWaits:
+    """The event that uvicorn sets on its requests; nobody waits for it here."""
 
-    __slots__ = ("connection", "length")
+    def set(self) -> None:
+        """Do nothing."""
 
-    def __init__(self) -> None:
-        self.connection: object = None
-        self.length = 0
 
-    def goes_on(self, connection: object) -> bool:
-        """Note a request, and say whether its connection seems to be the only one that asks."""
-        if connection is not self.connection:
-            self.connection, self.length = connection, 0
-        self.length += 1
-        return self.length > _LONG_STREAK
+_NOBODY_WAITS = _NobodyWaits()
+
+
+class RequestCycle:
+    """One prediction on a connection: as much of uvicorn's request as its protocol asks for.
+
+    Args:
+        keep_alive: whether the connection stays open after the answer.
+    """
+
+    __slots__ = ("body", "disconnected", "head", "keep_alive", "message_event", "response_complete")
+
+    def __init__(self, head: Head, keep_alive: bool) -> None:
+        self.head, self.keep_alive = head, keep_alive
+        self.body: list[bytes] = []
+        self.response_complete = self.disconnected = False
+        # One for all: a cycle that refers to itself would keep its body until the next collection of garbage.
+        self.message_event = _NOBODY_WAITS
+
+    def take_body(self) -> bytes:
+        """Return the body and forget it, since a connection keeps its last cycle for as long as it is idle."""
+        parts, self.body = self.body, []
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 class Connection(HttpToolsProtocol):  # type: ignore[misc]
