@@ -26,20 +26,6 @@ def count_rows(taken: Any) -> int:
     return int(lengths.pop()) if len(lengths) == 1 else 0
 
 
-def one_for_none(taken: Any) -> Any | None:
-    """Return one row of zeros in the place of no rows; `None` for what has rows, or is no array."""
-    arrays = _arrays(taken)
-    if not arrays or not all(isinstance(array, _ARRAYS) and array.ndim and not array.shape[0] for array in arrays):
-        return None
-    if isinstance(taken, numpy.ndarray):
-        return numpy.zeros((1, *taken.shape[1:]), taken.dtype)
-    if isinstance(taken, torch.Tensor):
-        return taken.new_zeros((1, *taken.shape[1:]))
-    if isinstance(taken, Mapping):
-        return {name: one_for_none(array) for name, array in taken.items()}
-    return tuple(map(one_for_none, taken))
-
-
 def batch_key(taken: Any) -> Hashable:
     """Return what two requests must have in common to be joined: names, types and the shapes of their rows."""
     if type(taken) is numpy.ndarray:

@@ -255,6 +255,17 @@ class CustomInputs:
         return taken
 
 
+def one_for_none(taken: Any) -> Any | None:
+    """Return one row of zeros in the place of no rows; `None` for what has rows, or is no array."""
+    if isinstance(taken, Mapping):
+        ones = {name: one_for_none(array) for name, array in taken.items()}
+        return None if not ones or any(one is None for one in ones.values()) else ones
+    if not isinstance(taken, (numpy.ndarray, torch.Tensor)) or not taken.ndim or taken.shape[0]:
+        return None
+    shape = (1, *taken.shape[1:])
+    return numpy.zeros(shape, taken.dtype) if isinstance(taken, numpy.ndarray) else taken.new_zeros(shape)
+
+
 def _pick(arrays: Arrays, forms: Sequence[ArrayForm]) -> list[numpy.ndarray[Any, Any]]:
     if len(arrays) != len(forms) or not all(form.name in arrays for form in forms):
         found = ", ".join(sorted(arrays)) or "none"

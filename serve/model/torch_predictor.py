@@ -16,6 +16,7 @@ from serve.checkpoint.stored import Stored
 from serve.errors import InputError
 from serve.model import batch_independence, outputs, tensors, weights
 from serve.model import batch_rows as rows
+from serve.model.inputs import one_for_none
 from serve.model.predictor import ArrayForm
 from serve.model.tensor_versions import Versions
 
@@ -109,7 +110,7 @@ class TorchPredictor:
 
     def run(self, taken: Any) -> Any:
         """Run the module; raises `InputError` for values that it has nothing for."""
-        one = rows.one_for_none(taken)
+        one = one_for_none(taken)
         if one is not None:
             return self._run_empty(one)
         with self.turns[0], tensors.without_gradients():

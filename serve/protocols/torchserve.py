@@ -18,7 +18,7 @@ from serve.inference.prediction import Prediction, ask
 from serve.inference.registry import Registry
 from serve.model.predictor import Predictor
 from serve.model.slot import Generation
-from serve.protocols.media_types import PlainDialect
+from serve.protocols.native import PlainDialect
 
 # Under one of these clients wrap what their handler takes.
 _WRAPPERS = ("data", "body", "instances", "inputs")
