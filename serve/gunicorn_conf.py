@@ -86,11 +86,7 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Put the drop of readiness before the end, and say which worker serves where it is not the fast one.
-
-    Args:
-        server: gunicorn's arbiter, which has set its signal handlers.
-    """
+    """Put the drop of readiness before the end, and report which worker serves where it is not the fast one."""
     if served.worker == "auto" and _missing:
         server.log.info("worker: gthread, as %s is missing; the extra fast brings it", ", ".join(_missing))
     end: Any = signal.getsignal(signal.SIGTERM)
@@ -98,20 +94,12 @@ def when_ready(server: Any) -> None:
 
 
 def on_reload(server: Any) -> None:
-    """Keep the old workers until the new ones take requests.
-
-    Args:
-        server: gunicorn's arbiter, which has not forked the new workers yet.
-    """
+    """Keep the old workers until the new ones take requests."""
     handover.hold(server)
 
 
 def post_worker_init(worker: Any) -> None:
-    """Start the reloaders of a new worker, and let it become live before it takes requests.
-
-    Args:
-        worker: gunicorn's worker, whose application is loaded and whose loop has not begun.
-    """
+    """Start the reloaders of a new worker, and let it become live before it takes requests."""
     served_here = find_server(getattr(worker, "wsgi", None))
     if served_here is None:
         worker.log.warning("not an application of serve: call its server's start() in a post_worker_init of your own")
@@ -163,11 +151,7 @@ def on_exit(server: Any) -> None:
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """Stop the reloaders of a worker that ends, and let its process end without taking the interpreter apart.
-
-    Args:
-        worker: the worker, which may have failed before it had an application.
-    """
+    """Stop the reloaders of a worker that ends, and let its process end without taking the interpreter apart."""
     served_here = find_server(getattr(worker, "wsgi", None))
     if served_here is None:
         return

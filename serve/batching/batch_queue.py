@@ -34,10 +34,10 @@ Runner = Callable[[Sequence[Any]], Sequence[Any]]
 
 @dataclass(frozen=True)
 class Limits:
-    """How far a lane gathers.
+    """The limits of one batch.
 
     Args:
-        max_rows: the most rows of one batch; a request that has more runs alone. 1 turns batching off.
+        max_rows: the most rows; a request that has more runs alone. 1 turns batching off.
         delay_s: how long the oldest request may wait for others.
     """
 
@@ -49,13 +49,13 @@ class Task(NamedTuple):
     """One request that is ready to run.
 
     Args:
-        key: jobs of equal keys may run together: the same generation, the same shape and kind of inputs. `None` for a
-            job that always runs alone.
-        inputs: what the model takes.
-        run: runs the inputs of several jobs of this key; one result for each, in order.
+        key: tasks of equal keys may run together: the same generation, the same shape and kind of inputs. `None` for a
+            task that always runs alone.
+        run: runs the inputs of several tasks of this key; one result for each, in order.
+        done: called with the result, or the exception.
         since_s: when it became ready, on the caller's clock.
-        deadline_s: when nobody wants its result any more.
-        owner: whose it is; nobody here looks into it.
+        deadline_s: after which its result is no longer wanted.
+        owner: the caller's.
     """
 
     key: Hashable
@@ -69,11 +69,7 @@ class Task(NamedTuple):
 
 
 class RunTime(NamedTuple):
-    """How long one run took.
-
-    Args:
-        wall_s: by the clock.
-    """
+    """The time of one run: of its thread on the processor, and by the clock."""
 
     cpu_s: float
     wall_s: float
@@ -112,11 +108,7 @@ class LatencyEstimate:
 
 @dataclass
 class BatchQueue:
-    """The waiting jobs of one model, at most one batch of which runs at a time.
-
-    Args:
-        sampler: says which requests are answered once more, where some are.
-    """
+    """The waiting tasks of one model, at most one batch of which runs at a time."""
 
     limits: Limits
     name: str = ""
@@ -135,11 +127,7 @@ class BatchQueue:
         self._rows += job.rows
 
     def wait_s(self, now_s: float) -> float | None:
-        """Say when the next batch may start.
-
-        Returns:
-            Seconds from now, 0 for at once; `None` while nothing waits or a batch runs.
-        """
+        """Return in how many seconds the next batch may start; `None` while nothing waits or a batch runs."""
         if self.is_running or not self._waiting:
             return None
         if self._rows >= self.limits.max_rows or self._waiting[0].key is None:
@@ -147,10 +135,10 @@ class BatchQueue:
         return max(0.0, self._waiting[0].since_s + self.limits.delay_s - now_s)
 
     def take(self) -> list[Task]:
-        """Take the next batch: the job that has waited longest, and those that may run with it.
+        """Take the next batch: the task that has waited longest, and those that may run with it.
 
         Returns:
-            At least one job; all have one key, and no more rows than the limit unless the first alone has.
+            At least one task; all have one key, and no more rows than the limit unless the first alone has.
         """
         first = self._waiting.popleft()
         batch, rows = [first], first.rows
@@ -170,13 +158,10 @@ class BatchQueue:
 
 
 def run_batch(batch: Sequence[Task]) -> list[Any]:
-    """Run a batch, so that one bad request spoils no other.
-
-    Args:
-        batch: jobs of one key.
+    """Run a batch of one key, so that one bad request spoils no other.
 
     Returns:
-        For each job its result, or the exception that is its own: a batch that fails is run again job by job.
+        For each task its result, or its own exception: a batch that fails is run again task by task.
     """
     try:
         results = list(batch[0].run([job.inputs for job in batch]))

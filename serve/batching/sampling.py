@@ -17,11 +17,7 @@ from serve.swap.generation import identify
 
 
 class Sampler:
-    """Says when a model's next joined request is answered once more.
-
-    Args:
-        share: of the time that its runs take.
-    """
+    """Chooses the joined requests of a model that are answered once more, within a share of the time of its runs."""
 
     def __init__(self, share: float) -> None:
         self._share = share
@@ -52,7 +48,7 @@ class Sample:
 
     Args:
         prediction: the request; its generation is held.
-        result: what the module gave for it in company.
+        result: of the module for it in company.
         rows: of each request that shared the run.
     """
 

@@ -56,7 +56,7 @@ class Scheduler:
     """Runs predictions, on the thread of one event loop.
 
     Args:
-        note_batch: told the model's name and the rows of each batch.
+        note_batch: called with the model's name and the rows of each batch.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, note_batch: Callable[[str, int], None]) -> None:
@@ -86,7 +86,7 @@ class Scheduler:
 
         Args:
             done: called in the loop, after this call, with the answer, or with what was raised.
-            deadline_s: when nobody wants the answer any more, on the monotonic clock; `None` for never.
+            deadline_s: after which the answer is no longer wanted, on the monotonic clock; `None` for never.
             is_alone: whether the caller calls `run_now` next, as no other request is expected to join it.
         """
         instance, predictor, taken = prediction.instance, prediction.generation.predictor, prediction.taken
@@ -107,7 +107,7 @@ class Scheduler:
     def run_now(self, instance: ModelInstance) -> None:
         """Run what waits for a model at once, and not later in this turn of the loop.
 
-        Saves a turn where nobody else is expected: at one connection that asks, a tenth of the time of a request.
+        Saves a turn where no other request is expected: a tenth of the time of a request on a sole connection.
         """
         batch_queue = self._batch_queues[instance]
         if not batch_queue.is_running:

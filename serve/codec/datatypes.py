@@ -55,14 +55,7 @@ _COPIED_BYTES = 4096
 
 
 def name_of(dtype: np.dtype[Any]) -> str:
-    """Name the datatype of an array.
-
-    Args:
-        dtype: of numbers, truth values, or objects that are bytes or texts.
-
-    Raises:
-        ValueError: the protocol has no name for it.
-    """
+    """Name the datatype of an array; raises `ValueError` where the protocol has no name for it."""
     name = _NAMES.get(dtype)
     if name is not None:
         return name
@@ -75,22 +68,14 @@ def name_of(dtype: np.dtype[Any]) -> str:
 
 
 def require_datatype(found: object, where: str) -> str:
-    """Read the name of a datatype.
-
-    Raises:
-        RequestError: there is no such datatype.
-    """
+    """Read the name of a datatype; raises `RequestError` for an unknown one."""
     if not isinstance(found, str) or found not in _READABLE:
         raise RequestError(400, f"{where}: expected a datatype of {', '.join(_READABLE)}, found {excerpt(found)}")
     return found
 
 
 def require_shape(found: object, where: str) -> tuple[int, ...]:
-    """Read a shape.
-
-    Raises:
-        RequestError: it is none, or of more elements than any body can hold.
-    """
+    """Read a shape; raises `RequestError` for a malformed one, or one of more elements than any body can hold."""
     shape = tuple(found) if isinstance(found, list) else (-1,)
     if len(shape) > _MOST_DIMENSIONS or not all(type(length) is int and length >= 0 for length in shape):
         raise RequestError(
@@ -110,13 +95,10 @@ def count_elements(shape: Sequence[int]) -> int:
 
 
 def from_bytes(data: memoryview, datatype: str, shape: tuple[int, ...], where: str) -> Array:
-    """Make an array of a request's bytes: a view of them, except for `BYTES` and `BF16`.
+    """Make an array of a request's bytes: a read-only view of them, except for `BYTES` and `BF16`.
 
     Args:
         data: little-endian, row-major, nothing between the elements.
-
-    Returns:
-        The array; read-only where it is a view.
 
     Raises:
         RequestError: there are fewer or more bytes than the shape takes.
@@ -158,14 +140,7 @@ def _split_texts(data: memoryview, count: int, where: str) -> list[bytes]:
 
 
 def text_array(texts: Sequence[bytes]) -> Array:
-    """Make an array of texts, each as long as it is.
-
-    Args:
-        texts: in UTF-8, or any other bytes.
-
-    Shapes:
-        [the number of texts].
-    """
+    """Make an array of one dimension of texts in UTF-8, or any other bytes, each as long as it is."""
     # Filled and not converted: numpy would make room for the longest text in every element.
     array = np.empty(len(texts), object)
     array[:] = texts
@@ -184,16 +159,13 @@ def to_bytes(array: Array) -> bytes | memoryview:
 
 
 def split_body(body: Body, header_length: str | None) -> tuple[bytes, memoryview]:
-    """Part a body into its JSON and the bytes after it.
+    """Split a body into its JSON text and a view of the bytes after it.
 
     Args:
-        header_length: the value of `Inference-Header-Content-Length`, where it was sent.
-
-    Returns:
-        The JSON text, and a view of the rest.
+        header_length: the value of `Inference-Header-Content-Length`.
 
     Raises:
-        RequestError: the length is none, or goes beyond the body.
+        RequestError: the length is malformed, or goes beyond the body.
     """
     if header_length is None:
         return bytes(body), memoryview(b"")
@@ -204,11 +176,7 @@ def split_body(body: Body, header_length: str | None) -> tuple[bytes, memoryview
 
 
 def is_raw(header_length: str | None) -> bool:
-    """Whether all of a body is one tensor.
-
-    Args:
-        header_length: the value of `Inference-Header-Content-Length`, where it was sent.
-    """
+    """Whether all of a body is one tensor, by the value of `Inference-Header-Content-Length`."""
     return header_length is not None and header_length.strip() == "0"
 
 
@@ -220,17 +188,7 @@ class BinaryPart:
         self._position = 0
 
     def take(self, size_bytes: object, where: str) -> memoryview:
-        """Take the next bytes.
-
-        Args:
-            size_bytes: how many, as the request states it.
-
-        Returns:
-            A view, no copy.
-
-        Raises:
-            RequestError: it is no size, or more than is left.
-        """
+        """Take the next bytes, as a view; raises `RequestError` for a malformed size, or one beyond what is left."""
         rest = len(self._data) - self._position
         if type(size_bytes) is not int or not 0 <= size_bytes <= rest:
             raise RequestError(
@@ -240,11 +198,7 @@ class BinaryPart:
         return self._data[begin : self._position]
 
     def require_end(self) -> None:
-        """Refuse bytes that belong to no tensor.
-
-        Raises:
-            RequestError: there are some.
-        """
+        """Refuse bytes that belong to no tensor; raises `RequestError`."""
         rest = len(self._data) - self._position
         if rest:
             raise RequestError(

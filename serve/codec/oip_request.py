@@ -28,11 +28,7 @@ _NO_PARAMETERS: Parameters = {}
 
 
 class InputTensor(NamedTuple):
-    """One input of a request.
-
-    Args:
-        array: its values; `BYTES` are objects of bytes.
-    """
+    """One input of a request; the elements of `BYTES` are objects of bytes."""
 
     name: str
     datatype: str
@@ -48,14 +44,14 @@ class RequestedOutput:
 
 
 class InferRequest(NamedTuple):
-    """What a client asks.
+    """An infer request.
 
     Args:
-        inputs: in the order of the request; no name comes twice.
-        outputs: which outputs are wanted; none means all of them.
+        inputs: in the order of the request; names are unique.
+        outputs: the outputs that are wanted; empty for all of them.
         is_binary: whether outputs that are not named are wanted as bytes.
         id: sent back with the answer.
-        parameters: of the request; what is unknown is kept.
+        parameters: of the request; unknown ones are kept.
     """
 
     inputs: tuple[InputTensor, ...]
@@ -67,11 +63,7 @@ class InferRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What a model says of one of its tensors.
-
-    Args:
-        shape: -1 stands for any length.
-    """
+    """How a model describes one of its tensors; -1 in the shape stands for any length."""
 
     name: str
     datatype: str
@@ -83,13 +75,7 @@ class TensorSpec:
 
 
 def parse_infer(body: Body, header_length: str | None = None) -> InferRequest:
-    """Read an infer request that has a JSON part.
-
-    Args:
-        header_length: the value of `Inference-Header-Content-Length`, where it was sent.
-
-    Returns:
-        The request. Its arrays are views of the body where they came as bytes.
+    """Read an infer request that has a JSON part; arrays that came as bytes are views of the body.
 
     Raises:
         RequestError: it is malformed.
@@ -145,7 +131,7 @@ def parse_raw(body: Body, spec: TensorSpec) -> InferRequest:
     """Read a request whose body is the bytes of the model's only input.
 
     Args:
-        spec: of the input; one of its lengths may be any, and follows from the length of the body.
+        spec: of the input; one of its lengths may be open, and follows from the length of the body.
 
     Raises:
         RequestError: the body does not fit.

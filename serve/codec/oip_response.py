@@ -27,13 +27,10 @@ class InferAnswer(NamedTuple):
 
 
 def encode_infer(answer: InferAnswer, request: InferRequest) -> tuple[dict[str, str], tuple[Part, ...]]:
-    """Write an answer in the form that its request asks for.
-
-    Returns:
-        The headers that tell of the body, and the parts of the body.
+    """Write an answer in the form that its request asks for: the headers for the body, and its parts.
 
     Raises:
-        RequestError: an output is wanted that the model has not.
+        RequestError: an output is wanted that the model does not have.
         ValueError: an output has NaN or infinities, and is wanted as JSON.
     """
     wanted = _wanted(tuple(answer.outputs), request)

@@ -18,7 +18,7 @@ def decode(body: bytes) -> dict[str, Array]:
     """Read named arrays.
 
     Raises:
-        RequestError: it is damaged, empty, or holds a dtype that numpy has not.
+        RequestError: it is damaged, empty, or holds a dtype that numpy does not have.
     """
     try:
         arrays: dict[str, Array] = load(body)

@@ -25,7 +25,7 @@ _B64 = "b64"
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """What a client asks.
+    """A predict request.
 
     Args:
         columns: the inputs by name, each with its examples; the name is empty where the request names none.
@@ -37,11 +37,7 @@ class PredictRequest:
 
 
 def parse_predict(body: bytes) -> PredictRequest:
-    """Read a predict request.
-
-    Raises:
-        RequestError: it is malformed.
-    """
+    """Read a predict request; raises `RequestError` where it is malformed."""
     content = strict_json.parse(body)
     if not isinstance(content, dict) or len({"instances", "inputs"} & set(content)) != 1:
         raise RequestError(400, f"the body: expected an object with instances or inputs, found {excerpt(content)}")

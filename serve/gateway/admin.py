@@ -47,14 +47,7 @@ def order(server: Server, request: Request) -> Response:
 
 
 def authorize(token_file: Path | None, headers: Mapping[str, str]) -> Response | None:
-    """Check a request's token.
-
-    Args:
-        token_file: holds the token; `None` where there are no admin endpoints.
-
-    Returns:
-        `None` when it may pass; 404 where there is nothing to pass to, 401 for a missing or wrong token.
-    """
+    """Check a request's token: `None` where it is right, 401 where not, 404 where `admin_token_file` is not set."""
     if token_file is None:
         return fail(404, "no such page")
     scheme, _, shown = headers.get("authorization", "").partition(" ")
@@ -73,7 +66,7 @@ def carry_out(operations: Operations, action: str, body: bytes) -> Response:
 
     Args:
         action: one of `ACTIONS`.
-        body: nothing, or a JSON object: `version` for a rollback, `reason` for a pin.
+        body: empty, or a JSON object: `version` for a rollback, `reason` for a pin.
 
     Returns:
         202 with the order, which the workers carry out as soon as they look; 404 for another action, 400 or 422 for a

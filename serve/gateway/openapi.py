@@ -46,11 +46,7 @@ _REFUSALS = {
 
 
 def handler(read_routes: Callable[[], Sequence[Route[Any, Any]]]) -> Callable[[object, Request], Response]:
-    """Make the handler.
-
-    Args:
-        read_routes: tells what the server answers; asked with each request, since the handler is in that table.
-    """
+    """Make the handler; the routes are read with each request, since it is one of them itself."""
 
     def openapi(server: object, request: Request) -> Response:
         """Describe this interface."""

@@ -29,9 +29,8 @@ class RequestContext(NamedTuple):
     """A request that is being answered.
 
     Args:
-        model: that it names, where there is one of that name.
-        arrival: when it came, and who waits behind it.
-        deadline_s: when nobody wants its answer any more, on the monotonic clock; `None` for a time that is none.
+        model: empty where the request names none of the models.
+        deadline_s: after which the client no longer waits, on the monotonic clock; `None` for a malformed timeout.
     """
 
     request: Request
@@ -52,20 +51,12 @@ class RequestLifecycle:
         self._sole = next(iter(server.models)) if len(server.models) == 1 else ""
 
     def model_of(self, request: Request) -> str:
-        """Return the name of the model that a request asks; nothing where there is none of that name.
-
-        Args:
-            request: its bytes; only the path is looked at.
-        """
+        """Return the name of the model that a request asks for; empty where there is no such model."""
         name = request.place.get("name", self._sole)
         return name if name in self._server.models else ""
 
     def open(self, request: Request, route: Route[Any, Any], arrival: Arrival, client: str = "") -> RequestContext:
-        """Let a request in.
-
-        Args:
-            arrival: when it came, and who waits behind it.
-        """
+        """Let a request in."""
         model = self.model_of(request)
         stated, span = request.headers.get(HEADER), None
         trace = None if stated is None else parse_trace_parent(stated)
@@ -77,11 +68,7 @@ class RequestLifecycle:
         return RequestContext(request, route, model, arrival, self._deadline_of(request, arrival), client, trace, span)
 
     def turn_away(self, context: RequestContext) -> Response | None:
-        """Answer a prediction that is not to be worked on.
-
-        Returns:
-            The answer; `None` for a request that is to be worked on.
-        """
+        """Return the answer to a prediction that is not to be worked on; `None` for every other request."""
         if not context.route.protocol:
             return None
         if context.deadline_s is None:
@@ -95,11 +82,7 @@ class RequestLifecycle:
         return fail(rejection.status, rejection.message, headers)
 
     def close(self, context: RequestContext, answer: Response) -> Response:
-        """Let an answer out.
-
-        Returns:
-            The answer, with the place in the trace.
-        """
+        """Count and log an answer; return it with its place in the trace."""
         seconds = time.monotonic() - context.arrival.arrived_s
         if context.trace is not None:
             answer = answer._replace(headers={**answer.headers, HEADER: str(context.trace)})
@@ -114,11 +97,7 @@ class RequestLifecycle:
         return answer
 
     def begin(self, context: RequestContext) -> Response | Prediction | Exception:
-        """Have the handler understand a request, unless it is not to be worked on.
-
-        Returns:
-            What `end` lets out, or, of a prediction, what is to be run first.
-        """
+        """Have the handler understand a request, unless it is turned away; `end` takes all but a prediction to run."""
         try:
             found: Response | Prediction = self.turn_away(context) or context.route.handle(
                 self._server, context.request
@@ -154,7 +133,7 @@ class RequestLifecycle:
     def fail_unknown(self, path: str, error: Exception) -> Response:
         """Answer a request on which the server failed, or whose inputs the model could not use.
 
-        The client learns nothing of the inside; the log gets all of it.
+        The client learns nothing of the inside; the log has all of it.
         """
         if isinstance(error, InputError):  # found when the model ran
             return fail(422, error.message)

@@ -41,12 +41,10 @@ class Server(Registry):
         return all(instance.is_reloading for instance in self.instances)
 
     def start(self, read_queued: Callable[[], int] = lambda: 0) -> None:
-        """Start the reloaders' threads in this process, once.
-
-        Threads do not survive a fork, so this belongs into gunicorn's `post_worker_init`.
+        """Start the reloaders' threads in this process, once; after the fork, which threads do not survive.
 
         Args:
-            read_queued: tells how many requests wait in this worker.
+            read_queued: returns how many requests wait in this worker.
         """
         self.telemetry.start(read_queued)
         for instance in self.instances:

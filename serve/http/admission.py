@@ -39,13 +39,10 @@ class Arrival(NamedTuple):
 
 
 def read_timeout(headers: Mapping[str, str], default_s: float) -> float:
-    """Read how long a client wants to wait.
+    """Read how many seconds a client wants to wait; infinity where there is no limit.
 
     Args:
-        default_s: for clients that do not say; 0 for no limit.
-
-    Returns:
-        Seconds; infinity where there is no limit.
+        default_s: for clients that do not state it; 0 for no limit.
 
     Raises:
         ValueError: the header is not a number of seconds.
@@ -63,14 +60,11 @@ def read_timeout(headers: Mapping[str, str], default_s: float) -> float:
 
 
 def judge(arrival: Arrival, deadline_s: float, max_queue: int, now_s: float) -> Rejection | None:
-    """Decide whether a request is worked on.
+    """Decide whether a request is worked on; return why it is turned away, or `None`.
 
     Args:
-        deadline_s: when nobody wants its answer any more, on the monotonic clock.
+        deadline_s: after which the client no longer waits, on the monotonic clock.
         max_queue: how many requests may wait behind it; 0 for any number.
-
-    Returns:
-        Why it is turned away, or `None`.
     """
     if now_s > deadline_s:
         after_s = now_s - arrival.arrived_s

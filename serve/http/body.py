@@ -18,10 +18,7 @@ _LONGEST_READ_AWAY_BYTES = 64 * 1024 * 1024
 
 
 def read_body(stream: IO[bytes], limit_bytes: int) -> bytes | None:
-    """Read a body to its end.
-
-    Returns:
-        The body, or `None` when it is longer; the rest is still to be read then.
+    """Read a body to its end; return `None` for one that is too long, the rest of which is still to be read.
 
     Raises:
         RequestError: it is cut off, or its chunks are malformed.
@@ -37,11 +34,7 @@ def read_body(stream: IO[bytes], limit_bytes: int) -> bytes | None:
 
 
 def read_away(stream: IO[bytes]) -> None:
-    """Read what is left of a body that was refused, and throw it away.
-
-    Args:
-        stream: ends where the body ends, or with the connection.
-    """
+    """Read and discard what is left of a refused body, whose stream ends with the body or with the connection."""
     size_bytes = 0
     with contextlib.suppress(Exception):  # the answer has gone; what ends the reading is the client's
         while size_bytes <= _LONGEST_READ_AWAY_BYTES and (chunk := stream.read(_CHUNK_BYTES)):
@@ -56,10 +49,10 @@ def _read(stream: IO[bytes]) -> bytes:
 
 
 def read_content(request: Request, limit_bytes: int) -> Body:
-    """Return the body of a request as its sender meant it.
+    """Return the decompressed body of a request.
 
     Raises:
-        RequestError: it is compressed in a way that nobody reads, damaged, or too long.
+        RequestError: its encoding is unknown, or it is damaged or too long.
     """
     encoding = request.headers.get("content-encoding")
     if encoding is None:

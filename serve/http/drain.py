@@ -31,10 +31,7 @@ class Drain:
         self._shared[0] = 1
 
     def precede(self, handler: Handler, delay_s: float) -> Handler:
-        """Put the drop of readiness before what a signal does.
-
-        Args:
-            delay_s: for how long readiness is dropped before that.
+        """Put the drop of readiness, for a time, before what a signal does.
 
         Returns:
             The handler to install instead, in the master's main thread. A second signal does not wait.

@@ -16,9 +16,10 @@ class Request(NamedTuple):
     """One HTTP request.
 
     Args:
-        body: as it was sent, decompressed by nobody.
-        place: the parts of the path that its route names, such as `name` and `version`.
-        query: what follows the question mark, undecoded.
+        headers: by their names in lower case.
+        body: as it was sent, not decompressed.
+        place: the parts of the path that its route names, `name` and `version` among them.
+        query: the part after the question mark, undecoded.
     """
 
     method: str
@@ -30,11 +31,7 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """Status, headers and body of one HTTP response.
-
-    Args:
-        body: the body, or its parts in their order, which nobody needs to join.
-    """
+    """Status, headers (without the body's length) and body, or the parts of the body, of one HTTP response."""
 
     status: int
     headers: Mapping[str, str]
@@ -47,20 +44,12 @@ class Response(NamedTuple):
 
 
 def succeed(content: object, headers: Mapping[str, str] | None = None) -> Response:
-    """Answer 200 with a JSON body.
-
-    Raises:
-        ValueError: the content has a number that JSON cannot hold, NaN or an infinity.
-    """
+    """Answer 200 with a JSON body; raises `ValueError` for NaN or an infinity in it."""
     return Response(200, {**_JSON, **(headers or {})}, json.dumps(content, allow_nan=False).encode())
 
 
 def fail(status: int, message: str, headers: Mapping[str, str] | None = None, **facts: object) -> Response:
-    """Answer with an error.
-
-    Args:
-        facts: more for the client's program, beside `error` in the body.
-    """
+    """Answer with an error; `facts` stand beside `error` in the body, for the client's program."""
     return Response(status, {**_JSON, **(headers or {})}, json.dumps({"error": message, **facts}).encode())
 
 

@@ -41,13 +41,10 @@ class Table:
         self._remembered: dict[tuple[str, str], Found] = {}
 
     def find(self, method: str, path: str) -> Found | None:
-        """Find a route.
-
-        Args:
-            path: decoded, without the query.
+        """Find a route by the decoded path, without its query.
 
         Returns:
-            The route and the parts of the path that it names; `None` where no prediction route fits.
+            The route and the parts of the path that it names; `None` where no route fits.
         """
         found = self._remembered.get((method, path))
         if found is None:

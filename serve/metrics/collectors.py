@@ -18,14 +18,7 @@ _KIBIBYTE = 1024
 
 
 def read_model(whose: ModelLabel, status: Status, history: Iterable[Entry], unserved_s: float) -> Iterator[Reading]:
-    """Tell how one model is served.
-
-    Args:
-        unserved_s: the age of the newest published checkpoint while it is not served.
-
-    Yields:
-        The values.
-    """
+    """Yield the values of one model; `unserved_s`: the age of the newest checkpoint while it is not served."""
     of_model = whose._asdict()
     committed = status.committed.generation if status.committed else 0
     yield Reading("envserve_committed_generation", of_model, committed)
@@ -44,11 +37,7 @@ def read_model(whose: ModelLabel, status: Status, history: Iterable[Entry], unse
 
 
 def read_memory(workers: Sequence[int]) -> Iterator[Reading]:
-    """Tell how much memory workers use.
-
-    Yields:
-        The values; none for a worker that has ended.
-    """
+    """Yield the memory that workers use; nothing for a worker that has ended."""
     for pid in workers:
         for kind, size_bytes in memory_of(pid).items():
             yield Reading("envserve_memory_bytes", {"worker": str(pid), "kind": kind}, size_bytes)

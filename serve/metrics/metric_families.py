@@ -36,22 +36,14 @@ CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
 
 class ModelLabel(NamedTuple):
-    """Which model, and under which of its labels.
-
-    Args:
-        label: `stable`, `canary` or `shadow`.
-    """
+    """A model, and one of its labels: `stable`, `canary` or `shadow`."""
 
     model: str
     label: str
 
 
 class Reading(NamedTuple):
-    """One value that is read when Prometheus asks.
-
-    Args:
-        name: of the metric; a counter's ends in `_total`.
-    """
+    """One value that is read when Prometheus asks; the name of a counter ends in `_total`."""
 
     name: str
     labels: Mapping[str, str]
@@ -132,23 +124,14 @@ class MetricFamilies:
         self._queued.set(counts.queued)
 
     def compare(self, shadow: Mapping[str, Mapping[str, int]]) -> None:
-        """Count what was compared with a shadow since the last call.
-
-        Args:
-            shadow: how many requests so far, by model and outcome.
-        """
+        """Count comparisons with a shadow since the last call, out of all so far by model and outcome."""
         for model, outcomes in shadow.items():
             for outcome, count in outcomes.items():
                 self._shadow.labels(model, outcome).inc(count - self._compared.get((model, outcome), 0))
                 self._compared[model, outcome] = count
 
     def refuse(self, whose: ModelLabel, reason: str, count: int = 1) -> None:
-        """Count a checkpoint that was refused.
-
-        Args:
-            reason: the word for the kind of fault; one that is none of `REASONS` is counted as `other`.
-            count: 0 only begins the series.
-        """
+        """Count a refused checkpoint, an unknown reason as `other`; a count of 0 begins the series."""
         self._swaps.labels(*whose, "refused", reason if reason in REASONS else OTHER).inc(count)
 
     def begin_swaps(self, whose: ModelLabel) -> None:
@@ -158,11 +141,7 @@ class MetricFamilies:
         self._delay.labels(*whose)
 
     def phase(self, whose: ModelLabel, phase: str, seconds: float) -> None:
-        """Count how long one phase of a swap took.
-
-        Args:
-            phase: `copy`, `hash`, `load`, `warm_up`, `commit` or `free`.
-        """
+        """Count how long one of `PHASES` of a swap took."""
         self._phase.labels(*whose, phase).observe(seconds)
 
     def delay(self, whose: ModelLabel, seconds: float) -> None:
@@ -170,19 +149,11 @@ class MetricFamilies:
         self._delay.labels(*whose).observe(seconds)
 
     def mismatch(self, whose: ModelLabel, count: int = 1) -> None:
-        """Count joined requests whose answer alone was another one.
-
-        Args:
-            count: how many; 0 begins the series.
-        """
+        """Count joined requests whose answer alone was another one; a count of 0 begins the series."""
         self._mismatches.labels(*whose).inc(count)
 
     def fault(self, whose: ModelLabel, event: str, count: int = 1) -> None:
-        """Count a fault.
-
-        Args:
-            count: 0 only begins the series.
-        """
+        """Count a fault; a count of 0 begins the series."""
         self._faults.labels(*whose, event).inc(count)
 
     def collect(self, readings: Iterable[Reading]) -> list[Metric]:
@@ -210,11 +181,7 @@ class MetricFamilies:
 
 
 def write(metrics: Iterable[Metric]) -> bytes:
-    """Write metrics in Prometheus's text format.
-
-    Args:
-        metrics: as `collect` returns them.
-    """
+    """Write the result of `collect` in Prometheus's text format."""
     return prometheus_client.generate_latest(_Collected(metrics))
 
 

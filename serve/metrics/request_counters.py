@@ -21,10 +21,10 @@ BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Served(NamedTuple):
-    """What tells one request's count from another's; every part takes few values.
+    """The labels of one request's count; every part takes few values.
 
     Args:
-        model: its name, or nothing for a request that names none that there is.
+        model: empty for a request that names none of the models.
         label: under which the model answered: `stable`, `canary`, `shadow`.
     """
 
@@ -39,7 +39,7 @@ class Spread:
     """How many values fell between which bounds.
 
     Args:
-        counts: one for each bound, the values up to it and above the one before, and one for what is above them all.
+        counts: one for each bound, of values up to it and above the one before, and one for values above them all.
     """
 
     counts: list[int]
@@ -58,16 +58,14 @@ class Spread:
 
 @dataclass
 class Counts:
-    """What was counted since the last hand-over.
+    """Counts since the last hand-over, except for `in_flight` and `queued`, which are current.
 
     Args:
-        requests: by what tells them apart.
         latencies: seconds from a request's arrival to its answer, by model and label.
         waits: seconds that requests waited before they were worked on, by model.
         batches: rows that were computed at once, by model.
         rejected: requests that were turned away, by model and reason.
-        in_flight: requests that are being answered now, by model; not a difference.
-        queued: requests that wait now; not a difference.
+        in_flight: requests that are being answered, by model.
     """
 
     requests: dict[Served, int] = field(default_factory=dict)
@@ -87,12 +85,7 @@ class RequestCounters:
         self._counts = Counts()
 
     def begin(self, model: str, waited_s: float = 0.0) -> None:
-        """A request for a model is worked on.
-
-        Args:
-            model: its name, or nothing.
-            waited_s: how long it has waited for its turn.
-        """
+        """A request for a model, or for none (empty), is worked on after it has waited for its turn."""
         with self._lock:
             counts = self._counts
             counts.in_flight[model] = counts.in_flight.get(model, 0) + 1
@@ -102,11 +95,7 @@ class RequestCounters:
             spread.add(LATENCY_BOUNDS_S, waited_s)
 
     def end(self, served: Served, seconds: float) -> None:
-        """The request that `begin` was told of is answered.
-
-        Args:
-            served: what it was; the model as in `begin`.
-        """
+        """A request of which `begin` was called is answered."""
         with self._lock:
             counts = self._counts
             counts.in_flight[served.model] -= 1
@@ -126,12 +115,7 @@ class RequestCounters:
             spread.add(BATCH_BOUNDS, rows)
 
     def reject(self, model: str, reason: str) -> None:
-        """A request was turned away before it was worked on.
-
-        Args:
-            model: its name, or nothing.
-            reason: a fixed word: `queue_full`, `deadline`, `too_large`, `slow_client`.
-        """
+        """A request was turned away before it was worked on: `queue_full`, `deadline`, `too_large` or `slow_client`."""
         with self._lock:
             key = model, reason
             self._counts.rejected[key] = self._counts.rejected.get(key, 0) + 1
@@ -141,11 +125,7 @@ class RequestCounters:
         self._counts.queued = waiting
 
     def take(self) -> Counts:
-        """Hand over what was counted since the last call.
-
-        Returns:
-            The counts, which nobody else changes any more.
-        """
+        """Hand over the counts since the last call."""
         with self._lock:
             taken = self._counts
             self._counts = Counts(in_flight=dict(taken.in_flight), queued=taken.queued)

@@ -53,11 +53,10 @@ class Traffic:
 
 @dataclass
 class Tally:
-    """All that was asked of one model since its server started, whatever its labels.
+    """All requests for one model since its server started, whatever its labels; the times are sums.
 
     Args:
         failures: how many of them with 400 or above.
-        seconds: from their arrivals to their answers, summed.
         batches: how many runs several requests may have shared; 0 where nothing is batched.
     """
 
@@ -70,14 +69,7 @@ class Tally:
 
 
 def read_tallies(metrics: Iterable[Family]) -> dict[str, Tally]:
-    """Add up what was asked of each model.
-
-    Args:
-        metrics: as `Families.collect` returns them.
-
-    Returns:
-        By model.
-    """
+    """Add up the requests for each model."""
     tallies: dict[str, Tally] = {}
     for metric in metrics:
         for sample in metric.samples:
@@ -101,14 +93,9 @@ def _count(tally: Tally, sample: Sample) -> None:
 
 
 def read_traffic(metrics: Iterable[Family]) -> dict[tuple[str, str], Traffic]:
-    """Pick the traffic out of all metrics.
+    """Add up the traffic by model and label, over all protocols.
 
-    Args:
-        metrics: as `Families.collect` returns them.
-
-    Returns:
-        By model and label; the protocols are added up. Who is in flight counts as stable, because it is not known yet
-        who will answer.
+    Requests in flight count as stable, because it is not known yet which label will answer.
     """
     traffic: dict[tuple[str, str], Traffic] = {}
     for metric in metrics:

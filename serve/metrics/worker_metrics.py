@@ -18,10 +18,10 @@ _HAND_OVER_S = 1.0
 
 
 class WorkerMetrics:
-    """Counts what one worker does, and tells what all workers have counted.
+    """Counts what one worker does, and reports what all workers have counted.
 
     Args:
-        read_shadow: tells how many requests were compared with each model's shadow so far, by outcome.
+        read_shadow: returns how many requests were compared with each model's shadow so far, by outcome.
     """
 
     def __init__(self, read_shadow: Callable[[], Mapping[str, Mapping[str, int]]] = dict) -> None:
@@ -34,11 +34,7 @@ class WorkerMetrics:
         self._thread: tuple[int, threading.Thread] | None = None
 
     def start(self, read_queued: Callable[[], int]) -> None:
-        """Begin to hand over, once in each process; threads do not survive a fork.
-
-        Args:
-            read_queued: tells how many requests wait in this worker.
-        """
+        """Begin to hand over, once in each process; threads do not survive a fork."""
         self._read_queued = read_queued
         if self._thread is None or self._thread[0] != os.getpid():
             thread = threading.Thread(target=self._run, name="meter", daemon=True)

@@ -42,11 +42,7 @@ class LoggedRequest:
 
 
 def provenance_of(headers: Mapping[str, str]) -> dict[str, str]:
-    """Pick out where an answer comes from.
-
-    Returns:
-        `model`, `version`, `generation` and `sha256`, as far as the answer says.
-    """
+    """Return `model`, `version`, `generation` and `sha256` of an answer, as far as its headers state them."""
     return {name: headers[header] for name, header in _PROVENANCE.items() if header in headers}
 
 

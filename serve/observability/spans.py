@@ -41,14 +41,7 @@ class Spans:
         self._trace = trace
 
     def begin(self, method: str, route: str, path: str, parent: TraceParent | None) -> Any:
-        """Begin the span of a request.
-
-        Args:
-            route: the pattern of the path, such as `/predict/<name>`.
-
-        Returns:
-            The span, for `parent_of` and `end`.
-        """
+        """Begin the span of a request, below its caller's."""
         trace = self._trace
         context = None
         if parent is not None:
@@ -59,20 +52,12 @@ class Spans:
         return self._tracer.start_span(f"{method} {route}", context, trace.SpanKind.SERVER, attributes)
 
     def place_of(self, span: Any) -> TraceParent:
-        """Return a span's place in its trace, for the log and the answer.
-
-        Args:
-            span: as `begin` returned it.
-        """
+        """Return a span's place in its trace, for the log and the answer."""
         context = span.get_span_context()
         return TraceParent(f"{context.trace_id:032x}", f"{context.span_id:016x}", f"{int(context.trace_flags):02x}")
 
     def end(self, span: Any, status: int, facts: Mapping[str, str]) -> None:
-        """End the span of a request.
-
-        Args:
-            span: as `begin` returned it.
-        """
+        """End the span of a request."""
         span.set_attribute("http.response.status_code", status)
         for key, value in facts.items():
             span.set_attribute(f"envserve.{key}", value)

@@ -19,11 +19,11 @@ MOST_SWAPS = 50
 
 @dataclass(frozen=True)
 class Look:
-    """What is known of one model at one moment.
+    """The state of one model at one moment.
 
     Args:
-        full_name: `NAME` for what answers by default, `NAME@LABEL` for the rest.
-        verdict: what the reloader last said of the newest checkpoint.
+        full_name: `NAME` for the default label, `NAME@LABEL` for the others.
+        verdict: of the reloader about the newest checkpoint.
         unserved_s: the age of the newest published checkpoint while it is not served.
     """
 
@@ -67,12 +67,7 @@ def describe_model(look: Look) -> dict[str, object]:
 
 
 def list_swaps(history: Sequence[Past], events: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
-    """List what was committed and what was refused.
-
-    Returns:
-        One entry for each generation and each refusal, the newest first. The seconds of a phase are those of the
-        slowest worker.
-    """
+    """List generations and refusals, the newest first; the seconds of a phase are those of the slowest worker."""
     swaps: list[dict[str, object]] = []
     for past in history[:MOST_SWAPS]:
         entry = past.entry

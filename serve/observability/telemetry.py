@@ -40,7 +40,7 @@ class Telemetry:
     """Sees all models of one worker.
 
     Args:
-        runtimes: by `NAME` for what answers by default and `NAME@LABEL` for the rest.
+        instances: by `NAME` for the default label and `NAME@LABEL` for the others.
     """
 
     def __init__(
@@ -68,11 +68,7 @@ class Telemetry:
         return SlowClients(self._client_timeout_s, lambda: self.worker_metrics.observer.reject("", SLOW_CLIENT))
 
     def start(self, read_queued: Callable[[], int]) -> None:
-        """Begin to count, in the worker.
-
-        Args:
-            read_queued: tells how many requests wait in this worker.
-        """
+        """Begin to count, in the worker."""
         models = [ModelLabel(instance.settings.name, instance.settings.label) for instance in self._instances.values()]
         outcomes = [each.name for each in fields(Counts)]
         self.worker_metrics.begin(models, {whose.model: outcomes for whose in models if whose.label == SHADOW})
@@ -85,10 +81,7 @@ class Telemetry:
             self.spans.stop()
 
     def operations(self, name: str) -> Operations:
-        """Return the operations on one model.
-
-        Args:
-            name: `NAME` or `NAME@LABEL`.
+        """Return the operations on `NAME` or `NAME@LABEL`.
 
         Raises:
             NotServedError: there is no such model.

@@ -40,14 +40,7 @@ _UNREAD = ("multipart/", "image/", "audio/", "video/")
 
 
 def detect(content_type: str | None, body: Body) -> str | None:
-    """Tell in which form a body comes.
-
-    Returns:
-        `npy`, `safetensors`, `image`, or `None` for what has to be JSON.
-
-    Raises:
-        RequestError: the content type is one that nobody here reads.
-    """
+    """Tell the form of a body: `npy`, `safetensors`, `image`, or `None` for JSON; raises `RequestError` for others."""
     name = (content_type or "").partition(";")[0].strip().lower()
     if name in _BY_TYPE:
         return _BY_TYPE[name]
@@ -60,17 +53,7 @@ def detect(content_type: str | None, body: Body) -> str | None:
 
 
 def read_inputs(kind: str, body: Body, predictor: Predictor) -> Take:
-    """Read inputs that are not JSON.
-
-    Args:
-        kind: what `detect` returned.
-
-    Returns:
-        What turns them into what the module of a predictor takes.
-
-    Raises:
-        RequestError: they are malformed, or the model does not take them in this form.
-    """
+    """Read inputs that are not JSON, and return the function that turns them into what a predictor's module takes."""
     if kind == IMAGE:
         if not predictor.takes_images:
             raise RequestError(415, "the body: expected no image, as the model class has no image_to_inputs()")
@@ -90,11 +73,7 @@ def _sole(array: Array, names: Sequence[str]) -> dict[str, Array]:
 
 
 def choose(accepted: str | None) -> str | None:
-    """Tell in which form the outputs are wanted.
-
-    Returns:
-        `npy`, `safetensors`, or `None` for JSON.
-    """
+    """Choose the form of the outputs by the value of `Accept`: `npy`, `safetensors`, or `None` for JSON."""
     for part in (accepted or "").lower().split(","):
         kind = _BY_TYPE.get(part.partition(";")[0].strip())
         if kind in (NPY, SAFETENSORS):
@@ -103,18 +82,7 @@ def choose(accepted: str | None) -> str | None:
 
 
 def write_outputs(kind: str, arrays: Mapping[str, Array]) -> tuple[str, bytes]:
-    """Write outputs in another form than JSON.
-
-    Args:
-        kind: what `choose` returned.
-        arrays: by name.
-
-    Returns:
-        The content type, and the body.
-
-    Raises:
-        ValueError: the outputs do not go into this form.
-    """
+    """Return the content type and the body; raises `ValueError` for outputs that do not go into this form."""
     for name, array in arrays.items():
         if array.dtype.hasobject:
             raise ValueError(f"{name}: expected numbers for {kind}, found texts")
@@ -149,8 +117,8 @@ def predict(server: Registry, request: Request) -> Response | Prediction:
     """Answer one prediction.
 
     Returns:
-        In the end 200; 400 for a body that is malformed, 404 for a model that is not served, 415 for a form that nobody
-        reads, 422 for inputs that do not fit, 503 while no model is live.
+        In the end 200; 400 for a malformed body, 404 for a model that is not served, 415 for an unknown form, 422 for
+        inputs that do not fit, 503 while no model is live.
     """
     return ask(server, request, _Native(request, server.settings.max_body_bytes))
 

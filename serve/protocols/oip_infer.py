@@ -23,11 +23,7 @@ if TYPE_CHECKING:
 
 
 def infer(server: Registry, request: Request) -> Response | Prediction:
-    """Answer one infer request of the Open Inference Protocol.
-
-    Returns:
-        In the end 200; 4xx with `{"error": …}` for what cannot be answered, 503 while no model is live.
-    """
+    """Answer one infer request of the Open Inference Protocol."""
     return ask(server, request, _V2(request, server.settings.max_body_bytes))
 
 

@@ -21,11 +21,7 @@ EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "
 
 
 def specs_of(forms: Sequence[ArrayForm]) -> list[TensorSpec]:
-    """Describe inputs or outputs as the protocol does.
-
-    Returns:
-        Those that the protocol has a datatype for.
-    """
+    """Describe inputs or outputs as the protocol does, those that it has a datatype for."""
     specs = []
     for form in forms:
         dtype = np.dtype(object if form.dtype == TEXT else form.dtype)

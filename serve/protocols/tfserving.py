@@ -22,11 +22,7 @@ _DTYPES = {"FP16": "DT_HALF", "FP32": "DT_FLOAT", "FP64": "DT_DOUBLE", "BYTES": 
 
 
 def predict(server: Registry, request: Request) -> Response | Prediction:
-    """Answer one predict request of TensorFlow Serving.
-
-    Returns:
-        In the end 200; 4xx with `{"error": …}` for what cannot be answered, 503 while no model is live.
-    """
+    """Answer one predict request of TensorFlow Serving."""
     return ask(server, request, _TensorFlowServing(request, server.settings.max_body_bytes))
 
 

@@ -31,11 +31,7 @@ def ping(server: Registry, request: Request) -> Response:
 
 
 def predictions(server: Registry, request: Request) -> Response | Prediction:
-    """Answer one prediction with the outputs alone.
-
-    Returns:
-        In the end 200; 4xx with `{"error": …}` for what cannot be answered, 503 while no model is live.
-    """
+    """Answer one prediction with the outputs alone."""
     return ask(server, request, _TorchServe(request, server.settings.max_body_bytes))
 
 

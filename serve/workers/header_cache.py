@@ -20,11 +20,11 @@ _MOST_REMEMBERED, _LONGEST_REMEMBERED_BYTES = 1000, 2048
 
 
 class Head(NamedTuple):
-    """What the head of a POST request says.
+    """The head of a POST request.
 
     Args:
         found: the route of a prediction and the parts of the path that it names; `None` for everything else.
-        is_plain: whether nothing in it asks for more than a stated length does.
+        is_plain: whether a stated length is all that it asks for.
     """
 
     found: Found | None
@@ -74,11 +74,7 @@ class HeaderCache:
 
 
 def write(answer: Response, defaults: Sequence[Field], size_bytes: int, keep_alive: bool) -> bytes:
-    """Write the head of an answer.
-
-    Raises:
-        ValueError: a header would be several.
-    """
+    """Write the head of an answer; raises `ValueError` where a header would be several."""
     begin = _write(answer.status, tuple(answer.headers.items()), tuple(defaults))
     return begin + (b"content-length: %d\r\n\r\n" if keep_alive else _CLOSING) % size_bytes
 

@@ -39,11 +39,7 @@ _NOBODY_WAITS = _NobodyWaits()
 
 
 class RequestCycle:
-    """One prediction on a connection: as much of uvicorn's request as its protocol asks for.
-
-    Args:
-        keep_alive: whether the connection stays open after the answer.
-    """
+    """One prediction on a connection: as much of uvicorn's request as its protocol asks for."""
 
     __slots__ = ("body", "disconnected", "head", "keep_alive", "message_event", "response_complete")
 
@@ -61,11 +57,7 @@ class RequestCycle:
 
 
 class Connection(HttpToolsProtocol):  # type: ignore[misc]
-    """One connection; uvicorn makes one of these for each.
-
-    Args:
-        known: the heads of requests that were understood before.
-    """
+    """One connection; uvicorn makes one of these for each."""
 
     def __init__(
         self, *, app: AsgiApp, bounds: Bounds, known: HeaderCache, streak: SoleConnection, **uvicorns: Any
@@ -112,11 +104,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             self.parser.feed_data(head)
 
     def eof_received(self) -> bool:
-        """Answer what was asked before the peer closed its side; called by the loop.
-
-        Returns:
-            Whether the connection stays open for that answer.
-        """
+        """Keep the connection open for an answer when the peer has closed its side; called by the loop."""
         cycle = self.cycle
         if cycle is None or cycle.response_complete or self._is_receiving or self.scheme == "https":
             return False

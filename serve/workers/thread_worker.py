@@ -133,11 +133,7 @@ class Worker(_Base):  # type: ignore[misc]
         return super().handle_request(req, conn)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
-        """Answer what could not be read as a request.
-
-        Args:
-            req: gunicorn's request, as far as it is known.
-        """
+        """Answer bytes that could not be read as a request."""
         super().handle_error(req, _JsonErrors(client, str(exc)), addr, exc)
 
 
