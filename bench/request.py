@@ -102,12 +102,12 @@ def connect(server, count: int) -> list:
     from serve.workers.http_protocol import Bounds, Connection
 
     loop = asyncio.get_running_loop()
-    app = AsgiApp(server, None, Scheduler(loop, server.telemetry.worker_metrics.observer.batch))
+    app = AsgiApp(server, None, Scheduler(loop, server.telemetry.worker_metrics.request_counters.batch))
     config = Config(app=lambda: None, log_config=None)
     config.load()
     state = ServerState()
     bounds = Bounds(4094, 100, 16384, 30.0)
-    shared = {"known": HeaderCache(app.table, app.limit_bytes, bounds), "streak": SoleConnection()}
+    shared = {"heads": HeaderCache(app.table, app.limit_bytes, bounds), "sole_connection": SoleConnection()}
     found = []
     for _ in range(count):
         each = Connection(config=config, server_state=state, app_state={}, app=app, bounds=bounds, **shared)

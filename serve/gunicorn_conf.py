@@ -51,7 +51,7 @@ handover = Handover()
 # What is done about a worker that has ended, once the master is ready for it.
 _FORGET: list[Any] = []
 
-# The place in which the workers share their counts. Made here, because prometheus_client looks for it when it is
+# The directory in which the workers share their counts. Made here, because prometheus_client looks for it when it is
 # imported, and gunicorn imports the worker's class, which brings it, before it calls any hook.
 multiprocess_directory.make(os.environ)
 
@@ -123,14 +123,14 @@ def post_worker_init(worker: Any) -> None:
 def pre_request(worker: Any, request: Any) -> None:
     """Close connections after their answer where the client asks for it, and while the server ends.
 
-    So that nobody sends into one that is about to close.
+    Otherwise a client could send into one that is about to close.
     """
     ticket = current_ticket()
     if ticket is not None:
         ticket.request = request
     # Gunicorn alone knows `close` only as the whole of the first such field.
-    said = ",".join(value for name, value in request.headers if name == "CONNECTION").lower()
-    if drain.has_begun or "close" in map(str.strip, said.split(",")):
+    stated_connection = ",".join(value for name, value in request.headers if name == "CONNECTION").lower()
+    if drain.has_begun or "close" in map(str.strip, stated_connection.split(",")):
         request.force_close()
     stated = dict(request.headers)
     if stated.get("CONTENT-LENGTH", "").isdigit() and int(stated["CONTENT-LENGTH"]) > served.max_body_bytes:
@@ -140,13 +140,13 @@ def pre_request(worker: Any, request: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Drop what a worker that has ended said of its present."""
+    """Drop the gauges of a worker that has ended."""
     for forget in _FORGET:
         forget(worker.pid)
 
 
 def on_exit(server: Any) -> None:
-    """Remove the place in which the workers shared their counts."""
+    """Remove the directory in which the workers shared their counts."""
     multiprocess_directory.remove(os.environ)
 
 

@@ -1,7 +1,7 @@
-"""Which requests run together, and where: the rules of batching, without a clock, a thread or torch.
+"""The rules of batching: which requests run together, and where; without a clock, a thread or torch.
 
-A lane is one model of one worker. Requests that are ready at the same moment run as one batch, on one generation: no
-timer makes the first one wait, unless the settings ask for it. While a batch runs, the next one gathers.
+A queue holds the requests for one model of one worker. Those that are ready at the same moment run as one batch, on one
+generation: no timer makes the first one wait, unless the settings ask for it. While a batch runs, the next one gathers.
 
 Running a batch and answering is the work of `serve.batching.scheduler`.
 """
@@ -19,7 +19,7 @@ INLINE_S = 0.001
 # Beyond its time on the processor, a batch may have waited: for the interpreter lock, for other processes, or, if it
 # always does, for a device or a disk.
 _LONGEST_WAIT_S = 20 * INLINE_S
-# An inline batch that kept the processor this long was misjudged: the lane stays away from the loop for a while. One
+# An inline batch that kept the processor this long was misjudged: the model stays away from the loop for a while. One
 # that only waited this long was not, on a busy machine; several in a row were.
 _OVERRUN_S = 50 * INLINE_S
 _MOST_OVERRUNS = 3
@@ -112,7 +112,7 @@ class BatchQueue:
 
     limits: Limits
     name: str = ""
-    pace: LatencyEstimate = field(default_factory=LatencyEstimate)
+    latency: LatencyEstimate = field(default_factory=LatencyEstimate)
     is_running: bool = False
     sampler: Any = None
     _waiting: deque[Task] = field(default_factory=deque)
@@ -121,10 +121,10 @@ class BatchQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, job: Task) -> None:
-        """Add a job behind the others."""
-        self._waiting.append(job)
-        self._rows += job.rows
+    def put(self, task: Task) -> None:
+        """Add a task behind the others."""
+        self._waiting.append(task)
+        self._rows += task.rows
 
     def wait_s(self, now_s: float) -> float | None:
         """Return in how many seconds the next batch may start; `None` while nothing waits or a batch runs."""
@@ -145,12 +145,12 @@ class BatchQueue:
         if first.key is not None and rows < self.limits.max_rows:
             passed: deque[Task] = deque()
             while self._waiting and rows < self.limits.max_rows:
-                job = self._waiting.popleft()
-                if job.key == first.key and rows + job.rows <= self.limits.max_rows:
-                    batch.append(job)
-                    rows += job.rows
+                task = self._waiting.popleft()
+                if task.key == first.key and rows + task.rows <= self.limits.max_rows:
+                    batch.append(task)
+                    rows += task.rows
                 else:
-                    passed.append(job)
+                    passed.append(task)
             passed.extend(self._waiting)
             self._waiting = passed
         self._rows -= rows
@@ -164,7 +164,7 @@ def run_batch(batch: Sequence[Task]) -> list[Any]:
         For each task its result, or its own exception: a batch that fails is run again task by task.
     """
     try:
-        results = list(batch[0].run([job.inputs for job in batch]))
+        results = list(batch[0].run([task.inputs for task in batch]))
         if len(results) == len(batch):
             return results
         failure: Exception = RuntimeError(f"the model: expected {len(batch)} results, found {len(results)}")
@@ -172,4 +172,4 @@ def run_batch(batch: Sequence[Task]) -> list[Any]:
         failure = error
     if len(batch) == 1:
         return [failure]
-    return [result for job in batch for result in run_batch([job])]
+    return [result for task in batch for result in run_batch([task])]

@@ -35,7 +35,7 @@ class Sampler:
             return None
         prediction.instance.slot.hold(prediction.generation)
         self._is_busy = True
-        return Sample(self, prediction, copy.deepcopy(result), [job.rows for job in batch], place)
+        return Sample(self, prediction, copy.deepcopy(result), [task.rows for task in batch], place)
 
     def note(self, spent_s: float) -> None:
         """Count the time of a sample that is done."""

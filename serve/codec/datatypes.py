@@ -1,4 +1,4 @@
-"""The datatypes of the Open Inference Protocol, and arrays of them out of bytes and back.
+"""The datatypes of the Open Inference Protocol, arrays of them out of bytes and back, and the bytes after the JSON.
 
 Every length is checked against what is there before an array is made, so a request cannot ask for more memory than a
 small multiple of its own size. `serve.codec.elements` does the same for JSON.

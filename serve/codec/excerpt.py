@@ -1,4 +1,4 @@
-"""What a request holds, written for a message: never longer than a line, however large it is."""
+"""Values of a request, written for a message: never longer than a line, however large they are."""
 
 from __future__ import annotations
 

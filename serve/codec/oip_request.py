@@ -1,8 +1,8 @@
-"""Requests and answers of the Open Inference Protocol (V2), without the model's part.
+"""Infer requests of the Open Inference Protocol (V2), without the model's part.
 
 An infer request is JSON, or JSON followed by the bytes of its tensors, whose length the header
-`Inference-Header-Content-Length` tells; 0 there means that all of the body is one tensor. What carries tensors as bytes
-is in `serve.codec.datatypes`.
+`Inference-Header-Content-Length` tells; 0 there means that all of the body is one tensor. Tensors as bytes are
+read by `serve.codec.datatypes`.
 
 Source: Open Inference Protocol, "Inference"; Triton's binary tensor data extension.
 """
@@ -84,7 +84,7 @@ def parse_infer(body: Body, header_length: str | None = None) -> InferRequest:
     is_worth_it = header_length is not None and len(text) <= _LONGEST_REMEMBERED_BYTES
     said = _remember(text) if is_worth_it else _understand(text)
     part = BinaryPart(binary)
-    inputs = tuple([_input(each, part) for each in said.inputs])
+    inputs = tuple([_input(described, part) for described in said.inputs])
     part.require_end()
     return InferRequest(inputs, said.outputs, said.is_binary, said.id, said.parameters)
 
@@ -101,7 +101,7 @@ class _Described(NamedTuple):
 
 
 class _Text(NamedTuple):
-    """What the JSON of a request says; nobody changes it."""
+    """The JSON of a request; never changed."""
 
     inputs: tuple[_Described, ...]
     outputs: tuple[RequestedOutput, ...]

@@ -1,8 +1,7 @@
 """Operators' orders over HTTP: rollback, pin, unpin, look now.
 
-For who shows the token of `admin_token_file`, which is read anew for each order, so that a new token needs no restart.
-Where no file is named, none of this exists. What an order does is `serve.operations.operations`' matter, as for the
-commands.
+They need the token in `admin_token_file`, which is read anew for each order, so that a new token needs no restart.
+Without that setting there are none. Like the commands, they are carried out by `serve.operations.operations`.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _KEYS: Mapping[str, frozenset[str]] = {"pin": frozenset({"reason"}), "rollback":
 
 
 def check_token(server: Server, request: Request) -> Response:
-    """Say whether the token is right, for whoever asks before giving orders."""
+    """Say whether the token is right, before any order is given."""
     return authorize(server.settings.admin_token_file, request.headers) or succeed({"actions": ACTIONS})
 
 

@@ -37,12 +37,12 @@ class AsgiApp:
 
     @property
     def is_ending(self) -> bool:
-        """Whether the server was told to end, so that each connection is closed after its answer."""
+        """Whether the server is shutting down, so that each connection is closed after its answer."""
         return self._server.telemetry.drain.has_begun
 
     def count_slow_client(self) -> None:
         """Count a connection that was closed because its peer took too long."""
-        self._server.telemetry.worker_metrics.observer.reject("", SLOW_CLIENT)
+        self._server.telemetry.worker_metrics.request_counters.reject("", SLOW_CLIENT)
 
     def handle(
         self,

@@ -1,4 +1,4 @@
-"""Which pages of other origins may read answers in a browser (the Fetch standard's CORS protocol); none by default."""
+"""The right of pages of other origins to read answers in a browser (the Fetch standard's CORS protocol)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Origins:
     """The origins that the setting `cors_origins` allows.
 
     Args:
-        allowed: such as `https://example.org`; `*` is every one.
+        allowed: `https://example.org`, for example; `*` allows all.
     """
 
     def __init__(self, allowed: Collection[str]) -> None:

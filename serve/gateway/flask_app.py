@@ -61,7 +61,7 @@ def create_app(settings: ServerSettings | None = None, drain: Drain | None = Non
 
 class _Application(Flask):
     def wsgi_app(self, environ: Any, start_response: Any) -> Any:
-        """Response one request; an upgrade that it offers is ignored, and Werkzeug would refuse a WebSocket's."""
+        """Answer one request; an upgrade that it offers is ignored, and Werkzeug would refuse a WebSocket's."""
         environ.pop("HTTP_UPGRADE", None)
         return super().wsgi_app(environ, start_response)
 
@@ -131,7 +131,7 @@ def _add_error_handlers(app: Flask, lifecycle: RequestLifecycle) -> None:
     def _request_error(error: RequestError) -> FlaskResponse:
         ticket = current_ticket()
         if ticket is not None:
-            ticket.hang_up()  # nobody knows where the next request would begin
+            ticket.hang_up()  # where the next request would begin is unknown
         return _carry(fail(error.status, error.message))
 
     @app.errorhandler(Exception)

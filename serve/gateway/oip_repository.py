@@ -1,8 +1,8 @@
 """The model repository extension of the Open Inference Protocol (V2).
 
-What is served is told by the settings and by what a trainer publishes, not by requests: `load` has the watched place
-looked at now, brings back what was unloaded, and answers when that is live or refused; `unload` is refused unless the
-settings allow it.
+The settings and what a trainer publishes decide what is served, not requests: `load` has the watched directory looked
+at now, brings back what was unloaded, and answers when that is live or refused; `unload` is refused unless the settings
+allow it.
 
 Source: Triton's model repository extension.
 """
@@ -47,7 +47,7 @@ def _entry(model: Model, label: str, instance: ModelInstance) -> dict[str, objec
 
 
 def load(server: Server, request: Request) -> Response:
-    """Have the watched places of a model looked at now, and say whether what lies there is live or was refused."""
+    """Have the watched directories of a model looked at now, and say whether their content is live or was refused."""
     try:
         model = server.find(request.place["name"])
         parameters = _options(server, request).get("parameters")

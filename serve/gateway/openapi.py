@@ -1,7 +1,7 @@
 """`GET /openapi.json`: this server's interface as an OpenAPI 3.1 file, made from the table of routes.
 
 Every route is in it: its summary is the first line of its handler, its parameters are those of its path. What a
-request and its answer look like is told in `serve.gateway.openapi_schemas`.
+request and its answer look like is in `serve.gateway.openapi_schemas`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _REFUSALS = {
     "400": "the request is malformed; the error says what was expected and what was found",
     "404": "no such model, version or label is served",
     "413": "the body is too long, as it came or when decompressed",
-    "415": "the body comes in a form that nobody here reads",
+    "415": "the body comes in a form that this server does not read",
     "422": "the request is well formed and does not fit the model",
     "503": "no model is live yet, or there is no room for the request now",
 }

@@ -1,8 +1,8 @@
-"""What every server does around a handler: counting, deadlines, a full queue, traces, the access log.
+"""The work around every handler: counting, deadlines, a full queue, traces, the access log.
 
 `open`, then `begin`, which has the handler understand the request, then `end`, which lets the answer out; a transport
 only reads and writes. One with threads runs the model in between by `carry`, one with an event loop by its dispatcher.
-What is read of a request before its handler is its headers, so nothing here but `carry` waits for anything.
+Before the handler only the headers of a request are read, so nothing here but `carry` waits for anything.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from serve.batching.scheduler import LateError
 from serve.errors import InputError
-from serve.http.admission import QUEUE_FULL, TIMEOUT_HEADER, TOO_LARGE, Arrival, judge, read_timeout
+from serve.http.admission import QUEUE_FULL, TIMEOUT_HEADER, TOO_LARGE, Arrival, admit, read_timeout
 from serve.http.messages import RETRY_AFTER_S, Request, Response, fail
 from serve.http.trace_context import HEADER, TraceParent, parse_trace_parent
 from serve.inference.prediction import Prediction, complete
@@ -61,23 +61,23 @@ class RequestLifecycle:
         stated, span = request.headers.get(HEADER), None
         trace = None if stated is None else parse_trace_parent(stated)
         if route.protocol:
-            self._telemetry.worker_metrics.observer.begin(model, arrival.waited_s)
+            self._telemetry.worker_metrics.request_counters.begin(model, arrival.waited_s)
             if self._telemetry.spans is not None:
                 span = self._telemetry.spans.begin(request.method, route.pattern, request.path, trace)
                 trace = self._telemetry.spans.place_of(span)
         return RequestContext(request, route, model, arrival, self._deadline_of(request, arrival), client, trace, span)
 
-    def turn_away(self, context: RequestContext) -> Response | None:
+    def reject(self, context: RequestContext) -> Response | None:
         """Return the answer to a prediction that is not to be worked on; `None` for every other request."""
         if not context.route.protocol:
             return None
         if context.deadline_s is None:
             stated = context.request.headers[TIMEOUT_HEADER]
             return fail(400, f"{TIMEOUT_HEADER}: expected a number of seconds above 0, found {stated!r}")
-        rejection = judge(context.arrival, context.deadline_s, self._server.settings.max_queue, time.monotonic())
+        rejection = admit(context.arrival, context.deadline_s, self._server.settings.max_queue, time.monotonic())
         if rejection is None:
             return None
-        self._telemetry.worker_metrics.observer.reject(context.model, rejection.reason)
+        self._telemetry.worker_metrics.request_counters.reject(context.model, rejection.reason)
         headers = {"Retry-After": str(RETRY_AFTER_S)} if rejection.reason == QUEUE_FULL else {}
         return fail(rejection.status, rejection.message, headers)
 
@@ -89,7 +89,7 @@ class RequestLifecycle:
         if context.route.protocol:
             label = answer.headers.get("X-Model-Label", "")
             served = Served(context.model, label, context.route.protocol, answer.status)
-            self._telemetry.worker_metrics.observer.end(served, seconds)
+            self._telemetry.worker_metrics.request_counters.end(served, seconds)
         if context.span is not None and self._telemetry.spans is not None:
             self._telemetry.spans.end(context.span, answer.status, provenance_of(answer.headers))
         if self._telemetry.access_log is not None:
@@ -99,17 +99,15 @@ class RequestLifecycle:
     def begin(self, context: RequestContext) -> Response | Prediction | Exception:
         """Have the handler understand a request, unless it is turned away; `end` takes all but a prediction to run."""
         try:
-            found: Response | Prediction = self.turn_away(context) or context.route.handle(
-                self._server, context.request
-            )
+            found: Response | Prediction = self.reject(context) or context.route.handle(self._server, context.request)
             return found
         except Exception as error:  # a bug of a handler
             return error
 
     def end(self, context: RequestContext, found: Response | Exception) -> Response:
-        """Let out the answer, or what is to be said of an error."""
+        """Let out an answer, or the one to an error."""
         if isinstance(found, LateError):
-            found = self.turn_away(context) or found
+            found = self.reject(context) or found
         return self.close(
             context, found if isinstance(found, Response) else self.fail_unknown(context.request.path, found)
         )
@@ -127,7 +125,7 @@ class RequestLifecycle:
     def refuse_body(self, context: RequestContext, limit_bytes: int) -> Response:
         """Answer a request whose body is too long."""
         if context.route.protocol:
-            self._telemetry.worker_metrics.observer.reject(context.model, TOO_LARGE)
+            self._telemetry.worker_metrics.request_counters.reject(context.model, TOO_LARGE)
         return self.end(context, fail(413, f"the body: expected at most {limit_bytes} bytes, found more"))
 
     def fail_unknown(self, path: str, error: Exception) -> Response:
@@ -138,8 +136,8 @@ class RequestLifecycle:
         if isinstance(error, InputError):  # found when the model ran
             return fail(422, error.message)
         log = next(self._server.instances).log
-        told = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        log.emit("request_failed", path=path, reason=repr(error), traceback=told)
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        log.emit("request_failed", path=path, reason=repr(error), traceback=text)
         return fail(500, "the server failed on this request; its log says why")
 
     def _deadline_of(self, request: Request, arrival: Arrival) -> float | None:

@@ -1,4 +1,4 @@
-"""One worker's models, put together: settings in, runtimes out, started and stopped as one."""
+"""One worker's models and telemetry, made from the settings, started and stopped as one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Server(Registry):
         models = {
             model.name: Model(
                 model.name,
-                {label: ModelInstance(each, worker_metrics.take_event) for label, each in model.labels.items()},
+                {label: ModelInstance(labelled, worker_metrics.take_event) for label, labelled in model.labels.items()},
             )
             for model in settings.models
         }

@@ -1,7 +1,7 @@
-"""When a request is turned away instead of answered late: a full queue, or a deadline that has passed. Pure.
+"""The rejection of requests that would be answered late: a full queue, or a deadline that has passed. Pure.
 
-Turning away is cheap and says so at once, so that a client can try another server; waiting in a long queue for an
-answer that nobody wants any more is neither.
+A rejection is cheap and immediate, so that a client can try another server; waiting in a long queue for an answer that
+is no longer wanted is neither.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 TIMEOUT_HEADER = "x-request-timeout"
-# What the metrics say of requests that were turned away.
+# The reasons of rejections, as the metrics name them.
 QUEUE_FULL, DEADLINE, TOO_LARGE, SLOW_CLIENT = "queue_full", "deadline", "too_large", "slow_client"
 
 
@@ -59,7 +59,7 @@ def read_timeout(headers: Mapping[str, str], default_s: float) -> float:
     return timeout_s
 
 
-def judge(arrival: Arrival, deadline_s: float, max_queue: int, now_s: float) -> Rejection | None:
+def admit(arrival: Arrival, deadline_s: float, max_queue: int, now_s: float) -> Rejection | None:
     """Decide whether a request is worked on; return why it is turned away, or `None`.
 
     Args:

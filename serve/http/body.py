@@ -1,6 +1,6 @@
 """Bodies: reading a request's up to a limit, and the compression of both ways.
 
-The limit is ours and not the framework's, which cuts a chunked body off at its limit and says nothing.
+The limit is ours and not the framework's, which silently cuts a chunked body off at its limit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What goes into a handler and what comes out of it, whatever server carries it."""
+"""Requests and responses as handlers see them, whatever server carries them."""
 
 from __future__ import annotations
 

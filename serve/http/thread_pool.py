@@ -1,7 +1,7 @@
-"""The request threads of a gthread worker, with what gunicorn's own pool does not tell: who waits, and since when.
+"""The request threads of a gthread worker, and what gunicorn's own pool does not count: who waits, and since when.
 
 Also the guard against slow clients: a thread is held by its connection while it reads the request and writes the
-answer, so a connection that is too slow at either is shut down. Gunicorn alone would let it hold the thread for ever.
+answer, so a connection that is too slow at either is shut down. Gunicorn itself would let it hold the thread for ever.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is read when Prometheus asks: the files of a store, which all workers share, and the kernel's account of memory.
+"""Values that are read when Prometheus asks: from the files of a store, which all workers share, and the kernel.
 
 So these values are the same whichever worker answers, and a worker that died is not among them.
 """

@@ -108,7 +108,7 @@ class MetricFamilies:
         self._faults = self._counter("faults", "Faults that the log tells of.", "model", "label", "event")
 
     def add(self, counts: Counts) -> None:
-        """Add what an observer has counted."""
+        """Add the counts of requests."""
         for served, count in counts.requests.items():
             self._requests.labels(served.model, served.label, served.protocol, str(served.status)).inc(count)
         for (model, label), spread in counts.latencies.items():

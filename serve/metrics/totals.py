@@ -1,6 +1,4 @@
-"""What the status page computes rates and percentiles from: running totals, whose differences are the traffic between
-two looks.
-"""
+"""Running totals, from whose differences the status page computes rates and percentiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One worker's share of the metrics: an observer that counts, and a thread that hands the counts over once a second."""
+"""One worker's share of the metrics: counters of requests, and a thread that hands the counts over once a second."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class WorkerMetrics:
     """
 
     def __init__(self, read_shadow: Callable[[], Mapping[str, Mapping[str, int]]] = dict) -> None:
-        self.observer = RequestCounters()
+        self.request_counters = RequestCounters()
         self._read_queued: Callable[[], int] = lambda: 0
         self._read_shadow = read_shadow
         self._families = MetricFamilies()
@@ -37,7 +37,7 @@ class WorkerMetrics:
         """Begin to hand over, once in each process; threads do not survive a fork."""
         self._read_queued = read_queued
         if self._thread is None or self._thread[0] != os.getpid():
-            thread = threading.Thread(target=self._run, name="meter", daemon=True)
+            thread = threading.Thread(target=self._run, name="metrics", daemon=True)
             self._thread = os.getpid(), thread
             thread.start()
 
@@ -54,8 +54,8 @@ class WorkerMetrics:
     def hand_over(self) -> None:
         """Put what was counted where Prometheus finds it."""
         with self._lock:
-            self.observer.queue(self._read_queued())
-            self._families.add(self.observer.take())
+            self.request_counters.queue(self._read_queued())
+            self._families.add(self.request_counters.take())
             self._families.compare(self._read_shadow())
 
     def take_event(self, event: Event) -> None:
@@ -73,7 +73,7 @@ class WorkerMetrics:
         return read_traffic(self._families.collect(()))
 
     def tallies(self) -> dict[str, Tally]:
-        """Tell what was asked of each model so far."""
+        """Return the tally of each model so far."""
         self.hand_over()
         return read_tallies(self._families.collect(()))
 

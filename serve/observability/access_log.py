@@ -17,7 +17,7 @@ from serve.http.trace_context import TraceParent
 
 Sink = Callable[[bytes], None]
 _STDOUT = 1
-# What the answer's own headers say of where it comes from, by the name that it has in the line.
+# The headers of an answer that state its provenance, by their keys in the line.
 _PROVENANCE = {
     "model": "X-Model-Name",
     "version": "X-Model-Version",
@@ -52,23 +52,23 @@ class AccessLog:
     def __init__(self, sink: Sink | None = None) -> None:
         self._sink = sink or _write_to_stdout
 
-    def put(self, exchange: LoggedRequest) -> None:
+    def put(self, logged: LoggedRequest) -> None:
         """Write one line."""
         line: dict[str, object] = {
             "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "event": "request",
             "worker": os.getpid(),
-            "client": exchange.client,
-            "method": exchange.method,
-            "path": exchange.path,
-            "status": exchange.status,
-            "seconds": round(exchange.seconds, 6),
-            "taken_bytes": exchange.taken_bytes,
-            "given_bytes": exchange.given_bytes,
-            **provenance_of(exchange.headers),
+            "client": logged.client,
+            "method": logged.method,
+            "path": logged.path,
+            "status": logged.status,
+            "seconds": round(logged.seconds, 6),
+            "taken_bytes": logged.taken_bytes,
+            "given_bytes": logged.given_bytes,
+            **provenance_of(logged.headers),
         }
-        if exchange.trace is not None:
-            line.update(trace_id=exchange.trace.trace_id, span_id=exchange.trace.span_id)
+        if logged.trace is not None:
+            line.update(trace_id=logged.trace.trace_id, span_id=logged.trace.span_id)
         self._sink(json.dumps(line).encode() + b"\n")
 
 

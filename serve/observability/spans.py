@@ -1,7 +1,7 @@
 """Reporting each request as a span, by OpenTelemetry; the door to it, and used only where `traces = "otlp"` is set.
 
-Where the spans go say OpenTelemetry's own variables: `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_SERVICE_NAME`,
-`OTEL_TRACES_SAMPLER` and so on. The attributes are those of its semantic conventions for HTTP servers.
+OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER` …) state where
+the spans go. The attributes are those of its semantic conventions for HTTP servers.
 """
 
 from __future__ import annotations

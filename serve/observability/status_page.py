@@ -1,6 +1,6 @@
-"""What the status page shows, in the form that programs can read too.
+"""The content of the status page, in a form that programs can read too.
 
-Made from the files of the stores, so every worker answers the same; pure, what is read is handed in.
+Made from the files of the stores, so every worker answers the same; pure: the caller reads them.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def list_swaps(history: Sequence[Past], events: Sequence[Mapping[str, Any]]) -> 
     swaps: list[dict[str, object]] = []
     for past in history[:MOST_SWAPS]:
         entry = past.entry
-        told = [each for each in events if each["event"] == "swapped" and each.get("generation") == entry.generation]
+        reports = [
+            event for event in events if event["event"] == "swapped" and event.get("generation") == entry.generation
+        ]
         swaps.append(
             {
                 "refused": False,
@@ -81,8 +83,8 @@ def list_swaps(history: Sequence[Past], events: Sequence[Mapping[str, Any]]) -> 
                     for key in ("generation", "version", "sha256", "size_bytes", "name", "cause")
                 },
                 "is_kept": past.is_kept,
-                "phases": {phase: _slowest(told, f"{phase}_s") for phase in _PHASES},
-                "since_marker_s": _slowest(told, "since_marker_s") if entry.cause == "checkpoint" else None,
+                "phases": {phase: _slowest(reports, f"{phase}_s") for phase in _PHASES},
+                "since_marker_s": _slowest(reports, "since_marker_s") if entry.cause == "checkpoint" else None,
             }
         )
     swaps += [_describe_refusal(event) for event in events if event["event"] == "refused"]

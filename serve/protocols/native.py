@@ -1,9 +1,9 @@
 """`POST /predict`: `{"inputs": [[…], …]}` to `{"outputs": […], "model": {…}}`.
 
-Inputs may come as `.npy`, safetensors or an image as well, told by the content type or by their first bytes, and
+Inputs may come as `.npy`, safetensors or an image as well, recognized by the content type or by their first bytes, and
 outputs go as `.npy` or safetensors to clients that ask for them by `Accept`. The whole request runs on one generation,
-and the answer says on which. Where the server has several models, `/predict/NAME` says which one; the header
-`X-Model-Label` asks for a label.
+which the answer names. Where the server has several models, `/predict/NAME` names one; the header `X-Model-Label` asks
+for a label.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BY_TYPE = {
 }
 # None of them can begin a JSON text. Safetensors has no such beginning.
 _BY_START = ((b"\x93NUMPY", NPY), (b"\x89PNG\r\n", IMAGE), (b"\xff\xd8\xff", IMAGE))
-# Clients send forms by default without meaning them; these they mean, and nobody here reads them.
+# Clients send forms by default without meaning them; these they mean, and the server cannot read them.
 _UNREAD = ("multipart/", "image/", "audio/", "video/")
 
 
@@ -100,7 +100,7 @@ class PlainDialect(abc.ABC):
         self._request, self._limit_bytes = request, limit_bytes
 
     def read(self, request: Request, predictor: Predictor) -> Take:
-        """Understand a request; what the methods of a dialect are for is told in `serve.inference.prediction`."""
+        """Understand a request; `serve.inference.prediction` describes the methods of a dialect."""
         body = read_content(request, self._limit_bytes)
         kind = detect(request.headers.get("content-type"), body)
         if kind is not None:

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 def infer(server: Registry, request: Request) -> Response | Prediction:
     """Answer one infer request of the Open Inference Protocol."""
-    return ask(server, request, _V2(request, server.settings.max_body_bytes))
+    return ask(server, request, _OipInfer(request, server.settings.max_body_bytes))
 
 
 _NOTHING = InferRequest(())
 
 
-class _V2:
+class _OipInfer:
     def __init__(self, request: Request, limit_bytes: int) -> None:
         self._request, self._limit_bytes = request, limit_bytes
         self._asked = _NOTHING

@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol (V2) says of a server and its models, beside their answers."""
+"""The metadata of a server and its models in the Open Inference Protocol (V2)."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _write_config(found: Found, live: Generation) -> Response:
             "name": found.model.name,
             "platform": PLATFORM,
             "backend": "envserve",
-            # 0 says that the shapes below are whole, rows included; any number of rows may come.
+            # 0: the shapes below are whole, rows included; a request may have any number of rows.
             "max_batch_size": 0,
             "input": [_as_config(spec) for spec in specs_of(live.predictor.inputs)],
             "output": [_as_config(spec) for spec in specs_of(live.predictor.outputs)],

@@ -1,6 +1,6 @@
-"""TorchServe's inference interface: `/ping`, `/predictions/NAME` and what it says of models.
+"""TorchServe's inference interface: `/ping`, `/predictions/NAME` and the descriptions of models.
 
-An answer is the outputs and nothing else; where it comes from stands in its headers.
+An answer is the outputs and nothing else; its headers state where it comes from.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from serve.model.predictor import Predictor
 from serve.model.slot import Generation
 from serve.protocols.native import PlainDialect
 
-# Under one of these clients wrap what their handler takes.
+# Clients wrap the inputs of their handler under one of these.
 _WRAPPERS = ("data", "body", "instances", "inputs")
 
 

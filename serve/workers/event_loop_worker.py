@@ -99,7 +99,7 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
         self.config.app = rest
         scheduler = None
         if server is not None:
-            scheduler = self._scheduler = Scheduler(loop, server.telemetry.worker_metrics.observer.batch)
+            scheduler = self._scheduler = Scheduler(loop, server.telemetry.worker_metrics.request_counters.batch)
             self._answer_with(AsgiApp(server, rest, scheduler), server.settings.client_timeout_s)
         uvicorn = _Uvicorn(self.config, self.on_taking)
         loop.add_signal_handler(signal.SIGQUIT, uvicorn.quit)
@@ -111,12 +111,14 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
         if not uvicorn.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
-    def _answer_with(self, app: AsgiApp, patience_s: float) -> None:
+    def _answer_with(self, app: AsgiApp, timeout_s: float) -> None:
         cfg = self.cfg
-        bounds = Bounds(cfg.limit_request_line, cfg.limit_request_fields, cfg.limit_request_field_size, patience_s)
-        known = HeaderCache(app.table, app.limit_bytes, bounds)
+        bounds = Bounds(cfg.limit_request_line, cfg.limit_request_fields, cfg.limit_request_field_size, timeout_s)
+        heads = HeaderCache(app.table, app.limit_bytes, bounds)
         self.config.app = app
-        self.config.http = functools.partial(Connection, app=app, bounds=bounds, known=known, streak=SoleConnection())
+        self.config.http = functools.partial(
+            Connection, app=app, bounds=bounds, heads=heads, sole_connection=SoleConnection()
+        )
 
     async def _sweep(self, uvicorn: Uvicorn) -> None:
         """Look once a second after the peers, the heartbeat and the master."""

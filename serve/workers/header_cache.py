@@ -1,7 +1,7 @@
 """Heads of requests that were understood before, and heads of answers that were written before.
 
 A client sends the same head over and over, and the answers of one generation differ in nothing but their bodies, so
-both are remembered by what they are made of. What is remembered is bounded, and nothing of it is changed by anybody.
+both are remembered by what they are made of. What is remembered is bounded, and never changed.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ _LOOK_S = 0.02
 
 
 class Handover:
-    """What new workers say to the master; made in the master, before its workers."""
+    """The reports of new workers to the master; made in the master, before its workers."""
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
@@ -30,7 +30,7 @@ class Handover:
 
     def say(self, can_answer: bool) -> None:
         """Tell the master that this worker takes requests from now on, and whether it can answer any."""
-        # A pipe that nobody has read for thousands of workers is full; the next reload empties it first.
+        # The pipe is full after thousands of workers without a reload; the next reload empties it first.
         with contextlib.suppress(BlockingIOError):
             os.write(self._writer, b"%d %d\n" % (os.getpid(), can_answer))
 
@@ -71,10 +71,10 @@ class Handover:
             arbiter.murder_workers()
             if new - set(arbiter.WORKERS):
                 return "a new worker has died"
-            said = self._hear()
-            if not all(said.get(pid, True) for pid in waiting):
+            reports = self._hear()
+            if not all(reports.get(pid, True) for pid in waiting):
                 return "a new worker has no model to answer with"
-            waiting.difference_update(said)
+            waiting.difference_update(reports)
             time.sleep(_LOOK_S)
         return None
 

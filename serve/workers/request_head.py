@@ -1,4 +1,4 @@
-"""What a request's head must keep to under the event-loop worker, as gunicorn has it for its threads.
+"""The rules for a request's head under the event-loop worker, as gunicorn has them for its threads.
 
 Also the head without an offered upgrade: RFC 9110, 7.8, lets a server ignore the offer, and then body and framing are
 those of any request. httptools takes an offer for the end of HTTP on the connection (httptools#124), so it must not
@@ -19,13 +19,13 @@ class Bounds(NamedTuple):
     """What a peer may do.
 
     Args:
-        patience_s: in which a head must be complete, and in which a body or a peer that reads must make progress.
+        timeout_s: in which a head must be complete, and in which a body or a peer that reads must make progress.
     """
 
     line_bytes: int
     fields: int
     field_bytes: int
-    patience_s: float
+    timeout_s: float
 
     @property
     def head_bytes(self) -> int:

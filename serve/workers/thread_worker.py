@@ -93,8 +93,8 @@ class GracefulClose:
             done = futures.wait(self.futures, timeout=0, return_when=futures.FIRST_COMPLETED).done
         else:
             done = futures.wait(self.futures, timeout=wait_s, return_when=futures.FIRST_COMPLETED).done
-        for each in done:
-            self.futures.remove(each)
+        for future in done:
+            self.futures.remove(future)
         self.murder_keepalived()
 
 
@@ -149,7 +149,7 @@ class _JsonErrors:
     def sendall(self, page: bytes) -> None:
         line = page.partition(b"\r\n")[0]
         status = int(line.split()[1])
-        said = f"the request: {self._reason}" if status < 500 else line.split(None, 2)[2].decode()
-        body = json.dumps({"error": said}).encode()
+        message = f"the request: {self._reason}" if status < 500 else line.split(None, 2)[2].decode()
+        body = json.dumps({"error": message}).encode()
         fields = b"Connection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
         self._sock.sendall(b"%s\r\n%s%s" % (line, fields, body))
