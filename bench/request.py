@@ -96,18 +96,18 @@ def connect(server, count: int) -> list:
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
-    from serve.batching.scheduler import Scheduler
+    from serve.batching.scheduler import Scheduler, SoleConnection
     from serve.gateway.asgi_app import AsgiApp
     from serve.workers.header_cache import HeaderCache
-    from serve.workers.http_protocol import Bounds, Connection, SoleConnection
+    from serve.workers.http_protocol import Bounds, Connection
 
     loop = asyncio.get_running_loop()
-    app = AsgiApp(server, None, Scheduler(loop, server.telemetry.worker_metrics.observer.batch))
+    app = AsgiApp(server, None, Scheduler(loop, server.telemetry.worker_metrics.request_counters.batch))
     config = Config(app=lambda: None, log_config=None)
     config.load()
     state = ServerState()
     bounds = Bounds(4094, 100, 16384, 30.0)
-    shared = {"known": HeaderCache(app.table, app.limit_bytes), "streak": SoleConnection()}
+    shared = {"heads": HeaderCache(app.table, app.limit_bytes, bounds), "sole_connection": SoleConnection()}
     found = []
     for _ in range(count):
         each = Connection(config=config, server_state=state, app_state={}, app=app, bounds=bounds, **shared)

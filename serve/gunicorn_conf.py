@@ -51,7 +51,7 @@ handover = Handover()
 # What is done about a worker that has ended, once the master is ready for it.
 _FORGET: list[Any] = []
 
-# The place in which the workers share their counts. Made here, because prometheus_client looks for it when it is
+# The directory in which the workers share their counts. Made here, because prometheus_client looks for it when it is
 # imported, and gunicorn imports the worker's class, which brings it, before it calls any hook.
 multiprocess_directory.make(os.environ)
 
@@ -76,11 +76,7 @@ control_socket_disable = True
 
 
 def on_starting(server: Any) -> None:
-    """Get ready for the death of workers.
-
-    Args:
-        server: gunicorn's arbiter, which has no workers yet.
-    """
+    """Get ready for the death of workers."""
     # Not when a worker has died, because gunicorn tells of that from a signal handler, which may interrupt the import
     # and begin it again.
     from serve.metrics import metric_families
@@ -90,11 +86,7 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Put the drop of readiness before the end, and say which worker serves where it is not the fast one.
-
-    Args:
-        server: gunicorn's arbiter, which has set its signal handlers.
-    """
+    """Put the drop of readiness before the end, and report which worker serves where it is not the fast one."""
     if served.worker == "auto" and _missing:
         server.log.info("worker: gthread, as %s is missing; the extra fast brings it", ", ".join(_missing))
     end: Any = signal.getsignal(signal.SIGTERM)
@@ -102,20 +94,12 @@ def when_ready(server: Any) -> None:
 
 
 def on_reload(server: Any) -> None:
-    """Keep the old workers until the new ones take requests.
-
-    Args:
-        server: gunicorn's arbiter, which has not forked the new workers yet.
-    """
+    """Keep the old workers until the new ones take requests."""
     handover.hold(server)
 
 
 def post_worker_init(worker: Any) -> None:
-    """Start the reloaders of a new worker, and let it become live before it takes requests.
-
-    Args:
-        worker: gunicorn's worker, whose application is loaded and whose loop has not begun.
-    """
+    """Start the reloaders of a new worker, and let it become live before it takes requests."""
     served_here = find_server(getattr(worker, "wsgi", None))
     if served_here is None:
         worker.log.warning("not an application of serve: call its server's start() in a post_worker_init of your own")
@@ -139,18 +123,14 @@ def post_worker_init(worker: Any) -> None:
 def pre_request(worker: Any, request: Any) -> None:
     """Close connections after their answer where the client asks for it, and while the server ends.
 
-    So that nobody sends into one that is about to close.
-
-    Args:
-        worker: gunicorn's worker.
-        request: gunicorn's request, before its answer.
+    Otherwise a client could send into one that is about to close.
     """
     ticket = current_ticket()
     if ticket is not None:
         ticket.request = request
     # Gunicorn alone knows `close` only as the whole of the first such field.
-    said = ",".join(value for name, value in request.headers if name == "CONNECTION").lower()
-    if drain.has_begun or "close" in map(str.strip, said.split(",")):
+    stated_connection = ",".join(value for name, value in request.headers if name == "CONNECTION").lower()
+    if drain.has_begun or "close" in map(str.strip, stated_connection.split(",")):
         request.force_close()
     stated = dict(request.headers)
     if stated.get("CONTENT-LENGTH", "").isdigit() and int(stated["CONTENT-LENGTH"]) > served.max_body_bytes:
@@ -160,32 +140,18 @@ def pre_request(worker: Any, request: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Drop what a worker that has ended said of its present.
-
-    Args:
-        server: gunicorn's arbiter.
-        worker: that has ended.
-    """
+    """Drop the gauges of a worker that has ended."""
     for forget in _FORGET:
         forget(worker.pid)
 
 
 def on_exit(server: Any) -> None:
-    """Remove the place in which the workers shared their counts.
-
-    Args:
-        server: gunicorn's arbiter.
-    """
+    """Remove the directory in which the workers shared their counts."""
     multiprocess_directory.remove(os.environ)
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """Stop the reloaders of a worker that ends, and let its process end without taking the interpreter apart.
-
-    Args:
-        server: gunicorn's arbiter.
-        worker: the worker, which may have failed before it had an application.
-    """
+    """Stop the reloaders of a worker that ends, and let its process end without taking the interpreter apart."""
     served_here = find_server(getattr(worker, "wsgi", None))
     if served_here is None:
         return

@@ -1,7 +1,7 @@
-"""Which requests run together, and where: the rules of batching, without a clock, a thread or torch.
+"""The rules of batching: which requests run together, and where; without a clock, a thread or torch.
 
-A lane is one model of one worker. Requests that are ready at the same moment run as one batch, on one generation: no
-timer makes the first one wait, unless the settings ask for it. While a batch runs, the next one gathers.
+A queue holds the requests for one model of one worker. Those that are ready at the same moment run as one batch, on one
+generation: no timer makes the first one wait, unless the settings ask for it. While a batch runs, the next one gathers.
 
 Running a batch and answering is the work of `serve.batching.scheduler`.
 """
@@ -19,7 +19,7 @@ INLINE_S = 0.001
 # Beyond its time on the processor, a batch may have waited: for the interpreter lock, for other processes, or, if it
 # always does, for a device or a disk.
 _LONGEST_WAIT_S = 20 * INLINE_S
-# An inline batch that kept the processor this long was misjudged: the lane stays away from the loop for a while. One
+# An inline batch that kept the processor this long was misjudged: the model stays away from the loop for a while. One
 # that only waited this long was not, on a busy machine; several in a row were.
 _OVERRUN_S = 50 * INLINE_S
 _MOST_OVERRUNS = 3
@@ -34,10 +34,10 @@ Runner = Callable[[Sequence[Any]], Sequence[Any]]
 
 @dataclass(frozen=True)
 class Limits:
-    """How far a lane gathers.
+    """The limits of one batch.
 
     Args:
-        max_rows: the most rows of one batch; a request that has more runs alone. 1 turns batching off.
+        max_rows: the most rows; a request that has more runs alone. 1 turns batching off.
         delay_s: how long the oldest request may wait for others.
     """
 
@@ -49,15 +49,13 @@ class Task(NamedTuple):
     """One request that is ready to run.
 
     Args:
-        key: jobs of equal keys may run together: the same generation, the same shape and kind of inputs. `None` for a
-            job that always runs alone.
-        rows: how many rows its inputs have.
-        inputs: what the model takes.
-        run: runs the inputs of several jobs of this key; one result for each, in order.
-        done: told the result, or the exception.
+        key: tasks of equal keys may run together: the same generation, the same shape and kind of inputs. `None` for a
+            task that always runs alone.
+        run: runs the inputs of several tasks of this key; one result for each, in order.
+        done: called with the result, or the exception.
         since_s: when it became ready, on the caller's clock.
-        deadline_s: when nobody wants its result any more.
-        owner: whose it is; nobody here looks into it.
+        deadline_s: after which its result is no longer wanted.
+        owner: the caller's.
     """
 
     key: Hashable
@@ -71,12 +69,7 @@ class Task(NamedTuple):
 
 
 class RunTime(NamedTuple):
-    """How long one run took.
-
-    Args:
-        cpu_s: of its thread on the processor.
-        wall_s: by the clock.
-    """
+    """The time of one run: of its thread on the processor, and by the clock."""
 
     cpu_s: float
     wall_s: float
@@ -95,26 +88,14 @@ class LatencyEstimate:
         self._overruns = 0
 
     def is_short(self, rows: int, now_s: float) -> bool:
-        """Whether a batch may run in the event loop; one that was never timed may not.
-
-        Args:
-            rows: of the batch.
-            now_s: the time.
-        """
+        """Whether a batch may run in the event loop; one that was never timed may not."""
         runs = self._runs.get(rows.bit_length())
         if not runs or now_s < self._banned_until_s:
             return False
         return min(took.cpu_s for took in runs) < INLINE_S and min(took.wall_s for took in runs) < _LONGEST_WAIT_S
 
     def note(self, rows: int, took: RunTime, was_inline: bool, now_s: float) -> None:
-        """Remember one run.
-
-        Args:
-            rows: of the batch.
-            took: how long it took.
-            was_inline: whether it ran in the event loop.
-            now_s: the time.
-        """
+        """Remember one run."""
         self._runs.setdefault(rows.bit_length(), deque(maxlen=_REMEMBERED_RUNS)).append(took)
         if took.wall_s > _UNSTEADY_S:
             self._banned_until_s = now_s + _UNSTEADY_BAN_S
@@ -127,19 +108,11 @@ class LatencyEstimate:
 
 @dataclass
 class BatchQueue:
-    """The waiting jobs of one model, at most one batch of which runs at a time.
-
-    Args:
-        limits: of its batches.
-        name: of the model.
-        pace: how long its batches took.
-        is_running: whether a batch runs.
-        sampler: says which requests are answered once more, where some are.
-    """
+    """The waiting tasks of one model, at most one batch of which runs at a time."""
 
     limits: Limits
     name: str = ""
-    pace: LatencyEstimate = field(default_factory=LatencyEstimate)
+    latency: LatencyEstimate = field(default_factory=LatencyEstimate)
     is_running: bool = False
     sampler: Any = None
     _waiting: deque[Task] = field(default_factory=deque)
@@ -148,20 +121,13 @@ class BatchQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, job: Task) -> None:
-        """Add a job behind the others."""
-        self._waiting.append(job)
-        self._rows += job.rows
+    def put(self, task: Task) -> None:
+        """Add a task behind the others."""
+        self._waiting.append(task)
+        self._rows += task.rows
 
     def wait_s(self, now_s: float) -> float | None:
-        """Say when the next batch may start.
-
-        Args:
-            now_s: the time.
-
-        Returns:
-            Seconds from now, 0 for at once; `None` while nothing waits or a batch runs.
-        """
+        """Return in how many seconds the next batch may start; `None` while nothing waits or a batch runs."""
         if self.is_running or not self._waiting:
             return None
         if self._rows >= self.limits.max_rows or self._waiting[0].key is None:
@@ -169,22 +135,22 @@ class BatchQueue:
         return max(0.0, self._waiting[0].since_s + self.limits.delay_s - now_s)
 
     def take(self) -> list[Task]:
-        """Take the next batch: the job that has waited longest, and those that may run with it.
+        """Take the next batch: the task that has waited longest, and those that may run with it.
 
         Returns:
-            At least one job; all have one key, and no more rows than the limit unless the first alone has.
+            At least one task; all have one key, and no more rows than the limit unless the first alone has.
         """
         first = self._waiting.popleft()
         batch, rows = [first], first.rows
         if first.key is not None and rows < self.limits.max_rows:
             passed: deque[Task] = deque()
             while self._waiting and rows < self.limits.max_rows:
-                job = self._waiting.popleft()
-                if job.key == first.key and rows + job.rows <= self.limits.max_rows:
-                    batch.append(job)
-                    rows += job.rows
+                task = self._waiting.popleft()
+                if task.key == first.key and rows + task.rows <= self.limits.max_rows:
+                    batch.append(task)
+                    rows += task.rows
                 else:
-                    passed.append(job)
+                    passed.append(task)
             passed.extend(self._waiting)
             self._waiting = passed
         self._rows -= rows
@@ -192,16 +158,13 @@ class BatchQueue:
 
 
 def run_batch(batch: Sequence[Task]) -> list[Any]:
-    """Run a batch, so that one bad request spoils no other.
-
-    Args:
-        batch: jobs of one key.
+    """Run a batch of one key, so that one bad request spoils no other.
 
     Returns:
-        For each job its result, or the exception that is its own: a batch that fails is run again job by job.
+        For each task its result, or its own exception: a batch that fails is run again task by task.
     """
     try:
-        results = list(batch[0].run([job.inputs for job in batch]))
+        results = list(batch[0].run([task.inputs for task in batch]))
         if len(results) == len(batch):
             return results
         failure: Exception = RuntimeError(f"the model: expected {len(batch)} results, found {len(results)}")
@@ -209,4 +172,4 @@ def run_batch(batch: Sequence[Task]) -> list[Any]:
         failure = error
     if len(batch) == 1:
         return [failure]
-    return [result for job in batch for result in run_batch([job])]
+    return [result for task in batch for result in run_batch([task])]

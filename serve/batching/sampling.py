@@ -17,11 +17,7 @@ from serve.swap.generation import identify
 
 
 class Sampler:
-    """Says when a model's next joined request is answered once more.
-
-    Args:
-        share: of the time that its runs take.
-    """
+    """Chooses the joined requests of a model that are answered once more, within a share of the time of its runs."""
 
     def __init__(self, share: float) -> None:
         self._share = share
@@ -29,13 +25,7 @@ class Sampler:
         self._is_busy = False
 
     def choose(self, batch: Sequence[Task], results: Sequence[Any], worked_s: float) -> Sample | None:
-        """Choose one request of a batch that has run, and hold its generation.
-
-        Args:
-            batch: that has run.
-            results: of its jobs.
-            worked_s: how long it ran.
-        """
+        """Choose one request of a batch that has run, and hold its generation."""
         self._worked_s += worked_s
         if len(batch) == 1 or self._is_busy or not self._spent_s < self._share * self._worked_s:
             return None
@@ -45,14 +35,10 @@ class Sampler:
             return None
         prediction.instance.slot.hold(prediction.generation)
         self._is_busy = True
-        return Sample(self, prediction, copy.deepcopy(result), [job.rows for job in batch], place)
+        return Sample(self, prediction, copy.deepcopy(result), [task.rows for task in batch], place)
 
     def note(self, spent_s: float) -> None:
-        """Count the time of a sample that is done.
-
-        Args:
-            spent_s: how long it took.
-        """
+        """Count the time of a sample that is done."""
         self._spent_s += spent_s
         self._is_busy = False
 
@@ -61,11 +47,9 @@ class Sample:
     """One joined request that is answered once more.
 
     Args:
-        sampler: counts the time.
         prediction: the request; its generation is held.
-        result: what the module gave for it in company.
+        result: of the module for it in company.
         rows: of each request that shared the run.
-        place: of this one among them.
     """
 
     def __init__(self, sampler: Sampler, prediction: Prediction, result: Any, rows: Sequence[int], place: int) -> None:

@@ -2,7 +2,7 @@
 
 What is ready at the same moment runs as one batch: in the loop where that is shorter than a millisecond, otherwise in a
 thread of the model's own, so that health checks, the heartbeat and other models never wait for it. Which requests
-share a run, and what counts as short, is told in `serve.batching.batch_queue`.
+share a run, and what counts as short, is in `serve.batching.batch_queue`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,26 @@ if TYPE_CHECKING:
     from serve.model.predictor import Predictor
     from serve.model.slot import Generation
 
+# After so many requests in a row on one connection, no other one is expected to join the next.
+_LONG_STREAK = 8
 Done = Callable[[Union[Response, Exception]], None]
+
+
+class SoleConnection:
+    """How many requests in a row came on the same connection; one for all connections of a worker."""
+
+    __slots__ = ("connection", "length")
+
+    def __init__(self) -> None:
+        self.connection: object = None
+        self.length = 0
+
+    def goes_on(self, connection: object) -> bool:
+        """Note a request, and say whether its connection seems to be the only one that asks."""
+        if connection is not self.connection:
+            self.connection, self.length = connection, 0
+        self.length += 1
+        return self.length > _LONG_STREAK
 
 
 class LateError(ServeError):
@@ -37,8 +56,7 @@ class Scheduler:
     """Runs predictions, on the thread of one event loop.
 
     Args:
-        loop: the running event loop.
-        note_batch: told the model's name and the rows of each batch.
+        note_batch: called with the model's name and the rows of each batch.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, note_batch: Callable[[str, int], None]) -> None:
@@ -54,11 +72,7 @@ class Scheduler:
         return sum(map(len, self._batch_queues.values()))
 
     def waiting_for(self, name: str) -> int:
-        """How many requests wait for a model.
-
-        Args:
-            name: of the model, whatever its labels.
-        """
+        """How many requests wait for a model."""
         count = 0
         for batch_queue in self._batch_queues.values():  # a loop, as each request asks this
             if batch_queue.name == name:
@@ -71,13 +85,12 @@ class Scheduler:
         """Have a prediction run and answered.
 
         Args:
-            prediction: a request that was understood.
             done: called in the loop, after this call, with the answer, or with what was raised.
-            deadline_s: when nobody wants the answer any more, on the monotonic clock; `None` for never.
+            deadline_s: after which the answer is no longer wanted, on the monotonic clock; `None` for never.
             is_alone: whether the caller calls `run_now` next, as no other request is expected to join it.
         """
         instance, predictor, taken = prediction.instance, prediction.generation.predictor, prediction.taken
-        batch_queue = self._batch_queues[instance] if instance in self._batch_queues else self._make_lane(instance)
+        batch_queue = self._batch_queues[instance] if instance in self._batch_queues else self._make_queue(instance)
         finish = functools.partial(_finish, prediction, done)
         until_s = math.inf if deadline_s is None else deadline_s
         now_s = time.monotonic()
@@ -94,16 +107,13 @@ class Scheduler:
     def run_now(self, instance: ModelInstance) -> None:
         """Run what waits for a model at once, and not later in this turn of the loop.
 
-        Saves a turn where nobody else is expected: at one connection that asks, a tenth of the time of a request.
-
-        Args:
-            runtime: of the model.
+        Saves a turn where no other request is expected: a tenth of the time of a request on a sole connection.
         """
         batch_queue = self._batch_queues[instance]
         if not batch_queue.is_running:
             self._start(batch_queue)
 
-    def _make_lane(self, instance: ModelInstance) -> BatchQueue:
+    def _make_queue(self, instance: ModelInstance) -> BatchQueue:
         settings = instance.settings
         limits = Limits(settings.max_batch_size, settings.max_batch_delay_ms / 1000)
         self._batch_queues[instance] = BatchQueue(limits, settings.name, sampler=Sampler(settings.batch_check_share))
@@ -134,18 +144,18 @@ class Scheduler:
         if not batch:
             self._wake(batch_queue)
             return
-        rows = sum(job.rows for job in batch)
-        if batch_queue.pace.is_short(rows, now_s):
+        rows = sum(task.rows for task in batch)
+        if batch_queue.latency.is_short(rows, now_s):
             self._deliver(batch_queue, batch, *_time(batch), True)
         else:
             batch_queue.is_running = True
             self._thread_of(batch_queue).submit(self._run_in_thread, batch_queue, batch)
 
     def _drop_late(self, batch: Sequence[Task], now_s: float) -> Sequence[Task]:
-        late = [job for job in batch if now_s > job.deadline_s]
-        for job in late:
-            job.done(LateError("the deadline passed before the work began"))
-        return [job for job in batch if now_s <= job.deadline_s] if late else batch
+        late = [task for task in batch if now_s > task.deadline_s]
+        for task in late:
+            task.done(LateError("the deadline passed before the work began"))
+        return [task for task in batch if now_s <= task.deadline_s] if late else batch
 
     def _thread_of(self, batch_queue: BatchQueue) -> ThreadPoolExecutor:
         if id(batch_queue) not in self._threads:
@@ -158,17 +168,17 @@ class Scheduler:
     def _deliver(
         self, batch_queue: BatchQueue, batch: Sequence[Task], results: Sequence[Any], took: RunTime, inline: bool
     ) -> None:
-        rows = sum(job.rows for job in batch)
-        batch_queue.pace.note(rows, took, inline, time.monotonic())
+        rows = sum(task.rows for task in batch)
+        batch_queue.latency.note(rows, took, inline, time.monotonic())
         self._note_batch(batch_queue.name, rows)
         batch_queue.is_running = False
         if len(batch_queue):
             self._wake(batch_queue)
         sample = batch_queue.sampler.choose(batch, results, took.wall_s)
-        for job, result in zip(batch, results):
-            job.done(result)
+        for task, result in zip(batch, results):
+            task.done(result)
         if sample is not None:
-            # Where the lane's runs take place, so that nothing else of the model runs meanwhile.
+            # Where the model's runs take place, so that nothing else of the model runs meanwhile.
             if inline:
                 self._loop.call_soon(sample.prove)
             else:

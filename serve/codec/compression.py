@@ -22,15 +22,11 @@ _NO_HEADER = -zlib.MAX_WBITS
 
 
 def decompress(body: bytes, encoding: str | None, limit_bytes: int) -> bytes:
-    """Undo the compression of a request's body.
+    """Decompress a request's body; one that was not compressed is returned as it is.
 
     Args:
-        body: as it came.
-        encoding: the value of `Content-Encoding`, where it was sent.
+        encoding: the value of `Content-Encoding`.
         limit_bytes: the longest that the result may be.
-
-    Returns:
-        The body itself where it was not compressed.
 
     Raises:
         RequestError: the encoding is unknown, the data are damaged, or the result is too long.
@@ -61,14 +57,7 @@ def decompress(body: bytes, encoding: str | None, limit_bytes: int) -> bytes:
 
 
 def choose_encoding(accepted: str | None) -> str | None:
-    """Choose how to compress an answer.
-
-    Args:
-        accepted: the value of `Accept-Encoding`, where it was sent.
-
-    Returns:
-        One of `ENCODINGS`, or `None` where the client takes none of them.
-    """
+    """Choose one of `ENCODINGS` by the value of `Accept-Encoding`; `None` where it allows none of them."""
     weights = dict(_weigh(part) for part in (accepted or "").lower().split(","))
     known = [(weights.get(name, weights.get("*", 0.0)), -place, name) for place, name in enumerate(ENCODINGS)]
     weight, _, name = max(known)
@@ -87,15 +76,7 @@ def _weigh(part: str) -> tuple[str, float]:
 
 
 def compress(body: bytes, accepted: str | None) -> tuple[dict[str, str], bytes]:
-    """Compress an answer for a client that asks for it, where that pays.
-
-    Args:
-        body: of the answer.
-        accepted: the value of `Accept-Encoding`, where it was sent.
-
-    Returns:
-        The headers that tell of it, and the body.
-    """
+    """Compress an answer where `Accept-Encoding` allows it and it pays; return the headers for it, and the body."""
     if len(body) < SHORTEST_BYTES:
         return {}, body
     name = choose_encoding(accepted)

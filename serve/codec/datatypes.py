@@ -1,4 +1,4 @@
-"""The datatypes of the Open Inference Protocol, and arrays of them out of bytes and back.
+"""The datatypes of the Open Inference Protocol, arrays of them out of bytes and back, and the bytes after the JSON.
 
 Every length is checked against what is there before an array is made, so a request cannot ask for more memory than a
 small multiple of its own size. `serve.codec.elements` does the same for JSON.
@@ -8,9 +8,10 @@ Source: Open Inference Protocol, "Tensor Data Types"; Triton's binary tensor dat
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
@@ -46,19 +47,15 @@ _READABLE = (*DTYPES, BF16, BYTES)
 _MOST_DIMENSIONS = 32  # numpy's own limit before version 2
 _MOST_ELEMENTS = 2**48
 _PREFIX = struct.Struct("<I")
+HEADER = "Inference-Header-Content-Length"
+Body = Union[bytes, bytearray, memoryview]
+_DIGITS = re.compile(r"[0-9]{1,18}")
 # Copying so few takes less than making a view of them.
 _COPIED_BYTES = 4096
 
 
 def name_of(dtype: np.dtype[Any]) -> str:
-    """Name the datatype of an array.
-
-    Args:
-        dtype: of numbers, truth values, or objects that are bytes or texts.
-
-    Raises:
-        ValueError: the protocol has no name for it.
-    """
+    """Name the datatype of an array; raises `ValueError` where the protocol has no name for it."""
     name = _NAMES.get(dtype)
     if name is not None:
         return name
@@ -71,30 +68,14 @@ def name_of(dtype: np.dtype[Any]) -> str:
 
 
 def require_datatype(found: object, where: str) -> str:
-    """Read the name of a datatype.
-
-    Args:
-        found: of the request.
-        where: names the place in messages.
-
-    Raises:
-        RequestError: there is no such datatype.
-    """
+    """Read the name of a datatype; raises `RequestError` for an unknown one."""
     if not isinstance(found, str) or found not in _READABLE:
         raise RequestError(400, f"{where}: expected a datatype of {', '.join(_READABLE)}, found {excerpt(found)}")
     return found
 
 
 def require_shape(found: object, where: str) -> tuple[int, ...]:
-    """Read a shape.
-
-    Args:
-        found: of the request.
-        where: names the place in messages.
-
-    Raises:
-        RequestError: it is none, or of more elements than any body can hold.
-    """
+    """Read a shape; raises `RequestError` for a malformed one, or one of more elements than any body can hold."""
     shape = tuple(found) if isinstance(found, list) else (-1,)
     if len(shape) > _MOST_DIMENSIONS or not all(type(length) is int and length >= 0 for length in shape):
         raise RequestError(
@@ -106,11 +87,7 @@ def require_shape(found: object, where: str) -> tuple[int, ...]:
 
 
 def count_elements(shape: Sequence[int]) -> int:
-    """Multiply the lengths of a shape, without overflow.
-
-    Args:
-        shape: lengths of at least 0.
-    """
+    """Multiply the lengths of a shape, without overflow."""
     count = 1
     for length in shape:
         count *= length
@@ -118,16 +95,10 @@ def count_elements(shape: Sequence[int]) -> int:
 
 
 def from_bytes(data: memoryview, datatype: str, shape: tuple[int, ...], where: str) -> Array:
-    """Make an array of a request's bytes: a view of them, except for `BYTES` and `BF16`.
+    """Make an array of a request's bytes: a read-only view of them, except for `BYTES` and `BF16`.
 
     Args:
         data: little-endian, row-major, nothing between the elements.
-        datatype: checked before.
-        shape: checked before.
-        where: names the place in messages.
-
-    Returns:
-        The array; read-only where it is a view.
 
     Raises:
         RequestError: there are fewer or more bytes than the shape takes.
@@ -169,14 +140,7 @@ def _split_texts(data: memoryview, count: int, where: str) -> list[bytes]:
 
 
 def text_array(texts: Sequence[bytes]) -> Array:
-    """Make an array of texts, each as long as it is.
-
-    Args:
-        texts: in UTF-8, or any other bytes.
-
-    Shapes:
-        [the number of texts].
-    """
+    """Make an array of one dimension of texts in UTF-8, or any other bytes, each as long as it is."""
     # Filled and not converted: numpy would make room for the longest text in every element.
     array = np.empty(len(texts), object)
     array[:] = texts
@@ -184,11 +148,7 @@ def text_array(texts: Sequence[bytes]) -> Array:
 
 
 def to_bytes(array: Array) -> bytes | memoryview:
-    """Write an array as the binary extension has it, without a copy where its memory is laid out so.
-
-    Args:
-        array: of a datatype that the protocol names.
-    """
+    """Write an array as the binary extension has it, without a copy where its memory is laid out so."""
     if array.dtype.kind in "OSU":
         texts = [text.encode() if isinstance(text, str) else bytes(text) for text in array.ravel()]
         return b"".join(part for text in texts for part in (_PREFIX.pack(len(text)), text))
@@ -196,3 +156,51 @@ def to_bytes(array: Array) -> bytes | memoryview:
         return array.tobytes()
     ready = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     return ready.view("u1").reshape(-1).data if ready.size else b""
+
+
+def split_body(body: Body, header_length: str | None) -> tuple[bytes, memoryview]:
+    """Split a body into its JSON text and a view of the bytes after it.
+
+    Args:
+        header_length: the value of `Inference-Header-Content-Length`.
+
+    Raises:
+        RequestError: the length is malformed, or goes beyond the body.
+    """
+    if header_length is None:
+        return bytes(body), memoryview(b"")
+    length = int(header_length) if _DIGITS.fullmatch(header_length.strip()) else len(body) + 1
+    if length > len(body):
+        raise RequestError(400, f"{HEADER}: expected 0 to {len(body)}, found {excerpt(header_length)}")
+    return bytes(body[:length]), memoryview(body)[length:]
+
+
+def is_raw(header_length: str | None) -> bool:
+    """Whether all of a body is one tensor, by the value of `Inference-Header-Content-Length`."""
+    return header_length is not None and header_length.strip() == "0"
+
+
+class BinaryPart:
+    """Hands out the bytes after the JSON, in the order of the inputs."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._position = 0
+
+    def take(self, size_bytes: object, where: str) -> memoryview:
+        """Take the next bytes, as a view; raises `RequestError` for a malformed size, or one beyond what is left."""
+        rest = len(self._data) - self._position
+        if type(size_bytes) is not int or not 0 <= size_bytes <= rest:
+            raise RequestError(
+                400, f"{where}: binary_data_size: expected 0 to the {rest} bytes left, found {excerpt(size_bytes)}"
+            )
+        begin, self._position = self._position, self._position + size_bytes
+        return self._data[begin : self._position]
+
+    def require_end(self) -> None:
+        """Refuse bytes that belong to no tensor; raises `RequestError`."""
+        rest = len(self._data) - self._position
+        if rest:
+            raise RequestError(
+                400, f"the body: expected {self._position} bytes after its JSON part, found {len(self._data)}"
+            )

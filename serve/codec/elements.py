@@ -27,16 +27,10 @@ _JSON_NAMES = {
 
 
 def from_json(data: object, datatype: str, shape: tuple[int, ...], where: str) -> Array:
-    """Make an array of a JSON list.
+    """Make an array of a JSON list; its `BYTES` are the texts in UTF-8.
 
     Args:
         data: the elements in a flat list, or in lists nested as the shape is.
-        datatype: checked before.
-        shape: checked before.
-        where: names the place in messages.
-
-    Returns:
-        The array. Its `BYTES` are the texts in UTF-8.
 
     Raises:
         RequestError: the elements are too few, too many, of another type, too large or not finite.
@@ -51,17 +45,10 @@ def from_json(data: object, datatype: str, shape: tuple[int, ...], where: str) -
 
 
 def flatten(data: object, where: str) -> tuple[list[object], tuple[int, ...]]:
-    """Take the elements out of nested lists.
-
-    Args:
-        data: lists in lists.
-        where: names the place in messages.
-
-    Returns:
-        The elements in row-major order, and the lengths of the lists.
+    """Return the elements of nested lists in row-major order, and the lengths of the lists.
 
     Raises:
-        RequestError: it is no list, or lists of one level differ in length.
+        RequestError: it is not a list, or lists of one level differ in length.
     """
     if not isinstance(data, list):
         raise RequestError(400, f"{where}: expected a list, found {excerpt(data)}")
@@ -122,17 +109,10 @@ def _encode(texts: list[Any], where: str) -> list[bytes]:
 
 
 def to_json(array: Array, where: str) -> Array | list[str]:
-    """Prepare an array for JSON: flat, row-major.
-
-    Args:
-        array: of a datatype that the protocol names.
-        where: names the place in messages.
-
-    Returns:
-        What `strict_json.dump` takes.
+    """Prepare an array for `strict_json.dump`: flat, row-major.
 
     Raises:
-        ValueError: it holds NaN or infinities, or bytes that are no UTF-8; JSON can hold neither.
+        ValueError: it holds NaN or infinities, or bytes that are not UTF-8; JSON can hold neither.
     """
     if array.dtype.kind in "OSU":
         return [text if isinstance(text, str) else bytes(text).decode() for text in array.ravel()]

@@ -1,4 +1,4 @@
-"""What a request holds, written for a message: never longer than a line, however large it is."""
+"""Values of a request, written for a message: never longer than a line, however large they are."""
 
 from __future__ import annotations
 
@@ -13,10 +13,6 @@ _WRITER.maxlist = _WRITER.maxdict = 8
 
 
 def excerpt(found: object) -> str:
-    """Write a value.
-
-    Args:
-        found: anything out of JSON.
-    """
+    """Write a value."""
     text = _WRITER.repr(found)
     return text if len(text) <= 2 * _LONGEST else text[: 2 * _LONGEST] + "…"

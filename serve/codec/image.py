@@ -20,14 +20,10 @@ MOST_PIXELS = 32 * 1024 * 1024
 
 
 def decode(body: bytes, most_pixels: int = MOST_PIXELS) -> Array:
-    """Read an image.
+    """Read an image as red, green and blue, from 0 to 255.
 
     Args:
-        body: a whole PNG or JPEG file.
         most_pixels: refused beyond, before any pixel is made.
-
-    Returns:
-        Red, green and blue, from 0 to 255.
 
     Raises:
         RequestError: it is damaged or too large, or Pillow is not installed.

@@ -31,16 +31,10 @@ _WHERE = "the .npy body"
 
 
 def decode(body: bytes) -> Array:
-    """Read an array.
-
-    Args:
-        body: a whole `.npy` file.
-
-    Returns:
-        A read-only view of the body.
+    """Read an array, as a read-only view of a whole `.npy` file.
 
     Raises:
-        RequestError: it is none, holds something other than numbers, or is too short or too long.
+        RequestError: it is malformed, holds something other than numbers, or is too short or too long.
     """
     header, begin = _read_header(body)
     dtype = _require_dtype(_find(_DESCR, header))
@@ -83,14 +77,7 @@ def _require_dtype(found: str) -> np.dtype[Any]:
 
 
 def encode(array: Array) -> bytes:
-    """Write an array.
-
-    Args:
-        array: of numbers or truth values.
-
-    Raises:
-        ValueError: it holds objects.
-    """
+    """Write an array; raises `ValueError` where it holds objects."""
     writer = io.BytesIO()
     np.save(writer, array, allow_pickle=False)
     return writer.getvalue()

@@ -1,8 +1,8 @@
-"""Requests and answers of the Open Inference Protocol (V2), without the model's part.
+"""Infer requests of the Open Inference Protocol (V2), without the model's part.
 
 An infer request is JSON, or JSON followed by the bytes of its tensors, whose length the header
-`Inference-Header-Content-Length` tells; 0 there means that all of the body is one tensor. What carries tensors as bytes
-is in `serve.codec.oip_binary`.
+`Inference-Header-Content-Length` tells; 0 there means that all of the body is one tensor. Tensors as bytes are
+read by `serve.codec.datatypes`.
 
 Source: Open Inference Protocol, "Inference"; Triton's binary tensor data extension.
 """
@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from serve.codec import datatypes, elements, strict_json
-from serve.codec.datatypes import Array
+from serve.codec.datatypes import Array, BinaryPart, Body, split_body
 from serve.codec.excerpt import excerpt
-from serve.codec.oip_binary import BinaryPart, Body, split_body
 from serve.errors import RequestError
 
 Parameters = Mapping[str, Any]
@@ -29,13 +28,7 @@ _NO_PARAMETERS: Parameters = {}
 
 
 class InputTensor(NamedTuple):
-    """One input of a request.
-
-    Args:
-        name: of the input.
-        datatype: as the request states it.
-        array: its values; `BYTES` are objects of bytes.
-    """
+    """One input of a request; the elements of `BYTES` are objects of bytes."""
 
     name: str
     datatype: str
@@ -44,26 +37,21 @@ class InputTensor(NamedTuple):
 
 @dataclass(frozen=True)
 class RequestedOutput:
-    """One output that a request asks for.
-
-    Args:
-        name: of the output.
-        is_binary: whether its values are wanted as bytes.
-    """
+    """One output that a request asks for."""
 
     name: str
     is_binary: bool
 
 
 class InferRequest(NamedTuple):
-    """What a client asks.
+    """An infer request.
 
     Args:
-        inputs: in the order of the request; no name comes twice.
-        outputs: which outputs are wanted; none means all of them.
+        inputs: in the order of the request; names are unique.
+        outputs: the outputs that are wanted; empty for all of them.
         is_binary: whether outputs that are not named are wanted as bytes.
         id: sent back with the answer.
-        parameters: of the request; what is unknown is kept.
+        parameters: of the request; unknown ones are kept.
     """
 
     inputs: tuple[InputTensor, ...]
@@ -75,13 +63,7 @@ class InferRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What a model says of one of its tensors.
-
-    Args:
-        name: of the tensor.
-        datatype: of the protocol.
-        shape: -1 stands for any length.
-    """
+    """How a model describes one of its tensors; -1 in the shape stands for any length."""
 
     name: str
     datatype: str
@@ -93,14 +75,7 @@ class TensorSpec:
 
 
 def parse_infer(body: Body, header_length: str | None = None) -> InferRequest:
-    """Read an infer request that has a JSON part.
-
-    Args:
-        body: of the HTTP request.
-        header_length: the value of `Inference-Header-Content-Length`, where it was sent.
-
-    Returns:
-        The request. Its arrays are views of the body where they came as bytes.
+    """Read an infer request that has a JSON part; arrays that came as bytes are views of the body.
 
     Raises:
         RequestError: it is malformed.
@@ -109,7 +84,7 @@ def parse_infer(body: Body, header_length: str | None = None) -> InferRequest:
     is_worth_it = header_length is not None and len(text) <= _LONGEST_REMEMBERED_BYTES
     said = _remember(text) if is_worth_it else _understand(text)
     part = BinaryPart(binary)
-    inputs = tuple([_input(each, part) for each in said.inputs])
+    inputs = tuple([_input(described, part) for described in said.inputs])
     part.require_end()
     return InferRequest(inputs, said.outputs, said.is_binary, said.id, said.parameters)
 
@@ -126,7 +101,7 @@ class _Described(NamedTuple):
 
 
 class _Text(NamedTuple):
-    """What the JSON of a request says; nobody changes it."""
+    """The JSON of a request; never changed."""
 
     inputs: tuple[_Described, ...]
     outputs: tuple[RequestedOutput, ...]
@@ -156,8 +131,7 @@ def parse_raw(body: Body, spec: TensorSpec) -> InferRequest:
     """Read a request whose body is the bytes of the model's only input.
 
     Args:
-        body: of the HTTP request.
-        spec: of the input; one of its lengths may be any, and follows from the length of the body.
+        spec: of the input; one of its lengths may be open, and follows from the length of the body.
 
     Raises:
         RequestError: the body does not fit.

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Union
 
 from serve.codec import datatypes, elements, strict_json
-from serve.codec.datatypes import Array
+from serve.codec.datatypes import HEADER, Array
 from serve.codec.excerpt import excerpt
-from serve.codec.oip_binary import HEADER
 from serve.codec.oip_request import InferRequest
 from serve.errors import RequestError
 
@@ -19,14 +18,7 @@ _REMEMBERED_TEXTS = 256
 
 
 class InferAnswer(NamedTuple):
-    """What a model gives for a request.
-
-    Args:
-        model_name: as the client knows it.
-        model_version: that answered.
-        outputs: all outputs by name.
-        parameters: of the answer.
-    """
+    """What a model gives for a request."""
 
     model_name: str
     model_version: str
@@ -35,17 +27,10 @@ class InferAnswer(NamedTuple):
 
 
 def encode_infer(answer: InferAnswer, request: InferRequest) -> tuple[dict[str, str], tuple[Part, ...]]:
-    """Write an answer in the form that its request asks for.
-
-    Args:
-        answer: of the model.
-        request: says which outputs are wanted, and how.
-
-    Returns:
-        The headers that tell of the body, and the parts of the body.
+    """Write an answer in the form that its request asks for: the headers for the body, and its parts.
 
     Raises:
-        RequestError: an output is wanted that the model has not.
+        RequestError: an output is wanted that the model does not have.
         ValueError: an output has NaN or infinities, and is wanted as JSON.
     """
     wanted = _wanted(tuple(answer.outputs), request)

@@ -17,11 +17,8 @@ CONTENT_TYPES = ("application/x-safetensors", "application/vnd.safetensors", "ap
 def decode(body: bytes) -> dict[str, Array]:
     """Read named arrays.
 
-    Args:
-        body: a whole safetensors file.
-
     Raises:
-        RequestError: it is damaged, empty, or holds a dtype that numpy has not.
+        RequestError: it is damaged, empty, or holds a dtype that numpy does not have.
     """
     try:
         arrays: dict[str, Array] = load(body)
@@ -33,10 +30,6 @@ def decode(body: bytes) -> dict[str, Array]:
 
 
 def encode(arrays: Mapping[str, Array]) -> bytes:
-    """Write named arrays.
-
-    Args:
-        arrays: of numbers or truth values.
-    """
+    """Write named arrays."""
     body: bytes = save({name: np.asarray(array, order="C") for name, array in arrays.items()})
     return body

@@ -29,18 +29,7 @@ def _orjson() -> Any:
 
 
 def parse(body: bytes, what: str = "the body") -> Any:
-    """Read JSON text.
-
-    Args:
-        body: the text in UTF-8.
-        what: names it in messages.
-
-    Returns:
-        The value.
-
-    Raises:
-        RequestError: it is not JSON, or nested too deeply.
-    """
+    """Read JSON text; raises `RequestError` where it is malformed, or nested too deeply."""
     if body.count(b"[") + body.count(b"{") > DEEPEST:
         _require_depth(body, what)
     try:

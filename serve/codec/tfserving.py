@@ -25,7 +25,7 @@ _B64 = "b64"
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """What a client asks.
+    """A predict request.
 
     Args:
         columns: the inputs by name, each with its examples; the name is empty where the request names none.
@@ -37,14 +37,7 @@ class PredictRequest:
 
 
 def parse_predict(body: bytes) -> PredictRequest:
-    """Read a predict request.
-
-    Args:
-        body: of the HTTP request.
-
-    Raises:
-        RequestError: it is malformed.
-    """
+    """Read a predict request; raises `RequestError` where it is malformed."""
     content = strict_json.parse(body)
     if not isinstance(content, dict) or len({"instances", "inputs"} & set(content)) != 1:
         raise RequestError(400, f"the body: expected an object with instances or inputs, found {excerpt(content)}")
@@ -63,9 +56,9 @@ def parse_predict(body: bytes) -> PredictRequest:
 
 
 def _to_columns(instances: object) -> dict[str, object]:
-    if not isinstance(instances, list) or not instances:
+    if not isinstance(instances, list):
         raise RequestError(400, f"instances: expected a list of examples, found {excerpt(instances)}")
-    if not isinstance(instances[0], dict):
+    if not instances or not isinstance(instances[0], dict):
         return {"": instances}
     names = set(instances[0])
     for index, instance in enumerate(instances):
@@ -96,7 +89,6 @@ def encode_predict(outputs: Mapping[str, object], request: PredictRequest) -> by
 
     Args:
         outputs: by name; what `strict_json.dump` takes.
-        request: says in which form.
 
     Returns:
         `predictions` by example, each an object where there are several outputs; or `outputs` by name.

@@ -1,8 +1,7 @@
 """Operators' orders over HTTP: rollback, pin, unpin, look now.
 
-For who shows the token of `admin_token_file`, which is read anew for each order, so that a new token needs no restart.
-Where no file is named, none of this exists. What an order does is `serve.operations.operations`' matter, as for the
-commands.
+They need the token in `admin_token_file`, which is read anew for each order, so that a new token needs no restart.
+Without that setting there are none. Like the commands, they are carried out by `serve.operations.operations`.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _KEYS: Mapping[str, frozenset[str]] = {"pin": frozenset({"reason"}), "rollback":
 
 
 def check_token(server: Server, request: Request) -> Response:
-    """Say whether the token is right, for whoever asks before giving orders."""
+    """Say whether the token is right, before any order is given."""
     return authorize(server.settings.admin_token_file, request.headers) or succeed({"actions": ACTIONS})
 
 
@@ -47,15 +46,7 @@ def order(server: Server, request: Request) -> Response:
 
 
 def authorize(token_file: Path | None, headers: Mapping[str, str]) -> Response | None:
-    """Check a request's token.
-
-    Args:
-        token_file: holds the token; `None` where there are no admin endpoints.
-        headers: of the request.
-
-    Returns:
-        `None` when it may pass; 404 where there is nothing to pass to, 401 for a missing or wrong token.
-    """
+    """Check a request's token: `None` where it is right, 401 where not, 404 where `admin_token_file` is not set."""
     if token_file is None:
         return fail(404, "no such page")
     scheme, _, shown = headers.get("authorization", "").partition(" ")
@@ -73,9 +64,8 @@ def carry_out(operations: Operations, action: str, body: bytes) -> Response:
     """Give an order.
 
     Args:
-        operations: of the model's store.
         action: one of `ACTIONS`.
-        body: nothing, or a JSON object: `version` for a rollback, `reason` for a pin.
+        body: empty, or a JSON object: `version` for a rollback, `reason` for a pin.
 
     Returns:
         202 with the order, which the workers carry out as soon as they look; 404 for another action, 400 or 422 for a

@@ -18,7 +18,7 @@ from serve.gateway.prediction_routes import PREDICTION_ROUTES, PredictionRoute
 from serve.gateway.request_lifecycle import RequestLifecycle
 from serve.http.admission import SLOW_CLIENT, Arrival
 from serve.http.messages import Request, Response, headers_of
-from serve.http.route_table import Table
+from serve.http.route import Table
 from serve.inference.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -26,28 +26,23 @@ if TYPE_CHECKING:
 
 
 class AsgiApp:
-    """The ASGI application of one worker.
-
-    Args:
-        server: has the models.
-        rest: an ASGI application for every other path.
-        dispatcher: runs the models.
-    """
+    """The ASGI application of one worker."""
 
     def __init__(self, server: Server, rest: Any, scheduler: Scheduler) -> None:
         self._server, self._rest, self._scheduler = server, rest, scheduler
-        self._lifecycle, self._origins = RequestLifecycle(server), Origins(server.settings.cors_origins)
+        self._lifecycle = RequestLifecycle(server)
+        self._origins = Origins(server.settings.cors_origins) if server.settings.cors_origins else None
         self.table = Table(PREDICTION_ROUTES)
         self.limit_bytes = server.settings.max_body_bytes
 
     @property
     def is_ending(self) -> bool:
-        """Whether the server was told to end, so that each connection is closed after its answer."""
+        """Whether the server is shutting down, so that each connection is closed after its answer."""
         return self._server.telemetry.drain.has_begun
 
     def count_slow_client(self) -> None:
         """Count a connection that was closed because its peer took too long."""
-        self._server.telemetry.worker_metrics.observer.reject("", SLOW_CLIENT)
+        self._server.telemetry.worker_metrics.request_counters.reject("", SLOW_CLIENT)
 
     def handle(
         self,
@@ -60,10 +55,6 @@ class AsgiApp:
         """Answer a prediction, now or later in this loop.
 
         Args:
-            route: that it has taken.
-            request: its bytes.
-            client: the address that it came from.
-            done: told the answer.
             is_alone: whether no other request is expected to join it.
         """
         lifecycle = self._lifecycle
@@ -93,8 +84,9 @@ class AsgiApp:
             raise
 
     def _share(self, request: Request, answer: Response) -> Response:
-        shared = self._origins.headers(request.headers.get("origin"))
-        return answer._replace(headers={**answer.headers, **shared}) if shared else answer
+        if self._origins is None:
+            return answer
+        return answer._replace(headers={**answer.headers, **self._origins.headers(request.headers.get("origin"))})
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request of an ASGI server."""

@@ -1,4 +1,4 @@
-"""Which pages of other origins may read answers in a browser (the Fetch standard's CORS protocol); none by default."""
+"""The right of pages of other origins to read answers in a browser (the Fetch standard's CORS protocol)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,14 @@ class Origins:
     """The origins that the setting `cors_origins` allows.
 
     Args:
-        allowed: such as `https://example.org`; `*` is every one.
+        allowed: `https://example.org`, for example; `*` allows all.
     """
 
     def __init__(self, allowed: Collection[str]) -> None:
         self._allowed = frozenset(allowed)
 
     def headers(self, origin: str | None) -> dict[str, str]:
-        """Return the headers that every answer to a request has.
-
-        Args:
-            origin: of the page that asks, as its browser states it; `None` where it states none.
-        """
-        if not self._allowed:
-            return {}
+        """Return the headers of every answer to a page of an origin; `None` where the request names no origin."""
         if ANY in self._allowed:
             return {"Access-Control-Allow-Origin": ANY, "Access-Control-Expose-Headers": ANY}
         if origin not in self._allowed:
@@ -33,12 +27,7 @@ class Origins:
         return {"Access-Control-Allow-Origin": str(origin), "Access-Control-Expose-Headers": ANY, "Vary": "Origin"}
 
     def preflight(self, asked: Mapping[str, str], methods: str) -> dict[str, str]:
-        """Return the headers of the answer to a browser that asks whether it may send a request.
-
-        Args:
-            asked: the headers of its question, by their names in lower case.
-            methods: that the path has.
-        """
+        """Return the headers of the answer to a browser that asks whether it may send a request."""
         found = self.headers(asked.get("origin"))
         if "access-control-request-method" not in asked or "Access-Control-Allow-Origin" not in found:
             return found

@@ -40,7 +40,6 @@ def create_app(settings: ServerSettings | None = None, drain: Drain | None = Non
 
     Args:
         settings: how to serve; read from the file and the environment when absent.
-        drain: tells whether the server ends.
 
     Returns:
         The application. Its `extensions["envserve"]` is the `Server`, whose `start` begins the loading.
@@ -55,13 +54,14 @@ def create_app(settings: ServerSettings | None = None, drain: Drain | None = Non
     for route in ROUTES:
         _add_route(app, server, lifecycle, route)
     _add_error_handlers(app, lifecycle)
-    _share_with(app, Origins(server.settings.cors_origins))
+    if server.settings.cors_origins:
+        _share_with(app, Origins(server.settings.cors_origins))
     return app
 
 
 class _Application(Flask):
     def wsgi_app(self, environ: Any, start_response: Any) -> Any:
-        """Response one request; an upgrade that it offers is ignored, and Werkzeug would refuse a WebSocket's."""
+        """Answer one request; an upgrade that it offers is ignored, and Werkzeug would refuse a WebSocket's."""
         environ.pop("HTTP_UPGRADE", None)
         return super().wsgi_app(environ, start_response)
 
@@ -131,7 +131,7 @@ def _add_error_handlers(app: Flask, lifecycle: RequestLifecycle) -> None:
     def _request_error(error: RequestError) -> FlaskResponse:
         ticket = current_ticket()
         if ticket is not None:
-            ticket.hang_up()  # nobody knows where the next request would begin
+            ticket.hang_up()  # where the next request would begin is unknown
         return _carry(fail(error.status, error.message))
 
     @app.errorhandler(Exception)

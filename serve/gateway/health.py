@@ -1,7 +1,8 @@
-"""The handlers that say how the worker is."""
+"""The handlers of liveness, readiness and the live model."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from serve.errors import NotServedError
@@ -10,6 +11,7 @@ from serve.settings.settings import STABLE
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server
+    from serve.inference.model_instance import ModelInstance
 
 
 def livez(server: Server, request: Request) -> Response:
@@ -17,18 +19,26 @@ def livez(server: Server, request: Request) -> Response:
     if server.is_reloading:
         return _say_alive(server)
     dead = [instance for instance in server.instances if not instance.is_reloading]
-    return fail(503, "the reloader is not running", reason="; ".join(each.reloader.status.verdict for each in dead))
+    return fail(503, "the reloader is not running", reason=_verdicts(dead))
 
 
 def _say_alive(server: Server) -> Response:
     """Whether a restart of this worker could help, and if not, why nothing is live."""
-    waiting = [each for each in server.instances if each.slot.live is None and not each.operator_requests.is_unloaded()]
+    waiting = [
+        instance
+        for instance in server.instances
+        if instance.slot.live is None and not instance.operator_requests.is_unloaded()
+    ]
     if not waiting:
         return succeed({"live": True})
-    reason = "; ".join(each.reloader.status.verdict for each in waiting)
+    reason = _verdicts(waiting)
     if waiting[0].hanging:
         return fail(503, "nothing is live, and a warm-up that was given up still runs", reason=reason)
     return succeed({"live": True, "reason": reason, "hint": "a restart does not help: what may pass is tried again"})
+
+
+def _verdicts(instances: Iterable[ModelInstance]) -> str:
+    return "; ".join(instance.reloader.status.verdict for instance in instances)
 
 
 def readyz(server: Server, request: Request) -> Response:
@@ -38,7 +48,7 @@ def readyz(server: Server, request: Request) -> Response:
     waiting = [model.stable for model in server.models.values() if model.stable.slot.live is None]
     if not waiting:
         return succeed({"ready": True})
-    return not_live("; ".join(instance.reloader.status.verdict for instance in waiting))
+    return not_live(_verdicts(waiting))
 
 
 def model(server: Server, request: Request) -> Response:
@@ -53,8 +63,9 @@ def model(server: Server, request: Request) -> Response:
     predictor = live.predictor
     forms = {"inputs": predictor.inputs, "outputs": predictor.outputs}
     labels = {
-        label: None if other is None else other.provenance.as_json()
-        for label, other in ((label, each.slot.live) for label, each in found.labels.items() if label != STABLE)
+        label: None if instance.slot.live is None else instance.slot.live.provenance.as_json()
+        for label, instance in found.labels.items()
+        if label != STABLE
     }
     description = {
         **live.provenance.as_json(),

@@ -1,8 +1,8 @@
 """The model repository extension of the Open Inference Protocol (V2).
 
-What is served is told by the settings and by what a trainer publishes, not by requests: `load` has the watched place
-looked at now, brings back what was unloaded, and answers when that is live or refused; `unload` is refused unless the
-settings allow it.
+The settings and what a trainer publishes decide what is served, not requests: `load` has the watched directory looked
+at now, brings back what was unloaded, and answers when that is live or refused; `unload` is refused unless the settings
+allow it.
 
 Source: Triton's model repository extension.
 """
@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from serve.codec import strict_json
 from serve.codec.excerpt import excerpt
 from serve.errors import NotServedError, RequestError
-from serve.http.content_encoding import read_content
+from serve.http.body import read_content
 from serve.http.messages import Request, Response, fail, succeed
-from serve.protocols.media_types import read_json
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server
@@ -47,7 +47,7 @@ def _entry(model: Model, label: str, instance: ModelInstance) -> dict[str, objec
 
 
 def load(server: Server, request: Request) -> Response:
-    """Have the watched places of a model looked at now, and say whether what lies there is live or was refused."""
+    """Have the watched directories of a model looked at now, and say whether their content is live or was refused."""
     try:
         model = server.find(request.place["name"])
         parameters = _options(server, request).get("parameters")
@@ -88,7 +88,7 @@ def unload(server: Server, request: Request) -> Response:
 
 def _options(server: Server, request: Request) -> dict[str, object]:
     body = read_content(request, server.settings.max_body_bytes)
-    found = read_json(body) if len(body) else {}
+    found = strict_json.parse(bytes(body)) if len(body) else {}
     if not isinstance(found, dict):
         raise RequestError(400, f"the body: expected an object or nothing, found {excerpt(found)}")
     return found

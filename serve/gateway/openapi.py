@@ -1,7 +1,7 @@
 """`GET /openapi.json`: this server's interface as an OpenAPI 3.1 file, made from the table of routes.
 
 Every route is in it: its summary is the first line of its handler, its parameters are those of its path. What a
-request and its answer look like is told in `serve.gateway.openapi_schemas`.
+request and its answer look like is in `serve.gateway.openapi_schemas`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,16 @@ from serve.http.messages import Request, Response, succeed
 from serve.http.route import Route
 from serve.system.distribution import version
 
+# By module of the handlers; a tag may be a client's directory, and stays.
+_TAGS = {
+    "native": "predict",
+    "oip_infer": "v2",
+    "oip_metadata": "v2_model",
+    "oip_repository": "v2_repository",
+    "oip_statistics": "v2_statistics",
+    "health": "status",
+    "monitoring": "sight",
+}
 _PART = re.compile(r"<(\w+)>")
 _PROVENANCE = (
     "X-Model-Name",
@@ -29,18 +39,14 @@ _REFUSALS = {
     "400": "the request is malformed; the error says what was expected and what was found",
     "404": "no such model, version or label is served",
     "413": "the body is too long, as it came or when decompressed",
-    "415": "the body comes in a form that nobody here reads",
+    "415": "the body comes in a form that this server does not read",
     "422": "the request is well formed and does not fit the model",
     "503": "no model is live yet, or there is no room for the request now",
 }
 
 
 def handler(read_routes: Callable[[], Sequence[Route[Any, Any]]]) -> Callable[[object, Request], Response]:
-    """Make the handler.
-
-    Args:
-        read_routes: tells what the server answers; asked with each request, since the handler is in that table.
-    """
+    """Make the handler; the routes are read with each request, since it is one of them itself."""
 
     def openapi(server: object, request: Request) -> Response:
         """Describe this interface."""
@@ -50,11 +56,7 @@ def handler(read_routes: Callable[[], Sequence[Route[Any, Any]]]) -> Callable[[o
 
 
 def describe(routes: Sequence[Route[Any, Any]]) -> dict[str, Any]:
-    """Write the file.
-
-    Args:
-        routes: what the server answers.
-    """
+    """Write the file."""
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(_PART.sub(r"{\1}", route.pattern), {})[route.method.lower()] = _operation(route)
@@ -73,12 +75,13 @@ def describe(routes: Sequence[Route[Any, Any]]) -> dict[str, Any]:
 
 def _operation(route: Route[Any, Any]) -> dict[str, Any]:
     handler = route.handle
-    name = f"{handler.__module__.rpartition('.')[2]}_{handler.__name__}"
+    module = handler.__module__.rpartition(".")[2]
+    name = f"{module}_{handler.__name__}"
     shape = BODIES.get(name, Shape(answer={"*/*": {}}))
     refusals = {code: {"$ref": f"#/components/responses/{code}"} for code in _REFUSALS}
     operation: dict[str, Any] = {
         "operationId": route.method.lower() + re.sub(r"\W+", "_", route.pattern),
-        "tags": [handler.__module__.rpartition(".")[2]],
+        "tags": [_TAGS.get(module, module)],
         "summary": (inspect.getdoc(handler) or name).splitlines()[0],
         "parameters": [
             {"name": part, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}

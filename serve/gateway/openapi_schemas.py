@@ -1,4 +1,4 @@
-"""What requests and answers look like, for `/openapi.json`: by handler, and the schemas that they share."""
+"""The schemas of requests and answers for `/openapi.json`, by handler."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ _CONFIGS = _list(_ref("ModelConfigTensor"))
 
 @dataclass(frozen=True)
 class Shape:
-    """What a route takes and gives.
+    """The bodies of a route.
 
     Args:
         request: content of the body by media type; none where there is no body.

@@ -1,8 +1,8 @@
-"""What every server does around a handler: counting, deadlines, a full queue, traces, the access log.
+"""The work around every handler: counting, deadlines, a full queue, traces, the access log.
 
 `open`, then `begin`, which has the handler understand the request, then `end`, which lets the answer out; a transport
 only reads and writes. One with threads runs the model in between by `carry`, one with an event loop by its dispatcher.
-What is read of a request before its handler is its headers, so nothing here but `carry` waits for anything.
+Before the handler only the headers of a request are read, so nothing here but `carry` waits for anything.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from serve.batching.scheduler import LateError
 from serve.errors import InputError
-from serve.http.admission import QUEUE_FULL, TIMEOUT_HEADER, TOO_LARGE, Arrival, judge, read_timeout
+from serve.http.admission import QUEUE_FULL, TIMEOUT_HEADER, TOO_LARGE, Arrival, admit, read_timeout
 from serve.http.messages import RETRY_AFTER_S, Request, Response, fail
 from serve.http.trace_context import HEADER, TraceParent, parse_trace_parent
 from serve.inference.prediction import Prediction, complete
@@ -29,14 +29,8 @@ class RequestContext(NamedTuple):
     """A request that is being answered.
 
     Args:
-        request: its bytes.
-        route: that it has taken.
-        model: that it names, where there is one of that name.
-        arrival: when it came, and who waits behind it.
-        deadline_s: when nobody wants its answer any more, on the monotonic clock; `None` for a time that is none.
-        client: the address that it came from.
-        trace: its place in a trace.
-        span: what reports it.
+        model: empty where the request names none of the models.
+        deadline_s: after which the client no longer waits, on the monotonic clock; `None` for a malformed timeout.
     """
 
     request: Request
@@ -50,82 +44,52 @@ class RequestContext(NamedTuple):
 
 
 class RequestLifecycle:
-    """Lets requests in, and answers out, of one worker.
-
-    Args:
-        server: has the models.
-    """
+    """Lets requests in, and answers out, of one worker."""
 
     def __init__(self, server: Server) -> None:
         self._server, self._telemetry = server, server.telemetry
         self._sole = next(iter(server.models)) if len(server.models) == 1 else ""
 
     def model_of(self, request: Request) -> str:
-        """Return the name of the model that a request asks; nothing where there is none of that name.
-
-        Args:
-            request: its bytes; only the path is looked at.
-        """
+        """Return the name of the model that a request asks for; empty where there is no such model."""
         name = request.place.get("name", self._sole)
         return name if name in self._server.models else ""
 
     def open(self, request: Request, route: Route[Any, Any], arrival: Arrival, client: str = "") -> RequestContext:
-        """Let a request in.
-
-        Args:
-            request: its bytes.
-            route: that it has taken.
-            arrival: when it came, and who waits behind it.
-            client: the address that it came from.
-        """
+        """Let a request in."""
         model = self.model_of(request)
         stated, span = request.headers.get(HEADER), None
         trace = None if stated is None else parse_trace_parent(stated)
         if route.protocol:
-            self._telemetry.worker_metrics.observer.begin(model, arrival.waited_s)
+            self._telemetry.worker_metrics.request_counters.begin(model, arrival.waited_s)
             if self._telemetry.spans is not None:
                 span = self._telemetry.spans.begin(request.method, route.pattern, request.path, trace)
                 trace = self._telemetry.spans.place_of(span)
         return RequestContext(request, route, model, arrival, self._deadline_of(request, arrival), client, trace, span)
 
-    def turn_away(self, context: RequestContext) -> Response | None:
-        """Answer a prediction that is not to be worked on.
-
-        Args:
-            visit: the request.
-
-        Returns:
-            The answer; `None` for a request that is to be worked on.
-        """
+    def reject(self, context: RequestContext) -> Response | None:
+        """Return the answer to a prediction that is not to be worked on; `None` for every other request."""
         if not context.route.protocol:
             return None
         if context.deadline_s is None:
             stated = context.request.headers[TIMEOUT_HEADER]
             return fail(400, f"{TIMEOUT_HEADER}: expected a number of seconds above 0, found {stated!r}")
-        rejection = judge(context.arrival, context.deadline_s, self._server.settings.max_queue, time.monotonic())
+        rejection = admit(context.arrival, context.deadline_s, self._server.settings.max_queue, time.monotonic())
         if rejection is None:
             return None
-        self._telemetry.worker_metrics.observer.reject(context.model, rejection.reason)
+        self._telemetry.worker_metrics.request_counters.reject(context.model, rejection.reason)
         headers = {"Retry-After": str(RETRY_AFTER_S)} if rejection.reason == QUEUE_FULL else {}
         return fail(rejection.status, rejection.message, headers)
 
     def close(self, context: RequestContext, answer: Response) -> Response:
-        """Let an answer out.
-
-        Args:
-            visit: the request.
-            answer: to it.
-
-        Returns:
-            The answer, with the place in the trace.
-        """
+        """Count and log an answer; return it with its place in the trace."""
         seconds = time.monotonic() - context.arrival.arrived_s
         if context.trace is not None:
             answer = answer._replace(headers={**answer.headers, HEADER: str(context.trace)})
         if context.route.protocol:
             label = answer.headers.get("X-Model-Label", "")
             served = Served(context.model, label, context.route.protocol, answer.status)
-            self._telemetry.worker_metrics.observer.end(served, seconds)
+            self._telemetry.worker_metrics.request_counters.end(served, seconds)
         if context.span is not None and self._telemetry.spans is not None:
             self._telemetry.spans.end(context.span, answer.status, provenance_of(answer.headers))
         if self._telemetry.access_log is not None:
@@ -133,41 +97,23 @@ class RequestLifecycle:
         return answer
 
     def begin(self, context: RequestContext) -> Response | Prediction | Exception:
-        """Have the handler understand a request, unless it is not to be worked on.
-
-        Args:
-            visit: the request.
-
-        Returns:
-            What `end` lets out, or, of a prediction, what is to be run first.
-        """
+        """Have the handler understand a request, unless it is turned away; `end` takes all but a prediction to run."""
         try:
-            found: Response | Prediction = self.turn_away(context) or context.route.handle(
-                self._server, context.request
-            )
+            found: Response | Prediction = self.reject(context) or context.route.handle(self._server, context.request)
             return found
         except Exception as error:  # a bug of a handler
             return error
 
     def end(self, context: RequestContext, found: Response | Exception) -> Response:
-        """Let out the answer, or what is to be said of an error.
-
-        Args:
-            visit: the request.
-            found: what became of it.
-        """
+        """Let out an answer, or the one to an error."""
         if isinstance(found, LateError):
-            found = self.turn_away(context) or found
+            found = self.reject(context) or found
         return self.close(
             context, found if isinstance(found, Response) else self.fail_unknown(context.request.path, found)
         )
 
     def carry(self, context: RequestContext) -> Response:
-        """Bring a request to its end in this thread.
-
-        Args:
-            visit: the request.
-        """
+        """Bring a request to its end in this thread."""
         found = self.begin(context)
         if isinstance(found, Prediction):
             try:
@@ -177,30 +123,21 @@ class RequestLifecycle:
         return self.end(context, found)
 
     def refuse_body(self, context: RequestContext, limit_bytes: int) -> Response:
-        """Answer a request whose body is too long.
-
-        Args:
-            visit: the request, without its body.
-            limit_bytes: the longest that is taken.
-        """
+        """Answer a request whose body is too long."""
         if context.route.protocol:
-            self._telemetry.worker_metrics.observer.reject(context.model, TOO_LARGE)
+            self._telemetry.worker_metrics.request_counters.reject(context.model, TOO_LARGE)
         return self.end(context, fail(413, f"the body: expected at most {limit_bytes} bytes, found more"))
 
     def fail_unknown(self, path: str, error: Exception) -> Response:
         """Answer a request on which the server failed, or whose inputs the model could not use.
 
-        The client learns nothing of the inside; the log gets all of it.
-
-        Args:
-            path: of the request.
-            error: what was raised.
+        The client learns nothing of the inside; the log has all of it.
         """
         if isinstance(error, InputError):  # found when the model ran
             return fail(422, error.message)
         log = next(self._server.instances).log
-        told = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        log.emit("request_failed", path=path, reason=repr(error), traceback=told)
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        log.emit("request_failed", path=path, reason=repr(error), traceback=text)
         return fail(500, "the server failed on this request; its log says why")
 
     def _deadline_of(self, request: Request, arrival: Arrival) -> float | None:

@@ -1,4 +1,4 @@
-"""One worker's models, put together: settings in, runtimes out, started and stopped as one."""
+"""One worker's models and telemetry, made from the settings, started and stopped as one."""
 
 from __future__ import annotations
 
@@ -18,10 +18,6 @@ class Server(Registry):
     """What the application of one worker works with.
 
     Building it starts nothing and imports no torch; `start` does, in the worker, after the fork.
-
-    Args:
-        settings: how to serve.
-        drain: tells whether the server ends.
     """
 
     def __init__(self, settings: ServerSettings, drain: Drain | None = None) -> None:
@@ -31,7 +27,7 @@ class Server(Registry):
         models = {
             model.name: Model(
                 model.name,
-                {label: ModelInstance(each, worker_metrics.take_event) for label, each in model.labels.items()},
+                {label: ModelInstance(labelled, worker_metrics.take_event) for label, labelled in model.labels.items()},
             )
             for model in settings.models
         }
@@ -45,12 +41,10 @@ class Server(Registry):
         return all(instance.is_reloading for instance in self.instances)
 
     def start(self, read_queued: Callable[[], int] = lambda: 0) -> None:
-        """Start the reloaders' threads in this process, once.
-
-        Threads do not survive a fork, so this belongs into gunicorn's `post_worker_init`.
+        """Start the reloaders' threads in this process, once; after the fork, which threads do not survive.
 
         Args:
-            read_queued: tells how many requests wait in this worker.
+            read_queued: returns how many requests wait in this worker.
         """
         self.telemetry.start(read_queued)
         for instance in self.instances:

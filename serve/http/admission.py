@@ -1,7 +1,7 @@
-"""When a request is turned away instead of answered late: a full queue, or a deadline that has passed. Pure.
+"""The rejection of requests that would be answered late: a full queue, or a deadline that has passed. Pure.
 
-Turning away is cheap and says so at once, so that a client can try another server; waiting in a long queue for an
-answer that nobody wants any more is neither.
+A rejection is cheap and immediate, so that a client can try another server; waiting in a long queue for an answer that
+is no longer wanted is neither.
 """
 
 from __future__ import annotations
@@ -12,19 +12,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 TIMEOUT_HEADER = "x-request-timeout"
-# What the metrics say of requests that were turned away.
+# The reasons of rejections, as the metrics name them.
 QUEUE_FULL, DEADLINE, TOO_LARGE, SLOW_CLIENT = "queue_full", "deadline", "too_large", "slow_client"
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why a request is not worked on.
-
-    Args:
-        status: of the answer.
-        reason: a fixed word.
-        message: for the client.
-    """
+    """Why a request is not worked on."""
 
     status: int
     reason: str
@@ -36,7 +30,6 @@ class Arrival(NamedTuple):
 
     Args:
         arrived_s: when it came, on the monotonic clock.
-        waited_s: how long it has waited since.
         waiting: how many other requests wait behind it.
     """
 
@@ -46,14 +39,10 @@ class Arrival(NamedTuple):
 
 
 def read_timeout(headers: Mapping[str, str], default_s: float) -> float:
-    """Read how long a client wants to wait.
+    """Read how many seconds a client wants to wait; infinity where there is no limit.
 
     Args:
-        headers: of the request.
-        default_s: for clients that do not say; 0 for no limit.
-
-    Returns:
-        Seconds; infinity where there is no limit.
+        default_s: for clients that do not state it; 0 for no limit.
 
     Raises:
         ValueError: the header is not a number of seconds.
@@ -70,17 +59,12 @@ def read_timeout(headers: Mapping[str, str], default_s: float) -> float:
     return timeout_s
 
 
-def judge(arrival: Arrival, deadline_s: float, max_queue: int, now_s: float) -> Rejection | None:
-    """Decide whether a request is worked on.
+def admit(arrival: Arrival, deadline_s: float, max_queue: int, now_s: float) -> Rejection | None:
+    """Decide whether a request is worked on; return why it is turned away, or `None`.
 
     Args:
-        arrival: of the request.
-        deadline_s: when nobody wants its answer any more, on the monotonic clock.
+        deadline_s: after which the client no longer waits, on the monotonic clock.
         max_queue: how many requests may wait behind it; 0 for any number.
-        now_s: the time on the monotonic clock.
-
-    Returns:
-        Why it is turned away, or `None`.
     """
     if now_s > deadline_s:
         after_s = now_s - arrival.arrived_s

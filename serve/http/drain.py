@@ -1,8 +1,8 @@
 """The end of a server, in order: readiness drops, then nothing new is accepted, then the last requests are answered.
 
-A load balancer needs a moment to learn that a server ends. Between SIGTERM and the end of accepting, the server says on
-`/readyz` that it is not ready, answers everything as ever, and closes each connection after its answer. The word that
-it ends stands in memory that the master shares with its workers, because only the master gets the signal.
+A load balancer needs a moment to learn that a server ends. Between SIGTERM and the end of accepting, `/readyz`
+reports that the server is not ready, everything is answered as before, and each connection is closed after its answer.
+The flag is in memory that the master shares with its workers, because only the master gets the signal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Drain:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the server was told to end."""
+        """Whether the server is shutting down."""
         return self._shared[0] != 0
 
     def begin(self) -> None:
@@ -31,11 +31,7 @@ class Drain:
         self._shared[0] = 1
 
     def precede(self, handler: Handler, delay_s: float) -> Handler:
-        """Put the drop of readiness before what a signal does.
-
-        Args:
-            handler: what the signal does now.
-            delay_s: for how long readiness is dropped before that.
+        """Put the drop of readiness, for a time, before what a signal does.
 
         Returns:
             The handler to install instead, in the master's main thread. A second signal does not wait.

@@ -8,9 +8,5 @@ EXTENSION = "envserve"
 
 
 def find_server(application: object) -> Any:
-    """Return the server of an application; `None` for one that is not ours.
-
-    Args:
-        application: of a worker, which may have failed before it had one.
-    """
+    """Return the server of an application; `None` for one that is not ours, or failed before it had one."""
     return getattr(application, "extensions", {}).get(EXTENSION)

@@ -1,4 +1,4 @@
-"""What goes into a handler and what comes out of it, whatever server carries it."""
+"""Requests and responses as handlers see them, whatever server carries them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ class Request(NamedTuple):
     """One HTTP request.
 
     Args:
-        method: in capitals.
-        path: without the query.
         headers: by their names in lower case.
-        body: as it was sent, decompressed by nobody.
-        place: the parts of the path that its route names, such as `name` and `version`.
-        query: what follows the question mark, undecoded.
+        body: as it was sent, not decompressed.
+        place: the parts of the path that its route names, `name` and `version` among them.
+        query: the part after the question mark, undecoded.
     """
 
     method: str
@@ -33,13 +31,7 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """Status, headers and body of one HTTP response.
-
-    Args:
-        status: of the response.
-        headers: without the body's length.
-        body: the body, or its parts in their order, which nobody needs to join.
-    """
+    """Status, headers (without the body's length) and body, or the parts of the body, of one HTTP response."""
 
     status: int
     headers: Mapping[str, str]
@@ -52,45 +44,22 @@ class Response(NamedTuple):
 
 
 def succeed(content: object, headers: Mapping[str, str] | None = None) -> Response:
-    """Answer 200 with a JSON body.
-
-    Args:
-        content: what JSON can hold.
-        headers: sent beside the content type.
-
-    Raises:
-        ValueError: the content has a number that JSON cannot hold, NaN or an infinity.
-    """
+    """Answer 200 with a JSON body; raises `ValueError` for NaN or an infinity in it."""
     return Response(200, {**_JSON, **(headers or {})}, json.dumps(content, allow_nan=False).encode())
 
 
 def fail(status: int, message: str, headers: Mapping[str, str] | None = None, **facts: object) -> Response:
-    """Answer with an error.
-
-    Args:
-        status: of the response.
-        message: what is wrong.
-        headers: sent beside the content type.
-        facts: more for the client's program, beside `error` in the body.
-    """
+    """Answer with an error; `facts` stand beside `error` in the body, for the client's program."""
     return Response(status, {**_JSON, **(headers or {})}, json.dumps({"error": message, **facts}).encode())
 
 
 def not_live(reason: str) -> Response:
-    """Answer that no model is live yet.
-
-    Args:
-        reason: what is awaited.
-    """
+    """Answer that no model is live yet."""
     return fail(503, "no model is live yet", {"Retry-After": str(RETRY_AFTER_S)}, reason=reason)
 
 
 def headers_of(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return headers by name, those that came more than once joined as WSGI servers join them.
-
-    Args:
-        pairs: names in lower case, and values.
-    """
+    """Return headers by name, those that came more than once joined as WSGI servers join them."""
     headers: dict[str, str] = {}
     for name_bytes, value_bytes in pairs:
         name, value = name_bytes.decode("latin-1"), value_bytes.decode("latin-1")

@@ -1,9 +1,11 @@
-"""A path and its handler, whatever the handler works with and whatever it returns."""
+"""A path and its handler, and finding the route of a request by its path, where no framework does it."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Callable, Generic, TypeVar
+from typing import Any, Callable, Generic, TypeVar
 
 from serve.http.messages import Request
 
@@ -17,7 +19,6 @@ class Route(Generic[Context, Result]):
 
     Args:
         method: of the requests; `GET` means `HEAD` too.
-        pattern: of the path.
         handle: answers, without knowing which server carries it.
         protocol: in which a prediction speaks, as the metrics name it; nothing for what is no prediction.
     """
@@ -26,3 +27,37 @@ class Route(Generic[Context, Result]):
     pattern: str
     handle: Callable[[Context, Request], Result]
     protocol: str = ""
+
+
+_MOST_REMEMBERED_PATHS = 1000
+Found = tuple[Route[Any, Any], Mapping[str, str]]
+
+
+class Table:
+    """Finds the route of a prediction by its path."""
+
+    def __init__(self, routes: Sequence[Route[Any, Any]]) -> None:
+        self._routes = [(route, _compile(route.pattern)) for route in routes]
+        self._remembered: dict[tuple[str, str], Found] = {}
+
+    def find(self, method: str, path: str) -> Found | None:
+        """Find a route by the decoded path, without its query.
+
+        Returns:
+            The route and the parts of the path that it names; `None` where no route fits.
+        """
+        found = self._remembered.get((method, path))
+        if found is None:
+            found = next(self._match(method, path), None)
+            if found is not None and len(self._remembered) < _MOST_REMEMBERED_PATHS:
+                self._remembered[method, path] = found
+        return found
+
+    def _match(self, method: str, path: str) -> Iterator[Found]:
+        for route, pattern in self._routes:
+            if route.method == method and (fitting := pattern.fullmatch(path)):
+                yield route, fitting.groupdict()
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"<(\w+)>", r"(?P<\1>[^/]+)", pattern))

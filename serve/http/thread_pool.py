@@ -1,7 +1,7 @@
-"""The request threads of a gthread worker, with what gunicorn's own pool does not tell: who waits, and since when.
+"""The request threads of a gthread worker, and what gunicorn's own pool does not count: who waits, and since when.
 
 Also the guard against slow clients: a thread is held by its connection while it reads the request and writes the
-answer, so a connection that is too slow at either is shut down. Gunicorn alone would let it hold the thread for ever.
+answer, so a connection that is too slow at either is shut down. Gunicorn itself would let it hold the thread for ever.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ class Ticket:
 
     Args:
         connection: gunicorn's; its `sock` is the socket.
-        pool: that works on it.
         queued_s: since when it waits, on the monotonic clock.
         waited_s: how long it has waited for its thread.
-        idle_since_s: since when the client is waited for; `None` while the server works.
+        idle_since_s: since when the server waits for the client; `None` while it works.
         request: gunicorn's, once its headers are read.
     """
 
@@ -66,11 +65,11 @@ def current_ticket() -> Ticket | None:
 
 @dataclass(frozen=True)
 class SlowClients:
-    """What is done about slow clients.
+    """How slow clients are treated.
 
     Args:
         timeout_s: how long a client may take to send its request, and to take its answer.
-        report: told of each connection that was shut down.
+        report: called for each connection that was shut down.
     """
 
     timeout_s: float = 30.0
@@ -81,8 +80,7 @@ class RequestPool(ThreadPoolExecutor):
     """The request threads of one worker.
 
     Args:
-        threads: how many.
-        find_rule: tells what is done about slow clients; asked with the first connection.
+        find_rule: returns how slow clients are treated; called with the first connection.
     """
 
     def __init__(self, threads: int, find_rule: Callable[[], SlowClients]) -> None:
@@ -99,16 +97,7 @@ class RequestPool(ThreadPoolExecutor):
         return self._waiting
 
     def submit(self, work: Callable[..., Any], *arguments: Any, **more: Any) -> Future[Any]:  # type: ignore[override]
-        """Have a connection worked on.
-
-        Args:
-            work: gunicorn's handler.
-            arguments: its connection.
-            more: nothing.
-
-        Returns:
-            What `work` will return.
-        """
+        """Have gunicorn's handler work on a connection."""
         ticket = Ticket(arguments[0], self)
         with self._lock:
             self._waiting += 1

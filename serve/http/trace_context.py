@@ -32,14 +32,7 @@ class TraceParent:
 
 
 def parse_trace_parent(text: str | None) -> TraceParent | None:
-    """Read the header.
-
-    Args:
-        text: its value, or `None` where there is none.
-
-    Returns:
-        The place; `None` for a value that the specification says to ignore.
-    """
+    """Read the header; `None` for a value that the specification says to ignore."""
     found = _FORM.fullmatch((text or "").strip())
     if found is None:
         return None

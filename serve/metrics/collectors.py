@@ -1,4 +1,4 @@
-"""What is read when Prometheus asks: the files of a store, which all workers share, and the kernel's account of memory.
+"""Values that are read when Prometheus asks: from the files of a store, which all workers share, and the kernel.
 
 So these values are the same whichever worker answers, and a worker that died is not among them.
 """
@@ -18,17 +18,7 @@ _KIBIBYTE = 1024
 
 
 def read_model(whose: ModelLabel, status: Status, history: Iterable[Entry], unserved_s: float) -> Iterator[Reading]:
-    """Tell how one model is served.
-
-    Args:
-        whose: which one.
-        status: of its store.
-        history: all its generations.
-        unserved_s: the age of the newest published checkpoint while it is not served.
-
-    Yields:
-        The values.
-    """
+    """Yield the values of one model; `unserved_s`: the age of the newest checkpoint while it is not served."""
     of_model = whose._asdict()
     committed = status.committed.generation if status.committed else 0
     yield Reading("envserve_committed_generation", of_model, committed)
@@ -47,14 +37,7 @@ def read_model(whose: ModelLabel, status: Status, history: Iterable[Entry], unse
 
 
 def read_memory(workers: Sequence[int]) -> Iterator[Reading]:
-    """Tell how much memory workers use.
-
-    Args:
-        workers: their process ids.
-
-    Yields:
-        The values; none for a worker that has ended.
-    """
+    """Yield the memory that workers use; nothing for a worker that has ended."""
     for pid in workers:
         for kind, size_bytes in memory_of(pid).items():
             yield Reading("envserve_memory_bytes", {"worker": str(pid), "kind": kind}, size_bytes)
@@ -62,10 +45,6 @@ def read_memory(workers: Sequence[int]) -> Iterator[Reading]:
 
 def memory_of(pid: int, proc: Path = _PROC) -> dict[str, int]:
     """Ask the kernel how much memory a process uses.
-
-    Args:
-        pid: its id.
-        proc: where the kernel answers.
 
     Returns:
         Bytes by kind: `rss` is what is resident; `pss` divides each shared page by the number of its users, so that

@@ -1,4 +1,4 @@
-"""From events to counts: every change of state that the log tells of is counted here and nowhere else."""
+"""From events to counts: every change of state in the log is counted here and nowhere else."""
 
 from __future__ import annotations
 
@@ -9,30 +9,25 @@ from serve.events.event import Event
 from serve.metrics.metric_families import FAULTS, PHASES, MetricFamilies, ModelLabel
 
 
-def count_event(families: MetricFamilies, happened: Event) -> None:
-    """Count one event.
-
-    Args:
-        families: get the counts.
-        happened: what happened.
-    """
-    said: Mapping[str, Any] = happened.facts
-    event, whose = happened.name, ModelLabel(str(said.get("model", "")), str(said.get("label", "stable")))
-    if event in ("swapped", "restored", "retired"):
-        _count_phases(families, whose, said)
-    if event == "swapped" and said.get("cause") == "checkpoint" and said.get("since_marker_s") is not None:
-        families.delay(whose, said["since_marker_s"])
-    if event == "refused":
-        families.refuse(whose, said["code"])
-    if event == "batch_mismatch":
+def count_event(families: MetricFamilies, event: Event) -> None:
+    """Count one event."""
+    facts: Mapping[str, Any] = event.facts
+    name, whose = event.name, ModelLabel(str(facts.get("model", "")), str(facts.get("label", "stable")))
+    if name in ("swapped", "restored", "retired"):
+        _count_phases(families, whose, facts)
+    if name == "swapped" and facts.get("cause") == "checkpoint" and facts.get("since_marker_s") is not None:
+        families.delay(whose, facts["since_marker_s"])
+    if name == "refused":
+        families.refuse(whose, facts["code"])
+    if name == "batch_mismatch":
         families.mismatch(whose)
-    if event in FAULTS:
-        families.fault(whose, event)
+    if name in FAULTS:
+        families.fault(whose, name)
 
 
-def _count_phases(families: MetricFamilies, whose: ModelLabel, said: Mapping[str, Any]) -> None:
+def _count_phases(families: MetricFamilies, whose: ModelLabel, facts: Mapping[str, Any]) -> None:
     for phase in PHASES:
-        seconds = said.get(f"{phase}_s")
-        # A worker that found the bytes copied or proven says 0; it had no such phase.
+        seconds = facts.get(f"{phase}_s")
+        # 0 is of a worker that found the bytes copied or proven; it had no such phase.
         if seconds:
             families.phase(whose, phase, seconds)

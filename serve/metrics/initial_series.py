@@ -1,4 +1,4 @@
-"""Every series that an alarm or a panel reads begins at 0, in each worker, before anything happens.
+"""The first values of every series that an alarm or a panel reads: 0, in each worker, before anything happens.
 
 Prometheus sees no increase in a series whose first value is 1 ("Avoid missing metrics" in its practices), so a first
 fault would be missed.
@@ -18,13 +18,7 @@ _STATUSES = (200, 500, 503, 504)
 
 
 def begin(families: MetricFamilies, models: Iterable[ModelLabel], shadow_outcomes: Mapping[str, Iterable[str]]) -> None:
-    """Begin all series whose labels are known.
-
-    Args:
-        families: of this worker.
-        models: that are served, under each label.
-        shadow_outcomes: by the models that have a shadow.
-    """
+    """Begin all series whose labels are known."""
     for whose in models:
         families.add(_no_requests(whose))
         for reason in REASONS:
@@ -43,7 +37,10 @@ def _no_requests(whose: ModelLabel) -> Counts:
     labels = ((whose.label, _STATUSES), ("", _STATUSES[1:]))
     return Counts(
         requests={
-            Served(model, label, each, code): 0 for label, codes in labels for each in PROTOCOLS for code in codes
+            Served(model, label, protocol, code): 0
+            for label, codes in labels
+            for protocol in PROTOCOLS
+            for code in codes
         },
         latencies={(model, label): Spread.over(LATENCY_BOUNDS_S) for label, _ in labels},
         waits={model: Spread.over(LATENCY_BOUNDS_S)},

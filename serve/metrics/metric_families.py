@@ -36,25 +36,14 @@ CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
 
 class ModelLabel(NamedTuple):
-    """Which model, and under which of its labels.
-
-    Args:
-        model: its name.
-        label: `stable`, `canary` or `shadow`.
-    """
+    """A model, and one of its labels: `stable`, `canary` or `shadow`."""
 
     model: str
     label: str
 
 
 class Reading(NamedTuple):
-    """One value that is read when Prometheus asks.
-
-    Args:
-        name: of the metric; a counter's ends in `_total`.
-        labels: their names and values.
-        value: now.
-    """
+    """One value that is read when Prometheus asks; the name of a counter ends in `_total`."""
 
     name: str
     labels: Mapping[str, str]
@@ -119,11 +108,7 @@ class MetricFamilies:
         self._faults = self._counter("faults", "Faults that the log tells of.", "model", "label", "event")
 
     def add(self, counts: Counts) -> None:
-        """Add what an observer has counted.
-
-        Args:
-            counts: since the last call.
-        """
+        """Add the counts of requests."""
         for served, count in counts.requests.items():
             self._requests.labels(served.model, served.label, served.protocol, str(served.status)).inc(count)
         for (model, label), spread in counts.latencies.items():
@@ -139,80 +124,40 @@ class MetricFamilies:
         self._queued.set(counts.queued)
 
     def compare(self, shadow: Mapping[str, Mapping[str, int]]) -> None:
-        """Count what was compared with a shadow since the last call.
-
-        Args:
-            shadow: how many requests so far, by model and outcome.
-        """
+        """Count comparisons with a shadow since the last call, out of all so far by model and outcome."""
         for model, outcomes in shadow.items():
             for outcome, count in outcomes.items():
                 self._shadow.labels(model, outcome).inc(count - self._compared.get((model, outcome), 0))
                 self._compared[model, outcome] = count
 
     def refuse(self, whose: ModelLabel, reason: str, count: int = 1) -> None:
-        """Count a checkpoint that was refused.
-
-        Args:
-            whose: that it was for.
-            reason: the word for the kind of fault; one that is none of `REASONS` is counted as `other`.
-            count: 0 only begins the series.
-        """
+        """Count a refused checkpoint, an unknown reason as `other`; a count of 0 begins the series."""
         self._swaps.labels(*whose, "refused", reason if reason in REASONS else OTHER).inc(count)
 
     def begin_swaps(self, whose: ModelLabel) -> None:
-        """Begin the series of what swaps take.
-
-        Args:
-            whose: that will be swapped.
-        """
+        """Begin the series of what swaps take."""
         for phase in PHASES:
             self._phase.labels(*whose, phase)
         self._delay.labels(*whose)
 
     def phase(self, whose: ModelLabel, phase: str, seconds: float) -> None:
-        """Count how long one phase of a swap took.
-
-        Args:
-            whose: that was swapped.
-            phase: `copy`, `hash`, `load`, `warm_up`, `commit` or `free`.
-            seconds: how long.
-        """
+        """Count how long one of `PHASES` of a swap took."""
         self._phase.labels(*whose, phase).observe(seconds)
 
     def delay(self, whose: ModelLabel, seconds: float) -> None:
-        """Count how long a published checkpoint took to be live.
-
-        Args:
-            whose: that was swapped.
-            seconds: how long.
-        """
+        """Count how long a published checkpoint took to be live."""
         self._delay.labels(*whose).observe(seconds)
 
     def mismatch(self, whose: ModelLabel, count: int = 1) -> None:
-        """Count joined requests whose answer alone was another one.
-
-        Args:
-            whose: that answered.
-            count: how many; 0 begins the series.
-        """
+        """Count joined requests whose answer alone was another one; a count of 0 begins the series."""
         self._mismatches.labels(*whose).inc(count)
 
     def fault(self, whose: ModelLabel, event: str, count: int = 1) -> None:
-        """Count a fault.
-
-        Args:
-            whose: that has it.
-            event: the fixed word in the log.
-            count: 0 only begins the series.
-        """
+        """Count a fault; a count of 0 begins the series."""
         self._faults.labels(*whose, event).inc(count)
 
     def collect(self, readings: Iterable[Reading]) -> list[Metric]:
-        """Return all metrics of this server, those of the other workers among them.
-
-        Args:
-            readings: what was read just now.
-        """
+        """Return all metrics of this server, those of the other workers among them."""
         registry = self._registry
         if os.environ.get(VARIABLE):
             registry = CollectorRegistry()
@@ -236,20 +181,12 @@ class MetricFamilies:
 
 
 def write(metrics: Iterable[Metric]) -> bytes:
-    """Write metrics in Prometheus's text format.
-
-    Args:
-        metrics: as `collect` returns them.
-    """
+    """Write the result of `collect` in Prometheus's text format."""
     return prometheus_client.generate_latest(_Collected(metrics))
 
 
 def forget(pid: int) -> None:
-    """Drop the gauges of a worker that has ended; what it counted stays.
-
-    Args:
-        pid: its process id.
-    """
+    """Drop the gauges of a worker that has ended; what it counted stays."""
     if os.environ.get(VARIABLE):
         multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 

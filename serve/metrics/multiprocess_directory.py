@@ -25,14 +25,11 @@ _IN_MEMORY = Path("/dev/shm")  # noqa: S108 - the directory below it is made pri
 
 
 def make(environ: MutableMapping[str, str], parent: Path | None = None) -> Path:
-    """Make the directory of this server, and remove those of servers that are gone.
+    """Make the directory of this server, empty but for its lock, and remove those of servers that are gone.
 
     Args:
         environ: the environment variables of the master; gets the directory's name.
-        parent: where to make it; in memory by default, because the counts are written all the time.
-
-    Returns:
-        The directory, empty but for its lock.
+        parent: by default in memory, because the counts are written all the time.
 
     Raises:
         OSError: it cannot be made.
@@ -49,11 +46,7 @@ def make(environ: MutableMapping[str, str], parent: Path | None = None) -> Path:
 
 
 def remove(environ: MutableMapping[str, str]) -> None:
-    """Remove the directory of a server that ends.
-
-    Args:
-        environ: the environment variables of its master.
-    """
+    """Remove the directory of a server that ends."""
     directory = environ.pop(VARIABLE, None)
     if directory is not None:
         shutil.rmtree(directory, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 The counts are handed over once a second to where Prometheus finds them (`serve.metrics.worker_metrics`), because
 prometheus_client takes more than three times as long when several processes share its files (measured: 7.4 against
-2.3 microseconds). Every door, be it Flask's or a faster one, calls the same observer.
+2.3 microseconds). Both transports call the same counters.
 """
 
 from __future__ import annotations
@@ -21,13 +21,11 @@ BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Served(NamedTuple):
-    """What tells one request's count from another's; every part takes few values.
+    """The labels of one request's count; every part takes few values.
 
     Args:
-        model: its name, or nothing for a request that names none that there is.
+        model: empty for a request that names none of the models.
         label: under which the model answered: `stable`, `canary`, `shadow`.
-        protocol: in which the client spoke.
-        status: of the answer.
     """
 
     model: str
@@ -41,8 +39,7 @@ class Spread:
     """How many values fell between which bounds.
 
     Args:
-        counts: one for each bound, the values up to it and above the one before, and one for what is above them all.
-        total: the sum of all values.
+        counts: one for each bound, of values up to it and above the one before, and one for values above them all.
     """
 
     counts: list[int]
@@ -50,36 +47,25 @@ class Spread:
 
     @classmethod
     def over(cls, bounds: tuple[float, ...]) -> Spread:
-        """Return one that has counted nothing.
-
-        Args:
-            bounds: the upper bounds, ascending.
-        """
+        """Return one that has counted nothing."""
         return cls([0] * (len(bounds) + 1))
 
     def add(self, bounds: tuple[float, ...], value: float) -> None:
-        """Count one value.
-
-        Args:
-            bounds: the same as ever.
-            value: in the unit of the bounds.
-        """
+        """Count one value."""
         self.counts[bisect_left(bounds, value)] += 1
         self.total += value
 
 
 @dataclass
 class Counts:
-    """What was counted since the last hand-over.
+    """Counts since the last hand-over, except for `in_flight` and `queued`, which are current.
 
     Args:
-        requests: by what tells them apart.
         latencies: seconds from a request's arrival to its answer, by model and label.
         waits: seconds that requests waited before they were worked on, by model.
         batches: rows that were computed at once, by model.
         rejected: requests that were turned away, by model and reason.
-        in_flight: requests that are being answered now, by model; not a difference.
-        queued: requests that wait now; not a difference.
+        in_flight: requests that are being answered, by model.
     """
 
     requests: dict[Served, int] = field(default_factory=dict)
@@ -99,12 +85,7 @@ class RequestCounters:
         self._counts = Counts()
 
     def begin(self, model: str, waited_s: float = 0.0) -> None:
-        """A request for a model is worked on.
-
-        Args:
-            model: its name, or nothing.
-            waited_s: how long it has waited for its turn.
-        """
+        """A request for a model, or for none (empty), is worked on after it has waited for its turn."""
         with self._lock:
             counts = self._counts
             counts.in_flight[model] = counts.in_flight.get(model, 0) + 1
@@ -114,12 +95,7 @@ class RequestCounters:
             spread.add(LATENCY_BOUNDS_S, waited_s)
 
     def end(self, served: Served, seconds: float) -> None:
-        """The request that `begin` was told of is answered.
-
-        Args:
-            served: what it was; the model as in `begin`.
-            seconds: from its arrival to its answer.
-        """
+        """A request of which `begin` was called is answered."""
         with self._lock:
             counts = self._counts
             counts.in_flight[served.model] -= 1
@@ -131,12 +107,7 @@ class RequestCounters:
             spread.add(LATENCY_BOUNDS_S, seconds)
 
     def batch(self, model: str, rows: int) -> None:
-        """Some rows were computed at once.
-
-        Args:
-            model: its name.
-            rows: how many.
-        """
+        """Some rows were computed at once."""
         with self._lock:
             spread = self._counts.batches.get(model)
             if spread is None:
@@ -144,30 +115,17 @@ class RequestCounters:
             spread.add(BATCH_BOUNDS, rows)
 
     def reject(self, model: str, reason: str) -> None:
-        """A request was turned away before it was worked on.
-
-        Args:
-            model: its name, or nothing.
-            reason: a fixed word: `queue_full`, `deadline`, `too_large`, `slow_client`.
-        """
+        """A request was turned away before it was worked on: `queue_full`, `deadline`, `too_large` or `slow_client`."""
         with self._lock:
             key = model, reason
             self._counts.rejected[key] = self._counts.rejected.get(key, 0) + 1
 
     def queue(self, waiting: int) -> None:
-        """So many requests wait in this worker now.
-
-        Args:
-            waiting: how many.
-        """
+        """So many requests wait in this worker now."""
         self._counts.queued = waiting
 
     def take(self) -> Counts:
-        """Hand over what was counted since the last call.
-
-        Returns:
-            The counts, which nobody else changes any more.
-        """
+        """Hand over the counts since the last call."""
         with self._lock:
             taken = self._counts
             self._counts = Counts(in_flight=dict(taken.in_flight), queued=taken.queued)

@@ -1,6 +1,4 @@
-"""What the status page computes rates and percentiles from: running totals, whose differences are the traffic between
-two looks.
-"""
+"""Running totals, from whose differences the status page computes rates and percentiles."""
 
 from __future__ import annotations
 
@@ -41,9 +39,7 @@ class Traffic:
     """The requests of one model since its server started.
 
     Args:
-        requests: how many were answered.
         errors: how many of them with 500 or above.
-        in_flight: how many are being answered.
         latency: how many were answered within how many seconds, each pair counting those of the pairs before.
     """
 
@@ -55,15 +51,11 @@ class Traffic:
 
 @dataclass
 class Tally:
-    """All that was asked of one model since its server started, whatever its labels.
+    """All requests for one model since its server started, whatever its labels; the times are sums.
 
     Args:
-        requests: how many were answered.
         failures: how many of them with 400 or above.
-        seconds: from their arrivals to their answers, summed.
-        queue_seconds: that they waited, summed.
         batches: how many runs several requests may have shared; 0 where nothing is batched.
-        rows: that these computed.
     """
 
     requests: int = 0
@@ -75,14 +67,7 @@ class Tally:
 
 
 def read_tallies(metrics: Iterable[Family]) -> dict[str, Tally]:
-    """Add up what was asked of each model.
-
-    Args:
-        metrics: as `Families.collect` returns them.
-
-    Returns:
-        By model.
-    """
+    """Add up the requests for each model."""
     tallies: dict[str, Tally] = {}
     for metric in metrics:
         for sample in metric.samples:
@@ -106,14 +91,9 @@ def _count(tally: Tally, sample: Sample) -> None:
 
 
 def read_traffic(metrics: Iterable[Family]) -> dict[tuple[str, str], Traffic]:
-    """Pick the traffic out of all metrics.
+    """Add up the traffic by model and label, over all protocols.
 
-    Args:
-        metrics: as `Families.collect` returns them.
-
-    Returns:
-        By model and label; the protocols are added up. Who is in flight counts as stable, because it is not known yet
-        who will answer.
+    Requests in flight count as stable, because it is not known yet which label will answer.
     """
     traffic: dict[tuple[str, str], Traffic] = {}
     for metric in metrics:

@@ -1,4 +1,4 @@
-"""One worker's share of the metrics: an observer that counts, and a thread that hands the counts over once a second."""
+"""One worker's share of the metrics: counters of requests, and a thread that hands the counts over once a second."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _HAND_OVER_S = 1.0
 
 
 class WorkerMetrics:
-    """Counts what one worker does, and tells what all workers have counted.
+    """Counts what one worker does, and reports what all workers have counted.
 
     Args:
-        read_shadow: tells how many requests were compared with each model's shadow so far, by outcome.
+        read_shadow: returns how many requests were compared with each model's shadow so far, by outcome.
     """
 
     def __init__(self, read_shadow: Callable[[], Mapping[str, Mapping[str, int]]] = dict) -> None:
-        self.observer = RequestCounters()
+        self.request_counters = RequestCounters()
         self._read_queued: Callable[[], int] = lambda: 0
         self._read_shadow = read_shadow
         self._families = MetricFamilies()
@@ -34,24 +34,15 @@ class WorkerMetrics:
         self._thread: tuple[int, threading.Thread] | None = None
 
     def start(self, read_queued: Callable[[], int]) -> None:
-        """Begin to hand over, once in each process; threads do not survive a fork.
-
-        Args:
-            read_queued: tells how many requests wait in this worker.
-        """
+        """Begin to hand over, once in each process; threads do not survive a fork."""
         self._read_queued = read_queued
         if self._thread is None or self._thread[0] != os.getpid():
-            thread = threading.Thread(target=self._run, name="meter", daemon=True)
+            thread = threading.Thread(target=self._run, name="metrics", daemon=True)
             self._thread = os.getpid(), thread
             thread.start()
 
     def begin(self, models: Iterable[ModelLabel], shadow_outcomes: Mapping[str, Iterable[str]]) -> None:
-        """Begin the series whose labels are known, in the worker; `serve.metrics.initial_series` says why.
-
-        Args:
-            models: that are served, under each label.
-            shadow_outcomes: by the models that have a shadow.
-        """
+        """Begin the series whose labels are known, in the worker; `serve.metrics.initial_series` says why."""
         with self._lock:
             begin(self._families, models, shadow_outcomes)
 
@@ -63,24 +54,16 @@ class WorkerMetrics:
     def hand_over(self) -> None:
         """Put what was counted where Prometheus finds it."""
         with self._lock:
-            self.observer.queue(self._read_queued())
-            self._families.add(self.observer.take())
+            self.request_counters.queue(self._read_queued())
+            self._families.add(self.request_counters.take())
             self._families.compare(self._read_shadow())
 
     def take_event(self, event: Event) -> None:
-        """Count an event; a subscriber of `EventLog`.
-
-        Args:
-            event: what happened.
-        """
+        """Count an event; a subscriber of `EventLog`."""
         count_event(self._families, event)
 
     def write(self, readings: Iterable[Reading]) -> bytes:
-        """Write all metrics of the server in Prometheus's text format.
-
-        Args:
-            readings: what was read just now.
-        """
+        """Write all metrics of the server in Prometheus's text format."""
         self.hand_over()
         return write(self._families.collect(readings))
 
@@ -90,7 +73,7 @@ class WorkerMetrics:
         return read_traffic(self._families.collect(()))
 
     def tallies(self) -> dict[str, Tally]:
-        """Tell what was asked of each model so far."""
+        """Return the tally of each model so far."""
         self.hand_over()
         return read_tallies(self._families.collect(()))
 

@@ -81,6 +81,8 @@ class InputTensor:
         return array
 
     def _take_slowly(self, inputs: object) -> Any:
+        if isinstance(inputs, list) and not inputs:  # no rows say nothing of their shape
+            return self.take_array(numpy.empty((0, *(length or 1 for length in self._row_shape)), self._array_dtype))
         try:
             tensor = torch.tensor(inputs, dtype=self._dtype if self._is_floating else None)
         except (TypeError, ValueError, RuntimeError, OverflowError, RecursionError) as error:
@@ -132,7 +134,8 @@ class InputTensor:
 
     def _require_shape(self, shape: tuple[int, ...]) -> None:
         is_right = len(shape) == len(self.shape) and all(
-            found > 0 if length is None else found == length for found, length in zip(shape, self.shape)
+            (found > 0 or axis == 0) if length is None else found == length
+            for axis, (found, length) in enumerate(zip(shape, self.shape))
         )
         if not is_right:
             expected = format_shape(self.shape)
@@ -250,6 +253,17 @@ class CustomInputs:
     def place(self, taken: Any) -> Any:
         """Return what was taken: the model class has made it."""
         return taken
+
+
+def one_for_none(taken: Any) -> Any | None:
+    """Return one row of zeros in the place of no rows; `None` for what has rows, or is no array."""
+    if isinstance(taken, Mapping):
+        ones = {name: one_for_none(array) for name, array in taken.items()}
+        return None if not ones or any(one is None for one in ones.values()) else ones
+    if not isinstance(taken, (numpy.ndarray, torch.Tensor)) or not taken.ndim or taken.shape[0]:
+        return None
+    shape = (1, *taken.shape[1:])
+    return numpy.zeros(shape, taken.dtype) if isinstance(taken, numpy.ndarray) else taken.new_zeros(shape)
 
 
 def _pick(arrays: Arrays, forms: Sequence[ArrayForm]) -> list[numpy.ndarray[Any, Any]]:

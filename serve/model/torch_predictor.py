@@ -16,6 +16,7 @@ from serve.checkpoint.stored import Stored
 from serve.errors import InputError
 from serve.model import batch_independence, outputs, tensors, weights
 from serve.model import batch_rows as rows
+from serve.model.inputs import one_for_none
 from serve.model.predictor import ArrayForm
 from serve.model.tensor_versions import Versions
 
@@ -109,6 +110,9 @@ class TorchPredictor:
 
     def run(self, taken: Any) -> Any:
         """Run the module; raises `InputError` for values that it has nothing for."""
+        one = one_for_none(taken)
+        if one is not None:
+            return self._run_empty(one)
         with self.turns[0], tensors.without_gradients():
             try:
                 return self.run_module(self.module, self.converter.place(taken))
@@ -118,6 +122,13 @@ class TorchPredictor:
                 if not weights.is_guard(error):
                     raise
                 raise InputError(f"the inputs: expected what the program was exported for, found {error}") from error
+
+    def _run_empty(self, one: Any) -> Any:
+        """Run one row and give none of it, as many modules cannot run without rows."""
+        try:
+            return outputs.split(self.run(one), [0, 1])[0]
+        except Exception as error:  # the module's code may raise anything
+            raise InputError("the inputs: expected at least one row, as this model's outputs are not rows") from error
 
     def give(self, given: Any) -> object:
         """Turn what the module gave into outputs that JSON can hold."""

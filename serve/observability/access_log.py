@@ -17,7 +17,7 @@ from serve.http.trace_context import TraceParent
 
 Sink = Callable[[bytes], None]
 _STDOUT = 1
-# What the answer's own headers say of where it comes from, by the name that it has in the line.
+# The headers of an answer that state its provenance, by their keys in the line.
 _PROVENANCE = {
     "model": "X-Model-Name",
     "version": "X-Model-Version",
@@ -28,19 +28,7 @@ _PROVENANCE = {
 
 @dataclass(frozen=True)
 class LoggedRequest:
-    """One request and its answer.
-
-    Args:
-        method: of the request.
-        path: of the request, without its query.
-        client: the address that it came from.
-        status: of the answer.
-        seconds: from arrival to answer.
-        taken_bytes: length of the request's body.
-        given_bytes: length of the answer's body.
-        headers: of the answer.
-        trace: the place in a trace.
-    """
+    """One request and its answer."""
 
     method: str
     path: str
@@ -54,48 +42,33 @@ class LoggedRequest:
 
 
 def provenance_of(headers: Mapping[str, str]) -> dict[str, str]:
-    """Pick out where an answer comes from.
-
-    Args:
-        headers: of the answer.
-
-    Returns:
-        `model`, `version`, `generation` and `sha256`, as far as the answer says.
-    """
+    """Return `model`, `version`, `generation` and `sha256` of an answer, as far as its headers state them."""
     return {name: headers[header] for name, header in _PROVENANCE.items() if header in headers}
 
 
 class AccessLog:
-    """Writes the lines of one worker.
-
-    Args:
-        sink: where the bytes go.
-    """
+    """Writes the lines of one worker."""
 
     def __init__(self, sink: Sink | None = None) -> None:
         self._sink = sink or _write_to_stdout
 
-    def put(self, exchange: LoggedRequest) -> None:
-        """Write one line.
-
-        Args:
-            exchange: what was asked and answered.
-        """
+    def put(self, logged: LoggedRequest) -> None:
+        """Write one line."""
         line: dict[str, object] = {
             "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "event": "request",
             "worker": os.getpid(),
-            "client": exchange.client,
-            "method": exchange.method,
-            "path": exchange.path,
-            "status": exchange.status,
-            "seconds": round(exchange.seconds, 6),
-            "taken_bytes": exchange.taken_bytes,
-            "given_bytes": exchange.given_bytes,
-            **provenance_of(exchange.headers),
+            "client": logged.client,
+            "method": logged.method,
+            "path": logged.path,
+            "status": logged.status,
+            "seconds": round(logged.seconds, 6),
+            "taken_bytes": logged.taken_bytes,
+            "given_bytes": logged.given_bytes,
+            **provenance_of(logged.headers),
         }
-        if exchange.trace is not None:
-            line.update(trace_id=exchange.trace.trace_id, span_id=exchange.trace.span_id)
+        if logged.trace is not None:
+            line.update(trace_id=logged.trace.trace_id, span_id=logged.trace.span_id)
         self._sink(json.dumps(line).encode() + b"\n")
 
 

@@ -1,7 +1,7 @@
 """Reporting each request as a span, by OpenTelemetry; the door to it, and used only where `traces = "otlp"` is set.
 
-Where the spans go say OpenTelemetry's own variables: `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_SERVICE_NAME`,
-`OTEL_TRACES_SAMPLER` and so on. The attributes are those of its semantic conventions for HTTP servers.
+OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER` …) state where
+the spans go. The attributes are those of its semantic conventions for HTTP servers.
 """
 
 from __future__ import annotations
@@ -41,17 +41,7 @@ class Spans:
         self._trace = trace
 
     def begin(self, method: str, route: str, path: str, parent: TraceParent | None) -> Any:
-        """Begin the span of a request.
-
-        Args:
-            method: of the request.
-            route: the pattern of the path, such as `/predict/<name>`.
-            path: that is asked for.
-            parent: the caller's span.
-
-        Returns:
-            The span, for `parent_of` and `end`.
-        """
+        """Begin the span of a request, below its caller's."""
         trace = self._trace
         context = None
         if parent is not None:
@@ -62,22 +52,12 @@ class Spans:
         return self._tracer.start_span(f"{method} {route}", context, trace.SpanKind.SERVER, attributes)
 
     def place_of(self, span: Any) -> TraceParent:
-        """Return a span's place in its trace, for the log and the answer.
-
-        Args:
-            span: as `begin` returned it.
-        """
+        """Return a span's place in its trace, for the log and the answer."""
         context = span.get_span_context()
         return TraceParent(f"{context.trace_id:032x}", f"{context.span_id:016x}", f"{int(context.trace_flags):02x}")
 
     def end(self, span: Any, status: int, facts: Mapping[str, str]) -> None:
-        """End the span of a request.
-
-        Args:
-            span: as `begin` returned it.
-            status: of the answer.
-            facts: where the answer comes from.
-        """
+        """End the span of a request."""
         span.set_attribute("http.response.status_code", status)
         for key, value in facts.items():
             span.set_attribute(f"envserve.{key}", value)

@@ -1,6 +1,6 @@
-"""What the status page shows, in the form that programs can read too.
+"""The content of the status page, in a form that programs can read too.
 
-Made from the files of the stores, so every worker answers the same; pure, what is read is handed in.
+Made from the files of the stores, so every worker answers the same; pure: the caller reads them.
 """
 
 from __future__ import annotations
@@ -19,19 +19,12 @@ MOST_SWAPS = 50
 
 @dataclass(frozen=True)
 class Look:
-    """What is known of one model at one moment.
+    """The state of one model at one moment.
 
     Args:
-        full_name: `NAME` for what answers by default, `NAME@LABEL` for the rest.
-        name: of the model.
-        label: under which it is served.
-        status: of its store.
-        history: its generations, the newest first.
-        events: of its journal, the newest first.
-        verdict: what the reloader last said of the newest checkpoint.
+        full_name: `NAME` for the default label, `NAME@LABEL` for the others.
+        verdict: of the reloader about the newest checkpoint.
         unserved_s: the age of the newest published checkpoint while it is not served.
-        traffic: its requests so far.
-        memory: bytes by kind, for each worker.
     """
 
     full_name: str
@@ -47,11 +40,7 @@ class Look:
 
 
 def describe_model(look: Look) -> dict[str, object]:
-    """Describe one model in the form that JSON can hold.
-
-    Args:
-        look: what is known of it.
-    """
+    """Describe one model in the form that JSON can hold."""
     stated: dict[str, Any] = status_as_json(look.status)
     for worker in stated["workers"]:
         memory = look.memory.get(worker["pid"], {})
@@ -78,20 +67,13 @@ def describe_model(look: Look) -> dict[str, object]:
 
 
 def list_swaps(history: Sequence[Past], events: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
-    """List what was committed and what was refused.
-
-    Args:
-        history: the generations, the newest first.
-        events: of the journal, the newest first.
-
-    Returns:
-        One entry for each generation and each refusal, the newest first. The seconds of a phase are those of the
-        slowest worker.
-    """
+    """List generations and refusals, the newest first; the seconds of a phase are those of the slowest worker."""
     swaps: list[dict[str, object]] = []
     for past in history[:MOST_SWAPS]:
         entry = past.entry
-        told = [each for each in events if each["event"] == "swapped" and each.get("generation") == entry.generation]
+        reports = [
+            event for event in events if event["event"] == "swapped" and event.get("generation") == entry.generation
+        ]
         swaps.append(
             {
                 "refused": False,
@@ -101,8 +83,8 @@ def list_swaps(history: Sequence[Past], events: Sequence[Mapping[str, Any]]) -> 
                     for key in ("generation", "version", "sha256", "size_bytes", "name", "cause")
                 },
                 "is_kept": past.is_kept,
-                "phases": {phase: _slowest(told, f"{phase}_s") for phase in _PHASES},
-                "since_marker_s": _slowest(told, "since_marker_s") if entry.cause == "checkpoint" else None,
+                "phases": {phase: _slowest(reports, f"{phase}_s") for phase in _PHASES},
+                "since_marker_s": _slowest(reports, "since_marker_s") if entry.cause == "checkpoint" else None,
             }
         )
     swaps += [_describe_refusal(event) for event in events if event["event"] == "refused"]

@@ -1,4 +1,4 @@
-"""What operators see of one worker and may do through it: counts, events, the state of every model, orders.
+"""The operators' view of one worker: counts, events, the state of every model, orders.
 
 Put together once for each worker, beside the models themselves, which know nothing of it.
 """
@@ -40,10 +40,7 @@ class Telemetry:
     """Sees all models of one worker.
 
     Args:
-        settings: of the server.
-        runtimes: by `NAME` for what answers by default and `NAME@LABEL` for the rest.
-        drain: tells whether the server ends.
-        meter: counts what the worker does.
+        instances: by `NAME` for the default label and `NAME@LABEL` for the others.
     """
 
     def __init__(
@@ -68,16 +65,12 @@ class Telemetry:
     @property
     def slow_clients(self) -> SlowClients:
         """What is done about slow clients of this worker."""
-        return SlowClients(self._client_timeout_s, lambda: self.worker_metrics.observer.reject("", SLOW_CLIENT))
+        return SlowClients(self._client_timeout_s, lambda: self.worker_metrics.request_counters.reject("", SLOW_CLIENT))
 
     def start(self, read_queued: Callable[[], int]) -> None:
-        """Begin to count, in the worker.
-
-        Args:
-            read_queued: tells how many requests wait in this worker.
-        """
+        """Begin to count, in the worker."""
         models = [ModelLabel(instance.settings.name, instance.settings.label) for instance in self._instances.values()]
-        outcomes = [each.name for each in fields(Counts)]
+        outcomes = [field.name for field in fields(Counts)]
         self.worker_metrics.begin(models, {whose.model: outcomes for whose in models if whose.label == SHADOW})
         self.worker_metrics.start(read_queued)
 
@@ -88,10 +81,7 @@ class Telemetry:
             self.spans.stop()
 
     def operations(self, name: str) -> Operations:
-        """Return the operations on one model.
-
-        Args:
-            name: `NAME` or `NAME@LABEL`.
+        """Return the operations on `NAME` or `NAME@LABEL`.
 
         Raises:
             NotServedError: there is no such model.
@@ -128,7 +118,7 @@ class Telemetry:
             )
 
     def readings(self) -> Iterator[Reading]:
-        """Read what the metrics say beside what was counted.
+        """Read the values of the metrics that are not counted.
 
         Raises:
             OSError: a store cannot be read.
@@ -163,5 +153,5 @@ def _age_of(instance: ModelInstance, status: Status) -> float:
     written_ns = [instance.reloader.status.unserved_ns]
     if status.proposal is not None and status.proposal.entry.cause == CHECKPOINT:
         written_ns.append(status.proposal.entry.marker_mtime_ns)
-    known_ns = [each for each in written_ns if each is not None]
+    known_ns = [time_ns for time_ns in written_ns if time_ns is not None]
     return max(0.0, time.time() - max(known_ns) / 1e9) if known_ns else 0.0

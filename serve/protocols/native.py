@@ -1,38 +1,124 @@
 """`POST /predict`: `{"inputs": [[…], …]}` to `{"outputs": […], "model": {…}}`.
 
-Inputs may come as `.npy`, safetensors or an image as well, told by the content type, and outputs go as `.npy` or
-safetensors to who asks for them by `Accept`. The whole request runs on one generation, and the answer says on which.
-Where the server has several models, `/predict/NAME` says which one; the header `X-Model-Label` asks for a label.
+Inputs may come as `.npy`, safetensors or an image as well, recognized by the content type or by their first bytes, and
+outputs go as `.npy` or safetensors to clients that ask for them by `Accept`. The whole request runs on one generation,
+which the answer names. Where the server has several models, `/predict/NAME` names one; the header `X-Model-Label` asks
+for a label.
 """
 
 from __future__ import annotations
 
+import abc
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from serve.codec import strict_json
+from serve.codec import image, npy, safetensors, strict_json
 from serve.codec.excerpt import excerpt
 from serve.errors import RequestError
-from serve.http.content_encoding import pack
+from serve.http.body import pack, read_content
 from serve.http.messages import Request, Response, fail
 from serve.inference.prediction import Prediction, ask
-from serve.protocols.media_types import PlainDialect, choose, write_outputs
 
 if TYPE_CHECKING:
     from serve.checkpoint.provenance import Provenance
+    from serve.codec.datatypes import Array
+    from serve.http.messages import Body
+    from serve.inference.prediction import Take
     from serve.inference.registry import Registry
     from serve.model.predictor import Predictor
+
+NPY, SAFETENSORS, IMAGE = "npy", "safetensors", "image"
+_BY_TYPE = {
+    **dict.fromkeys(npy.CONTENT_TYPES, NPY),
+    **dict.fromkeys(safetensors.CONTENT_TYPES, SAFETENSORS),
+    **dict.fromkeys(image.CONTENT_TYPES, IMAGE),
+}
+# None of them can begin a JSON text. Safetensors has no such beginning.
+_BY_START = ((b"\x93NUMPY", NPY), (b"\x89PNG\r\n", IMAGE), (b"\xff\xd8\xff", IMAGE))
+# Clients send forms by default without meaning them; these they mean, and the server cannot read them.
+_UNREAD = ("multipart/", "image/", "audio/", "video/")
+
+
+def detect(content_type: str | None, body: Body) -> str | None:
+    """Tell the form of a body: `npy`, `safetensors`, `image`, or `None` for JSON; raises `RequestError` for others."""
+    name = (content_type or "").partition(";")[0].strip().lower()
+    if name in _BY_TYPE:
+        return _BY_TYPE[name]
+    for start, kind in _BY_START:
+        if bytes(body[: len(start)]) == start:
+            return kind
+    if name.startswith(_UNREAD):
+        raise RequestError(415, f"Content-Type: expected JSON or {', '.join(_BY_TYPE)}, found {name}")
+    return None
+
+
+def read_inputs(kind: str, body: Body, predictor: Predictor) -> Take:
+    """Read inputs that are not JSON, and return the function that turns them into what a predictor's module takes."""
+    if kind == IMAGE:
+        if not predictor.takes_images:
+            raise RequestError(415, "the body: expected no image, as the model class has no image_to_inputs()")
+        pixels = image.decode(bytes(body))
+        return lambda predictor: predictor.take_image(pixels)
+    names = [form.name for form in predictor.inputs]
+    if not names:
+        raise RequestError(415, f"the body: expected JSON, as this model's inputs are no arrays, found {kind}")
+    arrays = safetensors.decode(bytes(body)) if kind == SAFETENSORS else _sole(npy.decode(bytes(body)), names)
+    return lambda predictor: predictor.take_arrays(arrays)
+
+
+def _sole(array: Array, names: Sequence[str]) -> dict[str, Array]:
+    if len(names) != 1:
+        raise RequestError(415, f"the body: expected {', '.join(names)} by name, found .npy, which has no names")
+    return {names[0]: array}
+
+
+def choose(accepted: str | None) -> str | None:
+    """Choose the form of the outputs by the value of `Accept`: `npy`, `safetensors`, or `None` for JSON."""
+    for part in (accepted or "").lower().split(","):
+        kind = _BY_TYPE.get(part.partition(";")[0].strip())
+        if kind in (NPY, SAFETENSORS):
+            return kind
+    return None
+
+
+def write_outputs(kind: str, arrays: Mapping[str, Array]) -> tuple[str, bytes]:
+    """Return the content type and the body; raises `ValueError` for outputs that do not go into this form."""
+    for name, array in arrays.items():
+        if array.dtype.hasobject:
+            raise ValueError(f"{name}: expected numbers for {kind}, found texts")
+    if kind == SAFETENSORS:
+        return safetensors.CONTENT_TYPES[0], safetensors.encode(arrays)
+    if len(arrays) != 1:
+        raise ValueError(f"expected one output for .npy, found {', '.join(arrays)}")
+    return npy.CONTENT_TYPES[0], npy.encode(next(iter(arrays.values())))
+
+
+class PlainDialect(abc.ABC):
+    """Reads the inputs of one request."""
+
+    def __init__(self, request: Request, limit_bytes: int) -> None:
+        self._request, self._limit_bytes = request, limit_bytes
+
+    def read(self, request: Request, predictor: Predictor) -> Take:
+        """Understand a request; `serve.inference.prediction` describes the methods of a dialect."""
+        body = read_content(request, self._limit_bytes)
+        kind = detect(request.headers.get("content-type"), body)
+        if kind is not None:
+            return read_inputs(kind, body, predictor)
+        inputs = self._pick(strict_json.parse(bytes(body)))
+        return lambda predictor: predictor.take(inputs)
+
+    @abc.abstractmethod
+    def _pick(self, content: object) -> object:
+        """Find the inputs in a body of JSON; raises `RequestError` where there are none."""
 
 
 def predict(server: Registry, request: Request) -> Response | Prediction:
     """Answer one prediction.
 
-    Args:
-        server: has the models.
-        request: its bytes.
-
     Returns:
-        In the end 200; 400 for a body that is malformed, 404 for a model that is not served, 415 for a form that nobody
-        reads, 422 for inputs that do not fit, 503 while no model is live.
+        In the end 200; 400 for a malformed body, 404 for a model that is not served, 415 for an unknown form, 422 for
+        inputs that do not fit, 503 while no model is live.
     """
     return ask(server, request, _Native(request, server.settings.max_body_bytes))
 

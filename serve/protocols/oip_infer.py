@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from serve.codec.oip_binary import HEADER, is_raw
+from serve.codec.datatypes import HEADER, is_raw
 from serve.codec.oip_request import InferRequest, parse_infer, parse_raw
 from serve.codec.oip_response import InferAnswer, encode_infer
 from serve.errors import RequestError
-from serve.http.content_encoding import pack, read_content
+from serve.http.body import pack, read_content
 from serve.http.messages import Body, Request, Response, fail
 from serve.inference.prediction import Prediction, Take, ask
-from serve.protocols.oip_tensors import specs_of
+from serve.protocols.oip_metadata import specs_of
 
 if TYPE_CHECKING:
     from serve.checkpoint.provenance import Provenance
@@ -23,22 +23,14 @@ if TYPE_CHECKING:
 
 
 def infer(server: Registry, request: Request) -> Response | Prediction:
-    """Answer one infer request of the Open Inference Protocol.
-
-    Args:
-        server: has the models.
-        request: its bytes.
-
-    Returns:
-        In the end 200; 4xx with `{"error": …}` for what cannot be answered, 503 while no model is live.
-    """
-    return ask(server, request, _V2(request, server.settings.max_body_bytes))
+    """Answer one infer request of the Open Inference Protocol."""
+    return ask(server, request, _OipInfer(request, server.settings.max_body_bytes))
 
 
 _NOTHING = InferRequest(())
 
 
-class _V2:
+class _OipInfer:
     def __init__(self, request: Request, limit_bytes: int) -> None:
         self._request, self._limit_bytes = request, limit_bytes
         self._asked = _NOTHING

@@ -1,19 +1,34 @@
-"""What the Open Inference Protocol (V2) says of a server and its models, beside their answers."""
+"""The metadata of a server and its models in the Open Inference Protocol (V2)."""
 
 from __future__ import annotations
 
-from serve.codec.datatypes import BYTES
+from collections.abc import Sequence
+
+import numpy as np
+
+from serve.codec.datatypes import BYTES, name_of
 from serve.codec.oip_request import TensorSpec
 from serve.errors import NotServedError
 from serve.http.messages import Request, Response, fail, succeed
 from serve.inference.model_selector import Found, describe, find
 from serve.inference.registry import Registry
+from serve.model.predictor import TEXT, ArrayForm
 from serve.model.slot import Generation
-from serve.protocols.oip_tensors import specs_of
 from serve.system.distribution import version
 
 PLATFORM = "envserve_pytorch"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
+
+
+def specs_of(forms: Sequence[ArrayForm]) -> list[TensorSpec]:
+    """Describe inputs or outputs as the protocol does, those that it has a datatype for."""
+    specs = []
+    for form in forms:
+        dtype = np.dtype(object if form.dtype == TEXT else form.dtype)
+        shape = tuple(-1 if length is None else length for length in form.shape)
+        if dtype.kind != "c":
+            specs.append(TensorSpec(form.name, name_of(dtype), shape))
+    return specs
 
 
 def server_metadata(server: Registry, request: Request) -> Response:
@@ -62,7 +77,7 @@ def _write_config(found: Found, live: Generation) -> Response:
             "name": found.model.name,
             "platform": PLATFORM,
             "backend": "envserve",
-            # 0 says that the shapes below are whole, rows included; any number of rows may come.
+            # 0: the shapes below are whole, rows included; a request may have any number of rows.
             "max_batch_size": 0,
             "input": [_as_config(spec) for spec in specs_of(live.predictor.inputs)],
             "output": [_as_config(spec) for spec in specs_of(live.predictor.outputs)],

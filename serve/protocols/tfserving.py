@@ -9,28 +9,20 @@ from serve.checkpoint.provenance import Provenance
 from serve.codec.oip_request import TensorSpec
 from serve.codec.tfserving import PredictRequest, encode_predict, parse_predict
 from serve.errors import NotServedError
-from serve.http.content_encoding import pack, read_content
+from serve.http.body import pack, read_content
 from serve.http.messages import Request, Response, fail, succeed
 from serve.inference.model_selector import Found, describe, find
 from serve.inference.prediction import Prediction, Take, ask
 from serve.inference.registry import Registry
 from serve.model.predictor import INPUTS, OUTPUTS, Predictor
 from serve.model.slot import Generation
-from serve.protocols.oip_tensors import specs_of
+from serve.protocols.oip_metadata import specs_of
 
 _DTYPES = {"FP16": "DT_HALF", "FP32": "DT_FLOAT", "FP64": "DT_DOUBLE", "BYTES": "DT_STRING"}
 
 
 def predict(server: Registry, request: Request) -> Response | Prediction:
-    """Answer one predict request of TensorFlow Serving.
-
-    Args:
-        server: has the models.
-        request: its bytes.
-
-    Returns:
-        In the end 200; 4xx with `{"error": …}` for what cannot be answered, 503 while no model is live.
-    """
+    """Answer one predict request of TensorFlow Serving."""
     return ask(server, request, _TensorFlowServing(request, server.settings.max_body_bytes))
 
 
@@ -41,9 +33,11 @@ class _TensorFlowServing:
 
     def read(self, request: Request, predictor: Predictor) -> Take:
         asked = self._asked = parse_predict(bytes(read_content(request, self._limit_bytes)))
-        inputs = asked.columns.get("", asked.columns)
-        if set(asked.columns) == {INPUTS} == {form.name for form in predictor.inputs}:
+        inputs, names = asked.columns.get("", asked.columns), {form.name for form in predictor.inputs}
+        if set(asked.columns) == {INPUTS} == names:
             inputs = asked.columns[INPUTS]
+        elif inputs == [] and names - {INPUTS}:  # no examples, which would name the inputs
+            inputs = dict.fromkeys(names, inputs)
         return lambda predictor: predictor.take(inputs)
 
     def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Response:
@@ -63,6 +57,8 @@ def models(server: Registry, request: Request) -> Response:
 
 def status(server: Registry, request: Request) -> Response:
     """Say which versions of a model are served."""
+    if request.path.endswith(":predict"):  # a prediction's path, in which the router finds a longer name
+        return fail(405, f"the method: expected POST, found {request.method}", {"Allow": "OPTIONS, POST"})
     try:
         found = find(server, request)
     except NotServedError as error:

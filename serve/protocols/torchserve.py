@@ -1,6 +1,6 @@
-"""TorchServe's inference interface: `/ping`, `/predictions/NAME` and what it says of models.
+"""TorchServe's inference interface: `/ping`, `/predictions/NAME` and the descriptions of models.
 
-An answer is the outputs and nothing else; where it comes from stands in its headers.
+An answer is the outputs and nothing else; its headers state where it comes from.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from urllib.parse import parse_qs
 from serve.checkpoint.provenance import Provenance
 from serve.codec import strict_json
 from serve.errors import NotServedError
-from serve.http.content_encoding import pack
+from serve.http.body import pack
 from serve.http.messages import Request, Response, fail, succeed
 from serve.inference.model_selector import Found, describe, find
 from serve.inference.prediction import Prediction, ask
 from serve.inference.registry import Registry
 from serve.model.predictor import Predictor
 from serve.model.slot import Generation
-from serve.protocols.media_types import PlainDialect
+from serve.protocols.native import PlainDialect
 
-# Under one of these clients wrap what their handler takes.
+# Clients wrap the inputs of their handler under one of these.
 _WRAPPERS = ("data", "body", "instances", "inputs")
 
 
@@ -31,15 +31,7 @@ def ping(server: Registry, request: Request) -> Response:
 
 
 def predictions(server: Registry, request: Request) -> Response | Prediction:
-    """Answer one prediction with the outputs alone.
-
-    Args:
-        server: has the models.
-        request: its bytes.
-
-    Returns:
-        In the end 200; 4xx with `{"error": …}` for what cannot be answered, 503 while no model is live.
-    """
+    """Answer one prediction with the outputs alone."""
     return ask(server, request, _TorchServe(request, server.settings.max_body_bytes))
 
 

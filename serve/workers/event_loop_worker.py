@@ -22,12 +22,12 @@ from gunicorn.errors import HaltServer
 from uvicorn.server import Server as Uvicorn
 from uvicorn_worker import UvicornWorker
 
-from serve.batching.scheduler import Scheduler
+from serve.batching.scheduler import Scheduler, SoleConnection
 from serve.errors import Issue, SettingsError, describe
 from serve.gateway.asgi_app import AsgiApp
 from serve.http.extension import find_server
 from serve.workers.header_cache import HeaderCache
-from serve.workers.http_protocol import Connection, SoleConnection
+from serve.workers.http_protocol import Connection
 from serve.workers.request_head import Bounds
 
 _SWEEP_S = 1.0
@@ -37,12 +37,7 @@ _SWITCH_INTERVAL_S = 0.0005
 
 
 class _Uvicorn(Uvicorn):  # type: ignore[misc]
-    """Uvicorn as a guest of gunicorn: its own dies of the signal in the end, and `worker_exit` would not be called.
-
-    Args:
-        config: uvicorn's.
-        on_taking: called when requests are accepted.
-    """
+    """Uvicorn as a guest of gunicorn: its own dies of the signal in the end, and `worker_exit` would not be called."""
 
     def __init__(self, config: Any, on_taking: Callable[[], None]) -> None:
         super().__init__(config)
@@ -104,7 +99,7 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
         self.config.app = rest
         scheduler = None
         if server is not None:
-            scheduler = self._scheduler = Scheduler(loop, server.telemetry.worker_metrics.observer.batch)
+            scheduler = self._scheduler = Scheduler(loop, server.telemetry.worker_metrics.request_counters.batch)
             self._answer_with(AsgiApp(server, rest, scheduler), server.settings.client_timeout_s)
         uvicorn = _Uvicorn(self.config, self.on_taking)
         loop.add_signal_handler(signal.SIGQUIT, uvicorn.quit)
@@ -116,12 +111,14 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
         if not uvicorn.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
-    def _answer_with(self, app: AsgiApp, patience_s: float) -> None:
+    def _answer_with(self, app: AsgiApp, timeout_s: float) -> None:
         cfg = self.cfg
-        bounds = Bounds(cfg.limit_request_line, cfg.limit_request_fields, cfg.limit_request_field_size, patience_s)
-        known = HeaderCache(app.table, app.limit_bytes, bounds)
+        bounds = Bounds(cfg.limit_request_line, cfg.limit_request_fields, cfg.limit_request_field_size, timeout_s)
+        heads = HeaderCache(app.table, app.limit_bytes, bounds)
         self.config.app = app
-        self.config.http = functools.partial(Connection, app=app, bounds=bounds, known=known, streak=SoleConnection())
+        self.config.http = functools.partial(
+            Connection, app=app, bounds=bounds, heads=heads, sole_connection=SoleConnection()
+        )
 
     async def _sweep(self, uvicorn: Uvicorn) -> None:
         """Look once a second after the peers, the heartbeat and the master."""

@@ -1,7 +1,7 @@
 """Heads of requests that were understood before, and heads of answers that were written before.
 
 A client sends the same head over and over, and the answers of one generation differ in nothing but their bodies, so
-both are remembered by what they are made of. What is remembered is bounded, and nothing of it is changed by anybody.
+both are remembered by what they are made of. What is remembered is bounded, and never changed.
 """
 
 from __future__ import annotations
@@ -13,20 +13,18 @@ from typing import NamedTuple
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from serve.http.messages import Response, headers_of
-from serve.http.route_table import Found, Table
+from serve.http.route import Found, Table
 from serve.workers.request_head import Bounds, Field, find_fault
 
 _MOST_REMEMBERED, _LONGEST_REMEMBERED_BYTES = 1000, 2048
 
 
 class Head(NamedTuple):
-    """What the head of a POST request says.
+    """The head of a POST request.
 
     Args:
         found: the route of a prediction and the parts of the path that it names; `None` for everything else.
-        path: of the request, as it stands there.
-        headers: by their names in lower case.
-        is_plain: whether nothing in it asks for more than a stated length does.
+        is_plain: whether a stated length is all that it asks for.
     """
 
     found: Found | None
@@ -39,25 +37,14 @@ _OTHER = Head(None)
 
 
 class HeaderCache:
-    """Understands heads.
-
-    Args:
-        table: the routes of predictions.
-        limit_bytes: the longest body of a plain request.
-        bounds: of a plain request's head.
-    """
+    """Understands heads."""
 
     def __init__(self, table: Table, limit_bytes: int, bounds: Bounds) -> None:
         self._table, self._limit_bytes, self._bounds = table, limit_bytes, bounds
         self._remembered: dict[tuple[object, ...], Head] = {}
 
     def read(self, url: bytes, fields: Sequence[Field]) -> Head:
-        """Understand the head of a POST request.
-
-        Args:
-            url: its target.
-            fields: names in lower case, and values.
-        """
+        """Understand the head of a POST request."""
         key = (url, *fields)
         head = self._remembered.get(key)
         if head is None:
@@ -87,17 +74,7 @@ class HeaderCache:
 
 
 def write(answer: Response, defaults: Sequence[Field], size_bytes: int, keep_alive: bool) -> bytes:
-    """Write the head of an answer.
-
-    Args:
-        answer: its status and headers.
-        defaults: headers that every answer has.
-        size_bytes: of its body.
-        keep_alive: whether the connection stays open.
-
-    Raises:
-        ValueError: a header would be several.
-    """
+    """Write the head of an answer; raises `ValueError` where a header would be several."""
     begin = _write(answer.status, tuple(answer.headers.items()), tuple(defaults))
     return begin + (b"content-length: %d\r\n\r\n" if keep_alive else _CLOSING) % size_bytes
 

@@ -5,7 +5,7 @@ without a task, an ASGI message or a copy of the body. Everything else, and ever
 `Expect`, HTTP/1.0, pipelined requests, a peer that does not read), takes uvicorn's own way, so that there is
 one implementation of it.
 
-Beside that, what uvicorn has no rules for: a request's head, an offered upgrade, and the time that a peer may take.
+It adds rules that uvicorn does not have: for a request's head, an offered upgrade, and the time that a peer may take.
 """
 
 from __future__ import annotations
@@ -16,57 +16,54 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serve.batching.scheduler import SoleConnection
 from serve.gateway.asgi_app import AsgiApp
 from serve.http.messages import Request, Response, fail
 from serve.workers import header_cache
-from serve.workers.header_cache import HeaderCache
-from serve.workers.request_cycle import RequestCycle
+from serve.workers.header_cache import Head, HeaderCache
 from serve.workers.request_head import Bounds, Fault, find_fault, too_large, without_offer
 
 _JOINED_BYTES = 64 * 1024
 # How long a connection that is idle when the worker is to end may still bring a request; after that it is closed.
 _LINGER_S = 1.0
-# So many requests in a row on one connection, and nobody is expected to join the next one.
-_LONG_STREAK = 8
 
 
-class SoleConnection:
-    """How many requests in a row came on the same connection; one for all connections of a worker."""
+class _NobodyWaits:
+    """The event that uvicorn sets on its requests; nothing waits for it here."""
 
-    __slots__ = ("connection", "length")
+    def set(self) -> None:
+        """Do nothing."""
 
-    def __init__(self) -> None:
-        self.connection: object = None
-        self.length = 0
 
-    def goes_on(self, connection: object) -> bool:
-        """Note a request, and say whether its connection seems to be the only one that asks.
+_NOBODY_WAITS = _NobodyWaits()
 
-        Args:
-            connection: on which it came.
-        """
-        if connection is not self.connection:
-            self.connection, self.length = connection, 0
-        self.length += 1
-        return self.length > _LONG_STREAK
+
+class RequestCycle:
+    """One prediction on a connection: as much of uvicorn's request as its protocol asks for."""
+
+    __slots__ = ("body", "disconnected", "head", "keep_alive", "message_event", "response_complete")
+
+    def __init__(self, head: Head, keep_alive: bool) -> None:
+        self.head, self.keep_alive = head, keep_alive
+        self.body: list[bytes] = []
+        self.response_complete = self.disconnected = False
+        # One for all: a cycle that refers to itself would keep its body until the next collection of garbage.
+        self.message_event = _NOBODY_WAITS
+
+    def take_body(self) -> bytes:
+        """Return the body and forget it, since a connection keeps its last cycle for as long as it is idle."""
+        parts, self.body = self.body, []
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 class Connection(HttpToolsProtocol):  # type: ignore[misc]
-    """One connection; uvicorn makes one of these for each.
-
-    Args:
-        app: answers predictions.
-        bounds: of what the peer may do.
-        known: the heads of requests that were understood before.
-        streak: of the worker's connections.
-        uvicorns: what uvicorn gives its protocols.
-    """
+    """One connection; uvicorn makes one of these for each."""
 
     def __init__(
-        self, *, app: AsgiApp, bounds: Bounds, known: HeaderCache, streak: SoleConnection, **uvicorns: Any
+        self, *, app: AsgiApp, bounds: Bounds, heads: HeaderCache, sole_connection: SoleConnection, **uvicorns: Any
     ) -> None:
         super().__init__(**uvicorns)
-        self._predictions, self._bounds, self._known, self._streak = app, bounds, known, streak
+        self._predictions, self._bounds, self._heads, self._sole_connection = app, bounds, heads, sole_connection
         self._is_leaving = self._is_receiving = self._is_in_head = False
         self._head_bytes = 0
         self._offering: bytes | None = None
@@ -107,11 +104,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             self.parser.feed_data(head)
 
     def eof_received(self) -> bool:
-        """Answer what was asked before the peer closed its side; called by the loop.
-
-        Returns:
-            Whether the connection stays open for that answer.
-        """
+        """Keep the connection open for an answer when the peer has closed its side; called by the loop."""
         cycle = self.cycle
         if cycle is None or cycle.response_complete or self._is_receiving or self.scheme == "https":
             return False
@@ -134,7 +127,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         if parser.should_upgrade():
             self._note_offer(parser.get_method(), parser.get_http_version())
             return
-        head = self._known.read(self.url, self.headers) if self._is_plain() else None
+        head = self._heads.read(self.url, self.headers) if self._is_plain() else None
         if head is not None and head.is_plain:
             self.cycle = RequestCycle(head, parser.should_keep_alive() and not self._is_ending)
             return
@@ -185,7 +178,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         route, place = head.found
         client = self.client[0] if self.client else ""
         request = Request("POST", head.path, head.headers, own.take_body(), place)
-        is_alone = self._streak.goes_on(self)
+        is_alone = self._sole_connection.goes_on(self)
         self._predictions.handle(route, request, client, lambda answer: self._answer(own, answer), is_alone)
 
     def on_response_complete(self) -> None:
@@ -203,7 +196,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         """Let the peer go, without breaking off what it has begun; called by uvicorn when the worker is to end."""
         self._is_leaving = True
         if self.cycle is not None and not self.cycle.response_complete:
-            super().shutdown()  # its answer is the last one and says so
+            super().shutdown()  # its answer is the last one and states it
         else:
             # A request that is on its way gets its answer, too.
             self.loop.call_later(_LINGER_S, self._leave)
@@ -214,18 +207,14 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         self._stuck_s = self.loop.time()
 
     def check(self, now_s: float) -> None:
-        """Close the connection if its peer takes too long.
-
-        Args:
-            now_s: the loop's time.
-        """
-        patience_s = self._bounds.patience_s
-        is_silent = now_s - self._heard_s > patience_s
-        is_late = self._is_in_head and now_s - self._began_s > patience_s
+        """Close the connection if its peer takes too long."""
+        timeout_s = self._bounds.timeout_s
+        is_silent = now_s - self._heard_s > timeout_s
+        is_late = self._is_in_head and now_s - self._began_s > timeout_s
         if is_late or (self._is_receiving and is_silent and not self.flow.read_paused):
             self._predictions.count_slow_client()
-            self._refuse(Fault(408, f"the request: expected to go on within {patience_s:g} s"))
-        elif self.flow.write_paused and now_s - self._stuck_s > patience_s:
+            self._refuse(Fault(408, f"the request: expected to go on within {timeout_s:g} s"))
+        elif self.flow.write_paused and now_s - self._stuck_s > timeout_s:
             self._predictions.count_slow_client()
             self.transport.abort()
         elif self._is_idle(now_s):
@@ -233,7 +222,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
 
     def _is_idle(self, now_s: float) -> bool:
         if self.cycle is None:  # it has never asked for anything
-            return now_s - self._heard_s > self._bounds.patience_s
+            return now_s - self._heard_s > self._bounds.timeout_s
         since_s = max(self._heard_s, self._answered_s)
         is_waiting: bool = self.cycle.response_complete and not self._is_receiving
         return is_waiting and now_s - since_s > self.timeout_keep_alive

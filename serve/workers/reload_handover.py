@@ -20,7 +20,7 @@ _LOOK_S = 0.02
 
 
 class Handover:
-    """What new workers say to the master; made in the master, before its workers."""
+    """The reports of new workers to the master; made in the master, before its workers."""
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
@@ -29,30 +29,18 @@ class Handover:
         self._is_pending = mmap.mmap(-1, mmap.PAGESIZE)
 
     def say(self, can_answer: bool) -> None:
-        """Tell the master that this worker takes requests from now on.
-
-        Args:
-            can_answer: whether it has a model for them, where the host has one.
-        """
-        # A pipe that nobody has read for thousands of workers is full; the next reload empties it first.
+        """Tell the master that this worker takes requests from now on, and whether it can answer any."""
+        # The pipe is full after thousands of workers without a reload; the next reload empties it first.
         with contextlib.suppress(BlockingIOError):
             os.write(self._writer, b"%d %d\n" % (os.getpid(), can_answer))
 
     def wait(self, is_wanted: Callable[[], bool]) -> None:
-        """Take no requests while the master may still decide for the old workers; for one that could not answer any.
-
-        Args:
-            is_wanted: asked again and again whether to go on waiting.
-        """
+        """Take no requests while the master may still decide for the old workers; for one that cannot answer any."""
         while self._is_pending[0] and is_wanted():
             time.sleep(_LOOK_S)
 
     def hold(self, arbiter: Any) -> None:
-        """Have the master wait, once, before it ends the workers that it has now.
-
-        Args:
-            arbiter: gunicorn's, which is about to fork the new ones.
-        """
+        """Have the master, which is about to fork new workers, wait once before it ends those that it has now."""
         self._hear()
         old, manage = list(arbiter.WORKERS), arbiter.manage_workers
 
@@ -83,10 +71,10 @@ class Handover:
             arbiter.murder_workers()
             if new - set(arbiter.WORKERS):
                 return "a new worker has died"
-            said = self._hear()
-            if not all(said.get(pid, True) for pid in waiting):
+            reports = self._hear()
+            if not all(reports.get(pid, True) for pid in waiting):
                 return "a new worker has no model to answer with"
-            waiting.difference_update(said)
+            waiting.difference_update(reports)
             time.sleep(_LOOK_S)
         return None
 

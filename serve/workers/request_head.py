@@ -1,4 +1,4 @@
-"""What a request's head must keep to under the event-loop worker, as gunicorn has it for its threads.
+"""The rules for a request's head under the event-loop worker, as gunicorn has them for its threads.
 
 Also the head without an offered upgrade: RFC 9110, 7.8, lets a server ignore the offer, and then body and framing are
 those of any request. httptools takes an offer for the end of HTTP on the connection (httptools#124), so it must not
@@ -19,16 +19,13 @@ class Bounds(NamedTuple):
     """What a peer may do.
 
     Args:
-        line_bytes: the longest request target.
-        fields: the most header fields.
-        field_bytes: the longest header field.
-        patience_s: in which a head must be complete, and in which a body or a peer that reads must make progress.
+        timeout_s: in which a head must be complete, and in which a body or a peer that reads must make progress.
     """
 
     line_bytes: int
     fields: int
     field_bytes: int
-    patience_s: float
+    timeout_s: float
 
     @property
     def head_bytes(self) -> int:
@@ -37,26 +34,14 @@ class Bounds(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """Why a request is refused for its head.
-
-    Args:
-        status: of the answer.
-        message: what was expected and found.
-    """
+    """Why a request is refused for its head."""
 
     status: int
     message: str
 
 
 def find_fault(bounds: Bounds, version: str, url: bytes, fields: Sequence[Field]) -> Fault | None:
-    """Find what is wrong with a head that could be parsed.
-
-    Args:
-        bounds: of its size.
-        version: of HTTP, such as `1.1`.
-        url: the request's target.
-        fields: names in lower case, and values.
-    """
+    """Find what is wrong with a head that could be parsed."""
     if len(url) > bounds.line_bytes:
         return Fault(414, f"the path: expected at most {bounds.line_bytes} bytes, found {len(url)}")
     longest = max((len(name) + len(value) for name, value in fields), default=0) + _MARKS_BYTES
@@ -72,24 +57,13 @@ def find_fault(bounds: Bounds, version: str, url: bytes, fields: Sequence[Field]
 
 
 def too_large(bounds: Bounds) -> Fault:
-    """The fault of a head that is too large, or goes on for too long.
-
-    Args:
-        bounds: that it breaks.
-    """
+    """The fault of a head that is too large, or goes on for too long."""
     return Fault(
         431, f"the head: expected at most {bounds.fields} fields of {bounds.field_bytes} bytes each, found more"
     )
 
 
 def without_offer(method: bytes, url: bytes, version: str, fields: Sequence[Field]) -> bytes:
-    """Write a head that was parsed once more, without the upgrade that it offers.
-
-    Args:
-        method: in capitals.
-        url: the request's target.
-        version: of HTTP, such as `1.1`.
-        fields: names in lower case, and values.
-    """
+    """Write a head that was parsed once more, without the upgrade that it offers."""
     lines = [b"%s: %s\r\n" % field for field in fields if field[0] != b"upgrade"]
     return b"".join((b"%s %s HTTP/%s\r\n" % (method, url, version.encode()), *lines, b"\r\n"))

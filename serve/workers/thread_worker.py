@@ -66,11 +66,7 @@ class GracefulClose:
         futures.wait(self.futures, timeout=self.cfg.graceful_timeout)
 
     def finish_request(self, fs: Any) -> None:
-        """Keep a connection that was promised to be kept, also while ending.
-
-        Args:
-            fs: the future of the request.
-        """
+        """Keep a connection that was promised to be kept, also while ending."""
         conn = fs.conn
         if fs.cancelled() or fs.exception() is not None or not fs.result()[0]:
             super().finish_request(fs)  # type: ignore[misc]
@@ -97,8 +93,8 @@ class GracefulClose:
             done = futures.wait(self.futures, timeout=0, return_when=futures.FIRST_COMPLETED).done
         else:
             done = futures.wait(self.futures, timeout=wait_s, return_when=futures.FIRST_COMPLETED).done
-        for each in done:
-            self.futures.remove(each)
+        for future in done:
+            self.futures.remove(future)
         self.murder_keepalived()
 
 
@@ -123,11 +119,7 @@ class Worker(_Base):  # type: ignore[misc]
         return int(self.tpool.waiting)
 
     def handle(self, conn: Any) -> Any:
-        """Answer the requests of a connection that have come.
-
-        Args:
-            conn: gunicorn's connection.
-        """
+        """Answer the requests of a connection that have come."""
         found = super().handle(conn)
         # Gunicorn 23 waits for the socket after each request, and never looks at one that it has read already.
         while isinstance(found, tuple) and found[0] and conn.parser.unreader.buf.getvalue():
@@ -135,25 +127,13 @@ class Worker(_Base):  # type: ignore[misc]
         return found
 
     def handle_request(self, req: Any, conn: Any) -> Any:
-        """Answer one request, which has to name its host (RFC 9112, 3.2).
-
-        Args:
-            req: gunicorn's request.
-            conn: gunicorn's connection.
-        """
+        """Answer one request, which has to name its host (RFC 9112, 3.2)."""
         if req.version >= (1, 1) and not any(name == "HOST" for name, _ in req.headers):
             raise InvalidHeader("HOST", req=req)
         return super().handle_request(req, conn)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
-        """Answer what could not be read as a request.
-
-        Args:
-            req: gunicorn's request, as far as it is known.
-            client: the socket.
-            addr: of the client.
-            exc: what is wrong.
-        """
+        """Answer bytes that could not be read as a request."""
         super().handle_error(req, _JsonErrors(client, str(exc)), addr, exc)
 
 
@@ -169,7 +149,7 @@ class _JsonErrors:
     def sendall(self, page: bytes) -> None:
         line = page.partition(b"\r\n")[0]
         status = int(line.split()[1])
-        said = f"the request: {self._reason}" if status < 500 else line.split(None, 2)[2].decode()
-        body = json.dumps({"error": said}).encode()
+        message = f"the request: {self._reason}" if status < 500 else line.split(None, 2)[2].decode()
+        body = json.dumps({"error": message}).encode()
         fields = b"Connection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
         self._sock.sendall(b"%s\r\n%s%s" % (line, fields, body))

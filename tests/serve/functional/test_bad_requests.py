@@ -87,7 +87,6 @@ BAD = {
     "negative shape": (INFER, *v2(shape=[-1, 4])),
     "overflowing shape": (INFER, *v2(shape=[2**32, 2**32])),
     "huge shape": (INFER, *v2(FOUR, data=None, shape=[2**40], parameters=SIZE)),
-    "no rows": (INFER, *v2(shape=[0, 4], data=[])),
     "too few bytes": (INFER, *v2(FOUR[:-1], data=None, parameters=SIZE)),
     "bytes of no tensor": (INFER, *v2(FOUR, b"x", data=None, parameters=SIZE)),
     "too many texts": (INFER, *v2(b"\0" * 16, data=None, datatype="BYTES", shape=[2**30], parameters=SIZE)),

@@ -8,7 +8,7 @@ pytest.importorskip("uvicorn")
 
 from serve.gateway.prediction_routes import PREDICTION_ROUTES
 from serve.http.messages import Response
-from serve.http.route_table import Table
+from serve.http.route import Table
 from serve.workers import header_cache
 from serve.workers.header_cache import HeaderCache
 from serve.workers.http_protocol import SoleConnection

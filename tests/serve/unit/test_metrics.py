@@ -37,9 +37,9 @@ def value(found, name, **labels):
 def test_requests_are_counted_with_their_latency():
     worker_metrics = WorkerMetrics()
     for seconds in (0.0004, 0.05, 0.05, 40.0):
-        worker_metrics.observer.begin("affine")
-        worker_metrics.observer.end(OK, seconds)
-    worker_metrics.observer.begin("affine")
+        worker_metrics.request_counters.begin("affine")
+        worker_metrics.request_counters.end(OK, seconds)
+    worker_metrics.request_counters.begin("affine")
     found = samples(worker_metrics.write(()))
     assert (
         value(found, "envserve_requests_total", model="affine", label="stable", protocol="predict", status="200") == 4
@@ -56,10 +56,10 @@ def test_requests_are_counted_with_their_latency():
 def test_waits_batches_and_rejections():
     worker_metrics = WorkerMetrics()
     worker_metrics.start(lambda: 3)
-    worker_metrics.observer.begin("affine", 0.2)
-    worker_metrics.observer.batch("affine", 8)
-    worker_metrics.observer.batch("affine", 1000)
-    worker_metrics.observer.reject("affine", "queue_full")
+    worker_metrics.request_counters.begin("affine", 0.2)
+    worker_metrics.request_counters.batch("affine", 8)
+    worker_metrics.request_counters.batch("affine", 1000)
+    worker_metrics.request_counters.reject("affine", "queue_full")
     found = samples(worker_metrics.write(()))
     assert value(found, "envserve_queue_seconds_count", model="affine") == 1
     assert value(found, "envserve_batch_rows_bucket", model="affine", le="8.0") == 1
@@ -73,8 +73,8 @@ def test_nothing_is_counted_twice_or_lost_under_threads():
 
     def count():
         for _ in range(each):
-            worker_metrics.observer.begin("affine")
-            worker_metrics.observer.end(OK, 0.001)
+            worker_metrics.request_counters.begin("affine")
+            worker_metrics.request_counters.end(OK, 0.001)
             if _ % 500 == 0:
                 worker_metrics.hand_over()
 
@@ -138,8 +138,8 @@ def test_events_become_counts():
 
 def test_the_text_keeps_prometheus_rules():
     worker_metrics = WorkerMetrics()
-    worker_metrics.observer.begin("affine")
-    worker_metrics.observer.end(OK, 0.1)
+    worker_metrics.request_counters.begin("affine")
+    worker_metrics.request_counters.end(OK, 0.1)
     worker_metrics.take_event(Event("refused", {"code": "hash", "model": "affine"}))
     text = worker_metrics.write([Reading(name, {"model": 'a"\\\n'}, 1) for name in READ]).decode()
     families = list(text_string_to_metric_families(text))
@@ -160,9 +160,9 @@ from serve.metrics.worker_metrics import WorkerMetrics
 from serve.metrics.request_counters import Served
 meter = WorkerMetrics()
 for _ in range(int(sys.argv[1])):
-    meter.observer.begin("affine")
-    meter.observer.end(Served("affine", "stable", "predict", 200), 0.01)
-meter.observer.begin("affine")
+    meter.request_counters.begin("affine")
+    meter.request_counters.end(Served("affine", "stable", "predict", 200), 0.01)
+meter.request_counters.begin("affine")
 meter.hand_over()
 print(meter.write(()).decode() if sys.argv[2] == "write" else os.getpid(), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)

@@ -35,6 +35,16 @@ def test_it_is_valid_openapi():
     validator.validate(FILE)
 
 
+def test_tags_stay_as_clients_have_them():
+    tags = {path: operation["tags"][0] for path, found in FILE["paths"].items() for operation in found.values()}
+    assert set(tags.values()) == {
+        *("predict", "v2", "v2_model", "v2_repository", "v2_statistics", "tfserving", "torchserve"),
+        *("status", "sight", "openapi", "admin"),
+    }
+    assert (tags["/predict"], tags["/v2/models/{name}/infer"], tags["/v2"]) == ("predict", "v2", "v2_model")
+    assert (tags["/readyz"], tags["/metrics"]) == ("status", "sight")
+
+
 def test_every_route_is_in_it_once():
     listed = [operation["operationId"] for path in FILE["paths"].values() for operation in path.values()]
     assert len(listed) == len(set(listed)) == len(ROUTES)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from serve.http.admission import TIMEOUT_HEADER, Arrival, judge, read_timeout
+from serve.http.admission import TIMEOUT_HEADER, Arrival, admit, read_timeout
 from serve.http.thread_pool import RequestPool, SlowClients, current_ticket
 
 
@@ -19,7 +19,7 @@ from serve.http.thread_pool import RequestPool, SlowClients, current_ticket
     [(0, 4, -1, None), (4, 4, -1, None), (5, 4, -1, 503), (500, 0, -1, None), (0, 4, 0.1, 504), (9, 4, 0.1, 504)],
 )
 def test_who_is_turned_away(waiting, max_queue, late_s, status):
-    rejection = judge(Arrival(10.0, 0.0, waiting), 20.0, max_queue, 20.0 + late_s)
+    rejection = admit(Arrival(10.0, 0.0, waiting), 20.0, max_queue, 20.0 + late_s)
     assert (rejection and rejection.status) == status
 
 

@@ -244,6 +244,7 @@ def test_tensorflow_serving(client, be):
     be(Named())
     found = client.post("/v1/models/m:predict", json={"instances": [{"x": 1, "t": "a"}, {"x": 2, "t": "b"}]})
     assert found.json == {"predictions": [{"y": 2, "word": "A"}, {"y": 4, "word": "B"}]}
+    assert client.post("/v1/models/m:predict", json={"instances": []}).json == {"predictions": []}
     status = client.get("/v1/models/m").json
     assert [(each["version"], each["state"]) for each in status["model_version_status"]] == [
         ("4", "AVAILABLE"),

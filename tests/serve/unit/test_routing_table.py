@@ -6,7 +6,7 @@ import pytest
 
 from serve.gateway.prediction_routes import PREDICTION_ROUTES
 from serve.http.messages import headers_of
-from serve.http.route_table import Table
+from serve.http.route import Table
 
 CASES = [
     ("POST", "/predict", {}),

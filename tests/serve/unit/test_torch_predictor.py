@@ -57,6 +57,20 @@ class Tokens(torch.nn.Module):
         return self.table(rows)
 
 
+class Flat(torch.nn.Module):
+    """Cannot run without rows: torch does not know what -1 is then."""
+
+    example_inputs: ClassVar = [[[1.0, 2.0], [3.0, 4.0]]]
+
+    def forward(self, rows):
+        return rows.view(rows.shape[0], -1), rows.sum((1, 2))
+
+
+class Mean(Rows):
+    def forward(self, rows):
+        return rows.mean()
+
+
 class Careless(Texts):
     """Converts without a look at what it gets."""
 
@@ -93,7 +107,7 @@ def test_an_array_of_the_modules_type_is_not_copied(connect):
     "array",
     [
         numpy.zeros((1, 3), "float32"),
-        numpy.zeros((0, 2), "float32"),
+        numpy.zeros((1, 0), "float32"),
         numpy.zeros(2, "float32"),
         numpy.zeros((1, 2), "complex64"),
         numpy.array([["a", "b"]]),
@@ -120,6 +134,34 @@ def test_whole_numbers_that_do_not_fit_are_not_wrapped(connect, inputs):
     take = named.take if isinstance(inputs["ids"], list) else named.take_arrays
     with pytest.raises(InputError, match="expected"):
         take(inputs)
+
+
+@pytest.mark.parametrize(
+    ("built", "inputs", "shapes"),
+    [
+        (Rows(), [], {"outputs": (0, 2)}),
+        (Rows().bfloat16(), [], {"outputs": (0, 2)}),
+        (Flat(), [], {"outputs_0": (0, 4), "outputs_1": (0,)}),
+        (Named(), {"ids": [], "mask": []}, {"sum": (0,), "ids": (0, 2)}),
+        (Tokens(), [], {"outputs": (0, 2, 1)}),
+        (torch.nn.LSTM(2, 3, batch_first=True), [], None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_no_rows_give_no_rows(connect, built, inputs, shapes):
+    built.example_inputs = getattr(built, "example_inputs", [[[1.0, 2.0]]])
+    predictor = connect(built)
+    given = predictor.run(predictor.take(inputs))
+    if shapes is None:  # the state of an LSTM has its rows in another dimension, and is one layer
+        assert given[0].shape == (0, 1, 3)
+    else:
+        assert {name: array.shape for name, array in predictor.give_arrays(given).items()} == shapes
+
+
+def test_no_rows_of_a_module_whose_outputs_are_no_rows(connect):
+    predictor = connect(Mean())
+    with pytest.raises(InputError, match="expected at least one row"):
+        predictor.run(predictor.take([]))
 
 
 def test_arrays_of_other_names(connect):

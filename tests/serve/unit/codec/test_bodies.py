@@ -247,7 +247,6 @@ def test_tensorflow_serving():
         (b"[]", "expected an object with instances or inputs"),
         (b'{"instances": [1], "inputs": [1]}', "instances or inputs"),
         (b'{"instances": 1}', "expected a list of examples, found 1"),
-        (b'{"instances": []}', "expected a list of examples"),
         (b'{"instances": [1], "x": 1}', "expected inputs, instances, signature_name"),
         (b'{"instances": [1], "signature_name": "other"}', "expected serving_default, found 'other'"),
         (b'{"instances": [1], "signature_name": []}', "expected serving_default"),
