@@ -9,8 +9,25 @@ from typing import Any
 
 import click
 
-from envtool import console
-from envtool.cli.options import file_option, json_option, name_option, prefix_option, this_platform
+from envtool import console, paths
+from envtool.bundle import envtool_wheels
+from envtool.bundle import install as installation
+from envtool.bundle.create import Order
+from envtool.bundle.create import create as create_bundle
+from envtool.cli.groups import CommandGroup
+from envtool.cli.options import (
+    file_option,
+    json_option,
+    machine_platform_option,
+    name_option,
+    prefix_option,
+    this_platform,
+)
+from envtool.cli.selection import chosen_platform
+from envtool.fetch.archive_cache import Cache
+from envtool.install.request import Request
+from envtool.lockfile.conda_lock_v1 import read_lockfile
+from envtool.prefix.prefix import find_prefix
 
 _path = click.Path(path_type=Path)
 _trusted_option = click.option(
@@ -19,7 +36,7 @@ _trusted_option = click.option(
 )  # fmt: skip
 
 
-@click.group("bundle", short_help="Carry an environment to a machine without a network.")
+@click.group("bundle", cls=CommandGroup)
 def command() -> None:
     """Carry an environment to a machine without a network.
 
@@ -70,14 +87,6 @@ def create(
       envtool bundle create -o serving.pyz
       envtool bundle create -o /media/usb/serving --directory --python 3.9 --key team.pem
     """
-    from envtool import paths
-    from envtool.bundle import envtool_wheels
-    from envtool.bundle.create import Order
-    from envtool.bundle.create import create as create_bundle
-    from envtool.cli.selection import chosen_platform
-    from envtool.fetch.archive_cache import Cache
-    from envtool.lockfile.conda_lock_v1 import read_lockfile
-
     order = Order(
         lockfile_path=lockfile_path,
         platforms=platforms or (chosen_platform(read_lockfile(lockfile_path), None),),
@@ -103,7 +112,7 @@ def create(
 @prefix_option
 @click.option("--category", "categories", multiple=True, help="Install this category. Repeatable.  [default: all that "
               "the bundle has]")  # fmt: skip
-@click.option("--platform", help="Which platform of the lock.  [default: this machine's]")
+@machine_platform_option
 @click.option("--force", is_flag=True, help="Make everything anew, even if nothing seems to have changed.")
 @click.option("--frozen", is_flag=True, help="Mark the environment so that conda does not change it (CEP 22).")
 @_trusted_option
@@ -129,12 +138,6 @@ def install(
       envtool bundle install serving.pyz -n serving
       python3 serving.pyz -n serving              the same where no envtool is
     """
-    from envtool import paths
-    from envtool.bundle import install as installation
-    from envtool.fetch.archive_cache import Cache
-    from envtool.install.request import Request
-    from envtool.prefix.prefix import find_prefix
-
     prefix = find_prefix(name, path)
     trusted = installation.open_trusted(bundle, key_files)
     request = Request(
@@ -163,9 +166,10 @@ def install(
 @_trusted_option
 @json_option
 def verify(bundle: Path, key_files: tuple[Path, ...], as_json: bool) -> None:
-    """Read every file of a bundle and compare it with the manifest; nothing is installed."""
-    from envtool.bundle import install as installation
+    """Compare every file of a bundle with its manifest.
 
+    Nothing is installed.
+    """
     trusted = installation.open_trusted(bundle, key_files)
     with console.ProgressDisplay() as display, display.task(f"read {bundle}", in_bytes=True) as task:
         installation.verify(trusted.bundle, task)

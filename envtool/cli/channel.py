@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from envtool import console
+from envtool import console, paths
+from envtool.channel.add_packages import Sources, make
+from envtool.channel.edit import Indexing
+from envtool.channel.python_recipe.build import build as build_channel
 from envtool.cli import channel_contents, channel_sharing
+from envtool.cli.groups import CommandGroup
 from envtool.cli.init import pair
 from envtool.cli.options import json_option
-
-if TYPE_CHECKING:
-    from envtool.channel.add_packages import Sources
+from envtool.fetch.archive_cache import Cache
+from envtool.wheels import to_conda
 
 _file = click.Path(path_type=Path, dir_okay=False)
 _directory = click.Path(path_type=Path, file_okay=False, exists=True)
 
 
-@click.group("channel")
+@click.group("channel", cls=CommandGroup)
 def command() -> None:
     """Make conda channels of your own.
 
@@ -78,11 +80,12 @@ def build(
     key_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Build the embedded channel, for machines that reach no conda channel, or packages of your own.
+    """Build the embedded channel, or packages of your own.
 
-    It holds Python 3.9, pip and envserve itself, made from files that their recipes pin by sha256: Debian's packages,
-    one wheel, and this checkout. No root, no compiler and no conda are needed. What is there already and has not
-    changed is left as it is, so that a second run takes a moment. Without RECIPE all of them are built.
+    The embedded channel is for machines that reach no conda channel. It holds Python 3.9, pip and envserve itself, made
+    from files that their recipes pin by sha256: Debian's packages, one wheel, and this checkout. No root, no compiler
+    and no conda are needed. What is there already and has not changed is left as it is, so that a second run takes a
+    moment. Without RECIPE all of them are built.
 
     The channel's URL is printed; put it into an environment.yml:
 
@@ -104,9 +107,6 @@ def build(
     elif recipes:
         raise click.UsageError("RECIPE does not go with --wheel and --checkout")
     else:
-        from envtool.channel.add_packages import Sources
-        from envtool.wheels import to_conda
-
         names = dict(pair(each) for each in renames)
         wishes = tuple(
             to_conda.ConversionOptions(python, platform, names, build_number) for python in pythons or (None,)
@@ -115,15 +115,10 @@ def build(
 
 
 def _place(output: Path | None) -> Path:
-    from envtool import paths
-
     return (output or paths.cache() / "channel").absolute()
 
 
 def _make(sources: Sources, place: Path, key_file: Path | None, *, as_json: bool) -> None:
-    from envtool.channel.add_packages import make
-    from envtool.channel.edit import Indexing
-
     with console.ProgressDisplay() as display:
         changed = make(sources, place, display, Indexing(key_file=key_file))
     channel_contents.tell(changed, as_json=as_json)
@@ -132,10 +127,6 @@ def _make(sources: Sources, place: Path, key_file: Path | None, *, as_json: bool
 def _build_recipes(
     recipes: tuple[str, ...], place: Path, debian_mirrors: tuple[str, ...], key_file: Path | None, *, as_json: bool
 ) -> None:
-    from envtool import paths
-    from envtool.channel.python_recipe.build import build as build_channel
-    from envtool.fetch.archive_cache import Cache
-
     if key_file:
         raise click.UsageError(
             "--key goes with --wheel and --checkout; after recipes, envtool channel index DIR --key PEM"

@@ -6,17 +6,28 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from envtool.cli.options import file_option, json_option, this_platform
+from envtool import console, paths
+from envtool.atomic_files import write_atomically
+from envtool.ci.pipeline import CiReport, Job, run
+from envtool.ci.report import as_annotations, as_dict, as_markdown
+from envtool.cli.options import (
+    file_option,
+    installed_category_option,
+    json_option,
+    machine_platform_option,
+    this_platform,
+)
+from envtool.fetch.archive_cache import Cache
+from envtool.install.request import Request
+from envtool.prefix.prefix import Prefix
+from envtool.solve import refresh
+from envtool.solve.md5_completion import read_complete
 
-if TYPE_CHECKING:
-    from envtool.ci.pipeline import CiReport
 
-
-@click.command("ci", short_help="Check in CI that a lock is fresh, can be had and is reproducible.")
+@click.command("ci")
 @file_option
 @click.option(
     "--source", "sources", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
@@ -26,11 +37,8 @@ if TYPE_CHECKING:
     "-p", "--prefix", "path", type=click.Path(path_type=Path), default=Path(".envtool-ci/env"), show_default=True,
     help="Where the environment is made; kept for the steps that follow.",
 )  # fmt: skip
-@click.option("--platform", help="Which platform of the lock. [default: this machine's]")
-@click.option(
-    "--category", "categories", multiple=True, default=("main",), show_default=True,
-    help="Install this category. Repeatable.",
-)  # fmt: skip
+@machine_platform_option
+@installed_category_option
 @click.option(
     "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("envtool-ci"), show_default=True,
     help="The directory for summary.md, sbom.json and verify.xml.",
@@ -63,14 +71,6 @@ def command(
       12  irreproducible: other bytes than those that were locked, or other files the second time
       3   something else, with a hint
     """
-    from envtool import console, paths
-    from envtool.ci.pipeline import Job, run
-    from envtool.fetch.archive_cache import Cache
-    from envtool.install.request import Request
-    from envtool.prefix.prefix import Prefix
-    from envtool.solve import refresh
-    from envtool.solve.md5_completion import read_complete
-
     lockfile = read_complete(lockfile_path)
     words = shlex.join(["envtool", *sys.argv[1:]])
     request = Request(lockfile, platform or this_platform(), categories, words, repairs=True, is_listed=False)
@@ -85,10 +85,6 @@ def command(
 
 
 def _tell(result: CiReport, lockfile_path: Path, output: Path, *, as_json: bool) -> None:
-    from envtool import console
-    from envtool.atomic_files import write_atomically
-    from envtool.ci.report import as_annotations, as_dict, as_markdown
-
     page = as_markdown(result, str(lockfile_path))
     write_atomically(output / "summary.md", page)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")

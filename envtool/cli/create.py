@@ -11,25 +11,32 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from envtool.cli.options import file_option, json_option, name_option, prefix_option, this_platform
+from envtool import console
+from envtool.cli.options import (
+    file_option,
+    installed_category_option,
+    json_option,
+    machine_platform_option,
+    name_option,
+    prefix_option,
+    this_platform,
+)
+from envtool.install.request import Request
+from envtool.prefix.prefix import Prefix, find_prefix
+from envtool.solve.md5_completion import read_complete
 
 if TYPE_CHECKING:
     from envtool.install.create import Outcome
     from envtool.install.estimate import Estimate
-    from envtool.install.request import Request
-    from envtool.prefix.prefix import Prefix
     from envtool.prefix.transaction_plan import Plan
 
 
-@click.command("create", short_help="Make an environment equal to a lock.")
+@click.command("create")
 @name_option
 @prefix_option
 @file_option
-@click.option(
-    "--category", "categories", multiple=True, default=("main",), show_default=True,
-    help="Install this category. Repeatable.",
-)  # fmt: skip
-@click.option("--platform", help="Which platform of the lock. [default: this machine's]")
+@installed_category_option
+@machine_platform_option
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
 @click.option("--repair", is_flag=True, help="Read every file, and mend what was altered, removed or added.")
 @click.option("--force", is_flag=True, help="Make everything anew, even if nothing seems to have changed.")
@@ -64,11 +71,6 @@ def command(
       envtool create -p /opt/serving --category main --category dev
       envtool create -n serving --repair
     """
-    from envtool import console
-    from envtool.install.request import Request
-    from envtool.prefix.prefix import find_prefix
-    from envtool.solve.md5_completion import read_complete
-
     prefix = find_prefix(name, path)
     request = Request(
         lockfile=read_complete(lockfile_path, is_offline=offline),
@@ -128,8 +130,6 @@ def _as_told(outcome: Outcome) -> dict[str, Any]:
 
 
 def _answer_json(plan: Plan, prefix: Prefix, request: Request, told: Mapping[str, Any], *, is_dry: bool) -> None:
-    from envtool import console
-
     needs = asdict(_forecast(plan, prefix, request, _sizes(plan))) if is_dry else {}
     console.answer_json({**needs, "prefix": str(prefix.path), "dry_run": is_dry, **told, **_as_dict(plan)})
 
@@ -145,8 +145,6 @@ def _as_dict(plan: Plan) -> dict[str, Any]:
 
 
 def _show(plan: Plan, prefix: Prefix, request: Request) -> None:
-    from envtool import console
-
     if plan.is_empty:
         console.answer(f"nothing to do: {prefix.path} is the lock's already")
         return
@@ -171,8 +169,6 @@ def _sizes(plan: Plan) -> dict[str, int | None]:
 
 
 def _show_needs(needs: Estimate) -> None:
-    from envtool import console
-
     unknown = f", and {needs.unknown} of unknown size" if needs.unknown else ""
     console.answer(f"download {console.size(needs.download_bytes)} in {needs.downloads} files{unknown}")
     console.answer(f"disk     about {console.size(needs.disk_bytes)}, {console.size(needs.free_bytes)} are free")
@@ -187,8 +183,6 @@ def _forecast(plan: Plan, prefix: Prefix, request: Request, sizes: Mapping[str, 
 
 
 def _say(plan: Plan, prefix: Prefix, digest: str | None) -> None:
-    from envtool import console
-
     if plan.is_empty:
         console.say(f"nothing to do: {prefix.path} is the lock's already")
     else:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from envtool import console
+from envtool import templates as door
+from envtool.atomic_files import write_atomically
 from envtool.cli import releases
+from envtool.cli.groups import CommandGroup
 from envtool.cli.init import describe_variables, pair
 from envtool.cli.options import json_option
-
-if TYPE_CHECKING:
-    from envtool.deploy.templates import DeployTemplate
+from envtool.deploy.templates import DeployTemplate, find_kind, kinds
+from envtool.errors import EnvtoolError
+from envtool.yaml_document import read_text
 
 own_option = click.option(
     "--templates", "own", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
@@ -20,7 +26,7 @@ own_option = click.option(
 )  # fmt: skip
 
 
-@click.group("deploy", short_help="Serve on real machines: units, sites, pipelines, releases.")
+@click.group("deploy", cls=CommandGroup)
 def command() -> None:
     """Serve on real machines.
 
@@ -47,9 +53,6 @@ for _each in (releases.apply, releases.rollback, releases.status):
 @json_option
 def list_(own: Path | None, as_json: bool) -> None:
     """Show what can be made."""
-    from envtool import console
-    from envtool.deploy.templates import kinds
-
     known = kinds(own)
     if as_json:
         console.answer_json({name: _kind_dict(each) for name, each in known.items()})
@@ -64,9 +67,6 @@ def list_(own: Path | None, as_json: bool) -> None:
 @json_option
 def explain(kind: str, own: Path | None, as_json: bool) -> None:
     """Show what KIND is and which variables it takes."""
-    from envtool import console
-    from envtool.deploy.templates import find_kind
-
     found = find_kind(kind, own)
     if as_json:
         console.answer_json(_kind_dict(found))
@@ -106,10 +106,6 @@ def render(
       envtool deploy render nginx --set server_name=models.example.org
       envtool deploy render github --set install='envserve[envtool]' -o .github/workflows/reproducible.yml --check
     """
-    from envtool import console
-    from envtool import templates as door
-    from envtool.deploy.templates import find_kind
-
     if is_check and output is None:
         raise click.UsageError("--check compares a file; name it with -o")
     found = find_kind(kind, own)
@@ -123,10 +119,6 @@ def render(
 
 
 def _write(text: str, output: Path, force: bool) -> None:
-    from envtool import console
-    from envtool.atomic_files import write_atomically
-    from envtool.errors import EnvtoolError
-
     if output.exists() and output.read_text(encoding="utf-8") != text and not force:
         raise EnvtoolError(
             f"{output} is there already and says something else", "--check shows how they differ, --force writes over"
@@ -138,11 +130,6 @@ def _write(text: str, output: Path, force: bool) -> None:
 
 
 def _check(kind: DeployTemplate, text: str, output: Path) -> int:
-    import difflib
-
-    from envtool import console
-    from envtool.yaml_document import read_text
-
     actual = read_text(output, "envtool deploy render makes it")
     if actual == text:
         console.say(f"{output} equals its template {kind.template.name}")
@@ -153,7 +140,5 @@ def _check(kind: DeployTemplate, text: str, output: Path) -> int:
 
 
 def _kind_dict(kind: DeployTemplate) -> dict[str, Any]:
-    from dataclasses import asdict
-
     variables = [asdict(each) for each in kind.template.variables]
     return {"description": kind.template.description, "output": kind.output, "variables": variables}

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import click
 
+from envtool import console
 from envtool.cli.options import file_option, json_option
+from envtool.inspect_lock.diff import as_markdown, as_table, compare, compare_versions, summary
+from envtool.inspect_lock.git_revision import read_revision
+from envtool.lockfile.conda_lock_v1 import read_lockfile
 
 
-@click.command("diff", short_help="Show how two locks differ.")
+@click.command("diff")
 @click.argument("old", default="HEAD", metavar="[OLD]")
 @click.argument("new", required=False, metavar="[NEW]")
 @file_option
@@ -41,11 +45,6 @@ def command(
       envtool diff main --markdown
       envtool diff old-lock.yml new-lock.yml
     """
-    from envtool import console
-    from envtool.inspect_lock.diff import as_markdown, as_table, compare, compare_versions, summary
-    from envtool.inspect_lock.git_revision import read_revision
-    from envtool.lockfile.conda_lock_v1 import read_lockfile
-
     before = read_revision(old, lockfile_path)
     after = read_revision(new, lockfile_path) if new else read_lockfile(lockfile_path)
     everywhere = sorted({*before.platforms, *after.platforms})

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from envtool.cli.options import file_option, json_option
+from envtool import console
+from envtool import paths as directories
+from envtool.artifacts.download import require_sha256
+from envtool.artifacts.stated_paths import cached_paths
+from envtool.cli.options import file_option, json_option, machine_platform_option, this_platform
+from envtool.doctor.checks import check, link_scripts
+from envtool.doctor.detect import detect
+from envtool.doctor.finding import Finding, Severity
+from envtool.doctor.machine_facts import Needs
+from envtool.doctor.needs import needs
+from envtool.errors import ArchiveError
+from envtool.fetch.archive_cache import Cache, Wanted
+from envtool.inspect_lock.package_metadata import look_up
+from envtool.install.disk_space import unpacked_bytes
+from envtool.lockfile.conda_lock_v1 import LockedPackage, read_lockfile
+from envtool.mirrors.presets import presets
 
-if TYPE_CHECKING:
-    from envtool.doctor.finding import Finding
-    from envtool.doctor.machine_facts import Needs
-    from envtool.lockfile.conda_lock_v1 import LockedPackage
 
-
-@click.command("doctor", short_help="Find what about this machine would make an environment fail.")
+@click.command("doctor")
 @file_option
-@click.option("--platform", help="Which platform of the lock. [default: this machine's]")
+@machine_platform_option
 @click.option("--offline", is_flag=True, help="Ask nobody: no proxy, no mirror, no clock.")
 @click.option(
     "--limit", "limit_s", type=click.FloatRange(min=0.1), default=8.0, show_default=True, metavar="SECONDS",
@@ -36,12 +48,6 @@ def command(
 
     Exit code 1 when something would fail, 0 when there is nothing worse than warnings.
     """
-    from envtool import console
-    from envtool.doctor.checks import check
-    from envtool.doctor.detect import detect
-    from envtool.doctor.finding import Severity
-    from envtool.mirrors.presets import presets
-
     packages = _packages(lockfile_path, platform)
     with console.ProgressDisplay() as display, display.task("look at this machine"):
         urls = [each.url for each in packages]
@@ -52,9 +58,6 @@ def command(
 
 
 def _packages(lockfile_path: Path, platform: str | None) -> list[LockedPackage]:
-    from envtool.cli.options import this_platform
-    from envtool.lockfile.conda_lock_v1 import read_lockfile
-
     if not lockfile_path.exists() and lockfile_path == Path("conda-lock.yml"):
         return []
     lockfile = read_lockfile(lockfile_path)
@@ -62,12 +65,6 @@ def _packages(lockfile_path: Path, platform: str | None) -> list[LockedPackage]:
 
 
 def _link_scripts(packages: list[LockedPackage]) -> list[Finding]:
-    from envtool import paths as directories
-    from envtool.artifacts.download import require_sha256
-    from envtool.artifacts.stated_paths import cached_paths
-    from envtool.doctor.checks import link_scripts
-    from envtool.fetch.archive_cache import Cache, Wanted
-
     cache = Cache(directories.cache())
     conda = {each.name: each for each in packages if each.manager == "conda"}
     paths = {
@@ -77,17 +74,6 @@ def _link_scripts(packages: list[LockedPackage]) -> list[Finding]:
 
 
 def _needs(packages: list[LockedPackage], detected: Any) -> Needs:
-    import contextlib
-    import zipfile
-
-    from envtool import paths as directories
-    from envtool.artifacts.download import require_sha256
-    from envtool.doctor.needs import needs
-    from envtool.errors import ArchiveError
-    from envtool.fetch.archive_cache import Cache, Wanted
-    from envtool.inspect_lock.package_metadata import look_up
-    from envtool.install.disk_space import unpacked_bytes
-
     cache = Cache(directories.cache())
     paths = {each.url: cache.path(Wanted(each.file_name, require_sha256(each), ())) for each in packages}
     cached = {}
@@ -103,9 +89,6 @@ def _needs(packages: list[LockedPackage], detected: Any) -> Needs:
 
 
 def _tell(found: list[Finding], *, as_json: bool, lockfile_path: Path | None) -> None:
-    from envtool import console
-    from envtool.doctor.finding import Severity
-
     counts = {each: sum(one.severity is each for one in found) for each in Severity}
     if as_json:
         rows = [

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from envtool.templates import Template
+from envtool import console, templates
+from envtool.atomic_files import write_atomically
+from envtool.errors import EnvtoolError, TemplateError
+from envtool.templates import Template
+from envtool.yaml_document import read_text
 
 _HEADER = "# Made by: envtool init "
 _LICENCE = (
@@ -20,7 +22,7 @@ _LICENCE = (
 )
 
 
-@click.command("init", short_help="Write environment.yml from a template.")
+@click.command("init")
 @click.argument("template", required=False)
 @click.option(
     "-s", "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a variable of the template. Repeatable."
@@ -60,8 +62,6 @@ def command(
       envtool init embedded --set channel=file:///srv/channel
       envtool init --check
     """
-    from envtool import console, templates
-
     known = templates.templates(own)
     values = dict(pair(each) for each in settings)
     if is_list:
@@ -75,10 +75,6 @@ def command(
 def _write(
     known: Mapping[str, Template], template: str | None, values: Mapping[str, str], output: Path, force: bool
 ) -> None:
-    from envtool import console
-    from envtool.atomic_files import write_atomically
-    from envtool.errors import EnvtoolError
-
     text = _text(known, template, values)
     if output.exists() and output.read_text(encoding="utf-8") != text and not force:
         raise EnvtoolError(
@@ -91,9 +87,6 @@ def _write(
 
 
 def _text(known: Mapping[str, Template], template: str | None, values: Mapping[str, str]) -> str:
-    from envtool import templates
-    from envtool.errors import TemplateError
-
     if template is None or template not in known:
         raise TemplateError(
             f"no template {template!r}" if template else "no template is named", f"there are: {', '.join(known)}"
@@ -104,12 +97,6 @@ def _text(known: Mapping[str, Template], template: str | None, values: Mapping[s
 
 
 def _check(known: Mapping[str, Template], output: Path) -> int:
-    import difflib
-
-    from envtool import console
-    from envtool.errors import EnvtoolError
-    from envtool.yaml_document import read_text
-
     actual = read_text(output, "envtool init makes it; -o names another")
     header = actual.partition("\n")[0]
     if not header.startswith(_HEADER):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import click
 
+from envtool import console
 from envtool.cli.options import json_option
+from envtool.prefix.environments import environments
 
 
-@click.command("list", short_help="Show the environments that envtool made.")
+@click.command("list")
 @json_option
 def command(as_json: bool) -> None:
     """Show the environments that envtool made, with the env digest of each."""
-    from envtool import console
-    from envtool.prefix.environments import environments
-
     found = environments()
     if as_json:
         console.answer_json(

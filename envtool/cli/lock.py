@@ -5,20 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from envtool import console
+from envtool import paths as directories
 from envtool.cli.options import json_option
+from envtool.cli.solving import opened
+from envtool.errors import LockfileError
+from envtool.fetch.archive_cache import Cache
+from envtool.inspect_lock.diff import as_table, compare, compare_versions
+from envtool.inspect_lock.moves import Move, moves
+from envtool.lockfile.conda_lock_v1 import Lockfile, read_lockfile, write_lockfile
+from envtool.signing.trust import require_signed
+from envtool.solve import refresh
+from envtool.solve.conflicts import explained
+from envtool.solve.lock import LockRequest, lock
+from envtool.solve.staleness import Staleness, check
+from envtool.solve.update import package_of, update
 
-if TYPE_CHECKING:
-    from envtool.inspect_lock.moves import Move
-    from envtool.lockfile.conda_lock_v1 import Lockfile
-    from envtool.solve.lock import LockRequest
-    from envtool.solve.staleness import Staleness
 
-
-@click.command("lock", short_help="Choose every package and write conda-lock.yml.")
+@click.command("lock")
 @click.option(
     "-f", "--file", "paths", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
     help="An environment specification. Repeatable: several make one environment.  "
@@ -78,9 +86,6 @@ def command(
       envtool lock --upgrade-package flask
       envtool lock --exclude-newer "7 days"
     """
-    from envtool import console
-    from envtool.solve import refresh
-
     if is_check and (updates or is_upgrade or is_dry_run):
         raise click.UsageError("--check solves nothing and changes nothing; give it alone")
     target = lockfile_path or (paths[0] if paths else refresh.DEFAULT_SOURCE).parent / "conda-lock.yml"
@@ -99,9 +104,6 @@ def command(
 
 
 def _old_lock(target: Path, is_upgrade: bool) -> Lockfile | None:
-    from envtool.errors import LockfileError
-    from envtool.lockfile.conda_lock_v1 import read_lockfile
-
     if not target.exists():
         return None
     try:
@@ -113,11 +115,6 @@ def _old_lock(target: Path, is_upgrade: bool) -> Lockfile | None:
 
 
 def _check(paths: tuple[Path, ...], target: Path, options: dict[str, str], as_json: bool) -> int:
-    from envtool import console
-    from envtool.lockfile.conda_lock_v1 import read_lockfile
-    from envtool.solve import refresh
-    from envtool.solve.staleness import check
-
     old = read_lockfile(target)
     request = refresh.request(paths, target, old, options)
     answer = check(old, request)
@@ -146,16 +143,6 @@ def _lock(
     request: LockRequest, old: Lockfile | None, updates: tuple[str, ...] | None, is_dry_run: bool, as_json: bool
 ) -> None:
     """Lock; without `updates` everything is chosen anew."""
-    from envtool import paths as directories
-    from envtool.cli.solving import opened
-    from envtool.fetch.archive_cache import Cache
-    from envtool.inspect_lock.moves import moves
-    from envtool.lockfile.conda_lock_v1 import write_lockfile
-    from envtool.signing.trust import require_signed
-    from envtool.solve.conflicts import explained
-    from envtool.solve.lock import lock
-    from envtool.solve.update import package_of, update
-
     names = ", ".join(str(path) for path in request.spec.paths)
     moved: list[Move] = []
     with opened(request) as sources:
@@ -174,9 +161,6 @@ def _lock(
 def _say(
     target: Path, old: Lockfile | None, lockfile: Lockfile, moved: Sequence[Move], is_dry_run: bool, as_json: bool
 ) -> None:
-    from envtool import console
-    from envtool.inspect_lock.diff import as_table, compare, compare_versions
-
     counts = {
         each: len({(p.manager, p.name) for p in lockfile.packages if p.platform == each}) for each in lockfile.platforms
     }

@@ -5,21 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
 
 from envtool import console
+from envtool import paths as directories
+from envtool.cli.groups import CommandGroup
 from envtool.cli.options import json_option
+from envtool.fetch.archive_cache import Cache
 from envtool.fetch.authentication import without_credentials, without_secrets
+from envtool.lockfile.conda_lock_v1 import read_lockfile
+from envtool.mirrors import benchmark as probing
+from envtool.mirrors import config_edits, mirrors
+from envtool.mirrors import configure as mirror_use
+from envtool.mirrors import selection as mirror_choice
+from envtool.mirrors.benchmark import ORIGIN, Reading
+from envtool.mirrors.presets import Preset, presets
 
-if TYPE_CHECKING:
-    from envtool.mirrors.benchmark import Reading
-    from envtool.mirrors.presets import Preset
 
-
-@click.group("mirror", short_help="Find, measure and use mirrors of conda channels and wheels.")
+@click.group("mirror", cls=CommandGroup)
 def command() -> None:
     """Find, measure and use mirrors of conda channels and wheels.
 
@@ -31,10 +37,7 @@ def command() -> None:
 @command.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """Show every preset, the channels that it has, and which are in use."""
-    from envtool.mirrors import mirrors
-    from envtool.mirrors.presets import presets
-
+    """Show every preset, its channels, and which are in use."""
     used = mirrors.used()
     known = presets()
     if as_json:
@@ -74,13 +77,6 @@ def probe(lockfile_path: Path, limit_s: float, as_json: bool) -> None:
     at once. The result is kept for a day; `envtool create` goes by it after `envtool mirror use auto`. Exit code 1 when
     some channel can be had from nowhere.
     """
-    from envtool import paths as directories
-    from envtool.fetch.archive_cache import Cache
-    from envtool.lockfile.conda_lock_v1 import read_lockfile
-    from envtool.mirrors import benchmark as probing
-    from envtool.mirrors import selection as mirror_choice
-    from envtool.mirrors.presets import presets
-
     urls = [each.url for each in read_lockfile(lockfile_path).packages]
     places = probing.candidates(urls, list(presets().values()))
     with console.ProgressDisplay() as display, display.task(f"measure {len(places)} places"):
@@ -107,20 +103,16 @@ def probe(lockfile_path: Path, limit_s: float, as_json: bool) -> None:
 @click.option("--undo", is_flag=True, help="Take the last change back, byte for byte.")
 @json_option
 def use(names: tuple[str, ...], conda: bool, pip: bool, uv: bool, dry_run: bool, undo: bool, as_json: bool) -> None:
-    """Use mirrors: NAME (several are tried in their order), auto (by measurement) or off.
+    """Use mirrors: NAME, auto (by measurement) or off.
 
-    Written to config.toml in envtool's home, and on request to the files of conda, pip and uv; whatever else stands
-    there stays, comments included.
+    Several names are tried in their order. The choice is written to config.toml in envtool's home, and on request to
+    the files of conda, pip and uv; whatever else stands there stays, comments included.
 
     \b
     Example:
       envtool mirror use tuna --conda --pip --dry-run
       envtool mirror use --undo
     """
-    from envtool.mirrors import config_edits
-    from envtool.mirrors import configure as mirror_use
-    from envtool.mirrors.presets import presets
-
     if undo == bool(names):
         raise click.UsageError("give a NAME, auto or off; or --undo alone")
     if undo:
@@ -136,11 +128,6 @@ def use(names: tuple[str, ...], conda: bool, pip: bool, uv: bool, dry_run: bool,
 
 
 def _best(known: dict[str, Preset]) -> Preset | None:
-    from envtool import paths as directories
-    from envtool.fetch.archive_cache import Cache
-    from envtool.mirrors import selection as mirror_choice
-    from envtool.mirrors.benchmark import ORIGIN
-
     readings = mirror_choice.recall(Cache(directories.cache()))
     usable = [each for each in readings if each.estimate_s is not None and each.name != ORIGIN and each.name in known]
     # The one that serves most of what was measured, and of those the quickest.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 from pathlib import Path
 
 import click
@@ -16,6 +18,11 @@ name_option = click.option("-n", "--name", help="The environment's name, kept un
 prefix_option = click.option(
     "-p", "--prefix", "path", type=click.Path(path_type=Path), help="The environment's directory."
 )
+machine_platform_option = click.option("--platform", help="Which platform of the lock.  [default: this machine's]")
+installed_category_option = click.option(
+    "--category", "categories", multiple=True, default=("main",), show_default=True,
+    help="Install this category. Repeatable.",
+)  # fmt: skip
 SHELLS = ("bash", "zsh", "fish")
 shell_option = click.option("--shell", type=click.Choice(SHELLS), default="bash", show_default=True, help="The shell.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
@@ -27,9 +34,6 @@ def this_platform() -> str:
     Raises:
         EnvtoolError: It is one that envtool makes no environments on.
     """
-    import platform
-    import sys
-
     machines = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}
     subdir = machines.get(platform.machine()) if sys.platform == "linux" else None
     if subdir is None:

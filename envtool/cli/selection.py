@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
+from envtool.cli.options import this_platform
 from envtool.errors import EnvtoolError
-
-if TYPE_CHECKING:
-    from envtool.lockfile.conda_lock_v1 import Lockfile
+from envtool.lockfile.conda_lock_v1 import Lockfile
 
 platform_option = click.option(
     "-p", "--platform", help="The platform.  [default: the lock's only one, or this machine's]"
@@ -25,8 +22,6 @@ def chosen_platform(lockfile: Lockfile, platform: str | None) -> str:
     Raises:
         EnvtoolError: The lock does not have it, or has several and none is named.
     """
-    from envtool.cli.options import this_platform
-
     if platform is None and len(lockfile.platforms) == 1:
         return lockfile.platforms[0]
     wanted = platform or this_platform()

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import click
 
+from envtool import console
 from envtool.cli.options import file_option, json_option
-from envtool.cli.selection import category_option, platform_option
+from envtool.cli.selection import category_option, chosen_categories, chosen_platform, platform_option
+from envtool.inspect_lock import package_metadata, tree
+from envtool.inspect_lock.graph import graph
+from envtool.lockfile.conda_lock_v1 import read_lockfile
 
 
-@click.command("tree", short_help="Show what each package of a lock needs.")
+@click.command("tree")
 @click.argument("package", required=False)
 @file_option
 @platform_option
@@ -35,12 +39,6 @@ def command(
 
     Sizes are those of the archives, where this machine knows them. `(*)` marks what is shown in full above.
     """
-    from envtool import console
-    from envtool.cli.selection import chosen_categories, chosen_platform
-    from envtool.inspect_lock import package_metadata, tree
-    from envtool.inspect_lock.graph import graph
-    from envtool.lockfile.conda_lock_v1 import read_lockfile
-
     if reverse and package is None:
         raise click.UsageError("--reverse needs a PACKAGE")
     lockfile = read_lockfile(lockfile_path)

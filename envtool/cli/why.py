@@ -6,11 +6,14 @@ from pathlib import Path
 
 import click
 
+from envtool import console
 from envtool.cli.options import file_option, json_option
-from envtool.cli.selection import category_option, platform_option
+from envtool.cli.selection import category_option, chosen_categories, chosen_platform, platform_option
+from envtool.inspect_lock.graph import graph
+from envtool.lockfile.conda_lock_v1 import read_lockfile
 
 
-@click.command("why", short_help="Say why a package is in a lock.")
+@click.command("why")
 @click.argument("package")
 @file_option
 @platform_option
@@ -29,11 +32,6 @@ def command(
 
     Exit code 1 when it is not in the lock.
     """
-    from envtool import console
-    from envtool.cli.selection import chosen_categories, chosen_platform
-    from envtool.inspect_lock.graph import graph
-    from envtool.lockfile.conda_lock_v1 import read_lockfile
-
     lockfile = read_lockfile(lockfile_path)
     chosen = chosen_platform(lockfile, platform)
     whole = graph(lockfile, chosen, chosen_categories(lockfile, categories))

@@ -6,11 +6,16 @@ from pathlib import Path
 
 import click
 
+from envtool import console
 from envtool.cli.options import file_option, json_option
-from envtool.cli.selection import platform_option
+from envtool.cli.selection import chosen_platform, platform_option
+from envtool.cli.solving import opened
+from envtool.inspect_lock.why_not import why_not
+from envtool.lockfile.conda_lock_v1 import read_lockfile
+from envtool.solve import refresh
 
 
-@click.command("why-not", short_help="Say what stands in the way of a version.")
+@click.command("why-not")
 @click.argument("spec")
 @file_option
 @platform_option
@@ -21,13 +26,6 @@ def command(ctx: click.Context, spec: str, lockfile_path: Path, platform: str | 
 
     Exit code 1 when nothing is: then it says what would move.
     """
-    from envtool import console
-    from envtool.cli.selection import chosen_platform
-    from envtool.cli.solving import opened
-    from envtool.inspect_lock.why_not import why_not
-    from envtool.lockfile.conda_lock_v1 import read_lockfile
-    from envtool.solve import refresh
-
     old = read_lockfile(lockfile_path)
     request = refresh.request((), lockfile_path, old, {}, keeps_options=True)
     chosen = chosen_platform(old, platform)
