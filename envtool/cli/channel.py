@@ -132,13 +132,7 @@ def _build_recipes(
             "--key goes with --wheel and --checkout; after recipes, envtool channel index DIR --key PEM"
         )
     with console.ProgressDisplay() as display:
-        made = build_channel(
-            recipes,
-            place,
-            cache=Cache(paths.cache()),
-            display=display,
-            debian_mirrors=debian_mirrors,
-        )
+        made = build_channel(recipes, place, cache=Cache(paths.cache()), display=display, debian_mirrors=debian_mirrors)
     for name, reason in made.left_out:
         console.warn(f"{name} is left out: {reason}")
     if as_json:

@@ -18,11 +18,9 @@ class Difference:
 
     Args:
         kind: `added`, `removed`, `upgraded`, `downgraded`, or `rebuilt` (the same version, other bytes).
-        manager: `conda` or `pip`.
-        name: The package.
-        before: Version, and build where it is what differs; None when the package is new.
-        after: The same in the second lock; None when the package is gone.
-        platforms: The platforms on which it differs in this way.
+        before: version, and build where it is what differs; None when the package is new.
+        after: the same in the second lock; None when the package is gone.
+        platforms: the platforms on which it differs in this way.
     """
 
     kind: str
@@ -37,9 +35,7 @@ def compare(old: Lockfile, new: Lockfile, order: Callable[[str, str, str], int])
     """Every package that differs, sorted by name; one entry for all the platforms where it differs alike.
 
     Args:
-        old: The first lock.
-        new: The second one.
-        order: Compares two versions of a manager: negative when the first is the older one.
+        order: compares two versions of a manager: negative when the first is the older one.
     """
     before, after = _by_key(old), _by_key(new)
     merged: dict[Difference, list[str]] = {}

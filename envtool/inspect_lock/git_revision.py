@@ -13,8 +13,8 @@ def read_revision(text: str, default: Path) -> Lockfile:
     """The lock that a user means by a path, a git revision, or `REVISION:PATH`.
 
     Args:
-        text: What the user wrote; a file of that name comes before a revision.
-        default: The path whose revision is meant when only a revision is named.
+        text: what the user wrote; a file of that name comes before a revision.
+        default: the path whose revision is meant when only a revision is named.
 
     Raises:
         MissingFileError: It is neither a file nor a revision that has one.

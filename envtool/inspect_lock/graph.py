@@ -18,8 +18,8 @@ class Edge:
     """That one package needs another.
 
     Args:
-        target: The package that is needed, as (manager, name).
-        constraint: What is needed of it; empty when any will do.
+        target: the package that is needed, as (manager, name).
+        constraint: what is needed of it; empty when any will do.
     """
 
     target: Key
@@ -31,9 +31,8 @@ class Graph:
     """The packages of one platform.
 
     Args:
-        packages: Every package by (manager, name).
-        edges: What each needs, in the order of the names.
-        requested: What the user asked for, each with the text of the line.
+        edges: what each needs, in the order of the names.
+        requested: what the user asked for, each with the text of the line.
     """
 
     packages: Mapping[Key, LockedPackage]

@@ -21,10 +21,7 @@ def merge(base: Lockfile, ours: Lockfile, theirs: Lockfile, request: LockRequest
     """The lock with the changes of both sides.
 
     Args:
-        base: The lock that both were made from.
-        ours: One side.
-        theirs: The other side.
-        request: What the merged sources ask for.
+        base: the lock that both were made from.
 
     Raises:
         LockfileError: Both have changed a package, or the changes do not go together; all that is wrong is in it.

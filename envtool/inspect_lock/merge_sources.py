@@ -21,10 +21,8 @@ def merged(base: Path, ours: Path, theirs: Path, path: str) -> Lockfile:
     """The merged lock.
 
     Args:
-        base: The file with the lock that both sides were made from, as git's `%O`.
-        ours: The same for one side.
-        theirs: The same for the other side.
-        path: The path of the lock in the repository, whose root is the working directory.
+        base: the file with the lock that both sides were made from, as git's `%O`.
+        path: the path of the lock in the repository, whose root is the working directory.
 
     Raises:
         EnvtoolError: A lock or its sources cannot be had, or they cannot be merged.

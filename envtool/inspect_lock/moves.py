@@ -22,12 +22,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Move:
-    """A package of which a lock has another version or build than the one before.
-
-    Args:
-        difference: What moved, and on which platforms.
-        reason: What made it move, in words.
-    """
+    """A package of which a lock has another version or build than the one before."""
 
     difference: Difference
     reason: str
@@ -43,11 +38,7 @@ def moves(
     """Every package that moved, with the reason.
 
     Args:
-        old: The lock before.
-        new: The lock after.
-        request: What was locked.
-        repodata: The records of the channels.
-        named: The packages that the user asked to move.
+        named: the packages that the user asked to move.
     """
     platforms = {each.platform: each for each in with_virtual_packages(request.spec).platforms}
     found = []
@@ -68,10 +59,7 @@ class Reasons:
     """Why packages of one set cannot be in another, as far as the sets and the sources tell by themselves.
 
     Args:
-        before: The packages that are asked about.
-        after: The packages that there are.
-        platform: What is asked for.
-        named: The packages that the user asked to move.
+        named: the packages that the user asked to move.
     """
 
     def __init__(

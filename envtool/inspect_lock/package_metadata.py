@@ -25,8 +25,7 @@ class PackageMetadata:
     """What is known of one archive or wheel.
 
     Args:
-        size_bytes: Its size.
-        license: Its licence as its authors state it.
+        license: its licence as its authors state it.
     """
 
     size_bytes: int | None = None
@@ -34,12 +33,7 @@ class PackageMetadata:
 
 
 def look_up(packages: Sequence[LockedPackage], *, is_offline: bool) -> Mapping[str, PackageMetadata]:
-    """What is known of packages, by URL.
-
-    Args:
-        packages: Packages of one platform.
-        is_offline: Whether to ask this machine only.
-    """
+    """What is known of packages, by URL."""
     found = _from_repodata([each for each in packages if each.manager == "conda"], is_offline)
     cache = Cache(paths.cache())
     for each in packages:

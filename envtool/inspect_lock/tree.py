@@ -13,10 +13,8 @@ def lines(graph: Graph, roots: Sequence[Key], facts: Mapping[str, PackageMetadat
     """The lines of a tree; what a package needs is shown where it comes first, and `(*)` stands for it later.
 
     Args:
-        graph: The packages.
-        roots: Where to start.
-        facts: What is known of them, by URL.
-        depth: How many levels below the roots; None shows all.
+        facts: what is known of them, by URL.
+        depth: how many levels below the roots; None shows all.
     """
     shown: set[Key] = set()
     for root in roots:

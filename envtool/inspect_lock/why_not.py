@@ -21,8 +21,8 @@ class WhyNot:
     """What is to be said of a version.
 
     Args:
-        reason: What stands in its way; None when nothing does.
-        moves: What would move if it were asked for.
+        reason: what stands in its way; None when nothing does.
+        moves: what would move if it were asked for.
     """
 
     reason: str | None
@@ -33,11 +33,8 @@ def why_not(text: str, old: Lockfile, request: LockRequest, platform: str, sourc
     """Ask for one more line, and see.
 
     Args:
-        text: A match spec, such as `numpy=2.3`.
-        old: The lock.
-        request: What a lock would be made of now.
-        platform: The platform.
-        sources: Where packages come from.
+        text: a match spec, such as `numpy=2.3`.
+        request: what a lock would be made of now.
 
     Raises:
         EnvtoolError: The text names no package.

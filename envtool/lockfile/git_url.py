@@ -22,9 +22,9 @@ class Repository:
     """Where a project stands in a git repository.
 
     Args:
-        url: The repository, with variables for its credentials and without `git+`.
-        revision: A branch, a tag or a commit; None means what the repository has checked out.
-        subdirectory: The directory of the project in it; empty for the repository itself.
+        url: the repository, with variables for its credentials and without `git+`.
+        revision: a branch, a tag or a commit; None means what the repository has checked out.
+        subdirectory: the directory of the project in it; empty for the repository itself.
     """
 
     url: str

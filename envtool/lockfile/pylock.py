@@ -31,13 +31,9 @@ class Wheel:
     """One locked wheel.
 
     Args:
-        name: The distribution's normalized name.
-        version: Its version.
-        url: Where the index has it.
-        sha256: Hash of the file.
-        size_bytes: Size of the file, where the index says it.
-        needs: The normalized names of the distributions that it needs on its target.
-        built: How it was made, if it is of a repository; then the URL is that of the commit.
+        size_bytes: size of the file, where the index says it.
+        needs: the normalized names of the distributions that it needs on its target.
+        built: how it was made, if it is of a repository; then the URL is that of the commit.
     """
 
     name: str
@@ -60,11 +56,9 @@ def parse_pylock(
     """The wheels of a pylock.toml that uv resolved for one target, sorted by name.
 
     Args:
-        text: Its content.
-        built: Wheels by name that uv was given as files.
-        kept: The sha256 of files that are taken before a better one of the same version.
-        is_pure: Whether a wheel for every platform is wanted, and no other.
-        pins: Hashes that files have to match.
+        built: wheels by name that uv was given as files.
+        kept: the sha256 of files that are taken before a better one of the same version.
+        is_pure: whether a wheel for every platform is wanted, and no other.
 
     Raises:
         SolveError: A package is no wheel, has no sha256, or none of its wheels is a pinned one.
@@ -79,8 +73,7 @@ def format_pylock(wheels: Sequence[Wheel], requires_python: str | None = None) -
     """A pylock.toml with these wheels; equal values give equal bytes.
 
     Args:
-        wheels: The wheels.
-        requires_python: The version specifier of the interpreters that they are for.
+        requires_python: the version specifier of the interpreters that they are for.
     """
     lines = ['lock-version = "1.0"', 'created-by = "envtool"']
     if requires_python:

@@ -32,9 +32,7 @@ class Provided:
     """A Python distribution that a conda package brings.
 
     Args:
-        name: Its normalized name.
-        version: Its version as Python packages write it (PEP 440).
-        record: The package.
+        version: its version as Python packages write it (PEP 440).
     """
 
     name: str
@@ -46,8 +44,7 @@ def provided_distributions(records: Sequence[PackageRecord], cache: Cache) -> di
     """The Python distributions that conda packages bring, by their normalized names.
 
     Args:
-        records: The packages of one platform.
-        cache: Archives in it are read, so that what they bring is known for certain.
+        cache: archives in it are read, so that what they bring is known for certain.
     """
     with ThreadPoolExecutor(_READERS, thread_name_prefix="archive") as pool:
         own = list(pool.map(lambda record: _in_archive(record, cache), records))

@@ -25,10 +25,7 @@ def extras_of(provided: Provided, resolution: Resolution, cache: Cache, mirrors:
     """The lines about extras in the METADATA of a distribution that conda brings.
 
     Args:
-        provided: The distribution.
-        resolution: How the index is asked.
-        cache: Where the archive may be, and goes.
-        mirrors: Where its bytes may come from.
+        cache: where the archive may be, and goes.
 
     Raises:
         SolveError: Neither archive nor index tells them.

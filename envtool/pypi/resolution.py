@@ -24,9 +24,8 @@ class Resolution:
     """Asks uv for the wheels of one target.
 
     Args:
-        request: What is asked for: the target, the policy, the indexes.
-        scratch: A directory of its own.
-        variables: How uv asks the indexes, as environment variables.
+        request: what is asked for: the target, the policy, the indexes.
+        variables: how uv asks the indexes, as environment variables.
     """
 
     def __init__(self, request: WheelRequest, scratch: Path, variables: Mapping[str, str]) -> None:
@@ -46,10 +45,7 @@ class Resolution:
         """The chosen wheels as a pylock.toml.
 
         Args:
-            requirements: What is asked for.
-            options: More arguments for uv.
-            constraints: What bounds it.
-            kept: A pylock.toml whose versions are preferred.
+            kept: a pylock.toml whose versions are preferred.
 
         Raises:
             SolveError: Nothing satisfies the requirements, or the index failed; uv's own words.
@@ -87,9 +83,7 @@ class Resolution:
             argv += ["--prerelease", "allow"]
         try:
             return uv.run(
-                [*argv, str(scratch / "requirements.in")],
-                env={**self._indexes(), **self._variables},
-                cwd=scratch,
+                [*argv, str(scratch / "requirements.in")], env={**self._indexes(), **self._variables}, cwd=scratch
             )
         except ProcessError as error:
             raise SolveError(

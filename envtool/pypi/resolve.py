@@ -56,9 +56,7 @@ class Target:
     """The interpreter that the wheels are for.
 
     Args:
-        platform: A conda subdir.
-        python_version: Such as `3.9.2`.
-        glibc: The declared `__glibc`, which bounds the manylinux tags.
+        glibc: the declared `__glibc`, which bounds the manylinux tags.
     """
 
     platform: str
@@ -81,20 +79,17 @@ class WheelRequest:
     """What the `pip:` sections ask for on one platform.
 
     Args:
-        target: What the wheels have to run on.
-        requirements: What is asked for.
-        constraints: What bounds it without asking for it.
-        provided: Distributions that conda packages bring already, by name; they are neither asked for nor completed.
-        index_url: The index that stands for the machine's default one.
-        extra_index_urls: Indexes that are asked before it.
-        allows_default_index: Whether an index counts that only the machine names, or nobody (the public one).
-        allows_prereleases: Whether versions that are not final count.
-        requires_hashes: Whether every wheel has to be pinned by a hash.
-        keep: Wheels that stay unless something asked for forbids it.
-        policy: Which of the versions that fit.
-        built: The wheels of requirements that name a repository, and their files, by name.
-        is_pure: Whether only wheels for every platform count.
-        has_dependencies: Whether what the requirements need is chosen as well.
+        target: what the wheels have to run on.
+        constraints: what bounds it without asking for it.
+        provided: distributions that conda packages bring already, by name; they are neither asked for nor completed.
+        index_url: the index that stands for the machine's default one.
+        allows_default_index: whether an index counts that only the machine names, or nobody (the public one).
+        allows_prereleases: whether versions that are not final count.
+        requires_hashes: whether every wheel has to be pinned by a hash.
+        keep: wheels that stay unless something asked for forbids it.
+        built: the wheels of requirements that name a repository, and their files, by name.
+        is_pure: whether only wheels for every platform count.
+        has_dependencies: whether what the requirements need is chosen as well.
     """
 
     target: Target
@@ -117,8 +112,7 @@ def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
     """Choose the wheels that satisfy requirements.
 
     Args:
-        request: What is asked for.
-        mirrors: Whose URLs are replaced by the canonical ones.
+        mirrors: whose URLs are replaced by the canonical ones.
 
     Returns:
         The wheels, sorted by name.

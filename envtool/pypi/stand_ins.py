@@ -23,9 +23,7 @@ def stand_in(provided: Provided, extras: str, directory: Path) -> Path:
     """Write the stand-in of a distribution, unless it is there; its path says its content, so that uv may remember it.
 
     Args:
-        provided: The distribution.
-        extras: Lines of METADATA, as `extras_in` gives them.
-        directory: Where stand-ins are kept.
+        extras: lines of METADATA, as `extras_in` gives them.
     """
     metadata = f"Metadata-Version: 2.1\nName: {provided.name}\nVersion: {provided.version}\n{extras}"
     stem = f"{provided.name.replace('-', '_')}-{provided.version}"

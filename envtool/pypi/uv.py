@@ -19,9 +19,7 @@ def run(arguments: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: 
     """Run uv and return what it printed.
 
     Args:
-        arguments: Without the program.
-        env: More variables; an empty value takes one away.
-        cwd: The directory to run in.
+        env: more variables; an empty value takes one away.
 
     Raises:
         ProcessError: It ended with an error.

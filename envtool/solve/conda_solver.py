@@ -34,18 +34,13 @@ class PackageRecord:
     """One conda package as a channel's repodata describes it.
 
     Args:
-        name: The package.
-        version: Its version.
-        build: Its build string.
-        subdir: The subdir of the channel that holds it, `noarch` included.
-        url: Where the channel has the archive.
-        sha256: Hash of the archive in hexadecimal digits, where the repodata has it.
-        md5: The same in MD5, which conda-lock demands.
-        size_bytes: Size of the archive, where the repodata has it.
-        depends: The match specs that it needs.
-        license: Its licence as the channel states it.
-        constrains: The match specs that bound other packages, where those are there.
-        purls: What it is in other package systems (`pkg:pypi/torch`), where the record of a solution says so.
+        subdir: the subdir of the channel that holds it, `noarch` included.
+        sha256: hash of the archive in hexadecimal digits, where the repodata has it.
+        md5: the same in MD5, which conda-lock demands.
+        size_bytes: size of the archive, where the repodata has it.
+        license: its licence as the channel states it.
+        constrains: the match specs that bound other packages, where those are there.
+        purls: what it is in other package systems (`pkg:pypi/torch`), where the record of a solution says so.
     """
 
     name: str
@@ -67,14 +62,10 @@ class SolveRequest:
     """What one platform asks for.
 
     Args:
-        platform: The subdir to solve for.
-        channels: Channel URLs, the first has priority.
-        match_specs: What is asked for.
-        virtual_packages: What the target machine has, name to `version` or `version build`.
-        constraints: Match specs that bound packages without asking for them.
-        subdirs: Packages that have to come from one subdir, each with it.
-        keep: Canonical URLs of archives that stay unless something asked for forbids it.
-        policy: Which of the versions that fit.
+        virtual_packages: what the target machine has, name to `version` or `version build`.
+        constraints: match specs that bound packages without asking for them.
+        subdirs: packages that have to come from one subdir, each with it.
+        keep: canonical URLs of archives that stay unless something asked for forbids it.
     """
 
     platform: str
@@ -91,9 +82,8 @@ class Repodata:
     """The package records of channels, fetched once and kept between runs; the solver works on them.
 
     Args:
-        cache_dir: Where they are kept.
-        mirrors: Where they may come from. The URLs of records stay canonical whatever mirror answers.
-        is_offline: Whether what is kept has to do.
+        mirrors: where they may come from. The URLs of records stay canonical whatever mirror answers.
+        is_offline: whether what is kept has to do.
     """
 
     def __init__(self, cache_dir: Path, mirrors: Mirrors, *, is_offline: bool = False) -> None:

@@ -44,8 +44,7 @@ def content_hashes(spec: EnvironmentSpec, declared: Mapping[str, Mapping[str, st
     """The hash of each platform.
 
     Args:
-        spec: The specification, read from its files.
-        declared: The virtual packages of each platform; None means conda-lock's defaults.
+        declared: the virtual packages of each platform; None means conda-lock's defaults.
     """
     return {each.platform: _hash(spec, each, declared) for each in sorted(spec.platforms, key=lambda p: p.platform)}
 

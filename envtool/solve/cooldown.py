@@ -17,10 +17,7 @@ class AgedChannel:
     """What py-rattler asks for the records of a channel.
 
     Args:
-        gateway: Where the records come from.
-        channel: The URL of the channel.
-        names: The packages that it has, by subdir.
-        policy: What is too young.
+        names: the packages that it has, by subdir.
     """
 
     def __init__(self, gateway: Any, channel: str, names: Mapping[str, Sequence[str]], policy: VersionPolicy) -> None:

@@ -36,10 +36,8 @@ class LockRequest:
     """What to lock, and how.
 
     Args:
-        spec: What is asked for.
-        lockfile_path: Where the lock will stand; its sources are relative to it.
-        options: What the command line says beside the sources: `strategy`, `exclude-newer`.
-        preferences: What each platform should come to.
+        lockfile_path: where the lock will stand; its sources are relative to it.
+        options: what the command line says beside the sources: `strategy`, `exclude-newer`.
     """
 
     spec: EnvironmentSpec
@@ -75,10 +73,6 @@ class LockRequest:
 def lock(request: LockRequest, sources: Sources) -> Lockfile:
     """Choose every package of every platform and describe them as a lock; nothing is written.
 
-    Args:
-        request: What to lock.
-        sources: Where packages come from.
-
     Raises:
         SpecError: A line of the sources cannot be used.
         SolveError: A platform cannot be satisfied.
@@ -94,12 +88,7 @@ def lock(request: LockRequest, sources: Sources) -> Lockfile:
 
 
 def described(request: LockRequest, packages: Sequence[LockedPackage]) -> Lockfile:
-    """A lock of chosen packages.
-
-    Args:
-        request: What was locked.
-        packages: What was chosen.
-    """
+    """A lock of chosen packages."""
     declared = {each.platform: each.virtual_packages for each in with_virtual_packages(request.spec).platforms}
     relative_to = request.lockfile_path.resolve().parent
     return Lockfile(

@@ -22,10 +22,7 @@ class MatchSpecText(NamedTuple):
     """The parts of a match spec, None where it does not have one.
 
     Args:
-        name: In lower case.
         version: `1.2.*` for `=1.2`, `1.2` for `==1.2`; alternatives and ranges as they are.
-        build: The build string, or a pattern.
-        channel: The canonical name of the channel.
     """
 
     name: str

@@ -18,8 +18,7 @@ def read_complete(path: Path, *, is_offline: bool = False) -> Lockfile:
     """Read a lock whose packages are about to be proven.
 
     Args:
-        path: The lock.
-        is_offline: Whether the records that this machine keeps have to do.
+        is_offline: whether the records that this machine keeps have to do.
 
     Raises:
         MissingFileError, LockfileError: As `read_lockfile` does.

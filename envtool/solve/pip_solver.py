@@ -42,11 +42,7 @@ def add_wheels(
     """Choose the wheels of every platform, all platforms at once.
 
     Args:
-        spec: What is asked for.
-        solutions: The conda packages, in the order of the platforms.
-        sources: Where packages come from.
-        policy: Which of the versions that fit.
-        preferred: What each platform should come to.
+        solutions: the conda packages, in the order of the platforms.
 
     Raises:
         SolveError: A platform cannot be satisfied; the reasons of all such platforms are in it.

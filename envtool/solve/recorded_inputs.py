@@ -25,10 +25,9 @@ class Item:
     """One thing that a lock depends on.
 
     Args:
-        kind: What it is: `dependency`, `channels`, `virtual package`, …
-        name: Which of its kind: the package, the variable.
-        value: What is said of it.
-        category: The category of the line, for dependencies.
+        kind: what it is: `dependency`, `channels`, `virtual package`, …
+        name: which of its kind: the package, the variable.
+        category: the category of the line, for dependencies.
     """
 
     kind: str
@@ -42,12 +41,10 @@ class Change:
     """One difference between the sources and the lock.
 
     Args:
-        kind: `added`, `removed` or `changed`.
-        what: What it is about: `dependency`, `channels`, …
-        before: What the lock was made from; None when it is new.
-        after: What the sources say; None when it is gone.
-        place: Where the sources say it; None when it is gone.
-        platforms: The platforms that it is about; empty when it is about all.
+        before: what the lock was made from; None when it is new.
+        after: what the sources say; None when it is gone.
+        place: where the sources say it; None when it is gone.
+        platforms: the platforms that it is about; empty when it is about all.
     """
 
     kind: str
@@ -69,8 +66,7 @@ def serialize(spec: EnvironmentSpec, options: Mapping[str, str]) -> str:
     """The inputs of a lock as text for its custom_metadata.
 
     Args:
-        spec: The specification.
-        options: What the command line said beside it, such as `strategy`.
+        options: what the command line said beside it, such as `strategy`.
     """
     general = sorted((each.kind, each.name, each.value, each.category) for each, _ in _general(spec))
     platforms = {
@@ -92,9 +88,8 @@ def compare(recorded: str, spec: EnvironmentSpec, options: Mapping[str, str]) ->
     """How the sources differ from what a lock was made from.
 
     Args:
-        recorded: What `serialize` gave when the lock was made.
-        spec: The specification as it is now.
-        options: What the command line says now; what it says nothing of is as it was.
+        recorded: what `serialize` gave when the lock was made.
+        options: what the command line says now; what it says nothing of is as it was.
     """
     old: dict[str, Any] = json.loads(recorded)
     if old.get("format") != _FORMAT:
@@ -123,8 +118,7 @@ def unchanged_wheels(recorded: str | None, platform: PlatformSpec) -> frozenset[
     """The distributions that are asked for in the very words of a lock.
 
     Args:
-        recorded: What `serialize` gave when the lock was made; None when it was not envtool that made it.
-        platform: What is asked for now.
+        recorded: what `serialize` gave when the lock was made; None when it was not envtool that made it.
     """
     rows: list[list[str]] = json.loads(recorded)["platforms"].get(platform.platform, []) if recorded else []
     before = set(_items(rows))

@@ -26,11 +26,11 @@ def request(
     """What to lock, so that nothing of the lock that is there is lost unless somebody says so.
 
     Args:
-        paths: The sources; those of the lock when none are given.
-        target: Where the lock stands or will stand.
-        old: The lock that is there, if there is one.
-        given: What the command line says: `strategy`, `exclude-newer`, `platform`.
-        keeps_options: Whether everything that was given before still holds; otherwise the platforms alone do.
+        paths: the sources; those of the lock when none are given.
+        target: where the lock stands or will stand.
+        old: the lock that is there, if there is one.
+        given: what the command line says: `strategy`, `exclude-newer`, `platform`.
+        keeps_options: whether everything that was given before still holds; otherwise the platforms alone do.
 
     Raises:
         MissingFileError: A source cannot be read.

@@ -92,7 +92,7 @@ class RepodataProxy:
     """Serves the canonical URLs of some channels, on a port of its own, until the process ends.
 
     Args:
-        mirrors: Where the channels' files may come from.
+        mirrors: where the channels' files may come from.
     """
 
     def __init__(self, mirrors: Mirrors) -> None:
@@ -130,9 +130,8 @@ class RepodataProxy:
         """Ask one place after the other.
 
         Args:
-            path: As the solver asks for it.
-            conditions: Headers that ask for the file only if it has changed.
-            is_wanted: Whether the bytes are wanted, or only whether they are there.
+            conditions: headers that ask for the file only if it has changed.
+            is_wanted: whether the bytes are wanted, or only whether they are there.
         """
         own = next((each for each in self._prefixes if path.startswith(each)), None)
         if own is None:

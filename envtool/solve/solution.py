@@ -20,11 +20,9 @@ class Preference:
     """What a solve of one platform should come to, beside what is asked for.
 
     Args:
-        keep: Canonical URLs of archives that stay unless something asked for forbids it; those of packages that
+        keep: canonical URLs of archives that stay unless something asked for forbids it; those of packages that
             a line asks for by name come first.
-        keep_wheels: Wheels that stay in the same way.
-        constraints: Match specs that bound packages.
-        pip_constraints: The same for wheels.
+        keep_wheels: wheels that stay in the same way.
     """
 
     keep: tuple[str, ...] = ()
@@ -38,9 +36,7 @@ class Sources:
     """Where packages come from.
 
     Args:
-        repodata: The records of the channels.
-        mirrors: The mirrors of this machine.
-        display: Where the progress of builds is shown.
+        display: where the progress of builds is shown.
     """
 
     repodata: Repodata
@@ -53,10 +49,8 @@ class Solution:
     """The packages of one platform.
 
     Args:
-        platform: The subdir.
-        records: The conda packages, sorted by name.
-        wheels: The wheels of the `pip:` section, sorted by name.
-        provided: The Python distributions that conda packages bring, each with its package; where there are wheels.
+        wheels: the wheels of the `pip:` section, sorted by name.
+        provided: the Python distributions that conda packages bring, each with its package; where there are wheels.
     """
 
     platform: str
@@ -69,7 +63,7 @@ class SolveErrors(SolveError):
     """Several platforms that cannot be satisfied.
 
     Args:
-        errors: Their errors, in the order of the platforms.
+        errors: their errors, in the order of the platforms.
     """
 
     def __init__(self, errors: Sequence[SolveError]) -> None:

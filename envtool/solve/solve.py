@@ -24,10 +24,7 @@ def solve(
     """Choose the packages of every platform, all platforms at once.
 
     Args:
-        spec: What is asked for, its virtual packages complete.
-        sources: Where packages come from.
-        policy: Which of the versions that fit.
-        preferences: What each platform should come to.
+        spec: what is asked for, its virtual packages complete.
 
     Raises:
         SpecError: A match spec cannot be parsed.

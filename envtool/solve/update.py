@@ -24,11 +24,8 @@ def update(old: Lockfile, updates: Sequence[str], request: LockRequest, sources:
     """Make a lock that differs from an old one in what is asked for, and in nothing else that need not differ.
 
     Args:
-        old: The lock that is there.
-        updates: What moves though its line has not changed: package names, or match specs that say where to
+        updates: what moves though its line has not changed: package names, or match specs that say where to
             (`numpy=1.26`).
-        request: What to lock.
-        sources: Where packages come from.
 
     Raises:
         EnvtoolError: A package is neither in the lock nor in environment.yml.

@@ -26,9 +26,8 @@ class Restricted:
     """A match spec taken apart.
 
     Args:
-        text: The match spec without channel and subdir.
-        channel: The channel as it is written, None where none is.
-        subdir: The subdir, None where none is.
+        text: the match spec without channel and subdir.
+        channel: the channel as it is written, None where none is.
     """
 
     text: str
@@ -39,7 +38,7 @@ class Restricted:
         """The match spec as the solver takes it.
 
         Args:
-            url: The URL of the channel, None for any.
+            url: the URL of the channel, None for any.
         """
         if url is None:
             return self.text
@@ -82,10 +81,8 @@ def find_channel(restricted: Restricted, name: str, channels: Sequence[str], bas
     """The URL of the listed channel that a match spec names, None where it is not listed.
 
     Args:
-        restricted: The match spec, with a channel.
-        name: Its package, which tells where it is in a channel that is several.
-        channels: The channels as they are listed.
-        base: The directory that channels that are paths are relative to.
+        name: its package, which tells where it is in a channel that is several.
+        base: the directory that channels that are paths are relative to.
     """
     wanted = restricted.channel or ""
     listed = [url for channel in channels for url in channel_urls(channel, base)]

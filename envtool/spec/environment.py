@@ -28,9 +28,7 @@ class Dependency:
     """One line that the user wrote.
 
     Args:
-        text: A conda match spec (`python=3.9`) or a requirement for pip (`torch==1.12.1`).
-        place: Where it stands: `environment.yml:7`.
-        category: The category of its file.
+        text: a conda match spec (`python=3.9`) or a requirement for pip (`torch==1.12.1`).
     """
 
     text: str
@@ -43,12 +41,8 @@ class PlatformSpec:
     """What is asked for on one platform.
 
     Args:
-        platform: A conda subdir such as `linux-64`.
-        conda: The match specs.
-        pip: The requirements of the `pip:` sections.
-        pip_constraints: What bounds distributions without asking for them.
-        virtual_packages: Declared virtual packages, name to `version` or `version build`.
-        declared_at: Where each virtual package is declared.
+        pip_constraints: what bounds distributions without asking for them.
+        virtual_packages: declared virtual packages, name to `version` or `version build`.
     """
 
     platform: str
@@ -64,20 +58,18 @@ class EnvironmentSpec:
     """One environment.
 
     Args:
-        paths: The files that it is read from.
-        name: The name that the first of them gives it.
-        channels: Channel names or URLs, the first has priority; `nodefaults` is gone.
-        platforms: What is asked for on each platform, in the order of the files.
-        variables: Environment variables to set on activation.
-        pip_index: The package index that stands for the default one, with variables for its credentials.
-        pip_repositories: Package indexes that are asked before it.
-        allows_default_index: Whether wheels may come from an index that no file names; every file has to allow it.
-        allows_prereleases: Whether `--pre` stands in a `pip:` section.
-        requires_hashes: Whether `--require-hashes` stands in one, so that every wheel has to be pinned by its hash.
-        exclude_newer: How old a package has to be: a date or a duration.
-        exclude_newer_package: The same for single packages, `false` where age does not count.
-        exclude_newer_channel: The same for single channels.
-        warnings: What in the files is ignored or taken for granted.
+        paths: the files that it is read from.
+        name: the name that the first of them gives it.
+        channels: channel names or URLs, the first has priority; `nodefaults` is gone.
+        platforms: what is asked for on each platform, in the order of the files.
+        pip_index: the package index that stands for the default one, with variables for its credentials.
+        pip_repositories: package indexes that are asked before it.
+        allows_default_index: whether wheels may come from an index that no file names; every file has to allow it.
+        allows_prereleases: whether `--pre` stands in a `pip:` section.
+        requires_hashes: whether `--require-hashes` stands in one, so that every wheel has to be pinned by its hash.
+        exclude_newer: how old a package has to be: a date or a duration.
+        exclude_newer_package: the same for single packages, `false` where age does not count.
+        warnings: what in the files is ignored or taken for granted.
     """
 
     paths: tuple[Path, ...]
@@ -107,9 +99,8 @@ def read_spec(
     """Read the files of one environment.
 
     Args:
-        paths: The files; the first names the environment.
-        platforms: The platforms to read them for, instead of the ones that they name.
-        default: The platforms where they name none.
+        paths: the files; the first names the environment.
+        platforms: the platforms to read them for, instead of the ones that they name.
 
     Raises:
         MissingFileError: A file cannot be read.

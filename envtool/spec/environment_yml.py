@@ -38,10 +38,8 @@ class Section:
     """What one file asks for on one platform.
 
     Args:
-        conda: The match specs.
-        pip: What the `pip:` section comes to.
-        pip_place: Where the first `pip:` section starts; None where there is none.
-        virtual_packages: Declared virtual packages, name to the line that says `version` or `version build`.
+        pip_place: where the first `pip:` section starts; None where there is none.
+        virtual_packages: declared virtual packages, name to the line that says `version` or `version build`.
     """
 
     conda: tuple[Line, ...]
@@ -55,21 +53,14 @@ class Source:
     """One environment.yml.
 
     Args:
-        path: The file.
-        name: The name that it gives the environment.
-        channels: Channels as they are written, the first has priority; `nodefaults` is gone.
-        has_channels: Whether it has the key at all.
-        platforms: The platforms that it names.
-        category: The category of everything in it.
-        variables: Variables to set on activation.
-        pip_repositories: Package indexes besides the default one.
-        allows_default_index: Whether wheels may come from an index that no file names.
-        exclude_newer: How old a package has to be: a date, or days.
-        exclude_newer_package: The same for single packages; `false` where age does not count.
-        exclude_newer_channel: The same for single channels, by the words in `channels`.
-        sections: What it asks for on each platform.
-        issues: What is wrong with it.
-        warnings: What is ignored.
+        name: the name that it gives the environment.
+        channels: channels as they are written, the first has priority; `nodefaults` is gone.
+        has_channels: whether it has the key at all.
+        allows_default_index: whether wheels may come from an index that no file names.
+        exclude_newer: how old a package has to be: a date, or days.
+        exclude_newer_package: the same for single packages; `false` where age does not count.
+        exclude_newer_channel: the same for single channels, by the words in `channels`.
+        sections: what it asks for on each platform.
     """
 
     path: Path

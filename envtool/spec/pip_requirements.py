@@ -37,8 +37,7 @@ class Line:
     """One line that somebody wrote.
 
     Args:
-        text: What it says, without the comment.
-        place: Where: `environment.yml:7` or `requirements.txt:2`.
+        place: where: `environment.yml:7` or `requirements.txt:2`.
     """
 
     text: str
@@ -50,13 +49,8 @@ class Requirements:
     """What the lines of a `pip:` section come to.
 
     Args:
-        requirements: What is asked for.
-        constraints: What bounds it without asking for it.
-        index_url: The index that stands for the default one.
-        extra_index_urls: Indexes that are asked first.
-        allows_prereleases: Whether `--pre` was among the lines.
-        requires_hashes: Whether `--require-hashes` was.
-        issues: What cannot be used, and why.
+        constraints: what bounds it without asking for it.
+        index_url: the index that stands for the default one.
     """
 
     requirements: list[Line] = field(default_factory=list)
@@ -72,8 +66,7 @@ def parse(lines: Sequence[Line], base: Path) -> Requirements:
     """Parse the lines of a `pip:` section.
 
     Args:
-        lines: The lines.
-        base: The directory that files in them are relative to.
+        base: the directory that files in them are relative to.
     """
     result = Requirements()
     for line in lines:

@@ -51,9 +51,9 @@ class Pins:
     """The hashes that some requirements pin.
 
     Args:
-        requirements: The lines, constraints among them, by the normalized name of their distribution.
-        cache: Where a file goes of which the index does not say the pinned kind of hash.
-        is_required: Whether a file of which no hash is pinned is refused.
+        requirements: the lines, constraints among them, by the normalized name of their distribution.
+        cache: where a file goes of which the index does not say the pinned kind of hash.
+        is_required: whether a file of which no hash is pinned is refused.
     """
 
     def __init__(self, requirements: Iterable[tuple[str, str]], cache: Cache, *, is_required: bool = False) -> None:

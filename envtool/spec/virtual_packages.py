@@ -21,8 +21,7 @@ def declared(platform: str, declarations: Mapping[str, str]) -> dict[str, str]:
     """The virtual packages to solve with.
 
     Args:
-        platform: A subdir such as `linux-64`.
-        declarations: What the specification declares for it, which wins over the defaults.
+        declarations: what the specification declares for it, which wins over the defaults.
 
     Returns:
         Name to `version` or `version build`.
