@@ -20,9 +20,6 @@ Key = tuple[str, str, str, str]
 def merge(base: Lockfile, ours: Lockfile, theirs: Lockfile, request: LockRequest) -> Lockfile:
     """The lock with the changes of both sides.
 
-    Args:
-        base: the lock that both were made from.
-
     Raises:
         LockfileError: Both have changed a package, or the changes do not go together; all that is wrong is in it.
     """

@@ -35,11 +35,7 @@ class Move:
 def moves(
     old: Lockfile, new: Lockfile, request: LockRequest, repodata: Repodata, named: Sequence[str] = ()
 ) -> list[Move]:
-    """Every package that moved, with the reason.
-
-    Args:
-        named: the packages that the user asked to move.
-    """
+    """Every package that moved, with the reason (`named`: the packages that the user asked to move)."""
     platforms = {each.platform: each for each in with_virtual_packages(request.spec).platforms}
     found = []
     for each in diff.compare(old, new, diff.compare_versions):

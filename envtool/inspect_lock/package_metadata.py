@@ -22,11 +22,7 @@ from envtool.wheels.license import known_license, license_of
 
 @dataclass(frozen=True)
 class PackageMetadata:
-    """What is known of one archive or wheel.
-
-    Args:
-        license: its licence as its authors state it.
-    """
+    """What is known of one archive or wheel."""
 
     size_bytes: int | None = None
     license: str | None = None

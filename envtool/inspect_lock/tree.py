@@ -13,7 +13,6 @@ def lines(graph: Graph, roots: Sequence[Key], facts: Mapping[str, PackageMetadat
     """The lines of a tree; what a package needs is shown where it comes first, and `(*)` stands for it later.
 
     Args:
-        facts: what is known of them, by URL.
         depth: how many levels below the roots; None shows all.
     """
     shown: set[Key] = set()

@@ -15,7 +15,6 @@ class LockedPackage:
     """One archive or wheel of the lock.
 
     Args:
-        platform: the platform that it is locked for.
         url: its canonical URL; a mirror never stands here.
         sha256: hash of the file; conda records that have only an MD5 have None.
         md5: the same in MD5; conda-lock demands it for conda packages.
@@ -65,8 +64,6 @@ class Lockfile:
 
     Args:
         packages: every package of every platform, in the order of the file.
-        channels: the channels as the sources name them.
-        sources: the source files, relative to the lockfile.
         content_hash: conda-lock's hash of the sources for each platform.
     """
 

@@ -24,9 +24,6 @@ from envtool.pypi.stand_ins import extras_in
 def extras_of(provided: Provided, resolution: Resolution, cache: Cache, mirrors: Mirrors) -> str:
     """The lines about extras in the METADATA of a distribution that conda brings.
 
-    Args:
-        cache: where the archive may be, and goes.
-
     Raises:
         SolveError: Neither archive nor index tells them.
     """

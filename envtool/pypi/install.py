@@ -14,7 +14,6 @@ def install(wheels: Mapping[str, Path], hashes: Mapping[str, str], prefix: Path,
 
     Args:
         hashes: `name==version` to its sha256, which uv checks once more.
-        prefix: the prefix, with its Python in place.
         cache_dir: an empty directory on the file system of the prefix, where uv unpacks the wheels.
 
     Raises:

@@ -44,9 +44,6 @@ class Resolution:
     ) -> str:
         """The chosen wheels as a pylock.toml.
 
-        Args:
-            kept: a pylock.toml whose versions are preferred.
-
         Raises:
             SolveError: Nothing satisfies the requirements, or the index failed; uv's own words.
         """

@@ -53,11 +53,7 @@ _UV_PLATFORMS = {
 
 @dataclass(frozen=True)
 class Target:
-    """The interpreter that the wheels are for.
-
-    Args:
-        glibc: the declared `__glibc`, which bounds the manylinux tags.
-    """
+    """The interpreter that the wheels are for (`glibc`: the declared `__glibc`, which bounds the manylinux tags)."""
 
     platform: str
     python_version: str
@@ -79,16 +75,12 @@ class WheelRequest:
     """What the `pip:` sections ask for on one platform.
 
     Args:
-        target: what the wheels have to run on.
-        constraints: what bounds it without asking for it.
         provided: distributions that conda packages bring already, by name; they are neither asked for nor completed.
         index_url: the index that stands for the machine's default one.
         allows_default_index: whether an index counts that only the machine names, or nobody (the public one).
-        allows_prereleases: whether versions that are not final count.
         requires_hashes: whether every wheel has to be pinned by a hash.
         keep: wheels that stay unless something asked for forbids it.
         built: the wheels of requirements that name a repository, and their files, by name.
-        is_pure: whether only wheels for every platform count.
         has_dependencies: whether what the requirements need is chosen as well.
     """
 
@@ -109,10 +101,7 @@ class WheelRequest:
 
 
 def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
-    """Choose the wheels that satisfy requirements.
-
-    Args:
-        mirrors: whose URLs are replaced by the canonical ones.
+    """Choose the wheels that satisfy requirements (`mirrors`: whose URLs are replaced by the canonical ones).
 
     Returns:
         The wheels, sorted by name.

@@ -16,10 +16,7 @@ _finding = threading.Lock()  # it asks sysconfig, which until Python 3.12 shows 
 
 
 def run(arguments: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
-    """Run uv and return what it printed.
-
-    Args:
-        env: more variables; an empty value takes one away.
+    """Run uv and return what it printed (`env`: more variables; an empty value takes one away).
 
     Raises:
         ProcessError: It ended with an error.

@@ -36,9 +36,7 @@ class PackageRecord:
     Args:
         subdir: the subdir of the channel that holds it, `noarch` included.
         sha256: hash of the archive in hexadecimal digits, where the repodata has it.
-        md5: the same in MD5, which conda-lock demands.
         size_bytes: size of the archive, where the repodata has it.
-        license: its licence as the channel states it.
         constrains: the match specs that bound other packages, where those are there.
         purls: what it is in other package systems (`pkg:pypi/torch`), where the record of a solution says so.
     """
@@ -83,7 +81,6 @@ class Repodata:
 
     Args:
         mirrors: where they may come from. The URLs of records stay canonical whatever mirror answers.
-        is_offline: whether what is kept has to do.
     """
 
     def __init__(self, cache_dir: Path, mirrors: Mirrors, *, is_offline: bool = False) -> None:

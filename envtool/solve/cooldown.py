@@ -14,11 +14,7 @@ from envtool.spec.version_policy import VersionPolicy
 
 
 class AgedChannel:
-    """What py-rattler asks for the records of a channel.
-
-    Args:
-        names: the packages that it has, by subdir.
-    """
+    """What py-rattler asks for the records of a channel."""
 
     def __init__(self, gateway: Any, channel: str, names: Mapping[str, Sequence[str]], policy: VersionPolicy) -> None:
         self._gateway = gateway

@@ -22,13 +22,7 @@ _AROUND_OPERATORS = re.compile(r"\s*([,|<>=!~]+)\s*")
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that a lock depends on.
-
-    Args:
-        kind: what it is: `dependency`, `channels`, `virtual package`, …
-        name: which of its kind: the package, the variable.
-        category: the category of the line, for dependencies.
-    """
+    """One thing that a lock depends on (`name`: which of its kind: the package, the variable)."""
 
     kind: str
     name: str

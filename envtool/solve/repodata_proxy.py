@@ -89,11 +89,7 @@ class _Request:
 
 
 class RepodataProxy:
-    """Serves the canonical URLs of some channels, on a port of its own, until the process ends.
-
-    Args:
-        mirrors: where the channels' files may come from.
-    """
+    """Serves the canonical URLs of some channels, on a port of its own, until the process ends."""
 
     def __init__(self, mirrors: Mirrors) -> None:
         self._mirrors = mirrors

@@ -22,7 +22,6 @@ class Preference:
     Args:
         keep: canonical URLs of archives that stay unless something asked for forbids it; those of packages that
             a line asks for by name come first.
-        keep_wheels: wheels that stay in the same way.
     """
 
     keep: tuple[str, ...] = ()
@@ -33,11 +32,7 @@ class Preference:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where packages come from.
-
-    Args:
-        display: where the progress of builds is shown.
-    """
+    """Where packages come from."""
 
     repodata: Repodata
     mirrors: Mirrors = field(default_factory=Mirrors)
@@ -60,11 +55,7 @@ class Solution:
 
 
 class SolveErrors(SolveError):
-    """Several platforms that cannot be satisfied.
-
-    Args:
-        errors: their errors, in the order of the platforms.
-    """
+    """Several platforms that cannot be satisfied (`errors`: their errors, in the order of the platforms)."""
 
     def __init__(self, errors: Sequence[SolveError]) -> None:
         super().__init__("\n".join(each.message for each in errors), errors[0].hint)

@@ -39,7 +39,6 @@ def check(lockfile: Lockfile, request: LockRequest) -> Staleness:
     """Compare a lock with its sources.
 
     Args:
-        lockfile: the lock, of envtool or of conda-lock.
         request: what a lock would be made of now; options that it lacks count as they were.
     """
     recorded = lockfile.custom_metadata.get(INPUTS_KEY)

@@ -23,23 +23,14 @@ _SUBDIR = re.compile(r"noarch|(linux|osx|win|freebsd|emscripten|wasi|zos)-[a-z0-
 
 @dataclass(frozen=True)
 class Restricted:
-    """A match spec taken apart.
-
-    Args:
-        text: the match spec without channel and subdir.
-        channel: the channel as it is written, None where none is.
-    """
+    """A match spec taken apart (`channel`: the channel as it is written, None where none is)."""
 
     text: str
     channel: str | None = None
     subdir: str | None = None
 
     def in_channel(self, url: str | None) -> str:
-        """The match spec as the solver takes it.
-
-        Args:
-            url: the URL of the channel, None for any.
-        """
+        """The match spec as the solver takes it (`url`: the URL of the channel, None for any)."""
         if url is None:
             return self.text
         key = f'channel="{url}"'

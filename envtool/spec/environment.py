@@ -41,7 +41,6 @@ class PlatformSpec:
     """What is asked for on one platform.
 
     Args:
-        pip_constraints: what bounds distributions without asking for them.
         virtual_packages: declared virtual packages, name to `version` or `version build`.
     """
 
@@ -58,14 +57,11 @@ class EnvironmentSpec:
     """One environment.
 
     Args:
-        paths: the files that it is read from.
         name: the name that the first of them gives it.
         channels: channel names or URLs, the first has priority; `nodefaults` is gone.
         platforms: what is asked for on each platform, in the order of the files.
         pip_index: the package index that stands for the default one, with variables for its credentials.
-        pip_repositories: package indexes that are asked before it.
         allows_default_index: whether wheels may come from an index that no file names; every file has to allow it.
-        allows_prereleases: whether `--pre` stands in a `pip:` section.
         requires_hashes: whether `--require-hashes` stands in one, so that every wheel has to be pinned by its hash.
         exclude_newer: how old a package has to be: a date or a duration.
         exclude_newer_package: the same for single packages, `false` where age does not count.
@@ -99,7 +95,6 @@ def read_spec(
     """Read the files of one environment.
 
     Args:
-        paths: the files; the first names the environment.
         platforms: the platforms to read them for, instead of the ones that they name.
 
     Raises:

@@ -53,14 +53,11 @@ class Source:
     """One environment.yml.
 
     Args:
-        name: the name that it gives the environment.
         channels: channels as they are written, the first has priority; `nodefaults` is gone.
-        has_channels: whether it has the key at all.
         allows_default_index: whether wheels may come from an index that no file names.
         exclude_newer: how old a package has to be: a date, or days.
         exclude_newer_package: the same for single packages; `false` where age does not count.
         exclude_newer_channel: the same for single channels, by the words in `channels`.
-        sections: what it asks for on each platform.
     """
 
     path: Path

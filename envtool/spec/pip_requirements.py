@@ -34,11 +34,7 @@ _AFTER_CREATE = (
 
 @dataclass(frozen=True)
 class Line:
-    """One line that somebody wrote.
-
-    Args:
-        place: where: `environment.yml:7` or `requirements.txt:2`.
-    """
+    """One line that somebody wrote (`place`: where: `environment.yml:7` or `requirements.txt:2`)."""
 
     text: str
     place: str
@@ -46,12 +42,7 @@ class Line:
 
 @dataclass
 class Requirements:
-    """What the lines of a `pip:` section come to.
-
-    Args:
-        constraints: what bounds it without asking for it.
-        index_url: the index that stands for the default one.
-    """
+    """What the lines of a `pip:` section come to (`index_url`: the index that stands for the default one)."""
 
     requirements: list[Line] = field(default_factory=list)
     constraints: list[Line] = field(default_factory=list)
@@ -63,11 +54,7 @@ class Requirements:
 
 
 def parse(lines: Sequence[Line], base: Path) -> Requirements:
-    """Parse the lines of a `pip:` section.
-
-    Args:
-        base: the directory that files in them are relative to.
-    """
+    """Parse the lines of a `pip:` section (`base`: the directory that files in them are relative to)."""
     result = Requirements()
     for line in lines:
         _add(result, line, base, "requirements", ())

@@ -52,8 +52,6 @@ def cutoff(text: str, now: datetime, place: str) -> datetime:
     Args:
         text: a date (the end of that day), a moment in ISO 8601, a number of days before now, or a duration: `7 days`,
             `1w`, `36h`, `P7D`.
-        now: the present moment, with its time zone.
-        place: where the text stands, for the error.
 
     Raises:
         EnvtoolError: It is none of them.
