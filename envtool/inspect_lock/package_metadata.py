@@ -33,7 +33,7 @@ def look_up(packages: Sequence[LockedPackage], *, is_offline: bool) -> Mapping[s
     found = _from_repodata([each for each in packages if each.manager == "conda"], is_offline)
     cache = Cache(paths.cache())
     for each in packages:
-        path = _cached(each, cache)
+        path = cached_file(each, cache)
         if each.manager == "pip":
             found[each.url] = PackageMetadata(
                 path.stat().st_size if path else None, _wheel_license(each, path, is_offline)
@@ -65,7 +65,8 @@ def _from_repodata(packages: Sequence[LockedPackage], is_offline: bool) -> dict[
     return found
 
 
-def _cached(package: LockedPackage, cache: Cache) -> Path | None:
+def cached_file(package: LockedPackage, cache: Cache) -> Path | None:
+    """The archive or wheel in the cache, None where it is not there or the lock has no sha256 of it."""
     if package.sha256 is None:
         return None
     path = cache.path(Wanted(package.file_name, package.sha256, ()))

@@ -20,7 +20,7 @@ _WHEEL = "Wheel-Version: 1.0\nGenerator: envtool\nRoot-Is-Purelib: true\nTag: py
 
 
 def stand_in(provided: Provided, extras: str, directory: Path) -> Path:
-    """Write the stand-in of a distribution, unless it is there; its path says its content, so that uv may remember it."""
+    """Write the stand-in of a distribution, unless it is there; its path states its content, so uv may remember it."""
     metadata = f"Metadata-Version: 2.1\nName: {provided.name}\nVersion: {provided.version}\n{extras}"
     stem = f"{provided.name.replace('-', '_')}-{provided.version}"
     content = _wheel(stem, metadata)
