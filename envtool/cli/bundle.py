@@ -30,8 +30,7 @@ from envtool.lockfile.conda_lock_v1 import read_lockfile
 from envtool.prefix.prefix import find_prefix
 
 _path = click.Path(path_type=Path)
-_trusted_option = click.option(
-    "--key", "key_files", type=_path, multiple=True, metavar="PEM",
+_trusted_option = click.option("--key", "key_files", type=_path, multiple=True, metavar="PEM",
     help="A public key that must have signed it. Repeatable.  [default: the keys that this machine trusts]",
 )  # fmt: skip
 
@@ -67,16 +66,9 @@ def command() -> None:
 @click.option("--key", "key_file", type=_path, metavar="PEM", help="Sign it with this private key (Ed25519).")
 @json_option
 def create(
-    lockfile_path: Path,
-    output: Path,
-    directory: bool,
-    platforms: tuple[str, ...],
-    categories: tuple[str, ...],
-    pythons: tuple[str, ...],
-    tools_path: Path | None,
-    key_file: Path | None,
-    as_json: bool,
-) -> None:
+    lockfile_path: Path, output: Path, directory: bool, platforms: tuple[str, ...], categories: tuple[str, ...],
+    pythons: tuple[str, ...], tools_path: Path | None, key_file: Path | None, as_json: bool,
+) -> None:  # fmt: skip
     """Make a bundle of a lock.
 
     Every archive and wheel is proven against the lock first. The same lock, envtool and choice of tools give the same
@@ -118,16 +110,9 @@ def create(
 @_trusted_option
 @json_option
 def install(
-    bundle: Path,
-    name: str | None,
-    path: Path | None,
-    categories: tuple[str, ...],
-    platform: str | None,
-    force: bool,
-    frozen: bool,
-    key_files: tuple[Path, ...],
-    as_json: bool,
-) -> None:
+    bundle: Path, name: str | None, path: Path | None, categories: tuple[str, ...], platform: str | None, force: bool,
+    frozen: bool, key_files: tuple[Path, ...], as_json: bool,
+) -> None:  # fmt: skip
     """Make an environment from a bundle; no network is used.
 
     Every file is proven before anything in the environment is touched. The proven files stay in envtool's cache, where

@@ -39,21 +39,12 @@ for _each in (
 
 @command.command()
 @click.argument("recipes", nargs=-1, metavar="[RECIPE]...")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="The channel's directory.  [default: channel/ in envtool's cache]",
-)
-@click.option(
-    "--debian-mirror",
-    "debian_mirrors",
-    multiple=True,
-    metavar="URL",
-    envvar="ENVTOOL_DEBIAN_MIRRORS",
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="The channel's directory.  [default: channel/ in envtool's cache]")  # fmt: skip
+@click.option("--debian-mirror", "debian_mirrors", multiple=True, metavar="URL", envvar="ENVTOOL_DEBIAN_MIRRORS",
     help="A mirror site that has debian/ and debian-security/, tried when the places that apt is configured for on "
     "this machine fail. May be given several times; ENVTOOL_DEBIAN_MIRRORS takes a list separated by spaces.",
-)
+)  # fmt: skip
 @click.option("--wheel", "wheels", type=_file, multiple=True, metavar="FILE",
               help="Make a package of this wheel, in place of recipes. Repeatable.")  # fmt: skip
 @click.option("--checkout", "checkouts", type=_directory, multiple=True, metavar="DIR",
@@ -68,18 +59,10 @@ for _each in (
 @channel_contents.key_option
 @json_option
 def build(
-    recipes: tuple[str, ...],
-    output: Path | None,
-    debian_mirrors: tuple[str, ...],
-    wheels: tuple[Path, ...],
-    checkouts: tuple[Path, ...],
-    pythons: tuple[str, ...],
-    platform: str | None,
-    renames: tuple[str, ...],
-    build_number: int,
-    key_file: Path | None,
-    as_json: bool,
-) -> None:
+    recipes: tuple[str, ...], output: Path | None, debian_mirrors: tuple[str, ...], wheels: tuple[Path, ...],
+    checkouts: tuple[Path, ...], pythons: tuple[str, ...], platform: str | None, renames: tuple[str, ...],
+    build_number: int, key_file: Path | None, as_json: bool,
+) -> None:  # fmt: skip
     """Build the embedded channel, or packages of your own.
 
     The embedded channel is for machines that reach no conda channel. It holds Python 3.9, pip and envserve itself, made

@@ -15,9 +15,8 @@ from envtool.cli.options import json_option
 
 _path = click.Path(path_type=Path)
 channel_argument = click.argument("channel", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
-key_option = click.option(
-    "--key", "key_file", type=_path, metavar="PEM", help="Sign the index with this private key (Ed25519)."
-)
+key_option = click.option("--key", "key_file", type=_path, metavar="PEM",
+                          help="Sign the index with this private key (Ed25519).")  # fmt: skip
 
 
 @click.command()

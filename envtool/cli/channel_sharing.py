@@ -18,10 +18,8 @@ from envtool.solve.md5_completion import read_complete
 
 @click.command()
 @click.argument("place", metavar="DIR|s3://BUCKET/PREFIX")
-@click.option(
-    "--lock", "lockfile_path", type=click.Path(path_type=Path), default=Path("conda-lock.yml"), show_default=True,
-    help="The lockfile.",
-)  # fmt: skip
+@click.option("--lock", "lockfile_path", type=click.Path(path_type=Path), default=Path("conda-lock.yml"),
+              show_default=True, help="The lockfile.")  # fmt: skip
 @click.option("--public-url", metavar="URL", help="Where other machines find it.  [default: what the place is called]")
 @key_option
 @json_option
@@ -64,9 +62,8 @@ def _place(name: str) -> Storage:
 @click.option("--bind", default="127.0.0.1:8080", show_default=True, metavar="ADDRESS:PORT", help="Where to listen.")
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes.")
 @click.option("--threads", type=click.IntRange(min=1), default=8, show_default=True, help="Requests at once in each.")
-@click.option(
-    "--token-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-    help="A file with the token that each request has to bring.  [default: ENVTOOL_CHANNEL_TOKEN, or none]",
+@click.option("--token-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="A file with the token that each request has to bring.  [default: ENVTOOL_CHANNEL_TOKEN, or none]",
 )  # fmt: skip
 def serve(channel: Path, bind: str, workers: int, threads: int, token_file: Path | None) -> None:
     """Serve a channel over HTTP, read-only.

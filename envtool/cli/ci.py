@@ -29,34 +29,21 @@ from envtool.solve.md5_completion import read_complete
 
 @click.command("ci")
 @file_option
-@click.option(
-    "--source", "sources", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
-    help="What the lock was made from. Repeatable.  [default: the sources that the lock names]",
-)  # fmt: skip
-@click.option(
-    "-p", "--prefix", "path", type=click.Path(path_type=Path), default=Path(".envtool-ci/env"), show_default=True,
-    help="Where the environment is made; kept for the steps that follow.",
-)  # fmt: skip
+@click.option("--source", "sources", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
+              help="What the lock was made from. Repeatable.  [default: the sources that the lock names]")  # fmt: skip
+@click.option("-p", "--prefix", "path", type=click.Path(path_type=Path), default=Path(".envtool-ci/env"),
+              show_default=True, help="Where the environment is made; kept for the steps that follow.")  # fmt: skip
 @machine_platform_option
 @installed_category_option
-@click.option(
-    "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("envtool-ci"), show_default=True,
-    help="The directory for summary.md, sbom.json and verify.xml.",
-)  # fmt: skip
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=Path("envtool-ci"),
+              show_default=True, help="The directory for summary.md, sbom.json and verify.xml.")  # fmt: skip
 @click.option("--no-rebuild", is_flag=True, help="Do not make the environment a second time.")
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context,
-    lockfile_path: Path,
-    sources: tuple[Path, ...],
-    path: Path,
-    platform: str | None,
-    categories: tuple[str, ...],
-    output: Path,
-    no_rebuild: bool,
-    as_json: bool,
-) -> None:
+    ctx: click.Context, lockfile_path: Path, sources: tuple[Path, ...], path: Path, platform: str | None,
+    categories: tuple[str, ...], output: Path, no_rebuild: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Check in CI that a lock is fresh, can be had and is reproducible.
 
     The lock is compared with its sources; the environment is made from it with the cache, every file verified, and made

@@ -44,18 +44,9 @@ if TYPE_CHECKING:
 @click.option("--frozen", is_flag=True, help="Mark the environment so that conda does not change it (CEP 22).")
 @json_option
 def command(
-    name: str | None,
-    path: Path | None,
-    lockfile_path: Path,
-    categories: tuple[str, ...],
-    platform: str | None,
-    dry_run: bool,
-    repair: bool,
-    force: bool,
-    offline: bool,
-    frozen: bool,
-    as_json: bool,
-) -> None:
+    name: str | None, path: Path | None, lockfile_path: Path, categories: tuple[str, ...], platform: str | None,
+    dry_run: bool, repair: bool, force: bool, offline: bool, frozen: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Make an environment equal to a lock.
 
     Every archive and wheel that is installed is hashed before anything in the environment is touched, and every file

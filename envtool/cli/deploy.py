@@ -20,8 +20,7 @@ from envtool.deploy.templates import DeployTemplate, find_kind, kinds
 from envtool.errors import EnvtoolError
 from envtool.yaml_document import read_text
 
-own_option = click.option(
-    "--templates", "own", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+own_option = click.option("--templates", "own", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="A directory of templates of your own, with a directory deploy/.  [default: templates/ under ~/.envtool]",
 )  # fmt: skip
 
@@ -82,19 +81,13 @@ def explain(kind: str, own: Path | None, as_json: bool) -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write.  [default: standard output]")
 @own_option
 @click.option("--force", is_flag=True, help="Write over a file that says something else.")
-@click.option(
-    "--check", "is_check", is_flag=True, help="Only say whether OUTPUT is what would be written; exit code 1 when not."
-)
+@click.option("--check", "is_check", is_flag=True,
+              help="Only say whether OUTPUT is what would be written; exit code 1 when not.")  # fmt: skip
 @click.pass_context
 def render(
-    ctx: click.Context,
-    kind: str,
-    settings: tuple[str, ...],
-    output: Path | None,
-    own: Path | None,
-    force: bool,
+    ctx: click.Context, kind: str, settings: tuple[str, ...], output: Path | None, own: Path | None, force: bool,
     is_check: bool,
-) -> None:
+) -> None:  # fmt: skip
     """Make a file of KIND from its template.
 
     Every variable has a value that is safe, or has to be given. Nothing that is rendered listens on a public address

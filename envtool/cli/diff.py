@@ -24,15 +24,9 @@ from envtool.lockfile.conda_lock_v1 import read_lockfile
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context,
-    old: str,
-    new: str | None,
-    lockfile_path: Path,
-    platforms: tuple[str, ...],
-    markdown: bool,
-    exit_code: bool,
-    as_json: bool,
-) -> None:
+    ctx: click.Context, old: str, new: str | None, lockfile_path: Path, platforms: tuple[str, ...], markdown: bool,
+    exit_code: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Show how two locks differ: what was added, removed, upgraded, downgraded or rebuilt.
 
     OLD and NEW are lockfiles or git revisions of one (HEAD~1, main, v1.0:conda-lock.yml). Without NEW it is the

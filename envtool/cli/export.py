@@ -28,7 +28,8 @@ from envtool.solve.content_hash import virtual_package_specification
 from envtool.solve.lock import VIRTUAL_PACKAGES_KEY
 from envtool.yaml_document import dump
 
-_FORMATS = ("environment", "explicit", "conda-lock", "pylock", "cyclonedx", "virtual-packages")
+_OF_ONE_PLATFORM = ("environment", "explicit", "pylock", "cyclonedx")
+_FORMATS = (*_OF_ONE_PLATFORM, "conda-lock", "virtual-packages")
 
 
 @click.command("export")
@@ -42,16 +43,9 @@ _FORMATS = ("environment", "explicit", "conda-lock", "pylock", "cyclonedx", "vir
 @click.option("--sha256", is_flag=True, help="explicit: give SHA-256 instead of MD5.")
 @click.option("--offline", is_flag=True, help="cyclonedx: ask only this machine for licences.")
 def command(
-    kind: str,
-    lockfile_path: Path,
-    platform: str | None,
-    categories: tuple[str, ...],
-    output: Path | None,
-    name: str | None,
-    no_builds: bool,
-    sha256: bool,
-    offline: bool,
-) -> None:
+    kind: str, lockfile_path: Path, platform: str | None, categories: tuple[str, ...], output: Path | None,
+    name: str | None, no_builds: bool, sha256: bool, offline: bool,
+) -> None:  # fmt: skip
     """Write a lock in the format of another tool.
 
     \b
@@ -64,46 +58,25 @@ def command(
       virtual-packages  the declared virtual packages, for conda-lock's --virtual-package-spec
     """
     lockfile = read_lockfile(lockfile_path)
-    if kind == "conda-lock":
-        text = _conda_only(lockfile)
-    elif kind == "virtual-packages":
-        text = _virtual_packages(lockfile)
+    chosen = chosen_platform(lockfile, platform) if kind in _OF_ONE_PLATFORM else ""
+    selected = chosen_categories(lockfile, categories) if chosen else ()
+    packages = list({(e.manager, e.name): e for e in lockfile.select(chosen, selected)}.values())
+    if kind == "environment":
+        text = environment_yml(lockfile, packages, name, VARIABLES_KEY, with_builds=not no_builds)
+    elif kind == "explicit":
+        text = explicit(packages, chosen, with_sha256=sha256)
+    elif kind == "pylock":
+        text = _pylock(packages)
+    elif kind == "cyclonedx":
+        title = name or lockfile_path.absolute().parent.name
+        text = bill_of_materials(lockfile, chosen, selected, title, is_offline=offline)
     else:
-        text = _of_platform(kind, lockfile, platform, categories, name, lockfile_path, no_builds, sha256, offline)
+        text = format_lockfile(conda_only(lockfile)) if kind == "conda-lock" else _virtual_packages(lockfile)
     if output:
         write_atomically(output, text)
         console.say(f"wrote {output}")
     else:
         console.answer(text.rstrip("\n"))
-
-
-def _conda_only(lockfile: Lockfile) -> str:
-    return format_lockfile(conda_only(lockfile))
-
-
-def _of_platform(
-    kind: str,
-    lockfile: Lockfile,
-    platform: str | None,
-    categories: tuple[str, ...],
-    name: str | None,
-    lockfile_path: Path,
-    no_builds: bool,
-    sha256: bool,
-    offline: bool,
-) -> str:
-    chosen = chosen_platform(lockfile, platform)
-    selected = chosen_categories(lockfile, categories)
-    packages = list({(e.manager, e.name): e for e in lockfile.select(chosen, selected)}.values())
-    if kind == "environment":
-        return environment_yml(lockfile, packages, name, VARIABLES_KEY, with_builds=not no_builds)
-    if kind == "explicit":
-        return explicit(packages, chosen, with_sha256=sha256)
-    if kind == "pylock":
-        return _pylock(packages)
-
-    title = name or lockfile_path.absolute().parent.name
-    return bill_of_materials(lockfile, chosen, selected, title, is_offline=offline)
 
 
 def _virtual_packages(lockfile: Lockfile) -> str:

@@ -24,33 +24,21 @@ _LICENCE = (
 
 @click.command("init")
 @click.argument("template", required=False)
-@click.option(
-    "-s", "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a variable of the template. Repeatable."
-)
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("environment.yml"), show_default=True,
-    help="Where to write.",
-)  # fmt: skip
-@click.option(
-    "--templates", "own", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-    help="A directory of templates of your own.  [default: templates/ under ~/.envtool]",
-)  # fmt: skip
+@click.option("-s", "--set", "settings", multiple=True, metavar="NAME=VALUE",
+              help="Set a variable of the template. Repeatable.")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("environment.yml"), show_default=True,
+              help="Where to write.")  # fmt: skip
+@click.option("--templates", "own", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="A directory of templates of your own.  [default: templates/ under ~/.envtool]")  # fmt: skip
 @click.option("--force", is_flag=True, help="Write over a file that says something else.")
 @click.option("--list", "is_list", is_flag=True, help="Show the templates and what they take.")
-@click.option(
-    "--check", "is_check", is_flag=True, help="Only say whether OUTPUT equals its template; exit code 1 when not."
-)
+@click.option("--check", "is_check", is_flag=True,
+              help="Only say whether OUTPUT equals its template; exit code 1 when not.")  # fmt: skip
 @click.pass_context
 def command(
-    ctx: click.Context,
-    template: str | None,
-    settings: tuple[str, ...],
-    output: Path,
-    own: Path | None,
-    force: bool,
-    is_list: bool,
-    is_check: bool,
-) -> None:
+    ctx: click.Context, template: str | None, settings: tuple[str, ...], output: Path, own: Path | None, force: bool,
+    is_list: bool, is_check: bool,
+) -> None:  # fmt: skip
     """Write environment.yml from a template.
 
     The first line of the file says how it was made, so that --check can make it again and compare.

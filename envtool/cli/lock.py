@@ -27,48 +27,31 @@ from envtool.solve.update import package_of, update
 
 
 @click.command("lock")
-@click.option(
-    "-f", "--file", "paths", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
-    help="An environment specification. Repeatable: several make one environment.  "
-    "[default: the sources of the lock that is there, or environment.yml]",
-)  # fmt: skip
-@click.option(
-    "-o", "--lockfile", "lockfile_path", type=click.Path(path_type=Path), metavar="FILE",
-    help="Where to write.  [default: conda-lock.yml beside the first source]",
-)  # fmt: skip
-@click.option(
-    "-p", "--platform", "platforms", multiple=True, help="Lock for this platform instead of those in FILE. Repeatable."
-)
+@click.option("-f", "--file", "paths", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
+              help="An environment specification. Repeatable: several make one environment.  "
+              "[default: the sources of the lock that is there, or environment.yml]")  # fmt: skip
+@click.option("-o", "--lockfile", "lockfile_path", type=click.Path(path_type=Path), metavar="FILE",
+              help="Where to write.  [default: conda-lock.yml beside the first source]")  # fmt: skip
+@click.option("-p", "--platform", "platforms", multiple=True,
+              help="Lock for this platform instead of those in FILE. Repeatable.")  # fmt: skip
 @click.option("--check", "is_check", is_flag=True, help="Only say whether the lock is current; exit code 1 when stale.")
 @click.option("--upgrade", "is_upgrade", is_flag=True, help="Choose every package anew, whatever is locked.")
-@click.option(
-    "--upgrade-package", "--update", "updates", multiple=True, metavar="PACKAGE",
+@click.option("--upgrade-package", "--update", "updates", multiple=True, metavar="PACKAGE",
     help="Move this package to the newest that fits, or to a version (numpy=1.26), and nothing else that need not "
-    "move. Repeatable.",
-)  # fmt: skip
+    "move. Repeatable.")  # fmt: skip
 @click.option("--dry-run", "is_dry_run", is_flag=True, help="Show what would change and write nothing.")
-@click.option(
-    "--exclude-newer", metavar="DATE|DAYS", help="Leave out what was published after a date, or in the last days."
-)
-@click.option(
-    "--strategy", type=click.Choice(["highest", "lowest", "lowest-direct"]),
-    help="Which of the versions that fit: lowest shows whether lower bounds are true.  [default: highest]",
+@click.option("--exclude-newer", metavar="DATE|DAYS",
+              help="Leave out what was published after a date, or in the last days.")  # fmt: skip
+@click.option("--strategy", type=click.Choice(["highest", "lowest", "lowest-direct"]),
+              help="Which of the versions that fit: lowest shows whether lower bounds are true.  [default: highest]",
 )  # fmt: skip
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context,
-    paths: tuple[Path, ...],
-    lockfile_path: Path | None,
-    platforms: tuple[str, ...],
-    is_check: bool,
-    is_upgrade: bool,
-    is_dry_run: bool,
-    updates: tuple[str, ...],
-    exclude_newer: str | None,
-    strategy: str | None,
+    ctx: click.Context, paths: tuple[Path, ...], lockfile_path: Path | None, platforms: tuple[str, ...], is_check: bool,
+    is_upgrade: bool, is_dry_run: bool, updates: tuple[str, ...], exclude_newer: str | None, strategy: str | None,
     as_json: bool,
-) -> None:
+) -> None:  # fmt: skip
     """Choose every package of every platform and write conda-lock.yml.
 
     What is locked already stays as long as FILE allows it; each package that has to move is named with the reason.

@@ -56,19 +56,10 @@ def list_(as_json: bool) -> None:
 
 
 @command.command()
-@click.option(
-    "-f",
-    "--file",
-    "lockfile_path",
-    type=click.Path(path_type=Path),
-    default=Path("conda-lock.yml"),
-    show_default=True,
-    help="The lockfile whose channels are measured.",
-)
-@click.option(
-    "--limit", "limit_s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, metavar="SECONDS",
-    help="When to stop; who has not answered by then counts as silent.",
-)  # fmt: skip
+@click.option("-f", "--file", "lockfile_path", type=click.Path(path_type=Path), default=Path("conda-lock.yml"),
+              show_default=True, help="The lockfile whose channels are measured.")  # fmt: skip
+@click.option("--limit", "limit_s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, metavar="SECONDS",
+              help="When to stop; who has not answered by then counts as silent.")  # fmt: skip
 @json_option
 def probe(lockfile_path: Path, limit_s: float, as_json: bool) -> None:
     """Measure every mirror for the channels that a lock needs.

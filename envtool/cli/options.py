@@ -10,19 +10,14 @@ import click
 
 from envtool.errors import EnvtoolError
 
-file_option = click.option(
-    "-f", "--file", "lockfile_path", type=click.Path(path_type=Path), default=Path("conda-lock.yml"), show_default=True,
-    help="The lockfile.",
-)  # fmt: skip
+file_option = click.option("-f", "--file", "lockfile_path", type=click.Path(path_type=Path),
+                           default=Path("conda-lock.yml"), show_default=True, help="The lockfile.")  # fmt: skip
 name_option = click.option("-n", "--name", help="The environment's name, kept under ~/.envtool/envs.")
-prefix_option = click.option(
-    "-p", "--prefix", "path", type=click.Path(path_type=Path), help="The environment's directory."
-)
+prefix_option = click.option("-p", "--prefix", "path", type=click.Path(path_type=Path),
+                             help="The environment's directory.")  # fmt: skip
 machine_platform_option = click.option("--platform", help="Which platform of the lock.  [default: this machine's]")
-installed_category_option = click.option(
-    "--category", "categories", multiple=True, default=("main",), show_default=True,
-    help="Install this category. Repeatable.",
-)  # fmt: skip
+installed_category_option = click.option("--category", "categories", multiple=True, default=("main",),
+                                         show_default=True, help="Install this category. Repeatable.")  # fmt: skip
 SHELLS = ("bash", "zsh", "fish")
 shell_option = click.option("--shell", type=click.Choice(SHELLS), default="bash", show_default=True, help="The shell.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")

@@ -26,17 +26,10 @@ from envtool.install.request import Request
 from envtool.solve.md5_completion import read_complete
 
 root_argument = click.argument("root", type=click.Path(path_type=Path, file_okay=False))
-health_option = click.option(
-    "--health",
-    default="/readyz",
-    show_default=True,
-    metavar="PATH",
-    help="What is asked to see whether a server is well.",
-)
-limit_option = click.option(
-    "--timeout", "limit_s", type=click.FloatRange(min=1), default=120.0, show_default=True, metavar="SECONDS",
-    help="How long a release has until it is well.",
-)  # fmt: skip
+health_option = click.option("--health", default="/readyz", show_default=True, metavar="PATH",
+                             help="What is asked to see whether a server is well.")  # fmt: skip
+limit_option = click.option("--timeout", "limit_s", type=click.FloatRange(min=1), default=120.0, show_default=True,
+                            metavar="SECONDS", help="How long a release has until it is well.")  # fmt: skip
 
 
 @click.command()
@@ -46,27 +39,17 @@ limit_option = click.option(
 @installed_category_option
 @click.option("--keep", type=click.IntRange(min=1), default=3, show_default=True, help="How many releases to keep.")
 @click.option("--app", default="serve.wsgi:app", show_default=True, help="The WSGI application, for the first apply.")
-@click.option(
-    "--app-dir", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR",
-    help="The code and settings that become part of the release.  [default: ROOT/app, unless it is empty]",
+@click.option("--app-dir", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR",
+              help="The code and settings that become part of the release.  [default: ROOT/app, unless it is empty]",
 )  # fmt: skip
 @health_option
 @limit_option
 @click.option("--offline", is_flag=True, help="Take everything from the cache; name what is not there.")
 @json_option
 def apply(
-    root: Path,
-    lockfile_path: Path,
-    platform: str | None,
-    categories: tuple[str, ...],
-    keep: int,
-    app: str,
-    app_dir: Path | None,
-    health: str,
-    limit_s: float,
-    offline: bool,
-    as_json: bool,
-) -> None:
+    root: Path, lockfile_path: Path, platform: str | None, categories: tuple[str, ...], keep: int, app: str,
+    app_dir: Path | None, health: str, limit_s: float, offline: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Bring a service to a lock, its code and its settings.
 
     No request to the service in the directory ROOT is lost. The environment is made and verified, and ROOT/app is
@@ -94,9 +77,8 @@ def apply(
 
 @click.command()
 @root_argument
-@click.option(
-    "--to", "digest", metavar="DIGEST", help="The release, or its beginning.  [default: the one before the current]"
-)
+@click.option("--to", "digest", metavar="DIGEST",
+              help="The release, or its beginning.  [default: the one before the current]")  # fmt: skip
 @health_option
 @limit_option
 @json_option

@@ -8,12 +8,10 @@ from envtool.cli.options import this_platform
 from envtool.errors import EnvtoolError
 from envtool.lockfile.conda_lock_v1 import Lockfile
 
-platform_option = click.option(
-    "-p", "--platform", help="The platform.  [default: the lock's only one, or this machine's]"
-)
-category_option = click.option(
-    "--category", "categories", multiple=True, help="Only this category. Repeatable.  [default: all]"
-)
+platform_option = click.option("-p", "--platform",
+                               help="The platform.  [default: the lock's only one, or this machine's]")  # fmt: skip
+category_option = click.option("--category", "categories", multiple=True,
+                               help="Only this category. Repeatable.  [default: all]")  # fmt: skip
 
 
 def chosen_platform(lockfile: Lockfile, platform: str | None) -> str:

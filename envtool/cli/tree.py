@@ -25,16 +25,9 @@ from envtool.lockfile.conda_lock_v1 import read_lockfile
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context,
-    package: str | None,
-    lockfile_path: Path,
-    platform: str | None,
-    categories: tuple[str, ...],
-    depth: int | None,
-    reverse: bool,
-    no_sizes: bool,
-    as_json: bool,
-) -> None:
+    ctx: click.Context, package: str | None, lockfile_path: Path, platform: str | None, categories: tuple[str, ...],
+    depth: int | None, reverse: bool, no_sizes: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Show what each package of a lock needs, from the lines of environment.yml down, or from PACKAGE down.
 
     Sizes are those of the archives, where this machine knows them. `(*)` marks what is shown in full above.

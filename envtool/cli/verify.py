@@ -24,23 +24,16 @@ _SHOWN = 40
 @name_option
 @prefix_option
 @file_option
-@click.option(
-    "--rebuild", is_flag=True, help="Make the lock a second time elsewhere, and compare the two file by file."
-)
+@click.option("--rebuild", is_flag=True,
+              help="Make the lock a second time elsewhere, and compare the two file by file.")  # fmt: skip
 @click.option("--junit", type=click.Path(path_type=Path), help="Also write the findings to this file, as JUnit XML.")
 @click.option("--github", is_flag=True, help="Print the findings as annotations for GitHub Actions.")
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context,
-    name: str | None,
-    path: Path | None,
-    lockfile_path: Path,
-    rebuild: bool,
-    junit: Path | None,
-    github: bool,
-    as_json: bool,
-) -> None:
+    ctx: click.Context, name: str | None, path: Path | None, lockfile_path: Path, rebuild: bool, junit: Path | None,
+    github: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Prove that an environment is exactly what its lock says.
 
     Every file is read and compared with what the lock's archives and wheels hold, files that no package brings

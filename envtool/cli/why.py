@@ -21,13 +21,9 @@ from envtool.lockfile.conda_lock_v1 import read_lockfile
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context,
-    package: str,
-    lockfile_path: Path,
-    platform: str | None,
-    categories: tuple[str, ...],
+    ctx: click.Context, package: str, lockfile_path: Path, platform: str | None, categories: tuple[str, ...],
     as_json: bool,
-) -> None:
+) -> None:  # fmt: skip
     """Say why PACKAGE is in a lock: from each line of environment.yml that leads to it, the shortest way.
 
     Exit code 1 when it is not in the lock.

@@ -28,20 +28,7 @@ from envtool.spec.requirement_hashes import Pins
 from envtool.spec.version_policy import VersionPolicy
 
 # manylinux tags that uv knows as targets; a wheel for an older glibc runs on a newer one, never the reverse.
-_UV_GLIBC_TARGETS = (
-    (2, 17),
-    (2, 28),
-    (2, 31),
-    (2, 32),
-    (2, 33),
-    (2, 34),
-    (2, 35),
-    (2, 36),
-    (2, 37),
-    (2, 38),
-    (2, 39),
-    (2, 40),
-)
+_UV_GLIBC_TARGETS = tuple((2, minor) for minor in (17, 28, *range(31, 41)))
 _DEFAULT_GLIBC = "2.28"
 _MACHINES = {"linux-64": "x86_64", "linux-aarch64": "aarch64"}
 _UV_PLATFORMS = {
