@@ -1,4 +1,4 @@
-"""`envtool channel`: channels of one's own."""
+"""`envtool channel`: channels of your own."""
 
 from __future__ import annotations
 

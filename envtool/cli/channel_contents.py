@@ -1,4 +1,4 @@
-"""`envtool channel add`, `index`, `check`, `remove`, `gc`: what a channel holds."""
+"""`envtool channel add`, `index`, `check`, `remove`, `gc`: the contents of a channel."""
 
 from __future__ import annotations
 

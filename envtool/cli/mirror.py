@@ -1,4 +1,4 @@
-"""`envtool mirror`: which mirrors there are, how quick they are from here, and which are used."""
+"""`envtool mirror`: presets, measurement and use of mirrors."""
 
 from __future__ import annotations
 

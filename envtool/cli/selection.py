@@ -1,4 +1,4 @@
-"""Options that choose a part of a lock, and what they come to."""
+"""Options that select a part of a lock."""
 
 from __future__ import annotations
 

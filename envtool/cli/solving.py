@@ -1,4 +1,4 @@
-"""What every command that solves begins with."""
+"""The sources of every command that solves."""
 
 from __future__ import annotations
 

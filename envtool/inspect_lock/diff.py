@@ -1,4 +1,4 @@
-"""How two locks differ, package by package."""
+"""The differences between two locks, package by package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Locks as they were: a file, or the same file in a git revision."""
+"""Locks from files and from git revisions."""
 
 from __future__ import annotations
 

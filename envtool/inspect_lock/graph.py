@@ -1,4 +1,4 @@
-"""The packages of a lock as a graph: what each needs, what needs it, and which lines of the user's asked for it."""
+"""The packages of a lock as a graph of dependencies, with the lines that asked for them."""
 
 from __future__ import annotations
 

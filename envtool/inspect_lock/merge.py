@@ -1,7 +1,7 @@
-"""Merge two locks that were made from one: no solver and no network, so only what cannot be wrong.
+"""Three-way merge of locks, without solver and network.
 
-A package that one side has changed is taken from that side. What both sides have changed differently, or what does not
-fit together afterwards, is a conflict, which `envtool lock` settles.
+A package that one side has changed is taken from that side; a package changed differently by both, or one that does not
+fit afterwards, is a conflict.
 """
 
 from __future__ import annotations

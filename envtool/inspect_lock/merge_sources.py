@@ -1,7 +1,6 @@
-"""Merge locks in the middle of a git merge, when the sources are merged nowhere yet.
+"""Merge of locks during a git merge, when the sources are not merged yet.
 
-git hands over three locks. Each was committed together with its sources, so the commit that brought a lock tells the
-sources of that side; the three are merged line by line, as git is about to do.
+The commit that brought a lock has its sources; those of the three locks are merged line by line, as git does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What moved from one lock to the next, and what made it move."""
+"""Packages that moved from one lock to the next, each with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which packages of a lock there are newer versions of, which of those fit, and what holds back the others."""
+"""Locked packages with newer versions: the newest that fits, and what holds back the newest."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""What a lock does not say of its packages and somebody near knows: sizes and licences.
+"""Sizes and licences of locked packages, as far as they are known.
 
-Conda packages: from the repodata that this machine keeps. Wheels: from the file in the cache, or from the metadata that
-the index has beside it. Nothing here fails: what is not known is left out.
+Sources are the cached repodata, the cached wheels, and the METADATA beside a wheel in its index. Nothing fails here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether a version of a package would fit into a lock, and what stands in its way."""
+"""The reason why a version does not fit into a lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a wheel was made that no index has: what a lock keeps of it, so that every machine can make the same bytes."""
+"""The recorded build of a wheel that no index has, from which every machine makes the same bytes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""The lockfile: conda-lock.yml in version 1 (CEP 37) as frozen values.
+"""conda-lock.yml in version 1 (CEP 37), read and written without conda-lock.
 
-Read and written by rules of our own, so that every issue has its place and either takes milliseconds: importing
-conda-lock's models takes as long as a solve. That they would write the very same bytes is a property which the tests
-hold. Out of scope: choosing the packages (`envtool.solve.lock`).
+Every issue has its line, and reading takes milliseconds; the tests hold that conda-lock writes the very same bytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A git repository as a requirement names it: `NAME @ git+URL@REVISION#subdirectory=DIRECTORY`. No git runs here.
+"""A git requirement: `NAME @ git+URL@REVISION#subdirectory=DIRECTORY`.
 
 Source: pip documentation, "VCS Support"; PEP 440, "Direct references".
 """

@@ -1,7 +1,4 @@
-"""pylock.toml (PEP 751): the wheels that uv chose for one target, read and written as frozen values.
-
-Out of scope: source distributions; a `Wheel` is a file with a hash, or it is not locked.
-"""
+"""pylock.toml (PEP 751): the wheels for one target; source distributions are not locked."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Conda packages that bring Python distributions of another name. Everywhere else the names are the same.
-
-An entry for a package: its name, then the normalized names of its distributions.
-"""
+"""Conda packages whose Python distributions have other names: the package, then the normalized names."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""What the extras of a distribution need that a conda package brings (`uvicorn[standard]` beside conda's uvicorn).
+"""The requirements of extras of a distribution that a conda package brings (`uvicorn[standard]`).
 
-conda's record does not say; the METADATA of the distribution does. It is read in the archive, which is fetched for that
-if it is not at hand: whatever an index has of that name may be a stranger's. Only where a channel has records and no
-archives, or an archive has no METADATA, the index is asked for that very version.
+They are in the METADATA in the archive, which is fetched if need be: an index may have a stranger's package of that
+name. The index is asked for that very version only where there is no archive, or no METADATA in it.
 """
 
 from __future__ import annotations

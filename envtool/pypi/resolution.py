@@ -1,4 +1,4 @@
-"""One resolution by uv: which wheels, and why each."""
+"""One resolution by uv: the wheels, and the reason for each."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The `pip:` section: uv chooses the wheels of a target.
+"""The choice of wheels for a target by uv.
 
-Out of scope: source distributions. A requirement that has no wheel is an error, but for a project in a git repository,
-whose wheel is built beforehand (`envtool.source_builds.git_wheels`).
+A requirement without a wheel is an error, but for a git repository: its wheel is built beforehand
+(`envtool.source_builds.git_wheels`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Empty wheels that stand for what conda packages bring while uv chooses the others.
+"""Empty wheels that represent conda packages while uv chooses the others.
 
-conda has seen to what its packages need and which Python they run on, so a stand-in states a name, a version and
-nothing else: uv asks no index for that name, chooses no other version and completes nothing. Where an extra of one is
-asked for, it states what the extras need as well.
+A stand-in states name, version and, where an extra is asked for, what the extras need: uv asks no index for that name,
+chooses no other version and completes nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one door to uv, and the variables with which it asks nobody but us which interpreter and index are meant."""
+"""The door to uv, and the variables that keep it to our interpreter and index."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""The door to py-rattler for choosing packages: repodata, match specs, solving. `envtool.prefix.rattler` is the one for
-prefixes.
+"""The door to py-rattler for choosing packages (`envtool.prefix.rattler` is the one for prefixes).
 
-Takes and gives plain values, so that nothing else depends on which py-rattler is installed (0.25 on Python 3.9, newer
-ones elsewhere). Its event loop runs in `asyncio.run`; the process must then end through `envtool.__main__`, since
-py-rattler may crash while the interpreter shuts down.
+Plain values go in and out, so that nothing else depends on the installed py-rattler (0.25 on Python 3.9, newer ones
+elsewhere). The process has to end through `envtool.__main__`, since py-rattler may crash while the interpreter shuts
+down.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Why a request cannot be satisfied: which declared virtual package, or which of the user's lines, is in the way.
+"""The cause of an unsatisfiable request: a declared virtual package, the cut-off, or a minimal set of lines.
 
-The solver says why in terms of packages. Here the question is asked again with less: with every virtual package at its
-best, and with fewer lines, until no line can be left out. Source: U. Junker, "QuickXplain", AAAI 2004.
+The question is asked again with every virtual package at its best, and with fewer lines, until none can be left out.
+Source: U. Junker, "QuickXplain", AAAI 2004.
 """
 
 from __future__ import annotations

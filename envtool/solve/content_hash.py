@@ -1,9 +1,7 @@
-"""conda-lock's hash of the sources, so that its `--check-input-hash` agrees with a lock of ours.
+"""conda-lock's hash of the sources, so that its `--check-input-hash` agrees with our locks.
 
-The hash is the sha256 of a JSON text for each platform: the channels, every line as conda-lock understands it, and the
-virtual packages. conda-lock compares with the virtual packages that it is told of: `envtool export virtual-packages`
-gives it ours. A line that conda-lock cannot read (two hashes, a file of requirements) goes in as it is written.
-
+For each platform the sha256 of a JSON text: the channels, every line as conda-lock understands it, and the virtual
+packages (`envtool export virtual-packages` gives conda-lock ours). A line that conda-lock cannot read goes in as it is.
 Source: conda_lock/content_hash.py, conda_lock/src_parser, conda_lock/virtual_package.py (conda-lock 3.0.4 and 4.0.3).
 """
 

@@ -1,6 +1,4 @@
-"""A match spec in the words that conda itself has for its parts.
-
-Only what a hash of the sources needs; whether a record matches is the solver's to say.
+"""The parts of a match spec as conda itself writes them, for the hash of the sources.
 
 Source: conda/models/match_spec.py `_parse_spec_str`, conda/models/version.py `VersionSpec` and `treeify`, conda 24.7.1.
 """

@@ -1,7 +1,6 @@
-"""What a lock depends on, as one value that stands in the lock, so that the two can be compared without solving.
+"""The inputs of a lock, recorded in it so that it can be compared with its sources without solving.
 
-Comments, blanks, the order of lines and where packages are fetched from are no part of it; everything that changes
-what a solve may choose is.
+Comments, blanks, the order of lines and mirrors are no part of them; everything that changes a solve is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a lock that is there says about the next one: its sources, its platforms and the options it was made with."""
+"""The inputs of the next lock that the present one records: its sources, platforms and options."""
 
 from __future__ import annotations
 

@@ -1,11 +1,9 @@
-"""A relay on the loopback interface, through which the solver reads repodata: from whichever mirror has it whole.
+"""A proxy on the loopback interface through which the solver reads repodata from whichever mirror has it whole.
 
-The solver asks one mirror and takes what comes: a 403, an HTML page, half a file or silence ends it. The relay asks one
-mirror after the other and hands on an answer only when all of it is there and looks like what it should be. Repodata
-has no hash to prove; a shard has one, its name. What depends on the bytes being right, the archives, is proven later.
-Waiting, `Retry-After` and what is asked next are those of downloads (`envtool.fetch.failover_policy`).
-
-Out of scope: keeping anything. The solver's own cache does, with the validators (ETag) that the mirror gave.
+The solver asks one mirror and takes what comes: a 403, an HTML page, half a file or silence ends it. The proxy asks one
+mirror after the other, by the rules of downloads (`envtool.fetch.failover_policy`), and hands on an answer only when it
+is complete and plausible. Repodata has no hash to prove; a shard has one, its name. It keeps nothing: the solver's own
+cache does, with the validators (ETag) that the mirror gave.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Hold as much as can be held: the search for an answer from which no further member could have stayed."""
+"""The search for an answer that holds as many items as possible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a solve is given beside what is asked for, and what comes of it."""
+"""The inputs of a solve beside the specification, and its result."""
 
 from __future__ import annotations
 

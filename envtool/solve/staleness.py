@@ -1,4 +1,4 @@
-"""Whether a lock is current with its sources: answered from the files alone, without solving and without a network."""
+"""Whether a lock is current with its sources, from the files alone."""
 
 from __future__ import annotations
 

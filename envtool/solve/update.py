@@ -1,7 +1,6 @@
-"""Move some packages of a lock and nothing else that need not move.
+"""An update of some packages of a lock: a package goes where a whole new lock would put it, or to the named version.
 
-A package goes where a whole new lock would put it (or where the user says). The rest is preferred as it is: the solver
-moves it only where the moved packages would not fit otherwise.
+The rest is preferred as it is: the solver moves it only where the moved packages would not fit otherwise.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The channel and the subdir that a match spec names: `pytorch::pytorch`, `https://host/channel::pkg`,
-`conda-forge/noarch::tzdata`, `pkg[channel=pkgs/main, subdir=noarch]`.
+"""The channel and the subdir that a match spec names (`pytorch::pytorch`, `pkg[channel=pkgs/main, subdir=noarch]`).
 
-Source: CEP 29, "MatchSpec"; conda/models/channel.py. A channel has to be one of those that environment.yml lists, by
-the name or URL that stands there or by another way to say the same.
+A channel has to be among those of environment.yml, by name, by URL or by the end of the URL.
+Source: CEP 29, "MatchSpec"; conda/models/channel.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The environment specification: what one or several environment.yml files ask for, as frozen values, per platform.
+"""The environment specification: one or several environment.yml files as frozen values, per platform.
 
-Several files make one environment: their dependencies are put together, each with the category of its file. Where they
-cannot be put together (two values for one variable, channels in another order), that is an issue.
+Dependencies of several files are put together, each with the category of its file; a contradiction is an issue.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""One source file: an environment.yml, parsed, with every issue that it has.
+"""One parsed environment.yml, with every issue that it has.
 
-The file is conda's own, with the keys that conda-lock added to it (`platforms`, `category`, `pip-repositories`) and two
-of ours: `virtual-packages`, what the target machines have, and `exclude-newer`, how old a package has to be
-(docs/adr/0002). Out of scope: several files together (`envtool.spec.environment`).
+The format is conda's, with conda-lock's keys (`platforms`, `category`, `pip-repositories`) and two of ours:
+`virtual-packages` and `exclude-newer` (docs/adr/0002).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The lines of a `pip:` section: requirements, and the few options of pip that mean something in a lock.
+"""The lines of a `pip:` section: requirements, and the few options of pip that have a meaning in a lock.
 
-Files that `-r` and `-c` name are read where they stand, so that every requirement knows its own file and line. What
-cannot be locked (an editable or local project, an option that changes how wheels are built) is an issue with its
-place, never dropped in silence.
+Files that `-r` and `-c` name are read in place, so that every requirement knows its own file and line. A line that
+cannot be locked (an editable or local project, an option that changes how wheels are built) is an issue.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Hashes that a requirement pins: `--hash=sha256:…`, as often as one likes, and `NAME @ URL#sha256=…`.
+"""Hashes that a requirement pins: `--hash=sha256:…`, repeatable, and `NAME @ URL#sha256=…`.
 
-As with pip, a file has to match any one of a line's hashes, whatever their kinds, and every line that names the
-distribution has a say, those of constraints as well. uv only notes such hashes, so they are checked here.
-Source: pip documentation, "Secure installs"; pip/_internal/models/link.py, `_SUPPORTED_HASHES`.
+As with pip, a file has to match one hash of every line that names the distribution, constraints included. uv only notes
+such hashes. Source: pip documentation, "Secure installs"; pip/_internal/models/link.py, `_SUPPORTED_HASHES`.
 """
 
 from __future__ import annotations

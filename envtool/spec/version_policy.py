@@ -1,4 +1,4 @@
-"""How to choose between versions that fit: the newest or the oldest, and none that is younger than a cut-off."""
+"""The choice between versions that fit: the newest or the oldest, and none younger than a cut-off."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Virtual packages: what a machine has that no package brings (its glibc, its CUDA driver, its kernel, its CPU).
+"""Virtual packages: properties of a machine (glibc, CUDA driver, kernel, CPU) that packages depend on.
 
-*Declared* in the environment specification when locking, *detected* on the machine when creating. They are never
-guessed from the machine that locks.
+They are declared in the specification when locking and detected when creating, never guessed from the locking machine.
 """
 
 from __future__ import annotations
