@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,8 @@ from envtool.bundle import envtool_wheels
 from envtool.bundle import install as installation
 from envtool.bundle.create import Order
 from envtool.bundle.create import create as create_bundle
+from envtool.cli import options
 from envtool.cli.groups import CommandGroup
-from envtool.cli.options import (
-    file_option,
-    json_option,
-    machine_platform_option,
-    name_option,
-    prefix_option,
-    this_platform,
-)
-from envtool.cli.selection import chosen_platform
 from envtool.fetch.archive_cache import Cache
 from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import read_lockfile
@@ -50,7 +40,7 @@ def command() -> None:
 
 
 @command.command()
-@file_option
+@options.file_option
 @click.option("-o", "--output", type=_path, required=True, help="The file or directory to make.")
 @click.option("--directory", is_flag=True, help="Make a directory; files that are right already stay as they are.")
 @click.option("--platform", "platforms", multiple=True, help="Which platform of the lock. Repeatable.  [default: the "
@@ -64,7 +54,7 @@ def command() -> None:
               help="Keep the choice of envtool's own wheels in this file, and take it from there if it is there: the "
               "bundle is then the same whenever it is made.")  # fmt: skip
 @click.option("--key", "key_file", type=_path, metavar="PEM", help="Sign it with this private key (Ed25519).")
-@json_option
+@options.json_option
 def create(
     lockfile_path: Path, output: Path, directory: bool, platforms: tuple[str, ...], categories: tuple[str, ...],
     pythons: tuple[str, ...], tools_path: Path | None, key_file: Path | None, as_json: bool,
@@ -81,7 +71,7 @@ def create(
     """
     order = Order(
         lockfile_path=lockfile_path,
-        platforms=platforms or (chosen_platform(read_lockfile(lockfile_path), None),),
+        platforms=platforms or (options.chosen_platform(read_lockfile(lockfile_path), None),),
         categories=categories,
         pythons=pythons or envtool_wheels.PYTHONS,
         tools_path=tools_path,
@@ -100,15 +90,15 @@ def create(
 
 @command.command()
 @click.argument("bundle", type=_path)
-@name_option
-@prefix_option
+@options.name_option
+@options.prefix_option
 @click.option("--category", "categories", multiple=True, help="Install this category. Repeatable.  [default: all that "
               "the bundle has]")  # fmt: skip
-@machine_platform_option
+@options.machine_platform_option
 @click.option("--force", is_flag=True, help="Make everything anew, even if nothing seems to have changed.")
 @click.option("--frozen", is_flag=True, help="Mark the environment so that conda does not change it (CEP 22).")
 @_trusted_option
-@json_option
+@options.json_option
 def install(
     bundle: Path, name: str | None, path: Path | None, categories: tuple[str, ...], platform: str | None, force: bool,
     frozen: bool, key_files: tuple[Path, ...], as_json: bool,
@@ -127,9 +117,9 @@ def install(
     trusted = installation.open_trusted(bundle, key_files)
     request = Request(
         lockfile=trusted.lockfile,
-        platform=platform or this_platform(),
+        platform=platform or options.this_platform(),
         categories=categories or trusted.bundle.manifest.categories,
-        command=shlex.join(["envtool", *sys.argv[1:]]),
+        command=options.command_line(),
         starts_over=force,
         is_frozen=frozen,
     )
@@ -149,7 +139,7 @@ def install(
 @command.command()
 @click.argument("bundle", type=_path)
 @_trusted_option
-@json_option
+@options.json_option
 def verify(bundle: Path, key_files: tuple[Path, ...], as_json: bool) -> None:
     """Compare every file of a bundle with its manifest.
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from pathlib import Path
 
 import click
@@ -13,13 +11,7 @@ from envtool import console, paths
 from envtool.atomic_files import write_atomically
 from envtool.ci.pipeline import CiReport, Job, run
 from envtool.ci.report import as_annotations, as_dict, as_markdown
-from envtool.cli.options import (
-    file_option,
-    installed_category_option,
-    json_option,
-    machine_platform_option,
-    this_platform,
-)
+from envtool.cli import options
 from envtool.fetch.archive_cache import Cache
 from envtool.install.request import Request
 from envtool.prefix.prefix import Prefix
@@ -28,17 +20,17 @@ from envtool.solve.md5_completion import read_complete
 
 
 @click.command("ci")
-@file_option
+@options.file_option
 @click.option("--source", "sources", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
               help="What the lock was made from. Repeatable.  [default: the sources that the lock names]")  # fmt: skip
 @click.option("-p", "--prefix", "path", type=click.Path(path_type=Path), default=Path(".envtool-ci/env"),
               show_default=True, help="Where the environment is made; kept for the steps that follow.")  # fmt: skip
-@machine_platform_option
-@installed_category_option
+@options.machine_platform_option
+@options.installed_category_option
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=Path("envtool-ci"),
               show_default=True, help="The directory for summary.md, sbom.json and verify.xml.")  # fmt: skip
 @click.option("--no-rebuild", is_flag=True, help="Do not make the environment a second time.")
-@json_option
+@options.json_option
 @click.pass_context
 def command(
     ctx: click.Context, lockfile_path: Path, sources: tuple[Path, ...], path: Path, platform: str | None,
@@ -59,8 +51,9 @@ def command(
       3   something else, with a hint
     """
     lockfile = read_complete(lockfile_path)
-    words = shlex.join(["envtool", *sys.argv[1:]])
-    request = Request(lockfile, platform or this_platform(), categories, words, repairs=True, is_listed=False)
+    request = Request(
+        lockfile, platform or options.this_platform(), categories, options.command_line(), repairs=True, is_listed=False
+    )
     name = lockfile_path.absolute().parent.name
     fresh = refresh.request(sources, lockfile_path, lockfile, {})
     output.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,15 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from envtool import console
-from envtool.cli.options import (
-    file_option,
-    installed_category_option,
-    json_option,
-    machine_platform_option,
-    name_option,
-    prefix_option,
-    this_platform,
-)
+from envtool import paths as directories
+from envtool.cli import options
 from envtool.install.request import Request
 from envtool.prefix.prefix import Prefix, find_prefix
 from envtool.solve.md5_completion import read_complete
@@ -32,17 +23,17 @@ if TYPE_CHECKING:
 
 
 @click.command("create")
-@name_option
-@prefix_option
-@file_option
-@installed_category_option
-@machine_platform_option
+@options.name_option
+@options.prefix_option
+@options.file_option
+@options.installed_category_option
+@options.machine_platform_option
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
 @click.option("--repair", is_flag=True, help="Read every file, and mend what was altered, removed or added.")
 @click.option("--force", is_flag=True, help="Make everything anew, even if nothing seems to have changed.")
 @click.option("--offline", is_flag=True, help="Take everything from the cache; name what is not there.")
 @click.option("--frozen", is_flag=True, help="Mark the environment so that conda does not change it (CEP 22).")
-@json_option
+@options.json_option
 def command(
     name: str | None, path: Path | None, lockfile_path: Path, categories: tuple[str, ...], platform: str | None,
     dry_run: bool, repair: bool, force: bool, offline: bool, frozen: bool, as_json: bool,
@@ -65,9 +56,9 @@ def command(
     prefix = find_prefix(name, path)
     request = Request(
         lockfile=read_complete(lockfile_path, is_offline=offline),
-        platform=platform or this_platform(),
+        platform=platform or options.this_platform(),
         categories=categories,
-        command=shlex.join(["envtool", *sys.argv[1:]]),
+        command=options.command_line(),
         starts_over=force,
         repairs=repair,
         is_offline=offline,
@@ -98,8 +89,6 @@ def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan,
         return Plan(()), None, receipt.env_digest
 
     # Not imported where there is nothing to do.
-    from envtool import console
-    from envtool import paths as directories
     from envtool.fetch.archive_cache import Cache
     from envtool.install.create import create, preview
 
@@ -166,7 +155,6 @@ def _show_needs(needs: Estimate) -> None:
 
 
 def _forecast(plan: Plan, prefix: Prefix, request: Request, sizes: Mapping[str, int | None]) -> Estimate:
-    from envtool import paths as directories
     from envtool.fetch.archive_cache import Cache
     from envtool.install.estimate import forecast
 

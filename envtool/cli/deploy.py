@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ import click
 
 from envtool import console
 from envtool import templates as door
-from envtool.atomic_files import write_atomically
 from envtool.cli import releases
 from envtool.cli.groups import CommandGroup
 from envtool.cli.init import describe_variables, pair
 from envtool.cli.options import json_option
+from envtool.cli.rendered_files import compare_rendered, write_rendered
 from envtool.deploy.templates import DeployTemplate, find_kind, kinds
-from envtool.errors import EnvtoolError
 from envtool.yaml_document import read_text
 
 own_option = click.option("--templates", "own", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
@@ -106,30 +104,17 @@ def render(
     if output is None:
         console.answer(text.rstrip("\n"))
     elif is_check:
-        ctx.exit(_check(found, text, output))
+        actual = read_text(output, "envtool deploy render makes it")
+        ctx.exit(compare_rendered(text, actual, output, found.template.name))
     else:
         _write(text, output, force)
 
 
 def _write(text: str, output: Path, force: bool) -> None:
-    if output.exists() and output.read_text(encoding="utf-8") != text and not force:
-        raise EnvtoolError(
-            f"{output} is there already and says something else", "--check shows how they differ, --force writes over"
-        )
-    write_atomically(output, text)
+    write_rendered(text, output, "--check shows how they differ, --force writes over", force=force)
     if text.startswith("#!"):
         output.chmod(0o755)
     console.say(f"wrote {output}")
-
-
-def _check(kind: DeployTemplate, text: str, output: Path) -> int:
-    actual = read_text(output, "envtool deploy render makes it")
-    if actual == text:
-        console.say(f"{output} equals its template {kind.template.name}")
-        return 0
-    lines = text.splitlines(), actual.splitlines()
-    console.answer("\n".join(difflib.unified_diff(*lines, f"template {kind.template.name}", str(output), lineterm="")))
-    return 1
 
 
 def _kind_dict(kind: DeployTemplate) -> dict[str, Any]:

@@ -9,8 +9,7 @@ import click
 
 from envtool import console
 from envtool.atomic_files import write_atomically
-from envtool.cli.options import file_option
-from envtool.cli.selection import category_option, chosen_categories, chosen_platform, platform_option
+from envtool.cli.options import category_option, chosen_categories, chosen_platform, file_option, platform_option
 from envtool.errors import EnvtoolError
 from envtool.export.environment import conda_only, environment_yml
 from envtool.export.explicit import explicit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import click
 
 from envtool import console, templates
-from envtool.atomic_files import write_atomically
+from envtool.cli.rendered_files import compare_rendered, write_rendered
 from envtool.errors import EnvtoolError, TemplateError
 from envtool.templates import Template
 from envtool.yaml_document import read_text
@@ -64,13 +63,9 @@ def _write(
     known: Mapping[str, Template], template: str | None, values: Mapping[str, str], output: Path, force: bool
 ) -> None:
     text = _text(known, template, values)
-    if output.exists() and output.read_text(encoding="utf-8") != text and not force:
-        raise EnvtoolError(
-            f"{output} is there already and says something else", "--force writes over it, -o names another"
-        )
+    write_rendered(text, output, "--force writes over it, -o names another", force=force)
     if "\n  - defaults\n" in text:
         console.warn(*_LICENCE)
-    write_atomically(output, text)
     console.say(f"wrote {output}; next: envtool lock -f {output}")
 
 
@@ -94,12 +89,7 @@ def _check(known: Mapping[str, Template], output: Path) -> int:
         )
     template, *words = shlex.split(header[len(_HEADER) :])
     expected = _text(known, template, dict(pair(each) for each in words if each != "--set"))
-    if expected == actual:
-        console.say(f"{output} equals its template {template}")
-        return 0
-    old, new = expected.splitlines(keepends=True), actual.splitlines(keepends=True)
-    console.answer("".join(difflib.unified_diff(old, new, f"template {template}", str(output))).rstrip("\n"))
-    return 1
+    return compare_rendered(expected, actual, output, template)
 
 
 def _describe(template: Template) -> str:

@@ -47,9 +47,9 @@ def list_(as_json: bool) -> None:
         mark = "  (in use)" if name in used else ""
         console.answer(f"{name}: {each.title}{mark}")
         for origin, url in each.channels.items():
-            console.answer(f"  {_short(origin):12} {_shown(url)}")
+            console.answer(f"  {_short(origin):12} {without_credentials(url)}")
         if each.pypi:
-            console.answer(f"  {'wheels':12} {_shown(each.pypi)}")
+            console.answer(f"  {'wheels':12} {without_credentials(each.pypi)}")
         for note in each.notes:
             console.answer(f"  {note}")
     console.say(f"in use: {', '.join(used) or 'none'}")
@@ -123,13 +123,9 @@ def _best(known: dict[str, Preset]) -> Preset | None:
     usable = [each for each in readings if each.estimate_s is not None and each.name != ORIGIN and each.name in known]
     # The one that serves most of what was measured, and of those the quickest.
     names = {each.name for each in usable}
-    ranked = sorted(names, key=lambda name: _standing(name, usable))
-    return known[ranked[0]] if ranked else None
-
-
-def _standing(name: str, usable: Sequence[Reading]) -> tuple[int, float]:
-    mine = [each.estimate_s or 0.0 for each in usable if each.name == name]
-    return -len(mine), sum(mine)
+    estimates = {name: [each.estimate_s or 0.0 for each in usable if each.name == name] for name in names}
+    best = min(names, key=lambda name: (-len(estimates[name]), sum(estimates[name])), default=None)
+    return known[best] if best else None
 
 
 def _done(verb: str, paths: Sequence[Path], *, as_json: bool) -> None:
@@ -143,7 +139,7 @@ def _done(verb: str, paths: Sequence[Path], *, as_json: bool) -> None:
 
 def _table(channels: Mapping[str, Sequence[Reading]]) -> None:
     for channel, readings in channels.items():
-        console.answer(_shown(channel))
+        console.answer(without_credentials(channel))
         for each in readings:
             latency = "-" if each.latency_s is None else f"{each.latency_s * 1000:.0f} ms"
             rate = "-" if not each.bytes_per_s else f"{console.size(each.bytes_per_s)}/s"
@@ -158,21 +154,19 @@ def _note(reading: Reading) -> str:
 
 
 def _readings(readings: Sequence[Reading]) -> list[dict[str, Any]]:
-    return [{**asdict(each), "base": _shown(each.base), "estimate_s": each.estimate_s} for each in readings]
+    return [
+        {**asdict(each), "base": without_credentials(each.base), "estimate_s": each.estimate_s} for each in readings
+    ]
 
 
 def _preset_dict(preset: Preset) -> dict[str, Any]:
     return {
         "title": preset.title,
-        "channels": {origin: _shown(url) for origin, url in preset.channels.items()},
-        "pypi": _shown(preset.pypi) if preset.pypi else None,
+        "channels": {origin: without_credentials(url) for origin, url in preset.channels.items()},
+        "pypi": without_credentials(preset.pypi) if preset.pypi else None,
         "notes": list(preset.notes),
     }
 
 
 def _short(channel: str) -> str:
     return "/".join(urlsplit(channel).path.strip("/").split("/")[-2:])
-
-
-def _shown(url: str) -> str:
-    return without_credentials(url)

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from envtool import console, paths
-from envtool.cli.options import (
-    file_option,
-    installed_category_option,
-    json_option,
-    machine_platform_option,
-    this_platform,
-)
+from envtool.cli import options
 from envtool.deploy.apply import ApplyOptions, Outcome, roll_back
 from envtool.deploy.apply import apply as carry_out
 from envtool.deploy.release_directory import ReleaseDirectory
@@ -34,9 +26,9 @@ limit_option = click.option("--timeout", "limit_s", type=click.FloatRange(min=1)
 
 @click.command()
 @root_argument
-@file_option
-@machine_platform_option
-@installed_category_option
+@options.file_option
+@options.machine_platform_option
+@options.installed_category_option
 @click.option("--keep", type=click.IntRange(min=1), default=3, show_default=True, help="How many releases to keep.")
 @click.option("--app", default="serve.wsgi:app", show_default=True, help="The WSGI application, for the first apply.")
 @click.option("--app-dir", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR",
@@ -45,7 +37,7 @@ limit_option = click.option("--timeout", "limit_s", type=click.FloatRange(min=1)
 @health_option
 @limit_option
 @click.option("--offline", is_flag=True, help="Take everything from the cache; name what is not there.")
-@json_option
+@options.json_option
 def apply(
     root: Path, lockfile_path: Path, platform: str | None, categories: tuple[str, ...], keep: int, app: str,
     app_dir: Path | None, health: str, limit_s: float, offline: bool, as_json: bool,
@@ -66,8 +58,9 @@ def apply(
       envtool deploy apply /srv/envserve -f conda-lock.yml --keep 5
     """
     lockfile = read_complete(lockfile_path, is_offline=offline)
-    words = shlex.join(["envtool", *sys.argv[1:]])
-    request = Request(lockfile, platform or this_platform(), categories, words, is_offline=offline)
+    request = Request(
+        lockfile, platform or options.this_platform(), categories, options.command_line(), is_offline=offline
+    )
     wishes = ApplyOptions(app, app_dir, health, limit_s, keep)
     place = ReleaseDirectory(root)
     with console.ProgressDisplay() as display:
@@ -81,7 +74,7 @@ def apply(
               help="The release, or its beginning.  [default: the one before the current]")  # fmt: skip
 @health_option
 @limit_option
-@json_option
+@options.json_option
 def rollback(root: Path, digest: str | None, health: str, limit_s: float, as_json: bool) -> None:
     """Bring a service back to an earlier release.
 
@@ -97,7 +90,7 @@ def rollback(root: Path, digest: str | None, health: str, limit_s: float, as_jso
 @click.command()
 @root_argument
 @health_option
-@json_option
+@options.json_option
 @click.pass_context
 def status(ctx: click.Context, root: Path, health: str, as_json: bool) -> None:
     """Show the releases in ROOT and what runs.

@@ -7,8 +7,14 @@ from pathlib import Path
 import click
 
 from envtool import console
-from envtool.cli.options import file_option, json_option
-from envtool.cli.selection import category_option, chosen_categories, chosen_platform, platform_option
+from envtool.cli.options import (
+    category_option,
+    chosen_categories,
+    chosen_platform,
+    file_option,
+    json_option,
+    platform_option,
+)
 from envtool.inspect_lock.graph import graph
 from envtool.lockfile.conda_lock_v1 import read_lockfile
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from envtool import console
-from envtool.cli.options import file_option, json_option
-from envtool.cli.selection import chosen_platform, platform_option
+from envtool.cli.options import chosen_platform, file_option, json_option, platform_option
 from envtool.cli.solving import opened
 from envtool.inspect_lock.why_not import why_not
 from envtool.lockfile.conda_lock_v1 import read_lockfile

@@ -99,7 +99,7 @@ def format_lockfile(lockfile: Lockfile) -> str:
         "sources": list(lockfile.sources),
         "custom_metadata": dict(sorted(custom_metadata.items())),
     }
-    packages = [_package_dict(each) for each in sorted(lockfile.packages, key=_order)]
+    packages = [_package_dict(each) for each in sorted(lockfile.packages, key=lambda package: package.sort_key)]
     return _HEADER + dump({"version": 1, "metadata": metadata, "package": packages})
 
 
@@ -117,10 +117,6 @@ def _builds(lockfile: Lockfile) -> dict[str, str]:
 
 def _size_key(sha256: str) -> str:
     return sha256[:12]  # enough to tell the packages of one lock apart
-
-
-def _order(package: LockedPackage) -> tuple[str, str, str, str]:
-    return package.sort_key
 
 
 def _package_dict(package: LockedPackage) -> dict[str, Any]:

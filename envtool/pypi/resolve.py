@@ -118,7 +118,7 @@ def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
 
 
 def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str, str]) -> list[Wheel]:
-    lines = _requirements(request)
+    lines = [_from_file(each, request.built) for each in request.requirements]
     known: dict[str, str] = {}  # the extras of what conda brings
     wanted: set[str] = set()
     with scratch_directory() as scratch:
@@ -131,7 +131,8 @@ def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str
             if wanted <= known.keys():
                 break
     needs = resolution.parse_reasons(reasons)
-    return [replace(each, url=_canonical(each, mirrors), needs=needs.get(each.name, ())) for each in wheels]
+    urls = [each.url if each.built else pip_index.canonical(each.url, mirrors) for each in wheels]
+    return [replace(each, url=url, needs=needs.get(each.name, ())) for each, url in zip(wheels, urls)]
 
 
 def _extras(names: Collection[str], request: WheelRequest, asked: Resolution, mirrors: Mirrors) -> dict[str, str]:
@@ -166,14 +167,6 @@ def _resolve(
 def _pins(request: WheelRequest) -> Pins:
     lines = ((requirements.name_of(each) or "", each) for each in (*request.requirements, *request.constraints))
     return Pins(lines, Cache(paths.cache()), is_required=request.requires_hashes)
-
-
-def _canonical(wheel: Wheel, mirrors: Mirrors) -> str:
-    return wheel.url if wheel.built else pip_index.canonical(wheel.url, mirrors)
-
-
-def _requirements(request: WheelRequest) -> list[str]:
-    return [_from_file(each, request.built) for each in request.requirements]
 
 
 def _from_file(requirement: str, built: Mapping[str, tuple[Wheel, Path]]) -> str:

@@ -120,11 +120,7 @@ class Repodata:
         Raises:
             SolveError: The records of a channel could not be had.
         """
-        try:
-            found = asyncio.run(_await(self._query(channels, platform, names)))
-        except Exception as error:  # py-rattler raises several unrelated types
-            raise self._no_records(platform, error) from error
-        return [_record(each) for each in found]
+        return [_record(each) for each in self._records(channels, platform, names)]
 
     def unknown(self, channels: Sequence[str], platform: str, match_specs: Sequence[str]) -> dict[str, str | None]:
         """The match specs that no record satisfies, each with the newest version; None where the name is unknown.
@@ -135,12 +131,8 @@ class Repodata:
         import rattler
 
         names = {each: name for each in match_specs if (name := package_name(each)) and not name.startswith("__")}
-        try:
-            found = asyncio.run(_await(self._query(channels, platform, sorted(set(names.values())))))
-        except Exception as error:  # py-rattler raises several unrelated types
-            raise self._no_records(platform, error) from error
         by_name: dict[str, list[Any]] = {}
-        for record in found:
+        for record in self._records(channels, platform, sorted(set(names.values()))):
             by_name.setdefault(record.name.normalized, []).append(record)
         unknown: dict[str, str | None] = {}
         for text, name in names.items():
@@ -149,6 +141,12 @@ class Repodata:
             if not any(spec.matches(each) for each in records):
                 unknown[text] = str(max(each.version for each in records)) if records else None
         return unknown
+
+    def _records(self, channels: Sequence[str], platform: str, names: Sequence[str]) -> list[Any]:
+        try:
+            return asyncio.run(self._query(channels, platform, names))
+        except Exception as error:  # py-rattler raises several unrelated types
+            raise self._no_records(platform, error) from error
 
     def _answer(self, request: SolveRequest, answer: Any) -> list[PackageRecord] | SolveError:
         from rattler.exceptions import SolverError
@@ -247,10 +245,6 @@ def match_spec_problem(text: str) -> str | None:
     except Exception as error:  # py-rattler raises several unrelated types
         return str(error)
     return None
-
-
-async def _await(call: Any) -> Any:
-    return await call
 
 
 def _generic(name: str, value: str) -> Any:

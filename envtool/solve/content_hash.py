@@ -18,17 +18,9 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from envtool.solve.match_spec_text import parse
-from envtool.spec import selectors
+from envtool.spec import selectors, virtual_packages
 from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec
 
-_ARCHSPECS = {
-    "linux-64": "x86_64",
-    "linux-aarch64": "aarch64",
-    "linux-ppc64le": "ppc64le",
-    "osx-64": "x86_64",
-    "osx-arm64": "arm64",
-    "win-64": "x86_64",
-}
 _SYSTEMS = {
     "linux": {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"},
     "osx": {"sys_platform": "darwin", "platform_system": "Darwin", "os_name": "posix"},
@@ -94,14 +86,8 @@ def _line(name: str, manager: str, category: str, version: str = "", **found: An
 
 def _conda_line(dependency: Dependency) -> dict[str, Any]:
     found = parse(dependency.text)
-    return _line(
-        found.name,
-        "conda",
-        dependency.category,
-        version=found.version or "",
-        build=found.build,
-        conda_channel=found.channel,
-    )
+    parts: dict[str, Any] = {"version": found.version or "", "build": found.build, "conda_channel": found.channel}
+    return _line(found.name, "conda", dependency.category, **parts)
 
 
 def _pip_line(dependency: Dependency) -> dict[str, Any]:
@@ -204,7 +190,7 @@ def _record(subdir: str, name: str, version: str, build: str = "") -> tuple[str,
 
 def _default_virtual_packages(subdir: str) -> list[tuple[str, str]]:
     # Source: conda_lock/default-virtual-packages.yaml, and the second __osx that conda-lock adds to it.
-    archspec = [("__archspec", f"1 {_ARCHSPECS[subdir]}")] if subdir in selectors.PLATFORMS else []
+    archspec = [("__archspec", virtual_packages.archspec(subdir))] if subdir in selectors.PLATFORMS else []
     if subdir.startswith("linux"):
         return [*archspec, ("__unix", "0"), ("__linux", "5.10"), ("__glibc", "2.28"), ("__cuda", "11.4")]
     if subdir.startswith("osx"):

@@ -128,20 +128,13 @@ def _holding(request: SolveRequest, urls: Sequence[str]) -> SolveRequest:
 def _request(
     spec: EnvironmentSpec, platform: PlatformSpec, policy: VersionPolicy, preference: Preference
 ) -> SolveRequest:
+    subdirs = ((package_name(each.text) or "", channel_spec.parse(each.text).subdir) for each in platform.conda)
     return SolveRequest(
         platform=platform.platform,
         channels=channels_of(spec),
         # Sorted, so that the order of the lines never decides between two solutions that are equally good.
         match_specs=tuple(sorted({_for_solver(spec, each.text) for each in platform.conda})),
-        subdirs=tuple(
-            sorted(
-                {
-                    (package_name(each.text) or "", subdir)
-                    for each in platform.conda
-                    if (subdir := channel_spec.parse(each.text).subdir)
-                }
-            )
-        ),
+        subdirs=tuple(sorted({(name, subdir) for name, subdir in subdirs if subdir})),
         virtual_packages=platform.virtual_packages,
         constraints=preference.constraints,
         keep=preference.keep,

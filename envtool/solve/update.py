@@ -108,25 +108,16 @@ def _preference(
     kept = [each for each in here if each.name not in names and not refusing(platform, each)]
     wheels = {each.name: each for each in kept if each.manager == "pip"}
     there = {(each.manager, each.name) for each in here}
-    moved = [
-        each
-        for each in fresh
-        if each.platform == platform.platform and each.name in names and (each.manager, each.name) in there
-    ]
+    here_now = [each for each in fresh if each.platform == platform.platform and each.name in names]
+    moved = [each for each in here_now if (each.manager, each.name) in there]
+    exactly = {f"{e.name}[version='=={e.version}',build='{e.build}']" for e in moved if e.manager == "conda"}
+    pins = {f"{each.name}=={each.version}" for each in moved if each.manager == "pip" and not each.built}
     return Preference(
-        keep=tuple(
-            dict.fromkeys(each.url for each in kept if each.manager == "conda" and not refusing(platform, each))
-        ),
+        keep=tuple(dict.fromkeys(each.url for each in kept if each.manager == "conda")),
         keep_wheels=(*map(_wheel, wheels.values()), *commits),
-        constraints=tuple(sorted({_exactly(each) for each in moved if each.manager == "conda"})),
-        pip_constraints=tuple(
-            sorted({f"{each.name}=={each.version}" for each in moved if each.manager == "pip" and not each.built})
-        ),
+        constraints=tuple(sorted(exactly)),
+        pip_constraints=tuple(sorted(pins)),
     )
-
-
-def _exactly(package: LockedPackage) -> str:
-    return f"{package.name}[version='=={package.version}',build='{package.build}']"
 
 
 def _wheel(package: LockedPackage) -> Wheel:

@@ -25,6 +25,9 @@ def declared(platform: str, declarations: Mapping[str, str]) -> dict[str, str]:
     Returns:
         Name to `version` or `version build`.
     """
-    system, _, machine = platform.partition("-")
-    archspec = {"__archspec": f"1 {_ARCHSPECS[machine]}"}
-    return {**_DEFAULTS[system], **archspec, **declarations}
+    return {**_DEFAULTS[platform.partition("-")[0]], "__archspec": archspec(platform), **declarations}
+
+
+def archspec(platform: str) -> str:
+    """The version and build of `__archspec` on a platform."""
+    return f"1 {_ARCHSPECS[platform.partition('-')[2]]}"
