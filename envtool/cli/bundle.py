@@ -71,12 +71,9 @@ def create(
     """
     order = Order(
         lockfile_path=lockfile_path,
-        platforms=platforms or (options.chosen_platform(read_lockfile(lockfile_path), None),),
-        categories=categories,
-        pythons=pythons or envtool_wheels.PYTHONS,
-        tools_path=tools_path,
-        key_file=key_file,
-    )
+        platforms=platforms or (options.chosen_platform(read_lockfile(lockfile_path), None),), categories=categories,
+        pythons=pythons or envtool_wheels.PYTHONS, tools_path=tools_path, key_file=key_file,
+    )  # fmt: skip
     with console.ProgressDisplay() as display:
         made = create_bundle(order, output, Cache(paths.cache()), display, as_directory=directory)
     if as_json:
@@ -116,13 +113,10 @@ def install(
     prefix = find_prefix(name, path)
     trusted = installation.open_trusted(bundle, key_files)
     request = Request(
-        lockfile=trusted.lockfile,
-        platform=platform or options.this_platform(),
-        categories=categories or trusted.bundle.manifest.categories,
-        command=options.command_line(),
-        starts_over=force,
+        lockfile=trusted.lockfile, platform=platform or options.this_platform(),
+        categories=categories or trusted.bundle.manifest.categories, command=options.command_line(), starts_over=force,
         is_frozen=frozen,
-    )
+    )  # fmt: skip
     with console.ProgressDisplay() as display:
         outcome = installation.install(trusted, request, prefix, Cache(paths.cache()), display)
     digest = outcome.receipt.env_digest

@@ -84,7 +84,7 @@ def build(
       envtool channel build --checkout . --output /srv/channel
       envtool channel build --wheel ext-1.0-cp39-cp39-manylinux_2_28_x86_64.whl --output /srv/channel
     """
-    place = _place(output)
+    place = (output or paths.cache() / "channel").absolute()
     if not (wheels or checkouts):
         _build_recipes(recipes, place, debian_mirrors, key_file, as_json=as_json)
     elif recipes:
@@ -95,10 +95,6 @@ def build(
             to_conda.ConversionOptions(python, platform, names, build_number) for python in pythons or (None,)
         )
         _make(Sources(wheels, checkouts, wishes), place, key_file, as_json=as_json)
-
-
-def _place(output: Path | None) -> Path:
-    return (output or paths.cache() / "channel").absolute()
 
 
 def _make(sources: Sources, place: Path, key_file: Path | None, *, as_json: bool) -> None:

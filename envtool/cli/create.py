@@ -55,22 +55,19 @@ def command(
     """
     prefix = find_prefix(name, path)
     request = Request(
-        lockfile=read_complete(lockfile_path, is_offline=offline),
-        platform=platform or options.this_platform(),
-        categories=categories,
-        command=options.command_line(),
-        starts_over=force,
-        repairs=repair,
-        is_offline=offline,
+        lockfile=read_complete(lockfile_path, is_offline=offline), platform=platform or options.this_platform(),
+        categories=categories, command=options.command_line(), starts_over=force, repairs=repair, is_offline=offline,
         is_frozen=frozen,
-    )
+    )  # fmt: skip
     plan, outcome, digest = _carry_out(request, prefix, is_dry=dry_run)
     if outcome is not None:
         for line in outcome.warnings():
             console.warn(line)
     if as_json:
         told = _as_told(outcome) if outcome else {}
-        _answer_json(plan, prefix, request, {"env_digest": digest, **told}, is_dry=dry_run)
+        needs = asdict(_forecast(plan, prefix, request, _sizes(plan))) if dry_run else {}
+        head = {"prefix": str(prefix.path), "dry_run": dry_run, "env_digest": digest}
+        console.answer_json({**needs, **head, **told, **_as_dict(plan)})
     elif dry_run:
         _show(plan, prefix, request)
     else:
@@ -109,11 +106,6 @@ def _as_told(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _answer_json(plan: Plan, prefix: Prefix, request: Request, told: Mapping[str, Any], *, is_dry: bool) -> None:
-    needs = asdict(_forecast(plan, prefix, request, _sizes(plan))) if is_dry else {}
-    console.answer_json({**needs, "prefix": str(prefix.path), "dry_run": is_dry, **told, **_as_dict(plan)})
-
-
 def _as_dict(plan: Plan) -> dict[str, Any]:
     return {
         "changed": not plan.is_empty,
@@ -139,19 +131,16 @@ def _show(plan: Plan, prefix: Prefix, request: Request) -> None:
         console.answer(f"remove   {old.manager:5}  {old.name} {old.version}")
     for path in plan.delete:
         console.answer(f"delete   {path}")
-    _show_needs(_forecast(plan, prefix, request, sizes))
+    needs = _forecast(plan, prefix, request, sizes)
+    unknown = f", and {needs.unknown} of unknown size" if needs.unknown else ""
+    console.answer(f"download {console.size(needs.download_bytes)} in {needs.downloads} files{unknown}")
+    console.answer(f"disk     about {console.size(needs.disk_bytes)}, {console.size(needs.free_bytes)} are free")
 
 
 def _sizes(plan: Plan) -> dict[str, int | None]:
     from envtool.inspect_lock.package_metadata import look_up
 
     return {url: each.size_bytes for url, each in look_up(plan.install, is_offline=True).items()}
-
-
-def _show_needs(needs: Estimate) -> None:
-    unknown = f", and {needs.unknown} of unknown size" if needs.unknown else ""
-    console.answer(f"download {console.size(needs.download_bytes)} in {needs.downloads} files{unknown}")
-    console.answer(f"disk     about {console.size(needs.disk_bytes)}, {console.size(needs.free_bytes)} are free")
 
 
 def _forecast(plan: Plan, prefix: Prefix, request: Request, sizes: Mapping[str, int | None]) -> Estimate:

@@ -47,7 +47,8 @@ def list_(as_json: bool) -> None:
         mark = "  (in use)" if name in used else ""
         console.answer(f"{name}: {each.title}{mark}")
         for origin, url in each.channels.items():
-            console.answer(f"  {_short(origin):12} {without_credentials(url)}")
+            label = "/".join(urlsplit(origin).path.strip("/").split("/")[-2:])
+            console.answer(f"  {label:12} {without_credentials(url)}")
         if each.pypi:
             console.answer(f"  {'wheels':12} {without_credentials(each.pypi)}")
         for note in each.notes:
@@ -166,7 +167,3 @@ def _preset_dict(preset: Preset) -> dict[str, Any]:
         "pypi": without_credentials(preset.pypi) if preset.pypi else None,
         "notes": list(preset.notes),
     }
-
-
-def _short(channel: str) -> str:
-    return "/".join(urlsplit(channel).path.strip("/").split("/")[-2:])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
@@ -37,7 +37,7 @@ def compare(old: Lockfile, new: Lockfile, order: Callable[[str, str, str], int])
     Args:
         order: compares two versions of a manager: negative when the first is the older one.
     """
-    before, after = _by_key(old), _by_key(new)
+    before, after = ({(p.manager, p.name, p.platform): p for p in lock.packages} for lock in (old, new))
     merged: dict[Difference, list[str]] = {}
     for key in sorted(before.keys() | after.keys()):
         found = _difference(before.get(key), after.get(key), order)
@@ -54,10 +54,6 @@ def compare_versions(manager: str, first: str, second: str) -> int:
     from packaging.version import Version
 
     return (Version(first) > Version(second)) - (Version(first) < Version(second))
-
-
-def _by_key(lockfile: Lockfile) -> Mapping[Key, LockedPackage]:
-    return {(each.manager, each.name, each.platform): each for each in lockfile.packages}
 
 
 def _difference(

@@ -18,7 +18,6 @@ class Edge:
     """That one package needs another.
 
     Args:
-        target: the package that is needed, as (manager, name).
         constraint: what is needed of it; empty when any will do.
     """
 

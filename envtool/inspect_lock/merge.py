@@ -23,7 +23,7 @@ def merge(base: Lockfile, ours: Lockfile, theirs: Lockfile, request: LockRequest
     Raises:
         LockfileError: Both have changed a package, or the changes do not go together; all that is wrong is in it.
     """
-    before, one, other = (_by_key(each) for each in (base, ours, theirs))
+    before, one, other = ({package.sort_key: package for package in lock.packages} for lock in (base, ours, theirs))
     merged: dict[Key, LockedPackage] = {}
     issues: list[Issue] = []
     for key in sorted({*before, *one, *other}):
@@ -38,10 +38,6 @@ def merge(base: Lockfile, ours: Lockfile, theirs: Lockfile, request: LockRequest
     if issues:
         raise LockfileError(str(request.lockfile_path), issues)
     return described(request, packages)
-
-
-def _by_key(lockfile: Lockfile) -> dict[Key, LockedPackage]:
-    return {each.sort_key: each for each in lockfile.packages}
 
 
 def _shown(package: LockedPackage | None) -> str:

@@ -52,11 +52,7 @@ def _packages(lockfile: Lockfile, platform: PlatformSpec) -> dict[Key, LockedPac
 
 
 class Reasons:
-    """Why packages of one set cannot be in another, as far as the sets and the sources tell by themselves.
-
-    Args:
-        named: the packages that the user asked to move.
-    """
+    """Why packages of one set cannot be in another, as far as the sets and the sources tell by themselves."""
 
     def __init__(
         self,

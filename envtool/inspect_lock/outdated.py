@@ -42,9 +42,6 @@ class Outdated:
 def outdated(old: Lockfile, request: LockRequest, platform: str, sources: Sources) -> list[Outdated]:
     """The packages of one platform that have a newer version: those of one's own lines first, then by name.
 
-    Args:
-        request: what a lock would be made of now.
-
     Raises:
         SolveError: The lines cannot be satisfied, or the records cannot be had.
     """

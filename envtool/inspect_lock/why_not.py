@@ -22,7 +22,6 @@ class WhyNot:
 
     Args:
         reason: what stands in its way; None when nothing does.
-        moves: what would move if it were asked for.
     """
 
     reason: str | None
@@ -31,10 +30,6 @@ class WhyNot:
 
 def why_not(text: str, old: Lockfile, request: LockRequest, platform: str, sources: Sources) -> WhyNot:
     """Ask for one more line, and see.
-
-    Args:
-        text: a match spec, such as `numpy=2.3`.
-        request: what a lock would be made of now.
 
     Raises:
         EnvtoolError: The text names no package.

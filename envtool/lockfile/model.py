@@ -15,7 +15,7 @@ class LockedPackage:
     """One archive or wheel of the lock.
 
     Args:
-        url: its canonical URL; a mirror never stands here.
+        url: the canonical URL, never that of a mirror.
         sha256: hash of the file; conda records that have only an MD5 have None.
         md5: the same in MD5; conda-lock demands it for conda packages.
         size_bytes: size of the file, where the channel or index says it.
@@ -64,7 +64,6 @@ class Lockfile:
 
     Args:
         packages: every package of every platform, in the order of the file.
-        content_hash: conda-lock's hash of the sources for each platform.
     """
 
     packages: tuple[LockedPackage, ...]

@@ -115,16 +115,11 @@ def _wheel(package: Mapping[str, Any], kept: Collection[str], *, is_pure: bool, 
         raise _not_pinned(package, proven, pins)
     return Wheel(
         name=package["name"],
-        version=str(package.get("version", "")) or _version_in(source["url"]),
+        version=str(package.get("version", "")) or _name_in(source["url"]).split("-")[1],  # PEP 427, "File name"
         url=source["url"],
         sha256=source["hashes"]["sha256"],
         size_bytes=source.get("size"),
     )
-
-
-def _version_in(url: str) -> str:
-    # A requirement that is a URL comes without its version; a wheel's name has it. Source: PEP 427, "File name".
-    return _name_in(url).split("-")[1]
 
 
 def _not_pinned(package: Mapping[str, Any], files: Sequence[Mapping[str, Any]], pins: Pins | None) -> SolveError:

@@ -25,7 +25,6 @@ class Resolution:
 
     Args:
         request: what is asked for: the target, the policy, the indexes.
-        variables: how uv asks the indexes, as environment variables.
     """
 
     def __init__(self, request: WheelRequest, scratch: Path, variables: Mapping[str, str]) -> None:

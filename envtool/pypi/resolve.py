@@ -158,15 +158,12 @@ def _resolve(
     text = asked.pylock(lines, emitted, constraints, format_pylock(kept) if kept else "")
     built = {name: wheel for name, (wheel, _) in request.built.items()}
     same = {each.sha256 for each in kept}
-    wheels = parse_pylock(text, built, kept=same, is_pure=request.is_pure, pins=_pins(request))
+    pinned = ((requirements.name_of(each) or "", each) for each in (*request.requirements, *request.constraints))
+    pins = Pins(pinned, Cache(paths.cache()), is_required=request.requires_hashes)
+    wheels = parse_pylock(text, built, kept=same, is_pure=request.is_pure, pins=pins)
     # The second answer is the same resolution with the reasons, from uv's own cache; pylock.toml has no place
     # for them. Fixing the wheels of the first keeps the two equal even if the index changes in between.
     return wheels, asked.reasons(lines, [*constraints, *(f"{each.name}=={each.version}" for each in wheels)])
-
-
-def _pins(request: WheelRequest) -> Pins:
-    lines = ((requirements.name_of(each) or "", each) for each in (*request.requirements, *request.constraints))
-    return Pins(lines, Cache(paths.cache()), is_required=request.requires_hashes)
 
 
 def _from_file(requirement: str, built: Mapping[str, tuple[Wheel, Path]]) -> str:

@@ -265,18 +265,11 @@ def _build_string(text: str) -> Any:
 
 def _record(record: Any) -> PackageRecord:
     return PackageRecord(
-        name=record.name.normalized,
-        version=str(record.version),
-        build=str(record.build),
-        subdir=record.subdir,
-        url=url_credentials.strip(record.url),
-        sha256=record.sha256.hex() if record.sha256 else None,
-        md5=record.md5.hex() if record.md5 else None,
-        size_bytes=record.size,
-        depends=tuple(record.depends),
-        license=record.license,
-        constrains=tuple(record.constrains),
-    )
+        name=record.name.normalized, version=str(record.version), build=str(record.build), subdir=record.subdir,
+        url=url_credentials.strip(record.url), sha256=record.sha256.hex() if record.sha256 else None,
+        md5=record.md5.hex() if record.md5 else None, size_bytes=record.size, depends=tuple(record.depends),
+        license=record.license, constrains=tuple(record.constrains),
+    )  # fmt: skip
 
 
 def _purls(record: Any) -> tuple[str, ...]:

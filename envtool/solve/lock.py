@@ -148,17 +148,10 @@ def from_record(record: PackageRecord, platform: str) -> LockedPackage:
             "index the channel again: envtool channel index writes both hashes",
         )
     return LockedPackage(
-        manager="conda",
-        name=record.name,
-        version=record.version,
-        platform=platform,
-        url=record.url,
-        sha256=record.sha256,
-        md5=record.md5,
-        dependencies=_dependencies(record.depends),
-        build=record.build,
+        manager="conda", name=record.name, version=record.version, platform=platform, url=record.url,
+        sha256=record.sha256, md5=record.md5, dependencies=_dependencies(record.depends), build=record.build,
         size_bytes=record.size_bytes,
-    )
+    )  # fmt: skip
 
 
 def _dependencies(depends: Sequence[str]) -> dict[str, str]:
@@ -177,13 +170,6 @@ def _dependencies(depends: Sequence[str]) -> dict[str, str]:
 
 def _from_wheel(wheel: Wheel, platform: str, needs: Sequence[tuple[str, str]]) -> LockedPackage:
     return LockedPackage(
-        manager="pip",
-        name=wheel.name,
-        version=wheel.version,
-        platform=platform,
-        url=wheel.url,
-        sha256=wheel.sha256,
-        dependencies={name: "*" for _, name in needs},
-        size_bytes=wheel.size_bytes,
-        built=wheel.built,
-    )
+        manager="pip", name=wheel.name, version=wheel.version, platform=platform, url=wheel.url, sha256=wheel.sha256,
+        dependencies={name: "*" for _, name in needs}, size_bytes=wheel.size_bytes, built=wheel.built,
+    )  # fmt: skip

@@ -81,7 +81,6 @@ def compare(recorded: str, spec: EnvironmentSpec, options: Mapping[str, str]) ->
     """How the sources differ from what a lock was made from.
 
     Args:
-        recorded: what `serialize` gave when the lock was made.
         options: what the command line says now; what it says nothing of is as it was.
     """
     old: dict[str, Any] = json.loads(recorded)

@@ -28,7 +28,6 @@ def request(
     Args:
         paths: the sources; those of the lock when none are given.
         old: the lock that is there, if there is one.
-        given: what the command line says: `strategy`, `exclude-newer`, `platform`.
         keeps_options: whether everything that was given before still holds; otherwise the platforms alone do.
 
     Raises:

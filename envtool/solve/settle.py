@@ -18,7 +18,6 @@ def hold_most(
     """An answer that holds as many items as possible: with any other one held too, there would be none.
 
     Args:
-        important: what is held first if it can be.
         others: what else is to be held; it is known that not all of it can be.
         attempts: for each of several selections, an answer that holds all of it, or None where there is none.
         stays: whether an answer happens to have an item that it was not made to hold.

@@ -23,9 +23,6 @@ def solve(
 ) -> list[Solution]:
     """Choose the packages of every platform, all platforms at once.
 
-    Args:
-        spec: what is asked for, its virtual packages complete.
-
     Raises:
         SpecError: A match spec cannot be parsed.
         SolveError: A platform cannot be satisfied; the reasons of all such platforms are in it.

@@ -125,12 +125,9 @@ def combine(
         place = f"{sources[0].path}:1"
         warnings.append(Issue(place, "no channels are named: conda's defaults are taken; name them to be sure"))
     spec = EnvironmentSpec(
-        paths=tuple(each.path for each in sources),
-        name=next((each.name for each in sources if each.name), None),
-        channels=channels,
-        platforms=tuple(_platform(sources, platform, issues) for platform in chosen),
-        variables=_texts([each.variables for each in sources], issues),
-        pip_index=_pip_index(sources, issues),
+        paths=tuple(each.path for each in sources), name=next((each.name for each in sources if each.name), None),
+        channels=channels, platforms=tuple(_platform(sources, platform, issues) for platform in chosen),
+        variables=_texts([each.variables for each in sources], issues), pip_index=_pip_index(sources, issues),
         pip_repositories=_pip_repositories(sources, issues),
         allows_default_index=all(each.allows_default_index for each in sources),
         allows_prereleases=any(s.pip.allows_prereleases for each in sources for s in each.sections.values()),
@@ -139,7 +136,7 @@ def combine(
         exclude_newer_package=_texts([each.exclude_newer_package for each in sources], issues),
         exclude_newer_channel=_texts([each.exclude_newer_channel for each in sources], issues),
         warnings=tuple(warnings),
-    )
+    )  # fmt: skip
     issues += [
         Issue(line.place, f"exclude-newer-channel names {name}, which is not among the channels")
         for each in sources

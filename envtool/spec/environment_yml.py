@@ -90,26 +90,22 @@ def parse(path: Path, text: str) -> Source:
         return Source(path, issues=tuple(document.issues))
     for number, problem in selectors.problems(text):
         document.issue(number, problem)
+    newer = top.get("exclude-newer")  # YAML reads 2026-01-31 as a date and 7 as a number
     category = document.string(top.get("category"), "category") or "main"
     if not _CATEGORY.fullmatch(category):
         document.issue(top["category"].line, f"category {category!r} may have letters, digits, and - _ . between them")
     return Source(
-        path=path,
-        name=_name(document, top.get("name")),
-        channels=_channels(document, top.get("channels")),
-        has_channels="channels" in top,
-        platforms=_platforms(document, top.get("platforms")),
-        category=category,
+        path=path, name=_name(document, top.get("name")), channels=_channels(document, top.get("channels")),
+        has_channels="channels" in top, platforms=_platforms(document, top.get("platforms")), category=category,
         variables=_variables(document, top.get("variables")),
         pip_repositories=tuple(_urls(document, top.get("pip-repositories"), "pip-repositories")),
         allows_default_index=_truth(document, top.get("allow-pypi-requests"), "allow-pypi-requests"),
-        exclude_newer=_exclude_newer(document, top.get("exclude-newer")),
+        exclude_newer=Line(str(newer.data), f"{path}:{newer.line}") if newer and newer.data is not None else None,
         exclude_newer_package=_scalars(document, top.get("exclude-newer-package"), "exclude-newer-package"),
         exclude_newer_channel=_scalars(document, top.get("exclude-newer-channel"), "exclude-newer-channel"),
         sections={platform: _section(document, text, platform) for platform in PLATFORMS},
-        issues=tuple(document.issues),
-        warnings=tuple(warnings),
-    )
+        issues=tuple(document.issues), warnings=tuple(warnings),
+    )  # fmt: skip
 
 
 def _unknown_keys(document: YamlDocument, top: Mapping[str, Value]) -> list[Issue]:
@@ -143,13 +139,6 @@ def _truth(document: YamlDocument, value: Value | None, what: str) -> bool:
         return value is None or bool(value.data)
     document.issue(value.line, f"{what} must be true or false, not {value.data!r}")
     return False
-
-
-def _exclude_newer(document: YamlDocument, value: Value | None) -> Line | None:
-    # YAML reads 2026-01-31 as a date and 7 as a number; both are written as people say them.
-    if value is None or value.data is None:
-        return None
-    return Line(str(value.data), f"{document.name}:{value.line}")
 
 
 def _platforms(document: YamlDocument, value: Value | None) -> tuple[str, ...]:

@@ -26,7 +26,6 @@ class VersionPolicy:
         strategy: `highest`, `lowest`, or `lowest-direct` (the oldest of what is asked for, the newest of the rest).
         exclude_newer: the moment (UTC) after which nothing counts that was published.
         of_packages: the moment for single packages, which goes before all others; None where there is none.
-        of_channels: the same for the channels of single URLs.
     """
 
     strategy: str = "highest"
