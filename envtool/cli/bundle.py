@@ -125,7 +125,7 @@ def install(
         console.answer_json({"prefix": str(prefix.path), "changed": changed, "env_digest": digest, "key": trusted.key})
         return
     console.say(
-        f"made {prefix.path}" if outcome.plan.install else f"nothing to do: {prefix.path} is the lock's already"
+        f"made {prefix.path}" if outcome.plan.install else f"nothing to do: {prefix.path} is already up to date"
     )
     console.say(f"env digest {digest}")
 

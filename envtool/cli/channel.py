@@ -94,13 +94,9 @@ def build(
         wishes = tuple(
             to_conda.ConversionOptions(python, platform, names, build_number) for python in pythons or (None,)
         )
-        _make(Sources(wheels, checkouts, wishes), place, key_file, as_json=as_json)
-
-
-def _make(sources: Sources, place: Path, key_file: Path | None, *, as_json: bool) -> None:
-    with console.ProgressDisplay() as display:
-        changed = make(sources, place, display, Indexing(key_file=key_file))
-    channel_contents.tell(changed, as_json=as_json)
+        with console.ProgressDisplay() as display:
+            changed = make(Sources(wheels, checkouts, wishes), place, display, Indexing(key_file=key_file))
+        channel_contents.tell(changed, as_json=as_json)
 
 
 def _build_recipes(

@@ -118,7 +118,7 @@ def _as_dict(plan: Plan) -> dict[str, Any]:
 
 def _show(plan: Plan, prefix: Prefix, request: Request) -> None:
     if plan.is_empty:
-        console.answer(f"nothing to do: {prefix.path} is the lock's already")
+        console.answer(f"nothing to do: {prefix.path} is already up to date")
         return
     if plan.starts_over:
         console.answer(f"make {prefix.path} from nothing")
@@ -152,7 +152,7 @@ def _forecast(plan: Plan, prefix: Prefix, request: Request, sizes: Mapping[str, 
 
 def _say(plan: Plan, prefix: Prefix, digest: str | None) -> None:
     if plan.is_empty:
-        console.say(f"nothing to do: {prefix.path} is the lock's already")
+        console.say(f"nothing to do: {prefix.path} is already up to date")
     else:
         counts = f"{len(plan.install)} installed, {len(plan.remove)} removed, {len(plan.delete)} files deleted"
         console.say(f"made {prefix.path}: {counts}")

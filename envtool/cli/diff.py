@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from envtool import console
+from envtool import console, subprocesses
 from envtool.cli.options import file_option, json_option
+from envtool.errors import MissingFileError, ProcessError
 from envtool.inspect_lock.diff import as_markdown, as_table, compare, compare_versions, summary
-from envtool.inspect_lock.git_revision import read_revision
-from envtool.lockfile.conda_lock_v1 import read_lockfile
+from envtool.lockfile.conda_lock_v1 import Lockfile, parse_lockfile, read_lockfile
 
 
 @click.command("diff")
@@ -39,8 +39,8 @@ def command(
       envtool diff main --markdown
       envtool diff old-lock.yml new-lock.yml
     """
-    before = read_revision(old, lockfile_path)
-    after = read_revision(new, lockfile_path) if new else read_lockfile(lockfile_path)
+    before = _read_revision(old, lockfile_path)
+    after = _read_revision(new, lockfile_path) if new else read_lockfile(lockfile_path)
     everywhere = sorted({*before.platforms, *after.platforms})
     shown = list(platforms) or everywhere
     differences = [each for each in compare(before, after, compare_versions) if set(each.platforms) & set(shown)]
@@ -53,3 +53,22 @@ def command(
             console.answer(as_table(differences, everywhere))
         console.say(summary(differences))
     ctx.exit(1 if differences and exit_code else 0)
+
+
+def _read_revision(text: str, default: Path) -> Lockfile:
+    """The lock that a user means by a path, a git revision, or `REVISION:PATH`; a file comes before a revision."""
+    if Path(text).exists():
+        return read_lockfile(Path(text))
+    revision, _, path = text.partition(":")
+    file = Path(path) if path else default
+    directory = file.parent if file.is_absolute() else Path.cwd() / file.parent
+    try:
+        # `./` makes git look from the directory that it runs in, not from the root of the repository.
+        content = subprocesses.run(["git", "show", f"{revision}:./{file.name}"], cwd=directory)
+    except (ProcessError, OSError) as error:
+        reason = error.output.strip() if isinstance(error, ProcessError) else str(error)
+        raise MissingFileError(
+            f"{text!r} is no file, and git has no {file.name} in such a revision: {reason}",
+            "name a lockfile, a revision such as HEAD~1, or REVISION:PATH",
+        ) from error
+    return parse_lockfile(f"{revision}:{file}", content)

@@ -27,8 +27,7 @@ from envtool.solve.content_hash import virtual_package_specification
 from envtool.solve.lock import VIRTUAL_PACKAGES_KEY
 from envtool.yaml_document import dump
 
-_OF_ONE_PLATFORM = ("environment", "explicit", "pylock", "cyclonedx")
-_FORMATS = (*_OF_ONE_PLATFORM, "conda-lock", "virtual-packages")
+_FORMATS = ("environment", "explicit", "conda-lock", "pylock", "cyclonedx", "virtual-packages")
 
 
 @click.command("export")
@@ -57,8 +56,9 @@ def command(
       virtual-packages  the declared virtual packages, for conda-lock's --virtual-package-spec
     """
     lockfile = read_lockfile(lockfile_path)
-    chosen = chosen_platform(lockfile, platform) if kind in _OF_ONE_PLATFORM else ""
-    selected = chosen_categories(lockfile, categories) if chosen else ()
+    is_whole = kind in ("conda-lock", "virtual-packages")
+    chosen = "" if is_whole else chosen_platform(lockfile, platform)
+    selected = () if is_whole else chosen_categories(lockfile, categories)
     packages = list({(e.manager, e.name): e for e in lockfile.select(chosen, selected)}.values())
     if kind == "environment":
         text = environment_yml(lockfile, packages, name, VARIABLES_KEY, with_builds=not no_builds)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -22,7 +21,7 @@ from envtool.signing.trust import require_signed
 from envtool.solve import refresh
 from envtool.solve.conflicts import explained
 from envtool.solve.lock import LockRequest, lock
-from envtool.solve.staleness import Staleness, check
+from envtool.solve.staleness import check
 from envtool.solve.update import package_of, update
 
 
@@ -102,7 +101,9 @@ def _check(paths: tuple[Path, ...], target: Path, options: dict[str, str], as_js
     request = refresh.request(paths, target, old, options)
     answer = check(old, request)
     if as_json:
-        console.answer_json(_answer_dict(request, answer))
+        head = {"lockfile": str(request.lockfile_path), "is_current": answer.is_current}
+        changes = [asdict(each) for each in answer.changes]
+        console.answer_json({**head, "changes": changes, "missing": list(answer.missing)})
     elif answer.is_current:
         console.say(f"{request.lockfile_path} is current")
     else:
@@ -110,16 +111,6 @@ def _check(paths: tuple[Path, ...], target: Path, options: dict[str, str], as_js
             console.answer(str(finding))
         console.say(f"{request.lockfile_path} is stale; envtool lock makes it anew")
     return 0 if answer.is_current else 1
-
-
-def _answer_dict(request: LockRequest, answer: Staleness) -> dict[str, Any]:
-    changes = [asdict(each) for each in answer.changes]
-    return {
-        "lockfile": str(request.lockfile_path),
-        "is_current": answer.is_current,
-        "changes": changes,
-        "missing": list(answer.missing),
-    }
 
 
 def _lock(

@@ -29,14 +29,14 @@ def command(ctx: click.Context, spec: str, lockfile_path: Path, platform: str | 
     request = refresh.request((), lockfile_path, old, {}, keeps_options=True)
     chosen = chosen_platform(old, platform)
     with opened(request) as sources:
-        found = why_not(spec, old, request, chosen, sources)
+        reason, moves = why_not(spec, old, request, chosen, sources)
     if as_json:
-        moved = [str(each) for each in found.moves]
-        console.answer_json({"spec": spec, "fits": found.reason is None, "reason": found.reason, "moves": moved})
-    elif found.reason is not None:
-        console.answer(found.reason)
+        moved = [str(each) for each in moves]
+        console.answer_json({"spec": spec, "fits": reason is None, "reason": reason, "moves": moved})
+    elif reason is not None:
+        console.answer(reason)
     else:
-        for each in found.moves:
+        for each in moves:
             console.answer(f"would move {each}")
-        console.say(f"{spec} fits for {chosen}" + ("" if found.moves else ", and nothing would move"))
-    ctx.exit(0 if found.reason is not None else 1)
+        console.say(f"{spec} fits for {chosen}" + ("" if moves else ", and nothing would move"))
+    ctx.exit(0 if reason is not None else 1)

@@ -32,11 +32,7 @@ class Difference:
 
 
 def compare(old: Lockfile, new: Lockfile, order: Callable[[str, str, str], int]) -> list[Difference]:
-    """Every package that differs, sorted by name; one entry for all the platforms where it differs alike.
-
-    Args:
-        order: compares two versions of a manager: negative when the first is the older one.
-    """
+    """Every package that differs, sorted by name; one entry for all the platforms where it differs alike."""
     before, after = ({(p.manager, p.name, p.platform): p for p in lock.packages} for lock in (old, new))
     merged: dict[Difference, list[str]] = {}
     for key in sorted(before.keys() | after.keys()):

@@ -15,11 +15,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Edge:
-    """That one package needs another.
-
-    Args:
-        constraint: what is needed of it; empty when any will do.
-    """
+    """The need of one package for another; the constraint is empty when any version will do."""
 
     target: Key
     constraint: str
@@ -27,12 +23,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Graph:
-    """The packages of one platform.
-
-    Args:
-        edges: what each needs, in the order of the names.
-        requested: what the user asked for, each with the text of the line.
-    """
+    """The packages of one platform, what each needs, and the lines that asked for some."""
 
     packages: Mapping[Key, LockedPackage]
     edges: Mapping[Key, tuple[Edge, ...]]

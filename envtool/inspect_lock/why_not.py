@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from envtool.errors import SolveError
 from envtool.inspect_lock.moves import Move, moves
@@ -16,20 +16,10 @@ from envtool.spec import pip_requirements
 from envtool.spec.environment import Dependency
 
 
-@dataclass(frozen=True)
-class WhyNot:
-    """What is to be said of a version.
-
-    Args:
-        reason: what stands in its way; None when nothing does.
-    """
-
-    reason: str | None
-    moves: tuple[Move, ...] = ()
-
-
-def why_not(text: str, old: Lockfile, request: LockRequest, platform: str, sources: Sources) -> WhyNot:
-    """Ask for one more line, and see.
+def why_not(
+    text: str, old: Lockfile, request: LockRequest, platform: str, sources: Sources
+) -> tuple[str | None, tuple[Move, ...]]:
+    """Ask for one more line: what stands in its way, or None and what would move.
 
     Raises:
         EnvtoolError: The text names no package.
@@ -51,5 +41,5 @@ def why_not(text: str, old: Lockfile, request: LockRequest, platform: str, sourc
         with explained(asked, sources):
             new = update(one, (), asked, sources)
     except SolveError as error:
-        return WhyNot(error.message)
-    return WhyNot(None, tuple(moves(one, new, asked, sources.repodata)))
+        return error.message, ()
+    return None, tuple(moves(one, new, asked, sources.repodata))

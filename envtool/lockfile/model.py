@@ -60,11 +60,7 @@ class LockedPackage:
 
 @dataclass(frozen=True)
 class Lockfile:
-    """A whole lock.
-
-    Args:
-        packages: every package of every platform, in the order of the file.
-    """
+    """A whole lock, its packages in the order of the file."""
 
     packages: tuple[LockedPackage, ...]
     channels: tuple[str, ...]

@@ -67,11 +67,7 @@ def parse_pylock(
 
 
 def format_pylock(wheels: Sequence[Wheel], requires_python: str | None = None) -> str:
-    """A pylock.toml with these wheels; equal values give equal bytes.
-
-    Args:
-        requires_python: the version specifier of the interpreters that they are for.
-    """
+    """A pylock.toml with these wheels, for the interpreters of `requires_python`; equal values give equal bytes."""
     lines = ['lock-version = "1.0"', 'created-by = "envtool"']
     if requires_python:
         lines.append(f"requires-python = {json.dumps(requires_python)}")

@@ -21,11 +21,7 @@ _FOR_EVER = datetime(9000, 1, 1)
 
 
 class Resolution:
-    """Asks uv for the wheels of one target.
-
-    Args:
-        request: what is asked for: the target, the policy, the indexes.
-    """
+    """Questions to uv about the wheels of one target."""
 
     def __init__(self, request: WheelRequest, scratch: Path, variables: Mapping[str, str]) -> None:
         self._request = request

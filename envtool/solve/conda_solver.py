@@ -76,11 +76,7 @@ class SolveRequest:
 
 
 class Repodata:
-    """The package records of channels, fetched once and kept between runs; the solver works on them.
-
-    Args:
-        mirrors: where they may come from. The URLs of records stay canonical whatever mirror answers.
-    """
+    """The records of channels, fetched once and kept; their URLs stay canonical whatever mirror answers."""
 
     def __init__(self, cache_dir: Path, mirrors: Mirrors, *, is_offline: bool = False) -> None:
         import rattler

@@ -31,11 +31,7 @@ _CLAUSE = re.compile(r"""\s*(?:(and|or)\b|([()])|((?:"[^"]*"|'[^']*'|[^()"'])+?)
 
 
 def content_hashes(spec: EnvironmentSpec, declared: Mapping[str, Mapping[str, str]] | None) -> dict[str, str]:
-    """The hash of each platform.
-
-    Args:
-        declared: the virtual packages of each platform; None means conda-lock's defaults.
-    """
+    """The hash of each platform; without declared virtual packages, conda-lock's defaults count."""
     return {each.platform: _hash(spec, each, declared) for each in sorted(spec.platforms, key=lambda p: p.platform)}
 
 

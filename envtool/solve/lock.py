@@ -33,12 +33,7 @@ VIRTUAL_PACKAGES_KEY = "envtool_virtual_packages"
 
 @dataclass(frozen=True)
 class LockRequest:
-    """What to lock, and how.
-
-    Args:
-        lockfile_path: where the lock will stand; its sources are relative to it.
-        options: what the command line says beside the sources: `strategy`, `exclude-newer`.
-    """
+    """What to lock and with which options of the command line; the sources are relative to `lockfile_path`."""
 
     spec: EnvironmentSpec
     lockfile_path: Path

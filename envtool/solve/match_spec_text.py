@@ -17,11 +17,7 @@ _SUBDIR = re.compile(r"/(?:noarch|(?:linux|osx|win|freebsd|zos|emscripten|wasi)-
 
 
 class MatchSpecText(NamedTuple):
-    """The parts of a match spec, None where it does not have one.
-
-    Args:
-        version: `1.2.*` for `=1.2`, `1.2` for `==1.2`; alternatives and ranges as they are.
-    """
+    """The parts of a match spec or None; a version is `1.2.*` for `=1.2`, `1.2` for `==1.2`, and a range as it is."""
 
     name: str
     version: str | None

@@ -78,11 +78,7 @@ def _rows(items: Sequence[Sequence[str]]) -> str:
 
 
 def compare(recorded: str, spec: EnvironmentSpec, options: Mapping[str, str]) -> list[Change]:
-    """How the sources differ from what a lock was made from.
-
-    Args:
-        options: what the command line says now; what it says nothing of is as it was.
-    """
+    """The differences between the sources and the inputs of a lock; an option that is not given is as it was."""
     old: dict[str, Any] = json.loads(recorded)
     if old.get("format") != _FORMAT:
         return [Change("changed", "format of the inputs", str(old.get("format")), str(_FORMAT), None)]
@@ -107,11 +103,7 @@ def options_of(recorded: str) -> dict[str, str]:
 
 
 def unchanged_wheels(recorded: str | None, platform: PlatformSpec) -> frozenset[str]:
-    """The distributions that are asked for in the very words of a lock.
-
-    Args:
-        recorded: what `serialize` gave when the lock was made; None when it was not envtool that made it.
-    """
+    """The distributions that are asked for in the very words of a lock; none where another tool made it."""
     rows: list[list[str]] = json.loads(recorded)["platforms"].get(platform.platform, []) if recorded else []
     before = set(_items(rows))
     items = (_requirement("pip dependency", each) for each in platform.pip)

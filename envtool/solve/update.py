@@ -30,11 +30,6 @@ def update(old: Lockfile, updates: Sequence[str], request: LockRequest, sources:
         EnvtoolError: A package is neither in the lock nor in environment.yml.
         SolveError: A platform cannot be satisfied.
     """
-    return lock(with_preferences(old, updates, request, sources), sources)
-
-
-def with_preferences(old: Lockfile, updates: Sequence[str], request: LockRequest, sources: Sources) -> LockRequest:
-    """The request with what of an old lock is to stay; the arguments and errors are those of `update`."""
     named = {package_of(each): each for each in updates}
     _refuse_unknown(old, request, named)
     wanted = {name: text for name, text in named.items() if text.strip().lower() != name}
@@ -47,7 +42,7 @@ def with_preferences(old: Lockfile, updates: Sequence[str], request: LockRequest
     preferences = {
         each.platform: _preference(old, fresh, each, named, commits[each.platform]) for each in request.spec.platforms
     }
-    return replace(request, preferences=preferences)
+    return lock(replace(request, preferences=preferences), sources)
 
 
 def package_of(text: str) -> str:

@@ -24,11 +24,7 @@ _HINT = "the keys and their meaning stand in docs/reference/environment-yml.md"
 
 @dataclass(frozen=True)
 class Dependency:
-    """One line that the user wrote.
-
-    Args:
-        text: a conda match spec (`python=3.9`) or a requirement for pip (`torch==1.12.1`).
-    """
+    """One line that the user wrote: a match spec (`python=3.9`) or a requirement for pip (`torch==1.12.1`)."""
 
     text: str
     place: str
@@ -37,11 +33,7 @@ class Dependency:
 
 @dataclass(frozen=True)
 class PlatformSpec:
-    """What is asked for on one platform.
-
-    Args:
-        virtual_packages: declared virtual packages, name to `version` or `version build`.
-    """
+    """What is asked for on one platform; virtual packages are name to `version` or `version build`."""
 
     platform: str
     conda: tuple[Dependency, ...]
@@ -53,17 +45,13 @@ class PlatformSpec:
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
-    """One environment.
+    """One environment; for what is not listed here see `environment_yml.Source`.
 
     Args:
-        name: the name that the first of them gives it.
-        channels: channel names or URLs, the first has priority; `nodefaults` is gone.
         platforms: what is asked for on each platform, in the order of the files.
         pip_index: the package index that stands for the default one, with variables for its credentials.
         allows_default_index: whether wheels may come from an index that no file names; every file has to allow it.
-        requires_hashes: whether `--require-hashes` stands in one, so that every wheel has to be pinned by its hash.
-        exclude_newer: how old a package has to be: a date or a duration.
-        exclude_newer_package: the same for single packages, `false` where age does not count.
+        requires_hashes: whether every wheel has to be pinned by its hash (`--require-hashes`).
         warnings: what in the files is ignored or taken for granted.
     """
 
@@ -162,7 +150,7 @@ def _line(issue: Issue) -> tuple[int, str]:
 def _platform(sources: Sequence[Source], platform: str, issues: list[Issue]) -> PlatformSpec:
     sections = [(each.sections[platform], each.category) for each in sources]
     declared = _united([section.virtual_packages for section, _ in sections], issues)
-    conda = [_dependency(line, category) for section, category in sections for line in section.conda]
+    conda = [Dependency(line.text, line.place, category) for section, category in sections for line in section.conda]
     pip_place = next((section.pip_place for section, _ in sections if section.pip_place), None)
     if pip_place and not any(package_name(each.text) == "pip" for each in conda):
         # conda and conda-lock put the wheels in with the environment's own pip, so that it has to be there.
@@ -172,15 +160,17 @@ def _platform(sources: Sequence[Source], platform: str, issues: list[Issue]) -> 
     return PlatformSpec(
         platform=platform,
         conda=tuple(conda),
-        pip=tuple(_dependency(line, category) for section, category in sections for line in section.pip.requirements),
-        pip_constraints=tuple(_dependency(line, "main") for section, _ in sections for line in section.pip.constraints),
+        pip=tuple(
+            Dependency(line.text, line.place, category)
+            for section, category in sections
+            for line in section.pip.requirements
+        ),
+        pip_constraints=tuple(
+            Dependency(line.text, line.place) for section, _ in sections for line in section.pip.constraints
+        ),
         virtual_packages={name: line.text for name, line in declared.items()},
         declared_at={name: line.place for name, line in declared.items()},
     )
-
-
-def _dependency(line: Line, category: str) -> Dependency:
-    return Dependency(line.text, line.place, category)
 
 
 def _texts(mappings: Sequence[Mapping[str, Line]], issues: list[Issue]) -> dict[str, str]:
