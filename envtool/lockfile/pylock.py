@@ -15,7 +15,7 @@ from envtool.lockfile.build_recipe import SourceBuild
 from envtool.lockfile.git_url import Repository
 
 if TYPE_CHECKING:
-    from envtool.spec.requirement_hashes import Pins
+    from envtool.pypi.pins import Pins
 
 if sys.version_info >= (3, 11):
     import tomllib

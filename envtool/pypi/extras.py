@@ -7,17 +7,20 @@ name. The index is asked for that very version only where there is no archive, o
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from envtool.artifacts.dist_info import metadata_in
 from envtool.artifacts.reachable_archives import find_archive
 from envtool.errors import EnvtoolError, SolveError
 from envtool.fetch.archive_cache import Cache
 from envtool.lockfile.pylock import parse_pylock
-from envtool.mirrors.mirrors import Mirrors
-from envtool.pypi.distribution_names import Provided
 from envtool.pypi.index_metadata import metadata_at
-from envtool.pypi.resolution import Resolution
 from envtool.pypi.stand_ins import extras_in
+
+if TYPE_CHECKING:
+    from envtool.mirrors.mirrors import Mirrors
+    from envtool.pypi.distribution_names import Provided
+    from envtool.pypi.resolution import Resolution
 
 
 def extras_of(provided: Provided, resolution: Resolution, cache: Cache, mirrors: Mirrors) -> str:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from envtool.errors import ProcessError, SolveError
 from envtool.mirrors import pip_index
 from envtool.pypi import uv
-from envtool.pypi.distribution_names import Provided
 
 if TYPE_CHECKING:
+    from envtool.pypi.distribution_names import Provided
     from envtool.pypi.resolve import WheelRequest
 
 _FOR_EVER = datetime(9000, 1, 1)

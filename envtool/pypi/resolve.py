@@ -19,12 +19,12 @@ from envtool.mirrors import index_failover, pip_index
 from envtool.mirrors.mirrors import Mirrors
 from envtool.pypi import resolution
 from envtool.pypi.distribution_names import Provided
+from envtool.pypi.pins import Pins
 from envtool.pypi.resolution import Resolution
 from envtool.pypi.stand_ins import stand_in
 from envtool.scratch import scratch_directory
 from envtool.spec import pip_requirements as requirements
 from envtool.spec import requirement_hashes as hashes
-from envtool.spec.requirement_hashes import Pins
 from envtool.spec.version_policy import VersionPolicy
 
 # manylinux tags that uv knows as targets; a wheel for an older glibc runs on a newer one, never the reverse.

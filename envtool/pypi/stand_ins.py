@@ -12,8 +12,10 @@ import os
 import zipfile
 from email.parser import HeaderParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from envtool.pypi.distribution_names import Provided
+if TYPE_CHECKING:
+    from envtool.pypi.distribution_names import Provided
 
 _WHEEL = "Wheel-Version: 1.0\nGenerator: envtool\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
