@@ -36,7 +36,7 @@ def command(
     ctx: click.Context, lockfile_path: Path, sources: tuple[Path, ...], path: Path, platform: str | None,
     categories: tuple[str, ...], output: Path, no_rebuild: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Check in CI that a lock is fresh, can be had and is reproducible.
+    """Check in CI that a lock is fresh, available and reproducible.
 
     The lock is compared with its sources; the environment is made from it with the cache, every file verified, and made
     a second time and compared; a bill of materials and one summary in Markdown are written. On GitHub the summary also
@@ -46,7 +46,7 @@ def command(
     Exit codes:
       0   all is well
       10  stale: the lock is not what its sources ask for
-      11  unreachable: a package could not be had; run it again
+      11  unreachable: a package could not be downloaded; run it again
       12  irreproducible: other bytes than those that were locked, or other files the second time
       3   something else, with a hint
     """

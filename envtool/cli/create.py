@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
 @click.option("--repair", is_flag=True, help="Read every file, and mend what was altered, removed or added.")
 @click.option("--force", is_flag=True, help="Make everything anew, even if nothing seems to have changed.")
-@click.option("--offline", is_flag=True, help="Take everything from the cache; name what is not there.")
+@click.option("--offline", is_flag=True, help="Use only the cache; list what is missing from it.")
 @click.option("--frozen", is_flag=True, help="Mark the environment so that conda does not change it (CEP 22).")
 @options.json_option
 def command(

@@ -78,7 +78,7 @@ def explain(kind: str, own: Path | None, as_json: bool) -> None:
 @click.option("-s", "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a variable. Repeatable.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write.  [default: standard output]")
 @own_option
-@click.option("--force", is_flag=True, help="Write over a file that says something else.")
+@click.option("--force", is_flag=True, help="Overwrite a file with other content.")
 @click.option("--check", "is_check", is_flag=True,
               help="Only say whether OUTPUT is what would be written; exit code 1 when not.")  # fmt: skip
 @click.pass_context

@@ -68,7 +68,7 @@ def _read_revision(text: str, default: Path) -> Lockfile:
     except (ProcessError, OSError) as error:
         reason = error.output.strip() if isinstance(error, ProcessError) else str(error)
         raise MissingFileError(
-            f"{text!r} is no file, and git has no {file.name} in such a revision: {reason}",
-            "name a lockfile, a revision such as HEAD~1, or REVISION:PATH",
+            f"{text!r} is neither a file nor a git revision with {file.name}: {reason}",
+            "name a lockfile, a revision (HEAD~1), or REVISION:PATH",
         ) from error
     return parse_lockfile(f"{revision}:{file}", content)

@@ -30,7 +30,7 @@ from envtool.solve.md5_completion import read_complete
 @click.command("doctor")
 @file_option
 @machine_platform_option
-@click.option("--offline", is_flag=True, help="Ask nobody: no proxy, no mirror, no clock.")
+@click.option("--offline", is_flag=True, help="Use no network: no proxy, no mirror, no clock.")
 @click.option("--limit", "limit_s", type=click.FloatRange(min=0.1), default=8.0, show_default=True, metavar="SECONDS",
               help="When to stop waiting for mirrors.")  # fmt: skip
 @json_option

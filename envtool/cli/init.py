@@ -29,7 +29,7 @@ _LICENCE = (
               help="Where to write.")  # fmt: skip
 @click.option("--templates", "own", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="A directory of templates of your own.  [default: templates/ under ~/.envtool]")  # fmt: skip
-@click.option("--force", is_flag=True, help="Write over a file that says something else.")
+@click.option("--force", is_flag=True, help="Overwrite a file with other content.")
 @click.option("--list", "is_list", is_flag=True, help="Show the templates and what they take.")
 @click.option("--check", "is_check", is_flag=True,
               help="Only say whether OUTPUT equals its template; exit code 1 when not.")  # fmt: skip

@@ -67,7 +67,7 @@ def probe(lockfile_path: Path, limit_s: float, as_json: bool) -> None:
 
     For each channel the mirror's repodata and the beginning of one archive of the lock are asked for, from all mirrors
     at once. The result is kept for a day; `envtool create` goes by it after `envtool mirror use auto`. Exit code 1 when
-    some channel can be had from nowhere.
+    a channel is available from nowhere.
     """
     urls = [each.url for each in read_lockfile(lockfile_path).packages]
     places = probing.candidates(urls, list(presets().values()))

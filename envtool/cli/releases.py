@@ -36,7 +36,7 @@ limit_option = click.option("--timeout", "limit_s", type=click.FloatRange(min=1)
 )  # fmt: skip
 @health_option
 @limit_option
-@click.option("--offline", is_flag=True, help="Take everything from the cache; name what is not there.")
+@click.option("--offline", is_flag=True, help="Use only the cache; list what is missing from it.")
 @options.json_option
 def apply(
     root: Path, lockfile_path: Path, platform: str | None, categories: tuple[str, ...], keep: int, app: str,

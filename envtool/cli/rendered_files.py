@@ -17,7 +17,7 @@ def write_rendered(text: str, output: Path, hint: str, *, force: bool) -> None:
         EnvtoolError: A file with another content exists.
     """
     if output.exists() and output.read_text(encoding="utf-8") != text and not force:
-        raise EnvtoolError(f"{output} is there already and says something else", hint)
+        raise EnvtoolError(f"{output} already exists with other content", hint)
     write_atomically(output, text)
 
 

@@ -56,6 +56,6 @@ def _misfits(packages: tuple[LockedPackage, ...], request: LockRequest) -> Itera
             for name, needed in package.dependencies.items() if package.manager == "conda" else ():
                 other = here.get(("conda", name))
                 if other is None and not name.startswith("__"):
-                    yield Issue(package.name, f"it needs {name}, which is not there")
+                    yield Issue(package.name, f"it needs {name}, which is not in the lock")
                 elif other is not None and not fits(f"{name} {needed}", other):
                     yield Issue(package.name, f"it needs {name} {needed}, which is {other.version}")

@@ -67,7 +67,7 @@ def _merge_source(scratch: Path, source: str, commits: list[str]) -> None:
     try:
         subprocesses.run(["git", "merge-file", str(ours), str(base), str(theirs)])
     except ProcessError as error:
-        raise EnvtoolError(f"{source} has conflicts of its own") from error
+        raise EnvtoolError(f"{source} has conflicts") from error
     target = scratch / source
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(ours, target)

@@ -23,7 +23,7 @@ def why_not(
 
     Raises:
         EnvtoolError: The text names no package.
-        SpecError: It is no match spec.
+        SpecError: It is not a valid match spec.
     """
     name = package_of(text)
     here = {(each.manager, each.name) for each in old.packages if each.platform == platform}

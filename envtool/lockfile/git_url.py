@@ -89,7 +89,7 @@ def parse(text: str) -> Repository:
     if ".." in subdirectory.split("/"):
         raise ValueError(f"subdirectory {subdirectory!r} leads out of the repository")
     if revision.startswith("-"):
-        raise ValueError(f"{revision!r} is no branch, tag or commit")
+        raise ValueError(f"{revision!r} is not a branch, tag or commit")
     url = urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
     return Repository(url, unquote(revision) or None, subdirectory)
 
@@ -107,5 +107,5 @@ def _refuse_scp_form(netloc: str) -> None:
     host, colon, port = netloc.rpartition("@")[2].partition(":")
     if colon and port and not port.isdigit() and not host.startswith("["):
         raise ValueError(
-            f"{port!r} is no port; write {netloc.rpartition(':')[0]}/{port}/…, with a slash after the host"
+            f"{port!r} is not a port; write {netloc.rpartition(':')[0]}/{port}/…, with a slash after the host"
         )

@@ -23,9 +23,9 @@ from envtool.solve.cooldown import AgedChannel, is_too_young
 from envtool.spec.environment_yml import package_name
 from envtool.spec.version_policy import VersionPolicy
 
-# Kept until the process ends: to free the records of a channel takes a fiftieth of a lock's time, for nobody.
+# Kept until the process ends: to free the records of a channel takes a fiftieth of a lock's time, for nothing.
 _latest: list[Any] = []
-_NO_RECORDS_HINT = "is the channel's URL right, and is there a way to it? A mirror can be set in config.toml: [mirrors]"
+_NO_RECORDS_HINT = "is the channel's URL right, and is the network reachable? config.toml takes mirrors: [mirrors]"
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Repodata:
         """Every record that the channels have of some packages.
 
         Raises:
-            SolveError: The records of a channel could not be had.
+            SolveError: The records of a channel could not be downloaded.
         """
         return [_record(each) for each in self._records(channels, platform, names)]
 
@@ -122,7 +122,7 @@ class Repodata:
         """The match specs that no record satisfies, each with the newest version; None where the name is unknown.
 
         Raises:
-            SolveError: The records of a channel could not be had.
+            SolveError: The records of a channel could not be downloaded.
         """
         import rattler
 
@@ -233,7 +233,7 @@ def matches(match_spec: str, name: str, version: str, build: str) -> bool:
 
 
 def match_spec_problem(text: str) -> str | None:
-    """Why a text is no match spec, or None when it is one."""
+    """Why a text is not a valid match spec, or None when it is one."""
     import rattler
 
     try:

@@ -69,7 +69,7 @@ class _Request:
     def ask(self, place: str, has_alternative: bool) -> Failure | None:
         """Ask one place; None when it has answered, be it that nothing has changed."""
         hosts = self._relay.hosts
-        # A mirror that answers lacks this form of the records and has another: nobody is waited for.
+        # A mirror that answers lacks this form of the records and has another: no need to wait.
         is_superfluous = self._is_optional and _NOT_FOUND in self.statuses.values()
         if is_superfluous and hosts.is_down(place):
             return Failure("not asked again", is_transient=False)
@@ -112,7 +112,7 @@ class RepodataProxy:
 
     @property
     def failures(self) -> Iterator[str]:
-        """What could not be had from anywhere, each with every mirror's reason."""
+        """What could not be downloaded from anywhere, each with every mirror's reason."""
         with self._lock:
             failed = dict(self._failures)
         return (

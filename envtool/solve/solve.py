@@ -44,7 +44,7 @@ def solve(
 
 
 def refuse_malformed(spec: EnvironmentSpec) -> None:
-    """Raise a `SpecError` that names every line that is no match spec, or whose channel is not listed."""
+    """Raise a `SpecError` that names every line that is not a valid match spec, or whose channel is not listed."""
     lines = dict.fromkeys(dependency for platform in spec.platforms for dependency in platform.conda)
     problems = {each: _problem(spec, each) for each in lines}
     issues = [Issue(each.place, why) for each, why in problems.items() if why]
@@ -57,7 +57,7 @@ def _problem(spec: EnvironmentSpec, line: Dependency) -> str | None:
     parsed = channel_spec.parse(line.text)
     reason = conda_solver.match_spec_problem(parsed.text)
     if reason:
-        return f"{line.text!r} is no match spec: {reason}"
+        return f"{line.text!r} is not a valid match spec: {reason}"
     if parsed.channel and _channel(spec, line.text) is None:
         listed = ", ".join(map(url_credentials.strip, spec.channels))
         shown = url_credentials.strip(parsed.channel)

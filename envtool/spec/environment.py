@@ -19,7 +19,7 @@ from envtool.yaml_document import read_text
 __all__ = ["DEFAULT_PLATFORM", "Dependency", "EnvironmentSpec", "PlatformSpec", "package_name", "read_spec"]
 
 DEFAULT_PLATFORM = "linux-64"
-_HINT = "the keys and their meaning stand in docs/reference/environment-yml.md"
+_HINT = "docs/reference/environment-yml.md explains the keys"
 
 
 @dataclass(frozen=True)

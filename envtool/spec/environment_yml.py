@@ -79,7 +79,7 @@ class Source:
 def parse(path: Path, text: str) -> Source:
     """Parse an environment.yml for every platform that there is; what is wrong stands in its `issues`."""
     if path.suffix in _OTHER_SUFFIXES:
-        what = f"{path.name} is no environment.yml, the only kind that is read; write one: {_OTHER_FILES}"
+        what = f"{path.name} is not an environment.yml, the only supported format; write one: {_OTHER_FILES}"
         return Source(path, issues=(Issue(f"{path}:1", what),))
     document = YamlDocument(str(path), text)
     top = document.mapping(document.root, "the file")
@@ -243,6 +243,6 @@ def _selected(entry: Mapping[str, Value]) -> str | None:
 
 def _match_spec(document: YamlDocument, text: str, line: int) -> Sequence[Line]:
     if package_name(text) is None:
-        document.issue(line, f"{text!r} is no match spec, such as python=3.9")
+        document.issue(line, f"{text!r} is not a valid match spec, for example python=3.9")
         return []
     return [Line(text, f"{document.name}:{line}")]

@@ -163,16 +163,16 @@ def _problem(text: str, kind: str) -> str | None:
     if text.startswith(("git+", "http://", "https://")):
         return f"{text!r} does not say its name; write it as NAME @ URL"
     if text.startswith((".", "/", "~", "file:")) or (text.endswith((".whl", ".tar.gz", ".zip")) and "@" not in text):
-        return f"{text!r} is a file of this machine; publish it to an index or a channel, so that others can have it"
+        return f"{text!r} is a local file; publish it to an index or a channel, so that other machines can download it"
     if name_of(text) is None:
-        return f"{text!r} is no requirement for pip, such as torch==1.12.1"
+        return f"{text!r} is not a valid requirement for pip, for example torch==1.12.1"
     url = url_of(text)
     if git_url.is_repository(url):
         return _repository_problem(text, str(url), kind)
     if url and re.match(r"(hg|svn|bzr)\+", url):
         return f"{text!r}: of version control systems, only git is known"
     if url and url.startswith("file:"):
-        return f"{text!r} is a file of this machine; publish it to an index or a channel, so that others can have it"
+        return f"{text!r} is a local file; publish it to an index or a channel, so that other machines can download it"
     if url and url_credentials.is_literal(url):
         return f"credentials in {url_credentials.strip(url)}; write variables: NAME @ https://$USER:$TOKEN@host/"
     return requirement_hashes.problem(text)
@@ -194,7 +194,7 @@ def _add_file(result: Requirements, line: Line, base: Path, kind: str, files: tu
     text = re.sub(r"^file:(//(localhost)?(?=/))?", "", line.text)
     if "://" in text:
         hint = "put it beside environment.yml and name it there, so that the lock can be checked without a network"
-        result.issues.append(Issue(line.place, f"{text} is no file of this machine; {hint}"))
+        result.issues.append(Issue(line.place, f"{text} is not a local file; {hint}"))
         return
     path = base / unquote(text) if text != line.text else base / text
     if path.resolve() in files:

@@ -37,7 +37,7 @@ def problem(requirement: str) -> str | None:
         if kind.lower() not in kinds:
             return f"a hash of the kind {kind!r} cannot be checked; {', '.join(kinds)} can"
         if not re.fullmatch(rf"[0-9a-fA-F]{{{_DIGITS[kind.lower()]}}}", digits):
-            return f"{digits!r} is no {kind.lower()}: expected {_DIGITS[kind.lower()]} hexadecimal digits"
+            return f"{digits!r} is not a valid {kind.lower()}: expected {_DIGITS[kind.lower()]} hexadecimal digits"
     return None
 
 
