@@ -1,4 +1,4 @@
-"""The way into envtool, and every way out of it."""
+"""The entry point, and the exit codes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import gc
 import os
 import sys
 import sysconfig
-import traceback
 from typing import NoReturn
 
 import click
 
+from envtool import console
+from envtool.cli import cli
 from envtool.errors import EnvtoolError
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -41,9 +42,6 @@ def main() -> NoReturn:
 
 
 def _run() -> int:
-    from envtool import console
-    from envtool.cli import cli
-
     try:
         result = cli.main(prog_name="envtool", standalone_mode=False)
         return result if isinstance(result, int) else DONE
@@ -62,13 +60,18 @@ def _run() -> int:
         return KNOWN_ERROR
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
-            console.say(traceback.format_exc())
-            return BUG
+            return _fault()
         console.fail(EnvtoolError(f"{error.filename or 'a file'} cannot be written: {error.strerror}", _DISK_HINT))
         return KNOWN_ERROR
     except Exception:
-        console.say(traceback.format_exc())
-        return BUG
+        return _fault()
+
+
+def _fault() -> int:
+    import traceback  # a tenth of what `envtool --version` imports
+
+    console.say(traceback.format_exc())
+    return BUG
 
 
 if __name__ == "__main__":

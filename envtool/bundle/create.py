@@ -14,9 +14,10 @@ from envtool.bundle.manifest import LOCKFILE, STARTER, File, Manifest, path_of
 from envtool.console import ProgressDisplay
 from envtool.fetch.archive_cache import Cache, sha256_of
 from envtool.install.request import Request
-from envtool.lockfile.conda_lock_v1 import LockedPackage, read_lockfile
+from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile, read_lockfile, write_lockfile
 from envtool.mirrors import mirrors
 from envtool.signing import ed25519
+from envtool.solve.md5_completion import read_complete
 from envtool.source_builds.acquire import fetch_packages
 
 
@@ -77,7 +78,8 @@ def create(order: Order, target: Path, cache: Cache, display: ProgressDisplay, *
         BundleError: The target is something else already.
     """
     writer.refuse_foreign(target, as_directory=as_directory)
-    packages = _packages(order)
+    lockfile = read_complete(order.lockfile_path)
+    packages = _packages(order, lockfile)
     with TemporaryDirectory(prefix="envtool-bundle-") as name:
         scratch = Path(name)
         with display.task("make the wheel of envtool"):
@@ -85,14 +87,22 @@ def create(order: Order, target: Path, cache: Cache, display: ProgressDisplay, *
         tool_packages = _tools(order, wheel, display)
         proven = fetch_packages([*packages, *tool_packages], cache, display)
         (scratch / STARTER).write_bytes(writer.starter())
-        sources = {LOCKFILE: order.lockfile_path, STARTER: scratch / STARTER, **_own(wheel), **_files(proven, packages)}
+        lock = _carried_lock(order.lockfile_path, lockfile, scratch)
+        sources = {LOCKFILE: lock, STARTER: scratch / STARTER, **_own(wheel), **_files(proven, packages)}
         sources.update(_files(proven, tool_packages))
         manifest = _manifest(order, sources, tool_packages, next(iter(_own(wheel))))
         return _write(order, target, manifest, sources, display, as_directory=as_directory)
 
 
-def _packages(order: Order) -> list[LockedPackage]:
-    lockfile = read_lockfile(order.lockfile_path)
+def _carried_lock(path: Path, lockfile: Lockfile, scratch: Path) -> Path:
+    if lockfile == read_lockfile(path):
+        return path
+    # An old lock with MD5 only is written with the sha256, which the other machine cannot look up.
+    write_lockfile(scratch / LOCKFILE, lockfile)
+    return scratch / LOCKFILE
+
+
+def _packages(order: Order, lockfile: Lockfile) -> list[LockedPackage]:
     requests = [Request(lockfile, platform, order.categories, "") for platform in order.platforms]
     return [each for request in requests for each in request.packages()]
 

@@ -1,35 +1,46 @@
-"""The command line. Each command is a module that imports its work only when it runs, so that `--help` is quick."""
+"""The command line."""
 
 from __future__ import annotations
 
-import importlib
-
 import click
 
-_COMMANDS = (
-    "init", "lock", "diff", "tree", "why", "why-not", "outdated", "export", "merge-driver", "create", "verify",
-    "digest", "run", "activate", "shell-hook", "list", "remove", "cache", "channel", "bundle", "mirror", "doctor",
-    "deploy", "ci",
-)  # fmt: skip
+from envtool.cli.groups import LazyGroup
 
-
-class _Commands(click.Group):
-    """A group whose commands are imported when they are asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(f"envtool.cli.{cmd_name.replace('-', '_')}").command
-        return command
+# The summaries are here so that `--help` imports no command.
+COMMANDS = {
+    "init": ("envtool.cli.init", "Write environment.yml from a template."),
+    "lock": ("envtool.cli.lock", "Choose every package and write conda-lock.yml."),
+    "diff": ("envtool.cli.diff", "Show how two locks differ."),
+    "tree": ("envtool.cli.tree", "Show what each package of a lock needs."),
+    "why": ("envtool.cli.why", "Say why a package is in a lock."),
+    "why-not": ("envtool.cli.why_not", "Say what stands in the way of a version."),
+    "outdated": ("envtool.cli.outdated", "Show newer versions, and what holds them back."),
+    "export": ("envtool.cli.export", "Write a lock in the format of another tool."),
+    "merge-driver": ("envtool.cli.merge_driver", "Let git merge locks."),
+    "create": ("envtool.cli.create", "Make an environment equal to a lock."),
+    "verify": ("envtool.cli.verify", "Prove that an environment is exactly what its lock says."),
+    "digest": ("envtool.cli.digest", "Compute the env digest of an environment."),
+    "run": ("envtool.cli.run", "Run a program in an environment."),
+    "activate": ("envtool.cli.activate", "Activate an environment in this shell."),
+    "shell-hook": ("envtool.cli.shell_hook", "Let a shell activate environments."),
+    "list": ("envtool.cli.list", "Show the environments that envtool made."),
+    "remove": ("envtool.cli.remove", "Remove an environment."),
+    "cache": ("envtool.cli.cache", "See what the cache takes, and make room."),
+    "channel": ("envtool.cli.channel", "Make conda channels of your own."),
+    "bundle": ("envtool.cli.bundle", "Carry an environment to a machine without a network."),
+    "mirror": ("envtool.cli.mirror", "Find, measure and use mirrors of channels and wheels."),
+    "doctor": ("envtool.cli.doctor", "Find what on this machine would break an environment."),
+    "deploy": ("envtool.cli.deploy", "Serve on real machines: units, sites, releases."),
+    "ci": ("envtool.cli.ci", "Check that a lock is fresh, available and reproducible."),
+}
 
 
 @click.group(
-    cls=_Commands,
+    cls=LazyGroup,
+    table=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 1 the answer is no, 2 wrong usage, 3 an error with a hint, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 the answer is no, 2 wrong usage, 3 an error with a hint, 70 a fault of envtool, "
+    "130 interrupted; of `envtool ci` also 10 stale, 11 unreachable, 12 irreproducible.",
 )
 @click.version_option(None, "-V", "--version", package_name="envserve", prog_name="envtool")
 def cli() -> None:

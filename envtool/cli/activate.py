@@ -7,10 +7,13 @@ from pathlib import Path
 
 import click
 
+from envtool import console
 from envtool.cli.options import prefix_option, shell_option
+from envtool.prefix.activate import activation_script
+from envtool.prefix.prefix import find_prefix
 
 
-@click.command("activate", short_help="Activate an environment in this shell.")
+@click.command("activate")
 @click.argument("name", required=False)
 @prefix_option
 @shell_option
@@ -20,10 +23,6 @@ def command(name: str | None, path: Path | None, shell: str) -> None:
     A program cannot change the shell that started it, so the shell needs `envtool shell-hook` once. Without it the
     script is printed, and can be evaluated by hand.
     """
-    from envtool import console
-    from envtool.prefix.activate import activation_script
-    from envtool.prefix.prefix import find_prefix
-
     script = activation_script(find_prefix(name, path), shell)
     if sys.stdout.isatty():
         console.say(f'this shell has no hook yet: eval "$(envtool shell-hook {shell})"')

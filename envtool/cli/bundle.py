@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from envtool import console
-from envtool.cli.options import file_option, json_option, name_option, prefix_option, this_platform
+from envtool import console, paths
+from envtool.bundle import envtool_wheels
+from envtool.bundle import install as installation
+from envtool.bundle.create import Order
+from envtool.bundle.create import create as create_bundle
+from envtool.cli import options
+from envtool.cli.groups import CommandGroup
+from envtool.fetch.archive_cache import Cache
+from envtool.install.request import Request
+from envtool.lockfile.conda_lock_v1 import read_lockfile
+from envtool.prefix.prefix import find_prefix
 
 _path = click.Path(path_type=Path)
-_trusted_option = click.option(
-    "--key", "key_files", type=_path, multiple=True, metavar="PEM",
+_trusted_option = click.option("--key", "key_files", type=_path, multiple=True, metavar="PEM",
     help="A public key that must have signed it. Repeatable.  [default: the keys that this machine trusts]",
 )  # fmt: skip
 
 
-@click.group("bundle", short_help="Carry an environment to a machine without a network.")
+@click.group("bundle", cls=CommandGroup)
 def command() -> None:
     """Carry an environment to a machine without a network.
 
@@ -34,7 +40,7 @@ def command() -> None:
 
 
 @command.command()
-@file_option
+@options.file_option
 @click.option("-o", "--output", type=_path, required=True, help="The file or directory to make.")
 @click.option("--directory", is_flag=True, help="Make a directory; files that are right already stay as they are.")
 @click.option("--platform", "platforms", multiple=True, help="Which platform of the lock. Repeatable.  [default: the "
@@ -48,18 +54,11 @@ def command() -> None:
               help="Keep the choice of envtool's own wheels in this file, and take it from there if it is there: the "
               "bundle is then the same whenever it is made.")  # fmt: skip
 @click.option("--key", "key_file", type=_path, metavar="PEM", help="Sign it with this private key (Ed25519).")
-@json_option
+@options.json_option
 def create(
-    lockfile_path: Path,
-    output: Path,
-    directory: bool,
-    platforms: tuple[str, ...],
-    categories: tuple[str, ...],
-    pythons: tuple[str, ...],
-    tools_path: Path | None,
-    key_file: Path | None,
-    as_json: bool,
-) -> None:
+    lockfile_path: Path, output: Path, directory: bool, platforms: tuple[str, ...], categories: tuple[str, ...],
+    pythons: tuple[str, ...], tools_path: Path | None, key_file: Path | None, as_json: bool,
+) -> None:  # fmt: skip
     """Make a bundle of a lock.
 
     Every archive and wheel is proven against the lock first. The same lock, envtool and choice of tools give the same
@@ -70,22 +69,11 @@ def create(
       envtool bundle create -o serving.pyz
       envtool bundle create -o /media/usb/serving --directory --python 3.9 --key team.pem
     """
-    from envtool import paths
-    from envtool.bundle import envtool_wheels
-    from envtool.bundle.create import Order
-    from envtool.bundle.create import create as create_bundle
-    from envtool.cli.selection import chosen_platform
-    from envtool.fetch.archive_cache import Cache
-    from envtool.lockfile.conda_lock_v1 import read_lockfile
-
     order = Order(
         lockfile_path=lockfile_path,
-        platforms=platforms or (chosen_platform(read_lockfile(lockfile_path), None),),
-        categories=categories,
-        pythons=pythons or envtool_wheels.PYTHONS,
-        tools_path=tools_path,
-        key_file=key_file,
-    )
+        platforms=platforms or (options.chosen_platform(read_lockfile(lockfile_path), None),), categories=categories,
+        pythons=pythons or envtool_wheels.PYTHONS, tools_path=tools_path, key_file=key_file,
+    )  # fmt: skip
     with console.ProgressDisplay() as display:
         made = create_bundle(order, output, Cache(paths.cache()), display, as_directory=directory)
     if as_json:
@@ -99,26 +87,19 @@ def create(
 
 @command.command()
 @click.argument("bundle", type=_path)
-@name_option
-@prefix_option
+@options.name_option
+@options.prefix_option
 @click.option("--category", "categories", multiple=True, help="Install this category. Repeatable.  [default: all that "
               "the bundle has]")  # fmt: skip
-@click.option("--platform", help="Which platform of the lock.  [default: this machine's]")
+@options.machine_platform_option
 @click.option("--force", is_flag=True, help="Make everything anew, even if nothing seems to have changed.")
 @click.option("--frozen", is_flag=True, help="Mark the environment so that conda does not change it (CEP 22).")
 @_trusted_option
-@json_option
+@options.json_option
 def install(
-    bundle: Path,
-    name: str | None,
-    path: Path | None,
-    categories: tuple[str, ...],
-    platform: str | None,
-    force: bool,
-    frozen: bool,
-    key_files: tuple[Path, ...],
-    as_json: bool,
-) -> None:
+    bundle: Path, name: str | None, path: Path | None, categories: tuple[str, ...], platform: str | None, force: bool,
+    frozen: bool, key_files: tuple[Path, ...], as_json: bool,
+) -> None:  # fmt: skip
     """Make an environment from a bundle; no network is used.
 
     Every file is proven before anything in the environment is touched. The proven files stay in envtool's cache, where
@@ -129,22 +110,13 @@ def install(
       envtool bundle install serving.pyz -n serving
       python3 serving.pyz -n serving              the same where no envtool is
     """
-    from envtool import paths
-    from envtool.bundle import install as installation
-    from envtool.fetch.archive_cache import Cache
-    from envtool.install.request import Request
-    from envtool.prefix.prefix import find_prefix
-
     prefix = find_prefix(name, path)
     trusted = installation.open_trusted(bundle, key_files)
     request = Request(
-        lockfile=trusted.lockfile,
-        platform=platform or this_platform(),
-        categories=categories or trusted.bundle.manifest.categories,
-        command=shlex.join(["envtool", *sys.argv[1:]]),
-        starts_over=force,
+        lockfile=trusted.lockfile, platform=platform or options.this_platform(),
+        categories=categories or trusted.bundle.manifest.categories, command=options.command_line(), starts_over=force,
         is_frozen=frozen,
-    )
+    )  # fmt: skip
     with console.ProgressDisplay() as display:
         outcome = installation.install(trusted, request, prefix, Cache(paths.cache()), display)
     digest = outcome.receipt.env_digest
@@ -153,7 +125,7 @@ def install(
         console.answer_json({"prefix": str(prefix.path), "changed": changed, "env_digest": digest, "key": trusted.key})
         return
     console.say(
-        f"made {prefix.path}" if outcome.plan.install else f"nothing to do: {prefix.path} is the lock's already"
+        f"made {prefix.path}" if outcome.plan.install else f"nothing to do: {prefix.path} is already up to date"
     )
     console.say(f"env digest {digest}")
 
@@ -161,11 +133,12 @@ def install(
 @command.command()
 @click.argument("bundle", type=_path)
 @_trusted_option
-@json_option
+@options.json_option
 def verify(bundle: Path, key_files: tuple[Path, ...], as_json: bool) -> None:
-    """Read every file of a bundle and compare it with the manifest; nothing is installed."""
-    from envtool.bundle import install as installation
+    """Compare every file of a bundle with its manifest.
 
+    Nothing is installed.
+    """
     trusted = installation.open_trusted(bundle, key_files)
     with console.ProgressDisplay() as display, display.task(f"read {bundle}", in_bytes=True) as task:
         installation.verify(trusted.bundle, task)

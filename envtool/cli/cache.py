@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import click
 
+from envtool import console, paths
+from envtool.cli.groups import CommandGroup
+from envtool.fetch.archive_cache import Cache
+from envtool.package_cache.prune import prune, sizes, stale
+from envtool.package_cache.store import PackageCache
 
-@click.group("cache", short_help="See what the cache takes, and make room.")
+
+@click.group("cache", cls=CommandGroup)
 def command() -> None:
     """See what the cache takes, and make room.
 
@@ -14,14 +20,10 @@ def command() -> None:
     """
 
 
-@command.command("list", short_help="Show what each part takes.")
+@command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def list_parts(as_json: bool) -> None:
     """Show what each part of the cache takes."""
-    from envtool import console, paths
-    from envtool.fetch.archive_cache import Cache
-    from envtool.package_cache.prune import sizes
-
     found = sizes(Cache(paths.cache()))
     if as_json:
         console.answer_json({"cache": str(paths.cache()), "size_bytes": found})
@@ -30,22 +32,17 @@ def list_parts(as_json: bool) -> None:
         console.answer(f"{part:10} {console.size(size_bytes):>10}")
 
 
-@command.command("prune", short_help="Remove unpacked packages.")
+@command.command("prune")
 @click.option("--days", type=click.FloatRange(min=0), default=30.0, show_default=True, help="Unused for so many days.")
 @click.option("--all", "is_all", is_flag=True, help="Remove all of them.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def prune_unpacked(days: float, is_all: bool, dry_run: bool, as_json: bool) -> None:
-    """Remove unpacked packages that no create has used for some days.
+    """Remove unpacked packages that are no longer in use.
 
-    Archives and wheels stay; the next create unpacks again. Environments share nothing with the cache, so that none is
-    harmed.
+    Those go that no create has used for some days. Archives and wheels stay; the next create unpacks again.
+    Environments share nothing with the cache, so that none is harmed.
     """
-    from envtool import console, paths
-    from envtool.fetch.archive_cache import Cache
-    from envtool.package_cache.prune import prune, stale
-    from envtool.package_cache.store import PackageCache
-
     store = PackageCache(Cache(paths.cache()))
     found = stale(store, 0 if is_all else days)
     if not dry_run:

@@ -1,26 +1,28 @@
-"""`envtool channel`: channels of one's own."""
+"""`envtool channel`: channels of your own."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from envtool import console
+from envtool import console, paths
+from envtool.channel.add_packages import Sources, make
+from envtool.channel.edit import Indexing
+from envtool.channel.python_recipe.build import build as build_channel
 from envtool.cli import channel_contents, channel_sharing
+from envtool.cli.groups import CommandGroup
 from envtool.cli.init import pair
 from envtool.cli.options import json_option
-
-if TYPE_CHECKING:
-    from envtool.channel.add_packages import Sources
+from envtool.fetch.archive_cache import Cache
+from envtool.wheels import to_conda
 
 _file = click.Path(path_type=Path, dir_okay=False)
 _directory = click.Path(path_type=Path, file_okay=False, exists=True)
 
 
-@click.group("channel")
+@click.group("channel", cls=CommandGroup)
 def command() -> None:
     """Make conda channels of your own.
 
@@ -37,21 +39,12 @@ for _each in (
 
 @command.command()
 @click.argument("recipes", nargs=-1, metavar="[RECIPE]...")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="The channel's directory.  [default: channel/ in envtool's cache]",
-)
-@click.option(
-    "--debian-mirror",
-    "debian_mirrors",
-    multiple=True,
-    metavar="URL",
-    envvar="ENVTOOL_DEBIAN_MIRRORS",
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="The channel's directory.  [default: channel/ in envtool's cache]")  # fmt: skip
+@click.option("--debian-mirror", "debian_mirrors", multiple=True, metavar="URL", envvar="ENVTOOL_DEBIAN_MIRRORS",
     help="A mirror site that has debian/ and debian-security/, tried when the places that apt is configured for on "
     "this machine fail. May be given several times; ENVTOOL_DEBIAN_MIRRORS takes a list separated by spaces.",
-)
+)  # fmt: skip
 @click.option("--wheel", "wheels", type=_file, multiple=True, metavar="FILE",
               help="Make a package of this wheel, in place of recipes. Repeatable.")  # fmt: skip
 @click.option("--checkout", "checkouts", type=_directory, multiple=True, metavar="DIR",
@@ -66,23 +59,16 @@ for _each in (
 @channel_contents.key_option
 @json_option
 def build(
-    recipes: tuple[str, ...],
-    output: Path | None,
-    debian_mirrors: tuple[str, ...],
-    wheels: tuple[Path, ...],
-    checkouts: tuple[Path, ...],
-    pythons: tuple[str, ...],
-    platform: str | None,
-    renames: tuple[str, ...],
-    build_number: int,
-    key_file: Path | None,
-    as_json: bool,
-) -> None:
-    """Build the embedded channel, for machines that reach no conda channel, or packages of your own.
+    recipes: tuple[str, ...], output: Path | None, debian_mirrors: tuple[str, ...], wheels: tuple[Path, ...],
+    checkouts: tuple[Path, ...], pythons: tuple[str, ...], platform: str | None, renames: tuple[str, ...],
+    build_number: int, key_file: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Build the embedded channel, or packages of your own.
 
-    It holds Python 3.9, pip and envserve itself, made from files that their recipes pin by sha256: Debian's packages,
-    one wheel, and this checkout. No root, no compiler and no conda are needed. What is there already and has not
-    changed is left as it is, so that a second run takes a moment. Without RECIPE all of them are built.
+    The embedded channel is for machines that reach no conda channel. It holds Python 3.9, pip and envserve itself, made
+    from files that their recipes pin by sha256: Debian's packages, one wheel, and this checkout. No root, no compiler
+    and no conda are needed. What is there already and has not changed is left as it is, so that a second run takes a
+    moment. Without RECIPE all of them are built.
 
     The channel's URL is printed; put it into an environment.yml:
 
@@ -98,56 +84,30 @@ def build(
       envtool channel build --checkout . --output /srv/channel
       envtool channel build --wheel ext-1.0-cp39-cp39-manylinux_2_28_x86_64.whl --output /srv/channel
     """
-    place = _place(output)
+    place = (output or paths.cache() / "channel").absolute()
     if not (wheels or checkouts):
         _build_recipes(recipes, place, debian_mirrors, key_file, as_json=as_json)
     elif recipes:
         raise click.UsageError("RECIPE does not go with --wheel and --checkout")
     else:
-        from envtool.channel.add_packages import Sources
-        from envtool.wheels import to_conda
-
         names = dict(pair(each) for each in renames)
         wishes = tuple(
             to_conda.ConversionOptions(python, platform, names, build_number) for python in pythons or (None,)
         )
-        _make(Sources(wheels, checkouts, wishes), place, key_file, as_json=as_json)
-
-
-def _place(output: Path | None) -> Path:
-    from envtool import paths
-
-    return (output or paths.cache() / "channel").absolute()
-
-
-def _make(sources: Sources, place: Path, key_file: Path | None, *, as_json: bool) -> None:
-    from envtool.channel.add_packages import make
-    from envtool.channel.edit import Indexing
-
-    with console.ProgressDisplay() as display:
-        changed = make(sources, place, display, Indexing(key_file=key_file))
-    channel_contents.tell(changed, as_json=as_json)
+        with console.ProgressDisplay() as display:
+            changed = make(Sources(wheels, checkouts, wishes), place, display, Indexing(key_file=key_file))
+        channel_contents.tell(changed, as_json=as_json)
 
 
 def _build_recipes(
     recipes: tuple[str, ...], place: Path, debian_mirrors: tuple[str, ...], key_file: Path | None, *, as_json: bool
 ) -> None:
-    from envtool import paths
-    from envtool.channel.python_recipe.build import build as build_channel
-    from envtool.fetch.archive_cache import Cache
-
     if key_file:
         raise click.UsageError(
             "--key goes with --wheel and --checkout; after recipes, envtool channel index DIR --key PEM"
         )
     with console.ProgressDisplay() as display:
-        made = build_channel(
-            recipes,
-            place,
-            cache=Cache(paths.cache()),
-            display=display,
-            debian_mirrors=debian_mirrors,
-        )
+        made = build_channel(recipes, place, cache=Cache(paths.cache()), display=display, debian_mirrors=debian_mirrors)
     for name, reason in made.left_out:
         console.warn(f"{name} is left out: {reason}")
     if as_json:

@@ -1,24 +1,22 @@
-"""`envtool channel add`, `index`, `check`, `remove`, `gc`: what a channel holds."""
+"""`envtool channel add`, `index`, `check`, `remove`, `gc`: the contents of a channel."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from envtool import console
+from envtool.channel import check as checking
+from envtool.channel import edit
+from envtool.channel.edit import Changed
 from envtool.cli.options import json_option
-
-if TYPE_CHECKING:
-    from envtool.channel.edit import Changed
 
 _path = click.Path(path_type=Path)
 channel_argument = click.argument("channel", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
-key_option = click.option(
-    "--key", "key_file", type=_path, metavar="PEM", help="Sign the index with this private key (Ed25519)."
-)
+key_option = click.option("--key", "key_file", type=_path, metavar="PEM",
+                          help="Sign the index with this private key (Ed25519).")  # fmt: skip
 
 
 @click.command()
@@ -32,8 +30,6 @@ def add(channel: Path, files: tuple[Path, ...], key_file: Path | None, as_json: 
     What an archive holds is compared with what it says about itself first. An archive of the same name with another
     content is refused, since every cache knows an archive by its name.
     """
-    from envtool.channel import edit
-
     with console.ProgressDisplay() as display:
         changed = edit.add(channel, files, display, edit.Indexing(key_file=key_file))
     tell(changed, as_json=as_json)
@@ -45,9 +41,10 @@ def add(channel: Path, files: tuple[Path, ...], key_file: Path | None, as_json: 
 @key_option
 @json_option
 def index(channel: Path, shards: bool | None, key_file: Path | None, as_json: bool) -> None:
-    """Write the index of a channel anew: repodata.json, repodata.json.zst, and shards on request."""
-    from envtool.channel import edit
+    """Write the index of a channel anew.
 
+    It is repodata.json, repodata.json.zst, and shards on request.
+    """
     with console.ProgressDisplay() as display:
         changed = edit.reindex(channel, display, edit.Indexing(shards, key_file))
     tell(changed, as_json=as_json)
@@ -57,10 +54,10 @@ def index(channel: Path, shards: bool | None, key_file: Path | None, as_json: bo
 @channel_argument
 @json_option
 def check(channel: Path, as_json: bool) -> int:
-    """Check every archive against the index and against its own list of files; exit 1 when something does not fit."""
-    from envtool.channel import check as checking
-    from envtool.channel import edit
+    """Check every archive of a channel.
 
+    Each is compared with the index and with its own list of files; exit code 1 when something does not fit.
+    """
     archives = edit.archives(channel)
     with console.ProgressDisplay() as display, display.task(f"check {len(archives)} archives", len(archives)) as task:
         issues = checking.check(channel, archives, task)
@@ -80,14 +77,14 @@ def check(channel: Path, as_json: bool) -> int:
 @key_option
 @json_option
 def remove(channel: Path, patterns: tuple[str, ...], key_file: Path | None, as_json: bool) -> None:
-    """Take archives out of a channel: by file name, where * and ? stand for other characters.
+    """Remove archives from a channel, by file name.
+
+    In FILE, * and ? stand for other characters.
 
     \b
     Example:
       envtool channel remove /srv/channel 'ourtool-1.0-*.conda'
     """
-    from envtool.channel import edit
-
     with console.ProgressDisplay() as display:
         changed = edit.remove(channel, patterns, display, edit.Indexing(key_file=key_file))
     tell(changed, as_json=as_json)
@@ -99,12 +96,10 @@ def remove(channel: Path, patterns: tuple[str, ...], key_file: Path | None, as_j
 @key_option
 @json_option
 def gc(channel: Path, keep: int, key_file: Path | None, as_json: bool) -> None:
-    """Keep the N newest builds of every package in each subdir, and take the others out.
+    """Keep the N newest builds of every package in each subdir.
 
-    Locks that name an archive that went cannot be created from this channel any more.
+    The others are removed. Locks that name one of them can no longer be created from this channel.
     """
-    from envtool.channel import edit
-
     with console.ProgressDisplay() as display:
         changed = edit.collect(channel, keep, display, edit.Indexing(key_file=key_file))
     tell(changed, as_json=as_json)

@@ -4,43 +4,37 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from envtool import console
+from envtool import console, paths
+from envtool.channel import mirror as mirror_module
+from envtool.channel.storage import Storage
 from envtool.cli.channel_contents import key_option
 from envtool.cli.options import json_option
-
-if TYPE_CHECKING:
-    from envtool.channel.storage import Storage
+from envtool.fetch.archive_cache import Cache
+from envtool.solve.md5_completion import read_complete
 
 
 @click.command()
 @click.argument("place", metavar="DIR|s3://BUCKET/PREFIX")
-@click.option(
-    "--lock", "lockfile_path", type=click.Path(path_type=Path), default=Path("conda-lock.yml"), show_default=True,
-    help="The lockfile.",
-)  # fmt: skip
+@click.option("--lock", "lockfile_path", type=click.Path(path_type=Path), default=Path("conda-lock.yml"),
+              show_default=True, help="The lockfile.")  # fmt: skip
 @click.option("--public-url", metavar="URL", help="Where other machines find it.  [default: what the place is called]")
 @key_option
 @json_option
 def mirror(place: str, lockfile_path: Path, public_url: str | None, key_file: Path | None, as_json: bool) -> None:
-    """Make a channel that holds exactly what a lock needs, for all its platforms.
+    """Make a channel that holds exactly what a lock needs.
 
-    Every archive and wheel is proven first. What is right already stays untouched, so that rsync moves what is new;
-    what the lock does not need any more is removed. The answer is the variable that makes `envtool create` use it.
+    It serves all platforms of the lock. Every archive and wheel is proven first. What is right already stays untouched,
+    so that rsync moves what is new; what the lock does not need any more is removed. The answer is the variable that
+    makes `envtool create` use it.
 
     \b
     Examples:
       envtool channel mirror --lock conda-lock.yml /srv/mirror
       envtool channel mirror s3://our-bucket/mirror
     """
-    from envtool import paths
-    from envtool.channel import mirror as mirror_module
-    from envtool.fetch.archive_cache import Cache
-    from envtool.solve.md5_completion import read_complete
-
     lockfile = read_complete(lockfile_path)
     with console.ProgressDisplay() as display:
         cache = Cache(paths.cache())
@@ -68,15 +62,15 @@ def _place(name: str) -> Storage:
 @click.option("--bind", default="127.0.0.1:8080", show_default=True, metavar="ADDRESS:PORT", help="Where to listen.")
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes.")
 @click.option("--threads", type=click.IntRange(min=1), default=8, show_default=True, help="Requests at once in each.")
-@click.option(
-    "--token-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-    help="A file with the token that each request has to bring.  [default: ENVTOOL_CHANNEL_TOKEN, or none]",
+@click.option("--token-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="A file with the token that each request has to bring.  [default: ENVTOOL_CHANNEL_TOKEN, or none]",
 )  # fmt: skip
 def serve(channel: Path, bind: str, workers: int, threads: int, token_file: Path | None) -> None:
-    """Serve a channel over HTTP, read-only, until Ctrl-C; needs the extra [web].
+    """Serve a channel over HTTP, read-only.
 
-    Clients bring the token as `Authorization: Bearer`, as the password of Basic, or in the path as
-    http://HOST/t/TOKEN/ . It is never on the command line, which everybody on the machine can read.
+    It runs until Ctrl-C, and needs the extra [web]. Clients bring the token as `Authorization: Bearer`, as the password
+    of Basic, or in the path as http://HOST/t/TOKEN/ . It is never on the command line, which everybody on the machine
+    can read.
     """
     import os
 

@@ -3,53 +3,40 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from envtool.cli.options import file_option, json_option, this_platform
+from envtool import console, paths
+from envtool.atomic_files import write_atomically
+from envtool.ci.pipeline import CiReport, Job, run
+from envtool.ci.report import as_annotations, as_dict, as_markdown
+from envtool.cli import options
+from envtool.fetch.archive_cache import Cache
+from envtool.install.request import Request
+from envtool.prefix.prefix import Prefix
+from envtool.solve import refresh
+from envtool.solve.md5_completion import read_complete
 
-if TYPE_CHECKING:
-    from envtool.ci.pipeline import CiReport
 
-
-@click.command("ci", short_help="Check in CI that a lock is fresh, can be had and is reproducible.")
-@file_option
-@click.option(
-    "--source", "sources", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
-    help="What the lock was made from. Repeatable.  [default: the sources that the lock names]",
-)  # fmt: skip
-@click.option(
-    "-p", "--prefix", "path", type=click.Path(path_type=Path), default=Path(".envtool-ci/env"), show_default=True,
-    help="Where the environment is made; kept for the steps that follow.",
-)  # fmt: skip
-@click.option("--platform", help="Which platform of the lock. [default: this machine's]")
-@click.option(
-    "--category", "categories", multiple=True, default=("main",), show_default=True,
-    help="Install this category. Repeatable.",
-)  # fmt: skip
-@click.option(
-    "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("envtool-ci"), show_default=True,
-    help="The directory for summary.md, sbom.json and verify.xml.",
-)  # fmt: skip
+@click.command("ci")
+@options.file_option
+@click.option("--source", "sources", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
+              help="What the lock was made from. Repeatable.  [default: the sources that the lock names]")  # fmt: skip
+@click.option("-p", "--prefix", "path", type=click.Path(path_type=Path), default=Path(".envtool-ci/env"),
+              show_default=True, help="Where the environment is made; kept for the steps that follow.")  # fmt: skip
+@options.machine_platform_option
+@options.installed_category_option
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=Path("envtool-ci"),
+              show_default=True, help="The directory for summary.md, sbom.json and verify.xml.")  # fmt: skip
 @click.option("--no-rebuild", is_flag=True, help="Do not make the environment a second time.")
-@json_option
+@options.json_option
 @click.pass_context
 def command(
-    ctx: click.Context,
-    lockfile_path: Path,
-    sources: tuple[Path, ...],
-    path: Path,
-    platform: str | None,
-    categories: tuple[str, ...],
-    output: Path,
-    no_rebuild: bool,
-    as_json: bool,
-) -> None:
-    """Check in CI that a lock is fresh, can be had and is reproducible.
+    ctx: click.Context, lockfile_path: Path, sources: tuple[Path, ...], path: Path, platform: str | None,
+    categories: tuple[str, ...], output: Path, no_rebuild: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Check in CI that a lock is fresh, available and reproducible.
 
     The lock is compared with its sources; the environment is made from it with the cache, every file verified, and made
     a second time and compared; a bill of materials and one summary in Markdown are written. On GitHub the summary also
@@ -59,21 +46,14 @@ def command(
     Exit codes:
       0   all is well
       10  stale: the lock is not what its sources ask for
-      11  unreachable: a package could not be had; run it again
+      11  unreachable: a package could not be downloaded; run it again
       12  irreproducible: other bytes than those that were locked, or other files the second time
       3   something else, with a hint
     """
-    from envtool import console, paths
-    from envtool.ci.pipeline import Job, run
-    from envtool.fetch.archive_cache import Cache
-    from envtool.install.request import Request
-    from envtool.prefix.prefix import Prefix
-    from envtool.solve import refresh
-    from envtool.solve.md5_completion import read_complete
-
     lockfile = read_complete(lockfile_path)
-    words = shlex.join(["envtool", *sys.argv[1:]])
-    request = Request(lockfile, platform or this_platform(), categories, words, repairs=True, is_listed=False)
+    request = Request(
+        lockfile, platform or options.this_platform(), categories, options.command_line(), repairs=True, is_listed=False
+    )
     name = lockfile_path.absolute().parent.name
     fresh = refresh.request(sources, lockfile_path, lockfile, {})
     output.mkdir(parents=True, exist_ok=True)
@@ -85,10 +65,6 @@ def command(
 
 
 def _tell(result: CiReport, lockfile_path: Path, output: Path, *, as_json: bool) -> None:
-    from envtool import console
-    from envtool.atomic_files import write_atomically
-    from envtool.ci.report import as_annotations, as_dict, as_markdown
-
     page = as_markdown(result, str(lockfile_path))
     write_atomically(output / "summary.md", page)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,44 +9,35 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from envtool.cli.options import file_option, json_option, name_option, prefix_option, this_platform
+from envtool import console
+from envtool import paths as directories
+from envtool.cli import options
+from envtool.install.request import Request
+from envtool.prefix.prefix import Prefix, find_prefix
+from envtool.solve.md5_completion import read_complete
 
 if TYPE_CHECKING:
     from envtool.install.create import Outcome
     from envtool.install.estimate import Estimate
-    from envtool.install.request import Request
-    from envtool.prefix.prefix import Prefix
     from envtool.prefix.transaction_plan import Plan
 
 
-@click.command("create", short_help="Make an environment equal to a lock.")
-@name_option
-@prefix_option
-@file_option
-@click.option(
-    "--category", "categories", multiple=True, default=("main",), show_default=True,
-    help="Install this category. Repeatable.",
-)  # fmt: skip
-@click.option("--platform", help="Which platform of the lock. [default: this machine's]")
+@click.command("create")
+@options.name_option
+@options.prefix_option
+@options.file_option
+@options.installed_category_option
+@options.machine_platform_option
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
 @click.option("--repair", is_flag=True, help="Read every file, and mend what was altered, removed or added.")
 @click.option("--force", is_flag=True, help="Make everything anew, even if nothing seems to have changed.")
-@click.option("--offline", is_flag=True, help="Take everything from the cache; name what is not there.")
+@click.option("--offline", is_flag=True, help="Use only the cache; list what is missing from it.")
 @click.option("--frozen", is_flag=True, help="Mark the environment so that conda does not change it (CEP 22).")
-@json_option
+@options.json_option
 def command(
-    name: str | None,
-    path: Path | None,
-    lockfile_path: Path,
-    categories: tuple[str, ...],
-    platform: str | None,
-    dry_run: bool,
-    repair: bool,
-    force: bool,
-    offline: bool,
-    frozen: bool,
-    as_json: bool,
-) -> None:
+    name: str | None, path: Path | None, lockfile_path: Path, categories: tuple[str, ...], platform: str | None,
+    dry_run: bool, repair: bool, force: bool, offline: bool, frozen: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Make an environment equal to a lock.
 
     Every archive and wheel that is installed is hashed before anything in the environment is touched, and every file
@@ -64,29 +53,21 @@ def command(
       envtool create -p /opt/serving --category main --category dev
       envtool create -n serving --repair
     """
-    from envtool import console
-    from envtool.install.request import Request
-    from envtool.prefix.prefix import find_prefix
-    from envtool.solve.md5_completion import read_complete
-
     prefix = find_prefix(name, path)
     request = Request(
-        lockfile=read_complete(lockfile_path, is_offline=offline),
-        platform=platform or this_platform(),
-        categories=categories,
-        command=shlex.join(["envtool", *sys.argv[1:]]),
-        starts_over=force,
-        repairs=repair,
-        is_offline=offline,
+        lockfile=read_complete(lockfile_path, is_offline=offline), platform=platform or options.this_platform(),
+        categories=categories, command=options.command_line(), starts_over=force, repairs=repair, is_offline=offline,
         is_frozen=frozen,
-    )
+    )  # fmt: skip
     plan, outcome, digest = _carry_out(request, prefix, is_dry=dry_run)
     if outcome is not None:
         for line in outcome.warnings():
             console.warn(line)
     if as_json:
         told = _as_told(outcome) if outcome else {}
-        _answer_json(plan, prefix, request, {"env_digest": digest, **told}, is_dry=dry_run)
+        needs = asdict(_forecast(plan, prefix, request, _sizes(plan))) if dry_run else {}
+        head = {"prefix": str(prefix.path), "dry_run": dry_run, "env_digest": digest}
+        console.answer_json({**needs, **head, **told, **_as_dict(plan)})
     elif dry_run:
         _show(plan, prefix, request)
     else:
@@ -105,8 +86,6 @@ def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan,
         return Plan(()), None, receipt.env_digest
 
     # Not imported where there is nothing to do.
-    from envtool import console
-    from envtool import paths as directories
     from envtool.fetch.archive_cache import Cache
     from envtool.install.create import create, preview
 
@@ -127,13 +106,6 @@ def _as_told(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _answer_json(plan: Plan, prefix: Prefix, request: Request, told: Mapping[str, Any], *, is_dry: bool) -> None:
-    from envtool import console
-
-    needs = asdict(_forecast(plan, prefix, request, _sizes(plan))) if is_dry else {}
-    console.answer_json({**needs, "prefix": str(prefix.path), "dry_run": is_dry, **told, **_as_dict(plan)})
-
-
 def _as_dict(plan: Plan) -> dict[str, Any]:
     return {
         "changed": not plan.is_empty,
@@ -145,10 +117,8 @@ def _as_dict(plan: Plan) -> dict[str, Any]:
 
 
 def _show(plan: Plan, prefix: Prefix, request: Request) -> None:
-    from envtool import console
-
     if plan.is_empty:
-        console.answer(f"nothing to do: {prefix.path} is the lock's already")
+        console.answer(f"nothing to do: {prefix.path} is already up to date")
         return
     if plan.starts_over:
         console.answer(f"make {prefix.path} from nothing")
@@ -161,7 +131,10 @@ def _show(plan: Plan, prefix: Prefix, request: Request) -> None:
         console.answer(f"remove   {old.manager:5}  {old.name} {old.version}")
     for path in plan.delete:
         console.answer(f"delete   {path}")
-    _show_needs(_forecast(plan, prefix, request, sizes))
+    needs = _forecast(plan, prefix, request, sizes)
+    unknown = f", and {needs.unknown} of unknown size" if needs.unknown else ""
+    console.answer(f"download {console.size(needs.download_bytes)} in {needs.downloads} files{unknown}")
+    console.answer(f"disk     about {console.size(needs.disk_bytes)}, {console.size(needs.free_bytes)} are free")
 
 
 def _sizes(plan: Plan) -> dict[str, int | None]:
@@ -170,16 +143,7 @@ def _sizes(plan: Plan) -> dict[str, int | None]:
     return {url: each.size_bytes for url, each in look_up(plan.install, is_offline=True).items()}
 
 
-def _show_needs(needs: Estimate) -> None:
-    from envtool import console
-
-    unknown = f", and {needs.unknown} of unknown size" if needs.unknown else ""
-    console.answer(f"download {console.size(needs.download_bytes)} in {needs.downloads} files{unknown}")
-    console.answer(f"disk     about {console.size(needs.disk_bytes)}, {console.size(needs.free_bytes)} are free")
-
-
 def _forecast(plan: Plan, prefix: Prefix, request: Request, sizes: Mapping[str, int | None]) -> Estimate:
-    from envtool import paths as directories
     from envtool.fetch.archive_cache import Cache
     from envtool.install.estimate import forecast
 
@@ -187,10 +151,8 @@ def _forecast(plan: Plan, prefix: Prefix, request: Request, sizes: Mapping[str, 
 
 
 def _say(plan: Plan, prefix: Prefix, digest: str | None) -> None:
-    from envtool import console
-
     if plan.is_empty:
-        console.say(f"nothing to do: {prefix.path} is the lock's already")
+        console.say(f"nothing to do: {prefix.path} is already up to date")
     else:
         counts = f"{len(plan.install)} installed, {len(plan.remove)} removed, {len(plan.delete)} files deleted"
         console.say(f"made {prefix.path}: {counts}")

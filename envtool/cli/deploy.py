@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from envtool import console
+from envtool import templates as door
 from envtool.cli import releases
+from envtool.cli.groups import CommandGroup
 from envtool.cli.init import describe_variables, pair
 from envtool.cli.options import json_option
+from envtool.cli.rendered_files import compare_rendered, write_rendered
+from envtool.deploy.templates import DeployTemplate, find_kind, kinds
+from envtool.yaml_document import read_text
 
-if TYPE_CHECKING:
-    from envtool.deploy.templates import DeployTemplate
-
-own_option = click.option(
-    "--templates", "own", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+own_option = click.option("--templates", "own", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="A directory of templates of your own, with a directory deploy/.  [default: templates/ under ~/.envtool]",
 )  # fmt: skip
 
 
-@click.group("deploy", short_help="Serve on real machines: units, sites, pipelines, releases.")
+@click.group("deploy", cls=CommandGroup)
 def command() -> None:
     """Serve on real machines.
 
@@ -47,9 +50,6 @@ for _each in (releases.apply, releases.rollback, releases.status):
 @json_option
 def list_(own: Path | None, as_json: bool) -> None:
     """Show what can be made."""
-    from envtool import console
-    from envtool.deploy.templates import kinds
-
     known = kinds(own)
     if as_json:
         console.answer_json({name: _kind_dict(each) for name, each in known.items()})
@@ -64,9 +64,6 @@ def list_(own: Path | None, as_json: bool) -> None:
 @json_option
 def explain(kind: str, own: Path | None, as_json: bool) -> None:
     """Show what KIND is and which variables it takes."""
-    from envtool import console
-    from envtool.deploy.templates import find_kind
-
     found = find_kind(kind, own)
     if as_json:
         console.answer_json(_kind_dict(found))
@@ -81,20 +78,14 @@ def explain(kind: str, own: Path | None, as_json: bool) -> None:
 @click.option("-s", "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a variable. Repeatable.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write.  [default: standard output]")
 @own_option
-@click.option("--force", is_flag=True, help="Write over a file that says something else.")
-@click.option(
-    "--check", "is_check", is_flag=True, help="Only say whether OUTPUT is what would be written; exit code 1 when not."
-)
+@click.option("--force", is_flag=True, help="Overwrite a file with other content.")
+@click.option("--check", "is_check", is_flag=True,
+              help="Only say whether OUTPUT is what would be written; exit code 1 when not.")  # fmt: skip
 @click.pass_context
 def render(
-    ctx: click.Context,
-    kind: str,
-    settings: tuple[str, ...],
-    output: Path | None,
-    own: Path | None,
-    force: bool,
+    ctx: click.Context, kind: str, settings: tuple[str, ...], output: Path | None, own: Path | None, force: bool,
     is_check: bool,
-) -> None:
+) -> None:  # fmt: skip
     """Make a file of KIND from its template.
 
     Every variable has a value that is safe, or has to be given. Nothing that is rendered listens on a public address
@@ -106,10 +97,6 @@ def render(
       envtool deploy render nginx --set server_name=models.example.org
       envtool deploy render github --set install='envserve[envtool]' -o .github/workflows/reproducible.yml --check
     """
-    from envtool import console
-    from envtool import templates as door
-    from envtool.deploy.templates import find_kind
-
     if is_check and output is None:
         raise click.UsageError("--check compares a file; name it with -o")
     found = find_kind(kind, own)
@@ -117,43 +104,19 @@ def render(
     if output is None:
         console.answer(text.rstrip("\n"))
     elif is_check:
-        ctx.exit(_check(found, text, output))
+        actual = read_text(output, "envtool deploy render makes it")
+        ctx.exit(compare_rendered(text, actual, output, found.template.name))
     else:
         _write(text, output, force)
 
 
 def _write(text: str, output: Path, force: bool) -> None:
-    from envtool import console
-    from envtool.atomic_files import write_atomically
-    from envtool.errors import EnvtoolError
-
-    if output.exists() and output.read_text(encoding="utf-8") != text and not force:
-        raise EnvtoolError(
-            f"{output} is there already and says something else", "--check shows how they differ, --force writes over"
-        )
-    write_atomically(output, text)
+    write_rendered(text, output, "--check shows how they differ, --force writes over", force=force)
     if text.startswith("#!"):
         output.chmod(0o755)
     console.say(f"wrote {output}")
 
 
-def _check(kind: DeployTemplate, text: str, output: Path) -> int:
-    import difflib
-
-    from envtool import console
-    from envtool.yaml_document import read_text
-
-    actual = read_text(output, "envtool deploy render makes it")
-    if actual == text:
-        console.say(f"{output} equals its template {kind.template.name}")
-        return 0
-    lines = text.splitlines(), actual.splitlines()
-    console.answer("\n".join(difflib.unified_diff(*lines, f"template {kind.template.name}", str(output), lineterm="")))
-    return 1
-
-
 def _kind_dict(kind: DeployTemplate) -> dict[str, Any]:
-    from dataclasses import asdict
-
     variables = [asdict(each) for each in kind.template.variables]
     return {"description": kind.template.description, "output": kind.output, "variables": variables}

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import click
 
+from envtool import console, subprocesses
 from envtool.cli.options import file_option, json_option
+from envtool.errors import MissingFileError, ProcessError
+from envtool.inspect_lock.diff import as_markdown, as_table, compare, compare_versions, summary
+from envtool.lockfile.conda_lock_v1 import Lockfile, parse_lockfile, read_lockfile
 
 
-@click.command("diff", short_help="Show how two locks differ.")
+@click.command("diff")
 @click.argument("old", default="HEAD", metavar="[OLD]")
 @click.argument("new", required=False, metavar="[NEW]")
 @file_option
@@ -20,15 +24,9 @@ from envtool.cli.options import file_option, json_option
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context,
-    old: str,
-    new: str | None,
-    lockfile_path: Path,
-    platforms: tuple[str, ...],
-    markdown: bool,
-    exit_code: bool,
-    as_json: bool,
-) -> None:
+    ctx: click.Context, old: str, new: str | None, lockfile_path: Path, platforms: tuple[str, ...], markdown: bool,
+    exit_code: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Show how two locks differ: what was added, removed, upgraded, downgraded or rebuilt.
 
     OLD and NEW are lockfiles or git revisions of one (HEAD~1, main, v1.0:conda-lock.yml). Without NEW it is the
@@ -41,13 +39,8 @@ def command(
       envtool diff main --markdown
       envtool diff old-lock.yml new-lock.yml
     """
-    from envtool import console
-    from envtool.inspect_lock.diff import as_markdown, as_table, compare, compare_versions, summary
-    from envtool.inspect_lock.git_revision import read_revision
-    from envtool.lockfile.conda_lock_v1 import read_lockfile
-
-    before = read_revision(old, lockfile_path)
-    after = read_revision(new, lockfile_path) if new else read_lockfile(lockfile_path)
+    before = _read_revision(old, lockfile_path)
+    after = _read_revision(new, lockfile_path) if new else read_lockfile(lockfile_path)
     everywhere = sorted({*before.platforms, *after.platforms})
     shown = list(platforms) or everywhere
     differences = [each for each in compare(before, after, compare_versions) if set(each.platforms) & set(shown)]
@@ -60,3 +53,22 @@ def command(
             console.answer(as_table(differences, everywhere))
         console.say(summary(differences))
     ctx.exit(1 if differences and exit_code else 0)
+
+
+def _read_revision(text: str, default: Path) -> Lockfile:
+    """The lock that a user means by a path, a git revision, or `REVISION:PATH`; a file comes before a revision."""
+    if Path(text).exists():
+        return read_lockfile(Path(text))
+    revision, _, path = text.partition(":")
+    file = Path(path) if path else default
+    directory = file.parent if file.is_absolute() else Path.cwd() / file.parent
+    try:
+        # `./` makes git look from the directory that it runs in, not from the root of the repository.
+        content = subprocesses.run(["git", "show", f"{revision}:./{file.name}"], cwd=directory)
+    except (ProcessError, OSError) as error:
+        reason = error.output.strip() if isinstance(error, ProcessError) else str(error)
+        raise MissingFileError(
+            f"{text!r} is neither a file nor a git revision with {file.name}: {reason}",
+            "name a lockfile, a revision (HEAD~1), or REVISION:PATH",
+        ) from error
+    return parse_lockfile(f"{revision}:{file}", content)

@@ -6,10 +6,15 @@ from pathlib import Path
 
 import click
 
+from envtool import console, paths
 from envtool.cli.options import file_option, json_option, name_option, prefix_option
+from envtool.fetch.archive_cache import Cache
+from envtool.prefix.prefix import find_prefix
+from envtool.solve.md5_completion import read_complete
+from envtool.verify.verify import take_inventory
 
 
-@click.command("digest", short_help="Compute the env digest of an environment.")
+@click.command("digest")
 @name_option
 @prefix_option
 @file_option
@@ -20,12 +25,6 @@ def command(name: str | None, path: Path | None, lockfile_path: Path, as_json: b
     One sha256 over the path, kind, mode and content of every file, with the environment's own path taken out: equal in
     any directory and on any machine, or the environments differ. docs/reference/env-digest.md defines it.
     """
-    from envtool import console, paths
-    from envtool.fetch.archive_cache import Cache
-    from envtool.prefix.prefix import find_prefix
-    from envtool.solve.md5_completion import read_complete
-    from envtool.verify.verify import take_inventory
-
     prefix = find_prefix(name, path)
     receipt = prefix.require_whole()
     locked = read_complete(lockfile_path).select(receipt.platform, receipt.categories)

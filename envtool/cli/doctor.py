@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from envtool.cli.options import file_option, json_option
+from envtool import console
+from envtool import paths as directories
+from envtool.artifacts.stated_paths import cached_paths
+from envtool.cli.options import file_option, json_option, machine_platform_option, this_platform
+from envtool.doctor.checks import check, link_scripts
+from envtool.doctor.detect import detect
+from envtool.doctor.finding import Finding, Severity
+from envtool.doctor.machine_facts import Needs
+from envtool.doctor.needs import needs
+from envtool.errors import ArchiveError
+from envtool.fetch.archive_cache import Cache
+from envtool.inspect_lock.package_metadata import cached_file, look_up
+from envtool.install.disk_space import unpacked_bytes
+from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.mirrors.presets import presets
+from envtool.solve.md5_completion import read_complete
 
-if TYPE_CHECKING:
-    from envtool.doctor.finding import Finding
-    from envtool.doctor.machine_facts import Needs
-    from envtool.lockfile.conda_lock_v1 import LockedPackage
 
-
-@click.command("doctor", short_help="Find what about this machine would make an environment fail.")
+@click.command("doctor")
 @file_option
-@click.option("--platform", help="Which platform of the lock. [default: this machine's]")
-@click.option("--offline", is_flag=True, help="Ask nobody: no proxy, no mirror, no clock.")
-@click.option(
-    "--limit", "limit_s", type=click.FloatRange(min=0.1), default=8.0, show_default=True, metavar="SECONDS",
-    help="When to stop waiting for mirrors.",
-)  # fmt: skip
+@machine_platform_option
+@click.option("--offline", is_flag=True, help="Use no network: no proxy, no mirror, no clock.")
+@click.option("--limit", "limit_s", type=click.FloatRange(min=0.1), default=8.0, show_default=True, metavar="SECONDS",
+              help="When to stop waiting for mirrors.")  # fmt: skip
 @json_option
 @click.pass_context
 def command(
@@ -36,13 +46,7 @@ def command(
 
     Exit code 1 when something would fail, 0 when there is nothing worse than warnings.
     """
-    from envtool import console
-    from envtool.doctor.checks import check
-    from envtool.doctor.detect import detect
-    from envtool.doctor.finding import Severity
-    from envtool.mirrors.presets import presets
-
-    packages = _packages(lockfile_path, platform)
+    packages = _packages(lockfile_path, platform, is_offline=offline)
     with console.ProgressDisplay() as display, display.task("look at this machine"):
         urls = [each.url for each in packages]
         facts = detect(urls, list(presets().values()), None if offline else limit_s)
@@ -51,50 +55,27 @@ def command(
     ctx.exit(1 if any(each.severity is Severity.ERROR for each in found) else 0)
 
 
-def _packages(lockfile_path: Path, platform: str | None) -> list[LockedPackage]:
-    from envtool.cli.options import this_platform
-    from envtool.lockfile.conda_lock_v1 import read_lockfile
-
+def _packages(lockfile_path: Path, platform: str | None, *, is_offline: bool) -> list[LockedPackage]:
     if not lockfile_path.exists() and lockfile_path == Path("conda-lock.yml"):
         return []
-    lockfile = read_lockfile(lockfile_path)
+    lockfile = read_complete(lockfile_path, is_offline=is_offline)
     return [each for each in lockfile.packages if each.platform == (platform or this_platform())]
 
 
 def _link_scripts(packages: list[LockedPackage]) -> list[Finding]:
-    from envtool import paths as directories
-    from envtool.artifacts.download import require_sha256
-    from envtool.artifacts.stated_paths import cached_paths
-    from envtool.doctor.checks import link_scripts
-    from envtool.fetch.archive_cache import Cache, Wanted
-
     cache = Cache(directories.cache())
-    conda = {each.name: each for each in packages if each.manager == "conda"}
-    paths = {
-        name: cached_paths(cache.path(Wanted(each.file_name, require_sha256(each), ()))) for name, each in conda.items()
-    }
-    return link_scripts(paths)
+    conda = {each.name: cached_file(each, cache) for each in packages if each.manager == "conda"}
+    return link_scripts({name: cached_paths(path) for name, path in conda.items() if path})
 
 
 def _needs(packages: list[LockedPackage], detected: Any) -> Needs:
-    import contextlib
-    import zipfile
-
-    from envtool import paths as directories
-    from envtool.artifacts.download import require_sha256
-    from envtool.doctor.needs import needs
-    from envtool.errors import ArchiveError
-    from envtool.fetch.archive_cache import Cache, Wanted
-    from envtool.inspect_lock.package_metadata import look_up
-    from envtool.install.disk_space import unpacked_bytes
-
     cache = Cache(directories.cache())
-    paths = {each.url: cache.path(Wanted(each.file_name, require_sha256(each), ())) for each in packages}
     cached = {}
-    for url, path in paths.items():
-        # One that is damaged will be fetched anew.
+    for package in packages:
+        # A damaged file will be downloaded again.
         with contextlib.suppress(OSError, ArchiveError, zipfile.BadZipFile):
-            cached[url] = unpacked_bytes(path)
+            if path := cached_file(package, cache):
+                cached[package.url] = unpacked_bytes(path)
     # Most locks say the sizes; what one does not say, this machine may know from a channel's index.
     unknown = [each for each in packages if each.size_bytes is None and each.url not in cached]
     known = {url: each.size_bytes for url, each in look_up(unknown, is_offline=True).items()}
@@ -103,9 +84,6 @@ def _needs(packages: list[LockedPackage], detected: Any) -> Needs:
 
 
 def _tell(found: list[Finding], *, as_json: bool, lockfile_path: Path | None) -> None:
-    from envtool import console
-    from envtool.doctor.finding import Severity
-
     counts = {each: sum(one.severity is each for one in found) for each in Severity}
     if as_json:
         rows = [

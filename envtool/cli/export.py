@@ -4,20 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from envtool.cli.options import file_option
-from envtool.cli.selection import category_option, platform_option
-
-if TYPE_CHECKING:
-    from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
+from envtool import console
+from envtool.atomic_files import write_atomically
+from envtool.cli.options import category_option, chosen_categories, chosen_platform, file_option, platform_option
+from envtool.errors import EnvtoolError
+from envtool.export.environment import conda_only, environment_yml
+from envtool.export.explicit import explicit
+from envtool.export.sbom import bill_of_materials
+from envtool.lockfile.conda_lock_v1 import (
+    VARIABLES_KEY,
+    LockedPackage,
+    Lockfile,
+    format_lockfile,
+    read_json_metadata,
+    read_lockfile,
+)
+from envtool.lockfile.pylock import Wheel, format_pylock
+from envtool.solve.content_hash import virtual_package_specification
+from envtool.solve.lock import VIRTUAL_PACKAGES_KEY
+from envtool.yaml_document import dump
 
 _FORMATS = ("environment", "explicit", "conda-lock", "pylock", "cyclonedx", "virtual-packages")
 
 
-@click.command("export", short_help="Write a lock in the format of another tool.")
+@click.command("export")
 @click.argument("kind", metavar="FORMAT", type=click.Choice(_FORMATS))
 @file_option
 @platform_option
@@ -28,16 +41,9 @@ _FORMATS = ("environment", "explicit", "conda-lock", "pylock", "cyclonedx", "vir
 @click.option("--sha256", is_flag=True, help="explicit: give SHA-256 instead of MD5.")
 @click.option("--offline", is_flag=True, help="cyclonedx: ask only this machine for licences.")
 def command(
-    kind: str,
-    lockfile_path: Path,
-    platform: str | None,
-    categories: tuple[str, ...],
-    output: Path | None,
-    name: str | None,
-    no_builds: bool,
-    sha256: bool,
-    offline: bool,
-) -> None:
+    kind: str, lockfile_path: Path, platform: str | None, categories: tuple[str, ...], output: Path | None,
+    name: str | None, no_builds: bool, sha256: bool, offline: bool,
+) -> None:  # fmt: skip
     """Write a lock in the format of another tool.
 
     \b
@@ -49,17 +55,22 @@ def command(
       cyclonedx         a bill of materials with hashes and licences (CycloneDX 1.5, JSON)
       virtual-packages  the declared virtual packages, for conda-lock's --virtual-package-spec
     """
-    from envtool import console
-    from envtool.atomic_files import write_atomically
-    from envtool.lockfile.conda_lock_v1 import read_lockfile
-
     lockfile = read_lockfile(lockfile_path)
-    if kind == "conda-lock":
-        text = _conda_only(lockfile)
-    elif kind == "virtual-packages":
-        text = _virtual_packages(lockfile)
+    is_whole = kind in ("conda-lock", "virtual-packages")
+    chosen = "" if is_whole else chosen_platform(lockfile, platform)
+    selected = () if is_whole else chosen_categories(lockfile, categories)
+    packages = list({(e.manager, e.name): e for e in lockfile.select(chosen, selected)}.values())
+    if kind == "environment":
+        text = environment_yml(lockfile, packages, name, VARIABLES_KEY, with_builds=not no_builds)
+    elif kind == "explicit":
+        text = explicit(packages, chosen, with_sha256=sha256)
+    elif kind == "pylock":
+        text = _pylock(packages)
+    elif kind == "cyclonedx":
+        title = name or lockfile_path.absolute().parent.name
+        text = bill_of_materials(lockfile, chosen, selected, title, is_offline=offline)
     else:
-        text = _of_platform(kind, lockfile, platform, categories, name, lockfile_path, no_builds, sha256, offline)
+        text = format_lockfile(conda_only(lockfile)) if kind == "conda-lock" else _virtual_packages(lockfile)
     if output:
         write_atomically(output, text)
         console.say(f"wrote {output}")
@@ -67,53 +78,7 @@ def command(
         console.answer(text.rstrip("\n"))
 
 
-def _conda_only(lockfile: Lockfile) -> str:
-    from envtool.export.environment import conda_only
-    from envtool.lockfile.conda_lock_v1 import format_lockfile
-
-    return format_lockfile(conda_only(lockfile))
-
-
-def _of_platform(
-    kind: str,
-    lockfile: Lockfile,
-    platform: str | None,
-    categories: tuple[str, ...],
-    name: str | None,
-    lockfile_path: Path,
-    no_builds: bool,
-    sha256: bool,
-    offline: bool,
-) -> str:
-    from envtool.cli.selection import chosen_categories, chosen_platform
-
-    chosen = chosen_platform(lockfile, platform)
-    selected = chosen_categories(lockfile, categories)
-    packages = list({(e.manager, e.name): e for e in lockfile.select(chosen, selected)}.values())
-    if kind == "environment":
-        from envtool.export.environment import environment_yml
-        from envtool.lockfile.conda_lock_v1 import VARIABLES_KEY
-
-        return environment_yml(lockfile, packages, name, VARIABLES_KEY, with_builds=not no_builds)
-    if kind == "explicit":
-        from envtool.export.explicit import explicit
-
-        return explicit(packages, chosen, with_sha256=sha256)
-    if kind == "pylock":
-        return _pylock(packages)
-    from envtool.export.sbom import bill_of_materials
-
-    title = name or lockfile_path.absolute().parent.name
-    return bill_of_materials(lockfile, chosen, selected, title, is_offline=offline)
-
-
 def _virtual_packages(lockfile: Lockfile) -> str:
-    from envtool.errors import EnvtoolError
-    from envtool.lockfile.conda_lock_v1 import read_json_metadata
-    from envtool.solve.content_hash import virtual_package_specification
-    from envtool.solve.lock import VIRTUAL_PACKAGES_KEY
-    from envtool.yaml_document import dump
-
     declared = read_json_metadata(lockfile, VIRTUAL_PACKAGES_KEY)
     if declared is None:
         raise EnvtoolError("the lock does not say its virtual packages", "envtool lock writes a lock that does")
@@ -121,8 +86,6 @@ def _virtual_packages(lockfile: Lockfile) -> str:
 
 
 def _pylock(packages: Sequence[LockedPackage]) -> str:
-    from envtool.lockfile.pylock import Wheel, format_pylock
-
     python = next((each.version for each in packages if (each.manager, each.name) == ("conda", "python")), None)
     minor = ".".join(python.split(".")[:2]) if python else None
     chosen = [each for each in packages if each.manager == "pip"]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from envtool.templates import Template
+from envtool import console, templates
+from envtool.cli.rendered_files import compare_rendered, write_rendered
+from envtool.errors import EnvtoolError, TemplateError
+from envtool.templates import Template
+from envtool.yaml_document import read_text
 
 _HEADER = "# Made by: envtool init "
 _LICENCE = (
@@ -20,35 +21,23 @@ _LICENCE = (
 )
 
 
-@click.command("init", short_help="Write environment.yml from a template.")
+@click.command("init")
 @click.argument("template", required=False)
-@click.option(
-    "-s", "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a variable of the template. Repeatable."
-)
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("environment.yml"), show_default=True,
-    help="Where to write.",
-)  # fmt: skip
-@click.option(
-    "--templates", "own", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-    help="A directory of templates of your own.  [default: templates/ under ~/.envtool]",
-)  # fmt: skip
-@click.option("--force", is_flag=True, help="Write over a file that says something else.")
+@click.option("-s", "--set", "settings", multiple=True, metavar="NAME=VALUE",
+              help="Set a variable of the template. Repeatable.")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("environment.yml"), show_default=True,
+              help="Where to write.")  # fmt: skip
+@click.option("--templates", "own", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="A directory of templates of your own.  [default: templates/ under ~/.envtool]")  # fmt: skip
+@click.option("--force", is_flag=True, help="Overwrite a file with other content.")
 @click.option("--list", "is_list", is_flag=True, help="Show the templates and what they take.")
-@click.option(
-    "--check", "is_check", is_flag=True, help="Only say whether OUTPUT equals its template; exit code 1 when not."
-)
+@click.option("--check", "is_check", is_flag=True,
+              help="Only say whether OUTPUT equals its template; exit code 1 when not.")  # fmt: skip
 @click.pass_context
 def command(
-    ctx: click.Context,
-    template: str | None,
-    settings: tuple[str, ...],
-    output: Path,
-    own: Path | None,
-    force: bool,
-    is_list: bool,
-    is_check: bool,
-) -> None:
+    ctx: click.Context, template: str | None, settings: tuple[str, ...], output: Path, own: Path | None, force: bool,
+    is_list: bool, is_check: bool,
+) -> None:  # fmt: skip
     """Write environment.yml from a template.
 
     The first line of the file says how it was made, so that --check can make it again and compare.
@@ -60,8 +49,6 @@ def command(
       envtool init embedded --set channel=file:///srv/channel
       envtool init --check
     """
-    from envtool import console, templates
-
     known = templates.templates(own)
     values = dict(pair(each) for each in settings)
     if is_list:
@@ -75,25 +62,14 @@ def command(
 def _write(
     known: Mapping[str, Template], template: str | None, values: Mapping[str, str], output: Path, force: bool
 ) -> None:
-    from envtool import console
-    from envtool.atomic_files import write_atomically
-    from envtool.errors import EnvtoolError
-
     text = _text(known, template, values)
-    if output.exists() and output.read_text(encoding="utf-8") != text and not force:
-        raise EnvtoolError(
-            f"{output} is there already and says something else", "--force writes over it, -o names another"
-        )
+    write_rendered(text, output, "--force writes over it, -o names another", force=force)
     if "\n  - defaults\n" in text:
         console.warn(*_LICENCE)
-    write_atomically(output, text)
     console.say(f"wrote {output}; next: envtool lock -f {output}")
 
 
 def _text(known: Mapping[str, Template], template: str | None, values: Mapping[str, str]) -> str:
-    from envtool import templates
-    from envtool.errors import TemplateError
-
     if template is None or template not in known:
         raise TemplateError(
             f"no template {template!r}" if template else "no template is named", f"there are: {', '.join(known)}"
@@ -104,12 +80,6 @@ def _text(known: Mapping[str, Template], template: str | None, values: Mapping[s
 
 
 def _check(known: Mapping[str, Template], output: Path) -> int:
-    import difflib
-
-    from envtool import console
-    from envtool.errors import EnvtoolError
-    from envtool.yaml_document import read_text
-
     actual = read_text(output, "envtool init makes it; -o names another")
     header = actual.partition("\n")[0]
     if not header.startswith(_HEADER):
@@ -119,12 +89,7 @@ def _check(known: Mapping[str, Template], output: Path) -> int:
         )
     template, *words = shlex.split(header[len(_HEADER) :])
     expected = _text(known, template, dict(pair(each) for each in words if each != "--set"))
-    if expected == actual:
-        console.say(f"{output} equals its template {template}")
-        return 0
-    old, new = expected.splitlines(keepends=True), actual.splitlines(keepends=True)
-    console.answer("".join(difflib.unified_diff(old, new, f"template {template}", str(output))).rstrip("\n"))
-    return 1
+    return compare_rendered(expected, actual, output, template)
 
 
 def _describe(template: Template) -> str:

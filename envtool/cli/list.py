@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import click
 
+from envtool import console
 from envtool.cli.options import json_option
+from envtool.prefix.environments import environments
 
 
-@click.command("list", short_help="Show the environments that envtool made.")
+@click.command("list")
 @json_option
 def command(as_json: bool) -> None:
     """Show the environments that envtool made, with the env digest of each."""
-    from envtool import console
-    from envtool.prefix.environments import environments
-
     found = environments()
     if as_json:
-        console.answer_json(
-            [
-                {
-                    "prefix": str(each.path),
-                    "state": each.state.value,
-                    "env_digest": each.env_digest,
-                    "packages": each.package_count,
-                }
-                for each in found
-            ]
-        )
+        rows = [(str(each.path), each.state.value, each.env_digest, each.package_count) for each in found]
+        console.answer_json([dict(zip(("prefix", "state", "env_digest", "packages"), row)) for row in rows])
         return
     if not found:
         console.say("no environments yet; envtool create makes one from a lock")

@@ -5,62 +5,52 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
+from envtool import console
+from envtool import paths as directories
 from envtool.cli.options import json_option
+from envtool.cli.solving import opened
+from envtool.errors import LockfileError
+from envtool.fetch.archive_cache import Cache
+from envtool.inspect_lock.diff import as_table, compare, compare_versions
+from envtool.inspect_lock.moves import Move, moves
+from envtool.lockfile.conda_lock_v1 import Lockfile, read_lockfile, write_lockfile
+from envtool.signing.trust import require_signed
+from envtool.solve import refresh
+from envtool.solve.conflicts import explained
+from envtool.solve.lock import LockRequest, lock
+from envtool.solve.staleness import check
+from envtool.solve.update import package_of, update
 
-if TYPE_CHECKING:
-    from envtool.inspect_lock.moves import Move
-    from envtool.lockfile.conda_lock_v1 import Lockfile
-    from envtool.solve.lock import LockRequest
-    from envtool.solve.staleness import Staleness
 
-
-@click.command("lock", short_help="Choose every package and write conda-lock.yml.")
-@click.option(
-    "-f", "--file", "paths", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
-    help="An environment specification. Repeatable: several make one environment.  "
-    "[default: the sources of the lock that is there, or environment.yml]",
-)  # fmt: skip
-@click.option(
-    "-o", "--lockfile", "lockfile_path", type=click.Path(path_type=Path), metavar="FILE",
-    help="Where to write.  [default: conda-lock.yml beside the first source]",
-)  # fmt: skip
-@click.option(
-    "-p", "--platform", "platforms", multiple=True, help="Lock for this platform instead of those in FILE. Repeatable."
-)
+@click.command("lock")
+@click.option("-f", "--file", "paths", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
+              help="An environment specification. Repeatable: several make one environment.  "
+              "[default: the sources of the lock that is there, or environment.yml]")  # fmt: skip
+@click.option("-o", "--lockfile", "lockfile_path", type=click.Path(path_type=Path), metavar="FILE",
+              help="Where to write.  [default: conda-lock.yml beside the first source]")  # fmt: skip
+@click.option("-p", "--platform", "platforms", multiple=True,
+              help="Lock for this platform instead of those in FILE. Repeatable.")  # fmt: skip
 @click.option("--check", "is_check", is_flag=True, help="Only say whether the lock is current; exit code 1 when stale.")
 @click.option("--upgrade", "is_upgrade", is_flag=True, help="Choose every package anew, whatever is locked.")
-@click.option(
-    "--upgrade-package", "--update", "updates", multiple=True, metavar="PACKAGE",
+@click.option("--upgrade-package", "--update", "updates", multiple=True, metavar="PACKAGE",
     help="Move this package to the newest that fits, or to a version (numpy=1.26), and nothing else that need not "
-    "move. Repeatable.",
-)  # fmt: skip
+    "move. Repeatable.")  # fmt: skip
 @click.option("--dry-run", "is_dry_run", is_flag=True, help="Show what would change and write nothing.")
-@click.option(
-    "--exclude-newer", metavar="DATE|DAYS", help="Leave out what was published after a date, or in the last days."
-)
-@click.option(
-    "--strategy", type=click.Choice(["highest", "lowest", "lowest-direct"]),
-    help="Which of the versions that fit: lowest shows whether lower bounds are true.  [default: highest]",
+@click.option("--exclude-newer", metavar="DATE|DAYS",
+              help="Leave out what was published after a date, or in the last days.")  # fmt: skip
+@click.option("--strategy", type=click.Choice(["highest", "lowest", "lowest-direct"]),
+              help="Which of the versions that fit: lowest shows whether lower bounds are true.  [default: highest]",
 )  # fmt: skip
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context,
-    paths: tuple[Path, ...],
-    lockfile_path: Path | None,
-    platforms: tuple[str, ...],
-    is_check: bool,
-    is_upgrade: bool,
-    is_dry_run: bool,
-    updates: tuple[str, ...],
-    exclude_newer: str | None,
-    strategy: str | None,
+    ctx: click.Context, paths: tuple[Path, ...], lockfile_path: Path | None, platforms: tuple[str, ...], is_check: bool,
+    is_upgrade: bool, is_dry_run: bool, updates: tuple[str, ...], exclude_newer: str | None, strategy: str | None,
     as_json: bool,
-) -> None:
+) -> None:  # fmt: skip
     """Choose every package of every platform and write conda-lock.yml.
 
     What is locked already stays as long as FILE allows it; each package that has to move is named with the reason.
@@ -78,9 +68,6 @@ def command(
       envtool lock --upgrade-package flask
       envtool lock --exclude-newer "7 days"
     """
-    from envtool import console
-    from envtool.solve import refresh
-
     if is_check and (updates or is_upgrade or is_dry_run):
         raise click.UsageError("--check solves nothing and changes nothing; give it alone")
     target = lockfile_path or (paths[0] if paths else refresh.DEFAULT_SOURCE).parent / "conda-lock.yml"
@@ -99,9 +86,6 @@ def command(
 
 
 def _old_lock(target: Path, is_upgrade: bool) -> Lockfile | None:
-    from envtool.errors import LockfileError
-    from envtool.lockfile.conda_lock_v1 import read_lockfile
-
     if not target.exists():
         return None
     try:
@@ -113,16 +97,13 @@ def _old_lock(target: Path, is_upgrade: bool) -> Lockfile | None:
 
 
 def _check(paths: tuple[Path, ...], target: Path, options: dict[str, str], as_json: bool) -> int:
-    from envtool import console
-    from envtool.lockfile.conda_lock_v1 import read_lockfile
-    from envtool.solve import refresh
-    from envtool.solve.staleness import check
-
     old = read_lockfile(target)
     request = refresh.request(paths, target, old, options)
     answer = check(old, request)
     if as_json:
-        console.answer_json(_answer_dict(request, answer))
+        head = {"lockfile": str(request.lockfile_path), "is_current": answer.is_current}
+        changes = [asdict(each) for each in answer.changes]
+        console.answer_json({**head, "changes": changes, "missing": list(answer.missing)})
     elif answer.is_current:
         console.say(f"{request.lockfile_path} is current")
     else:
@@ -132,30 +113,10 @@ def _check(paths: tuple[Path, ...], target: Path, options: dict[str, str], as_js
     return 0 if answer.is_current else 1
 
 
-def _answer_dict(request: LockRequest, answer: Staleness) -> dict[str, Any]:
-    changes = [asdict(each) for each in answer.changes]
-    return {
-        "lockfile": str(request.lockfile_path),
-        "is_current": answer.is_current,
-        "changes": changes,
-        "missing": list(answer.missing),
-    }
-
-
 def _lock(
     request: LockRequest, old: Lockfile | None, updates: tuple[str, ...] | None, is_dry_run: bool, as_json: bool
 ) -> None:
     """Lock; without `updates` everything is chosen anew."""
-    from envtool import paths as directories
-    from envtool.cli.solving import opened
-    from envtool.fetch.archive_cache import Cache
-    from envtool.inspect_lock.moves import moves
-    from envtool.lockfile.conda_lock_v1 import write_lockfile
-    from envtool.signing.trust import require_signed
-    from envtool.solve.conflicts import explained
-    from envtool.solve.lock import lock
-    from envtool.solve.update import package_of, update
-
     names = ", ".join(str(path) for path in request.spec.paths)
     moved: list[Move] = []
     with opened(request) as sources:
@@ -174,9 +135,6 @@ def _lock(
 def _say(
     target: Path, old: Lockfile | None, lockfile: Lockfile, moved: Sequence[Move], is_dry_run: bool, as_json: bool
 ) -> None:
-    from envtool import console
-    from envtool.inspect_lock.diff import as_table, compare, compare_versions
-
     counts = {
         each: len({(p.manager, p.name) for p in lockfile.packages if p.platform == each}) for each in lockfile.platforms
     }

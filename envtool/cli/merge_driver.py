@@ -6,27 +6,33 @@ from pathlib import Path
 
 import click
 
+from envtool import console, subprocesses
+from envtool.cli.groups import CommandGroup
+from envtool.errors import EnvtoolError
+from envtool.inspect_lock.merge_sources import merged
+from envtool.lockfile.conda_lock_v1 import format_lockfile
+
 _ATTRIBUTE = "conda-lock.yml merge=envtool"
 _COMMAND = "envtool merge-driver merge %O %A %B %P"
 
 
-@click.group("merge-driver", short_help="Let git merge locks.")
+@click.group("merge-driver", cls=CommandGroup)
 def command() -> None:
-    """Let git merge locks: two branches that each add a package become a lock with both, and nothing else moves.
+    """Let git merge locks.
 
-    No network is needed. What both branches have changed is a conflict, as before; envtool lock settles it.
+    Two branches that each add a package become a lock with both, and nothing else moves. No network is needed. What
+    both branches have changed is a conflict, as before; envtool lock settles it.
     """
 
 
-@command.command("install", short_help="Set up the repository of this directory.")
+@command.command("install")
 @click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
 def install(patterns: tuple[str, ...]) -> None:
-    """Name the driver in .git/config and in .gitattributes, for conda-lock.yml or for every PATTERN.
+    """Set up the repository of this directory.
 
-    .gitattributes is to be committed; .git/config is this clone's own, so that everyone runs this once.
+    The driver is named in .git/config and in .gitattributes, for conda-lock.yml or for every PATTERN. .gitattributes is
+    to be committed; .git/config is this clone's own, so that everyone runs this once.
     """
-    from envtool import console, subprocesses
-
     root = Path(subprocesses.run(["git", "rev-parse", "--show-toplevel"], hint="run it in a git repository").strip())
     subprocesses.run(["git", "config", "merge.envtool.name", "conda-lock.yml, package by package"], cwd=root)
     subprocesses.run(["git", "config", "merge.envtool.driver", _COMMAND], cwd=root)
@@ -46,12 +52,10 @@ def install(patterns: tuple[str, ...]) -> None:
 @click.argument("path")
 @click.pass_context
 def merge_command(ctx: click.Context, base: Path, ours: Path, theirs: Path, path: str) -> None:
-    """What git calls: put the merged lock into OURS, or leave it and exit with 1."""
-    from envtool import console
-    from envtool.errors import EnvtoolError
-    from envtool.inspect_lock.merge_sources import merged
-    from envtool.lockfile.conda_lock_v1 import format_lockfile
+    """Put the merged lock into OURS, or exit with 1.
 
+    Git calls it.
+    """
     try:
         lockfile = merged(base, ours, theirs, path)
     except EnvtoolError as error:

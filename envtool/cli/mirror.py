@@ -1,25 +1,31 @@
-"""`envtool mirror`: which mirrors there are, how quick they are from here, and which are used."""
+"""`envtool mirror`: presets, measurement and use of mirrors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
 
 from envtool import console
+from envtool import paths as directories
+from envtool.cli.groups import CommandGroup
 from envtool.cli.options import json_option
+from envtool.fetch.archive_cache import Cache
 from envtool.fetch.authentication import without_credentials, without_secrets
+from envtool.lockfile.conda_lock_v1 import read_lockfile
+from envtool.mirrors import benchmark as probing
+from envtool.mirrors import config_edits, mirrors
+from envtool.mirrors import configure as mirror_use
+from envtool.mirrors import selection as mirror_choice
+from envtool.mirrors.benchmark import ORIGIN, Reading
+from envtool.mirrors.presets import Preset, presets
 
-if TYPE_CHECKING:
-    from envtool.mirrors.benchmark import Reading
-    from envtool.mirrors.presets import Preset
 
-
-@click.group("mirror", short_help="Find, measure and use mirrors of conda channels and wheels.")
+@click.group("mirror", cls=CommandGroup)
 def command() -> None:
     """Find, measure and use mirrors of conda channels and wheels.
 
@@ -31,10 +37,7 @@ def command() -> None:
 @command.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """Show every preset, the channels that it has, and which are in use."""
-    from envtool.mirrors import mirrors
-    from envtool.mirrors.presets import presets
-
+    """Show every preset, its channels, and which are in use."""
     used = mirrors.used()
     known = presets()
     if as_json:
@@ -44,43 +47,28 @@ def list_(as_json: bool) -> None:
         mark = "  (in use)" if name in used else ""
         console.answer(f"{name}: {each.title}{mark}")
         for origin, url in each.channels.items():
-            console.answer(f"  {_short(origin):12} {_shown(url)}")
+            label = "/".join(urlsplit(origin).path.strip("/").split("/")[-2:])
+            console.answer(f"  {label:12} {without_credentials(url)}")
         if each.pypi:
-            console.answer(f"  {'wheels':12} {_shown(each.pypi)}")
+            console.answer(f"  {'wheels':12} {without_credentials(each.pypi)}")
         for note in each.notes:
             console.answer(f"  {note}")
     console.say(f"in use: {', '.join(used) or 'none'}")
 
 
 @command.command()
-@click.option(
-    "-f",
-    "--file",
-    "lockfile_path",
-    type=click.Path(path_type=Path),
-    default=Path("conda-lock.yml"),
-    show_default=True,
-    help="The lockfile whose channels are measured.",
-)
-@click.option(
-    "--limit", "limit_s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, metavar="SECONDS",
-    help="When to stop; who has not answered by then counts as silent.",
-)  # fmt: skip
+@click.option("-f", "--file", "lockfile_path", type=click.Path(path_type=Path), default=Path("conda-lock.yml"),
+              show_default=True, help="The lockfile whose channels are measured.")  # fmt: skip
+@click.option("--limit", "limit_s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, metavar="SECONDS",
+              help="When to stop; who has not answered by then counts as silent.")  # fmt: skip
 @json_option
 def probe(lockfile_path: Path, limit_s: float, as_json: bool) -> None:
     """Measure every mirror for the channels that a lock needs.
 
     For each channel the mirror's repodata and the beginning of one archive of the lock are asked for, from all mirrors
     at once. The result is kept for a day; `envtool create` goes by it after `envtool mirror use auto`. Exit code 1 when
-    some channel can be had from nowhere.
+    a channel is available from nowhere.
     """
-    from envtool import paths as directories
-    from envtool.fetch.archive_cache import Cache
-    from envtool.lockfile.conda_lock_v1 import read_lockfile
-    from envtool.mirrors import benchmark as probing
-    from envtool.mirrors import selection as mirror_choice
-    from envtool.mirrors.presets import presets
-
     urls = [each.url for each in read_lockfile(lockfile_path).packages]
     places = probing.candidates(urls, list(presets().values()))
     with console.ProgressDisplay() as display, display.task(f"measure {len(places)} places"):
@@ -107,20 +95,16 @@ def probe(lockfile_path: Path, limit_s: float, as_json: bool) -> None:
 @click.option("--undo", is_flag=True, help="Take the last change back, byte for byte.")
 @json_option
 def use(names: tuple[str, ...], conda: bool, pip: bool, uv: bool, dry_run: bool, undo: bool, as_json: bool) -> None:
-    """Use mirrors: NAME (several are tried in their order), auto (by measurement) or off.
+    """Use mirrors: NAME, auto (by measurement) or off.
 
-    Written to config.toml in envtool's home, and on request to the files of conda, pip and uv; whatever else stands
-    there stays, comments included.
+    Several names are tried in their order. The choice is written to config.toml in envtool's home, and on request to
+    the files of conda, pip and uv; whatever else stands there stays, comments included.
 
     \b
     Example:
       envtool mirror use tuna --conda --pip --dry-run
       envtool mirror use --undo
     """
-    from envtool.mirrors import config_edits
-    from envtool.mirrors import configure as mirror_use
-    from envtool.mirrors.presets import presets
-
     if undo == bool(names):
         raise click.UsageError("give a NAME, auto or off; or --undo alone")
     if undo:
@@ -136,22 +120,13 @@ def use(names: tuple[str, ...], conda: bool, pip: bool, uv: bool, dry_run: bool,
 
 
 def _best(known: dict[str, Preset]) -> Preset | None:
-    from envtool import paths as directories
-    from envtool.fetch.archive_cache import Cache
-    from envtool.mirrors import selection as mirror_choice
-    from envtool.mirrors.benchmark import ORIGIN
-
     readings = mirror_choice.recall(Cache(directories.cache()))
     usable = [each for each in readings if each.estimate_s is not None and each.name != ORIGIN and each.name in known]
     # The one that serves most of what was measured, and of those the quickest.
     names = {each.name for each in usable}
-    ranked = sorted(names, key=lambda name: _standing(name, usable))
-    return known[ranked[0]] if ranked else None
-
-
-def _standing(name: str, usable: Sequence[Reading]) -> tuple[int, float]:
-    mine = [each.estimate_s or 0.0 for each in usable if each.name == name]
-    return -len(mine), sum(mine)
+    estimates = {name: [each.estimate_s or 0.0 for each in usable if each.name == name] for name in names}
+    best = min(names, key=lambda name: (-len(estimates[name]), sum(estimates[name])), default=None)
+    return known[best] if best else None
 
 
 def _done(verb: str, paths: Sequence[Path], *, as_json: bool) -> None:
@@ -165,7 +140,7 @@ def _done(verb: str, paths: Sequence[Path], *, as_json: bool) -> None:
 
 def _table(channels: Mapping[str, Sequence[Reading]]) -> None:
     for channel, readings in channels.items():
-        console.answer(_shown(channel))
+        console.answer(without_credentials(channel))
         for each in readings:
             latency = "-" if each.latency_s is None else f"{each.latency_s * 1000:.0f} ms"
             rate = "-" if not each.bytes_per_s else f"{console.size(each.bytes_per_s)}/s"
@@ -180,21 +155,15 @@ def _note(reading: Reading) -> str:
 
 
 def _readings(readings: Sequence[Reading]) -> list[dict[str, Any]]:
-    return [{**asdict(each), "base": _shown(each.base), "estimate_s": each.estimate_s} for each in readings]
+    return [
+        {**asdict(each), "base": without_credentials(each.base), "estimate_s": each.estimate_s} for each in readings
+    ]
 
 
 def _preset_dict(preset: Preset) -> dict[str, Any]:
     return {
         "title": preset.title,
-        "channels": {origin: _shown(url) for origin, url in preset.channels.items()},
-        "pypi": _shown(preset.pypi) if preset.pypi else None,
+        "channels": {origin: without_credentials(url) for origin, url in preset.channels.items()},
+        "pypi": without_credentials(preset.pypi) if preset.pypi else None,
         "notes": list(preset.notes),
     }
-
-
-def _short(channel: str) -> str:
-    return "/".join(urlsplit(channel).path.strip("/").split("/")[-2:])
-
-
-def _shown(url: str) -> str:
-    return without_credentials(url)

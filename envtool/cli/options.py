@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import platform as machine
+import shlex
+import sys
 from pathlib import Path
 
 import click
 
 from envtool.errors import EnvtoolError
+from envtool.lockfile.model import Lockfile
 
-file_option = click.option(
-    "-f", "--file", "lockfile_path", type=click.Path(path_type=Path), default=Path("conda-lock.yml"), show_default=True,
-    help="The lockfile.",
-)  # fmt: skip
+file_option = click.option("-f", "--file", "lockfile_path", type=click.Path(path_type=Path),
+                           default=Path("conda-lock.yml"), show_default=True, help="The lockfile.")  # fmt: skip
 name_option = click.option("-n", "--name", help="The environment's name, kept under ~/.envtool/envs.")
-prefix_option = click.option(
-    "-p", "--prefix", "path", type=click.Path(path_type=Path), help="The environment's directory."
-)
+prefix_option = click.option("-p", "--prefix", "path", type=click.Path(path_type=Path),
+                             help="The environment's directory.")  # fmt: skip
+machine_platform_option = click.option("--platform", help="Which platform of the lock.  [default: this machine's]")
+installed_category_option = click.option("--category", "categories", multiple=True, default=("main",),
+                                         show_default=True, help="Install this category. Repeatable.")  # fmt: skip
+platform_option = click.option("-p", "--platform",
+                               help="The platform.  [default: the lock's only one, or this machine's]")  # fmt: skip
+category_option = click.option("--category", "categories", multiple=True,
+                               help="Only this category. Repeatable.  [default: all]")  # fmt: skip
 SHELLS = ("bash", "zsh", "fish")
 shell_option = click.option("--shell", type=click.Choice(SHELLS), default="bash", show_default=True, help="The shell.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
@@ -27,14 +35,45 @@ def this_platform() -> str:
     Raises:
         EnvtoolError: It is one that envtool makes no environments on.
     """
-    import platform
-    import sys
-
     machines = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}
-    subdir = machines.get(platform.machine()) if sys.platform == "linux" else None
+    subdir = machines.get(machine.machine()) if sys.platform == "linux" else None
     if subdir is None:
         raise EnvtoolError(
-            f"environments cannot be made on {sys.platform} {platform.machine()}; envtool makes them on Linux",
+            f"environments cannot be made on {sys.platform} {machine.machine()}; envtool makes them on Linux",
             "locking for other platforms works: name them under platforms in environment.yml",
         )
     return subdir
+
+
+def command_line() -> str:
+    """The command that runs, as a shell takes it."""
+    return shlex.join(["envtool", *sys.argv[1:]])
+
+
+def chosen_platform(lockfile: Lockfile, platform: str | None) -> str:
+    """The platform that the options mean.
+
+    Raises:
+        EnvtoolError: The lock does not have it, or has several and none is named.
+    """
+    if platform is None and len(lockfile.platforms) == 1:
+        return lockfile.platforms[0]
+    wanted = platform or this_platform()
+    if wanted not in lockfile.platforms:
+        raise EnvtoolError(
+            f"the lock has nothing for {wanted}; it has {', '.join(lockfile.platforms)}", "name one with --platform"
+        )
+    return wanted
+
+
+def chosen_categories(lockfile: Lockfile, categories: tuple[str, ...]) -> tuple[str, ...]:
+    """The categories that the options mean; `main` comes first.
+
+    Raises:
+        EnvtoolError: The lock does not have one of them.
+    """
+    known = sorted({each.category for each in lockfile.packages} | {"main"}, key=lambda each: (each != "main", each))
+    unknown = [each for each in categories if each not in known]
+    if unknown:
+        raise EnvtoolError(f"the lock has no category {', '.join(unknown)}; it has {', '.join(known)}")
+    return categories or tuple(known)

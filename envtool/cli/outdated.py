@@ -7,11 +7,16 @@ from pathlib import Path
 
 import click
 
-from envtool.cli.options import file_option, json_option
-from envtool.cli.selection import platform_option
+from envtool import console
+from envtool.cli.options import chosen_platform, file_option, json_option, platform_option
+from envtool.cli.solving import opened
+from envtool.inspect_lock.outdated import outdated
+from envtool.lockfile.conda_lock_v1 import read_lockfile
+from envtool.solve import refresh
+from envtool.solve.conflicts import explained
 
 
-@click.command("outdated", short_help="Show newer versions, and what holds them back.")
+@click.command("outdated")
 @file_option
 @platform_option
 @json_option
@@ -21,14 +26,6 @@ def command(lockfile_path: Path, platform: str | None, as_json: bool) -> None:
     For each: what is locked, the newest that fits with all lines, the newest that there is, and what stands in its way.
     Nothing is written; `envtool lock --upgrade` moves everything to what fits.
     """
-    from envtool import console
-    from envtool.cli.selection import chosen_platform
-    from envtool.cli.solving import opened
-    from envtool.inspect_lock.outdated import outdated
-    from envtool.lockfile.conda_lock_v1 import read_lockfile
-    from envtool.solve import refresh
-    from envtool.solve.conflicts import explained
-
     old = read_lockfile(lockfile_path)
     request = refresh.request((), lockfile_path, old, {}, keeps_options=True)
     chosen = chosen_platform(old, platform)

@@ -2,71 +2,53 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from envtool.cli.options import file_option, json_option, this_platform
-
-if TYPE_CHECKING:
-    from envtool.deploy.apply import Outcome
+from envtool import console, paths
+from envtool.cli import options
+from envtool.deploy.apply import ApplyOptions, Outcome, roll_back
+from envtool.deploy.apply import apply as carry_out
+from envtool.deploy.release_directory import ReleaseDirectory
+from envtool.deploy.status import look
+from envtool.fetch.archive_cache import Cache
+from envtool.install.request import Request
+from envtool.solve.md5_completion import read_complete
 
 root_argument = click.argument("root", type=click.Path(path_type=Path, file_okay=False))
-health_option = click.option(
-    "--health",
-    default="/readyz",
-    show_default=True,
-    metavar="PATH",
-    help="What is asked to see whether a server is well.",
-)
-limit_option = click.option(
-    "--timeout", "limit_s", type=click.FloatRange(min=1), default=120.0, show_default=True, metavar="SECONDS",
-    help="How long a release has until it is well.",
-)  # fmt: skip
+health_option = click.option("--health", default="/readyz", show_default=True, metavar="PATH",
+                             help="What is asked to see whether a server is well.")  # fmt: skip
+limit_option = click.option("--timeout", "limit_s", type=click.FloatRange(min=1), default=120.0, show_default=True,
+                            metavar="SECONDS", help="How long a release has until it is well.")  # fmt: skip
 
 
 @click.command()
 @root_argument
-@file_option
-@click.option("--platform", help="Which platform of the lock. [default: this machine's]")
-@click.option(
-    "--category", "categories", multiple=True, default=("main",), show_default=True,
-    help="Install this category. Repeatable.",
-)  # fmt: skip
+@options.file_option
+@options.machine_platform_option
+@options.installed_category_option
 @click.option("--keep", type=click.IntRange(min=1), default=3, show_default=True, help="How many releases to keep.")
 @click.option("--app", default="serve.wsgi:app", show_default=True, help="The WSGI application, for the first apply.")
-@click.option(
-    "--app-dir", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR",
-    help="The code and settings that become part of the release.  [default: ROOT/app, unless it is empty]",
+@click.option("--app-dir", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR",
+              help="The code and settings that become part of the release.  [default: ROOT/app, unless it is empty]",
 )  # fmt: skip
 @health_option
 @limit_option
-@click.option("--offline", is_flag=True, help="Take everything from the cache; name what is not there.")
-@json_option
+@click.option("--offline", is_flag=True, help="Use only the cache; list what is missing from it.")
+@options.json_option
 def apply(
-    root: Path,
-    lockfile_path: Path,
-    platform: str | None,
-    categories: tuple[str, ...],
-    keep: int,
-    app: str,
-    app_dir: Path | None,
-    health: str,
-    limit_s: float,
-    offline: bool,
-    as_json: bool,
-) -> None:
-    """Bring the service in the directory ROOT to a lock and to its code and settings, without losing a request.
+    root: Path, lockfile_path: Path, platform: str | None, categories: tuple[str, ...], keep: int, app: str,
+    app_dir: Path | None, health: str, limit_s: float, offline: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Bring a service to a lock, its code and its settings.
 
-    The environment is made and verified, and ROOT/app is copied: both are the release, which is named by what they
-    hold. One worker of it is started on a socket of its own and asked whether it is
-    well; then `current` is switched and gunicorn hands over: the new master takes requests before the old one ends.
-    When anything fails, what served before serves on. Nothing is done when the release is served already. An apply that
-    was stopped, however, is settled by the next one.
+    No request to the service in the directory ROOT is lost. The environment is made and verified, and ROOT/app is
+    copied: both are the release, which is named by what they hold. One worker of it is started on a socket of its own
+    and asked whether it is well; then `current` is switched and gunicorn hands over: the new master takes requests
+    before the old one ends. When anything fails, what served before serves on. Nothing is done when the release is
+    served already. An apply that was stopped, however, is settled by the next one.
 
     Run it as the user that the service runs as. A server that does not run is not started: that is systemd's part.
 
@@ -75,17 +57,10 @@ def apply(
       envtool deploy apply /srv/envserve
       envtool deploy apply /srv/envserve -f conda-lock.yml --keep 5
     """
-    from envtool import console, paths
-    from envtool.deploy.apply import ApplyOptions
-    from envtool.deploy.apply import apply as carry_out
-    from envtool.deploy.release_directory import ReleaseDirectory
-    from envtool.fetch.archive_cache import Cache
-    from envtool.install.request import Request
-    from envtool.solve.md5_completion import read_complete
-
     lockfile = read_complete(lockfile_path, is_offline=offline)
-    words = shlex.join(["envtool", *sys.argv[1:]])
-    request = Request(lockfile, platform or this_platform(), categories, words, is_offline=offline)
+    request = Request(
+        lockfile, platform or options.this_platform(), categories, options.command_line(), is_offline=offline
+    )
     wishes = ApplyOptions(app, app_dir, health, limit_s, keep)
     place = ReleaseDirectory(root)
     with console.ProgressDisplay() as display:
@@ -95,21 +70,17 @@ def apply(
 
 @click.command()
 @root_argument
-@click.option(
-    "--to", "digest", metavar="DIGEST", help="The release, or its beginning.  [default: the one before the current]"
-)
+@click.option("--to", "digest", metavar="DIGEST",
+              help="The release, or its beginning.  [default: the one before the current]")  # fmt: skip
 @health_option
 @limit_option
-@json_option
+@options.json_option
 def rollback(root: Path, digest: str | None, health: str, limit_s: float, as_json: bool) -> None:
-    """Bring the service in the directory ROOT back to an earlier release, without losing a request.
+    """Bring a service back to an earlier release.
 
-    Environment, code and settings go back together. ROOT/app stays as it is: the next apply takes it again.
+    No request to the service in the directory ROOT is lost. Environment, code and settings go back together. ROOT/app
+    stays as it is: the next apply takes it again.
     """
-    from envtool import console
-    from envtool.deploy.apply import ApplyOptions, roll_back
-    from envtool.deploy.release_directory import ReleaseDirectory
-
     place = ReleaseDirectory(root)
     with console.ProgressDisplay() as display:
         outcome = roll_back(place, digest, ApplyOptions(health=health, limit_s=limit_s), display)
@@ -119,14 +90,13 @@ def rollback(root: Path, digest: str | None, health: str, limit_s: float, as_jso
 @click.command()
 @root_argument
 @health_option
-@json_option
+@options.json_option
 @click.pass_context
 def status(ctx: click.Context, root: Path, health: str, as_json: bool) -> None:
-    """Show the releases in ROOT and what runs; exit code 1 unless the current release serves and is well."""
-    from envtool import console
-    from envtool.deploy.release_directory import ReleaseDirectory
-    from envtool.deploy.status import look
+    """Show the releases in ROOT and what runs.
 
+    Exit code 1 unless the current release serves and is healthy.
+    """
     found = look(ReleaseDirectory(root), health)
     if as_json:
         releases = [{"digest": each.digest, **asdict(each)} for each in found.releases]
@@ -145,8 +115,6 @@ def status(ctx: click.Context, root: Path, health: str, as_json: bool) -> None:
 
 
 def _tell(root: Path, outcome: Outcome, *, as_json: bool) -> None:
-    from envtool import console
-
     digest = outcome.release.digest
     if as_json:
         said = {"changed": outcome.is_changed, "serving": outcome.is_serving}

@@ -6,19 +6,18 @@ from pathlib import Path
 
 import click
 
+from envtool import console
 from envtool.cli.options import name_option, prefix_option
+from envtool.prefix.environments import remove
+from envtool.prefix.prefix import find_prefix
 
 
-@click.command("remove", short_help="Remove an environment.")
+@click.command("remove")
 @name_option
 @prefix_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def command(name: str | None, path: Path | None, yes: bool) -> None:
     """Remove an environment with everything in it. What it was made from stays in the cache."""
-    from envtool import console
-    from envtool.prefix.environments import remove
-    from envtool.prefix.prefix import find_prefix
-
     prefix = find_prefix(name, path)
     prefix.refuse_foreign()
     if not yes:

@@ -7,9 +7,11 @@ from pathlib import Path
 import click
 
 from envtool.cli.options import name_option, prefix_option
+from envtool.prefix.activate import run
+from envtool.prefix.prefix import find_prefix
 
 
-@click.command("run", short_help="Run a program in an environment.", context_settings={"ignore_unknown_options": True})
+@click.command("run", context_settings={"ignore_unknown_options": True})
 @name_option
 @prefix_option
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- PROGRAM [ARG]...")
@@ -22,7 +24,4 @@ def command(name: str | None, path: Path | None, argv: tuple[str, ...]) -> None:
     Example:
       envtool run -n quickstart -- python -c "import torch; print(torch.__version__)"
     """
-    from envtool.prefix.activate import run
-    from envtool.prefix.prefix import find_prefix
-
     run(find_prefix(name, path), argv)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import click
 
+from envtool import console
 from envtool.cli.options import SHELLS
+from envtool.prefix.activate import hook
 
 
-@click.command("shell-hook", short_help="Let a shell activate environments.")
+@click.command("shell-hook")
 @click.argument("shell", type=click.Choice(SHELLS))
 def command(shell: str) -> None:
     """Print what a shell has to evaluate so that `envtool activate NAME` and `envtool deactivate` work in it.
@@ -17,7 +19,4 @@ def command(shell: str) -> None:
     In ~/.zshrc:                   eval "$(envtool shell-hook zsh)"
     In ~/.config/fish/config.fish: envtool shell-hook fish | source
     """
-    from envtool import console
-    from envtool.prefix.activate import hook
-
     console.answer(hook(shell))

@@ -1,26 +1,22 @@
-"""What every command that solves begins with."""
+"""The sources of every command that solves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from envtool.solve.lock import LockRequest
-    from envtool.solve.solution import Sources
+from envtool import console, paths
+from envtool.fetch.archive_cache import Cache
+from envtool.mirrors import selection as mirror_choice
+from envtool.solve.conda_solver import Repodata
+from envtool.solve.lock import LockRequest
+from envtool.solve.solution import Sources
+from envtool.solve.solve import repodata_urls
 
 
 @contextmanager
 def opened(request: LockRequest) -> Iterator[Sources]:
     """Where packages come from, with the display on which the progress is shown."""
-    from envtool import console, paths
-    from envtool.fetch.archive_cache import Cache
-    from envtool.mirrors import selection as mirror_choice
-    from envtool.solve.conda_solver import Repodata
-    from envtool.solve.solution import Sources
-    from envtool.solve.solve import repodata_urls
-
     with console.ProgressDisplay() as display:
         known = mirror_choice.for_urls(repodata_urls(request.spec), Cache(paths.cache()), display)
         yield Sources(Repodata(paths.repodata_cache(), known), known, display)

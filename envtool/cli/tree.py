@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
 
-from envtool.cli.options import file_option, json_option
-from envtool.cli.selection import category_option, platform_option
+from envtool import console
+from envtool.cli.options import (
+    category_option,
+    chosen_categories,
+    chosen_platform,
+    file_option,
+    json_option,
+    platform_option,
+)
+from envtool.inspect_lock.graph import Graph, Key, graph
+from envtool.inspect_lock.package_metadata import PackageMetadata, look_up
+from envtool.lockfile.conda_lock_v1 import read_lockfile
 
 
-@click.command("tree", short_help="Show what each package of a lock needs.")
+@click.command("tree")
 @click.argument("package", required=False)
 @file_option
 @platform_option
@@ -21,26 +32,13 @@ from envtool.cli.selection import category_option, platform_option
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context,
-    package: str | None,
-    lockfile_path: Path,
-    platform: str | None,
-    categories: tuple[str, ...],
-    depth: int | None,
-    reverse: bool,
-    no_sizes: bool,
-    as_json: bool,
-) -> None:
+    ctx: click.Context, package: str | None, lockfile_path: Path, platform: str | None, categories: tuple[str, ...],
+    depth: int | None, reverse: bool, no_sizes: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Show what each package of a lock needs, from the lines of environment.yml down, or from PACKAGE down.
 
     Sizes are those of the archives, where this machine knows them. `(*)` marks what is shown in full above.
     """
-    from envtool import console
-    from envtool.cli.selection import chosen_categories, chosen_platform
-    from envtool.inspect_lock import package_metadata, tree
-    from envtool.inspect_lock.graph import graph
-    from envtool.lockfile.conda_lock_v1 import read_lockfile
-
     if reverse and package is None:
         raise click.UsageError("--reverse needs a PACKAGE")
     lockfile = read_lockfile(lockfile_path)
@@ -51,7 +49,7 @@ def command(
         console.say(f"{package} is not in the lock for {chosen}")
         ctx.exit(1)
     shown = whole.reversed() if reverse else whole
-    known = {} if no_sizes else package_metadata.look_up(list(whole.packages.values()), is_offline=True)
+    known = {} if no_sizes else look_up(list(whole.packages.values()), is_offline=True)
     roots = [key] if key else sorted(whole.requested, key=lambda each: each[1])
     if as_json:
         entries = [
@@ -64,8 +62,44 @@ def command(
         ]  # fmt: skip
         console.answer_json({"platform": chosen, "roots": [name for _, name in roots], "packages": entries})
         return
-    for line in tree.lines(shown, roots, known, depth):
+    for line in _lines(shown, roots, known, depth):
         console.answer(line)
     sizes = [each.size_bytes for each in known.values() if each.size_bytes]
     total = f", {console.size(sum(sizes))} in the {len(sizes)} whose size is known" if sizes else ""
     console.say(f"{len(whole.packages)} packages for {chosen}{total}")
+
+
+def _lines(
+    graph: Graph, roots: Sequence[Key], facts: Mapping[str, PackageMetadata], depth: int | None
+) -> Iterator[str]:
+    """The lines of a tree; what a package needs is shown where it comes first, and `(*)` stands for it later."""
+    shown: set[Key] = set()
+    for root in roots:
+        yield _describe(graph, root, facts)
+        yield from _below(graph, root, facts, depth, "", shown)
+
+
+def _below(
+    graph: Graph, key: Key, facts: Mapping[str, PackageMetadata], depth: int | None, indent: str, shown: set[Key]
+) -> Iterator[str]:
+    if depth == 0 or key in shown:
+        return
+    shown.add(key)
+    edges = graph.edges[key]
+    for edge in edges:
+        is_last = edge is edges[-1]
+        is_repeat = edge.target in shown and bool(graph.edges[edge.target])
+        branch = "└─ " if is_last else "├─ "
+        yield f"{indent}{branch}{_describe(graph, edge.target, facts)}{' (*)' if is_repeat else ''}"
+        below = indent + ("   " if is_last else "│  ")
+        yield from _below(graph, edge.target, facts, None if depth is None else depth - 1, below, shown)
+
+
+def _describe(graph: Graph, key: Key, facts: Mapping[str, PackageMetadata]) -> str:
+    """One package: name, version, size where it is known, and whether it is a wheel."""
+    package = graph.packages[key]
+    size_bytes = facts.get(package.url, PackageMetadata()).size_bytes
+    notes = [
+        note for note in ("pip" if key[0] == "pip" else "", console.size(size_bytes) if size_bytes else "") if note
+    ]
+    return f"{package.name} {package.version}" + (f" ({', '.join(notes)})" if notes else "")

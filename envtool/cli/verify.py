@@ -4,40 +4,36 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from envtool import console, paths
+from envtool.atomic_files import write_atomically
 from envtool.cli.options import file_option, json_option, name_option, prefix_option
-
-if TYPE_CHECKING:
-    from envtool.prefix.prefix import Prefix
-    from envtool.verify.verify import VerifyReport
+from envtool.fetch.archive_cache import Cache
+from envtool.install.rebuild import compare_with_rebuilt
+from envtool.prefix.prefix import Prefix, find_prefix
+from envtool.solve.md5_completion import read_complete
+from envtool.verify.findings import as_github, as_junit, as_text
+from envtool.verify.verify import VerifyReport, verify
 
 _SHOWN = 40
 
 
-@click.command("verify", short_help="Prove that an environment is exactly what its lock says.")
+@click.command("verify")
 @name_option
 @prefix_option
 @file_option
-@click.option(
-    "--rebuild", is_flag=True, help="Make the lock a second time elsewhere, and compare the two file by file."
-)
+@click.option("--rebuild", is_flag=True,
+              help="Make the lock a second time elsewhere, and compare the two file by file.")  # fmt: skip
 @click.option("--junit", type=click.Path(path_type=Path), help="Also write the findings to this file, as JUnit XML.")
 @click.option("--github", is_flag=True, help="Print the findings as annotations for GitHub Actions.")
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context,
-    name: str | None,
-    path: Path | None,
-    lockfile_path: Path,
-    rebuild: bool,
-    junit: Path | None,
-    github: bool,
-    as_json: bool,
-) -> None:
+    ctx: click.Context, name: str | None, path: Path | None, lockfile_path: Path, rebuild: bool, junit: Path | None,
+    github: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Prove that an environment is exactly what its lock says.
 
     Every file is read and compared with what the lock's archives and wheels hold, files that no package brings
@@ -47,12 +43,6 @@ def command(
     With --rebuild they are compared with a second environment, made from the lock in a temporary directory: the
     reproducibility check for CI.
     """
-    from envtool import console, paths
-    from envtool.fetch.archive_cache import Cache
-    from envtool.prefix.prefix import find_prefix
-    from envtool.solve.md5_completion import read_complete
-    from envtool.verify.verify import verify
-
     prefix = find_prefix(name, path)
     lockfile = read_complete(lockfile_path)
     receipt = prefix.require_whole()
@@ -61,18 +51,12 @@ def command(
     with console.ProgressDisplay() as display:
         result = verify(prefix, locked, cache, display)
         if rebuild:
-            from envtool.install.rebuild import compare_with_rebuilt
-
             result = compare_with_rebuilt(prefix, lockfile, result, cache, display)
     _tell(prefix, result, junit, is_github=github, as_json=as_json)
     ctx.exit(0 if result.is_equal else 1)
 
 
 def _tell(prefix: Prefix, result: VerifyReport, junit: Path | None, *, is_github: bool, as_json: bool) -> None:
-    from envtool import console
-    from envtool.atomic_files import write_atomically
-    from envtool.verify.findings import as_github, as_junit, as_text
-
     if junit:
         write_atomically(junit, as_junit(result.findings, str(prefix.path), result.file_count))
     if as_json:

@@ -6,11 +6,20 @@ from pathlib import Path
 
 import click
 
-from envtool.cli.options import file_option, json_option
-from envtool.cli.selection import category_option, platform_option
+from envtool import console
+from envtool.cli.options import (
+    category_option,
+    chosen_categories,
+    chosen_platform,
+    file_option,
+    json_option,
+    platform_option,
+)
+from envtool.inspect_lock.graph import graph
+from envtool.lockfile.conda_lock_v1 import read_lockfile
 
 
-@click.command("why", short_help="Say why a package is in a lock.")
+@click.command("why")
 @click.argument("package")
 @file_option
 @platform_option
@@ -18,22 +27,13 @@ from envtool.cli.selection import category_option, platform_option
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context,
-    package: str,
-    lockfile_path: Path,
-    platform: str | None,
-    categories: tuple[str, ...],
+    ctx: click.Context, package: str, lockfile_path: Path, platform: str | None, categories: tuple[str, ...],
     as_json: bool,
-) -> None:
+) -> None:  # fmt: skip
     """Say why PACKAGE is in a lock: from each line of environment.yml that leads to it, the shortest way.
 
     Exit code 1 when it is not in the lock.
     """
-    from envtool import console
-    from envtool.cli.selection import chosen_categories, chosen_platform
-    from envtool.inspect_lock.graph import graph
-    from envtool.lockfile.conda_lock_v1 import read_lockfile
-
     lockfile = read_lockfile(lockfile_path)
     chosen = chosen_platform(lockfile, platform)
     whole = graph(lockfile, chosen, chosen_categories(lockfile, categories))

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import click
 
-from envtool.cli.options import file_option, json_option
-from envtool.cli.selection import platform_option
+from envtool import console
+from envtool.cli.options import chosen_platform, file_option, json_option, platform_option
+from envtool.cli.solving import opened
+from envtool.inspect_lock.why_not import why_not
+from envtool.lockfile.conda_lock_v1 import read_lockfile
+from envtool.solve import refresh
 
 
-@click.command("why-not", short_help="Say what stands in the way of a version.")
+@click.command("why-not")
 @click.argument("spec")
 @file_option
 @platform_option
@@ -21,25 +25,18 @@ def command(ctx: click.Context, spec: str, lockfile_path: Path, platform: str | 
 
     Exit code 1 when nothing is: then it says what would move.
     """
-    from envtool import console
-    from envtool.cli.selection import chosen_platform
-    from envtool.cli.solving import opened
-    from envtool.inspect_lock.why_not import why_not
-    from envtool.lockfile.conda_lock_v1 import read_lockfile
-    from envtool.solve import refresh
-
     old = read_lockfile(lockfile_path)
     request = refresh.request((), lockfile_path, old, {}, keeps_options=True)
     chosen = chosen_platform(old, platform)
     with opened(request) as sources:
-        found = why_not(spec, old, request, chosen, sources)
+        reason, moves = why_not(spec, old, request, chosen, sources)
     if as_json:
-        moved = [str(each) for each in found.moves]
-        console.answer_json({"spec": spec, "fits": found.reason is None, "reason": found.reason, "moves": moved})
-    elif found.reason is not None:
-        console.answer(found.reason)
+        moved = [str(each) for each in moves]
+        console.answer_json({"spec": spec, "fits": reason is None, "reason": reason, "moves": moved})
+    elif reason is not None:
+        console.answer(reason)
     else:
-        for each in found.moves:
+        for each in moves:
             console.answer(f"would move {each}")
-        console.say(f"{spec} fits for {chosen}" + ("" if found.moves else ", and nothing would move"))
-    ctx.exit(0 if found.reason is not None else 1)
+        console.say(f"{spec} fits for {chosen}" + ("" if moves else ", and nothing would move"))
+    ctx.exit(0 if reason is not None else 1)

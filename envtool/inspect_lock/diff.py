@@ -1,8 +1,8 @@
-"""How two locks differ, package by package."""
+"""The differences between two locks, package by package."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
@@ -18,11 +18,9 @@ class Difference:
 
     Args:
         kind: `added`, `removed`, `upgraded`, `downgraded`, or `rebuilt` (the same version, other bytes).
-        manager: `conda` or `pip`.
-        name: The package.
-        before: Version, and build where it is what differs; None when the package is new.
-        after: The same in the second lock; None when the package is gone.
-        platforms: The platforms on which it differs in this way.
+        before: version, and build where it is what differs; None when the package is new.
+        after: the same in the second lock; None when the package is gone.
+        platforms: the platforms on which it differs in this way.
     """
 
     kind: str
@@ -34,14 +32,8 @@ class Difference:
 
 
 def compare(old: Lockfile, new: Lockfile, order: Callable[[str, str, str], int]) -> list[Difference]:
-    """Every package that differs, sorted by name; one entry for all the platforms where it differs alike.
-
-    Args:
-        old: The first lock.
-        new: The second one.
-        order: Compares two versions of a manager: negative when the first is the older one.
-    """
-    before, after = _by_key(old), _by_key(new)
+    """Every package that differs, sorted by name; one entry for all the platforms where it differs alike."""
+    before, after = ({(p.manager, p.name, p.platform): p for p in lock.packages} for lock in (old, new))
     merged: dict[Difference, list[str]] = {}
     for key in sorted(before.keys() | after.keys()):
         found = _difference(before.get(key), after.get(key), order)
@@ -58,10 +50,6 @@ def compare_versions(manager: str, first: str, second: str) -> int:
     from packaging.version import Version
 
     return (Version(first) > Version(second)) - (Version(first) < Version(second))
-
-
-def _by_key(lockfile: Lockfile) -> Mapping[Key, LockedPackage]:
-    return {(each.manager, each.name, each.platform): each for each in lockfile.packages}
 
 
 def _difference(

@@ -1,4 +1,4 @@
-"""The packages of a lock as a graph: what each needs, what needs it, and which lines of the user's asked for it."""
+"""The packages of a lock as a graph of dependencies, with the lines that asked for them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Edge:
-    """That one package needs another.
-
-    Args:
-        target: The package that is needed, as (manager, name).
-        constraint: What is needed of it; empty when any will do.
-    """
+    """The need of one package for another; the constraint is empty when any version will do."""
 
     target: Key
     constraint: str
@@ -28,13 +23,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Graph:
-    """The packages of one platform.
-
-    Args:
-        packages: Every package by (manager, name).
-        edges: What each needs, in the order of the names.
-        requested: What the user asked for, each with the text of the line.
-    """
+    """The packages of one platform, what each needs, and the lines that asked for some."""
 
     packages: Mapping[Key, LockedPackage]
     edges: Mapping[Key, tuple[Edge, ...]]

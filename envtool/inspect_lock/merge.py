@@ -1,7 +1,7 @@
-"""Merge two locks that were made from one: no solver and no network, so only what cannot be wrong.
+"""Three-way merge of locks, without solver and network.
 
-A package that one side has changed is taken from that side. What both sides have changed differently, or what does not
-fit together afterwards, is a conflict, which `envtool lock` settles.
+A package that one side has changed is taken from that side; a package changed differently by both, or one that does not
+fit afterwards, is a conflict.
 """
 
 from __future__ import annotations
@@ -20,16 +20,10 @@ Key = tuple[str, str, str, str]
 def merge(base: Lockfile, ours: Lockfile, theirs: Lockfile, request: LockRequest) -> Lockfile:
     """The lock with the changes of both sides.
 
-    Args:
-        base: The lock that both were made from.
-        ours: One side.
-        theirs: The other side.
-        request: What the merged sources ask for.
-
     Raises:
         LockfileError: Both have changed a package, or the changes do not go together; all that is wrong is in it.
     """
-    before, one, other = (_by_key(each) for each in (base, ours, theirs))
+    before, one, other = ({package.sort_key: package for package in lock.packages} for lock in (base, ours, theirs))
     merged: dict[Key, LockedPackage] = {}
     issues: list[Issue] = []
     for key in sorted({*before, *one, *other}):
@@ -44,10 +38,6 @@ def merge(base: Lockfile, ours: Lockfile, theirs: Lockfile, request: LockRequest
     if issues:
         raise LockfileError(str(request.lockfile_path), issues)
     return described(request, packages)
-
-
-def _by_key(lockfile: Lockfile) -> dict[Key, LockedPackage]:
-    return {each.sort_key: each for each in lockfile.packages}
 
 
 def _shown(package: LockedPackage | None) -> str:
@@ -66,6 +56,6 @@ def _misfits(packages: tuple[LockedPackage, ...], request: LockRequest) -> Itera
             for name, needed in package.dependencies.items() if package.manager == "conda" else ():
                 other = here.get(("conda", name))
                 if other is None and not name.startswith("__"):
-                    yield Issue(package.name, f"it needs {name}, which is not there")
+                    yield Issue(package.name, f"it needs {name}, which is not in the lock")
                 elif other is not None and not fits(f"{name} {needed}", other):
                     yield Issue(package.name, f"it needs {name} {needed}, which is {other.version}")

@@ -1,7 +1,6 @@
-"""Merge locks in the middle of a git merge, when the sources are merged nowhere yet.
+"""Merge of locks during a git merge, when the sources are not merged yet.
 
-git hands over three locks. Each was committed together with its sources, so the commit that brought a lock tells the
-sources of that side; the three are merged line by line, as git is about to do.
+The commit that brought a lock has its sources; those of the three locks are merged line by line, as git does.
 """
 
 from __future__ import annotations
@@ -21,10 +20,8 @@ def merged(base: Path, ours: Path, theirs: Path, path: str) -> Lockfile:
     """The merged lock.
 
     Args:
-        base: The file with the lock that both sides were made from, as git's `%O`.
-        ours: The same for one side.
-        theirs: The same for the other side.
-        path: The path of the lock in the repository, whose root is the working directory.
+        base: the file with the lock that both sides were made from, as git's `%O`.
+        path: the path of the lock in the repository, whose root is the working directory.
 
     Raises:
         EnvtoolError: A lock or its sources cannot be had, or they cannot be merged.
@@ -70,7 +67,7 @@ def _merge_source(scratch: Path, source: str, commits: list[str]) -> None:
     try:
         subprocesses.run(["git", "merge-file", str(ours), str(base), str(theirs)])
     except ProcessError as error:
-        raise EnvtoolError(f"{source} has conflicts of its own") from error
+        raise EnvtoolError(f"{source} has conflicts") from error
     target = scratch / source
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(ours, target)

@@ -1,4 +1,4 @@
-"""What moved from one lock to the next, and what made it move."""
+"""Packages that moved from one lock to the next, each with the reason."""
 
 from __future__ import annotations
 
@@ -22,12 +22,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Move:
-    """A package of which a lock has another version or build than the one before.
-
-    Args:
-        difference: What moved, and on which platforms.
-        reason: What made it move, in words.
-    """
+    """A package of which a lock has another version or build than the one before."""
 
     difference: Difference
     reason: str
@@ -40,15 +35,7 @@ class Move:
 def moves(
     old: Lockfile, new: Lockfile, request: LockRequest, repodata: Repodata, named: Sequence[str] = ()
 ) -> list[Move]:
-    """Every package that moved, with the reason.
-
-    Args:
-        old: The lock before.
-        new: The lock after.
-        request: What was locked.
-        repodata: The records of the channels.
-        named: The packages that the user asked to move.
-    """
+    """Every package that moved, with the reason (`named`: the packages that the user asked to move)."""
     platforms = {each.platform: each for each in with_virtual_packages(request.spec).platforms}
     found = []
     for each in diff.compare(old, new, diff.compare_versions):
@@ -65,14 +52,7 @@ def _packages(lockfile: Lockfile, platform: PlatformSpec) -> dict[Key, LockedPac
 
 
 class Reasons:
-    """Why packages of one set cannot be in another, as far as the sets and the sources tell by themselves.
-
-    Args:
-        before: The packages that are asked about.
-        after: The packages that there are.
-        platform: What is asked for.
-        named: The packages that the user asked to move.
-    """
+    """Why packages of one set cannot be in another, as far as the sets and the sources tell by themselves."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Which packages of a lock there are newer versions of, which of those fit, and what holds back the others."""
+"""Locked packages with newer versions: the newest that fits, and what holds back the newest."""
 
 from __future__ import annotations
 
@@ -25,13 +25,9 @@ class Outdated:
     """One package that has a newer version.
 
     Args:
-        manager: `conda` or `pip`.
-        name: The package.
-        locked: The version that is locked.
-        fits: The newest version that fits with all lines; None when nothing needs the package any more.
-        newest: The newest version that there is.
-        held_by: What stands in the way of the newest, in words; None when it fits.
-        is_own: Whether a line of environment.yml asks for it.
+        fits: the newest version that fits with all lines; None when nothing needs the package any more.
+        held_by: what stands in the way of the newest, in words; None when it fits.
+        is_own: whether a line of environment.yml asks for it.
     """
 
     manager: str
@@ -45,12 +41,6 @@ class Outdated:
 
 def outdated(old: Lockfile, request: LockRequest, platform: str, sources: Sources) -> list[Outdated]:
     """The packages of one platform that have a newer version: those of one's own lines first, then by name.
-
-    Args:
-        old: The lock.
-        request: What a lock would be made of now.
-        platform: The platform.
-        sources: Where packages come from.
 
     Raises:
         SolveError: The lines cannot be satisfied, or the records cannot be had.

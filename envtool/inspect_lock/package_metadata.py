@@ -1,7 +1,6 @@
-"""What a lock does not say of its packages and somebody near knows: sizes and licences.
+"""Sizes and licences of locked packages, as far as they are known.
 
-Conda packages: from the repodata that this machine keeps. Wheels: from the file in the cache, or from the metadata that
-the index has beside it. Nothing here fails: what is not known is left out.
+Sources are the cached repodata, the cached wheels, and the METADATA beside a wheel in its index. Nothing fails here.
 """
 
 from __future__ import annotations
@@ -22,28 +21,18 @@ from envtool.wheels.license import known_license, license_of
 
 @dataclass(frozen=True)
 class PackageMetadata:
-    """What is known of one archive or wheel.
-
-    Args:
-        size_bytes: Its size.
-        license: Its licence as its authors state it.
-    """
+    """What is known of one archive or wheel."""
 
     size_bytes: int | None = None
     license: str | None = None
 
 
 def look_up(packages: Sequence[LockedPackage], *, is_offline: bool) -> Mapping[str, PackageMetadata]:
-    """What is known of packages, by URL.
-
-    Args:
-        packages: Packages of one platform.
-        is_offline: Whether to ask this machine only.
-    """
+    """What is known of packages, by URL."""
     found = _from_repodata([each for each in packages if each.manager == "conda"], is_offline)
     cache = Cache(paths.cache())
     for each in packages:
-        path = _cached(each, cache)
+        path = cached_file(each, cache)
         if each.manager == "pip":
             found[each.url] = PackageMetadata(
                 path.stat().st_size if path else None, _wheel_license(each, path, is_offline)
@@ -75,7 +64,8 @@ def _from_repodata(packages: Sequence[LockedPackage], is_offline: bool) -> dict[
     return found
 
 
-def _cached(package: LockedPackage, cache: Cache) -> Path | None:
+def cached_file(package: LockedPackage, cache: Cache) -> Path | None:
+    """The archive or wheel in the cache, None where it is not there or the lock has no sha256 of it."""
     if package.sha256 is None:
         return None
     path = cache.path(Wanted(package.file_name, package.sha256, ()))

@@ -1,8 +1,8 @@
-"""Whether a version of a package would fit into a lock, and what stands in its way."""
+"""The reason why a version does not fit into a lock."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from envtool.errors import SolveError
 from envtool.inspect_lock.moves import Move, moves
@@ -16,32 +16,14 @@ from envtool.spec import pip_requirements
 from envtool.spec.environment import Dependency
 
 
-@dataclass(frozen=True)
-class WhyNot:
-    """What is to be said of a version.
-
-    Args:
-        reason: What stands in its way; None when nothing does.
-        moves: What would move if it were asked for.
-    """
-
-    reason: str | None
-    moves: tuple[Move, ...] = ()
-
-
-def why_not(text: str, old: Lockfile, request: LockRequest, platform: str, sources: Sources) -> WhyNot:
-    """Ask for one more line, and see.
-
-    Args:
-        text: A match spec, such as `numpy=2.3`.
-        old: The lock.
-        request: What a lock would be made of now.
-        platform: The platform.
-        sources: Where packages come from.
+def why_not(
+    text: str, old: Lockfile, request: LockRequest, platform: str, sources: Sources
+) -> tuple[str | None, tuple[Move, ...]]:
+    """Ask for one more line: what stands in its way, or None and what would move.
 
     Raises:
         EnvtoolError: The text names no package.
-        SpecError: It is no match spec.
+        SpecError: It is not a valid match spec.
     """
     name = package_of(text)
     here = {(each.manager, each.name) for each in old.packages if each.platform == platform}
@@ -59,5 +41,5 @@ def why_not(text: str, old: Lockfile, request: LockRequest, platform: str, sourc
         with explained(asked, sources):
             new = update(one, (), asked, sources)
     except SolveError as error:
-        return WhyNot(error.message)
-    return WhyNot(None, tuple(moves(one, new, asked, sources.repodata)))
+        return error.message, ()
+    return None, tuple(moves(one, new, asked, sources.repodata))

@@ -1,4 +1,4 @@
-"""How a wheel was made that no index has: what a lock keeps of it, so that every machine can make the same bytes."""
+"""The recorded build of a wheel that no index has, from which every machine makes the same bytes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Tool:
-    """A wheel that the build needs: its backend, or what the backend needs.
-
-    Args:
-        name: The distribution's normalized name.
-        version: Its version.
-        url: Where the index has it.
-        sha256: Hash of the file.
-    """
+    """A wheel that the build needs: its backend, or what the backend needs."""
 
     name: str
     version: str
@@ -30,11 +23,9 @@ class SourceBuild:
     """How a wheel was made.
 
     Args:
-        wheel: The wheel's file name.
-        version: The version that the backend is told where it would ask git for it.
-        tree_sha256: Hash of the files that it was made of, as `envtool.source_builds.git.tree_sha256` takes it.
-        committed_at: When they were committed, in seconds since 1970; the backend's clock.
-        tools: What ran.
+        version: the version that the backend is told where it would ask git for it.
+        tree_sha256: hash of the files that it was made of, as `envtool.source_builds.git.tree_sha256` takes it.
+        committed_at: when they were committed, in seconds since 1970; the backend's clock.
     """
 
     wheel: str

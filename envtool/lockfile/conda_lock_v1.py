@@ -1,8 +1,6 @@
-"""The lockfile: conda-lock.yml in version 1 (CEP 37) as frozen values.
+"""conda-lock.yml in version 1 (CEP 37), read and written without conda-lock.
 
-Read and written by rules of our own, so that every issue has its place and either takes milliseconds: importing
-conda-lock's models takes as long as a solve. That they would write the very same bytes is a property which the tests
-hold. Out of scope: choosing the packages (`envtool.solve.lock`).
+Every issue has its line, and reading takes milliseconds; the tests hold that conda-lock writes the very same bytes.
 """
 
 from __future__ import annotations
@@ -101,7 +99,7 @@ def format_lockfile(lockfile: Lockfile) -> str:
         "sources": list(lockfile.sources),
         "custom_metadata": dict(sorted(custom_metadata.items())),
     }
-    packages = [_package_dict(each) for each in sorted(lockfile.packages, key=_order)]
+    packages = [_package_dict(each) for each in sorted(lockfile.packages, key=lambda package: package.sort_key)]
     return _HEADER + dump({"version": 1, "metadata": metadata, "package": packages})
 
 
@@ -121,26 +119,17 @@ def _size_key(sha256: str) -> str:
     return sha256[:12]  # enough to tell the packages of one lock apart
 
 
-def _order(package: LockedPackage) -> tuple[str, str, str, str]:
-    return package.sort_key
-
-
 def _package_dict(package: LockedPackage) -> dict[str, Any]:
     hashes = {"md5": package.md5, "sha256": package.sha256}
     # Without its source, conda-lock would ask an index for a repository's version. Source: conda_lock/conda_lock.py.
     is_commit = git_url.is_repository(package.url)
     return {
-        "name": package.name,
-        "version": package.version,
-        "manager": package.manager,
-        "platform": package.platform,
-        "dependencies": dict(sorted(package.dependencies.items())),
-        "url": package.url,
+        "name": package.name, "version": package.version, "manager": package.manager, "platform": package.platform,
+        "dependencies": dict(sorted(package.dependencies.items())), "url": package.url,
         "hash": {kind: digits for kind, digits in hashes.items() if digits},
-        **({"source": {"type": "url", "url": package.url}} if is_commit else {}),
-        "category": package.category,
+        **({"source": {"type": "url", "url": package.url}} if is_commit else {}), "category": package.category,
         "optional": package.category != "main",
-    }
+    }  # fmt: skip
 
 
 def _lockfile(document: YamlDocument, top: Mapping[str, Value]) -> Lockfile:
@@ -155,7 +144,11 @@ def _lockfile(document: YamlDocument, top: Mapping[str, Value]) -> Lockfile:
     urls = tuple(_channels(document, metadata.get("channels")))
     templates = [each for each in (*urls, *_urls_in(custom_metadata.get(INPUTS_KEY))) if variables_of(each)]
     return Lockfile(
-        packages=tuple(_with_access(package, templates) for package in found if package is not None),
+        packages=tuple(
+            replace(each, access_url=url) if (url := with_variables(each.url, templates)) != each.url else each
+            for each in found
+            if each is not None
+        ),
         channels=urls,
         platforms=tuple(text for text, _ in document.strings(metadata.get("platforms"), "platforms")),
         sources=tuple(text for text, _ in document.strings(metadata.get("sources"), "sources")),
@@ -186,11 +179,6 @@ def _urls_in(recorded: str | None) -> list[str]:
     except (ValueError, TypeError, AttributeError):  # a convenience: spoilt inputs are as good as none
         return []
     return [url for each in indexes for url in each.split(", ")] + named
-
-
-def _with_access(package: LockedPackage, templates: Sequence[str]) -> LockedPackage:
-    access_url = with_variables(package.url, templates)
-    return package if access_url == package.url else replace(package, access_url=access_url)
 
 
 def _channels(document: YamlDocument, value: Value | None) -> Iterator[str]:
@@ -241,15 +229,12 @@ def _package(
     if any(text is None for text in texts.values()):
         return None
     return LockedPackage(
-        **{key: text for key, text in texts.items() if text is not None},
-        sha256=hashes["sha256"],
-        md5=hashes["md5"],
+        **{key: text for key, text in texts.items() if text is not None}, sha256=hashes["sha256"], md5=hashes["md5"],
         dependencies=dict(document.scalars(entry.get("dependencies"), f"{where}.dependencies")),
         category=document.string(entry.get("category"), f"{where}.category") or "main",
         build=document.string(entry.get("build"), f"{where}.build"),
-        size_bytes=sizes.get(_size_key(hashes["sha256"] or "")),
-        built=builds.get(texts["url"] or ""),
-    )
+        size_bytes=sizes.get(_size_key(hashes["sha256"] or "")), built=builds.get(texts["url"] or ""),
+    )  # fmt: skip
 
 
 def _hashes(

@@ -1,4 +1,4 @@
-"""A git repository as a requirement names it: `NAME @ git+URL@REVISION#subdirectory=DIRECTORY`. No git runs here.
+"""A git requirement: `NAME @ git+URL@REVISION#subdirectory=DIRECTORY`.
 
 Source: pip documentation, "VCS Support"; PEP 440, "Direct references".
 """
@@ -22,9 +22,9 @@ class Repository:
     """Where a project stands in a git repository.
 
     Args:
-        url: The repository, with variables for its credentials and without `git+`.
-        revision: A branch, a tag or a commit; None means what the repository has checked out.
-        subdirectory: The directory of the project in it; empty for the repository itself.
+        url: the repository, with variables for its credentials and without `git+`.
+        revision: a branch, a tag or a commit; None means what the repository has checked out.
+        subdirectory: the directory of the project in it; empty for the repository itself.
     """
 
     url: str
@@ -89,7 +89,7 @@ def parse(text: str) -> Repository:
     if ".." in subdirectory.split("/"):
         raise ValueError(f"subdirectory {subdirectory!r} leads out of the repository")
     if revision.startswith("-"):
-        raise ValueError(f"{revision!r} is no branch, tag or commit")
+        raise ValueError(f"{revision!r} is not a branch, tag or commit")
     url = urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
     return Repository(url, unquote(revision) or None, subdirectory)
 
@@ -107,5 +107,5 @@ def _refuse_scp_form(netloc: str) -> None:
     host, colon, port = netloc.rpartition("@")[2].partition(":")
     if colon and port and not port.isdigit() and not host.startswith("["):
         raise ValueError(
-            f"{port!r} is no port; write {netloc.rpartition(':')[0]}/{port}/…, with a slash after the host"
+            f"{port!r} is not a port; write {netloc.rpartition(':')[0]}/{port}/…, with a slash after the host"
         )

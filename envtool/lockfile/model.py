@@ -15,19 +15,12 @@ class LockedPackage:
     """One archive or wheel of the lock.
 
     Args:
-        manager: `conda` or `pip`.
-        name: The package.
-        version: Its version.
-        platform: The platform that it is locked for.
-        url: Its canonical URL; a mirror never stands here.
-        sha256: Hash of the file; conda records that have only an MD5 have None.
-        md5: The same in MD5; conda-lock demands it for conda packages.
-        dependencies: What it needs, name to constraint.
-        category: `main`, `dev` or any other.
-        build: Its build string, where known.
-        size_bytes: Size of the file, where the channel or index says it.
-        built: How the wheel was made, if its URL is that of a commit.
-        access_url: The URL with the variables for its credentials that the lock names for its channel or index; None
+        url: the canonical URL, never that of a mirror.
+        sha256: hash of the file; conda records that have only an MD5 have None.
+        md5: the same in MD5; conda-lock demands it for conda packages.
+        size_bytes: size of the file, where the channel or index says it.
+        built: how the wheel was made, if its URL is that of a commit.
+        access_url: the URL with the variables for its credentials that the lock names for its channel or index; None
             where it names none.
     """
 
@@ -67,16 +60,7 @@ class LockedPackage:
 
 @dataclass(frozen=True)
 class Lockfile:
-    """A whole lock.
-
-    Args:
-        packages: Every package of every platform, in the order of the file.
-        channels: The channels as the sources name them.
-        platforms: The locked platforms.
-        sources: The source files, relative to the lockfile.
-        content_hash: conda-lock's hash of the sources for each platform.
-        custom_metadata: Data of ours, text to text.
-    """
+    """A whole lock, its packages in the order of the file."""
 
     packages: tuple[LockedPackage, ...]
     channels: tuple[str, ...]

@@ -1,7 +1,4 @@
-"""pylock.toml (PEP 751): the wheels that uv chose for one target, read and written as frozen values.
-
-Out of scope: source distributions; a `Wheel` is a file with a hash, or it is not locked.
-"""
+"""pylock.toml (PEP 751): the wheels for one target; source distributions are not locked."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from envtool.lockfile.build_recipe import SourceBuild
 from envtool.lockfile.git_url import Repository
 
 if TYPE_CHECKING:
-    from envtool.spec.requirement_hashes import Pins
+    from envtool.pypi.pins import Pins
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,13 +28,9 @@ class Wheel:
     """One locked wheel.
 
     Args:
-        name: The distribution's normalized name.
-        version: Its version.
-        url: Where the index has it.
-        sha256: Hash of the file.
-        size_bytes: Size of the file, where the index says it.
-        needs: The normalized names of the distributions that it needs on its target.
-        built: How it was made, if it is of a repository; then the URL is that of the commit.
+        size_bytes: size of the file, where the index says it.
+        needs: the normalized names of the distributions that it needs on its target.
+        built: how it was made, if it is of a repository; then the URL is that of the commit.
     """
 
     name: str
@@ -60,11 +53,9 @@ def parse_pylock(
     """The wheels of a pylock.toml that uv resolved for one target, sorted by name.
 
     Args:
-        text: Its content.
-        built: Wheels by name that uv was given as files.
-        kept: The sha256 of files that are taken before a better one of the same version.
-        is_pure: Whether a wheel for every platform is wanted, and no other.
-        pins: Hashes that files have to match.
+        built: wheels by name that uv was given as files.
+        kept: the sha256 of files that are taken before a better one of the same version.
+        is_pure: whether a wheel for every platform is wanted, and no other.
 
     Raises:
         SolveError: A package is no wheel, has no sha256, or none of its wheels is a pinned one.
@@ -76,12 +67,7 @@ def parse_pylock(
 
 
 def format_pylock(wheels: Sequence[Wheel], requires_python: str | None = None) -> str:
-    """A pylock.toml with these wheels; equal values give equal bytes.
-
-    Args:
-        wheels: The wheels.
-        requires_python: The version specifier of the interpreters that they are for.
-    """
+    """A pylock.toml with these wheels, for the interpreters of `requires_python`; equal values give equal bytes."""
     lines = ['lock-version = "1.0"', 'created-by = "envtool"']
     if requires_python:
         lines.append(f"requires-python = {json.dumps(requires_python)}")
@@ -125,16 +111,11 @@ def _wheel(package: Mapping[str, Any], kept: Collection[str], *, is_pure: bool, 
         raise _not_pinned(package, proven, pins)
     return Wheel(
         name=package["name"],
-        version=str(package.get("version", "")) or _version_in(source["url"]),
+        version=str(package.get("version", "")) or _name_in(source["url"]).split("-")[1],  # PEP 427, "File name"
         url=source["url"],
         sha256=source["hashes"]["sha256"],
         size_bytes=source.get("size"),
     )
-
-
-def _version_in(url: str) -> str:
-    # A requirement that is a URL comes without its version; a wheel's name has it. Source: PEP 427, "File name".
-    return _name_in(url).split("-")[1]
 
 
 def _not_pinned(package: Mapping[str, Any], files: Sequence[Mapping[str, Any]], pins: Pins | None) -> SolveError:

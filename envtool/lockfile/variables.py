@@ -1,4 +1,4 @@
-"""The variables that an environment sets: which names and values can arrive in a program as they are written."""
+"""Environment variables of an environment: valid names and values."""
 
 from __future__ import annotations
 

@@ -29,13 +29,7 @@ _READERS = 4
 
 @dataclass(frozen=True)
 class Provided:
-    """A Python distribution that a conda package brings.
-
-    Args:
-        name: Its normalized name.
-        version: Its version as Python packages write it (PEP 440).
-        record: The package.
-    """
+    """A Python distribution that a conda package brings, with its version as PEP 440 writes it."""
 
     name: str
     version: str
@@ -43,12 +37,7 @@ class Provided:
 
 
 def provided_distributions(records: Sequence[PackageRecord], cache: Cache) -> dict[str, Provided]:
-    """The Python distributions that conda packages bring, by their normalized names.
-
-    Args:
-        records: The packages of one platform.
-        cache: Archives in it are read, so that what they bring is known for certain.
-    """
+    """The Python distributions that conda packages bring, by normalized name; cached archives are read for that."""
     with ThreadPoolExecutor(_READERS, thread_name_prefix="archive") as pool:
         own = list(pool.map(lambda record: _in_archive(record, cache), records))
     ranked = [

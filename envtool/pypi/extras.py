@@ -1,34 +1,30 @@
-"""What the extras of a distribution need that a conda package brings (`uvicorn[standard]` beside conda's uvicorn).
+"""The requirements of extras of a distribution that a conda package brings (`uvicorn[standard]`).
 
-conda's record does not say; the METADATA of the distribution does. It is read in the archive, which is fetched for that
-if it is not at hand: whatever an index has of that name may be a stranger's. Only where a channel has records and no
-archives, or an archive has no METADATA, the index is asked for that very version.
+They are in the METADATA in the archive, which is fetched if need be: an index may have a stranger's package of that
+name. The index is asked for that very version only where there is no archive, or no METADATA in it.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from envtool.artifacts.dist_info import metadata_in
 from envtool.artifacts.reachable_archives import find_archive
 from envtool.errors import EnvtoolError, SolveError
 from envtool.fetch.archive_cache import Cache
 from envtool.lockfile.pylock import parse_pylock
-from envtool.mirrors.mirrors import Mirrors
-from envtool.pypi.distribution_names import Provided
 from envtool.pypi.index_metadata import metadata_at
-from envtool.pypi.resolution import Resolution
 from envtool.pypi.stand_ins import extras_in
+
+if TYPE_CHECKING:
+    from envtool.mirrors.mirrors import Mirrors
+    from envtool.pypi.distribution_names import Provided
+    from envtool.pypi.resolution import Resolution
 
 
 def extras_of(provided: Provided, resolution: Resolution, cache: Cache, mirrors: Mirrors) -> str:
     """The lines about extras in the METADATA of a distribution that conda brings.
-
-    Args:
-        provided: The distribution.
-        resolution: How the index is asked.
-        cache: Where the archive may be, and goes.
-        mirrors: Where its bytes may come from.
 
     Raises:
         SolveError: Neither archive nor index tells them.

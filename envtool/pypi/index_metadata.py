@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from envtool.errors import EnvtoolError
 from envtool.mirrors import mirrors
 
@@ -15,14 +13,10 @@ def metadata_at(url: str) -> str | None:
     """
     from envtool.fetch import client
 
-    for each in _places(f"{url}.metadata"):
+    for each in mirrors.configured().for_url(f"{url}.metadata"):
         try:
             with client.get(each) as body:
                 return b"".join(body.chunks).decode("utf-8", "replace")
         except EnvtoolError:
             continue
     return None
-
-
-def _places(url: str) -> Iterable[str]:
-    return mirrors.configured().for_url(url)

@@ -13,10 +13,8 @@ def install(wheels: Mapping[str, Path], hashes: Mapping[str, str], prefix: Path,
     """Install proven wheels into a prefix, and nothing else.
 
     Args:
-        wheels: `name==version` to the proven file.
         hashes: `name==version` to its sha256, which uv checks once more.
-        prefix: The prefix, with its Python in place.
-        cache_dir: An empty directory on the file system of the prefix, where uv unpacks the wheels.
+        cache_dir: an empty directory on the file system of the prefix, where uv unpacks the wheels.
 
     Raises:
         ProcessError: uv refused.

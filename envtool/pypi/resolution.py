@@ -1,4 +1,4 @@
-"""One resolution by uv: which wheels, and why each."""
+"""One resolution by uv: the wheels, and the reason for each."""
 
 from __future__ import annotations
 
@@ -12,22 +12,16 @@ from typing import TYPE_CHECKING
 from envtool.errors import ProcessError, SolveError
 from envtool.mirrors import pip_index
 from envtool.pypi import uv
-from envtool.pypi.distribution_names import Provided
 
 if TYPE_CHECKING:
+    from envtool.pypi.distribution_names import Provided
     from envtool.pypi.resolve import WheelRequest
 
 _FOR_EVER = datetime(9000, 1, 1)
 
 
 class Resolution:
-    """Asks uv for the wheels of one target.
-
-    Args:
-        request: What is asked for: the target, the policy, the indexes.
-        scratch: A directory of its own.
-        variables: How uv asks the indexes, as environment variables.
-    """
+    """Questions to uv about the wheels of one target."""
 
     def __init__(self, request: WheelRequest, scratch: Path, variables: Mapping[str, str]) -> None:
         self._request = request
@@ -44,12 +38,6 @@ class Resolution:
         self, requirements: Sequence[str], options: Sequence[str], constraints: Sequence[str] = (), kept: str = ""
     ) -> str:
         """The chosen wheels as a pylock.toml.
-
-        Args:
-            requirements: What is asked for.
-            options: More arguments for uv.
-            constraints: What bounds it.
-            kept: A pylock.toml whose versions are preferred.
 
         Raises:
             SolveError: Nothing satisfies the requirements, or the index failed; uv's own words.
@@ -87,9 +75,7 @@ class Resolution:
             argv += ["--prerelease", "allow"]
         try:
             return uv.run(
-                [*argv, str(scratch / "requirements.in")],
-                env={**self._indexes(), **self._variables},
-                cwd=scratch,
+                [*argv, str(scratch / "requirements.in")], env={**self._indexes(), **self._variables}, cwd=scratch
             )
         except ProcessError as error:
             raise SolveError(

@@ -1,7 +1,7 @@
-"""The `pip:` section: uv chooses the wheels of a target.
+"""The choice of wheels for a target by uv.
 
-Out of scope: source distributions. A requirement that has no wheel is an error, but for a project in a git repository,
-whose wheel is built beforehand (`envtool.source_builds.git_wheels`).
+A requirement without a wheel is an error, but for a git repository: its wheel is built beforehand
+(`envtool.source_builds.git_wheels`).
 """
 
 from __future__ import annotations
@@ -19,29 +19,16 @@ from envtool.mirrors import index_failover, pip_index
 from envtool.mirrors.mirrors import Mirrors
 from envtool.pypi import resolution
 from envtool.pypi.distribution_names import Provided
+from envtool.pypi.pins import Pins
 from envtool.pypi.resolution import Resolution
 from envtool.pypi.stand_ins import stand_in
 from envtool.scratch import scratch_directory
 from envtool.spec import pip_requirements as requirements
 from envtool.spec import requirement_hashes as hashes
-from envtool.spec.requirement_hashes import Pins
 from envtool.spec.version_policy import VersionPolicy
 
 # manylinux tags that uv knows as targets; a wheel for an older glibc runs on a newer one, never the reverse.
-_UV_GLIBC_TARGETS = (
-    (2, 17),
-    (2, 28),
-    (2, 31),
-    (2, 32),
-    (2, 33),
-    (2, 34),
-    (2, 35),
-    (2, 36),
-    (2, 37),
-    (2, 38),
-    (2, 39),
-    (2, 40),
-)
+_UV_GLIBC_TARGETS = tuple((2, minor) for minor in (17, 28, *range(31, 41)))
 _DEFAULT_GLIBC = "2.28"
 _MACHINES = {"linux-64": "x86_64", "linux-aarch64": "aarch64"}
 _UV_PLATFORMS = {
@@ -53,13 +40,7 @@ _UV_PLATFORMS = {
 
 @dataclass(frozen=True)
 class Target:
-    """The interpreter that the wheels are for.
-
-    Args:
-        platform: A conda subdir.
-        python_version: Such as `3.9.2`.
-        glibc: The declared `__glibc`, which bounds the manylinux tags.
-    """
+    """The interpreter that the wheels are for (`glibc`: the declared `__glibc`, which bounds the manylinux tags)."""
 
     platform: str
     python_version: str
@@ -81,20 +62,13 @@ class WheelRequest:
     """What the `pip:` sections ask for on one platform.
 
     Args:
-        target: What the wheels have to run on.
-        requirements: What is asked for.
-        constraints: What bounds it without asking for it.
-        provided: Distributions that conda packages bring already, by name; they are neither asked for nor completed.
-        index_url: The index that stands for the machine's default one.
-        extra_index_urls: Indexes that are asked before it.
-        allows_default_index: Whether an index counts that only the machine names, or nobody (the public one).
-        allows_prereleases: Whether versions that are not final count.
-        requires_hashes: Whether every wheel has to be pinned by a hash.
-        keep: Wheels that stay unless something asked for forbids it.
-        policy: Which of the versions that fit.
-        built: The wheels of requirements that name a repository, and their files, by name.
-        is_pure: Whether only wheels for every platform count.
-        has_dependencies: Whether what the requirements need is chosen as well.
+        provided: distributions that conda packages bring already, by name; they are neither asked for nor completed.
+        index_url: the index that stands for the machine's default one.
+        allows_default_index: whether an index counts that only the machine names, or nobody (the public one).
+        requires_hashes: whether every wheel has to be pinned by a hash.
+        keep: wheels that stay unless something asked for forbids it.
+        built: the wheels of requirements that name a repository, and their files, by name.
+        has_dependencies: whether what the requirements need is chosen as well.
     """
 
     target: Target
@@ -114,11 +88,7 @@ class WheelRequest:
 
 
 def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
-    """Choose the wheels that satisfy requirements.
-
-    Args:
-        request: What is asked for.
-        mirrors: Whose URLs are replaced by the canonical ones.
+    """Choose the wheels that satisfy requirements (`mirrors`: whose URLs are replaced by the canonical ones).
 
     Returns:
         The wheels, sorted by name.
@@ -148,7 +118,7 @@ def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
 
 
 def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str, str]) -> list[Wheel]:
-    lines = _requirements(request)
+    lines = [_from_file(each, request.built) for each in request.requirements]
     known: dict[str, str] = {}  # the extras of what conda brings
     wanted: set[str] = set()
     with scratch_directory() as scratch:
@@ -161,7 +131,8 @@ def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str
             if wanted <= known.keys():
                 break
     needs = resolution.parse_reasons(reasons)
-    return [replace(each, url=_canonical(each, mirrors), needs=needs.get(each.name, ())) for each in wheels]
+    urls = [each.url if each.built else pip_index.canonical(each.url, mirrors) for each in wheels]
+    return [replace(each, url=url, needs=needs.get(each.name, ())) for each, url in zip(wheels, urls)]
 
 
 def _extras(names: Collection[str], request: WheelRequest, asked: Resolution, mirrors: Mirrors) -> dict[str, str]:
@@ -187,23 +158,12 @@ def _resolve(
     text = asked.pylock(lines, emitted, constraints, format_pylock(kept) if kept else "")
     built = {name: wheel for name, (wheel, _) in request.built.items()}
     same = {each.sha256 for each in kept}
-    wheels = parse_pylock(text, built, kept=same, is_pure=request.is_pure, pins=_pins(request))
+    pinned = ((requirements.name_of(each) or "", each) for each in (*request.requirements, *request.constraints))
+    pins = Pins(pinned, Cache(paths.cache()), is_required=request.requires_hashes)
+    wheels = parse_pylock(text, built, kept=same, is_pure=request.is_pure, pins=pins)
     # The second answer is the same resolution with the reasons, from uv's own cache; pylock.toml has no place
     # for them. Fixing the wheels of the first keeps the two equal even if the index changes in between.
     return wheels, asked.reasons(lines, [*constraints, *(f"{each.name}=={each.version}" for each in wheels)])
-
-
-def _pins(request: WheelRequest) -> Pins:
-    lines = ((requirements.name_of(each) or "", each) for each in (*request.requirements, *request.constraints))
-    return Pins(lines, Cache(paths.cache()), is_required=request.requires_hashes)
-
-
-def _canonical(wheel: Wheel, mirrors: Mirrors) -> str:
-    return wheel.url if wheel.built else pip_index.canonical(wheel.url, mirrors)
-
-
-def _requirements(request: WheelRequest) -> list[str]:
-    return [_from_file(each, request.built) for each in request.requirements]
 
 
 def _from_file(requirement: str, built: Mapping[str, tuple[Wheel, Path]]) -> str:

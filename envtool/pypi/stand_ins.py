@@ -1,8 +1,7 @@
-"""Empty wheels that stand for what conda packages bring while uv chooses the others.
+"""Empty wheels that represent conda packages while uv chooses the others.
 
-conda has seen to what its packages need and which Python they run on, so a stand-in states a name, a version and
-nothing else: uv asks no index for that name, chooses no other version and completes nothing. Where an extra of one is
-asked for, it states what the extras need as well.
+A stand-in states name, version and, where an extra is asked for, what the extras need: uv asks no index for that name,
+chooses no other version and completes nothing.
 """
 
 from __future__ import annotations
@@ -13,20 +12,16 @@ import os
 import zipfile
 from email.parser import HeaderParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from envtool.pypi.distribution_names import Provided
+if TYPE_CHECKING:
+    from envtool.pypi.distribution_names import Provided
 
 _WHEEL = "Wheel-Version: 1.0\nGenerator: envtool\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 
 def stand_in(provided: Provided, extras: str, directory: Path) -> Path:
-    """Write the stand-in of a distribution, unless it is there; its path says its content, so that uv may remember it.
-
-    Args:
-        provided: The distribution.
-        extras: Lines of METADATA, as `extras_in` gives them.
-        directory: Where stand-ins are kept.
-    """
+    """Write the stand-in of a distribution, unless it is there; its path states its content, so uv may remember it."""
     metadata = f"Metadata-Version: 2.1\nName: {provided.name}\nVersion: {provided.version}\n{extras}"
     stem = f"{provided.name.replace('-', '_')}-{provided.version}"
     content = _wheel(stem, metadata)

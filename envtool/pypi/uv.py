@@ -1,4 +1,4 @@
-"""The one door to uv, and the variables with which it asks nobody but us which interpreter and index are meant."""
+"""The door to uv, and the variables that keep it to our interpreter and index."""
 
 from __future__ import annotations
 
@@ -16,12 +16,7 @@ _finding = threading.Lock()  # it asks sysconfig, which until Python 3.12 shows 
 
 
 def run(arguments: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
-    """Run uv and return what it printed.
-
-    Args:
-        arguments: Without the program.
-        env: More variables; an empty value takes one away.
-        cwd: The directory to run in.
+    """Run uv and return what it printed (`env`: more variables; an empty value takes one away).
 
     Raises:
         ProcessError: It ended with an error.

@@ -1,4 +1,4 @@
-"""Which categories a locked package belongs to: those of the lines that need it, directly or through others.
+"""The categories of a locked package: those of the lines that need it, directly or through others.
 
 The rule is conda-lock's: what `main` needs is `main` only; anything else has an entry for each category that needs it.
 Source: conda_lock/lockfile/__init__.py, `apply_categories`.

@@ -1,9 +1,8 @@
-"""The door to py-rattler for choosing packages: repodata, match specs, solving. `envtool.prefix.rattler` is the one for
-prefixes.
+"""The door to py-rattler for choosing packages (`envtool.prefix.rattler` is the one for prefixes).
 
-Takes and gives plain values, so that nothing else depends on which py-rattler is installed (0.25 on Python 3.9, newer
-ones elsewhere). Its event loop runs in `asyncio.run`; the process must then end through `envtool.__main__`, since
-py-rattler may crash while the interpreter shuts down.
+Plain values go in and out, so that nothing else depends on the installed py-rattler (0.25 on Python 3.9, newer ones
+elsewhere). The process has to end through `envtool.__main__`, since py-rattler may crash while the interpreter shuts
+down.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from envtool.solve.cooldown import AgedChannel, is_too_young
 from envtool.spec.environment_yml import package_name
 from envtool.spec.version_policy import VersionPolicy
 
-# Kept until the process ends: to free the records of a channel takes a fiftieth of a lock's time, for nobody.
+# Kept until the process ends: to free the records of a channel takes a fiftieth of a lock's time, for nothing.
 _latest: list[Any] = []
-_NO_RECORDS_HINT = "is the channel's URL right, and is there a way to it? A mirror can be set in config.toml: [mirrors]"
+_NO_RECORDS_HINT = "is the channel's URL right, and is the network reachable? config.toml takes mirrors: [mirrors]"
 
 
 @dataclass(frozen=True)
@@ -34,18 +33,11 @@ class PackageRecord:
     """One conda package as a channel's repodata describes it.
 
     Args:
-        name: The package.
-        version: Its version.
-        build: Its build string.
-        subdir: The subdir of the channel that holds it, `noarch` included.
-        url: Where the channel has the archive.
-        sha256: Hash of the archive in hexadecimal digits, where the repodata has it.
-        md5: The same in MD5, which conda-lock demands.
-        size_bytes: Size of the archive, where the repodata has it.
-        depends: The match specs that it needs.
-        license: Its licence as the channel states it.
-        constrains: The match specs that bound other packages, where those are there.
-        purls: What it is in other package systems (`pkg:pypi/torch`), where the record of a solution says so.
+        subdir: the subdir of the channel that holds it, `noarch` included.
+        sha256: hash of the archive in hexadecimal digits, where the repodata has it.
+        size_bytes: size of the archive, where the repodata has it.
+        constrains: the match specs that bound other packages, where those are there.
+        purls: what it is in other package systems (`pkg:pypi/torch`), where the record of a solution says so.
     """
 
     name: str
@@ -67,14 +59,10 @@ class SolveRequest:
     """What one platform asks for.
 
     Args:
-        platform: The subdir to solve for.
-        channels: Channel URLs, the first has priority.
-        match_specs: What is asked for.
-        virtual_packages: What the target machine has, name to `version` or `version build`.
-        constraints: Match specs that bound packages without asking for them.
-        subdirs: Packages that have to come from one subdir, each with it.
-        keep: Canonical URLs of archives that stay unless something asked for forbids it.
-        policy: Which of the versions that fit.
+        virtual_packages: what the target machine has, name to `version` or `version build`.
+        constraints: match specs that bound packages without asking for them.
+        subdirs: packages that have to come from one subdir, each with it.
+        keep: canonical URLs of archives that stay unless something asked for forbids it.
     """
 
     platform: str
@@ -88,13 +76,7 @@ class SolveRequest:
 
 
 class Repodata:
-    """The package records of channels, fetched once and kept between runs; the solver works on them.
-
-    Args:
-        cache_dir: Where they are kept.
-        mirrors: Where they may come from. The URLs of records stay canonical whatever mirror answers.
-        is_offline: Whether what is kept has to do.
-    """
+    """The records of channels, fetched once and kept; their URLs stay canonical whatever mirror answers."""
 
     def __init__(self, cache_dir: Path, mirrors: Mirrors, *, is_offline: bool = False) -> None:
         import rattler
@@ -132,29 +114,21 @@ class Repodata:
         """Every record that the channels have of some packages.
 
         Raises:
-            SolveError: The records of a channel could not be had.
+            SolveError: The records of a channel could not be downloaded.
         """
-        try:
-            found = asyncio.run(_await(self._query(channels, platform, names)))
-        except Exception as error:  # py-rattler raises several unrelated types
-            raise self._no_records(platform, error) from error
-        return [_record(each) for each in found]
+        return [_record(each) for each in self._records(channels, platform, names)]
 
     def unknown(self, channels: Sequence[str], platform: str, match_specs: Sequence[str]) -> dict[str, str | None]:
         """The match specs that no record satisfies, each with the newest version; None where the name is unknown.
 
         Raises:
-            SolveError: The records of a channel could not be had.
+            SolveError: The records of a channel could not be downloaded.
         """
         import rattler
 
         names = {each: name for each in match_specs if (name := package_name(each)) and not name.startswith("__")}
-        try:
-            found = asyncio.run(_await(self._query(channels, platform, sorted(set(names.values())))))
-        except Exception as error:  # py-rattler raises several unrelated types
-            raise self._no_records(platform, error) from error
         by_name: dict[str, list[Any]] = {}
-        for record in found:
+        for record in self._records(channels, platform, sorted(set(names.values()))):
             by_name.setdefault(record.name.normalized, []).append(record)
         unknown: dict[str, str | None] = {}
         for text, name in names.items():
@@ -163,6 +137,12 @@ class Repodata:
             if not any(spec.matches(each) for each in records):
                 unknown[text] = str(max(each.version for each in records)) if records else None
         return unknown
+
+    def _records(self, channels: Sequence[str], platform: str, names: Sequence[str]) -> list[Any]:
+        try:
+            return asyncio.run(self._query(channels, platform, names))
+        except Exception as error:  # py-rattler raises several unrelated types
+            raise self._no_records(platform, error) from error
 
     def _answer(self, request: SolveRequest, answer: Any) -> list[PackageRecord] | SolveError:
         from rattler.exceptions import SolverError
@@ -253,7 +233,7 @@ def matches(match_spec: str, name: str, version: str, build: str) -> bool:
 
 
 def match_spec_problem(text: str) -> str | None:
-    """Why a text is no match spec, or None when it is one."""
+    """Why a text is not a valid match spec, or None when it is one."""
     import rattler
 
     try:
@@ -261,10 +241,6 @@ def match_spec_problem(text: str) -> str | None:
     except Exception as error:  # py-rattler raises several unrelated types
         return str(error)
     return None
-
-
-async def _await(call: Any) -> Any:
-    return await call
 
 
 def _generic(name: str, value: str) -> Any:
@@ -285,18 +261,11 @@ def _build_string(text: str) -> Any:
 
 def _record(record: Any) -> PackageRecord:
     return PackageRecord(
-        name=record.name.normalized,
-        version=str(record.version),
-        build=str(record.build),
-        subdir=record.subdir,
-        url=url_credentials.strip(record.url),
-        sha256=record.sha256.hex() if record.sha256 else None,
-        md5=record.md5.hex() if record.md5 else None,
-        size_bytes=record.size,
-        depends=tuple(record.depends),
-        license=record.license,
-        constrains=tuple(record.constrains),
-    )
+        name=record.name.normalized, version=str(record.version), build=str(record.build), subdir=record.subdir,
+        url=url_credentials.strip(record.url), sha256=record.sha256.hex() if record.sha256 else None,
+        md5=record.md5.hex() if record.md5 else None, size_bytes=record.size, depends=tuple(record.depends),
+        license=record.license, constrains=tuple(record.constrains),
+    )  # fmt: skip
 
 
 def _purls(record: Any) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""Why a request cannot be satisfied: which declared virtual package, or which of the user's lines, is in the way.
+"""The cause of an unsatisfiable request: a declared virtual package, the cut-off, or a minimal set of lines.
 
-The solver says why in terms of packages. Here the question is asked again with less: with every virtual package at its
-best, and with fewer lines, until no line can be left out. Source: U. Junker, "QuickXplain", AAAI 2004.
+The question is asked again with every virtual package at its best, and with fewer lines, until none can be left out.
+Source: U. Junker, "QuickXplain", AAAI 2004.
 """
 
 from __future__ import annotations
@@ -28,14 +28,12 @@ class Explanation:
     """Why one platform cannot be satisfied.
 
     Args:
-        platform: The platform.
-        reason: The solver's own words.
-        declarations: The virtual packages that are in the way, name to the line that is to be changed.
-        conflicts: Each the fewest lines that cannot be satisfied together; no line is in two of them.
-        exclude_newer: The cut-off, where it is the cause: without it everything could be satisfied.
-        unknown: The lines that no record of any channel satisfies, each with the newest version of the package; None
+        declarations: the virtual packages that are in the way, name to the line that is to be changed.
+        conflicts: each the fewest lines that cannot be satisfied together; no line is in two of them.
+        exclude_newer: the cut-off, where it is the cause: without it everything could be satisfied.
+        unknown: the lines that no record of any channel satisfies, each with the newest version of the package; None
             where no channel has one of the name.
-        is_cut_short: Whether there was no time to find the fewest lines, so that some may be innocent.
+        is_cut_short: whether there was no time to find the fewest lines, so that some may be innocent.
     """
 
     platform: str
@@ -117,13 +115,7 @@ def explained(request: LockRequest, sources: Sources) -> Iterator[None]:
 
 
 def explain(error: UnsatisfiableError, request: LockRequest, sources: Sources) -> Explanation:
-    """Find the cause for one platform.
-
-    Args:
-        error: The solver's refusal.
-        request: What was to be locked.
-        sources: Where packages come from.
-    """
+    """Find the cause for one platform."""
     spec = with_virtual_packages(request.spec)
     platform = next(each for each in spec.platforms if each.platform == error.platform)
     preference = request.preferences.get(error.platform)
@@ -176,12 +168,7 @@ def conflicts(
 def smallest_conflict(
     lines: Sequence[Dependency], is_satisfiable: Callable[[Sequence[Dependency]], bool]
 ) -> tuple[Dependency, ...]:
-    """The fewest lines that cannot be satisfied together: with any one of them less, they can be.
-
-    Args:
-        lines: Lines that cannot be satisfied together.
-        is_satisfiable: Whether some of them can be.
-    """
+    """The fewest lines that cannot be satisfied together: with any one of them less, they can be."""
 
     def search(background: list[Dependency], is_new: bool, candidates: list[Dependency]) -> list[Dependency]:
         if is_new and not is_satisfiable(background):

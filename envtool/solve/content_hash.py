@@ -1,9 +1,7 @@
-"""conda-lock's hash of the sources, so that its `--check-input-hash` agrees with a lock of ours.
+"""conda-lock's hash of the sources, so that its `--check-input-hash` agrees with our locks.
 
-The hash is the sha256 of a JSON text for each platform: the channels, every line as conda-lock understands it, and the
-virtual packages. conda-lock compares with the virtual packages that it is told of: `envtool export virtual-packages`
-gives it ours. A line that conda-lock cannot read (two hashes, a file of requirements) goes in as it is written.
-
+For each platform the sha256 of a JSON text: the channels, every line as conda-lock understands it, and the virtual
+packages (`envtool export virtual-packages` gives conda-lock ours). A line that conda-lock cannot read goes in as it is.
 Source: conda_lock/content_hash.py, conda_lock/src_parser, conda_lock/virtual_package.py (conda-lock 3.0.4 and 4.0.3).
 """
 
@@ -20,17 +18,9 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from envtool.solve.match_spec_text import parse
-from envtool.spec import selectors
+from envtool.spec import selectors, virtual_packages
 from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec
 
-_ARCHSPECS = {
-    "linux-64": "x86_64",
-    "linux-aarch64": "aarch64",
-    "linux-ppc64le": "ppc64le",
-    "osx-64": "x86_64",
-    "osx-arm64": "arm64",
-    "win-64": "x86_64",
-}
 _SYSTEMS = {
     "linux": {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"},
     "osx": {"sys_platform": "darwin", "platform_system": "Darwin", "os_name": "posix"},
@@ -41,12 +31,7 @@ _CLAUSE = re.compile(r"""\s*(?:(and|or)\b|([()])|((?:"[^"]*"|'[^']*'|[^()"'])+?)
 
 
 def content_hashes(spec: EnvironmentSpec, declared: Mapping[str, Mapping[str, str]] | None) -> dict[str, str]:
-    """The hash of each platform.
-
-    Args:
-        spec: The specification, read from its files.
-        declared: The virtual packages of each platform; None means conda-lock's defaults.
-    """
+    """The hash of each platform; without declared virtual packages, conda-lock's defaults count."""
     return {each.platform: _hash(spec, each, declared) for each in sorted(spec.platforms, key=lambda p: p.platform)}
 
 
@@ -97,14 +82,8 @@ def _line(name: str, manager: str, category: str, version: str = "", **found: An
 
 def _conda_line(dependency: Dependency) -> dict[str, Any]:
     found = parse(dependency.text)
-    return _line(
-        found.name,
-        "conda",
-        dependency.category,
-        version=found.version or "",
-        build=found.build,
-        conda_channel=found.channel,
-    )
+    parts: dict[str, Any] = {"version": found.version or "", "build": found.build, "conda_channel": found.channel}
+    return _line(found.name, "conda", dependency.category, **parts)
 
 
 def _pip_line(dependency: Dependency) -> dict[str, Any]:
@@ -207,7 +186,7 @@ def _record(subdir: str, name: str, version: str, build: str = "") -> tuple[str,
 
 def _default_virtual_packages(subdir: str) -> list[tuple[str, str]]:
     # Source: conda_lock/default-virtual-packages.yaml, and the second __osx that conda-lock adds to it.
-    archspec = [("__archspec", f"1 {_ARCHSPECS[subdir]}")] if subdir in selectors.PLATFORMS else []
+    archspec = [("__archspec", virtual_packages.archspec(subdir))] if subdir in selectors.PLATFORMS else []
     if subdir.startswith("linux"):
         return [*archspec, ("__unix", "0"), ("__linux", "5.10"), ("__glibc", "2.28"), ("__cuda", "11.4")]
     if subdir.startswith("osx"):

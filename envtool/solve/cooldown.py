@@ -1,7 +1,7 @@
-"""A channel without what is too young, where age does not count for every package and channel alike.
+"""A channel without records that are too young, for cut-offs that differ between packages or channels.
 
-The time of a record is its `indexed_timestamp`, which the channel's server sets, where it has one and this py-rattler
-reads it; otherwise its `timestamp`, which whoever built the package sets. Source: CEP 47.
+The time of a record is its `indexed_timestamp`, set by the channel's server, where there is one and this py-rattler
+reads it; otherwise its `timestamp`, set by the builder of the package. Source: CEP 47.
 """
 
 from __future__ import annotations
@@ -14,14 +14,7 @@ from envtool.spec.version_policy import VersionPolicy
 
 
 class AgedChannel:
-    """What py-rattler asks for the records of a channel.
-
-    Args:
-        gateway: Where the records come from.
-        channel: The URL of the channel.
-        names: The packages that it has, by subdir.
-        policy: What is too young.
-    """
+    """What py-rattler asks for the records of a channel."""
 
     def __init__(self, gateway: Any, channel: str, names: Mapping[str, Sequence[str]], policy: VersionPolicy) -> None:
         self._gateway = gateway

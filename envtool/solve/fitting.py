@@ -1,4 +1,4 @@
-"""Which of the lines that were written take a locked package."""
+"""Lines of the specification that refuse a locked package."""
 
 from __future__ import annotations
 

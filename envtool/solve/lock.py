@@ -33,14 +33,7 @@ VIRTUAL_PACKAGES_KEY = "envtool_virtual_packages"
 
 @dataclass(frozen=True)
 class LockRequest:
-    """What to lock, and how.
-
-    Args:
-        spec: What is asked for.
-        lockfile_path: Where the lock will stand; its sources are relative to it.
-        options: What the command line says beside the sources: `strategy`, `exclude-newer`.
-        preferences: What each platform should come to.
-    """
+    """What to lock and with which options of the command line; the sources are relative to `lockfile_path`."""
 
     spec: EnvironmentSpec
     lockfile_path: Path
@@ -75,10 +68,6 @@ class LockRequest:
 def lock(request: LockRequest, sources: Sources) -> Lockfile:
     """Choose every package of every platform and describe them as a lock; nothing is written.
 
-    Args:
-        request: What to lock.
-        sources: Where packages come from.
-
     Raises:
         SpecError: A line of the sources cannot be used.
         SolveError: A platform cannot be satisfied.
@@ -94,12 +83,7 @@ def lock(request: LockRequest, sources: Sources) -> Lockfile:
 
 
 def described(request: LockRequest, packages: Sequence[LockedPackage]) -> Lockfile:
-    """A lock of chosen packages.
-
-    Args:
-        request: What was locked.
-        packages: What was chosen.
-    """
+    """A lock of chosen packages."""
     declared = {each.platform: each.virtual_packages for each in with_virtual_packages(request.spec).platforms}
     relative_to = request.lockfile_path.resolve().parent
     return Lockfile(
@@ -159,17 +143,10 @@ def from_record(record: PackageRecord, platform: str) -> LockedPackage:
             "index the channel again: envtool channel index writes both hashes",
         )
     return LockedPackage(
-        manager="conda",
-        name=record.name,
-        version=record.version,
-        platform=platform,
-        url=record.url,
-        sha256=record.sha256,
-        md5=record.md5,
-        dependencies=_dependencies(record.depends),
-        build=record.build,
+        manager="conda", name=record.name, version=record.version, platform=platform, url=record.url,
+        sha256=record.sha256, md5=record.md5, dependencies=_dependencies(record.depends), build=record.build,
         size_bytes=record.size_bytes,
-    )
+    )  # fmt: skip
 
 
 def _dependencies(depends: Sequence[str]) -> dict[str, str]:
@@ -188,13 +165,6 @@ def _dependencies(depends: Sequence[str]) -> dict[str, str]:
 
 def _from_wheel(wheel: Wheel, platform: str, needs: Sequence[tuple[str, str]]) -> LockedPackage:
     return LockedPackage(
-        manager="pip",
-        name=wheel.name,
-        version=wheel.version,
-        platform=platform,
-        url=wheel.url,
-        sha256=wheel.sha256,
-        dependencies={name: "*" for _, name in needs},
-        size_bytes=wheel.size_bytes,
-        built=wheel.built,
-    )
+        manager="pip", name=wheel.name, version=wheel.version, platform=platform, url=wheel.url, sha256=wheel.sha256,
+        dependencies={name: "*" for _, name in needs}, size_bytes=wheel.size_bytes, built=wheel.built,
+    )  # fmt: skip

@@ -1,6 +1,4 @@
-"""A match spec in the words that conda itself has for its parts.
-
-Only what a hash of the sources needs; whether a record matches is the solver's to say.
+"""The parts of a match spec as conda itself writes them, for the hash of the sources.
 
 Source: conda/models/match_spec.py `_parse_spec_str`, conda/models/version.py `VersionSpec` and `treeify`, conda 24.7.1.
 """
@@ -19,14 +17,7 @@ _SUBDIR = re.compile(r"/(?:noarch|(?:linux|osx|win|freebsd|zos|emscripten|wasi)-
 
 
 class MatchSpecText(NamedTuple):
-    """The parts of a match spec, None where it does not have one.
-
-    Args:
-        name: In lower case.
-        version: `1.2.*` for `=1.2`, `1.2` for `==1.2`; alternatives and ranges as they are.
-        build: The build string, or a pattern.
-        channel: The canonical name of the channel.
-    """
+    """The parts of a match spec or None; a version is `1.2.*` for `=1.2`, `1.2` for `==1.2`, and a range as it is."""
 
     name: str
     version: str | None

@@ -1,7 +1,6 @@
-"""Old locks: packages that have only an MD5 get the sha256 that the record of their own channel states.
+"""Old locks whose packages have only an MD5: each gets the sha256 in its channel's record with that very MD5.
 
-The record is known by the archive's URL and has to state that very MD5. What it does not settle stays as it is, and is
-refused by whoever needs a proof.
+A package without such a record stays as it is, and is refused where a proof is needed.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ def read_complete(path: Path, *, is_offline: bool = False) -> Lockfile:
     """Read a lock whose packages are about to be proven.
 
     Args:
-        path: The lock.
-        is_offline: Whether the records that this machine keeps have to do.
+        is_offline: whether the records that this machine keeps have to do.
 
     Raises:
         MissingFileError, LockfileError: As `read_lockfile` does.

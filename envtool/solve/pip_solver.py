@@ -42,11 +42,7 @@ def add_wheels(
     """Choose the wheels of every platform, all platforms at once.
 
     Args:
-        spec: What is asked for.
-        solutions: The conda packages, in the order of the platforms.
-        sources: Where packages come from.
-        policy: Which of the versions that fit.
-        preferred: What each platform should come to.
+        solutions: the conda packages, in the order of the platforms.
 
     Raises:
         SolveError: A platform cannot be satisfied; the reasons of all such platforms are in it.
@@ -97,15 +93,11 @@ def _with_fewest_moves(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
                 important,
                 others,
                 lambda selections: list(pool.map(attempt, selections)),
-                lambda each, chosen: _version(chosen, each.name) == each.version,
+                lambda each, chosen: (each.name, each.version) in {(wheel.name, wheel.version) for wheel in chosen},
             )
     if found is None:
         raise refused[-1]
     return found
-
-
-def _version(chosen: Sequence[Wheel], name: str) -> str | None:
-    return next((each.version for each in chosen if each.name == name), None)
 
 
 def _build_wheels(
@@ -139,16 +131,12 @@ def _request(
         target=Target(platform.platform, _python_version(platform, records), platform.virtual_packages.get("__glibc")),
         requirements=tuple(sorted({each.text for each in platform.pip})),
         constraints=(*sorted({each.text for each in platform.pip_constraints}), *preference.pip_constraints),
-        provided=provided_distributions(records, Cache(paths.cache())),
-        index_url=spec.pip_index,
-        extra_index_urls=spec.pip_repositories,
-        allows_default_index=spec.allows_default_index,
-        allows_prereleases=spec.allows_prereleases,
-        requires_hashes=spec.requires_hashes,
-        keep=preference.keep_wheels,
+        provided=provided_distributions(records, Cache(paths.cache())), index_url=spec.pip_index,
+        extra_index_urls=spec.pip_repositories, allows_default_index=spec.allows_default_index,
+        allows_prereleases=spec.allows_prereleases, requires_hashes=spec.requires_hashes, keep=preference.keep_wheels,
         policy=policy,
         built={built[each.text][0].name: built[each.text] for each in platform.pip if each.text in built},
-    )
+    )  # fmt: skip
 
 
 def _look_into_suspects(

@@ -1,7 +1,6 @@
-"""What a lock depends on, as one value that stands in the lock, so that the two can be compared without solving.
+"""The inputs of a lock, recorded in it so that it can be compared with its sources without solving.
 
-Comments, blanks, the order of lines and where packages are fetched from are no part of it; everything that changes
-what a solve may choose is.
+Comments, blanks, the order of lines and mirrors are no part of them; everything that changes a solve is.
 """
 
 from __future__ import annotations
@@ -22,14 +21,7 @@ _AROUND_OPERATORS = re.compile(r"\s*([,|<>=!~]+)\s*")
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that a lock depends on.
-
-    Args:
-        kind: What it is: `dependency`, `channels`, `virtual package`, …
-        name: Which of its kind: the package, the variable.
-        value: What is said of it.
-        category: The category of the line, for dependencies.
-    """
+    """One thing that a lock depends on (`name`: which of its kind: the package, the variable)."""
 
     kind: str
     name: str
@@ -42,12 +34,10 @@ class Change:
     """One difference between the sources and the lock.
 
     Args:
-        kind: `added`, `removed` or `changed`.
-        what: What it is about: `dependency`, `channels`, …
-        before: What the lock was made from; None when it is new.
-        after: What the sources say; None when it is gone.
-        place: Where the sources say it; None when it is gone.
-        platforms: The platforms that it is about; empty when it is about all.
+        before: what the lock was made from; None when it is new.
+        after: what the sources say; None when it is gone.
+        place: where the sources say it; None when it is gone.
+        platforms: the platforms that it is about; empty when it is about all.
     """
 
     kind: str
@@ -69,8 +59,7 @@ def serialize(spec: EnvironmentSpec, options: Mapping[str, str]) -> str:
     """The inputs of a lock as text for its custom_metadata.
 
     Args:
-        spec: The specification.
-        options: What the command line said beside it, such as `strategy`.
+        options: what the command line said beside it, such as `strategy`.
     """
     general = sorted((each.kind, each.name, each.value, each.category) for each, _ in _general(spec))
     platforms = {
@@ -89,13 +78,7 @@ def _rows(items: Sequence[Sequence[str]]) -> str:
 
 
 def compare(recorded: str, spec: EnvironmentSpec, options: Mapping[str, str]) -> list[Change]:
-    """How the sources differ from what a lock was made from.
-
-    Args:
-        recorded: What `serialize` gave when the lock was made.
-        spec: The specification as it is now.
-        options: What the command line says now; what it says nothing of is as it was.
-    """
+    """The differences between the sources and the inputs of a lock; an option that is not given is as it was."""
     old: dict[str, Any] = json.loads(recorded)
     if old.get("format") != _FORMAT:
         return [Change("changed", "format of the inputs", str(old.get("format")), str(_FORMAT), None)]
@@ -120,12 +103,7 @@ def options_of(recorded: str) -> dict[str, str]:
 
 
 def unchanged_wheels(recorded: str | None, platform: PlatformSpec) -> frozenset[str]:
-    """The distributions that are asked for in the very words of a lock.
-
-    Args:
-        recorded: What `serialize` gave when the lock was made; None when it was not envtool that made it.
-        platform: What is asked for now.
-    """
+    """The distributions that are asked for in the very words of a lock; none where another tool made it."""
     rows: list[list[str]] = json.loads(recorded)["platforms"].get(platform.platform, []) if recorded else []
     before = set(_items(rows))
     items = (_requirement("pip dependency", each) for each in platform.pip)

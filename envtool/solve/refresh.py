@@ -1,4 +1,4 @@
-"""What a lock that is there says about the next one: its sources, its platforms and the options it was made with."""
+"""The inputs of the next lock that the present one records: its sources, platforms and options."""
 
 from __future__ import annotations
 
@@ -26,11 +26,9 @@ def request(
     """What to lock, so that nothing of the lock that is there is lost unless somebody says so.
 
     Args:
-        paths: The sources; those of the lock when none are given.
-        target: Where the lock stands or will stand.
-        old: The lock that is there, if there is one.
-        given: What the command line says: `strategy`, `exclude-newer`, `platform`.
-        keeps_options: Whether everything that was given before still holds; otherwise the platforms alone do.
+        paths: the sources; those of the lock when none are given.
+        old: the lock that is there, if there is one.
+        keeps_options: whether everything that was given before still holds; otherwise the platforms alone do.
 
     Raises:
         MissingFileError: A source cannot be read.

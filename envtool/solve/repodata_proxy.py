@@ -1,11 +1,9 @@
-"""A relay on the loopback interface, through which the solver reads repodata: from whichever mirror has it whole.
+"""A proxy on the loopback interface through which the solver reads repodata from whichever mirror has it whole.
 
-The solver asks one mirror and takes what comes: a 403, an HTML page, half a file or silence ends it. The relay asks one
-mirror after the other and hands on an answer only when all of it is there and looks like what it should be. Repodata
-has no hash to prove; a shard has one, its name. What depends on the bytes being right, the archives, is proven later.
-Waiting, `Retry-After` and what is asked next are those of downloads (`envtool.fetch.failover_policy`).
-
-Out of scope: keeping anything. The solver's own cache does, with the validators (ETag) that the mirror gave.
+The solver asks one mirror and takes what comes: a 403, an HTML page, half a file or silence ends it. The proxy asks one
+mirror after the other, by the rules of downloads (`envtool.fetch.failover_policy`), and hands on an answer only when it
+is complete and plausible. Repodata has no hash to prove; a shard has one, its name. It keeps nothing: the solver's own
+cache does, with the validators (ETag) that the mirror gave.
 """
 
 from __future__ import annotations
@@ -71,7 +69,7 @@ class _Request:
     def ask(self, place: str, has_alternative: bool) -> Failure | None:
         """Ask one place; None when it has answered, be it that nothing has changed."""
         hosts = self._relay.hosts
-        # A mirror that answers lacks this form of the records and has another: nobody is waited for.
+        # A mirror that answers lacks this form of the records and has another: no need to wait.
         is_superfluous = self._is_optional and _NOT_FOUND in self.statuses.values()
         if is_superfluous and hosts.is_down(place):
             return Failure("not asked again", is_transient=False)
@@ -89,11 +87,7 @@ class _Request:
 
 
 class RepodataProxy:
-    """Serves the canonical URLs of some channels, on a port of its own, until the process ends.
-
-    Args:
-        mirrors: Where the channels' files may come from.
-    """
+    """Serves the canonical URLs of some channels, on a port of its own, until the process ends."""
 
     def __init__(self, mirrors: Mirrors) -> None:
         self._mirrors = mirrors
@@ -118,7 +112,7 @@ class RepodataProxy:
 
     @property
     def failures(self) -> Iterator[str]:
-        """What could not be had from anywhere, each with every mirror's reason."""
+        """What could not be downloaded from anywhere, each with every mirror's reason."""
         with self._lock:
             failed = dict(self._failures)
         return (
@@ -130,9 +124,8 @@ class RepodataProxy:
         """Ask one place after the other.
 
         Args:
-            path: As the solver asks for it.
-            conditions: Headers that ask for the file only if it has changed.
-            is_wanted: Whether the bytes are wanted, or only whether they are there.
+            conditions: headers that ask for the file only if it has changed.
+            is_wanted: whether the bytes are wanted, or only whether they are there.
         """
         own = next((each for each in self._prefixes if path.startswith(each)), None)
         if own is None:

@@ -1,4 +1,4 @@
-"""Hold as much as can be held: the search for an answer from which no further member could have stayed."""
+"""The search for an answer that holds as many items as possible."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ def hold_most(
     """An answer that holds as many items as possible: with any other one held too, there would be none.
 
     Args:
-        important: What is held first if it can be.
-        others: What else is to be held; it is known that not all of it can be.
-        attempts: For each of several selections, an answer that holds all of it, or None where there is none.
-        stays: Whether an answer happens to have an item that it was not made to hold.
+        others: what else is to be held; it is known that not all of it can be.
+        attempts: for each of several selections, an answer that holds all of it, or None where there is none.
+        stays: whether an answer happens to have an item that it was not made to hold.
 
     Returns:
         None where there is no answer even if nothing is held.

@@ -1,4 +1,4 @@
-"""What a solve is given beside what is asked for, and what comes of it."""
+"""The inputs of a solve beside the specification, and its result."""
 
 from __future__ import annotations
 
@@ -20,11 +20,8 @@ class Preference:
     """What a solve of one platform should come to, beside what is asked for.
 
     Args:
-        keep: Canonical URLs of archives that stay unless something asked for forbids it; those of packages that
+        keep: canonical URLs of archives that stay unless something asked for forbids it; those of packages that
             a line asks for by name come first.
-        keep_wheels: Wheels that stay in the same way.
-        constraints: Match specs that bound packages.
-        pip_constraints: The same for wheels.
     """
 
     keep: tuple[str, ...] = ()
@@ -35,13 +32,7 @@ class Preference:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where packages come from.
-
-    Args:
-        repodata: The records of the channels.
-        mirrors: The mirrors of this machine.
-        display: Where the progress of builds is shown.
-    """
+    """Where packages come from."""
 
     repodata: Repodata
     mirrors: Mirrors = field(default_factory=Mirrors)
@@ -53,10 +44,8 @@ class Solution:
     """The packages of one platform.
 
     Args:
-        platform: The subdir.
-        records: The conda packages, sorted by name.
-        wheels: The wheels of the `pip:` section, sorted by name.
-        provided: The Python distributions that conda packages bring, each with its package; where there are wheels.
+        wheels: the wheels of the `pip:` section, sorted by name.
+        provided: the Python distributions that conda packages bring, each with its package; where there are wheels.
     """
 
     platform: str
@@ -66,11 +55,7 @@ class Solution:
 
 
 class SolveErrors(SolveError):
-    """Several platforms that cannot be satisfied.
-
-    Args:
-        errors: Their errors, in the order of the platforms.
-    """
+    """Several platforms that cannot be satisfied (`errors`: their errors, in the order of the platforms)."""
 
     def __init__(self, errors: Sequence[SolveError]) -> None:
         super().__init__("\n".join(each.message for each in errors), errors[0].hint)

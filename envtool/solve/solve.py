@@ -23,12 +23,6 @@ def solve(
 ) -> list[Solution]:
     """Choose the packages of every platform, all platforms at once.
 
-    Args:
-        spec: What is asked for, its virtual packages complete.
-        sources: Where packages come from.
-        policy: Which of the versions that fit.
-        preferences: What each platform should come to.
-
     Raises:
         SpecError: A match spec cannot be parsed.
         SolveError: A platform cannot be satisfied; the reasons of all such platforms are in it.
@@ -50,7 +44,7 @@ def solve(
 
 
 def refuse_malformed(spec: EnvironmentSpec) -> None:
-    """Raise a `SpecError` that names every line that is no match spec, or whose channel is not listed."""
+    """Raise a `SpecError` that names every line that is not a valid match spec, or whose channel is not listed."""
     lines = dict.fromkeys(dependency for platform in spec.platforms for dependency in platform.conda)
     problems = {each: _problem(spec, each) for each in lines}
     issues = [Issue(each.place, why) for each, why in problems.items() if why]
@@ -63,7 +57,7 @@ def _problem(spec: EnvironmentSpec, line: Dependency) -> str | None:
     parsed = channel_spec.parse(line.text)
     reason = conda_solver.match_spec_problem(parsed.text)
     if reason:
-        return f"{line.text!r} is no match spec: {reason}"
+        return f"{line.text!r} is not a valid match spec: {reason}"
     if parsed.channel and _channel(spec, line.text) is None:
         listed = ", ".join(map(url_credentials.strip, spec.channels))
         shown = url_credentials.strip(parsed.channel)
@@ -131,20 +125,13 @@ def _holding(request: SolveRequest, urls: Sequence[str]) -> SolveRequest:
 def _request(
     spec: EnvironmentSpec, platform: PlatformSpec, policy: VersionPolicy, preference: Preference
 ) -> SolveRequest:
+    subdirs = ((package_name(each.text) or "", channel_spec.parse(each.text).subdir) for each in platform.conda)
     return SolveRequest(
         platform=platform.platform,
         channels=channels_of(spec),
         # Sorted, so that the order of the lines never decides between two solutions that are equally good.
         match_specs=tuple(sorted({_for_solver(spec, each.text) for each in platform.conda})),
-        subdirs=tuple(
-            sorted(
-                {
-                    (package_name(each.text) or "", subdir)
-                    for each in platform.conda
-                    if (subdir := channel_spec.parse(each.text).subdir)
-                }
-            )
-        ),
+        subdirs=tuple(sorted({(name, subdir) for name, subdir in subdirs if subdir})),
         virtual_packages=platform.virtual_packages,
         constraints=preference.constraints,
         keep=preference.keep,

@@ -1,4 +1,4 @@
-"""Whether a lock is current with its sources: answered from the files alone, without solving and without a network."""
+"""Whether a lock is current with its sources, from the files alone."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Staleness:
     """What a check found.
 
     Args:
-        changes: How the sources differ from what the lock was made from.
-        missing: What is asked for and not in the lock, in words; a bad merge can do that.
+        changes: how the sources differ from what the lock was made from.
+        missing: what is asked for and not in the lock, in words; a bad merge can do that.
     """
 
     changes: tuple[Change, ...] = ()
@@ -39,8 +39,7 @@ def check(lockfile: Lockfile, request: LockRequest) -> Staleness:
     """Compare a lock with its sources.
 
     Args:
-        lockfile: The lock, of envtool or of conda-lock.
-        request: What a lock would be made of now; options that it lacks count as they were.
+        request: what a lock would be made of now; options that it lacks count as they were.
     """
     recorded = lockfile.custom_metadata.get(INPUTS_KEY)
     changes = _compare_hashes(lockfile, request) if recorded is None else recorded_inputs.compare(

@@ -1,7 +1,6 @@
-"""Move some packages of a lock and nothing else that need not move.
+"""An update of some packages of a lock: a package goes where a whole new lock would put it, or to the named version.
 
-A package goes where a whole new lock would put it (or where the user says). The rest is preferred as it is: the solver
-moves it only where the moved packages would not fit otherwise.
+The rest is preferred as it is: the solver moves it only where the moved packages would not fit otherwise.
 """
 
 from __future__ import annotations
@@ -24,21 +23,13 @@ def update(old: Lockfile, updates: Sequence[str], request: LockRequest, sources:
     """Make a lock that differs from an old one in what is asked for, and in nothing else that need not differ.
 
     Args:
-        old: The lock that is there.
-        updates: What moves though its line has not changed: package names, or match specs that say where to
+        updates: what moves though its line has not changed: package names, or match specs that say where to
             (`numpy=1.26`).
-        request: What to lock.
-        sources: Where packages come from.
 
     Raises:
         EnvtoolError: A package is neither in the lock nor in environment.yml.
         SolveError: A platform cannot be satisfied.
     """
-    return lock(with_preferences(old, updates, request, sources), sources)
-
-
-def with_preferences(old: Lockfile, updates: Sequence[str], request: LockRequest, sources: Sources) -> LockRequest:
-    """The request with what of an old lock is to stay; the arguments and errors are those of `update`."""
     named = {package_of(each): each for each in updates}
     _refuse_unknown(old, request, named)
     wanted = {name: text for name, text in named.items() if text.strip().lower() != name}
@@ -51,7 +42,7 @@ def with_preferences(old: Lockfile, updates: Sequence[str], request: LockRequest
     preferences = {
         each.platform: _preference(old, fresh, each, named, commits[each.platform]) for each in request.spec.platforms
     }
-    return replace(request, preferences=preferences)
+    return lock(replace(request, preferences=preferences), sources)
 
 
 def package_of(text: str) -> str:
@@ -112,25 +103,16 @@ def _preference(
     kept = [each for each in here if each.name not in names and not refusing(platform, each)]
     wheels = {each.name: each for each in kept if each.manager == "pip"}
     there = {(each.manager, each.name) for each in here}
-    moved = [
-        each
-        for each in fresh
-        if each.platform == platform.platform and each.name in names and (each.manager, each.name) in there
-    ]
+    here_now = [each for each in fresh if each.platform == platform.platform and each.name in names]
+    moved = [each for each in here_now if (each.manager, each.name) in there]
+    exactly = {f"{e.name}[version='=={e.version}',build='{e.build}']" for e in moved if e.manager == "conda"}
+    pins = {f"{each.name}=={each.version}" for each in moved if each.manager == "pip" and not each.built}
     return Preference(
-        keep=tuple(
-            dict.fromkeys(each.url for each in kept if each.manager == "conda" and not refusing(platform, each))
-        ),
+        keep=tuple(dict.fromkeys(each.url for each in kept if each.manager == "conda")),
         keep_wheels=(*map(_wheel, wheels.values()), *commits),
-        constraints=tuple(sorted({_exactly(each) for each in moved if each.manager == "conda"})),
-        pip_constraints=tuple(
-            sorted({f"{each.name}=={each.version}" for each in moved if each.manager == "pip" and not each.built})
-        ),
+        constraints=tuple(sorted(exactly)),
+        pip_constraints=tuple(sorted(pins)),
     )
-
-
-def _exactly(package: LockedPackage) -> str:
-    return f"{package.name}[version='=={package.version}',build='{package.build}']"
 
 
 def _wheel(package: LockedPackage) -> Wheel:

@@ -1,8 +1,7 @@
-"""The channel and the subdir that a match spec names: `pytorch::pytorch`, `https://host/channel::pkg`,
-`conda-forge/noarch::tzdata`, `pkg[channel=pkgs/main, subdir=noarch]`.
+"""The channel and the subdir that a match spec names (`pytorch::pytorch`, `pkg[channel=pkgs/main, subdir=noarch]`).
 
-Source: CEP 29, "MatchSpec"; conda/models/channel.py. A channel has to be one of those that environment.yml lists, by
-the name or URL that stands there or by another way to say the same.
+A channel has to be among those of environment.yml, by name, by URL or by the end of the URL.
+Source: CEP 29, "MatchSpec"; conda/models/channel.py.
 """
 
 from __future__ import annotations
@@ -23,24 +22,14 @@ _SUBDIR = re.compile(r"noarch|(linux|osx|win|freebsd|emscripten|wasi|zos)-[a-z0-
 
 @dataclass(frozen=True)
 class Restricted:
-    """A match spec taken apart.
-
-    Args:
-        text: The match spec without channel and subdir.
-        channel: The channel as it is written, None where none is.
-        subdir: The subdir, None where none is.
-    """
+    """A match spec taken apart (`channel`: the channel as it is written, None where none is)."""
 
     text: str
     channel: str | None = None
     subdir: str | None = None
 
     def in_channel(self, url: str | None) -> str:
-        """The match spec as the solver takes it.
-
-        Args:
-            url: The URL of the channel, None for any.
-        """
+        """The match spec as the solver takes it (`url`: the URL of the channel, None for any)."""
         if url is None:
             return self.text
         key = f'channel="{url}"'
@@ -82,10 +71,8 @@ def find_channel(restricted: Restricted, name: str, channels: Sequence[str], bas
     """The URL of the listed channel that a match spec names, None where it is not listed.
 
     Args:
-        restricted: The match spec, with a channel.
-        name: Its package, which tells where it is in a channel that is several.
-        channels: The channels as they are listed.
-        base: The directory that channels that are paths are relative to.
+        name: its package, which tells where it is in a channel that is several.
+        base: the directory that channels that are paths are relative to.
     """
     wanted = restricted.channel or ""
     listed = [url for channel in channels for url in channel_urls(channel, base)]

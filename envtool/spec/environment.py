@@ -1,7 +1,6 @@
-"""The environment specification: what one or several environment.yml files ask for, as frozen values, per platform.
+"""The environment specification: one or several environment.yml files as frozen values, per platform.
 
-Several files make one environment: their dependencies are put together, each with the category of its file. Where they
-cannot be put together (two values for one variable, channels in another order), that is an issue.
+Dependencies of several files are put together, each with the category of its file; a contradiction is an issue.
 """
 
 from __future__ import annotations
@@ -20,18 +19,12 @@ from envtool.yaml_document import read_text
 __all__ = ["DEFAULT_PLATFORM", "Dependency", "EnvironmentSpec", "PlatformSpec", "package_name", "read_spec"]
 
 DEFAULT_PLATFORM = "linux-64"
-_HINT = "the keys and their meaning stand in docs/reference/environment-yml.md"
+_HINT = "docs/reference/environment-yml.md explains the keys"
 
 
 @dataclass(frozen=True)
 class Dependency:
-    """One line that the user wrote.
-
-    Args:
-        text: A conda match spec (`python=3.9`) or a requirement for pip (`torch==1.12.1`).
-        place: Where it stands: `environment.yml:7`.
-        category: The category of its file.
-    """
+    """One line that the user wrote: a match spec (`python=3.9`) or a requirement for pip (`torch==1.12.1`)."""
 
     text: str
     place: str
@@ -40,16 +33,7 @@ class Dependency:
 
 @dataclass(frozen=True)
 class PlatformSpec:
-    """What is asked for on one platform.
-
-    Args:
-        platform: A conda subdir such as `linux-64`.
-        conda: The match specs.
-        pip: The requirements of the `pip:` sections.
-        pip_constraints: What bounds distributions without asking for them.
-        virtual_packages: Declared virtual packages, name to `version` or `version build`.
-        declared_at: Where each virtual package is declared.
-    """
+    """What is asked for on one platform; virtual packages are name to `version` or `version build`."""
 
     platform: str
     conda: tuple[Dependency, ...]
@@ -61,23 +45,14 @@ class PlatformSpec:
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
-    """One environment.
+    """One environment; for what is not listed here see `environment_yml.Source`.
 
     Args:
-        paths: The files that it is read from.
-        name: The name that the first of them gives it.
-        channels: Channel names or URLs, the first has priority; `nodefaults` is gone.
-        platforms: What is asked for on each platform, in the order of the files.
-        variables: Environment variables to set on activation.
-        pip_index: The package index that stands for the default one, with variables for its credentials.
-        pip_repositories: Package indexes that are asked before it.
-        allows_default_index: Whether wheels may come from an index that no file names; every file has to allow it.
-        allows_prereleases: Whether `--pre` stands in a `pip:` section.
-        requires_hashes: Whether `--require-hashes` stands in one, so that every wheel has to be pinned by its hash.
-        exclude_newer: How old a package has to be: a date or a duration.
-        exclude_newer_package: The same for single packages, `false` where age does not count.
-        exclude_newer_channel: The same for single channels.
-        warnings: What in the files is ignored or taken for granted.
+        platforms: what is asked for on each platform, in the order of the files.
+        pip_index: the package index that stands for the default one, with variables for its credentials.
+        allows_default_index: whether wheels may come from an index that no file names; every file has to allow it.
+        requires_hashes: whether every wheel has to be pinned by its hash (`--require-hashes`).
+        warnings: what in the files is ignored or taken for granted.
     """
 
     paths: tuple[Path, ...]
@@ -107,9 +82,7 @@ def read_spec(
     """Read the files of one environment.
 
     Args:
-        paths: The files; the first names the environment.
-        platforms: The platforms to read them for, instead of the ones that they name.
-        default: The platforms where they name none.
+        platforms: the platforms to read them for, instead of the ones that they name.
 
     Raises:
         MissingFileError: A file cannot be read.
@@ -140,12 +113,9 @@ def combine(
         place = f"{sources[0].path}:1"
         warnings.append(Issue(place, "no channels are named: conda's defaults are taken; name them to be sure"))
     spec = EnvironmentSpec(
-        paths=tuple(each.path for each in sources),
-        name=next((each.name for each in sources if each.name), None),
-        channels=channels,
-        platforms=tuple(_platform(sources, platform, issues) for platform in chosen),
-        variables=_texts([each.variables for each in sources], issues),
-        pip_index=_pip_index(sources, issues),
+        paths=tuple(each.path for each in sources), name=next((each.name for each in sources if each.name), None),
+        channels=channels, platforms=tuple(_platform(sources, platform, issues) for platform in chosen),
+        variables=_texts([each.variables for each in sources], issues), pip_index=_pip_index(sources, issues),
         pip_repositories=_pip_repositories(sources, issues),
         allows_default_index=all(each.allows_default_index for each in sources),
         allows_prereleases=any(s.pip.allows_prereleases for each in sources for s in each.sections.values()),
@@ -154,7 +124,7 @@ def combine(
         exclude_newer_package=_texts([each.exclude_newer_package for each in sources], issues),
         exclude_newer_channel=_texts([each.exclude_newer_channel for each in sources], issues),
         warnings=tuple(warnings),
-    )
+    )  # fmt: skip
     issues += [
         Issue(line.place, f"exclude-newer-channel names {name}, which is not among the channels")
         for each in sources
@@ -180,7 +150,7 @@ def _line(issue: Issue) -> tuple[int, str]:
 def _platform(sources: Sequence[Source], platform: str, issues: list[Issue]) -> PlatformSpec:
     sections = [(each.sections[platform], each.category) for each in sources]
     declared = _united([section.virtual_packages for section, _ in sections], issues)
-    conda = [_dependency(line, category) for section, category in sections for line in section.conda]
+    conda = [Dependency(line.text, line.place, category) for section, category in sections for line in section.conda]
     pip_place = next((section.pip_place for section, _ in sections if section.pip_place), None)
     if pip_place and not any(package_name(each.text) == "pip" for each in conda):
         # conda and conda-lock put the wheels in with the environment's own pip, so that it has to be there.
@@ -190,15 +160,17 @@ def _platform(sources: Sequence[Source], platform: str, issues: list[Issue]) -> 
     return PlatformSpec(
         platform=platform,
         conda=tuple(conda),
-        pip=tuple(_dependency(line, category) for section, category in sections for line in section.pip.requirements),
-        pip_constraints=tuple(_dependency(line, "main") for section, _ in sections for line in section.pip.constraints),
+        pip=tuple(
+            Dependency(line.text, line.place, category)
+            for section, category in sections
+            for line in section.pip.requirements
+        ),
+        pip_constraints=tuple(
+            Dependency(line.text, line.place) for section, _ in sections for line in section.pip.constraints
+        ),
         virtual_packages={name: line.text for name, line in declared.items()},
         declared_at={name: line.place for name, line in declared.items()},
     )
-
-
-def _dependency(line: Line, category: str) -> Dependency:
-    return Dependency(line.text, line.place, category)
 
 
 def _texts(mappings: Sequence[Mapping[str, Line]], issues: list[Issue]) -> dict[str, str]:

@@ -1,8 +1,7 @@
-"""One source file: an environment.yml, parsed, with every issue that it has.
+"""One parsed environment.yml, with every issue that it has.
 
-The file is conda's own, with the keys that conda-lock added to it (`platforms`, `category`, `pip-repositories`) and two
-of ours: `virtual-packages`, what the target machines have, and `exclude-newer`, how old a package has to be
-(docs/adr/0002). Out of scope: several files together (`envtool.spec.environment`).
+The format is conda's, with conda-lock's keys (`platforms`, `category`, `pip-repositories`) and two of ours:
+`virtual-packages` and `exclude-newer` (docs/adr/0002).
 """
 
 from __future__ import annotations
@@ -38,10 +37,8 @@ class Section:
     """What one file asks for on one platform.
 
     Args:
-        conda: The match specs.
-        pip: What the `pip:` section comes to.
-        pip_place: Where the first `pip:` section starts; None where there is none.
-        virtual_packages: Declared virtual packages, name to the line that says `version` or `version build`.
+        pip_place: where the first `pip:` section starts; None where there is none.
+        virtual_packages: declared virtual packages, name to the line that says `version` or `version build`.
     """
 
     conda: tuple[Line, ...]
@@ -55,21 +52,11 @@ class Source:
     """One environment.yml.
 
     Args:
-        path: The file.
-        name: The name that it gives the environment.
-        channels: Channels as they are written, the first has priority; `nodefaults` is gone.
-        has_channels: Whether it has the key at all.
-        platforms: The platforms that it names.
-        category: The category of everything in it.
-        variables: Variables to set on activation.
-        pip_repositories: Package indexes besides the default one.
-        allows_default_index: Whether wheels may come from an index that no file names.
-        exclude_newer: How old a package has to be: a date, or days.
-        exclude_newer_package: The same for single packages; `false` where age does not count.
-        exclude_newer_channel: The same for single channels, by the words in `channels`.
-        sections: What it asks for on each platform.
-        issues: What is wrong with it.
-        warnings: What is ignored.
+        channels: channels as they are written, the first has priority; `nodefaults` is gone.
+        allows_default_index: whether wheels may come from an index that no file names.
+        exclude_newer: how old a package has to be: a date, or days.
+        exclude_newer_package: the same for single packages; `false` where age does not count.
+        exclude_newer_channel: the same for single channels, by the words in `channels`.
     """
 
     path: Path
@@ -92,7 +79,7 @@ class Source:
 def parse(path: Path, text: str) -> Source:
     """Parse an environment.yml for every platform that there is; what is wrong stands in its `issues`."""
     if path.suffix in _OTHER_SUFFIXES:
-        what = f"{path.name} is no environment.yml, the only kind that is read; write one: {_OTHER_FILES}"
+        what = f"{path.name} is not an environment.yml, the only supported format; write one: {_OTHER_FILES}"
         return Source(path, issues=(Issue(f"{path}:1", what),))
     document = YamlDocument(str(path), text)
     top = document.mapping(document.root, "the file")
@@ -103,26 +90,22 @@ def parse(path: Path, text: str) -> Source:
         return Source(path, issues=tuple(document.issues))
     for number, problem in selectors.problems(text):
         document.issue(number, problem)
+    newer = top.get("exclude-newer")  # YAML reads 2026-01-31 as a date and 7 as a number
     category = document.string(top.get("category"), "category") or "main"
     if not _CATEGORY.fullmatch(category):
         document.issue(top["category"].line, f"category {category!r} may have letters, digits, and - _ . between them")
     return Source(
-        path=path,
-        name=_name(document, top.get("name")),
-        channels=_channels(document, top.get("channels")),
-        has_channels="channels" in top,
-        platforms=_platforms(document, top.get("platforms")),
-        category=category,
+        path=path, name=_name(document, top.get("name")), channels=_channels(document, top.get("channels")),
+        has_channels="channels" in top, platforms=_platforms(document, top.get("platforms")), category=category,
         variables=_variables(document, top.get("variables")),
         pip_repositories=tuple(_urls(document, top.get("pip-repositories"), "pip-repositories")),
         allows_default_index=_truth(document, top.get("allow-pypi-requests"), "allow-pypi-requests"),
-        exclude_newer=_exclude_newer(document, top.get("exclude-newer")),
+        exclude_newer=Line(str(newer.data), f"{path}:{newer.line}") if newer and newer.data is not None else None,
         exclude_newer_package=_scalars(document, top.get("exclude-newer-package"), "exclude-newer-package"),
         exclude_newer_channel=_scalars(document, top.get("exclude-newer-channel"), "exclude-newer-channel"),
         sections={platform: _section(document, text, platform) for platform in PLATFORMS},
-        issues=tuple(document.issues),
-        warnings=tuple(warnings),
-    )
+        issues=tuple(document.issues), warnings=tuple(warnings),
+    )  # fmt: skip
 
 
 def _unknown_keys(document: YamlDocument, top: Mapping[str, Value]) -> list[Issue]:
@@ -156,13 +139,6 @@ def _truth(document: YamlDocument, value: Value | None, what: str) -> bool:
         return value is None or bool(value.data)
     document.issue(value.line, f"{what} must be true or false, not {value.data!r}")
     return False
-
-
-def _exclude_newer(document: YamlDocument, value: Value | None) -> Line | None:
-    # YAML reads 2026-01-31 as a date and 7 as a number; both are written as people say them.
-    if value is None or value.data is None:
-        return None
-    return Line(str(value.data), f"{document.name}:{value.line}")
 
 
 def _platforms(document: YamlDocument, value: Value | None) -> tuple[str, ...]:
@@ -267,6 +243,6 @@ def _selected(entry: Mapping[str, Value]) -> str | None:
 
 def _match_spec(document: YamlDocument, text: str, line: int) -> Sequence[Line]:
     if package_name(text) is None:
-        document.issue(line, f"{text!r} is no match spec, such as python=3.9")
+        document.issue(line, f"{text!r} is not a valid match spec, for example python=3.9")
         return []
     return [Line(text, f"{document.name}:{line}")]

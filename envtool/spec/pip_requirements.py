@@ -1,8 +1,7 @@
-"""The lines of a `pip:` section: requirements, and the few options of pip that mean something in a lock.
+"""The lines of a `pip:` section: requirements, and the few options of pip that have a meaning in a lock.
 
-Files that `-r` and `-c` name are read where they stand, so that every requirement knows its own file and line. What
-cannot be locked (an editable or local project, an option that changes how wheels are built) is an issue with its
-place, never dropped in silence.
+Files that `-r` and `-c` name are read in place, so that every requirement knows its own file and line. A line that
+cannot be locked (an editable or local project, an option that changes how wheels are built) is an issue.
 """
 
 from __future__ import annotations
@@ -34,12 +33,7 @@ _AFTER_CREATE = (
 
 @dataclass(frozen=True)
 class Line:
-    """One line that somebody wrote.
-
-    Args:
-        text: What it says, without the comment.
-        place: Where: `environment.yml:7` or `requirements.txt:2`.
-    """
+    """One line that somebody wrote (`place`: where: `environment.yml:7` or `requirements.txt:2`)."""
 
     text: str
     place: str
@@ -47,17 +41,7 @@ class Line:
 
 @dataclass
 class Requirements:
-    """What the lines of a `pip:` section come to.
-
-    Args:
-        requirements: What is asked for.
-        constraints: What bounds it without asking for it.
-        index_url: The index that stands for the default one.
-        extra_index_urls: Indexes that are asked first.
-        allows_prereleases: Whether `--pre` was among the lines.
-        requires_hashes: Whether `--require-hashes` was.
-        issues: What cannot be used, and why.
-    """
+    """What the lines of a `pip:` section come to (`index_url`: the index that stands for the default one)."""
 
     requirements: list[Line] = field(default_factory=list)
     constraints: list[Line] = field(default_factory=list)
@@ -69,12 +53,7 @@ class Requirements:
 
 
 def parse(lines: Sequence[Line], base: Path) -> Requirements:
-    """Parse the lines of a `pip:` section.
-
-    Args:
-        lines: The lines.
-        base: The directory that files in them are relative to.
-    """
+    """Parse the lines of a `pip:` section (`base`: the directory that files in them are relative to)."""
     result = Requirements()
     for line in lines:
         _add(result, line, base, "requirements", ())
@@ -184,16 +163,16 @@ def _problem(text: str, kind: str) -> str | None:
     if text.startswith(("git+", "http://", "https://")):
         return f"{text!r} does not say its name; write it as NAME @ URL"
     if text.startswith((".", "/", "~", "file:")) or (text.endswith((".whl", ".tar.gz", ".zip")) and "@" not in text):
-        return f"{text!r} is a file of this machine; publish it to an index or a channel, so that others can have it"
+        return f"{text!r} is a local file; publish it to an index or a channel, so that other machines can download it"
     if name_of(text) is None:
-        return f"{text!r} is no requirement for pip, such as torch==1.12.1"
+        return f"{text!r} is not a valid requirement for pip, for example torch==1.12.1"
     url = url_of(text)
     if git_url.is_repository(url):
         return _repository_problem(text, str(url), kind)
     if url and re.match(r"(hg|svn|bzr)\+", url):
         return f"{text!r}: of version control systems, only git is known"
     if url and url.startswith("file:"):
-        return f"{text!r} is a file of this machine; publish it to an index or a channel, so that others can have it"
+        return f"{text!r} is a local file; publish it to an index or a channel, so that other machines can download it"
     if url and url_credentials.is_literal(url):
         return f"credentials in {url_credentials.strip(url)}; write variables: NAME @ https://$USER:$TOKEN@host/"
     return requirement_hashes.problem(text)
@@ -215,7 +194,7 @@ def _add_file(result: Requirements, line: Line, base: Path, kind: str, files: tu
     text = re.sub(r"^file:(//(localhost)?(?=/))?", "", line.text)
     if "://" in text:
         hint = "put it beside environment.yml and name it there, so that the lock can be checked without a network"
-        result.issues.append(Issue(line.place, f"{text} is no file of this machine; {hint}"))
+        result.issues.append(Issue(line.place, f"{text} is not a local file; {hint}"))
         return
     path = base / unquote(text) if text != line.text else base / text
     if path.resolve() in files:

@@ -1,7 +1,7 @@
 """Platforms, and the selectors in comments (`# [linux and not aarch64]`) that keep a line for some of them.
 
-The names are conda-build's; `and`, `or`, `not` and parentheses join them. conda-lock knows one name in brackets alone
-and drops other lines everywhere. A name that nobody knows is an issue here.
+The names are conda-build's, joined by `and`, `or`, `not` and parentheses. An unknown name is an issue; conda-lock knows
+single names only and drops other lines everywhere.
 Source: CEP 24, "Comment-based selectors"; conda_lock/src_parser/selectors.py.
 """
 

@@ -1,4 +1,4 @@
-"""How to choose between versions that fit: the newest or the oldest, and none that is younger than a cut-off."""
+"""The choice between versions that fit: the newest or the oldest, and none younger than a cut-off."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ class VersionPolicy:
 
     Args:
         strategy: `highest`, `lowest`, or `lowest-direct` (the oldest of what is asked for, the newest of the rest).
-        exclude_newer: The moment (UTC) after which nothing counts that was published.
-        of_packages: The moment for single packages, which goes before all others; None where there is none.
-        of_channels: The same for the channels of single URLs.
+        exclude_newer: the moment (UTC) after which nothing counts that was published.
+        of_packages: the moment for single packages, which goes before all others; None where there is none.
     """
 
     strategy: str = "highest"
@@ -50,10 +49,8 @@ def cutoff(text: str, now: datetime, place: str) -> datetime:
     """The moment that a user means by a date or a cooldown.
 
     Args:
-        text: A date (the end of that day), a moment in ISO 8601, a number of days before now, or a duration: `7 days`,
+        text: a date (the end of that day), a moment in ISO 8601, a number of days before now, or a duration: `7 days`,
             `1w`, `36h`, `P7D`.
-        now: The present moment, with its time zone.
-        place: Where the text stands, for the error.
 
     Raises:
         EnvtoolError: It is none of them.

@@ -1,7 +1,6 @@
-"""Virtual packages: what a machine has that no package brings (its glibc, its CUDA driver, its kernel, its CPU).
+"""Virtual packages: properties of a machine (glibc, CUDA driver, kernel, CPU) that packages depend on.
 
-*Declared* in the environment specification when locking, *detected* on the machine when creating. They are never
-guessed from the machine that locks.
+They are declared in the specification when locking and detected when creating, never guessed from the locking machine.
 """
 
 from __future__ import annotations
@@ -21,12 +20,14 @@ def declared(platform: str, declarations: Mapping[str, str]) -> dict[str, str]:
     """The virtual packages to solve with.
 
     Args:
-        platform: A subdir such as `linux-64`.
-        declarations: What the specification declares for it, which wins over the defaults.
+        declarations: what the specification declares for it, which wins over the defaults.
 
     Returns:
         Name to `version` or `version build`.
     """
-    system, _, machine = platform.partition("-")
-    archspec = {"__archspec": f"1 {_ARCHSPECS[machine]}"}
-    return {**_DEFAULTS[system], **archspec, **declarations}
+    return {**_DEFAULTS[platform.partition("-")[0]], "__archspec": archspec(platform), **declarations}
+
+
+def archspec(platform: str) -> str:
+    """The version and build of `__archspec` on a platform."""
+    return f"1 {_ARCHSPECS[platform.partition('-')[2]]}"

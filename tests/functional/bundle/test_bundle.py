@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,9 @@ import pytest
 from envtool.bundle.format import open_bundle
 from tests.functional.channel.conftest import shared_channel
 from tests.functional.prefix.conftest import User, user
-from tests.support.archives import locked
+from tests.functional.prefix.test_old_locks import write_index
+from tests.support.archives import Archive, File, locked
+from tests.support.repodata_server import serving
 from tests.support.wheels import locked_wheel, write_wheel
 
 __all__ = ["user"]  # a fixture
@@ -106,6 +108,17 @@ def test_made_twice_it_is_the_same_to_the_byte(site: Site) -> None:
     again = site.bundle_again("second.pyz", "--key", site.key)
     assert hashlib.sha256(again.read_bytes()).digest() == hashlib.sha256(site.bundle.read_bytes()).digest()
     again.unlink()
+
+
+def test_an_old_lock_with_md5_only_is_completed(site: Site, user: User, tmp_path: Path) -> None:
+    archive = Archive("tool", {"share/tool": File(b"1")}).write(tmp_path / "channel")
+    write_index(tmp_path / "channel", archive)
+    with serving(tmp_path / "channel") as base:
+        old = replace(locked(archive), url=f"{base}/linux-64/{archive.name}", sha256=None)
+        bundle = site.bundle_again("old.pyz", "-f", site.user.write_lock(old, name="old-lock.yml"))
+    user.run("bundle", "install", bundle, "-p", user.home / "env", **CLOSED)
+    assert (user.home / "env/share/tool").read_bytes() == b"1"
+    bundle.unlink()
 
 
 def test_the_directory_form(site: Site, user: User) -> None:

@@ -106,7 +106,7 @@ def test_a_file_is_compared_and_never_written_over_unasked(tmp_path: Path) -> No
     envtool("deploy", "render", "gunicorn", "-o", path, "--check")
     path.write_text(path.read_text() + "echo mine\n")
     assert "+echo mine" in envtool("deploy", "render", "gunicorn", "-o", path, "--check", code=1).stdout
-    assert "says something else" in envtool("deploy", "render", "gunicorn", "-o", path, code=3).stderr
+    assert "already exists with other content" in envtool("deploy", "render", "gunicorn", "-o", path, code=3).stderr
     envtool("deploy", "render", "gunicorn", "-o", path, "--force")
     envtool("deploy", "render", "gunicorn", "-o", path, "--check")
 

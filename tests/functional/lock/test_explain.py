@@ -58,4 +58,4 @@ def test_a_line_that_is_no_match_spec_is_named_before_anything_is_solved(envtool
     write(HEAD + "dependencies:\n  - python=3.9\n  - 'numpy[version=1'\n")
     refused = envtool("lock")
     assert refused.returncode == 3
-    assert "environment.yml:4: 'numpy[version=1' is no match spec" in refused.stderr
+    assert "environment.yml:4: 'numpy[version=1' is not a valid match spec" in refused.stderr

@@ -97,7 +97,7 @@ def test_diff_of_git_revisions(envtool, write, newer: Path, tmp_path: Path) -> N
     assert "downgraded  flask" in envtool("diff", "HEAD:conda-lock.yml", "HEAD~1").stdout
     unknown = envtool("diff", "v9")
     assert unknown.returncode == 3
-    assert "'v9' is no file, and git has no conda-lock.yml" in unknown.stderr
+    assert "'v9' is neither a file nor a git revision with conda-lock.yml" in unknown.stderr
 
 
 def test_tree_from_a_package(envtool) -> None:

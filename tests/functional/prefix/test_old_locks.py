@@ -39,6 +39,12 @@ def test_the_channels_record_has_the_sha256(user, tmp_path: Path, archive: Path)
         user.run("create", "-p", user.home / "prefix", "-f", lock)
         user.run("verify", "-p", user.home / "prefix", "-f", lock)
         assert "nothing to do" in user.run("create", "-p", user.home / "prefix", "-f", lock).stderr
+        user.run("doctor", "-f", lock)
+
+
+def test_the_doctor_reads_what_create_would_refuse(user, archive: Path) -> None:
+    answer = user.run("doctor", "--offline", "-f", user.write_lock(locked(archive, sha256=None)))
+    assert "no sha256" not in answer.stderr
 
 
 @pytest.mark.parametrize("changes", [{"md5": "0" * 32}, {"sha256": ""}], ids=["another-md5", "no-sha256"])

@@ -82,5 +82,5 @@ def test_selectors_of_mamba(entry: str) -> None:
 def test_files_of_other_tools(name: str) -> None:
     issues = environment_yml.parse(Path(name), "[project]\nname = 'x'\n").issues
     assert [each.message.split(";")[0] for each in issues] == [
-        f"{name} is no environment.yml, the only kind that is read"
+        f"{name} is not an environment.yml, the only supported format"
     ]

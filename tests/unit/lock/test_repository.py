@@ -45,9 +45,9 @@ def test_git_is_never_told_a_password_in_its_arguments() -> None:
     [
         ("git+https://h.example/b.git#subdirectory=../c", "subdirectory '../c' leads out of the repository"),
         ("git+https://h.example/b.git#sha256=00", "sha256 after # has no meaning"),
-        ("git+https://h.example/b.git@--upload-pack=x", "'--upload-pack=x' is no branch, tag or commit"),
+        ("git+https://h.example/b.git@--upload-pack=x", "'--upload-pack=x' is not a branch, tag or commit"),
         ("git+https://me:secret@h.example/b.git", "credentials in https://h.example/b.git"),
-        ("git+ssh://git@h.example:org/x.git", "'org' is no port; write git@h.example/org/…, with a slash"),
+        ("git+ssh://git@h.example:org/x.git", "'org' is not a port; write git@h.example/org/…, with a slash"),
         ("git+ext::sh -c true", "expected git+ and https"),
     ],
 )

@@ -56,7 +56,7 @@ def test_every_issue_of_every_file_at_once() -> None:
         "environment.yml:6: variables must be a mapping, not a list",
         "environment.yml:7: category must be a string, not the number 1; put it in quotes",
         "dev.yml:1: channels must be a list, not a string",
-        "dev.yml:3: '=3' is no match spec, such as python=3.9",
+        "dev.yml:3: '=3' is not a valid match spec, for example python=3.9",
         "dev.yml:4: selector [py39] names no platform: py39; known: aarch64, arm64, armv6l, armv7l, linux, linux32, "
         "linux64, osx, osx64, ppc64, ppc64le, riscv64, s390x, unix, win, win32, win64, x64, x86, x86_64",
     ]
@@ -206,15 +206,15 @@ def test_indexes_are_taken_from_the_lines() -> None:
         ("--editable=git+https://h.example/x", "an editable project has no hash"),
         ("--find-links wheels", "the option --find-links cannot be part of a lock"),
         ("-r nowhere.txt", "nowhere.txt cannot be read: No such file or directory"),
-        ("./wheels/x.whl", "'./wheels/x.whl' is a file of this machine"),
-        ("x @ file:///wheels/x.whl", "'x @ file:///wheels/x.whl' is a file of this machine"),
+        ("./wheels/x.whl", "'./wheels/x.whl' is a local file"),
+        ("x @ file:///wheels/x.whl", "'x @ file:///wheels/x.whl' is a local file"),
         ("git+https://h.example/x.git", "does not say its name; write it as NAME @ URL"),
         ("x @ git+ftp://h.example/x.git", "expected git+ and https, http, ssh, file or git, found"),
         ("x @ hg+https://h.example/x", "of version control systems, only git is known"),
         ("x @ git+https://secret@h.example/x.git", "credentials in https://h.example/x.git; write variables"),
         ("x @ https://me:secret@h.example/x-1-py3-none-any.whl", "credentials in https://h.example/x-1-py3-none-any"),
         ("x @ git+https://h.example/x.git --hash=sha256:00", "--hash has no meaning for a repository"),
-        ("'not a requirement'", "'not a requirement' is no requirement for pip"),
+        ("'not a requirement'", "'not a requirement' is not a valid requirement for pip"),
         ("--index-url https://me:secret@h.example/", "credentials in https://h.example/"),
     ],
 )

@@ -1,0 +1,78 @@
+"""The command table: summaries, defaults in help, exit codes, imports and typos."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from envtool.__main__ import BUG, INTERRUPTED
+from envtool.ci.pipeline import Verdict
+from envtool.cli import COMMANDS, cli
+from envtool.cli.groups import UnknownCommandError
+
+
+def commands(group: click.Group = cli, path: str = "envtool") -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group, info_name=path)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None, name
+        yield f"{path} {name}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path} {name}")
+
+
+ALL = dict(commands())
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_a_summary_has_at_most_60_characters(path: str) -> None:
+    _, name, *rest = path.split()
+    summary = ALL[path].get_short_help_str(1000) if rest else COMMANDS[name][1]
+    assert len(summary) <= 60, summary
+    assert summary.endswith("."), summary
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_a_default_is_set_off_by_two_blanks(path: str) -> None:
+    for parameter in ALL[path].params:
+        help_text = getattr(parameter, "help", None) or ""
+        assert "[default" not in help_text or "  [default: " in help_text, parameter.name
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_no_command(option: str) -> None:
+    script = (
+        "import sys; from envtool.cli import cli\n"
+        f"cli.main(['{option}'], standalone_mode=False)\n"
+        "print(*(name for name in sys.modules if name.startswith('envtool.')), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.split())
+    assert not loaded & {module for module, _ in COMMANDS.values()}
+    assert len(loaded) < 10
+
+
+def test_the_help_lists_every_exit_code() -> None:
+    listed = set((cli.epilog or "").replace(",", " ").split())
+    codes = {0, 1, 2, 3, BUG, INTERRUPTED, *(verdict.exit_code for verdict in Verdict)}
+    assert {str(code) for code in codes} <= listed
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        (["lcok"], "did you mean envtool lock?"),
+        (["bundle", "instal"], "did you mean envtool bundle install?"),
+        (["deploy", "xyz"], "envtool deploy --help lists the commands"),
+    ],
+)
+def test_a_typo_gets_the_nearest_command(typed: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UnknownCommandError) as caught:
+        cli.main(typed, prog_name="envtool", standalone_mode=False)
+    assert caught.value.exit_code == 2
+    caught.value.show()
+    assert capsys.readouterr().err == f"error: unknown command {typed[-1]!r}\nhint: {hint}\n"
