@@ -27,17 +27,15 @@ def run(
     """Run a program to its end and return what it printed to standard output.
 
     Args:
-        argv: The program and its arguments.
-        env: Variables to set on top of ours; an empty value takes the variable away.
-        cwd: The directory to run in.
-        stdin: What it may read from standard input.
-        hint: What the user can do when the program fails.
+        env: variables to set on top of ours; an empty value takes the variable away.
+        stdin: what it may read from standard input.
+        hint: what the user can do when the program fails.
 
     Returns:
         Standard output, decoded as UTF-8.
 
     Raises:
-        ProcessError: The program is not there, or ended with a status other than 0.
+        ProcessError: the program is not there, or ended with a status other than 0.
     """
     name = Path(argv[0]).name
     variables = {**os.environ, **(env or {})}
@@ -63,13 +61,11 @@ class Background:
     """A program that runs beside us until it is stopped.
 
     Args:
-        argv: The program and its arguments.
-        env: The whole environment of the program.
-        cwd: The directory to run in.
-        log: The file that its output goes to.
+        env: the whole environment of the program.
+        log: the file that its output goes to.
 
     Raises:
-        ProcessError: The program is not there or may not be run.
+        ProcessError: the program is not there or may not be run.
     """
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path) -> None:
@@ -104,11 +100,10 @@ def replace(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
     """Become another program, so that signals and the exit status are its own.
 
     Args:
-        argv: The program and its arguments.
-        env: The whole environment of the program.
+        env: the whole environment of the program.
 
     Raises:
-        ProcessError: The program is not there or may not be run.
+        ProcessError: the program is not there or may not be run.
     """
     try:
         os.execvpe(argv[0], list(argv), dict(env))  # noqa: S606 - no shell is what is wanted here

@@ -39,9 +39,8 @@ class Value:
     """A value of a document and the place where it stands.
 
     Args:
-        data: The value: a string, number, boolean, None, a list of `Value` or a dict of string to `Value`.
-        line: Its line, counted from 1.
-        text: How a scalar is written: `1.10`, where the number is 1.1.
+        data: the value: a string, number, boolean, None, a list of `Value` or a dict of string to `Value`.
+        text: how a scalar is written: `1.10`, where the number is 1.1.
     """
 
     data: Any
@@ -53,8 +52,7 @@ class YamlDocument:
     """One YAML file, and the issues found while it is read.
 
     Args:
-        name: The file as the user named it; every issue's place starts with it.
-        text: Its content.
+        name: the file as the user named it; every issue's place starts with it.
     """
 
     def __init__(self, name: str, text: str) -> None:
@@ -221,11 +219,10 @@ def read_text(path: Path, hint: str) -> str:
     """The content of a text file that a user named.
 
     Args:
-        path: The file.
-        hint: What to do when it is not there.
+        hint: what to do when it is not there.
 
     Raises:
-        MissingFileError: It is not there, is a directory, may not be read or is not UTF-8.
+        MissingFileError: it is not there, is a directory, may not be read or is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8")

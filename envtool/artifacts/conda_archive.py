@@ -56,12 +56,8 @@ class _BoundedTarInfo(tarfile.TarInfo):
 def bounded(archive: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """The members of a part of an archive, without `./` before their names.
 
-    Args:
-        archive: The archive, for messages.
-        tar: The part.
-
     Raises:
-        ArchiveError: There are too many, or one that is to be read whole is too large.
+        ArchiveError: there are too many, or one that is to be read whole is too large.
     """
     info_bytes = 0
     for count, member in enumerate(tar):
@@ -92,14 +88,13 @@ def read_info(archive: Path, names: Sequence[str]) -> dict[str, bytes]:
     """Read files of `info/`.
 
     Args:
-        archive: The archive.
-        names: Paths below `info/`, such as `index.json`.
+        names: paths below `info/`, such as `index.json`.
 
     Returns:
         The content of each that is there.
 
     Raises:
-        ArchiveError: It is no package archive.
+        ArchiveError: it is no package archive.
     """
     wanted = {f"info/{name}": name for name in names}
     found: dict[str, bytes] = {}
@@ -121,7 +116,7 @@ def read_info_json(archive: Path, name: str) -> dict[str, Any]:
     """Read one JSON file of `info/`.
 
     Raises:
-        ArchiveError: It is not there or no JSON, or the archive is none.
+        ArchiveError: it is not there or no JSON, or the archive is none.
     """
     return parse_info(archive, read_info(archive, [name]), name)
 
@@ -130,12 +125,10 @@ def parse_info(archive: Path, info: Mapping[str, bytes], name: str) -> dict[str,
     """Parse one of the files of `info/`.
 
     Args:
-        archive: The archive, for messages.
-        info: The content of those that are there.
-        name: Which one.
+        info: the content of those that are there.
 
     Raises:
-        ArchiveError: It is not there, or no JSON.
+        ArchiveError: it is not there, or no JSON.
     """
     if name not in info:
         raise ArchiveError(f"{archive} has no info/{name}")
@@ -155,11 +148,10 @@ class Member:
     """One file or link of an archive's payload.
 
     Args:
-        path: Its path in the archive.
-        is_link: Whether it is a symbolic link.
-        is_executable: Whether its owner may execute it; False for links.
-        sha256: Hash of its content, or of the target of a link.
-        normalized_sha256: The same, but of a RECORD without the hashes of scripts, as the env digest counts it.
+        is_link: whether it is a symbolic link.
+        is_executable: whether its owner may execute it; False for links.
+        sha256: hash of its content, or of the target of a link.
+        normalized_sha256: the same, but of a RECORD without the hashes of scripts, as the env digest counts it.
     """
 
     path: str
@@ -173,7 +165,7 @@ def read_payload(archive: Path) -> list[Member]:
     """Read every file of an archive's payload, everything but `info/`.
 
     Raises:
-        ArchiveError: It is no package archive.
+        ArchiveError: it is no package archive.
     """
     members: dict[str, Member] = {}
     try:
@@ -195,10 +187,8 @@ def read_member(
     """Read one file or link of an archive's payload.
 
     Args:
-        tar: The archive, at this member.
-        info: The member.
-        members: Those that came before it, by path; a hard link is a second name of one of them.
-        write: Given the content, piece by piece.
+        members: those that came before it, by path; a hard link is a second name of one of them.
+        write: given the content, piece by piece.
     """
     if info.issym():
         target = os.fsencode(info.linkname)
@@ -224,7 +214,6 @@ def open_part(archive: Path, part: str) -> Iterator[tarfile.TarFile]:
     """Open a part of an archive, to be read from its beginning to its end.
 
     Args:
-        archive: The archive.
         part: `pkg` or `info`; a .tar.bz2 holds both in one.
     """
     with _open_stream(archive, part) as stream, read_ahead(stream) as ahead:

@@ -29,11 +29,8 @@ _LEVEL = 12  # 19 is 9 % smaller and takes six times as long
 def pack(package: Package) -> bytes:
     """The archive of a package.
 
-    Args:
-        package: What goes in.
-
     Raises:
-        ArchiveError: Two files of the package have one path, or a path is unsafe.
+        ArchiveError: two files of the package have one path, or a path is unsafe.
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
@@ -143,9 +140,9 @@ class Archive:
     """What a `.conda` file holds.
 
     Args:
-        info: The files below `info/`, by path.
-        files: The payload, by path; a link has its target as content.
-        modes: The mode of each payload file.
+        info: the files below `info/`, by path.
+        files: the payload, by path; a link has its target as content.
+        modes: the mode of each payload file.
     """
 
     info: Mapping[str, bytes]
@@ -166,11 +163,8 @@ class Archive:
 def read(path: Path) -> Archive:
     """Read an archive into memory.
 
-    Args:
-        path: A `.conda` file.
-
     Raises:
-        ArchiveError: It is damaged or lacks a part.
+        ArchiveError: it is damaged or lacks a part.
     """
     import zstandard
 

@@ -24,7 +24,7 @@ def distributions_in(archive: Path) -> dict[str, str]:
     """The distributions that an archive brings, normalized name to version.
 
     Raises:
-        ArchiveError: It is no package archive.
+        ArchiveError: it is no package archive.
     """
     listed = b"\n".join(read_info(archive, ["paths.json", "files"]).values()) + b"\n"
     found = [*_EGG_INFO.findall(listed), *_DIST_INFO.findall(listed)]
@@ -34,12 +34,8 @@ def distributions_in(archive: Path) -> dict[str, str]:
 def metadata_in(archive: Path, distribution: str) -> str | None:
     """The METADATA of one of the distributions that an archive brings, None where it has none.
 
-    Args:
-        archive: The archive.
-        distribution: Its normalized name.
-
     Raises:
-        ArchiveError: It is no package archive.
+        ArchiveError: it is no package archive.
     """
     try:
         with open_part(archive, "pkg") as tar:

@@ -32,20 +32,17 @@ def fetch_packages(
     """Bring the archives and wheels of a lock into the cache.
 
     Args:
-        packages: What is wanted.
-        cache: Where it goes.
-        display: Where progress is shown.
-        mirrors: Where else the canonical URLs' bytes may be; what this machine is set up for by default.
-        patience: The limits of a download; those of the environment variables by default.
-        is_offline: Whether only the cache may be used.
+        mirrors: where else the canonical URLs' bytes may be; what this machine is set up for by default.
+        patience: the limits of a download; those of the environment variables by default.
+        is_offline: whether only the cache may be used.
 
     Returns:
         The proven file of each canonical URL.
 
     Raises:
-        LockfileError: The lock has no sha256 for some of them; all are listed.
-        NetworkError, HashMismatchError: One could not be had or proven.
-        CacheError: The cache cannot be written, or, offline, lacks something; all of it is listed.
+        LockfileError: the lock has no sha256 for some of them; all are listed.
+        NetworkError, HashMismatchError: one could not be had or proven.
+        CacheError: the cache cannot be written, or, offline, lacks something; all of it is listed.
     """
     _refuse_unproven(packages)
     places = mirrors or _places(packages, cache, display, is_offline=is_offline)
@@ -109,7 +106,7 @@ def require_sha256(package: LockedPackage) -> str:
     """The sha256 of a package.
 
     Raises:
-        LockfileError: The lock has none for it.
+        LockfileError: the lock has none for it.
     """
     if package.sha256 is None:
         raise LockfileError(package.name, [_unproven(package)], _UNPROVEN_HINT)

@@ -35,12 +35,12 @@ class Declared:
     """One file as an archive or wheel brings it.
 
     Args:
-        package: Manager and name of the package.
-        sha256: Hash of its content with the placeholder in it or of the target of a link, None where installing
+        package: manager and name of the package.
+        sha256: hash of its content with the placeholder in it or of the target of a link, None where installing
             writes the content.
-        placeholder: What stands in place of the prefix, None where nothing does.
-        is_link: Whether it is a symbolic link.
-        is_executable: Whether its owner may execute it.
+        placeholder: what stands in place of the prefix, None where nothing does.
+        is_link: whether it is a symbolic link.
+        is_executable: whether its owner may execute it.
     """
 
     package: tuple[str, str]
@@ -55,11 +55,11 @@ class Brought:
     """What an archive or wheel brings into a prefix.
 
     Args:
-        files: Its files, by the path that they have there.
-        scripts: The entry points that installing makes, which have no bytes in it.
-        directories: The directories that it states besides its files.
-        depends: The match specs that a conda package needs.
-        is_noarch: Whether it is a conda package for every platform.
+        files: its files, by the path that they have there.
+        scripts: the entry points that installing makes, which have no bytes in it.
+        directories: the directories that it states besides its files.
+        depends: the match specs that a conda package needs.
+        is_noarch: whether it is a conda package for every platform.
     """
 
     files: Mapping[str, Declared]
@@ -75,11 +75,7 @@ class Brought:
 
 
 class FileManifests:
-    """The manifests of archives and wheels, kept under the hash of what they describe.
-
-    Args:
-        cache_dir: Where they are kept.
-    """
+    """The manifests of archives and wheels, kept under the hash of what they describe."""
 
     def __init__(self, cache_dir: Path) -> None:
         # The number goes up when the content changes, so that an old one is not read.
@@ -93,7 +89,7 @@ class FileManifests:
         """Read a proven archive or wheel and keep its manifest.
 
         Raises:
-            ArchiveError: It is neither.
+            ArchiveError: it is neither.
         """
         if manager == "conda":
             self.keep_archive(sha256, source, read_payload(source), read_info(source, STATED))
@@ -104,13 +100,10 @@ class FileManifests:
         """Keep the manifest of an archive that was read.
 
         Args:
-            sha256: Its hash.
-            archive: The archive, for messages.
-            payload: What it holds.
-            info: The content of those files of `STATED` that it has.
+            info: the content of those files of `STATED` that it has.
 
         Raises:
-            ArchiveError: One of these is not there, or no JSON.
+            ArchiveError: one of these is not there, or no JSON.
         """
         self._write(sha256, _archive_content(archive, payload, info))
 
@@ -123,9 +116,7 @@ class FileManifests:
         """What a known archive or wheel brings.
 
         Args:
-            sha256: Its hash.
-            package: Manager and name.
-            site_packages: Where Python packages go, such as `lib/python3.9/site-packages`.
+            site_packages: where Python packages go, such as `lib/python3.9/site-packages`.
         """
         return _brought(self._path(sha256), package, site_packages)
 

@@ -23,7 +23,7 @@ def link_scripts(declared: Mapping[str, Declared]) -> dict[str, list[str]]:
     """The link scripts of a prefix, by conda package.
 
     Args:
-        declared: What archives and wheels bring, by path.
+        declared: what archives and wheels bring, by path.
     """
     found: dict[str, list[str]] = {}
     for path, file in declared.items():

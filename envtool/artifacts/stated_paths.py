@@ -30,12 +30,10 @@ def require_plain(path: object, package: str, where: str) -> str:
     """A path that stays inside of the directory that it is relative to.
 
     Args:
-        path: The path as the package states it.
-        package: The package, for messages.
-        where: What states it.
+        path: the path as the package states it.
 
     Raises:
-        ArchiveError: It is no plain relative path, or in a directory that belongs to no package.
+        ArchiveError: it is no plain relative path, or in a directory that belongs to no package.
     """
     parts = path.split("/") if isinstance(path, str) else [""]
     is_plain = not any(part in ("", ".", "..") or "\0" in part for part in parts)
@@ -50,7 +48,7 @@ def paths(archive: Path, content: Any) -> dict[str, Mapping[str, Any]]:
     """The entries of `info/paths.json`, by their checked path.
 
     Raises:
-        ArchiveError: One is malformed, or its path leaves the prefix.
+        ArchiveError: one is malformed, or its path leaves the prefix.
     """
     entries = content.get("paths") if isinstance(content, dict) else None
     if not isinstance(entries, list):
@@ -75,8 +73,8 @@ def listed(payload: Iterable[Member], info: Mapping[str, bytes]) -> bytes:
     """What `info/paths.json` would say of an archive from before there was one (CEP 34, `files` and `has_prefix`).
 
     Args:
-        payload: What the archive holds; all of it counts where it has no `files` either.
-        info: The content of what it has of `info/`.
+        payload: what the archive holds; all of it counts where it has no `files` either.
+        info: the content of what it has of `info/`.
     """
     members = {each.path: each for each in payload}
     names = info["files"].decode(errors="replace").splitlines() if "files" in info else list(members)
@@ -104,7 +102,7 @@ def entry_points(archive: Path, content: Any) -> list[str]:
     """The names of the scripts that linking a noarch Python package makes, from `info/link.json`.
 
     Raises:
-        ArchiveError: One is malformed, or its name is no plain file name.
+        ArchiveError: one is malformed, or its name is no plain file name.
     """
     noarch = content.get("noarch") if isinstance(content, dict) else None
     points = (noarch.get("entry_points") if isinstance(noarch, dict) else None) or []
@@ -121,7 +119,7 @@ def site_packages(archive: Path, index: Mapping[str, Any]) -> str:
     """Where a package that is Python has the modules of others (CEP 17), relative to the prefix.
 
     Raises:
-        ArchiveError: The path that it states leaves the prefix.
+        ArchiveError: the path that it states leaves the prefix.
     """
     path = index.get("python_site_packages_path")
     if path is None:

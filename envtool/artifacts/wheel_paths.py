@@ -35,7 +35,7 @@ def require_plain_paths(wheel: Path) -> None:
     """Refuse a wheel that states a path outside of its own directories: uv installs by its list and removes by RECORD.
 
     Raises:
-        ArchiveError: It is no wheel, or one of its paths leaves the prefix.
+        ArchiveError: it is no wheel, or one of its paths leaves the prefix.
     """
     with _opened(wheel) as archive:
         for member in archive.infolist():
@@ -53,7 +53,7 @@ def members_of(wheel: Path) -> list[str]:
     """The names of its files.
 
     Raises:
-        ArchiveError: It is no wheel.
+        ArchiveError: it is no wheel.
     """
     with _opened(wheel) as archive:
         return [each.filename for each in archive.infolist() if not each.is_dir()]
@@ -63,7 +63,7 @@ def checksums_of(wheel: Path) -> dict[str, Checksum]:
     """CRC-32, size and permissions of each of its files, from its list of members.
 
     Raises:
-        ArchiveError: It is no wheel.
+        ArchiveError: it is no wheel.
     """
     with _opened(wheel) as archive:
         return {each.filename: (each.CRC, each.file_size, each.external_attr >> 16) for each in archive.infolist()}
@@ -73,7 +73,7 @@ def scripts_of(wheel: Path) -> list[str]:
     """The names of the scripts that installing makes of its entry points.
 
     Raises:
-        ArchiveError: Its entry points cannot be read, or one has a name that is no file name.
+        ArchiveError: its entry points cannot be read, or one has a name that is no file name.
     """
     with _opened(wheel) as archive:
         text = "\n".join(_text(wheel, archive, each) for each in _info(archive, "entry_points.txt"))

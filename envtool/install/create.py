@@ -47,10 +47,9 @@ class Outcome:
     """What a create did.
 
     Args:
-        plan: What had to change.
-        receipt: The prefix as it is now.
-        clobbers: The paths that two packages bring, if anything was made.
-        link_scripts: The link scripts that were not run, by conda package, if anything was made.
+        receipt: the prefix as it is now.
+        clobbers: the paths that two packages bring, if anything was made.
+        link_scripts: the link scripts that were not run, by conda package, if anything was made.
     """
 
     plan: Plan
@@ -74,17 +73,15 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisp
     """Make a prefix equal to a lock.
 
     Args:
-        request: What is to be made.
-        prefix: The prefix, absent, empty or made by envtool.
-        cache: Where proven archives and wheels are kept.
-        display: Where progress is shown.
+        prefix: the prefix, absent, empty or made by envtool.
+        cache: where proven archives and wheels are kept.
 
     Raises:
-        LockfileError: A package of the lock has no sha256, or a conda package and a wheel bring one distribution.
-        PrefixError: The directory holds something that is not ours, or the lock has nothing for the platform.
-        VirtualPackageError: This machine lacks what the lock needs.
-        SignatureError: A channel has to be signed, and is not; the prefix was not touched.
-        NetworkError, HashMismatchError: An archive could not be had or proven; the prefix was not touched.
+        LockfileError: a package of the lock has no sha256, or a conda package and a wheel bring one distribution.
+        PrefixError: the directory holds something that is not ours, or the lock has nothing for the platform.
+        VirtualPackageError: this machine lacks what the lock needs.
+        SignatureError: a channel has to be signed, and is not; the prefix was not touched.
+        NetworkError, HashMismatchError: an archive could not be had or proven; the prefix was not touched.
     """
     wanted = request.packages()
     virtual_package_check.require(wanted)

@@ -22,7 +22,7 @@ def unpacked_bytes(archive: Path) -> int:
     """How many bytes the files of an archive or wheel hold, as it states itself.
 
     Raises:
-        ArchiveError: It is neither.
+        ArchiveError: it is neither.
     """
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
@@ -44,12 +44,10 @@ def require_room(archives: Iterable[Path], prefix: Path, unpacked: int = 0) -> N
     """Check that a prefix has room for what is to be unpacked into it.
 
     Args:
-        archives: The proven archives and wheels.
-        prefix: The prefix, which is there.
-        unpacked: How many bytes come from packages that are unpacked already.
+        unpacked: how many bytes come from packages that are unpacked already.
 
     Raises:
-        DiskSpaceError: It has not, with both figures.
+        DiskSpaceError: it has not, with both figures.
     """
     needed = with_overhead(unpacked + sum(unpacked_bytes(archive) for archive in archives))
     free = shutil.disk_usage(prefix).free

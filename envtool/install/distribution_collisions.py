@@ -26,13 +26,12 @@ def refuse_collisions(wanted: Sequence[LockedPackage], proven: Mapping[str, Path
     """Refuse a lock of which two packages bring one distribution.
 
     Args:
-        wanted: The packages of the prefix.
-        proven: The archives and wheels that are to be installed, by URL.
-        cache: Where the archives of the others may be.
+        proven: the archives and wheels that are to be installed, by URL.
+        cache: where the archives of the others may be.
 
     Raises:
-        LockfileError: There is such a pair; all are listed.
-        ArchiveError: An archive is none.
+        LockfileError: there is such a pair; all are listed.
+        ArchiveError: an archive is none.
     """
     wheels = {normalize(each.name): each for each in wanted if each.manager == "pip"}
     issues = list(_collisions(wanted, wheels, proven, cache)) if wheels else []

@@ -24,11 +24,10 @@ class Estimate:
     """What carrying out a plan will take.
 
     Args:
-        downloads: How many archives and wheels have to be downloaded.
-        download_bytes: Their size, as far as it is known.
-        unknown: How many of them have a size that nobody says.
-        disk_bytes: What the environment will take on the disk; a guess where archives were not seen yet.
-        free_bytes: How much is free there.
+        downloads: how many archives and wheels have to be downloaded.
+        download_bytes: their size, as far as it is known.
+        unknown: how many of them have a size that nobody says.
+        disk_bytes: what the environment will take on the disk; a guess where archives were not seen yet.
     """
 
     downloads: int
@@ -44,11 +43,10 @@ def forecast(
     """Foresee what carrying out a plan will take; nothing is downloaded.
 
     Args:
-        plan: The plan.
-        wanted: Every package that the prefix shall have.
-        place: The prefix, which need not be there.
-        cache: Where archives, wheels and unpacked packages are kept.
-        sizes: The sizes in bytes of archives and wheels, by URL, as far as they are known.
+        wanted: every package that the prefix shall have.
+        place: the prefix, which need not be there.
+        cache: where archives, wheels and unpacked packages are kept.
+        sizes: the sizes in bytes of archives and wheels, by URL, as far as they are known.
     """
     placings = find_placings(wanted, PackageCache(cache)) if plan.starts_over else []
     known = {each.package.url: each.image.size_bytes for each in placings}

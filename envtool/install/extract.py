@@ -29,9 +29,9 @@ class Unpacked:
     """What was unpacked from one archive.
 
     Args:
-        payload: All but what is in `info/`.
-        info: The content of those files of `info/` that a manifest is made of.
-        written: Its files that do not name the prefix, by device and inode.
+        payload: all but what is in `info/`.
+        info: the content of those files of `info/` that a manifest is made of.
+        written: its files that do not name the prefix, by device and inode.
     """
 
     payload: Sequence[Member]
@@ -43,13 +43,12 @@ def unpack(archives: Mapping[Path, Path], prefix: Path, task: Task) -> dict[Path
     """Unpack proven archives, several at a time.
 
     Args:
-        archives: Each archive, and the directory that is made for it.
-        prefix: The prefix that the files are for.
-        task: Told of every archive.
+        archives: each archive, and the directory that is made for it.
+        prefix: the prefix that the files are for.
 
     Raises:
-        ArchiveError: One is no package archive, or brings a file for a place outside of its directory.
-        OSError: A file cannot be written.
+        ArchiveError: one is no package archive, or brings a file for a place outside of its directory.
+        OSError: a file cannot be written.
     """
     stopped = threading.Event()
     # The largest first, so that no core is left alone with one of them at the end.
@@ -73,10 +72,6 @@ def linked(directory: Path, written: Mapping[Inode, Written]) -> dict[Inode, Wri
     """Those of the unpacked files that have another name by now, and so outlive the directory.
 
     The number of any other may be that of a new file as soon as the directory is gone.
-
-    Args:
-        directory: Where they were unpacked.
-        written: What was written there.
     """
     found = {}
     for parent, _, names in os.walk(directory):

@@ -27,14 +27,12 @@ def compare_with_rebuilt(
     """Add to a verification what differs from a second prefix, made from the same lock beside the first.
 
     Args:
-        prefix: The prefix; it must be whole.
-        lockfile: The lock that both are made from.
-        report: The verification of the first.
-        cache: Where proven archives and wheels are kept.
-        display: Where progress is shown.
+        prefix: the prefix; it must be whole.
+        lockfile: the lock that both are made from.
+        cache: where proven archives and wheels are kept.
 
     Raises:
-        NetworkError, HashMismatchError: An archive could not be had or proven.
+        NetworkError, HashMismatchError: an archive could not be had or proven.
     """
     receipt = prefix.require_whole()
     # Beside the first, since it takes as much room; with another length of path, since that is what differs elsewhere.

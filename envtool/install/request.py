@@ -16,17 +16,14 @@ class Request:
     """What is to be made.
 
     Args:
-        lockfile: The lock.
-        platform: Which of its platforms.
-        categories: Which of its categories.
-        command: The command line, for conda's history.
-        starts_over: Whether to make everything anew even if nothing seems to have changed.
-        repairs: Whether to read every file and mend what was altered.
-        is_offline: Whether everything has to be in the cache.
-        is_frozen: Whether conda shall be told not to change the prefix.
-        is_listed: Whether the prefix goes into the user's list of environments.
-        is_vouched: Whether a signature over the whole lock was checked already.
-        is_from_archives: Whether everything is unpacked and compiled, also what the cache holds unpacked.
+        command: the command line, for conda's history.
+        starts_over: whether to make everything anew even if nothing seems to have changed.
+        repairs: whether to read every file and mend what was altered.
+        is_offline: whether everything has to be in the cache.
+        is_frozen: whether conda shall be told not to change the prefix.
+        is_listed: whether the prefix goes into the user's list of environments.
+        is_vouched: whether a signature over the whole lock was checked already.
+        is_from_archives: whether everything is unpacked and compiled, also what the cache holds unpacked.
     """
 
     lockfile: Lockfile
@@ -45,7 +42,7 @@ class Request:
         """What the lock says for the platform and categories.
 
         Raises:
-            PrefixError: The lock has nothing for the platform or a category.
+            PrefixError: the lock has nothing for the platform or a category.
         """
         if self.platform not in self.lockfile.platforms:
             raise PrefixError(

@@ -31,7 +31,7 @@ class SharedPathsError(Exception):
     """A change touches a path that another package has too, so that the prefix has to be made anew.
 
     Args:
-        packages: Manager and name of the packages that share paths.
+        packages: manager and name of the packages that share paths.
     """
 
     def __init__(self, packages: Collection[Package]) -> None:
@@ -51,12 +51,11 @@ class Sharing:
     """The shared paths of a prefix that is being made.
 
     Args:
-        wanted: Every package that the prefix shall have.
-        plan: What changes.
-        placed: The packages that lie there already, out of the cache.
-        manifests: Where is kept what archives and wheels hold; of each that stays or is placed, it is known.
-        proven: The files of the wheels that are to be installed, by canonical URL.
-        left: The paths of what leaves the prefix.
+        wanted: every package that the prefix shall have.
+        placed: the packages that lie there already, out of the cache.
+        manifests: where is kept what archives and wheels hold; of each that stays or is placed, it is known.
+        proven: the files of the wheels that are to be installed, by canonical URL.
+        left: the paths of what leaves the prefix.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class Sharing:
         """Whether the plan makes every package that has a shared path, once the archives are unpacked.
 
         Raises:
-            SharedPathsError: It does not.
+            SharedPathsError: it does not.
         """
         sharing = {package for (loser, _), winner in self._losses.items() for package in (loser, winner)}
         if not sharing.isdisjoint(self._placed):
@@ -114,8 +113,7 @@ class Sharing:
         path is a directory in one package and a file in another. For the same reason it sees no entries of directories.
 
         Args:
-            package: The package.
-            unpacked: The directory that its archive was unpacked into.
+            unpacked: the directory that its archive was unpacked into.
         """
         key = package.manager, package.name
         lost = {path for (loser, path), winner in self._losses.items() if loser == key and winner[0] == "conda"}

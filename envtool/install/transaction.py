@@ -43,21 +43,18 @@ def carry_out(
     """Change a prefix as a plan says.
 
     Args:
-        prefix: The prefix, locked and marked incomplete.
-        plan: What to change.
-        wanted: Every package that the prefix shall have.
-        placings: What need not be unpacked; none unless the plan starts over.
-        proven: The file of each other URL that the plan needs.
-        platform: The platform of the prefix.
-        manifests: Where is kept what the archives and wheels turn out to hold.
-        display: Where progress is shown.
+        prefix: the prefix, locked and marked incomplete.
+        wanted: every package that the prefix shall have.
+        placings: what need not be unpacked; none unless the plan starts over.
+        proven: the file of each other URL that the plan needs.
+        manifests: where is kept what the archives and wheels turn out to hold.
 
     Returns:
         The files that need not be read back.
 
     Raises:
-        EnvtoolError: An archive or wheel cannot be installed.
-        SharedPathsError: A path that the plan does not make anew is shared with something that it changes.
+        EnvtoolError: an archive or wheel cannot be installed.
+        SharedPathsError: a path that the plan does not make anew is shared with something that it changes.
     """
     is_placed = {each.package.url for each in placings}
     new_archives = [each for each in plan.installs("conda") if each.url not in is_placed]

@@ -16,13 +16,7 @@ from envtool.prefix.scan import walk
 
 
 def extra_files(prefix: Prefix, conda: Sequence[CondaPackage], installed: Sequence[Installed]) -> tuple[str, ...]:
-    """The files that nothing brought and that are no byte-code of something brought, sorted.
-
-    Args:
-        prefix: The prefix.
-        conda: Its conda packages.
-        installed: What its receipt notes.
-    """
+    """The files that nothing brought and that are no byte-code of something brought, sorted."""
     brought = {path for package in conda for path in package.files}
     # pip may have installed others, whose files are as extra as any.
     brought.update(wheel_files(prefix, [each.name for each in installed if each.manager == "pip"]))
@@ -31,12 +25,7 @@ def extra_files(prefix: Prefix, conda: Sequence[CondaPackage], installed: Sequen
 
 
 def wheel_files(prefix: Prefix, names: Sequence[str]) -> Iterator[str]:
-    """The files of wheels of a prefix, by their RECORD.
-
-    Args:
-        prefix: The prefix.
-        names: The distributions.
-    """
+    """The files of wheels of a prefix, by their RECORD."""
     wanted = {canonicalize_name(each) for each in names}
     site_packages = prefix.site_packages()
     for record in (prefix.path / site_packages).glob("*.dist-info/RECORD"):

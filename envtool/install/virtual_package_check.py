@@ -23,10 +23,7 @@ class Lack:
     """Something that the machine does not have.
 
     Args:
-        name: A virtual package.
-        constraint: Which version is needed.
-        package: The package that needs it.
-        detected: The version of the machine, None when it has none at all.
+        detected: the version of the machine, None when it has none at all.
     """
 
     name: str
@@ -43,7 +40,7 @@ def require(packages: Sequence[LockedPackage]) -> None:
     """Check that this machine has what packages need.
 
     Raises:
-        VirtualPackageError: It lacks something; everything that it lacks is named.
+        VirtualPackageError: it lacks something; everything that it lacks is named.
     """
     if not any(name.startswith("__") for package in packages for name in package.dependencies):
         return
@@ -57,8 +54,7 @@ def find_lacks(packages: Sequence[LockedPackage], detected: Mapping[str, str]) -
     """What packages need and a machine does not have; one for each virtual package and constraint.
 
     Args:
-        packages: The packages of a lock.
-        detected: The machine's virtual packages, name to `version` or `version build`.
+        detected: the machine's virtual packages, name to `version` or `version build`.
     """
     lacks: dict[tuple[str, str], Lack] = {}
     for package in packages:

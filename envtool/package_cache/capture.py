@@ -43,11 +43,9 @@ class Made:
     """A prefix that was just made and proven.
 
     Args:
-        prefix: Its directory.
-        declared: What archives and wheels bring, by path.
-        entries: What was read, by path.
-        since_ns: When the reading began, so that a file changed since then is not taken for what was read.
-        shared: Manager and name of the packages that share a path with another one.
+        declared: what archives and wheels bring, by path.
+        since_ns: when the reading began, so that a file changed since then is not taken for what was read.
+        shared: manager and name of the packages that share a path with another one.
     """
 
     prefix: Path
@@ -63,16 +61,13 @@ def capture(
     """Keep the images of packages.
 
     Args:
-        made: The prefix.
-        packages: The packages, by the key of their image.
-        others: What else the prefix holds.
-        store: Where images are kept.
+        packages: the packages, by the key of their image.
 
     Returns:
         How many were kept.
 
     Raises:
-        OSError: The store cannot be written.
+        OSError: the store cannot be written.
     """
     contents = _Contents(made, [*packages.values(), *others])
     count = 0
@@ -112,7 +107,7 @@ class _Contents:
         """The files of a package that are there, byte-code included.
 
         Raises:
-            _UnclearError: It cannot be told.
+            _UnclearError: it cannot be told.
         """
         key = package.manager, package.name
         listed, declared = self._listed[key], self._declared[key]

@@ -17,8 +17,7 @@ def find_placings(wanted: Sequence[LockedPackage], store: PackageCache) -> list[
     """The packages that the store has an image of.
 
     Args:
-        wanted: Every package that the prefix shall have.
-        store: Where images are kept.
+        wanted: every package that the prefix shall have.
     """
     if not store.is_used:
         return []
@@ -37,9 +36,7 @@ def remember(made: Made, wanted: Sequence[LockedPackage], store: PackageCache) -
     """Keep the images of packages that the store has none of; what cannot be kept is only said.
 
     Args:
-        made: The prefix, just made and proven.
-        wanted: Every package in it.
-        store: Where images are kept.
+        made: the prefix, just made and proven.
     """
     keys = _keys(wanted) if store.is_used else {}
     alone = {key: package for key, package in keys.items() if (package.manager, package.name) not in made.shared}

@@ -29,9 +29,7 @@ class Placement:
     """One package to be placed.
 
     Args:
-        package: The package.
-        image: What it brings.
-        stored: The directory of the image's files.
+        stored: the directory of the image's files.
     """
 
     package: LockedPackage
@@ -42,15 +40,11 @@ class Placement:
 def place(placings: Sequence[Placement], prefix: Path) -> dict[str, Entry]:
     """Place packages into a prefix that has none of their files.
 
-    Args:
-        placings: The packages.
-        prefix: The prefix.
-
     Returns:
         Each file whose content is the stored one, by its path.
 
     Raises:
-        OSError: A file cannot be written, is there already, or a stored one has gone.
+        OSError: a file cannot be written, is there already, or a stored one has gone.
     """
     paths = [path for each in placings for path in (*(file.path for file in each.image.files), *each.image.links)]
     for directory in sorted({path.rpartition("/")[0] for path in paths}):
@@ -114,8 +108,7 @@ def fill_record(content: bytes, record: Path) -> bytes:
     """RECORD with the hashes of the scripts of this prefix.
 
     Args:
-        content: RECORD of any prefix.
-        record: Where it is in this one, beside its scripts.
+        record: where it is in this one, beside its scripts.
     """
     site_packages = record.parent.parent
 
@@ -131,9 +124,9 @@ def fill_meta(record: Mapping[str, Any], package: LockedPackage, prefix: Path) -
     """A record of conda-meta for this prefix.
 
     Args:
-        record: The record of any prefix, `PREFIX_TEXT` in its place.
-        package: The package; its URL may be another than the one that the record was made with, and so may its md5.
-        prefix: The prefix, with the package's files in place.
+        record: the record of any prefix, `PREFIX_TEXT` in its place.
+        package: the package; its URL may be another than the one that the record was made with, and so may its md5.
+        prefix: the prefix, with the package's files in place.
     """
     content: dict[str, Any] = replace_text(record, PREFIX_TEXT.decode(), str(prefix))
     content.update(url=package.url, channel=channel_of(package.url), fn=package.file_name)

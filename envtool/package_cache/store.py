@@ -35,9 +35,7 @@ class Kept:
     """One image as it lies in the store.
 
     Args:
-        key: What it is kept under.
-        size_bytes: How much room it takes.
-        used_s: When it was used last, in seconds since the epoch.
+        used_s: when it was used last, in seconds since the epoch.
     """
 
     key: str
@@ -48,11 +46,8 @@ class Kept:
 class PackageCache:
     """The images of this user in a cache.
 
-    Args:
-        cache: The cache.
-
     Raises:
-        CacheError: The setting is none that there is.
+        CacheError: the setting is none that there is.
     """
 
     def __init__(self, cache: Cache) -> None:
@@ -94,11 +89,10 @@ class PackageCache:
         """Store an image: whole and under its name, or not at all.
 
         Args:
-            key: What it is kept under.
-            fill: Writes the files of the image into a directory.
+            fill: writes the files of the image into a directory.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: it cannot be written.
         """
         self._prepare()
         with self._growing() as growing:

@@ -69,12 +69,11 @@ def run(prefix: Prefix, argv: Sequence[str]) -> NoReturn:
     """Become a program in an activated environment; signals and the exit status are the program's own.
 
     Args:
-        prefix: The environment; it must be whole.
-        argv: The program and its arguments.
+        prefix: the environment; it must be whole.
 
     Raises:
-        PrefixError: The environment is not there, not ours or not whole.
-        ProcessError: There is no bash, which the activation scripts of conda packages are written for.
+        PrefixError: the environment is not there, not ours or not whole.
+        ProcessError: there is no bash, which the activation scripts of conda packages are written for.
     """
     bash = shutil.which("bash")
     if bash is None:
@@ -88,11 +87,10 @@ def activation_script(prefix: Prefix, shell: str) -> str:
     """What a shell has to evaluate to activate an environment.
 
     Args:
-        prefix: The environment; it must be whole.
-        shell: `bash`, `zsh` or `fish`.
+        prefix: the environment; it must be whole.
 
     Raises:
-        PrefixError: The environment is not there, not ours or not whole.
+        PrefixError: the environment is not there, not ours or not whole.
     """
     prefix.require_whole()
     return shells.activation_script(prefix.path, shell)

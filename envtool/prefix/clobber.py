@@ -31,8 +31,8 @@ def resolve(brought: Mapping[Package, Collection[str]], conda_order: Callable[[]
     """Decide whose every path is.
 
     Args:
-        brought: The paths of each package, relative to the prefix; wheels in the order of the lock.
-        conda_order: The names of the conda packages in topological order; asked for only if two of them share a path.
+        brought: the paths of each package, relative to the prefix; wheels in the order of the lock.
+        conda_order: the names of the conda packages in topological order; asked for only if two of them share a path.
 
     Returns:
         What is lost, and to whom.
@@ -121,8 +121,8 @@ def topological_order(depends: Mapping[str, Sequence[str]], noarch: Collection[s
     """The order in which py-rattler links packages: each one after those that it needs.
 
     Args:
-        depends: The match specs that each package needs, by its normalized name.
-        noarch: Which of the packages are noarch; in a cycle they come after the others.
+        depends: the match specs that each package needs, by its normalized name.
+        noarch: which of the packages are noarch; in a cycle they come after the others.
     """
     needs = {name: [name_of(spec) for spec in specs] for name, specs in depends.items()}
     broken = _broken_edges(_cycles(needs), noarch)

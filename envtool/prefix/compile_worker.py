@@ -42,8 +42,7 @@ def compile_file(path: str, shown: str) -> None:
     """Write the byte-code of a file into `__pycache__`; a file that is no Python for this version is left alone.
 
     Args:
-        path: The file.
-        shown: The name for tracebacks, until the import system puts the real one in.
+        shown: the name for tracebacks, until the import system puts the real one in.
     """
     with open(path, "rb") as file:  # noqa: PTH123 - os alone is imported quicker
         source = file.read()

@@ -19,11 +19,8 @@ def write_history(
     Source: conda's conda/history.py.
 
     Args:
-        meta: The directory `conda-meta` of a prefix.
-        command: The command line.
+        meta: the directory `conda-meta` of a prefix.
         before: `channel/subdir::name-version-build` of each package before the change.
-        after: The same after it.
-        match_specs: What the user asked for.
     """
     lines = [f"==> {time.strftime('%Y-%m-%d %H:%M:%S')} <==", f"# cmd: {command}"]
     lines += [f"-{each}" for each in sorted(set(before) - set(after))]

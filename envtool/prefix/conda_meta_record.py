@@ -16,9 +16,7 @@ def as_conda_writes(record: Mapping[str, Any], url: str, md5: str | None) -> dic
     """The record of a package that was just linked.
 
     Args:
-        record: As py-rattler wrote it.
-        url: The package's canonical URL.
-        md5: The hash of its archive, if the lock has one; conda shows no other.
+        md5: the hash of its archive, if the lock has one; conda shows no other.
 
     Source: conda 24.7.1, `LinkPathAction.verify` in conda/core/path_actions.py.
     """
@@ -39,8 +37,7 @@ def as_rattler_reads(record: Mapping[str, Any], site_packages: str) -> dict[str,
     leave the file there when the package goes.
 
     Args:
-        record: Any record.
-        site_packages: Where Python packages go, such as `lib/python3.9/site-packages`.
+        site_packages: where Python packages go, such as `lib/python3.9/site-packages`.
     """
     if record.get("noarch") != "python":
         return dict(record)

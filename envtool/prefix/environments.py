@@ -17,10 +17,7 @@ class Environment:
     """One environment that envtool made.
 
     Args:
-        path: Where it is.
-        state: Whether it is whole.
-        env_digest: Its env digest as it was made, None unless it is whole.
-        package_count: How many packages it has.
+        env_digest: its env digest as it was made, None unless it is whole.
     """
 
     path: Path
@@ -41,7 +38,7 @@ def remove(prefix: Prefix) -> None:
     """Remove an environment with everything in it.
 
     Raises:
-        PrefixError: It is not there, or was not made by envtool.
+        PrefixError: it is not there, or was not made by envtool.
     """
     if prefix.state() in (State.ABSENT, State.EMPTY):
         raise PrefixError(f"{prefix.path} is not there", "envtool list shows the environments")

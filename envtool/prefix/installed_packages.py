@@ -22,13 +22,10 @@ class CondaPackage:
     """One record of conda-meta.
 
     Args:
-        name: The package.
-        version: Its version.
-        sha256: The hash of its archive.
         description: `channel/subdir::name-version-build`, as conda's history names it: conda takes what it would name
             otherwise for another package.
-        entry_points: The scripts that linking generated, which stand in no archive.
-        files: All that linking put into the prefix, relative to it.
+        entry_points: the scripts that linking generated, which stand in no archive.
+        files: all that linking put into the prefix, relative to it.
     """
 
     name: str
@@ -43,7 +40,7 @@ def conda_packages(prefix: Path) -> list[CondaPackage]:
     """The conda packages of a prefix.
 
     Raises:
-        PrefixError: A record of conda-meta is damaged.
+        PrefixError: a record of conda-meta is damaged.
     """
     return [_conda_package(path) for path in sorted((prefix / "conda-meta").glob("*.json"))]
 
@@ -52,8 +49,7 @@ def recorded_files(prefix: Path, record: str) -> Iterator[str]:
     """The files that a wheel brought, itself included, relative to the prefix.
 
     Args:
-        prefix: The prefix.
-        record: The path of the wheel's RECORD, relative to it.
+        record: the path of the wheel's RECORD, relative to it.
     """
     site_packages = posixpath.dirname(posixpath.dirname(record))
     for line in (prefix / record).read_text(encoding="utf-8").splitlines():

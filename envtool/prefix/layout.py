@@ -21,9 +21,7 @@ class Clobber:
     """A path that two packages bring, with another content each.
 
     Args:
-        path: Relative to the prefix.
-        winner: The package that it is taken from, manager and name.
-        loser: The other one.
+        winner: the package that it is taken from, manager and name.
     """
 
     path: str
@@ -36,9 +34,9 @@ class Layout:
     """What a prefix should hold.
 
     Args:
-        declared: What archives and wheels bring, by path.
-        clobbers: What of it two packages bring.
-        shared: The packages that share a path with another one, be its content equal or not.
+        declared: what archives and wheels bring, by path.
+        clobbers: what of it two packages bring.
+        shared: the packages that share a path with another one, be its content equal or not.
     """
 
     declared: Mapping[str, Declared]
@@ -50,8 +48,8 @@ def layout(locked: Sequence[LockedPackage], manifests: FileManifests) -> Layout:
     """Decide what a prefix should hold.
 
     Args:
-        locked: What the lock says for its platform and categories.
-        manifests: Where is kept what each of these packages holds.
+        locked: what the lock says for its platform and categories.
+        manifests: where is kept what each of these packages holds.
     """
     brought = _brought(locked, manifests)
     lost = _resolve(brought, {package: each.paths for package, each in brought.items()})
@@ -73,9 +71,9 @@ def losses(locked: Sequence[LockedPackage], manifests: FileManifests, proven: Ma
     """What every package loses, wheels included of which only the file is there.
 
     Args:
-        locked: What the lock says for its platform and categories.
-        manifests: Where is kept what each conda package holds, and some of the wheels.
-        proven: The files of the other wheels, by canonical URL.
+        locked: what the lock says for its platform and categories.
+        manifests: where is kept what each conda package holds, and some of the wheels.
+        proven: the files of the other wheels, by canonical URL.
     """
     place = site_packages(locked, manifests)
     known = [each for each in locked if manifests.is_known(require_sha256(each))]

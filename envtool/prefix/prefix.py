@@ -42,10 +42,7 @@ class Installed:
     """One package as the receipt notes it.
 
     Args:
-        manager: `conda` or `pip`.
-        name: The package.
-        version: Its version.
-        sha256: The hash of the archive or wheel that it came from.
+        sha256: the hash of the archive or wheel that it came from.
     """
 
     manager: str
@@ -59,11 +56,11 @@ class Receipt:
     """What envtool put into a prefix.
 
     Args:
-        platform: The platform of the lock that was installed.
-        categories: The categories of the lock that were installed.
-        packages: Every package, in the order of the lock.
-        env_digest: The env digest as it was when the prefix was whole.
-        generated: Files of which no archive or wheel has the bytes (byte-code, scripts), path to sha256.
+        platform: the platform of the lock that was installed.
+        categories: the categories of the lock that were installed.
+        packages: every package, in the order of the lock.
+        env_digest: the env digest as it was when the prefix was whole.
+        generated: files of which no archive or wheel has the bytes (byte-code, scripts), path to sha256.
     """
 
     platform: str
@@ -77,7 +74,7 @@ class Prefix:
     """The directory of one environment.
 
     Args:
-        path: Where it is; made absolute, links resolved, since the path is written into its files.
+        path: where it is; made absolute, links resolved, since the path is written into its files.
     """
 
     def __init__(self, path: Path) -> None:
@@ -124,7 +121,7 @@ class Prefix:
         """Hold the prefix alone; a second process waits and says so.
 
         Raises:
-            PrefixError: The directory holds something that is not ours, or cannot be written.
+            PrefixError: the directory holds something that is not ours, or cannot be written.
         """
         self.refuse_foreign()
         self._refuse_unusable()
@@ -164,7 +161,7 @@ class Prefix:
         """The receipt of a whole prefix.
 
         Raises:
-            PrefixError: It is not there, not ours or not whole.
+            PrefixError: it is not there, not ours or not whole.
         """
         state = self.state()
         if state is State.WHOLE:
@@ -193,7 +190,7 @@ class Prefix:
         """Read the receipt.
 
         Raises:
-            PrefixError: It is damaged.
+            PrefixError: it is damaged.
         """
         try:
             data: dict[str, Any] = json.loads(self._receipt.read_bytes())
@@ -220,11 +217,10 @@ def find_prefix(name: str | None, path: Path | None) -> Prefix:
     """The prefix that the options -n and -p mean.
 
     Args:
-        name: A name: looked for under `~/.envtool/envs` and in an existing Miniconda's `envs`, made in the first.
-        path: A path, which wins.
+        name: a name: looked for under `~/.envtool/envs` and in an existing Miniconda's `envs`, made in the first.
 
     Raises:
-        MissingFileError: Neither is given.
+        MissingFileError: neither is given.
     """
     if path is not None:
         return Prefix(path)

@@ -23,12 +23,9 @@ class LinkRequest:
     """An archive to be linked into a prefix.
 
     Args:
-        name: The package.
-        url: Its canonical URL, which conda-meta shall name.
-        sha256: Its proven hash.
-        archive: The proven file.
-        unpacked: The directory that it was unpacked into, in the one that `link` is given.
-        md5: Another hash of it, which conda shows; None where the lock has none.
+        url: its canonical URL, which conda-meta shall name.
+        unpacked: the directory that it was unpacked into, in the one that `link` is given.
+        md5: another hash of it, which conda shows; None where the lock has none.
     """
 
     name: str
@@ -43,14 +40,12 @@ def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, pla
     """Link archives into a prefix, anew where the package is there already, and unlink what is extra.
 
     Args:
-        requests: The packages to link.
-        kept: The names of packages that are in the prefix and stay as they are.
-        prefix: The prefix; its conda-meta tells what is there now.
-        platform: The platform of the prefix.
-        cache_dir: A directory on the file system of the prefix, which holds the unpacked archives and nothing else.
+        kept: the names of packages that are in the prefix and stay as they are.
+        prefix: the prefix; its conda-meta tells what is there now.
+        cache_dir: a directory on the file system of the prefix, which holds the unpacked archives and nothing else.
 
     Raises:
-        EnvtoolError: An archive cannot be linked.
+        EnvtoolError: an archive cannot be linked.
     """
     import asyncio
 

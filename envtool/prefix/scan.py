@@ -33,12 +33,10 @@ class Entry:
     """One file or link of a prefix.
 
     Args:
-        path: Relative to the prefix, with `/`.
-        kind: `file` or `link`.
-        is_executable: Whether its owner may execute it; False for links.
-        sha256: Hash of the normalized content, or of the target of a link.
-        size_bytes: Size on disk.
-        names_prefix: Whether the content on disk names the prefix.
+        path: relative to the prefix, with `/`.
+        is_executable: whether its owner may execute it; False for links.
+        sha256: hash of the normalized content, or of the target of a link.
+        names_prefix: whether the content on disk names the prefix.
     """
 
     path: str
@@ -54,9 +52,7 @@ class Written:
     """A file as it was written.
 
     Args:
-        sha256: Hash of its content, normalized.
-        size_bytes: Its size.
-        mtime_ns: Its time of modification; whoever writes to the file sets another one.
+        mtime_ns: its time of modification; whoever writes to the file sets another one.
     """
 
     sha256: str
@@ -69,8 +65,8 @@ class Known:
     """Files that this process just wrote, none of which names the prefix.
 
     Args:
-        placed: Those that have their place, by path.
-        written: Those that were given their place by another program, by device and inode: the file itself, under
+        placed: those that have their place, by path.
+        written: those that were given their place by another program, by device and inode: the file itself, under
             whatever name, and no copy of it.
     """
 
@@ -95,9 +91,8 @@ def scan(prefix: Path, placeholders: Mapping[str, Placeholder], known: Known | N
     """Read every file of a prefix but those in conda-meta, on all cores.
 
     Args:
-        prefix: The prefix.
-        placeholders: The declared placeholder of each path that has one.
-        known: Files that need not be read.
+        placeholders: the declared placeholder of each path that has one.
+        known: files that need not be read.
 
     Returns:
         Path to entry, sorted by path.
@@ -142,8 +137,7 @@ def walk(root: str, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
     """Every file and link of a prefix but those in conda-meta, and what the kernel says of it.
 
     Args:
-        root: The prefix.
-        below: Where to begin, relative to it.
+        below: where to begin, relative to it.
     """
     with os.scandir(os.path.join(root, below)) as entries:  # noqa: PTH118 - a Path for each of 30,000 files is slow
         for entry in entries:

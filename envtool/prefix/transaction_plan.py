@@ -15,11 +15,10 @@ class Plan:
     """What has to change in a prefix.
 
     Args:
-        install: Packages of the lock that are not there, are there in another version or build, or are damaged.
-        remove: Packages that are there and not in the lock, or in another version or build.
-        delete: Files that no package brings, relative to the prefix.
-        recompiles: Whether byte-code is made anew although no package changes.
-        starts_over: Whether everything is made anew.
+        install: packages of the lock that are not there, are there in another version or build, or are damaged.
+        remove: packages that are there and not in the lock, or in another version or build.
+        delete: files that no package brings, relative to the prefix.
+        recompiles: whether byte-code is made anew although no package changes.
     """
 
     install: tuple[LockedPackage, ...]
@@ -47,10 +46,10 @@ class RepairPlan:
     """What a verification found to be wrong with a prefix.
 
     Args:
-        packages: Manager and name of the packages whose files are missing or altered.
-        extra: Files that no package brings, relative to the prefix.
-        is_byte_code: Whether byte-code is missing or altered.
-        is_generated: Whether another generated file is (a script, an installer's note): which package it came with is
+        packages: manager and name of the packages whose files are missing or altered.
+        extra: files that no package brings, relative to the prefix.
+        is_byte_code: whether byte-code is missing or altered.
+        is_generated: whether another generated file is (a script, an installer's note): which package it came with is
             not known, and what it has to be stands in no archive.
     """
 
@@ -64,9 +63,8 @@ def plan(wanted: Sequence[LockedPackage], receipt: Receipt | None, damage: Repai
     """Decide what has to change.
 
     Args:
-        wanted: The packages of the lock.
-        receipt: What is there now, None when nothing is or the prefix is not whole.
-        damage: What is wrong with what is there, when it was verified.
+        receipt: what is there now, None when nothing is or the prefix is not whole.
+        damage: what is wrong with what is there, when it was verified.
     """
     if receipt is None:
         return Plan(tuple(wanted), starts_over=True)
@@ -89,12 +87,7 @@ def installed(package: LockedPackage) -> Installed:
 
 
 def as_conda_left_it(receipt: Receipt, records: Sequence[CondaPackage]) -> Receipt:
-    """A receipt with the conda packages that are there now: conda may have been at work since it was written.
-
-    Args:
-        receipt: The receipt.
-        records: What conda-meta says.
-    """
+    """A receipt with the conda packages that are there now: conda may have been at work since it was written."""
     noted = {each.sha256: each for each in receipt.packages if each.manager == "conda"}
     conda = [noted.get(each.sha256) or Installed("conda", each.name, each.version, each.sha256) for each in records]
     return replace(receipt, packages=(*conda, *(each for each in receipt.packages if each.manager != "conda")))

@@ -29,19 +29,17 @@ def fetch_packages(
     """Bring the archives and wheels of a lock into the cache.
 
     Args:
-        packages: Packages of the lock; those whose URL is a git repository are built.
-        cache: Where they go.
-        display: Where progress is shown.
-        mirrors: Where else the canonical URLs' bytes may be; what this machine is set up for by default.
-        patience: The limits of a download; those of the environment variables by default.
-        is_offline: Whether only the cache may be used.
+        packages: packages of the lock; those whose URL is a git repository are built.
+        mirrors: where else the canonical URLs' bytes may be; what this machine is set up for by default.
+        patience: the limits of a download; those of the environment variables by default.
+        is_offline: whether only the cache may be used.
 
     Returns:
         The proven file of each canonical URL.
 
     Raises:
-        SolveError: The wheel of a locked commit cannot be built here.
-        LockfileError, NetworkError, HashMismatchError, CacheError: As `envtool.artifacts.download.fetch_packages`.
+        SolveError: the wheel of a locked commit cannot be built here.
+        LockfileError, NetworkError, HashMismatchError, CacheError: as `envtool.artifacts.download.fetch_packages`.
     """
     from_git = [each for each in packages if git_url.is_repository(each.url)]
     others = [each for each in packages if each not in from_git]

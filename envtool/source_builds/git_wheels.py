@@ -46,8 +46,7 @@ class BuiltWheel:
     """A wheel and how it was made.
 
     Args:
-        wheel: As it stands in the lock.
-        path: Its file.
+        wheel: as it stands in the lock.
     """
 
     wheel: Wheel
@@ -58,10 +57,9 @@ class GitWheels:
     """The wheels of one environment's requirements that name repositories; each is built once for all platforms.
 
     Args:
-        spec: Says which package indexes have the build tools.
-        mirrors: Where their bytes may come from.
-        policy: How old a commit and a tool have to be.
-        display: Where progress is shown.
+        spec: says which package indexes have the build tools.
+        mirrors: where their bytes may come from.
+        policy: how old a commit and a tool have to be.
     """
 
     def __init__(
@@ -79,11 +77,11 @@ class GitWheels:
 
         Args:
             requirement: `NAME @ git+URL`, with or without a revision.
-            kept: Wheels of an old lock; one of the same name stays, whatever its branch has moved on to.
+            kept: wheels of an old lock; one of the same name stays, whatever its branch has moved on to.
 
         Raises:
-            SolveError: The wheel cannot be built, or not twice to the same bytes.
-            NetworkError: The repository or a tool cannot be had.
+            SolveError: the wheel cannot be built, or not twice to the same bytes.
+            NetworkError: the repository or a tool cannot be had.
         """
         name = name_of(requirement.text)
         old = next((each for each in kept if each.name == name and each.built), None)
@@ -169,11 +167,11 @@ def rebuild(
     """The wheel of a locked commit: from the cache, or built again and proven to be the very one that was locked.
 
     Raises:
-        LockfileError: The lock does not say how it was built.
-        HashMismatchError: The files of the commit or the wheel are not the locked ones.
-        NetworkError: The repository or a tool cannot be had.
-        SolveError: It cannot be built on this machine.
-        CacheError: It is not in the cache, and nothing may be asked.
+        LockfileError: the lock does not say how it was built.
+        HashMismatchError: the files of the commit or the wheel are not the locked ones.
+        NetworkError: the repository or a tool cannot be had.
+        SolveError: it cannot be built on this machine.
+        CacheError: it is not in the cache, and nothing may be asked.
     """
     wanted = Wanted(package.file_name, require_sha256(package), ())
     found = cache.find(wanted)

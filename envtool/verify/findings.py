@@ -13,11 +13,9 @@ class Finding:
     """One thing in which a prefix differs from its lock.
 
     Args:
-        kind: `extra`, `missing` or `mismatched`.
-        what: A path relative to the prefix, or a package.
-        detail: What was expected and found, for people.
-        package: Manager and name of the package that brings it; None for what no package brings.
-        is_file: Whether `what` is a path.
+        what: a path relative to the prefix, or a package.
+        detail: what was expected and found, for people.
+        package: manager and name of the package that brings it; None for what no package brings.
     """
 
     kind: str

@@ -30,9 +30,8 @@ class Inventory:
     """What a prefix should hold and what it holds.
 
     Args:
-        declared: What the lock's archives and wheels bring, by path.
-        entries: What is there, by path.
-        layout: How the paths that several of them bring were settled.
+        declared: what the lock's archives and wheels bring, by path.
+        layout: how the paths that several of them bring were settled.
     """
 
     declared: Mapping[str, Declared]
@@ -67,10 +66,8 @@ class VerifyReport:
     """The answer of a verification.
 
     Args:
-        findings: What differs, sorted; none when the prefix is the lock's.
-        env_digest: The env digest of the prefix as it is now.
-        file_count: How many files were read.
-        size_bytes: How much they hold.
+        findings: what differs, sorted; none when the prefix is the lock's.
+        env_digest: the env digest of the prefix as it is now.
     """
 
     findings: tuple[Finding, ...]
@@ -88,14 +85,13 @@ def verify(prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, displa
     """Compare a prefix with the packages of a lock.
 
     Args:
-        prefix: The prefix; it must be whole.
-        locked: What the lock says for its platform and categories.
-        cache: Where archives and wheels are, should one have to be read.
-        display: Where progress is shown.
+        prefix: the prefix; it must be whole.
+        locked: what the lock says for its platform and categories.
+        cache: where archives and wheels are, should one have to be read.
 
     Raises:
-        PrefixError: It is not there, not ours or not whole.
-        NetworkError, HashMismatchError: An archive that is not in the cache could not be had or proven.
+        PrefixError: it is not there, not ours or not whole.
+        NetworkError, HashMismatchError: an archive that is not in the cache could not be had or proven.
     """
     receipt = prefix.require_whole()
     inventory = take_inventory(prefix, locked, cache, display)
@@ -117,15 +113,13 @@ def take_inventory(
     """Read every file of a prefix, and list what its lock says should be there.
 
     Args:
-        prefix: The prefix.
-        locked: What the lock says for its platform and categories.
-        cache: Where archives and wheels are, should one have to be read.
-        display: Where progress is shown.
-        known: Files that were just written and need not be read.
-        proven: Archives and wheels that were just proven and need not be hashed again, by canonical URL.
+        locked: what the lock says for its platform and categories.
+        cache: where archives and wheels are, should one have to be read.
+        known: files that were just written and need not be read.
+        proven: archives and wheels that were just proven and need not be hashed again, by canonical URL.
 
     Raises:
-        NetworkError, HashMismatchError: An archive that is not in the cache could not be had or proven.
+        NetworkError, HashMismatchError: an archive that is not in the cache could not be had or proven.
     """
     manifests = FileManifests(cache.root)
     keep_manifests(manifests, locked, cache, display, proven or {})
@@ -147,14 +141,11 @@ def keep_manifests(
     """Read the archives and wheels that have no manifest yet.
 
     Args:
-        manifests: Where manifests are kept.
-        locked: What is to have one.
-        cache: Where archives and wheels are, should one have to be read.
-        display: Where progress is shown.
-        proven: Archives and wheels that were just proven and need not be hashed again, by canonical URL.
+        cache: where archives and wheels are, should one have to be read.
+        proven: archives and wheels that were just proven and need not be hashed again, by canonical URL.
 
     Raises:
-        NetworkError, HashMismatchError: An archive that is not in the cache could not be had or proven.
+        NetworkError, HashMismatchError: an archive that is not in the cache could not be had or proven.
     """
     unknown = [each for each in locked if not manifests.is_known(require_sha256(each))]
     if unknown:

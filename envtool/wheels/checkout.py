@@ -25,14 +25,6 @@ _NOT_SOURCES = ("__pycache__", "*.pyc", ".*_cache")
 def download(name: str, version: str, sha256: str, cache: Cache, scratch: Path, progress: Progress) -> Path:
     """A pure-Python wheel by its hash, from the cache or from the index that pip is configured for.
 
-    Args:
-        name: The project.
-        version: Its version.
-        sha256: The content of its wheel.
-        cache: Where it is kept.
-        scratch: An empty directory.
-        progress: Told of its bytes.
-
     Returns:
         The wheel in the cache.
 
@@ -55,16 +47,11 @@ def download(name: str, version: str, sha256: str, cache: Cache, scratch: Path, 
 def snapshot(root: Path, inputs: Sequence[str], target: Path) -> str:
     """Copy what a wheel is made of, and hash the copy.
 
-    Args:
-        root: The checkout.
-        inputs: Files and directories of it.
-        target: An empty directory.
-
     Returns:
         A sha256 over paths, modes and contents.
 
     Raises:
-        MissingFileError: An input is not there.
+        MissingFileError: an input is not there.
     """
     missing = [name for name in inputs if not (root / name).exists()]
     if missing:
@@ -82,15 +69,11 @@ def snapshot(root: Path, inputs: Sequence[str], target: Path) -> str:
 def build(snapshot_dir: Path, scratch: Path) -> Path:
     """Make the wheel of a copied checkout.
 
-    Args:
-        snapshot_dir: The copy.
-        scratch: An empty directory.
-
     Returns:
         The wheel.
 
     Raises:
-        ProcessError: The build backend could not be had, or failed.
+        ProcessError: the build backend could not be had, or failed.
     """
     # The wheel's own times do not reach the package, but a build that reads the clock has no business here.
     env = {"SOURCE_DATE_EPOCH": "315619200", "PYTHONHASHSEED": "0"}

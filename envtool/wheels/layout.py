@@ -27,10 +27,8 @@ class Layout:
     """The places of a package.
 
     Args:
-        site: The directory of importable files.
-        scripts: The directory of scripts.
-        headers: The directory of C headers, None where there is no place for them.
-        installed_site: Where `site` is once it is installed, as far as RECORD has to know.
+        headers: the directory of C headers, None where there is no place for them.
+        installed_site: where `site` is once it is installed, as far as RECORD has to know.
     """
 
     site: str
@@ -44,13 +42,10 @@ class Layout:
         """The files of a wheel at their places, sorted by path.
 
         Args:
-            members: The files of the wheel.
-            dist_info: Its .dist-info directory.
-            generated: Installed scripts that are no files of the wheel.
-            owner: The wheel, for errors.
+            generated: installed scripts that are no files of the wheel.
 
         Raises:
-            ArchiveError: It has files of a kind that has no place.
+            ArchiveError: it has files of a kind that has no place.
         """
         files = {entry.path: entry for entry in self._placed(members, dist_info, owner)}
         installer, record = (f"{self.site}/{dist_info}/{name}" for name in ("INSTALLER", "RECORD"))
@@ -109,8 +104,8 @@ def for_python(python: str, name: str) -> Layout:
     """The layout of a package for one Python.
 
     Args:
-        python: Its minor version, such as `3.11`.
-        name: The distribution, which has a directory of headers of its own.
+        python: its minor version, such as `3.11`.
+        name: the distribution, which has a directory of headers of its own.
     """
     site = f"lib/python{python}/site-packages"
     return Layout(site, "bin", f"include/python{python}/{name}", site)

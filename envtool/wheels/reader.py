@@ -23,7 +23,7 @@ def read_members(path: Path) -> Iterator[tuple[str, Entry]]:
     """The files of a wheel by path.
 
     Raises:
-        ArchiveError: It is damaged, or has an unsafe path.
+        ArchiveError: it is damaged, or has an unsafe path.
     """
     try:
         with zipfile.ZipFile(path) as wheel:
@@ -39,7 +39,7 @@ def dist_info_of(members: Mapping[str, Entry], owner: str) -> str:
     """The .dist-info directory of a wheel.
 
     Raises:
-        ArchiveError: It has none, or several.
+        ArchiveError: it has none, or several.
     """
     found = {name.partition("/")[0] for name in members if re.match(r"[^/]+\.dist-info/", name)}
     if len(found) != 1:
@@ -51,7 +51,7 @@ def headers(members: Mapping[str, Entry], name: str, owner: str) -> Message:
     """The headers of a file of a wheel, such as METADATA.
 
     Raises:
-        ArchiveError: It is not there.
+        ArchiveError: it is not there.
     """
     if name not in members:
         raise ArchiveError(f"{owner} has no {name}")
@@ -67,7 +67,7 @@ def check_record(members: Mapping[str, Entry], dist_info: str, owner: str) -> No
     """Compare the files of a wheel with its RECORD.
 
     Raises:
-        ArchiveError: They differ; every difference is named.
+        ArchiveError: they differ; every difference is named.
     """
     rows = csv.reader(io.StringIO(_text(members, f"{dist_info}/RECORD", owner)))
     listed = {row[0]: row[1] for row in rows if len(row) == 3}

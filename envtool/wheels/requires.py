@@ -26,8 +26,7 @@ class Target:
     """What a package is made for.
 
     Args:
-        subdir: A conda subdir, or `noarch`.
-        python: A minor version, such as `3.11`; None where any will do.
+        python: a minor version, such as `3.11`; None where any will do.
     """
 
     subdir: str
@@ -38,16 +37,14 @@ def match_specs(requires: Sequence[str], target: Target, names: Mapping[str, str
     """The match specs that stand for requirements.
 
     Args:
-        requires: The lines of Requires-Dist.
-        target: What the package is made for.
-        names: Names that are other ones on conda, such as `torch` to `pytorch`.
-        owner: The wheel, for errors.
+        target: what the package is made for.
+        names: names that are other ones on conda, such as `torch` to `pytorch`.
 
     Returns:
         Sorted match specs, without those that the target does not need.
 
     Raises:
-        ArchiveError: A line cannot be said in conda's words.
+        ArchiveError: a line cannot be said in conda's words.
     """
     found = set()
     for line in requires:

@@ -27,9 +27,9 @@ class Fit:
     """What a wheel fits.
 
     Args:
-        subdir: The conda subdir; `noarch` for a wheel of Python only.
-        python: The one minor version that its package is for, such as `3.11`; None for noarch.
-        depends: What it needs of Python and of the machine, as match specs.
+        subdir: the conda subdir; `noarch` for a wheel of Python only.
+        python: the one minor version that its package is for, such as `3.11`; None for noarch.
+        depends: what it needs of Python and of the machine, as match specs.
     """
 
     subdir: str
@@ -41,12 +41,11 @@ def fit(file_name: str, python: str | None, platform: str | None) -> Fit:
     """What a wheel fits.
 
     Args:
-        file_name: Its name.
-        python: The minor version that is wanted, for wheels that run on several.
-        platform: The subdir that is wanted, for wheels that run on several.
+        python: the minor version that is wanted, for wheels that run on several.
+        platform: the subdir that is wanted, for wheels that run on several.
 
     Raises:
-        ArchiveError: The name is no wheel's, or the wheel does not run on what is wanted.
+        ArchiveError: the name is no wheel's, or the wheel does not run on what is wanted.
     """
     match = _NAME.fullmatch(file_name)
     if not match:

@@ -38,10 +38,10 @@ class ConversionOptions:
     """What a package is wanted for.
 
     Args:
-        python: A minor version such as `3.11`, for wheels that run on several.
-        platform: A subdir, for wheels that run on several.
-        names: Names of distributions that are other ones on conda.
-        build_number: Decides between builds of one version: the higher wins.
+        python: a minor version such as `3.11`, for wheels that run on several.
+        platform: a subdir, for wheels that run on several.
+        names: names of distributions that are other ones on conda.
+        build_number: decides between builds of one version: the higher wins.
     """
 
     python: str | None = None
@@ -54,11 +54,10 @@ def convert(path: Path, wish: ConversionOptions) -> Package:
     """Make a package of a wheel.
 
     Args:
-        path: The wheel.
-        wish: What the package is wanted for.
+        wish: what the package is wanted for.
 
     Raises:
-        ArchiveError: The wheel is damaged, contradicts its RECORD, does not fit the wish, or needs what conda has no
+        ArchiveError: the wheel is damaged, contradicts its RECORD, does not fit the wish, or needs what conda has no
             words for.
     """
     members = dict(reader.read_members(path))
