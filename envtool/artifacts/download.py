@@ -11,7 +11,7 @@ from envtool.errors import Issue, LockfileError, NetworkError
 from envtool.fetch import url_credentials
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.lockfile import git_url
-from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.lockfile.model import LockedPackage
 from envtool.mirrors.mirrors import Mirrors
 
 if TYPE_CHECKING:

@@ -21,7 +21,6 @@ from typing import Any
 
 from envtool.artifacts import stated_paths
 from envtool.artifacts.conda_archive import STATED, Member, parse_info, read_info, read_payload
-from envtool.artifacts.noarch_paths import place_of
 from envtool.artifacts.relocation import Placeholder
 from envtool.artifacts.wheel_paths import place_in_prefix, scripts_of
 from envtool.atomic_files import write_atomically
@@ -136,7 +135,7 @@ def _brought(manifest: Path, package: tuple[str, str], site_packages: str) -> Br
     def place(path: str) -> str:
         if package[0] == "pip":
             return place_in_prefix(path, site_packages)
-        return place_of(path, site_packages) if is_python else path
+        return stated_paths.place_of(path, site_packages) if is_python else path
 
     return Brought(
         {place(path): _declared(package, file) for path, file in content["files"].items()},

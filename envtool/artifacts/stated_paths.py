@@ -126,3 +126,10 @@ def site_packages(archive: Path, index: Mapping[str, Any]) -> str:
         version = re.match(r"\d+(\.\d+)?", str(index.get("version")))
         path = f"lib/python{version.group() if version else '3'}/site-packages"
     return require_plain(path, str(archive), "python_site_packages_path of info/index.json")
+
+
+def place_of(path: str, site_packages: str) -> str:
+    """Where a file of a noarch Python package is put, relative to the prefix (CEP 20)."""
+    if path.startswith("site-packages/"):
+        return f"{site_packages}/{path[len('site-packages/') :]}"
+    return f"bin/{path[len('python-scripts/') :]}" if path.startswith("python-scripts/") else path

@@ -13,7 +13,7 @@ from envtool.artifacts.dist_info import distributions_in
 from envtool.artifacts.download import require_sha256
 from envtool.errors import Issue, LockfileError
 from envtool.fetch.archive_cache import Cache, Wanted
-from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.lockfile.model import LockedPackage
 from envtool.pypi.distribution_names import normalize
 
 _HINT = (

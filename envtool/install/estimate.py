@@ -13,8 +13,8 @@ from envtool.artifacts.download import require_sha256
 from envtool.errors import ArchiveError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.install.disk_space import UNPACKED_FACTOR, unpacked_bytes, with_overhead
-from envtool.lockfile.conda_lock_v1 import LockedPackage
-from envtool.package_cache.lookup import find_placings
+from envtool.lockfile.model import LockedPackage
+from envtool.package_cache.lookup import find_placements
 from envtool.package_cache.store import PackageCache
 from envtool.prefix.transaction_plan import Plan
 
@@ -48,8 +48,8 @@ def forecast(
         cache: where archives, wheels and unpacked packages are kept.
         sizes: the sizes in bytes of archives and wheels, by URL, as far as they are known.
     """
-    placings = find_placings(wanted, PackageCache(cache)) if plan.starts_over else []
-    known = {each.package.url: each.image.size_bytes for each in placings}
+    placements = find_placements(wanted, PackageCache(cache)) if plan.starts_over else []
+    known = {each.package.url: each.image.size_bytes for each in placements}
     for each in plan.install:
         path = cache.path(Wanted(each.file_name, require_sha256(each), ()))
         with suppress(OSError, ArchiveError, zipfile.BadZipFile):  # one that is damaged will be fetched anew

@@ -11,7 +11,7 @@ from envtool.console import ProgressDisplay
 from envtool.fetch.archive_cache import Cache
 from envtool.install.create import create
 from envtool.install.request import Request
-from envtool.lockfile.conda_lock_v1 import Lockfile
+from envtool.lockfile.model import Lockfile
 from envtool.prefix.prefix import Prefix
 from envtool.prefix.scan import Entry
 from envtool.verify.findings import Finding

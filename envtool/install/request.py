@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from envtool.errors import PrefixError
-from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
+from envtool.lockfile.model import LockedPackage, Lockfile
 from envtool.prefix.installed_packages import record_names
 from envtool.prefix.prefix import Prefix, Receipt, State
 from envtool.prefix.transaction_plan import plan
@@ -44,6 +45,10 @@ class Request:
         Raises:
             PrefixError: the lock has nothing for the platform or a category.
         """
+        return self._packages
+
+    @cached_property
+    def _packages(self) -> tuple[LockedPackage, ...]:
         if self.platform not in self.lockfile.platforms:
             raise PrefixError(
                 f"the lock has nothing for {self.platform}; it has {', '.join(self.lockfile.platforms)}",

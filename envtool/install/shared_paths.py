@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from envtool.artifacts.download import require_sha256
-from envtool.artifacts.file_manifest import Brought, FileManifests
-from envtool.artifacts.noarch_paths import place_of
+from envtool.artifacts.file_manifest import Brought
+from envtool.artifacts.stated_paths import place_of
 from envtool.artifacts.wheel_paths import Checksum, checksums_of, place_in_prefix
-from envtool.install.untracked_files import wheel_files
-from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.install.transaction import Transaction
+from envtool.lockfile.model import LockedPackage
+from envtool.package_cache.materialize import Placement
 from envtool.prefix import clobber
 from envtool.prefix.clobber import Lost, Package
-from envtool.prefix.installed_packages import conda_packages
+from envtool.prefix.installed_packages import conda_packages, wheel_files
 from envtool.prefix.layout import losses, site_packages
-from envtool.prefix.prefix import Prefix
-from envtool.prefix.transaction_plan import Plan
 
 
 class SharedPathsError(Exception):
@@ -39,71 +37,52 @@ class SharedPathsError(Exception):
         self.packages = packages
 
 
-def left_behind(prefix: Prefix, plan: Plan) -> set[str]:
-    """The paths of the packages that a plan takes out of a prefix, by the prefix's own notes."""
-    gone = {each.name for each in plan.removes("conda")}
-    left = {path for package in conda_packages(prefix.path) if package.name in gone for path in package.files}
-    left.update(wheel_files(prefix, [each.name for each in plan.removes("pip")]))
-    return left
-
-
-class Sharing:
+class SharedPaths:
     """The shared paths of a prefix that is being made.
 
     Args:
-        wanted: every package that the prefix shall have.
-        placed: the packages that lie there already, out of the cache.
-        manifests: where is kept what archives and wheels hold; of each that stays or is placed, it is known.
-        proven: the files of the wheels that are to be installed, by canonical URL.
-        left: the paths of what leaves the prefix.
+        transaction: the change; what each package that stays or is placed brings, is known.
+        placements: the packages that are placed from the cache.
+        proven: the file of each other package that is to be installed, by canonical URL.
     """
 
-    def __init__(
-        self,
-        wanted: Sequence[LockedPackage],
-        plan: Plan,
-        placed: Sequence[LockedPackage],
-        manifests: FileManifests,
-        proven: Mapping[str, Path],
-        left: AbstractSet[str],
-    ) -> None:
-        self.wanted = wanted
-        self.manifests = manifests
-        self._plan = plan
-        self._placed = {(each.manager, each.name) for each in placed}
-        self._proven = proven
-        self._left = left
+    def __init__(self, transaction: Transaction, placements: Sequence[Placement], proven: Mapping[str, Path]) -> None:
+        self.transaction = transaction
+        self.proven = proven
+        self._placed = {(placement.package.manager, placement.package.name) for placement in placements}
+        self._left = set() if transaction.plan.starts_over else _left_behind(transaction)
         self._known_checksums: dict[Package, Mapping[str, Checksum]] = {}
 
     @cached_property
     def _site_packages(self) -> str:
-        return site_packages(self.wanted, self.manifests)
+        return site_packages(self.transaction.wanted, self.transaction.manifests)
 
     @cached_property
     def _losses(self) -> Lost:
-        return losses(self.wanted, self.manifests, self._proven)
+        # Asked for once the archives are unpacked, so that what they bring is known.
+        return losses(self.transaction.wanted, self.transaction.manifests, self.proven)
 
     def _brought(self, package: LockedPackage) -> Brought:
         key = package.manager, package.name
-        return self.manifests.brought(require_sha256(package), key, self._site_packages)
+        return self.transaction.manifests.brought(require_sha256(package), key, self._site_packages)
 
     def require_settled(self) -> None:
-        """Whether the plan makes every package that has a shared path, once the archives are unpacked.
+        """Check that the plan makes every package that has a shared path, once the archives are unpacked.
 
         Raises:
             SharedPathsError: it does not.
         """
+        plan = self.transaction.plan
         sharing = {package for (loser, _), winner in self._losses.items() for package in (loser, winner)}
         if not sharing.isdisjoint(self._placed):
             raise SharedPathsError(sharing)
-        if self._plan.starts_over:
+        if plan.starts_over:
             return
-        changed = {(each.manager, each.name) for each in self._plan.install}
-        changed.update((each.manager, each.name) for each in self._plan.remove)
-        stays = (each for each in self.wanted if self._left and (each.manager, each.name) not in changed)
-        if not sharing.isdisjoint(changed) or any(
-            not self._left.isdisjoint(self._brought(each).paths) for each in stays
-        ):
+        changed = {(package.manager, package.name) for package in plan.install}
+        changed |= {(package.manager, package.name) for package in plan.remove}
+        stays = (package for package in self.transaction.wanted if (package.manager, package.name) not in changed)
+        covered = self._left and any(not self._left.isdisjoint(self._brought(package).paths) for package in stays)
+        if covered or not sharing.isdisjoint(changed):
             raise SharedPathsError(sharing)
 
     def yield_paths(self, package: LockedPackage, unpacked: Path) -> None:
@@ -128,7 +107,7 @@ class Sharing:
             link = json.loads((unpacked / "info" / "link.json").read_bytes())
             points = link["noarch"]["entry_points"]
             link["noarch"]["entry_points"] = [
-                each for each in points if f"bin/{each.partition('=')[0].strip()}" not in lost
+                point for point in points if f"bin/{point.partition('=')[0].strip()}" not in lost
             ]
             (unpacked / "info" / "link.json").write_text(json.dumps(link))
 
@@ -148,27 +127,29 @@ class Sharing:
             (unpacked / entry["_path"]).rename(unpacked / place)
             yield {**entry, "_path": place}
 
-    def make_directories(self, prefix: Path, packages: Sequence[LockedPackage]) -> None:
+    def make_directories(self, packages: Sequence[LockedPackage]) -> None:
         """Make the directories that conda packages state besides their files, where no file or link is in the way."""
-        for each in packages:
-            for path in self._brought(each).directories:
+        prefix = self.transaction.prefix.path
+        for package in packages:
+            for path in self._brought(package).directories:
                 if not any(_is_in_the_way(prefix / above) for above in (path, *clobber.parents(path))):
                     (prefix / path).mkdir(parents=True, exist_ok=True)
 
     def layers(self, wheels: Sequence[LockedPackage]) -> list[list[LockedPackage]]:
         """Wheels in groups to be installed one after the other, so that what loses a path is there before it is won."""
-        order = {("pip", each.name): place for place, each in enumerate(self.wanted)}
+        names = {wheel.name for wheel in wheels}
         after: dict[Package, set[Package]] = {}
         for (loser, path), winner in self._losses.items():
             if loser not in after.get(winner, ()) and self._differs(path, loser, winner):
                 after.setdefault(winner, set()).add(loser)
         depth: dict[Package, int] = {}
         groups: list[list[LockedPackage]] = []
-        for each in sorted(wheels, key=lambda each: order["pip", each.name]):
-            key = "pip", each.name
-            depth[key] = max((depth[loser] + 1 for loser in after.get(key, ()) if loser in depth), default=0)
-            groups += [[]] * (depth[key] + 1 - len(groups))
-            groups[depth[key]] = [*groups[depth[key]], each]
+        for wheel in self.transaction.wanted:
+            if wheel.manager == "pip" and wheel.name in names:
+                key = "pip", wheel.name
+                depth[key] = max((depth[loser] + 1 for loser in after.get(key, ()) if loser in depth), default=0)
+                groups += [[]] * (depth[key] + 1 - len(groups))
+                groups[depth[key]] = [*groups[depth[key]], wheel]
         return groups
 
     def _differs(self, path: str, loser: Package, winner: Package) -> bool:
@@ -178,8 +159,8 @@ class Sharing:
     def _checksums(self, package: Package) -> Mapping[str, Checksum]:
         # Enough to tell what needs an order; that the right file is there in the end, its sha256 proves.
         if package not in self._known_checksums:
-            urls = (each.url for each in self.wanted if (each.manager, each.name) == package)
-            wheel = self._proven.get(next(urls, "")) if package[0] == "pip" else None
+            urls = (wanted.url for wanted in self.transaction.wanted if (wanted.manager, wanted.name) == package)
+            wheel = self.proven.get(next(urls, "")) if package[0] == "pip" else None
             found = checksums_of(wheel) if wheel else {}
             self._known_checksums[package] = {
                 place_in_prefix(name, self._site_packages): checksum for name, checksum in found.items()
@@ -188,9 +169,18 @@ class Sharing:
 
     def lost_to(self, wheels: Sequence[LockedPackage]) -> list[str]:
         """What has to be out of the way before wheels are installed."""
-        names = {("pip", each.name) for each in wheels}
+        names = {("pip", wheel.name) for wheel in wheels}
         return [path for (_, path), winner in self._losses.items() if winner in names]
 
 
 def _is_in_the_way(path: Path) -> bool:
     return path.is_symlink() or (path.exists() and not path.is_dir())
+
+
+def _left_behind(transaction: Transaction) -> set[str]:
+    # By the prefix's own notes.
+    prefix, plan = transaction.prefix, transaction.plan
+    gone = {package.name for package in plan.removes("conda")}
+    left = {path for package in conda_packages(prefix.path) if package.name in gone for path in package.files}
+    left.update(wheel_files(prefix, [package.name for package in plan.removes("pip")]))
+    return left

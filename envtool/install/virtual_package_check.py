@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from envtool.errors import VirtualPackageError
-from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.lockfile.model import LockedPackage
 from envtool.prefix import rattler
 
 _THINGS = {"__cuda": "the CUDA driver", "__glibc": "the C library", "__linux": "the kernel", "__archspec": "the CPU"}

@@ -21,7 +21,7 @@ from typing import Any
 from envtool.artifacts.file_manifest import Declared
 from envtool.artifacts.relocation import PREFIX_TEXT, replace_text, restore, substitute
 from envtool.atomic_files import create, write_all
-from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.lockfile.model import LockedPackage
 from envtool.package_cache.entry import PACK, CacheEntry, StoredFile, depends_on_python
 from envtool.package_cache.materialize import fill_meta, fill_record
 from envtool.package_cache.reflink import clone

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from envtool.artifacts.relocation import Placeholder
-from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.lockfile.model import LockedPackage
 from envtool.prefix.bytecode import WORKER
 
 PACK = "pack"

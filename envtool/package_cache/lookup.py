@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from envtool import console
 from envtool.artifacts.download import require_sha256
-from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.lockfile.model import LockedPackage
 from envtool.package_cache.capture import Made, capture
 from envtool.package_cache.entry import image_key
 from envtool.package_cache.materialize import Placement
 from envtool.package_cache.store import SETTING, PackageCache
 
 
-def find_placings(wanted: Sequence[LockedPackage], store: PackageCache) -> list[Placement]:
+def find_placements(wanted: Sequence[LockedPackage], store: PackageCache) -> list[Placement]:
     """The packages that the store has an image of.
 
     Args:

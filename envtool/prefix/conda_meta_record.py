@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from envtool.artifacts.noarch_paths import place_of
+from envtool.artifacts.stated_paths import place_of
 from envtool.prefix.clobber import kept_at
 
 

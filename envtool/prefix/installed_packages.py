@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packaging.utils import canonicalize_name
+
 from envtool.errors import PrefixError
+from envtool.prefix.prefix import Prefix
 
 _PYTHON_ENTRY_POINT = "unix_python_entry_point"
 # What a conda that nobody configured calls them. Source: conda/models/channel.py, `Channel.canonical_name`.
@@ -54,6 +57,15 @@ def recorded_files(prefix: Path, record: str) -> Iterator[str]:
     site_packages = posixpath.dirname(posixpath.dirname(record))
     for line in (prefix / record).read_text(encoding="utf-8").splitlines():
         yield posixpath.normpath(posixpath.join(site_packages, line.rsplit(",", 2)[0].strip('"')))
+
+
+def wheel_files(prefix: Prefix, names: Sequence[str]) -> Iterator[str]:
+    """The files of distributions of a prefix, by the RECORD of their wheels."""
+    wanted = {canonicalize_name(name) for name in names}
+    site_packages = prefix.site_packages()
+    for record in (prefix.path / site_packages).glob("*.dist-info/RECORD"):
+        if canonicalize_name(record.parent.name.partition("-")[0]) in wanted:
+            yield from recorded_files(prefix.path, f"{site_packages}/{record.parent.name}/RECORD")
 
 
 def record_names(prefix: Path) -> set[str]:

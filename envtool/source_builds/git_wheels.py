@@ -21,8 +21,8 @@ from envtool.errors import CacheError, HashMismatchError, Issue, LockfileError, 
 from envtool.fetch.archive_cache import Cache, Wanted, sha256_of
 from envtool.fetch.downloader import Progress, fetch
 from envtool.lockfile.build_recipe import SourceBuild, Tool
-from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.lockfile.git_url import Repository, parse
+from envtool.lockfile.model import LockedPackage
 from envtool.lockfile.pylock import Wheel
 from envtool.mirrors.mirrors import Mirrors
 from envtool.pypi import resolve

@@ -13,7 +13,7 @@ from envtool.artifacts.download import require_sha256
 from envtool.artifacts.file_manifest import Declared, FileManifests
 from envtool.console import ProgressDisplay
 from envtool.fetch.archive_cache import Cache
-from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.lockfile.model import LockedPackage
 from envtool.prefix.bytecode import source_of
 from envtool.prefix.installed_packages import CondaPackage, conda_packages
 from envtool.prefix.layout import Layout
