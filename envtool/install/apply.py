@@ -16,7 +16,8 @@ from envtool.install.shared_paths import SharedPaths
 from envtool.install.transaction import Transaction
 from envtool.lockfile.model import LockedPackage
 from envtool.package_cache.materialize import Placement, place
-from envtool.prefix import bytecode, rattler
+from envtool.prefix.bytecode import compile_all, source_of
+from envtool.prefix.rattler import LinkRequest, link
 from envtool.prefix.scan import Entry, Inode, Known, Written
 
 
@@ -59,8 +60,8 @@ def apply(transaction: Transaction, placements: Sequence[Placement], proven: Map
         has_python = any((package.manager, package.name) == ("conda", "python") for package in transaction.wanted)
         if has_python and prefix.python.exists():
             with transaction.display.task("compile byte-code"):
-                kept = [path for path in placed if bytecode.source_of(path)]
-                bytecode.compile_all(prefix.path, prefix.python, kept)
+                kept = [path for path in placed if source_of(path)]
+                compile_all(prefix.path, prefix.python, kept)
     return Known(placed, written)
 
 
@@ -107,13 +108,11 @@ def _link(shared: SharedPaths, new: Sequence[LockedPackage]) -> dict[Inode, Writ
             found = unpacked[archive]
             transaction.manifests.keep_archive(sha256, archive, found.payload, found.info)
             written.update(found.written)
-            requests.append(
-                rattler.LinkRequest(package.name, package.url, sha256, archive, directories[archive], package.md5)
-            )
+            requests.append(LinkRequest(package.name, package.url, sha256, archive, directories[archive], package.md5))
         shared.require_settled()
         for package in new:
             shared.yield_paths(package, directories[proven[package.url]])
-        rattler.link(requests, kept, prefix.path, transaction.request.platform, scratch)
+        link(requests, kept, prefix.path, transaction.request.platform, scratch)
         shared.make_directories(new)
         return linked(scratch, written)
 
@@ -122,13 +121,13 @@ def _uninstall_wheels(transaction: Transaction) -> None:
     again = {package.name for package in transaction.plan.installs("pip")}
     gone = [package.name for package in transaction.plan.removes("pip") if package.name not in again]
     if gone:
-        from envtool.pypi import install
+        from envtool.pypi.install import uninstall
 
-        install.uninstall(gone, transaction.prefix.path)
+        uninstall(gone, transaction.prefix.path)
 
 
 def _install_wheels(shared: SharedPaths, wheels: Sequence[LockedPackage]) -> None:
-    from envtool.pypi import install  # many environments have none
+    from envtool.pypi.install import install  # many environments have none
 
     prefix = shared.transaction.prefix.path
     with shared.transaction.display.task(f"install {len(wheels)} wheels"):
@@ -139,7 +138,7 @@ def _install_wheels(shared: SharedPaths, wheels: Sequence[LockedPackage]) -> Non
                 by_name = {f"{wheel.name}=={wheel.version}": wheel for wheel in layer}
                 paths = {name: shared.proven[wheel.url] for name, wheel in by_name.items()}
                 hashes = {name: require_sha256(wheel) for name, wheel in by_name.items()}
-                install.install(paths, hashes, prefix, scratch)
+                install(paths, hashes, prefix, scratch)
 
 
 @contextmanager

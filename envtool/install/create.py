@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from envtool.artifacts import link_scripts
+from envtool.artifacts.link_scripts import link_scripts as scripts_of
+from envtool.artifacts.link_scripts import sentence
 from envtool.console import ProgressDisplay
 from envtool.fetch.archive_cache import Cache
-from envtool.install import attempt, record, virtual_package_check
+from envtool.install.attempt import make
+from envtool.install.record import complete
 from envtool.install.request import Request
 from envtool.install.transaction import decide
+from envtool.install.virtual_package_check import require
 from envtool.prefix.layout import Clobber
 from envtool.prefix.prefix import Prefix, Receipt
 from envtool.prefix.transaction_plan import Plan
@@ -47,7 +50,7 @@ class Outcome:
             lines.append(
                 f"{winner[1]} and {loser[1]} bring the same path: {paths[0]}{more}; that of {winner[1]} is used"
             )
-        return [*lines, *(link_scripts.sentence(name, paths) for name, paths in self.link_scripts.items())]
+        return [*lines, *(sentence(name, paths) for name, paths in self.link_scripts.items())]
 
 
 def create(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisplay) -> Outcome:
@@ -60,16 +63,16 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisp
         SignatureError: a channel has to be signed, and is not; the prefix was not touched.
         NetworkError, HashMismatchError: an archive could not be downloaded or proven; the prefix was not touched.
     """
-    virtual_package_check.require(request.packages())
+    require(request.packages())
     with prefix.locked():
         transaction = decide(request, prefix, cache, display)
         if transaction.receipt is not None and transaction.plan.is_empty:
             return Outcome(transaction.plan, transaction.receipt)
         if not request.is_vouched:
             require_signed(transaction.wanted, cache, display, is_offline=request.is_offline)
-        made = attempt.make(transaction)
-        receipt = record.complete(made)
-    scripts = link_scripts.link_scripts(made.inventory.declared)
+        made = make(transaction)
+        receipt = complete(made)
+    scripts = scripts_of(made.inventory.declared)
     return Outcome(made.transaction.plan, receipt, made.inventory.layout.clobbers, scripts)
 
 

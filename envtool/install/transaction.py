@@ -16,8 +16,8 @@ from envtool.prefix.bytecode import source_of
 from envtool.prefix.installed_packages import CondaPackage, conda_packages, wheel_files
 from envtool.prefix.prefix import Installed, Prefix, Receipt, State
 from envtool.prefix.scan import walk
-from envtool.prefix.transaction_plan import Plan, as_conda_left_it, plan
-from envtool.verify.verify import damage, verify
+from envtool.prefix.transaction_plan import Plan, RepairPlan, as_conda_left_it, plan
+from envtool.verify.verify import VerifyReport, verify
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def decide(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisp
     receipt, conda = prefix.receipt(), conda_packages(prefix.path)
     there = as_conda_left_it(receipt, conda)
     if request.repairs and plan(wanted, receipt).is_empty:
-        todo = plan(wanted, there, damage(verify(prefix, wanted, cache, display)))
+        todo = plan(wanted, there, _damage(verify(prefix, wanted, cache, display)))
     else:
         todo = plan(wanted, there)
         if not todo.is_empty and not todo.starts_over:
@@ -79,3 +79,14 @@ def _untracked_files(prefix: Prefix, conda: Sequence[CondaPackage], installed: S
     brought.update(wheel_files(prefix, [package.name for package in installed if package.manager == "pip"]))
     names = (name for name, _ in walk(str(prefix.path)))
     return tuple(sorted(name for name in names if name not in brought and source_of(name) not in brought))
+
+
+def _damage(report: VerifyReport) -> RepairPlan:
+    extra = tuple(finding.what for finding in report.findings if finding.kind == "extra" and finding.is_file)
+    generated = [finding.what for finding in report.findings if finding.kind != "extra" and not finding.package]
+    return RepairPlan(
+        packages={finding.package for finding in report.findings if finding.package},
+        extra=extra,
+        is_byte_code=any(source_of(path) for path in generated),
+        is_generated=any(not source_of(path) for path in generated),
+    )

@@ -45,7 +45,7 @@ def fetch_packages(
     others = [each for each in packages if each not in from_git]
     found = download.fetch_packages(others, cache, display, mirrors=mirrors, patience=patience, is_offline=is_offline)
     if from_git:
-        from envtool.source_builds.git_wheels import rebuild
+        from envtool.source_builds.rebuild import rebuild
 
         for each in from_git:
             found[each.url] = rebuild(each, cache, display, mirrors=mirrors, is_offline=is_offline)

@@ -20,7 +20,6 @@ from envtool.prefix.layout import Layout
 from envtool.prefix.layout import layout as lay_out
 from envtool.prefix.prefix import Prefix
 from envtool.prefix.scan import Entry, Known, env_digest, scan
-from envtool.prefix.transaction_plan import RepairPlan
 from envtool.source_builds.acquire import fetch_packages
 from envtool.verify.findings import Finding
 
@@ -155,17 +154,6 @@ def keep_manifests(
             for each in unknown:
                 manifests.keep(require_sha256(each), each.manager, archives[each.url])
                 task.advance()
-
-
-def damage(report: VerifyReport) -> RepairPlan:
-    """What has to be mended so that the findings are gone."""
-    generated = [each.what for each in report.findings if each.kind != "extra" and not each.package]
-    return RepairPlan(
-        packages={each.package for each in report.findings if each.package},
-        extra=tuple(each.what for each in report.findings if each.kind == "extra" and each.is_file),
-        is_byte_code=any(source_of(path) for path in generated),
-        is_generated=any(not source_of(path) for path in generated),
-    )
 
 
 def declared_findings(inventory: Inventory) -> Iterator[Finding]:

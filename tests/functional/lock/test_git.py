@@ -14,7 +14,8 @@ from envtool.lockfile.conda_lock_v1 import LockedPackage, read_lockfile
 from envtool.lockfile.git_url import Repository, parse
 from envtool.mirrors.mirrors import Mirrors
 from envtool.source_builds import git
-from envtool.source_builds.git_wheels import GitWheels, rebuild
+from envtool.source_builds.git_wheels import GitWheels
+from envtool.source_builds.rebuild import rebuild
 from envtool.spec.environment import Dependency, EnvironmentSpec
 from envtool.spec.version_policy import VersionPolicy, cutoff
 from tests.support.git_repository import GitRepository
