@@ -13,8 +13,6 @@ def write_atomically(path: Path, content: str | bytes, mode: int | None = None) 
     """Replace a file by new content.
 
     Args:
-        path: the file; its directory must be there.
-        content: the whole new content; text is written as UTF-8.
         mode: its permissions; those of any new file by default.
 
     Raises:
@@ -32,7 +30,6 @@ def writing(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
     rename and the directory after it: without the first a crash can leave an empty file under the right name.
 
     Args:
-        path: the file; its directory must be there.
         mode: its permissions; those of any new file by default. They are there before the content, which may be secret.
 
     Raises:

@@ -16,7 +16,6 @@ def hold(lock_path: Path, changed: Path) -> Iterator[None]:
     """Hold a lock that the kernel releases when its holder dies.
 
     Args:
-        lock_path: the file that stands for the lock; its directory must be there.
         changed: what is changed under it, for whoever waits.
 
     Raises:

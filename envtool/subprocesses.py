@@ -26,11 +26,6 @@ def run(
 ) -> str:
     """Run a program to its end and return what it printed to standard output.
 
-    Args:
-        env: variables to set on top of ours; an empty value takes the variable away.
-        stdin: what it may read from standard input.
-        hint: what the user can do when the program fails.
-
     Returns:
         Standard output, decoded as UTF-8.
 
@@ -59,10 +54,6 @@ def run(
 
 class Background:
     """A program that runs beside us until it is stopped.
-
-    Args:
-        env: the whole environment of the program.
-        log: the file that its output goes to.
 
     Raises:
         ProcessError: the program is not there or may not be run.
@@ -98,9 +89,6 @@ class Background:
 
 def replace(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
     """Become another program, so that signals and the exit status are its own.
-
-    Args:
-        env: the whole environment of the program.
 
     Raises:
         ProcessError: the program is not there or may not be run.

@@ -218,9 +218,6 @@ _Dumper.add_representer(str, _represent_text)
 def read_text(path: Path, hint: str) -> str:
     """The content of a text file that a user named.
 
-    Args:
-        hint: what to do when it is not there.
-
     Raises:
         MissingFileError: it is not there, is a directory, may not be read or is not UTF-8.
     """

@@ -87,9 +87,6 @@ def plain(path: str) -> str:
 def read_info(archive: Path, names: Sequence[str]) -> dict[str, bytes]:
     """Read files of `info/`.
 
-    Args:
-        names: paths below `info/`, such as `index.json`.
-
     Returns:
         The content of each that is there.
 
@@ -113,23 +110,12 @@ def read_info(archive: Path, names: Sequence[str]) -> dict[str, bytes]:
 
 
 def read_info_json(archive: Path, name: str) -> dict[str, Any]:
-    """Read one JSON file of `info/`.
-
-    Raises:
-        ArchiveError: it is not there or no JSON, or the archive is none.
-    """
+    """Read one JSON file of `info/`. Raises ArchiveError if it is not there or no JSON, or the archive is none."""
     return parse_info(archive, read_info(archive, [name]), name)
 
 
 def parse_info(archive: Path, info: Mapping[str, bytes], name: str) -> dict[str, Any]:
-    """Parse one of the files of `info/`.
-
-    Args:
-        info: the content of those that are there.
-
-    Raises:
-        ArchiveError: it is not there, or no JSON.
-    """
+    """Parse one of the files of `info/`. Raises ArchiveError if it is not there, or no JSON."""
     if name not in info:
         raise ArchiveError(f"{archive} has no info/{name}")
     if info[name].count(b"{") + info[name].count(b"[") > _MOST_MEMBERS:
@@ -148,8 +134,6 @@ class Member:
     """One file or link of an archive's payload.
 
     Args:
-        is_link: whether it is a symbolic link.
-        is_executable: whether its owner may execute it; False for links.
         sha256: hash of its content, or of the target of a link.
         normalized_sha256: the same, but of a RECORD without the hashes of scripts, as the env digest counts it.
     """
@@ -188,7 +172,6 @@ def read_member(
 
     Args:
         members: those that came before it, by path; a hard link is a second name of one of them.
-        write: given the content, piece by piece.
     """
     if info.issym():
         target = os.fsencode(info.linkname)

@@ -22,11 +22,7 @@ class Entry:
     """One file or symbolic link.
 
     Args:
-        path: where it goes, relative and with forward slashes.
         content: the bytes of the file; of a link, the bytes of the file that it points to.
-        is_executable: whether its mode is 0755 rather than 0644.
-        link: the target of a symbolic link.
-        has_placeholder: whether the text has `PLACEHOLDER` where the prefix belongs.
     """
 
     path: str
@@ -46,11 +42,6 @@ class Package:
     """A whole package.
 
     Args:
-        build_number: decides between builds of one version: the higher wins.
-        subdir: a platform such as `linux-64`, or `noarch`.
-        depends: the match specs that it needs.
-        home: the project's home page, if it has one.
-        build_suffix: what the build string ends in, such as `_cpython`.
         build_prefix: what the build string begins with where the package is for one Python, such as `py311`.
         is_generic: of a noarch package: whether it is for any environment and not for Python.
         entry_points: of a noarch Python package, `name = module:function` for each console script.
@@ -111,9 +102,6 @@ class Package:
 
 def safe_path(path: str, owner: str) -> str:
     """The path in its plain form (`./a//b` becomes `a/b`).
-
-    Args:
-        path: a member path of an archive.
 
     Raises:
         ArchiveError: the path would leave the directory that it is unpacked in, or cannot be a path.

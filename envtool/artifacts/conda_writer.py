@@ -27,11 +27,7 @@ _LEVEL = 12  # 19 is 9 % smaller and takes six times as long
 
 
 def pack(package: Package) -> bytes:
-    """The archive of a package.
-
-    Raises:
-        ArchiveError: two files of the package have one path, or a path is unsafe.
-    """
+    """The archive of a package. Raises ArchiveError if two files of the package have one path, or a path is unsafe."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         metadata = json.dumps({"conda_pkg_format_version": 2}).encode()
@@ -140,9 +136,7 @@ class Archive:
     """What a `.conda` file holds.
 
     Args:
-        info: the files below `info/`, by path.
         files: the payload, by path; a link has its target as content.
-        modes: the mode of each payload file.
     """
 
     info: Mapping[str, bytes]
@@ -161,11 +155,7 @@ class Archive:
 
 
 def read(path: Path) -> Archive:
-    """Read an archive into memory.
-
-    Raises:
-        ArchiveError: it is damaged or lacks a part.
-    """
+    """Read an archive into memory. Raises ArchiveError if it is damaged or lacks a part."""
     import zstandard
 
     try:

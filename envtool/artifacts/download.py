@@ -31,11 +31,6 @@ def fetch_packages(
 ) -> dict[str, Path]:
     """Bring the archives and wheels of a lock into the cache.
 
-    Args:
-        mirrors: where else the canonical URLs' bytes may be; what this machine is set up for by default.
-        patience: the limits of a download; those of the environment variables by default.
-        is_offline: whether only the cache may be used.
-
     Returns:
         The proven file of each canonical URL.
 
@@ -103,11 +98,7 @@ def _unproven(package: LockedPackage) -> Issue:
 
 
 def require_sha256(package: LockedPackage) -> str:
-    """The sha256 of a package.
-
-    Raises:
-        LockfileError: the lock has none for it.
-    """
+    """The sha256 of a package. Raises LockfileError if the lock has none for it."""
     if package.sha256 is None:
         raise LockfileError(package.name, [_unproven(package)], _UNPROVEN_HINT)
     return package.sha256

@@ -34,12 +34,8 @@ class Declared:
     """One file as an archive or wheel brings it.
 
     Args:
-        package: manager and name of the package.
         sha256: hash of its content with the placeholder in it or of the target of a link, None where installing
             writes the content.
-        placeholder: what stands in place of the prefix, None where nothing does.
-        is_link: whether it is a symbolic link.
-        is_executable: whether its owner may execute it.
     """
 
     package: tuple[str, str]
@@ -54,11 +50,7 @@ class Brought:
     """What an archive or wheel brings into a prefix.
 
     Args:
-        files: its files, by the path that they have there.
         scripts: the entry points that installing makes, which have no bytes in it.
-        directories: the directories that it states besides its files.
-        depends: the match specs that a conda package needs.
-        is_noarch: whether it is a conda package for every platform.
     """
 
     files: Mapping[str, Declared]
@@ -85,11 +77,7 @@ class FileManifests:
         return self._path(sha256).is_file()
 
     def keep(self, sha256: str, manager: str, source: Path) -> None:
-        """Read a proven archive or wheel and keep its manifest.
-
-        Raises:
-            ArchiveError: it is neither.
-        """
+        """Read a proven archive or wheel and keep its manifest. Raises ArchiveError if it is neither."""
         if manager == "conda":
             self.keep_archive(sha256, source, read_payload(source), read_info(source, STATED))
         else:
@@ -97,9 +85,6 @@ class FileManifests:
 
     def keep_archive(self, sha256: str, archive: Path, payload: Iterable[Member], info: Mapping[str, bytes]) -> None:
         """Keep the manifest of an archive that was read.
-
-        Args:
-            info: the content of those files of `STATED` that it has.
 
         Raises:
             ArchiveError: one of these is not there, or no JSON.
@@ -112,11 +97,7 @@ class FileManifests:
         write_atomically(path, json.dumps(content, sort_keys=True))
 
     def brought(self, sha256: str, package: tuple[str, str], site_packages: str) -> Brought:
-        """What a known archive or wheel brings.
-
-        Args:
-            site_packages: where Python packages go, such as `lib/python3.9/site-packages`.
-        """
+        """What a known archive or wheel brings."""
         return _brought(self._path(sha256), package, site_packages)
 
     def site_packages(self, python_sha256: str) -> str:

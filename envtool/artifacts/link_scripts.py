@@ -20,11 +20,7 @@ def is_link_script(path: str) -> bool:
 
 
 def link_scripts(declared: Mapping[str, Declared]) -> dict[str, list[str]]:
-    """The link scripts of a prefix, by conda package.
-
-    Args:
-        declared: what archives and wheels bring, by path.
-    """
+    """The link scripts of a prefix, by conda package."""
     found: dict[str, list[str]] = {}
     for path, file in declared.items():
         if file.package[0] == "conda" and is_link_script(path):

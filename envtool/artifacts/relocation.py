@@ -29,10 +29,6 @@ class Placeholder:
 def restore(content: bytes, prefix: bytes, placeholder: Placeholder | None) -> bytes:
     """Take the prefix out of a file's content again: the inverse of what linking does.
 
-    Args:
-        content: the file as it is in the prefix.
-        placeholder: what the archive declares, None for files that declare nothing.
-
     Returns:
         The content with the placeholder, equal to the archive's when the file is as it was linked.
     """
@@ -48,7 +44,6 @@ def substitute(content: bytes, prefix: bytes, placeholder: Placeholder | None) -
 
     Args:
         prefix: the path of the prefix; in a binary it must not be longer than the placeholder.
-        placeholder: what the archive declares, None for files in which `PREFIX_TEXT` stands.
     """
     if placeholder is None:
         return content.replace(PREFIX_TEXT, prefix)

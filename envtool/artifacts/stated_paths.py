@@ -29,9 +29,6 @@ _OLD_PLACEHOLDER = "/opt/" + "anaconda1anaconda2anaconda3"
 def require_plain(path: object, package: str, where: str) -> str:
     """A path that stays inside of the directory that it is relative to.
 
-    Args:
-        path: the path as the package states it.
-
     Raises:
         ArchiveError: it is no plain relative path, or in a directory that belongs to no package.
     """
@@ -70,12 +67,7 @@ def cached_paths(archive: Path) -> list[str]:
 
 
 def listed(payload: Iterable[Member], info: Mapping[str, bytes]) -> bytes:
-    """What `info/paths.json` would say of an archive from before there was one (CEP 34, `files` and `has_prefix`).
-
-    Args:
-        payload: what the archive holds; all of it counts where it has no `files` either.
-        info: the content of what it has of `info/`.
-    """
+    """What `info/paths.json` would say of an archive from before there was one (CEP 34, `files` and `has_prefix`)."""
     members = {each.path: each for each in payload}
     names = info["files"].decode(errors="replace").splitlines() if "files" in info else list(members)
     placeholders = dict(map(_placeholder, info.get("has_prefix", b"").decode(errors="replace").splitlines()))

@@ -50,11 +50,7 @@ def require_plain_paths(wheel: Path) -> None:
 
 
 def members_of(wheel: Path) -> list[str]:
-    """The names of its files.
-
-    Raises:
-        ArchiveError: it is no wheel.
-    """
+    """The names of its files. Raises ArchiveError if it is no wheel."""
     with _opened(wheel) as archive:
         return [each.filename for each in archive.infolist() if not each.is_dir()]
 

@@ -23,12 +23,7 @@ from envtool.verify.verify import Inventory, declared_findings, keep_manifests, 
 
 @dataclass(frozen=True)
 class Made:
-    """A prefix that was made and read back.
-
-    Args:
-        transaction: the change as it was carried out in the end.
-        since_ns: when the reading began.
-    """
+    """A prefix that was made and read back."""
 
     transaction: Transaction
     inventory: Inventory

@@ -30,8 +30,6 @@ class Outcome:
     """What a create did.
 
     Args:
-        plan: what had to change.
-        receipt: the prefix as it is now.
         clobbers: the paths that two packages bring, if anything was made.
         link_scripts: the link scripts that were not run, by conda package, if anything was made.
     """

@@ -43,9 +43,6 @@ def with_overhead(size_bytes: int) -> int:
 def require_room(archives: Iterable[Path], prefix: Path, unpacked: int = 0) -> None:
     """Check that a prefix has room for what is to be unpacked into it.
 
-    Args:
-        unpacked: how many bytes come from packages that are unpacked already.
-
     Raises:
         DiskSpaceError: it has not, with both figures.
     """

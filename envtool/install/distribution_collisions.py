@@ -25,10 +25,6 @@ _HINT = (
 def refuse_collisions(wanted: Sequence[LockedPackage], proven: Mapping[str, Path], cache: Cache) -> None:
     """Refuse a lock of which two packages bring one distribution.
 
-    Args:
-        proven: the archives and wheels that are to be installed, by URL.
-        cache: where the archives of the others may be.
-
     Raises:
         LockfileError: there is such a pair; all are listed.
         ArchiveError: an archive is none.

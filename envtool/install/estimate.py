@@ -24,7 +24,6 @@ class Estimate:
     """What carrying out a plan will take.
 
     Args:
-        downloads: how many archives and wheels have to be downloaded.
         download_bytes: their size, as far as it is known.
         unknown: how many of them have a size that nobody says.
         disk_bytes: what the environment will take on the disk; a guess where archives were not seen yet.
@@ -43,9 +42,6 @@ def forecast(
     """Foresee what carrying out a plan will take; nothing is downloaded.
 
     Args:
-        wanted: every package that the prefix shall have.
-        place: the prefix, which need not be there.
-        cache: where archives, wheels and unpacked packages are kept.
         sizes: the sizes in bytes of archives and wheels, by URL, as far as they are known.
     """
     placements = find_placements(wanted, PackageCache(cache)) if plan.starts_over else []

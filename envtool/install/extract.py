@@ -29,7 +29,6 @@ class Unpacked:
     """What was unpacked from one archive.
 
     Args:
-        payload: all but what is in `info/`.
         info: the content of those files of `info/` that a manifest is made of.
         written: its files that do not name the prefix, by device and inode.
     """
@@ -41,10 +40,6 @@ class Unpacked:
 
 def unpack(archives: Mapping[Path, Path], prefix: Path, task: Task) -> dict[Path, Unpacked]:
     """Unpack proven archives, several at a time.
-
-    Args:
-        archives: each archive, and the directory that is made for it.
-        prefix: the prefix that the files are for.
 
     Raises:
         ArchiveError: one is no package archive, or brings a file for a place outside of its directory.

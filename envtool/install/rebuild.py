@@ -26,11 +26,6 @@ def compare_with_rebuilt(
 ) -> VerifyReport:
     """Add to a verification what differs from a second prefix, made from the same lock beside the first.
 
-    Args:
-        prefix: the prefix; it must be whole.
-        lockfile: the lock that both are made from.
-        cache: where proven archives and wheels are kept.
-
     Raises:
         NetworkError, HashMismatchError: an archive could not be had or proven.
     """

@@ -17,12 +17,9 @@ class Request:
     """What is to be made.
 
     Args:
-        command: the command line, for conda's history.
         starts_over: whether to make everything anew even if nothing seems to have changed.
         repairs: whether to read every file and mend what was altered.
         is_offline: whether everything has to be in the cache.
-        is_frozen: whether conda shall be told not to change the prefix.
-        is_listed: whether the prefix goes into the user's list of environments.
         is_vouched: whether a signature over the whole lock was checked already.
         is_from_archives: whether everything is unpacked and compiled, also what the cache holds unpacked.
     """

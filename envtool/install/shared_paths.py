@@ -26,11 +26,7 @@ from envtool.prefix.layout import losses, site_packages
 
 
 class SharedPathsError(Exception):
-    """A change touches a path that another package has too, so that the prefix has to be made anew.
-
-    Args:
-        packages: manager and name of the packages that share paths.
-    """
+    """A change touches a path that another package has too, so that the prefix has to be made anew."""
 
     def __init__(self, packages: Collection[Package]) -> None:
         super().__init__(packages)
@@ -42,7 +38,6 @@ class SharedPaths:
 
     Args:
         transaction: the change; what each package that stays or is placed brings, is known.
-        placements: the packages that are placed from the cache.
         proven: the file of each other package that is to be installed, by canonical URL.
     """
 
@@ -90,9 +85,6 @@ class SharedPaths:
 
         py-rattler would sort this out itself, but links packages side by side, and then fails or forgets files where a
         path is a directory in one package and a file in another. For the same reason it sees no entries of directories.
-
-        Args:
-            unpacked: the directory that its archive was unpacked into.
         """
         key = package.manager, package.name
         lost = {path for (loser, path), winner in self._losses.items() if loser == key and winner[0] == "conda"}

@@ -43,9 +43,7 @@ class Made:
     """A prefix that was just made and proven.
 
     Args:
-        declared: what archives and wheels bring, by path.
         since_ns: when the reading began, so that a file changed since then is not taken for what was read.
-        shared: manager and name of the packages that share a path with another one.
     """
 
     prefix: Path
@@ -59,9 +57,6 @@ def capture(
     made: Made, packages: Mapping[str, LockedPackage], others: Iterable[LockedPackage], store: PackageCache
 ) -> int:
     """Keep the images of packages.
-
-    Args:
-        packages: the packages, by the key of their image.
 
     Returns:
         How many were kept.
@@ -104,11 +99,7 @@ class _Contents:
         self._owners = collections.Counter(path for paths in self._listed.values() for path in paths)
 
     def of(self, package: LockedPackage) -> list[str]:
-        """The files of a package that are there, byte-code included.
-
-        Raises:
-            _UnclearError: it cannot be told.
-        """
+        """The files of a package that are there, byte-code included. Raises _UnclearError if it cannot be told."""
         key = package.manager, package.name
         listed, declared = self._listed[key], self._declared[key]
         strange = [path for path in listed - declared if not self._is_generated(package, path)]

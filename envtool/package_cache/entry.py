@@ -30,7 +30,6 @@ class StoredFile:
         offset: where it begins in the pack; None for a file of its own.
         rewrite: what is done when it is placed: nothing; `prefix`, `text` or `binary` (the prefix is put in); `record`
             (scripts are hashed anew); `kept` (nothing, but its hash is not that of its content).
-        placeholder: what stands for the prefix, where the archive declares it.
     """
 
     path: str
@@ -96,11 +95,7 @@ def format_image(image: CacheEntry) -> bytes:
 
 
 def parse_image(text: bytes) -> CacheEntry:
-    """Read an index.
-
-    Raises:
-        ValueError: it is damaged.
-    """
+    """Read an index. Raises ValueError if it is damaged."""
     content, _, sha256 = text.rpartition(b"\n")
     if hashlib.sha256(content).hexdigest().encode() != sha256:
         raise ValueError("the index of an unpacked package does not have its hash")

@@ -14,11 +14,7 @@ from envtool.package_cache.store import SETTING, PackageCache
 
 
 def find_placements(wanted: Sequence[LockedPackage], store: PackageCache) -> list[Placement]:
-    """The packages that the store has an image of.
-
-    Args:
-        wanted: every package that the prefix shall have.
-    """
+    """The packages that the store has an image of."""
     if not store.is_used:
         return []
     found = ((package, key, store.find(key)) for key, package in _keys(wanted).items())
@@ -33,11 +29,7 @@ def forget(wanted: Sequence[LockedPackage], store: PackageCache) -> None:
 
 
 def remember(made: Made, wanted: Sequence[LockedPackage], store: PackageCache) -> None:
-    """Keep the images of packages that the store has none of; what cannot be kept is only said.
-
-    Args:
-        made: the prefix, just made and proven.
-    """
+    """Keep the images of packages that the store has none of; what cannot be kept is only said."""
     keys = _keys(wanted) if store.is_used else {}
     alone = {key: package for key, package in keys.items() if (package.manager, package.name) not in made.shared}
     new = {key: package for key, package in alone.items() if not store.path(key).exists()}

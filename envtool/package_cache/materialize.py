@@ -26,11 +26,7 @@ _SHARE = 500
 
 @dataclass(frozen=True)
 class Placement:
-    """One package to be placed.
-
-    Args:
-        stored: the directory of the image's files.
-    """
+    """One package to be placed."""
 
     package: LockedPackage
     image: CacheEntry
@@ -105,11 +101,7 @@ def _finish(placement: Placement, prefix: Path) -> None:
 
 
 def fill_record(content: bytes, record: Path) -> bytes:
-    """RECORD with the hashes of the scripts of this prefix.
-
-    Args:
-        record: where it is in this one, beside its scripts.
-    """
+    """RECORD with the hashes of the scripts of this prefix."""
     site_packages = record.parent.parent
 
     def describe(path: bytes) -> bytes:
@@ -124,9 +116,7 @@ def fill_meta(record: Mapping[str, Any], package: LockedPackage, prefix: Path) -
     """A record of conda-meta for this prefix.
 
     Args:
-        record: the record of any prefix, `PREFIX_TEXT` in its place.
         package: the package; its URL may be another than the one that the record was made with, and so may its md5.
-        prefix: the prefix, with the package's files in place.
     """
     content: dict[str, Any] = replace_text(record, PREFIX_TEXT.decode(), str(prefix))
     content.update(url=package.url, channel=channel_of(package.url), fn=package.file_name)

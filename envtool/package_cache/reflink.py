@@ -22,10 +22,6 @@ _CANNOT = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOS
 def clone(source: str, target: str, mode: int) -> bool:
     """Make a file with the content of another; a later change of either leaves the other as it is.
 
-    Args:
-        target: the new one; it must not be there.
-        mode: the permissions of the new one.
-
     Returns:
         Whether they share their blocks until one is changed, so that nothing was copied.
 

@@ -44,11 +44,7 @@ class Kept:
 
 
 class PackageCache:
-    """The images of this user in a cache.
-
-    Raises:
-        CacheError: the setting is none that there is.
-    """
+    """The images of this user in a cache. Raises CacheError if the setting is none that there is."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
@@ -86,14 +82,7 @@ class PackageCache:
         return image
 
     def keep(self, key: str, fill: Callable[[Path], CacheEntry]) -> None:
-        """Store an image: whole and under its name, or not at all.
-
-        Args:
-            fill: writes the files of the image into a directory.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Store an image: whole and under its name, or not at all. Raises OSError if it cannot be written."""
         self._prepare()
         with self._growing() as growing:
             image = fill(growing)

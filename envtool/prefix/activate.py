@@ -68,9 +68,6 @@ end
 def run(prefix: Prefix, argv: Sequence[str]) -> NoReturn:
     """Become a program in an activated environment; signals and the exit status are the program's own.
 
-    Args:
-        prefix: the environment; it must be whole.
-
     Raises:
         PrefixError: the environment is not there, not ours or not whole.
         ProcessError: there is no bash, which the activation scripts of conda packages are written for.
@@ -85,9 +82,6 @@ def run(prefix: Prefix, argv: Sequence[str]) -> NoReturn:
 
 def activation_script(prefix: Prefix, shell: str) -> str:
     """What a shell has to evaluate to activate an environment.
-
-    Args:
-        prefix: the environment; it must be whole.
 
     Raises:
         PrefixError: the environment is not there, not ours or not whole.

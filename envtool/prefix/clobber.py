@@ -31,7 +31,6 @@ def resolve(brought: Mapping[Package, Collection[str]], conda_order: Callable[[]
     """Decide whose every path is.
 
     Args:
-        brought: the paths of each package, relative to the prefix; wheels in the order of the lock.
         conda_order: the names of the conda packages in topological order; asked for only if two of them share a path.
 
     Returns:

@@ -19,7 +19,6 @@ def write_history(
     Source: conda's conda/history.py.
 
     Args:
-        meta: the directory `conda-meta` of a prefix.
         before: `channel/subdir::name-version-build` of each package before the change.
     """
     lines = [f"==> {time.strftime('%Y-%m-%d %H:%M:%S')} <==", f"# cmd: {command}"]

@@ -15,9 +15,6 @@ from envtool.prefix.clobber import kept_at
 def as_conda_writes(record: Mapping[str, Any], url: str, md5: str | None) -> dict[str, Any]:
     """The record of a package that was just linked.
 
-    Args:
-        md5: the hash of its archive, if the lock has one; conda shows no other.
-
     Source: conda 24.7.1, `LinkPathAction.verify` in conda/core/path_actions.py.
     """
     mended = {**record, "url": url, "paths_data": {**record["paths_data"]}}
@@ -35,9 +32,6 @@ def as_rattler_reads(record: Mapping[str, Any], site_packages: str) -> dict[str,
 
     conda notes where a file of a noarch package was in the archive; py-rattler takes that for where it is, and would
     leave the file there when the package goes.
-
-    Args:
-        site_packages: where Python packages go, such as `lib/python3.9/site-packages`.
     """
     if record.get("noarch") != "python":
         return dict(record)

@@ -16,11 +16,7 @@ from envtool.prefix.prefix import Prefix, State
 
 @dataclass(frozen=True)
 class Environment:
-    """One environment that envtool made.
-
-    Args:
-        env_digest: its env digest as it was made, None unless it is whole.
-    """
+    """One environment that envtool made."""
 
     path: Path
     state: State

@@ -28,7 +28,6 @@ class CondaPackage:
         description: `channel/subdir::name-version-build`, as conda's history names it: conda takes what it would name
             otherwise for another package.
         entry_points: the scripts that linking generated, which stand in no archive.
-        files: all that linking put into the prefix, relative to it.
     """
 
     name: str
@@ -40,20 +39,12 @@ class CondaPackage:
 
 
 def conda_packages(prefix: Path) -> list[CondaPackage]:
-    """The conda packages of a prefix.
-
-    Raises:
-        PrefixError: a record of conda-meta is damaged.
-    """
+    """The conda packages of a prefix. Raises PrefixError if a record of conda-meta is damaged."""
     return [_conda_package(path) for path in sorted((prefix / "conda-meta").glob("*.json"))]
 
 
 def recorded_files(prefix: Path, record: str) -> Iterator[str]:
-    """The files that a wheel brought, itself included, relative to the prefix.
-
-    Args:
-        record: the path of the wheel's RECORD, relative to it.
-    """
+    """The files that a wheel brought, itself included, relative to the prefix."""
     site_packages = posixpath.dirname(posixpath.dirname(record))
     for line in (prefix / record).read_text(encoding="utf-8").splitlines():
         yield posixpath.normpath(posixpath.join(site_packages, line.rsplit(",", 2)[0].strip('"')))

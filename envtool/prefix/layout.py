@@ -19,11 +19,7 @@ _NO_PYTHON = "lib/python3/site-packages"
 
 @dataclass(frozen=True)
 class Clobber:
-    """A path that two packages bring, with another content each.
-
-    Args:
-        winner: the package that it is taken from, manager and name.
-    """
+    """A path that two packages bring, with another content each."""
 
     path: str
     winner: Package
@@ -35,8 +31,6 @@ class Layout:
     """What a prefix should hold.
 
     Args:
-        declared: what archives and wheels bring, by path.
-        clobbers: what of it two packages bring.
         shared: the packages that share a path with another one, be its content equal or not.
     """
 
@@ -67,7 +61,6 @@ def losses(locked: Sequence[LockedPackage], manifests: FileManifests, proven: Ma
     """What every package loses of which it is known what it brings; worked out once for the same packages.
 
     Args:
-        manifests: where is kept what each conda package holds, and some of the wheels.
         proven: the files of the other wheels, by canonical URL.
     """
     known = [package for package in locked if manifests.is_known(require_sha256(package)) or package.url in proven]

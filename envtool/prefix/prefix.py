@@ -39,11 +39,7 @@ class State(enum.Enum):
 
 @dataclass(frozen=True)
 class Installed:
-    """One package as the receipt notes it.
-
-    Args:
-        sha256: the hash of the archive or wheel that it came from.
-    """
+    """One package as the receipt notes it."""
 
     manager: str
     name: str
@@ -56,10 +52,6 @@ class Receipt:
     """What envtool put into a prefix.
 
     Args:
-        platform: the platform of the lock that was installed.
-        categories: the categories of the lock that were installed.
-        packages: every package, in the order of the lock.
-        env_digest: the env digest as it was when the prefix was whole.
         generated: files of which no archive or wheel has the bytes (byte-code, scripts), path to sha256.
     """
 
@@ -158,11 +150,7 @@ class Prefix:
             )
 
     def require_whole(self) -> Receipt:
-        """The receipt of a whole prefix.
-
-        Raises:
-            PrefixError: it is not there, not ours or not whole.
-        """
+        """The receipt of a whole prefix. Raises PrefixError if it is not there, not ours or not whole."""
         state = self.state()
         if state is State.WHOLE:
             return self.receipt()
@@ -187,11 +175,7 @@ class Prefix:
                 _remove(entry)
 
     def receipt(self) -> Receipt:
-        """Read the receipt.
-
-        Raises:
-            PrefixError: it is damaged.
-        """
+        """Read the receipt. Raises PrefixError if it is damaged."""
         try:
             data: dict[str, Any] = json.loads(self._receipt.read_bytes())
             return Receipt(

@@ -23,8 +23,6 @@ class LinkRequest:
     """An archive to be linked into a prefix.
 
     Args:
-        url: its canonical URL, which conda-meta shall name.
-        unpacked: the directory that it was unpacked into, in the one that `link` is given.
         md5: another hash of it, which conda shows; None where the lock has none.
     """
 
@@ -40,8 +38,6 @@ def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, pla
     """Link archives into a prefix, anew where the package is there already, and unlink what is extra.
 
     Args:
-        kept: the names of packages that are in the prefix and stay as they are.
-        prefix: the prefix; its conda-meta tells what is there now.
         cache_dir: a directory on the file system of the prefix, which holds the unpacked archives and nothing else.
 
     Raises:

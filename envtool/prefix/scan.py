@@ -34,7 +34,6 @@ class Entry:
 
     Args:
         path: relative to the prefix, with `/`.
-        is_executable: whether its owner may execute it; False for links.
         sha256: hash of the normalized content, or of the target of a link.
         names_prefix: whether the content on disk names the prefix.
     """
@@ -65,7 +64,6 @@ class Known:
     """Files that this process just wrote, none of which names the prefix.
 
     Args:
-        placed: those that have their place, by path.
         written: those that were given their place by another program, by device and inode: the file itself, under
             whatever name, and no copy of it.
     """
@@ -89,10 +87,6 @@ class Known:
 
 def scan(prefix: Path, placeholders: Mapping[str, Placeholder], known: Known | None = None) -> dict[str, Entry]:
     """Read every file of a prefix but those in conda-meta, on all cores.
-
-    Args:
-        placeholders: the declared placeholder of each path that has one.
-        known: files that need not be read.
 
     Returns:
         Path to entry, sorted by path.
@@ -134,11 +128,7 @@ def _without_source(entry: Entry, placeholders: Mapping[str, Placeholder], entri
 
 
 def walk(root: str, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
-    """Every file and link of a prefix but those in conda-meta, and what the kernel says of it.
-
-    Args:
-        below: where to begin, relative to it.
-    """
+    """Every file and link of a prefix but those in conda-meta, and what the kernel says of it."""
     with os.scandir(os.path.join(root, below)) as entries:  # noqa: PTH118 - a Path for each of 30,000 files is slow
         for entry in entries:
             name = f"{below}/{entry.name}" if below else entry.name

@@ -17,7 +17,6 @@ class Plan:
     Args:
         install: packages of the lock that are not there, are there in another version or build, or are damaged.
         remove: packages that are there and not in the lock, or in another version or build.
-        delete: files that no package brings, relative to the prefix.
         recompiles: whether byte-code is made anew although no package changes.
     """
 
@@ -46,9 +45,6 @@ class RepairPlan:
     """What a verification found to be wrong with a prefix.
 
     Args:
-        packages: manager and name of the packages whose files are missing or altered.
-        extra: files that no package brings, relative to the prefix.
-        is_byte_code: whether byte-code is missing or altered.
         is_generated: whether another generated file is (a script, an installer's note): which package it came with is
             not known, and what it has to be stands in no archive.
     """
@@ -60,12 +56,7 @@ class RepairPlan:
 
 
 def plan(wanted: Sequence[LockedPackage], receipt: Receipt | None, damage: RepairPlan | None = None) -> Plan:
-    """Decide what has to change.
-
-    Args:
-        receipt: what is there now, None when nothing is or the prefix is not whole.
-        damage: what is wrong with what is there, when it was verified.
-    """
+    """Decide what has to change."""
     if receipt is None:
         return Plan(tuple(wanted), starts_over=True)
     damage = damage or RepairPlan()

@@ -28,12 +28,6 @@ def fetch_packages(
 ) -> dict[str, Path]:
     """Bring the archives and wheels of a lock into the cache.
 
-    Args:
-        packages: packages of the lock; those whose URL is a git repository are built.
-        mirrors: where else the canonical URLs' bytes may be; what this machine is set up for by default.
-        patience: the limits of a download; those of the environment variables by default.
-        is_offline: whether only the cache may be used.
-
     Returns:
         The proven file of each canonical URL.
 

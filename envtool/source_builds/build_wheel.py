@@ -35,11 +35,8 @@ def build(project: Path, tools: Path, committed_at: int, scratch: Path, version:
     """Build a pure-Python wheel.
 
     Args:
-        project: the directory with its pyproject.toml or setup.py.
         tools: the directory with the wheels that the build may use; nothing else can be had.
         committed_at: what the backend is told for the time, in seconds since 1970.
-        scratch: a directory to make for the wheel and what comes up on the way.
-        version: what it is told for the version, where it would ask git.
 
     Raises:
         SolveError: it cannot be built, or is not pure Python.

@@ -40,24 +40,14 @@ _OLDEST_PYTHON = "3.9"
 
 @dataclass(frozen=True)
 class BuiltWheel:
-    """A wheel and how it was made.
-
-    Args:
-        wheel: as it stands in the lock.
-    """
+    """A wheel and how it was made."""
 
     wheel: Wheel
     path: Path
 
 
 class GitWheels:
-    """The wheels of one environment's requirements that name repositories; each is built once for all platforms.
-
-    Args:
-        spec: says which package indexes have the build tools.
-        mirrors: where their bytes may come from.
-        policy: how old a commit and a tool have to be.
-    """
+    """The wheels of one environment's requirements that name repositories; each is built once for all platforms."""
 
     def __init__(
         self, spec: EnvironmentSpec, mirrors: Mirrors, policy: VersionPolicy, display: ProgressDisplay

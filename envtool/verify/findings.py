@@ -13,8 +13,6 @@ class Finding:
     """One thing in which a prefix differs from its lock.
 
     Args:
-        what: a path relative to the prefix, or a package.
-        detail: what was expected and found, for people.
         package: manager and name of the package that brings it; None for what no package brings.
     """
 

@@ -26,12 +26,7 @@ from envtool.verify.findings import Finding
 
 @dataclass(frozen=True)
 class Inventory:
-    """What a prefix should hold and what it holds.
-
-    Args:
-        declared: what the lock's archives and wheels bring, by path.
-        layout: how the paths that several of them bring were settled.
-    """
+    """What a prefix should hold and what it holds."""
 
     declared: Mapping[str, Declared]
     entries: Mapping[str, Entry]
@@ -62,12 +57,7 @@ class Inventory:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """The answer of a verification.
-
-    Args:
-        findings: what differs, sorted; none when the prefix is the lock's.
-        env_digest: the env digest of the prefix as it is now.
-    """
+    """The answer of a verification."""
 
     findings: tuple[Finding, ...]
     env_digest: str
@@ -82,11 +72,6 @@ class VerifyReport:
 
 def verify(prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, display: ProgressDisplay) -> VerifyReport:
     """Compare a prefix with the packages of a lock.
-
-    Args:
-        prefix: the prefix; it must be whole.
-        locked: what the lock says for its platform and categories.
-        cache: where archives and wheels are, should one have to be read.
 
     Raises:
         PrefixError: it is not there, not ours or not whole.
@@ -112,9 +97,6 @@ def take_inventory(
     """Read every file of a prefix, and list what its lock says should be there.
 
     Args:
-        locked: what the lock says for its platform and categories.
-        cache: where archives and wheels are, should one have to be read.
-        known: files that were just written and need not be read.
         proven: archives and wheels that were just proven and need not be hashed again, by canonical URL.
 
     Raises:
@@ -140,7 +122,6 @@ def keep_manifests(
     """Read the archives and wheels that have no manifest yet.
 
     Args:
-        cache: where archives and wheels are, should one have to be read.
         proven: archives and wheels that were just proven and need not be hashed again, by canonical URL.
 
     Raises:

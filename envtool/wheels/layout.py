@@ -27,7 +27,6 @@ class Layout:
     """The places of a package.
 
     Args:
-        headers: the directory of C headers, None where there is no place for them.
         installed_site: where `site` is once it is installed, as far as RECORD has to know.
     """
 
@@ -40,9 +39,6 @@ class Layout:
         self, members: Mapping[str, Entry], dist_info: str, generated: Sequence[str], owner: str
     ) -> tuple[Entry, ...]:
         """The files of a wheel at their places, sorted by path.
-
-        Args:
-            generated: installed scripts that are no files of the wheel.
 
         Raises:
             ArchiveError: it has files of a kind that has no place.
@@ -101,12 +97,7 @@ NOARCH = Layout("site-packages", "python-scripts", None, "lib/python3.X/site-pac
 
 
 def for_python(python: str, name: str) -> Layout:
-    """The layout of a package for one Python.
-
-    Args:
-        python: its minor version, such as `3.11`.
-        name: the distribution, which has a directory of headers of its own.
-    """
+    """The layout of a package for one Python."""
     site = f"lib/python{python}/site-packages"
     return Layout(site, "bin", f"include/python{python}/{name}", site)
 

@@ -37,7 +37,6 @@ def match_specs(requires: Sequence[str], target: Target, names: Mapping[str, str
     """The match specs that stand for requirements.
 
     Args:
-        target: what the package is made for.
         names: names that are other ones on conda, such as `torch` to `pytorch`.
 
     Returns:

@@ -38,9 +38,6 @@ class ConversionOptions:
     """What a package is wanted for.
 
     Args:
-        python: a minor version such as `3.11`, for wheels that run on several.
-        platform: a subdir, for wheels that run on several.
-        names: names of distributions that are other ones on conda.
         build_number: decides between builds of one version: the higher wins.
     """
 
@@ -52,9 +49,6 @@ class ConversionOptions:
 
 def convert(path: Path, wish: ConversionOptions) -> Package:
     """Make a package of a wheel.
-
-    Args:
-        wish: what the package is wanted for.
 
     Raises:
         ArchiveError: the wheel is damaged, contradicts its RECORD, does not fit the wish, or needs what conda has no
