@@ -10,14 +10,7 @@ from typing import BinaryIO
 
 
 def write_atomically(path: Path, content: str | bytes, mode: int | None = None) -> None:
-    """Replace a file by new content.
-
-    Args:
-        mode: its permissions; those of any new file by default.
-
-    Raises:
-        OSError: the file cannot be written; the old one is untouched.
-    """
+    """Replace a file by new content. Raises OSError if the file cannot be written; the old one is untouched."""
     with writing(path, mode) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 

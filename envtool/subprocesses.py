@@ -48,7 +48,9 @@ def run(
     except OSError as error:
         raise ProcessError(name, 127, str(error), hint) from error
     if done.returncode != 0:
-        raise ProcessError(name, done.returncode, _tail(done.stderr or done.stdout), hint)
+        raise ProcessError(
+            name, done.returncode, "\n".join((done.stderr or done.stdout).strip().splitlines()[-_TAIL_LINES:]), hint
+        )
     return done.stdout
 
 
@@ -97,8 +99,3 @@ def replace(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
         os.execvpe(argv[0], list(argv), dict(env))  # noqa: S606 - no shell is what is wanted here
     except OSError as error:
         raise ProcessError(argv[0], 127, str(error), "is it installed in the environment?") from error
-
-
-def _tail(text: str) -> str:
-    lines = text.strip().splitlines()
-    return "\n".join(lines[-_TAIL_LINES:])

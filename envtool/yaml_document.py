@@ -69,7 +69,7 @@ class YamlDocument:
             loader = _StringLoader(text)
             try:
                 node = loader.get_single_node()
-                return Value(None, 1) if node is None else self._convert(loader, node)
+                return Value(None, 1) if node is None else self._weighed(loader, node)[0]
             finally:
                 loader.dispose()
         except _UnusableError as error:
@@ -82,9 +82,6 @@ class YamlDocument:
         except yaml.YAMLError as error:
             self.issues.append(Issue(f"{self.name}:1", f"not YAML: {error}"))
         return Value(None, 1)
-
-    def _convert(self, loader: Any, node: yaml.Node) -> Value:
-        return self._weighed(loader, node)[0]
 
     def _weighed(self, loader: Any, node: yaml.Node) -> tuple[Value, int]:
         known = self._values.get(id(node))
@@ -101,7 +98,7 @@ class YamlDocument:
         if isinstance(node, yaml.MappingNode):
             value = Value(self._convert_mapping(loader, node), line)
         elif isinstance(node, yaml.SequenceNode):
-            value = Value([self._convert(loader, item) for item in node.value], line)
+            value = Value([self._weighed(loader, item)[0] for item in node.value], line)
         else:
             value = Value(self._construct(loader, node), line, str(node.value))
         self._open.discard(id(node))
@@ -131,12 +128,12 @@ class YamlDocument:
             key = str(key_node.value)
             if key in own:
                 self.issue(key_node.start_mark.line + 1, f"key {key!r} stands here twice")
-            own[key] = self._convert(loader, value_node)
+            own[key] = self._weighed(loader, value_node)[0]
         return {**merged, **own}
 
     def _merged(self, loader: Any, node: yaml.Node) -> list[dict[str, Value]]:
         nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        values = [self._convert(loader, each) for each in nodes]
+        values = [self._weighed(loader, each)[0] for each in nodes]
         if not all(isinstance(each.data, dict) for each in values):
             raise _UnusableError(node, "expected a mapping or a list of mappings after <<")
         return [each.data for each in values]
@@ -147,42 +144,31 @@ class YamlDocument:
 
     def mapping(self, value: Value | None, what: str, keys: Sequence[str] | None = None) -> dict[str, Value]:
         """The value as a mapping; with `keys`, any other key is an issue. An absent value is an empty mapping."""
-        if value is None or value.data is None:
-            return {}
-        if not isinstance(value.data, dict):
-            self.issue(value.line, f"{what} must be a mapping, not {_kind(value)}")
-            return {}
-        for key, entry in value.data.items():
+        found: dict[str, Value] = self._typed(value, what, dict, "a mapping") or {}
+        for key, entry in found.items():
             if keys is not None and key not in keys:
                 self.issue(entry.line, f"unknown key {key!r} in {what}; {_guess(key, keys)}")
-        return value.data
+        return found
 
     def items(self, value: Value | None, what: str) -> list[Value]:
         """The value as a list. An absent value is an empty list."""
-        if value is None or value.data is None:
-            return []
-        if not isinstance(value.data, list):
-            self.issue(value.line, f"{what} must be a list, not {_kind(value)}")
-            return []
-        return value.data
+        return self._typed(value, what, list, "a list") or []
 
     def strings(self, value: Value | None, what: str) -> list[tuple[str, int]]:
         """The value as a list of strings, each with its line."""
-        found = []
-        for item in self.items(value, what):
-            text = self.string(item, f"an entry of {what}")
-            if text is not None:
-                found.append((text, item.line))
-        return found
+        texts = ((self.string(item, f"an entry of {what}"), item.line) for item in self.items(value, what))
+        return [(text, line) for text, line in texts if text is not None]
 
     def string(self, value: Value | None, what: str) -> str | None:
         """The value as a string, None if it is absent or something else (which is an issue)."""
-        if value is None or value.data is None:
-            return None
-        if not isinstance(value.data, str):
-            self.issue(value.line, f"{what} must be a string, not {_kind(value)}; put it in quotes")
-            return None
-        return value.data
+        text: str | None = self._typed(value, what, str, "a string", "; put it in quotes")
+        return text
+
+    def _typed(self, value: Value | None, what: str, kind: type, expected: str, hint: str = "") -> Any:
+        if value is None or value.data is None or isinstance(value.data, kind):
+            return value.data if value else None
+        self.issue(value.line, f"{what} must be {expected}, not {_kind(value)}{hint}")
+        return None
 
     def scalars(self, value: Value | None, what: str) -> Iterator[tuple[str, str]]:
         """The pairs of a mapping of names to single values, which are text; a number or date as it is written."""

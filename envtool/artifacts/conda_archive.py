@@ -85,14 +85,7 @@ def plain(path: str) -> str:
 
 
 def read_info(archive: Path, names: Sequence[str]) -> dict[str, bytes]:
-    """Read files of `info/`.
-
-    Returns:
-        The content of each that is there.
-
-    Raises:
-        ArchiveError: it is no package archive.
-    """
+    """Read files of `info/`. Raises ArchiveError if it is no package archive."""
     wanted = {f"info/{name}": name for name in names}
     found: dict[str, bytes] = {}
     try:
@@ -211,7 +204,7 @@ def _open_stream(archive: Path, part: str) -> Iterator[IO[bytes]]:
             if part == "pkg" and inner not in outer.namelist() and any("info-" in each for each in outer.namelist()):
                 yield io.BytesIO(bytes(2 * tarfile.BLOCKSIZE))  # nothing but info/
                 return
-            with outer.open(inner) as compressed, _decompress(compressed) as stream:
+            with outer.open(inner) as compressed, _decompress(archive, compressed) as stream:
                 yield stream
     else:
         with bz2.open(archive) as stream:
@@ -219,11 +212,11 @@ def _open_stream(archive: Path, part: str) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _decompress(compressed: IO[bytes]) -> Iterator[IO[bytes]]:
+def _decompress(archive: Path, compressed: IO[bytes]) -> Iterator[IO[bytes]]:
     import zstandard
 
     with zstandard.ZstdDecompressor().stream_reader(compressed, read_across_frames=True) as stream:
         try:
             yield cast("IO[bytes]", stream)
         except zstandard.ZstdError as error:
-            raise ArchiveError(f"damaged zstd data: {error}") from error
+            raise ArchiveError(f"{archive} has damaged zstd data: {error}") from error

@@ -42,7 +42,6 @@ class Package:
     """A whole package.
 
     Args:
-        build_prefix: what the build string begins with where the package is for one Python, such as `py311`.
         is_generic: of a noarch package: whether it is for any environment and not for Python.
         entry_points: of a noarch Python package, `name = module:function` for each console script.
         files: what goes into the prefix; a noarch Python package has `site-packages/` and `python-scripts/`.

@@ -31,9 +31,6 @@ def fetch_packages(
 ) -> dict[str, Path]:
     """Bring the archives and wheels of a lock into the cache.
 
-    Returns:
-        The proven file of each canonical URL.
-
     Raises:
         LockfileError: the lock has no sha256 for some of them; all are listed.
         NetworkError, HashMismatchError: one could not be had or proven.

@@ -25,7 +25,7 @@ class ReadAhead:
         self._thread.start()
 
     def read(self, size: int) -> bytes:
-        """Up to so many bytes; none at the end. Raises Exception if what the stream raised."""
+        """Up to so many bytes; none at the end."""
         while not self._left and not self._is_over:
             piece = self._pieces.get()
             if isinstance(piece, BaseException):

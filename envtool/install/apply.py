@@ -24,10 +24,6 @@ from envtool.prefix.scan import Entry, Inode, Known, Written
 def apply(transaction: Transaction, placements: Sequence[Placement], proven: Mapping[str, Path]) -> Known:
     """Change a prefix, which is locked and marked incomplete, as a transaction says.
 
-    Args:
-        placements: packages that need not be unpacked; none unless the plan starts over.
-        proven: the file of each other URL that the plan needs.
-
     Returns:
         The files that need not be read back.
 

@@ -27,12 +27,7 @@ from envtool.signing.trust import require_signed
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a create did.
-
-    Args:
-        clobbers: the paths that two packages bring, if anything was made.
-        link_scripts: the link scripts that were not run, by conda package, if anything was made.
-    """
+    """What a create did."""
 
     plan: Plan
     receipt: Receipt

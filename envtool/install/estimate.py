@@ -24,9 +24,7 @@ class Estimate:
     """What carrying out a plan will take.
 
     Args:
-        download_bytes: their size, as far as it is known.
         unknown: how many of them have a size that nobody says.
-        disk_bytes: what the environment will take on the disk; a guess where archives were not seen yet.
     """
 
     downloads: int

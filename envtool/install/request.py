@@ -17,9 +17,6 @@ class Request:
     """What is to be made.
 
     Args:
-        starts_over: whether to make everything anew even if nothing seems to have changed.
-        repairs: whether to read every file and mend what was altered.
-        is_offline: whether everything has to be in the cache.
         is_vouched: whether a signature over the whole lock was checked already.
         is_from_archives: whether everything is unpacked and compiled, also what the cache holds unpacked.
     """

@@ -55,24 +55,14 @@ class Made:
 
 def capture(
     made: Made, packages: Mapping[str, LockedPackage], others: Iterable[LockedPackage], store: PackageCache
-) -> int:
-    """Keep the images of packages.
-
-    Returns:
-        How many were kept.
-
-    Raises:
-        OSError: the store cannot be written.
-    """
+) -> None:
+    """Keep the images of packages. Raises OSError if the store cannot be written."""
     contents = _Contents(made, [*packages.values(), *others])
-    count = 0
     for key, package in packages.items():
         with suppress(_UnclearError):
             files = contents.of(package)
             _require_room(made, files, store)
             store.keep(key, functools.partial(_take, made, store, package, files))
-            count += 1
-    return count
 
 
 def _require_room(made: Made, paths: Sequence[str], store: PackageCache) -> None:

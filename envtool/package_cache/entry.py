@@ -50,7 +50,6 @@ class CacheEntry:
     """What one package brings.
 
     Args:
-        links: its symbolic links, path to target; `PREFIX_TEXT` stands for the prefix.
         record: its record for conda-meta, None for a wheel; `PREFIX_TEXT` stands for the prefix.
         seals: the name of each stored file to its inode, size and times in nanoseconds, as it was written.
     """

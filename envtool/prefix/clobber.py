@@ -32,9 +32,6 @@ def resolve(brought: Mapping[Package, Collection[str]], conda_order: Callable[[]
 
     Args:
         conda_order: the names of the conda packages in topological order; asked for only if two of them share a path.
-
-    Returns:
-        What is lost, and to whom.
     """
     claims = {package: paths for package, paths in _contested(brought).items() if paths}
     if not claims:
@@ -120,7 +117,6 @@ def topological_order(depends: Mapping[str, Sequence[str]], noarch: Collection[s
     """The order in which py-rattler links packages: each one after those that it needs.
 
     Args:
-        depends: the match specs that each package needs, by its normalized name.
         noarch: which of the packages are noarch; in a cycle they come after the others.
     """
     needs = {name: [name_of(spec) for spec in specs] for name, specs in depends.items()}

@@ -17,9 +17,6 @@ def write_history(
 
     Without the `update specs` a later `conda remove` would take everything out that nothing else needs.
     Source: conda's conda/history.py.
-
-    Args:
-        before: `channel/subdir::name-version-build` of each package before the change.
     """
     lines = [f"==> {time.strftime('%Y-%m-%d %H:%M:%S')} <==", f"# cmd: {command}"]
     lines += [f"-{each}" for each in sorted(set(before) - set(after))]

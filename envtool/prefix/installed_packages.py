@@ -27,7 +27,6 @@ class CondaPackage:
     Args:
         description: `channel/subdir::name-version-build`, as conda's history names it: conda takes what it would name
             otherwise for another package.
-        entry_points: the scripts that linking generated, which stand in no archive.
     """
 
     name: str

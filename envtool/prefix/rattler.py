@@ -37,9 +37,6 @@ class LinkRequest:
 def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, platform: str, cache_dir: Path) -> None:
     """Link archives into a prefix, anew where the package is there already, and unlink what is extra.
 
-    Args:
-        cache_dir: a directory on the file system of the prefix, which holds the unpacked archives and nothing else.
-
     Raises:
         EnvtoolError: an archive cannot be linked.
     """

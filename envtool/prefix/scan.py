@@ -33,7 +33,6 @@ class Entry:
     """One file or link of a prefix.
 
     Args:
-        path: relative to the prefix, with `/`.
         sha256: hash of the normalized content, or of the target of a link.
         names_prefix: whether the content on disk names the prefix.
     """
@@ -86,11 +85,7 @@ class Known:
 
 
 def scan(prefix: Path, placeholders: Mapping[str, Placeholder], known: Known | None = None) -> dict[str, Entry]:
-    """Read every file of a prefix but those in conda-meta, on all cores.
-
-    Returns:
-        Path to entry, sorted by path.
-    """
+    """Read every file of a prefix but those in conda-meta, on all cores."""
     # The largest first and dealt out, so that no core is left alone with one of them at the end.
     found = sorted(walk(str(prefix)), key=lambda each: each[1].st_size, reverse=True)
     known = known or Known()

@@ -12,13 +12,7 @@ from envtool.prefix.prefix import Installed, Receipt
 
 @dataclass(frozen=True)
 class Plan:
-    """What has to change in a prefix.
-
-    Args:
-        install: packages of the lock that are not there, are there in another version or build, or are damaged.
-        remove: packages that are there and not in the lock, or in another version or build.
-        recompiles: whether byte-code is made anew although no package changes.
-    """
+    """What has to change in a prefix."""
 
     install: tuple[LockedPackage, ...]
     remove: tuple[Installed, ...] = ()

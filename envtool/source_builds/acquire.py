@@ -28,9 +28,6 @@ def fetch_packages(
 ) -> dict[str, Path]:
     """Bring the archives and wheels of a lock into the cache.
 
-    Returns:
-        The proven file of each canonical URL.
-
     Raises:
         SolveError: the wheel of a locked commit cannot be built here.
         LockfileError, NetworkError, HashMismatchError, CacheError: as `envtool.artifacts.download.fetch_packages`.

@@ -35,7 +35,6 @@ def build(project: Path, tools: Path, committed_at: int, scratch: Path, version:
     """Build a pure-Python wheel.
 
     Args:
-        tools: the directory with the wheels that the build may use; nothing else can be had.
         committed_at: what the backend is told for the time, in seconds since 1970.
 
     Raises:

@@ -63,7 +63,6 @@ class GitWheels:
         """The wheel of a requirement.
 
         Args:
-            requirement: `NAME @ git+URL`, with or without a revision.
             kept: wheels of an old lock; one of the same name stays, whatever its branch has moved on to.
 
         Raises:

@@ -96,9 +96,6 @@ def take_inventory(
 ) -> Inventory:
     """Read every file of a prefix, and list what its lock says should be there.
 
-    Args:
-        proven: archives and wheels that were just proven and need not be hashed again, by canonical URL.
-
     Raises:
         NetworkError, HashMismatchError: an archive that is not in the cache could not be had or proven.
     """
@@ -120,9 +117,6 @@ def keep_manifests(
     proven: Mapping[str, Path],
 ) -> None:
     """Read the archives and wheels that have no manifest yet.
-
-    Args:
-        proven: archives and wheels that were just proven and need not be hashed again, by canonical URL.
 
     Raises:
         NetworkError, HashMismatchError: an archive that is not in the cache could not be had or proven.

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from envtool import subprocesses
@@ -24,9 +24,6 @@ _NOT_SOURCES = ("__pycache__", "*.pyc", ".*_cache")
 
 def download(name: str, version: str, sha256: str, cache: Cache, scratch: Path, progress: Progress) -> Path:
     """A pure-Python wheel by its hash, from the cache or from the index that pip is configured for.
-
-    Returns:
-        The wheel in the cache.
 
     Raises:
         ProcessError: pip could not get it.
@@ -45,14 +42,7 @@ def download(name: str, version: str, sha256: str, cache: Cache, scratch: Path, 
 
 
 def snapshot(root: Path, inputs: Sequence[str], target: Path) -> str:
-    """Copy what a wheel is made of, and hash the copy.
-
-    Returns:
-        A sha256 over paths, modes and contents.
-
-    Raises:
-        MissingFileError: an input is not there.
-    """
+    """Copy what a wheel is made of, and hash the copy. Raises MissingFileError if an input is not there."""
     missing = [name for name in inputs if not (root / name).exists()]
     if missing:
         raise MissingFileError(f"the checkout {root} has no {', '.join(missing)}", "clone it again")
@@ -67,14 +57,7 @@ def snapshot(root: Path, inputs: Sequence[str], target: Path) -> str:
 
 
 def build(snapshot_dir: Path, scratch: Path) -> Path:
-    """Make the wheel of a copied checkout.
-
-    Returns:
-        The wheel.
-
-    Raises:
-        ProcessError: the build backend could not be had, or failed.
-    """
+    """Make the wheel of a copied checkout. Raises ProcessError if the build backend could not be had, or failed."""
     # The wheel's own times do not reach the package, but a build that reads the clock has no business here.
     env = {"SOURCE_DATE_EPOCH": "315619200", "PYTHONHASHSEED": "0"}
     _pip(["wheel", "--no-deps", "--wheel-dir", str(scratch), str(snapshot_dir)], env)
@@ -83,15 +66,11 @@ def build(snapshot_dir: Path, scratch: Path) -> Path:
 
 def _digest(directory: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(_files(directory)):
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         is_executable = bool(path.stat().st_mode & 0o100)
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(json.dumps([str(path.relative_to(directory)), is_executable, content]).encode())
     return digest.hexdigest()
-
-
-def _files(directory: Path) -> Iterator[Path]:
-    return (path for path in directory.rglob("*") if path.is_file())
 
 
 def _pip(arguments: Sequence[str], env: dict[str, str] | None = None) -> None:

@@ -41,9 +41,7 @@ def dist_info_of(members: Mapping[str, Entry], owner: str) -> str:
 
 def headers(members: Mapping[str, Entry], name: str, owner: str) -> Message:
     """The headers of a file of a wheel, such as METADATA. Raises ArchiveError if it is not there."""
-    if name not in members:
-        raise ArchiveError(f"{owner} has no {name}")
-    return Parser().parsestr(members[name].content.decode("utf-8"), headersonly=True)
+    return Parser().parsestr(_text(members, name, owner), headersonly=True)
 
 
 def one_line(metadata: Message, key: str) -> str:
@@ -72,8 +70,7 @@ def _text(members: Mapping[str, Entry], name: str, owner: str) -> str:
 
 def python_spec(metadata: Message, owner: str) -> str:
     """The match spec for Python that Requires-Python stands for. Raises ArchiveError if conda has no words for it."""
-    clauses = [clause.strip().replace(" ", "") for clause in one_line(metadata, "Requires-Python").split(",")]
-    clauses = [clause for clause in clauses if clause]
+    clauses = [clause for clause in one_line(metadata, "Requires-Python").replace(" ", "").split(",") if clause]
     unknown = [clause for clause in clauses if not _CLAUSE.fullmatch(clause)]
     if unknown:
         raise ArchiveError(f"{owner} has a Requires-Python that conda cannot say: {', '.join(unknown)}")

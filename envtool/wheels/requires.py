@@ -36,9 +36,6 @@ class Target:
 def match_specs(requires: Sequence[str], target: Target, names: Mapping[str, str], owner: str) -> tuple[str, ...]:
     """The match specs that stand for requirements.
 
-    Args:
-        names: names that are other ones on conda, such as `torch` to `pytorch`.
-
     Returns:
         Sorted match specs, without those that the target does not need.
 

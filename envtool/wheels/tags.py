@@ -29,7 +29,6 @@ class Fit:
     Args:
         subdir: the conda subdir; `noarch` for a wheel of Python only.
         python: the one minor version that its package is for, such as `3.11`; None for noarch.
-        depends: what it needs of Python and of the machine, as match specs.
     """
 
     subdir: str
