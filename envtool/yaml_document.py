@@ -69,7 +69,7 @@ class YamlDocument:
             loader = _StringLoader(text)
             try:
                 node = loader.get_single_node()
-                return Value(None, 1) if node is None else self._weighed(loader, node)[0]
+                return Value(None, 1) if node is None else self._convert(loader, node)
             finally:
                 loader.dispose()
         except _UnusableError as error:
@@ -82,6 +82,9 @@ class YamlDocument:
         except yaml.YAMLError as error:
             self.issues.append(Issue(f"{self.name}:1", f"not YAML: {error}"))
         return Value(None, 1)
+
+    def _convert(self, loader: Any, node: yaml.Node) -> Value:
+        return self._weighed(loader, node)[0]
 
     def _weighed(self, loader: Any, node: yaml.Node) -> tuple[Value, int]:
         known = self._values.get(id(node))
@@ -98,7 +101,7 @@ class YamlDocument:
         if isinstance(node, yaml.MappingNode):
             value = Value(self._convert_mapping(loader, node), line)
         elif isinstance(node, yaml.SequenceNode):
-            value = Value([self._weighed(loader, item)[0] for item in node.value], line)
+            value = Value([self._convert(loader, item) for item in node.value], line)
         else:
             value = Value(self._construct(loader, node), line, str(node.value))
         self._open.discard(id(node))
@@ -128,12 +131,12 @@ class YamlDocument:
             key = str(key_node.value)
             if key in own:
                 self.issue(key_node.start_mark.line + 1, f"key {key!r} stands here twice")
-            own[key] = self._weighed(loader, value_node)[0]
+            own[key] = self._convert(loader, value_node)
         return {**merged, **own}
 
     def _merged(self, loader: Any, node: yaml.Node) -> list[dict[str, Value]]:
         nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        values = [self._weighed(loader, each)[0] for each in nodes]
+        values = [self._convert(loader, each) for each in nodes]
         if not all(isinstance(each.data, dict) for each in values):
             raise _UnusableError(node, "expected a mapping or a list of mappings after <<")
         return [each.data for each in values]
