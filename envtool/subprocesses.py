@@ -55,11 +55,8 @@ def run(
 
 
 class Background:
-    """A program that runs beside us until it is stopped.
-
-    Raises:
-        ProcessError: the program is not there or may not be run.
-    """
+    """A program that runs beside us until it is stopped. Raises ProcessError if the program is not there or may not be
+    run."""
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path) -> None:
         try:
@@ -90,11 +87,8 @@ class Background:
 
 
 def replace(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
-    """Become another program, so that signals and the exit status are its own.
-
-    Raises:
-        ProcessError: the program is not there or may not be run.
-    """
+    """Become another program, so that signals and the exit status are its own. Raises ProcessError if the program is
+    not there or may not be run."""
     try:
         os.execvpe(argv[0], list(argv), dict(env))  # noqa: S606 - no shell is what is wanted here
     except OSError as error:

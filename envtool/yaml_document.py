@@ -94,7 +94,7 @@ class YamlDocument:
                 raise _UnusableError(node, f"aliases repeat more than {_MOST_REPEATED} values")
             return known
         if id(node) in self._open:
-            raise _UnusableError(node, "an alias stands inside of its own anchor")
+            raise _UnusableError(node, "an alias is inside its own anchor")
         self._open.add(id(node))
         before = len(self._values) + self._repeated
         line = node.start_mark.line + 1
@@ -130,7 +130,7 @@ class YamlDocument:
                 continue
             key = str(key_node.value)
             if key in own:
-                self.issue(key_node.start_mark.line + 1, f"key {key!r} stands here twice")
+                self.issue(key_node.start_mark.line + 1, f"key {key!r} appears twice")
             own[key] = self._convert(loader, value_node)
         return {**merged, **own}
 
@@ -205,15 +205,12 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def read_text(path: Path, hint: str) -> str:
-    """The content of a text file that a user named.
-
-    Raises:
-        MissingFileError: it is not there, is a directory, may not be read or is not UTF-8.
-    """
+    """The content of a text file that a user named. Raises MissingFileError if it is not there, is a directory, may not
+    be read or is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise MissingFileError(f"{path} is not there", hint) from None
+        raise MissingFileError(f"{path} not found", hint) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise MissingFileError(f"{path} cannot be read: {reason}", hint) from error

@@ -54,11 +54,8 @@ class _BoundedTarInfo(tarfile.TarInfo):
 
 
 def bounded(archive: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members of a part of an archive, without `./` before their names.
-
-    Raises:
-        ArchiveError: there are too many, or one that is to be read whole is too large.
-    """
+    """The members of a part of an archive, without `./` before their names. Raises ArchiveError if there are too many,
+    or one that is to be read whole is too large."""
     info_bytes = 0
     for count, member in enumerate(tar):
         member.name = plain(member.name)
@@ -73,7 +70,7 @@ def bounded(archive: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         if (is_whole and member.size > _LARGEST_READ_BYTES) or info_bytes > _LARGEST_INFO_BYTES:
             raise ArchiveError(f"{archive}: {member.name} is too large: {member.size} bytes")
         if is_stated and not member.isreg():
-            raise ArchiveError(f"{archive}: {member.name} is no plain file")
+            raise ArchiveError(f"{archive}: {member.name} is not a plain file")
         yield member
 
 
@@ -85,7 +82,7 @@ def plain(path: str) -> str:
 
 
 def read_info(archive: Path, names: Sequence[str]) -> dict[str, bytes]:
-    """Read files of `info/`. Raises ArchiveError if it is no package archive."""
+    """Read files of `info/`. Raises ArchiveError if it is not a valid package archive."""
     wanted = {f"info/{name}": name for name in names}
     found: dict[str, bytes] = {}
     try:
@@ -98,7 +95,7 @@ def read_info(archive: Path, names: Sequence[str]) -> dict[str, bytes]:
                 if is_past or len(found) == len(wanted):
                     break  # in a .tar.bz2 the payload comes after info/, and unpacking it takes long
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, KeyError) as error:
-        raise ArchiveError(f"{archive} is no package archive: {error}") from error
+        raise ArchiveError(f"{archive} is not a valid package archive: {error}") from error
     return found
 
 
@@ -118,7 +115,7 @@ def parse_info(archive: Path, info: Mapping[str, bytes], name: str) -> dict[str,
     except (ValueError, RecursionError) as error:
         raise ArchiveError(f"info/{name} of {archive} is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ArchiveError(f"info/{name} of {archive} is no JSON object")
+        raise ArchiveError(f"info/{name} of {archive} is not a JSON object")
     return content
 
 
@@ -139,11 +136,8 @@ class Member:
 
 
 def read_payload(archive: Path) -> list[Member]:
-    """Read every file of an archive's payload, everything but `info/`.
-
-    Raises:
-        ArchiveError: it is no package archive.
-    """
+    """Read every file of an archive's payload, everything but `info/`. Raises ArchiveError if it is not a valid package
+    archive."""
     members: dict[str, Member] = {}
     try:
         with open_part(archive, "pkg") as tar:
@@ -151,7 +145,7 @@ def read_payload(archive: Path) -> list[Member]:
                 if not info.isdir() and not info.name.startswith("info/"):
                     members[info.name] = read_member(tar, info, members)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, KeyError) as error:
-        raise ArchiveError(f"{archive} is no package archive: {error}") from error
+        raise ArchiveError(f"{archive} is not a valid package archive: {error}") from error
     return list(members.values())
 
 
@@ -161,11 +155,7 @@ def read_member(
     members: Mapping[str, Member],
     write: Callable[[bytes], object] | None = None,
 ) -> Member:
-    """Read one file or link of an archive's payload.
-
-    Args:
-        members: those that came before it, by path; a hard link is a second name of one of them.
-    """
+    """Read one file or link of an archive's payload."""
     if info.issym():
         target = os.fsencode(info.linkname)
         sha256 = hashlib.sha256(target).hexdigest()

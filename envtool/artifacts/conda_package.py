@@ -19,14 +19,10 @@ PLACEHOLDER = "/opt/envtool_prefix_placeholder" + "_placehold" * 16
 
 @dataclass(frozen=True)
 class Entry:
-    """One file or symbolic link.
-
-    Args:
-        content: the bytes of the file; of a link, the bytes of the file that it points to.
-    """
+    """One file or symbolic link."""
 
     path: str
-    content: bytes
+    content: bytes  # of a link, that of the file that it points to
     is_executable: bool = False
     link: str | None = None
     has_placeholder: bool = False
@@ -100,11 +96,8 @@ class Package:
 
 
 def safe_path(path: str, owner: str) -> str:
-    """The path in its plain form (`./a//b` becomes `a/b`).
-
-    Raises:
-        ArchiveError: the path would leave the directory that it is unpacked in, or cannot be a path.
-    """
+    """The path in its plain form (`./a//b` becomes `a/b`). Raises ArchiveError if the path would leave the directory
+    that it is unpacked in, or cannot be a path."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if path.startswith("/") or ".." in parts or re.search(r"[\x00-\x1f\\]", path):
         raise ArchiveError(

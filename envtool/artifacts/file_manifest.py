@@ -47,14 +47,10 @@ class Declared:
 
 @dataclass(frozen=True)
 class Brought:
-    """What an archive or wheel brings into a prefix.
-
-    Args:
-        scripts: the entry points that installing makes, which have no bytes in it.
-    """
+    """What an archive or wheel brings into a prefix."""
 
     files: Mapping[str, Declared]
-    scripts: tuple[str, ...] = ()
+    scripts: tuple[str, ...] = ()  # entry points that installing makes
     directories: tuple[str, ...] = ()
     depends: tuple[str, ...] = ()
     is_noarch: bool = False
@@ -84,11 +80,8 @@ class FileManifests:
             self._write(sha256, _wheel_content(source))
 
     def keep_archive(self, sha256: str, archive: Path, payload: Iterable[Member], info: Mapping[str, bytes]) -> None:
-        """Keep the manifest of an archive that was read.
-
-        Raises:
-            ArchiveError: one of these is not there, or no JSON.
-        """
+        """Keep the manifest of an archive that was read. Raises ArchiveError if one of these is not there, or no
+        JSON."""
         self._write(sha256, _archive_content(archive, payload, info))
 
     def _write(self, sha256: str, content: Mapping[str, Any]) -> None:
@@ -160,7 +153,7 @@ def _archive_content(archive: Path, payload: Iterable[Member], info: Mapping[str
         file: dict[str, Any] = {"sha256": member.normalized_sha256}
         if member.is_link:
             if "__pycache__" in path.split("/"):  # compiling would write where it leads
-                raise ArchiveError(f"{archive}: expected byte-code to be no link, found {path}")
+                raise ArchiveError(f"{archive}: expected byte-code as a file, found the link {path}")
             file["is_link"] = True
         if member.is_executable:
             file["is_executable"] = True
@@ -176,7 +169,7 @@ def _archive_content(archive: Path, payload: Iterable[Member], info: Mapping[str
     }
     depends = index.get("depends", [])
     if not isinstance(depends, list) or not all(isinstance(each, str) for each in depends):
-        raise ArchiveError(f"{archive}: depends of info/index.json is no list of texts")
+        raise ArchiveError(f"{archive}: depends of info/index.json is not a list of texts")
     content.update(noarch=index.get("noarch"), depends=depends)
     if index.get("name") == "python":
         content["site_packages"] = stated_paths.site_packages(archive, index)
@@ -195,7 +188,7 @@ def _wheel_content(wheel: Path) -> dict[str, Any]:
             files = {name: file for share in shares for name, file in share.items()}
         return {"files": files, "scripts": scripts_of(wheel)}
     except (zipfile.BadZipFile, OSError) as error:
-        raise ArchiveError(f"{wheel} is no wheel: {error}") from error
+        raise ArchiveError(f"{wheel} is not a valid wheel: {error}") from error
 
 
 def _share(wheel: Path, members: Sequence[zipfile.ZipInfo]) -> dict[str, dict[str, Any]]:

@@ -16,14 +16,10 @@ PREFIX_TEXT = b"/envserve/prefix"
 
 @dataclass(frozen=True)
 class Placeholder:
-    """What a package's archive says in place of the prefix.
-
-    Args:
-        is_binary: whether the file is binary, so that the string was padded with NUL bytes to keep its length.
-    """
+    """What a package's archive says in place of the prefix."""
 
     text: bytes
-    is_binary: bool
+    is_binary: bool  # then NUL bytes keep the length of each string
 
 
 def restore(content: bytes, prefix: bytes, placeholder: Placeholder | None) -> bytes:

@@ -21,15 +21,11 @@ from envtool.prefix.transaction_plan import Plan
 
 @dataclass(frozen=True)
 class Estimate:
-    """What carrying out a plan will take.
-
-    Args:
-        unknown: how many of them have a size that nobody says.
-    """
+    """What carrying out a plan will take."""
 
     downloads: int
     download_bytes: int
-    unknown: int
+    unknown: int  # those of unknown size
     disk_bytes: int
     free_bytes: int
 
@@ -37,11 +33,7 @@ class Estimate:
 def forecast(
     plan: Plan, wanted: Sequence[LockedPackage], place: Path, cache: Cache, sizes: Mapping[str, int | None]
 ) -> Estimate:
-    """Foresee what carrying out a plan will take; nothing is downloaded.
-
-    Args:
-        sizes: the sizes in bytes of archives and wheels, by URL, as far as they are known.
-    """
+    """Foresee what carrying out a plan will take; nothing is downloaded."""
     placements = find_placements(wanted, PackageCache(cache)) if plan.starts_over else []
     known = {each.package.url: each.image.size_bytes for each in placements}
     for each in plan.install:

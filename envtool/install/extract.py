@@ -42,7 +42,7 @@ def unpack(archives: Mapping[Path, Path], prefix: Path, task: Task) -> dict[Path
     """Unpack proven archives, several at a time.
 
     Raises:
-        ArchiveError: one is no package archive, or brings a file for a place outside of its directory.
+        ArchiveError: one is not a valid package archive, or brings a path that escapes its directory.
         OSError: a file cannot be written.
     """
     stopped = threading.Event()
@@ -99,7 +99,7 @@ class _Unpacking:
                     for info in bounded(self._archive, tar):
                         self._unpack(tar, info)
             except (tarfile.TarError, zipfile.BadZipFile, EOFError, KeyError) as error:
-                raise ArchiveError(f"{self._archive} is no package archive: {error}") from error
+                raise ArchiveError(f"{self._archive} is not a valid package archive: {error}") from error
             except OSError as error:
                 # Two members in one place, one below a link or a file, or, without a number, no data of bz2.
                 if error.errno in (None, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
@@ -152,7 +152,7 @@ class _Unpacking:
     def _place(self, name: str) -> str:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
-            raise ArchiveError(f"{self._archive}: {name} is a place outside of the package")
+            raise ArchiveError(f"{self._archive}: {name}: path escapes the package")
         return "/".join((self._root, *path.parts))
 
     def _make(self, directory: str) -> None:

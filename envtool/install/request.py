@@ -34,11 +34,8 @@ class Request:
     is_from_archives: bool = False
 
     def packages(self) -> tuple[LockedPackage, ...]:
-        """What the lock says for the platform and categories.
-
-        Raises:
-            PrefixError: the lock has nothing for the platform or a category.
-        """
+        """What the lock says for the platform and categories. Raises PrefixError if the lock has nothing for the
+        platform or a category."""
         return self._packages
 
     @cached_property

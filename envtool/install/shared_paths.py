@@ -62,11 +62,8 @@ class SharedPaths:
         return self.transaction.manifests.brought(require_sha256(package), key, self._site_packages)
 
     def require_settled(self) -> None:
-        """Check that the plan makes every package that has a shared path, once the archives are unpacked.
-
-        Raises:
-            SharedPathsError: it does not.
-        """
+        """Check that the plan makes every package that has a shared path, once the archives are unpacked. Raises
+        SharedPathsError if it does not."""
         plan = self.transaction.plan
         sharing = {package for (loser, _), winner in self._losses.items() for package in (loser, winner)}
         if not sharing.isdisjoint(self._placed):

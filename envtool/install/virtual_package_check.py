@@ -20,16 +20,12 @@ _HINTS = {
 
 @dataclass(frozen=True)
 class Lack:
-    """Something that the machine does not have.
-
-    Args:
-        detected: the version of the machine, None when it has none at all.
-    """
+    """Something that the machine does not have."""
 
     name: str
     constraint: str
     package: str
-    detected: str | None
+    detected: str | None  # None when the machine has none
 
     def __str__(self) -> str:
         has = f"has {self.detected}" if self.detected else "has none"
@@ -37,11 +33,8 @@ class Lack:
 
 
 def require(packages: Sequence[LockedPackage]) -> None:
-    """Check that this machine has what packages need.
-
-    Raises:
-        VirtualPackageError: it lacks something; everything that it lacks is named.
-    """
+    """Check that this machine has what packages need. Raises VirtualPackageError if it lacks something; everything that
+    it lacks is named."""
     if not any(name.startswith("__") for package in packages for name in package.dependencies):
         return
     lacks = find_lacks(packages, rattler.detect_virtual_packages())

@@ -113,11 +113,7 @@ def fill_record(content: bytes, record: Path) -> bytes:
 
 
 def fill_meta(record: Mapping[str, Any], package: LockedPackage, prefix: Path) -> dict[str, Any]:
-    """A record of conda-meta for this prefix.
-
-    Args:
-        package: the package; its URL may be another than the one that the record was made with, and so may its md5.
-    """
+    """A record of conda-meta for this prefix."""
     content: dict[str, Any] = replace_text(record, PREFIX_TEXT.decode(), str(prefix))
     content.update(url=package.url, channel=channel_of(package.url), fn=package.file_name)
     set_md5(content, package.md5)

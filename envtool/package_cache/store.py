@@ -32,15 +32,11 @@ _GROWING = ".growing-"
 
 @dataclass(frozen=True)
 class Kept:
-    """One image as it lies in the store.
-
-    Args:
-        used_s: when it was used last, in seconds since the epoch.
-    """
+    """One image as it lies in the store."""
 
     key: str
     size_bytes: int
-    used_s: float
+    used_s: float  # since the epoch
 
 
 class PackageCache:

@@ -114,11 +114,7 @@ def _overwrite(claims: Mapping[Package, Collection[str]], lost: dict[tuple[Packa
 
 
 def topological_order(depends: Mapping[str, Sequence[str]], noarch: Collection[str]) -> list[str]:
-    """The order in which py-rattler links packages: each one after those that it needs.
-
-    Args:
-        noarch: which of the packages are noarch; in a cycle they come after the others.
-    """
+    """The order in which py-rattler links packages: each one after those that it needs."""
     needs = {name: [name_of(spec) for spec in specs] for name, specs in depends.items()}
     broken = _broken_edges(_cycles(needs), noarch)
     kept = {name: sorted(each for each in found if (name, each) not in broken) for name, found in needs.items()}

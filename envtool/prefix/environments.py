@@ -33,13 +33,10 @@ def environments() -> list[Environment]:
 
 
 def remove(prefix: Prefix) -> None:
-    """Remove an environment with everything in it.
-
-    Raises:
-        PrefixError: it is not there, or was not made by envtool.
-    """
+    """Remove an environment with everything in it. Raises PrefixError if it is not there, or was not made by
+    envtool."""
     if prefix.state() in (State.ABSENT, State.EMPTY):
-        raise PrefixError(f"{prefix.path} is not there", "envtool list shows the environments")
+        raise PrefixError(f"{prefix.path} not found", "envtool list shows the environments")
     with prefix.locked():
         # First the mark: a removal that is broken off must not leave something that looks whole.
         prefix.mark_incomplete()

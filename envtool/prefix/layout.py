@@ -28,15 +28,11 @@ class Clobber:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a prefix should hold.
-
-    Args:
-        shared: the packages that share a path with another one, be its content equal or not.
-    """
+    """What a prefix should hold."""
 
     declared: Mapping[str, Declared]
     clobbers: tuple[Clobber, ...] = ()
-    shared: frozenset[Package] = frozenset()
+    shared: frozenset[Package] = frozenset()  # those that share a path, be its content equal or not
 
 
 def layout(locked: Sequence[LockedPackage], manifests: FileManifests) -> Layout:
@@ -58,11 +54,7 @@ def layout(locked: Sequence[LockedPackage], manifests: FileManifests) -> Layout:
 
 
 def losses(locked: Sequence[LockedPackage], manifests: FileManifests, proven: Mapping[str, Path]) -> Lost:
-    """What every package loses of which it is known what it brings; worked out once for the same packages.
-
-    Args:
-        proven: the files of the other wheels, by canonical URL.
-    """
+    """What every package loses of which it is known what it brings; worked out once for the same packages."""
     known = [package for package in locked if manifests.is_known(require_sha256(package)) or package.url in proven]
     keys = tuple((package.manager, package.name, require_sha256(package)) for package in known)
     return _losses(_Question(keys, site_packages(locked, manifests), known, manifests, proven))

@@ -110,11 +110,8 @@ class Prefix:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the prefix alone; a second process waits and says so.
-
-        Raises:
-            PrefixError: the directory holds something that is not ours, or cannot be written.
-        """
+        """Hold the prefix alone; a second process waits and says so. Raises PrefixError if the directory holds
+        something that is not ours, or cannot be written."""
         self.refuse_foreign()
         self._refuse_unusable()
         with ExitStack() as stack:
@@ -158,7 +155,7 @@ class Prefix:
             raise PrefixError(
                 f"{self.path} is not whole: a create was broken off", "run envtool create again; it goes on"
             )
-        what = "was not made by envtool" if state is State.FOREIGN else "is not there"
+        what = "was not made by envtool" if state is State.FOREIGN else "not found"
         raise PrefixError(f"{self.path} {what}", "envtool create makes an environment from a lock")
 
     def mark_incomplete(self) -> None:

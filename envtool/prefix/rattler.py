@@ -20,26 +20,19 @@ from envtool.prefix.prefix import Prefix
 
 @dataclass(frozen=True)
 class LinkRequest:
-    """An archive to be linked into a prefix.
-
-    Args:
-        md5: another hash of it, which conda shows; None where the lock has none.
-    """
+    """An archive to be linked into a prefix."""
 
     name: str
     url: str
     sha256: str
     archive: Path
     unpacked: Path
-    md5: str | None = None
+    md5: str | None = None  # shown by conda
 
 
 def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, platform: str, cache_dir: Path) -> None:
-    """Link archives into a prefix, anew where the package is there already, and unlink what is extra.
-
-    Raises:
-        EnvtoolError: an archive cannot be linked.
-    """
+    """Link archives into a prefix, anew where the package is there already, and unlink what is extra. Raises
+    EnvtoolError if an archive cannot be linked."""
     import asyncio
 
     import rattler

@@ -47,15 +47,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Written:
-    """A file as it was written.
-
-    Args:
-        mtime_ns: its time of modification; whoever writes to the file sets another one.
-    """
+    """A file as it was written."""
 
     sha256: str
     size_bytes: int
-    mtime_ns: int
+    mtime_ns: int  # whoever writes to the file sets another one
 
 
 @dataclass(frozen=True)

@@ -53,11 +53,8 @@ def build(project: Path, tools: Path, committed_at: int, scratch: Path, version:
 
 
 def requirements(project: Path) -> tuple[str, ...]:
-    """What the project's build asks for before it runs. Source: PEP 518, "build-system table".
-
-    Raises:
-        SolveError: its pyproject.toml is none, or it has nothing to build.
-    """
+    """What the project's build asks for before it runs. Source: PEP 518, "build-system table". Raises SolveError if its
+    pyproject.toml is none, or it has nothing to build."""
     path = project / "pyproject.toml"
     if not path.exists() and not (project / "setup.py").exists():
         raise SolveError(f"{project.name} has neither pyproject.toml nor setup.py", "#subdirectory= says where it is")

@@ -67,11 +67,8 @@ def check_out(repository: Repository, commit: str, directory: Path) -> None:
 
 
 def clone(repository: Repository, commit: str, directory: Path) -> None:
-    """Put the files of a commit into a new directory, with the history and the tags that lead to it.
-
-    Raises:
-        NetworkError: the repository cannot be asked, or no longer has the commit.
-    """
+    """Put the files of a commit into a new directory, with the history and the tags that lead to it. Raises
+    NetworkError if the repository cannot be asked, or no longer has the commit."""
     _ask(repository, "clone", "--quiet", "--no-checkout", repository.shown, str(directory))
     _local(["checkout", "--quiet", "--detach", commit], directory)
 
@@ -140,9 +137,9 @@ def _ask(repository: Repository, *arguments: str) -> str:
         return _git([*_options(limits), *arguments], {**_remote_environment(), **_credentials(repository)})
     except ProcessError as error:
         if error.returncode == 127:
-            raise NetworkError(f"{repository.shown} needs git, which is not there", "install git") from error
+            raise NetworkError(f"git not found; {repository.shown} needs it", "install git") from error
         reason = without_secrets(error.output).strip() or f"git ended with exit status {error.returncode}"
-        raise NetworkError(f"{repository.shown} could not be had:\n  {reason}", _HINT) from error
+        raise NetworkError(f"{repository.shown} could not be downloaded:\n  {reason}", _HINT) from error
 
 
 def _local(arguments: Sequence[str], directory: Path | None = None) -> str:

@@ -10,16 +10,12 @@ KINDS = ("extra", "missing", "mismatched")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing in which a prefix differs from its lock.
-
-    Args:
-        package: manager and name of the package that brings it; None for what no package brings.
-    """
+    """One thing in which a prefix differs from its lock."""
 
     kind: str
     what: str
     detail: str
-    package: tuple[str, str] | None = None
+    package: tuple[str, str] | None = None  # manager and name; None for what no package brings
     is_file: bool = True
 
 

@@ -94,11 +94,8 @@ def take_inventory(
     known: Known | None = None,
     proven: Mapping[str, Path] | None = None,
 ) -> Inventory:
-    """Read every file of a prefix, and list what its lock says should be there.
-
-    Raises:
-        NetworkError, HashMismatchError: an archive that is not in the cache could not be had or proven.
-    """
+    """Read every file of a prefix, and list what its lock says should be there. Raises NetworkError or
+    HashMismatchError if an archive that is not in the cache could not be had or proven."""
     manifests = FileManifests(cache.root)
     keep_manifests(manifests, locked, cache, display, proven or {})
     layout = lay_out(locked, manifests)
@@ -116,11 +113,8 @@ def keep_manifests(
     display: ProgressDisplay,
     proven: Mapping[str, Path],
 ) -> None:
-    """Read the archives and wheels that have no manifest yet.
-
-    Raises:
-        NetworkError, HashMismatchError: an archive that is not in the cache could not be had or proven.
-    """
+    """Read the archives and wheels that have no manifest yet. Raises NetworkError or HashMismatchError if an archive
+    that is not in the cache could not be had or proven."""
     unknown = [each for each in locked if not manifests.is_known(require_sha256(each))]
     if unknown:
         missing = [each for each in unknown if each.url not in proven]
@@ -171,11 +165,11 @@ def _package_findings(there: Sequence[CondaPackage], locked: Sequence[LockedPack
     found = {each.name: each for each in there}
     for name, each in wanted.items():
         if name not in found:
-            detail = "the lock has this package, the prefix has not"
+            detail = "the package is in the lock but not in the prefix"
             yield Finding("missing", f"{name} {each.version}", detail, ("conda", name), is_file=False)
         elif each.sha256 != found[name].sha256:
             detail = f"expected the archive sha256:{each.sha256}, found sha256:{found[name].sha256}"
             yield Finding("mismatched", f"{name} {each.version}", detail, ("conda", name), is_file=False)
     for name in found.keys() - wanted.keys():
-        detail = "the prefix has this package, the lock has not"
+        detail = "the package is in the prefix but not in the lock"
         yield Finding("extra", f"{name} {found[name].version}", detail, is_file=False)

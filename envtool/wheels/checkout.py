@@ -23,11 +23,8 @@ _NOT_SOURCES = ("__pycache__", "*.pyc", ".*_cache")
 
 
 def download(name: str, version: str, sha256: str, cache: Cache, scratch: Path, progress: Progress) -> Path:
-    """A pure-Python wheel by its hash, from the cache or from the index that pip is configured for.
-
-    Raises:
-        ProcessError: pip could not get it.
-    """
+    """A pure-Python wheel by its hash, from the cache or from the index that pip is configured for. Raises ProcessError
+    if pip could not get it."""
     wanted = Wanted(f"{name.replace('-', '_')}-{version}-py3-none-any.whl", sha256, ())
     found = cache.find(wanted)
     if found:

@@ -24,25 +24,18 @@ _PYTHON_LINE = re.compile(rb"#!pythonw?(?=[ \r\n])")
 
 @dataclass(frozen=True)
 class Layout:
-    """The places of a package.
-
-    Args:
-        installed_site: where `site` is once it is installed, as far as RECORD has to know.
-    """
+    """The places of a package."""
 
     site: str
     scripts: str
     headers: str | None
-    installed_site: str
+    installed_site: str  # where `site` is once it is installed
 
     def place(
         self, members: Mapping[str, Entry], dist_info: str, generated: Sequence[str], owner: str
     ) -> tuple[Entry, ...]:
-        """The files of a wheel at their places, sorted by path.
-
-        Raises:
-            ArchiveError: it has files of a kind that has no place.
-        """
+        """The files of a wheel at their places, sorted by path. Raises ArchiveError if it has files of a kind that has
+        no place."""
         files = {entry.path: entry for entry in self._placed(members, dist_info, owner)}
         installer, record = (f"{self.site}/{dist_info}/{name}" for name in ("INSTALLER", "RECORD"))
         files[installer] = Entry(installer, b"conda\n")

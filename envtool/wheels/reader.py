@@ -69,11 +69,13 @@ def _text(members: Mapping[str, Entry], name: str, owner: str) -> str:
 
 
 def python_spec(metadata: Message, owner: str) -> str:
-    """The match spec for Python that Requires-Python stands for. Raises ArchiveError if conda has no words for it."""
+    """The match spec for Python that Requires-Python stands for. Raises ArchiveError if conda cannot express it."""
     clauses = [clause for clause in one_line(metadata, "Requires-Python").replace(" ", "").split(",") if clause]
     unknown = [clause for clause in clauses if not _CLAUSE.fullmatch(clause)]
     if unknown:
-        raise ArchiveError(f"{owner} has a Requires-Python that conda cannot say: {', '.join(unknown)}")
+        raise ArchiveError(
+            f"{owner} has a Requires-Python that cannot be expressed as a conda version: {', '.join(unknown)}"
+        )
     return f"python {','.join(clauses)}" if clauses else "python"
 
 

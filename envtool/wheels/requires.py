@@ -23,14 +23,10 @@ _MACHINES = {"64": "x86_64"}
 
 @dataclass(frozen=True)
 class Target:
-    """What a package is made for.
-
-    Args:
-        python: a minor version, such as `3.11`; None where any will do.
-    """
+    """What a package is made for."""
 
     subdir: str
-    python: str | None
+    python: str | None  # such as `3.11`; None where any will do
 
 
 def match_specs(requires: Sequence[str], target: Target, names: Mapping[str, str], owner: str) -> tuple[str, ...]:
@@ -40,14 +36,14 @@ def match_specs(requires: Sequence[str], target: Target, names: Mapping[str, str
         Sorted match specs, without those that the target does not need.
 
     Raises:
-        ArchiveError: a line cannot be said in conda's words.
+        ArchiveError: a line cannot be expressed as a match spec.
     """
     found = set()
     for line in requires:
         try:
             requirement = Requirement(line)
         except InvalidRequirement as error:
-            raise ArchiveError(f"{owner} needs {line!r}, which is no requirement: {error}") from error
+            raise ArchiveError(f"{owner} needs {line!r}, which is not a valid requirement: {error}") from error
         if _is_needed(requirement, target, owner):
             found.add(_match_spec(requirement, names, owner))
     return tuple(sorted(found))
@@ -67,7 +63,7 @@ def _is_needed(requirement: Requirement, target: Target, owner: str) -> bool:
     answers = {requirement.marker.evaluate(each) for each in environments}
     if len(answers) > 1:
         what = "--python" if asks_python else "a requirement without the marker"
-        raise ArchiveError(f"{owner} needs {requirement}, which a noarch package cannot say", f"name {what}")
+        raise ArchiveError(f"{owner} needs {requirement}, which a noarch package cannot express", f"name {what}")
     return answers.pop()
 
 
@@ -100,5 +96,7 @@ def _match_spec(requirement: Requirement, names: Mapping[str, str], owner: str) 
     clauses = sorted(str(each) for each in requirement.specifier)
     unknown = [each for each in clauses if each.startswith("===") or "+" in each]
     if unknown:
-        raise ArchiveError(f"{owner} needs {requirement}, and conda cannot say {', '.join(unknown)}")
+        raise ArchiveError(
+            f"{owner} needs {requirement}, which cannot be expressed as a conda version: {', '.join(unknown)}"
+        )
     return f"{name} {','.join(clauses)}".strip()

@@ -35,16 +35,12 @@ _ENTRY_POINT = re.compile(r"([A-Za-z_][\w.]*)\s*:\s*([A-Za-z_][\w.]*)")
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """What a package is wanted for.
-
-    Args:
-        build_number: decides between builds of one version: the higher wins.
-    """
+    """What a package is wanted for."""
 
     python: str | None = None
     platform: str | None = None
     names: Mapping[str, str] = field(default_factory=dict)
-    build_number: int = 0
+    build_number: int = 0  # the higher wins
 
 
 def convert(path: Path, wish: ConversionOptions) -> Package:
@@ -106,7 +102,7 @@ def _depends(metadata: Message, fit: tags.Fit, wish: ConversionOptions, owner: s
 def _script(name: str, target: str, owner: str) -> Entry:
     match = _ENTRY_POINT.fullmatch(target)
     if not match:
-        raise ArchiveError(f"{owner} has a console script that is none: {name} = {target}")
+        raise ArchiveError(f"{owner} has an invalid console script: {name} = {target}")
     text = _SCRIPT.format(placeholder=PLACEHOLDER, module=match[1], name=match[2].partition(".")[0], target=match[2])
     return Entry(f"bin/{name}", text.encode(), is_executable=True, has_placeholder=True)
 
