@@ -26,9 +26,6 @@ def run(
 ) -> str:
     """Run a program to its end and return what it printed to standard output.
 
-    Returns:
-        Standard output, decoded as UTF-8.
-
     Raises:
         ProcessError: the program is not there, or ended with a status other than 0.
     """

@@ -1,4 +1,4 @@
-"""What a package archive holds: the files of its `info/` directory and its payload, from .conda and .tar.bz2 alike.
+"""Contents of package archives: the files of its `info/` directory and its payload, from .conda and .tar.bz2 alike.
 
 Source: the conda package specification (CEP 26 file names, .conda format version 2). Out of scope: writing archives
 (`envtool.artifacts.conda_writer`) and linking them (`envtool.solve.conda_solver`).

@@ -38,8 +38,6 @@ class Package:
     """A whole package.
 
     Args:
-        is_generic: of a noarch package: whether it is for any environment and not for Python.
-        entry_points: of a noarch Python package, `name = module:function` for each console script.
         files: what goes into the prefix; a noarch Python package has `site-packages/` and `python-scripts/`.
         about: what goes into `info/` only: licences and the recipe, with paths relative to `info/`.
     """

@@ -33,10 +33,12 @@ def fetch_packages(
 
     Raises:
         LockfileError: the lock has no sha256 for some of them; all are listed.
-        NetworkError, HashMismatchError: one could not be had or proven.
+        NetworkError, HashMismatchError: one could not be downloaded or proven.
         CacheError: the cache cannot be written, or, offline, lacks something; all of it is listed.
     """
-    _refuse_unproven(packages)
+    unproven = [_unproven(package) for package in packages if package.sha256 is None]
+    if unproven:
+        raise LockfileError("the lock", unproven, _UNPROVEN_HINT)
     places = mirrors or _places(packages, cache, display, is_offline=is_offline)
     wanted = {
         each.url: Wanted(each.file_name, require_sha256(each), _with_access(each, places), each.size_bytes)
@@ -76,12 +78,6 @@ def _places(packages: Sequence[LockedPackage], cache: Cache, display: ProgressDi
     from envtool.mirrors import selection
 
     return selection.for_urls([each.url for each in missing], cache, display)
-
-
-def _refuse_unproven(packages: Sequence[LockedPackage]) -> None:
-    issues = [_unproven(each) for each in packages if each.sha256 is None]
-    if issues:
-        raise LockfileError("the lock", issues, _UNPROVEN_HINT)
 
 
 def _unproven(package: LockedPackage) -> Issue:

@@ -1,4 +1,4 @@
-"""What a proven archive or wheel holds: the hash and mode of every file that it brings into a prefix.
+"""Contents of proven archives and wheels: the hash and mode of every file that it brings into a prefix.
 
 Taken from the bytes themselves: a package's own list is not always right (torch 1.12.1's RECORD states another hash for
 its METADATA than it has). Reading a wheel of 2 GB takes seconds, so the result is kept in the cache under the hash of

@@ -1,6 +1,6 @@
 """Link scripts: programs that a conda package wants run when it is linked or unlinked. envtool runs none of them.
 
-What they do stands in no archive and no lock: they may write anywhere, and differently on every machine. Source: the
+What they do is in no archive and no lock: they may write anywhere, and differently on every machine. Source: the
 conda package specification (CEP 34), docs/reference/archives.md.
 """
 

@@ -89,7 +89,7 @@ def with_rewritten(record: bytes, describe: Callable[[bytes], bytes]) -> bytes:
 
     Args:
         record: the file; a script that it gives no hash of gets none.
-        describe: gives `sha256=HASH,SIZE` of a path as it stands in RECORD.
+        describe: gives `sha256=HASH,SIZE` of a path as it is in RECORD.
     """
     lines = record.split(b"\n")
     return b"\n".join(_described(line, describe) if line.startswith(b"../") else line for line in lines)
@@ -103,7 +103,7 @@ def _described(line: bytes, describe: Callable[[bytes], bytes]) -> bytes:
 
 
 def replace_text(value: Any, old: str, new: str) -> Any:
-    """A JSON value with a text replaced wherever it stands in a string; keys stay."""
+    """A JSON value with a text replaced wherever it is in a string; keys stay."""
     if isinstance(value, str):
         return value.replace(old, new)
     if isinstance(value, list):

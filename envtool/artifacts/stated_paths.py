@@ -1,6 +1,6 @@
-"""What a conda archive states about itself, checked before any other program follows it.
+"""Statements of a conda archive about itself, checked before any other program follows it.
 
-Every path has to be a plain one inside of the prefix: py-rattler takes what `paths.json` and `link.json` say, and a
+Every path has to be a plain one inside the prefix: py-rattler takes what `paths.json` and `link.json` say, and a
 `..` in them would read or write elsewhere.
 """
 
@@ -27,7 +27,7 @@ _OLD_PLACEHOLDER = "/opt/" + "anaconda1anaconda2anaconda3"
 
 
 def require_plain(path: object, package: str, where: str) -> str:
-    """A path that stays inside of the directory that it is relative to. Raises ArchiveError if it is no plain relative
+    """A path that stays inside the directory that it is relative to. Raises ArchiveError if it is no plain relative
     path, or in a directory that belongs to no package."""
     parts = path.split("/") if isinstance(path, str) else [""]
     is_plain = not any(part in ("", ".", "..") or "\0" in part for part in parts)

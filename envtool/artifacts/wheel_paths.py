@@ -1,4 +1,4 @@
-"""What a wheel puts where, from its list of members, its RECORD and its entry points; nothing is unpacked.
+"""Paths of a wheel's files in a prefix, from its list of members, RECORD and entry points; nothing is unpacked.
 
 Source: the binary distribution format and the entry points specification of PyPA.
 """

@@ -22,10 +22,7 @@ from envtool.prefix.scan import Entry, Inode, Known, Written
 
 
 def apply(transaction: Transaction, placements: Sequence[Placement], proven: Mapping[str, Path]) -> Known:
-    """Change a prefix, which is locked and marked incomplete, as a transaction says.
-
-    Returns:
-        The files that need not be read back.
+    """Change a prefix, which is locked and marked incomplete; returns the files that need not be read back.
 
     Raises:
         EnvtoolError: an archive or wheel cannot be installed.

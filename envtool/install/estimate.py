@@ -1,4 +1,4 @@
-"""What carrying out a plan will take: bytes to download, and room on the disk."""
+"""Estimate of what a plan will take: bytes to download, and room on the disk."""
 
 from __future__ import annotations
 

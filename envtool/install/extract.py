@@ -1,4 +1,4 @@
-"""Unpack package archives, and know what was written: each file is hashed on its way from the archive to the disk.
+"""Unpacking of package archives, with notes of what was written: each file is hashed on its way to the disk.
 
 So an archive is read once: for its files, for its manifest, and for the proof that the prefix holds these files. Out of
 scope: where the files go from here (`envtool.prefix.rattler`).

@@ -25,7 +25,7 @@ def compare_with_rebuilt(
     prefix: Prefix, lockfile: Lockfile, report: VerifyReport, cache: Cache, display: ProgressDisplay
 ) -> VerifyReport:
     """Add to a verification what differs from a second prefix, made from the same lock beside the first. Raises
-    NetworkError or HashMismatchError if an archive could not be had or proven."""
+    NetworkError or HashMismatchError if an archive could not be downloaded or proven."""
     receipt = prefix.require_whole()
     # Beside the first, since it takes as much room; with another length of path, since that is what differs elsewhere.
     with tempfile.TemporaryDirectory(prefix=f".{prefix.path.name}-", dir=prefix.path.parent) as scratch:

@@ -1,4 +1,4 @@
-"""What a user asks `envtool create` for."""
+"""A request of a user to `envtool create`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Carrying out that packages share paths: what loses one gives way before it is installed.
 
-Where a change touches a shared path, the prefix is made anew: what the one that left had covered stands in no file of
+Where a change touches a shared path, the prefix is made anew: what the one that left had covered is in no file of
 the prefix, and a prefix made in one go is what every other way has to equal.
 """
 

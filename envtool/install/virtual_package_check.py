@@ -1,4 +1,4 @@
-"""Does this machine have what the packages of a lock need of it? Asked before a byte is downloaded."""
+"""Comparison of this machine with what the packages of a lock need of it, before a byte is downloaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which packages of a lock need not be unpacked, and which of a new prefix are worth keeping."""
+"""Packages of a lock that need not be unpacked, and those of a new prefix that are worth keeping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Place images into a prefix: every file its own, cloned or copied, with the prefix written where it belongs."""
+"""Images placed into a prefix: every file its own, cloned or copied, with the prefix written where it belongs."""
 
 from __future__ import annotations
 
@@ -34,14 +34,8 @@ class Placement:
 
 
 def place(placements: Sequence[Placement], prefix: Path) -> dict[str, Entry]:
-    """Place packages into a prefix that has none of their files.
-
-    Returns:
-        Each file whose content is the stored one, by its path.
-
-    Raises:
-        OSError: a file cannot be written, is there already, or a stored one has gone.
-    """
+    """Place packages into a prefix that has none of their files; returns each file whose content is the stored one.
+    Raises OSError if a file cannot be written, is there already, or a stored one has gone."""
     paths = [path for each in placements for path in (*(file.path for file in each.image.files), *each.image.links)]
     for directory in sorted({path.rpartition("/")[0] for path in paths}):
         (prefix / directory).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Use an environment: become a program in it, or have a shell activate it."""
+"""Use of an environment: become a program in it, or have a shell activate it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What conda reads of a prefix besides the records of its packages: history, variables, and that it is frozen."""
+"""Notes that conda reads besides the records of packages: history, variables, and that it is frozen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a prefix holds by its own notes: the conda packages of conda-meta, and the files that a wheel records."""
+"""Contents of a prefix by its own notes: the conda packages of conda-meta, and the files that a wheel records."""
 
 from __future__ import annotations
 
@@ -67,19 +67,16 @@ def _conda_package(path: Path) -> CondaPackage:
     try:
         record: Mapping[str, Any] = json.loads(path.read_bytes())
         channel, subdir, _ = record["url"].rsplit("/", 2)
+        channel = "defaults" if channel in _DEFAULTS else channel.removeprefix(_ALIAS)
         package = f"{record['name']}-{record['version']}-{record['build']}"
         paths = record["paths_data"]["paths"]
         return CondaPackage(
             name=record["name"],
             version=record["version"],
             sha256=record["sha256"],
-            description=f"{_canonical_name(channel)}/{subdir}::{package}",
+            description=f"{channel}/{subdir}::{package}",
             entry_points=tuple(each["_path"] for each in paths if each.get("path_type") == _PYTHON_ENTRY_POINT),
             files=tuple(record["files"]),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise PrefixError(f"{path} is damaged: {error!r}", "envtool create --force makes the prefix anew") from error
-
-
-def _canonical_name(channel: str) -> str:
-    return "defaults" if channel in _DEFAULTS else channel.removeprefix(_ALIAS)

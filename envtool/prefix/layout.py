@@ -1,4 +1,4 @@
-"""What a prefix holds by its lock: each path with the package that it is taken from, also where several bring it."""
+"""Contents of a prefix by its lock: each path with the package that it is taken from, also where several bring it."""
 
 from __future__ import annotations
 

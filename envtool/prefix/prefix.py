@@ -195,14 +195,8 @@ class Prefix:
 
 
 def find_prefix(name: str | None, path: Path | None) -> Prefix:
-    """The prefix that the options -n and -p mean.
-
-    Args:
-        name: a name: looked for under `~/.envtool/envs` and in an existing Miniconda's `envs`, made in the first.
-
-    Raises:
-        MissingFileError: neither is given.
-    """
+    """The prefix that the options -n and -p mean; a name is looked for under `~/.envtool/envs` and in an existing
+    Miniconda's `envs`, and made in the first. Raises MissingFileError if neither is given."""
     if path is not None:
         return Prefix(path)
     if name is None:

@@ -40,14 +40,15 @@ def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, pla
     site_packages = Prefix(prefix).site_packages()
     _rewrite_records(prefix, lambda record: as_rattler_reads(record, site_packages))
     records = [_repodata_record(request) for request in requests]
-    there = {record.name.normalized: record for record in _prefix_records(prefix)}
+    found = [rattler.PrefixRecord.from_path(path) for path in sorted((prefix / "conda-meta").glob("*.json"))]
+    there = {record.name.normalized: record for record in found}
     records += [there[name] for name in kept]
     try:
         call = rattler.install(
             records,
             target_prefix=prefix,
             cache_dir=cache_dir,
-            platform=_platform(platform),
+            platform=(rattler.Subdir if hasattr(rattler, "Subdir") else rattler.Platform)(platform),
             show_progress=False,
             execute_link_scripts=False,
             installed_packages=list(there.values()),
@@ -80,19 +81,6 @@ def satisfies(version: str, constraint: str) -> bool:
 def channel_of(url: str) -> str:
     """The URL of the channel that an archive is in."""
     return url.rsplit("/", 2)[0] + "/"
-
-
-def _platform(name: str) -> Any:
-    import rattler
-
-    kind = rattler.Subdir if hasattr(rattler, "Subdir") else rattler.Platform
-    return kind(name)
-
-
-def _prefix_records(prefix: Path) -> list[Any]:
-    import rattler
-
-    return [rattler.PrefixRecord.from_path(path) for path in sorted((prefix / "conda-meta").glob("*.json"))]
 
 
 def _repodata_record(request: LinkRequest) -> Any:

@@ -2,7 +2,7 @@
 
 A package's archive holds a *placeholder* wherever a file names its prefix; linking replaces it. Here it is put back, so
 that a file that was linked right has exactly the hash that its archive declares, in every directory and on every
-machine. The definition of the env digest stands in docs/reference/env-digest.md; a change here is a change there.
+machine. The definition of the env digest is in docs/reference/env-digest.md; a change here is a change there.
 """
 
 from __future__ import annotations

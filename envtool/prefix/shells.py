@@ -1,4 +1,4 @@
-"""What a shell evaluates to activate a prefix. Every value is a literal: no shell ever evaluates what stands in it.
+"""Scripts that a shell evaluates to activate a prefix. Every value is a literal: no shell ever evaluates what is in it.
 
 conda and py-rattler read the same places: `etc/conda/env_vars.d`, `conda-meta/state`, `etc/conda/activate.d`.
 """

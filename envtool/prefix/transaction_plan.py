@@ -1,4 +1,4 @@
-"""What has to change in a prefix so that it equals a lock: a pure decision over what is wanted and what is there."""
+"""Plan of what has to change in a prefix so that it equals a lock: a pure decision."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RepairPlan:
 
     Args:
         is_generated: whether another generated file is (a script, an installer's note): which package it came with is
-            not known, and what it has to be stands in no archive.
+            not known, and what it has to be is in no archive.
     """
 
     packages: Collection[tuple[str, str]] = ()

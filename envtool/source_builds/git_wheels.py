@@ -67,7 +67,7 @@ class GitWheels:
 
         Raises:
             SolveError: the wheel cannot be built, or not twice to the same bytes.
-            NetworkError: the repository or a tool cannot be had.
+            NetworkError: the repository or a tool cannot be downloaded.
         """
         name = name_of(requirement.text)
         old = next((each for each in kept if each.name == name and each.built), None)

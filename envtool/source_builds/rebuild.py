@@ -40,9 +40,7 @@ def rebuild(
     Raises:
         LockfileError: the lock does not say how it was built.
         HashMismatchError: the files of the commit or the wheel are not the locked ones.
-        NetworkError: the repository or a tool cannot be had.
         SolveError: it cannot be built on this machine.
-        CacheError: it is not in the cache, and nothing may be asked.
     """
     wanted = Wanted(package.file_name, require_sha256(package), ())
     found = cache.find(wanted)

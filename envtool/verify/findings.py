@@ -1,4 +1,4 @@
-"""What a verification finds, and the forms in which it is told: text, JUnit for CI servers, annotations for GitHub."""
+"""Findings of a verification, as text, JUnit for CI servers, annotations for GitHub."""
 
 from __future__ import annotations
 

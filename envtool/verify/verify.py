@@ -1,4 +1,4 @@
-"""Is a prefix exactly what its lock says? Every file is read and compared with what the lock's archives hold.
+"""Comparison of every file of a prefix with what the archives of its lock hold.
 
 Out of scope: repairing (`envtool create --repair`).
 """
@@ -75,7 +75,7 @@ def verify(prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, displa
 
     Raises:
         PrefixError: it is not there, not ours or not whole.
-        NetworkError, HashMismatchError: an archive that is not in the cache could not be had or proven.
+        NetworkError, HashMismatchError: an archive that is not in the cache could not be downloaded or proven.
     """
     receipt = prefix.require_whole()
     inventory = take_inventory(prefix, locked, cache, display)
@@ -95,7 +95,7 @@ def take_inventory(
     proven: Mapping[str, Path] | None = None,
 ) -> Inventory:
     """Read every file of a prefix, and list what its lock says should be there. Raises NetworkError or
-    HashMismatchError if an archive that is not in the cache could not be had or proven."""
+    HashMismatchError if an archive that is not in the cache could not be downloaded or proven."""
     manifests = FileManifests(cache.root)
     keep_manifests(manifests, locked, cache, display, proven or {})
     layout = lay_out(locked, manifests)
@@ -114,7 +114,7 @@ def keep_manifests(
     proven: Mapping[str, Path],
 ) -> None:
     """Read the archives and wheels that have no manifest yet. Raises NetworkError or HashMismatchError if an archive
-    that is not in the cache could not be had or proven."""
+    that is not in the cache could not be downloaded or proven."""
     unknown = [each for each in locked if not manifests.is_known(require_sha256(each))]
     if unknown:
         missing = [each for each in unknown if each.url not in proven]

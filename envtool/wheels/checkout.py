@@ -54,7 +54,7 @@ def snapshot(root: Path, inputs: Sequence[str], target: Path) -> str:
 
 
 def build(snapshot_dir: Path, scratch: Path) -> Path:
-    """Make the wheel of a copied checkout. Raises ProcessError if the build backend could not be had, or failed."""
+    """Make the wheel of a copied checkout. Raises ProcessError if the build backend failed."""
     # The wheel's own times do not reach the package, but a build that reads the clock has no business here.
     env = {"SOURCE_DATE_EPOCH": "315619200", "PYTHONHASHSEED": "0"}
     _pip(["wheel", "--no-deps", "--wheel-dir", str(scratch), str(snapshot_dir)], env)

@@ -1,4 +1,4 @@
-"""Where the files of a wheel go in a conda package: in a noarch one, and in one for a single Python.
+"""Places of the files of a wheel in a conda package: in a noarch one, and in one for a single Python.
 
 A noarch package has `site-packages/` and `python-scripts/`, which the installer puts where the environment's Python
 looks; any other names the places themselves. `RECORD` lists what will be installed, scripts included, and `INSTALLER`

@@ -1,4 +1,4 @@
-"""What a wheel needs, in the words of conda: its Requires-Dist as match specs, markers decided for one target.
+"""Requirements of a wheel as conda match specs: its Requires-Dist as match specs, markers decided for one target.
 
 A conda package has no markers, so each is decided when the package is made. A noarch package is for many Pythons and
 platforms: a marker that asks for them is an error there, unless a Python is named. Extras are wishes of the user that a
@@ -30,10 +30,7 @@ class Target:
 
 
 def match_specs(requires: Sequence[str], target: Target, names: Mapping[str, str], owner: str) -> tuple[str, ...]:
-    """The match specs that stand for requirements.
-
-    Returns:
-        Sorted match specs, without those that the target does not need.
+    """The sorted match specs that stand for the requirements that a target needs.
 
     Raises:
         ArchiveError: a line cannot be expressed as a match spec.
@@ -58,17 +55,14 @@ def _is_needed(requirement: Requirement, target: Target, owner: str) -> bool:
     if not asks_python and not asks_machine:
         return requirement.marker.evaluate(_environment(target))
     # What no extra asks for is left out whatever Python and machine there are.
+    pythons = [target.python] if target.python else [f"3.{minor}" for minor in range(7, 16)]
     environments = [_environment(Target(subdir, python)) for subdir in ("linux-64", "osx-arm64", "linux-aarch64")
-                    for python in _pythons(target)]  # fmt: skip
+                    for python in pythons]  # fmt: skip
     answers = {requirement.marker.evaluate(each) for each in environments}
     if len(answers) > 1:
         what = "--python" if asks_python else "a requirement without the marker"
         raise ArchiveError(f"{owner} needs {requirement}, which a noarch package cannot express", f"name {what}")
     return answers.pop()
-
-
-def _pythons(target: Target) -> list[str]:
-    return [target.python] if target.python else [f"3.{minor}" for minor in range(7, 16)]
 
 
 def _environment(target: Target) -> dict[str, str]:

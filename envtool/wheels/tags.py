@@ -1,4 +1,4 @@
-"""Which machines and Pythons a wheel runs on, by the tags in its name, in the words of conda.
+"""Machines and Pythons that a wheel runs on, by the tags in its name, as match specs.
 
 Source: the PyPA specifications "Platform compatibility tags" and "Binary distribution format". Out of scope: Windows,
 where packages are laid out in another way.

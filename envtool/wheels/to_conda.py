@@ -1,6 +1,6 @@
 """Any wheel becomes a conda package with its dependencies: noarch, or for one Python and platform if it is compiled.
 
-Unlike a recipe's wheel, whose dependencies stand in the recipe, this one's Requires-Dist becomes match specs; the names
+Unlike a recipe's wheel, whose dependencies are in the recipe, this one's Requires-Dist becomes match specs; the names
 of PyPI are taken for those of conda unless others are given. Out of scope: shared libraries that a wheel brings and a
 conda package has as well, and Windows.
 """
@@ -56,8 +56,9 @@ def convert(path: Path, wish: ConversionOptions) -> Package:
     metadata = reader.headers(members, f"{dist_info}/METADATA", path.name)
     fit = tags.fit(path.name, wish.python, wish.platform)
     scripts = reader.console_scripts(members, dist_info)
+    name = re.sub(r"[-_.]+", "-", reader.one_line(metadata, "Name")).lower()
     package = Package(
-        name=_conda_name(metadata, wish),
+        name=wish.names.get(name, name),
         version=reader.one_line(metadata, "Version").replace("-", "_"),
         build_number=wish.build_number,
         subdir=fit.subdir,
@@ -75,11 +76,6 @@ def convert(path: Path, wish: ConversionOptions) -> Package:
     places = layout.for_python(fit.python, package.name)
     files = (*places.place(members, dist_info, [each.path for each in generated], path.name), *generated)
     return replace(package, files=files, build_prefix=f"py{fit.python.replace('.', '')}")
-
-
-def _conda_name(metadata: Message, wish: ConversionOptions) -> str:
-    name = re.sub(r"[-_.]+", "-", reader.one_line(metadata, "Name")).lower()
-    return wish.names.get(name, name)
 
 
 def _depends(metadata: Message, fit: tags.Fit, wish: ConversionOptions, owner: str) -> tuple[str, ...]:
