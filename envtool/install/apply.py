@@ -8,17 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from envtool.artifacts.download import require_sha256
 from envtool.artifacts.wheel_paths import require_plain_paths
 from envtool.install.extract import linked, unpack
 from envtool.install.shared_paths import SharedPaths
-from envtool.install.transaction import Transaction
 from envtool.lockfile.model import LockedPackage
 from envtool.package_cache.materialize import Placement, place
 from envtool.prefix.bytecode import compile_all, source_of
 from envtool.prefix.rattler import LinkRequest, link
 from envtool.prefix.scan import Entry, Inode, Known, Written
+
+if TYPE_CHECKING:
+    from envtool.install.transaction import Transaction
 
 
 def apply(transaction: Transaction, placements: Sequence[Placement], proven: Mapping[str, Path]) -> Known:

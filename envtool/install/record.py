@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from envtool.install.attempt import Made
-from envtool.install.transaction import Transaction
 from envtool.lockfile.conda_lock_v1 import SPECS_KEY, VARIABLES_KEY, read_json_metadata
 from envtool.package_cache import capture, lookup
 from envtool.prefix import conda_history
@@ -13,6 +12,10 @@ from envtool.prefix.environments import register
 from envtool.prefix.installed_packages import conda_packages
 from envtool.prefix.prefix import Receipt
 from envtool.prefix.transaction_plan import installed
+
+if TYPE_CHECKING:
+    from envtool.install.attempt import Made
+    from envtool.install.transaction import Transaction
 
 ENV_DIGEST_VARIABLE = "ENVSERVE_ENV_DIGEST"
 

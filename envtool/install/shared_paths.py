@@ -10,19 +10,21 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from envtool.artifacts.download import require_sha256
 from envtool.artifacts.file_manifest import Brought
 from envtool.artifacts.stated_paths import place_of
 from envtool.artifacts.wheel_paths import Checksum, checksums_of, place_in_prefix
-from envtool.install.transaction import Transaction
 from envtool.lockfile.model import LockedPackage
 from envtool.package_cache.materialize import Placement
 from envtool.prefix import clobber
 from envtool.prefix.clobber import Lost, Package
 from envtool.prefix.installed_packages import conda_packages, wheel_files
 from envtool.prefix.layout import losses, site_packages
+
+if TYPE_CHECKING:
+    from envtool.install.transaction import Transaction
 
 
 class SharedPathsError(Exception):
