@@ -36,12 +36,7 @@ class SharedPathsError(Exception):
 
 
 class SharedPaths:
-    """The shared paths of a prefix that is being made.
-
-    Args:
-        transaction: the change; what each package that stays or is placed brings, is known.
-        proven: the file of each other package that is to be installed, by canonical URL.
-    """
+    """The shared paths of a prefix that is being made, of wheels and archives by their canonical URL in `proven`."""
 
     def __init__(self, transaction: Transaction, placements: Sequence[Placement], proven: Mapping[str, Path]) -> None:
         self.transaction = transaction

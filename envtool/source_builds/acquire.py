@@ -26,12 +26,8 @@ def fetch_packages(
     patience: Timeouts | None = None,
     is_offline: bool = False,
 ) -> dict[str, Path]:
-    """Bring the archives and wheels of a lock into the cache.
-
-    Raises:
-        SolveError: the wheel of a locked commit cannot be built here.
-        LockfileError, NetworkError, HashMismatchError, CacheError: as `envtool.artifacts.download.fetch_packages`.
-    """
+    """The archives and wheels of a lock, brought into the cache, by canonical URL. Raises SolveError if the wheel of a
+    locked commit cannot be built here, else as `envtool.artifacts.download.fetch_packages`."""
     from_git = [each for each in packages if git_url.is_repository(each.url)]
     others = [each for each in packages if each not in from_git]
     found = download.fetch_packages(others, cache, display, mirrors=mirrors, patience=patience, is_offline=is_offline)
