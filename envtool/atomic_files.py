@@ -10,16 +10,7 @@ from typing import BinaryIO
 
 
 def write_atomically(path: Path, content: str | bytes, mode: int | None = None) -> None:
-    """Replace a file by new content.
-
-    Args:
-        path: The file; its directory must be there.
-        content: The whole new content; text is written as UTF-8.
-        mode: Its permissions; those of any new file by default.
-
-    Raises:
-        OSError: The file cannot be written; the old one is untouched.
-    """
+    """Replace a file by new content. Raises OSError if the file cannot be written; the old one is untouched."""
     with writing(path, mode) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
@@ -32,11 +23,10 @@ def writing(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
     rename and the directory after it: without the first a crash can leave an empty file under the right name.
 
     Args:
-        path: The file; its directory must be there.
-        mode: Its permissions; those of any new file by default. They are there before the content, which may be secret.
+        mode: its permissions; those of any new file by default. They are there before the content, which may be secret.
 
     Raises:
-        OSError: The file cannot be written; the old one is untouched.
+        OSError: the file cannot be written; the old one is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -16,11 +16,10 @@ def hold(lock_path: Path, changed: Path) -> Iterator[None]:
     """Hold a lock that the kernel releases when its holder dies.
 
     Args:
-        lock_path: The file that stands for the lock; its directory must be there.
-        changed: What is changed under it, for whoever waits.
+        changed: what is changed under it, for whoever waits.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: the file cannot be written.
     """
     descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

@@ -1,4 +1,4 @@
-"""Where envtool keeps its own things on a machine.
+"""Directories of envtool on a machine.
 
 `ENVTOOL_HOME` moves all of it; without it the cache follows the XDG convention and environments are in `~/.envtool`.
 """

@@ -26,18 +26,8 @@ def run(
 ) -> str:
     """Run a program to its end and return what it printed to standard output.
 
-    Args:
-        argv: The program and its arguments.
-        env: Variables to set on top of ours; an empty value takes the variable away.
-        cwd: The directory to run in.
-        stdin: What it may read from standard input.
-        hint: What the user can do when the program fails.
-
-    Returns:
-        Standard output, decoded as UTF-8.
-
     Raises:
-        ProcessError: The program is not there, or ended with a status other than 0.
+        ProcessError: the program is not there, or ended with a status other than 0.
     """
     name = Path(argv[0]).name
     variables = {**os.environ, **(env or {})}
@@ -55,22 +45,15 @@ def run(
     except OSError as error:
         raise ProcessError(name, 127, str(error), hint) from error
     if done.returncode != 0:
-        raise ProcessError(name, done.returncode, _tail(done.stderr or done.stdout), hint)
+        raise ProcessError(
+            name, done.returncode, "\n".join((done.stderr or done.stdout).strip().splitlines()[-_TAIL_LINES:]), hint
+        )
     return done.stdout
 
 
 class Background:
-    """A program that runs beside us until it is stopped.
-
-    Args:
-        argv: The program and its arguments.
-        env: The whole environment of the program.
-        cwd: The directory to run in.
-        log: The file that its output goes to.
-
-    Raises:
-        ProcessError: The program is not there or may not be run.
-    """
+    """A program that runs beside us until it is stopped. Raises ProcessError if the program is not there or may not be
+    run."""
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path) -> None:
         try:
@@ -101,21 +84,9 @@ class Background:
 
 
 def replace(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
-    """Become another program, so that signals and the exit status are its own.
-
-    Args:
-        argv: The program and its arguments.
-        env: The whole environment of the program.
-
-    Raises:
-        ProcessError: The program is not there or may not be run.
-    """
+    """Become another program, so that signals and the exit status are its own. Raises ProcessError if the program is
+    not there or may not be run."""
     try:
         os.execvpe(argv[0], list(argv), dict(env))  # noqa: S606 - no shell is what is wanted here
     except OSError as error:
         raise ProcessError(argv[0], 127, str(error), "is it installed in the environment?") from error
-
-
-def _tail(text: str) -> str:
-    lines = text.strip().splitlines()
-    return "\n".join(lines[-_TAIL_LINES:])

@@ -39,9 +39,8 @@ class Value:
     """A value of a document and the place where it stands.
 
     Args:
-        data: The value: a string, number, boolean, None, a list of `Value` or a dict of string to `Value`.
-        line: Its line, counted from 1.
-        text: How a scalar is written: `1.10`, where the number is 1.1.
+        data: the value: a string, number, boolean, None, a list of `Value` or a dict of string to `Value`.
+        text: how a scalar is written: `1.10`, where the number is 1.1.
     """
 
     data: Any
@@ -53,8 +52,7 @@ class YamlDocument:
     """One YAML file, and the issues found while it is read.
 
     Args:
-        name: The file as the user named it; every issue's place starts with it.
-        text: Its content.
+        name: the file as the user named it; every issue's place starts with it.
     """
 
     def __init__(self, name: str, text: str) -> None:
@@ -96,7 +94,7 @@ class YamlDocument:
                 raise _UnusableError(node, f"aliases repeat more than {_MOST_REPEATED} values")
             return known
         if id(node) in self._open:
-            raise _UnusableError(node, "an alias stands inside of its own anchor")
+            raise _UnusableError(node, "an alias is inside its own anchor")
         self._open.add(id(node))
         before = len(self._values) + self._repeated
         line = node.start_mark.line + 1
@@ -132,7 +130,7 @@ class YamlDocument:
                 continue
             key = str(key_node.value)
             if key in own:
-                self.issue(key_node.start_mark.line + 1, f"key {key!r} stands here twice")
+                self.issue(key_node.start_mark.line + 1, f"key {key!r} appears twice")
             own[key] = self._convert(loader, value_node)
         return {**merged, **own}
 
@@ -149,42 +147,31 @@ class YamlDocument:
 
     def mapping(self, value: Value | None, what: str, keys: Sequence[str] | None = None) -> dict[str, Value]:
         """The value as a mapping; with `keys`, any other key is an issue. An absent value is an empty mapping."""
-        if value is None or value.data is None:
-            return {}
-        if not isinstance(value.data, dict):
-            self.issue(value.line, f"{what} must be a mapping, not {_kind(value)}")
-            return {}
-        for key, entry in value.data.items():
+        found: dict[str, Value] = self._typed(value, what, dict, "a mapping") or {}
+        for key, entry in found.items():
             if keys is not None and key not in keys:
                 self.issue(entry.line, f"unknown key {key!r} in {what}; {_guess(key, keys)}")
-        return value.data
+        return found
 
     def items(self, value: Value | None, what: str) -> list[Value]:
         """The value as a list. An absent value is an empty list."""
-        if value is None or value.data is None:
-            return []
-        if not isinstance(value.data, list):
-            self.issue(value.line, f"{what} must be a list, not {_kind(value)}")
-            return []
-        return value.data
+        return self._typed(value, what, list, "a list") or []
 
     def strings(self, value: Value | None, what: str) -> list[tuple[str, int]]:
         """The value as a list of strings, each with its line."""
-        found = []
-        for item in self.items(value, what):
-            text = self.string(item, f"an entry of {what}")
-            if text is not None:
-                found.append((text, item.line))
-        return found
+        texts = ((self.string(item, f"an entry of {what}"), item.line) for item in self.items(value, what))
+        return [(text, line) for text, line in texts if text is not None]
 
     def string(self, value: Value | None, what: str) -> str | None:
         """The value as a string, None if it is absent or something else (which is an issue)."""
-        if value is None or value.data is None:
-            return None
-        if not isinstance(value.data, str):
-            self.issue(value.line, f"{what} must be a string, not {_kind(value)}; put it in quotes")
-            return None
-        return value.data
+        text: str | None = self._typed(value, what, str, "a string", "; put it in quotes")
+        return text
+
+    def _typed(self, value: Value | None, what: str, kind: type, expected: str, hint: str = "") -> Any:
+        if value is None or value.data is None or isinstance(value.data, kind):
+            return value.data if value else None
+        self.issue(value.line, f"{what} must be {expected}, not {_kind(value)}{hint}")
+        return None
 
     def scalars(self, value: Value | None, what: str) -> Iterator[tuple[str, str]]:
         """The pairs of a mapping of names to single values, which are text; a number or date as it is written."""
@@ -218,19 +205,12 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def read_text(path: Path, hint: str) -> str:
-    """The content of a text file that a user named.
-
-    Args:
-        path: The file.
-        hint: What to do when it is not there.
-
-    Raises:
-        MissingFileError: It is not there, is a directory, may not be read or is not UTF-8.
-    """
+    """The content of a text file that a user named. Raises MissingFileError if it is not there, is a directory, may not
+    be read or is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise MissingFileError(f"{path} is not there", hint) from None
+        raise MissingFileError(f"{path} not found", hint) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise MissingFileError(f"{path} cannot be read: {reason}", hint) from error

@@ -1,4 +1,4 @@
-"""What a package archive holds: the files of its `info/` directory and its payload, from .conda and .tar.bz2 alike.
+"""Contents of package archives: the files of its `info/` directory and its payload, from .conda and .tar.bz2 alike.
 
 Source: the conda package specification (CEP 26 file names, .conda format version 2). Out of scope: writing archives
 (`envtool.artifacts.conda_writer`) and linking them (`envtool.solve.conda_solver`).
@@ -54,15 +54,8 @@ class _BoundedTarInfo(tarfile.TarInfo):
 
 
 def bounded(archive: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members of a part of an archive, without `./` before their names.
-
-    Args:
-        archive: The archive, for messages.
-        tar: The part.
-
-    Raises:
-        ArchiveError: There are too many, or one that is to be read whole is too large.
-    """
+    """The members of a part of an archive, without `./` before their names. Raises ArchiveError if there are too many,
+    or one that is to be read whole is too large."""
     info_bytes = 0
     for count, member in enumerate(tar):
         member.name = plain(member.name)
@@ -77,7 +70,7 @@ def bounded(archive: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         if (is_whole and member.size > _LARGEST_READ_BYTES) or info_bytes > _LARGEST_INFO_BYTES:
             raise ArchiveError(f"{archive}: {member.name} is too large: {member.size} bytes")
         if is_stated and not member.isreg():
-            raise ArchiveError(f"{archive}: {member.name} is no plain file")
+            raise ArchiveError(f"{archive}: {member.name} is not a plain file")
         yield member
 
 
@@ -89,18 +82,7 @@ def plain(path: str) -> str:
 
 
 def read_info(archive: Path, names: Sequence[str]) -> dict[str, bytes]:
-    """Read files of `info/`.
-
-    Args:
-        archive: The archive.
-        names: Paths below `info/`, such as `index.json`.
-
-    Returns:
-        The content of each that is there.
-
-    Raises:
-        ArchiveError: It is no package archive.
-    """
+    """Read files of `info/`. Raises ArchiveError if it is not a valid package archive."""
     wanted = {f"info/{name}": name for name in names}
     found: dict[str, bytes] = {}
     try:
@@ -113,30 +95,17 @@ def read_info(archive: Path, names: Sequence[str]) -> dict[str, bytes]:
                 if is_past or len(found) == len(wanted):
                     break  # in a .tar.bz2 the payload comes after info/, and unpacking it takes long
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, KeyError) as error:
-        raise ArchiveError(f"{archive} is no package archive: {error}") from error
+        raise ArchiveError(f"{archive} is not a valid package archive: {error}") from error
     return found
 
 
 def read_info_json(archive: Path, name: str) -> dict[str, Any]:
-    """Read one JSON file of `info/`.
-
-    Raises:
-        ArchiveError: It is not there or no JSON, or the archive is none.
-    """
+    """Read one JSON file of `info/`. Raises ArchiveError if it is not there or no JSON, or the archive is none."""
     return parse_info(archive, read_info(archive, [name]), name)
 
 
 def parse_info(archive: Path, info: Mapping[str, bytes], name: str) -> dict[str, Any]:
-    """Parse one of the files of `info/`.
-
-    Args:
-        archive: The archive, for messages.
-        info: The content of those that are there.
-        name: Which one.
-
-    Raises:
-        ArchiveError: It is not there, or no JSON.
-    """
+    """Parse one of the files of `info/`. Raises ArchiveError if it is not there, or no JSON."""
     if name not in info:
         raise ArchiveError(f"{archive} has no info/{name}")
     if info[name].count(b"{") + info[name].count(b"[") > _MOST_MEMBERS:
@@ -146,7 +115,7 @@ def parse_info(archive: Path, info: Mapping[str, bytes], name: str) -> dict[str,
     except (ValueError, RecursionError) as error:
         raise ArchiveError(f"info/{name} of {archive} is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ArchiveError(f"info/{name} of {archive} is no JSON object")
+        raise ArchiveError(f"info/{name} of {archive} is not a JSON object")
     return content
 
 
@@ -155,11 +124,8 @@ class Member:
     """One file or link of an archive's payload.
 
     Args:
-        path: Its path in the archive.
-        is_link: Whether it is a symbolic link.
-        is_executable: Whether its owner may execute it; False for links.
-        sha256: Hash of its content, or of the target of a link.
-        normalized_sha256: The same, but of a RECORD without the hashes of scripts, as the env digest counts it.
+        sha256: hash of its content, or of the target of a link.
+        normalized_sha256: the same, but of a RECORD without the hashes of scripts, as the env digest counts it.
     """
 
     path: str
@@ -170,11 +136,8 @@ class Member:
 
 
 def read_payload(archive: Path) -> list[Member]:
-    """Read every file of an archive's payload, everything but `info/`.
-
-    Raises:
-        ArchiveError: It is no package archive.
-    """
+    """Read every file of an archive's payload, everything but `info/`. Raises ArchiveError if it is not a valid package
+    archive."""
     members: dict[str, Member] = {}
     try:
         with open_part(archive, "pkg") as tar:
@@ -182,7 +145,7 @@ def read_payload(archive: Path) -> list[Member]:
                 if not info.isdir() and not info.name.startswith("info/"):
                     members[info.name] = read_member(tar, info, members)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, KeyError) as error:
-        raise ArchiveError(f"{archive} is no package archive: {error}") from error
+        raise ArchiveError(f"{archive} is not a valid package archive: {error}") from error
     return list(members.values())
 
 
@@ -192,14 +155,7 @@ def read_member(
     members: Mapping[str, Member],
     write: Callable[[bytes], object] | None = None,
 ) -> Member:
-    """Read one file or link of an archive's payload.
-
-    Args:
-        tar: The archive, at this member.
-        info: The member.
-        members: Those that came before it, by path; a hard link is a second name of one of them.
-        write: Given the content, piece by piece.
-    """
+    """Read one file or link of an archive's payload."""
     if info.issym():
         target = os.fsencode(info.linkname)
         sha256 = hashlib.sha256(target).hexdigest()
@@ -224,7 +180,6 @@ def open_part(archive: Path, part: str) -> Iterator[tarfile.TarFile]:
     """Open a part of an archive, to be read from its beginning to its end.
 
     Args:
-        archive: The archive.
         part: `pkg` or `info`; a .tar.bz2 holds both in one.
     """
     with _open_stream(archive, part) as stream, read_ahead(stream) as ahead:
@@ -239,7 +194,7 @@ def _open_stream(archive: Path, part: str) -> Iterator[IO[bytes]]:
             if part == "pkg" and inner not in outer.namelist() and any("info-" in each for each in outer.namelist()):
                 yield io.BytesIO(bytes(2 * tarfile.BLOCKSIZE))  # nothing but info/
                 return
-            with outer.open(inner) as compressed, _decompress(compressed) as stream:
+            with outer.open(inner) as compressed, _decompress(archive, compressed) as stream:
                 yield stream
     else:
         with bz2.open(archive) as stream:
@@ -247,11 +202,11 @@ def _open_stream(archive: Path, part: str) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _decompress(compressed: IO[bytes]) -> Iterator[IO[bytes]]:
+def _decompress(archive: Path, compressed: IO[bytes]) -> Iterator[IO[bytes]]:
     import zstandard
 
     with zstandard.ZstdDecompressor().stream_reader(compressed, read_across_frames=True) as stream:
         try:
             yield cast("IO[bytes]", stream)
         except zstandard.ZstdError as error:
-            raise ArchiveError(f"damaged zstd data: {error}") from error
+            raise ArchiveError(f"{archive} has damaged zstd data: {error}") from error

@@ -19,18 +19,10 @@ PLACEHOLDER = "/opt/envtool_prefix_placeholder" + "_placehold" * 16
 
 @dataclass(frozen=True)
 class Entry:
-    """One file or symbolic link.
-
-    Args:
-        path: Where it goes, relative and with forward slashes.
-        content: The bytes of the file; of a link, the bytes of the file that it points to.
-        is_executable: Whether its mode is 0755 rather than 0644.
-        link: The target of a symbolic link.
-        has_placeholder: Whether the text has `PLACEHOLDER` where the prefix belongs.
-    """
+    """One file or symbolic link."""
 
     path: str
-    content: bytes
+    content: bytes  # of a link, that of the file that it points to
     is_executable: bool = False
     link: str | None = None
     has_placeholder: bool = False
@@ -46,20 +38,8 @@ class Package:
     """A whole package.
 
     Args:
-        name: Its conda name.
-        version: Its version.
-        build_number: Decides between builds of one version: the higher wins.
-        subdir: A platform such as `linux-64`, or `noarch`.
-        depends: The match specs that it needs.
-        license: An SPDX expression.
-        summary: One line.
-        home: The project's home page, if it has one.
-        build_suffix: What the build string ends in, such as `_cpython`.
-        build_prefix: What the build string begins with where the package is for one Python, such as `py311`.
-        is_generic: Of a noarch package: whether it is for any environment and not for Python.
-        entry_points: Of a noarch Python package, `name = module:function` for each console script.
-        files: What goes into the prefix; a noarch Python package has `site-packages/` and `python-scripts/`.
-        about: What goes into `info/` only: licences and the recipe, with paths relative to `info/`.
+        files: what goes into the prefix; a noarch Python package has `site-packages/` and `python-scripts/`.
+        about: what goes into `info/` only: licences and the recipe, with paths relative to `info/`.
     """
 
     name: str
@@ -114,15 +94,8 @@ class Package:
 
 
 def safe_path(path: str, owner: str) -> str:
-    """The path in its plain form (`./a//b` becomes `a/b`).
-
-    Args:
-        path: A member path of an archive.
-        owner: The archive, for the error.
-
-    Raises:
-        ArchiveError: The path would leave the directory that it is unpacked in, or cannot be a path.
-    """
+    """The path in its plain form (`./a//b` becomes `a/b`). Raises ArchiveError if the path would leave the directory
+    that it is unpacked in, or cannot be a path."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if path.startswith("/") or ".." in parts or re.search(r"[\x00-\x1f\\]", path):
         raise ArchiveError(

@@ -1,6 +1,6 @@
-"""Writer and reader of `.conda` archives.
+"""Writer of `.conda` archives.
 
-The writer is deterministic: the same package gives the same bytes in every directory, under every umask and hash seed,
+It is deterministic: the same package gives the same bytes in every directory, under every umask and hash seed,
 because order, times, owners and modes are fixed and zstd runs in one thread. Another version of libzstd may pack the
 same content into other bytes; what the content is never depends on it. Formats: CEP 26 (names), CEP 34 (what is in a
 package, `info/` included) and CEP 35 (the `.conda` file).
@@ -12,9 +12,7 @@ import io
 import json
 import tarfile
 import zipfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 from envtool.artifacts.conda_package import PLACEHOLDER, Entry, Package, safe_path
@@ -27,14 +25,7 @@ _LEVEL = 12  # 19 is 9 % smaller and takes six times as long
 
 
 def pack(package: Package) -> bytes:
-    """The archive of a package.
-
-    Args:
-        package: What goes in.
-
-    Raises:
-        ArchiveError: Two files of the package have one path, or a path is unsafe.
-    """
+    """The archive of a package. Raises ArchiveError if two files of the package have one path, or a path is unsafe."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         metadata = json.dumps({"conda_pkg_format_version": 2}).encode()
@@ -136,62 +127,3 @@ def _path(entry: Entry) -> dict[str, Any]:
 
 def _json(value: object) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
-
-
-@dataclass(frozen=True)
-class Archive:
-    """What a `.conda` file holds.
-
-    Args:
-        info: The files below `info/`, by path.
-        files: The payload, by path; a link has its target as content.
-        modes: The mode of each payload file.
-    """
-
-    info: Mapping[str, bytes]
-    files: Mapping[str, bytes]
-    modes: Mapping[str, int]
-
-    @property
-    def index(self) -> dict[str, Any]:
-        """`info/index.json`."""
-        return dict(json.loads(self.info["index.json"]))
-
-    @property
-    def paths(self) -> list[dict[str, Any]]:
-        """The rows of `info/paths.json`."""
-        return list(json.loads(self.info["paths.json"])["paths"])
-
-
-def read(path: Path) -> Archive:
-    """Read an archive into memory.
-
-    Args:
-        path: A `.conda` file.
-
-    Raises:
-        ArchiveError: It is damaged or lacks a part.
-    """
-    import zstandard
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            parts = {name.partition("-")[0]: archive.read(name) for name in archive.namelist()}
-        info, _ = _untar(parts["info"], path.name)
-        files, modes = _untar(parts["pkg"], path.name)
-    except (zipfile.BadZipFile, tarfile.TarError, zstandard.ZstdError, EOFError, KeyError) as error:
-        raise ArchiveError(f"{path.name} is not a whole .conda archive: {error}", "build it again") from error
-    return Archive({name.removeprefix("info/"): data for name, data in info.items()}, files, modes)
-
-
-def _untar(data: bytes, owner: str) -> tuple[dict[str, bytes], dict[str, int]]:
-    import zstandard
-
-    files, modes = {}, {}
-    with zstandard.ZstdDecompressor().stream_reader(data) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-        for info in tar:
-            name = safe_path(info.name, owner)
-            file = tar.extractfile(info) if info.isfile() else None
-            files[name] = file.read() if file else info.linkname.encode()
-            modes[name] = info.mode
-    return files, modes

@@ -21,26 +21,16 @@ _EGG_INFO = re.compile(_SITE_PACKAGES + rb'([^/"\n]+?)-([^/"\n-]+)(?:-py[0-9.]+)
 
 
 def distributions_in(archive: Path) -> dict[str, str]:
-    """The distributions that an archive brings, normalized name to version.
-
-    Raises:
-        ArchiveError: It is no package archive.
-    """
+    """The distributions that an archive brings, normalized name to version. Raises ArchiveError if it is not a valid
+    package archive."""
     listed = b"\n".join(read_info(archive, ["paths.json", "files"]).values()) + b"\n"
     found = [*_EGG_INFO.findall(listed), *_DIST_INFO.findall(listed)]
     return {_normalized(name): version.decode("utf-8", "replace") for name, version in found}
 
 
 def metadata_in(archive: Path, distribution: str) -> str | None:
-    """The METADATA of one of the distributions that an archive brings, None where it has none.
-
-    Args:
-        archive: The archive.
-        distribution: Its normalized name.
-
-    Raises:
-        ArchiveError: It is no package archive.
-    """
+    """The METADATA of one of the distributions that an archive brings, None where it has none. Raises ArchiveError if
+    it is not a valid package archive."""
     try:
         with open_part(archive, "pkg") as tar:
             for member in tar:
@@ -50,7 +40,7 @@ def metadata_in(archive: Path, distribution: str) -> str | None:
                     file = tar.extractfile(member)
                     return file.read(_MAX_METADATA_BYTES).decode("utf-8", "replace") if file else None
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, KeyError) as error:
-        raise ArchiveError(f"{archive} is no package archive: {error}") from error
+        raise ArchiveError(f"{archive} is not a valid package archive: {error}") from error
     return None
 
 

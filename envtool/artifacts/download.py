@@ -11,7 +11,7 @@ from envtool.errors import Issue, LockfileError, NetworkError
 from envtool.fetch import url_credentials
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.lockfile import git_url
-from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.lockfile.model import LockedPackage
 from envtool.mirrors.mirrors import Mirrors
 
 if TYPE_CHECKING:
@@ -31,23 +31,14 @@ def fetch_packages(
 ) -> dict[str, Path]:
     """Bring the archives and wheels of a lock into the cache.
 
-    Args:
-        packages: What is wanted.
-        cache: Where it goes.
-        display: Where progress is shown.
-        mirrors: Where else the canonical URLs' bytes may be; what this machine is set up for by default.
-        patience: The limits of a download; those of the environment variables by default.
-        is_offline: Whether only the cache may be used.
-
-    Returns:
-        The proven file of each canonical URL.
-
     Raises:
-        LockfileError: The lock has no sha256 for some of them; all are listed.
-        NetworkError, HashMismatchError: One could not be had or proven.
-        CacheError: The cache cannot be written, or, offline, lacks something; all of it is listed.
+        LockfileError: the lock has no sha256 for some of them; all are listed.
+        NetworkError, HashMismatchError: one could not be downloaded or proven.
+        CacheError: the cache cannot be written, or, offline, lacks something; all of it is listed.
     """
-    _refuse_unproven(packages)
+    unproven = [_unproven(package) for package in packages if package.sha256 is None]
+    if unproven:
+        raise LockfileError("the lock", unproven, _UNPROVEN_HINT)
     places = mirrors or _places(packages, cache, display, is_offline=is_offline)
     wanted = {
         each.url: Wanted(each.file_name, require_sha256(each), _with_access(each, places), each.size_bytes)
@@ -89,12 +80,6 @@ def _places(packages: Sequence[LockedPackage], cache: Cache, display: ProgressDi
     return selection.for_urls([each.url for each in missing], cache, display)
 
 
-def _refuse_unproven(packages: Sequence[LockedPackage]) -> None:
-    issues = [_unproven(each) for each in packages if each.sha256 is None]
-    if issues:
-        raise LockfileError("the lock", issues, _UNPROVEN_HINT)
-
-
 def _unproven(package: LockedPackage) -> Issue:
     if git_url.is_repository(package.url):
         reason = f"the lock has the commit of {package.url} and no sha256 of the wheel that is built of it"
@@ -106,11 +91,7 @@ def _unproven(package: LockedPackage) -> Issue:
 
 
 def require_sha256(package: LockedPackage) -> str:
-    """The sha256 of a package.
-
-    Raises:
-        LockfileError: The lock has none for it.
-    """
+    """The sha256 of a package. Raises LockfileError if the lock has none for it."""
     if package.sha256 is None:
         raise LockfileError(package.name, [_unproven(package)], _UNPROVEN_HINT)
     return package.sha256

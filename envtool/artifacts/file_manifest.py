@@ -1,4 +1,4 @@
-"""What a proven archive or wheel holds: the hash and mode of every file that it brings into a prefix.
+"""Contents of proven archives and wheels: the hash and mode of every file that it brings into a prefix.
 
 Taken from the bytes themselves: a package's own list is not always right (torch 1.12.1's RECORD states another hash for
 its METADATA than it has). Reading a wheel of 2 GB takes seconds, so the result is kept in the cache under the hash of
@@ -21,7 +21,6 @@ from typing import Any
 
 from envtool.artifacts import stated_paths
 from envtool.artifacts.conda_archive import STATED, Member, parse_info, read_info, read_payload
-from envtool.artifacts.noarch_paths import place_of
 from envtool.artifacts.relocation import Placeholder
 from envtool.artifacts.wheel_paths import place_in_prefix, scripts_of
 from envtool.atomic_files import write_atomically
@@ -35,12 +34,8 @@ class Declared:
     """One file as an archive or wheel brings it.
 
     Args:
-        package: Manager and name of the package.
-        sha256: Hash of its content with the placeholder in it or of the target of a link, None where installing
+        sha256: hash of its content with the placeholder in it or of the target of a link, None where installing
             writes the content.
-        placeholder: What stands in place of the prefix, None where nothing does.
-        is_link: Whether it is a symbolic link.
-        is_executable: Whether its owner may execute it.
     """
 
     package: tuple[str, str]
@@ -52,18 +47,10 @@ class Declared:
 
 @dataclass(frozen=True)
 class Brought:
-    """What an archive or wheel brings into a prefix.
-
-    Args:
-        files: Its files, by the path that they have there.
-        scripts: The entry points that installing makes, which have no bytes in it.
-        directories: The directories that it states besides its files.
-        depends: The match specs that a conda package needs.
-        is_noarch: Whether it is a conda package for every platform.
-    """
+    """What an archive or wheel brings into a prefix."""
 
     files: Mapping[str, Declared]
-    scripts: tuple[str, ...] = ()
+    scripts: tuple[str, ...] = ()  # entry points that installing makes
     directories: tuple[str, ...] = ()
     depends: tuple[str, ...] = ()
     is_noarch: bool = False
@@ -75,11 +62,7 @@ class Brought:
 
 
 class FileManifests:
-    """The manifests of archives and wheels, kept under the hash of what they describe.
-
-    Args:
-        cache_dir: Where they are kept.
-    """
+    """The manifests of archives and wheels, kept under the hash of what they describe."""
 
     def __init__(self, cache_dir: Path) -> None:
         # The number goes up when the content changes, so that an old one is not read.
@@ -90,28 +73,15 @@ class FileManifests:
         return self._path(sha256).is_file()
 
     def keep(self, sha256: str, manager: str, source: Path) -> None:
-        """Read a proven archive or wheel and keep its manifest.
-
-        Raises:
-            ArchiveError: It is neither.
-        """
+        """Read a proven archive or wheel and keep its manifest. Raises ArchiveError if it is neither."""
         if manager == "conda":
             self.keep_archive(sha256, source, read_payload(source), read_info(source, STATED))
         else:
             self._write(sha256, _wheel_content(source))
 
     def keep_archive(self, sha256: str, archive: Path, payload: Iterable[Member], info: Mapping[str, bytes]) -> None:
-        """Keep the manifest of an archive that was read.
-
-        Args:
-            sha256: Its hash.
-            archive: The archive, for messages.
-            payload: What it holds.
-            info: The content of those files of `STATED` that it has.
-
-        Raises:
-            ArchiveError: One of these is not there, or no JSON.
-        """
+        """Keep the manifest of an archive that was read. Raises ArchiveError if one of these is not there, or no
+        JSON."""
         self._write(sha256, _archive_content(archive, payload, info))
 
     def _write(self, sha256: str, content: Mapping[str, Any]) -> None:
@@ -120,13 +90,7 @@ class FileManifests:
         write_atomically(path, json.dumps(content, sort_keys=True))
 
     def brought(self, sha256: str, package: tuple[str, str], site_packages: str) -> Brought:
-        """What a known archive or wheel brings.
-
-        Args:
-            sha256: Its hash.
-            package: Manager and name.
-            site_packages: Where Python packages go, such as `lib/python3.9/site-packages`.
-        """
+        """What a known archive or wheel brings."""
         return _brought(self._path(sha256), package, site_packages)
 
     def site_packages(self, python_sha256: str) -> str:
@@ -145,7 +109,7 @@ def _brought(manifest: Path, package: tuple[str, str], site_packages: str) -> Br
     def place(path: str) -> str:
         if package[0] == "pip":
             return place_in_prefix(path, site_packages)
-        return place_of(path, site_packages) if is_python else path
+        return stated_paths.place_of(path, site_packages) if is_python else path
 
     return Brought(
         {place(path): _declared(package, file) for path, file in content["files"].items()},
@@ -189,7 +153,7 @@ def _archive_content(archive: Path, payload: Iterable[Member], info: Mapping[str
         file: dict[str, Any] = {"sha256": member.normalized_sha256}
         if member.is_link:
             if "__pycache__" in path.split("/"):  # compiling would write where it leads
-                raise ArchiveError(f"{archive}: expected byte-code to be no link, found {path}")
+                raise ArchiveError(f"{archive}: expected byte-code as a file, found the link {path}")
             file["is_link"] = True
         if member.is_executable:
             file["is_executable"] = True
@@ -205,7 +169,7 @@ def _archive_content(archive: Path, payload: Iterable[Member], info: Mapping[str
     }
     depends = index.get("depends", [])
     if not isinstance(depends, list) or not all(isinstance(each, str) for each in depends):
-        raise ArchiveError(f"{archive}: depends of info/index.json is no list of texts")
+        raise ArchiveError(f"{archive}: depends of info/index.json is not a list of texts")
     content.update(noarch=index.get("noarch"), depends=depends)
     if index.get("name") == "python":
         content["site_packages"] = stated_paths.site_packages(archive, index)
@@ -224,7 +188,7 @@ def _wheel_content(wheel: Path) -> dict[str, Any]:
             files = {name: file for share in shares for name, file in share.items()}
         return {"files": files, "scripts": scripts_of(wheel)}
     except (zipfile.BadZipFile, OSError) as error:
-        raise ArchiveError(f"{wheel} is no wheel: {error}") from error
+        raise ArchiveError(f"{wheel} is not a valid wheel: {error}") from error
 
 
 def _share(wheel: Path, members: Sequence[zipfile.ZipInfo]) -> dict[str, dict[str, Any]]:

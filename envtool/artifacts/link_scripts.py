@@ -1,6 +1,6 @@
 """Link scripts: programs that a conda package wants run when it is linked or unlinked. envtool runs none of them.
 
-What they do stands in no archive and no lock: they may write anywhere, and differently on every machine. Source: the
+What they do is in no archive and no lock: they may write anywhere, and differently on every machine. Source: the
 conda package specification (CEP 34), docs/reference/archives.md.
 """
 
@@ -20,11 +20,7 @@ def is_link_script(path: str) -> bool:
 
 
 def link_scripts(declared: Mapping[str, Declared]) -> dict[str, list[str]]:
-    """The link scripts of a prefix, by conda package.
-
-    Args:
-        declared: What archives and wheels bring, by path.
-    """
+    """The link scripts of a prefix, by conda package."""
     found: dict[str, list[str]] = {}
     for path, file in declared.items():
         if file.package[0] == "conda" and is_link_script(path):

@@ -36,7 +36,7 @@ def archive_at_hand(record: PackageRecord, cache: Cache) -> Path | None:
 
 
 def find_archive(record: PackageRecord, cache: Cache, mirrors: Mirrors) -> Path | None:
-    """The archive of a record, brought into the cache if need be; None where it cannot be had."""
+    """The archive of a record, brought into the cache if need be; None where it cannot be downloaded."""
     found = archive_at_hand(record, cache)
     if found or record.sha256 is None:
         return found

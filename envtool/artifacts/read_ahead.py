@@ -13,11 +13,7 @@ _PIECES = 4
 
 
 class ReadAhead:
-    """What a thread reads from another stream, in order.
-
-    Args:
-        source: The stream.
-    """
+    """What a thread reads from another stream, in order."""
 
     def __init__(self, source: IO[bytes]) -> None:
         self._source = source
@@ -29,11 +25,7 @@ class ReadAhead:
         self._thread.start()
 
     def read(self, size: int) -> bytes:
-        """Up to so many bytes; none at the end.
-
-        Raises:
-            Exception: What the stream raised.
-        """
+        """Up to so many bytes; none at the end."""
         while not self._left and not self._is_over:
             piece = self._pieces.get()
             if isinstance(piece, BaseException):

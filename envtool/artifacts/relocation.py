@@ -16,24 +16,14 @@ PREFIX_TEXT = b"/envserve/prefix"
 
 @dataclass(frozen=True)
 class Placeholder:
-    """What a package's archive says in place of the prefix.
-
-    Args:
-        text: The placeholder.
-        is_binary: Whether the file is binary, so that the string was padded with NUL bytes to keep its length.
-    """
+    """What a package's archive says in place of the prefix."""
 
     text: bytes
-    is_binary: bool
+    is_binary: bool  # then NUL bytes keep the length of each string
 
 
 def restore(content: bytes, prefix: bytes, placeholder: Placeholder | None) -> bytes:
     """Take the prefix out of a file's content again: the inverse of what linking does.
-
-    Args:
-        content: The file as it is in the prefix.
-        prefix: The path of the prefix.
-        placeholder: What the archive declares, None for files that declare nothing.
 
     Returns:
         The content with the placeholder, equal to the archive's when the file is as it was linked.
@@ -49,9 +39,7 @@ def substitute(content: bytes, prefix: bytes, placeholder: Placeholder | None) -
     """Put the prefix into a file's content, as linking does.
 
     Args:
-        content: The file with the placeholder.
-        prefix: The path of the prefix; in a binary it must not be longer than the placeholder.
-        placeholder: What the archive declares, None for files in which `PREFIX_TEXT` stands.
+        prefix: the path of the prefix; in a binary it must not be longer than the placeholder.
     """
     if placeholder is None:
         return content.replace(PREFIX_TEXT, prefix)
@@ -100,8 +88,8 @@ def with_rewritten(record: bytes, describe: Callable[[bytes], bytes]) -> bytes:
     """RECORD of a `.dist-info` with the hashes of the scripts outside of site-packages as they are now.
 
     Args:
-        record: The file; a script that it gives no hash of gets none.
-        describe: Gives `sha256=HASH,SIZE` of a path as it stands in RECORD.
+        record: the file; a script that it gives no hash of gets none.
+        describe: gives `sha256=HASH,SIZE` of a path as it is in RECORD.
     """
     lines = record.split(b"\n")
     return b"\n".join(_described(line, describe) if line.startswith(b"../") else line for line in lines)
@@ -115,7 +103,7 @@ def _described(line: bytes, describe: Callable[[bytes], bytes]) -> bytes:
 
 
 def replace_text(value: Any, old: str, new: str) -> Any:
-    """A JSON value with a text replaced wherever it stands in a string; keys stay."""
+    """A JSON value with a text replaced wherever it is in a string; keys stay."""
     if isinstance(value, str):
         return value.replace(old, new)
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What a wheel puts where, from its list of members, its RECORD and its entry points; nothing is unpacked.
+"""Paths of a wheel's files in a prefix, from its list of members, RECORD and entry points; nothing is unpacked.
 
 Source: the binary distribution format and the entry points specification of PyPA.
 """
@@ -32,11 +32,8 @@ def place_in_prefix(name: str, site_packages: str) -> str:
 
 
 def require_plain_paths(wheel: Path) -> None:
-    """Refuse a wheel that states a path outside of its own directories: uv installs by its list and removes by RECORD.
-
-    Raises:
-        ArchiveError: It is no wheel, or one of its paths leaves the prefix.
-    """
+    """Refuse a wheel that states a path that escapes its directories: uv installs by its list and removes by RECORD.
+    Raises ArchiveError if it is not a valid wheel, or one of its paths leaves the prefix."""
     with _opened(wheel) as archive:
         for member in archive.infolist():
             name = member.filename.rstrip("/") if member.is_dir() else member.filename
@@ -50,31 +47,21 @@ def require_plain_paths(wheel: Path) -> None:
 
 
 def members_of(wheel: Path) -> list[str]:
-    """The names of its files.
-
-    Raises:
-        ArchiveError: It is no wheel.
-    """
+    """The names of its files. Raises ArchiveError if it is not a valid wheel."""
     with _opened(wheel) as archive:
         return [each.filename for each in archive.infolist() if not each.is_dir()]
 
 
 def checksums_of(wheel: Path) -> dict[str, Checksum]:
-    """CRC-32, size and permissions of each of its files, from its list of members.
-
-    Raises:
-        ArchiveError: It is no wheel.
-    """
+    """CRC-32, size and permissions of each of its files, from its list of members. Raises ArchiveError if it is not a
+    valid wheel."""
     with _opened(wheel) as archive:
         return {each.filename: (each.CRC, each.file_size, each.external_attr >> 16) for each in archive.infolist()}
 
 
 def scripts_of(wheel: Path) -> list[str]:
-    """The names of the scripts that installing makes of its entry points.
-
-    Raises:
-        ArchiveError: Its entry points cannot be read, or one has a name that is no file name.
-    """
+    """The names of the scripts that installing makes of its entry points. Raises ArchiveError if its entry points
+    cannot be read, or one has a name that is no file name."""
     with _opened(wheel) as archive:
         text = "\n".join(_text(wheel, archive, each) for each in _info(archive, "entry_points.txt"))
     points = configparser.RawConfigParser(delimiters=("=",), strict=False)
@@ -102,7 +89,7 @@ def _opened(wheel: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(wheel)
     except (zipfile.BadZipFile, OSError) as error:
-        raise ArchiveError(f"{wheel} is no wheel: {error}") from error
+        raise ArchiveError(f"{wheel} is not a valid wheel: {error}") from error
 
 
 def _info(archive: zipfile.ZipFile, name: str) -> list[str]:

@@ -19,11 +19,8 @@ UNPACKED_FACTOR = 4
 
 
 def unpacked_bytes(archive: Path) -> int:
-    """How many bytes the files of an archive or wheel hold, as it states itself.
-
-    Raises:
-        ArchiveError: It is neither.
-    """
+    """How many bytes the files of an archive or wheel hold, as it states itself. Raises ArchiveError if it is
+    neither."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             return sum(member.file_size for member in wheel.infolist())
@@ -41,16 +38,8 @@ def with_overhead(size_bytes: int) -> int:
 
 
 def require_room(archives: Iterable[Path], prefix: Path, unpacked: int = 0) -> None:
-    """Check that a prefix has room for what is to be unpacked into it.
-
-    Args:
-        archives: The proven archives and wheels.
-        prefix: The prefix, which is there.
-        unpacked: How many bytes come from packages that are unpacked already.
-
-    Raises:
-        DiskSpaceError: It has not, with both figures.
-    """
+    """Check that a prefix has room for what is to be unpacked into it. Raises DiskSpaceError if it has not, with both
+    figures."""
     needed = with_overhead(unpacked + sum(unpacked_bytes(archive) for archive in archives))
     free = shutil.disk_usage(prefix).free
     if needed > free:

@@ -13,7 +13,7 @@ from envtool.artifacts.dist_info import distributions_in
 from envtool.artifacts.download import require_sha256
 from envtool.errors import Issue, LockfileError
 from envtool.fetch.archive_cache import Cache, Wanted
-from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.lockfile.model import LockedPackage
 from envtool.pypi.distribution_names import normalize
 
 _HINT = (
@@ -25,14 +25,9 @@ _HINT = (
 def refuse_collisions(wanted: Sequence[LockedPackage], proven: Mapping[str, Path], cache: Cache) -> None:
     """Refuse a lock of which two packages bring one distribution.
 
-    Args:
-        wanted: The packages of the prefix.
-        proven: The archives and wheels that are to be installed, by URL.
-        cache: Where the archives of the others may be.
-
     Raises:
-        LockfileError: There is such a pair; all are listed.
-        ArchiveError: An archive is none.
+        LockfileError: there is such a pair; all are listed.
+        ArchiveError: an archive is none.
     """
     wheels = {normalize(each.name): each for each in wanted if each.manager == "pip"}
     issues = list(_collisions(wanted, wheels, proven, cache)) if wheels else []

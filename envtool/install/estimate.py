@@ -1,4 +1,4 @@
-"""What carrying out a plan will take: bytes to download, and room on the disk."""
+"""Estimate of what a plan will take: bytes to download, and room on the disk."""
 
 from __future__ import annotations
 
@@ -13,27 +13,19 @@ from envtool.artifacts.download import require_sha256
 from envtool.errors import ArchiveError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.install.disk_space import UNPACKED_FACTOR, unpacked_bytes, with_overhead
-from envtool.lockfile.conda_lock_v1 import LockedPackage
-from envtool.package_cache.lookup import find_placings
+from envtool.lockfile.model import LockedPackage
+from envtool.package_cache.lookup import find_placements
 from envtool.package_cache.store import PackageCache
 from envtool.prefix.transaction_plan import Plan
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What carrying out a plan will take.
-
-    Args:
-        downloads: How many archives and wheels have to be downloaded.
-        download_bytes: Their size, as far as it is known.
-        unknown: How many of them have a size that nobody says.
-        disk_bytes: What the environment will take on the disk; a guess where archives were not seen yet.
-        free_bytes: How much is free there.
-    """
+    """What carrying out a plan will take."""
 
     downloads: int
     download_bytes: int
-    unknown: int
+    unknown: int  # those of unknown size
     disk_bytes: int
     free_bytes: int
 
@@ -41,17 +33,9 @@ class Estimate:
 def forecast(
     plan: Plan, wanted: Sequence[LockedPackage], place: Path, cache: Cache, sizes: Mapping[str, int | None]
 ) -> Estimate:
-    """Foresee what carrying out a plan will take; nothing is downloaded.
-
-    Args:
-        plan: The plan.
-        wanted: Every package that the prefix shall have.
-        place: The prefix, which need not be there.
-        cache: Where archives, wheels and unpacked packages are kept.
-        sizes: The sizes in bytes of archives and wheels, by URL, as far as they are known.
-    """
-    placings = find_placings(wanted, PackageCache(cache)) if plan.starts_over else []
-    known = {each.package.url: each.image.size_bytes for each in placings}
+    """Foresee what carrying out a plan will take; nothing is downloaded."""
+    placements = find_placements(wanted, PackageCache(cache)) if plan.starts_over else []
+    known = {each.package.url: each.image.size_bytes for each in placements}
     for each in plan.install:
         path = cache.path(Wanted(each.file_name, require_sha256(each), ()))
         with suppress(OSError, ArchiveError, zipfile.BadZipFile):  # one that is damaged will be fetched anew

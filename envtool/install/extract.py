@@ -1,4 +1,4 @@
-"""Unpack package archives, and know what was written: each file is hashed on its way from the archive to the disk.
+"""Unpacking of package archives, with notes of what was written: each file is hashed on its way to the disk.
 
 So an archive is read once: for its files, for its manifest, and for the proof that the prefix holds these files. Out of
 scope: where the files go from here (`envtool.prefix.rattler`).
@@ -29,9 +29,8 @@ class Unpacked:
     """What was unpacked from one archive.
 
     Args:
-        payload: All but what is in `info/`.
-        info: The content of those files of `info/` that a manifest is made of.
-        written: Its files that do not name the prefix, by device and inode.
+        info: the content of those files of `info/` that a manifest is made of.
+        written: its files that do not name the prefix, by device and inode.
     """
 
     payload: Sequence[Member]
@@ -42,14 +41,9 @@ class Unpacked:
 def unpack(archives: Mapping[Path, Path], prefix: Path, task: Task) -> dict[Path, Unpacked]:
     """Unpack proven archives, several at a time.
 
-    Args:
-        archives: Each archive, and the directory that is made for it.
-        prefix: The prefix that the files are for.
-        task: Told of every archive.
-
     Raises:
-        ArchiveError: One is no package archive, or brings a file for a place outside of its directory.
-        OSError: A file cannot be written.
+        ArchiveError: one is not a valid package archive, or brings a path that escapes its directory.
+        OSError: a file cannot be written.
     """
     stopped = threading.Event()
     # The largest first, so that no core is left alone with one of them at the end.
@@ -73,10 +67,6 @@ def linked(directory: Path, written: Mapping[Inode, Written]) -> dict[Inode, Wri
     """Those of the unpacked files that have another name by now, and so outlive the directory.
 
     The number of any other may be that of a new file as soon as the directory is gone.
-
-    Args:
-        directory: Where they were unpacked.
-        written: What was written there.
     """
     found = {}
     for parent, _, names in os.walk(directory):
@@ -109,7 +99,7 @@ class _Unpacking:
                     for info in bounded(self._archive, tar):
                         self._unpack(tar, info)
             except (tarfile.TarError, zipfile.BadZipFile, EOFError, KeyError) as error:
-                raise ArchiveError(f"{self._archive} is no package archive: {error}") from error
+                raise ArchiveError(f"{self._archive} is not a valid package archive: {error}") from error
             except OSError as error:
                 # Two members in one place, one below a link or a file, or, without a number, no data of bz2.
                 if error.errno in (None, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
@@ -162,7 +152,7 @@ class _Unpacking:
     def _place(self, name: str) -> str:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
-            raise ArchiveError(f"{self._archive}: {name} is a place outside of the package")
+            raise ArchiveError(f"{self._archive}: {name}: path escapes the package")
         return "/".join((self._root, *path.parts))
 
     def _make(self, directory: str) -> None:

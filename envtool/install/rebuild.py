@@ -11,7 +11,7 @@ from envtool.console import ProgressDisplay
 from envtool.fetch.archive_cache import Cache
 from envtool.install.create import create
 from envtool.install.request import Request
-from envtool.lockfile.conda_lock_v1 import Lockfile
+from envtool.lockfile.model import Lockfile
 from envtool.prefix.prefix import Prefix
 from envtool.prefix.scan import Entry
 from envtool.verify.findings import Finding
@@ -24,18 +24,8 @@ _CHUNK_BYTES = 1 << 20
 def compare_with_rebuilt(
     prefix: Prefix, lockfile: Lockfile, report: VerifyReport, cache: Cache, display: ProgressDisplay
 ) -> VerifyReport:
-    """Add to a verification what differs from a second prefix, made from the same lock beside the first.
-
-    Args:
-        prefix: The prefix; it must be whole.
-        lockfile: The lock that both are made from.
-        report: The verification of the first.
-        cache: Where proven archives and wheels are kept.
-        display: Where progress is shown.
-
-    Raises:
-        NetworkError, HashMismatchError: An archive could not be had or proven.
-    """
+    """Add to a verification what differs from a second prefix, made from the same lock beside the first. Raises
+    NetworkError or HashMismatchError if an archive could not be downloaded or proven."""
     receipt = prefix.require_whole()
     # Beside the first, since it takes as much room; with another length of path, since that is what differs elsewhere.
     with tempfile.TemporaryDirectory(prefix=f".{prefix.path.name}-", dir=prefix.path.parent) as scratch:
@@ -65,7 +55,7 @@ def _differences(
         if here is None:
             yield Finding("missing", path, "the rebuilt environment has it")
         elif there is None:
-            yield Finding("extra", path, "the rebuilt environment has it not")
+            yield Finding("extra", path, "the rebuilt environment does not have it")
         elif replace(here, size_bytes=0) != replace(there, size_bytes=0):
             yield Finding("mismatched", path, first_difference(first.path / path, second.path / path))
 

@@ -1,11 +1,12 @@
-"""What a user asks `envtool create` for."""
+"""A request of a user to `envtool create`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from envtool.errors import PrefixError
-from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
+from envtool.lockfile.model import LockedPackage, Lockfile
 from envtool.prefix.installed_packages import record_names
 from envtool.prefix.prefix import Prefix, Receipt, State
 from envtool.prefix.transaction_plan import plan
@@ -16,17 +17,8 @@ class Request:
     """What is to be made.
 
     Args:
-        lockfile: The lock.
-        platform: Which of its platforms.
-        categories: Which of its categories.
-        command: The command line, for conda's history.
-        starts_over: Whether to make everything anew even if nothing seems to have changed.
-        repairs: Whether to read every file and mend what was altered.
-        is_offline: Whether everything has to be in the cache.
-        is_frozen: Whether conda shall be told not to change the prefix.
-        is_listed: Whether the prefix goes into the user's list of environments.
-        is_vouched: Whether a signature over the whole lock was checked already.
-        is_from_archives: Whether everything is unpacked and compiled, also what the cache holds unpacked.
+        is_vouched: whether a signature over the whole lock was checked already.
+        is_from_archives: whether everything is unpacked and compiled, also what the cache holds unpacked.
     """
 
     lockfile: Lockfile
@@ -42,11 +34,12 @@ class Request:
     is_from_archives: bool = False
 
     def packages(self) -> tuple[LockedPackage, ...]:
-        """What the lock says for the platform and categories.
+        """What the lock says for the platform and categories. Raises PrefixError if the lock has nothing for the
+        platform or a category."""
+        return self._packages
 
-        Raises:
-            PrefixError: The lock has nothing for the platform or a category.
-        """
+    @cached_property
+    def _packages(self) -> tuple[LockedPackage, ...]:
         if self.platform not in self.lockfile.platforms:
             raise PrefixError(
                 f"the lock has nothing for {self.platform}; it has {', '.join(self.lockfile.platforms)}",

@@ -1,6 +1,6 @@
 """Carrying out that packages share paths: what loses one gives way before it is installed.
 
-Where a change touches a shared path, the prefix is made anew: what the one that left had covered stands in no file of
+Where a change touches a shared path, the prefix is made anew: what the one that left had covered is in no file of
 the prefix, and a prefix made in one go is what every other way has to equal.
 """
 
@@ -8,103 +8,70 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from envtool.artifacts.download import require_sha256
-from envtool.artifacts.file_manifest import Brought, FileManifests
-from envtool.artifacts.noarch_paths import place_of
+from envtool.artifacts.file_manifest import Brought
+from envtool.artifacts.stated_paths import place_of
 from envtool.artifacts.wheel_paths import Checksum, checksums_of, place_in_prefix
-from envtool.install.untracked_files import wheel_files
-from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.lockfile.model import LockedPackage
+from envtool.package_cache.materialize import Placement
 from envtool.prefix import clobber
 from envtool.prefix.clobber import Lost, Package
-from envtool.prefix.installed_packages import conda_packages
+from envtool.prefix.installed_packages import conda_packages, wheel_files
 from envtool.prefix.layout import losses, site_packages
-from envtool.prefix.prefix import Prefix
-from envtool.prefix.transaction_plan import Plan
+
+if TYPE_CHECKING:
+    from envtool.install.transaction import Transaction
 
 
 class SharedPathsError(Exception):
-    """A change touches a path that another package has too, so that the prefix has to be made anew.
-
-    Args:
-        packages: Manager and name of the packages that share paths.
-    """
+    """A change touches a path that another package has too, so that the prefix has to be made anew."""
 
     def __init__(self, packages: Collection[Package]) -> None:
         super().__init__(packages)
         self.packages = packages
 
 
-def left_behind(prefix: Prefix, plan: Plan) -> set[str]:
-    """The paths of the packages that a plan takes out of a prefix, by the prefix's own notes."""
-    gone = {each.name for each in plan.removes("conda")}
-    left = {path for package in conda_packages(prefix.path) if package.name in gone for path in package.files}
-    left.update(wheel_files(prefix, [each.name for each in plan.removes("pip")]))
-    return left
+class SharedPaths:
+    """The shared paths of a prefix that is being made, of wheels and archives by their canonical URL in `proven`."""
 
-
-class Sharing:
-    """The shared paths of a prefix that is being made.
-
-    Args:
-        wanted: Every package that the prefix shall have.
-        plan: What changes.
-        placed: The packages that lie there already, out of the cache.
-        manifests: Where is kept what archives and wheels hold; of each that stays or is placed, it is known.
-        proven: The files of the wheels that are to be installed, by canonical URL.
-        left: The paths of what leaves the prefix.
-    """
-
-    def __init__(
-        self,
-        wanted: Sequence[LockedPackage],
-        plan: Plan,
-        placed: Sequence[LockedPackage],
-        manifests: FileManifests,
-        proven: Mapping[str, Path],
-        left: AbstractSet[str],
-    ) -> None:
-        self.wanted = wanted
-        self.manifests = manifests
-        self._plan = plan
-        self._placed = {(each.manager, each.name) for each in placed}
-        self._proven = proven
-        self._left = left
+    def __init__(self, transaction: Transaction, placements: Sequence[Placement], proven: Mapping[str, Path]) -> None:
+        self.transaction = transaction
+        self.proven = proven
+        self._placed = {(placement.package.manager, placement.package.name) for placement in placements}
+        self._left = set() if transaction.plan.starts_over else _left_behind(transaction)
         self._known_checksums: dict[Package, Mapping[str, Checksum]] = {}
 
     @cached_property
     def _site_packages(self) -> str:
-        return site_packages(self.wanted, self.manifests)
+        return site_packages(self.transaction.wanted, self.transaction.manifests)
 
     @cached_property
     def _losses(self) -> Lost:
-        return losses(self.wanted, self.manifests, self._proven)
+        # Asked for once the archives are unpacked, so that what they bring is known.
+        return losses(self.transaction.wanted, self.transaction.manifests, self.proven)
 
     def _brought(self, package: LockedPackage) -> Brought:
         key = package.manager, package.name
-        return self.manifests.brought(require_sha256(package), key, self._site_packages)
+        return self.transaction.manifests.brought(require_sha256(package), key, self._site_packages)
 
     def require_settled(self) -> None:
-        """Whether the plan makes every package that has a shared path, once the archives are unpacked.
-
-        Raises:
-            SharedPathsError: It does not.
-        """
+        """Check that the plan makes every package that has a shared path, once the archives are unpacked. Raises
+        SharedPathsError if it does not."""
+        plan = self.transaction.plan
         sharing = {package for (loser, _), winner in self._losses.items() for package in (loser, winner)}
         if not sharing.isdisjoint(self._placed):
             raise SharedPathsError(sharing)
-        if self._plan.starts_over:
+        if plan.starts_over:
             return
-        changed = {(each.manager, each.name) for each in self._plan.install}
-        changed.update((each.manager, each.name) for each in self._plan.remove)
-        stays = (each for each in self.wanted if self._left and (each.manager, each.name) not in changed)
-        if not sharing.isdisjoint(changed) or any(
-            not self._left.isdisjoint(self._brought(each).paths) for each in stays
-        ):
+        changed = {(package.manager, package.name) for package in plan.install}
+        changed |= {(package.manager, package.name) for package in plan.remove}
+        stays = (package for package in self.transaction.wanted if (package.manager, package.name) not in changed)
+        covered = self._left and any(not self._left.isdisjoint(self._brought(package).paths) for package in stays)
+        if covered or not sharing.isdisjoint(changed):
             raise SharedPathsError(sharing)
 
     def yield_paths(self, package: LockedPackage, unpacked: Path) -> None:
@@ -112,10 +79,6 @@ class Sharing:
 
         py-rattler would sort this out itself, but links packages side by side, and then fails or forgets files where a
         path is a directory in one package and a file in another. For the same reason it sees no entries of directories.
-
-        Args:
-            package: The package.
-            unpacked: The directory that its archive was unpacked into.
         """
         key = package.manager, package.name
         lost = {path for (loser, path), winner in self._losses.items() if loser == key and winner[0] == "conda"}
@@ -130,7 +93,7 @@ class Sharing:
             link = json.loads((unpacked / "info" / "link.json").read_bytes())
             points = link["noarch"]["entry_points"]
             link["noarch"]["entry_points"] = [
-                each for each in points if f"bin/{each.partition('=')[0].strip()}" not in lost
+                point for point in points if f"bin/{point.partition('=')[0].strip()}" not in lost
             ]
             (unpacked / "info" / "link.json").write_text(json.dumps(link))
 
@@ -150,27 +113,29 @@ class Sharing:
             (unpacked / entry["_path"]).rename(unpacked / place)
             yield {**entry, "_path": place}
 
-    def make_directories(self, prefix: Path, packages: Sequence[LockedPackage]) -> None:
+    def make_directories(self, packages: Sequence[LockedPackage]) -> None:
         """Make the directories that conda packages state besides their files, where no file or link is in the way."""
-        for each in packages:
-            for path in self._brought(each).directories:
+        prefix = self.transaction.prefix.path
+        for package in packages:
+            for path in self._brought(package).directories:
                 if not any(_is_in_the_way(prefix / above) for above in (path, *clobber.parents(path))):
                     (prefix / path).mkdir(parents=True, exist_ok=True)
 
     def layers(self, wheels: Sequence[LockedPackage]) -> list[list[LockedPackage]]:
         """Wheels in groups to be installed one after the other, so that what loses a path is there before it is won."""
-        order = {("pip", each.name): place for place, each in enumerate(self.wanted)}
+        names = {wheel.name for wheel in wheels}
         after: dict[Package, set[Package]] = {}
         for (loser, path), winner in self._losses.items():
             if loser not in after.get(winner, ()) and self._differs(path, loser, winner):
                 after.setdefault(winner, set()).add(loser)
         depth: dict[Package, int] = {}
         groups: list[list[LockedPackage]] = []
-        for each in sorted(wheels, key=lambda each: order["pip", each.name]):
-            key = "pip", each.name
-            depth[key] = max((depth[loser] + 1 for loser in after.get(key, ()) if loser in depth), default=0)
-            groups += [[]] * (depth[key] + 1 - len(groups))
-            groups[depth[key]] = [*groups[depth[key]], each]
+        for wheel in self.transaction.wanted:
+            if wheel.manager == "pip" and wheel.name in names:
+                key = "pip", wheel.name
+                depth[key] = max((depth[loser] + 1 for loser in after.get(key, ()) if loser in depth), default=0)
+                groups += [[]] * (depth[key] + 1 - len(groups))
+                groups[depth[key]] = [*groups[depth[key]], wheel]
         return groups
 
     def _differs(self, path: str, loser: Package, winner: Package) -> bool:
@@ -180,8 +145,8 @@ class Sharing:
     def _checksums(self, package: Package) -> Mapping[str, Checksum]:
         # Enough to tell what needs an order; that the right file is there in the end, its sha256 proves.
         if package not in self._known_checksums:
-            urls = (each.url for each in self.wanted if (each.manager, each.name) == package)
-            wheel = self._proven.get(next(urls, "")) if package[0] == "pip" else None
+            urls = (wanted.url for wanted in self.transaction.wanted if (wanted.manager, wanted.name) == package)
+            wheel = self.proven.get(next(urls, "")) if package[0] == "pip" else None
             found = checksums_of(wheel) if wheel else {}
             self._known_checksums[package] = {
                 place_in_prefix(name, self._site_packages): checksum for name, checksum in found.items()
@@ -190,9 +155,18 @@ class Sharing:
 
     def lost_to(self, wheels: Sequence[LockedPackage]) -> list[str]:
         """What has to be out of the way before wheels are installed."""
-        names = {("pip", each.name) for each in wheels}
+        names = {("pip", wheel.name) for wheel in wheels}
         return [path for (_, path), winner in self._losses.items() if winner in names]
 
 
 def _is_in_the_way(path: Path) -> bool:
     return path.is_symlink() or (path.exists() and not path.is_dir())
+
+
+def _left_behind(transaction: Transaction) -> set[str]:
+    # By the prefix's own notes.
+    prefix, plan = transaction.prefix, transaction.plan
+    gone = {package.name for package in plan.removes("conda")}
+    left = {path for package in conda_packages(prefix.path) if package.name in gone for path in package.files}
+    left.update(wheel_files(prefix, [package.name for package in plan.removes("pip")]))
+    return left

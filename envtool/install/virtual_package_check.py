@@ -1,4 +1,4 @@
-"""Does this machine have what the packages of a lock need of it? Asked before a byte is downloaded."""
+"""Comparison of this machine with what the packages of a lock need of it, before a byte is downloaded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from envtool.errors import VirtualPackageError
-from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.lockfile.model import LockedPackage
 from envtool.prefix import rattler
 
 _THINGS = {"__cuda": "the CUDA driver", "__glibc": "the C library", "__linux": "the kernel", "__archspec": "the CPU"}
@@ -20,19 +20,12 @@ _HINTS = {
 
 @dataclass(frozen=True)
 class Lack:
-    """Something that the machine does not have.
-
-    Args:
-        name: A virtual package.
-        constraint: Which version is needed.
-        package: The package that needs it.
-        detected: The version of the machine, None when it has none at all.
-    """
+    """Something that the machine does not have."""
 
     name: str
     constraint: str
     package: str
-    detected: str | None
+    detected: str | None  # None when the machine has none
 
     def __str__(self) -> str:
         has = f"has {self.detected}" if self.detected else "has none"
@@ -40,11 +33,8 @@ class Lack:
 
 
 def require(packages: Sequence[LockedPackage]) -> None:
-    """Check that this machine has what packages need.
-
-    Raises:
-        VirtualPackageError: It lacks something; everything that it lacks is named.
-    """
+    """Check that this machine has what packages need. Raises VirtualPackageError if it lacks something; everything that
+    it lacks is named."""
     if not any(name.startswith("__") for package in packages for name in package.dependencies):
         return
     lacks = find_lacks(packages, rattler.detect_virtual_packages())
@@ -57,8 +47,7 @@ def find_lacks(packages: Sequence[LockedPackage], detected: Mapping[str, str]) -
     """What packages need and a machine does not have; one for each virtual package and constraint.
 
     Args:
-        packages: The packages of a lock.
-        detected: The machine's virtual packages, name to `version` or `version build`.
+        detected: the machine's virtual packages, name to `version` or `version build`.
     """
     lacks: dict[tuple[str, str], Lack] = {}
     for package in packages:

@@ -1,4 +1,4 @@
-"""Take images from a prefix that was just made and proven.
+"""Images taken from a prefix that was just made and proven.
 
 A package of which anything is unclear (a file that two packages bring, one that linking renamed, a text in which the
 prefix cannot be told from what stands for it) gets no image; it is unpacked from its archive the next time, too.
@@ -21,7 +21,7 @@ from typing import Any
 from envtool.artifacts.file_manifest import Declared
 from envtool.artifacts.relocation import PREFIX_TEXT, replace_text, restore, substitute
 from envtool.atomic_files import create, write_all
-from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.lockfile.model import LockedPackage
 from envtool.package_cache.entry import PACK, CacheEntry, StoredFile, depends_on_python
 from envtool.package_cache.materialize import fill_meta, fill_record
 from envtool.package_cache.reflink import clone
@@ -43,11 +43,7 @@ class Made:
     """A prefix that was just made and proven.
 
     Args:
-        prefix: Its directory.
-        declared: What archives and wheels bring, by path.
-        entries: What was read, by path.
-        since_ns: When the reading began, so that a file changed since then is not taken for what was read.
-        shared: Manager and name of the packages that share a path with another one.
+        since_ns: when the reading began, so that a file changed since then is not taken for what was read.
     """
 
     prefix: Path
@@ -59,30 +55,14 @@ class Made:
 
 def capture(
     made: Made, packages: Mapping[str, LockedPackage], others: Iterable[LockedPackage], store: PackageCache
-) -> int:
-    """Keep the images of packages.
-
-    Args:
-        made: The prefix.
-        packages: The packages, by the key of their image.
-        others: What else the prefix holds.
-        store: Where images are kept.
-
-    Returns:
-        How many were kept.
-
-    Raises:
-        OSError: The store cannot be written.
-    """
+) -> None:
+    """Keep the images of packages. Raises OSError if the store cannot be written."""
     contents = _Contents(made, [*packages.values(), *others])
-    count = 0
     for key, package in packages.items():
         with suppress(_UnclearError):
             files = contents.of(package)
             _require_room(made, files, store)
             store.keep(key, functools.partial(_take, made, store, package, files))
-            count += 1
-    return count
 
 
 def _require_room(made: Made, paths: Sequence[str], store: PackageCache) -> None:
@@ -109,11 +89,7 @@ class _Contents:
         self._owners = collections.Counter(path for paths in self._listed.values() for path in paths)
 
     def of(self, package: LockedPackage) -> list[str]:
-        """The files of a package that are there, byte-code included.
-
-        Raises:
-            _UnclearError: It cannot be told.
-        """
+        """The files of a package that are there, byte-code included. Raises _UnclearError if it cannot be told."""
         key = package.manager, package.name
         listed, declared = self._listed[key], self._declared[key]
         strange = [path for path in listed - declared if not self._is_generated(package, path)]

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from envtool.artifacts.relocation import Placeholder
-from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.lockfile.model import LockedPackage
 from envtool.prefix.bytecode import WORKER
 
 PACK = "pack"
@@ -26,14 +26,10 @@ class StoredFile:
     """A file of an image.
 
     Args:
-        path: Relative to the prefix.
-        mode: Its permissions.
-        sha256: Of what is stored: the content with the placeholder where it names the prefix.
-        size_bytes: Of what is stored.
-        offset: Where it begins in the pack; None for a file of its own.
-        rewrite: What is done when it is placed: nothing; `prefix`, `text` or `binary` (the prefix is put in); `record`
+        sha256: of what is stored: the content with the placeholder where it names the prefix.
+        offset: where it begins in the pack; None for a file of its own.
+        rewrite: what is done when it is placed: nothing; `prefix`, `text` or `binary` (the prefix is put in); `record`
             (scripts are hashed anew); `kept` (nothing, but its hash is not that of its content).
-        placeholder: What stands for the prefix, where the archive declares it.
     """
 
     path: str
@@ -54,11 +50,8 @@ class CacheEntry:
     """What one package brings.
 
     Args:
-        files: Its files.
-        links: Its symbolic links, path to target; `PREFIX_TEXT` stands for the prefix.
-        record: Its record for conda-meta, None for a wheel; `PREFIX_TEXT` stands for the prefix.
-        seals: The name of each stored file to its inode, size and times in nanoseconds, as it was written.
-        pack_sha256: The hash of the pack.
+        record: its record for conda-meta, None for a wheel; `PREFIX_TEXT` stands for the prefix.
+        seals: the name of each stored file to its inode, size and times in nanoseconds, as it was written.
     """
 
     files: tuple[StoredFile, ...]
@@ -77,8 +70,7 @@ def image_key(package: LockedPackage, python_sha256: str) -> str:
     """What the image of a package is kept under: whatever its content depends on.
 
     Args:
-        package: The package.
-        python_sha256: The hash of the archive of the environment's Python, empty where it has none.
+        python_sha256: the hash of the archive of the environment's Python, empty where it has none.
     """
     parts = [package.manager, package.name, package.version, package.sha256, *_installers()]
     if depends_on_python(package):
@@ -102,11 +94,7 @@ def format_image(image: CacheEntry) -> bytes:
 
 
 def parse_image(text: bytes) -> CacheEntry:
-    """Read an index.
-
-    Raises:
-        ValueError: It is damaged.
-    """
+    """Read an index. Raises ValueError if it is damaged."""
     content, _, sha256 = text.rpartition(b"\n")
     if hashlib.sha256(content).hexdigest().encode() != sha256:
         raise ValueError("the index of an unpacked package does not have its hash")

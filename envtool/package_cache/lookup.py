@@ -1,4 +1,4 @@
-"""Which packages of a lock need not be unpacked, and which of a new prefix are worth keeping."""
+"""Packages of a lock that need not be unpacked, and those of a new prefix that are worth keeping."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ from collections.abc import Sequence
 
 from envtool import console
 from envtool.artifacts.download import require_sha256
-from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.lockfile.model import LockedPackage
 from envtool.package_cache.capture import Made, capture
 from envtool.package_cache.entry import image_key
 from envtool.package_cache.materialize import Placement
 from envtool.package_cache.store import SETTING, PackageCache
 
 
-def find_placings(wanted: Sequence[LockedPackage], store: PackageCache) -> list[Placement]:
-    """The packages that the store has an image of.
-
-    Args:
-        wanted: Every package that the prefix shall have.
-        store: Where images are kept.
-    """
+def find_placements(wanted: Sequence[LockedPackage], store: PackageCache) -> list[Placement]:
+    """The packages that the store has an image of."""
     if not store.is_used:
         return []
     found = ((package, key, store.find(key)) for key, package in _keys(wanted).items())
@@ -34,13 +29,7 @@ def forget(wanted: Sequence[LockedPackage], store: PackageCache) -> None:
 
 
 def remember(made: Made, wanted: Sequence[LockedPackage], store: PackageCache) -> None:
-    """Keep the images of packages that the store has none of; what cannot be kept is only said.
-
-    Args:
-        made: The prefix, just made and proven.
-        wanted: Every package in it.
-        store: Where images are kept.
-    """
+    """Keep the images of packages that the store has none of; what cannot be kept is only said."""
     keys = _keys(wanted) if store.is_used else {}
     alone = {key: package for key, package in keys.items() if (package.manager, package.name) not in made.shared}
     new = {key: package for key, package in alone.items() if not store.path(key).exists()}

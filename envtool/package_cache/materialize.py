@@ -1,4 +1,4 @@
-"""Place images into a prefix: every file its own, cloned or copied, with the prefix written where it belongs."""
+"""Images placed into a prefix: every file its own, cloned or copied, with the prefix written where it belongs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from envtool.artifacts.relocation import PREFIX_TEXT, replace_text, substitute, with_rewritten
 from envtool.atomic_files import create, write_all
-from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.lockfile.model import LockedPackage
 from envtool.package_cache.entry import PACK, CacheEntry, StoredFile
 from envtool.package_cache.reflink import clone
 from envtool.prefix.conda_meta_record import set_md5
@@ -26,63 +26,47 @@ _SHARE = 500
 
 @dataclass(frozen=True)
 class Placement:
-    """One package to be placed.
-
-    Args:
-        package: The package.
-        image: What it brings.
-        stored: The directory of the image's files.
-    """
+    """One package to be placed."""
 
     package: LockedPackage
     image: CacheEntry
     stored: Path
 
 
-def place(placings: Sequence[Placement], prefix: Path) -> dict[str, Entry]:
-    """Place packages into a prefix that has none of their files.
-
-    Args:
-        placings: The packages.
-        prefix: The prefix.
-
-    Returns:
-        Each file whose content is the stored one, by its path.
-
-    Raises:
-        OSError: A file cannot be written, is there already, or a stored one has gone.
-    """
-    paths = [path for each in placings for path in (*(file.path for file in each.image.files), *each.image.links)]
+def place(placements: Sequence[Placement], prefix: Path) -> dict[str, Entry]:
+    """Place packages into a prefix that has none of their files; returns each file whose content is the stored one.
+    Raises OSError if a file cannot be written, is there already, or a stored one has gone."""
+    paths = [path for each in placements for path in (*(file.path for file in each.image.files), *each.image.links)]
     for directory in sorted({path.rpartition("/")[0] for path in paths}):
         (prefix / directory).mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         # The large ones first, so that no core is left alone with one of them at the end.
         cloned = sorted(
-            ((file, each) for each in placings for file in each.image.files if file.offset is None),
+            ((file, each) for each in placements for file in each.image.files if file.offset is None),
             key=lambda pair: -pair[0].size_bytes,
         )
         work = [pool.submit(_clone, file, each, prefix) for file, each in cloned]
-        for each in placings:
+        for each in placements:
             packed = [file for file in each.image.files if file.offset is not None]
             shares = [packed[start : start + _SHARE] for start in range(0, len(packed), _SHARE)]
             work += [pool.submit(_write, share, each, prefix) for share in shares]
         for done in work:
             done.result()
-    for each in placings:
+    for each in placements:
         _finish(each, prefix)
-    files = (file for each in placings for file in each.image.files if not file.rewrite)
+    files = (file for each in placements for file in each.image.files if not file.rewrite)
     return {
         file.path: Entry(file.path, "file", bool(file.mode & 0o100), file.sha256, file.size_bytes) for file in files
     }
 
 
-def _clone(file: StoredFile, placing: Placement, prefix: Path) -> None:
-    clone(str(placing.stored / file.sha256), f"{prefix}/{file.path}", file.mode)
+def _clone(file: StoredFile, placement: Placement, prefix: Path) -> None:
+    clone(str(placement.stored / file.sha256), f"{prefix}/{file.path}", file.mode)
 
 
-def _write(files: Sequence[StoredFile], placing: Placement, prefix: Path) -> None:
+def _write(files: Sequence[StoredFile], placement: Placement, prefix: Path) -> None:
     root, name = str(prefix), os.fsencode(prefix)
-    pack = os.open(placing.stored / PACK, os.O_RDONLY | os.O_CLOEXEC)
+    pack = os.open(placement.stored / PACK, os.O_RDONLY | os.O_CLOEXEC)
     try:
         for file in files:
             content = os.pread(pack, file.size_bytes, file.offset or 0)
@@ -97,26 +81,21 @@ def _write(files: Sequence[StoredFile], placing: Placement, prefix: Path) -> Non
         os.close(pack)
 
 
-def _finish(placing: Placement, prefix: Path) -> None:
-    for path, target in placing.image.links.items():
+def _finish(placement: Placement, prefix: Path) -> None:
+    for path, target in placement.image.links.items():
         (prefix / path).symlink_to(target.replace(PREFIX_TEXT.decode(), str(prefix)))
-    for file in placing.image.files:
+    for file in placement.image.files:
         if file.rewrite == "record":
             record = prefix / file.path
             record.write_bytes(fill_record(record.read_bytes(), record))
-    if placing.image.record is not None:
-        content = fill_meta(placing.image.record, placing.package, prefix)
+    if placement.image.record is not None:
+        content = fill_meta(placement.image.record, placement.package, prefix)
         name = f"{content['name']}-{content['version']}-{content['build']}.json"
         (prefix / "conda-meta" / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def fill_record(content: bytes, record: Path) -> bytes:
-    """RECORD with the hashes of the scripts of this prefix.
-
-    Args:
-        content: RECORD of any prefix.
-        record: Where it is in this one, beside its scripts.
-    """
+    """RECORD with the hashes of the scripts of this prefix."""
     site_packages = record.parent.parent
 
     def describe(path: bytes) -> bytes:
@@ -128,13 +107,7 @@ def fill_record(content: bytes, record: Path) -> bytes:
 
 
 def fill_meta(record: Mapping[str, Any], package: LockedPackage, prefix: Path) -> dict[str, Any]:
-    """A record of conda-meta for this prefix.
-
-    Args:
-        record: The record of any prefix, `PREFIX_TEXT` in its place.
-        package: The package; its URL may be another than the one that the record was made with, and so may its md5.
-        prefix: The prefix, with the package's files in place.
-    """
+    """A record of conda-meta for this prefix."""
     content: dict[str, Any] = replace_text(record, PREFIX_TEXT.decode(), str(prefix))
     content.update(url=package.url, channel=channel_of(package.url), fn=package.file_name)
     set_md5(content, package.md5)

@@ -22,16 +22,7 @@ _CANNOT = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOS
 def clone(source: str, target: str, mode: int) -> bool:
     """Make a file with the content of another; a later change of either leaves the other as it is.
 
-    Args:
-        source: The file.
-        target: The new one; it must not be there.
-        mode: The permissions of the new one.
-
-    Returns:
-        Whether they share their blocks until one is changed, so that nothing was copied.
-
-    Raises:
-        OSError: It cannot be read or written.
+    Returns whether they share their blocks until one is changed, so that nothing was copied.
     """
     with contextlib.ExitStack() as stack:
         reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC)

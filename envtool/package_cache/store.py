@@ -32,28 +32,15 @@ _GROWING = ".growing-"
 
 @dataclass(frozen=True)
 class Kept:
-    """One image as it lies in the store.
-
-    Args:
-        key: What it is kept under.
-        size_bytes: How much room it takes.
-        used_s: When it was used last, in seconds since the epoch.
-    """
+    """One image as it lies in the store."""
 
     key: str
     size_bytes: int
-    used_s: float
+    used_s: float  # since the epoch
 
 
 class PackageCache:
-    """The images of this user in a cache.
-
-    Args:
-        cache: The cache.
-
-    Raises:
-        CacheError: The setting is none that there is.
-    """
+    """The images of this user in a cache. Raises CacheError if the setting is none that there is."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
@@ -91,15 +78,7 @@ class PackageCache:
         return image
 
     def keep(self, key: str, fill: Callable[[Path], CacheEntry]) -> None:
-        """Store an image: whole and under its name, or not at all.
-
-        Args:
-            key: What it is kept under.
-            fill: Writes the files of the image into a directory.
-
-        Raises:
-            OSError: It cannot be written.
-        """
+        """Store an image: whole and under its name, or not at all. Raises OSError if it cannot be written."""
         self._prepare()
         with self._growing() as growing:
             image = fill(growing)

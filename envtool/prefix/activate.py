@@ -1,4 +1,4 @@
-"""Use an environment: become a program in it, or have a shell activate it."""
+"""Use of an environment: become a program in it, or have a shell activate it."""
 
 from __future__ import annotations
 
@@ -68,13 +68,9 @@ end
 def run(prefix: Prefix, argv: Sequence[str]) -> NoReturn:
     """Become a program in an activated environment; signals and the exit status are the program's own.
 
-    Args:
-        prefix: The environment; it must be whole.
-        argv: The program and its arguments.
-
     Raises:
-        PrefixError: The environment is not there, not ours or not whole.
-        ProcessError: There is no bash, which the activation scripts of conda packages are written for.
+        PrefixError: the environment is not there, not ours or not whole.
+        ProcessError: there is no bash, which the activation scripts of conda packages are written for.
     """
     bash = shutil.which("bash")
     if bash is None:
@@ -85,15 +81,8 @@ def run(prefix: Prefix, argv: Sequence[str]) -> NoReturn:
 
 
 def activation_script(prefix: Prefix, shell: str) -> str:
-    """What a shell has to evaluate to activate an environment.
-
-    Args:
-        prefix: The environment; it must be whole.
-        shell: `bash`, `zsh` or `fish`.
-
-    Raises:
-        PrefixError: The environment is not there, not ours or not whole.
-    """
+    """What a shell has to evaluate to activate an environment. Raises PrefixError if the environment is not there, not
+    ours or not whole."""
     prefix.require_whole()
     return shells.activation_script(prefix.path, shell)
 

@@ -25,9 +25,7 @@ def compile_all(prefix: Path, python: Path, kept: Collection[str] = ()) -> None:
     """Remove the byte-code of a prefix and compile every module of its library anew.
 
     Args:
-        prefix: The prefix.
-        python: Its interpreter.
-        kept: Byte-code that is known to be what compiling would give, relative to the prefix; it stays.
+        kept: byte-code that is known to be what compiling would give, relative to the prefix; it stays.
     """
     modules, byte_code = _library(prefix)
     for stale in byte_code - set(kept):

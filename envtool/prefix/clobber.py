@@ -31,11 +31,7 @@ def resolve(brought: Mapping[Package, Collection[str]], conda_order: Callable[[]
     """Decide whose every path is.
 
     Args:
-        brought: The paths of each package, relative to the prefix; wheels in the order of the lock.
-        conda_order: The names of the conda packages in topological order; asked for only if two of them share a path.
-
-    Returns:
-        What is lost, and to whom.
+        conda_order: the names of the conda packages in topological order; asked for only if two of them share a path.
     """
     claims = {package: paths for package, paths in _contested(brought).items() if paths}
     if not claims:
@@ -118,12 +114,7 @@ def _overwrite(claims: Mapping[Package, Collection[str]], lost: dict[tuple[Packa
 
 
 def topological_order(depends: Mapping[str, Sequence[str]], noarch: Collection[str]) -> list[str]:
-    """The order in which py-rattler links packages: each one after those that it needs.
-
-    Args:
-        depends: The match specs that each package needs, by its normalized name.
-        noarch: Which of the packages are noarch; in a cycle they come after the others.
-    """
+    """The order in which py-rattler links packages: each one after those that it needs."""
     needs = {name: [name_of(spec) for spec in specs] for name, specs in depends.items()}
     broken = _broken_edges(_cycles(needs), noarch)
     kept = {name: sorted(each for each in found if (name, each) not in broken) for name, found in needs.items()}

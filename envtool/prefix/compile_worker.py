@@ -39,12 +39,7 @@ def main(prefix: str, jobs: int, names: Sequence[str]) -> None:
 
 
 def compile_file(path: str, shown: str) -> None:
-    """Write the byte-code of a file into `__pycache__`; a file that is no Python for this version is left alone.
-
-    Args:
-        path: The file.
-        shown: The name for tracebacks, until the import system puts the real one in.
-    """
+    """Write the byte-code of a file into `__pycache__`; a file that is no Python for this version is left alone."""
     with open(path, "rb") as file:  # noqa: PTH123 - os alone is imported quicker
         source = file.read()
     try:

@@ -1,4 +1,4 @@
-"""What conda reads of a prefix besides the records of its packages: history, variables, and that it is frozen."""
+"""Notes that conda reads besides the records of packages: history, variables, and that it is frozen."""
 
 from __future__ import annotations
 
@@ -17,13 +17,6 @@ def write_history(
 
     Without the `update specs` a later `conda remove` would take everything out that nothing else needs.
     Source: conda's conda/history.py.
-
-    Args:
-        meta: The directory `conda-meta` of a prefix.
-        command: The command line.
-        before: `channel/subdir::name-version-build` of each package before the change.
-        after: The same after it.
-        match_specs: What the user asked for.
     """
     lines = [f"==> {time.strftime('%Y-%m-%d %H:%M:%S')} <==", f"# cmd: {command}"]
     lines += [f"-{each}" for each in sorted(set(before) - set(after))]

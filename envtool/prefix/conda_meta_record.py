@@ -8,17 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from envtool.artifacts.noarch_paths import place_of
+from envtool.artifacts.stated_paths import place_of
 from envtool.prefix.clobber import kept_at
 
 
 def as_conda_writes(record: Mapping[str, Any], url: str, md5: str | None) -> dict[str, Any]:
     """The record of a package that was just linked.
-
-    Args:
-        record: As py-rattler wrote it.
-        url: The package's canonical URL.
-        md5: The hash of its archive, if the lock has one; conda shows no other.
 
     Source: conda 24.7.1, `LinkPathAction.verify` in conda/core/path_actions.py.
     """
@@ -37,10 +32,6 @@ def as_rattler_reads(record: Mapping[str, Any], site_packages: str) -> dict[str,
 
     conda notes where a file of a noarch package was in the archive; py-rattler takes that for where it is, and would
     leave the file there when the package goes.
-
-    Args:
-        record: Any record.
-        site_packages: Where Python packages go, such as `lib/python3.9/site-packages`.
     """
     if record.get("noarch") != "python":
         return dict(record)

@@ -1,27 +1,22 @@
-"""The environments of this user: found, listed, removed."""
+"""The environments of this user: found, listed, removed; and conda's list, `~/.conda/environments.txt`."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from envtool import paths
+from envtool import file_lock, paths
+from envtool.atomic_files import write_atomically
+from envtool.console import say
 from envtool.errors import PrefixError
-from envtool.prefix.environments_txt import known_prefixes, unregister
 from envtool.prefix.prefix import Prefix, State
 
 
 @dataclass(frozen=True)
 class Environment:
-    """One environment that envtool made.
-
-    Args:
-        path: Where it is.
-        state: Whether it is whole.
-        env_digest: Its env digest as it was made, None unless it is whole.
-        package_count: How many packages it has.
-    """
+    """One environment that envtool made."""
 
     path: Path
     state: State
@@ -38,13 +33,10 @@ def environments() -> list[Environment]:
 
 
 def remove(prefix: Prefix) -> None:
-    """Remove an environment with everything in it.
-
-    Raises:
-        PrefixError: It is not there, or was not made by envtool.
-    """
+    """Remove an environment with everything in it. Raises PrefixError if it is not there, or was not made by
+    envtool."""
     if prefix.state() in (State.ABSENT, State.EMPTY):
-        raise PrefixError(f"{prefix.path} is not there", "envtool list shows the environments")
+        raise PrefixError(f"{prefix.path} not found", "envtool list shows the environments")
     with prefix.locked():
         # First the mark: a removal that is broken off must not leave something that looks whole.
         prefix.mark_incomplete()
@@ -61,3 +53,36 @@ def _describe(prefix: Prefix) -> Environment | None:
         return None
     receipt = prefix.receipt()
     return Environment(prefix.path, state, receipt.env_digest, len(receipt.packages))
+
+
+def known_prefixes() -> list[Path]:
+    """The prefixes in the user's list of environments, which conda and editors read too."""
+    known = _environments_txt()
+    return [Path(line) for line in known.read_text().splitlines() if line.strip()] if known.exists() else []
+
+
+def register(prefix: Path) -> None:
+    """Enter a prefix into the user's list of environments."""
+    _change_list(lambda entries: entries if prefix in entries else [*entries, prefix])
+
+
+def unregister(prefix: Path) -> None:
+    """Take a prefix out of the user's list of environments."""
+    _change_list(lambda entries: [each for each in entries if each != prefix])
+
+
+def _change_list(change: Callable[[list[Path]], list[Path]]) -> None:
+    known = _environments_txt()
+    try:
+        known.parent.mkdir(exist_ok=True)
+        with file_lock.hold(known.with_name(f"{known.name}.lock"), known):
+            before = known_prefixes()
+            after = change(before)
+            if after != before:
+                write_atomically(known, "".join(f"{each}\n" for each in after))
+    except OSError as error:
+        say(f"warning: {known} could not be written: {error.strerror}; conda will not know about the environment")
+
+
+def _environments_txt() -> Path:
+    return Path.home() / ".conda" / "environments.txt"

@@ -39,14 +39,7 @@ class State(enum.Enum):
 
 @dataclass(frozen=True)
 class Installed:
-    """One package as the receipt notes it.
-
-    Args:
-        manager: `conda` or `pip`.
-        name: The package.
-        version: Its version.
-        sha256: The hash of the archive or wheel that it came from.
-    """
+    """One package as the receipt notes it."""
 
     manager: str
     name: str
@@ -59,11 +52,7 @@ class Receipt:
     """What envtool put into a prefix.
 
     Args:
-        platform: The platform of the lock that was installed.
-        categories: The categories of the lock that were installed.
-        packages: Every package, in the order of the lock.
-        env_digest: The env digest as it was when the prefix was whole.
-        generated: Files of which no archive or wheel has the bytes (byte-code, scripts), path to sha256.
+        generated: files of which no archive or wheel has the bytes (byte-code, scripts), path to sha256.
     """
 
     platform: str
@@ -77,7 +66,7 @@ class Prefix:
     """The directory of one environment.
 
     Args:
-        path: Where it is; made absolute, links resolved, since the path is written into its files.
+        path: where it is; made absolute, links resolved, since the path is written into its files.
     """
 
     def __init__(self, path: Path) -> None:
@@ -121,11 +110,8 @@ class Prefix:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the prefix alone; a second process waits and says so.
-
-        Raises:
-            PrefixError: The directory holds something that is not ours, or cannot be written.
-        """
+        """Hold the prefix alone; a second process waits and says so. Raises PrefixError if the directory holds
+        something that is not ours, or cannot be written."""
         self.refuse_foreign()
         self._refuse_unusable()
         with ExitStack() as stack:
@@ -161,11 +147,7 @@ class Prefix:
             )
 
     def require_whole(self) -> Receipt:
-        """The receipt of a whole prefix.
-
-        Raises:
-            PrefixError: It is not there, not ours or not whole.
-        """
+        """The receipt of a whole prefix. Raises PrefixError if it is not there, not ours or not whole."""
         state = self.state()
         if state is State.WHOLE:
             return self.receipt()
@@ -173,7 +155,7 @@ class Prefix:
             raise PrefixError(
                 f"{self.path} is not whole: a create was broken off", "run envtool create again; it goes on"
             )
-        what = "was not made by envtool" if state is State.FOREIGN else "is not there"
+        what = "was not made by envtool" if state is State.FOREIGN else "not found"
         raise PrefixError(f"{self.path} {what}", "envtool create makes an environment from a lock")
 
     def mark_incomplete(self) -> None:
@@ -190,11 +172,7 @@ class Prefix:
                 _remove(entry)
 
     def receipt(self) -> Receipt:
-        """Read the receipt.
-
-        Raises:
-            PrefixError: It is damaged.
-        """
+        """Read the receipt. Raises PrefixError if it is damaged."""
         try:
             data: dict[str, Any] = json.loads(self._receipt.read_bytes())
             return Receipt(
@@ -217,15 +195,8 @@ class Prefix:
 
 
 def find_prefix(name: str | None, path: Path | None) -> Prefix:
-    """The prefix that the options -n and -p mean.
-
-    Args:
-        name: A name: looked for under `~/.envtool/envs` and in an existing Miniconda's `envs`, made in the first.
-        path: A path, which wins.
-
-    Raises:
-        MissingFileError: Neither is given.
-    """
+    """The prefix that the options -n and -p mean; a name is looked for under `~/.envtool/envs` and in an existing
+    Miniconda's `envs`, and made in the first. Raises MissingFileError if neither is given."""
     if path is not None:
         return Prefix(path)
     if name is None:

@@ -20,38 +20,19 @@ from envtool.prefix.prefix import Prefix
 
 @dataclass(frozen=True)
 class LinkRequest:
-    """An archive to be linked into a prefix.
-
-    Args:
-        name: The package.
-        url: Its canonical URL, which conda-meta shall name.
-        sha256: Its proven hash.
-        archive: The proven file.
-        unpacked: The directory that it was unpacked into, in the one that `link` is given.
-        md5: Another hash of it, which conda shows; None where the lock has none.
-    """
+    """An archive to be linked into a prefix."""
 
     name: str
     url: str
     sha256: str
     archive: Path
     unpacked: Path
-    md5: str | None = None
+    md5: str | None = None  # shown by conda
 
 
 def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, platform: str, cache_dir: Path) -> None:
-    """Link archives into a prefix, anew where the package is there already, and unlink what is extra.
-
-    Args:
-        requests: The packages to link.
-        kept: The names of packages that are in the prefix and stay as they are.
-        prefix: The prefix; its conda-meta tells what is there now.
-        platform: The platform of the prefix.
-        cache_dir: A directory on the file system of the prefix, which holds the unpacked archives and nothing else.
-
-    Raises:
-        EnvtoolError: An archive cannot be linked.
-    """
+    """Link archives into a prefix, anew where the package is there already, and unlink what is extra. Raises
+    EnvtoolError if an archive cannot be linked."""
     import asyncio
 
     import rattler
@@ -59,14 +40,15 @@ def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, pla
     site_packages = Prefix(prefix).site_packages()
     _rewrite_records(prefix, lambda record: as_rattler_reads(record, site_packages))
     records = [_repodata_record(request) for request in requests]
-    there = {record.name.normalized: record for record in _prefix_records(prefix)}
+    found = [rattler.PrefixRecord.from_path(path) for path in sorted((prefix / "conda-meta").glob("*.json"))]
+    there = {record.name.normalized: record for record in found}
     records += [there[name] for name in kept]
     try:
         call = rattler.install(
             records,
             target_prefix=prefix,
             cache_dir=cache_dir,
-            platform=_platform(platform),
+            platform=(rattler.Subdir if hasattr(rattler, "Subdir") else rattler.Platform)(platform),
             show_progress=False,
             execute_link_scripts=False,
             installed_packages=list(there.values()),
@@ -99,19 +81,6 @@ def satisfies(version: str, constraint: str) -> bool:
 def channel_of(url: str) -> str:
     """The URL of the channel that an archive is in."""
     return url.rsplit("/", 2)[0] + "/"
-
-
-def _platform(name: str) -> Any:
-    import rattler
-
-    kind = rattler.Subdir if hasattr(rattler, "Subdir") else rattler.Platform
-    return kind(name)
-
-
-def _prefix_records(prefix: Path) -> list[Any]:
-    import rattler
-
-    return [rattler.PrefixRecord.from_path(path) for path in sorted((prefix / "conda-meta").glob("*.json"))]
 
 
 def _repodata_record(request: LinkRequest) -> Any:

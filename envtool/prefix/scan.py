@@ -2,7 +2,7 @@
 
 A package's archive holds a *placeholder* wherever a file names its prefix; linking replaces it. Here it is put back, so
 that a file that was linked right has exactly the hash that its archive declares, in every directory and on every
-machine. The definition of the env digest stands in docs/reference/env-digest.md; a change here is a change there.
+machine. The definition of the env digest is in docs/reference/env-digest.md; a change here is a change there.
 """
 
 from __future__ import annotations
@@ -33,12 +33,8 @@ class Entry:
     """One file or link of a prefix.
 
     Args:
-        path: Relative to the prefix, with `/`.
-        kind: `file` or `link`.
-        is_executable: Whether its owner may execute it; False for links.
-        sha256: Hash of the normalized content, or of the target of a link.
-        size_bytes: Size on disk.
-        names_prefix: Whether the content on disk names the prefix.
+        sha256: hash of the normalized content, or of the target of a link.
+        names_prefix: whether the content on disk names the prefix.
     """
 
     path: str
@@ -51,17 +47,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Written:
-    """A file as it was written.
-
-    Args:
-        sha256: Hash of its content, normalized.
-        size_bytes: Its size.
-        mtime_ns: Its time of modification; whoever writes to the file sets another one.
-    """
+    """A file as it was written."""
 
     sha256: str
     size_bytes: int
-    mtime_ns: int
+    mtime_ns: int  # whoever writes to the file sets another one
 
 
 @dataclass(frozen=True)
@@ -69,8 +59,7 @@ class Known:
     """Files that this process just wrote, none of which names the prefix.
 
     Args:
-        placed: Those that have their place, by path.
-        written: Those that were given their place by another program, by device and inode: the file itself, under
+        written: those that were given their place by another program, by device and inode: the file itself, under
             whatever name, and no copy of it.
     """
 
@@ -92,16 +81,7 @@ class Known:
 
 
 def scan(prefix: Path, placeholders: Mapping[str, Placeholder], known: Known | None = None) -> dict[str, Entry]:
-    """Read every file of a prefix but those in conda-meta, on all cores.
-
-    Args:
-        prefix: The prefix.
-        placeholders: The declared placeholder of each path that has one.
-        known: Files that need not be read.
-
-    Returns:
-        Path to entry, sorted by path.
-    """
+    """Read every file of a prefix but those in conda-meta, on all cores."""
     # The largest first and dealt out, so that no core is left alone with one of them at the end.
     found = sorted(walk(str(prefix)), key=lambda each: each[1].st_size, reverse=True)
     known = known or Known()
@@ -139,12 +119,7 @@ def _without_source(entry: Entry, placeholders: Mapping[str, Placeholder], entri
 
 
 def walk(root: str, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
-    """Every file and link of a prefix but those in conda-meta, and what the kernel says of it.
-
-    Args:
-        root: The prefix.
-        below: Where to begin, relative to it.
-    """
+    """Every file and link of a prefix but those in conda-meta, and what the kernel says of it."""
     with os.scandir(os.path.join(root, below)) as entries:  # noqa: PTH118 - a Path for each of 30,000 files is slow
         for entry in entries:
             name = f"{below}/{entry.name}" if below else entry.name

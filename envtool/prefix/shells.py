@@ -1,4 +1,4 @@
-"""What a shell evaluates to activate a prefix. Every value is a literal: no shell ever evaluates what stands in it.
+"""Scripts that a shell evaluates to activate a prefix. Every value is a literal: no shell ever evaluates what is in it.
 
 conda and py-rattler read the same places: `etc/conda/env_vars.d`, `conda-meta/state`, `etc/conda/activate.d`.
 """
@@ -17,12 +17,7 @@ _UNSET = "***unset***"  # conda's mark of a variable that an environment does no
 
 
 def activation_script(prefix: Path, shell: str) -> str:
-    """The PATH, the variables and the activate.d scripts of a prefix, for one shell.
-
-    Args:
-        prefix: The prefix.
-        shell: `bash`, `zsh` or `fish`.
-    """
+    """The PATH, the variables and the activate.d scripts of a prefix, for one shell."""
     is_fish = shell == "fish"
     path = quoted(str(prefix / "bin"), shell)
     lines = [f"set -gx PATH {path} $PATH" if is_fish else f'export PATH={path}:"$PATH"']

@@ -1,26 +1,18 @@
-"""What has to change in a prefix so that it equals a lock: a pure decision over what is wanted and what is there."""
+"""Plan of what has to change in a prefix so that it equals a lock: a pure decision."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.lockfile.model import LockedPackage
 from envtool.prefix.installed_packages import CondaPackage
 from envtool.prefix.prefix import Installed, Receipt
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What has to change in a prefix.
-
-    Args:
-        install: Packages of the lock that are not there, are there in another version or build, or are damaged.
-        remove: Packages that are there and not in the lock, or in another version or build.
-        delete: Files that no package brings, relative to the prefix.
-        recompiles: Whether byte-code is made anew although no package changes.
-        starts_over: Whether everything is made anew.
-    """
+    """What has to change in a prefix."""
 
     install: tuple[LockedPackage, ...]
     remove: tuple[Installed, ...] = ()
@@ -47,11 +39,8 @@ class RepairPlan:
     """What a verification found to be wrong with a prefix.
 
     Args:
-        packages: Manager and name of the packages whose files are missing or altered.
-        extra: Files that no package brings, relative to the prefix.
-        is_byte_code: Whether byte-code is missing or altered.
-        is_generated: Whether another generated file is (a script, an installer's note): which package it came with is
-            not known, and what it has to be stands in no archive.
+        is_generated: whether another generated file is (a script, an installer's note): which package it came with is
+            not known, and what it has to be is in no archive.
     """
 
     packages: Collection[tuple[str, str]] = ()
@@ -61,13 +50,7 @@ class RepairPlan:
 
 
 def plan(wanted: Sequence[LockedPackage], receipt: Receipt | None, damage: RepairPlan | None = None) -> Plan:
-    """Decide what has to change.
-
-    Args:
-        wanted: The packages of the lock.
-        receipt: What is there now, None when nothing is or the prefix is not whole.
-        damage: What is wrong with what is there, when it was verified.
-    """
+    """Decide what has to change."""
     if receipt is None:
         return Plan(tuple(wanted), starts_over=True)
     damage = damage or RepairPlan()
@@ -89,12 +72,7 @@ def installed(package: LockedPackage) -> Installed:
 
 
 def as_conda_left_it(receipt: Receipt, records: Sequence[CondaPackage]) -> Receipt:
-    """A receipt with the conda packages that are there now: conda may have been at work since it was written.
-
-    Args:
-        receipt: The receipt.
-        records: What conda-meta says.
-    """
+    """A receipt with the conda packages that are there now: conda may have been at work since it was written."""
     noted = {each.sha256: each for each in receipt.packages if each.manager == "conda"}
     conda = [noted.get(each.sha256) or Installed("conda", each.name, each.version, each.sha256) for each in records]
     return replace(receipt, packages=(*conda, *(each for each in receipt.packages if each.manager != "conda")))

@@ -35,14 +35,10 @@ def build(project: Path, tools: Path, committed_at: int, scratch: Path, version:
     """Build a pure-Python wheel.
 
     Args:
-        project: The directory with its pyproject.toml or setup.py.
-        tools: The directory with the wheels that the build may use; nothing else can be had.
-        committed_at: What the backend is told for the time, in seconds since 1970.
-        scratch: A directory to make for the wheel and what comes up on the way.
-        version: What it is told for the version, where it would ask git.
+        committed_at: what the backend is told for the time, in seconds since 1970.
 
     Raises:
-        SolveError: It cannot be built, or is not pure Python.
+        SolveError: it cannot be built, or is not pure Python.
     """
     scratch.mkdir()
     argv = ["build", "--wheel", "--quiet", "--no-config", "--offline", "--no-index", "--find-links", str(tools)]
@@ -57,11 +53,8 @@ def build(project: Path, tools: Path, committed_at: int, scratch: Path, version:
 
 
 def requirements(project: Path) -> tuple[str, ...]:
-    """What the project's build asks for before it runs. Source: PEP 518, "build-system table".
-
-    Raises:
-        SolveError: Its pyproject.toml is none, or it has nothing to build.
-    """
+    """What the project's build asks for before it runs. Source: PEP 518, "build-system table". Raises SolveError if its
+    pyproject.toml is none, or it has nothing to build."""
     path = project / "pyproject.toml"
     if not path.exists() and not (project / "setup.py").exists():
         raise SolveError(f"{project.name} has neither pyproject.toml nor setup.py", "#subdirectory= says where it is")

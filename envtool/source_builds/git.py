@@ -28,8 +28,8 @@ def resolve(repository: Repository) -> str:
     """The commit that a repository has for a revision now: a branch comes before a tag of the same name, as for pip.
 
     Raises:
-        SolveError: It has no such revision, or only the start of a commit's hash is given.
-        NetworkError: It cannot be asked.
+        SolveError: it has no such revision, or only the start of a commit's hash is given.
+        NetworkError: it cannot be asked.
     """
     if repository.commit:
         return repository.commit
@@ -48,14 +48,9 @@ def resolve(repository: Repository) -> str:
 def check_out(repository: Repository, commit: str, directory: Path) -> None:
     """Put the files of one commit into a new directory, with a repository around them that holds nothing else.
 
-    Args:
-        repository: Where to fetch it from.
-        commit: Which.
-        directory: The place, which is made.
-
     Raises:
-        NetworkError: The repository cannot be asked, or no longer has the commit.
-        SolveError: The commit cannot be used: it has submodules.
+        NetworkError: the repository cannot be asked, or no longer has the commit.
+        SolveError: the commit cannot be used: it has submodules.
     """
     store = directory.with_name(f"{directory.name}.git")
     _fetch(repository, commit, store)
@@ -72,11 +67,8 @@ def check_out(repository: Repository, commit: str, directory: Path) -> None:
 
 
 def clone(repository: Repository, commit: str, directory: Path) -> None:
-    """Put the files of a commit into a new directory, with the history and the tags that lead to it.
-
-    Raises:
-        NetworkError: The repository cannot be asked, or no longer has the commit.
-    """
+    """Put the files of a commit into a new directory, with the history and the tags that lead to it. Raises
+    NetworkError if the repository cannot be asked, or no longer has the commit."""
     _ask(repository, "clone", "--quiet", "--no-checkout", repository.shown, str(directory))
     _local(["checkout", "--quiet", "--detach", commit], directory)
 
@@ -145,9 +137,9 @@ def _ask(repository: Repository, *arguments: str) -> str:
         return _git([*_options(limits), *arguments], {**_remote_environment(), **_credentials(repository)})
     except ProcessError as error:
         if error.returncode == 127:
-            raise NetworkError(f"{repository.shown} needs git, which is not there", "install git") from error
+            raise NetworkError(f"git not found; {repository.shown} needs it", "install git") from error
         reason = without_secrets(error.output).strip() or f"git ended with exit status {error.returncode}"
-        raise NetworkError(f"{repository.shown} could not be had:\n  {reason}", _HINT) from error
+        raise NetworkError(f"{repository.shown} could not be downloaded:\n  {reason}", _HINT) from error
 
 
 def _local(arguments: Sequence[str], directory: Path | None = None) -> str:

@@ -1,4 +1,4 @@
-"""What a verification finds, and the forms in which it is told: text, JUnit for CI servers, annotations for GitHub."""
+"""Findings of a verification, as text, JUnit for CI servers, annotations for GitHub."""
 
 from __future__ import annotations
 
@@ -10,20 +10,12 @@ KINDS = ("extra", "missing", "mismatched")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing in which a prefix differs from its lock.
-
-    Args:
-        kind: `extra`, `missing` or `mismatched`.
-        what: A path relative to the prefix, or a package.
-        detail: What was expected and found, for people.
-        package: Manager and name of the package that brings it; None for what no package brings.
-        is_file: Whether `what` is a path.
-    """
+    """One thing in which a prefix differs from its lock."""
 
     kind: str
     what: str
     detail: str
-    package: tuple[str, str] | None = None
+    package: tuple[str, str] | None = None  # manager and name; None for what no package brings
     is_file: bool = True
 
 

@@ -1,4 +1,4 @@
-"""Is a prefix exactly what its lock says? Every file is read and compared with what the lock's archives hold.
+"""Comparison of every file of a prefix with what the archives of its lock hold.
 
 Out of scope: repairing (`envtool create --repair`).
 """
@@ -13,27 +13,20 @@ from envtool.artifacts.download import require_sha256
 from envtool.artifacts.file_manifest import Declared, FileManifests
 from envtool.console import ProgressDisplay
 from envtool.fetch.archive_cache import Cache
-from envtool.lockfile.conda_lock_v1 import LockedPackage
+from envtool.lockfile.model import LockedPackage
 from envtool.prefix.bytecode import source_of
 from envtool.prefix.installed_packages import CondaPackage, conda_packages
 from envtool.prefix.layout import Layout
 from envtool.prefix.layout import layout as lay_out
 from envtool.prefix.prefix import Prefix
 from envtool.prefix.scan import Entry, Known, env_digest, scan
-from envtool.prefix.transaction_plan import RepairPlan
 from envtool.source_builds.acquire import fetch_packages
 from envtool.verify.findings import Finding
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """What a prefix should hold and what it holds.
-
-    Args:
-        declared: What the lock's archives and wheels bring, by path.
-        entries: What is there, by path.
-        layout: How the paths that several of them bring were settled.
-    """
+    """What a prefix should hold and what it holds."""
 
     declared: Mapping[str, Declared]
     entries: Mapping[str, Entry]
@@ -64,14 +57,7 @@ class Inventory:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """The answer of a verification.
-
-    Args:
-        findings: What differs, sorted; none when the prefix is the lock's.
-        env_digest: The env digest of the prefix as it is now.
-        file_count: How many files were read.
-        size_bytes: How much they hold.
-    """
+    """The answer of a verification."""
 
     findings: tuple[Finding, ...]
     env_digest: str
@@ -87,15 +73,9 @@ class VerifyReport:
 def verify(prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, display: ProgressDisplay) -> VerifyReport:
     """Compare a prefix with the packages of a lock.
 
-    Args:
-        prefix: The prefix; it must be whole.
-        locked: What the lock says for its platform and categories.
-        cache: Where archives and wheels are, should one have to be read.
-        display: Where progress is shown.
-
     Raises:
-        PrefixError: It is not there, not ours or not whole.
-        NetworkError, HashMismatchError: An archive that is not in the cache could not be had or proven.
+        PrefixError: it is not there, not ours or not whole.
+        NetworkError, HashMismatchError: an archive that is not in the cache could not be downloaded or proven.
     """
     receipt = prefix.require_whole()
     inventory = take_inventory(prefix, locked, cache, display)
@@ -114,19 +94,8 @@ def take_inventory(
     known: Known | None = None,
     proven: Mapping[str, Path] | None = None,
 ) -> Inventory:
-    """Read every file of a prefix, and list what its lock says should be there.
-
-    Args:
-        prefix: The prefix.
-        locked: What the lock says for its platform and categories.
-        cache: Where archives and wheels are, should one have to be read.
-        display: Where progress is shown.
-        known: Files that were just written and need not be read.
-        proven: Archives and wheels that were just proven and need not be hashed again, by canonical URL.
-
-    Raises:
-        NetworkError, HashMismatchError: An archive that is not in the cache could not be had or proven.
-    """
+    """Read every file of a prefix, and list what its lock says should be there. Raises NetworkError or
+    HashMismatchError if an archive that is not in the cache could not be downloaded or proven."""
     manifests = FileManifests(cache.root)
     keep_manifests(manifests, locked, cache, display, proven or {})
     layout = lay_out(locked, manifests)
@@ -144,18 +113,8 @@ def keep_manifests(
     display: ProgressDisplay,
     proven: Mapping[str, Path],
 ) -> None:
-    """Read the archives and wheels that have no manifest yet.
-
-    Args:
-        manifests: Where manifests are kept.
-        locked: What is to have one.
-        cache: Where archives and wheels are, should one have to be read.
-        display: Where progress is shown.
-        proven: Archives and wheels that were just proven and need not be hashed again, by canonical URL.
-
-    Raises:
-        NetworkError, HashMismatchError: An archive that is not in the cache could not be had or proven.
-    """
+    """Read the archives and wheels that have no manifest yet. Raises NetworkError or HashMismatchError if an archive
+    that is not in the cache could not be downloaded or proven."""
     unknown = [each for each in locked if not manifests.is_known(require_sha256(each))]
     if unknown:
         missing = [each for each in unknown if each.url not in proven]
@@ -164,17 +123,6 @@ def keep_manifests(
             for each in unknown:
                 manifests.keep(require_sha256(each), each.manager, archives[each.url])
                 task.advance()
-
-
-def damage(report: VerifyReport) -> RepairPlan:
-    """What has to be mended so that the findings are gone."""
-    generated = [each.what for each in report.findings if each.kind != "extra" and not each.package]
-    return RepairPlan(
-        packages={each.package for each in report.findings if each.package},
-        extra=tuple(each.what for each in report.findings if each.kind == "extra" and each.is_file),
-        is_byte_code=any(source_of(path) for path in generated),
-        is_generated=any(not source_of(path) for path in generated),
-    )
 
 
 def declared_findings(inventory: Inventory) -> Iterator[Finding]:
@@ -217,11 +165,11 @@ def _package_findings(there: Sequence[CondaPackage], locked: Sequence[LockedPack
     found = {each.name: each for each in there}
     for name, each in wanted.items():
         if name not in found:
-            detail = "the lock has this package, the prefix has not"
+            detail = "the package is in the lock but not in the prefix"
             yield Finding("missing", f"{name} {each.version}", detail, ("conda", name), is_file=False)
         elif each.sha256 != found[name].sha256:
             detail = f"expected the archive sha256:{each.sha256}, found sha256:{found[name].sha256}"
             yield Finding("mismatched", f"{name} {each.version}", detail, ("conda", name), is_file=False)
     for name in found.keys() - wanted.keys():
-        detail = "the prefix has this package, the lock has not"
+        detail = "the package is in the prefix but not in the lock"
         yield Finding("extra", f"{name} {found[name].version}", detail, is_file=False)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from envtool import subprocesses
@@ -23,22 +23,8 @@ _NOT_SOURCES = ("__pycache__", "*.pyc", ".*_cache")
 
 
 def download(name: str, version: str, sha256: str, cache: Cache, scratch: Path, progress: Progress) -> Path:
-    """A pure-Python wheel by its hash, from the cache or from the index that pip is configured for.
-
-    Args:
-        name: The project.
-        version: Its version.
-        sha256: The content of its wheel.
-        cache: Where it is kept.
-        scratch: An empty directory.
-        progress: Told of its bytes.
-
-    Returns:
-        The wheel in the cache.
-
-    Raises:
-        ProcessError: pip could not get it.
-    """
+    """A pure-Python wheel by its hash, from the cache or from the index that pip is configured for. Raises ProcessError
+    if pip could not get it."""
     wanted = Wanted(f"{name.replace('-', '_')}-{version}-py3-none-any.whl", sha256, ())
     found = cache.find(wanted)
     if found:
@@ -53,19 +39,7 @@ def download(name: str, version: str, sha256: str, cache: Cache, scratch: Path, 
 
 
 def snapshot(root: Path, inputs: Sequence[str], target: Path) -> str:
-    """Copy what a wheel is made of, and hash the copy.
-
-    Args:
-        root: The checkout.
-        inputs: Files and directories of it.
-        target: An empty directory.
-
-    Returns:
-        A sha256 over paths, modes and contents.
-
-    Raises:
-        MissingFileError: An input is not there.
-    """
+    """Copy what a wheel is made of, and hash the copy. Raises MissingFileError if an input is not there."""
     missing = [name for name in inputs if not (root / name).exists()]
     if missing:
         raise MissingFileError(f"the checkout {root} has no {', '.join(missing)}", "clone it again")
@@ -80,18 +54,7 @@ def snapshot(root: Path, inputs: Sequence[str], target: Path) -> str:
 
 
 def build(snapshot_dir: Path, scratch: Path) -> Path:
-    """Make the wheel of a copied checkout.
-
-    Args:
-        snapshot_dir: The copy.
-        scratch: An empty directory.
-
-    Returns:
-        The wheel.
-
-    Raises:
-        ProcessError: The build backend could not be had, or failed.
-    """
+    """Make the wheel of a copied checkout. Raises ProcessError if the build backend failed."""
     # The wheel's own times do not reach the package, but a build that reads the clock has no business here.
     env = {"SOURCE_DATE_EPOCH": "315619200", "PYTHONHASHSEED": "0"}
     _pip(["wheel", "--no-deps", "--wheel-dir", str(scratch), str(snapshot_dir)], env)
@@ -100,15 +63,11 @@ def build(snapshot_dir: Path, scratch: Path) -> Path:
 
 def _digest(directory: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(_files(directory)):
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         is_executable = bool(path.stat().st_mode & 0o100)
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(json.dumps([str(path.relative_to(directory)), is_executable, content]).encode())
     return digest.hexdigest()
-
-
-def _files(directory: Path) -> Iterator[Path]:
-    return (path for path in directory.rglob("*") if path.is_file())
 
 
 def _pip(arguments: Sequence[str], env: dict[str, str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Where the files of a wheel go in a conda package: in a noarch one, and in one for a single Python.
+"""Places of the files of a wheel in a conda package: in a noarch one, and in one for a single Python.
 
 A noarch package has `site-packages/` and `python-scripts/`, which the installer puts where the environment's Python
 looks; any other names the places themselves. `RECORD` lists what will be installed, scripts included, and `INSTALLER`
@@ -24,34 +24,18 @@ _PYTHON_LINE = re.compile(rb"#!pythonw?(?=[ \r\n])")
 
 @dataclass(frozen=True)
 class Layout:
-    """The places of a package.
-
-    Args:
-        site: The directory of importable files.
-        scripts: The directory of scripts.
-        headers: The directory of C headers, None where there is no place for them.
-        installed_site: Where `site` is once it is installed, as far as RECORD has to know.
-    """
+    """The places of a package."""
 
     site: str
     scripts: str
     headers: str | None
-    installed_site: str
+    installed_site: str  # where `site` is once it is installed
 
     def place(
         self, members: Mapping[str, Entry], dist_info: str, generated: Sequence[str], owner: str
     ) -> tuple[Entry, ...]:
-        """The files of a wheel at their places, sorted by path.
-
-        Args:
-            members: The files of the wheel.
-            dist_info: Its .dist-info directory.
-            generated: Installed scripts that are no files of the wheel.
-            owner: The wheel, for errors.
-
-        Raises:
-            ArchiveError: It has files of a kind that has no place.
-        """
+        """The files of a wheel at their places, sorted by path. Raises ArchiveError if it has files of a kind that has
+        no place."""
         files = {entry.path: entry for entry in self._placed(members, dist_info, owner)}
         installer, record = (f"{self.site}/{dist_info}/{name}" for name in ("INSTALLER", "RECORD"))
         files[installer] = Entry(installer, b"conda\n")
@@ -106,12 +90,7 @@ NOARCH = Layout("site-packages", "python-scripts", None, "lib/python3.X/site-pac
 
 
 def for_python(python: str, name: str) -> Layout:
-    """The layout of a package for one Python.
-
-    Args:
-        python: Its minor version, such as `3.11`.
-        name: The distribution, which has a directory of headers of its own.
-    """
+    """The layout of a package for one Python."""
     site = f"lib/python{python}/site-packages"
     return Layout(site, "bin", f"include/python{python}/{name}", site)
 

@@ -20,11 +20,7 @@ _CLAUSE = re.compile(r"(?:>=|<=|==|!=|~=|>|<)[0-9][0-9a-z.]*(?:\.\*)?")
 
 
 def read_members(path: Path) -> Iterator[tuple[str, Entry]]:
-    """The files of a wheel by path.
-
-    Raises:
-        ArchiveError: It is damaged, or has an unsafe path.
-    """
+    """The files of a wheel by path. Raises ArchiveError if it is damaged, or has an unsafe path."""
     try:
         with zipfile.ZipFile(path) as wheel:
             for info in wheel.infolist():
@@ -36,11 +32,7 @@ def read_members(path: Path) -> Iterator[tuple[str, Entry]]:
 
 
 def dist_info_of(members: Mapping[str, Entry], owner: str) -> str:
-    """The .dist-info directory of a wheel.
-
-    Raises:
-        ArchiveError: It has none, or several.
-    """
+    """The .dist-info directory of a wheel. Raises ArchiveError if it has none, or several."""
     found = {name.partition("/")[0] for name in members if re.match(r"[^/]+\.dist-info/", name)}
     if len(found) != 1:
         raise ArchiveError(f"{owner} must have one .dist-info directory, not {len(found)}")
@@ -48,14 +40,8 @@ def dist_info_of(members: Mapping[str, Entry], owner: str) -> str:
 
 
 def headers(members: Mapping[str, Entry], name: str, owner: str) -> Message:
-    """The headers of a file of a wheel, such as METADATA.
-
-    Raises:
-        ArchiveError: It is not there.
-    """
-    if name not in members:
-        raise ArchiveError(f"{owner} has no {name}")
-    return Parser().parsestr(members[name].content.decode("utf-8"), headersonly=True)
+    """The headers of a file of a wheel, such as METADATA. Raises ArchiveError if it is not there."""
+    return Parser().parsestr(_text(members, name, owner), headersonly=True)
 
 
 def one_line(metadata: Message, key: str) -> str:
@@ -64,11 +50,7 @@ def one_line(metadata: Message, key: str) -> str:
 
 
 def check_record(members: Mapping[str, Entry], dist_info: str, owner: str) -> None:
-    """Compare the files of a wheel with its RECORD.
-
-    Raises:
-        ArchiveError: They differ; every difference is named.
-    """
+    """Compare the files of a wheel with its RECORD. Raises ArchiveError if they differ; every difference is named."""
     rows = csv.reader(io.StringIO(_text(members, f"{dist_info}/RECORD", owner)))
     listed = {row[0]: row[1] for row in rows if len(row) == 3}
     issues = [Issue(name, "is in RECORD but not in the wheel") for name in listed if name not in members]
@@ -87,16 +69,13 @@ def _text(members: Mapping[str, Entry], name: str, owner: str) -> str:
 
 
 def python_spec(metadata: Message, owner: str) -> str:
-    """The match spec for Python that Requires-Python stands for.
-
-    Raises:
-        ArchiveError: conda has no words for it.
-    """
-    clauses = [clause.strip().replace(" ", "") for clause in one_line(metadata, "Requires-Python").split(",")]
-    clauses = [clause for clause in clauses if clause]
+    """The match spec for Python that Requires-Python stands for. Raises ArchiveError if conda cannot express it."""
+    clauses = [clause for clause in one_line(metadata, "Requires-Python").replace(" ", "").split(",") if clause]
     unknown = [clause for clause in clauses if not _CLAUSE.fullmatch(clause)]
     if unknown:
-        raise ArchiveError(f"{owner} has a Requires-Python that conda cannot say: {', '.join(unknown)}")
+        raise ArchiveError(
+            f"{owner} has a Requires-Python that cannot be expressed as a conda version: {', '.join(unknown)}"
+        )
     return f"python {','.join(clauses)}" if clauses else "python"
 
 

@@ -1,4 +1,4 @@
-"""What a wheel needs, in the words of conda: its Requires-Dist as match specs, markers decided for one target.
+"""Requirements of a wheel as conda match specs: its Requires-Dist as match specs, markers decided for one target.
 
 A conda package has no markers, so each is decided when the package is made. A noarch package is for many Pythons and
 platforms: a marker that asks for them is an error there, unless a Python is named. Extras are wishes of the user that a
@@ -23,38 +23,24 @@ _MACHINES = {"64": "x86_64"}
 
 @dataclass(frozen=True)
 class Target:
-    """What a package is made for.
-
-    Args:
-        subdir: A conda subdir, or `noarch`.
-        python: A minor version, such as `3.11`; None where any will do.
-    """
+    """What a package is made for."""
 
     subdir: str
-    python: str | None
+    python: str | None  # such as `3.11`; None where any will do
 
 
 def match_specs(requires: Sequence[str], target: Target, names: Mapping[str, str], owner: str) -> tuple[str, ...]:
-    """The match specs that stand for requirements.
-
-    Args:
-        requires: The lines of Requires-Dist.
-        target: What the package is made for.
-        names: Names that are other ones on conda, such as `torch` to `pytorch`.
-        owner: The wheel, for errors.
-
-    Returns:
-        Sorted match specs, without those that the target does not need.
+    """The sorted match specs that stand for the requirements that a target needs.
 
     Raises:
-        ArchiveError: A line cannot be said in conda's words.
+        ArchiveError: a line cannot be expressed as a match spec.
     """
     found = set()
     for line in requires:
         try:
             requirement = Requirement(line)
         except InvalidRequirement as error:
-            raise ArchiveError(f"{owner} needs {line!r}, which is no requirement: {error}") from error
+            raise ArchiveError(f"{owner} needs {line!r}, which is not a valid requirement: {error}") from error
         if _is_needed(requirement, target, owner):
             found.add(_match_spec(requirement, names, owner))
     return tuple(sorted(found))
@@ -69,17 +55,14 @@ def _is_needed(requirement: Requirement, target: Target, owner: str) -> bool:
     if not asks_python and not asks_machine:
         return requirement.marker.evaluate(_environment(target))
     # What no extra asks for is left out whatever Python and machine there are.
+    pythons = [target.python] if target.python else [f"3.{minor}" for minor in range(7, 16)]
     environments = [_environment(Target(subdir, python)) for subdir in ("linux-64", "osx-arm64", "linux-aarch64")
-                    for python in _pythons(target)]  # fmt: skip
+                    for python in pythons]  # fmt: skip
     answers = {requirement.marker.evaluate(each) for each in environments}
     if len(answers) > 1:
         what = "--python" if asks_python else "a requirement without the marker"
-        raise ArchiveError(f"{owner} needs {requirement}, which a noarch package cannot say", f"name {what}")
+        raise ArchiveError(f"{owner} needs {requirement}, which a noarch package cannot express", f"name {what}")
     return answers.pop()
-
-
-def _pythons(target: Target) -> list[str]:
-    return [target.python] if target.python else [f"3.{minor}" for minor in range(7, 16)]
 
 
 def _environment(target: Target) -> dict[str, str]:
@@ -107,5 +90,7 @@ def _match_spec(requirement: Requirement, names: Mapping[str, str], owner: str) 
     clauses = sorted(str(each) for each in requirement.specifier)
     unknown = [each for each in clauses if each.startswith("===") or "+" in each]
     if unknown:
-        raise ArchiveError(f"{owner} needs {requirement}, and conda cannot say {', '.join(unknown)}")
+        raise ArchiveError(
+            f"{owner} needs {requirement}, which cannot be expressed as a conda version: {', '.join(unknown)}"
+        )
     return f"{name} {','.join(clauses)}".strip()

@@ -1,4 +1,4 @@
-"""Which machines and Pythons a wheel runs on, by the tags in its name, in the words of conda.
+"""Machines and Pythons that a wheel runs on, by the tags in its name, as match specs.
 
 Source: the PyPA specifications "Platform compatibility tags" and "Binary distribution format". Out of scope: Windows,
 where packages are laid out in another way.
@@ -27,9 +27,8 @@ class Fit:
     """What a wheel fits.
 
     Args:
-        subdir: The conda subdir; `noarch` for a wheel of Python only.
-        python: The one minor version that its package is for, such as `3.11`; None for noarch.
-        depends: What it needs of Python and of the machine, as match specs.
+        subdir: the conda subdir; `noarch` for a wheel of Python only.
+        python: the one minor version that its package is for, such as `3.11`; None for noarch.
     """
 
     subdir: str
@@ -38,16 +37,7 @@ class Fit:
 
 
 def fit(file_name: str, python: str | None, platform: str | None) -> Fit:
-    """What a wheel fits.
-
-    Args:
-        file_name: Its name.
-        python: The minor version that is wanted, for wheels that run on several.
-        platform: The subdir that is wanted, for wheels that run on several.
-
-    Raises:
-        ArchiveError: The name is no wheel's, or the wheel does not run on what is wanted.
-    """
+    """What a wheel fits. Raises ArchiveError if the name is no wheel's, or the wheel does not run on what is wanted."""
     match = _NAME.fullmatch(file_name)
     if not match:
         raise ArchiveError(f"{file_name} is not named like a wheel", "NAME-VERSION-PYTHON-ABI-PLATFORM.whl is the form")

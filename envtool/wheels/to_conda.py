@@ -1,6 +1,6 @@
 """Any wheel becomes a conda package with its dependencies: noarch, or for one Python and platform if it is compiled.
 
-Unlike a recipe's wheel, whose dependencies stand in the recipe, this one's Requires-Dist becomes match specs; the names
+Unlike a recipe's wheel, whose dependencies are in the recipe, this one's Requires-Dist becomes match specs; the names
 of PyPI are taken for those of conda unless others are given. Out of scope: shared libraries that a wheel brings and a
 conda package has as well, and Windows.
 """
@@ -35,30 +35,19 @@ _ENTRY_POINT = re.compile(r"([A-Za-z_][\w.]*)\s*:\s*([A-Za-z_][\w.]*)")
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """What a package is wanted for.
-
-    Args:
-        python: A minor version such as `3.11`, for wheels that run on several.
-        platform: A subdir, for wheels that run on several.
-        names: Names of distributions that are other ones on conda.
-        build_number: Decides between builds of one version: the higher wins.
-    """
+    """What a package is wanted for."""
 
     python: str | None = None
     platform: str | None = None
     names: Mapping[str, str] = field(default_factory=dict)
-    build_number: int = 0
+    build_number: int = 0  # the higher wins
 
 
 def convert(path: Path, wish: ConversionOptions) -> Package:
     """Make a package of a wheel.
 
-    Args:
-        path: The wheel.
-        wish: What the package is wanted for.
-
     Raises:
-        ArchiveError: The wheel is damaged, contradicts its RECORD, does not fit the wish, or needs what conda has no
+        ArchiveError: the wheel is damaged, contradicts its RECORD, does not fit the wish, or needs what conda has no
             words for.
     """
     members = dict(reader.read_members(path))
@@ -67,8 +56,9 @@ def convert(path: Path, wish: ConversionOptions) -> Package:
     metadata = reader.headers(members, f"{dist_info}/METADATA", path.name)
     fit = tags.fit(path.name, wish.python, wish.platform)
     scripts = reader.console_scripts(members, dist_info)
+    name = re.sub(r"[-_.]+", "-", reader.one_line(metadata, "Name")).lower()
     package = Package(
-        name=_conda_name(metadata, wish),
+        name=wish.names.get(name, name),
         version=reader.one_line(metadata, "Version").replace("-", "_"),
         build_number=wish.build_number,
         subdir=fit.subdir,
@@ -86,11 +76,6 @@ def convert(path: Path, wish: ConversionOptions) -> Package:
     places = layout.for_python(fit.python, package.name)
     files = (*places.place(members, dist_info, [each.path for each in generated], path.name), *generated)
     return replace(package, files=files, build_prefix=f"py{fit.python.replace('.', '')}")
-
-
-def _conda_name(metadata: Message, wish: ConversionOptions) -> str:
-    name = re.sub(r"[-_.]+", "-", reader.one_line(metadata, "Name")).lower()
-    return wish.names.get(name, name)
 
 
 def _depends(metadata: Message, fit: tags.Fit, wish: ConversionOptions, owner: str) -> tuple[str, ...]:
@@ -113,7 +98,7 @@ def _depends(metadata: Message, fit: tags.Fit, wish: ConversionOptions, owner: s
 def _script(name: str, target: str, owner: str) -> Entry:
     match = _ENTRY_POINT.fullmatch(target)
     if not match:
-        raise ArchiveError(f"{owner} has a console script that is none: {name} = {target}")
+        raise ArchiveError(f"{owner} has an invalid console script: {name} = {target}")
     text = _SCRIPT.format(placeholder=PLACEHOLDER, module=match[1], name=match[2].partition(".")[0], target=match[2])
     return Entry(f"bin/{name}", text.encode(), is_executable=True, has_placeholder=True)
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import zstandard
 
-from envtool.artifacts import conda_writer
 from envtool.channel.check import check_archive
+from tests.support import conda_file
 
 
 def bytes_of(channel: Path) -> dict[str, str]:
@@ -54,7 +54,7 @@ def test_the_index_says_what_the_archives_say(channel: Any) -> None:
         assert zstandard.ZstdDecompressor().decompress(packed) == plain
         for name, record in records(channel.path, subdir).items():
             content = (channel.path / subdir / name).read_bytes()
-            index = conda_writer.read(channel.path / subdir / name).index
+            index = conda_file.read(channel.path / subdir / name).index
             assert record["sha256"] == hashlib.sha256(content).hexdigest()
             assert record["md5"] == hashlib.md5(content, usedforsecurity=False).hexdigest()
             assert record["size"] == len(content)
@@ -64,28 +64,28 @@ def test_the_index_says_what_the_archives_say(channel: Any) -> None:
 
 def test_every_archive_holds_what_it_says(channel: Any) -> None:
     for name in ("envserve", "pip", "python"):
-        found = conda_writer.read(channel.archive(name))
+        found = conda_file.read(channel.archive(name))
         assert check_archive(channel.archive(name)) == []
         assert any(path.startswith("licenses/") for path in found.info), name
         assert f"name: {name}\n".encode() in found.info["recipe/recipe.yml"]
 
 
 def test_the_licence_of_every_debian_package_is_kept(channel: Any) -> None:
-    info = conda_writer.read(channel.archive("python")).info
+    info = conda_file.read(channel.archive("python")).info
     kept = {path.split("/")[1] for path in info if path.startswith("licenses/")}
     assert {"libssl1.1", "libreadline8", "libpython3.9-minimal", "libsqlite3-0", "zlib1g"} <= kept
 
 
 def test_packages_name_the_python_that_they_need(channel: Any) -> None:
-    assert conda_writer.read(channel.archive("python")).index["depends"] == ["__glibc >=2.29"]
-    assert conda_writer.read(channel.archive("pip")).index["depends"] == ["python >=3.9"]
-    assert conda_writer.read(channel.archive("envserve")).index["depends"] == ["python >=3.9"]
-    link = json.loads(conda_writer.read(channel.archive("envserve")).info["link.json"])
+    assert conda_file.read(channel.archive("python")).index["depends"] == ["__glibc >=2.29"]
+    assert conda_file.read(channel.archive("pip")).index["depends"] == ["python >=3.9"]
+    assert conda_file.read(channel.archive("envserve")).index["depends"] == ["python >=3.9"]
+    link = json.loads(conda_file.read(channel.archive("envserve")).info["link.json"])
     assert link["noarch"]["entry_points"] == ["envtool = envtool.__main__:main"]
 
 
 def test_our_own_package_has_the_files_that_are_no_modules(channel: Any) -> None:
-    files = conda_writer.read(channel.archive("envserve")).files
+    files = conda_file.read(channel.archive("envserve")).files
     for name in ("serve/gateway/page/index.html", "serve/gateway/page/page.js", "envtool/templates/variables.yml"):
         assert f"site-packages/{name}" in files
 

@@ -70,7 +70,7 @@ def test_an_archive_that_contradicts_itself_is_not_added(user: User, tmp_path: P
     half = tmp_path / "half" / made[1].name
     half.parent.mkdir()
     half.write_bytes(made[1].read_bytes()[:-100])
-    assert "is no package archive" in user.run("channel", "add", channel, half, code=3).stderr
+    assert "is not a valid package archive" in user.run("channel", "add", channel, half, code=3).stderr
     assert not channel.exists()
     run(user, "add", channel, made[0])
     other = replace(Archive("tool", FILES, "1.9"), files={"share/b": File(b"b")}).write(tmp_path / "again")

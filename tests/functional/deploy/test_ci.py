@@ -84,7 +84,7 @@ def test_an_environment_that_differs_the_second_time(user: User, project: Path) 
     receipt.write_text(json.dumps(data))
     run_envtool(user, project, "ci", "--no-rebuild")
     out, _ = run_envtool(user, project, "ci", code=12)
-    assert "extra: share/generated (the rebuilt environment has it not)" in out
+    assert "extra: share/generated (the rebuilt environment does not have it)" in out
 
 
 def test_an_error_of_another_kind(user: User, project: Path) -> None:

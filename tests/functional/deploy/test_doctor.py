@@ -87,4 +87,4 @@ def test_the_lock_says_how_much_room_is_needed(user: User, archive: Path) -> Non
 
 def test_a_lock_that_is_named_has_to_be_there(user: User) -> None:
     _, err = run_envtool(user, user.home, "doctor", "-f", "other.yml", code=3)
-    assert "other.yml is not there" in err
+    assert "other.yml not found" in err

@@ -138,7 +138,7 @@ def test_without_a_lock_there_is_a_hint(envtool, write) -> None:
     write(ENVIRONMENT)
     answer = envtool("lock", "--check")
     assert answer.returncode == 3
-    assert "conda-lock.yml is not there" in answer.stderr
+    assert "conda-lock.yml not found" in answer.stderr
     assert "hint: envtool lock makes it" in answer.stderr
 
 

@@ -14,7 +14,8 @@ from envtool.lockfile.conda_lock_v1 import LockedPackage, read_lockfile
 from envtool.lockfile.git_url import Repository, parse
 from envtool.mirrors.mirrors import Mirrors
 from envtool.source_builds import git
-from envtool.source_builds.git_wheels import GitWheels, rebuild
+from envtool.source_builds.git_wheels import GitWheels
+from envtool.source_builds.rebuild import rebuild
 from envtool.spec.environment import Dependency, EnvironmentSpec
 from envtool.spec.version_policy import VersionPolicy, cutoff
 from tests.support.git_repository import GitRepository
@@ -147,7 +148,7 @@ def test_which_commit_a_revision_is(repository: GitRepository, tmp_path: Path) -
         git.resolve(Repository(repository.url, "v9"))
     with pytest.raises(NetworkError, match="has no commit 00000"):
         git.check_out(Repository(repository.url), "0" * 40, tmp_path / "nothing")
-    with pytest.raises(NetworkError, match="could not be had"):
+    with pytest.raises(NetworkError, match="could not be downloaded"):
         git.resolve(Repository((tmp_path / "nowhere").as_uri()))
 
 
@@ -171,6 +172,6 @@ def test_a_token_is_given_to_the_server_and_to_nobody_else(repository, chosen, t
         package = chosen(f"greet @ git+{url}/greet.git@v1")
         assert package.url.startswith(f"git+{url}/greet.git@")
         monkeypatch.setenv("TOKEN", "an0ther")
-        with pytest.raises(NetworkError, match="could not be had") as failed:
+        with pytest.raises(NetworkError, match="could not be downloaded") as failed:
             git.resolve(parse(package.url).at("main"))
     assert "an0ther" not in failed.value.message

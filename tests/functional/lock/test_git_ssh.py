@@ -11,7 +11,7 @@ import pytest
 from envtool.console import ProgressDisplay
 from envtool.fetch.archive_cache import Cache, sha256_of
 from envtool.lockfile.conda_lock_v1 import read_lockfile
-from envtool.source_builds.git_wheels import rebuild
+from envtool.source_builds.rebuild import rebuild
 from tests.functional.lock.test_git import ENVIRONMENT
 from tests.support.git_repository import GitRepository
 from tests.support.ssh_server import SSHD, SshServer, ssh_server
@@ -78,7 +78,7 @@ def test_what_ssh_would_ask_about_is_refused_with_its_reason(
     answer = envtool("lock", kill_after_s=_LIMIT_S, **server.variables)
     assert server.questions == ""
     assert answer.returncode == 3, answer.stderr
-    assert f"error: {url} could not be had:" in answer.stderr
+    assert f"error: {url} could not be downloaded:" in answer.stderr
     assert reason in answer.stderr
     assert "and does git have what it needs to log in?" in answer.stderr.partition("hint: ")[2]
     assert not (tmp_path / "conda-lock.yml").exists()

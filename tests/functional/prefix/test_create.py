@@ -171,7 +171,7 @@ def test_a_path_that_a_script_cannot_name_is_refused(user: User, channel: Channe
 
 def test_no_lock_yet_gives_a_hint(user: User) -> None:
     error = user.run("create", "-p", user.home / "env", code=3).stderr
-    assert "conda-lock.yml is not there" in error
+    assert "conda-lock.yml not found" in error
     assert "hint: envtool lock" in error
 
 

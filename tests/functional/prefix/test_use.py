@@ -135,7 +135,7 @@ def test_list_and_remove(user: User, digest: str) -> None:
     user.run("remove", "-n", "mine", "--yes")
     assert [Path(each["prefix"]).name for each in json.loads(user.run("list", "--json").stdout)] == ["elsewhere"]
     assert "mine" not in (user.home / ".conda/environments.txt").read_text()
-    assert "is not there" in user.run("remove", "-n", "mine", "--yes", code=3).stderr
+    assert "not found" in user.run("remove", "-n", "mine", "--yes", code=3).stderr
 
 
 def test_a_removal_that_was_killed_leaves_nothing_that_looks_whole(user: User, digest: str) -> None:

@@ -80,11 +80,11 @@ def test_rebuild_compares_with_a_second_environment(user: User, prefix: Path) ->
     receipt.write_text(json.dumps(data))
     user.run("verify", "-p", prefix)
     found = user.run("verify", "-p", prefix, "--rebuild", code=1).stdout
-    assert "share/generated  (the rebuilt environment has it not)" in found
+    assert "share/generated  (the rebuilt environment does not have it)" in found
     assert [path.name for path in prefix.parent.iterdir() if path.name.startswith(".env")] == []
 
 
 def test_a_prefix_without_a_receipt_is_not_verified(user: User, prefix: Path) -> None:
     (prefix / "conda-meta/envserve").unlink()
     assert "was not made by envtool" in user.run("verify", "-p", prefix, code=3).stderr
-    assert "is not there" in user.run("verify", "-p", prefix / "nowhere", code=3).stderr
+    assert "not found" in user.run("verify", "-p", prefix / "nowhere", code=3).stderr

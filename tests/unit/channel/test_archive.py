@@ -15,8 +15,10 @@ import pytest
 import zstandard
 
 from envtool.artifacts import conda_writer
+from envtool.artifacts.conda_archive import read_payload
 from envtool.artifacts.conda_package import PLACEHOLDER, Entry, Package, safe_path
 from envtool.errors import ArchiveError
+from tests.support import conda_file
 
 FILES = (
     Entry("lib/python3.9/_vars.py", f"PREFIX = '{PLACEHOLDER}'\n".encode(), has_placeholder=True),
@@ -32,10 +34,10 @@ def package(**changes: object) -> Package:
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
-def written(tmp_path: Path, made: Package) -> conda_writer.Archive:
+def written(tmp_path: Path, made: Package) -> conda_file.Archive:
     path = tmp_path / made.file_name
     path.write_bytes(conda_writer.pack(made))
-    return conda_writer.read(path)
+    return conda_file.read(path)
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
@@ -168,7 +170,7 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
     for content in (b"", b"<html>", whole[:-40], whole[:100] + b"\0" * 200 + whole[300:]):
         path.write_bytes(content)
         with pytest.raises(ArchiveError, match=r"demo\.conda"):
-            conda_writer.read(path)
+            read_payload(path)
 
 
 def test_a_whole_zip_of_damaged_parts_is_named(tmp_path: Path) -> None:
@@ -177,4 +179,4 @@ def test_a_whole_zip_of_damaged_parts_is_named(tmp_path: Path) -> None:
         for name in ("metadata.json", "pkg-demo.tar.zst", "info-demo.tar.zst"):
             outer.writestr(name, b"junk")
     with pytest.raises(ArchiveError, match=r"demo\.conda"):
-        conda_writer.read(path)
+        read_payload(path)

@@ -84,11 +84,11 @@ def test_a_noarch_package_needs_what_every_target_needs() -> None:
 @pytest.mark.parametrize(
     ("requires", "said"),
     [
-        ('tomli; python_version < "3.11"', "a noarch package cannot say"),
-        ('uvloop; sys_platform == "linux"', "a noarch package cannot say"),
+        ('tomli; python_version < "3.11"', "a noarch package cannot express"),
+        ('uvloop; sys_platform == "linux"', "a noarch package cannot express"),
         ("a @ https://example.org/a.whl", "no requirements that are URLs"),
-        ("a===1.0", "conda cannot say ===1.0"),
-        ("a b", "is no requirement"),
+        ("a===1.0", "cannot be expressed as a conda version: ===1.0"),
+        ("a b", "is not a valid requirement"),
     ],
 )
 def test_what_conda_cannot_say(requires: str, said: str) -> None:

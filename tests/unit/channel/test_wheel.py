@@ -111,7 +111,7 @@ def test_a_wheel_without_entry_points_or_python_requirement(tmp_path: Path) -> N
         ("WHEEL", None, "has no my_demo-1.5.dist-info/WHEEL"),
         ("METADATA", METADATA.replace("My.Demo", "other"), "expected my-demo, actual other"),
         ("METADATA", METADATA.replace("1.5", "1.6"), "expected 1.5, actual 1.6"),
-        ("METADATA", METADATA.replace(">= 3.9", "===3.9"), "conda cannot say: ===3.9"),
+        ("METADATA", METADATA.replace(">= 3.9", "===3.9"), "cannot be expressed as a conda version: ===3.9"),
     ],
 )
 def test_wheels_that_do_not_fit(tmp_path: Path, name: str, text: str | None, expected: str) -> None:

@@ -17,9 +17,9 @@ def issues(text: str) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "issue"),
     [
-        ("a: &a\n  - *a\n", "file:1: an alias stands inside of its own anchor"),
-        ("a:\n  x: &a {b: [1, {c: *a}]}\n", "file:2: an alias stands inside of its own anchor"),
-        ("a: &a\n  <<: *a\n", "file:1: an alias stands inside of its own anchor"),
+        ("a: &a\n  - *a\n", "file:1: an alias is inside its own anchor"),
+        ("a:\n  x: &a {b: [1, {c: *a}]}\n", "file:2: an alias is inside its own anchor"),
+        ("a: &a\n  <<: *a\n", "file:1: an alias is inside its own anchor"),
         ("a: 1\nb:\n  <<: text\n", "file:3: expected a mapping or a list of mappings after <<"),
         ("a: 1\n? [b]\n: 2\n", "file:2: expected a text as key"),
         ("a: 1\nb: 2026-02-31\n", "file:2: '2026-02-31' is no timestamp"),

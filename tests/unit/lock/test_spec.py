@@ -76,7 +76,7 @@ def test_every_issue_of_every_file_at_once() -> None:
         (BASE + 'variables: {A: "a\\0b"}\n', "6: the value of A has a character that no variable can hold"),
         (BASE + "exclude-newer-channel: {other: false}\n", "6: exclude-newer-channel names other, which is not among "),
         (BASE + "  - numpy  # [linux and]\n", "6: selector [linux and] cannot be read; names, and, or, not and "),
-        (BASE + "name: again\n", "6: key 'name' stands here twice"),
+        (BASE + "name: again\n", "6: key 'name' appears twice"),
         (BASE + "virtual-packages: {linux-64: {cuda: '1'}}\n", "6: virtual package 'cuda' must start with two "),
         (
             BASE + "virtual-packages: {linux-64: {__cuda: x}}\n",

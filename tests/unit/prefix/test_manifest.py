@@ -30,5 +30,5 @@ def test_a_wheel_of_many_files_is_read_whole_every_time(tmp_path: Path) -> None:
 def test_what_is_no_wheel_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x-1.0-py3-none-any.whl"
     path.write_bytes(b"no zip")
-    with pytest.raises(ArchiveError, match=r"x-1\.0-py3-none-any\.whl is no wheel"):
+    with pytest.raises(ArchiveError, match=r"x-1\.0-py3-none-any\.whl is not a valid wheel"):
         FileManifests(tmp_path).keep("0" * 64, "pip", path)

@@ -81,12 +81,12 @@ def test_a_file_that_names_the_prefix_is_not_known(tmp_path: Path, prefix: Path)
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ([member("/tmp/out", "x")], "outside of the package"),
-        ([member("lib/../../out", "x")], "outside of the package"),
+        ([member("/tmp/out", "x")], "path escapes the package"),
+        ([member("lib/../../out", "x")], "path escapes the package"),
         ([member("lib", kind=tarfile.SYMTYPE, target=".."), member("lib/out", "x")], "cannot be unpacked"),
         ([member("pipe", kind=tarfile.FIFOTYPE)], "neither a file nor a link"),
         ([member("second", kind=tarfile.LNKTYPE, target="first")], "cannot be unpacked"),
-        ([member("second", kind=tarfile.LNKTYPE, target="../../etc/passwd")], "outside of the package"),
+        ([member("second", kind=tarfile.LNKTYPE, target="../../etc/passwd")], "path escapes the package"),
         ([member("lib", "a file"), member("lib/x", "x")], "cannot be unpacked"),
     ],
 )
