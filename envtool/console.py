@@ -75,10 +75,10 @@ class Task:
     """One long piece of work whose progress is shown.
 
     Args:
-        bars: The display that draws it, or None where nothing is drawn.
-        label: What is being done, such as `fetch torch`.
-        total: How much work there is, in bytes or items, or None where it is not known.
-        in_bytes: Whether the work is counted in bytes.
+        bars: the display that draws it, or None where nothing is drawn.
+        label: what is being done, such as `fetch torch`.
+        total: how much work there is, in bytes or items, or None where it is not known.
+        in_bytes: whether the work is counted in bytes.
     """
 
     def __init__(self, bars: Progress | None, label: str, total: int | None, *, in_bytes: bool) -> None:

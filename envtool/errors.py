@@ -14,8 +14,7 @@ class EnvtoolError(Exception):
     """The root of every error that envtool knows.
 
     Args:
-        message: What is wrong, with the thing that is wrong named first.
-        hint: What the user can do about it.
+        message: what is wrong, with the thing that is wrong named first.
     """
 
     def __init__(self, message: str, hint: str | None = None) -> None:
@@ -29,8 +28,7 @@ class Issue:
     """One thing wrong in a file that a person or a tool wrote.
 
     Args:
-        place: Where, for people: `environment.yml:7` or `package[3].hash.sha256`.
-        message: What is wrong there.
+        place: where, for people: `environment.yml:7` or `package[3].hash.sha256`.
     """
 
     place: str
@@ -44,9 +42,7 @@ class InvalidFileError(EnvtoolError):
     """A file from outside that cannot be used, with every issue that it has.
 
     Args:
-        name: The file, as the user named it.
-        issues: At least one issue, in the order of the file.
-        hint: What the user can do about all of them.
+        issues: at least one issue, in the order of the file.
     """
 
     def __init__(self, name: str, issues: Sequence[Issue], hint: str | None = None) -> None:
@@ -80,12 +76,7 @@ class SolveError(EnvtoolError):
 
 
 class UnsatisfiableError(SolveError):
-    """No set of packages satisfies the specification of one platform.
-
-    Args:
-        platform: The platform.
-        reason: The solver's own words.
-    """
+    """No set of packages satisfies the specification of one platform."""
 
     def __init__(self, platform: str, reason: str) -> None:
         super().__init__(f"{platform}: {reason}")
@@ -109,10 +100,7 @@ class HashMismatchError(EnvtoolError):
     """Bytes that are not the ones that were asked for.
 
     Args:
-        name: The file.
-        expected: What the lock or the recipe says, as `sha256:<hex>` or `<n> bytes`.
-        actual: What was found, in the same form.
-        hint: What to do.
+        expected: what the lock or the recipe says, as `sha256:<hex>` or `<n> bytes`.
     """
 
     def __init__(self, name: str, expected: str, actual: str, hint: str | None = None) -> None:
@@ -151,14 +139,7 @@ class DeployError(EnvtoolError):
 
 
 class ProcessError(EnvtoolError):
-    """A program that we ran ended with an error.
-
-    Args:
-        program: The name of the program.
-        returncode: Its exit status.
-        output: The end of what it printed.
-        hint: What to do.
-    """
+    """A program that we ran ended with an error."""
 
     def __init__(self, program: str, returncode: int, output: str, hint: str | None = None) -> None:
         super().__init__(f"{program} ended with exit status {returncode}" + (f":\n{output}" if output else ""), hint)

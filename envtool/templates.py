@@ -29,11 +29,9 @@ class Variable:
     """A variable of a template.
 
     Args:
-        name: Its name.
-        help: What it is, for people.
-        default: Its value when none is given; None when one has to be given.
-        choices: The values that it takes; empty when it takes any.
-        pattern: A regular expression that a value has to match in full; empty when any does.
+        default: its value when none is given; None when one has to be given.
+        choices: the values that it takes; empty when it takes any.
+        pattern: a regular expression that a value has to match in full; empty when any does.
     """
 
     name: str
@@ -48,10 +46,7 @@ class Template:
     """A template of an environment specification.
 
     Args:
-        name: Its name, which is its file name without `.yml.j2`.
-        path: The file.
-        description: What it makes, for people.
-        variables: What it takes.
+        name: its name, which is its file name without `.yml.j2`.
     """
 
     name: str
@@ -64,11 +59,11 @@ def templates(own: Path | None = None) -> dict[str, Template]:
     """The templates of environment specifications, by name; the user's own come first and hide envtool's.
 
     Args:
-        own: The user's own directory of templates, instead of the one under envtool's home.
+        own: the user's own directory of templates, instead of the one under envtool's home.
 
     Raises:
-        InvalidFileError: A variables.yml is malformed.
-        MissingFileError: The directory that was named is not there.
+        InvalidFileError: a variables.yml is malformed.
+        MissingFileError: the directory that was named is not there.
     """
     if own is not None:
         read_text(own / "variables.yml", "a directory of templates has a variables.yml and a directory environment/")
@@ -106,9 +101,7 @@ def read_variables(document: YamlDocument, value: Value | None, what: str) -> tu
     """The variables that a variables.yml describes; what is wrong with them goes to the document's issues.
 
     Args:
-        document: The file.
-        value: The mapping of names to what is said of each.
-        what: What the mapping is, for messages.
+        value: the mapping of names to what is said of each.
     """
     variables = []
     for name, about in document.mapping(value, what).items():
@@ -130,11 +123,10 @@ def render(template: Template, values: Mapping[str, str]) -> str:
     """Render a template.
 
     Args:
-        template: The template.
-        values: A value for each variable that has no default, and for any other.
+        values: a value for each variable that has no default, and for any other.
 
     Raises:
-        TemplateError: A variable is missing or unknown, or the template has an error, with its line.
+        TemplateError: a variable is missing or unknown, or the template has an error, with its line.
     """
     known = {each.name: each for each in template.variables}
     unknown = sorted(values.keys() - known.keys())

@@ -74,7 +74,7 @@ def unpack_tools(bundle: Bundle) -> Path:
         The program `envtool`.
 
     Raises:
-        BundleError: The bundle has no envtool for this machine, or a wheel is damaged.
+        BundleError: the bundle has no envtool for this machine, or a wheel is damaged.
     """
     wheels = _wheels(bundle)
     digest = hashlib.sha256("".join(f"{each}\n" for each in (sys.executable, *wheels)).encode())

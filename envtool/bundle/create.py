@@ -25,12 +25,9 @@ class Order:
     """What a bundle shall hold.
 
     Args:
-        lockfile_path: The lock.
-        platforms: Which of its platforms.
-        categories: Which of its categories.
-        pythons: The Python versions of the machines that it is for, such as `3.11`.
-        tools_path: Where the choice of envtool's own wheels is kept, if it is.
-        key_file: The private key to sign it with, if it is to be signed.
+        pythons: the Python versions of the machines that it is for, such as `3.11`.
+        tools_path: where the choice of envtool's own wheels is kept, if it is.
+        key_file: the private key to sign it with, if it is to be signed.
     """
 
     lockfile_path: Path
@@ -46,10 +43,7 @@ class Made:
     """A bundle that was made.
 
     Args:
-        path: The file or directory.
-        manifest: What it holds.
-        sha256: The hash of the file, of a directory the one of its manifest.
-        is_signed: Whether it is signed.
+        sha256: the hash of the file, of a directory the one of its manifest.
     """
 
     path: Path
@@ -61,20 +55,13 @@ class Made:
 def create(order: Order, target: Path, cache: Cache, display: ProgressDisplay, *, as_directory: bool = False) -> Made:
     """Make a bundle.
 
-    Args:
-        order: What goes in.
-        target: The file or directory.
-        cache: Where proven archives and wheels are kept.
-        display: Where progress is shown.
-        as_directory: Whether it shall be a directory.
-
     Raises:
-        LockfileError: The lock cannot be used.
-        PrefixError: It has nothing for a platform or category.
+        LockfileError: the lock cannot be used.
+        PrefixError: it has nothing for a platform or category.
         NetworkError, HashMismatchError: An archive or wheel could not be had or proven.
-        SolveError: There are no wheels of envtool for one of the Pythons.
-        SignatureError: The key cannot be used.
-        BundleError: The target is something else already.
+        SolveError: there are no wheels of envtool for one of the Pythons.
+        SignatureError: the key cannot be used.
+        BundleError: the target is something else already.
     """
     writer.refuse_foreign(target, as_directory=as_directory)
     packages = _packages(order)

@@ -31,9 +31,7 @@ class Place:
     """Where a file of a bundle lies.
 
     Args:
-        container: The file that holds it: itself, or the whole bundle.
-        offset: The position of its first byte there.
-        size_bytes: Its size.
+        container: the file that holds it: itself, or the whole bundle.
     """
 
     container: Path
@@ -52,11 +50,8 @@ class Bundle:
     """A bundle whose structure is right; its files are still to be hashed by whoever reads them.
 
     Args:
-        path: The file or directory.
-        content: The bytes of its manifest.
-        manifest: What it holds.
-        signature: The signature over the manifest, None where there is none.
-        places: Where each file lies.
+        content: the bytes of its manifest.
+        signature: the signature over the manifest, None where there is none.
     """
 
     path: Path
@@ -69,7 +64,7 @@ class Bundle:
         """The bytes of a file, hashed while they are read.
 
         Raises:
-            BundleError: They are not those that the manifest names; raised after the last of them.
+            BundleError: they are not those that the manifest names; raised after the last of them.
         """
         place, digest = self.places[path], hashlib.sha256()
         left = place.size_bytes
@@ -94,11 +89,8 @@ class Bundle:
 def open_bundle(path: Path) -> Bundle:
     """Look at a bundle of either form.
 
-    Args:
-        path: The file or directory.
-
     Raises:
-        BundleError: It is not there, is no bundle, is not whole, or holds something that its manifest does not name.
+        BundleError: it is not there, is no bundle, is not whole, or holds something that its manifest does not name.
     """
     try:
         places = _in_directory(path) if path.is_dir() else _in_file(path)

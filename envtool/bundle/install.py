@@ -26,9 +26,8 @@ class Trusted:
     """A bundle whose signature was checked, where this machine asks for one.
 
     Args:
-        bundle: The bundle; its files are proven when they are read.
-        key: The short name of the key that signed it, None where no key is trusted.
-        lockfile: Its lock.
+        bundle: the bundle; its files are proven when they are read.
+        key: the short name of the key that signed it, None where no key is trusted.
     """
 
     bundle: Bundle
@@ -40,12 +39,11 @@ def open_trusted(path: Path, key_files: Sequence[Path] = ()) -> Trusted:
     """Open a bundle and check its signature.
 
     Args:
-        path: The file or directory.
-        key_files: Public keys, in place of those that this machine is configured to trust.
+        key_files: public keys, in place of those that this machine is configured to trust.
 
     Raises:
-        BundleError: It is no bundle, not whole, or altered.
-        SignatureError: Keys are trusted, and none of them has signed it.
+        BundleError: it is no bundle, not whole, or altered.
+        SignatureError: keys are trusted, and none of them has signed it.
     """
     keyring = ed25519.trusted(key_files)
     bundle = open_bundle(path)
@@ -58,15 +56,11 @@ def install(trusted: Trusted, request: Request, prefix: Prefix, cache: Cache, di
     """Make an environment from a bundle; no network is used.
 
     Args:
-        trusted: The bundle.
-        request: What is to be made of its lock.
-        prefix: Where.
-        cache: Where the proven files are kept; `verify` and `create --repair` need them later.
-        display: Where progress is shown.
+        cache: where the proven files are kept; `verify` and `create --repair` need them later.
 
     Raises:
-        BundleError: A file of the bundle is missing, damaged or altered; the environment was not touched.
-        EnvtoolError: Whatever `create` raises.
+        BundleError: a file of the bundle is missing, damaged or altered; the environment was not touched.
+        EnvtoolError: whatever `create` raises.
     """
     bundle = trusted.bundle
     wanted = [_wanted(bundle, each) for each in request.packages()]
@@ -84,12 +78,8 @@ def install(trusted: Trusted, request: Request, prefix: Prefix, cache: Cache, di
 def verify(bundle: Bundle, task: Task) -> None:
     """Read every file of a bundle.
 
-    Args:
-        bundle: The bundle.
-        task: Told of every byte.
-
     Raises:
-        BundleError: One is damaged or altered.
+        BundleError: one is damaged or altered.
     """
     task.expect(bundle.manifest.size_bytes)
     for path in bundle.manifest.files:

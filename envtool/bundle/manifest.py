@@ -27,12 +27,7 @@ _FOREIGN_HINT = "envtool bundle create makes bundles; is this one from a newer e
 
 @dataclass(frozen=True)
 class File:
-    """One file of a bundle.
-
-    Args:
-        sha256: Hash of its content.
-        size_bytes: Its size.
-    """
+    """One file of a bundle."""
 
     sha256: str
     size_bytes: int
@@ -43,11 +38,10 @@ class Manifest:
     """What a bundle holds.
 
     Args:
-        created_by: The envtool that made it.
-        platforms: The platforms of the lock whose packages are in it.
-        categories: The categories of the lock whose packages are in it.
-        files: Every file but the manifest and its signature, by path.
-        tools: The wheels that run envtool, as paths, by platform and Python version such as `3.11`.
+        platforms: the platforms of the lock whose packages are in it.
+        categories: the categories of the lock whose packages are in it.
+        files: every file but the manifest and its signature, by path.
+        tools: the wheels that run envtool, as paths, by platform and Python version such as `3.11`.
     """
 
     created_by: str
@@ -84,12 +78,8 @@ def path_of(name: str, sha256: str) -> str:
 def parse(content: bytes, owner: str) -> Manifest:
     """Read a manifest. Keys that are not known are left alone, since a newer envtool may write more.
 
-    Args:
-        content: Its bytes.
-        owner: The bundle, for errors.
-
     Raises:
-        BundleError: It is no manifest of a bundle, or is of another format.
+        BundleError: it is no manifest of a bundle, or is of another format.
     """
     try:
         value: dict[str, Any] = json.loads(content)

@@ -57,13 +57,6 @@ def write_file(
 ) -> str:
     """Write a bundle as one file; it appears whole or not at all.
 
-    Args:
-        target: The file.
-        manifest: What goes in.
-        signature: The signature over it.
-        sources: The proven file of each path.
-        task: Told of every byte.
-
     Returns:
         The sha256 of the file.
     """
@@ -89,12 +82,7 @@ def write_directory(
     A file that is right already is left as it is, so that rsync moves what is new and nothing else.
 
     Args:
-        root: The directory: absent, empty, or a bundle, which `refuse_foreign` makes sure of.
-        manifest: What goes in.
-        signature: The signature over it.
-        sources: The proven file of each path.
-        task: Told of every byte.
-
+        root: the directory: absent, empty, or a bundle, which `refuse_foreign` makes sure of.
     """
     root.mkdir(parents=True, exist_ok=True)
     # First, so that a directory is known as a bundle from then on; until it is whole, nothing can be installed from it.
@@ -146,7 +134,7 @@ def refuse_foreign(target: Path, *, as_directory: bool) -> None:
     """Refuse to write a bundle over something else.
 
     Raises:
-        BundleError: There is something that is no bundle of the same form; a file may be any file.
+        BundleError: there is something that is no bundle of the same form; a file may be any file.
     """
     if not target.exists():
         return

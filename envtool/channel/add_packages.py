@@ -26,8 +26,7 @@ class Sources:
     """What packages are made from.
 
     Args:
-        wheels: Wheels.
-        wishes: What each package of a wheel is wanted for; one that is the same for several is made once.
+        wishes: what each package of a wheel is wanted for; one that is the same for several is made once.
     """
 
     wheels: tuple[Path, ...]
@@ -38,17 +37,11 @@ class Sources:
 def make(sources: Sources, channel: Path, display: ProgressDisplay, indexing: Indexing) -> Changed:
     """Make packages and add them to a channel; the same source gives the same bytes.
 
-    Args:
-        sources: What they are made from.
-        channel: The directory of the channel.
-        display: Where progress is shown.
-        indexing: How the index is written.
-
     Raises:
-        MissingFileError: A wheel or checkout is not found.
-        ArchiveError: A wheel is damaged, or cannot become a package.
-        ProcessError: The build backend of a checkout failed.
-        ChannelError: The channel has another archive of the same name.
+        MissingFileError: a wheel or checkout is not found.
+        ArchiveError: a wheel is damaged, or cannot become a package.
+        ProcessError: the build backend of a checkout failed.
+        ChannelError: the channel has another archive of the same name.
     """
     with TemporaryDirectory(prefix="envtool-packages-") as name:
         scratch = Path(name)

@@ -20,7 +20,7 @@ def check_archive(path: Path) -> list[Issue]:
     """Compare an archive with its own paths.json, and its name with its own index.json.
 
     Args:
-        path: A `.conda` or `.tar.bz2` file.
+        path: a `.conda` or `.tar.bz2` file.
 
     Returns:
         What does not fit; nothing when all does.
@@ -39,9 +39,7 @@ def check(channel: Path, archives: Mapping[str, Path], task: Task) -> list[Issue
     """Check a whole channel.
 
     Args:
-        channel: Its directory.
-        archives: Its archives, by `subdir/file name`.
-        task: Told of every archive.
+        archives: its archives, by `subdir/file name`.
 
     Returns:
         What does not fit; nothing when all does.

@@ -33,8 +33,8 @@ class Indexing:
     """How the index is written.
 
     Args:
-        has_shards: Whether there shall be shards; None means if there are some already.
-        key_file: The private key to sign the index with, if it is to be signed.
+        has_shards: whether there shall be shards; None means if there are some already.
+        key_file: the private key to sign the index with, if it is to be signed.
     """
 
     has_shards: bool | None = None
@@ -46,9 +46,7 @@ class Changed:
     """What was changed in a channel.
 
     Args:
-        added: The archives that came, as `subdir/file name`.
-        removed: The archives that went.
-        kept: How many archives it has now.
+        added: the archives that came, as `subdir/file name`.
     """
 
     added: tuple[str, ...]
@@ -60,7 +58,7 @@ def archives(channel: Path) -> dict[str, Path]:
     """Every archive of a channel, by `subdir/file name`.
 
     Raises:
-        ChannelError: It is no directory.
+        ChannelError: it is no directory.
     """
     if not channel.is_dir():
         raise ChannelError(f"{channel} is no directory", "envtool channel add DIR FILE makes a channel")
@@ -72,14 +70,12 @@ def add(channel: Path, files: Sequence[Path], display: ProgressDisplay, indexing
     """Copy archives into a channel and index it.
 
     Args:
-        channel: Its directory; made when it is not there.
-        files: The archives. What they hold is compared with what they say about themselves first.
-        display: Where progress is shown.
-        indexing: How the index is written.
+        channel: its directory; made when it is not there.
+        files: the archives. What they hold is compared with what they say about themselves first.
 
     Raises:
-        ArchiveError: One is damaged, or contradicts itself or its name.
-        ChannelError: The channel has another archive of that name.
+        ArchiveError: one is damaged, or contradicts itself or its name.
+        ChannelError: the channel has another archive of that name.
     """
     with display.task(f"check {len(files)} archives") as task:
         places = {}
@@ -102,7 +98,7 @@ def reindex(channel: Path, display: ProgressDisplay, indexing: Indexing) -> Chan
     """Index a channel as it is.
 
     Raises:
-        ChannelError: It is no directory.
+        ChannelError: it is no directory.
     """
     archives(channel)
     with _changing(channel):
@@ -113,13 +109,10 @@ def remove(channel: Path, patterns: Sequence[str], display: ProgressDisplay, ind
     """Take archives out of a channel.
 
     Args:
-        channel: Its directory.
-        patterns: File names, with `subdir/` before them or not; `*` and `?` stand for any characters and any one.
-        display: Where progress is shown.
-        indexing: How the index is written.
+        patterns: file names, with `subdir/` before them or not; `*` and `?` stand for any characters and any one.
 
     Raises:
-        ChannelError: A pattern names none.
+        ChannelError: a pattern names none.
     """
     archives(channel)
     with _changing(channel):
@@ -139,14 +132,11 @@ def collect(channel: Path, keep: int, display: ProgressDisplay, indexing: Indexi
     """Take all but the newest builds of every package out of a channel.
 
     Args:
-        channel: Its directory.
-        keep: How many builds of each package stay in each subdir.
-        display: Where progress is shown.
-        indexing: How the index is written.
+        keep: how many builds of each package stay in each subdir.
 
     Raises:
-        ArchiveError: An archive cannot be read.
-        ChannelError: It is no directory.
+        ArchiveError: an archive cannot be read.
+        ChannelError: it is no directory.
     """
     archives(channel)
     with _changing(channel):

@@ -33,11 +33,11 @@ def write(
     """Index archives of a channel; an older signature of its index goes, since it would not fit any more.
 
     Args:
-        channel: Its directory. `noarch/repodata.json` is written even where the subdir is empty, since every client
+        channel: its directory. `noarch/repodata.json` is written even where the subdir is empty, since every client
             asks for it.
-        archives: Each as `subdir/file name`; what else lies in the directory is not listed.
-        has_shards: Whether to write shards as well; None means if there are some.
-        key_file: The private key to sign the index with, if it is to be signed.
+        archives: each as `subdir/file name`; what else lies in the directory is not listed.
+        has_shards: whether to write shards as well; None means if there are some.
+        key_file: the private key to sign the index with, if it is to be signed.
     """
     if has_shards is None:
         has_shards = any(channel.glob(f"*/{SHARDS}"))
@@ -70,11 +70,10 @@ def render(
     """The files of an index.
 
     Args:
-        archives: The archives, `subdir/file name` to the file.
-        scratch_parent: A directory on the file system of the archives, so that they can be linked.
-        subdirs: The subdirs that have an index even if they are empty.
-        has_shards: Whether there shall be shards as well.
-        times: The `indexed_timestamp` of archives that have one already, by sha256.
+        archives: the archives, `subdir/file name` to the file.
+        scratch_parent: a directory on the file system of the archives, so that they can be linked.
+        subdirs: the subdirs that have an index even if they are empty.
+        times: the `indexed_timestamp` of archives that have one already, by sha256.
 
     Returns:
         The content of each file, by its path in the channel.
@@ -127,8 +126,7 @@ def is_current(channel: Path, expected: Mapping[str, str]) -> bool:
     """Whether the index lists exactly these archives.
 
     Args:
-        channel: The directory.
-        expected: The sha256 of each archive, by `subdir/file name`.
+        expected: the sha256 of each archive, by `subdir/file name`.
     """
     listed = {}
     for subdir in {*SUBDIRS, *(name.partition("/")[0] for name in expected)}:

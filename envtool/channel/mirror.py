@@ -38,11 +38,7 @@ class Mirrored:
     """What a mirror is after a run.
 
     Args:
-        url: Where it is.
-        files: How many archives and wheels it has.
-        moved: The files that were put there.
-        removed: The files that were taken away.
-        mirrors: Each canonical URL prefix and the URL that stands for it.
+        mirrors: each canonical URL prefix and the URL that stands for it.
     """
 
     url: str
@@ -58,17 +54,13 @@ def mirror(
     """Bring a mirror up to date with a lock.
 
     Args:
-        lockfile: The lock.
-        place: Where the mirror is: empty, or a mirror already.
-        cache: Where proven archives and wheels are kept.
-        display: Where progress is shown.
-        key_file: The private key to sign the index with, if it is to be signed.
+        key_file: the private key to sign the index with, if it is to be signed.
 
     Raises:
-        ChannelError: There is something else in the place, or two files of the lock have one name.
-        LockfileError: A package of the lock has no sha256.
+        ChannelError: there is something else in the place, or two files of the lock have one name.
+        LockfileError: a package of the lock has no sha256.
         NetworkError, HashMismatchError: An archive or wheel could not be had or proven.
-        SignatureError: The key cannot be used.
+        SignatureError: the key cannot be used.
     """
     there = _refuse_foreign(place)
     wanted = _placed(lockfile)

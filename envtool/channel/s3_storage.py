@@ -22,9 +22,6 @@ _TYPES = {".json": "application/json", ".zst": "application/zstd"}
 class S3Storage:
     """A bucket, or what is below a prefix of one.
 
-    Args:
-        url: Such as `s3://bucket/channel`.
-
     Raises:
         EnvtoolError: boto3 is not there, or the URL names no bucket.
     """

@@ -17,11 +17,7 @@ class Service:
     """How a channel is served.
 
     Args:
-        root: Its directory.
-        bind: Address and port; port 0 takes any that is free.
-        workers: How many processes answer.
-        threads: How many requests each of them answers at once.
-        token: What each request has to bring, if anything.
+        bind: address and port; port 0 takes any that is free.
     """
 
     root: Path
@@ -34,11 +30,8 @@ class Service:
 def serve(service: Service) -> None:
     """Serve until a signal ends it; the URL is printed once requests are answered.
 
-    Args:
-        service: What is served, and how.
-
     Raises:
-        ChannelError: There is no channel in the directory.
+        ChannelError: there is no channel in the directory.
         EnvtoolError: gunicorn or werkzeug is not there.
     """
     if not any(service.root.glob("*/repodata.json")):

@@ -41,7 +41,7 @@ class DirectoryStorage:
     """A directory of this machine.
 
     Args:
-        root: Its path; made when the first file is put there.
+        root: its path; made when the first file is put there.
     """
 
     def __init__(self, root: Path) -> None:

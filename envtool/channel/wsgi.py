@@ -42,12 +42,7 @@ class _Answer(Response):
 
 
 def application(root: Path, token: str | None = None) -> _WSGI:
-    """The application that serves a channel.
-
-    Args:
-        root: The directory of the channel.
-        token: What each request has to bring, if anything.
-    """
+    """The application that serves a channel."""
     # Once, since the path is compared for every request.
     resolved = root.resolve()
 

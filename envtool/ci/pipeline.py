@@ -50,14 +50,7 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True)
 class Step:
-    """One step.
-
-    Args:
-        name: What was to be shown, for people.
-        verdict: What it came to.
-        elapsed_s: How long it took.
-        lines: What was found, for people.
-    """
+    """One step."""
 
     name: str
     verdict: Verdict
@@ -70,9 +63,7 @@ class CiReport:
     """What all steps came to.
 
     Args:
-        steps: The steps, in their order.
-        env_digest: The env digest of the environment, None when there is none.
-        package_count: How many packages were installed.
+        env_digest: the env digest of the environment, None when there is none.
     """
 
     steps: tuple[Step, ...]
@@ -91,13 +82,9 @@ class Job:
     """What is to be checked.
 
     Args:
-        freshness: What a lock would be made of now.
-        lockfile: The lock.
-        request: The environment that is to be made.
-        prefix: Where it is made.
-        output: The directory of what the job leaves for people and other tools.
-        is_rebuilt: Whether the environment is made a second time and compared.
-        name: The name of the environment in the bill of materials.
+        output: the directory of what the job leaves for people and other tools.
+        is_rebuilt: whether the environment is made a second time and compared.
+        name: the name of the environment in the bill of materials.
     """
 
     freshness: LockRequest
@@ -110,13 +97,7 @@ class Job:
 
 
 def run(job: Job, cache: Cache, display: ProgressDisplay) -> CiReport:
-    """Run every step that can be run; nothing that a step raises on purpose ends the others.
-
-    Args:
-        job: What is to be checked.
-        cache: Where proven archives and wheels are kept between runs.
-        display: Where progress is shown.
-    """
+    """Run every step that can be run; nothing that a step raises on purpose ends the others."""
     steps = [_attempt("the lock is fresh", lambda: _freshness(job))]
     made = _attempt("every package can be had, and the environment be made", lambda: _create(job, cache, display))
     steps.append(made)

@@ -18,12 +18,7 @@ _ADVICE = {
 
 
 def as_markdown(report: CiReport, lockfile: str) -> str:
-    """One page: the verdict, a table of the steps, and what each of them found.
-
-    Args:
-        report: What the steps came to.
-        lockfile: The lock, as the user named it.
-    """
+    """One page: the verdict, a table of the steps, and what each of them found."""
     verdict = report.verdict
     title = "reproducible" if verdict is Verdict.GOOD else verdict.value
     lines = [f"## {_mark(verdict)} {_code(lockfile)}: {title}", ""]

@@ -38,10 +38,6 @@ def is_installed() -> bool:
 def conda_lock_hashes(lockfile: Lockfile, spec: EnvironmentSpec) -> dict[str, str]:
     """The content hash of each platform as conda-lock computes it, after it has read the lock.
 
-    Args:
-        lockfile: The lock.
-        spec: What the sources ask for.
-
     Raises:
         ProcessError: conda-lock cannot read the lock or the sources.
     """

@@ -23,14 +23,13 @@ def take(root: ReleaseDirectory, source: Path | None) -> str | None:
     """Copy an application into a service, unless it is there already.
 
     Args:
-        root: The directory of the service, locked.
-        source: The directory of the application; None means `app` of the service, unless that is empty.
+        source: the directory of the application; None means `app` of the service, unless that is empty.
 
     Returns:
         The digest of its content; None when the service has no application of its own.
 
     Raises:
-        DeployError: It is not there, or cannot be copied.
+        DeployError: it is not there, or cannot be copied.
     """
     place = source or root.path / "app"
     if source is None and not any(place.glob("*")):

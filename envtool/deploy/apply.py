@@ -28,11 +28,9 @@ class ApplyOptions:
     """How a release is to be put in place.
 
     Args:
-        app: The WSGI application, for a start script that has to be written.
-        app_dir: The application's code and settings; None means `app` of the service, unless that is empty.
-        health: The path that is asked.
-        limit_s: Seconds that a release has until it is well.
-        keep: How many releases are kept.
+        app: the WSGI application, for a start script that has to be written.
+        app_dir: the application's code and settings; None means `app` of the service, unless that is empty.
+        limit_s: seconds that a release has until it is well.
     """
 
     app: str = "serve.wsgi:app"
@@ -47,10 +45,7 @@ class Outcome:
     """What was done.
 
     Args:
-        release: The release that is current.
-        previous: The digest of the one that was current before; None when there was none.
-        is_changed: Whether anything was changed.
-        is_serving: Whether a server runs and serves it.
+        previous: the digest of the one that was current before; None when there was none.
     """
 
     release: Release
@@ -64,15 +59,8 @@ def apply(
 ) -> Outcome:
     """Bring a service to a lock.
 
-    Args:
-        root: The directory of the service.
-        request: The environment that is to be served.
-        wishes: How.
-        cache: Where proven archives and wheels are kept.
-        display: Where progress is shown.
-
     Raises:
-        DeployError: The release is not well; what served before serves.
+        DeployError: the release is not well; what served before serves.
     """
     with root.locked():
         gunicorn_handover.settle(root)
@@ -89,13 +77,10 @@ def roll_back(root: ReleaseDirectory, digest: str | None, wishes: ApplyOptions, 
     """Bring a service back to a release that it had.
 
     Args:
-        root: The directory of the service.
-        digest: Which, or its beginning; the one that was applied before the current one when None.
-        wishes: How.
-        display: Where progress is shown.
+        digest: which, or its beginning; the one that was applied before the current one when None.
 
     Raises:
-        DeployError: There is no such release, or it is not well.
+        DeployError: there is no such release, or it is not well.
     """
     with root.locked():
         gunicorn_handover.settle(root)

@@ -33,9 +33,7 @@ class Note:
     """A hand-over that has begun.
 
     Args:
-        old: The digest of the release that served before.
-        new: The digest of the release that shall serve.
-        is_retiring: Whether the old master was told to end: from there it only goes forward.
+        is_retiring: whether the old master was told to end: from there it only goes forward.
     """
 
     old: str
@@ -57,8 +55,7 @@ class Decision:
     """What to do, and which release is current after it.
 
     Args:
-        action: What to do.
-        current: The digest of the release that is current; None when the link is right as it is.
+        current: the digest of the release that is current; None when the link is right as it is.
     """
 
     action: Action
@@ -69,8 +66,7 @@ def decide(note: Note | None, running: Sequence[Master]) -> Decision:
     """What to do about what an earlier run left behind.
 
     Args:
-        note: Its note, None when it ended well.
-        running: The masters that run, the oldest first.
+        note: its note, None when it ended well.
     """
     if len(running) > 1:
         old, new = running[0], running[-1]
@@ -87,7 +83,7 @@ def settle(root: ReleaseDirectory) -> Decision:
     """Bring what an earlier run left behind to a state from which to go on.
 
     Raises:
-        DeployError: A process does not end.
+        DeployError: a process does not end.
     """
     for each in gunicorn_masters.masters(root.trial):
         gunicorn_masters.stop(each.pid, _CLAIM_S)
@@ -108,13 +104,11 @@ def hand_over(root: ReleaseDirectory, old: Master, new: str, limit_s: float) -> 
     """Have another release serve, without a moment in which nobody does.
 
     Args:
-        root: The directory of the service.
-        old: The master that serves.
-        new: The digest of the release that shall serve; it was tried out.
-        limit_s: Seconds that its workers have until they take requests.
+        new: the digest of the release that shall serve; it was tried out.
+        limit_s: seconds that its workers have until they take requests.
 
     Raises:
-        DeployError: The new release did not come up; the old one serves, and is current.
+        DeployError: the new release did not come up; the old one serves, and is current.
     """
     _write(root, Note(old.release, new))
     root.set_current(new)

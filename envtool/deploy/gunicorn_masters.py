@@ -21,13 +21,7 @@ _POLL_S = 0.05
 
 @dataclass(frozen=True)
 class Process:
-    """A process that belongs to a service.
-
-    Args:
-        pid: Its number.
-        parent: The number of its parent.
-        environ: The environment that its program was started with.
-    """
+    """A process that belongs to a service."""
 
     pid: int
     parent: int
@@ -39,10 +33,7 @@ class Master:
     """A master of gunicorn.
 
     Args:
-        pid: Its number.
-        release: The digest of the release that it serves.
-        is_newcomer: Whether the master that it is to replace still runs.
-        environ: The environment that it was started with.
+        is_newcomer: whether the master that it is to replace still runs.
     """
 
     pid: int
@@ -56,8 +47,7 @@ class Word:
     """What a master says of itself once it listens.
 
     Args:
-        workers: How many workers it keeps.
-        listeners: Where it listens: `host:port`, or `unix:` and a path.
+        listeners: where it listens: `host:port`, or `unix:` and a path.
     """
 
     workers: int

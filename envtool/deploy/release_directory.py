@@ -40,11 +40,9 @@ class Release:
     """One environment with one application, which are served together.
 
     Args:
-        env_digest: The env digest of its environment.
-        app_digest: The digest of its code and settings; None where the environment has it all.
-        lock_id: The name of its environment's directory under envs/, which follows from the lock.
-        package_count: How many packages it has.
-        made: When it was made, as `2026-11-22T15:00:00Z`.
+        app_digest: the digest of its code and settings; None where the environment has it all.
+        lock_id: the name of its environment's directory under envs/, which follows from the lock.
+        made: when it was made, as `2026-11-22T15:00:00Z`.
     """
 
     env_digest: str
@@ -63,7 +61,7 @@ class ReleaseDirectory:
     """The directory of a service.
 
     Args:
-        path: Where it is; made absolute, links resolved.
+        path: where it is; made absolute, links resolved.
     """
 
     def __init__(self, path: Path) -> None:
@@ -88,7 +86,7 @@ class ReleaseDirectory:
         """Hold the directory alone; a second process waits and says so.
 
         Raises:
-            DeployError: The directory cannot be written.
+            DeployError: the directory cannot be written.
         """
         with ExitStack() as stack:
             try:
@@ -144,22 +142,13 @@ class ReleaseDirectory:
         """Put a release at the end of the order, right after the one that it replaced.
 
         What came after that one was rolled back from: nobody wants to return to it, so it goes to the front.
-
-        Args:
-            digest: The release.
-            previous: The one that was current before it.
         """
         order = [each for each in self.order() if each != digest]
         end = order.index(previous) + 1 if previous in order else len(order)
         write_atomically(self._order, json.dumps([*order[end:], *order[:end], digest], indent=1) + "\n")
 
     def add(self, release: Release, activation: str) -> None:
-        """Make an environment and an application a release.
-
-        Args:
-            release: What it is.
-            activation: What a shell has to evaluate to activate it.
-        """
+        """Make an environment and an application a release."""
         directory = self.directory(release.digest)
         directory.mkdir(exist_ok=True)
         links = {"env": self.environments / release.lock_id}

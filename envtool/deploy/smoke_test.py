@@ -22,14 +22,11 @@ def try_out(root: ReleaseDirectory, digest: str, serving: Master | None, limit_s
     """Start one worker of a release and ask whether it is well.
 
     Args:
-        root: The directory of the service.
-        digest: The digest of the release.
-        serving: The master that serves; its environment has the settings of the service.
-        limit_s: Seconds that it has until it is well.
-        path: What is asked.
+        serving: the master that serves; its environment has the settings of the service.
+        limit_s: seconds that it has until it is well.
 
     Raises:
-        DeployError: It is not; with the end of its log.
+        DeployError: it is not; with the end of its log.
     """
     shutil.rmtree(root.trial, ignore_errors=True)
     root.trial.mkdir(parents=True)

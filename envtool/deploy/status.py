@@ -10,14 +10,7 @@ from envtool.deploy.release_directory import Release, ReleaseDirectory
 
 @dataclass(frozen=True)
 class Running:
-    """A master that runs.
-
-    Args:
-        pid: Its number.
-        release: The digest of the release that it serves.
-        workers: How many of its workers take requests.
-        listeners: Where it listens.
-    """
+    """A master that runs."""
 
     pid: int
     release: str
@@ -30,10 +23,10 @@ class Status:
     """How a service is.
 
     Args:
-        current: The digest of the current release; None before the first release.
-        releases: The releases, in the order in which they were applied.
-        running: The masters that run; two while one replaces the other.
-        trouble: What is wrong; None when the current release serves and is well.
+        current: the digest of the current release; None before the first release.
+        releases: the releases, in the order in which they were applied.
+        running: the masters that run; two while one replaces the other.
+        trouble: what is wrong; None when the current release serves and is well.
     """
 
     current: str | None
@@ -43,12 +36,7 @@ class Status:
 
 
 def look(root: ReleaseDirectory, path: str) -> Status:
-    """Look at a service.
-
-    Args:
-        root: Its directory.
-        path: What is asked to see whether it is well.
-    """
+    """Look at a service."""
     found = []
     for each in gunicorn_masters.masters(root.run):
         word = gunicorn_masters.word_of(root.run, each.pid)

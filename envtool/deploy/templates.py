@@ -22,8 +22,7 @@ class DeployTemplate:
     """One file that can be made.
 
     Args:
-        template: What makes it; its name is the name of the kind.
-        output: The name that the file usually has.
+        template: what makes it; its name is the name of the kind.
     """
 
     template: Template
@@ -34,11 +33,11 @@ def kinds(own: Path | None = None) -> dict[str, DeployTemplate]:
     """Everything that can be made, by name; the user's own templates come first and hide envtool's.
 
     Args:
-        own: The user's own directory of templates, with a directory deploy/, instead of the one under envtool's home.
+        own: the user's own directory of templates, with a directory deploy/, instead of the one under envtool's home.
 
     Raises:
-        InvalidFileError: A variables.yml is malformed.
-        MissingFileError: The directory that was named is not there.
+        InvalidFileError: a variables.yml is malformed.
+        MissingFileError: the directory that was named is not there.
     """
     if own is not None:
         read_text(own / "deploy" / "variables.yml", "a directory of templates has deploy/variables.yml and deploy/*.j2")
@@ -53,7 +52,7 @@ def find_kind(name: str, own: Path | None = None) -> DeployTemplate:
     """The kind of a name.
 
     Raises:
-        TemplateError: There is none of this name.
+        TemplateError: there is none of this name.
     """
     known = kinds(own)
     if name not in known:

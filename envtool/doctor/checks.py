@@ -23,12 +23,7 @@ _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA
 
 
 def check(facts: MachineFacts, needs: Needs) -> list[Finding]:
-    """Everything that is found, the worst first.
-
-    Args:
-        facts: What is known of the machine.
-        needs: What the lock needs.
-    """
+    """Everything that is found, the worst first."""
     found = [
         *_virtual_packages(needs), *_driver(facts, needs), *_glibc(facts, needs), *_places(facts, needs),
         *_inotify(facts), *_locale(facts), *_certificates(facts), *_proxies(facts), *_reach(facts, needs),
@@ -41,7 +36,7 @@ def link_scripts(paths: Mapping[str, Iterable[str]]) -> list[Finding]:
     """The packages that want programs run when they are linked.
 
     Args:
-        paths: The paths of the packages whose archives are in the cache, by name.
+        paths: the paths of the packages whose archives are in the cache, by name.
     """
     found = {name: sorted(filter(scripts.is_link_script, each)) for name, each in paths.items()}
     hint = "read them in the environment, and do by hand what of it you need; see docs/reference/archives.md"

@@ -19,10 +19,8 @@ class Finding:
     """One thing that was found.
 
     Args:
-        severity: How bad it is.
-        check: Which check found it, such as `driver`.
-        message: What it is, with what is expected and what was found.
-        hint: What the user can do.
+        check: which check found it, such as `driver`.
+        message: what it is, with what is expected and what was found.
     """
 
     severity: Severity

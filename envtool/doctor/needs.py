@@ -24,10 +24,8 @@ def needs(
     """What packages need.
 
     Args:
-        packages: The packages of a lock for one platform.
-        detected: The machine's virtual packages.
-        sizes: The sizes in bytes of archives and wheels, by URL, as far as they are known.
-        cached: What those that are in the cache take once they are unpacked, in bytes, by URL.
+        sizes: the sizes in bytes of archives and wheels, by URL, as far as they are known.
+        cached: what those that are in the cache take once they are unpacked, in bytes, by URL.
     """
     lacks = tuple((each.name, str(each)) for each in find_lacks(packages, detected))
     missing = [each.url for each in packages if each.url not in cached]

@@ -32,8 +32,8 @@ def fit(cuda: str, driver: str) -> Fit:
     """How a driver goes with a CUDA.
 
     Args:
-        cuda: The version that programs are built for, such as `12.1`.
-        driver: The version of the driver, such as `530.30.02`.
+        cuda: the version that programs are built for, such as `12.1`.
+        driver: the version of the driver, such as `530.30.02`.
     """
     full = driver_for(cuda)
     if full is None:

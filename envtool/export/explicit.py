@@ -15,9 +15,7 @@ def explicit(packages: Sequence[LockedPackage], platform: str, *, with_sha256: b
     """The file, in an order in which every package comes after what it needs.
 
     Args:
-        packages: The packages of the platform.
-        platform: The platform.
-        with_sha256: Whether to give SHA-256 instead of MD5, which every reader knows.
+        with_sha256: whether to give SHA-256 instead of MD5, which every reader knows.
     """
     lines = ["# Written by envtool. Wheels stand in comments: conda leaves them out.", f"# platform: {platform}"]
     lines.append("@EXPLICIT")

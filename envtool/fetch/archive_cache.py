@@ -35,13 +35,11 @@ class Wanted:
     """A file by its content.
 
     Args:
-        name: The file name that the content goes by, kept in the cache because installers read it.
-        sha256: The hash of the content, 64 lower-case hexadecimal digits.
-        urls: Where to look, the best place first.
-        size_bytes: The size of the content, where it is known.
+        name: the file name that the content goes by, kept in the cache because installers read it.
+        sha256: the hash of the content, 64 lower-case hexadecimal digits.
 
     Raises:
-        CacheError: The name is none of a file in one directory.
+        CacheError: the name is none of a file in one directory.
     """
 
     name: str
@@ -59,7 +57,7 @@ class Cache:
     """The content-addressed directory of proven files.
 
     Args:
-        root: Its place; made when the first file is stored.
+        root: its place; made when the first file is stored.
     """
 
     def __init__(self, root: Path) -> None:
@@ -87,15 +85,13 @@ class Cache:
         """Claim the file in which the content grows.
 
         Args:
-            wanted: The content.
-            patience_s: How long another process that fetches the same may stand still before we fetch it ourselves.
-            is_stopped: Asked while waiting.
+            patience_s: how long another process that fetches the same may stand still before we fetch it ourselves.
 
         Yields:
             The file that is ours to write; None when we were stopped.
 
         Raises:
-            CacheError: Nothing can be written here.
+            CacheError: nothing can be written here.
         """
         partial = self.partial(wanted)
         with contextlib.ExitStack() as stack:
@@ -108,7 +104,7 @@ class Cache:
         """Move a whole, proven and synced file to its place.
 
         Raises:
-            CacheError: It cannot be moved there.
+            CacheError: it cannot be moved there.
         """
         path = self.path(wanted)
         with self.storing(wanted, None):
@@ -144,11 +140,10 @@ class Cache:
         """Say what it means when something cannot be written.
 
         Args:
-            wanted: What is being written.
-            need_bytes: How much is still to come, where it is known.
+            need_bytes: how much is still to come, where it is known.
 
         Raises:
-            CacheError: Instead of the OSError.
+            CacheError: instead of the OSError.
         """
         try:
             yield

@@ -33,9 +33,7 @@ class Authorized:
     """A request that may leave.
 
     Args:
-        url: The URL with what belongs into it.
-        bearer: The bearer token, if one is to be sent.
-        basic: User name and password, if they are to be sent.
+        basic: user name and password, if they are to be sent.
     """
 
     url: str
@@ -58,7 +56,7 @@ def authorize(url: str) -> Authorized:
     """Put into a request what its host asks for.
 
     Raises:
-        EnvtoolError: A variable that the URL names is not set, or the file of credentials cannot be used.
+        EnvtoolError: a variable that the URL names is not set, or the file of credentials cannot be used.
     """
     expanded = url_credentials.expand(url)
     parts = urlsplit(expanded)

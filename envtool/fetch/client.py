@@ -41,11 +41,9 @@ class Body:
     """The bytes of a URL on their way.
 
     Args:
-        offset: The position of the first byte that comes; 0 when the server ignored the range.
-        total_bytes: The size of the whole file, where the server says it.
-        chunks: The bytes.
-        url: Where they come from in the end, after redirects.
-        validators: The headers by which the file can later be asked for only if it has changed.
+        offset: the position of the first byte that comes; 0 when the server ignored the range.
+        total_bytes: the size of the whole file, where the server says it.
+        validators: the headers by which the file can later be asked for only if it has changed.
     """
 
     offset: int
@@ -62,17 +60,14 @@ def get(
     """Open a URL (http, https or file) for reading from an offset on.
 
     Args:
-        url: What to read.
-        offset: The first byte that is wanted; a server that ignores it starts at 0, and `Body.offset` says so.
-        patience: The limits.
-        headers: More headers of the request.
+        offset: the first byte that is wanted; a server that ignores it starts at 0, and `Body.offset` says so.
 
     Yields:
         The body. Reading it raises the same errors as opening it.
 
     Raises:
-        TransferError: The URL did not give its bytes.
-        RangeError: It gave another part of them than was asked for.
+        TransferError: the URL did not give its bytes.
+        RangeError: it gave another part of them than was asked for.
     """
     if urlsplit(url).scheme == "file":
         with file_urls.read(url, offset, CHUNK_BYTES) as (total_bytes, chunks):
@@ -96,7 +91,7 @@ def date(url: str, patience: Timeouts) -> str | None:
     """What time a server says it is, whatever else it answers; None when it does not say.
 
     Raises:
-        TransferError: It does not answer.
+        TransferError: it does not answer.
     """
     with _ask(url, 0, patience, {}) as answer:
         return answer.raw.headers.get("Date")

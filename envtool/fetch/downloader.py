@@ -56,19 +56,17 @@ def fetch(
     """Bring files into the cache, several at a time, each from the first place that gives the right bytes.
 
     Args:
-        wanted: The files; the same one twice is fetched once.
-        cache: Where they go.
-        progress: Told of every byte that is proven or on its way, and, if it has `expect`, of how many there will be.
-        patience: The limits; those of the environment variables by default.
-        is_offline: Whether only the cache may be used.
+        wanted: the files; the same one twice is fetched once.
+        progress: told of every byte that is proven or on its way, and, if it has `expect`, of how many there will be.
+        patience: the limits; those of the environment variables by default.
 
     Returns:
         The path of each file.
 
     Raises:
-        NetworkError: A file could not be had; every place is named with its own reason.
-        HashMismatchError: The only place of a file gave other bytes.
-        CacheError: The cache cannot be written, or, offline, lacks something; all of it is listed.
+        NetworkError: a file could not be had; every place is named with its own reason.
+        HashMismatchError: the only place of a file gave other bytes.
+        CacheError: the cache cannot be written, or, offline, lacks something; all of it is listed.
     """
     distinct = list(dict.fromkeys(wanted))
     run = _Run(cache, _Tally(progress, distinct), patience or patience_module.configured())

@@ -19,11 +19,7 @@ def ask_in_turn(
     """Ask places until one has given what is wanted, or none is left.
 
     Args:
-        urls: The places, the best first.
-        ask: Asks one, told whether another one is left; None when it has given what is wanted.
-        wait: Waits so many seconds.
-        hosts: What is known of the hosts.
-        patience: The limits.
+        ask: asks one, told whether another one is left; None when it has given what is wanted.
 
     Returns:
         The places with why each has failed; none when one has not.

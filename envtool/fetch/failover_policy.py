@@ -21,12 +21,10 @@ class Place:
     """What is known of one place that may have a file. Times are seconds of one and the same clock.
 
     Args:
-        url: Where it has the file.
-        failures: How often it has failed in succession without bringing anything new.
-        not_before_s: When it may be asked again.
-        is_out: Whether it cannot have the right bytes, so that asking again makes no sense.
-        is_doubtful: Whether the place as a whole was found down, so that it is asked after the others.
-        reason: Why it failed last, None when it has not been asked.
+        failures: how often it has failed in succession without bringing anything new.
+        is_out: whether it cannot have the right bytes, so that asking again makes no sense.
+        is_doubtful: whether the place as a whole was found down, so that it is asked after the others.
+        reason: why it failed last, None when it has not been asked.
     """
 
     url: str
@@ -42,10 +40,7 @@ class Failure:
     """How a place failed.
 
     Args:
-        reason: For people, one line.
-        is_transient: Whether the same place may well work a moment later.
-        retry_after_s: How long it asks to wait.
-        brought_bytes: Whether the file has grown by this attempt.
+        is_transient: whether the same place may well work a moment later.
     """
 
     reason: str
@@ -59,8 +54,7 @@ class Ask:
     """Ask a place now.
 
     Args:
-        position: Which.
-        has_alternative: Whether another place is left, so that this one need not be suffered.
+        has_alternative: whether another place is left, so that this one need not be suffered.
     """
 
     position: int
@@ -69,11 +63,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Wait:
-    """Wait, then decide again.
-
-    Args:
-        seconds: How long.
-    """
+    """Wait, then decide again."""
 
     seconds: float
 
@@ -87,13 +77,7 @@ Step = Union[Ask, Wait, GiveUp]
 
 
 def decide(places: Sequence[Place], now_s: float, patience: Timeouts) -> Step:
-    """Choose the next step.
-
-    Args:
-        places: Every place, the best first.
-        now_s: The time.
-        patience: The limits.
-    """
+    """Choose the next step."""
     left = [i for i, place in enumerate(places) if _is_left(place, now_s, patience)]
     if not left:
         return GiveUp()
@@ -108,11 +92,7 @@ def after(place: Place, failure: Failure, now_s: float, jitter: float, patience:
     """What is known of a place once it has failed.
 
     Args:
-        place: What was known before.
-        failure: How it failed.
-        now_s: The time.
-        jitter: A random number from 0 to 1.
-        patience: The limits.
+        jitter: a random number from 0 to 1.
     """
     if not failure.is_transient:
         return replace(place, is_out=True, reason=failure.reason)

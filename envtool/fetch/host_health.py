@@ -31,9 +31,7 @@ class HostHealth:
         """Remember how a request ended.
 
         Args:
-            url: What was asked for.
-            error: How it failed, None when it did not.
-            now_s: The time, on the clock of the places.
+            error: how it failed, None when it did not.
         """
         with self._lock:
             known = self._hosts.get(_host(url), _Host())
@@ -44,11 +42,7 @@ class HostHealth:
             )
 
     def is_down(self, url: str) -> bool:
-        """Whether the host gave no answer when it was asked last.
-
-        Args:
-            url: Of anything that the host may have.
-        """
+        """Whether the host gave no answer when it was asked last."""
         with self._lock:
             return self._hosts.get(_host(url), _Host()).down_reason is not None
 
@@ -60,9 +54,7 @@ class HostHealth:
 
 def _informed(place: Place, host: _Host) -> Place:
     return replace(
-        place,
-        is_doubtful=host.down_reason is not None,
-        not_before_s=max(place.not_before_s, host.not_before_s),
+        place, is_doubtful=host.down_reason is not None, not_before_s=max(place.not_before_s, host.not_before_s)
     )
 
 

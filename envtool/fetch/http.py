@@ -39,8 +39,7 @@ class Response:
     """What a server answers; used as a context manager, that lets its connection go.
 
     Args:
-        raw: The answer; its body is still on its way.
-        url: Where it comes from in the end.
+        raw: the answer; its body is still on its way.
     """
 
     raw: HTTPResponse
@@ -61,14 +60,9 @@ class Response:
 def ask(request: Authorized, headers: Mapping[str, str], patience: Timeouts) -> Response:
     """Ask for a URL, and for what it redirects to.
 
-    Args:
-        request: The URL, and what lets it in.
-        headers: What else is said.
-        patience: The limits.
-
     Raises:
         urllib3.exceptions.HTTPError: There is no answer.
-        TransferError: There are too many redirects.
+        TransferError: there are too many redirects.
     """
     from urllib3 import Timeout
 

@@ -28,16 +28,14 @@ def claim(
     """Claim a growing file, or one of our own beside it.
 
     Args:
-        path: The file that every writer would like to go on with; its directory must be there.
-        patience_s: How long its holder may stand still before we stop waiting.
-        is_stopped: Asked while waiting.
-        share: Gives a new file the rights that others need.
+        path: the file that every writer would like to go on with; its directory must be there.
+        patience_s: how long its holder may stand still before we stop waiting.
 
     Yields:
         The file that is ours, which need not be there yet; None when we were stopped.
 
     Raises:
-        OSError: Nothing can be written in the directory.
+        OSError: nothing can be written in the directory.
     """
     user, process = (path.with_name(f"{path.name}.{mark}") for mark in (f"user{os.getuid()}", f"pid{os.getpid()}"))
     for candidate in (path, user, process):

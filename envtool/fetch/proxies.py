@@ -12,11 +12,7 @@ from urllib.parse import urlsplit
 
 
 def proxy_for(url: str) -> str | None:
-    """The URL of the proxy, None where the host is asked itself.
-
-    Args:
-        url: What is asked for.
-    """
+    """The URL of the proxy, None where the host is asked itself."""
     from urllib.request import getproxies, proxy_bypass
 
     proxies = getproxies()

@@ -13,11 +13,7 @@ from typing import Any
 
 
 class _Trust(ssl.SSLContext):
-    """A context that reads its certificates when it is first used.
-
-    Args:
-        bundle: A file or a directory; None means certifi's.
-    """
+    """A context that reads its certificates when it is first used."""
 
     bundle: str | None
     is_read: bool
@@ -46,7 +42,7 @@ def trusting(bundle: str | None) -> ssl.SSLContext:
     """A context for connections to servers, that checks their names and certificates.
 
     Args:
-        bundle: A file or a directory of certificates; None means certifi's.
+        bundle: a file or a directory of certificates; None means certifi's.
     """
     from urllib3.util.ssl_ import create_urllib3_context
 

@@ -28,9 +28,8 @@ class Progress:
     """Where a transfer says how far it is.
 
     Args:
-        advance: Count so many more bytes; a negative number takes them back.
-        expect: Say how large the file is, once it is known.
-        is_stopped: Whether nobody wants the file any more.
+        advance: count so many more bytes; a negative number takes them back.
+        expect: say how large the file is, once it is known.
     """
 
     advance: Callable[[int], None]
@@ -42,10 +41,7 @@ class Transfer:
     """The growing of one file over all attempts.
 
     Args:
-        wanted: The file.
-        path: Where it grows; ours alone.
-        cache: The cache that it grows in.
-        progress: Told of every byte.
+        path: where it grows; ours alone.
     """
 
     def __init__(self, wanted: Wanted, path: Path, cache: Cache, progress: Progress) -> None:
@@ -79,14 +75,10 @@ class Transfer:
     def attempt(self, url: str, patience: Timeouts) -> None:
         """Ask one place for what is missing.
 
-        Args:
-            url: Where it has the file.
-            patience: The limits.
-
         Raises:
-            TransferError: The place did not give all of it; what it gave is kept.
-            HashMismatchError: The place has other bytes.
-            CacheError: The bytes cannot be written.
+            TransferError: the place did not give all of it; what it gave is kept.
+            HashMismatchError: the place has other bytes.
+            CacheError: the bytes cannot be written.
         """
         try:
             self._stream(url, patience)

@@ -12,11 +12,9 @@ class TransferError(NetworkError):
     """A URL that did not give its bytes.
 
     Args:
-        reason: Why, for people.
-        is_transient: Whether the same URL may well work a moment later.
-        retry_after_s: How long the server asks to wait, in seconds.
-        is_down: Whether the place as a whole gave no answer, so that other files are better sought elsewhere.
-        status: The HTTP status, where there was one.
+        is_transient: whether the same URL may well work a moment later.
+        retry_after_s: how long the server asks to wait, in seconds.
+        is_down: whether the place as a whole gave no answer, so that other files are better sought elsewhere.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ def expand(url: str, environ: Mapping[str, str] | None = None) -> str:
     section 2.1.
 
     Raises:
-        EnvtoolError: A variable is not set.
+        EnvtoolError: a variable is not set.
     """
     values = os.environ if environ is None else environ
     missing = missing_variables(url, values)
@@ -86,7 +86,6 @@ def with_variables(url: str, templates: Sequence[str]) -> str:
     """The URL of a file with the variables that a lock names for its place.
 
     Args:
-        url: The canonical URL.
         templates: URLs of channels and indexes as a lock has them: `https://$USER:$TOKEN@host/channel`.
     """
     for template in templates:

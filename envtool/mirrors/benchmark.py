@@ -33,11 +33,9 @@ class Candidate:
     """One place to be measured.
 
     Args:
-        name: The preset, or `origin`.
-        channel: The canonical channel or store of wheels that it stands for.
-        base: Its own URL for that.
-        subdir: The subdir whose repodata is asked for; empty for wheels.
-        sample: A file of the lock, relative to the base.
+        channel: the canonical channel or store of wheels that it stands for.
+        subdir: the subdir whose repodata is asked for; empty for wheels.
+        sample: a file of the lock, relative to the base.
     """
 
     name: str
@@ -52,13 +50,8 @@ class Reading:
     """What was measured of one candidate.
 
     Args:
-        name: The preset, or `origin`.
-        channel: The canonical channel or store of wheels.
-        base: The place's URL for that.
-        latency_s: Until the first byte came; None when none came.
-        bytes_per_s: How fast the sample came; None when it did not.
-        served_by: The host that answered in the end, after redirects.
-        reason: Why something is missing.
+        latency_s: until the first byte came; None when none came.
+        bytes_per_s: how fast the sample came; None when it did not.
     """
 
     name: str
@@ -101,8 +94,7 @@ def measure(places: Sequence[Candidate], limit_s: float) -> list[Reading]:
     """Measure every candidate, all at once.
 
     Args:
-        places: What to measure.
-        limit_s: When to stop; who has not answered by then counts as silent.
+        limit_s: when to stop; who has not answered by then counts as silent.
     """
     pool = ThreadPoolExecutor(_JOBS, thread_name_prefix="probe")
     try:

@@ -32,13 +32,11 @@ def rewrite(text: str, mirrors: Mapping[str, str], known: Collection[str], name:
     """The file with other mirrors.
 
     Args:
-        text: What it says now.
-        mirrors: Canonical channel URL to the mirror's; empty to use none.
-        known: The URLs of all presets' channels; those that stand in the file are taken out.
-        name: The file, for errors.
+        mirrors: canonical channel URL to the mirror's; empty to use none.
+        known: the URLs of all presets' channels; those that stand in the file are taken out.
 
     Raises:
-        InvalidFileError: It is not YAML, or no mapping.
+        InvalidFileError: it is not YAML, or no mapping.
     """
     document = _parse(text, name)
     _take_out(document, known)

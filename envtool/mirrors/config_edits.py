@@ -26,9 +26,7 @@ class Edit:
     """A change of one file.
 
     Args:
-        path: The file.
-        before: What it says now, None when it is not there.
-        after: What it shall say.
+        before: what it says now, None when it is not there.
     """
 
     path: Path
@@ -45,7 +43,7 @@ def read(path: Path) -> str | None:
     """The text of a file, byte for byte with its line ends; None when it is not there.
 
     Raises:
-        EnvtoolError: It cannot be read.
+        EnvtoolError: it cannot be read.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -74,14 +72,14 @@ def apply(edits: Sequence[Edit], journal: Path) -> list[Path]:
     """Make the changes, and keep what was there.
 
     Args:
-        edits: The changes; empty ones are left out.
-        journal: The directory of all changes that can be taken back.
+        edits: the changes; empty ones are left out.
+        journal: the directory of all changes that can be taken back.
 
     Returns:
         The files that were changed.
 
     Raises:
-        EnvtoolError: A file cannot be written, or is not what it was when the change was planned.
+        EnvtoolError: a file cannot be written, or is not what it was when the change was planned.
     """
     due = [each for each in edits if not each.is_empty]
     for each in due:
@@ -101,14 +99,11 @@ def apply(edits: Sequence[Edit], journal: Path) -> list[Path]:
 def undo(journal: Path) -> list[Path]:
     """Take the last change back; run again, the one before it.
 
-    Args:
-        journal: The directory of all changes.
-
     Returns:
         The files that are as they were.
 
     Raises:
-        EnvtoolError: There is no change to take back, or a file was changed since.
+        EnvtoolError: there is no change to take back, or a file was changed since.
     """
     entries = _entries(journal)
     if not entries:

@@ -29,13 +29,12 @@ def plan(names: Sequence[str], tools: Sequence[str], known: Mapping[str, Preset]
     """The changes that make envtool, and other tools on request, use mirrors.
 
     Args:
-        names: Presets, the best first, or `auto`, or `off`.
-        tools: Which other tools: `conda`, `pip`, `uv`.
-        known: Every preset.
-        best: The preset that was measured to be the best; needed for other tools and `auto`.
+        names: presets, the best first, or `auto`, or `off`.
+        tools: which other tools: `conda`, `pip`, `uv`.
+        best: the preset that was measured to be the best; needed for other tools and `auto`.
 
     Raises:
-        EnvtoolError: The names or a file cannot be used.
+        EnvtoolError: the names or a file cannot be used.
     """
     if len(names) > 1 and {AUTO, OFF} & set(names):
         raise EnvtoolError("auto and off stand alone", "envtool mirror use auto")

@@ -38,16 +38,12 @@ _FAILURES = (
 def candidates(index_url: str | None, mirrors: Mirrors) -> tuple[str | None, ...]:
     """The indexes to be asked, one after the other until one answers.
 
-    Args:
-        index_url: The index that an environment.yml names.
-        mirrors: What stands for what on this machine.
-
     Returns:
         URLs, the best first; None means whatever uv asks by itself.
 
     Raises:
         InvalidFileError: config.toml is malformed.
-        MissingFileError: It names a preset that is not there.
+        MissingFileError: it names a preset that is not there.
     """
     own = index_url or pip_index.index_of_machine()
     public = pip_index.public_index()

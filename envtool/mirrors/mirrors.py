@@ -34,8 +34,8 @@ class Mirrors:
     """Which mirrors stand for which canonical URLs.
 
     Args:
-        by_prefix: A canonical URL prefix to the mirror URLs that stand for it, the best first; all end with `/`.
-        has_origin: Whether the canonical URL itself may be asked where there is a mirror for it.
+        by_prefix: a canonical URL prefix to the mirror URLs that stand for it, the best first; all end with `/`.
+        has_origin: whether the canonical URL itself may be asked where there is a mirror for it.
     """
 
     by_prefix: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -63,7 +63,7 @@ def configured() -> Mirrors:
 
     Raises:
         InvalidFileError: config.toml is malformed; every issue is in it.
-        EnvtoolError: The variable is malformed.
+        EnvtoolError: the variable is malformed.
     """
     by_prefix = _from_variable(os.environ.get(VARIABLE, ""))
     table = _table(paths.home() / "config.toml")

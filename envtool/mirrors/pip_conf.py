@@ -28,9 +28,7 @@ def rewrite(text: str, index: str | None, known: Collection[str]) -> str:
     """The file with another index.
 
     Args:
-        text: What it says now.
-        index: The index; None to use no mirror, which takes out those of `known` only.
-        known: The indexes of all presets.
+        index: the index; None to use no mirror, which takes out those of `known` only.
     """
     newline = "\r\n" if "\r\n" in text else "\n"
     lines = text.splitlines(keepends=True)

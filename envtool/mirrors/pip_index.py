@@ -51,7 +51,7 @@ def index_variables(index_url: str | None, extra_index_urls: Sequence[str]) -> d
     Variables and not arguments, since everybody on the machine can read the arguments of a process.
 
     Raises:
-        EnvtoolError: A variable in a URL is not set.
+        EnvtoolError: a variable in a URL is not set.
     """
     variables: dict[str, str] = {}
     if index_url:
@@ -66,7 +66,7 @@ def only(index_url: str | None, extra_index_urls: Sequence[str]) -> dict[str, st
     """The variables that make uv ask the indexes that an environment.yml names, and no other that it knows of.
 
     Raises:
-        EnvtoolError: A variable in a URL is not set.
+        EnvtoolError: a variable in a URL is not set.
     """
     *first, last = (*extra_index_urls, *([index_url] if index_url else [])) or (None,)
     nothing_else = dict.fromkeys(("UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"), "")

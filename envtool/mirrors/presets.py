@@ -40,11 +40,8 @@ class Preset:
     """One mirror.
 
     Args:
-        name: How it is called on the command line.
-        title: Who runs it.
-        channels: Canonical channel URL to the mirror's; all end with `/`.
-        pypi: Its package index (`…/simple`), where it has one.
-        notes: What is good to know.
+        channels: canonical channel URL to the mirror's; all end with `/`.
+        pypi: its package index (`…/simple`), where it has one.
     """
 
     name: str
@@ -91,7 +88,7 @@ def select(names: tuple[str, ...]) -> list[Preset]:
     """The presets of some names, in their order.
 
     Raises:
-        MissingFileError: There is none of that name.
+        MissingFileError: there is none of that name.
     """
     known = presets()
     for name in names:

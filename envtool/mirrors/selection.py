@@ -29,14 +29,9 @@ _LIMIT_S = 8.0
 def for_urls(urls: Sequence[str], cache: Cache, display: ProgressDisplay) -> Mirrors:
     """The mirrors for some canonical URLs, as this machine is set up.
 
-    Args:
-        urls: The canonical URLs that are going to be fetched.
-        cache: Where measurements are kept.
-        display: Where a measurement is shown.
-
     Raises:
         InvalidFileError: config.toml is malformed.
-        MissingFileError: It names a preset that is not there.
+        MissingFileError: it names a preset that is not there.
     """
     configured = mirrors.configured()
     names = mirrors.used()

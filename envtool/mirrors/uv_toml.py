@@ -25,13 +25,10 @@ def rewrite(text: str, index: str | None, known: Collection[str], name: str = "u
     """The file with another default index.
 
     Args:
-        text: What it says now.
-        index: The index; None to use no mirror, which takes out those of `known` only.
-        known: The indexes of all presets.
-        name: The file, for errors.
+        index: the index; None to use no mirror, which takes out those of `known` only.
 
     Raises:
-        InvalidFileError: It is not TOML.
+        InvalidFileError: it is not TOML.
     """
     import tomlkit
     from tomlkit.exceptions import TOMLKitError

@@ -25,11 +25,11 @@ def seal(files: Mapping[str, bytes], key_file: Path | None) -> dict[str, bytes]:
     """The two files that sign an index, nothing without a key.
 
     Args:
-        files: The content of each file of the index, by its path in the channel.
-        key_file: A private key in PEM.
+        files: the content of each file of the index, by its path in the channel.
+        key_file: a private key in PEM.
 
     Raises:
-        SignatureError: The key cannot be used.
+        SignatureError: the key cannot be used.
     """
     if key_file is None:
         return {}
@@ -48,7 +48,7 @@ def parse(content: bytes, name: str) -> dict[str, tuple[str, int]]:
     """What a `channel.json` whose signature was checked says: sha256 and size of each file of the index.
 
     Raises:
-        SignatureError: It says something else.
+        SignatureError: it says something else.
     """
     try:
         stated: dict[str, Any] = json.loads(content)

@@ -32,14 +32,13 @@ def sign(content: bytes, key_file: Path) -> bytes:
     """Sign the bytes of a file.
 
     Args:
-        content: The bytes.
-        key_file: A private key in PEM, without a password.
+        key_file: a private key in PEM, without a password.
 
     Returns:
         64 bytes.
 
     Raises:
-        SignatureError: The key cannot be used.
+        SignatureError: the key cannot be used.
     """
     signature: bytes = _load(key_file, is_private=True).sign(content)
     return signature
@@ -49,10 +48,10 @@ class Keyring:
     """The keys that are trusted.
 
     Args:
-        key_files: Public keys in PEM; several, so that one key can follow another.
+        key_files: public keys in PEM; several, so that one key can follow another.
 
     Raises:
-        SignatureError: A key cannot be used.
+        SignatureError: a key cannot be used.
     """
 
     def __init__(self, key_files: Sequence[Path]) -> None:
@@ -65,15 +64,13 @@ class Keyring:
         """Refuse bytes that none of the keys has signed.
 
         Args:
-            name: What they are, for the error.
-            content: The bytes.
-            signature: The signature that came with them, None where none did.
+            signature: the signature that came with them, None where none did.
 
         Returns:
             The short name of the key that signed: the first 16 hexadecimal digits of its sha256.
 
         Raises:
-            SignatureError: There is no signature, or it is of other bytes or another key.
+            SignatureError: there is no signature, or it is of other bytes or another key.
         """
         known = ", ".join(sorted(self._keys))
         if signature is None:
@@ -96,7 +93,7 @@ def trusted(named: Sequence[Path] = ()) -> Keyring:
 
     Raises:
         InvalidFileError: config.toml is malformed.
-        SignatureError: A key cannot be used.
+        SignatureError: a key cannot be used.
     """
     variable = os.environ.get(VARIABLE, "")
     in_variable = [Path(each) for each in variable.split(os.pathsep) if each]

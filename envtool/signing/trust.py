@@ -31,15 +31,9 @@ def require_signed(
 ) -> None:
     """Refuse packages that stand in no signed index of their channel; only channels that have to be signed are asked.
 
-    Args:
-        packages: What is locked.
-        cache: Where signed indexes are kept.
-        display: Where progress is shown.
-        is_offline: Whether what is kept has to do.
-
     Raises:
-        SignatureError: A channel is not signed by a trusted key, was altered, or does not have a package.
-        NetworkError: A channel cannot be asked.
+        SignatureError: a channel is not signed by a trusted key, was altered, or does not have a package.
+        NetworkError: a channel cannot be asked.
         InvalidFileError: config.toml is malformed.
     """
     prefixes = ed25519.trusted_channels()

@@ -31,9 +31,7 @@ class AptSource:
     """One enabled source of binary packages.
 
     Args:
-        uri: Its base URI, without a slash at the end.
-        suite: Such as `bookworm` or `bookworm-security`.
-        components: Such as `main`.
+        suite: such as `bookworm` or `bookworm-security`.
     """
 
     uri: str
@@ -49,13 +47,7 @@ class AptSource:
 
 
 def wanted(file: PoolFile, user_mirrors: Sequence[str], sources: Sequence[AptSource]) -> Wanted:
-    """A pool file with every place where it may be.
-
-    Args:
-        file: What is wanted.
-        user_mirrors: Mirror sites that the user named.
-        sources: What apt is configured for on this machine.
-    """
+    """A pool file with every place where it may be."""
     bases = base_uris(file.archive, user_mirrors, sources)
     return Wanted(file.name, file.sha256, tuple(f"{base}/{file.path}" for base in bases))
 

@@ -38,13 +38,8 @@ class Built:
     """One package of the channel.
 
     Args:
-        name: The package.
-        version: Its version.
-        build: Its build string.
-        path: The archive, relative to the channel.
-        sha256: Its content.
-        size_bytes: Its size.
-        was_built: False where it was there already and nothing has changed.
+        path: the archive, relative to the channel.
+        was_built: false where it was there already and nothing has changed.
     """
 
     name: str
@@ -61,9 +56,7 @@ class Report:
     """What is in the channel after a build.
 
     Args:
-        url: The channel's file:// URL.
-        packages: One entry for each recipe that was asked for.
-        left_out: Recipes that cannot be built here, each with the reason.
+        left_out: recipes that cannot be built here, each with the reason.
     """
 
     url: str
@@ -83,22 +76,20 @@ def build(
     """Bring a channel up to date with its recipes.
 
     Args:
-        names: The recipes to build; none means all that can be built here.
-        channel: Its directory; made when it is not there.
-        cache: Where proven downloads are kept.
-        display: Shows each step.
-        debian_mirrors: Mirror sites that the user named, tried after the machine's own.
-        recipes: The directory of recipes, where it is not envtool's own.
+        names: the recipes to build; none means all that can be built here.
+        channel: its directory; made when it is not there.
+        debian_mirrors: mirror sites that the user named, tried after the machine's own.
+        recipes: the directory of recipes, where it is not envtool's own.
 
     Returns:
         The packages, and whether each was built or reused.
 
     Raises:
-        RecipeError: A recipe is malformed.
-        MissingFileError: A recipe that was named is not there or cannot be built here.
-        NetworkError: A source could not be had.
-        HashMismatchError: A source has other bytes than the recipe says.
-        ArchiveError: A source is not built as its format demands.
+        RecipeError: a recipe is malformed.
+        MissingFileError: a recipe that was named is not there or cannot be built here.
+        NetworkError: a source could not be had.
+        HashMismatchError: a source has other bytes than the recipe says.
+        ArchiveError: a source is not built as its format demands.
         ProcessError: pip or patchelf failed.
     """
     directory = recipes or recipe.directory()
@@ -119,13 +110,7 @@ def build(
 
 @dataclass(frozen=True)
 class _State:
-    """What is remembered of a recipe's last build.
-
-    Args:
-        inputs: A digest of all that went in.
-        built: What came out.
-        superseded: Archives that earlier builds left and that are no longer listed.
-    """
+    """What is remembered of a recipe's last build."""
 
     inputs: str
     built: Built

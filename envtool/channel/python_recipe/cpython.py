@@ -39,8 +39,7 @@ class Interpreter:
     """CPython, ready to be packed.
 
     Args:
-        files: What goes into the prefix.
-        licenses: The copyright file of each Debian package, below `licenses/`.
+        licenses: the copyright file of each Debian package, below `licenses/`.
     """
 
     files: tuple[Entry, ...]
@@ -51,16 +50,13 @@ def assemble(debs: Sequence[Deb], upstream: Path, source: DebianSource, patchelf
     """Put the interpreter together.
 
     Args:
-        debs: The packages of the recipe.
-        upstream: The source tarball.
-        source: What to take from it and what to leave out.
-        patchelf: Sets the run paths.
+        source: what to take from it and what to leave out.
 
     Returns:
         The files and their licences; the same bytes for the same sources.
 
     Raises:
-        ArchiveError: The packages do not fit together: a library is missing, or a licence.
+        ArchiveError: the packages do not fit together: a library is missing, or a licence.
     """
     version = _version(debs)
     standard = f"lib/python{version}"

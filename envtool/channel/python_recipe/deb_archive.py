@@ -26,10 +26,9 @@ class Member:
     """A file or a symbolic link of a package.
 
     Args:
-        path: Relative to the root directory, without `./`.
-        content: The bytes; empty for a link.
-        is_executable: Whether its owner may run it.
-        link: The target of a symbolic link, as it is written.
+        path: relative to the root directory, without `./`.
+        content: the bytes; empty for a link.
+        link: the target of a symbolic link, as it is written.
     """
 
     path: str
@@ -43,9 +42,7 @@ class Deb:
     """A whole package.
 
     Args:
-        name: From its control file.
-        version: From its control file.
-        members: Files and links, in the package's order; directories are left out.
+        members: files and links, in the package's order; directories are left out.
     """
 
     name: str
@@ -56,14 +53,11 @@ class Deb:
 def read(path: Path) -> Deb:
     """Read a package.
 
-    Args:
-        path: The `.deb` file.
-
     Returns:
         Its name, version and members.
 
     Raises:
-        ArchiveError: It is damaged, not a Debian package, or has an unsafe member.
+        ArchiveError: it is damaged, not a Debian package, or has an unsafe member.
     """
     try:
         parts = dict(_ar_members(path.read_bytes(), path.name))

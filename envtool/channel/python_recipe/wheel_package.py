@@ -25,15 +25,13 @@ def to_package(path: Path, recipe: Recipe, about: tuple[Entry, ...]) -> Package:
     """Make a package of a wheel.
 
     Args:
-        path: The wheel, proved already.
-        recipe: Says how the package presents itself.
-        about: What else goes into `info/`.
+        about: what else goes into `info/`.
 
     Returns:
         The package, without its recipe's sources.
 
     Raises:
-        ArchiveError: The wheel is damaged, compiled, or contradicts its own RECORD or the recipe.
+        ArchiveError: the wheel is damaged, compiled, or contradicts its own RECORD or the recipe.
     """
     members = dict(reader.read_members(path))
     dist_info = reader.dist_info_of(members, path.name)
