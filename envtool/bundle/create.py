@@ -16,7 +16,7 @@ from envtool.fetch.archive_cache import Cache, sha256_of
 from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import LockedPackage, read_lockfile
 from envtool.mirrors import mirrors
-from envtool.signing import ed25519
+from envtool.signing import keyring
 from envtool.source_builds.acquire import fetch_packages
 
 
@@ -136,7 +136,7 @@ def _write(
     as_directory: bool,
 ) -> Made:
     content = manifest.format()
-    signed = ed25519.sign(content, order.key_file) if order.key_file else None
+    signed = keyring.sign(content, order.key_file) if order.key_file else None
     with display.task(f"write {target}", manifest.size_bytes, in_bytes=True) as task:
         if as_directory:
             writer.write_directory(target, manifest, signed, sources, task)

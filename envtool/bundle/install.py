@@ -18,7 +18,7 @@ from envtool.install.create import Outcome, create
 from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile, parse_lockfile
 from envtool.prefix.prefix import Prefix
-from envtool.signing import ed25519
+from envtool.signing.keyring import trusted as trusted_keys
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def open_trusted(path: Path, key_files: Sequence[Path] = ()) -> Trusted:
         BundleError: it is no bundle, not whole, or altered.
         SignatureError: keys are trusted, and none of them has signed it.
     """
-    keyring = ed25519.trusted(key_files)
+    keyring = trusted_keys(key_files)
     bundle = open_bundle(path)
     key = keyring.require(str(path), bundle.content, bundle.signature) if keyring else None
     lockfile = parse_lockfile(f"{LOCKFILE} in {path}", bundle.read(LOCKFILE).decode("utf-8"))

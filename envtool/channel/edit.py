@@ -47,6 +47,7 @@ class Changed:
 
     Args:
         added: the archives that came, as `subdir/file name`.
+        kept: how many archives the index lists now.
     """
 
     added: tuple[str, ...]
@@ -180,7 +181,8 @@ def _indexed(
         index.write(channel, kept, has_shards=indexing.has_shards, key_file=indexing.key_file)
     for name in gone:
         there[name].unlink()
-    return Changed(added, gone, len(kept))
+    subdirs = {name.partition("/")[0] for name in kept}
+    return Changed(added, gone, sum(len(index.read(channel, subdir) or ()) for subdir in subdirs))
 
 
 @contextmanager

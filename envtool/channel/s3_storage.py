@@ -48,14 +48,14 @@ class S3Storage:
     def paths(self) -> Iterable[str]:
         """Every object that is there."""
         with self._asking():
-            pages = self._client.get_paginator("list_objects_v2").paginate(S3Storage=self._bucket, Prefix=self._prefix)
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
             return sorted(each["Key"][len(self._prefix) :] for page in pages for each in page.get("Contents", ()))
 
     def read(self, path: str) -> bytes | None:
         """A small object, None where it is not there."""
         with self._asking():
             try:
-                body: bytes = self._client.get_object(S3Storage=self._bucket, Key=self._key(path))["Body"].read()
+                body: bytes = self._client.get_object(Bucket=self._bucket, Key=self._key(path))["Body"].read()
                 return body
             except self._client.exceptions.NoSuchKey:
                 return None
@@ -66,7 +66,7 @@ class S3Storage:
 
         with self._asking():
             try:
-                head = self._client.head_object(S3Storage=self._bucket, Key=self._key(path))
+                head = self._client.head_object(Bucket=self._bucket, Key=self._key(path))
             except ClientError as error:
                 if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
                     return False
@@ -84,7 +84,7 @@ class S3Storage:
     def remove(self, path: str) -> None:
         """Remove an object."""
         with self._asking():
-            self._client.delete_object(S3Storage=self._bucket, Key=self._key(path))
+            self._client.delete_object(Bucket=self._bucket, Key=self._key(path))
 
     def _key(self, path: str) -> str:
         return self._prefix + path

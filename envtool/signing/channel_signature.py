@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from envtool.errors import SignatureError
-from envtool.signing import ed25519
+from envtool.signing import keyring
 
 FORMAT = "envtool-channel-1"
 INDEX = "channel.json"
@@ -41,7 +41,7 @@ def seal(files: Mapping[str, bytes], key_file: Path | None) -> dict[str, bytes]:
         },
     }
     content = (json.dumps(stated, indent=1, sort_keys=True) + "\n").encode()
-    return {INDEX: content, SIGNATURE: ed25519.sign(content, key_file)}
+    return {INDEX: content, SIGNATURE: keyring.sign(content, key_file)}
 
 
 def parse(content: bytes, name: str) -> dict[str, tuple[str, int]]:

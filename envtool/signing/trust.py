@@ -19,8 +19,9 @@ from envtool.fetch.authentication import without_credentials
 from envtool.fetch.transfer_error import TransferError
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.mirrors import mirrors
-from envtool.signing import channel_signature, ed25519
-from envtool.signing.ed25519 import Keyring
+from envtool.signing import channel_signature
+from envtool.signing import keyring as keys
+from envtool.signing.keyring import Keyring
 
 _LARGEST_BYTES = 1 << 24
 _SIGN_HINT = "whoever keeps the channel signs it: envtool channel index DIR --key team.pem"
@@ -36,16 +37,16 @@ def require_signed(
         NetworkError: a channel cannot be asked.
         InvalidFileError: config.toml is malformed.
     """
-    prefixes = ed25519.trusted_channels()
+    prefixes = keys.trusted_channels()
     by_channel: dict[str, list[LockedPackage]] = {}
     for each in packages:
         if each.manager == "conda" and prefixes and each.url.startswith(prefixes):
             by_channel.setdefault(f"{each.url.rsplit('/', 2)[0]}/", []).append(each)
     if not by_channel:
         return
-    keyring = ed25519.trusted()
+    keyring = keys.trusted()
     if not keyring:
-        hint = f"name one: {ed25519.VARIABLE}, or keys below [trust] in config.toml"
+        hint = f"name one: {keys.VARIABLE}, or keys below [trust] in config.toml"
         raise SignatureError("channels have to be signed here, but no key is trusted", hint)
     with display.task(f"check the signatures of {len(by_channel)} channels", in_bytes=True) as task:
         for channel, members in by_channel.items():
