@@ -72,14 +72,7 @@ def size(count: float) -> str:
 
 
 class Task:
-    """One long piece of work whose progress is shown.
-
-    Args:
-        bars: the display that draws it, or None where nothing is drawn.
-        label: what is being done, such as `fetch torch`.
-        total: how much work there is, in bytes or items, or None where it is not known.
-        in_bytes: whether the work is counted in bytes.
-    """
+    """One long piece of work whose progress is shown."""
 
     def __init__(self, bars: Progress | None, label: str, total: int | None, *, in_bytes: bool) -> None:
         self._bars = bars

@@ -11,11 +11,7 @@ from dataclasses import dataclass
 
 
 class EnvtoolError(Exception):
-    """The root of every error that envtool knows.
-
-    Args:
-        message: what is wrong, with the thing that is wrong named first.
-    """
+    """The root of every error that envtool knows."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)

@@ -43,11 +43,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Template:
-    """A template of an environment specification.
-
-    Args:
-        name: its name, which is its file name without `.yml.j2`.
-    """
+    """A template of an environment specification."""
 
     name: str
     path: Path
@@ -62,7 +58,6 @@ def templates(own: Path | None = None) -> dict[str, Template]:
         own: the user's own directory of templates, instead of the one under envtool's home.
 
     Raises:
-        InvalidFileError: a variables.yml is malformed.
         MissingFileError: the directory that was named is not there.
     """
     if own is not None:
@@ -98,11 +93,7 @@ def _template(document: YamlDocument, name: str, file: Path, entry: Value) -> Te
 
 
 def read_variables(document: YamlDocument, value: Value | None, what: str) -> tuple[Variable, ...]:
-    """The variables that a variables.yml describes; what is wrong with them goes to the document's issues.
-
-    Args:
-        value: the mapping of names to what is said of each.
-    """
+    """The variables that a variables.yml describes; what is wrong with them goes to the document's issues."""
     variables = []
     for name, about in document.mapping(value, what).items():
         document.mapping(about, name, ("help", "default", "choices", "pattern"))

@@ -27,7 +27,6 @@ class Order:
     Args:
         pythons: the Python versions of the machines that it is for, such as `3.11`.
         tools_path: where the choice of envtool's own wheels is kept, if it is.
-        key_file: the private key to sign it with, if it is to be signed.
     """
 
     lockfile_path: Path
@@ -56,11 +55,9 @@ def create(order: Order, target: Path, cache: Cache, display: ProgressDisplay, *
     """Make a bundle.
 
     Raises:
-        LockfileError: the lock cannot be used.
         PrefixError: it has nothing for a platform or category.
         NetworkError, HashMismatchError: An archive or wheel could not be had or proven.
         SolveError: there are no wheels of envtool for one of the Pythons.
-        SignatureError: the key cannot be used.
         BundleError: the target is something else already.
     """
     writer.refuse_foreign(target, as_directory=as_directory)

@@ -84,9 +84,6 @@ def _is_in_a_wheel(path: PurePosixPath) -> bool:
 def choose(wheel: Path, platforms: Sequence[str], pythons: Sequence[str], mirrors: Mirrors) -> Lockfile:
     """Choose the wheels that envtool needs.
 
-    Args:
-        pythons: the Python versions that it shall run on, such as `3.11`.
-
     Returns:
         A lock with the category `python3.11` for Python 3.11.
 
@@ -121,7 +118,6 @@ def remembered(path: Path, wheel: Path, platforms: Sequence[str], pythons: Seque
     """The tools that a file names; chosen and written there when the file is not there yet.
 
     Raises:
-        LockfileError: the file is malformed.
         BundleError: it is for other platforms, other Pythons or another envtool.
         SolveError: there are no wheels for one of them.
     """

@@ -47,12 +47,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose structure is right; its files are still to be hashed by whoever reads them.
-
-    Args:
-        content: the bytes of its manifest.
-        signature: the signature over the manifest, None where there is none.
-    """
+    """A bundle whose structure is right; its files are still to be hashed by whoever reads them."""
 
     path: Path
     content: bytes

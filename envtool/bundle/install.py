@@ -23,12 +23,7 @@ from envtool.signing.keyring import trusted as trusted_keys
 
 @dataclass(frozen=True)
 class Trusted:
-    """A bundle whose signature was checked, where this machine asks for one.
-
-    Args:
-        bundle: the bundle; its files are proven when they are read.
-        key: the short name of the key that signed it, None where no key is trusted.
-    """
+    """A bundle whose signature was checked, where this machine asks for one."""
 
     bundle: Bundle
     key: str | None
@@ -55,12 +50,8 @@ def open_trusted(path: Path, key_files: Sequence[Path] = ()) -> Trusted:
 def install(trusted: Trusted, request: Request, prefix: Prefix, cache: Cache, display: ProgressDisplay) -> Outcome:
     """Make an environment from a bundle; no network is used.
 
-    Args:
-        cache: where the proven files are kept; `verify` and `create --repair` need them later.
-
     Raises:
         BundleError: a file of the bundle is missing, damaged or altered; the environment was not touched.
-        EnvtoolError: whatever `create` raises.
     """
     bundle = trusted.bundle
     wanted = [_wanted(bundle, each) for each in request.packages()]
@@ -76,11 +67,7 @@ def install(trusted: Trusted, request: Request, prefix: Prefix, cache: Cache, di
 
 
 def verify(bundle: Bundle, task: Task) -> None:
-    """Read every file of a bundle.
-
-    Raises:
-        BundleError: one is damaged or altered.
-    """
+    """Read every file of a bundle."""
     task.expect(bundle.manifest.size_bytes)
     for path in bundle.manifest.files:
         for chunk in bundle.chunks(path):

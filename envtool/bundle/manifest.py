@@ -38,8 +38,6 @@ class Manifest:
     """What a bundle holds.
 
     Args:
-        platforms: the platforms of the lock whose packages are in it.
-        categories: the categories of the lock whose packages are in it.
         files: every file but the manifest and its signature, by path.
         tools: the wheels that run envtool, as paths, by platform and Python version such as `3.11`.
     """

@@ -19,9 +19,6 @@ _SAME_KEYS = ("name", "version", "build", "build_number")
 def check_archive(path: Path) -> list[Issue]:
     """Compare an archive with its own paths.json, and its name with its own index.json.
 
-    Args:
-        path: a `.conda` or `.tar.bz2` file.
-
     Returns:
         What does not fit; nothing when all does.
     """
@@ -37,9 +34,6 @@ def check_archive(path: Path) -> list[Issue]:
 
 def check(channel: Path, archives: Mapping[str, Path], task: Task) -> list[Issue]:
     """Check a whole channel.
-
-    Args:
-        archives: its archives, by `subdir/file name`.
 
     Returns:
         What does not fit; nothing when all does.

@@ -34,7 +34,6 @@ class Indexing:
 
     Args:
         has_shards: whether there shall be shards; None means if there are some already.
-        key_file: the private key to sign the index with, if it is to be signed.
     """
 
     has_shards: bool | None = None
@@ -43,12 +42,7 @@ class Indexing:
 
 @dataclass(frozen=True)
 class Changed:
-    """What was changed in a channel.
-
-    Args:
-        added: the archives that came, as `subdir/file name`.
-        kept: how many archives the index lists now.
-    """
+    """What was changed in a channel."""
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
@@ -56,11 +50,7 @@ class Changed:
 
 
 def archives(channel: Path) -> dict[str, Path]:
-    """Every archive of a channel, by `subdir/file name`.
-
-    Raises:
-        ChannelError: it is no directory.
-    """
+    """Every archive of a channel, by `subdir/file name`."""
     if not channel.is_dir():
         raise ChannelError(f"{channel} is no directory", "envtool channel add DIR FILE makes a channel")
     found = (each for each in channel.glob("*/*") if each.name.endswith(_SUFFIXES) and each.parent.name[0] != ".")
@@ -71,7 +61,6 @@ def add(channel: Path, files: Sequence[Path], display: ProgressDisplay, indexing
     """Copy archives into a channel and index it.
 
     Args:
-        channel: its directory; made when it is not there.
         files: the archives. What they hold is compared with what they say about themselves first.
 
     Raises:
@@ -96,11 +85,7 @@ def add(channel: Path, files: Sequence[Path], display: ProgressDisplay, indexing
 
 
 def reindex(channel: Path, display: ProgressDisplay, indexing: Indexing) -> Changed:
-    """Index a channel as it is.
-
-    Raises:
-        ChannelError: it is no directory.
-    """
+    """Index a channel as it is."""
     archives(channel)
     with _changing(channel):
         return _indexed(channel, (), (), display, indexing)
@@ -111,9 +96,6 @@ def remove(channel: Path, patterns: Sequence[str], display: ProgressDisplay, ind
 
     Args:
         patterns: file names, with `subdir/` before them or not; `*` and `?` stand for any characters and any one.
-
-    Raises:
-        ChannelError: a pattern names none.
     """
     archives(channel)
     with _changing(channel):
@@ -134,10 +116,6 @@ def collect(channel: Path, keep: int, display: ProgressDisplay, indexing: Indexi
 
     Args:
         keep: how many builds of each package stay in each subdir.
-
-    Raises:
-        ArchiveError: an archive cannot be read.
-        ChannelError: it is no directory.
     """
     archives(channel)
     with _changing(channel):

@@ -33,11 +33,7 @@ def write(
     """Index archives of a channel; an older signature of its index goes, since it would not fit any more.
 
     Args:
-        channel: its directory. `noarch/repodata.json` is written even where the subdir is empty, since every client
-            asks for it.
         archives: each as `subdir/file name`; what else lies in the directory is not listed.
-        has_shards: whether to write shards as well; None means if there are some.
-        key_file: the private key to sign the index with, if it is to be signed.
     """
     if has_shards is None:
         has_shards = any(channel.glob(f"*/{SHARDS}"))

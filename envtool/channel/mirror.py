@@ -53,14 +53,10 @@ def mirror(
 ) -> Mirrored:
     """Bring a mirror up to date with a lock.
 
-    Args:
-        key_file: the private key to sign the index with, if it is to be signed.
-
     Raises:
         ChannelError: there is something else in the place, or two files of the lock have one name.
         LockfileError: a package of the lock has no sha256.
         NetworkError, HashMismatchError: An archive or wheel could not be had or proven.
-        SignatureError: the key cannot be used.
     """
     there = _refuse_foreign(place)
     wanted = _placed(lockfile)

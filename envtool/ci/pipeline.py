@@ -60,11 +60,7 @@ class Step:
 
 @dataclass(frozen=True)
 class CiReport:
-    """What all steps came to.
-
-    Args:
-        env_digest: the env digest of the environment, None when there is none.
-    """
+    """What all steps came to."""
 
     steps: tuple[Step, ...]
     env_digest: str | None
@@ -79,13 +75,7 @@ class CiReport:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be checked.
-
-    Args:
-        output: the directory of what the job leaves for people and other tools.
-        is_rebuilt: whether the environment is made a second time and compared.
-        name: the name of the environment in the bill of materials.
-    """
+    """What is to be checked."""
 
     freshness: LockRequest
     lockfile: Lockfile

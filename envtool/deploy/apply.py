@@ -28,9 +28,7 @@ class ApplyOptions:
     """How a release is to be put in place.
 
     Args:
-        app: the WSGI application, for a start script that has to be written.
         app_dir: the application's code and settings; None means `app` of the service, unless that is empty.
-        limit_s: seconds that a release has until it is well.
     """
 
     app: str = "serve.wsgi:app"
@@ -42,11 +40,7 @@ class ApplyOptions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was done.
-
-    Args:
-        previous: the digest of the one that was current before; None when there was none.
-    """
+    """What was done."""
 
     release: Release
     previous: str | None
@@ -75,9 +69,6 @@ def apply(
 
 def roll_back(root: ReleaseDirectory, digest: str | None, wishes: ApplyOptions, display: ProgressDisplay) -> Outcome:
     """Bring a service back to a release that it had.
-
-    Args:
-        digest: which, or its beginning; the one that was applied before the current one when None.
 
     Raises:
         DeployError: there is no such release, or it is not well.

@@ -30,11 +30,7 @@ _CALL_S = 3.0
 
 @dataclass(frozen=True)
 class Note:
-    """A hand-over that has begun.
-
-    Args:
-        is_retiring: whether the old master was told to end: from there it only goes forward.
-    """
+    """A hand-over that has begun."""
 
     old: str
     new: str
@@ -52,22 +48,14 @@ class Action(enum.Enum):
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do, and which release is current after it.
-
-    Args:
-        current: the digest of the release that is current; None when the link is right as it is.
-    """
+    """What to do, and which release is current after it."""
 
     action: Action
     current: str | None = None
 
 
 def decide(note: Note | None, running: Sequence[Master]) -> Decision:
-    """What to do about what an earlier run left behind.
-
-    Args:
-        note: its note, None when it ended well.
-    """
+    """What to do about what an earlier run left behind."""
     if len(running) > 1:
         old, new = running[0], running[-1]
         # The old one may have closed its listener already: then only the newcomer takes requests.
@@ -80,11 +68,7 @@ def decide(note: Note | None, running: Sequence[Master]) -> Decision:
 
 
 def settle(root: ReleaseDirectory) -> Decision:
-    """Bring what an earlier run left behind to a state from which to go on.
-
-    Raises:
-        DeployError: a process does not end.
-    """
+    """Bring what an earlier run left behind to a state from which to go on."""
     for each in gunicorn_masters.masters(root.trial):
         gunicorn_masters.stop(each.pid, _CLAIM_S)
     running = gunicorn_masters.masters(root.run)
@@ -105,7 +89,6 @@ def hand_over(root: ReleaseDirectory, old: Master, new: str, limit_s: float) -> 
 
     Args:
         new: the digest of the release that shall serve; it was tried out.
-        limit_s: seconds that its workers have until they take requests.
 
     Raises:
         DeployError: the new release did not come up; the old one serves, and is current.

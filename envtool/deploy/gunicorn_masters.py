@@ -30,11 +30,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Master:
-    """A master of gunicorn.
-
-    Args:
-        is_newcomer: whether the master that it is to replace still runs.
-    """
+    """A master of gunicorn."""
 
     pid: int
     release: str

@@ -40,7 +40,6 @@ class Release:
     """One environment with one application, which are served together.
 
     Args:
-        app_digest: the digest of its code and settings; None where the environment has it all.
         lock_id: the name of its environment's directory under envs/, which follows from the lock.
         made: when it was made, as `2026-11-22T15:00:00Z`.
     """
@@ -58,11 +57,7 @@ class Release:
 
 
 class ReleaseDirectory:
-    """The directory of a service.
-
-    Args:
-        path: where it is; made absolute, links resolved.
-    """
+    """The directory of a service."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().resolve()
@@ -83,11 +78,7 @@ class ReleaseDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the directory alone; a second process waits and says so.
-
-        Raises:
-            DeployError: the directory cannot be written.
-        """
+        """Hold the directory alone; a second process waits and says so."""
         with ExitStack() as stack:
             try:
                 self.lay_out()

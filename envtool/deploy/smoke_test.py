@@ -21,10 +21,6 @@ _OTHERS = ("GUNICORN_PID", "GUNICORN_FD", "LISTEN_PID", "LISTEN_FDS", "NOTIFY_SO
 def try_out(root: ReleaseDirectory, digest: str, serving: Master | None, limit_s: float, path: str) -> None:
     """Start one worker of a release and ask whether it is well.
 
-    Args:
-        serving: the master that serves; its environment has the settings of the service.
-        limit_s: seconds that it has until it is well.
-
     Raises:
         DeployError: it is not; with the end of its log.
     """

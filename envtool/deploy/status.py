@@ -23,9 +23,6 @@ class Status:
     """How a service is.
 
     Args:
-        current: the digest of the current release; None before the first release.
-        releases: the releases, in the order in which they were applied.
-        running: the masters that run; two while one replaces the other.
         trouble: what is wrong; None when the current release serves and is well.
     """
 

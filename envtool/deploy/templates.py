@@ -19,11 +19,7 @@ _SUFFIX = ".j2"
 
 @dataclass(frozen=True)
 class DeployTemplate:
-    """One file that can be made.
-
-    Args:
-        template: what makes it; its name is the name of the kind.
-    """
+    """One file that can be made."""
 
     template: Template
     output: str
@@ -36,7 +32,6 @@ def kinds(own: Path | None = None) -> dict[str, DeployTemplate]:
         own: the user's own directory of templates, with a directory deploy/, instead of the one under envtool's home.
 
     Raises:
-        InvalidFileError: a variables.yml is malformed.
         MissingFileError: the directory that was named is not there.
     """
     if own is not None:

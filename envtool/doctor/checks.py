@@ -33,11 +33,7 @@ def check(facts: MachineFacts, needs: Needs) -> list[Finding]:
 
 
 def link_scripts(paths: Mapping[str, Iterable[str]]) -> list[Finding]:
-    """The packages that want programs run when they are linked.
-
-    Args:
-        paths: the paths of the packages whose archives are in the cache, by name.
-    """
+    """The packages that want programs run when they are linked."""
     found = {name: sorted(filter(scripts.is_link_script, each)) for name, each in paths.items()}
     hint = "read them in the environment, and do by hand what of it you need; see docs/reference/archives.md"
     return [Finding(_NOTE, "link-scripts", scripts.sentence(name, each), hint) for name, each in found.items() if each]

@@ -16,12 +16,7 @@ class Severity(enum.Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
-
-    Args:
-        check: which check found it, such as `driver`.
-        message: what it is, with what is expected and what was found.
-    """
+    """One thing that was found."""
 
     severity: Severity
     check: str

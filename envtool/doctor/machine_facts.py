@@ -9,11 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Gpu:
-    """What this machine has of NVIDIA.
-
-    Args:
-        driver: the version of the driver; None when none is loaded.
-    """
+    """What this machine has of NVIDIA."""
 
     has_device: bool = False
     driver: str | None = None
@@ -25,7 +21,6 @@ class Place:
 
     Args:
         is_writable: whether it, or the nearest directory that is there, can be written.
-        mode: its permissions; None when it is not there.
         free_files: how many files its disk can still take; None where it does not count them.
         device: the number of its disk; two places with the same share its room.
     """
@@ -54,11 +49,7 @@ class Inotify:
 
 @dataclass(frozen=True)
 class Reach:
-    """Whether a channel or a store of wheels can be reached.
-
-    Args:
-        answering: the names of those that have what the lock needs.
-    """
+    """Whether a channel or a store of wheels can be reached."""
 
     channel: str
     places: int
@@ -68,11 +59,7 @@ class Reach:
 
 @dataclass(frozen=True)
 class Clock:
-    """This machine's clock against a server's.
-
-    Args:
-        skew_s: how many seconds this machine is ahead.
-    """
+    """This machine's clock against a server's."""
 
     host: str
     skew_s: float
@@ -92,13 +79,9 @@ class MachineFacts:
 
     Args:
         virtual_packages: the virtual packages of conda, name to `version` or `version build`.
-        inotify: the limits of file events; None where the kernel does not say.
-        has_locale: whether the locale that the environment asks for is there.
-        files: for each file that a variable names, whether it is there.
         proxies: for each proxy of the environment, why it cannot be used; None when it accepts connections.
         reach: the channels of the lock; None when they were not asked.
         clock: this machine's clock; None when no server was asked.
-        user_packages: directories of packages that every Python of this user sees.
     """
 
     environ: Mapping[str, str] = field(default_factory=dict)
@@ -122,8 +105,6 @@ class Needs:
 
     Args:
         lacks: what the machine does not have of it, in words, by virtual package.
-        cuda: the newest CUDA that its packages are built for, such as `12.1`; None when they need none.
-        glibc: the newest glibc that its wheels are built for; None when any will do.
         missing_bytes: the size of its archives and wheels that are not in the cache, as far as it is known.
         unpacked_bytes: what an environment of all of them takes: measured for those that are in the cache, and guessed
             from the size for others.

@@ -24,7 +24,6 @@ def needs(
     """What packages need.
 
     Args:
-        sizes: the sizes in bytes of archives and wheels, by URL, as far as they are known.
         cached: what those that are in the cache take once they are unpacked, in bytes, by URL.
     """
     lacks = tuple((each.name, str(each)) for each in find_lacks(packages, detected))

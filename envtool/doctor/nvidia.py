@@ -29,12 +29,7 @@ class Fit(enum.Enum):
 
 
 def fit(cuda: str, driver: str) -> Fit:
-    """How a driver goes with a CUDA.
-
-    Args:
-        cuda: the version that programs are built for, such as `12.1`.
-        driver: the version of the driver, such as `530.30.02`.
-    """
+    """How a driver goes with a CUDA."""
     full = driver_for(cuda)
     if full is None:
         return Fit.UNKNOWN

@@ -1,8 +1,7 @@
 """The cache: proven files by their sha256, in a directory that processes and users of a group may share.
 
-A file is hashed again whenever it is taken out, since a cache is only a directory that anybody may have edited. To
-share one, its root belongs to the group, is group-writable and has the set-group-ID bit; then whatever is made in it
-is the group's as well, whatever the umask. In any other place the umask has its way.
+A file is hashed again whenever it is taken out. To share a cache, its root belongs to the group, is group-writable and
+has the set-group-ID bit; then whatever is made in it is the group's as well, whatever the umask.
 
     install -d -m 2775 -g ml /srv/envtool-cache
 """
@@ -89,9 +88,6 @@ class Cache:
 
         Yields:
             The file that is ours to write; None when we were stopped.
-
-        Raises:
-            CacheError: nothing can be written here.
         """
         partial = self.partial(wanted)
         with contextlib.ExitStack() as stack:
@@ -101,11 +97,7 @@ class Cache:
             yield path
 
     def store(self, wanted: Wanted, partial: Path) -> Path:
-        """Move a whole, proven and synced file to its place.
-
-        Raises:
-            CacheError: it cannot be moved there.
-        """
+        """Move a whole, proven and synced file to its place."""
         path = self.path(wanted)
         with self.storing(wanted, None):
             self._make_directory(path.parent)
@@ -119,9 +111,9 @@ class Cache:
                     raise
                 return found
             sync_directory(path.parent)
-        for each in siblings(self.partial(wanted)):
+        for sibling in siblings(self.partial(wanted)):
             with contextlib.suppress(OSError):
-                each.unlink()
+                sibling.unlink()
         return path
 
     def share(self, path: Path) -> None:
@@ -137,14 +129,7 @@ class Cache:
 
     @contextmanager
     def storing(self, wanted: Wanted, need_bytes: int | None) -> Iterator[None]:
-        """Say what it means when something cannot be written.
-
-        Args:
-            need_bytes: how much is still to come, where it is known.
-
-        Raises:
-            CacheError: instead of the OSError.
-        """
+        """Turn an OSError of writing into an error that names the file and the cache."""
         try:
             yield
         except OSError as error:

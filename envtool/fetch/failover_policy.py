@@ -1,4 +1,4 @@
-"""Which place to ask next for a file, after what has failed: a pure decision, without a clock and without a network.
+"""The choice of the next place to ask for a file, after what has failed: a pure decision, without clock or network.
 
 Every place is asked once, in the order given, before any is asked again; those that may well work a moment later are
 then asked in further rounds, each after its own wait. Out of scope: asking (`envtool.fetch.downloader`).
@@ -23,8 +23,6 @@ class Place:
     Args:
         failures: how often it has failed in succession without bringing anything new.
         is_out: whether it cannot have the right bytes, so that asking again makes no sense.
-        is_doubtful: whether the place as a whole was found down, so that it is asked after the others.
-        reason: why it failed last, None when it has not been asked.
     """
 
     url: str
@@ -37,11 +35,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Failure:
-    """How a place failed.
-
-    Args:
-        is_transient: whether the same place may well work a moment later.
-    """
+    """How a place failed."""
 
     reason: str
     is_transient: bool
@@ -89,11 +83,7 @@ def decide(places: Sequence[Place], now_s: float, patience: Timeouts) -> Step:
 
 
 def after(place: Place, failure: Failure, now_s: float, jitter: float, patience: Timeouts) -> Place:
-    """What is known of a place once it has failed.
-
-    Args:
-        jitter: a random number from 0 to 1.
-    """
+    """What is known of a place once it has failed."""
     if not failure.is_transient:
         return replace(place, is_out=True, reason=failure.reason)
     failures = 1 if failure.brought_bytes else place.failures + 1

@@ -33,9 +33,6 @@ def read(url: str, offset: int, chunk_bytes: int) -> Iterator[tuple[int, Iterato
 
     Yields:
         The size of the whole part, and the bytes from the offset on.
-
-    Raises:
-        TransferError: it cannot be read.
     """
     # The caller's own errors pass through here as well, so that only opening may be caught.
     with _open(url) as file:

@@ -1,8 +1,7 @@
 """One request and its redirects, by urllib3: through the environment's proxies, with its certificates and passwords.
 
-What the environment says counts as it does for requests, which was here before: urllib3 alone is imported in half the
-time and asks in a third of it. Connections are shared by all threads. Out of scope: cookies, which no mirror needs, and
-what an answer means (`envtool.fetch.client`).
+The environment counts as it does for requests (docs/adr/0014). Connections are shared by all threads. Out of scope:
+cookies, which no mirror needs, and what an answer means (`envtool.fetch.client`).
 """
 
 from __future__ import annotations
@@ -36,11 +35,7 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Response:
-    """What a server answers; used as a context manager, that lets its connection go.
-
-    Args:
-        raw: the answer; its body is still on its way.
-    """
+    """What a server answers; used as a context manager, that lets its connection go."""
 
     raw: HTTPResponse
     url: str
@@ -58,12 +53,7 @@ class Response:
 
 
 def ask(request: Authorized, headers: Mapping[str, str], patience: Timeouts) -> Response:
-    """Ask for a URL, and for what it redirects to.
-
-    Raises:
-        urllib3.exceptions.HTTPError: There is no answer.
-        TransferError: there are too many redirects.
-    """
+    """Ask for a URL, and for what it redirects to."""
     from urllib3 import Timeout
 
     url, authorization = _without_user(request.url), header_of(request)
@@ -77,7 +67,7 @@ def ask(request: Authorized, headers: Mapping[str, str], patience: Timeouts) -> 
         location = raw.headers.get("Location") if raw.status in _REDIRECTS else None
         if location is None:
             return Response(raw, url)
-        # A body is not waited for: it might never end, and nobody counts its bytes.
+        # A body is not waited for: it might never end.
         if raw.headers.get("Content-Length") == "0":
             raw.drain_conn()  # so that the connection can be used again
         raw.close()
@@ -95,11 +85,11 @@ def _without_user(url: str) -> str:
 
 
 def _is_same_place(before: str, after: str) -> bool:
-    """Whether a secret of one URL may be told to another. Source: requests/sessions.py, `should_strip_auth`."""
+    """Whether a secret of one URL may be sent to another. Source: requests/sessions.py, `should_strip_auth`."""
     old, new = urlsplit(before), urlsplit(after)
     if old.hostname != new.hostname:
         return False
-    old_port, new_port = (each.port or _DEFAULT_PORTS.get(each.scheme) for each in (old, new))
+    old_port, new_port = (parts.port or _DEFAULT_PORTS.get(parts.scheme) for parts in (old, new))
     is_secured = (old.scheme, old_port, new.scheme, new_port) == ("http", 80, "https", 443)
     return is_secured or (old.scheme, old_port) == (new.scheme, new_port)
 

@@ -1,8 +1,8 @@
 """A file that grows, claimed by one writer at a time, in a directory that processes and users share.
 
-The lock is the kernel's (flock), so that a killed process leaves none behind. A claim that cannot be had, because the
+The lock is the kernel's (flock), so that a killed process leaves none behind. A claim that cannot be made, because the
 file belongs to a user who shares nothing or its holder has stopped moving, is never waited for endlessly: the writer
-takes a file of its own instead, and loses no more than a second download.
+takes another file instead, and loses no more than a second download.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ def claim(
 
     Args:
         path: the file that every writer would like to go on with; its directory must be there.
-        patience_s: how long its holder may stand still before we stop waiting.
 
     Yields:
         The file that is ours, which need not be there yet; None when we were stopped.
@@ -55,7 +54,7 @@ def claim(
 
 
 def siblings(path: Path) -> list[Path]:
-    """The files of their own that writers took beside a growing file."""
+    """The files that writers took beside a growing file."""
     return [each for each in path.parent.glob(f"{path.name}.*") if each.suffix != ".lock"]
 
 
@@ -77,7 +76,7 @@ def _lock(path: Path, patience_s: float, is_stopped: Callable[[], bool]) -> int 
         except OSError as error:
             os.close(descriptor)
             if error.errno not in _BUSY:
-                return None  # a file system without locks (some NFS): only a file of our own is safe
+                return None  # a file system without locks (some NFS): only our own file is safe
         if watch.is_still():
             return None
         time.sleep(_POLL_S)
@@ -99,7 +98,7 @@ def _open(path: Path) -> int | None:
 
 
 def _release(path: Path, descriptor: int) -> None:
-    # Removed while it is held, so that nobody takes it in between; kept while there is something to go on with.
+    # Removed while it is held, so that no process takes it in between; kept while there is something to go on with.
     if not path.exists():
         with contextlib.suppress(OSError):
             _lock_path(path).unlink()

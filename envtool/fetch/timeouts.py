@@ -1,4 +1,4 @@
-"""How long to wait for what, and how often to try: one frozen value, changed by environment variables."""
+"""The time limits and the number of attempts of downloads: one frozen value, changed by environment variables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ class Timeouts:
     """The limits of one download.
 
     Args:
-        connect_timeout_s: how long a place may take to accept a connection.
         read_timeout_s: how long a place may be silent; never a limit of the whole body.
         min_bytes_per_s: a place that is slower than this over `read_timeout_s` is left for the next one. The last
             place that is left may be as slow as it likes.

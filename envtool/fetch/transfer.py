@@ -25,11 +25,10 @@ from envtool.fetch.transfer_error import RangeError, TransferError
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a transfer says how far it is.
+    """The listener of a transfer.
 
     Args:
         advance: count so many more bytes; a negative number takes them back.
-        expect: say how large the file is, once it is known.
     """
 
     advance: Callable[[int], None]
@@ -38,11 +37,7 @@ class Progress:
 
 
 class Transfer:
-    """The growing of one file over all attempts.
-
-    Args:
-        path: where it grows; ours alone.
-    """
+    """The growing of one file over all attempts."""
 
     def __init__(self, wanted: Wanted, path: Path, cache: Cache, progress: Progress) -> None:
         self._wanted = wanted
@@ -77,8 +72,6 @@ class Transfer:
 
         Raises:
             TransferError: the place did not give all of it; what it gave is kept.
-            HashMismatchError: the place has other bytes.
-            CacheError: the bytes cannot be written.
         """
         try:
             self._stream(url, patience)

@@ -12,8 +12,6 @@ class TransferError(NetworkError):
     """A URL that did not give its bytes.
 
     Args:
-        is_transient: whether the same URL may well work a moment later.
-        retry_after_s: how long the server asks to wait, in seconds.
         is_down: whether the place as a whole gave no answer, so that other files are better sought elsewhere.
     """
 

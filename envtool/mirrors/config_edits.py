@@ -23,11 +23,7 @@ _JOURNAL = "journal.json"
 
 @dataclass(frozen=True)
 class Edit:
-    """A change of one file.
-
-    Args:
-        before: what it says now, None when it is not there.
-    """
+    """A change of one file."""
 
     path: Path
     before: str | None
@@ -40,11 +36,7 @@ class Edit:
 
 
 def read(path: Path) -> str | None:
-    """The text of a file, byte for byte with its line ends; None when it is not there.
-
-    Raises:
-        EnvtoolError: it cannot be read.
-    """
+    """The text of a file, byte for byte with its line ends; None when there is no such file."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return file.read()
@@ -71,10 +63,6 @@ def diff(edits: Sequence[Edit]) -> str:
 def apply(edits: Sequence[Edit], journal: Path) -> list[Path]:
     """Make the changes, and keep what was there.
 
-    Args:
-        edits: the changes; empty ones are left out.
-        journal: the directory of all changes that can be taken back.
-
     Returns:
         The files that were changed.
 
@@ -84,7 +72,7 @@ def apply(edits: Sequence[Edit], journal: Path) -> list[Path]:
     due = [each for each in edits if not each.is_empty]
     for each in due:
         if read(each.path) != each.before:
-            raise EnvtoolError(f"{each.path} was changed by somebody else just now", "run the same command again")
+            raise EnvtoolError(f"{each.path} was changed by another program just now", "run the same command again")
     if not due:
         return []
     try:

@@ -1,4 +1,4 @@
-"""`envtool mirror use`: which files have to say what so that a mirror is used. Nothing is written here.
+"""`envtool mirror use`: the changes of configuration files by which a mirror is used. Nothing is written here.
 
 Out of scope: making the changes and taking them back (`envtool.mirrors.config_edits`).
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from envtool import paths
 from envtool.errors import EnvtoolError, InvalidFileError, Issue
-from envtool.mirrors import condarc, pip_conf, uv_toml
+from envtool.mirrors import condarc, config_toml, pip_conf, uv_toml
 from envtool.mirrors.config_edits import Edit, read
 from envtool.mirrors.presets import Preset
 from envtool.mirrors.selection import AUTO
@@ -29,8 +29,6 @@ def plan(names: Sequence[str], tools: Sequence[str], known: Mapping[str, Preset]
     """The changes that make envtool, and other tools on request, use mirrors.
 
     Args:
-        names: presets, the best first, or `auto`, or `off`.
-        tools: which other tools: `conda`, `pip`, `uv`.
         best: the preset that was measured to be the best; needed for other tools and `auto`.
 
     Raises:
@@ -41,7 +39,7 @@ def plan(names: Sequence[str], tools: Sequence[str], known: Mapping[str, Preset]
     missing = [each for each in names if each not in known and each not in (AUTO, OFF)]
     if missing:
         raise EnvtoolError(f"there is no mirror preset {missing[0]!r}", f"there are: {', '.join(known)}")
-    config = paths.home() / "config.toml"
+    config = config_toml.location()
     before = read(config)
     edits = [Edit(config, before, use(before or "", names, str(config)))]
     chosen = [] if tuple(names) == (OFF,) else _for_tools(names, known, best, tools)
@@ -65,9 +63,7 @@ def use(text: str, names: Sequence[str], name: str = "config.toml") -> str:
             if not document["mirrors"]:
                 del document["mirrors"]
     else:
-        if "mirrors" not in document:
-            document["mirrors"] = tomlkit.table()
-        document["mirrors"]["use"] = names[0] if len(names) == 1 else list(names)
+        document.setdefault("mirrors", tomlkit.table())["use"] = names[0] if len(names) == 1 else list(names)
     return tomlkit.dumps(document)
 
 

@@ -37,8 +37,7 @@ def rewrite(text: str, index: str | None, known: Collection[str]) -> str:
         gone = {i for i in found if _value(lines[i]).rstrip("/") in known}
         return _without_empty_global("".join(line for i, line in enumerate(lines) if i not in gone), bool(gone))
     for i in found:
-        match = _INDEX.match(lines[i].strip("\r\n"))
-        if match:
+        if match := _INDEX.match(lines[i].strip("\r\n")):
             lines[i] = f"{match['key']}{match['sign']}{index}{newline}"
     if not found:
         _insert(lines, f"index-url = {index}{newline}", newline)

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from envtool import paths
 from envtool.errors import InvalidFileError, Issue, MissingFileError
 from envtool.fetch import url_credentials
+from envtool.mirrors import config_toml
+from envtool.mirrors.mirrors import with_slash
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -41,7 +42,6 @@ class Preset:
 
     Args:
         channels: canonical channel URL to the mirror's; all end with `/`.
-        pypi: its package index (`…/simple`), where it has one.
     """
 
     name: str
@@ -81,7 +81,7 @@ def presets() -> dict[str, Preset]:
         InvalidFileError: config.toml is malformed; every issue is in it.
     """
     found = _parse(str(_BUILT_IN), tomllib.loads(_BUILT_IN.read_text(encoding="utf-8")))
-    return {**found, **_configured(paths.home() / "config.toml")}
+    return {**found, **_parse(str(config_toml.location()), config_toml.read_table("presets"))}
 
 
 def select(names: tuple[str, ...]) -> list[Preset]:
@@ -97,16 +97,6 @@ def select(names: tuple[str, ...]) -> list[Preset]:
     return [known[name] for name in names]
 
 
-def _configured(path: Path) -> dict[str, Preset]:
-    if not path.exists():
-        return {}
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")).get("presets", {})
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidFileError(str(path), [Issue(str(path), f"not TOML: {error}")]) from error
-    return _parse(str(path), table)
-
-
 def _parse(name: str, table: Any) -> dict[str, Preset]:
     issues = list(_issues(name, table))
     if issues:
@@ -115,7 +105,7 @@ def _parse(name: str, table: Any) -> dict[str, Preset]:
         key: Preset(
             name=key,
             title=entry.get("title", key),
-            channels={_closed(origin): _closed(mirror) for origin, mirror in entry.get("channels", {}).items()},
+            channels={with_slash(origin): with_slash(mirror) for origin, mirror in entry.get("channels", {}).items()},
             pypi=entry.get("pypi"),
             notes=tuple(entry.get("notes", ())),
         )
@@ -163,7 +153,3 @@ def _value_issues(place: str, entry: Mapping[str, Any]) -> Iterator[Issue]:
 
 def _is_url(url: Any) -> bool:
     return isinstance(url, str) and urlsplit(url).scheme in ("http", "https", "file")
-
-
-def _closed(url: str) -> str:
-    return url.rstrip("/") + "/"

@@ -1,4 +1,4 @@
-"""Which mirrors a run uses: the configured ones, then those of the presets that were chosen, ranked by measurement.
+"""The mirrors of a run: the configured ones, then those of the presets that were chosen, ranked by measurement.
 
 What was measured is kept for a day in the cache, so that a create does not measure again.
 """
@@ -30,8 +30,7 @@ def for_urls(urls: Sequence[str], cache: Cache, display: ProgressDisplay) -> Mir
     """The mirrors for some canonical URLs, as this machine is set up.
 
     Raises:
-        InvalidFileError: config.toml is malformed.
-        MissingFileError: it names a preset that is not there.
+        MissingFileError: a preset that it names is not found.
     """
     configured = mirrors.configured()
     names = mirrors.used()

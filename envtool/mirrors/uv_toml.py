@@ -26,9 +26,6 @@ def rewrite(text: str, index: str | None, known: Collection[str], name: str = "u
 
     Args:
         index: the index; None to use no mirror, which takes out those of `known` only.
-
-    Raises:
-        InvalidFileError: it is not TOML.
     """
     import tomlkit
     from tomlkit.exceptions import TOMLKitError

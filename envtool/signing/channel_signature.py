@@ -26,10 +26,6 @@ def seal(files: Mapping[str, bytes], key_file: Path | None) -> dict[str, bytes]:
 
     Args:
         files: the content of each file of the index, by its path in the channel.
-        key_file: a private key in PEM.
-
-    Raises:
-        SignatureError: the key cannot be used.
     """
     if key_file is None:
         return {}
@@ -45,11 +41,7 @@ def seal(files: Mapping[str, bytes], key_file: Path | None) -> dict[str, bytes]:
 
 
 def parse(content: bytes, name: str) -> dict[str, tuple[str, int]]:
-    """What a `channel.json` whose signature was checked says: sha256 and size of each file of the index.
-
-    Raises:
-        SignatureError: it says something else.
-    """
+    """The sha256 and size of each file of the index, by a `channel.json` whose signature was checked."""
     try:
         stated: dict[str, Any] = json.loads(content)
         if stated["format"] != FORMAT:

@@ -1,7 +1,7 @@
-"""The keys that this machine trusts, and signing with a key of one's own.
+"""The keys that this machine trusts, and signing.
 
 A signature is the 64 raw bytes over the file's own bytes, which `openssl pkeyutl -rawin` makes and checks as well. A
-signed file says in its key `format` what it is, so that one kind cannot pass for another.
+signed file has a key `format`, so that one kind cannot pass for another.
 
 Trusted keys are configured by `ENVTOOL_TRUSTED_KEYS` (paths separated by `:`), or `[trust]` with
 `keys = ["/etc/envtool/team.pub"]` in `config.toml` under envtool's home. A bundle has to be signed by one of them then,
@@ -12,13 +12,12 @@ Out of scope: making keys (openssl does), who may hold them, and how they are wi
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from envtool import paths
 from envtool.errors import InvalidFileError, Issue, SignatureError
+from envtool.mirrors import config_toml
 from envtool.signing import ed25519
 
 VARIABLE = "ENVTOOL_TRUSTED_KEYS"
@@ -29,24 +28,13 @@ _MAKE = (
 
 
 def sign(content: bytes, key_file: Path) -> bytes:
-    """Sign the bytes of a file with a private key in PEM, without a password; the signature has 64 bytes.
-
-    Raises:
-        SignatureError: the key cannot be used.
-    """
+    """Sign the bytes of a file with a private key in PEM, without a password; the signature has 64 bytes."""
     signature: bytes = _load(key_file, is_private=True).sign(content)
     return signature
 
 
 class Keyring:
-    """The keys that are trusted.
-
-    Args:
-        key_files: public keys in PEM; several, so that one key can follow another.
-
-    Raises:
-        SignatureError: a key cannot be used.
-    """
+    """The keys that are trusted."""
 
     def __init__(self, key_files: Sequence[Path]) -> None:
         keys = [_load(path, is_private=False) for path in key_files]
@@ -57,9 +45,6 @@ class Keyring:
 
     def require(self, name: str, content: bytes, signature: bytes | None) -> str:
         """Refuse bytes that none of the keys has signed.
-
-        Args:
-            signature: the signature that came with them, None where none did.
 
         Returns:
             The short name of the key that signed: the first 16 hexadecimal digits of its sha256.
@@ -79,43 +64,29 @@ class Keyring:
 
 
 def trusted(named: Sequence[Path] = ()) -> Keyring:
-    """The keys that the command line names, or else those that this machine is configured to trust.
-
-    Raises:
-        InvalidFileError: config.toml is malformed.
-        SignatureError: a key cannot be used.
-    """
+    """The keys that the command line names, or else those that this machine is configured to trust."""
     in_variable = [Path(path) for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
-    return Keyring(list(named) or in_variable or [paths.home() / Path(path).expanduser() for path in _table()["keys"]])
+    return Keyring(
+        list(named)
+        or in_variable
+        or [config_toml.location().parent / Path(path).expanduser() for path in _table()["keys"]]
+    )
 
 
 def trusted_channels() -> tuple[str, ...]:
-    """The prefixes of the URLs of channels that have to be signed.
-
-    Raises:
-        InvalidFileError: config.toml is malformed.
-    """
+    """The prefixes of the URLs of channels that have to be signed."""
     return tuple(os.environ.get(CHANNELS_VARIABLE, "").split()) or tuple(_table()["channels"])
 
 
 def _table() -> dict[str, list[str]]:
-    path = paths.home() / "config.toml"
     nothing: dict[str, list[str]] = {"keys": [], "channels": []}
-    if not path.exists():
-        return nothing
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        trust = tomllib.loads(path.read_text(encoding="utf-8")).get("trust", {})
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidFileError(str(path), [Issue(str(path), f"not TOML: {error}")]) from error
+    trust = config_toml.read_table("trust")
     table = {**nothing, **trust} if isinstance(trust, dict) else {}
-    lists = [isinstance(each, list) and all(isinstance(text, str) for text in each) for each in table.values()]
+    lists = [isinstance(value, list) and all(isinstance(text, str) for text in value) for value in table.values()]
     if table.keys() != nothing.keys() or not all(lists):
-        issue = Issue(f"{path}: trust", 'may have keys = ["/path/of/team.pub"] and channels = ["https://…/"], no more')
-        raise InvalidFileError(str(path), [issue])
+        name = str(config_toml.location())
+        issue = Issue(f"{name}: trust", 'may have keys = ["/path/of/team.pub"] and channels = ["https://…/"], no more')
+        raise InvalidFileError(name, [issue])
     return table
 
 

@@ -1,4 +1,4 @@
-"""Whether the packages of a lock stand in signed channels, where this machine asks for that.
+"""The check that the packages of a lock are in signed channels, where this machine asks for that.
 
 The signature covers `channel.json`, that names the repodata by sha256, and the repodata names the archives. So a locked
 archive is vouched for when its sha256 is in the signed repodata. What was checked is kept in the cache, so that it can
@@ -30,12 +30,10 @@ _SIGN_HINT = "whoever keeps the channel signs it: envtool channel index DIR --ke
 def require_signed(
     packages: Sequence[LockedPackage], cache: Cache, display: ProgressDisplay, *, is_offline: bool = False
 ) -> None:
-    """Refuse packages that stand in no signed index of their channel; only channels that have to be signed are asked.
+    """Refuse packages that are in no signed index of their channel; only channels that have to be signed are asked.
 
     Raises:
         SignatureError: a channel is not signed by a trusted key, was altered, or does not have a package.
-        NetworkError: a channel cannot be asked.
-        InvalidFileError: config.toml is malformed.
     """
     prefixes = keys.trusted_channels()
     by_channel: dict[str, list[LockedPackage]] = {}
@@ -106,7 +104,9 @@ class _Channel:
                 if error.is_transient:
                     reasons.append(f"{without_credentials(url)}: {error.reason}")
         if reasons:
-            raise NetworkError(f"{name} of {self._name} could not be had: {'; '.join(reasons)}", "check the network")
+            raise NetworkError(
+                f"{name} of {self._name} could not be downloaded: {'; '.join(reasons)}", "check the network"
+            )
         return None
 
     def _keep(self, name: str, content: bytes) -> None:

@@ -72,9 +72,6 @@ def generate() -> tuple[Any, bytes, bytes]:
 
     Returns:
         The public key, and the private and the public one in PEM (PKCS #8 and SubjectPublicKeyInfo).
-
-    Raises:
-        KeyFileError: cryptography is not installed.
     """
     try:
         from cryptography.hazmat.primitives import serialization

@@ -28,11 +28,7 @@ _ONE_LINE = re.compile(r"deb\s+(?:\[[^]]*\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)(?P
 
 @dataclass(frozen=True)
 class AptSource:
-    """One enabled source of binary packages.
-
-    Args:
-        suite: such as `bookworm` or `bookworm-security`.
-    """
+    """One enabled source of binary packages."""
 
     uri: str
     suite: str

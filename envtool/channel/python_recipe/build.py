@@ -35,12 +35,7 @@ _STATE = ".envtool"
 
 @dataclass(frozen=True)
 class Built:
-    """One package of the channel.
-
-    Args:
-        path: the archive, relative to the channel.
-        was_built: false where it was there already and nothing has changed.
-    """
+    """One package of the channel."""
 
     name: str
     version: str
@@ -77,20 +72,15 @@ def build(
 
     Args:
         names: the recipes to build; none means all that can be built here.
-        channel: its directory; made when it is not there.
-        debian_mirrors: mirror sites that the user named, tried after the machine's own.
-        recipes: the directory of recipes, where it is not envtool's own.
 
     Returns:
         The packages, and whether each was built or reused.
 
     Raises:
-        RecipeError: a recipe is malformed.
         MissingFileError: a recipe that was named is not there or cannot be built here.
         NetworkError: a source could not be had.
         HashMismatchError: a source has other bytes than the recipe says.
         ArchiveError: a source is not built as its format demands.
-        ProcessError: pip or patchelf failed.
     """
     directory = recipes or recipe.directory()
     chosen = [recipe.load(name, directory) for name in dict.fromkeys(names or recipe.names(directory))]

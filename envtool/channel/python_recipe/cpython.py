@@ -36,11 +36,7 @@ _OPENSSL_DIRECTORY = (b"/usr/lib/ssl", b"/etc/././ssl")
 
 @dataclass(frozen=True)
 class Interpreter:
-    """CPython, ready to be packed.
-
-    Args:
-        licenses: the copyright file of each Debian package, below `licenses/`.
-    """
+    """CPython, ready to be packed."""
 
     files: tuple[Entry, ...]
     licenses: tuple[Entry, ...]
@@ -48,9 +44,6 @@ class Interpreter:
 
 def assemble(debs: Sequence[Deb], upstream: Path, source: DebianSource, patchelf: Patchelf) -> Interpreter:
     """Put the interpreter together.
-
-    Args:
-        source: what to take from it and what to leave out.
 
     Returns:
         The files and their licences; the same bytes for the same sources.

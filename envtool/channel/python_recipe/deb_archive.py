@@ -27,8 +27,6 @@ class Member:
 
     Args:
         path: relative to the root directory, without `./`.
-        content: the bytes; empty for a link.
-        link: the target of a symbolic link, as it is written.
     """
 
     path: str

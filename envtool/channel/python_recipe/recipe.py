@@ -103,11 +103,7 @@ class Recipe:
 
 
 def directory() -> Path:
-    """Where the recipes are: beside the package in a wheel, at `channel/recipes` in a checkout.
-
-    Raises:
-        MissingFileError: there are none.
-    """
+    """Where the recipes are: beside the package in a wheel, at `channel/recipes` in a checkout."""
     package = Path(envtool.__file__).parent
     for place in (package / "recipes", package.parent / "channel" / "recipes"):
         if place.is_dir():
@@ -130,7 +126,6 @@ def load(name: str, recipes: Path) -> Recipe:
     """Read one recipe.
 
     Raises:
-        MissingFileError: there is no such recipe.
         RecipeError: it is malformed; all issues are named.
     """
     path = recipes / name / "recipe.yml"

@@ -24,9 +24,6 @@ from envtool.wheels.layout import NOARCH
 def to_package(path: Path, recipe: Recipe, about: tuple[Entry, ...]) -> Package:
     """Make a package of a wheel.
 
-    Args:
-        about: what else goes into `info/`.
-
     Returns:
         The package, without its recipe's sources.
 
