@@ -1,7 +1,7 @@
-"""What people see: progress bars, plain lines, errors with hints, and JSON for programs.
+"""Output: progress bars, plain lines, errors with hints, and JSON for programs.
 
 Data goes to standard output, everything else to standard error. Bars are drawn only on a terminal; elsewhere each
-finished task leaves one line, so that a CI log tells the same story.
+finished task leaves one line, so that a CI log has the same lines.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def answer_script(text: str) -> None:
 
 
 def _shown(text: str) -> str:
-    # Names in a lock are somebody else's words: they shall not move the cursor, and no secret is ever shown.
+    # Names in a lock are foreign text: they must not move the cursor, and no secret is ever shown.
     return masked(text).translate(_VISIBLE)
 
 
@@ -94,7 +94,7 @@ class Task:
             self._bars.update(self._id, total=total)
 
     def finish(self) -> None:
-        """Take the bar away and leave one line that says what was done."""
+        """Take the bar away and leave one line about what was done."""
         if self._bars is not None and self._id is not None:
             self._bars.remove_task(self._id)
         elapsed_s = time.monotonic() - self._started

@@ -1,7 +1,7 @@
 """Every error that envtool raises on purpose.
 
 One root, so that the command line can tell an error that we know (a message, a hint, exit code 3) from a bug (a
-traceback). A message names the thing, then the expected and the actual value; what to do about it stands in the hint.
+traceback). A message names the thing, then the expected and the actual value; what to do about it is in the hint.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class RecipeError(InvalidFileError):
 
 
 class MissingFileError(EnvtoolError):
-    """A file that a command needs is not there."""
+    """A file that a command needs was not found."""
 
 
 class TemplateError(EnvtoolError):
@@ -68,7 +68,7 @@ class TemplateError(EnvtoolError):
 
 
 class SolveError(EnvtoolError):
-    """No set of packages satisfies the environment specification, or the records of a channel cannot be had."""
+    """No set of packages satisfies the environment specification, or the records of a channel cannot be downloaded."""
 
 
 class UnsatisfiableError(SolveError):
@@ -85,7 +85,7 @@ class VirtualPackageError(EnvtoolError):
 
 
 class NetworkError(EnvtoolError):
-    """A file could not be had from any of its places."""
+    """A file could not be downloaded from any of its places."""
 
 
 class CacheError(EnvtoolError):
@@ -96,7 +96,7 @@ class HashMismatchError(EnvtoolError):
     """Bytes that are not the ones that were asked for.
 
     Args:
-        expected: what the lock or the recipe says, as `sha256:<hex>` or `<n> bytes`.
+        expected: what the lock or the recipe has, as `sha256:<hex>` or `<n> bytes`.
     """
 
     def __init__(self, name: str, expected: str, actual: str, hint: str | None = None) -> None:

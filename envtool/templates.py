@@ -1,6 +1,6 @@
 """Templates to text. The one door to Jinja2.
 
-A template stands in `environment/` under a directory of templates and is described, with its variables, in the
+A template is in `environment/` under a directory of templates and is described, with its variables, in the
 `variables.yml` beside that. The user's own directory (`templates/` under envtool's home) comes first, then the one that
 envtool brings: in the installed package, or at the root of a checkout. Rendering is strict: what is not defined is an
 error.
@@ -58,7 +58,7 @@ def templates(own: Path | None = None) -> dict[str, Template]:
         own: the user's own directory of templates, instead of the one under envtool's home.
 
     Raises:
-        MissingFileError: the directory that was named is not there.
+        MissingFileError: the directory that was named is not found.
     """
     if own is not None:
         read_text(own / "variables.yml", "a directory of templates has a variables.yml and a directory environment/")
@@ -81,7 +81,7 @@ def _described(root: Path) -> dict[str, Template]:
     if document.issues:
         raise InvalidFileError(str(path), document.issues)
     for name, file in files.items():
-        # Nobody has to describe a template; then every name in it is a variable that has to be given.
+        # Every name in a template without a description is a variable that has to be given.
         found.setdefault(name, Template(name, file, "", tuple(Variable(each, "", None) for each in names_in(file))))
     return found
 
@@ -165,7 +165,7 @@ def names_in(path: Path) -> list[str]:
     try:
         return sorted(meta.find_undeclared_variables(_environment().parse(read_text(path, ""))))
     except TemplateSyntaxError:
-        return []  # rendering it says what is wrong, and where
+        return []  # rendering it reports what is wrong, and where
 
 
 def _environment() -> Environment:

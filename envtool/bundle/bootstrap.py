@@ -1,4 +1,4 @@
-"""What runs first on a machine that has only Python: envtool is unpacked from the bundle, then it installs the bundle.
+"""The start on a machine that has only Python: envtool is unpacked from the bundle, then it installs the bundle.
 
 The wheels of envtool are hashed while they are unpacked, below `~/.envtool/tools` (`ENVTOOL_HOME` moves it), where the
 program `bin/envtool` stays for later. Needs nothing but the standard library, and neither pip nor venv, which

@@ -56,7 +56,7 @@ def create(order: Order, target: Path, cache: Cache, display: ProgressDisplay, *
 
     Raises:
         PrefixError: it has nothing for a platform or category.
-        NetworkError, HashMismatchError: An archive or wheel could not be had or proven.
+        NetworkError, HashMismatchError: an archive or wheel could not be downloaded or proven.
         SolveError: there are no wheels of envtool for one of the Pythons.
         BundleError: the target is something else already.
     """

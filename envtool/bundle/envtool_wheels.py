@@ -1,7 +1,7 @@
-"""What envtool itself needs on a machine without a network: its own wheel, and those that it depends on.
+"""The wheels of envtool and its dependencies, for a machine without a network.
 
-They are chosen for each Python that the other machine may have, and can be kept as a lock of their own, in the format
-of conda-lock.yml with one category for each Python: a bundle that is made again next year is then the same to the byte.
+They are chosen for each Python that the other machine may have, and can be kept as a lock in the format of
+conda-lock.yml with one category for each Python: a bundle that is made again next year is then the same to the byte.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def own_wheel(scratch: Path) -> Path:
 
     Raises:
         BundleError: it is installed in another way.
-        ProcessError: the build backend could not be had.
+        ProcessError: the build backend could not be installed.
     """
     directory = recipe.directory()
     root = recipe.checkout_root(directory)
@@ -56,7 +56,7 @@ def own_wheel(scratch: Path) -> Path:
 
 
 def repack(installed: Distribution, scratch: Path) -> Path:
-    """The wheel that an installed envtool came from, as far as it can be told: equal files give equal bytes.
+    """The wheel that an installed envtool came from, as far as it can be rebuilt: equal files give equal bytes.
 
     Raises:
         BundleError: its files are not where a wheel would have put them.
@@ -115,7 +115,7 @@ def _for_target(wheel: Path, target: Target, mirrors: Mirrors) -> list[LockedPac
 
 
 def remembered(path: Path, wheel: Path, platforms: Sequence[str], pythons: Sequence[str], mirrors: Mirrors) -> Lockfile:
-    """The tools that a file names; chosen and written there when the file is not there yet.
+    """The tools that a file names; chosen and written there when the file does not exist yet.
 
     Raises:
         BundleError: it is for other platforms, other Pythons or another envtool.

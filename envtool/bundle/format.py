@@ -85,7 +85,7 @@ def open_bundle(path: Path) -> Bundle:
     """Look at a bundle of either form.
 
     Raises:
-        BundleError: it is not there, is no bundle, is not whole, or holds something that its manifest does not name.
+        BundleError: it is not found, not a whole bundle, or holds something that its manifest does not name.
     """
     try:
         places = _in_directory(path) if path.is_dir() else _in_file(path)
@@ -101,7 +101,7 @@ def open_bundle(path: Path) -> Bundle:
 
 def _read(path: Path, places: Mapping[str, Place]) -> Bundle:
     if MANIFEST not in places or places[MANIFEST].size_bytes > _LARGEST_MANIFEST_BYTES:
-        raise BundleError(f"{path} is no bundle: it has no {MANIFEST}", "envtool bundle create makes bundles")
+        raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}", "envtool bundle create makes bundles")
     texts = {}
     for name in (MANIFEST, SIGNATURE):
         if name in places:
@@ -129,7 +129,7 @@ def _in_directory(root: Path) -> dict[str, Place]:
         for name in [*files, *(each for each in names if (Path(directory) / each).is_symlink())]:
             path = Path(directory) / name
             if not stat.S_ISREG(path.lstat().st_mode):
-                raise BundleError(f"{path} is no plain file, and has no place in a bundle", _DAMAGED_HINT)
+                raise BundleError(f"{path} is not a regular file, and does not belong in a bundle", _DAMAGED_HINT)
             places[path.relative_to(root).as_posix()] = Place(path, 0, path.stat().st_size)
     return places
 
@@ -143,7 +143,7 @@ def _in_file(path: Path) -> dict[str, Place]:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if not member.isreg() or member.name in places:
-                    raise BundleError(f"{member.name} has no place in the bundle {path}", _DAMAGED_HINT)
+                    raise BundleError(f"{member.name} does not belong in the bundle {path}", _DAMAGED_HINT)
                 end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 if end > total_bytes:
                     raise BundleError(
@@ -158,7 +158,7 @@ def _refuse_other_end(path: Path, file: BinaryIO, places: Mapping[str, Place], e
     # What Python runs is behind the tar, and has to be the install.pyz that the manifest names.
     starter = places.get(STARTER)
     if starter is None:
-        raise BundleError(f"{path} is no whole bundle: it has no {STARTER}", _DAMAGED_HINT)
+        raise BundleError(f"{path} is not a whole bundle: it has no {STARTER}", _DAMAGED_HINT)
     file.seek(starter.offset)
     expected = b"\0" * _padding(end) + file.read(starter.size_bytes)
     file.seek(end)

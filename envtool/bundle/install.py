@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from envtool.artifacts.download import require_sha256
 from envtool.bundle.format import Bundle, open_bundle
@@ -17,8 +18,10 @@ from envtool.fetch.file_urls import part_url
 from envtool.install.create import Outcome, create
 from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile, parse_lockfile
-from envtool.prefix.prefix import Prefix
 from envtool.signing.keyring import trusted as trusted_keys
+
+if TYPE_CHECKING:
+    from envtool.prefix.prefix import Prefix
 
 
 @dataclass(frozen=True)

@@ -141,19 +141,13 @@ def refuse_foreign(target: Path, *, as_directory: bool) -> None:
     if target.is_dir() is not as_directory:
         form = "directory" if target.is_dir() else "file"
         raise BundleError(f"{target} is a {form} already; nothing in it was touched", "name another place")
-    if as_directory:
-        _refuse_foreign_directory(target)
-
-
-def _refuse_foreign_directory(root: Path) -> None:
-    if not any(root.iterdir()):
+    if not as_directory or not any(target.iterdir()):
         return
     try:
-        parse((root / MANIFEST).read_bytes(), str(root))
+        parse((target / MANIFEST).read_bytes(), str(target))
     except (OSError, BundleError):
-        raise BundleError(
-            f"{root} holds something that is no bundle; nothing in it was touched", "name another place"
-        ) from None
+        message = f"{target} holds something other than a bundle; nothing in it was touched"
+        raise BundleError(message, "name another place") from None
 
 
 def _remove_others(root: Path, manifest: Manifest, *, is_signed: bool) -> None:

@@ -1,4 +1,4 @@
-"""Packages for a channel of one's own: of wheels, and of checkouts through their own pyproject.toml."""
+"""Packages made for a channel: of wheels, and of checkouts through their own pyproject.toml."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Changed:
 def archives(channel: Path) -> dict[str, Path]:
     """Every archive of a channel, by `subdir/file name`."""
     if not channel.is_dir():
-        raise ChannelError(f"{channel} is no directory", "envtool channel add DIR FILE makes a channel")
+        raise ChannelError(f"{channel} is not a directory", "envtool channel add DIR FILE makes a channel")
     found = (each for each in channel.glob("*/*") if each.name.endswith(_SUFFIXES) and each.parent.name[0] != ".")
     return {f"{each.parent.name}/{each.name}": each for each in sorted(found) if each.is_file()}
 

@@ -1,10 +1,8 @@
 """The index of a channel: repodata.json, repodata.json.zst and, on request, shards of each subdir, made by rattler.
 
-rattler writes into the directory that it indexes, file by file, and notes the time at which it saw each archive. We let
-it do that in a directory of links and take its times out, so that the same archives have the same index; the times that
-the index had already stay. Each file is put into place whole, so that no reader ever sees half of one. Shards are
-binary and keep rattler's times; they stay as they are while the repodata does. Another version of rattler may word the
-same index in another way.
+rattler indexes a directory of links. The times at which it saw each archive are taken out, so that the same archives
+have the same index; times that the index had already stay. Each file appears whole. Shards are binary and keep
+rattler's times; they stay while the repodata does. Another version of rattler may write the same index differently.
 """
 
 from __future__ import annotations
@@ -46,11 +44,8 @@ def write(
     for name, content in sorted(files.items(), key=_readers_order):
         (channel / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(channel / name, content)
-    for path in [
-        *channel.glob("*/shards/*"),
-        *channel.glob(f"*/{SHARDS}"),
-        *(channel / each for each in channel_signature.FILES),
-    ]:
+    signatures = (channel / name for name in channel_signature.FILES)
+    for path in [*channel.glob("*/shards/*"), *channel.glob(f"*/{SHARDS}"), *signatures]:
         if path.relative_to(channel).as_posix() not in files:
             path.unlink(missing_ok=True)
 
@@ -108,7 +103,7 @@ def _take_out_unusable(archives: Mapping[str, Path], copy: Path) -> None:
 
 
 def _failure(copy: Path, *, has_shards: bool) -> str | None:
-    """Index a directory; what rattler says if it cannot."""
+    """Index a directory; the error of rattler if it cannot."""
     try:
         asyncio.run(_index(copy, has_shards=has_shards))
     except (KeyboardInterrupt, SystemExit):
@@ -134,7 +129,7 @@ def is_current(channel: Path, expected: Mapping[str, str]) -> bool:
 
 
 def read(channel: Path, subdir: str) -> dict[str, Any] | None:
-    """The records of a subdir by file name, None where its repodata.json is not there or malformed."""
+    """The records of a subdir by file name, None where its repodata.json is missing or malformed."""
     try:
         repodata = json.loads((channel / subdir / "repodata.json").read_bytes())
         return {**repodata["packages"], **repodata["packages.conda"]}
@@ -193,8 +188,7 @@ def _with_kept_shards(channel: Path, files: Mapping[str, bytes]) -> dict[str, by
         subdir = old.parent.name
         repodata = channel / subdir / "repodata.json"
         if repodata.is_file() and repodata.read_bytes() == files.get(f"{subdir}/repodata.json"):
-            new = [name for name in kept if name == f"{subdir}/{SHARDS}" or name.startswith(f"{subdir}/shards/")]
-            for name in new:
+            for name in [name for name in kept if name.startswith((f"{subdir}/{SHARDS}", f"{subdir}/shards/"))]:
                 del kept[name]
             for path in (old, *old.parent.glob("shards/*")):
                 kept[path.relative_to(channel).as_posix()] = path.read_bytes()

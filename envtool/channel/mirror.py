@@ -1,9 +1,8 @@
 """A mirror of one lock: a channel that holds exactly its archives and wheels, for all its platforms.
 
-The archives of every channel of the lock stand in one, under their own names; wheels stand under `wheels/` with the
-path of their URL. So canonical URLs are mirrored prefix by prefix (`ENVTOOL_MIRRORS`), and `create` needs nothing else.
-Files that are right are not touched, and what the lock does not need any more is removed. The index is made from the
-archives themselves: corrections that a channel has in its repodata only are not in it, and no solve should be made from
+The archives of every channel of the lock are in one, under their own names; wheels are under `wheels/` with the path of
+their URL. So canonical URLs are mirrored prefix by prefix (`ENVTOOL_MIRRORS`), and `create` needs nothing else. The
+index is made from the archives themselves: it lacks what a channel corrects in its repodata only, so do not solve from
 it.
 """
 
@@ -56,7 +55,7 @@ def mirror(
     Raises:
         ChannelError: there is something else in the place, or two files of the lock have one name.
         LockfileError: a package of the lock has no sha256.
-        NetworkError, HashMismatchError: An archive or wheel could not be had or proven.
+        NetworkError, HashMismatchError: an archive or wheel could not be downloaded or proven.
     """
     there = _refuse_foreign(place)
     wanted = _placed(lockfile)
@@ -87,7 +86,9 @@ def _refuse_foreign(place: Storage) -> list[str]:
     except (ValueError, AttributeError):
         is_ours = False
     if not is_ours:
-        raise ChannelError(f"{place.url} holds something that is no mirror; nothing in it was touched", "name another")
+        raise ChannelError(
+            f"{place.url} holds something other than a mirror; nothing in it was touched", "name another"
+        )
     return there
 
 
@@ -97,11 +98,8 @@ def _placed(lockfile: Lockfile) -> dict[str, LockedPackage]:
         path = _path(each)
         before = found.setdefault(path, each)
         if before.sha256 != each.sha256:
-            raise ChannelError(
-                f"one mirror cannot hold both {before.url} and {each.url}: their contents differ, and their names do "
-                "not",
-                "use a single channel for this package, and lock again",
-            )
+            message = f"one mirror cannot hold both {before.url} and {each.url}: they differ under one name"
+            raise ChannelError(message, "use a single channel for this package, and lock again")
     return found
 
 

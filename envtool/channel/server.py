@@ -32,7 +32,7 @@ def serve(service: Service) -> None:
 
     Raises:
         ChannelError: there is no channel in the directory.
-        EnvtoolError: gunicorn or werkzeug is not there.
+        EnvtoolError: gunicorn or werkzeug is not installed.
     """
     if not any(service.root.glob("*/repodata.json")):
         raise ChannelError(f"{service.root} is no channel: no subdir has a repodata.json", "envtool channel index DIR")
@@ -61,10 +61,10 @@ def _settings(service: Service) -> dict[str, Any]:
         "threads": service.threads,
         "worker_class": "gthread",
         "proc_name": "envtool channel serve",
-        "when_ready": _say_url,
+        "when_ready": _print_url,
         "loglevel": "warning",
     }
 
 
-def _say_url(arbiter: Any) -> None:
+def _print_url(arbiter: Any) -> None:
     answer(f"{arbiter.LISTENERS[0]}/")

@@ -1,7 +1,7 @@
 """A channel over HTTP, read-only, as a WSGI application. The door to werkzeug, which knows ranges and conditions.
 
-Every file has an ETag and a Last-Modified, can be had in ranges, and is answered with 304 *and all its caching headers*
-when it has not changed: a bare 304 makes clients forget a sharded index. An index has to be asked for again each time;
+Every file has an ETag and a Last-Modified, can be read in ranges, and is answered with 304 and all caching headers when
+it has not changed: a bare 304 makes clients forget a sharded index. An index has to be asked for again each time;
 archives and shards, whose names stand for their content, may be kept.
 
 With a token, each request has to bring it: `Authorization: Bearer`, the password of `Basic`, or conda's `/t/<token>/`
@@ -33,7 +33,7 @@ _WSGI = Callable[["WSGIEnvironment", "StartResponse"], Iterable[bytes]]
 
 
 class _Answer(Response):
-    """Says when the file was changed with a 304 too, as nginx does; werkzeug would leave it out."""
+    """Sends Last-Modified with a 304 too, as nginx does; werkzeug would leave it out."""
 
     def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
         headers = super().get_wsgi_headers(environ)

@@ -14,7 +14,7 @@ from envtool.solve.content_hash import virtual_package_specification
 from envtool.solve.lock import with_virtual_packages
 from envtool.spec.environment import EnvironmentSpec
 
-# In a process of its own: importing conda-lock takes a second and replaces modules that it brings along.
+# In another process: importing conda-lock takes a second and replaces modules that it brings along.
 _SCRIPT = """\
 import json, pathlib, sys
 from conda_lock.content_hash import compute_content_hashes

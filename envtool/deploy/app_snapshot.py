@@ -26,10 +26,10 @@ def take(root: ReleaseDirectory, source: Path | None) -> str | None:
         source: the directory of the application; None means `app` of the service, unless that is empty.
 
     Returns:
-        The digest of its content; None when the service has no application of its own.
+        The digest of its content; None when the service has no application.
 
     Raises:
-        DeployError: it is not there, or cannot be copied.
+        DeployError: it is not found, or cannot be copied.
     """
     place = source or root.path / "app"
     if source is None and not any(place.glob("*")):

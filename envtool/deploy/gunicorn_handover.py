@@ -1,7 +1,7 @@
 """From one release to another under traffic: a second gunicorn master takes over the listening socket of the first.
 
-What is going on stands in run/handover.json before it is done. Whatever is found after a crash, `decide` says from the
-running processes and that note what to do, and doing it again does no harm.
+Each step is noted in run/handover.json before it is done. After a crash, `decide` finds out from the running processes
+and that note what to do, and doing it again does no harm.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import signal
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from envtool.atomic_files import write_atomically
 from envtool.deploy import gunicorn_masters, health
@@ -85,7 +84,7 @@ def settle(root: ReleaseDirectory) -> Decision:
 
 
 def hand_over(root: ReleaseDirectory, old: Master, new: str, limit_s: float) -> None:
-    """Have another release serve, without a moment in which nobody does.
+    """Have another release serve, without a moment in which none does.
 
     Args:
         new: the digest of the release that shall serve; it was tried out.
@@ -101,7 +100,7 @@ def hand_over(root: ReleaseDirectory, old: Master, new: str, limit_s: float) -> 
         _go_back(root, old, [newcomer] if newcomer else [])
         root.set_current(old.release)
         _done(root)
-        hint = "the log of the service says why; the release before it was never interrupted"
+        hint = "see the log of the service; the release before it was never interrupted"
         raise DeployError(f"release {new} does not take over: {trouble}", hint)
     _claim(root, newcomer.pid)
     _write(root, Note(old.release, new, is_retiring=True))
@@ -121,9 +120,8 @@ def check(root: ReleaseDirectory, path: str) -> str | None:
 
 def _call_newcomer(root: ReleaseDirectory, old: Master) -> Master | None:
     def find() -> Master | None:
-        return next(
-            (each for each in gunicorn_masters.masters(root.run) if each.is_newcomer and each.pid != old.pid), None
-        )
+        running = gunicorn_masters.masters(root.run)
+        return next((each for each in running if each.is_newcomer and each.pid != old.pid), None)
 
     for _ in range(_CALLS):
         # A master that has just become the only one overhears the first call; one that has heard it ignores the next.
@@ -155,9 +153,8 @@ def _await_workers(root: ReleaseDirectory, newcomer: Master, limit_s: float) -> 
 def _claim(root: ReleaseDirectory, pid: int) -> None:
     # Waits for the master to tell systemd that it is the main process, while the one before it is still there.
     write_atomically(root.run / "main", f"{pid}\n")
-    gunicorn_masters.wait_until(
-        lambda: (root.run / f"main.{pid}").exists() or not gunicorn_masters.is_alive(pid), _CLAIM_S
-    )
+    claimed = root.run / f"main.{pid}"
+    gunicorn_masters.wait_until(lambda: claimed.exists() or not gunicorn_masters.is_alive(pid), _CLAIM_S)
 
 
 def _retire(root: ReleaseDirectory, old: Master, newcomer: int) -> None:
@@ -168,12 +165,11 @@ def _retire(root: ReleaseDirectory, old: Master, newcomer: int) -> None:
             pidfile.unlink()  # it ended by force; its successor refuses to write over the number of a process
 
     def is_promoted() -> bool:
-        return not gunicorn_masters.is_alive(newcomer) or (
-            pidfile.exists() and pidfile.read_text().strip() == str(newcomer)
-        )
+        is_named = pidfile.exists() and pidfile.read_text().strip() == str(newcomer)
+        return is_named or not gunicorn_masters.is_alive(newcomer)
 
     if not gunicorn_masters.wait_until(is_promoted, _RETIRE_S):
-        raise DeployError(f"master {newcomer} did not become the only one", "the log of the service says why")
+        raise DeployError(f"master {newcomer} did not become the only one", "see the log of the service")
 
 
 def _go_back(root: ReleaseDirectory, old: Master, newcomers: Sequence[Master]) -> None:
@@ -187,18 +183,14 @@ def _go_back(root: ReleaseDirectory, old: Master, newcomers: Sequence[Master]) -
         gunicorn_masters.stop(each.pid, _RETIRE_S)
 
 
-def _path(root: ReleaseDirectory) -> Path:
-    return root.run / _NOTE
-
-
 def _read(root: ReleaseDirectory) -> Note | None:
-    path = _path(root)
+    path = root.run / _NOTE
     return Note(**json.loads(path.read_bytes())) if path.exists() else None
 
 
 def _write(root: ReleaseDirectory, note: Note) -> None:
-    write_atomically(_path(root), json.dumps(asdict(note)) + "\n")
+    write_atomically(root.run / _NOTE, json.dumps(asdict(note)) + "\n")
 
 
 def _done(root: ReleaseDirectory) -> None:
-    _path(root).unlink(missing_ok=True)
+    (root.run / _NOTE).unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """Gunicorn's masters of one service, as the kernel shows them: a note on a disk can be out of date, a process cannot.
 
-A master was started with `ENVSERVE_RUN` in its environment and says in a file under run/ what it listens on. Its
+A master was started with `ENVSERVE_RUN` in its environment and writes what it listens on to a file under run/. Its
 workers have the same environment, but are its children.
 """
 
@@ -40,7 +40,7 @@ class Master:
 
 @dataclass(frozen=True)
 class Word:
-    """What a master says of itself once it listens.
+    """What a master reports once it listens.
 
     Args:
         listeners: where it listens: `host:port`, or `unix:` and a path.
@@ -58,8 +58,8 @@ def masters(run: Path) -> list[Master]:
 def find_masters(processes: list[Process]) -> list[Master]:
     """Which of the processes of a service are masters.
 
-    A worker has the environment of its master, since it starts no program of its own. A newcomer is a child as well,
-    but was told by its parent (`GUNICORN_PID`) whom it replaces.
+    A worker has the environment of its master, since it starts no other program. A newcomer is a child as well, but its
+    `GUNICORN_PID` names its parent, which it replaces.
     """
     own = {each.pid for each in processes}
     found = []
@@ -80,7 +80,7 @@ def is_alive(pid: int) -> bool:
 
 
 def word_of(run: Path, pid: int) -> Word | None:
-    """What a master says of itself; None before it listens."""
+    """What a master reports; None before it listens."""
     try:
         said = json.loads((run / f"master.{pid}").read_bytes())
         return Word(said["workers"], tuple(said["listeners"]))

@@ -78,7 +78,7 @@ class ReleaseDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the directory alone; a second process waits and says so."""
+        """Hold the directory alone; a second process waits, and prints that it does."""
         with ExitStack() as stack:
             try:
                 self.lay_out()
@@ -132,7 +132,7 @@ class ReleaseDirectory:
     def note_applied(self, digest: str, previous: str | None) -> None:
         """Put a release at the end of the order, right after the one that it replaced.
 
-        What came after that one was rolled back from: nobody wants to return to it, so it goes to the front.
+        What came after that one was rolled back from, so it goes to the front.
         """
         order = [each for each in self.order() if each != digest]
         end = order.index(previous) + 1 if previous in order else len(order)
@@ -159,6 +159,6 @@ class ReleaseDirectory:
 
 
 def lock_id(platform: str, packages: Sequence[LockedPackage]) -> str:
-    """A name for what a lock says for one platform: it follows from the packages and their hashes alone."""
+    """A name for the packages of a lock for one platform: it follows from the packages and their hashes alone."""
     lines = sorted(f"{each.manager} {each.name} {each.version} {each.sha256}" for each in packages)
     return hashlib.sha256("\n".join([platform, *lines]).encode()).hexdigest()[:_ID_LENGTH]

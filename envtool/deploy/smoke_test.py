@@ -1,4 +1,4 @@
-"""A release tried out before anybody depends on it: one worker of it, on a socket that nobody else knows."""
+"""A release tried out before traffic reaches it: one worker, on a private socket."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def try_out(root: ReleaseDirectory, digest: str, serving: Master | None, limit_s
             what = end() or f"after {limit_s:g} s: {trouble[0]}"
             said = log.read_text(encoding="utf-8", errors="replace")[-_SHOWN_CHARACTERS:].rstrip()
             hint = "nothing was changed: the service is as it was"
-            raise DeployError(f"release {digest} is not well, {what}\n{said}", hint)
+            raise DeployError(f"release {digest} failed its health check, {what}\n{said}", hint)
     finally:
         server.stop(_STOP_S)
         shutil.rmtree(root.trial, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""How a service is: what is current, what runs, whether it answers. Nothing is changed by looking."""
+"""The state of a service: what is current, what runs, whether it answers. Looking changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the checks look at: the state of a machine as frozen values, so that every check is a function of them alone."""
+"""The state of a machine and the needs of a lock as frozen values, of which every check is a function."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Needs:
         missing_bytes: the size of its archives and wheels that are not in the cache, as far as it is known.
         unpacked_bytes: what an environment of all of them takes: measured for those that are in the cache, and guessed
             from the size for others.
-        unknown: how many of those that are not in the cache have a size that nobody says.
+        unknown: how many of those that are not in the cache have an unknown size.
     """
 
     lacks: tuple[tuple[str, str], ...] = ()

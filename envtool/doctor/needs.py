@@ -1,4 +1,4 @@
-"""What the packages of a lock need of a machine, read from their names, versions and dependencies."""
+"""The needs of a lock of a machine, read from their names, versions and dependencies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which driver a CUDA needs.
+"""The driver that a CUDA version needs.
 
 Source: NVIDIA, CUDA Toolkit Release Notes, "CUDA Toolkit and Corresponding Driver Versions" (Linux x86_64), and CUDA
 Compatibility, "Minor Version Compatibility". A newer CUDA than the table's counts as its last line of the same major.

@@ -35,7 +35,7 @@ def environment_yml(
 
 
 def conda_only(lockfile: Lockfile) -> Lockfile:
-    """The lock without its wheels, for readers that refuse them; it no longer says what the sources asked for."""
+    """The lock without its wheels, for readers that refuse them; it no longer has what the sources asked for."""
     metadata = {key: value for key, value in lockfile.custom_metadata.items() if key != INPUTS_KEY}
     packages = tuple(each for each in lockfile.packages if each.manager == "conda")
     return replace(lockfile, packages=packages, custom_metadata=metadata)

@@ -1,4 +1,4 @@
-"""Where Debian's archives are: the machine's own apt configuration first, then the user's mirrors, then public ones.
+"""The places of Debian's archives: the machine's apt configuration first, then the user's mirrors, then public ones.
 
 Both formats of apt are read, deb822 (`.sources`) and one line per source (`.list`); see sources.list(5). Out of scope:
 apt's own proxy and authentication settings (ours are those of `envtool.fetch.client`), and `mirror+…`, `cdrom:` and

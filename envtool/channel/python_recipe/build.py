@@ -16,19 +16,21 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from envtool import file_lock
 from envtool.artifacts import conda_writer
 from envtool.artifacts.conda_package import Entry, Package
 from envtool.atomic_files import write_atomically
 from envtool.channel import index
-from envtool.channel.python_recipe import apt_sources, cpython, deb_archive, elf, recipe, wheel_package
+from envtool.channel.python_recipe import cpython, recipe, wheel_package
 from envtool.channel.python_recipe.recipe import CheckoutSource, DebianSource, Recipe, WheelSource
-from envtool.console import ProgressDisplay
-from envtool.errors import MissingFileError, NetworkError
-from envtool.fetch.archive_cache import Cache
-from envtool.fetch.downloader import fetch
+from envtool.errors import MissingFileError
 from envtool.wheels import checkout
+
+if TYPE_CHECKING:
+    from envtool.console import ProgressDisplay
+    from envtool.fetch.archive_cache import Cache
 
 _STATE = ".envtool"
 
@@ -77,9 +79,9 @@ def build(
         The packages, and whether each was built or reused.
 
     Raises:
-        MissingFileError: a recipe that was named is not there or cannot be built here.
-        NetworkError: a source could not be had.
-        HashMismatchError: a source has other bytes than the recipe says.
+        MissingFileError: a recipe that was named is not found or cannot be built here.
+        NetworkError: a source could not be downloaded.
+        HashMismatchError: a source has other bytes than the recipe names.
         ArchiveError: a source is not built as its format demands.
     """
     directory = recipes or recipe.directory()
@@ -164,7 +166,7 @@ class _Workshop:
     def _package(self, each: Recipe, scratch: Path) -> Package:
         about = (Entry("recipe/recipe.yml", each.text.encode("utf-8")),)
         if isinstance(each.source, DebianSource):
-            return self._interpreter(each, each.source, about)
+            return cpython.build(each, each.source, about, self.cache, self.display, self.debian_mirrors)
         wheels = scratch / "wheels"
         wheels.mkdir()
         if isinstance(each.source, WheelSource):
@@ -174,35 +176,6 @@ class _Workshop:
             with self.display.task(f"build the wheel of {each.name}"):
                 path = checkout.build(scratch / "checkout", wheels)
         return wheel_package.to_package(path, each, about)
-
-    def _interpreter(self, each: Recipe, source: DebianSource, about: tuple[Entry, ...]) -> Package:
-        patchelf = elf.find_patchelf()
-        sources = apt_sources.configured()
-        wanted = {
-            file: apt_sources.wanted(file, self.debian_mirrors, sources) for file in (*source.packages, source.upstream)
-        }
-        try:
-            with self.display.task(f"fetch the sources of {each.name}", in_bytes=True) as task:
-                paths = fetch(wanted.values(), self.cache, task)
-        except NetworkError as error:
-            hint = "name a mirror site that has Debian 11 with --debian-mirror URL; what has arrived is kept"
-            raise NetworkError(error.message, hint) from error
-        with self.display.task(f"put {each.name} {each.version} together"):
-            debs = [deb_archive.read(paths[wanted[file]]) for file in source.packages]
-            made = cpython.assemble(debs, paths[wanted[source.upstream]], source, patchelf)
-        return Package(
-            name=each.name,
-            version=each.version or "",
-            build_number=each.build_number,
-            subdir="linux-64",
-            depends=each.depends,
-            license=each.license,
-            summary=each.summary,
-            home=each.home,
-            files=made.files,
-            about=(*about, *made.licenses),
-            build_suffix="_cpython",
-        )
 
     def _state_path(self, name: str) -> Path:
         return self.channel / _STATE / f"{name}.json"

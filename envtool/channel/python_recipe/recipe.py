@@ -86,8 +86,8 @@ class Recipe:
     """One package of the channel.
 
     Args:
-        version: its version; None for a checkout, whose pyproject.toml says it.
-        depends: the match specs that it needs, on top of what a wheel's `Requires-Python` says.
+        version: its version; None for a checkout, whose pyproject.toml has it.
+        depends: the match specs that it needs, on top of a wheel's `Requires-Python`.
     """
 
     name: str
@@ -108,7 +108,7 @@ def directory() -> Path:
     for place in (package / "recipes", package.parent / "channel" / "recipes"):
         if place.is_dir():
             return place
-    raise MissingFileError("the recipes of the embedded channel are not there", "install envserve again")
+    raise MissingFileError("recipes of the embedded channel not found", "install envserve again")
 
 
 def checkout_root(recipes: Path) -> Path | None:
@@ -130,7 +130,7 @@ def load(name: str, recipes: Path) -> Recipe:
     """
     path = recipes / name / "recipe.yml"
     if not path.is_file():
-        raise MissingFileError(f"there is no recipe {name!r}", f"recipes: {', '.join(names(recipes)) or 'none'}")
+        raise MissingFileError(f"recipe {name!r} not found", f"recipes: {', '.join(names(recipes)) or 'none'}")
     return parse(read_text(path, _HINT), path)
 
 
