@@ -43,7 +43,8 @@ main()
 
 def main() -> NoReturn:
     """Unpack envtool and become it."""
-    source, arguments = _bundle_path(Path(sys.argv[0]).absolute()), sys.argv[1:]
+    started, arguments = Path(sys.argv[0]).absolute(), sys.argv[1:]
+    source = started.parent if (started.parent / "manifest.json").is_file() else started
     if not arguments:
         say(_USAGE.format(name=Path(sys.argv[0]).name))
         sys.exit(2)
@@ -61,10 +62,6 @@ def main() -> NoReturn:
     # -I: nothing that PYTHONPATH or the user's site-packages bring can come between.
     argv = [sys.executable, "-I", str(program), "bundle", "install", str(source), *arguments]
     os.execv(sys.executable, argv)  # noqa: S606 - no shell is what is wanted here
-
-
-def _bundle_path(started: Path) -> Path:
-    return started.parent if (started.parent / "manifest.json").is_file() else started
 
 
 def unpack_tools(bundle: Bundle) -> Path:

@@ -66,12 +66,13 @@ def create(order: Order, target: Path, cache: Cache, display: ProgressDisplay, *
         scratch = Path(name)
         with display.task("make the wheel of envtool"):
             wheel = envtool_wheels.own_wheel(scratch)
+        own = path_of(wheel.name, sha256_of(wheel))
         tool_packages = _tools(order, wheel, display)
         proven = fetch_packages([*packages, *tool_packages], cache, display)
         (scratch / STARTER).write_bytes(writer.starter())
-        sources = {LOCKFILE: order.lockfile_path, STARTER: scratch / STARTER, **_own(wheel), **_files(proven, packages)}
-        sources.update(_files(proven, tool_packages))
-        manifest = _manifest(order, sources, tool_packages, next(iter(_own(wheel))))
+        sources = {LOCKFILE: order.lockfile_path, STARTER: scratch / STARTER, own: wheel}
+        sources.update({**_files(proven, packages), **_files(proven, tool_packages)})
+        manifest = _manifest(order, sources, tool_packages, own)
         return _write(order, target, manifest, sources, display, as_directory=as_directory)
 
 
@@ -92,10 +93,6 @@ def _tools(order: Order, wheel: Path, display: ProgressDisplay) -> list[LockedPa
         )
     wanted = {(platform, f"python{python}") for platform in platforms for python in order.pythons}
     return [each for each in chosen.packages if (each.platform, each.category) in wanted]
-
-
-def _own(wheel: Path) -> dict[str, Path]:
-    return {path_of(wheel.name, sha256_of(wheel)): wheel}
 
 
 def _files(proven: Mapping[str, Path], packages: Sequence[LockedPackage]) -> dict[str, Path]:

@@ -159,12 +159,9 @@ def _refuse_other_end(path: Path, file: BinaryIO, places: Mapping[str, Place], e
     starter = places.get(STARTER)
     if starter is None:
         raise BundleError(f"{path} is not a whole bundle: it has no {STARTER}", _DAMAGED_HINT)
+    padding = -(-(end + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE - end
     file.seek(starter.offset)
-    expected = b"\0" * _padding(end) + file.read(starter.size_bytes)
+    expected = b"\0" * padding + file.read(starter.size_bytes)
     file.seek(end)
     if file.read(len(expected) + 1) != expected:
         raise BundleError(f"{path} does not end with its {STARTER}: it is cut off, or was altered", _DAMAGED_HINT)
-
-
-def _padding(end: int) -> int:
-    return -(-(end + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE - end

@@ -62,16 +62,16 @@ def _built(checkouts: Sequence[Path], scratch: Path, display: ProgressDisplay) -
     for number, root in enumerate(checkouts):
         if not (root / "pyproject.toml").is_file():
             raise MissingFileError(f"{root} has no pyproject.toml", "name the directory of a project")
-        inputs = sorted(each.name for each in root.iterdir() if _is_input(each.name))
+        inputs = sorted(
+            each.name
+            for each in root.iterdir()
+            if each.name in _KEPT_HIDDEN or not (each.name in _NOT_INPUTS or each.name.startswith("."))
+        )
         copy, target = scratch / f"checkout-{number}", scratch / f"wheel-{number}"
         target.mkdir()
         with display.task(f"build the wheel of {root}"):
             checkout.snapshot(root, inputs, copy)
             yield checkout.build(copy, target)
-
-
-def _is_input(name: str) -> bool:
-    return name not in _NOT_INPUTS and (not name.startswith(".") or name in _KEPT_HIDDEN)
 
 
 def _packed(package: Package, scratch: Path, display: ProgressDisplay) -> Path:

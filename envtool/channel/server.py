@@ -61,10 +61,6 @@ def _settings(service: Service) -> dict[str, Any]:
         "threads": service.threads,
         "worker_class": "gthread",
         "proc_name": "envtool channel serve",
-        "when_ready": _print_url,
+        "when_ready": lambda arbiter: answer(f"{arbiter.LISTENERS[0]}/"),
         "loglevel": "warning",
     }
-
-
-def _print_url(arbiter: Any) -> None:
-    answer(f"{arbiter.LISTENERS[0]}/")

@@ -48,11 +48,11 @@ class HostHealth:
     def inform(self, places: Sequence[Place]) -> tuple[Place, ...]:
         """The places of a file with what is known of their hosts."""
         with self._lock:
-            return tuple(_with_host(place, self._hosts.get(_host(place.url), _Host())) for place in places)
+            return tuple(self._informed(place) for place in places)
 
-
-def _with_host(place: Place, host: _Host) -> Place:
-    return replace(place, is_doubtful=host.is_down, not_before_s=max(place.not_before_s, host.not_before_s))
+    def _informed(self, place: Place) -> Place:
+        host = self._hosts.get(_host(place.url), _Host())
+        return replace(place, is_doubtful=host.is_down, not_before_s=max(place.not_before_s, host.not_before_s))
 
 
 def _host(url: str) -> str:

@@ -35,7 +35,8 @@ def rewrite(text: str, index: str | None, known: Collection[str]) -> str:
     found = _index_lines(lines)
     if index is None:
         gone = {i for i in found if _value(lines[i]).rstrip("/") in known}
-        return _without_empty_global("".join(line for i, line in enumerate(lines) if i not in gone), bool(gone))
+        left = "".join(line for i, line in enumerate(lines) if i not in gone)
+        return "" if gone and left.strip() == "[global]" else left
     for i in found:
         if match := _INDEX.match(lines[i].strip("\r\n")):
             lines[i] = f"{match['key']}{match['sign']}{index}{newline}"
@@ -72,7 +73,3 @@ def _insert(lines: list[str], line: str, newline: str) -> None:
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += newline
     lines += [f"[global]{newline}", line]
-
-
-def _without_empty_global(text: str, was_changed: bool) -> str:
-    return "" if was_changed and text.strip() == "[global]" else text

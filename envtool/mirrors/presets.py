@@ -145,11 +145,7 @@ def _value_issues(place: str, entry: Mapping[str, Any]) -> Iterator[Issue]:
         *((f'{place}.channels."{key}"', url) for key, url in channels.items()),
     ]
     for where, url in [*urls, *((f'{place}.channels."{key}"', key) for key in channels)]:
-        if url is not None and not _is_url(url):
+        if url is not None and urlsplit(str(url)).scheme not in ("http", "https", "file"):
             yield Issue(where, "must be an http, https or file URL")
         elif isinstance(url, str) and url_credentials.is_literal(url):
             yield Issue(where, "holds a credential; write ${NAME} and set the variable, or use netrc")
-
-
-def _is_url(url: Any) -> bool:
-    return isinstance(url, str) and urlsplit(url).scheme in ("http", "https", "file")

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 # Each with what to write instead.
 WORDINGS = {
     r"\b(?:is|are|was|were) not there\b": "X not found",
-    r"\bis no wheel\b|\bis none\b(?! of)": "is not a valid wheel",
+    r"\bis no wheel\b|(?<!there )\bis none\b(?! of)": "is not a valid wheel",
     r"\b(?:could|can|cannot|not) be had\b": "could not be downloaded",
     r"\bis the lock's already\b": "is already up to date",
     r"\b(?:is|are) not well\b": "failed its health check",

@@ -53,7 +53,8 @@ def base_uris(archive: str, user_mirrors: Sequence[str], sources: Sequence[AptSo
 
     A mirror of the user's is a site that has `debian/` and `debian-security/`, or the URL of one of the two.
     """
-    own = [_with_host(source.uri) for source in sources if source.archive == archive]
+    # apt allows file:/path, URLs need file:///path.
+    own = [re.sub(r"^file:/(?!/)", "file:///", source.uri) for source in sources if source.archive == archive]
     sites = [re.sub(r"/debian(?:-security)?$", "", url.rstrip("/")) for url in user_mirrors]
     named = [f"{site}/{_DIRECTORIES[archive]}" for site in (*sites, *PUBLIC_SITES)]
     return tuple(dict.fromkeys([*own, *named]))
@@ -110,8 +111,3 @@ def _read(path: Path, parse: Callable[[str], Iterator[AptSource]]) -> Iterator[A
     except OSError:  # no such file, or one that only root may read: there are other places to look
         return
     yield from parse(text)
-
-
-def _with_host(uri: str) -> str:
-    # apt allows file:/path, URLs need file:///path.
-    return re.sub(r"^file:/(?!/)", "file:///", uri)

@@ -129,7 +129,7 @@ class _Workshop:
     def bring(self, each: Recipe) -> Built:
         with TemporaryDirectory(prefix=f"envtool-{each.name}-") as name:
             scratch = Path(name)
-            inputs = _digest(_builder(), each.text, self._sources(each, scratch))
+            inputs = _sha256(json.dumps([_builder(), each.text, self._sources(each, scratch)]).encode())
             known = self._known(each.name, inputs)
             return known or self._build(each, inputs, scratch)
 
@@ -194,7 +194,7 @@ class _Workshop:
         """Index all but the superseded archives, then remove those; anybody else's archives stay."""
         states = [_State.read(path) for path in (self.channel / _STATE).glob("*.json")]
         superseded = {path for state in states if state for path in state.superseded}
-        archives = {_relative(path): path for path in sorted(self.channel.glob("*/*.conda"))}
+        archives = {f"{path.parent.name}/{path.name}": path for path in sorted(self.channel.glob("*/*.conda"))}
         current = {name: _sha256(path.read_bytes()) for name, path in archives.items() if name not in superseded}
         if not index.is_current(self.channel, current):
             with self.display.task("index the channel"):
@@ -203,16 +203,8 @@ class _Workshop:
             archives[name].unlink()
 
 
-def _relative(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"
-
-
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _digest(*parts: str) -> str:
-    return _sha256(json.dumps(parts).encode())
 
 
 def _builder() -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Union
 
 import envtool
-from envtool.errors import Issue, MissingFileError, RecipeError
+from envtool.errors import MissingFileError, RecipeError
 from envtool.yaml_document import Value, YamlDocument, read_text
 
 ARCHIVES = ("main", "security")
@@ -146,12 +146,10 @@ def parse(text: str, path: Path) -> Recipe:
     document = YamlDocument(path.name, text)
     recipe = None if document.issues else _Reader(document).recipe(text, path)
     if recipe is None or document.issues:
-        raise RecipeError(str(path), sorted(document.issues, key=_line), _HINT)
+        raise RecipeError(
+            str(path), sorted(document.issues, key=lambda issue: int(issue.place.rpartition(":")[2])), _HINT
+        )
     return recipe
-
-
-def _line(issue: Issue) -> int:
-    return int(issue.place.rpartition(":")[2])
 
 
 class _Reader:

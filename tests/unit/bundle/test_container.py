@@ -176,7 +176,7 @@ def test_a_file_that_the_manifest_does_not_name_is_refused(made: Made) -> None:
     with pytest.raises(BundleError, match=f"{path} is missing"):
         open_bundle(directory)
     (directory / path).symlink_to("/etc/hostname")
-    with pytest.raises(BundleError, match="no plain file"):
+    with pytest.raises(BundleError, match="not a regular file"):
         open_bundle(directory)
 
 
