@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from envtool.errors import EnvtoolError
@@ -75,10 +74,8 @@ class Task:
     """One long piece of work whose progress is shown."""
 
     def __init__(self, bars: Progress | None, label: str, total: int | None, *, in_bytes: bool) -> None:
-        self._bars = bars
+        self._bars, self._label, self._in_bytes = bars, label, in_bytes
         self._id: TaskID | None = bars.add_task(label, total=total) if bars else None
-        self._label = label
-        self._in_bytes = in_bytes
         self._started = time.monotonic()
         self._done = 0
 
@@ -117,9 +114,7 @@ class ProgressDisplay:
             self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._bars:
             self._bars.stop()
 
@@ -135,10 +130,6 @@ def _bars() -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-    )
-    return Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
+    label, percentage = TextColumn("{task.description}", markup=False), TextColumn("{task.percentage:>3.0f}%")
+    columns = (SpinnerColumn(), label, BarColumn(), percentage, TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -101,9 +101,7 @@ class HashMismatchError(EnvtoolError):
 
     def __init__(self, name: str, expected: str, actual: str, hint: str | None = None) -> None:
         super().__init__(f"{name} is not the file that was expected:\n  expected {expected}\n  actual   {actual}", hint)
-        self.name = name
-        self.expected = expected
-        self.actual = actual
+        self.name, self.expected, self.actual = name, expected, actual
 
 
 class DiskSpaceError(EnvtoolError):
@@ -139,6 +137,4 @@ class ProcessError(EnvtoolError):
 
     def __init__(self, program: str, returncode: int, output: str, hint: str | None = None) -> None:
         super().__init__(f"{program} ended with exit status {returncode}" + (f":\n{output}" if output else ""), hint)
-        self.program = program
-        self.returncode = returncode
-        self.output = output
+        self.program, self.returncode, self.output = program, returncode, output

@@ -1,9 +1,8 @@
 """Templates to text. The one door to Jinja2.
 
 A template is in `environment/` under a directory of templates and is described, with its variables, in the
-`variables.yml` beside that. The user's own directory (`templates/` under envtool's home) comes first, then the one that
-envtool brings: in the installed package, or at the root of a checkout. Rendering is strict: what is not defined is an
-error.
+`variables.yml` beside that. The user's own directory (`templates/` under envtool's home) comes first, then envtool's.
+Rendering is strict: what is not defined is an error.
 """
 
 from __future__ import annotations
@@ -122,9 +121,8 @@ def render(template: Template, values: Mapping[str, str]) -> str:
     known = {each.name: each for each in template.variables}
     unknown = sorted(values.keys() - known.keys())
     if unknown:
-        raise TemplateError(
-            f"template {template.name} has no variable {', '.join(unknown)}", f"it has {', '.join(known)}"
-        )
+        message = f"template {template.name} has no variable {', '.join(unknown)}"
+        raise TemplateError(message, f"it has {', '.join(known)}")
     missing = [each for each in template.variables if each.default is None and each.name not in values]
     if missing:
         wanted = "; ".join(f"{each.name} ({each.help})" for each in missing)
@@ -140,9 +138,8 @@ def _refuse_value(template: Template, variable: Variable, value: str) -> None:
     if variable.choices and value not in variable.choices:
         raise TemplateError(f"{what}: expected one of {', '.join(variable.choices)}, found {value!r}")
     if variable.pattern and not re.fullmatch(variable.pattern, value):
-        raise TemplateError(
-            f"{what}: expected a text that matches {variable.pattern}, found {value!r}", f"it is {variable.help}"
-        )
+        message = f"{what}: expected a text that matches {variable.pattern}, found {value!r}"
+        raise TemplateError(message, f"it is {variable.help}")
 
 
 def _render_file(path: Path, values: Mapping[str, str]) -> str:
@@ -177,8 +174,7 @@ def _environment() -> Environment:
 
 def _line(error: Exception) -> int:
     # Jinja2 rewrites the traceback so that its last frame inside the template has the template's own line number.
-    line = 0
-    trace = error.__traceback__
+    line, trace = 0, error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == "<template>":
             line = trace.tb_lineno

@@ -1,9 +1,8 @@
 """The start on a machine that has only Python: envtool is unpacked from the bundle, then it installs the bundle.
 
 The wheels of envtool are hashed while they are unpacked, below `~/.envtool/tools` (`ENVTOOL_HOME` moves it), where the
-program `bin/envtool` stays for later. Needs nothing but the standard library, and neither pip nor venv, which
-distributions package apart from Python. Out of scope: proving who made the bundle. Whoever runs a file trusts it, so a
-signature has to be checked before, by an envtool or openssl that is trusted already (docs/how-to/offline.md).
+program `bin/envtool` stays. Needs nothing but the standard library. Out of scope: proving who made the bundle;
+check its signature before, with a trusted envtool or openssl (docs/how-to/offline.md).
 """
 
 from __future__ import annotations

@@ -73,7 +73,14 @@ def create(order: Order, target: Path, cache: Cache, display: ProgressDisplay, *
         sources = {LOCKFILE: order.lockfile_path, STARTER: scratch / STARTER, own: wheel}
         sources.update({**_files(proven, packages), **_files(proven, tool_packages)})
         manifest = _manifest(order, sources, tool_packages, own)
-        return _write(order, target, manifest, sources, display, as_directory=as_directory)
+        signed = keyring.sign(manifest.format(), order.key_file) if order.key_file else None
+        with display.task(f"write {target}", manifest.size_bytes, in_bytes=True) as task:
+            if as_directory:
+                writer.write_directory(target, manifest, signed, sources, task)
+                sha256 = sha256_of(target / "manifest.json")
+            else:
+                sha256 = writer.write_file(target, manifest, signed, sources, task)
+    return Made(target, manifest, sha256, signed is not None)
 
 
 def _packages(order: Order) -> list[LockedPackage]:
@@ -118,23 +125,3 @@ def _manifest(order: Order, sources: Mapping[str, Path], tool_packages: Sequence
 def _sha256(path: str, source: Path) -> str:
     # Archives and wheels were proven a moment ago.
     return path.split("/")[1] if path.startswith("files/") else sha256_of(source)
-
-
-def _write(
-    order: Order,
-    target: Path,
-    manifest: Manifest,
-    sources: Mapping[str, Path],
-    display: ProgressDisplay,
-    *,
-    as_directory: bool,
-) -> Made:
-    content = manifest.format()
-    signed = keyring.sign(content, order.key_file) if order.key_file else None
-    with display.task(f"write {target}", manifest.size_bytes, in_bytes=True) as task:
-        if as_directory:
-            writer.write_directory(target, manifest, signed, sources, task)
-            sha256 = sha256_of(target / "manifest.json")
-        else:
-            sha256 = writer.write_file(target, manifest, signed, sources, task)
-    return Made(target, manifest, sha256, signed is not None)

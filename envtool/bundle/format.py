@@ -1,9 +1,8 @@
 """The two forms of a bundle: a directory, and one file that is that directory as a tar with `install.pyz` behind it.
 
-Python runs a file that ends with a zip archive, and tar does not look at what comes after its end. So one file can be
-run (`python3 serving.pyz`) and looked into (`tar tf serving.pyz`), however large it is: a zip archive of more than 4 GB
-could not be run by Python 3.12 and older. Nothing is compressed, since archives and wheels are; every file can be read
-where it lies.
+Python runs a file that ends with a zip archive, and tar ignores what comes after its end. So one file can be run
+(`python3 serving.pyz`) and listed (`tar tf serving.pyz`); Python 3.12 and older cannot run a zip archive of more than
+4 GB. Nothing is compressed, since archives and wheels are; every file can be read where it is.
 """
 
 from __future__ import annotations

@@ -62,10 +62,8 @@ def install(trusted: Trusted, request: Request, prefix: Prefix, cache: Cache, di
         try:
             fetch(wanted, cache, task)
         except HashMismatchError as error:
-            raise BundleError(
-                f"{error.name} is damaged or altered:\n  expected {error.expected}\n  actual   {error.actual}",
-                "copy or make the bundle again; nothing was installed",
-            ) from error
+            message = f"{error.name} is damaged or altered:\n  expected {error.expected}\n  actual   {error.actual}"
+            raise BundleError(message, "copy or make the bundle again; nothing was installed") from error
     return create(replace(request, is_offline=True, is_vouched=trusted.key is not None), prefix, cache, display)
 
 

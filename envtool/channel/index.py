@@ -213,9 +213,8 @@ def _with_times(repodata: dict[str, Any], times: Mapping[str, int]) -> bytes:
 def _times(channel: Path, subdirs: Iterable[str]) -> dict[str, int]:
     # What was assigned once stays. Source: CEP 47, "Channel server requirements".
     records = [record for subdir in subdirs for record in (read(channel, subdir) or {}).values()]
-    return {
-        each["sha256"]: each["indexed_timestamp"] for each in records if {"sha256", "indexed_timestamp"} <= each.keys()
-    }
+    known = [record for record in records if {"sha256", "indexed_timestamp"} <= record.keys()]
+    return {record["sha256"]: record["indexed_timestamp"] for record in known}
 
 
 def _link(source: Path, target: Path) -> None:

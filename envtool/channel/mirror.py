@@ -106,10 +106,8 @@ def _placed(lockfile: Lockfile) -> dict[str, LockedPackage]:
 def _path(package: LockedPackage) -> str:
     path = unquote(urlsplit(package.url).path)
     if is_repository(package.url):
-        raise ChannelError(
-            f"{package.name} comes from a git repository, which a mirror of files cannot stand for",
-            "envtool bundle carries its wheel; or build the wheel once, and write NAME @ URL",
-        )
+        hint = "envtool bundle carries its wheel; or build the wheel once, and write NAME @ URL"
+        raise ChannelError(f"{package.name} comes from a git repository, which a mirror of files does not have", hint)
     if package.manager == "pip":
         return safe_path(f"wheels/{path.lstrip('/')}", package.url)
     return safe_path("/".join(path.split("/")[-2:]), package.url)

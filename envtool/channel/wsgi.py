@@ -3,7 +3,6 @@
 Every file has an ETag and a Last-Modified, can be read in ranges, and is answered with 304 and all caching headers when
 it has not changed: a bare 304 makes clients forget a sharded index. An index has to be asked for again each time;
 archives and shards, whose names stand for their content, may be kept.
-
 With a token, each request has to bring it: `Authorization: Bearer`, the password of `Basic`, or conda's `/t/<token>/`
 before the path. Out of scope: TLS, rates and access logs, which belong to a proxy in front of it.
 """

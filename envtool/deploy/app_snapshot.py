@@ -65,9 +65,8 @@ def _copy(source: Path, target: Path) -> None:
     except (OSError, shutil.Error) as error:
         # copytree collects its errors; the first is enough to go by.
         reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error
-        raise DeployError(
-            f"{source} cannot be copied: {reason}", "it has to hold files and directories only"
-        ) from error
+        hint = "it has to hold files and directories only"
+        raise DeployError(f"{source} cannot be copied: {reason}", hint) from error
     for directory, _, names in os.walk(target):
         for name in names:
             _settle(Path(directory) / name)

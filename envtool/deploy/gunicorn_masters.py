@@ -90,8 +90,8 @@ def word_of(run: Path, pid: int) -> Word | None:
 
 def ready_workers(run: Path, pid: int) -> int:
     """How many workers of a master have said that they can take requests, and still run."""
-    numbers = [each.name.rpartition(".")[2] for each in run.glob(f"worker.{pid}.*")]
-    return sum(is_alive(int(each)) for each in numbers if each.isdigit())
+    numbers = [path.suffix[1:] for path in run.glob(f"worker.{pid}.*")]
+    return sum(is_alive(int(number)) for number in numbers if number.isdigit())
 
 
 def ended_workers(run: Path, pid: int) -> int:
@@ -130,10 +130,10 @@ def wait_until(is_true: Callable[[], bool], limit_s: float) -> bool:
 
 def sweep(run: Path) -> None:
     """Remove what processes that are gone have said."""
-    for each in [*run.glob("worker.*.*"), *run.glob("master.*"), *run.glob("main.*"), *run.glob("ended.*")]:
-        number = each.name.rpartition(".")[2]
+    for path in [*run.glob("worker.*.*"), *run.glob("master.*"), *run.glob("main.*"), *run.glob("ended.*")]:
+        number = path.suffix[1:]
         if number.isdigit() and not is_alive(int(number)):
-            each.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 def _processes(run: str) -> Iterator[Process]:

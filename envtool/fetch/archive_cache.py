@@ -136,9 +136,8 @@ class Cache:
             if error.errno in _FULL:
                 raise self.no_space(wanted, need_bytes) from error
             reason = error.strerror or str(error)
-            raise CacheError(
-                f"{wanted.name} cannot be written to the cache {self.root}: {reason}", _READ_ONLY_HINT
-            ) from error
+            message = f"{wanted.name} cannot be written to the cache {self.root}: {reason}"
+            raise CacheError(message, _READ_ONLY_HINT) from error
 
     def no_space(self, wanted: Wanted, need_bytes: int | None) -> CacheError:
         """The error for a disk that is full."""

@@ -1,8 +1,6 @@
 """Credentials of requests: put in just before a request leaves, never shown, never written.
 
-It comes from the URL itself (where `${NAME}` stands for an environment variable, so that a configuration file needs
-no secret), from `RATTLER_AUTH_FILE`, or from netrc.
-
+They come from the URL itself (where `${NAME}` is an environment variable), from `RATTLER_AUTH_FILE`, or from netrc.
 Source: for the file, rattler's `FileStorage`: host, or `*.domain`, to BearerToken, BasicHTTP or CondaToken; for the
 token in the path, conda's channel URLs `https://host/t/<token>/channel`.
 """

@@ -95,9 +95,7 @@ class _Run:
 
     def __init__(self, cache: Cache, tally: _Tally, patience: timeouts.Timeouts) -> None:
         self.stopped = threading.Event()
-        self._cache = cache
-        self._tally = tally
-        self._patience = patience
+        self._cache, self._tally, self._patience = cache, tally, patience
         self._hosts = HostHealth()
 
     def find(self, wanted: Wanted) -> Path | None:

@@ -1,7 +1,7 @@
 """The choice of the next place to ask for a file, after what has failed: a pure decision, without clock or network.
 
 Every place is asked once, in the order given, before any is asked again; those that may well work a moment later are
-then asked in further rounds, each after its own wait. Out of scope: asking (`envtool.fetch.downloader`).
+then asked in further rounds, each after its own wait.
 
 Source: for the wait, M. Brooker, "Exponential Backoff and Jitter" (AWS Architecture Blog, 2015), "full jitter"; for
 `Retry-After`, RFC 9110 section 10.2.3.

@@ -1,8 +1,7 @@
 """A file that grows, claimed by one writer at a time, in a directory that processes and users share.
 
-The lock is the kernel's (flock), so that a killed process leaves none behind. A claim that cannot be made, because the
-file belongs to a user who shares nothing or its holder has stopped moving, is never waited for endlessly: the writer
-takes another file instead, and loses no more than a second download.
+The lock is the kernel's (flock), so that a killed process leaves none behind. Where the file cannot be claimed (another
+user's, or its holder has stopped moving), the writer takes another file: at worst a second download.
 """
 
 from __future__ import annotations
@@ -113,8 +112,7 @@ class _Watch:
     """Sees whether a file still grows."""
 
     def __init__(self, path: Path, patience_s: float) -> None:
-        self._path = path
-        self._patience_s = patience_s
+        self._path, self._patience_s = path, patience_s
         self._seen: int | None = None
         self._since_s = time.monotonic()
 

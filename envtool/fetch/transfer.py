@@ -40,10 +40,7 @@ class Transfer:
     """The growing of one file over all attempts."""
 
     def __init__(self, wanted: Wanted, path: Path, cache: Cache, progress: Progress) -> None:
-        self._wanted = wanted
-        self._path = path
-        self._cache = cache
-        self._progress = progress
+        self._wanted, self._path, self._cache, self._progress = wanted, path, cache, progress
         self._digest = hashlib.sha256()
         self._have = 0
 

@@ -25,11 +25,8 @@ class TransferError(NetworkError):
         status: int | None = None,
     ) -> None:
         super().__init__(reason)
-        self.reason = reason
-        self.is_transient = is_transient
-        self.retry_after_s = retry_after_s
-        self.is_down = is_down
-        self.status = status
+        self.reason, self.status = reason, status
+        self.is_transient, self.is_down, self.retry_after_s = is_transient, is_down, retry_after_s
 
 
 class RangeError(TransferError):

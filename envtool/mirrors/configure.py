@@ -73,10 +73,8 @@ def _for_tools(
     if tuple(names) != (AUTO,):
         return [known[each] for each in names]
     if tools and best is None:
-        raise EnvtoolError(
-            f"{', '.join(tools)} cannot choose by measurement, and nothing was measured during the last day",
-            "envtool mirror probe measures; or name a preset",
-        )
+        message = f"{', '.join(tools)} cannot choose by measurement, and nothing was measured during the last day"
+        raise EnvtoolError(message, "envtool mirror probe measures; or name a preset")
     return [best] if best else []
 
 

@@ -55,22 +55,19 @@ class _Channel:
     """One channel that has to be signed."""
 
     def __init__(self, url: str, cache: Cache, is_offline: bool) -> None:
-        self._url = url
-        self._name = without_credentials(url)
-        self._cache = cache
+        self._url, self._name = url, without_credentials(url)
+        self._cache, self._is_offline = cache, is_offline
         self._kept = cache.root / "channels" / hashlib.sha256(url.encode()).hexdigest()
-        self._is_offline = is_offline
 
     def require(self, packages: Sequence[LockedPackage], keyring: Keyring, task: Task) -> None:
         content = self._read(channel_signature.INDEX)
         if content is None:
             raise SignatureError(f"{self._name} is not signed: it has no {channel_signature.INDEX}", _SIGN_HINT)
-        keyring.require(
-            f"{channel_signature.INDEX} of {self._name}", content, signed := self._read(channel_signature.SIGNATURE)
-        )
+        name, signature = f"{channel_signature.INDEX} of {self._name}", self._read(channel_signature.SIGNATURE)
+        keyring.require(name, content, signature)
         self._keep(channel_signature.INDEX, content)
-        self._keep(channel_signature.SIGNATURE, signed or b"")
-        stated = channel_signature.parse(content, f"{channel_signature.INDEX} of {self._name}")
+        self._keep(channel_signature.SIGNATURE, signature or b"")
+        stated = channel_signature.parse(content, name)
         for subdir in sorted({each.url.rsplit("/", 2)[1] for each in packages}):
             known = self._hashes(f"{subdir}/repodata.json", stated, task)
             for each in packages:

@@ -1,8 +1,7 @@
 """Building the embedded channel: each recipe once, and again only when something that it is made of has changed.
 
-Safe to kill at any moment and to run twice at once: a lock on the directory, files that appear whole, the index after
-the archives, and superseded archives removed last. A channel holds one build of each recipe, since two builds of one
-version would leave the choice to chance.
+Safe to kill at any moment and to run twice at once: the directory is locked, files appear whole, the index is written
+after the archives, and superseded archives are removed last. A channel holds one build of each recipe.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ Debian's files are laid out as conda's packages are (`bin`, `lib/python3.9`, `li
 like any conda Python. Only what Debian changes in the layout is replaced by upstream's files, since everything else
 carries Debian's security fixes. The libraries that are kept are those that the interpreter and its extension modules
 need; a need that stays open is an error, since it would be found on some machines only.
-
 Out of scope: headers, tkinter, idlelib and lib2to3, which Debian packages apart.
 """
 

@@ -1,10 +1,8 @@
 """A pure-Python wheel becomes a noarch Python package.
 
-Such a package has `site-packages/` and `python-scripts/`; the installer puts them where the environment's Python looks
-and writes the console scripts, whose names are in `info/link.json` (CEP 34). `RECORD` lists what will be installed,
-console scripts included, and `INSTALLER` is conda, so that pip neither upgrades nor removes the package by accident.
-
-Out of scope: compiled wheels, and the wheel's own dependencies, which the `pip:` section of an environment locks.
+Its console scripts are named in `info/link.json` (CEP 34). `RECORD` lists what will be installed, console scripts
+included, and `INSTALLER` is conda, so that pip leaves the package alone. Out of scope: compiled wheels, and the wheel's
+own dependencies, which the `pip:` section of an environment locks.
 """
 
 from __future__ import annotations
