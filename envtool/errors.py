@@ -35,11 +35,7 @@ class Issue:
 
 
 class InvalidFileError(EnvtoolError):
-    """A file from outside that cannot be used, with every issue that it has.
-
-    Args:
-        issues: at least one issue, in the order of the file.
-    """
+    """A file from outside that cannot be used, with every issue that it has."""
 
     def __init__(self, name: str, issues: Sequence[Issue], hint: str | None = None) -> None:
         count = "1 problem" if len(issues) == 1 else f"{len(issues)} problems"

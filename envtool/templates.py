@@ -55,9 +55,6 @@ def templates(own: Path | None = None) -> dict[str, Template]:
 
     Args:
         own: the user's own directory of templates, instead of the one under envtool's home.
-
-    Raises:
-        MissingFileError: the directory that was named is not found.
     """
     if own is not None:
         read_text(own / "variables.yml", "a directory of templates has a variables.yml and a directory environment/")

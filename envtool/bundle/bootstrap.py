@@ -66,9 +66,6 @@ def main() -> NoReturn:
 def unpack_tools(bundle: Bundle) -> Path:
     """Unpack the wheels of envtool for this Python, unless that was done before.
 
-    Returns:
-        The program `envtool`.
-
     Raises:
         BundleError: the bundle has no envtool for this machine, or a wheel is damaged.
     """

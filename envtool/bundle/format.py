@@ -27,11 +27,7 @@ _DAMAGED_HINT = "copy or make it again; nothing was installed"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a file of a bundle lies.
-
-    Args:
-        container: the file that holds it: itself, or the whole bundle.
-    """
+    """Where a file of a bundle lies."""
 
     container: Path
     offset: int

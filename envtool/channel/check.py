@@ -17,11 +17,7 @@ _SAME_KEYS = ("name", "version", "build", "build_number")
 
 
 def check_archive(path: Path) -> list[Issue]:
-    """Compare an archive with its own paths.json, and its name with its own index.json.
-
-    Returns:
-        What does not fit; nothing when all does.
-    """
+    """Compare an archive with its own paths.json, and its name with its own index.json."""
     try:
         info, payload = read_info(path, STATED), read_payload(path)
         record = parse_info(path, info, "index.json")
@@ -33,11 +29,7 @@ def check_archive(path: Path) -> list[Issue]:
 
 
 def check(channel: Path, archives: Mapping[str, Path], task: Task) -> list[Issue]:
-    """Check a whole channel.
-
-    Returns:
-        What does not fit; nothing when all does.
-    """
+    """Check a whole channel."""
     issues = list(_index_issues(channel, archives))
     for name, path in archives.items():
         issues += [Issue(f"{name.partition('/')[0]}/{each.place}", each.message) for each in check_archive(path)]

@@ -112,11 +112,7 @@ def remove(channel: Path, patterns: Sequence[str], display: ProgressDisplay, ind
 
 
 def collect(channel: Path, keep: int, display: ProgressDisplay, indexing: Indexing) -> Changed:
-    """Take all but the newest builds of every package out of a channel.
-
-    Args:
-        keep: how many builds of each package stay in each subdir.
-    """
+    """Take all but the newest builds of every package out of a channel."""
     archives(channel)
     with _changing(channel):
         records = {name: read_info_json(path, "index.json") for name, path in archives(channel).items()}

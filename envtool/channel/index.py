@@ -114,11 +114,7 @@ def _failure(copy: Path, *, has_shards: bool) -> str | None:
 
 
 def is_current(channel: Path, expected: Mapping[str, str]) -> bool:
-    """Whether the index lists exactly these archives.
-
-    Args:
-        expected: the sha256 of each archive, by `subdir/file name`.
-    """
+    """Whether the index lists exactly these archives."""
     listed = {}
     for subdir in {*SUBDIRS, *(name.partition("/")[0] for name in expected)}:
         records = read(channel, subdir)

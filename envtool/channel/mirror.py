@@ -34,11 +34,7 @@ _FORMAT = "envtool-mirror-1"
 
 @dataclass(frozen=True)
 class Mirrored:
-    """What a mirror is after a run.
-
-    Args:
-        mirrors: each canonical URL prefix and the URL that stands for it.
-    """
+    """What a mirror is after a run."""
 
     url: str
     files: int

@@ -35,11 +35,7 @@ class Storage(Protocol):
 
 
 class DirectoryStorage:
-    """A directory of this machine.
-
-    Args:
-        root: its path; made when the first file is put there.
-    """
+    """A directory of this machine."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()

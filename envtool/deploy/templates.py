@@ -31,9 +31,6 @@ def kinds(own: Path | None = None) -> dict[str, DeployTemplate]:
 
     Args:
         own: the user's own directory of templates, with a directory deploy/, instead of the one under envtool's home.
-
-    Raises:
-        MissingFileError: the directory that was named is not found.
     """
     if own is not None:
         read_text(own / "deploy" / "variables.yml", "a directory of templates has deploy/variables.yml and deploy/*.j2")
@@ -45,11 +42,7 @@ def kinds(own: Path | None = None) -> dict[str, DeployTemplate]:
 
 
 def find_kind(name: str, own: Path | None = None) -> DeployTemplate:
-    """The kind of a name.
-
-    Raises:
-        TemplateError: there is none of this name.
-    """
+    """The kind of a name."""
     known = kinds(own)
     if name not in known:
         raise TemplateError(f"unknown template {name!r}", f"templates: {', '.join(known)}")

@@ -36,11 +36,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Inotify:
-    """The limits of file events for one user.
-
-    Args:
-        used_instances: how many watchers this user has, as far as can be seen.
-    """
+    """The limits of file events for one user."""
 
     max_instances: int
     max_watches: int

@@ -36,9 +36,6 @@ class Wanted:
     Args:
         name: the file name that the content goes by, kept in the cache because installers read it.
         sha256: the hash of the content, 64 lower-case hexadecimal digits.
-
-    Raises:
-        CacheError: the name is none of a file in one directory.
     """
 
     name: str
@@ -53,11 +50,7 @@ class Wanted:
 
 
 class Cache:
-    """The content-addressed directory of proven files.
-
-    Args:
-        root: its place; made when the first file is stored.
-    """
+    """The content-addressed directory of proven files."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

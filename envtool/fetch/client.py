@@ -37,11 +37,7 @@ _HTML_STARTS = (b"<!doctype html", b"<html")
 
 @dataclass(frozen=True)
 class Body:
-    """The bytes of a URL on their way.
-
-    Args:
-        offset: the position of the first byte that comes; 0 when the server ignored the range.
-    """
+    """The bytes of a URL on their way."""
 
     offset: int
     total_bytes: int | None

@@ -53,9 +53,6 @@ def fetch(
     Args:
         progress: gets every byte that is proven or on its way, and, if it has `expect`, how many there will be.
 
-    Returns:
-        The path of each file.
-
     Raises:
         NetworkError: a file could not be downloaded; every place is named with its own reason.
         HashMismatchError: the only place of a file gave other bytes.

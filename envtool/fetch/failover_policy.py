@@ -45,11 +45,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Ask:
-    """Ask a place now.
-
-    Args:
-        has_alternative: whether another place is left, so that this one need not be suffered.
-    """
+    """Ask a place now."""
 
     position: int
     has_alternative: bool

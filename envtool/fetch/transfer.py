@@ -25,11 +25,7 @@ from envtool.fetch.transfer_error import RangeError, TransferError
 
 @dataclass(frozen=True)
 class Progress:
-    """The listener of a transfer.
-
-    Args:
-        advance: count so many more bytes; a negative number takes them back.
-    """
+    """The listener of a transfer."""
 
     advance: Callable[[int], None]
     expect: Callable[[int], None]

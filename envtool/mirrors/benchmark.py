@@ -46,11 +46,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Reading:
-    """What was measured of one candidate.
-
-    Args:
-        bytes_per_s: how fast the sample came; None when it did not.
-    """
+    """What was measured of one candidate."""
 
     name: str
     channel: str

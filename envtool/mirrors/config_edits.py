@@ -63,9 +63,6 @@ def diff(edits: Sequence[Edit]) -> str:
 def apply(edits: Sequence[Edit], journal: Path) -> list[Path]:
     """Make the changes, and keep what was there.
 
-    Returns:
-        The files that were changed.
-
     Raises:
         EnvtoolError: a file cannot be written, or is not what it was when the change was planned.
     """
@@ -86,9 +83,6 @@ def apply(edits: Sequence[Edit], journal: Path) -> list[Path]:
 
 def undo(journal: Path) -> list[Path]:
     """Take the last change back; run again, the one before it.
-
-    Returns:
-        The files that are as they were.
 
     Raises:
         EnvtoolError: there is no change to take back, or a file was changed since.

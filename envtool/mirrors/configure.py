@@ -28,9 +28,6 @@ def journal() -> Path:
 def plan(names: Sequence[str], tools: Sequence[str], known: Mapping[str, Preset], best: Preset | None) -> list[Edit]:
     """The changes that make envtool, and other tools on request, use mirrors.
 
-    Args:
-        best: the preset that was measured to be the best; needed for other tools and `auto`.
-
     Raises:
         EnvtoolError: the names or a file cannot be used.
     """

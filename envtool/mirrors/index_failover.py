@@ -28,9 +28,6 @@ def candidates(index_url: str | None, mirrors: Mirrors) -> tuple[str | None, ...
 
     Returns:
         URLs, the best first; None means whatever uv asks by itself.
-
-    Raises:
-        MissingFileError: a preset that it names is not found.
     """
     own = index_url or pip_index.index_of_machine()
     public = pip_index.public_index()

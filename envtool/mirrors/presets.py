@@ -85,11 +85,7 @@ def presets() -> dict[str, Preset]:
 
 
 def select(names: tuple[str, ...]) -> list[Preset]:
-    """The presets of some names, in their order.
-
-    Raises:
-        MissingFileError: there is none of that name.
-    """
+    """The presets of some names, in their order."""
     known = presets()
     for name in names:
         if name not in known:

@@ -27,11 +27,7 @@ _LIMIT_S = 8.0
 
 
 def for_urls(urls: Sequence[str], cache: Cache, display: ProgressDisplay) -> Mirrors:
-    """The mirrors for some canonical URLs, as this machine is set up.
-
-    Raises:
-        MissingFileError: a preset that it names is not found.
-    """
+    """The mirrors for some canonical URLs, as this machine is set up."""
     configured = mirrors.configured()
     names = mirrors.used()
     if not names or not urls:

@@ -49,11 +49,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Report:
-    """What is in the channel after a build.
-
-    Args:
-        left_out: recipes that cannot be built here, each with the reason.
-    """
+    """What is in the channel after a build."""
 
     url: str
     packages: tuple[Built, ...]
@@ -70,12 +66,6 @@ def build(
     recipes: Path | None = None,
 ) -> Report:
     """Bring a channel up to date with its recipes.
-
-    Args:
-        names: the recipes to build; none means all that can be built here.
-
-    Returns:
-        The packages, and whether each was built or reused.
 
     Raises:
         MissingFileError: a recipe that was named is not found or cannot be built here.

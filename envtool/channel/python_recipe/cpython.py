@@ -86,9 +86,6 @@ class Interpreter:
 def assemble(debs: Sequence[Deb], upstream: Path, source: DebianSource, patchelf: Patchelf) -> Interpreter:
     """Put the interpreter together.
 
-    Returns:
-        The files and their licences; the same bytes for the same sources.
-
     Raises:
         ArchiveError: the packages do not fit together: a library is missing, or a licence.
     """

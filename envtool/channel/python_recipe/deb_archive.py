@@ -23,11 +23,7 @@ _HEADER_BYTES = 60
 
 @dataclass(frozen=True)
 class Member:
-    """A file or a symbolic link of a package.
-
-    Args:
-        path: relative to the root directory, without `./`.
-    """
+    """A file or a symbolic link of a package."""
 
     path: str
     content: bytes
@@ -37,11 +33,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Deb:
-    """A whole package.
-
-    Args:
-        members: files and links, in the package's order; directories are left out.
-    """
+    """A whole package."""
 
     name: str
     version: str
@@ -50,9 +42,6 @@ class Deb:
 
 def read(path: Path) -> Deb:
     """Read a package.
-
-    Returns:
-        Its name, version and members.
 
     Raises:
         ArchiveError: it is damaged, not a Debian package, or has an unsafe member.

@@ -22,9 +22,6 @@ from envtool.wheels.layout import NOARCH
 def to_package(path: Path, recipe: Recipe, about: tuple[Entry, ...]) -> Package:
     """Make a package of a wheel.
 
-    Returns:
-        The package, without its recipe's sources.
-
     Raises:
         ArchiveError: the wheel is damaged, compiled, or contradicts its own RECORD or the recipe.
     """
