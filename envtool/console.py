@@ -1,7 +1,7 @@
-"""What people see: progress bars, plain lines, errors with hints, and JSON for programs.
+"""Output: progress bars, plain lines, errors with hints, and JSON for programs.
 
 Data goes to standard output, everything else to standard error. Bars are drawn only on a terminal; elsewhere each
-finished task leaves one line, so that a CI log tells the same story.
+finished task leaves one line, so that a CI log has the same lines.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from envtool.errors import EnvtoolError
@@ -46,7 +45,7 @@ def answer_script(text: str) -> None:
 
 
 def _shown(text: str) -> str:
-    # Names in a lock are somebody else's words: they shall not move the cursor, and no secret is ever shown.
+    # Names in a lock are foreign text: they must not move the cursor, and no secret is ever shown.
     return masked(text).translate(_VISIBLE)
 
 
@@ -72,20 +71,11 @@ def size(count: float) -> str:
 
 
 class Task:
-    """One long piece of work whose progress is shown.
-
-    Args:
-        bars: The display that draws it, or None where nothing is drawn.
-        label: What is being done, such as `fetch torch`.
-        total: How much work there is, in bytes or items, or None where it is not known.
-        in_bytes: Whether the work is counted in bytes.
-    """
+    """One long piece of work whose progress is shown."""
 
     def __init__(self, bars: Progress | None, label: str, total: int | None, *, in_bytes: bool) -> None:
-        self._bars = bars
+        self._bars, self._label, self._in_bytes = bars, label, in_bytes
         self._id: TaskID | None = bars.add_task(label, total=total) if bars else None
-        self._label = label
-        self._in_bytes = in_bytes
         self._started = time.monotonic()
         self._done = 0
 
@@ -101,7 +91,7 @@ class Task:
             self._bars.update(self._id, total=total)
 
     def finish(self) -> None:
-        """Take the bar away and leave one line that says what was done."""
+        """Take the bar away and leave one line about what was done."""
         if self._bars is not None and self._id is not None:
             self._bars.remove_task(self._id)
         elapsed_s = time.monotonic() - self._started
@@ -124,9 +114,7 @@ class ProgressDisplay:
             self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._bars:
             self._bars.stop()
 
@@ -142,10 +130,6 @@ def _bars() -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-    )
-    return Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
+    label, percentage = TextColumn("{task.description}", markup=False), TextColumn("{task.percentage:>3.0f}%")
+    columns = (SpinnerColumn(), label, BarColumn(), percentage, TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)

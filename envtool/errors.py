@@ -1,7 +1,7 @@
 """Every error that envtool raises on purpose.
 
 One root, so that the command line can tell an error that we know (a message, a hint, exit code 3) from a bug (a
-traceback). A message names the thing, then the expected and the actual value; what to do about it stands in the hint.
+traceback). A message names the thing, then the expected and the actual value; what to do about it is in the hint.
 """
 
 from __future__ import annotations
@@ -11,12 +11,7 @@ from dataclasses import dataclass
 
 
 class EnvtoolError(Exception):
-    """The root of every error that envtool knows.
-
-    Args:
-        message: What is wrong, with the thing that is wrong named first.
-        hint: What the user can do about it.
-    """
+    """The root of every error that envtool knows."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -29,8 +24,7 @@ class Issue:
     """One thing wrong in a file that a person or a tool wrote.
 
     Args:
-        place: Where, for people: `environment.yml:7` or `package[3].hash.sha256`.
-        message: What is wrong there.
+        place: where, for people: `environment.yml:7` or `package[3].hash.sha256`.
     """
 
     place: str
@@ -41,13 +35,7 @@ class Issue:
 
 
 class InvalidFileError(EnvtoolError):
-    """A file from outside that cannot be used, with every issue that it has.
-
-    Args:
-        name: The file, as the user named it.
-        issues: At least one issue, in the order of the file.
-        hint: What the user can do about all of them.
-    """
+    """A file from outside that cannot be used, with every issue that it has."""
 
     def __init__(self, name: str, issues: Sequence[Issue], hint: str | None = None) -> None:
         count = "1 problem" if len(issues) == 1 else f"{len(issues)} problems"
@@ -68,7 +56,7 @@ class RecipeError(InvalidFileError):
 
 
 class MissingFileError(EnvtoolError):
-    """A file that a command needs is not there."""
+    """A file that a command needs was not found."""
 
 
 class TemplateError(EnvtoolError):
@@ -76,16 +64,11 @@ class TemplateError(EnvtoolError):
 
 
 class SolveError(EnvtoolError):
-    """No set of packages satisfies the environment specification, or the records of a channel cannot be had."""
+    """No set of packages satisfies the environment specification, or the records of a channel cannot be downloaded."""
 
 
 class UnsatisfiableError(SolveError):
-    """No set of packages satisfies the specification of one platform.
-
-    Args:
-        platform: The platform.
-        reason: The solver's own words.
-    """
+    """No set of packages satisfies the specification of one platform."""
 
     def __init__(self, platform: str, reason: str) -> None:
         super().__init__(f"{platform}: {reason}")
@@ -98,7 +81,7 @@ class VirtualPackageError(EnvtoolError):
 
 
 class NetworkError(EnvtoolError):
-    """A file could not be had from any of its places."""
+    """A file could not be downloaded from any of its places."""
 
 
 class CacheError(EnvtoolError):
@@ -109,17 +92,12 @@ class HashMismatchError(EnvtoolError):
     """Bytes that are not the ones that were asked for.
 
     Args:
-        name: The file.
-        expected: What the lock or the recipe says, as `sha256:<hex>` or `<n> bytes`.
-        actual: What was found, in the same form.
-        hint: What to do.
+        expected: what the lock or the recipe has, as `sha256:<hex>` or `<n> bytes`.
     """
 
     def __init__(self, name: str, expected: str, actual: str, hint: str | None = None) -> None:
         super().__init__(f"{name} is not the file that was expected:\n  expected {expected}\n  actual   {actual}", hint)
-        self.name = name
-        self.expected = expected
-        self.actual = actual
+        self.name, self.expected, self.actual = name, expected, actual
 
 
 class DiskSpaceError(EnvtoolError):
@@ -151,17 +129,8 @@ class DeployError(EnvtoolError):
 
 
 class ProcessError(EnvtoolError):
-    """A program that we ran ended with an error.
-
-    Args:
-        program: The name of the program.
-        returncode: Its exit status.
-        output: The end of what it printed.
-        hint: What to do.
-    """
+    """A program that we ran ended with an error."""
 
     def __init__(self, program: str, returncode: int, output: str, hint: str | None = None) -> None:
         super().__init__(f"{program} ended with exit status {returncode}" + (f":\n{output}" if output else ""), hint)
-        self.program = program
-        self.returncode = returncode
-        self.output = output
+        self.program, self.returncode, self.output = program, returncode, output

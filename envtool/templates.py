@@ -1,9 +1,8 @@
 """Templates to text. The one door to Jinja2.
 
-A template stands in `environment/` under a directory of templates and is described, with its variables, in the
-`variables.yml` beside that. The user's own directory (`templates/` under envtool's home) comes first, then the one that
-envtool brings: in the installed package, or at the root of a checkout. Rendering is strict: what is not defined is an
-error.
+A template is in `environment/` under a directory of templates and is described, with its variables, in the
+`variables.yml` beside that. The user's own directory (`templates/` under envtool's home) comes first, then envtool's.
+Rendering is strict: what is not defined is an error.
 """
 
 from __future__ import annotations
@@ -29,11 +28,9 @@ class Variable:
     """A variable of a template.
 
     Args:
-        name: Its name.
-        help: What it is, for people.
-        default: Its value when none is given; None when one has to be given.
-        choices: The values that it takes; empty when it takes any.
-        pattern: A regular expression that a value has to match in full; empty when any does.
+        default: its value when none is given; None when one has to be given.
+        choices: the values that it takes; empty when it takes any.
+        pattern: a regular expression that a value has to match in full; empty when any does.
     """
 
     name: str
@@ -45,14 +42,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Template:
-    """A template of an environment specification.
-
-    Args:
-        name: Its name, which is its file name without `.yml.j2`.
-        path: The file.
-        description: What it makes, for people.
-        variables: What it takes.
-    """
+    """A template of an environment specification."""
 
     name: str
     path: Path
@@ -64,11 +54,7 @@ def templates(own: Path | None = None) -> dict[str, Template]:
     """The templates of environment specifications, by name; the user's own come first and hide envtool's.
 
     Args:
-        own: The user's own directory of templates, instead of the one under envtool's home.
-
-    Raises:
-        InvalidFileError: A variables.yml is malformed.
-        MissingFileError: The directory that was named is not there.
+        own: the user's own directory of templates, instead of the one under envtool's home.
     """
     if own is not None:
         read_text(own / "variables.yml", "a directory of templates has a variables.yml and a directory environment/")
@@ -91,7 +77,7 @@ def _described(root: Path) -> dict[str, Template]:
     if document.issues:
         raise InvalidFileError(str(path), document.issues)
     for name, file in files.items():
-        # Nobody has to describe a template; then every name in it is a variable that has to be given.
+        # Every name in a template without a description is a variable that has to be given.
         found.setdefault(name, Template(name, file, "", tuple(Variable(each, "", None) for each in names_in(file))))
     return found
 
@@ -103,13 +89,7 @@ def _template(document: YamlDocument, name: str, file: Path, entry: Value) -> Te
 
 
 def read_variables(document: YamlDocument, value: Value | None, what: str) -> tuple[Variable, ...]:
-    """The variables that a variables.yml describes; what is wrong with them goes to the document's issues.
-
-    Args:
-        document: The file.
-        value: The mapping of names to what is said of each.
-        what: What the mapping is, for messages.
-    """
+    """The variables that a variables.yml describes; what is wrong with them goes to the document's issues."""
     variables = []
     for name, about in document.mapping(value, what).items():
         document.mapping(about, name, ("help", "default", "choices", "pattern"))
@@ -130,18 +110,16 @@ def render(template: Template, values: Mapping[str, str]) -> str:
     """Render a template.
 
     Args:
-        template: The template.
-        values: A value for each variable that has no default, and for any other.
+        values: a value for each variable that has no default, and for any other.
 
     Raises:
-        TemplateError: A variable is missing or unknown, or the template has an error, with its line.
+        TemplateError: a variable is missing or unknown, or the template has an error, with its line.
     """
     known = {each.name: each for each in template.variables}
     unknown = sorted(values.keys() - known.keys())
     if unknown:
-        raise TemplateError(
-            f"template {template.name} has no variable {', '.join(unknown)}", f"it has {', '.join(known)}"
-        )
+        message = f"template {template.name} has no variable {', '.join(unknown)}"
+        raise TemplateError(message, f"it has {', '.join(known)}")
     missing = [each for each in template.variables if each.default is None and each.name not in values]
     if missing:
         wanted = "; ".join(f"{each.name} ({each.help})" for each in missing)
@@ -157,9 +135,8 @@ def _refuse_value(template: Template, variable: Variable, value: str) -> None:
     if variable.choices and value not in variable.choices:
         raise TemplateError(f"{what}: expected one of {', '.join(variable.choices)}, found {value!r}")
     if variable.pattern and not re.fullmatch(variable.pattern, value):
-        raise TemplateError(
-            f"{what}: expected a text that matches {variable.pattern}, found {value!r}", f"it is {variable.help}"
-        )
+        message = f"{what}: expected a text that matches {variable.pattern}, found {value!r}"
+        raise TemplateError(message, f"it is {variable.help}")
 
 
 def _render_file(path: Path, values: Mapping[str, str]) -> str:
@@ -182,7 +159,7 @@ def names_in(path: Path) -> list[str]:
     try:
         return sorted(meta.find_undeclared_variables(_environment().parse(read_text(path, ""))))
     except TemplateSyntaxError:
-        return []  # rendering it says what is wrong, and where
+        return []  # rendering it reports what is wrong, and where
 
 
 def _environment() -> Environment:
@@ -194,8 +171,7 @@ def _environment() -> Environment:
 
 def _line(error: Exception) -> int:
     # Jinja2 rewrites the traceback so that its last frame inside the template has the template's own line number.
-    line = 0
-    trace = error.__traceback__
+    line, trace = 0, error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == "<template>":
             line = trace.tb_lineno

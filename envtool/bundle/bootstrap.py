@@ -1,9 +1,8 @@
-"""What runs first on a machine that has only Python: envtool is unpacked from the bundle, then it installs the bundle.
+"""The start on a machine that has only Python: envtool is unpacked from the bundle, then it installs the bundle.
 
 The wheels of envtool are hashed while they are unpacked, below `~/.envtool/tools` (`ENVTOOL_HOME` moves it), where the
-program `bin/envtool` stays for later. Needs nothing but the standard library, and neither pip nor venv, which
-distributions package apart from Python. Out of scope: proving who made the bundle. Whoever runs a file trusts it, so a
-signature has to be checked before, by an envtool or openssl that is trusted already (docs/how-to/offline.md).
+program `bin/envtool` stays. Needs nothing but the standard library. Out of scope: proving who made the bundle;
+check its signature before, with a trusted envtool or openssl (docs/how-to/offline.md).
 """
 
 from __future__ import annotations
@@ -43,7 +42,8 @@ main()
 
 def main() -> NoReturn:
     """Unpack envtool and become it."""
-    source, arguments = _bundle_path(Path(sys.argv[0]).absolute()), sys.argv[1:]
+    started, arguments = Path(sys.argv[0]).absolute(), sys.argv[1:]
+    source = started.parent if (started.parent / "manifest.json").is_file() else started
     if not arguments:
         say(_USAGE.format(name=Path(sys.argv[0]).name))
         sys.exit(2)
@@ -63,18 +63,11 @@ def main() -> NoReturn:
     os.execv(sys.executable, argv)  # noqa: S606 - no shell is what is wanted here
 
 
-def _bundle_path(started: Path) -> Path:
-    return started.parent if (started.parent / "manifest.json").is_file() else started
-
-
 def unpack_tools(bundle: Bundle) -> Path:
     """Unpack the wheels of envtool for this Python, unless that was done before.
 
-    Returns:
-        The program `envtool`.
-
     Raises:
-        BundleError: The bundle has no envtool for this machine, or a wheel is damaged.
+        BundleError: the bundle has no envtool for this machine, or a wheel is damaged.
     """
     wheels = _wheels(bundle)
     digest = hashlib.sha256("".join(f"{each}\n" for each in (sys.executable, *wheels)).encode())

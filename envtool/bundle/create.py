@@ -16,7 +16,7 @@ from envtool.fetch.archive_cache import Cache, sha256_of
 from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile, read_lockfile, write_lockfile
 from envtool.mirrors import mirrors
-from envtool.signing import ed25519
+from envtool.signing import keyring
 from envtool.solve.md5_completion import read_complete
 from envtool.source_builds.acquire import fetch_packages
 
@@ -26,12 +26,8 @@ class Order:
     """What a bundle shall hold.
 
     Args:
-        lockfile_path: The lock.
-        platforms: Which of its platforms.
-        categories: Which of its categories.
-        pythons: The Python versions of the machines that it is for, such as `3.11`.
-        tools_path: Where the choice of envtool's own wheels is kept, if it is.
-        key_file: The private key to sign it with, if it is to be signed.
+        pythons: the Python versions of the machines that it is for, such as `3.11`.
+        tools_path: where the choice of envtool's own wheels is kept, if it is.
     """
 
     lockfile_path: Path
@@ -47,10 +43,7 @@ class Made:
     """A bundle that was made.
 
     Args:
-        path: The file or directory.
-        manifest: What it holds.
-        sha256: The hash of the file, of a directory the one of its manifest.
-        is_signed: Whether it is signed.
+        sha256: the hash of the file, of a directory the one of its manifest.
     """
 
     path: Path
@@ -62,20 +55,11 @@ class Made:
 def create(order: Order, target: Path, cache: Cache, display: ProgressDisplay, *, as_directory: bool = False) -> Made:
     """Make a bundle.
 
-    Args:
-        order: What goes in.
-        target: The file or directory.
-        cache: Where proven archives and wheels are kept.
-        display: Where progress is shown.
-        as_directory: Whether it shall be a directory.
-
     Raises:
-        LockfileError: The lock cannot be used.
-        PrefixError: It has nothing for a platform or category.
-        NetworkError, HashMismatchError: An archive or wheel could not be had or proven.
-        SolveError: There are no wheels of envtool for one of the Pythons.
-        SignatureError: The key cannot be used.
-        BundleError: The target is something else already.
+        PrefixError: it has nothing for a platform or category.
+        NetworkError, HashMismatchError: an archive or wheel could not be downloaded or proven.
+        SolveError: there are no wheels of envtool for one of the Pythons.
+        BundleError: the target is something else already.
     """
     writer.refuse_foreign(target, as_directory=as_directory)
     lockfile = read_complete(order.lockfile_path)
@@ -84,14 +68,22 @@ def create(order: Order, target: Path, cache: Cache, display: ProgressDisplay, *
         scratch = Path(name)
         with display.task("make the wheel of envtool"):
             wheel = envtool_wheels.own_wheel(scratch)
+        own = path_of(wheel.name, sha256_of(wheel))
         tool_packages = _tools(order, wheel, display)
         proven = fetch_packages([*packages, *tool_packages], cache, display)
         (scratch / STARTER).write_bytes(writer.starter())
         lock = _carried_lock(order.lockfile_path, lockfile, scratch)
-        sources = {LOCKFILE: lock, STARTER: scratch / STARTER, **_own(wheel), **_files(proven, packages)}
-        sources.update(_files(proven, tool_packages))
-        manifest = _manifest(order, sources, tool_packages, next(iter(_own(wheel))))
-        return _write(order, target, manifest, sources, display, as_directory=as_directory)
+        sources = {LOCKFILE: lock, STARTER: scratch / STARTER, own: wheel}
+        sources.update({**_files(proven, packages), **_files(proven, tool_packages)})
+        manifest = _manifest(order, sources, tool_packages, own)
+        signed = keyring.sign(manifest.format(), order.key_file) if order.key_file else None
+        with display.task(f"write {target}", manifest.size_bytes, in_bytes=True) as task:
+            if as_directory:
+                writer.write_directory(target, manifest, signed, sources, task)
+                sha256 = sha256_of(target / "manifest.json")
+            else:
+                sha256 = writer.write_file(target, manifest, signed, sources, task)
+    return Made(target, manifest, sha256, signed is not None)
 
 
 def _carried_lock(path: Path, lockfile: Lockfile, scratch: Path) -> Path:
@@ -120,10 +112,6 @@ def _tools(order: Order, wheel: Path, display: ProgressDisplay) -> list[LockedPa
     return [each for each in chosen.packages if (each.platform, each.category) in wanted]
 
 
-def _own(wheel: Path) -> dict[str, Path]:
-    return {path_of(wheel.name, sha256_of(wheel)): wheel}
-
-
 def _files(proven: Mapping[str, Path], packages: Sequence[LockedPackage]) -> dict[str, Path]:
     return {path_of(each.file_name, require_sha256(each)): proven[each.url] for each in packages}
 
@@ -147,23 +135,3 @@ def _manifest(order: Order, sources: Mapping[str, Path], tool_packages: Sequence
 def _sha256(path: str, source: Path) -> str:
     # Archives and wheels were proven a moment ago.
     return path.split("/")[1] if path.startswith("files/") else sha256_of(source)
-
-
-def _write(
-    order: Order,
-    target: Path,
-    manifest: Manifest,
-    sources: Mapping[str, Path],
-    display: ProgressDisplay,
-    *,
-    as_directory: bool,
-) -> Made:
-    content = manifest.format()
-    signed = ed25519.sign(content, order.key_file) if order.key_file else None
-    with display.task(f"write {target}", manifest.size_bytes, in_bytes=True) as task:
-        if as_directory:
-            writer.write_directory(target, manifest, signed, sources, task)
-            sha256 = sha256_of(target / "manifest.json")
-        else:
-            sha256 = writer.write_file(target, manifest, signed, sources, task)
-    return Made(target, manifest, sha256, signed is not None)

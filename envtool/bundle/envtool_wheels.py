@@ -1,7 +1,7 @@
-"""What envtool itself needs on a machine without a network: its own wheel, and those that it depends on.
+"""The wheels of envtool and its dependencies, for a machine without a network.
 
-They are chosen for each Python that the other machine may have, and can be kept as a lock of their own, in the format
-of conda-lock.yml with one category for each Python: a bundle that is made again next year is then the same to the byte.
+They are chosen for each Python that the other machine may have, and can be kept as a lock in the format of
+conda-lock.yml with one category for each Python: a bundle that is made again next year is then the same to the byte.
 """
 
 from __future__ import annotations
@@ -41,12 +41,9 @@ _ZIP_TIME = (1980, 1, 2, 0, 0, 0)
 def own_wheel(scratch: Path) -> Path:
     """The wheel of this envtool: built where it runs from a checkout, put together again where it was installed.
 
-    Args:
-        scratch: An empty directory.
-
     Raises:
-        BundleError: It is installed in another way.
-        ProcessError: The build backend could not be had.
+        BundleError: it is installed in another way.
+        ProcessError: the build backend could not be installed.
     """
     directory = recipe.directory()
     root = recipe.checkout_root(directory)
@@ -59,14 +56,10 @@ def own_wheel(scratch: Path) -> Path:
 
 
 def repack(installed: Distribution, scratch: Path) -> Path:
-    """The wheel that an installed envtool came from, as far as it can be told: equal files give equal bytes.
-
-    Args:
-        installed: What is installed.
-        scratch: Where the wheel goes.
+    """The wheel that an installed envtool came from, as far as it can be rebuilt: equal files give equal bytes.
 
     Raises:
-        BundleError: Its files are not where a wheel would have put them.
+        BundleError: its files are not where a wheel would have put them.
     """
     files = {each.as_posix(): Path(str(each.locate())) for each in installed.files or () if _is_in_a_wheel(each)}
     if "envtool/__init__.py" not in files:
@@ -91,17 +84,11 @@ def _is_in_a_wheel(path: PurePosixPath) -> bool:
 def choose(wheel: Path, platforms: Sequence[str], pythons: Sequence[str], mirrors: Mirrors) -> Lockfile:
     """Choose the wheels that envtool needs.
 
-    Args:
-        wheel: The one of envtool, which says what it needs.
-        platforms: The platforms that it shall run on.
-        pythons: The Python versions that it shall run on, such as `3.11`.
-        mirrors: Whose URLs are replaced by the canonical ones.
-
     Returns:
         A lock with the category `python3.11` for Python 3.11.
 
     Raises:
-        SolveError: There are no wheels for one of them.
+        SolveError: there are no wheels for one of them.
     """
     targets = [Target(platform, python, TOOLS_GLIBC) for platform in platforms for python in pythons]
     with ThreadPoolExecutor(_JOBS) as pool:
@@ -128,12 +115,11 @@ def _for_target(wheel: Path, target: Target, mirrors: Mirrors) -> list[LockedPac
 
 
 def remembered(path: Path, wheel: Path, platforms: Sequence[str], pythons: Sequence[str], mirrors: Mirrors) -> Lockfile:
-    """The tools that a file names; chosen and written there when the file is not there yet.
+    """The tools that a file names; chosen and written there when the file does not exist yet.
 
     Raises:
-        LockfileError: The file is malformed.
-        BundleError: It is for other platforms, other Pythons or another envtool.
-        SolveError: There are no wheels for one of them.
+        BundleError: it is for other platforms, other Pythons or another envtool.
+        SolveError: there are no wheels for one of them.
     """
     if not path.exists():
         chosen = choose(wheel, platforms, pythons, mirrors)

@@ -1,9 +1,8 @@
 """The two forms of a bundle: a directory, and one file that is that directory as a tar with `install.pyz` behind it.
 
-Python runs a file that ends with a zip archive, and tar does not look at what comes after its end. So one file can be
-run (`python3 serving.pyz`) and looked into (`tar tf serving.pyz`), however large it is: a zip archive of more than 4 GB
-could not be run by Python 3.12 and older. Nothing is compressed, since archives and wheels are; every file can be read
-where it lies.
+Python runs a file that ends with a zip archive, and tar ignores what comes after its end. So one file can be run
+(`python3 serving.pyz`) and listed (`tar tf serving.pyz`); Python 3.12 and older cannot run a zip archive of more than
+4 GB. Nothing is compressed, since archives and wheels are; every file can be read where it is.
 """
 
 from __future__ import annotations
@@ -28,13 +27,7 @@ _DAMAGED_HINT = "copy or make it again; nothing was installed"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a file of a bundle lies.
-
-    Args:
-        container: The file that holds it: itself, or the whole bundle.
-        offset: The position of its first byte there.
-        size_bytes: Its size.
-    """
+    """Where a file of a bundle lies."""
 
     container: Path
     offset: int
@@ -49,15 +42,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose structure is right; its files are still to be hashed by whoever reads them.
-
-    Args:
-        path: The file or directory.
-        content: The bytes of its manifest.
-        manifest: What it holds.
-        signature: The signature over the manifest, None where there is none.
-        places: Where each file lies.
-    """
+    """A bundle whose structure is right; its files are still to be hashed by whoever reads them."""
 
     path: Path
     content: bytes
@@ -69,7 +54,7 @@ class Bundle:
         """The bytes of a file, hashed while they are read.
 
         Raises:
-            BundleError: They are not those that the manifest names; raised after the last of them.
+            BundleError: they are not those that the manifest names; raised after the last of them.
         """
         place, digest = self.places[path], hashlib.sha256()
         left = place.size_bytes
@@ -94,11 +79,8 @@ class Bundle:
 def open_bundle(path: Path) -> Bundle:
     """Look at a bundle of either form.
 
-    Args:
-        path: The file or directory.
-
     Raises:
-        BundleError: It is not there, is no bundle, is not whole, or holds something that its manifest does not name.
+        BundleError: it is not found, not a whole bundle, or holds something that its manifest does not name.
     """
     try:
         places = _in_directory(path) if path.is_dir() else _in_file(path)
@@ -114,7 +96,7 @@ def open_bundle(path: Path) -> Bundle:
 
 def _read(path: Path, places: Mapping[str, Place]) -> Bundle:
     if MANIFEST not in places or places[MANIFEST].size_bytes > _LARGEST_MANIFEST_BYTES:
-        raise BundleError(f"{path} is no bundle: it has no {MANIFEST}", "envtool bundle create makes bundles")
+        raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}", "envtool bundle create makes bundles")
     texts = {}
     for name in (MANIFEST, SIGNATURE):
         if name in places:
@@ -142,7 +124,7 @@ def _in_directory(root: Path) -> dict[str, Place]:
         for name in [*files, *(each for each in names if (Path(directory) / each).is_symlink())]:
             path = Path(directory) / name
             if not stat.S_ISREG(path.lstat().st_mode):
-                raise BundleError(f"{path} is no plain file, and has no place in a bundle", _DAMAGED_HINT)
+                raise BundleError(f"{path} is not a regular file, and does not belong in a bundle", _DAMAGED_HINT)
             places[path.relative_to(root).as_posix()] = Place(path, 0, path.stat().st_size)
     return places
 
@@ -156,7 +138,7 @@ def _in_file(path: Path) -> dict[str, Place]:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if not member.isreg() or member.name in places:
-                    raise BundleError(f"{member.name} has no place in the bundle {path}", _DAMAGED_HINT)
+                    raise BundleError(f"{member.name} does not belong in the bundle {path}", _DAMAGED_HINT)
                 end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 if end > total_bytes:
                     raise BundleError(
@@ -171,13 +153,10 @@ def _refuse_other_end(path: Path, file: BinaryIO, places: Mapping[str, Place], e
     # What Python runs is behind the tar, and has to be the install.pyz that the manifest names.
     starter = places.get(STARTER)
     if starter is None:
-        raise BundleError(f"{path} is no whole bundle: it has no {STARTER}", _DAMAGED_HINT)
+        raise BundleError(f"{path} is not a whole bundle: it has no {STARTER}", _DAMAGED_HINT)
+    padding = -(-(end + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE - end
     file.seek(starter.offset)
-    expected = b"\0" * _padding(end) + file.read(starter.size_bytes)
+    expected = b"\0" * padding + file.read(starter.size_bytes)
     file.seek(end)
     if file.read(len(expected) + 1) != expected:
         raise BundleError(f"{path} does not end with its {STARTER}: it is cut off, or was altered", _DAMAGED_HINT)
-
-
-def _padding(end: int) -> int:
-    return -(-(end + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE - end

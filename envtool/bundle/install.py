@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from envtool.artifacts.download import require_sha256
 from envtool.bundle.format import Bundle, open_bundle
@@ -17,19 +18,15 @@ from envtool.fetch.file_urls import part_url
 from envtool.install.create import Outcome, create
 from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile, parse_lockfile
-from envtool.prefix.prefix import Prefix
-from envtool.signing import ed25519
+from envtool.signing.keyring import trusted as trusted_keys
+
+if TYPE_CHECKING:
+    from envtool.prefix.prefix import Prefix
 
 
 @dataclass(frozen=True)
 class Trusted:
-    """A bundle whose signature was checked, where this machine asks for one.
-
-    Args:
-        bundle: The bundle; its files are proven when they are read.
-        key: The short name of the key that signed it, None where no key is trusted.
-        lockfile: Its lock.
-    """
+    """A bundle whose signature was checked, where this machine asks for one."""
 
     bundle: Bundle
     key: str | None
@@ -40,14 +37,13 @@ def open_trusted(path: Path, key_files: Sequence[Path] = ()) -> Trusted:
     """Open a bundle and check its signature.
 
     Args:
-        path: The file or directory.
-        key_files: Public keys, in place of those that this machine is configured to trust.
+        key_files: public keys, in place of those that this machine is configured to trust.
 
     Raises:
-        BundleError: It is no bundle, not whole, or altered.
-        SignatureError: Keys are trusted, and none of them has signed it.
+        BundleError: it is no bundle, not whole, or altered.
+        SignatureError: keys are trusted, and none of them has signed it.
     """
-    keyring = ed25519.trusted(key_files)
+    keyring = trusted_keys(key_files)
     bundle = open_bundle(path)
     key = keyring.require(str(path), bundle.content, bundle.signature) if keyring else None
     lockfile = parse_lockfile(f"{LOCKFILE} in {path}", bundle.read(LOCKFILE).decode("utf-8"))
@@ -57,16 +53,8 @@ def open_trusted(path: Path, key_files: Sequence[Path] = ()) -> Trusted:
 def install(trusted: Trusted, request: Request, prefix: Prefix, cache: Cache, display: ProgressDisplay) -> Outcome:
     """Make an environment from a bundle; no network is used.
 
-    Args:
-        trusted: The bundle.
-        request: What is to be made of its lock.
-        prefix: Where.
-        cache: Where the proven files are kept; `verify` and `create --repair` need them later.
-        display: Where progress is shown.
-
     Raises:
-        BundleError: A file of the bundle is missing, damaged or altered; the environment was not touched.
-        EnvtoolError: Whatever `create` raises.
+        BundleError: a file of the bundle is missing, damaged or altered; the environment was not touched.
     """
     bundle = trusted.bundle
     wanted = [_wanted(bundle, each) for each in request.packages()]
@@ -74,23 +62,13 @@ def install(trusted: Trusted, request: Request, prefix: Prefix, cache: Cache, di
         try:
             fetch(wanted, cache, task)
         except HashMismatchError as error:
-            raise BundleError(
-                f"{error.name} is damaged or altered:\n  expected {error.expected}\n  actual   {error.actual}",
-                "copy or make the bundle again; nothing was installed",
-            ) from error
+            message = f"{error.name} is damaged or altered:\n  expected {error.expected}\n  actual   {error.actual}"
+            raise BundleError(message, "copy or make the bundle again; nothing was installed") from error
     return create(replace(request, is_offline=True, is_vouched=trusted.key is not None), prefix, cache, display)
 
 
 def verify(bundle: Bundle, task: Task) -> None:
-    """Read every file of a bundle.
-
-    Args:
-        bundle: The bundle.
-        task: Told of every byte.
-
-    Raises:
-        BundleError: One is damaged or altered.
-    """
+    """Read every file of a bundle."""
     task.expect(bundle.manifest.size_bytes)
     for path in bundle.manifest.files:
         for chunk in bundle.chunks(path):

@@ -1,4 +1,4 @@
-"""What a bundle holds: every file with its sha256 and size, in a manifest that comes first in the bundle.
+"""The manifest of a bundle: every file with its sha256 and size; it comes first in the bundle.
 
 Nothing is in a bundle that the manifest does not name, so that one signature over the manifest covers all of it.
 """
@@ -27,12 +27,7 @@ _FOREIGN_HINT = "envtool bundle create makes bundles; is this one from a newer e
 
 @dataclass(frozen=True)
 class File:
-    """One file of a bundle.
-
-    Args:
-        sha256: Hash of its content.
-        size_bytes: Its size.
-    """
+    """One file of a bundle."""
 
     sha256: str
     size_bytes: int
@@ -43,11 +38,8 @@ class Manifest:
     """What a bundle holds.
 
     Args:
-        created_by: The envtool that made it.
-        platforms: The platforms of the lock whose packages are in it.
-        categories: The categories of the lock whose packages are in it.
-        files: Every file but the manifest and its signature, by path.
-        tools: The wheels that run envtool, as paths, by platform and Python version such as `3.11`.
+        files: every file but the manifest and its signature, by path.
+        tools: the wheels that run envtool, as paths, by platform and Python version such as `3.11`.
     """
 
     created_by: str
@@ -77,25 +69,21 @@ class Manifest:
 
 
 def path_of(name: str, sha256: str) -> str:
-    """Where an archive or wheel stands in a bundle; by its hash, since two channels may have one name for two files."""
+    """The path of an archive or wheel in a bundle; by its hash, since two channels may have one name for two files."""
     return f"files/{sha256}/{name}"
 
 
 def parse(content: bytes, owner: str) -> Manifest:
     """Read a manifest. Keys that are not known are left alone, since a newer envtool may write more.
 
-    Args:
-        content: Its bytes.
-        owner: The bundle, for errors.
-
     Raises:
-        BundleError: It is no manifest of a bundle, or is of another format.
+        BundleError: it is no manifest of a bundle, or is of another format.
     """
     try:
         value: dict[str, Any] = json.loads(content)
         found = value.get("format")
     except (ValueError, AttributeError) as error:
-        raise BundleError(f"{owner}: {MANIFEST} is no JSON object: {error}", _FOREIGN_HINT) from None
+        raise BundleError(f"{owner}: {MANIFEST} is not a JSON object: {error}", _FOREIGN_HINT) from None
     if found != FORMAT:
         raise BundleError(f"{owner}: expected a bundle of the format {FORMAT}, found {found!r}", _FOREIGN_HINT)
     try:
@@ -124,9 +112,9 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     for path, file in manifest.files.items():
         match = _FILE.fullmatch(path)
         if not match and path not in (LOCKFILE, STARTER):
-            yield f"{path!r} has no place in a bundle"
+            yield f"{path!r} does not belong in a bundle"
         elif match and match["sha256"] != file.sha256:
-            yield f"{path} stands under another hash than its own, {file.sha256}"
+            yield f"{path} is under another hash than its own, {file.sha256}"
         elif not _SHA256.fullmatch(file.sha256) or file.size_bytes < 0:
             yield f"{path} has no sha256 and size"
     for path in (LOCKFILE, STARTER):

@@ -57,13 +57,6 @@ def write_file(
 ) -> str:
     """Write a bundle as one file; it appears whole or not at all.
 
-    Args:
-        target: The file.
-        manifest: What goes in.
-        signature: The signature over it.
-        sources: The proven file of each path.
-        task: Told of every byte.
-
     Returns:
         The sha256 of the file.
     """
@@ -89,12 +82,7 @@ def write_directory(
     A file that is right already is left as it is, so that rsync moves what is new and nothing else.
 
     Args:
-        root: The directory: absent, empty, or a bundle, which `refuse_foreign` makes sure of.
-        manifest: What goes in.
-        signature: The signature over it.
-        sources: The proven file of each path.
-        task: Told of every byte.
-
+        root: the directory: absent, empty, or a bundle, which `refuse_foreign` makes sure of.
     """
     root.mkdir(parents=True, exist_ok=True)
     # First, so that a directory is known as a bundle from then on; until it is whole, nothing can be installed from it.
@@ -146,26 +134,20 @@ def refuse_foreign(target: Path, *, as_directory: bool) -> None:
     """Refuse to write a bundle over something else.
 
     Raises:
-        BundleError: There is something that is no bundle of the same form; a file may be any file.
+        BundleError: there is something that is no bundle of the same form; a file may be any file.
     """
     if not target.exists():
         return
     if target.is_dir() is not as_directory:
         form = "directory" if target.is_dir() else "file"
         raise BundleError(f"{target} is a {form} already; nothing in it was touched", "name another place")
-    if as_directory:
-        _refuse_foreign_directory(target)
-
-
-def _refuse_foreign_directory(root: Path) -> None:
-    if not any(root.iterdir()):
+    if not as_directory or not any(target.iterdir()):
         return
     try:
-        parse((root / MANIFEST).read_bytes(), str(root))
+        parse((target / MANIFEST).read_bytes(), str(target))
     except (OSError, BundleError):
-        raise BundleError(
-            f"{root} holds something that is no bundle; nothing in it was touched", "name another place"
-        ) from None
+        message = f"{target} holds something other than a bundle; nothing in it was touched"
+        raise BundleError(message, "name another place") from None
 
 
 def _remove_others(root: Path, manifest: Manifest, *, is_signed: bool) -> None:

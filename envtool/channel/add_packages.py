@@ -1,4 +1,4 @@
-"""Packages for a channel of one's own: of wheels, and of checkouts through their own pyproject.toml."""
+"""Packages made for a channel: of wheels, and of checkouts through their own pyproject.toml."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ class Sources:
     """What packages are made from.
 
     Args:
-        wheels: Wheels.
-        wishes: What each package of a wheel is wanted for; one that is the same for several is made once.
+        wishes: what each package of a wheel is wanted for; one that is the same for several is made once.
     """
 
     wheels: tuple[Path, ...]
@@ -38,17 +37,11 @@ class Sources:
 def make(sources: Sources, channel: Path, display: ProgressDisplay, indexing: Indexing) -> Changed:
     """Make packages and add them to a channel; the same source gives the same bytes.
 
-    Args:
-        sources: What they are made from.
-        channel: The directory of the channel.
-        display: Where progress is shown.
-        indexing: How the index is written.
-
     Raises:
-        MissingFileError: A wheel or checkout is not found.
-        ArchiveError: A wheel is damaged, or cannot become a package.
-        ProcessError: The build backend of a checkout failed.
-        ChannelError: The channel has another archive of the same name.
+        MissingFileError: a wheel or checkout is not found.
+        ArchiveError: a wheel is damaged, or cannot become a package.
+        ProcessError: the build backend of a checkout failed.
+        ChannelError: the channel has another archive of the same name.
     """
     with TemporaryDirectory(prefix="envtool-packages-") as name:
         scratch = Path(name)
@@ -69,16 +62,16 @@ def _built(checkouts: Sequence[Path], scratch: Path, display: ProgressDisplay) -
     for number, root in enumerate(checkouts):
         if not (root / "pyproject.toml").is_file():
             raise MissingFileError(f"{root} has no pyproject.toml", "name the directory of a project")
-        inputs = sorted(each.name for each in root.iterdir() if _is_input(each.name))
+        inputs = sorted(
+            each.name
+            for each in root.iterdir()
+            if each.name in _KEPT_HIDDEN or not (each.name in _NOT_INPUTS or each.name.startswith("."))
+        )
         copy, target = scratch / f"checkout-{number}", scratch / f"wheel-{number}"
         target.mkdir()
         with display.task(f"build the wheel of {root}"):
             checkout.snapshot(root, inputs, copy)
             yield checkout.build(copy, target)
-
-
-def _is_input(name: str) -> bool:
-    return name not in _NOT_INPUTS and (not name.startswith(".") or name in _KEPT_HIDDEN)
 
 
 def _packed(package: Package, scratch: Path, display: ProgressDisplay) -> Path:

@@ -1,4 +1,4 @@
-"""Checking a channel: every archive against the index, and against what it says about itself."""
+"""Checking a channel: every archive against the index, and against its own metadata."""
 
 from __future__ import annotations
 
@@ -17,14 +17,7 @@ _SAME_KEYS = ("name", "version", "build", "build_number")
 
 
 def check_archive(path: Path) -> list[Issue]:
-    """Compare an archive with its own paths.json, and its name with its own index.json.
-
-    Args:
-        path: A `.conda` or `.tar.bz2` file.
-
-    Returns:
-        What does not fit; nothing when all does.
-    """
+    """Compare an archive with its own paths.json, and its name with its own index.json."""
     try:
         info, payload = read_info(path, STATED), read_payload(path)
         record = parse_info(path, info, "index.json")
@@ -36,16 +29,7 @@ def check_archive(path: Path) -> list[Issue]:
 
 
 def check(channel: Path, archives: Mapping[str, Path], task: Task) -> list[Issue]:
-    """Check a whole channel.
-
-    Args:
-        channel: Its directory.
-        archives: Its archives, by `subdir/file name`.
-        task: Told of every archive.
-
-    Returns:
-        What does not fit; nothing when all does.
-    """
+    """Check a whole channel."""
     issues = list(_index_issues(channel, archives))
     for name, path in archives.items():
         issues += [Issue(f"{name.partition('/')[0]}/{each.place}", each.message) for each in check_archive(path)]
@@ -68,7 +52,7 @@ def _payload_issues(path: Path, rows: Mapping[str, Any], payload: Mapping[str, M
     for name in sorted(rows.keys() & payload.keys()):
         expected = rows[name].get("sha256")
         if not payload[name].is_link and expected not in (None, payload[name].sha256):
-            yield Issue(path.name, f"{name} has sha256 {payload[name].sha256}, its paths.json says {expected}")
+            yield Issue(path.name, f"{name} has sha256 {payload[name].sha256}, its paths.json has {expected}")
 
 
 def _index_issues(channel: Path, archives: Mapping[str, Path]) -> Iterator[Issue]:
@@ -77,7 +61,7 @@ def _index_issues(channel: Path, archives: Mapping[str, Path]) -> Iterator[Issue
     for subdir in sorted(subdirs):
         records = index.read(channel, subdir)
         if records is None:
-            yield Issue(f"{subdir}/repodata.json", "is not there, or malformed")
+            yield Issue(f"{subdir}/repodata.json", "not found, or malformed")
             continue
         if not index.is_packed(channel, subdir):
             yield Issue(f"{subdir}/repodata.json.zst", "does not hold what repodata.json holds")
@@ -91,11 +75,11 @@ def _index_issues(channel: Path, archives: Mapping[str, Path]) -> Iterator[Issue
 def _record_issues(path: Path, record: Mapping[str, Any]) -> Iterator[str]:
     size_bytes, digest = path.stat().st_size, sha256_of(path)
     if record.get("size") != size_bytes:
-        yield f"has {size_bytes} bytes, the index says {record.get('size')}"
+        yield f"has {size_bytes} bytes, the index has {record.get('size')}"
     if record.get("sha256") != digest:
-        yield f"has sha256 {digest}, the index says {record.get('sha256')}"
+        yield f"has sha256 {digest}, the index has {record.get('sha256')}"
         return
     own = read_info_json(path, "index.json")
     for key in _SAME_KEYS:
         if record.get(key) != own.get(key):
-            yield f"has {key} {own.get(key)!r}, the index says {record.get(key)!r}"
+            yield f"has {key} {own.get(key)!r}, the index has {record.get(key)!r}"

@@ -33,8 +33,7 @@ class Indexing:
     """How the index is written.
 
     Args:
-        has_shards: Whether there shall be shards; None means if there are some already.
-        key_file: The private key to sign the index with, if it is to be signed.
+        has_shards: whether there shall be shards; None means if there are some already.
     """
 
     has_shards: bool | None = None
@@ -43,13 +42,7 @@ class Indexing:
 
 @dataclass(frozen=True)
 class Changed:
-    """What was changed in a channel.
-
-    Args:
-        added: The archives that came, as `subdir/file name`.
-        removed: The archives that went.
-        kept: How many archives it has now.
-    """
+    """What was changed in a channel."""
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
@@ -57,13 +50,9 @@ class Changed:
 
 
 def archives(channel: Path) -> dict[str, Path]:
-    """Every archive of a channel, by `subdir/file name`.
-
-    Raises:
-        ChannelError: It is no directory.
-    """
+    """Every archive of a channel, by `subdir/file name`."""
     if not channel.is_dir():
-        raise ChannelError(f"{channel} is no directory", "envtool channel add DIR FILE makes a channel")
+        raise ChannelError(f"{channel} is not a directory", "envtool channel add DIR FILE makes a channel")
     found = (each for each in channel.glob("*/*") if each.name.endswith(_SUFFIXES) and each.parent.name[0] != ".")
     return {f"{each.parent.name}/{each.name}": each for each in sorted(found) if each.is_file()}
 
@@ -72,14 +61,11 @@ def add(channel: Path, files: Sequence[Path], display: ProgressDisplay, indexing
     """Copy archives into a channel and index it.
 
     Args:
-        channel: Its directory; made when it is not there.
-        files: The archives. What they hold is compared with what they say about themselves first.
-        display: Where progress is shown.
-        indexing: How the index is written.
+        files: the archives. What they hold is compared with what they say about themselves first.
 
     Raises:
-        ArchiveError: One is damaged, or contradicts itself or its name.
-        ChannelError: The channel has another archive of that name.
+        ArchiveError: one is damaged, or contradicts itself or its name.
+        ChannelError: the channel has another archive of that name.
     """
     with display.task(f"check {len(files)} archives") as task:
         places = {}
@@ -99,11 +85,7 @@ def add(channel: Path, files: Sequence[Path], display: ProgressDisplay, indexing
 
 
 def reindex(channel: Path, display: ProgressDisplay, indexing: Indexing) -> Changed:
-    """Index a channel as it is.
-
-    Raises:
-        ChannelError: It is no directory.
-    """
+    """Index a channel as it is."""
     archives(channel)
     with _changing(channel):
         return _indexed(channel, (), (), display, indexing)
@@ -113,13 +95,7 @@ def remove(channel: Path, patterns: Sequence[str], display: ProgressDisplay, ind
     """Take archives out of a channel.
 
     Args:
-        channel: Its directory.
-        patterns: File names, with `subdir/` before them or not; `*` and `?` stand for any characters and any one.
-        display: Where progress is shown.
-        indexing: How the index is written.
-
-    Raises:
-        ChannelError: A pattern names none.
+        patterns: file names, with `subdir/` before them or not; `*` and `?` stand for any characters and any one.
     """
     archives(channel)
     with _changing(channel):
@@ -136,18 +112,7 @@ def remove(channel: Path, patterns: Sequence[str], display: ProgressDisplay, ind
 
 
 def collect(channel: Path, keep: int, display: ProgressDisplay, indexing: Indexing) -> Changed:
-    """Take all but the newest builds of every package out of a channel.
-
-    Args:
-        channel: Its directory.
-        keep: How many builds of each package stay in each subdir.
-        display: Where progress is shown.
-        indexing: How the index is written.
-
-    Raises:
-        ArchiveError: An archive cannot be read.
-        ChannelError: It is no directory.
-    """
+    """Take all but the newest builds of every package out of a channel."""
     archives(channel)
     with _changing(channel):
         records = {name: read_info_json(path, "index.json") for name, path in archives(channel).items()}
@@ -190,7 +155,8 @@ def _indexed(
         index.write(channel, kept, has_shards=indexing.has_shards, key_file=indexing.key_file)
     for name in gone:
         there[name].unlink()
-    return Changed(added, gone, len(kept))
+    subdirs = {name.partition("/")[0] for name in kept}
+    return Changed(added, gone, sum(len(index.read(channel, subdir) or ()) for subdir in subdirs))
 
 
 @contextmanager

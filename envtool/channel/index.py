@@ -1,10 +1,8 @@
 """The index of a channel: repodata.json, repodata.json.zst and, on request, shards of each subdir, made by rattler.
 
-rattler writes into the directory that it indexes, file by file, and notes the time at which it saw each archive. We let
-it do that in a directory of links and take its times out, so that the same archives have the same index; the times that
-the index had already stay. Each file is put into place whole, so that no reader ever sees half of one. Shards are
-binary and keep rattler's times; they stay as they are while the repodata does. Another version of rattler may word the
-same index in another way.
+rattler indexes a directory of links. The times at which it saw each archive are taken out, so that the same archives
+have the same index; times that the index had already stay. Each file appears whole. Shards are binary and keep
+rattler's times; they stay while the repodata does. Another version of rattler may write the same index differently.
 """
 
 from __future__ import annotations
@@ -33,11 +31,7 @@ def write(
     """Index archives of a channel; an older signature of its index goes, since it would not fit any more.
 
     Args:
-        channel: Its directory. `noarch/repodata.json` is written even where the subdir is empty, since every client
-            asks for it.
-        archives: Each as `subdir/file name`; what else lies in the directory is not listed.
-        has_shards: Whether to write shards as well; None means if there are some.
-        key_file: The private key to sign the index with, if it is to be signed.
+        archives: each as `subdir/file name`; what else lies in the directory is not listed.
     """
     if has_shards is None:
         has_shards = any(channel.glob(f"*/{SHARDS}"))
@@ -50,11 +44,8 @@ def write(
     for name, content in sorted(files.items(), key=_readers_order):
         (channel / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(channel / name, content)
-    for path in [
-        *channel.glob("*/shards/*"),
-        *channel.glob(f"*/{SHARDS}"),
-        *(channel / each for each in channel_signature.FILES),
-    ]:
+    signatures = (channel / name for name in channel_signature.FILES)
+    for path in [*channel.glob("*/shards/*"), *channel.glob(f"*/{SHARDS}"), *signatures]:
         if path.relative_to(channel).as_posix() not in files:
             path.unlink(missing_ok=True)
 
@@ -70,11 +61,10 @@ def render(
     """The files of an index.
 
     Args:
-        archives: The archives, `subdir/file name` to the file.
-        scratch_parent: A directory on the file system of the archives, so that they can be linked.
-        subdirs: The subdirs that have an index even if they are empty.
-        has_shards: Whether there shall be shards as well.
-        times: The `indexed_timestamp` of archives that have one already, by sha256.
+        archives: the archives, `subdir/file name` to the file.
+        scratch_parent: a directory on the file system of the archives, so that they can be linked.
+        subdirs: the subdirs that have an index even if they are empty.
+        times: the `indexed_timestamp` of archives that have one already, by sha256.
 
     Returns:
         The content of each file, by its path in the channel.
@@ -113,7 +103,7 @@ def _take_out_unusable(archives: Mapping[str, Path], copy: Path) -> None:
 
 
 def _failure(copy: Path, *, has_shards: bool) -> str | None:
-    """Index a directory; what rattler says if it cannot."""
+    """Index a directory; the error of rattler if it cannot."""
     try:
         asyncio.run(_index(copy, has_shards=has_shards))
     except (KeyboardInterrupt, SystemExit):
@@ -124,12 +114,7 @@ def _failure(copy: Path, *, has_shards: bool) -> str | None:
 
 
 def is_current(channel: Path, expected: Mapping[str, str]) -> bool:
-    """Whether the index lists exactly these archives.
-
-    Args:
-        channel: The directory.
-        expected: The sha256 of each archive, by `subdir/file name`.
-    """
+    """Whether the index lists exactly these archives."""
     listed = {}
     for subdir in {*SUBDIRS, *(name.partition("/")[0] for name in expected)}:
         records = read(channel, subdir)
@@ -140,7 +125,7 @@ def is_current(channel: Path, expected: Mapping[str, str]) -> bool:
 
 
 def read(channel: Path, subdir: str) -> dict[str, Any] | None:
-    """The records of a subdir by file name, None where its repodata.json is not there or malformed."""
+    """The records of a subdir by file name, None where its repodata.json is missing or malformed."""
     try:
         repodata = json.loads((channel / subdir / "repodata.json").read_bytes())
         return {**repodata["packages"], **repodata["packages.conda"]}
@@ -199,8 +184,7 @@ def _with_kept_shards(channel: Path, files: Mapping[str, bytes]) -> dict[str, by
         subdir = old.parent.name
         repodata = channel / subdir / "repodata.json"
         if repodata.is_file() and repodata.read_bytes() == files.get(f"{subdir}/repodata.json"):
-            new = [name for name in kept if name == f"{subdir}/{SHARDS}" or name.startswith(f"{subdir}/shards/")]
-            for name in new:
+            for name in [name for name in kept if name.startswith((f"{subdir}/{SHARDS}", f"{subdir}/shards/"))]:
                 del kept[name]
             for path in (old, *old.parent.glob("shards/*")):
                 kept[path.relative_to(channel).as_posix()] = path.read_bytes()
@@ -225,9 +209,8 @@ def _with_times(repodata: dict[str, Any], times: Mapping[str, int]) -> bytes:
 def _times(channel: Path, subdirs: Iterable[str]) -> dict[str, int]:
     # What was assigned once stays. Source: CEP 47, "Channel server requirements".
     records = [record for subdir in subdirs for record in (read(channel, subdir) or {}).values()]
-    return {
-        each["sha256"]: each["indexed_timestamp"] for each in records if {"sha256", "indexed_timestamp"} <= each.keys()
-    }
+    known = [record for record in records if {"sha256", "indexed_timestamp"} <= record.keys()]
+    return {record["sha256"]: record["indexed_timestamp"] for record in known}
 
 
 def _link(source: Path, target: Path) -> None:

@@ -1,9 +1,8 @@
 """A mirror of one lock: a channel that holds exactly its archives and wheels, for all its platforms.
 
-The archives of every channel of the lock stand in one, under their own names; wheels stand under `wheels/` with the
-path of their URL. So canonical URLs are mirrored prefix by prefix (`ENVTOOL_MIRRORS`), and `create` needs nothing else.
-Files that are right are not touched, and what the lock does not need any more is removed. The index is made from the
-archives themselves: corrections that a channel has in its repodata only are not in it, and no solve should be made from
+The archives of every channel of the lock are in one, under their own names; wheels are under `wheels/` with the path of
+their URL. So canonical URLs are mirrored prefix by prefix (`ENVTOOL_MIRRORS`), and `create` needs nothing else. The
+index is made from the archives themselves: it lacks what a channel corrects in its repodata only, so do not solve from
 it.
 """
 
@@ -35,15 +34,7 @@ _FORMAT = "envtool-mirror-1"
 
 @dataclass(frozen=True)
 class Mirrored:
-    """What a mirror is after a run.
-
-    Args:
-        url: Where it is.
-        files: How many archives and wheels it has.
-        moved: The files that were put there.
-        removed: The files that were taken away.
-        mirrors: Each canonical URL prefix and the URL that stands for it.
-    """
+    """What a mirror is after a run."""
 
     url: str
     files: int
@@ -57,18 +48,10 @@ def mirror(
 ) -> Mirrored:
     """Bring a mirror up to date with a lock.
 
-    Args:
-        lockfile: The lock.
-        place: Where the mirror is: empty, or a mirror already.
-        cache: Where proven archives and wheels are kept.
-        display: Where progress is shown.
-        key_file: The private key to sign the index with, if it is to be signed.
-
     Raises:
-        ChannelError: There is something else in the place, or two files of the lock have one name.
-        LockfileError: A package of the lock has no sha256.
-        NetworkError, HashMismatchError: An archive or wheel could not be had or proven.
-        SignatureError: The key cannot be used.
+        ChannelError: there is something else in the place, or two files of the lock have one name.
+        LockfileError: a package of the lock has no sha256.
+        NetworkError, HashMismatchError: an archive or wheel could not be downloaded or proven.
     """
     there = _refuse_foreign(place)
     wanted = _placed(lockfile)
@@ -99,7 +82,9 @@ def _refuse_foreign(place: Storage) -> list[str]:
     except (ValueError, AttributeError):
         is_ours = False
     if not is_ours:
-        raise ChannelError(f"{place.url} holds something that is no mirror; nothing in it was touched", "name another")
+        raise ChannelError(
+            f"{place.url} holds something other than a mirror; nothing in it was touched", "name another"
+        )
     return there
 
 
@@ -109,21 +94,16 @@ def _placed(lockfile: Lockfile) -> dict[str, LockedPackage]:
         path = _path(each)
         before = found.setdefault(path, each)
         if before.sha256 != each.sha256:
-            raise ChannelError(
-                f"one mirror cannot hold both {before.url} and {each.url}: their contents differ, and their names do "
-                "not",
-                "use a single channel for this package, and lock again",
-            )
+            message = f"one mirror cannot hold both {before.url} and {each.url}: they differ under one name"
+            raise ChannelError(message, "use a single channel for this package, and lock again")
     return found
 
 
 def _path(package: LockedPackage) -> str:
     path = unquote(urlsplit(package.url).path)
     if is_repository(package.url):
-        raise ChannelError(
-            f"{package.name} comes from a git repository, which a mirror of files cannot stand for",
-            "envtool bundle carries its wheel; or build the wheel once, and write NAME @ URL",
-        )
+        hint = "envtool bundle carries its wheel; or build the wheel once, and write NAME @ URL"
+        raise ChannelError(f"{package.name} comes from a git repository, which a mirror of files does not have", hint)
     if package.manager == "pip":
         return safe_path(f"wheels/{path.lstrip('/')}", package.url)
     return safe_path("/".join(path.split("/")[-2:]), package.url)

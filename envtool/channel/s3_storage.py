@@ -1,8 +1,7 @@
 """The door to object stores that speak S3. Needs the extra `[s3]`, and imports it only when a bucket is used.
 
 Keys and region come from where boto3 finds them: variables, ~/.aws, the machine's role; `AWS_ENDPOINT_URL` names
-another store than Amazon's. Every object has the sha256 of its content among its metadata, by which it is known again
-without being read.
+another store than Amazon's. Every object has the sha256 of its content among its metadata.
 """
 
 from __future__ import annotations
@@ -22,11 +21,8 @@ _TYPES = {".json": "application/json", ".zst": "application/zstd"}
 class S3Storage:
     """A bucket, or what is below a prefix of one.
 
-    Args:
-        url: Such as `s3://bucket/channel`.
-
     Raises:
-        EnvtoolError: boto3 is not there, or the URL names no bucket.
+        EnvtoolError: boto3 is not installed, or the URL names no bucket.
     """
 
     def __init__(self, url: str) -> None:
@@ -55,7 +51,7 @@ class S3Storage:
             return sorted(each["Key"][len(self._prefix) :] for page in pages for each in page.get("Contents", ()))
 
     def read(self, path: str) -> bytes | None:
-        """A small object, None where it is not there."""
+        """A small object, None where there is none."""
         with self._asking():
             try:
                 body: bytes = self._client.get_object(Bucket=self._bucket, Key=self._key(path))["Body"].read()

@@ -17,11 +17,7 @@ class Service:
     """How a channel is served.
 
     Args:
-        root: Its directory.
-        bind: Address and port; port 0 takes any that is free.
-        workers: How many processes answer.
-        threads: How many requests each of them answers at once.
-        token: What each request has to bring, if anything.
+        bind: address and port; port 0 takes any that is free.
     """
 
     root: Path
@@ -34,12 +30,9 @@ class Service:
 def serve(service: Service) -> None:
     """Serve until a signal ends it; the URL is printed once requests are answered.
 
-    Args:
-        service: What is served, and how.
-
     Raises:
-        ChannelError: There is no channel in the directory.
-        EnvtoolError: gunicorn or werkzeug is not there.
+        ChannelError: there is no channel in the directory.
+        EnvtoolError: gunicorn or werkzeug is not installed.
     """
     if not any(service.root.glob("*/repodata.json")):
         raise ChannelError(f"{service.root} is no channel: no subdir has a repodata.json", "envtool channel index DIR")
@@ -68,10 +61,6 @@ def _settings(service: Service) -> dict[str, Any]:
         "threads": service.threads,
         "worker_class": "gthread",
         "proc_name": "envtool channel serve",
-        "when_ready": _say_url,
+        "when_ready": lambda arbiter: answer(f"{arbiter.LISTENERS[0]}/"),
         "loglevel": "warning",
     }
-
-
-def _say_url(arbiter: Any) -> None:
-    answer(f"{arbiter.LISTENERS[0]}/")

@@ -1,7 +1,4 @@
-"""Where a channel is kept: a directory here; `envtool.channel.s3_storage` has the one for object stores.
-
-A place knows files by their path. What is right already is left alone, so that a copy of the place moves what is new.
-"""
+"""The storage of a channel: a directory here; `envtool.channel.s3_storage` has the one for object stores."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ class Storage(Protocol):
         """Every file that is there."""
 
     def read(self, path: str) -> bytes | None:
-        """A small file, None where it is not there."""
+        """A small file, None where there is none."""
 
     def has(self, path: str, sha256: str) -> bool:
         """Whether a file is there with this content."""
@@ -38,11 +35,7 @@ class Storage(Protocol):
 
 
 class DirectoryStorage:
-    """A directory of this machine.
-
-    Args:
-        root: Its path; made when the first file is put there.
-    """
+    """A directory of this machine."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -57,7 +50,7 @@ class DirectoryStorage:
         return sorted(each.relative_to(self.root).as_posix() for each in self.root.rglob("*") if not each.is_dir())
 
     def read(self, path: str) -> bytes | None:
-        """A small file, None where it is not there."""
+        """A small file, None where there is none."""
         target = self.root / path
         return target.read_bytes() if target.is_file() else None
 

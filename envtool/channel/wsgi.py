@@ -1,9 +1,8 @@
 """A channel over HTTP, read-only, as a WSGI application. The door to werkzeug, which knows ranges and conditions.
 
-Every file has an ETag and a Last-Modified, can be had in ranges, and is answered with 304 *and all its caching headers*
-when it has not changed: a bare 304 makes clients forget a sharded index. An index has to be asked for again each time;
+Every file has an ETag and a Last-Modified, can be read in ranges, and is answered with 304 and all caching headers when
+it has not changed: a bare 304 makes clients forget a sharded index. An index has to be asked for again each time;
 archives and shards, whose names stand for their content, may be kept.
-
 With a token, each request has to bring it: `Authorization: Bearer`, the password of `Basic`, or conda's `/t/<token>/`
 before the path. Out of scope: TLS, rates and access logs, which belong to a proxy in front of it.
 """
@@ -33,7 +32,7 @@ _WSGI = Callable[["WSGIEnvironment", "StartResponse"], Iterable[bytes]]
 
 
 class _Answer(Response):
-    """Says when the file was changed with a 304 too, as nginx does; werkzeug would leave it out."""
+    """Sends Last-Modified with a 304 too, as nginx does; werkzeug would leave it out."""
 
     def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
         headers = super().get_wsgi_headers(environ)
@@ -42,12 +41,7 @@ class _Answer(Response):
 
 
 def application(root: Path, token: str | None = None) -> _WSGI:
-    """The application that serves a channel.
-
-    Args:
-        root: The directory of the channel.
-        token: What each request has to bring, if anything.
-    """
+    """The application that serves a channel."""
     # Once, since the path is compared for every request.
     resolved = root.resolve()
 

@@ -1,8 +1,8 @@
-"""The reproducibility check of a CI server: is the lock fresh, can it be had, and does it give the same files twice?
+"""The reproducibility check of a CI server: is the lock fresh, can it be downloaded, does it give the same files twice?
 
-Every step runs that can, so that one run tells everything; the first that fails decides the exit code. Three ways to
-fail are told apart, since different people have to act: a stale lock is the author's, an unreachable package the
-network's (run it again), an environment that differs is a finding.
+Every step runs that can, so that one run tells everything; the first that fails decides the exit code. There are
+three ways to fail, on which different people act: a stale lock is the author's, an unreachable package the network's
+(run it again), an environment that differs is a finding.
 """
 
 from __future__ import annotations
@@ -12,22 +12,25 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from envtool.atomic_files import write_atomically
 from envtool.ci import second_judge
-from envtool.console import ProgressDisplay
 from envtool.errors import EnvtoolError, HashMismatchError, NetworkError, ProcessError
 from envtool.export.sbom import bill_of_materials
-from envtool.fetch.archive_cache import Cache
 from envtool.install.create import create
 from envtool.install.rebuild import compare_with_rebuilt
-from envtool.install.request import Request
-from envtool.lockfile.conda_lock_v1 import Lockfile
-from envtool.prefix.prefix import Prefix
-from envtool.solve.lock import LockRequest
 from envtool.solve.staleness import check
 from envtool.verify.findings import Finding, as_junit
 from envtool.verify.verify import verify
+
+if TYPE_CHECKING:
+    from envtool.console import ProgressDisplay
+    from envtool.fetch.archive_cache import Cache
+    from envtool.install.request import Request
+    from envtool.lockfile.conda_lock_v1 import Lockfile
+    from envtool.prefix.prefix import Prefix
+    from envtool.solve.lock import LockRequest
 
 _SHOWN = 20
 
@@ -50,14 +53,7 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True)
 class Step:
-    """One step.
-
-    Args:
-        name: What was to be shown, for people.
-        verdict: What it came to.
-        elapsed_s: How long it took.
-        lines: What was found, for people.
-    """
+    """One step."""
 
     name: str
     verdict: Verdict
@@ -67,13 +63,7 @@ class Step:
 
 @dataclass(frozen=True)
 class CiReport:
-    """What all steps came to.
-
-    Args:
-        steps: The steps, in their order.
-        env_digest: The env digest of the environment, None when there is none.
-        package_count: How many packages were installed.
-    """
+    """What all steps came to."""
 
     steps: tuple[Step, ...]
     env_digest: str | None
@@ -88,17 +78,7 @@ class CiReport:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be checked.
-
-    Args:
-        freshness: What a lock would be made of now.
-        lockfile: The lock.
-        request: The environment that is to be made.
-        prefix: Where it is made.
-        output: The directory of what the job leaves for people and other tools.
-        is_rebuilt: Whether the environment is made a second time and compared.
-        name: The name of the environment in the bill of materials.
-    """
+    """What is to be checked."""
 
     freshness: LockRequest
     lockfile: Lockfile
@@ -110,18 +90,14 @@ class Job:
 
 
 def run(job: Job, cache: Cache, display: ProgressDisplay) -> CiReport:
-    """Run every step that can be run; nothing that a step raises on purpose ends the others.
-
-    Args:
-        job: What is to be checked.
-        cache: Where proven archives and wheels are kept between runs.
-        display: Where progress is shown.
-    """
+    """Run every step that can be run; nothing that a step raises on purpose ends the others."""
     steps = [_attempt("the lock is fresh", lambda: _freshness(job))]
-    made = _attempt("every package can be had, and the environment be made", lambda: _create(job, cache, display))
+    made = _attempt(
+        "every package can be downloaded, and the environment be made", lambda: _create(job, cache, display)
+    )
     steps.append(made)
     twice = ", and the same when made twice" if job.is_rebuilt else ""
-    same = f"every file is what the lock says{twice}"
+    same = f"every file is as locked{twice}"
     if made.verdict is Verdict.GOOD:
         steps.append(_attempt(same, lambda: _verify(job, cache, display)))
     else:
@@ -146,7 +122,7 @@ def _attempt(name: str, work: Callable[[], tuple[Verdict, Sequence[str]]]) -> St
 
 def _verdict(error: EnvtoolError) -> Verdict:
     if isinstance(error, HashMismatchError):
-        return Verdict.IRREPRODUCIBLE  # it can be had, but it is not what was locked any more
+        return Verdict.IRREPRODUCIBLE  # it can be downloaded, but is no longer what was locked
     return Verdict.UNREACHABLE if isinstance(error, NetworkError) else Verdict.ERROR
 
 

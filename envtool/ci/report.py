@@ -1,4 +1,4 @@
-"""How the result of `envtool ci` is told: Markdown for people, annotations for GitHub, values for programs."""
+"""The result of `envtool ci`: Markdown for people, annotations for GitHub, values for programs."""
 
 from __future__ import annotations
 
@@ -18,34 +18,25 @@ _ADVICE = {
 
 
 def as_markdown(report: CiReport, lockfile: str) -> str:
-    """One page: the verdict, a table of the steps, and what each of them found.
-
-    Args:
-        report: What the steps came to.
-        lockfile: The lock, as the user named it.
-    """
+    """One page: the verdict, a table of the steps, and what each of them found."""
     verdict = report.verdict
     title = "reproducible" if verdict is Verdict.GOOD else verdict.value
     lines = [f"## {_mark(verdict)} {_code(lockfile)}: {title}", ""]
     if verdict in _ADVICE:
         lines += [f"**What to do:** {_ADVICE[verdict]}.", ""]
     lines += ["| | step | verdict | seconds |", "|---|---|---|--:|"]
-    lines += [
-        f"| {_mark(each.verdict)} | {each.name} | {each.verdict.value} | {each.elapsed_s:.1f} |"
-        for each in report.steps
-    ]
-    lines += [
-        "",
-        f"{report.package_count} packages" + (f", env digest {_code(report.env_digest)}" if report.env_digest else ""),
-    ]
-    for each in report.steps:
-        if each.verdict.exit_code:
-            lines += ["", f"### {each.name}: {each.verdict.value}", "", "```text", *map(_plain, each.lines), "```"]
+    for step in report.steps:
+        lines.append(f"| {_mark(step.verdict)} | {step.name} | {step.verdict.value} | {step.elapsed_s:.1f} |")
+    digest = f", env digest {_code(report.env_digest)}" if report.env_digest else ""
+    lines += ["", f"{report.package_count} packages{digest}"]
+    for step in report.steps:
+        if step.verdict.exit_code:
+            lines += ["", f"### {step.name}: {step.verdict.value}", "", "```text", *map(_plain, step.lines), "```"]
     return "\n".join(lines) + "\n"
 
 
 def as_annotations(report: CiReport) -> list[str]:
-    """Workflow commands of GitHub, one for each step that failed; the title says in which of the ways."""
+    """Workflow commands of GitHub, one for each step that failed; the title has its verdict."""
     return [
         f"::error title=envtool ci%3A {each.verdict.value}::{escape_for_github(_sentence(each))}"
         for each in report.steps

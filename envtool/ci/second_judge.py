@@ -14,7 +14,7 @@ from envtool.solve.content_hash import virtual_package_specification
 from envtool.solve.lock import with_virtual_packages
 from envtool.spec.environment import EnvironmentSpec
 
-# In a process of its own: importing conda-lock takes a second and replaces modules that it brings along.
+# In another process: importing conda-lock takes a second and replaces modules that it brings along.
 _SCRIPT = """\
 import json, pathlib, sys
 from conda_lock.content_hash import compute_content_hashes
@@ -37,10 +37,6 @@ def is_installed() -> bool:
 
 def conda_lock_hashes(lockfile: Lockfile, spec: EnvironmentSpec) -> dict[str, str]:
     """The content hash of each platform as conda-lock computes it, after it has read the lock.
-
-    Args:
-        lockfile: The lock.
-        spec: What the sources ask for.
 
     Raises:
         ProcessError: conda-lock cannot read the lock or the sources.

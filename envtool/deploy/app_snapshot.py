@@ -23,14 +23,13 @@ def take(root: ReleaseDirectory, source: Path | None) -> str | None:
     """Copy an application into a service, unless it is there already.
 
     Args:
-        root: The directory of the service, locked.
-        source: The directory of the application; None means `app` of the service, unless that is empty.
+        source: the directory of the application; None means `app` of the service, unless that is empty.
 
     Returns:
-        The digest of its content; None when the service has no application of its own.
+        The digest of its content; None when the service has no application.
 
     Raises:
-        DeployError: It is not there, or cannot be copied.
+        DeployError: it is not found, or cannot be copied.
     """
     place = source or root.path / "app"
     if source is None and not any(place.glob("*")):
@@ -66,9 +65,8 @@ def _copy(source: Path, target: Path) -> None:
     except (OSError, shutil.Error) as error:
         # copytree collects its errors; the first is enough to go by.
         reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error
-        raise DeployError(
-            f"{source} cannot be copied: {reason}", "it has to hold files and directories only"
-        ) from error
+        hint = "it has to hold files and directories only"
+        raise DeployError(f"{source} cannot be copied: {reason}", hint) from error
     for directory, _, names in os.walk(target):
         for name in names:
             _settle(Path(directory) / name)

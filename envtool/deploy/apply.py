@@ -6,21 +6,22 @@ import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from envtool.atomic_files import write_atomically
 from envtool.console import ProgressDisplay, say
 from envtool.deploy import app_snapshot, gunicorn_handover, gunicorn_masters
 from envtool.deploy.release_directory import Release, ReleaseDirectory, lock_id
 from envtool.deploy.smoke_test import try_out
-from envtool.deploy.templates import find_kind
+from envtool.deploy.templates import write_scripts
 from envtool.errors import DeployError
-from envtool.fetch.archive_cache import Cache
 from envtool.install.create import create
-from envtool.install.request import Request
 from envtool.prefix import environments
 from envtool.prefix.prefix import Prefix, State
 from envtool.prefix.shells import activation_script
-from envtool.templates import render
+
+if TYPE_CHECKING:
+    from envtool.fetch.archive_cache import Cache
+    from envtool.install.request import Request
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,7 @@ class ApplyOptions:
     """How a release is to be put in place.
 
     Args:
-        app: The WSGI application, for a start script that has to be written.
-        app_dir: The application's code and settings; None means `app` of the service, unless that is empty.
-        health: The path that is asked.
-        limit_s: Seconds that a release has until it is well.
-        keep: How many releases are kept.
+        app_dir: the application's code and settings; None means `app` of the service, unless that is empty.
     """
 
     app: str = "serve.wsgi:app"
@@ -44,14 +41,7 @@ class ApplyOptions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was done.
-
-    Args:
-        release: The release that is current.
-        previous: The digest of the one that was current before; None when there was none.
-        is_changed: Whether anything was changed.
-        is_serving: Whether a server runs and serves it.
-    """
+    """What was done."""
 
     release: Release
     previous: str | None
@@ -64,19 +54,12 @@ def apply(
 ) -> Outcome:
     """Bring a service to a lock.
 
-    Args:
-        root: The directory of the service.
-        request: The environment that is to be served.
-        wishes: How.
-        cache: Where proven archives and wheels are kept.
-        display: Where progress is shown.
-
     Raises:
-        DeployError: The release is not well; what served before serves.
+        DeployError: the release failed its health check; what served before serves.
     """
     with root.locked():
         gunicorn_handover.settle(root)
-        _write_scripts(root, wishes)
+        write_scripts(root.path, root.start, wishes.app)
         release = _make(root, request, app_snapshot.take(root, wishes.app_dir), cache, display)
         outcome = _put_in_place(root, release, wishes, display)
         if outcome.is_changed or release.digest not in root.order():
@@ -88,14 +71,8 @@ def apply(
 def roll_back(root: ReleaseDirectory, digest: str | None, wishes: ApplyOptions, display: ProgressDisplay) -> Outcome:
     """Bring a service back to a release that it had.
 
-    Args:
-        root: The directory of the service.
-        digest: Which, or its beginning; the one that was applied before the current one when None.
-        wishes: How.
-        display: Where progress is shown.
-
     Raises:
-        DeployError: There is no such release, or it is not well.
+        DeployError: there is no such release, or it failed its health check.
     """
     with root.locked():
         gunicorn_handover.settle(root)
@@ -108,7 +85,7 @@ def _earlier(root: ReleaseDirectory, wanted: str | None) -> str:
         found = [each for each in known if each.startswith(wanted)]
         if len(found) != 1:
             what = "several releases begin" if found else "no release begins"
-            raise DeployError(f"{what} with {wanted}", f"there are: {', '.join(known) or 'none'}")
+            raise DeployError(f"{what} with {wanted}", f"releases: {', '.join(known) or 'none'}")
         return found[0]
     current = root.current()
     position = known.index(current) if current in known else 0
@@ -117,25 +94,13 @@ def _earlier(root: ReleaseDirectory, wanted: str | None) -> str:
     return known[position - 1]
 
 
-def _write_scripts(root: ReleaseDirectory, wishes: ApplyOptions) -> None:
-    # Once: from then on they are the user's, who may have changed them.
-    for name, path in (("gunicorn", root.start), ("gunicorn-conf", root.path / "gunicorn.conf.py")):
-        if path.exists():
-            continue
-        template = find_kind(name).template
-        values = {"root": str(root.path), "app": wishes.app}
-        write_atomically(path, render(template, {each.name: values[each.name] for each in template.variables}))
-        if path == root.start:
-            path.chmod(0o755)
-
-
 def _make(
     root: ReleaseDirectory, request: Request, app_digest: str | None, cache: Cache, display: ProgressDisplay
 ) -> Release:
     packages = request.packages()
-    environment = _environment(root, request, lock_id(request.platform, packages), cache, display)
+    env_digest, name = _environment(root, request, lock_id(request.platform, packages), cache, display)
     made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    release = Release(environment.env_digest, app_digest, environment.lock_id, len(packages), made)
+    release = Release(env_digest, app_digest, name, len(packages), made)
     known = root.releases().get(release.digest)
     if known is not None and known.lock_id == release.lock_id:
         return known
@@ -143,15 +108,10 @@ def _make(
     return release
 
 
-@dataclass(frozen=True)
-class _Environment:
-    env_digest: str
-    lock_id: str
-
-
 def _environment(
     root: ReleaseDirectory, request: Request, name: str, cache: Cache, display: ProgressDisplay
-) -> _Environment:
+) -> tuple[str, str]:
+    """The env digest and the lock ID of the environment, made unless it is being served."""
     needed = {root.current(), *(each.release for each in gunicorn_masters.masters(root.run))}
     # What is being served is not touched.
     served = [each for digest, each in root.releases().items() if digest in needed]
@@ -162,8 +122,8 @@ def _environment(
         # Another lock with the same files may be served, as of archives that were packed anew.
         known = next((each for each in served if each.env_digest == receipt.env_digest), None)
         if known is None:
-            return _Environment(receipt.env_digest, name)
-    return _Environment(known.env_digest, known.lock_id)
+            return receipt.env_digest, name
+    return known.env_digest, known.lock_id
 
 
 def _put_in_place(root: ReleaseDirectory, release: Release, wishes: ApplyOptions, display: ProgressDisplay) -> Outcome:
@@ -187,15 +147,15 @@ def _hand_over(root: ReleaseDirectory, serving: gunicorn_masters.Master, digest:
     trouble = gunicorn_handover.check(root, wishes.health)
     if trouble is None:
         return
-    say(f"release {digest} serves, but is not well: {trouble}; returning to {serving.release}")
+    say(f"release {digest} serves, but failed its health check: {trouble}; returning to {serving.release}")
     newcomer = gunicorn_masters.masters(root.run)
     if newcomer:
         gunicorn_handover.hand_over(root, newcomer[-1], serving.release, wishes.limit_s)
     else:
         root.set_current(serving.release)
     raise DeployError(
-        f"release {digest} was well when it was tried out and is not when it serves: {trouble}",
-        f"release {serving.release} is current again; the log of the service says more",
+        f"release {digest} passed its health check when it was tried out and failed it when it served: {trouble}",
+        f"release {serving.release} is current again; see the log of the service",
     )
 
 

@@ -1,7 +1,7 @@
 """From one release to another under traffic: a second gunicorn master takes over the listening socket of the first.
 
-What is going on stands in run/handover.json before it is done. Whatever is found after a crash, `decide` says from the
-running processes and that note what to do, and doing it again does no harm.
+Each step is noted in run/handover.json before it is done. After a crash, `decide` finds out from the running processes
+and that note what to do, and doing it again does no harm.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import signal
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from envtool.atomic_files import write_atomically
 from envtool.deploy import gunicorn_masters, health
@@ -30,13 +29,7 @@ _CALL_S = 3.0
 
 @dataclass(frozen=True)
 class Note:
-    """A hand-over that has begun.
-
-    Args:
-        old: The digest of the release that served before.
-        new: The digest of the release that shall serve.
-        is_retiring: Whether the old master was told to end: from there it only goes forward.
-    """
+    """A hand-over that has begun."""
 
     old: str
     new: str
@@ -54,24 +47,14 @@ class Action(enum.Enum):
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do, and which release is current after it.
-
-    Args:
-        action: What to do.
-        current: The digest of the release that is current; None when the link is right as it is.
-    """
+    """What to do, and which release is current after it."""
 
     action: Action
     current: str | None = None
 
 
 def decide(note: Note | None, running: Sequence[Master]) -> Decision:
-    """What to do about what an earlier run left behind.
-
-    Args:
-        note: Its note, None when it ended well.
-        running: The masters that run, the oldest first.
-    """
+    """What to do about what an earlier run left behind."""
     if len(running) > 1:
         old, new = running[0], running[-1]
         # The old one may have closed its listener already: then only the newcomer takes requests.
@@ -84,11 +67,7 @@ def decide(note: Note | None, running: Sequence[Master]) -> Decision:
 
 
 def settle(root: ReleaseDirectory) -> Decision:
-    """Bring what an earlier run left behind to a state from which to go on.
-
-    Raises:
-        DeployError: A process does not end.
-    """
+    """Bring what an earlier run left behind to a state from which to go on."""
     for each in gunicorn_masters.masters(root.trial):
         gunicorn_masters.stop(each.pid, _CLAIM_S)
     running = gunicorn_masters.masters(root.run)
@@ -105,16 +84,13 @@ def settle(root: ReleaseDirectory) -> Decision:
 
 
 def hand_over(root: ReleaseDirectory, old: Master, new: str, limit_s: float) -> None:
-    """Have another release serve, without a moment in which nobody does.
+    """Have another release serve, without a moment in which none does.
 
     Args:
-        root: The directory of the service.
-        old: The master that serves.
-        new: The digest of the release that shall serve; it was tried out.
-        limit_s: Seconds that its workers have until they take requests.
+        new: the digest of the release that shall serve; it was tried out.
 
     Raises:
-        DeployError: The new release did not come up; the old one serves, and is current.
+        DeployError: the new release did not come up; the old one serves, and is current.
     """
     _write(root, Note(old.release, new))
     root.set_current(new)
@@ -124,7 +100,7 @@ def hand_over(root: ReleaseDirectory, old: Master, new: str, limit_s: float) -> 
         _go_back(root, old, [newcomer] if newcomer else [])
         root.set_current(old.release)
         _done(root)
-        hint = "the log of the service says why; the release before it was never interrupted"
+        hint = "see the log of the service; the release before it was never interrupted"
         raise DeployError(f"release {new} does not take over: {trouble}", hint)
     _claim(root, newcomer.pid)
     _write(root, Note(old.release, new, is_retiring=True))
@@ -144,9 +120,8 @@ def check(root: ReleaseDirectory, path: str) -> str | None:
 
 def _call_newcomer(root: ReleaseDirectory, old: Master) -> Master | None:
     def find() -> Master | None:
-        return next(
-            (each for each in gunicorn_masters.masters(root.run) if each.is_newcomer and each.pid != old.pid), None
-        )
+        running = gunicorn_masters.masters(root.run)
+        return next((each for each in running if each.is_newcomer and each.pid != old.pid), None)
 
     for _ in range(_CALLS):
         # A master that has just become the only one overhears the first call; one that has heard it ignores the next.
@@ -178,9 +153,8 @@ def _await_workers(root: ReleaseDirectory, newcomer: Master, limit_s: float) -> 
 def _claim(root: ReleaseDirectory, pid: int) -> None:
     # Waits for the master to tell systemd that it is the main process, while the one before it is still there.
     write_atomically(root.run / "main", f"{pid}\n")
-    gunicorn_masters.wait_until(
-        lambda: (root.run / f"main.{pid}").exists() or not gunicorn_masters.is_alive(pid), _CLAIM_S
-    )
+    claimed = root.run / f"main.{pid}"
+    gunicorn_masters.wait_until(lambda: claimed.exists() or not gunicorn_masters.is_alive(pid), _CLAIM_S)
 
 
 def _retire(root: ReleaseDirectory, old: Master, newcomer: int) -> None:
@@ -191,12 +165,11 @@ def _retire(root: ReleaseDirectory, old: Master, newcomer: int) -> None:
             pidfile.unlink()  # it ended by force; its successor refuses to write over the number of a process
 
     def is_promoted() -> bool:
-        return not gunicorn_masters.is_alive(newcomer) or (
-            pidfile.exists() and pidfile.read_text().strip() == str(newcomer)
-        )
+        is_named = pidfile.exists() and pidfile.read_text().strip() == str(newcomer)
+        return is_named or not gunicorn_masters.is_alive(newcomer)
 
     if not gunicorn_masters.wait_until(is_promoted, _RETIRE_S):
-        raise DeployError(f"master {newcomer} did not become the only one", "the log of the service says why")
+        raise DeployError(f"master {newcomer} did not become the only one", "see the log of the service")
 
 
 def _go_back(root: ReleaseDirectory, old: Master, newcomers: Sequence[Master]) -> None:
@@ -210,18 +183,14 @@ def _go_back(root: ReleaseDirectory, old: Master, newcomers: Sequence[Master]) -
         gunicorn_masters.stop(each.pid, _RETIRE_S)
 
 
-def _path(root: ReleaseDirectory) -> Path:
-    return root.run / _NOTE
-
-
 def _read(root: ReleaseDirectory) -> Note | None:
-    path = _path(root)
+    path = root.run / _NOTE
     return Note(**json.loads(path.read_bytes())) if path.exists() else None
 
 
 def _write(root: ReleaseDirectory, note: Note) -> None:
-    write_atomically(_path(root), json.dumps(asdict(note)) + "\n")
+    write_atomically(root.run / _NOTE, json.dumps(asdict(note)) + "\n")
 
 
 def _done(root: ReleaseDirectory) -> None:
-    _path(root).unlink(missing_ok=True)
+    (root.run / _NOTE).unlink(missing_ok=True)

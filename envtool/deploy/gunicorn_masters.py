@@ -1,6 +1,6 @@
 """Gunicorn's masters of one service, as the kernel shows them: a note on a disk can be out of date, a process cannot.
 
-A master was started with `ENVSERVE_RUN` in its environment and says in a file under run/ what it listens on. Its
+A master was started with `ENVSERVE_RUN` in its environment and writes what it listens on to a file under run/. Its
 workers have the same environment, but are its children.
 """
 
@@ -21,13 +21,7 @@ _POLL_S = 0.05
 
 @dataclass(frozen=True)
 class Process:
-    """A process that belongs to a service.
-
-    Args:
-        pid: Its number.
-        parent: The number of its parent.
-        environ: The environment that its program was started with.
-    """
+    """A process that belongs to a service."""
 
     pid: int
     parent: int
@@ -36,14 +30,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Master:
-    """A master of gunicorn.
-
-    Args:
-        pid: Its number.
-        release: The digest of the release that it serves.
-        is_newcomer: Whether the master that it is to replace still runs.
-        environ: The environment that it was started with.
-    """
+    """A master of gunicorn."""
 
     pid: int
     release: str
@@ -53,11 +40,10 @@ class Master:
 
 @dataclass(frozen=True)
 class Word:
-    """What a master says of itself once it listens.
+    """What a master reports once it listens.
 
     Args:
-        workers: How many workers it keeps.
-        listeners: Where it listens: `host:port`, or `unix:` and a path.
+        listeners: where it listens: `host:port`, or `unix:` and a path.
     """
 
     workers: int
@@ -72,8 +58,8 @@ def masters(run: Path) -> list[Master]:
 def find_masters(processes: list[Process]) -> list[Master]:
     """Which of the processes of a service are masters.
 
-    A worker has the environment of its master, since it starts no program of its own. A newcomer is a child as well,
-    but was told by its parent (`GUNICORN_PID`) whom it replaces.
+    A worker has the environment of its master, since it starts no other program. A newcomer is a child as well, but its
+    `GUNICORN_PID` names its parent, which it replaces.
     """
     own = {each.pid for each in processes}
     found = []
@@ -94,7 +80,7 @@ def is_alive(pid: int) -> bool:
 
 
 def word_of(run: Path, pid: int) -> Word | None:
-    """What a master says of itself; None before it listens."""
+    """What a master reports; None before it listens."""
     try:
         said = json.loads((run / f"master.{pid}").read_bytes())
         return Word(said["workers"], tuple(said["listeners"]))
@@ -104,8 +90,8 @@ def word_of(run: Path, pid: int) -> Word | None:
 
 def ready_workers(run: Path, pid: int) -> int:
     """How many workers of a master have said that they can take requests, and still run."""
-    numbers = [each.name.rpartition(".")[2] for each in run.glob(f"worker.{pid}.*")]
-    return sum(is_alive(int(each)) for each in numbers if each.isdigit())
+    numbers = [path.suffix[1:] for path in run.glob(f"worker.{pid}.*")]
+    return sum(is_alive(int(number)) for number in numbers if number.isdigit())
 
 
 def ended_workers(run: Path, pid: int) -> int:
@@ -144,10 +130,10 @@ def wait_until(is_true: Callable[[], bool], limit_s: float) -> bool:
 
 def sweep(run: Path) -> None:
     """Remove what processes that are gone have said."""
-    for each in [*run.glob("worker.*.*"), *run.glob("master.*"), *run.glob("main.*"), *run.glob("ended.*")]:
-        number = each.name.rpartition(".")[2]
+    for path in [*run.glob("worker.*.*"), *run.glob("master.*"), *run.glob("main.*"), *run.glob("ended.*")]:
+        number = path.suffix[1:]
         if number.isdigit() and not is_alive(int(number)):
-            each.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 def _processes(run: str) -> Iterator[Process]:

@@ -30,10 +30,6 @@ class _Connection(http.client.HTTPConnection):
 def ask(address: str, path: str) -> str | None:
     """Ask a server whether it is well.
 
-    Args:
-        address: Where it listens: `host:port`, or `unix:` and a path.
-        path: What to ask for, such as `/readyz`.
-
     Returns:
         What is wrong; None when it answers 200.
     """

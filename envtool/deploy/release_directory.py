@@ -40,11 +40,8 @@ class Release:
     """One environment with one application, which are served together.
 
     Args:
-        env_digest: The env digest of its environment.
-        app_digest: The digest of its code and settings; None where the environment has it all.
-        lock_id: The name of its environment's directory under envs/, which follows from the lock.
-        package_count: How many packages it has.
-        made: When it was made, as `2026-11-22T15:00:00Z`.
+        lock_id: the name of its environment's directory under envs/, which follows from the lock.
+        made: when it was made, as `2026-11-22T15:00:00Z`.
     """
 
     env_digest: str
@@ -60,11 +57,7 @@ class Release:
 
 
 class ReleaseDirectory:
-    """The directory of a service.
-
-    Args:
-        path: Where it is; made absolute, links resolved.
-    """
+    """The directory of a service."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().resolve()
@@ -85,11 +78,7 @@ class ReleaseDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the directory alone; a second process waits and says so.
-
-        Raises:
-            DeployError: The directory cannot be written.
-        """
+        """Hold the directory alone; a second process waits, and prints that it does."""
         with ExitStack() as stack:
             try:
                 self.lay_out()
@@ -143,23 +132,14 @@ class ReleaseDirectory:
     def note_applied(self, digest: str, previous: str | None) -> None:
         """Put a release at the end of the order, right after the one that it replaced.
 
-        What came after that one was rolled back from: nobody wants to return to it, so it goes to the front.
-
-        Args:
-            digest: The release.
-            previous: The one that was current before it.
+        What came after that one was rolled back from, so it goes to the front.
         """
         order = [each for each in self.order() if each != digest]
         end = order.index(previous) + 1 if previous in order else len(order)
         write_atomically(self._order, json.dumps([*order[end:], *order[:end], digest], indent=1) + "\n")
 
     def add(self, release: Release, activation: str) -> None:
-        """Make an environment and an application a release.
-
-        Args:
-            release: What it is.
-            activation: What a shell has to evaluate to activate it.
-        """
+        """Make an environment and an application a release."""
         directory = self.directory(release.digest)
         directory.mkdir(exist_ok=True)
         links = {"env": self.environments / release.lock_id}
@@ -179,6 +159,6 @@ class ReleaseDirectory:
 
 
 def lock_id(platform: str, packages: Sequence[LockedPackage]) -> str:
-    """A name for what a lock says for one platform: it follows from the packages and their hashes alone."""
+    """A name for the packages of a lock for one platform: it follows from the packages and their hashes alone."""
     lines = sorted(f"{each.manager} {each.name} {each.version} {each.sha256}" for each in packages)
     return hashlib.sha256("\n".join([platform, *lines]).encode()).hexdigest()[:_ID_LENGTH]

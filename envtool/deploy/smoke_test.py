@@ -1,4 +1,4 @@
-"""A release tried out before anybody depends on it: one worker of it, on a socket that nobody else knows."""
+"""A release tried out before traffic reaches it: one worker, on a private socket."""
 
 from __future__ import annotations
 
@@ -21,15 +21,8 @@ _OTHERS = ("GUNICORN_PID", "GUNICORN_FD", "LISTEN_PID", "LISTEN_FDS", "NOTIFY_SO
 def try_out(root: ReleaseDirectory, digest: str, serving: Master | None, limit_s: float, path: str) -> None:
     """Start one worker of a release and ask whether it is well.
 
-    Args:
-        root: The directory of the service.
-        digest: The digest of the release.
-        serving: The master that serves; its environment has the settings of the service.
-        limit_s: Seconds that it has until it is well.
-        path: What is asked.
-
     Raises:
-        DeployError: It is not; with the end of its log.
+        DeployError: it is not; with the end of its log.
     """
     shutil.rmtree(root.trial, ignore_errors=True)
     root.trial.mkdir(parents=True)
@@ -55,7 +48,7 @@ def try_out(root: ReleaseDirectory, digest: str, serving: Master | None, limit_s
             what = end() or f"after {limit_s:g} s: {trouble[0]}"
             said = log.read_text(encoding="utf-8", errors="replace")[-_SHOWN_CHARACTERS:].rstrip()
             hint = "nothing was changed: the service is as it was"
-            raise DeployError(f"release {digest} is not well, {what}\n{said}", hint)
+            raise DeployError(f"release {digest} failed its health check, {what}\n{said}", hint)
     finally:
         server.stop(_STOP_S)
         shutil.rmtree(root.trial, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""How a service is: what is current, what runs, whether it answers. Nothing is changed by looking."""
+"""The state of a service: what is current, what runs, whether it answers. Looking changes nothing."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ from envtool.deploy.release_directory import Release, ReleaseDirectory
 
 @dataclass(frozen=True)
 class Running:
-    """A master that runs.
-
-    Args:
-        pid: Its number.
-        release: The digest of the release that it serves.
-        workers: How many of its workers take requests.
-        listeners: Where it listens.
-    """
+    """A master that runs."""
 
     pid: int
     release: str
@@ -30,10 +23,7 @@ class Status:
     """How a service is.
 
     Args:
-        current: The digest of the current release; None before the first release.
-        releases: The releases, in the order in which they were applied.
-        running: The masters that run; two while one replaces the other.
-        trouble: What is wrong; None when the current release serves and is well.
+        trouble: what is wrong; None when the current release serves and is well.
     """
 
     current: str | None
@@ -43,12 +33,7 @@ class Status:
 
 
 def look(root: ReleaseDirectory, path: str) -> Status:
-    """Look at a service.
-
-    Args:
-        root: Its directory.
-        path: What is asked to see whether it is well.
-    """
+    """Look at a service."""
     found = []
     for each in gunicorn_masters.masters(root.run):
         word = gunicorn_masters.word_of(root.run, each.pid)

@@ -1,4 +1,4 @@
-"""What `envtool deploy render` can make: the templates of `templates/deploy` and what is said of them.
+"""The templates of `envtool deploy render`, in `templates/deploy`, and their descriptions.
 
 The `variables.yml` beside them describes every kind, and every variable once; which variables a kind takes is read from
 its template. The user's own directory comes first, as for the templates of environments.
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envtool import paths
+from envtool.atomic_files import write_atomically
 from envtool.errors import InvalidFileError, TemplateError
-from envtool.templates import Template, Variable, names_in, read_variables, template_root
+from envtool.templates import Template, Variable, names_in, read_variables, render, template_root
 from envtool.yaml_document import YamlDocument, read_text
 
 _SUFFIX = ".j2"
@@ -19,12 +20,7 @@ _SUFFIX = ".j2"
 
 @dataclass(frozen=True)
 class DeployTemplate:
-    """One file that can be made.
-
-    Args:
-        template: What makes it; its name is the name of the kind.
-        output: The name that the file usually has.
-    """
+    """One file that can be made."""
 
     template: Template
     output: str
@@ -34,11 +30,7 @@ def kinds(own: Path | None = None) -> dict[str, DeployTemplate]:
     """Everything that can be made, by name; the user's own templates come first and hide envtool's.
 
     Args:
-        own: The user's own directory of templates, with a directory deploy/, instead of the one under envtool's home.
-
-    Raises:
-        InvalidFileError: A variables.yml is malformed.
-        MissingFileError: The directory that was named is not there.
+        own: the user's own directory of templates, with a directory deploy/, instead of the one under envtool's home.
     """
     if own is not None:
         read_text(own / "deploy" / "variables.yml", "a directory of templates has deploy/variables.yml and deploy/*.j2")
@@ -50,15 +42,27 @@ def kinds(own: Path | None = None) -> dict[str, DeployTemplate]:
 
 
 def find_kind(name: str, own: Path | None = None) -> DeployTemplate:
-    """The kind of a name.
-
-    Raises:
-        TemplateError: There is none of this name.
-    """
+    """The kind of a name."""
     known = kinds(own)
     if name not in known:
-        raise TemplateError(f"there is no kind {name!r}", f"there are: {', '.join(known)}")
+        raise TemplateError(f"unknown template {name!r}", f"templates: {', '.join(known)}")
     return known[name]
+
+
+def write_scripts(root: Path, start: Path, app: str) -> None:
+    """Write the start script and the settings of gunicorn, once: from then on they are the user's.
+
+    Args:
+        root: the directory of the service.
+        app: the WSGI application.
+    """
+    for name, path in (("gunicorn", start), ("gunicorn-conf", root / "gunicorn.conf.py")):
+        if path.exists():
+            continue
+        template, values = find_kind(name).template, {"root": str(root), "app": app}
+        write_atomically(path, render(template, {each.name: values[each.name] for each in template.variables}))
+        if path == start:
+            path.chmod(0o755)
 
 
 def _described(directory: Path) -> dict[str, DeployTemplate]:
@@ -75,7 +79,7 @@ def _described(directory: Path) -> dict[str, DeployTemplate]:
         said = document.mapping(described.get(name), name, ("description", "output"))
         description = document.string(said.get("description"), "description") or ""
         output = document.string(said.get("output"), "output") or file.name[: -len(_SUFFIX)]
-        # Nobody has to describe a variable; then it has to be given.
+        # A variable without a description has to be given.
         used = tuple(variables.get(each, Variable(each, "", None)) for each in names_in(file))
         found[name] = DeployTemplate(Template(name, file, description, used), output)
     if document.issues:

@@ -1,1 +1,1 @@
-"""What about this machine would make an environment fail, found out before it does."""
+"""Checks of a machine: what would make an environment fail, found out before it does."""

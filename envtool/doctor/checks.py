@@ -1,4 +1,4 @@
-"""The checks: each a function of facts and needs that says what it found. Nothing here looks at the machine."""
+"""The checks: each a function of facts and needs that yields findings. Nothing here looks at the machine."""
 
 from __future__ import annotations
 
@@ -23,12 +23,7 @@ _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA
 
 
 def check(facts: MachineFacts, needs: Needs) -> list[Finding]:
-    """Everything that is found, the worst first.
-
-    Args:
-        facts: What is known of the machine.
-        needs: What the lock needs.
-    """
+    """Everything that is found, the worst first."""
     found = [
         *_virtual_packages(needs), *_driver(facts, needs), *_glibc(facts, needs), *_places(facts, needs),
         *_inotify(facts), *_locale(facts), *_certificates(facts), *_proxies(facts), *_reach(facts, needs),
@@ -38,11 +33,7 @@ def check(facts: MachineFacts, needs: Needs) -> list[Finding]:
 
 
 def link_scripts(paths: Mapping[str, Iterable[str]]) -> list[Finding]:
-    """The packages that want programs run when they are linked.
-
-    Args:
-        paths: The paths of the packages whose archives are in the cache, by name.
-    """
+    """The packages that want programs run when they are linked."""
     found = {name: sorted(filter(scripts.is_link_script, each)) for name, each in paths.items()}
     hint = "read them in the environment, and do by hand what of it you need; see docs/reference/archives.md"
     return [Finding(_NOTE, "link-scripts", scripts.sentence(name, each), hint) for name, each in found.items() if each]
@@ -100,10 +91,9 @@ def _room(place: Place, facts: MachineFacts, needs: Needs) -> Iterator[Finding]:
     if wanted > place.free_bytes:
         severity = _ERROR if place.role == "cache" else _WARNING
         more = f" ({needs.unknown} archives of unknown size not counted)" if needs.unknown else ""
-        message = (
-            f"{place.path} ({place.role}): about {size(wanted)} are needed{more}, {size(place.free_bytes)} are free"
-        )
-        yield Finding(severity, "disk", message, "make room, or choose another disk")
+        message = f"about {size(wanted)} are needed{more}, {size(place.free_bytes)} are free"
+        hint = "make room, or choose another disk"
+        yield Finding(severity, "disk", f"{place.path} ({place.role}): {message}", hint)
     if place.free_files is not None and place.free_files < _FEW_FILES:
         message = f"{place.path} ({place.role}): its disk takes {place.free_files} more files, however small"
         yield Finding(_WARNING, "disk", message, "an environment with torch has about 50000; remove old ones")
@@ -139,14 +129,14 @@ def _locale(facts: MachineFacts) -> Iterator[Finding]:
         yield Finding(_ERROR, "locale", message, hint)
     if not facts.has_locale:
         asked = facts.environ.get("LC_ALL") or facts.environ.get("LANG") or ""
-        yield Finding(_WARNING, "locale", f"the locale {asked!r} is not there", hint)
+        yield Finding(_WARNING, "locale", f"locale {asked!r} not found", hint)
 
 
 def _certificates(facts: MachineFacts) -> Iterator[Finding]:
     for name in _CERTIFICATES:
         path = facts.environ.get(name)
         if path and not facts.files.get(path, True):
-            message = f"{name} names {path}, which is not there: every https connection fails"
+            message = f"{name} names {path}, which was not found: every https connection fails"
             yield Finding(_ERROR, "certificates", message, f"unset {name}, or install the certificates there")
 
 
@@ -172,7 +162,7 @@ def _reach(facts: MachineFacts, needs: Needs) -> Iterator[Finding]:
         if each.answering:
             continue
         reasons = "; ".join(f"{name}: {reason}" for name, reason in each.reasons.items())
-        message = f"{each.channel} cannot be had from any of {each.places} places ({reasons})"
+        message = f"{each.channel} cannot be downloaded from any of {each.places} places ({reasons})"
         if needs.is_cached:
             hint = "envtool create takes everything from the cache; locking anew would fail"
             yield Finding(_WARNING, "network", message, hint)
@@ -186,9 +176,8 @@ def _clock(facts: MachineFacts) -> Iterator[Finding]:
     if clock is None or abs(clock.skew_s) < _SKEW_S:
         return
     way = "ahead of" if clock.skew_s > 0 else "behind"
-    message = (
-        f"this machine's clock is {abs(clock.skew_s):.0f} s {way} that of {urlsplit(clock.host).netloc or clock.host}"
-    )
+    host = urlsplit(clock.host).netloc or clock.host
+    message = f"this machine's clock is {abs(clock.skew_s):.0f} s {way} that of {host}"
     severity = _ERROR if abs(clock.skew_s) >= _BAD_SKEW_S else _WARNING
     hint = "timedatectl set-ntp true; certificates, signatures and tokens are valid at certain times only"
     yield Finding(severity, "clock", message, hint)

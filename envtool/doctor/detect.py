@@ -36,9 +36,7 @@ def detect(urls: Sequence[str], presets: Sequence[Preset], limit_s: float | None
     """Everything that can be known of this machine.
 
     Args:
-        urls: The canonical URLs of the lock.
-        presets: The mirrors that are known.
-        limit_s: Seconds that the network has to answer; None when it is not to be asked.
+        limit_s: seconds that the network has to answer; None when it is not to be asked.
     """
     environ = dict(os.environ)
     is_asked = limit_s is not None

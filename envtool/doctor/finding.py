@@ -16,14 +16,7 @@ class Severity(enum.Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
-
-    Args:
-        severity: How bad it is.
-        check: Which check found it, such as `driver`.
-        message: What it is, with what is expected and what was found.
-        hint: What the user can do.
-    """
+    """One thing that was found."""
 
     severity: Severity
     check: str

@@ -1,4 +1,4 @@
-"""What the packages of a lock need of a machine, read from their names, versions and dependencies."""
+"""The needs of a lock of a machine, read from their names, versions and dependencies."""
 
 from __future__ import annotations
 
@@ -24,10 +24,7 @@ def needs(
     """What packages need.
 
     Args:
-        packages: The packages of a lock for one platform.
-        detected: The machine's virtual packages.
-        sizes: The sizes in bytes of archives and wheels, by URL, as far as they are known.
-        cached: What those that are in the cache take once they are unpacked, in bytes, by URL.
+        cached: what those that are in the cache take once they are unpacked, in bytes, by URL.
     """
     lacks = tuple((each.name, str(each)) for each in find_lacks(packages, detected))
     missing = [each.url for each in packages if each.url not in cached]

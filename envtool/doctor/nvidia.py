@@ -1,4 +1,4 @@
-"""Which driver a CUDA needs.
+"""The driver that a CUDA version needs.
 
 Source: NVIDIA, CUDA Toolkit Release Notes, "CUDA Toolkit and Corresponding Driver Versions" (Linux x86_64), and CUDA
 Compatibility, "Minor Version Compatibility". A newer CUDA than the table's counts as its last line of the same major.
@@ -29,12 +29,7 @@ class Fit(enum.Enum):
 
 
 def fit(cuda: str, driver: str) -> Fit:
-    """How a driver goes with a CUDA.
-
-    Args:
-        cuda: The version that programs are built for, such as `12.1`.
-        driver: The version of the driver, such as `530.30.02`.
-    """
+    """How a driver goes with a CUDA."""
     full = driver_for(cuda)
     if full is None:
         return Fit.UNKNOWN

@@ -14,7 +14,7 @@ _CONDARC = {
     "ssl_verify": ("false", _WARNING, "conda checks no certificates", "remove ssl_verify; name your CA file instead"),
     "offline": ("true", _NOTE, "conda itself asks no channel", "envtool does not read this; see create --offline"),
     "pip_interop_enabled": (
-        "true", _WARNING, "conda may replace wheels of an environment by packages of its own",
+        "true", _WARNING, "conda may replace wheels of an environment by conda packages",
         "remove it, or make environments with envtool create --frozen",
     ),
     "always_yes": (

@@ -19,11 +19,7 @@ def environment_yml(
     """A pinned environment.yml of one platform.
 
     Args:
-        lockfile: The lock.
-        packages: The packages of the platform.
-        name: The name of the environment.
-        variables_key: Where the lock keeps the variables that activation sets.
-        with_builds: Whether builds are pinned too, which makes it exact and bound to the platform.
+        with_builds: whether builds are pinned too, which makes it exact and bound to the platform.
     """
     dependencies: list[Any] = [_match_spec(each, with_builds) for each in packages if each.manager == "conda"]
     wheels = [_requirement(each) for each in packages if each.manager == "pip"]
@@ -39,7 +35,7 @@ def environment_yml(
 
 
 def conda_only(lockfile: Lockfile) -> Lockfile:
-    """The lock without its wheels, for readers that refuse them; it no longer says what the sources asked for."""
+    """The lock without its wheels, for readers that refuse them; it no longer has what the sources asked for."""
     metadata = {key: value for key, value in lockfile.custom_metadata.items() if key != INPUTS_KEY}
     packages = tuple(each for each in lockfile.packages if each.manager == "conda")
     return replace(lockfile, packages=packages, custom_metadata=metadata)

@@ -12,14 +12,8 @@ from envtool.lockfile.git_url import is_repository
 
 
 def explicit(packages: Sequence[LockedPackage], platform: str, *, with_sha256: bool) -> str:
-    """The file, in an order in which every package comes after what it needs.
-
-    Args:
-        packages: The packages of the platform.
-        platform: The platform.
-        with_sha256: Whether to give SHA-256 instead of MD5, which every reader knows.
-    """
-    lines = ["# Written by envtool. Wheels stand in comments: conda leaves them out.", f"# platform: {platform}"]
+    """The file, in an order in which every package comes after what it needs."""
+    lines = ["# Written by envtool. Wheels are in comments: conda leaves them out.", f"# platform: {platform}"]
     lines.append("@EXPLICIT")
     for each in in_order([each for each in packages if each.manager == "conda"]):
         digits = each.sha256 if with_sha256 else each.md5

@@ -27,30 +27,14 @@ if TYPE_CHECKING:
 def bill_of_materials(
     lockfile: Lockfile, platform: str, categories: Sequence[str], name: str, *, is_offline: bool
 ) -> str:
-    """The bill of materials of one platform of a lock, as JSON.
-
-    Args:
-        lockfile: The lock.
-        platform: The platform.
-        categories: The categories that count.
-        name: The name of the environment.
-        is_offline: Whether only this machine may be asked for licences.
-    """
+    """The bill of materials of one platform of a lock, as JSON."""
     whole = graph(lockfile, platform, categories)
     known = look_up(list(whole.packages.values()), is_offline=is_offline)
     return cyclonedx(whole, known, name, platform, version("envserve"))
 
 
 def cyclonedx(graph: Graph, facts: Mapping[str, PackageMetadata], name: str, platform: str, version: str) -> str:
-    """The bill of materials of one platform, as JSON.
-
-    Args:
-        graph: The packages.
-        facts: What is known of them, by URL.
-        name: The name of the environment.
-        platform: The platform.
-        version: The version of envtool.
-    """
+    """The bill of materials of one platform, as JSON."""
     from cyclonedx.model.bom import Bom
     from cyclonedx.model.component import Component, ComponentType
     from cyclonedx.output.json import JsonV1Dot5

@@ -1,8 +1,7 @@
 """The cache: proven files by their sha256, in a directory that processes and users of a group may share.
 
-A file is hashed again whenever it is taken out, since a cache is only a directory that anybody may have edited. To
-share one, its root belongs to the group, is group-writable and has the set-group-ID bit; then whatever is made in it
-is the group's as well, whatever the umask. In any other place the umask has its way.
+A file is hashed again whenever it is taken out. To share a cache, its root belongs to the group, is group-writable and
+has the set-group-ID bit; then whatever is made in it is the group's as well, whatever the umask.
 
     install -d -m 2775 -g ml /srv/envtool-cache
 """
@@ -35,13 +34,8 @@ class Wanted:
     """A file by its content.
 
     Args:
-        name: The file name that the content goes by, kept in the cache because installers read it.
-        sha256: The hash of the content, 64 lower-case hexadecimal digits.
-        urls: Where to look, the best place first.
-        size_bytes: The size of the content, where it is known.
-
-    Raises:
-        CacheError: The name is none of a file in one directory.
+        name: the file name that the content goes by, kept in the cache because installers read it.
+        sha256: the hash of the content, 64 lower-case hexadecimal digits.
     """
 
     name: str
@@ -56,11 +50,7 @@ class Wanted:
 
 
 class Cache:
-    """The content-addressed directory of proven files.
-
-    Args:
-        root: Its place; made when the first file is stored.
-    """
+    """The content-addressed directory of proven files."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -87,15 +77,10 @@ class Cache:
         """Claim the file in which the content grows.
 
         Args:
-            wanted: The content.
-            patience_s: How long another process that fetches the same may stand still before we fetch it ourselves.
-            is_stopped: Asked while waiting.
+            patience_s: how long another process that fetches the same may stand still before we fetch it ourselves.
 
         Yields:
             The file that is ours to write; None when we were stopped.
-
-        Raises:
-            CacheError: Nothing can be written here.
         """
         partial = self.partial(wanted)
         with contextlib.ExitStack() as stack:
@@ -105,11 +90,7 @@ class Cache:
             yield path
 
     def store(self, wanted: Wanted, partial: Path) -> Path:
-        """Move a whole, proven and synced file to its place.
-
-        Raises:
-            CacheError: It cannot be moved there.
-        """
+        """Move a whole, proven and synced file to its place."""
         path = self.path(wanted)
         with self.storing(wanted, None):
             self._make_directory(path.parent)
@@ -123,9 +104,9 @@ class Cache:
                     raise
                 return found
             sync_directory(path.parent)
-        for each in siblings(self.partial(wanted)):
+        for sibling in siblings(self.partial(wanted)):
             with contextlib.suppress(OSError):
-                each.unlink()
+                sibling.unlink()
         return path
 
     def share(self, path: Path) -> None:
@@ -141,24 +122,15 @@ class Cache:
 
     @contextmanager
     def storing(self, wanted: Wanted, need_bytes: int | None) -> Iterator[None]:
-        """Say what it means when something cannot be written.
-
-        Args:
-            wanted: What is being written.
-            need_bytes: How much is still to come, where it is known.
-
-        Raises:
-            CacheError: Instead of the OSError.
-        """
+        """Turn an OSError of writing into an error that names the file and the cache."""
         try:
             yield
         except OSError as error:
             if error.errno in _FULL:
                 raise self.no_space(wanted, need_bytes) from error
             reason = error.strerror or str(error)
-            raise CacheError(
-                f"{wanted.name} cannot be written to the cache {self.root}: {reason}", _READ_ONLY_HINT
-            ) from error
+            message = f"{wanted.name} cannot be written to the cache {self.root}: {reason}"
+            raise CacheError(message, _READ_ONLY_HINT) from error
 
     def no_space(self, wanted: Wanted, need_bytes: int | None) -> CacheError:
         """The error for a disk that is full."""

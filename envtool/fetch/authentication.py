@@ -1,8 +1,6 @@
-"""What a request needs to be let in: put in just before it leaves, never shown, never written.
+"""Credentials of requests: put in just before a request leaves, never shown, never written.
 
-It comes from the URL itself (where `${NAME}` stands for an environment variable, so that a configuration file needs
-no secret), from `RATTLER_AUTH_FILE`, or from netrc.
-
+They come from the URL itself (where `${NAME}` is an environment variable), from `RATTLER_AUTH_FILE`, or from netrc.
 Source: for the file, rattler's `FileStorage`: host, or `*.domain`, to BearerToken, BasicHTTP or CondaToken; for the
 token in the path, conda's channel URLs `https://host/t/<token>/channel`.
 """
@@ -30,13 +28,7 @@ _USER_INFO = re.compile(r"(?<=://)[^/@\s\"']+@")
 
 @dataclass(frozen=True)
 class Authorized:
-    """A request that may leave.
-
-    Args:
-        url: The URL with what belongs into it.
-        bearer: The bearer token, if one is to be sent.
-        basic: User name and password, if they are to be sent.
-    """
+    """A request that may leave."""
 
     url: str
     bearer: str | None = None
@@ -58,7 +50,7 @@ def authorize(url: str) -> Authorized:
     """Put into a request what its host asks for.
 
     Raises:
-        EnvtoolError: A variable that the URL names is not set, or the file of credentials cannot be used.
+        EnvtoolError: a variable that the URL names is not set, or the file of credentials cannot be used.
     """
     expanded = url_credentials.expand(url)
     parts = urlsplit(expanded)
@@ -84,8 +76,8 @@ def header_of(request: Authorized) -> str | None:
 def from_netrc(url: str) -> str | None:
     """The Authorization header that netrc has for a host; one that cannot be read is as good as none."""
     place = os.environ.get("NETRC")
-    paths = (Path(each).expanduser() for each in ([place] if place is not None else _NETRC_FILES))
-    path = next((each for each in paths if each.exists()), None)
+    paths = (Path(name).expanduser() for name in ([place] if place is not None else _NETRC_FILES))
+    path = next(filter(Path.exists, paths), None)
     host = urlsplit(url).hostname
     if path is None or host is None:
         return None
@@ -101,13 +93,10 @@ def from_netrc(url: str) -> str | None:
 def from_user(url: str) -> str | None:
     """The Authorization header for the user and the password that a URL holds; a token may be the user alone."""
     parts = urlsplit(url)
-    if parts.username and parts.password is None:
-        return _basic(_plain(parts.username), "")
-    return None if parts.password is None else _basic(_plain(parts.username or ""), _plain(parts.password))
-
-
-def _plain(quoted: str) -> str:
-    return unquote(quoted, errors="surrogateescape")
+    if not parts.username and parts.password is None:
+        return None
+    user, password = (unquote(text or "", errors="surrogateescape") for text in (parts.username, parts.password))
+    return _basic(user, password)
 
 
 def _basic(user: str, password: str) -> str:

@@ -1,8 +1,7 @@
 """The one door to the network: the bytes behind a URL, from an offset on, or the reason why there are none.
 
-Proxies, netrc and CA bundles are taken from the environment (`envtool.fetch.http`). Time-outs are per read,
-never one for a whole body, so that a slow line is no error and a silent server is one. What to do about a failure is
-not decided here but in `envtool.fetch.failover_policy`.
+Time-outs are per read, never one for a whole body: a slow line is no error, a silent server is one. Out of scope: what
+to do about a failure (`envtool.fetch.failover_policy`).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from envtool.fetch.authentication import authorize, without_credentials, without
 from envtool.fetch.timeouts import Timeouts
 from envtool.fetch.transfer_error import RangeError, TransferError, seconds_to_wait
 
-if TYPE_CHECKING:  # commands that ask nobody do without them
+if TYPE_CHECKING:  # commands without network access do without them
     from urllib3.response import HTTPResponse
 
     from envtool.fetch.http import Response
@@ -38,15 +37,7 @@ _HTML_STARTS = (b"<!doctype html", b"<html")
 
 @dataclass(frozen=True)
 class Body:
-    """The bytes of a URL on their way.
-
-    Args:
-        offset: The position of the first byte that comes; 0 when the server ignored the range.
-        total_bytes: The size of the whole file, where the server says it.
-        chunks: The bytes.
-        url: Where they come from in the end, after redirects.
-        validators: The headers by which the file can later be asked for only if it has changed.
-    """
+    """The bytes of a URL on their way."""
 
     offset: int
     total_bytes: int | None
@@ -62,17 +53,14 @@ def get(
     """Open a URL (http, https or file) for reading from an offset on.
 
     Args:
-        url: What to read.
-        offset: The first byte that is wanted; a server that ignores it starts at 0, and `Body.offset` says so.
-        patience: The limits.
-        headers: More headers of the request.
+        offset: the first byte that is wanted; a server that ignores it starts at 0, as `Body.offset` shows.
 
     Yields:
         The body. Reading it raises the same errors as opening it.
 
     Raises:
-        TransferError: The URL did not give its bytes.
-        RangeError: It gave another part of them than was asked for.
+        TransferError: the URL did not give its bytes.
+        RangeError: it gave another part of them than was asked for.
     """
     if urlsplit(url).scheme == "file":
         with file_urls.read(url, offset, CHUNK_BYTES) as (total_bytes, chunks):
@@ -93,11 +81,7 @@ def prepare() -> None:
 
 
 def date(url: str, patience: Timeouts) -> str | None:
-    """What time a server says it is, whatever else it answers; None when it does not say.
-
-    Raises:
-        TransferError: It does not answer.
-    """
+    """The Date header of a server, whatever else it answers."""
     with _ask(url, 0, patience, {}) as answer:
         return answer.raw.headers.get("Date")
 
@@ -116,7 +100,7 @@ def _ask(url: str, offset: int, patience: Timeouts, more: Mapping[str, str]) -> 
         headers["Range"] = f"bytes={offset}-"
     try:
         return http.ask(request, headers, patience)
-    except (HTTPError, ValueError) as error:  # a URL may be none, such as one that a server redirects to
+    except (HTTPError, ValueError) as error:  # a server may redirect to something that is not a URL
         raise _no_answer(error) from error
 
 
@@ -187,7 +171,7 @@ def _refuse_html(chunks: Iterator[bytes], start: int) -> Iterator[bytes]:
 def _refuse_unusable(response: HTTPResponse) -> None:
     status = response.status
     if status == 416:
-        raise RangeError("HTTP 416, the range cannot be had", is_transient=False, status=status)
+        raise RangeError("HTTP 416, the server does not have this range", is_transient=False, status=status)
     if status not in (200, 206):
         raise TransferError(
             f"HTTP {status} {response.reason}".rstrip(),

@@ -1,12 +1,11 @@
 """Proven files: every byte that envtool uses is hashed before anything else sees it.
 
-A file is wanted by its sha256 and may be had from several places. It comes from the first that gives the right bytes;
-which one is asked next is decided in `envtool.fetch.failover_policy` and done in `envtool.fetch.failover`, one attempt
-is made in `envtool.fetch.transfer`, and what has been proven is kept in `envtool.fetch.archive_cache`.
+A file is wanted by its sha256 and may be in several places; it comes from the first that gives the right bytes.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -16,15 +15,11 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from envtool.errors import CacheError, EnvtoolError, HashMismatchError, NetworkError
-from envtool.fetch import timeouts as patience_module
-from envtool.fetch import transfer
+from envtool.fetch import timeouts, transfer
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.fetch.authentication import without_credentials, without_secrets
-from envtool.fetch.failover import ask_in_turn
+from envtool.fetch.failover import HostHealth, ask_in_turn
 from envtool.fetch.failover_policy import Failure, Place
-from envtool.fetch.host_health import HostHealth
-from envtool.fetch.timeouts import Timeouts
-from envtool.fetch.transfer import Transfer
 from envtool.fetch.transfer_error import TransferError
 
 _JOBS = 8
@@ -50,28 +45,21 @@ def fetch(
     cache: Cache,
     progress: Progress,
     *,
-    patience: Timeouts | None = None,
+    patience: timeouts.Timeouts | None = None,
     is_offline: bool = False,
 ) -> dict[Wanted, Path]:
     """Bring files into the cache, several at a time, each from the first place that gives the right bytes.
 
     Args:
-        wanted: The files; the same one twice is fetched once.
-        cache: Where they go.
-        progress: Told of every byte that is proven or on its way, and, if it has `expect`, of how many there will be.
-        patience: The limits; those of the environment variables by default.
-        is_offline: Whether only the cache may be used.
-
-    Returns:
-        The path of each file.
+        progress: gets every byte that is proven or on its way, and, if it has `expect`, how many there will be.
 
     Raises:
-        NetworkError: A file could not be had; every place is named with its own reason.
-        HashMismatchError: The only place of a file gave other bytes.
-        CacheError: The cache cannot be written, or, offline, lacks something; all of it is listed.
+        NetworkError: a file could not be downloaded; every place is named with its own reason.
+        HashMismatchError: the only place of a file gave other bytes.
+        CacheError: the cache cannot be written, or, offline, lacks something; all of it is listed.
     """
     distinct = list(dict.fromkeys(wanted))
-    run = _Run(cache, _Tally(progress, distinct), patience or patience_module.configured())
+    run = _Run(cache, _Tally(progress, distinct), patience or timeouts.configured())
     pool = ThreadPoolExecutor(_JOBS, thread_name_prefix="fetch")
     try:
         if is_offline:
@@ -102,11 +90,9 @@ def _from_cache(wanted: Sequence[Wanted], found: Sequence[Path | None], cache: C
 class _Run:
     """What the threads of one fetch share."""
 
-    def __init__(self, cache: Cache, tally: _Tally, patience: Timeouts) -> None:
+    def __init__(self, cache: Cache, tally: _Tally, patience: timeouts.Timeouts) -> None:
         self.stopped = threading.Event()
-        self._cache = cache
-        self._tally = tally
-        self._patience = patience
+        self._cache, self._tally, self._patience = cache, tally, patience
         self._hosts = HostHealth()
 
     def find(self, wanted: Wanted) -> Path | None:
@@ -127,16 +113,14 @@ class _Run:
                 return found
             if partial is None:
                 raise _stopped()
-            growing = Transfer(wanted, partial, self._cache, self._progress(wanted))
+            growing = transfer.Transfer(wanted, partial, self._cache, self._progress(wanted))
             if not growing.resume():
                 self._try_places(wanted, growing)
             self._tally.expect(wanted, growing.have_bytes)
             return self._cache.store(wanted, partial)
 
-    def _try_places(self, wanted: Wanted, growing: Transfer) -> None:
-        def ask(url: str, has_alternative: bool) -> Failure | None:
-            return self._ask(url, growing, has_alternative=has_alternative)
-
+    def _try_places(self, wanted: Wanted, growing: transfer.Transfer) -> None:
+        ask = functools.partial(self._ask, growing)
         failed = ask_in_turn(wanted.urls, ask, self._wait, self._hosts, self._patience)
         if failed or not wanted.urls:
             raise _unavailable(wanted, failed)
@@ -145,7 +129,7 @@ class _Run:
         if self.stopped.wait(seconds):
             raise _stopped()
 
-    def _ask(self, url: str, growing: Transfer, *, has_alternative: bool) -> Failure | None:
+    def _ask(self, growing: transfer.Transfer, url: str, has_alternative: bool) -> Failure | None:
         patience = self._patience if has_alternative else replace(self._patience, min_bytes_per_s=0.0)
         before = growing.have_bytes
         try:
@@ -176,7 +160,7 @@ class _Tally:
         self._progress = progress
         self._lock = threading.Lock()
         self._sizes = {each: each.size_bytes for each in wanted if each.size_bytes}
-        self._tell()
+        self._show()
 
     def advance(self, amount: int) -> None:
         with self._lock:
@@ -186,19 +170,19 @@ class _Tally:
         with self._lock:
             if self._sizes.get(wanted) != size_bytes:
                 self._sizes[wanted] = size_bytes
-                self._tell()
+                self._show()
 
     def found(self, wanted: Wanted, size_bytes: int) -> None:
         self.expect(wanted, size_bytes)
         self.advance(size_bytes)
 
-    def _tell(self) -> None:
+    def _show(self) -> None:
         if self._sizes and isinstance(self._progress, _Expecting):
             self._progress.expect(sum(size for size in self._sizes.values() if size))
 
 
 def _stopped() -> TransferError:
-    return TransferError("stopped, because another file could not be had", is_transient=False)
+    return TransferError("stopped, because another file could not be downloaded", is_transient=False)
 
 
 def _unavailable(wanted: Wanted, places: Sequence[Place]) -> EnvtoolError:
@@ -210,6 +194,6 @@ def _unavailable(wanted: Wanted, places: Sequence[Place]) -> EnvtoolError:
         return HashMismatchError(place, expected, actual, hint)
     reasons = "".join(f"\n  {url}: {reason}" for url, reason in shown) or "\n  no place is known"
     return NetworkError(
-        f"{wanted.name} could not be had from any of its places:{reasons}",
+        f"{wanted.name} could not be downloaded from any of its places:{reasons}",
         "check the network and run again, what has arrived is kept; envtool mirror probe finds places that work",
     )

@@ -1,7 +1,7 @@
-"""Which place to ask next for a file, after what has failed: a pure decision, without a clock and without a network.
+"""The choice of the next place to ask for a file, after what has failed: a pure decision, without clock or network.
 
 Every place is asked once, in the order given, before any is asked again; those that may well work a moment later are
-then asked in further rounds, each after its own wait. Out of scope: asking (`envtool.fetch.downloader`).
+then asked in further rounds, each after its own wait.
 
 Source: for the wait, M. Brooker, "Exponential Backoff and Jitter" (AWS Architecture Blog, 2015), "full jitter"; for
 `Retry-After`, RFC 9110 section 10.2.3.
@@ -21,12 +21,8 @@ class Place:
     """What is known of one place that may have a file. Times are seconds of one and the same clock.
 
     Args:
-        url: Where it has the file.
-        failures: How often it has failed in succession without bringing anything new.
-        not_before_s: When it may be asked again.
-        is_out: Whether it cannot have the right bytes, so that asking again makes no sense.
-        is_doubtful: Whether the place as a whole was found down, so that it is asked after the others.
-        reason: Why it failed last, None when it has not been asked.
+        failures: how often it has failed in succession without bringing anything new.
+        is_out: whether it cannot have the right bytes, so that asking again makes no sense.
     """
 
     url: str
@@ -39,14 +35,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Failure:
-    """How a place failed.
-
-    Args:
-        reason: For people, one line.
-        is_transient: Whether the same place may well work a moment later.
-        retry_after_s: How long it asks to wait.
-        brought_bytes: Whether the file has grown by this attempt.
-    """
+    """How a place failed."""
 
     reason: str
     is_transient: bool
@@ -56,12 +45,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Ask:
-    """Ask a place now.
-
-    Args:
-        position: Which.
-        has_alternative: Whether another place is left, so that this one need not be suffered.
-    """
+    """Ask a place now."""
 
     position: int
     has_alternative: bool
@@ -69,11 +53,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Wait:
-    """Wait, then decide again.
-
-    Args:
-        seconds: How long.
-    """
+    """Wait, then decide again."""
 
     seconds: float
 
@@ -87,13 +67,7 @@ Step = Union[Ask, Wait, GiveUp]
 
 
 def decide(places: Sequence[Place], now_s: float, patience: Timeouts) -> Step:
-    """Choose the next step.
-
-    Args:
-        places: Every place, the best first.
-        now_s: The time.
-        patience: The limits.
-    """
+    """Choose the next step."""
     left = [i for i, place in enumerate(places) if _is_left(place, now_s, patience)]
     if not left:
         return GiveUp()
@@ -105,15 +79,7 @@ def decide(places: Sequence[Place], now_s: float, patience: Timeouts) -> Step:
 
 
 def after(place: Place, failure: Failure, now_s: float, jitter: float, patience: Timeouts) -> Place:
-    """What is known of a place once it has failed.
-
-    Args:
-        place: What was known before.
-        failure: How it failed.
-        now_s: The time.
-        jitter: A random number from 0 to 1.
-        patience: The limits.
-    """
+    """What is known of a place once it has failed."""
     if not failure.is_transient:
         return replace(place, is_out=True, reason=failure.reason)
     failures = 1 if failure.brought_bytes else place.failures + 1

@@ -29,15 +29,10 @@ def read(url: str, offset: int, chunk_bytes: int) -> Iterator[tuple[int, Iterato
     """Open a file or a part of one.
 
     Args:
-        url: Its file:// URL.
-        offset: The first byte that is wanted, counted from the beginning of the part.
-        chunk_bytes: How much is read at once.
+        offset: the first byte that is wanted, counted from the beginning of the part.
 
     Yields:
         The size of the whole part, and the bytes from the offset on.
-
-    Raises:
-        TransferError: It cannot be read.
     """
     # The caller's own errors pass through here as well, so that only opening may be caught.
     with _open(url) as file:

@@ -1,8 +1,7 @@
 """One request and its redirects, by urllib3: through the environment's proxies, with its certificates and passwords.
 
-What the environment says counts as it does for requests, which was here before: urllib3 alone is imported in half the
-time and asks in a third of it. Connections are shared by all threads. Out of scope: cookies, which no mirror needs, and
-what an answer means (`envtool.fetch.client`).
+The environment counts as it does for requests (docs/adr/0014). Connections are shared by all threads. Out of scope:
+cookies, which no mirror needs, and what an answer means (`envtool.fetch.client`).
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
@@ -36,12 +34,7 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Response:
-    """What a server answers; used as a context manager, that lets its connection go.
-
-    Args:
-        raw: The answer; its body is still on its way.
-        url: Where it comes from in the end.
-    """
+    """What a server answers; used as a context manager, that lets its connection go."""
 
     raw: HTTPResponse
     url: str
@@ -49,9 +42,7 @@ class Response:
     def __enter__(self) -> Response:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self.raw.status == 304:
             self.raw.drain_conn()  # it has no body, and its connection can be used again
         self.raw.close()
@@ -59,17 +50,7 @@ class Response:
 
 
 def ask(request: Authorized, headers: Mapping[str, str], patience: Timeouts) -> Response:
-    """Ask for a URL, and for what it redirects to.
-
-    Args:
-        request: The URL, and what lets it in.
-        headers: What else is said.
-        patience: The limits.
-
-    Raises:
-        urllib3.exceptions.HTTPError: There is no answer.
-        TransferError: There are too many redirects.
-    """
+    """Ask for a URL, and for what it redirects to."""
     from urllib3 import Timeout
 
     url, authorization = _without_user(request.url), header_of(request)
@@ -83,7 +64,7 @@ def ask(request: Authorized, headers: Mapping[str, str], patience: Timeouts) -> 
         location = raw.headers.get("Location") if raw.status in _REDIRECTS else None
         if location is None:
             return Response(raw, url)
-        # A body is not waited for: it might never end, and nobody counts its bytes.
+        # A body is not waited for: it might never end.
         if raw.headers.get("Content-Length") == "0":
             raw.drain_conn()  # so that the connection can be used again
         raw.close()
@@ -101,11 +82,11 @@ def _without_user(url: str) -> str:
 
 
 def _is_same_place(before: str, after: str) -> bool:
-    """Whether a secret of one URL may be told to another. Source: requests/sessions.py, `should_strip_auth`."""
+    """Whether a secret of one URL may be sent to another. Source: requests/sessions.py, `should_strip_auth`."""
     old, new = urlsplit(before), urlsplit(after)
     if old.hostname != new.hostname:
         return False
-    old_port, new_port = (each.port or _DEFAULT_PORTS.get(each.scheme) for each in (old, new))
+    old_port, new_port = (parts.port or _DEFAULT_PORTS.get(parts.scheme) for parts in (old, new))
     is_secured = (old.scheme, old_port, new.scheme, new_port) == ("http", 80, "https", 443)
     return is_secured or (old.scheme, old_port) == (new.scheme, new_port)
 

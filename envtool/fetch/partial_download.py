@@ -1,8 +1,7 @@
 """A file that grows, claimed by one writer at a time, in a directory that processes and users share.
 
-The lock is the kernel's (flock), so that a killed process leaves none behind. A claim that cannot be had, because the
-file belongs to a user who shares nothing or its holder has stopped moving, is never waited for endlessly: the writer
-takes a file of its own instead, and loses no more than a second download.
+The lock is the kernel's (flock), so that a killed process leaves none behind. Where the file cannot be claimed (another
+user's, or its holder has stopped moving), the writer takes another file: at worst a second download.
 """
 
 from __future__ import annotations
@@ -28,16 +27,13 @@ def claim(
     """Claim a growing file, or one of our own beside it.
 
     Args:
-        path: The file that every writer would like to go on with; its directory must be there.
-        patience_s: How long its holder may stand still before we stop waiting.
-        is_stopped: Asked while waiting.
-        share: Gives a new file the rights that others need.
+        path: the file that every writer would like to go on with; its directory must be there.
 
     Yields:
         The file that is ours, which need not be there yet; None when we were stopped.
 
     Raises:
-        OSError: Nothing can be written in the directory.
+        OSError: nothing can be written in the directory.
     """
     user, process = (path.with_name(f"{path.name}.{mark}") for mark in (f"user{os.getuid()}", f"pid{os.getpid()}"))
     for candidate in (path, user, process):
@@ -57,7 +53,7 @@ def claim(
 
 
 def siblings(path: Path) -> list[Path]:
-    """The files of their own that writers took beside a growing file."""
+    """The files that writers took beside a growing file."""
     return [each for each in path.parent.glob(f"{path.name}.*") if each.suffix != ".lock"]
 
 
@@ -79,7 +75,7 @@ def _lock(path: Path, patience_s: float, is_stopped: Callable[[], bool]) -> int 
         except OSError as error:
             os.close(descriptor)
             if error.errno not in _BUSY:
-                return None  # a file system without locks (some NFS): only a file of our own is safe
+                return None  # a file system without locks (some NFS): only our own file is safe
         if watch.is_still():
             return None
         time.sleep(_POLL_S)
@@ -101,7 +97,7 @@ def _open(path: Path) -> int | None:
 
 
 def _release(path: Path, descriptor: int) -> None:
-    # Removed while it is held, so that nobody takes it in between; kept while there is something to go on with.
+    # Removed while it is held, so that no process takes it in between; kept while there is something to go on with.
     if not path.exists():
         with contextlib.suppress(OSError):
             _lock_path(path).unlink()
@@ -116,8 +112,7 @@ class _Watch:
     """Sees whether a file still grows."""
 
     def __init__(self, path: Path, patience_s: float) -> None:
-        self._path = path
-        self._patience_s = patience_s
+        self._path, self._patience_s = path, patience_s
         self._seen: int | None = None
         self._since_s = time.monotonic()
 

@@ -1,7 +1,7 @@
-"""Which proxy a URL is asked through, as the environment says: `https_proxy`, `all_proxy`, `no_proxy` and the like.
+"""The choice of a proxy for a URL from `https_proxy`, `all_proxy`, `no_proxy` and their upper-case twins.
 
-The rules are those of requests, which people know from other programs: `no_proxy` names hosts and domains, with a port
-or without, and addresses or networks in IPv4. Source: requests/utils.py, `should_bypass_proxies` and `select_proxy`.
+As other programs read them: `no_proxy` names hosts and domains, with a port or without, and addresses or networks in
+IPv4. Source: requests/utils.py, `should_bypass_proxies` and `select_proxy`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,7 @@ from urllib.parse import urlsplit
 
 
 def proxy_for(url: str) -> str | None:
-    """The URL of the proxy, None where the host is asked itself.
-
-    Args:
-        url: What is asked for.
-    """
+    """The URL of the proxy, None where the host is asked itself."""
     from urllib.request import getproxies, proxy_bypass
 
     proxies = getproxies()
@@ -36,7 +32,7 @@ def _is_excepted(host: str, port: int | None) -> bool:
     except ValueError:
         with_port = f"{host}:{port}" if port else host
         known = [name.lstrip(".") for name in names if name]
-        return any(each == name or each.endswith(f".{name}") for name in known for each in (host, with_port))
+        return any(f".{place}".endswith(f".{name}") for name in known for place in (host, with_port))
     return any(name == host or _holds(name, address) for name in names)
 
 

@@ -1,4 +1,4 @@
-"""How long to wait for what, and how often to try: one frozen value, changed by environment variables."""
+"""The time limits and the number of attempts of downloads: one frozen value, changed by environment variables."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ class Timeouts:
     """The limits of one download.
 
     Args:
-        connect_timeout_s: How long a place may take to accept a connection.
-        read_timeout_s: How long a place may be silent; never a limit of the whole body.
-        min_bytes_per_s: A place that is slower than this over `read_timeout_s` is left for the next one. The last
+        read_timeout_s: how long a place may be silent; never a limit of the whole body.
+        min_bytes_per_s: a place that is slower than this over `read_timeout_s` is left for the next one. The last
             place that is left may be as slow as it likes.
-        attempts: How often a place may fail in succession without having brought anything new.
-        backoff_s: The wait after the first failure is drawn from 0 to this; it doubles with each failure.
-        max_backoff_s: What it doubles up to.
-        max_wait_s: A place that asks to wait longer than this is given up.
+        attempts: how often a place may fail in succession without having brought anything new.
+        backoff_s: the wait after the first failure is drawn from 0 to this; it doubles with each failure.
+        max_wait_s: a place that asks to wait longer than this is given up.
     """
 
     connect_timeout_s: float = 10.0
@@ -37,7 +35,7 @@ def configured() -> Timeouts:
     """The limits that this machine is set up for.
 
     Raises:
-        EnvtoolError: A variable holds something else than a positive number.
+        EnvtoolError: a variable holds something else than a positive number.
     """
     default = Timeouts()
     return Timeouts(

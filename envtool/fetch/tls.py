@@ -13,11 +13,7 @@ from typing import Any
 
 
 class _Trust(ssl.SSLContext):
-    """A context that reads its certificates when it is first used.
-
-    Args:
-        bundle: A file or a directory; None means certifi's.
-    """
+    """A context that reads its certificates when it is first used."""
 
     bundle: str | None
     is_read: bool
@@ -34,7 +30,9 @@ class _Trust(ssl.SSLContext):
     def _read(self) -> None:
         with self.lock:
             if not self.is_read:
-                place = self.bundle or _certifi()
+                import certifi
+
+                place = self.bundle or certifi.where()
                 try:
                     self.load_verify_locations(**({"capath": place} if Path(place).is_dir() else {"cafile": place}))
                 except OSError as error:
@@ -43,11 +41,7 @@ class _Trust(ssl.SSLContext):
 
 
 def trusting(bundle: str | None) -> ssl.SSLContext:
-    """A context for connections to servers, that checks their names and certificates.
-
-    Args:
-        bundle: A file or a directory of certificates; None means certifi's.
-    """
+    """A context for connections to servers, that checks their names and certificates."""
     from urllib3.util.ssl_ import create_urllib3_context
 
     # As strict as urllib3's own, which before version 2 compares the names itself.
@@ -57,9 +51,3 @@ def trusting(bundle: str | None) -> ssl.SSLContext:
         setattr(context, name, getattr(model, name))
     context.bundle, context.is_read, context.lock = bundle, False, threading.Lock()
     return context
-
-
-def _certifi() -> str:
-    import certifi
-
-    return certifi.where()

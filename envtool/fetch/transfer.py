@@ -25,13 +25,7 @@ from envtool.fetch.transfer_error import RangeError, TransferError
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a transfer says how far it is.
-
-    Args:
-        advance: Count so many more bytes; a negative number takes them back.
-        expect: Say how large the file is, once it is known.
-        is_stopped: Whether nobody wants the file any more.
-    """
+    """The listener of a transfer."""
 
     advance: Callable[[int], None]
     expect: Callable[[int], None]
@@ -39,20 +33,10 @@ class Progress:
 
 
 class Transfer:
-    """The growing of one file over all attempts.
-
-    Args:
-        wanted: The file.
-        path: Where it grows; ours alone.
-        cache: The cache that it grows in.
-        progress: Told of every byte.
-    """
+    """The growing of one file over all attempts."""
 
     def __init__(self, wanted: Wanted, path: Path, cache: Cache, progress: Progress) -> None:
-        self._wanted = wanted
-        self._path = path
-        self._cache = cache
-        self._progress = progress
+        self._wanted, self._path, self._cache, self._progress = wanted, path, cache, progress
         self._digest = hashlib.sha256()
         self._have = 0
 
@@ -79,14 +63,8 @@ class Transfer:
     def attempt(self, url: str, patience: Timeouts) -> None:
         """Ask one place for what is missing.
 
-        Args:
-            url: Where it has the file.
-            patience: The limits.
-
         Raises:
-            TransferError: The place did not give all of it; what it gave is kept.
-            HashMismatchError: The place has other bytes.
-            CacheError: The bytes cannot be written.
+            TransferError: the place did not give all of it; what it gave is kept.
         """
         try:
             self._stream(url, patience)

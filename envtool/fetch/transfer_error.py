@@ -12,11 +12,7 @@ class TransferError(NetworkError):
     """A URL that did not give its bytes.
 
     Args:
-        reason: Why, for people.
-        is_transient: Whether the same URL may well work a moment later.
-        retry_after_s: How long the server asks to wait, in seconds.
-        is_down: Whether the place as a whole gave no answer, so that other files are better sought elsewhere.
-        status: The HTTP status, where there was one.
+        is_down: whether the place as a whole gave no answer, so that other files are better sought elsewhere.
     """
 
     def __init__(
@@ -29,11 +25,8 @@ class TransferError(NetworkError):
         status: int | None = None,
     ) -> None:
         super().__init__(reason)
-        self.reason = reason
-        self.is_transient = is_transient
-        self.retry_after_s = retry_after_s
-        self.is_down = is_down
-        self.status = status
+        self.reason, self.status = reason, status
+        self.is_transient, self.is_down, self.retry_after_s = is_transient, is_down, retry_after_s
 
 
 class RangeError(TransferError):

@@ -37,9 +37,6 @@ def expand(url: str, environ: Mapping[str, str] | None = None) -> str:
     A value counts as it is, whatever bytes it has: in the user, the password, the token or the query it is
     percent-encoded, in the path too but for its slashes; scheme, host and port are taken as they are. Source: RFC 3986,
     section 2.1.
-
-    Raises:
-        EnvtoolError: A variable is not set.
     """
     values = os.environ if environ is None else environ
     missing = missing_variables(url, values)
@@ -86,7 +83,6 @@ def with_variables(url: str, templates: Sequence[str]) -> str:
     """The URL of a file with the variables that a lock names for its place.
 
     Args:
-        url: The canonical URL.
         templates: URLs of channels and indexes as a lock has them: `https://$USER:$TOKEN@host/channel`.
     """
     for template in templates:
@@ -105,7 +101,7 @@ def with_variables(url: str, templates: Sequence[str]) -> str:
 
 
 def strip(url: str) -> str:
-    """The URL without user, password, token, query and fragment: what may stand in a lock or a message."""
+    """The URL without user, password, token, query and fragment: the form for locks and messages."""
     parts = urlsplit(url)
     if not parts.netloc and parts.scheme != "file":
         return url

@@ -1,4 +1,4 @@
-"""How quick each mirror is from here, measured with the very things that a lock needs.
+"""The speed of each mirror from here, measured with the very things that a lock needs.
 
 Of each channel its repodata is asked for, which a mirror that lacks the channel has not; then the first megabytes of
 an archive or wheel of the lock, which a mirror that lags behind has not. The order that follows is a pure function.
@@ -33,11 +33,8 @@ class Candidate:
     """One place to be measured.
 
     Args:
-        name: The preset, or `origin`.
-        channel: The canonical channel or store of wheels that it stands for.
-        base: Its own URL for that.
-        subdir: The subdir whose repodata is asked for; empty for wheels.
-        sample: A file of the lock, relative to the base.
+        subdir: the subdir whose repodata is asked for; empty for wheels.
+        sample: a file of the lock, relative to the base.
     """
 
     name: str
@@ -49,17 +46,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Reading:
-    """What was measured of one candidate.
-
-    Args:
-        name: The preset, or `origin`.
-        channel: The canonical channel or store of wheels.
-        base: The place's URL for that.
-        latency_s: Until the first byte came; None when none came.
-        bytes_per_s: How fast the sample came; None when it did not.
-        served_by: The host that answered in the end, after redirects.
-        reason: Why something is missing.
-    """
+    """What was measured of one candidate."""
 
     name: str
     channel: str
@@ -98,12 +85,7 @@ def candidates(urls: Iterable[str], presets: Sequence[Preset]) -> list[Candidate
 
 
 def measure(places: Sequence[Candidate], limit_s: float) -> list[Reading]:
-    """Measure every candidate, all at once.
-
-    Args:
-        places: What to measure.
-        limit_s: When to stop; who has not answered by then counts as silent.
-    """
+    """Measure every candidate, all at once."""
     pool = ThreadPoolExecutor(_JOBS, thread_name_prefix="probe")
     try:
         futures = [pool.submit(_measure, each, limit_s) for each in places]
@@ -117,7 +99,7 @@ def rank(readings: Sequence[Reading]) -> dict[str, tuple[str, ...]]:
     """The URLs to be used for each channel, the quickest first.
 
     A place that only sends on to the host of a quicker one is no independent fallback, so it comes after all that are.
-    A place that answered nothing is left out; the origin stands in the order like any other.
+    A place that answered nothing is left out; the origin is ranked like any other.
     """
     by_channel: dict[str, list[Reading]] = {}
     for each in sorted(readings, key=lambda reading: reading.estimate_s or 0.0):
@@ -128,33 +110,24 @@ def rank(readings: Sequence[Reading]) -> dict[str, tuple[str, ...]]:
 
 def _independent_first(readings: Sequence[Reading]) -> list[Reading]:
     first: dict[str | None, Reading] = {}
-    again = []
-    for each in readings:
-        if first.setdefault(each.served_by, each) is not each:
-            again.append(each)
+    again = [each for each in readings if first.setdefault(each.served_by, each) is not each]
     return [*first.values(), *again]
 
 
 def _reading(candidate: Candidate, future: Future[Reading], limit_s: float) -> Reading:
     if future.done() and not future.cancelled():
         return future.result()
-    return replace(_blank(candidate), reason=f"no answer in {limit_s:g} s")
-
-
-def _blank(candidate: Candidate) -> Reading:
-    return Reading(candidate.name, candidate.channel, candidate.base)
+    return Reading(candidate.name, candidate.channel, candidate.base, reason=f"no answer in {limit_s:g} s")
 
 
 def _measure(candidate: Candidate, limit_s: float) -> Reading:
     patience = Timeouts(connect_timeout_s=limit_s / 2, read_timeout_s=limit_s / 2)
-    reading = _blank(candidate)
+    reading = Reading(candidate.name, candidate.channel, candidate.base)
     try:
         if candidate.subdir:
             latency_s, host = _first_repodata(candidate, patience)
             reading = replace(reading, latency_s=latency_s, served_by=host)
         return _sample(candidate, reading, patience)
-    except TransferError as error:
-        return replace(reading, reason=error.reason)
     except EnvtoolError as error:
         return replace(reading, reason=error.message)
 
@@ -200,8 +173,7 @@ def by_channel(readings: Sequence[Reading]) -> Mapping[str, Sequence[Reading]]:
     found: dict[str, list[Reading]] = {}
     for each in readings:
         found.setdefault(each.channel, []).append(each)
-    slowest = float("inf")
     return {
-        channel: sorted(each, key=lambda reading: (reading.estimate_s or slowest, reading.name))
+        channel: sorted(each, key=lambda reading: (reading.estimate_s or float("inf"), reading.name))
         for channel, each in found.items()
     }

@@ -32,13 +32,11 @@ def rewrite(text: str, mirrors: Mapping[str, str], known: Collection[str], name:
     """The file with other mirrors.
 
     Args:
-        text: What it says now.
-        mirrors: Canonical channel URL to the mirror's; empty to use none.
-        known: The URLs of all presets' channels; those that stand in the file are taken out.
-        name: The file, for errors.
+        mirrors: canonical channel URL to the mirror's; empty to use none.
+        known: the URLs of all presets' channels; those in the file are taken out.
 
     Raises:
-        InvalidFileError: It is not YAML, or no mapping.
+        InvalidFileError: it is not YAML, or no mapping.
     """
     document = _parse(text, name)
     _take_out(document, known)
@@ -111,8 +109,5 @@ def _yaml(text: str) -> Any:
     yaml.width = 4096
     # As the file has it; conda itself writes lists indented.
     is_flush = re.search(r"^- ", text, re.MULTILINE) and not re.search(r"^ +- ", text, re.MULTILINE)
-    if is_flush:
-        yaml.indent(mapping=2, sequence=2, offset=0)
-    else:
-        yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.indent(mapping=2, sequence=2 if is_flush else 4, offset=0 if is_flush else 2)
     return yaml

@@ -23,13 +23,7 @@ _JOURNAL = "journal.json"
 
 @dataclass(frozen=True)
 class Edit:
-    """A change of one file.
-
-    Args:
-        path: The file.
-        before: What it says now, None when it is not there.
-        after: What it shall say.
-    """
+    """A change of one file."""
 
     path: Path
     before: str | None
@@ -42,11 +36,7 @@ class Edit:
 
 
 def read(path: Path) -> str | None:
-    """The text of a file, byte for byte with its line ends; None when it is not there.
-
-    Raises:
-        EnvtoolError: It cannot be read.
-    """
+    """The text of a file, byte for byte with its line ends; None when there is no such file."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return file.read()
@@ -73,20 +63,13 @@ def diff(edits: Sequence[Edit]) -> str:
 def apply(edits: Sequence[Edit], journal: Path) -> list[Path]:
     """Make the changes, and keep what was there.
 
-    Args:
-        edits: The changes; empty ones are left out.
-        journal: The directory of all changes that can be taken back.
-
-    Returns:
-        The files that were changed.
-
     Raises:
-        EnvtoolError: A file cannot be written, or is not what it was when the change was planned.
+        EnvtoolError: a file cannot be written, or is not what it was when the change was planned.
     """
     due = [each for each in edits if not each.is_empty]
     for each in due:
         if read(each.path) != each.before:
-            raise EnvtoolError(f"{each.path} was changed by somebody else just now", "run the same command again")
+            raise EnvtoolError(f"{each.path} was changed by another program just now", "run the same command again")
     if not due:
         return []
     try:
@@ -101,14 +84,8 @@ def apply(edits: Sequence[Edit], journal: Path) -> list[Path]:
 def undo(journal: Path) -> list[Path]:
     """Take the last change back; run again, the one before it.
 
-    Args:
-        journal: The directory of all changes.
-
-    Returns:
-        The files that are as they were.
-
     Raises:
-        EnvtoolError: There is no change to take back, or a file was changed since.
+        EnvtoolError: there is no change to take back, or a file was changed since.
     """
     entries = _entries(journal)
     if not entries:

@@ -1,4 +1,4 @@
-"""`envtool mirror use`: which files have to say what so that a mirror is used. Nothing is written here.
+"""`envtool mirror use`: the changes of configuration files by which a mirror is used. Nothing is written here.
 
 Out of scope: making the changes and taking them back (`envtool.mirrors.config_edits`).
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from envtool import paths
 from envtool.errors import EnvtoolError, InvalidFileError, Issue
-from envtool.mirrors import condarc, pip_conf, uv_toml
+from envtool.mirrors import condarc, config_toml, pip_conf, uv_toml
 from envtool.mirrors.config_edits import Edit, read
 from envtool.mirrors.presets import Preset
 from envtool.mirrors.selection import AUTO
@@ -28,21 +28,15 @@ def journal() -> Path:
 def plan(names: Sequence[str], tools: Sequence[str], known: Mapping[str, Preset], best: Preset | None) -> list[Edit]:
     """The changes that make envtool, and other tools on request, use mirrors.
 
-    Args:
-        names: Presets, the best first, or `auto`, or `off`.
-        tools: Which other tools: `conda`, `pip`, `uv`.
-        known: Every preset.
-        best: The preset that was measured to be the best; needed for other tools and `auto`.
-
     Raises:
-        EnvtoolError: The names or a file cannot be used.
+        EnvtoolError: the names or a file cannot be used.
     """
     if len(names) > 1 and {AUTO, OFF} & set(names):
         raise EnvtoolError("auto and off stand alone", "envtool mirror use auto")
     missing = [each for each in names if each not in known and each not in (AUTO, OFF)]
     if missing:
         raise EnvtoolError(f"there is no mirror preset {missing[0]!r}", f"there are: {', '.join(known)}")
-    config = paths.home() / "config.toml"
+    config = config_toml.location()
     before = read(config)
     edits = [Edit(config, before, use(before or "", names, str(config)))]
     chosen = [] if tuple(names) == (OFF,) else _for_tools(names, known, best, tools)
@@ -66,9 +60,7 @@ def use(text: str, names: Sequence[str], name: str = "config.toml") -> str:
             if not document["mirrors"]:
                 del document["mirrors"]
     else:
-        if "mirrors" not in document:
-            document["mirrors"] = tomlkit.table()
-        document["mirrors"]["use"] = names[0] if len(names) == 1 else list(names)
+        document.setdefault("mirrors", tomlkit.table())["use"] = names[0] if len(names) == 1 else list(names)
     return tomlkit.dumps(document)
 
 
@@ -78,10 +70,8 @@ def _for_tools(
     if tuple(names) != (AUTO,):
         return [known[each] for each in names]
     if tools and best is None:
-        raise EnvtoolError(
-            f"{', '.join(tools)} cannot choose by measurement, and nothing was measured during the last day",
-            "envtool mirror probe measures; or name a preset",
-        )
+        message = f"{', '.join(tools)} cannot choose by measurement, and nothing was measured during the last day"
+        raise EnvtoolError(message, "envtool mirror probe measures; or name a preset")
     return [best] if best else []
 
 

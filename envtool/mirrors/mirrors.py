@@ -14,15 +14,13 @@ Out of scope: which mirror is quick, and what to do when one fails.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from envtool import paths
 from envtool.errors import EnvtoolError, InvalidFileError, Issue
+from envtool.mirrors import config_toml
 
 VARIABLE = "ENVTOOL_MIRRORS"
 _SCHEMES = ("http", "https", "file")
@@ -34,8 +32,8 @@ class Mirrors:
     """Which mirrors stand for which canonical URLs.
 
     Args:
-        by_prefix: A canonical URL prefix to the mirror URLs that stand for it, the best first; all end with `/`.
-        has_origin: Whether the canonical URL itself may be asked where there is a mirror for it.
+        by_prefix: a canonical URL prefix to the mirror URLs that stand for it, the best first; all end with `/`.
+        has_origin: whether the canonical URL itself may be asked where there is a mirror for it.
     """
 
     by_prefix: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -46,7 +44,7 @@ class Mirrors:
         prefix = _longest(each for each in self.by_prefix if url.startswith(each))
         if prefix is None:
             return (url,)
-        mirrored = (mirror + url[len(prefix) :] for mirror in self.by_prefix[prefix])
+        mirrored = [mirror + url[len(prefix) :] for mirror in self.by_prefix[prefix]]
         if self.has_origin:
             return tuple(dict.fromkeys([*mirrored, url]))
         return tuple(each for each in dict.fromkeys(mirrored) if each != url) or (url,)
@@ -63,14 +61,13 @@ def configured() -> Mirrors:
 
     Raises:
         InvalidFileError: config.toml is malformed; every issue is in it.
-        EnvtoolError: The variable is malformed.
     """
     by_prefix = _from_variable(os.environ.get(VARIABLE, ""))
-    table = _table(paths.home() / "config.toml")
+    table = _table()
     for prefix, mirrors in table.items():
         if prefix not in _WORDS:
-            known = by_prefix.get(_closed(prefix), ())
-            by_prefix[_closed(prefix)] = tuple(dict.fromkeys([*known, *(_closed(each) for each in mirrors)]))
+            known = by_prefix.get(with_slash(prefix), ())
+            by_prefix[with_slash(prefix)] = tuple(dict.fromkeys([*known, *(with_slash(each) for each in mirrors)]))
     return Mirrors(by_prefix, has_origin=table.get("origin") != "never")
 
 
@@ -80,7 +77,7 @@ def used() -> tuple[str, ...]:
     Raises:
         InvalidFileError: config.toml is malformed; every issue is in it.
     """
-    names = _table(paths.home() / "config.toml").get("use", ())
+    names = _table().get("use", ())
     chosen = (names,) if isinstance(names, str) else tuple(names)
     return () if chosen == ("off",) else chosen
 
@@ -91,32 +88,21 @@ def _from_variable(text: str) -> dict[str, tuple[str, ...]]:
         prefix, equals, mirror = pair.partition("=")
         if not equals or _problem(prefix) or _problem(mirror):
             raise EnvtoolError(
-                f"{VARIABLE} must be pairs of CANONICAL=MIRROR URLs separated by spaces; this one is none: "
+                f"{VARIABLE} must be pairs of CANONICAL=MIRROR URLs separated by spaces; not a pair: "
                 f"{prefix.rpartition('@')[2]}{equals}{mirror.rpartition('@')[2]}",
                 f"{VARIABLE}='https://conda.anaconda.org/conda-forge/=https://mirror.example.org/conda-forge/'",
             )
-        found[_closed(prefix)] = (*found.get(_closed(prefix), ()), _closed(mirror))
+        found[with_slash(prefix)] = (*found.get(with_slash(prefix), ()), with_slash(mirror))
     return found
 
 
-def _table(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")).get("mirrors", {})
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidFileError(str(path), [Issue(str(path), f"not TOML: {error}")]) from error
+def _table() -> dict[str, Any]:
+    name, table = str(config_toml.location()), config_toml.read_table("mirrors")
     if isinstance(table, str):
         table = {"use": table}
-    issues = list(_table_issues(str(path), table))
+    issues = list(_table_issues(name, table))
     if issues:
-        raise InvalidFileError(
-            str(path), issues, '"https://canonical/…/" = ["https://mirror/…/"] is the form of a line'
-        )
+        raise InvalidFileError(name, issues, '"https://canonical/…/" = ["https://mirror/…/"] is the form of a line')
     found: dict[str, Any] = table
     return found
 
@@ -135,8 +121,8 @@ def _table_issues(name: str, table: Any) -> Iterable[Issue]:
         if not isinstance(mirrors, list) or not mirrors or not all(isinstance(each, str) for each in mirrors):
             yield Issue(place, "must be a list of URLs, with one at least")
             continue
-        for position, each in enumerate(mirrors):
-            if problem := _problem(each):
+        for position, mirror in enumerate(mirrors):
+            if problem := _problem(mirror):
                 yield Issue(f"{place}[{position}]", problem)
 
 
@@ -149,7 +135,7 @@ def _word_issues(name: str, table: Mapping[str, Any]) -> Iterable[Issue]:
 
 
 def _problem(url: str) -> str | None:
-    # A raw prefix without its end would also stand for a neighbour: …/pytorch for …/pytorch-lts. `_closed` sees to
+    # A raw prefix without its end would also stand for a neighbour: …/pytorch for …/pytorch-lts. `with_slash` sees to
     # that; a query or a fragment has no place before it.
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES or not (parts.netloc or parts.scheme == "file"):
@@ -159,7 +145,8 @@ def _problem(url: str) -> str | None:
     return None
 
 
-def _closed(url: str) -> str:
+def with_slash(url: str) -> str:
+    """A URL with exactly one slash at its end."""
     return url.rstrip("/") + "/"
 
 

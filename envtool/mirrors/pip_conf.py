@@ -28,19 +28,17 @@ def rewrite(text: str, index: str | None, known: Collection[str]) -> str:
     """The file with another index.
 
     Args:
-        text: What it says now.
-        index: The index; None to use no mirror, which takes out those of `known` only.
-        known: The indexes of all presets.
+        index: the index; None to use no mirror, which takes out those of `known` only.
     """
     newline = "\r\n" if "\r\n" in text else "\n"
     lines = text.splitlines(keepends=True)
     found = _index_lines(lines)
     if index is None:
         gone = {i for i in found if _value(lines[i]).rstrip("/") in known}
-        return _without_empty_global("".join(line for i, line in enumerate(lines) if i not in gone), bool(gone))
+        left = "".join(line for i, line in enumerate(lines) if i not in gone)
+        return "" if gone and left.strip() == "[global]" else left
     for i in found:
-        match = _INDEX.match(lines[i].strip("\r\n"))
-        if match:
+        if match := _INDEX.match(lines[i].strip("\r\n")):
             lines[i] = f"{match['key']}{match['sign']}{index}{newline}"
     if not found:
         _insert(lines, f"index-url = {index}{newline}", newline)
@@ -75,7 +73,3 @@ def _insert(lines: list[str], line: str, newline: str) -> None:
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += newline
     lines += [f"[global]{newline}", line]
-
-
-def _without_empty_global(text: str, was_changed: bool) -> str:
-    return "" if was_changed and text.strip() == "[global]" else text

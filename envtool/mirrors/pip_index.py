@@ -1,4 +1,4 @@
-"""Which package index this machine is set up for: uv's own variables first, then pip's variables and files.
+"""The package index that this machine is set up for: uv's own variables first, then pip's variables and files.
 
 uv does not read pip's configuration, but on most machines (and behind most mirrors) that is the one that was set up.
 Source: pip documentation, "Configuration": files are read in the order global, user, site, PIP_CONFIG_FILE.
@@ -37,12 +37,17 @@ def index_of_machine() -> str | None:
 
 
 def public_index() -> str | None:
-    """The public index, None where pip is not there to say its URL."""
+    """The public index, None where pip is not installed, which knows its URL."""
+    return _of_pip("simple_url")
+
+
+def _of_pip(name: str) -> str | None:
+    # Its URLs are not in our sources; uv does not report them, and pip is in nearly every environment.
     try:
         from pip._internal.models.index import PyPI
     except ImportError:
         return None
-    return str(PyPI.simple_url)
+    return str(getattr(PyPI, name))
 
 
 def index_variables(index_url: str | None, extra_index_urls: Sequence[str]) -> dict[str, str]:
@@ -51,7 +56,7 @@ def index_variables(index_url: str | None, extra_index_urls: Sequence[str]) -> d
     Variables and not arguments, since everybody on the machine can read the arguments of a process.
 
     Raises:
-        EnvtoolError: A variable in a URL is not set.
+        EnvtoolError: a variable in a URL is not set.
     """
     variables: dict[str, str] = {}
     if index_url:
@@ -66,7 +71,7 @@ def only(index_url: str | None, extra_index_urls: Sequence[str]) -> dict[str, st
     """The variables that make uv ask the indexes that an environment.yml names, and no other that it knows of.
 
     Raises:
-        EnvtoolError: A variable in a URL is not set.
+        EnvtoolError: a variable in a URL is not set.
     """
     *first, last = (*extra_index_urls, *([index_url] if index_url else [])) or (None,)
     nothing_else = dict.fromkeys(("UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"), "")
@@ -74,24 +79,15 @@ def only(index_url: str | None, extra_index_urls: Sequence[str]) -> dict[str, st
 
 
 def canonical(url: str, mirrors: Mirrors) -> str:
-    """The URL of a wheel as it may stand in a lock: no mirror, no credentials.
+    """The URL of a wheel for a lock: no mirror, no credentials.
 
     A full mirror keeps the index's own paths, by which its files are known; of any other mirror the configuration has
     to say what it stands for.
     """
     url = mirrors.canonical(url_credentials.strip(url))
     path = _FILE_PATH.search(urlsplit(url).path)
-    host = _file_host()
+    host = _of_pip("file_storage_domain")
     return f"https://{host}{path[0]}" if path and host else url
-
-
-def _file_host() -> str | None:
-    # pip knows the host of the index's files; uv does not say. pip stands in nearly every environment.
-    try:
-        from pip._internal.models.index import PyPI
-    except ImportError:
-        return None
-    return str(PyPI.file_storage_domain)
 
 
 def _configured(key: str) -> str | None:

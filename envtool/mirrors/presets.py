@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from envtool import paths
 from envtool.errors import InvalidFileError, Issue, MissingFileError
 from envtool.fetch import url_credentials
+from envtool.mirrors import config_toml
+from envtool.mirrors.mirrors import with_slash
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,11 +41,7 @@ class Preset:
     """One mirror.
 
     Args:
-        name: How it is called on the command line.
-        title: Who runs it.
-        channels: Canonical channel URL to the mirror's; all end with `/`.
-        pypi: Its package index (`…/simple`), where it has one.
-        notes: What is good to know.
+        channels: canonical channel URL to the mirror's; all end with `/`.
     """
 
     name: str
@@ -84,30 +81,16 @@ def presets() -> dict[str, Preset]:
         InvalidFileError: config.toml is malformed; every issue is in it.
     """
     found = _parse(str(_BUILT_IN), tomllib.loads(_BUILT_IN.read_text(encoding="utf-8")))
-    return {**found, **_configured(paths.home() / "config.toml")}
+    return {**found, **_parse(str(config_toml.location()), config_toml.read_table("presets"))}
 
 
 def select(names: tuple[str, ...]) -> list[Preset]:
-    """The presets of some names, in their order.
-
-    Raises:
-        MissingFileError: There is none of that name.
-    """
+    """The presets of some names, in their order."""
     known = presets()
     for name in names:
         if name not in known:
             raise MissingFileError(f"there is no mirror preset {name!r}", f"there are: {', '.join(known)}")
     return [known[name] for name in names]
-
-
-def _configured(path: Path) -> dict[str, Preset]:
-    if not path.exists():
-        return {}
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")).get("presets", {})
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidFileError(str(path), [Issue(str(path), f"not TOML: {error}")]) from error
-    return _parse(str(path), table)
 
 
 def _parse(name: str, table: Any) -> dict[str, Preset]:
@@ -118,7 +101,7 @@ def _parse(name: str, table: Any) -> dict[str, Preset]:
         key: Preset(
             name=key,
             title=entry.get("title", key),
-            channels={_closed(origin): _closed(mirror) for origin, mirror in entry.get("channels", {}).items()},
+            channels={with_slash(origin): with_slash(mirror) for origin, mirror in entry.get("channels", {}).items()},
             pypi=entry.get("pypi"),
             notes=tuple(entry.get("notes", ())),
         )
@@ -158,15 +141,7 @@ def _value_issues(place: str, entry: Mapping[str, Any]) -> Iterator[Issue]:
         *((f'{place}.channels."{key}"', url) for key, url in channels.items()),
     ]
     for where, url in [*urls, *((f'{place}.channels."{key}"', key) for key in channels)]:
-        if url is not None and not _is_url(url):
+        if url is not None and urlsplit(str(url)).scheme not in ("http", "https", "file"):
             yield Issue(where, "must be an http, https or file URL")
         elif isinstance(url, str) and url_credentials.is_literal(url):
             yield Issue(where, "holds a credential; write ${NAME} and set the variable, or use netrc")
-
-
-def _is_url(url: Any) -> bool:
-    return isinstance(url, str) and urlsplit(url).scheme in ("http", "https", "file")
-
-
-def _closed(url: str) -> str:
-    return url.rstrip("/") + "/"

@@ -1,4 +1,4 @@
-"""Which mirrors a run uses: the configured ones, then those of the presets that were chosen, ranked by measurement.
+"""The mirrors of a run: the configured ones, then those of the presets that were chosen, ranked by measurement.
 
 What was measured is kept for a day in the cache, so that a create does not measure again.
 """
@@ -27,17 +27,7 @@ _LIMIT_S = 8.0
 
 
 def for_urls(urls: Sequence[str], cache: Cache, display: ProgressDisplay) -> Mirrors:
-    """The mirrors for some canonical URLs, as this machine is set up.
-
-    Args:
-        urls: The canonical URLs that are going to be fetched.
-        cache: Where measurements are kept.
-        display: Where a measurement is shown.
-
-    Raises:
-        InvalidFileError: config.toml is malformed.
-        MissingFileError: It names a preset that is not there.
-    """
+    """The mirrors for some canonical URLs, as this machine is set up."""
     configured = mirrors.configured()
     names = mirrors.used()
     if not names or not urls:

@@ -25,13 +25,7 @@ def rewrite(text: str, index: str | None, known: Collection[str], name: str = "u
     """The file with another default index.
 
     Args:
-        text: What it says now.
-        index: The index; None to use no mirror, which takes out those of `known` only.
-        known: The indexes of all presets.
-        name: The file, for errors.
-
-    Raises:
-        InvalidFileError: It is not TOML.
+        index: the index; None to use no mirror, which takes out those of `known` only.
     """
     import tomlkit
     from tomlkit.exceptions import TOMLKitError

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from envtool.errors import SignatureError
-from envtool.signing import ed25519
+from envtool.signing import keyring
 
 FORMAT = "envtool-channel-1"
 INDEX = "channel.json"
@@ -25,11 +25,7 @@ def seal(files: Mapping[str, bytes], key_file: Path | None) -> dict[str, bytes]:
     """The two files that sign an index, nothing without a key.
 
     Args:
-        files: The content of each file of the index, by its path in the channel.
-        key_file: A private key in PEM.
-
-    Raises:
-        SignatureError: The key cannot be used.
+        files: the content of each file of the index, by its path in the channel.
     """
     if key_file is None:
         return {}
@@ -41,15 +37,11 @@ def seal(files: Mapping[str, bytes], key_file: Path | None) -> dict[str, bytes]:
         },
     }
     content = (json.dumps(stated, indent=1, sort_keys=True) + "\n").encode()
-    return {INDEX: content, SIGNATURE: ed25519.sign(content, key_file)}
+    return {INDEX: content, SIGNATURE: keyring.sign(content, key_file)}
 
 
 def parse(content: bytes, name: str) -> dict[str, tuple[str, int]]:
-    """What a `channel.json` whose signature was checked says: sha256 and size of each file of the index.
-
-    Raises:
-        SignatureError: It says something else.
-    """
+    """The sha256 and size of each file of the index, by a `channel.json` whose signature was checked."""
     try:
         stated: dict[str, Any] = json.loads(content)
         if stated["format"] != FORMAT:

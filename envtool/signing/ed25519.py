@@ -1,167 +1,85 @@
-"""Ed25519 signatures over a file, and thereby over all that its hashes name. The one door of envtool to cryptography.
+"""Ed25519 keys and signatures (RFC 8032): the one door to `cryptography`, imported only when a key is used.
 
-A signature is the 64 raw bytes over the file's own bytes, which `openssl pkeyutl -rawin` makes and checks as well. A
-signed file says in its key `format` what it is, so that one kind cannot stand in for another. Needs the extra `[sign]`,
-and imports it only when something is signed or checked.
-
-Which keys a machine trusts is configured there: `ENVTOOL_TRUSTED_KEYS` (paths separated by `:`), or `[trust]` with
-`keys = ["/etc/envtool/team.pub"]` in `config.toml` under envtool's home. A bundle has to be signed by one of them then,
-and a channel if its URL begins with one of `channels` there or of `ENVTOOL_TRUSTED_CHANNELS` (separated by spaces).
-Out of scope: making keys (openssl does), who may hold them, and how they are withdrawn.
+`envtool/signing/ed25519.py` and `serve/checkpoint/ed25519.py` are the same file, byte for byte, because neither half
+imports the other; `tests/unit/test_ed25519.py` compares them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from envtool import paths
-from envtool.errors import InvalidFileError, Issue, SignatureError
 
-VARIABLE = "ENVTOOL_TRUSTED_KEYS"
-CHANNELS_VARIABLE = "ENVTOOL_TRUSTED_CHANNELS"
-_NEEDS = "install envserve with its extra [sign]"
-_MAKE = "openssl genpkey -algorithm ed25519 -out team.pem; openssl pkey -in team.pem -pubout -out team.pub"
-
-
-def sign(content: bytes, key_file: Path) -> bytes:
-    """Sign the bytes of a file.
+class KeyFileError(Exception):
+    """A key that cannot be used.
 
     Args:
-        content: The bytes.
-        key_file: A private key in PEM, without a password.
-
-    Returns:
-        64 bytes.
-
-    Raises:
-        SignatureError: The key cannot be used.
-    """
-    signature: bytes = _load(key_file, is_private=True).sign(content)
-    return signature
-
-
-class Keyring:
-    """The keys that are trusted.
-
-    Args:
-        key_files: Public keys in PEM; several, so that one key can follow another.
-
-    Raises:
-        SignatureError: A key cannot be used.
+        hint: the next command; None where only another key helps.
     """
 
-    def __init__(self, key_files: Sequence[Path]) -> None:
-        self._keys = {_key_id(key): key for key in (_load(path, is_private=False) for path in key_files)}
-
-    def __bool__(self) -> bool:
-        return bool(self._keys)
-
-    def require(self, name: str, content: bytes, signature: bytes | None) -> str:
-        """Refuse bytes that none of the keys has signed.
-
-        Args:
-            name: What they are, for the error.
-            content: The bytes.
-            signature: The signature that came with them, None where none did.
-
-        Returns:
-            The short name of the key that signed: the first 16 hexadecimal digits of its sha256.
-
-        Raises:
-            SignatureError: There is no signature, or it is of other bytes or another key.
-        """
-        known = ", ".join(sorted(self._keys))
-        if signature is None:
-            hint = f"sign it, or trust no key: {VARIABLE} and [trust] in config.toml are empty by default"
-            raise SignatureError(f"{name}: expected a signature by {known}, found none", hint)
-        from cryptography.exceptions import InvalidSignature
-
-        for key_id, key in self._keys.items():
-            try:
-                key.verify(signature, content)
-                return key_id
-            except InvalidSignature:
-                continue
-        hint = "it was altered after it was signed, or another key signed it; get it again from where it was made"
-        raise SignatureError(f"{name}: expected a signature by {known}, found one that none of them made", hint)
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
-def trusted(named: Sequence[Path] = ()) -> Keyring:
-    """The keys that the command line names, or else those that this machine is configured to trust.
+def load(path: Path, *, is_private: bool) -> Any:
+    """Read a key in PEM, without a password.
 
     Raises:
-        InvalidFileError: config.toml is malformed.
-        SignatureError: A key cannot be used.
+        KeyFileError: the file cannot be read or holds another kind of key, or cryptography is not installed.
     """
-    variable = os.environ.get(VARIABLE, "")
-    in_variable = [Path(each) for each in variable.split(os.pathsep) if each]
-    return Keyring(list(named) or in_variable or _configured_keys())
-
-
-def _configured_keys() -> list[Path]:
-    config = _config()
-    return [config.parent / Path(each).expanduser() for each in _table(config)["keys"]]
-
-
-def trusted_channels() -> tuple[str, ...]:
-    """The prefixes of the URLs of channels that have to be signed.
-
-    Raises:
-        InvalidFileError: config.toml is malformed.
-    """
-    return tuple(os.environ.get(CHANNELS_VARIABLE, "").split()) or tuple(_table(_config())["channels"])
-
-
-def _config() -> Path:
-    return paths.home() / "config.toml"
-
-
-def _table(path: Path) -> dict[str, list[str]]:
-    nothing: dict[str, list[str]] = {"keys": [], "channels": []}
-    if not path.exists():
-        return nothing
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        trust = tomllib.loads(path.read_text(encoding="utf-8")).get("trust", {})
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidFileError(str(path), [Issue(str(path), f"not TOML: {error}")]) from error
-    table = {**nothing, **trust} if isinstance(trust, dict) else {}
-    lists = [isinstance(each, list) and all(isinstance(text, str) for text in each) for each in table.values()]
-    if table.keys() != nothing.keys() or not all(lists):
-        issue = Issue(f"{path}: trust", 'may have keys = ["/path/of/team.pub"] and channels = ["https://…/"], no more')
-        raise InvalidFileError(str(path), [issue])
-    return table
-
-
-def _key_id(public_key: Any) -> str:
-    return hashlib.sha256(public_key.public_bytes_raw()).hexdigest()[:16]
-
-
-def _load(path: Path, *, is_private: bool) -> Any:
     kind = "private" if is_private else "public"
     try:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError as error:
-        raise SignatureError(f"cryptography cannot be imported: {error}", _NEEDS) from error
+        hint = "install envserve with its extra [sign]"
+        raise KeyFileError(f"cryptography cannot be imported: {error}", hint) from error
     try:
         pem = path.read_bytes()
         key: Any = (
             serialization.load_pem_private_key(pem, None) if is_private else serialization.load_pem_public_key(pem)
         )
     except OSError as error:
-        raise SignatureError(f"{path}: {error.strerror}", f"make keys with: {_MAKE}") from error
+        raise KeyFileError(f"{path}: {error.strerror}") from error
     except (ValueError, TypeError) as error:
-        raise SignatureError(f"{path}: expected a {kind} key in PEM ({error})", f"make keys with: {_MAKE}") from error
-    wanted = ed25519.Ed25519PrivateKey if is_private else ed25519.Ed25519PublicKey
-    if not isinstance(key, wanted):
-        raise SignatureError(f"{path}: expected an Ed25519 {kind} key, found {type(key).__name__}")
+        raise KeyFileError(f"{path}: expected a {kind} key in PEM ({error})") from error
+    expected = ed25519.Ed25519PrivateKey if is_private else ed25519.Ed25519PublicKey
+    if not isinstance(key, expected):
+        raise KeyFileError(f"{path}: expected an Ed25519 {kind} key, found {type(key).__name__}")
     return key
+
+
+def key_id(public_key: Any) -> str:
+    """The short name of a public key: the first 16 hexadecimal digits of the sha256 of its 32 raw bytes."""
+    return hashlib.sha256(public_key.public_bytes_raw()).hexdigest()[:16]
+
+
+def is_valid(public_key: Any, signature: bytes, content: bytes) -> bool:
+    """Whether a signature (64 bytes) of these bytes was made with the private half of a key."""
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        public_key.verify(signature, content)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def generate() -> tuple[Any, bytes, bytes]:
+    """Make a pair of keys.
+
+    Returns:
+        The public key, and the private and the public one in PEM (PKCS #8 and SubjectPublicKeyInfo).
+    """
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    except ImportError as error:
+        hint = "install envserve with its extra [sign]"
+        raise KeyFileError(f"cryptography cannot be imported: {error}", hint) from error
+    private, pem = Ed25519PrivateKey.generate(), serialization.Encoding.PEM
+    secret = private.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    public = private.public_key()
+    return public, secret, public.public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -1,4 +1,4 @@
-"""Whether the packages of a lock stand in signed channels, where this machine asks for that.
+"""The check that the packages of a lock are in signed channels, where this machine asks for that.
 
 The signature covers `channel.json`, that names the repodata by sha256, and the repodata names the archives. So a locked
 archive is vouched for when its sha256 is in the signed repodata. What was checked is kept in the cache, so that it can
@@ -19,8 +19,9 @@ from envtool.fetch.authentication import without_credentials
 from envtool.fetch.transfer_error import TransferError
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.mirrors import mirrors
-from envtool.signing import channel_signature, ed25519
-from envtool.signing.ed25519 import Keyring
+from envtool.signing import channel_signature
+from envtool.signing import keyring as keys
+from envtool.signing.keyring import Keyring
 
 _LARGEST_BYTES = 1 << 24
 _SIGN_HINT = "whoever keeps the channel signs it: envtool channel index DIR --key team.pem"
@@ -29,29 +30,21 @@ _SIGN_HINT = "whoever keeps the channel signs it: envtool channel index DIR --ke
 def require_signed(
     packages: Sequence[LockedPackage], cache: Cache, display: ProgressDisplay, *, is_offline: bool = False
 ) -> None:
-    """Refuse packages that stand in no signed index of their channel; only channels that have to be signed are asked.
-
-    Args:
-        packages: What is locked.
-        cache: Where signed indexes are kept.
-        display: Where progress is shown.
-        is_offline: Whether what is kept has to do.
+    """Refuse packages that are in no signed index of their channel; only channels that have to be signed are asked.
 
     Raises:
-        SignatureError: A channel is not signed by a trusted key, was altered, or does not have a package.
-        NetworkError: A channel cannot be asked.
-        InvalidFileError: config.toml is malformed.
+        SignatureError: a channel is not signed by a trusted key, was altered, or does not have a package.
     """
-    prefixes = ed25519.trusted_channels()
+    prefixes = keys.trusted_channels()
     by_channel: dict[str, list[LockedPackage]] = {}
     for each in packages:
         if each.manager == "conda" and prefixes and each.url.startswith(prefixes):
             by_channel.setdefault(f"{each.url.rsplit('/', 2)[0]}/", []).append(each)
     if not by_channel:
         return
-    keyring = ed25519.trusted()
+    keyring = keys.trusted()
     if not keyring:
-        hint = f"name one: {ed25519.VARIABLE}, or keys below [trust] in config.toml"
+        hint = f"name one: {keys.VARIABLE}, or keys below [trust] in config.toml"
         raise SignatureError("channels have to be signed here, but no key is trusted", hint)
     with display.task(f"check the signatures of {len(by_channel)} channels", in_bytes=True) as task:
         for channel, members in by_channel.items():
@@ -62,22 +55,19 @@ class _Channel:
     """One channel that has to be signed."""
 
     def __init__(self, url: str, cache: Cache, is_offline: bool) -> None:
-        self._url = url
-        self._name = without_credentials(url)
-        self._cache = cache
+        self._url, self._name = url, without_credentials(url)
+        self._cache, self._is_offline = cache, is_offline
         self._kept = cache.root / "channels" / hashlib.sha256(url.encode()).hexdigest()
-        self._is_offline = is_offline
 
     def require(self, packages: Sequence[LockedPackage], keyring: Keyring, task: Task) -> None:
         content = self._read(channel_signature.INDEX)
         if content is None:
             raise SignatureError(f"{self._name} is not signed: it has no {channel_signature.INDEX}", _SIGN_HINT)
-        keyring.require(
-            f"{channel_signature.INDEX} of {self._name}", content, signed := self._read(channel_signature.SIGNATURE)
-        )
+        name, signature = f"{channel_signature.INDEX} of {self._name}", self._read(channel_signature.SIGNATURE)
+        keyring.require(name, content, signature)
         self._keep(channel_signature.INDEX, content)
-        self._keep(channel_signature.SIGNATURE, signed or b"")
-        stated = channel_signature.parse(content, f"{channel_signature.INDEX} of {self._name}")
+        self._keep(channel_signature.SIGNATURE, signature or b"")
+        stated = channel_signature.parse(content, name)
         for subdir in sorted({each.url.rsplit("/", 2)[1] for each in packages}):
             known = self._hashes(f"{subdir}/repodata.json", stated, task)
             for each in packages:
@@ -111,7 +101,9 @@ class _Channel:
                 if error.is_transient:
                     reasons.append(f"{without_credentials(url)}: {error.reason}")
         if reasons:
-            raise NetworkError(f"{name} of {self._name} could not be had: {'; '.join(reasons)}", "check the network")
+            raise NetworkError(
+                f"{name} of {self._name} could not be downloaded: {'; '.join(reasons)}", "check the network"
+            )
         return None
 
     def _keep(self, name: str, content: bytes) -> None:

@@ -27,9 +27,8 @@ from envtool.errors import EnvtoolError
 from envtool.fetch import client
 from envtool.fetch import timeouts as patience
 from envtool.fetch.client import Body
-from envtool.fetch.failover import ask_in_turn
+from envtool.fetch.failover import HostHealth, ask_in_turn
 from envtool.fetch.failover_policy import Failure, Place
-from envtool.fetch.host_health import HostHealth
 from envtool.fetch.transfer_error import TransferError
 from envtool.mirrors.mirrors import Mirrors
 

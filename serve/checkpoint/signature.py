@@ -6,26 +6,25 @@ with sorted keys, no white space and no escapes beyond those that JSON demands, 
     {"algorithm": "ed25519", "key": "<first 16 hexadecimal digits of the sha256 of the raw public key>",
      "value": "<64 bytes in base64>"}
 
-Needs the extra `[sign]`, and imports it only when something is signed or verified. Who may hold which key, and how keys
-are withdrawn, is out of scope.
+Out of scope: who may hold which key, and how keys are withdrawn.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from serve.checkpoint import ed25519
 from serve.errors import CheckpointError, SignatureError
 
 ALGORITHM = "ed25519"
 _DOMAIN = b"envserve-manifest-v1\n"
-_NEEDS = "install envserve with its extra [sign]"
 
 
 def signed_bytes(stated: Mapping[str, object]) -> bytes:
@@ -53,7 +52,7 @@ def sign(stated: Mapping[str, object], key_file: Path) -> dict[str, str]:
     """
     key = _load(key_file, is_private=True)
     value = base64.b64encode(key.sign(signed_bytes(stated))).decode()
-    return {"algorithm": ALGORITHM, "key": key_id(key.public_key()), "value": value}
+    return {"algorithm": ALGORITHM, "key": ed25519.key_id(key.public_key()), "value": value}
 
 
 class Verifier:
@@ -68,7 +67,7 @@ class Verifier:
 
     def __init__(self, key_files: Sequence[Path]) -> None:
         keys = [_load(path, is_private=False) for path in key_files]
-        self._keys = {key_id(key): key for key in keys}
+        self._keys = {ed25519.key_id(key): key for key in keys}
 
     def require(self, stated: Mapping[str, object]) -> None:
         """Refuse a manifest that none of the keys has signed.
@@ -86,21 +85,12 @@ class Verifier:
         if key is None:
             known = ", ".join(sorted(self._keys))
             raise CheckpointError("signature", f"the key: expected {known}, found {str(signature.get('key'))[:80]!r}")
-        from cryptography.exceptions import InvalidSignature
-
         try:
-            key.verify(base64.b64decode(str(signature.get("value")), validate=True), signed_bytes(stated))
-        except (InvalidSignature, binascii.Error, ValueError) as error:
-            raise CheckpointError("signature", "the signature: expected one of this manifest, found another") from error
-
-
-def key_id(public_key: Any) -> str:
-    """Return the short name of a public key.
-
-    Args:
-        public_key: of `cryptography`.
-    """
-    return hashlib.sha256(public_key.public_bytes_raw()).hexdigest()[:16]
+            value = base64.b64decode(str(signature.get("value")), validate=True)
+        except (binascii.Error, ValueError):
+            value = b""
+        if not ed25519.is_valid(key, value, signed_bytes(stated)):
+            raise CheckpointError("signature", "the signature: expected one of this manifest, found another")
 
 
 def write_keys(key_file: Path) -> tuple[Path, str]:
@@ -115,18 +105,12 @@ def write_keys(key_file: Path) -> tuple[Path, str]:
     Raises:
         SignatureError: a file is there already, or cannot be written.
     """
-    try:
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    except ImportError as error:
-        raise SignatureError(f"cryptography cannot be imported: {error}", hint=_NEEDS) from error
-    private = Ed25519PrivateKey.generate()
-    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    with _errors_of_keys():
+        public, private_pem, public_pem = ed25519.generate()
     public_file = key_file.with_name(key_file.name + ".pub")
-    _write_new(key_file, private.private_bytes(pem, pkcs8, serialization.NoEncryption()), 0o600)
-    spki = serialization.PublicFormat.SubjectPublicKeyInfo
-    _write_new(public_file, private.public_key().public_bytes(pem, spki), 0o644)
-    return public_file, key_id(private.public_key())
+    _write_new(key_file, private_pem, 0o600)
+    _write_new(public_file, public_pem, 0o644)
+    return public_file, ed25519.key_id(public)
 
 
 def _write_new(path: Path, content: bytes, mode: int) -> None:
@@ -138,23 +122,14 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
         raise SignatureError(f"{path}: {error.strerror}", hint="name a new file") from error
 
 
-def _load(path: Path, is_private: bool) -> Any:
-    kind = "private" if is_private else "public"
+def _load(path: Path, *, is_private: bool) -> Any:
+    with _errors_of_keys():
+        return ed25519.load(path, is_private=is_private)
+
+
+@contextmanager
+def _errors_of_keys() -> Iterator[None]:
     try:
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import ed25519
-    except ImportError as error:
-        raise SignatureError(f"cryptography cannot be imported: {error}", hint=_NEEDS) from error
-    try:
-        text = path.read_bytes()
-        key: Any = (
-            serialization.load_pem_private_key(text, None) if is_private else serialization.load_pem_public_key(text)
-        )
-    except OSError as error:
-        raise SignatureError(f"{path}: {error.strerror}", hint="make keys with: python -m serve keygen") from error
-    except (ValueError, TypeError) as error:
-        raise SignatureError(f"{path}: expected a {kind} key in PEM ({error})") from error
-    wanted = ed25519.Ed25519PrivateKey if is_private else ed25519.Ed25519PublicKey
-    if not isinstance(key, wanted):
-        raise SignatureError(f"{path}: expected an Ed25519 {kind} key, found {type(key).__name__}")
-    return key
+        yield
+    except ed25519.KeyFileError as error:
+        raise SignatureError(str(error), hint=error.hint or "make keys with: python -m serve keygen") from error

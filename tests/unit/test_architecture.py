@@ -29,7 +29,7 @@ DOORS = {
         "envtool/channel/server.py",
     },
     "boto3": {"envtool/channel/s3_storage.py"},
-    "cryptography": {"envtool/signing/ed25519.py", "serve/checkpoint/signature.py"},
+    "cryptography": {"envtool/signing/ed25519.py", "serve/checkpoint/ed25519.py"},
     "PIL": {"serve/codec/image.py"},
     "orjson": {"serve/codec/strict_json.py"},
     "jinja2": {"envtool/templates.py"},

@@ -1,4 +1,4 @@
-"""Where Debian's archives are: the machine's own apt configuration first, then the user's mirrors, then public ones.
+"""The places of Debian's archives: the machine's apt configuration first, then the user's mirrors, then public ones.
 
 Both formats of apt are read, deb822 (`.sources`) and one line per source (`.list`); see sources.list(5). Out of scope:
 apt's own proxy and authentication settings (ours are those of `envtool.fetch.client`), and `mirror+…`, `cdrom:` and
@@ -28,13 +28,7 @@ _ONE_LINE = re.compile(r"deb\s+(?:\[[^]]*\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)(?P
 
 @dataclass(frozen=True)
 class AptSource:
-    """One enabled source of binary packages.
-
-    Args:
-        uri: Its base URI, without a slash at the end.
-        suite: Such as `bookworm` or `bookworm-security`.
-        components: Such as `main`.
-    """
+    """One enabled source of binary packages."""
 
     uri: str
     suite: str
@@ -49,13 +43,7 @@ class AptSource:
 
 
 def wanted(file: PoolFile, user_mirrors: Sequence[str], sources: Sequence[AptSource]) -> Wanted:
-    """A pool file with every place where it may be.
-
-    Args:
-        file: What is wanted.
-        user_mirrors: Mirror sites that the user named.
-        sources: What apt is configured for on this machine.
-    """
+    """A pool file with every place where it may be."""
     bases = base_uris(file.archive, user_mirrors, sources)
     return Wanted(file.name, file.sha256, tuple(f"{base}/{file.path}" for base in bases))
 
@@ -65,7 +53,8 @@ def base_uris(archive: str, user_mirrors: Sequence[str], sources: Sequence[AptSo
 
     A mirror of the user's is a site that has `debian/` and `debian-security/`, or the URL of one of the two.
     """
-    own = [_with_host(source.uri) for source in sources if source.archive == archive]
+    # apt allows file:/path, URLs need file:///path.
+    own = [re.sub(r"^file:/(?!/)", "file:///", source.uri) for source in sources if source.archive == archive]
     sites = [re.sub(r"/debian(?:-security)?$", "", url.rstrip("/")) for url in user_mirrors]
     named = [f"{site}/{_DIRECTORIES[archive]}" for site in (*sites, *PUBLIC_SITES)]
     return tuple(dict.fromkeys([*own, *named]))
@@ -122,8 +111,3 @@ def _read(path: Path, parse: Callable[[str], Iterator[AptSource]]) -> Iterator[A
     except OSError:  # no such file, or one that only root may read: there are other places to look
         return
     yield from parse(text)
-
-
-def _with_host(uri: str) -> str:
-    # apt allows file:/path, URLs need file:///path.
-    return re.sub(r"^file:/(?!/)", "file:///", uri)

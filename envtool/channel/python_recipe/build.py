@@ -1,8 +1,7 @@
 """Building the embedded channel: each recipe once, and again only when something that it is made of has changed.
 
-Safe to kill at any moment and to run twice at once: a lock on the directory, files that appear whole, the index after
-the archives, and superseded archives removed last. A channel holds one build of each recipe, since two builds of one
-version would leave the choice to chance.
+Safe to kill at any moment and to run twice at once: the directory is locked, files appear whole, the index is written
+after the archives, and superseded archives are removed last. A channel holds one build of each recipe.
 """
 
 from __future__ import annotations
@@ -16,36 +15,28 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from envtool import file_lock
 from envtool.artifacts import conda_writer
 from envtool.artifacts.conda_package import Entry, Package
 from envtool.atomic_files import write_atomically
 from envtool.channel import index
-from envtool.channel.python_recipe import apt_sources, cpython, deb_archive, elf, recipe, wheel_package
+from envtool.channel.python_recipe import cpython, recipe, wheel_package
 from envtool.channel.python_recipe.recipe import CheckoutSource, DebianSource, Recipe, WheelSource
-from envtool.console import ProgressDisplay
-from envtool.errors import MissingFileError, NetworkError
-from envtool.fetch.archive_cache import Cache
-from envtool.fetch.downloader import fetch
+from envtool.errors import MissingFileError
 from envtool.wheels import checkout
+
+if TYPE_CHECKING:
+    from envtool.console import ProgressDisplay
+    from envtool.fetch.archive_cache import Cache
 
 _STATE = ".envtool"
 
 
 @dataclass(frozen=True)
 class Built:
-    """One package of the channel.
-
-    Args:
-        name: The package.
-        version: Its version.
-        build: Its build string.
-        path: The archive, relative to the channel.
-        sha256: Its content.
-        size_bytes: Its size.
-        was_built: False where it was there already and nothing has changed.
-    """
+    """One package of the channel."""
 
     name: str
     version: str
@@ -58,13 +49,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Report:
-    """What is in the channel after a build.
-
-    Args:
-        url: The channel's file:// URL.
-        packages: One entry for each recipe that was asked for.
-        left_out: Recipes that cannot be built here, each with the reason.
-    """
+    """What is in the channel after a build."""
 
     url: str
     packages: tuple[Built, ...]
@@ -82,24 +67,11 @@ def build(
 ) -> Report:
     """Bring a channel up to date with its recipes.
 
-    Args:
-        names: The recipes to build; none means all that can be built here.
-        channel: Its directory; made when it is not there.
-        cache: Where proven downloads are kept.
-        display: Shows each step.
-        debian_mirrors: Mirror sites that the user named, tried after the machine's own.
-        recipes: The directory of recipes, where it is not envtool's own.
-
-    Returns:
-        The packages, and whether each was built or reused.
-
     Raises:
-        RecipeError: A recipe is malformed.
-        MissingFileError: A recipe that was named is not there or cannot be built here.
-        NetworkError: A source could not be had.
-        HashMismatchError: A source has other bytes than the recipe says.
-        ArchiveError: A source is not built as its format demands.
-        ProcessError: pip or patchelf failed.
+        MissingFileError: a recipe that was named is not found or cannot be built here.
+        NetworkError: a source could not be downloaded.
+        HashMismatchError: a source has other bytes than the recipe names.
+        ArchiveError: a source is not built as its format demands.
     """
     directory = recipes or recipe.directory()
     chosen = [recipe.load(name, directory) for name in dict.fromkeys(names or recipe.names(directory))]
@@ -119,13 +91,7 @@ def build(
 
 @dataclass(frozen=True)
 class _State:
-    """What is remembered of a recipe's last build.
-
-    Args:
-        inputs: A digest of all that went in.
-        built: What came out.
-        superseded: Archives that earlier builds left and that are no longer listed.
-    """
+    """What is remembered of a recipe's last build."""
 
     inputs: str
     built: Built
@@ -152,7 +118,7 @@ class _Workshop:
     def bring(self, each: Recipe) -> Built:
         with TemporaryDirectory(prefix=f"envtool-{each.name}-") as name:
             scratch = Path(name)
-            inputs = _digest(_builder(), each.text, self._sources(each, scratch))
+            inputs = _sha256(json.dumps([_builder(), each.text, self._sources(each, scratch)]).encode())
             known = self._known(each.name, inputs)
             return known or self._build(each, inputs, scratch)
 
@@ -189,7 +155,7 @@ class _Workshop:
     def _package(self, each: Recipe, scratch: Path) -> Package:
         about = (Entry("recipe/recipe.yml", each.text.encode("utf-8")),)
         if isinstance(each.source, DebianSource):
-            return self._interpreter(each, each.source, about)
+            return cpython.build(each, each.source, about, self.cache, self.display, self.debian_mirrors)
         wheels = scratch / "wheels"
         wheels.mkdir()
         if isinstance(each.source, WheelSource):
@@ -199,35 +165,6 @@ class _Workshop:
             with self.display.task(f"build the wheel of {each.name}"):
                 path = checkout.build(scratch / "checkout", wheels)
         return wheel_package.to_package(path, each, about)
-
-    def _interpreter(self, each: Recipe, source: DebianSource, about: tuple[Entry, ...]) -> Package:
-        patchelf = elf.find_patchelf()
-        sources = apt_sources.configured()
-        wanted = {
-            file: apt_sources.wanted(file, self.debian_mirrors, sources) for file in (*source.packages, source.upstream)
-        }
-        try:
-            with self.display.task(f"fetch the sources of {each.name}", in_bytes=True) as task:
-                paths = fetch(wanted.values(), self.cache, task)
-        except NetworkError as error:
-            hint = "name a mirror site that has Debian 11 with --debian-mirror URL; what has arrived is kept"
-            raise NetworkError(error.message, hint) from error
-        with self.display.task(f"put {each.name} {each.version} together"):
-            debs = [deb_archive.read(paths[wanted[file]]) for file in source.packages]
-            made = cpython.assemble(debs, paths[wanted[source.upstream]], source, patchelf)
-        return Package(
-            name=each.name,
-            version=each.version or "",
-            build_number=each.build_number,
-            subdir="linux-64",
-            depends=each.depends,
-            license=each.license,
-            summary=each.summary,
-            home=each.home,
-            files=made.files,
-            about=(*about, *made.licenses),
-            build_suffix="_cpython",
-        )
 
     def _state_path(self, name: str) -> Path:
         return self.channel / _STATE / f"{name}.json"
@@ -246,7 +183,7 @@ class _Workshop:
         """Index all but the superseded archives, then remove those; anybody else's archives stay."""
         states = [_State.read(path) for path in (self.channel / _STATE).glob("*.json")]
         superseded = {path for state in states if state for path in state.superseded}
-        archives = {_relative(path): path for path in sorted(self.channel.glob("*/*.conda"))}
+        archives = {f"{path.parent.name}/{path.name}": path for path in sorted(self.channel.glob("*/*.conda"))}
         current = {name: _sha256(path.read_bytes()) for name, path in archives.items() if name not in superseded}
         if not index.is_current(self.channel, current):
             with self.display.task("index the channel"):
@@ -255,16 +192,8 @@ class _Workshop:
             archives[name].unlink()
 
 
-def _relative(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"
-
-
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _digest(*parts: str) -> str:
-    return _sha256(json.dumps(parts).encode())
 
 
 def _builder() -> str:

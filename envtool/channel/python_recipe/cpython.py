@@ -1,10 +1,9 @@
-"""CPython put together from Debian packages: relocatable, without root, compiler or network.
+"""CPython put together from Debian packages: relocatable, without root access, compiler or network.
 
 Debian's files are laid out as conda's packages are (`bin`, `lib/python3.9`, `lib/*.so`), so that tools treat the result
 like any conda Python. Only what Debian changes in the layout is replaced by upstream's files, since everything else
 carries Debian's security fixes. The libraries that are kept are those that the interpreter and its extension modules
 need; a need that stays open is an error, since it would be found on some machines only.
-
 Out of scope: headers, tkinter, idlelib and lib2to3, which Debian packages apart.
 """
 
@@ -16,13 +15,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-from envtool.artifacts.conda_package import PLACEHOLDER, Entry, safe_path
-from envtool.channel.python_recipe import elf
+from envtool.artifacts.conda_package import PLACEHOLDER, Entry, Package, safe_path
+from envtool.channel.python_recipe import apt_sources, deb_archive, elf
 from envtool.channel.python_recipe.deb_archive import Deb, Member
 from envtool.channel.python_recipe.elf import Patchelf
-from envtool.channel.python_recipe.recipe import DebianSource
-from envtool.errors import ArchiveError
+from envtool.channel.python_recipe.recipe import DebianSource, Recipe
+from envtool.errors import ArchiveError, NetworkError
+from envtool.fetch.downloader import fetch
+
+if TYPE_CHECKING:
+    from envtool.console import ProgressDisplay
+    from envtool.fetch.archive_cache import Cache
 
 _LIBRARY = re.compile(r"(?:usr/)?lib/x86_64-linux-gnu/(?P<name>[^/]+\.so[^/]*)")
 _LIBRARY_VERSION = re.compile(r"python(?P<version>3\.\d+)-minimal")
@@ -34,14 +39,45 @@ _USR = re.compile(r"/usr(?=['\"/ ])(?!/bin/(?:install|dtrace)\b|/(?:share/|share
 _OPENSSL_DIRECTORY = (b"/usr/lib/ssl", b"/etc/././ssl")
 
 
+def build(
+    recipe: Recipe,
+    source: DebianSource,
+    about: tuple[Entry, ...],
+    cache: Cache,
+    display: ProgressDisplay,
+    debian_mirrors: Sequence[str],
+) -> Package:
+    """Fetch the Debian packages of a recipe and make the package of the interpreter."""
+    patchelf = elf.find_patchelf()
+    sources = apt_sources.configured()
+    wanted = {file: apt_sources.wanted(file, debian_mirrors, sources) for file in (*source.packages, source.upstream)}
+    try:
+        with display.task(f"fetch the sources of {recipe.name}", in_bytes=True) as task:
+            paths = fetch(wanted.values(), cache, task)
+    except NetworkError as error:
+        hint = "name a mirror site that has Debian 11 with --debian-mirror URL; what has arrived is kept"
+        raise NetworkError(error.message, hint) from error
+    with display.task(f"put {recipe.name} {recipe.version} together"):
+        debs = [deb_archive.read(paths[wanted[file]]) for file in source.packages]
+        made = assemble(debs, paths[wanted[source.upstream]], source, patchelf)
+    return Package(
+        name=recipe.name,
+        version=recipe.version or "",
+        build_number=recipe.build_number,
+        subdir="linux-64",
+        depends=recipe.depends,
+        license=recipe.license,
+        summary=recipe.summary,
+        home=recipe.home,
+        files=made.files,
+        about=(*about, *made.licenses),
+        build_suffix="_cpython",
+    )
+
+
 @dataclass(frozen=True)
 class Interpreter:
-    """CPython, ready to be packed.
-
-    Args:
-        files: What goes into the prefix.
-        licenses: The copyright file of each Debian package, below `licenses/`.
-    """
+    """CPython, ready to be packed."""
 
     files: tuple[Entry, ...]
     licenses: tuple[Entry, ...]
@@ -50,17 +86,8 @@ class Interpreter:
 def assemble(debs: Sequence[Deb], upstream: Path, source: DebianSource, patchelf: Patchelf) -> Interpreter:
     """Put the interpreter together.
 
-    Args:
-        debs: The packages of the recipe.
-        upstream: The source tarball.
-        source: What to take from it and what to leave out.
-        patchelf: Sets the run paths.
-
-    Returns:
-        The files and their licences; the same bytes for the same sources.
-
     Raises:
-        ArchiveError: The packages do not fit together: a library is missing, or a licence.
+        ArchiveError: the packages do not fit together: a library is missing, or a licence.
     """
     version = _version(debs)
     standard = f"lib/python{version}"

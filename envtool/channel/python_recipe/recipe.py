@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Union
 
 import envtool
-from envtool.errors import Issue, MissingFileError, RecipeError
+from envtool.errors import MissingFileError, RecipeError
 from envtool.yaml_document import Value, YamlDocument, read_text
 
 ARCHIVES = ("main", "security")
@@ -32,9 +32,7 @@ class PoolFile:
     """A file of a Debian archive.
 
     Args:
-        archive: `main` or `security`.
-        path: Its path below the archive's base URI, as Debian writes it (`pool/…`).
-        sha256: Its content.
+        path: its path below the archive's base URI, as Debian writes it (`pool/…`).
     """
 
     archive: str
@@ -52,10 +50,8 @@ class DebianSource:
     """CPython from Debian packages, with a few files of the upstream tarball.
 
     Args:
-        packages: The `.deb` files.
-        upstream: The source tarball.
-        take: What is taken from its `Lib/` in place of Debian's: files and directories.
-        without: Extension modules that are left out because their libraries are not packaged.
+        take: what is taken from its `Lib/` in place of Debian's: files and directories.
+        without: extension modules that are left out because their libraries are not packaged.
     """
 
     packages: tuple[PoolFile, ...]
@@ -66,11 +62,7 @@ class DebianSource:
 
 @dataclass(frozen=True)
 class WheelSource:
-    """A pure-Python wheel from the package index that pip is configured for.
-
-    Args:
-        sha256: Its content.
-    """
+    """A pure-Python wheel from the package index that pip is configured for."""
 
     sha256: str
 
@@ -80,7 +72,7 @@ class CheckoutSource:
     """The checkout that holds the recipe, through its own pyproject.toml.
 
     Args:
-        inputs: The files and directories that the wheel is made of, relative to the root of the checkout.
+        inputs: the files and directories that the wheel is made of, relative to the root of the checkout.
     """
 
     inputs: tuple[str, ...]
@@ -94,16 +86,8 @@ class Recipe:
     """One package of the channel.
 
     Args:
-        name: The package.
-        version: Its version; None for a checkout, whose pyproject.toml says it.
-        build_number: The higher wins among builds of one version.
-        summary: One line.
-        home: The project's home page.
-        license: An SPDX expression.
-        depends: The match specs that it needs, on top of what a wheel's `Requires-Python` says.
-        source: What it is made of.
-        text: The recipe itself, kept in the package.
-        path: The file that it was read from.
+        version: its version; None for a checkout, whose pyproject.toml has it.
+        depends: the match specs that it needs, on top of a wheel's `Requires-Python`.
     """
 
     name: str
@@ -119,16 +103,12 @@ class Recipe:
 
 
 def directory() -> Path:
-    """Where the recipes are: beside the package in a wheel, at `channel/recipes` in a checkout.
-
-    Raises:
-        MissingFileError: There are none.
-    """
+    """Where the recipes are: beside the package in a wheel, at `channel/recipes` in a checkout."""
     package = Path(envtool.__file__).parent
     for place in (package / "recipes", package.parent / "channel" / "recipes"):
         if place.is_dir():
             return place
-    raise MissingFileError("the recipes of the embedded channel are not there", "install envserve again")
+    raise MissingFileError("recipes of the embedded channel not found", "install envserve again")
 
 
 def checkout_root(recipes: Path) -> Path | None:
@@ -145,17 +125,12 @@ def names(recipes: Path) -> tuple[str, ...]:
 def load(name: str, recipes: Path) -> Recipe:
     """Read one recipe.
 
-    Args:
-        name: The directory that it lies in.
-        recipes: The directory of all recipes.
-
     Raises:
-        MissingFileError: There is no such recipe.
-        RecipeError: It is malformed; all issues are named.
+        RecipeError: it is malformed; all issues are named.
     """
     path = recipes / name / "recipe.yml"
     if not path.is_file():
-        raise MissingFileError(f"there is no recipe {name!r}", f"recipes: {', '.join(names(recipes)) or 'none'}")
+        raise MissingFileError(f"recipe {name!r} not found", f"recipes: {', '.join(names(recipes)) or 'none'}")
     return parse(read_text(path, _HINT), path)
 
 
@@ -163,21 +138,18 @@ def parse(text: str, path: Path) -> Recipe:
     """Turn the text of a recipe into a value.
 
     Args:
-        text: The YAML.
-        path: Where it came from; its directory must be named like the package.
+        path: where it came from; its directory must be named like the package.
 
     Raises:
-        RecipeError: It is malformed; all issues are named.
+        RecipeError: it is malformed; all issues are named.
     """
     document = YamlDocument(path.name, text)
     recipe = None if document.issues else _Reader(document).recipe(text, path)
     if recipe is None or document.issues:
-        raise RecipeError(str(path), sorted(document.issues, key=_line), _HINT)
+        raise RecipeError(
+            str(path), sorted(document.issues, key=lambda issue: int(issue.place.rpartition(":")[2])), _HINT
+        )
     return recipe
-
-
-def _line(issue: Issue) -> int:
-    return int(issue.place.rpartition(":")[2])
 
 
 class _Reader:

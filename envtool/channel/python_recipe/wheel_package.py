@@ -1,10 +1,8 @@
 """A pure-Python wheel becomes a noarch Python package.
 
-Such a package has `site-packages/` and `python-scripts/`; the installer puts them where the environment's Python looks
-and writes the console scripts, whose names stand in `info/link.json` (CEP 34). `RECORD` lists what will be installed,
-console scripts included, and `INSTALLER` says conda, so that pip neither upgrades nor removes the package by accident.
-
-Out of scope: compiled wheels, and the wheel's own dependencies, which the `pip:` section of an environment locks.
+Its console scripts are named in `info/link.json` (CEP 34). `RECORD` lists what will be installed, console scripts
+included, and `INSTALLER` is conda, so that pip leaves the package alone. Out of scope: compiled wheels, and the wheel's
+own dependencies, which the `pip:` section of an environment locks.
 """
 
 from __future__ import annotations
@@ -24,16 +22,8 @@ from envtool.wheels.layout import NOARCH
 def to_package(path: Path, recipe: Recipe, about: tuple[Entry, ...]) -> Package:
     """Make a package of a wheel.
 
-    Args:
-        path: The wheel, proved already.
-        recipe: Says how the package presents itself.
-        about: What else goes into `info/`.
-
-    Returns:
-        The package, without its recipe's sources.
-
     Raises:
-        ArchiveError: The wheel is damaged, compiled, or contradicts its own RECORD or the recipe.
+        ArchiveError: the wheel is damaged, compiled, or contradicts its own RECORD or the recipe.
     """
     members = dict(reader.read_members(path))
     dist_info = reader.dist_info_of(members, path.name)

@@ -203,7 +203,7 @@ def test_what_the_bundle_lacks_is_said(site: Site, user: User) -> None:
     (site.user.home / "mine").mkdir(exist_ok=True)
     (site.user.home / "mine" / "notes").write_text("mine")
     argv = ("bundle", "create", "-f", site.user.home / "conda-lock.yml", "--directory", "-o", site.user.home / "mine")
-    assert "no bundle" in user.run(*argv, "--python", "3.9", code=3).stderr
+    assert "other than a bundle" in user.run(*argv, "--python", "3.9", code=3).stderr
     assert (site.user.home / "mine" / "notes").read_text() == "mine"
 
 

@@ -133,7 +133,7 @@ def test_a_place_of_others_and_a_clash_of_names_are_refused(user: User, sources:
     place.mkdir()
     (place / "notes").write_text("mine")
     sources.write_lock(user, *sources.packages)
-    assert "holds something that is no mirror" in user.run("channel", "mirror", place, code=3).stderr
+    assert "holds something other than a mirror" in user.run("channel", "mirror", place, code=3).stderr
     assert [path.name for path in place.iterdir()] == ["notes"]
     other = Archive("data", {"share/d": File(b"other")}, subdir="noarch", noarch="generic")
     clash = replace(locked(other.write(sources.root / "clash")), platform="linux-aarch64")

@@ -123,7 +123,7 @@ def test_what_fails_is_not_seen_by_anybody(service: Service) -> None:
         # Its workers die, and gunicorn starts others, for ever. That is seen long before the time is over.
         patient = ("--timeout", "3600")
         error = service.apply("r2", "dies", code=3, options=patient)["error"]
-        assert "is not well, its worker ended" in error
+        assert "failed its health check, its worker ended" in error
         assert "was sent SIGKILL!" in error
         error = service.apply("r2", "dies-later", code=3, options=patient)["error"]
         assert "does not take over: its workers die again and again" in error

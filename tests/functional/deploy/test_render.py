@@ -82,7 +82,7 @@ def test_rendering_is_strict(tmp_path: Path) -> None:
         render(find_kind("github").template, {})
     with pytest.raises(TemplateError, match="has no variable colour"):
         make("nginx", colour="red")
-    with pytest.raises(TemplateError, match="no kind 'apache'"):
+    with pytest.raises(TemplateError, match="unknown template 'apache'"):
         find_kind("apache")
     (tmp_path / "deploy").mkdir()
     (tmp_path / "deploy" / "variables.yml").write_text("kinds:\n  mine: {description: x, colour: red}\n")

@@ -227,7 +227,7 @@ def test_a_failure_does_not_wait_for_the_slow_ones(mirror: MirrorSimulator, cach
     slow = Wanted("slow.conda", "0" * 64, (mirror.url + "slow.conda",))
     missing = Wanted("missing.conda", "1" * 64, (mirror.url + "missing.conda",))
     began_s = time.monotonic()
-    with pytest.raises(Exception, match=r"missing\.conda could not be had"):
+    with pytest.raises(Exception, match=r"missing\.conda could not be downloaded"):
         fetch([slow, missing], cache, tally, patience=Timeouts(read_timeout_s=20))
     assert time.monotonic() - began_s < 10
 

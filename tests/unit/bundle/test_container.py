@@ -114,7 +114,7 @@ def test_a_directory_of_others_is_left_alone(tmp_path: Path, content: dict[str, 
     (tmp_path / "files" / "mine").mkdir(parents=True)
     for name, text in {**content, "files/mine/x": "x"}.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(BundleError, match="holds something that is no bundle"):
+    with pytest.raises(BundleError, match="holds something other than a bundle"):
         writer.refuse_foreign(tmp_path, as_directory=True)
     with pytest.raises(BundleError, match="is a directory already"):
         writer.refuse_foreign(tmp_path, as_directory=False)
@@ -176,7 +176,7 @@ def test_a_file_that_the_manifest_does_not_name_is_refused(made: Made) -> None:
     with pytest.raises(BundleError, match=f"{path} is missing"):
         open_bundle(directory)
     (directory / path).symlink_to("/etc/hostname")
-    with pytest.raises(BundleError, match="no plain file"):
+    with pytest.raises(BundleError, match="not a regular file"):
         open_bundle(directory)
 
 
@@ -186,7 +186,7 @@ def test_a_path_that_leaves_the_bundle_is_refused(made: Made, path: str) -> None
     value = json.loads((directory / "manifest.json").read_bytes())
     value["files"][path] = {"sha256": "0" * 64, "size_bytes": 0}
     (directory / "manifest.json").write_text(json.dumps(value))
-    with pytest.raises(BundleError, match="has no place in a bundle"):
+    with pytest.raises(BundleError, match="does not belong in a bundle"):
         open_bundle(directory)
 
 

@@ -47,7 +47,7 @@ CASES = [
     ("inotify", "warning", {"inotify": Inotify(128, PLENTY, 120)}, {}, "8 of 128 watchers"),
     ("inotify", "warning", {"inotify": Inotify(128, 100, 0)}, {}, "only 100 directories"),
     ("locale", "error", {"encoding": "ascii"}, {}, "read as ascii"),
-    ("locale", "warning", {"has_locale": False, "environ": {"LANG": "xx_XX"}}, {}, "'xx_XX' is not there"),
+    ("locale", "warning", {"has_locale": False, "environ": {"LANG": "xx_XX"}}, {}, "'xx_XX' not found"),
     ("certificates", "error", {"environ": {"PIP_CERT": "/x"}, "files": {"/x": False}}, {}, "PIP_CERT names /x"),
     ("proxy", "error", {"environ": {"no_proxy": "*"}, "proxies": {"https_proxy": "refused"}}, {}, "refused"),
     ("proxy", "warning", {"proxies": {"https_proxy": None}}, {}, "no_proxy has no 127.0.0.1"),

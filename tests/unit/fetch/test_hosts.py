@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from envtool.fetch.client import TransferError
+from envtool.fetch.failover import HostHealth
 from envtool.fetch.failover_policy import Place
-from envtool.fetch.host_health import HostHealth
 
 HERE, THERE = Place("https://u:p@h.example/a"), Place("https://other.example/a")
 
