@@ -40,7 +40,6 @@ class TensorSpec:
 
     Args:
         dtype: the name that safetensors uses, for example `F32` or `I64`.
-        shape: the length of each dimension.
     """
 
     dtype: str
@@ -57,12 +56,6 @@ Interface = Mapping[str, TensorSpec]
 
 def detect_format(path: Path) -> str:
     """Tell the format of a checkpoint from its first bytes; the suffix is never trusted.
-
-    Args:
-        path: the checkpoint.
-
-    Returns:
-        One of `FORMATS`.
 
     Raises:
         CheckpointError: the file is none of them.
@@ -91,12 +84,7 @@ def _tell_archive(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file states of itself.
-
-    Args:
-        tensors: its entries by name.
-        data_begin: where its data begins.
-    """
+    """What a safetensors file states of itself."""
 
     tensors: Mapping[str, Any]
     data_begin: int
@@ -104,9 +92,6 @@ class Header:
 
 def read_safetensors_header(path: Path) -> Header:
     """Read a safetensors header, and check that the file is as long as it says.
-
-    Args:
-        path: a safetensors file.
 
     Raises:
         CheckpointError: the header is damaged, or the file is shorter or longer than the header states.
@@ -128,9 +113,6 @@ def read_safetensors_header(path: Path) -> Header:
 
 def read_safetensors_interface(path: Path) -> dict[str, TensorSpec]:
     """Read names, dtypes and shapes from a safetensors header, and check that the file is as long as it says.
-
-    Args:
-        path: a safetensors file.
 
     Returns:
         The interface of the checkpoint.
@@ -169,10 +151,6 @@ def _read_entries(path: Path) -> tuple[dict[str, Any], int, int]:
 def compare_interfaces(expected: Interface, actual: Interface) -> list[str]:
     """List how a checkpoint differs from the module that is to hold it.
 
-    Args:
-        expected: what the module has.
-        actual: what the checkpoint has.
-
     Returns:
         One line for each difference, sorted by tensor name; empty when they fit.
     """
@@ -189,10 +167,6 @@ def compare_interfaces(expected: Interface, actual: Interface) -> list[str]:
 
 def require_interface(expected: Interface, actual: Interface) -> None:
     """Refuse a checkpoint that is not of the module's architecture.
-
-    Args:
-        expected: what the module has.
-        actual: what the checkpoint has.
 
     Raises:
         CheckpointError: naming the first differences and counting the rest.

@@ -19,8 +19,6 @@ class Golden:
     """One request and its right answer.
 
     Args:
-        inputs: as the request has them.
-        outputs: as the answer has them.
         rtol: how far a number may be off, as a share of the right one.
         atol: how far it may be off beyond that.
     """

@@ -32,10 +32,8 @@ class Manifest:
 
     Args:
         sha256: of the checkpoint, in lower-case hexadecimal.
-        size_bytes: of the checkpoint.
         version: the publisher's name for this content.
         created: when it was published, as text.
-        format: one of `serve.checkpoint.formats.FORMATS`.
         generation: the publisher's own rising number, or 0.
         interface: the form of the answers, as `serve.model.interface` writes it.
         metrics: numbers by name that the publisher wants to be shown.
@@ -89,9 +87,6 @@ def read_object(text: bytes) -> dict[str, object]:
 def parse_marker(text: bytes) -> Manifest:
     """Parse a marker's content.
 
-    Args:
-        text: the bytes of the `.done` file.
-
     Returns:
         The manifest; an empty one for a marker that holds only white space.
 
@@ -108,11 +103,7 @@ def parse_marker(text: bytes) -> Manifest:
 
 
 def stated_sha256(text: bytes) -> object:
-    """Return the sha256 that a marker states, or `None`; whether the marker is sound is decided elsewhere.
-
-    Args:
-        text: the bytes of the `.done` file.
-    """
+    """Return the sha256 that a marker states, or `None`; whether the marker is sound is decided elsewhere."""
     try:
         return read_object(text).get("sha256")
     except CheckpointError:
@@ -120,11 +111,7 @@ def stated_sha256(text: bytes) -> object:
 
 
 def stated_generation(text: bytes) -> int:
-    """Return the publisher's number that a marker states, or 0; whether the marker is sound is decided elsewhere.
-
-    Args:
-        text: the bytes of the `.done` file.
-    """
+    """Return the publisher's number that a marker states, or 0; whether the marker is sound is decided elsewhere."""
     if b'"generation"' not in text:
         return 0
     try:

@@ -37,16 +37,7 @@ _ALIGNMENT_BYTES = 8
 
 @dataclass(frozen=True)
 class Piece:
-    """One tensor, and where its bytes lie now.
-
-    Args:
-        name: of the tensor.
-        dtype: as safetensors names it.
-        shape: its lengths.
-        shard: the file that holds it.
-        begin: its first byte in that file.
-        size_bytes: how many there are.
-    """
+    """One tensor, and where its bytes lie now."""
 
     name: str
     dtype: str
@@ -57,19 +48,12 @@ class Piece:
 
 
 def is_index(path: Path) -> bool:
-    """Whether a checkpoint is the index of shards, by its name.
-
-    Args:
-        path: the checkpoint.
-    """
+    """Whether a checkpoint is the index of shards, by its name."""
     return path.name.endswith(INDEX_SUFFIX)
 
 
 def read_index(path: Path) -> dict[str, Path]:
     """Read which shard holds which tensor.
-
-    Args:
-        path: the index.
 
     Returns:
         The shards by the names of tensors.
@@ -94,9 +78,6 @@ def read_index(path: Path) -> dict[str, Path]:
 def look(path: Path) -> os.stat_result | None:
     """Look at an index and its shards as if they were one file.
 
-    Args:
-        path: the index.
-
     Returns:
         The index's own state, with the size of all files together and the time of the newest; `None` when one of them
         is not there.
@@ -120,9 +101,6 @@ def look(path: Path) -> os.stat_result | None:
 
 def plan(path: Path) -> list[Piece]:
     """Find every tensor, in the order of the joined file.
-
-    Args:
-        path: the index.
 
     Raises:
         CheckpointError: the shards do not hold exactly what the index names.
@@ -166,9 +144,6 @@ def _element_bytes(piece: Piece) -> int:
 def read_interface(path: Path) -> dict[str, TensorSpec]:
     """Read names, dtypes and shapes of a sharded checkpoint from the headers of its shards.
 
-    Args:
-        path: the index.
-
     Raises:
         CheckpointError: the shards do not hold exactly what the index names.
         OSError: a file cannot be read.
@@ -177,11 +152,7 @@ def read_interface(path: Path) -> dict[str, TensorSpec]:
 
 
 def header_of(pieces: list[Piece]) -> bytes:
-    """Write the header of the joined file, with its length before it.
-
-    Args:
-        pieces: in the order of the data.
-    """
+    """Write the header of the joined file, with its length before it."""
     entries: dict[str, Mapping[str, object]] = {}
     end = 0
     for piece in pieces:
@@ -194,9 +165,6 @@ def header_of(pieces: list[Piece]) -> bytes:
 
 def chunks_of(path: Path) -> Iterator[bytes]:
     """Read a sharded checkpoint as the joined file.
-
-    Args:
-        path: the index.
 
     Yields:
         The bytes of the joined file, in parts.
@@ -226,10 +194,6 @@ def _read(piece: Piece) -> Iterator[bytes]:
 def join_hashed(path: Path, target: Path) -> durable_files.Copied:
     """Write the joined file, synced, and hash exactly the bytes that were written.
 
-    Args:
-        path: the index.
-        target: the file to create; it must not exist.
-
     Raises:
         CheckpointError: the shards are not what the index and their headers state.
         OSError: reading or writing failed; `target` may exist in part.
@@ -239,9 +203,6 @@ def join_hashed(path: Path, target: Path) -> durable_files.Copied:
 
 def hash_joined(path: Path) -> str:
     """Return the sha256 of a sharded checkpoint.
-
-    Args:
-        path: the index.
 
     Raises:
         CheckpointError: the shards are not what the index and their headers state.

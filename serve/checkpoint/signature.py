@@ -29,11 +29,7 @@ _NEEDS = "install envserve with its extra [sign]"
 
 
 def signed_bytes(stated: Mapping[str, object]) -> bytes:
-    """Return what a signature of a manifest covers.
-
-    Args:
-        stated: the marker's JSON object.
-    """
+    """Return what a signature of a manifest covers."""
     covered = {key: value for key, value in stated.items() if key != "signature"}
     return _DOMAIN + json.dumps(covered, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -42,7 +38,6 @@ def sign(stated: Mapping[str, object], key_file: Path) -> dict[str, str]:
     """Sign a manifest.
 
     Args:
-        stated: the marker's JSON object.
         key_file: a private key in PEM, as `write_keys` makes it.
 
     Returns:
@@ -73,9 +68,6 @@ class Verifier:
     def require(self, stated: Mapping[str, object]) -> None:
         """Refuse a manifest that none of the keys has signed.
 
-        Args:
-            stated: the marker's JSON object.
-
         Raises:
             CheckpointError: the signature is missing, of an unknown key, or of another manifest.
         """
@@ -95,11 +87,7 @@ class Verifier:
 
 
 def key_id(public_key: Any) -> str:
-    """Return the short name of a public key.
-
-    Args:
-        public_key: of `cryptography`.
-    """
+    """Return the short name of a public key."""
     return hashlib.sha256(public_key.public_bytes_raw()).hexdigest()[:16]
 
 

@@ -18,8 +18,6 @@ def form_of(name: str, value: object, axes: Axes = MappingProxyType({})) -> Arra
     """Tell what array can stand for a value as JSON has it.
 
     Args:
-        name: of the input or output.
-        value: numbers, truth values or texts in lists.
         axes: the dimensions that may have any length.
 
     Returns:
@@ -38,7 +36,6 @@ def open_shape(shape: Sequence[int], axes: Axes) -> tuple[int | None, ...]:
     """Return a shape in which some lengths are open.
 
     Args:
-        shape: of an example.
         axes: the dimensions that may have any length, beside the first: the rows, of which there may be any number.
     """
     return tuple(None if axis == 0 or axis in axes else int(length) for axis, length in enumerate(shape))

@@ -36,9 +36,6 @@ def why_alone(predictor: Predictor, taken: Any, others: Iterable[Any], most_rows
     """Find out why requests may not share one run.
 
     Args:
-        predictor: the model.
-        taken: what its module takes for its example.
-        others: what it takes for other requests.
         most_rows: that will be joined.
 
     Returns:
@@ -54,12 +51,7 @@ def why_alone(predictor: Predictor, taken: Any, others: Iterable[Any], most_rows
 
 
 def tolerance(predictor: Predictor, given: Any) -> float:
-    """Return how far an answer in company may be from the one alone, as a share of its largest number.
-
-    Args:
-        predictor: the model.
-        given: what its module gave for a request.
-    """
+    """Return how far an answer in company may be from the one alone, as a share of its largest number."""
     return max(RELATIVE_TOLERANCE, _LOOSE_EPSILONS * predictor.epsilon_of(given))
 
 

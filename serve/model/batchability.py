@@ -14,7 +14,6 @@ def describe_outputs(predictor: Predictor, given: Sequence[Any]) -> tuple[ArrayF
     """Find the outputs as arrays.
 
     Args:
-        predictor: the model.
         given: what its module gave for its example, and for one of other lengths where there is one.
 
     Returns:
@@ -38,9 +37,5 @@ def _shape(arrays: Sequence[Any]) -> tuple[int | None, ...]:
 
 
 def as_json(outputs: object) -> object:
-    """Return outputs as a client reads them: tuples become lists.
-
-    Args:
-        outputs: what JSON can hold.
-    """
+    """Return outputs as a client reads them: tuples become lists."""
     return json.loads(json.dumps(outputs))

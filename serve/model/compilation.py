@@ -32,7 +32,6 @@ class Verdict:
     """What came of trying a quicker form.
 
     Args:
-        predictor: to be served.
         gain: how many times as fast the quicker form is; 1 where the module itself is served.
         reason: why it is; nothing where the quicker form is.
     """
@@ -46,11 +45,7 @@ def optimize(predictor: TorchPredictor, example: object, how: str, rows: Sequenc
     """Try a quicker form of a predictor's module.
 
     Args:
-        predictor: was tried, and may go live.
-        example: inputs as a request has them.
-        how: `"script"` or `"compile"`.
         rows: how many times the example's rows are joined to the batches that decide; 1 is among them.
-        timeout_s: how long all of it may take.
 
     Returns:
         What is to be served.

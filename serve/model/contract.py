@@ -78,10 +78,6 @@ def import_class(settings: Settings) -> Callable[..., object]:
 def build(settings: Settings, constructor: Callable[..., object]) -> Any:
     """Make an object of the model class.
 
-    Args:
-        settings: hold its arguments.
-        constructor: the class.
-
     Raises:
         ModelError: it cannot be made, or lacks what every model class has.
     """
@@ -100,10 +96,6 @@ def build(settings: Settings, constructor: Callable[..., object]) -> Any:
 
 def build_module(settings: Settings, servable: Any) -> Any:
     """Make the module that is to hold the weights.
-
-    Args:
-        settings: name the class, for messages.
-        servable: an object of the model class.
 
     Raises:
         ModelError: it cannot be made, or is none.
@@ -141,11 +133,6 @@ def _complete(settings: Settings, servable: Any, module: Any) -> None:
 def connect(settings: Settings, servable: Any, module: Any) -> TorchPredictor:
     """Make the predictor of a module that holds its weights.
 
-    Args:
-        settings: name the class and the device.
-        servable: an object of the model class.
-        module: on the device.
-
     Raises:
         ModelError: the example does not fit.
     """
@@ -167,7 +154,6 @@ def read_axes(settings: Settings, servable: Any) -> dict[str, dict[int, str]]:
     """Read which dimensions of which inputs may have any length.
 
     Args:
-        settings: name the class, for messages.
         servable: an object of the model class; its `dynamic_axes` is in the form of `torch.onnx.export`.
 
     Raises:
@@ -192,12 +178,7 @@ def read_axes(settings: Settings, servable: Any) -> dict[str, dict[int, str]]:
 
 
 def lengthen(settings: Settings, servable: Any) -> object:
-    """Return the example with other lengths where they are open; `None` where none is.
-
-    Args:
-        settings: name the class, for messages.
-        servable: an object of the model class.
-    """
+    """Return the example with other lengths where they are open; `None` where none is."""
     axes, example = read_axes(settings, servable), servable.example_inputs
     if not axes:
         return None

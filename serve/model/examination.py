@@ -27,7 +27,6 @@ class Examined:
         alone_because: why requests may not share one run; nothing where they may.
         kept: names of what requests leave on the model's objects, though no answer showed it.
         written: names of the parameters and buffers that answering has changed.
-        versions: of the weights as they were loaded.
     """
 
     alone_because: str
@@ -41,11 +40,6 @@ class Examiner:
     """Examines one model.
 
     Args:
-        servable: the object of the model class.
-        predictor: answers requests.
-        example: inputs as a request has them.
-        known: other inputs that are answered.
-        versions: of the weights as they were loaded.
         most_rows: that requests may share a run with.
         patience_s: how long the trial of joined requests may take.
     """

@@ -21,9 +21,6 @@ _Draw = Callable[[Any], Any]
 def vary_inputs(example: object) -> Iterator[object]:
     """Make other requests of one: parts in another order, other texts and numbers.
 
-    Args:
-        example: inputs as JSON has them.
-
     Yields:
         Inputs of the same form; a model may refuse any of them.
     """
@@ -40,8 +37,6 @@ def stretch(value: Any, axes: Collection[int], depth: int = 0) -> Any:
     """Make inputs longer by one in some dimensions.
 
     Args:
-        value: one input as JSON has it.
-        axes: the dimensions.
         depth: the dimension of its outermost list.
     """
     if not isinstance(value, (list, tuple)):

@@ -18,11 +18,6 @@ _NUMBER = (int, float)
 def require_golden(place: int, golden: Golden, actual: object) -> None:
     """Refuse a model that answers otherwise than its publisher saw.
 
-    Args:
-        place: of the request in the manifest's list.
-        golden: the request and its right answer.
-        actual: what the model answered.
-
     Raises:
         CheckpointError: naming the first differences and counting the rest.
     """
@@ -37,8 +32,6 @@ def differences(expected: object, actual: object, rtol: float, atol: float) -> I
     """Compare two answers.
 
     Args:
-        expected: the right one.
-        actual: the other.
         rtol: how far a number may be off, as a share of the right one.
         atol: how far it may be off beyond that.
 

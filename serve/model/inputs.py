@@ -30,10 +30,7 @@ class InputTensor:
     """Turns rows of numbers into a tensor of the kind that the example has.
 
     Args:
-        example: inputs as a request has them.
         module: its first floating-point parameter tells the precision.
-        device: where the tensors go.
-        name: of the input.
         axes: the dimensions that may have any length, with the names of those lengths.
     """
 
@@ -60,12 +57,6 @@ class InputTensor:
 
     def take(self, inputs: object) -> Any:
         """Convert the inputs of one request.
-
-        Args:
-            inputs: rows of numbers.
-
-        Returns:
-            What `place` takes.
 
         Raises:
             InputError: they are no numbers, not rectangular, not finite, or of another shape.
@@ -100,9 +91,6 @@ class InputTensor:
         Args:
             array: of the example's shape, with any number of rows.
 
-        Returns:
-            What `place` takes.
-
         Raises:
             InputError: it is of another kind or shape, or not finite.
         """
@@ -120,9 +108,6 @@ class InputTensor:
 
     def place(self, taken: Any) -> Any:
         """Bring what was taken, or several of it joined, to where the module computes.
-
-        Args:
-            taken: what `take` or `take_array` gave.
 
         Returns:
             A tensor on the device.
@@ -149,11 +134,7 @@ class InputTensor:
 
 
 class SoleInput:
-    """The inputs of a module that takes one tensor of rows.
-
-    Args:
-        tensor: how they are converted.
-    """
+    """The inputs of a module that takes one tensor of rows."""
 
     def __init__(self, tensor: InputTensor) -> None:
         self._tensor = tensor
@@ -174,11 +155,7 @@ class SoleInput:
 
 
 class NamedInputs:
-    """The inputs of a module that takes several tensors by name.
-
-    Args:
-        tensors: how each is converted.
-    """
+    """The inputs of a module that takes several tensors by name."""
 
     def __init__(self, tensors: Mapping[str, InputTensor]) -> None:
         self._tensors = tensors
@@ -221,7 +198,6 @@ class CustomInputs:
     """The inputs of a model class that converts them itself.
 
     Args:
-        convert: its `inputs_to_tensors`.
         example: inputs as a request has them; they tell the form of the arrays that can stand for them.
         axes: by the name of an input, the dimensions that may have any length.
     """

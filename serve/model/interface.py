@@ -17,9 +17,6 @@ MIXED = "mixed"
 def describe(value: object) -> str:
     """Write the form of a value.
 
-    Args:
-        value: what JSON can hold.
-
     Returns:
         Its form. Lists whose parts differ in form are `mixed`, whatever is in them.
     """

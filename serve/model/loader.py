@@ -50,8 +50,6 @@ class Loaded:
     """A model that is ready to be swapped in.
 
     Args:
-        predictor: answers requests.
-        format: of the checkpoint.
         load_s: seconds for building the module and attaching the weights.
         warm_up_s: seconds for answering the example and all that follows.
     """
@@ -76,9 +74,7 @@ class ModelLoader:
     """Makes models from checkpoints, in one worker.
 
     Args:
-        settings: how to serve.
         slot: holds what is live, with which a new model is compared.
-        say: writes a line to the log.
 
     Raises:
         ModelError: the class cannot be imported, or a key cannot be used.
@@ -103,10 +99,6 @@ class ModelLoader:
 
     def load(self, stored: Stored, manifest: Manifest) -> Loaded:
         """Load, check and warm up one model.
-
-        Args:
-            stored: the proven checkpoint.
-            manifest: what its marker states.
 
         Returns:
             The model, ready to answer.
@@ -137,7 +129,6 @@ class ModelLoader:
 
         Args:
             path: the checkpoint at the watched place; the index of a sharded one.
-            manifest: what its marker states.
 
         Raises:
             CheckpointError: the checkpoint is at fault.
@@ -153,9 +144,6 @@ class ModelLoader:
 
     def compare(self, predictor: Any) -> tuple[int, list[str]]:
         """Compare the weights of a model in memory with its checkpoint, tensor by tensor.
-
-        Args:
-            predictor: that `load` made.
 
         Returns:
             How many tensors were compared, and the names of those that differ.

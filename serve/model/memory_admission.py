@@ -18,9 +18,7 @@ def make_room(slot: Slot, live: Generation, timeout_s: float) -> None:
     """Unload what is live, and free its weights.
 
     Args:
-        slot: holds it.
         live: what it holds; back in its place when its requests do not end.
-        timeout_s: how long its requests may take.
 
     Raises:
         MemoryShortError: they did not end; nothing has changed.

@@ -25,7 +25,6 @@ class Architecture:
     """What a module holds.
 
     Args:
-        tensors: its names, types and shapes.
         ties: for each name that shares its memory, the names from which its values can be read.
     """
 
@@ -39,7 +38,6 @@ class Fit:
 
     Args:
         names: the checkpoint's names by the module's; tied names that the checkpoint leaves out are absent.
-        took_off: what was taken off the checkpoint's names.
     """
 
     names: Mapping[str, str]
@@ -48,10 +46,6 @@ class Fit:
 
 def fit(wanted: Architecture, found: Interface) -> Fit:
     """Find how a checkpoint fits a module.
-
-    Args:
-        wanted: what the module holds.
-        found: what the checkpoint has.
 
     Raises:
         CheckpointError: it does not fit, or fits in several ways.
@@ -73,9 +67,6 @@ def fit(wanted: Architecture, found: Interface) -> Fit:
 
 def strip_wrappers(names: Sequence[str]) -> str:
     """Find what wrappers have put before all names.
-
-    Args:
-        names: of a state dict.
 
     Returns:
         The prefix, which may be empty.

@@ -123,10 +123,6 @@ def epsilon_of(given: Any) -> float:
 def gap(expected: Any, actual: Any) -> float:
     """Tell how far two outputs are from each other.
 
-    Args:
-        expected: what `split` returned for one request.
-        actual: for the same request in another run.
-
     Returns:
         The largest difference of two numbers as a share of the largest number of their array, 0 for equal ones;
         infinite for outputs of other forms, or where one is not finite and the other is.

@@ -24,7 +24,6 @@ class ArrayForm:
     """One named input or output.
 
     Args:
-        name: of the input or output.
         dtype: NumPy's name of the type of its elements, or `text`.
         shape: lengths, `None` standing for any.
     """
@@ -63,9 +62,6 @@ class Predictor(Protocol):
     def take(self, inputs: object) -> Any:
         """Turn inputs into what the module takes.
 
-        Args:
-            inputs: as JSON has them.
-
         Raises:
             InputError: they do not fit the model.
         """
@@ -94,24 +90,13 @@ class Predictor(Protocol):
         """
 
     def run(self, taken: Any) -> Any:
-        """Run the module.
-
-        Args:
-            taken: what `take` or `stack` gave.
-        """
+        """Run the module."""
 
     def give(self, given: Any) -> object:
-        """Turn what the module gave into outputs that JSON can hold.
-
-        Args:
-            given: what `run` or `split` gave.
-        """
+        """Turn what the module gave into outputs that JSON can hold."""
 
     def give_arrays(self, given: Any) -> Mapping[str, numpy.ndarray[Any, Any]]:
         """Turn what the module gave into arrays by name.
-
-        Args:
-            given: what `run` or `split` gave.
 
         Raises:
             ValueError: the outputs are no arrays.
@@ -130,35 +115,24 @@ class Predictor(Protocol):
         """Answer a request alone, and compare.
 
         Args:
-            taken: what `take` gave for it.
             shared: what `split` gave for it, when it ran with others.
-            rows: of each request of that run.
-            place: of this one among them.
 
         Returns:
             How far the two are from each other, as a share of the largest number; 0 where only rounding differs.
         """
 
     def epsilon_of(self, given: Any) -> float:
-        """Return the relative spacing of the coarsest numbers in which the module computes and answers.
-
-        Args:
-            given: what `run` gave.
-        """
+        """Return the relative spacing of the coarsest numbers in which the module computes and answers."""
 
     def split(self, given: Any, rows: Sequence[int]) -> Sequence[Any]:
         """Take apart what the module gave for joined requests.
 
         Args:
-            given: what `run` gave.
             rows: how many each request had.
         """
 
     def predict(self, inputs: object) -> object:
         """Answer one request: `take`, `run` and `give`.
-
-        Args:
-            inputs: as JSON has them.
 
         Returns:
             The outputs, in the form that JSON can hold.

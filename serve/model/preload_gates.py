@@ -23,12 +23,7 @@ def require_format(path: Path, manifest: Manifest, configured: str) -> str:
     """Find a checkpoint's format, and refuse it when it is not the one that was stated or configured.
 
     Args:
-        path: the copy in the store.
-        manifest: what the marker states.
         configured: by the settings; `"auto"` for any format that holds weights only.
-
-    Returns:
-        The format.
 
     Raises:
         CheckpointError: it is another one.
@@ -50,11 +45,6 @@ def require_format(path: Path, manifest: Manifest, configured: str) -> str:
 def require_signature(verifier: Verifier, stored: Stored, manifest: Manifest) -> None:
     """Refuse bytes that nobody trusted has signed.
 
-    Args:
-        verifier: knows the trusted keys.
-        stored: the proven checkpoint.
-        manifest: what the marker states.
-
     Raises:
         CheckpointError: the signature is missing or wrong, or belongs to other bytes.
     """
@@ -65,12 +55,6 @@ def require_signature(verifier: Verifier, stored: Stored, manifest: Manifest) ->
 
 def decide_pickle(settings: Settings, format: str, sha256: str, is_signed: bool) -> bool:
     """Decide how a pickle may be read.
-
-    Args:
-        settings: hold the policy and the allow-list.
-        format: of the checkpoint.
-        sha256: of its bytes.
-        is_signed: whether a trusted key has signed them.
 
     Returns:
         Whether it may be unpickled in full, which runs its code.
@@ -97,14 +81,7 @@ def decide_pickle(settings: Settings, format: str, sha256: str, is_signed: bool)
 
 
 def warn_of_pickles(policy: str, weaknesses: tuple[str, ...], version: str, say: Callable[..., None]) -> None:
-    """Say once, at the start, that this torch reads pickles less safely than it claims.
-
-    Args:
-        policy: the setting `pickle`.
-        weaknesses: the known ways past `weights_only`.
-        version: of torch.
-        say: writes a line to the log.
-    """
+    """Say once, at the start, that this torch reads pickles less safely than it claims."""
     if policy != "refuse" and weaknesses:
         reason = f"weights_only is no boundary in torch {version}: {', '.join(weaknesses)}"
         say("warning", reason=reason, hint='publish safetensors, and set pickle = "refuse"')
@@ -114,7 +91,6 @@ def needed_bytes(size_bytes: int, workers: int, is_shared: bool, is_assigned: bo
     """Estimate what loading takes at its peak on the host, in all workers that load at the same time.
 
     Args:
-        size_bytes: of the checkpoint.
         workers: how many load it at once.
         is_shared: whether all of them map one copy of the file.
         is_assigned: whether the module keeps the tensors that were read, instead of copying them into its own.
@@ -131,8 +107,6 @@ def require_memory(needed: int, available: host_memory.Available | None, stored:
 
     Args:
         needed: bytes at the peak.
-        available: what there is.
-        stored: the checkpoint.
 
     Raises:
         MemoryShortError: with both numbers.
@@ -143,9 +117,5 @@ def require_memory(needed: int, available: host_memory.Available | None, stored:
 
 
 def unusable_key(error: SignatureError) -> ModelError:
-    """Say that a server cannot verify what it must verify; it then serves nothing rather than anything.
-
-    Args:
-        error: what is wrong with the key.
-    """
+    """Say that a server cannot verify what it must verify; it then serves nothing rather than anything."""
     return ModelError(f"verify_key: {error.message}", hint=error.hint)

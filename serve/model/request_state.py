@@ -32,7 +32,6 @@ def snapshot(servable: object, module: Any) -> dict[str, Mark]:
     """Note all that hangs on an object of a model class, its module, its class and the file of its class.
 
     Args:
-        servable: the object.
         module: holds the weights; often the same.
 
     Returns:
@@ -42,12 +41,7 @@ def snapshot(servable: object, module: Any) -> dict[str, Mark]:
 
 
 def changed(before: Mapping[str, Mark], after: Mapping[str, Mark]) -> list[str]:
-    """Name what differs between two snapshots.
-
-    Args:
-        before: the earlier one.
-        after: the later one.
-    """
+    """Name what differs between two snapshots."""
     return sorted(name for name in {**before, **after} if before.get(name, _NONE)[1] != after.get(name, _NONE)[1])
 
 
@@ -114,8 +108,6 @@ def find_mixing(predictor: Predictor, one: object, other: object) -> str:
     """Tell how an answer changes by the company of another request, in every way in which a worker lets two overlap.
 
     Args:
-        predictor: answers them.
-        one: inputs as JSON has them.
         other: inputs that are answered otherwise, if possible.
 
     Returns:

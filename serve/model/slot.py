@@ -24,8 +24,6 @@ class Generation:
     """A model that is, was or will be live.
 
     Args:
-        predictor: the loaded model.
-        provenance: where its answers come from.
         facts: what the log and `GET /model` say about it beyond that.
     """
 
@@ -46,11 +44,7 @@ class Slot:
         self._lock = threading.Lock()
 
     def follow(self, committed: Callable[[], int]) -> None:
-        """Let the commit word say which generation is live; without it only `swap` does.
-
-        Args:
-            committed: reads the word.
-        """
+        """Let the commit word say which generation is live; without it only `swap` does."""
         with self._lock:
             self._committed = committed
 
@@ -88,11 +82,7 @@ class Slot:
             self._leases[id(generation)] += 1
 
     def release(self, generation: Generation) -> None:
-        """End a lease.
-
-        Args:
-            generation: what `acquire` gave.
-        """
+        """End a lease."""
         key = id(generation)
         with self._lock:
             self._leases[key] -= 1

@@ -27,7 +27,6 @@ def states_in(loaded: object, passed_over: re.Pattern[str] | None = _OTHERS) -> 
     """Find the state dicts.
 
     Args:
-        loaded: what `torch.load` or safetensors gave.
         passed_over: keys of tensors by name that are no weights.
 
     Returns:
@@ -46,11 +45,7 @@ def choose(states: States, key: str | None) -> tuple[str, State]:
     """Choose the one to be published.
 
     Args:
-        states: what `states_in` gave.
         key: which one, or `None` where there is only one.
-
-    Returns:
-        Its key and itself.
 
     Raises:
         CheckpointError: it is not there, or there are several.
@@ -67,10 +62,6 @@ def choose(states: States, key: str | None) -> tuple[str, State]:
 
 def take(states: States, wanted: Architecture) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Take the one that fits a module, under the module's names.
-
-    Args:
-        states: what `states_in` gave.
-        wanted: what the module holds.
 
     Returns:
         The tensors, and what was taken off: a key, and what came before the names.

@@ -22,11 +22,7 @@ class _Mark(NamedTuple):
 
 
 class Versions:
-    """The tensors of a module as they were when this was made.
-
-    Args:
-        module: holds its weights.
-    """
+    """The tensors of a module as they were when this was made."""
 
     def __init__(self, module: Any) -> None:
         self._module = module

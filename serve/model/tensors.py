@@ -145,10 +145,6 @@ def require_finite(state: State, module: Any) -> None:
 
     A buffer may hold infinities, as the mask of an attention does; a parameter may not, and neither may hold NaN.
 
-    Args:
-        state: tensors by name.
-        module: tells which of them are parameters.
-
     Raises:
         CheckpointError: naming the first tensor at fault.
     """
@@ -179,11 +175,7 @@ def can_assign() -> bool:
 
 
 def epsilon_of(module: Any) -> float:
-    """Return the relative spacing of the numbers of a module's coarsest floating-point type; at least float32's.
-
-    Args:
-        module: holds its weights.
-    """
+    """Return the relative spacing of the numbers of a module's coarsest floating-point type; at least float32's."""
     dtypes = {tensor.dtype for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()}
     return max(float(torch.finfo(dtype).eps) for dtype in (torch.float32, *dtypes))
 
@@ -192,9 +184,6 @@ def attach(module: Any, state: State, device: str, memory: TiedWeights) -> None:
     """Give a module its weights, without a copy where torch can.
 
     Args:
-        module: of the same interface as the state.
-        state: tensors by name; the module may keep them.
-        device: where the module is to compute.
         memory: how the module's tensors lay in memory, which they do again afterwards.
     """
     if can_assign():
@@ -212,12 +201,7 @@ def plain_module(module: Any) -> Any:
 
 
 def is_same(held: Any, published: Any) -> bool:
-    """Whether a tensor in memory has the bytes of a published one, by the sha256 of both.
-
-    Args:
-        held: by a module, on any device.
-        published: as it was read from a checkpoint.
-    """
+    """Whether a tensor in memory has the bytes of a published one, by the sha256 of both."""
     return held.shape == published.shape and _hash(held) == _hash(published.to(held.dtype))
 
 
@@ -230,11 +214,7 @@ def _hash(tensor: Any) -> bytes:
 
 
 def freeze(module: Any) -> None:
-    """Make a module answer and not train.
-
-    Args:
-        module: holds its weights already.
-    """
+    """Make a module answer and not train."""
     with contextlib.suppress(NotImplementedError):  # an exported program has one mode, in which it was exported
         module.eval()
     for parameter in module.parameters():  # one by one: TorchScript modules have no requires_grad_

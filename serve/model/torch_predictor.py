@@ -52,9 +52,7 @@ class TorchPredictor:
     """A model that answers requests; what its methods do is told in `serve.model.predictor`.
 
     Args:
-        module: holds the weights.
         converter: from a request's inputs to what the module takes.
-        run_module: from there to what the module gives.
         tensors_to_outputs: from there to the answer's outputs, where the model class says how.
         image_to_inputs: from an image to inputs as a request has them, where the model class says how.
         outputs: as arrays, once the model was tried.

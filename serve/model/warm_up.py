@@ -28,12 +28,7 @@ Found = TypeVar("Found")
 
 
 class HangingError(TrialError):
-    """A trial was given up.
-
-    Args:
-        thread: that ends when the model's code does.
-        message: what is wrong.
-    """
+    """A trial was given up."""
 
     def __init__(self, thread: threading.Thread, message: str) -> None:
         super().__init__("warm-up", message)
@@ -45,9 +40,6 @@ class Candidate(Generic[Found]):
     """A model that is to be tried.
 
     Args:
-        predictor: answers requests.
-        example: inputs as a request has them.
-        golden: requests whose answers are known.
         validate: the model class's own check, where it has one; it raises, or returns `False`, for a bad model.
         longer: inputs whose open lengths are others than the example's, where it has such lengths.
         examine: finds out what answers do not show; it raises `CheckpointError` for a bad model.
@@ -63,13 +55,7 @@ class Candidate(Generic[Found]):
 
 @dataclass(frozen=True)
 class Tried(Generic[Found]):
-    """What was found out about a model.
-
-    Args:
-        form: of the example and of its answer.
-        outputs: as arrays.
-        examined: what `examine` returned.
-    """
+    """What was found out about a model."""
 
     form: dict[str, str]
     outputs: tuple[ArrayForm, ...]
@@ -80,9 +66,7 @@ def warm_up(candidate: Candidate[Found], sizes: Sequence[int], timeout_s: float)
     """Try a model.
 
     Args:
-        candidate: the model, and what to ask it.
         sizes: the numbers of rows that will be served; none means those of the example.
-        timeout_s: how long all of it may take.
 
     Returns:
         What was found out about it.
@@ -147,13 +131,6 @@ def _validate(candidate: Candidate[Any]) -> None:
 
 def limit(work: Callable[[], Found], timeout_s: float) -> Found:
     """Run some work in a thread, and give it up at a deadline.
-
-    Args:
-        work: may run the user's code.
-        timeout_s: how long it may take.
-
-    Returns:
-        What the work returned.
 
     Raises:
         TrialError: it was not done in time, or ended the interpreter.

@@ -29,11 +29,7 @@ _FIXES = (((2, 6), "CVE-2025-32434"), ((2, 10), "CVE-2026-24747"))
 
 
 def weaknesses(version: str) -> tuple[str, ...]:
-    """Name the ways past `weights_only=True` that a version of torch has.
-
-    Args:
-        version: for example `2.8.0+cu126`.
-    """
+    """Name the ways past `weights_only=True` that a version of torch has."""
     numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
     return tuple(name for fixed, name in _FIXES if numbers < fixed)
 
@@ -54,7 +50,6 @@ def read_state(path: Path, format: str, may_unpickle: bool) -> Any:
 
     Args:
         path: the read-only copy in the store; safetensors and, where torch can, torch.save files stay mapped from it.
-        format: `"safetensors"` or `"torch"`.
         may_unpickle: whether a full unpickling may run the file's code.
 
     Returns:
@@ -108,10 +103,6 @@ def _damaged(reader: str, error: Exception) -> CheckpointError:
 def read_script(path: Path, device: str) -> Any:
     """Read a TorchScript module, which brings its own code.
 
-    Args:
-        path: the read-only copy in the store.
-        device: where it is to compute.
-
     Raises:
         CheckpointError: the file is damaged.
     """
@@ -126,13 +117,6 @@ def read_script(path: Path, device: str) -> Any:
 
 def read_program(path: Path, device: str) -> Any:
     """Read a program of `torch.export`, which brings its own code.
-
-    Args:
-        path: the read-only copy in the store.
-        device: where it is to compute.
-
-    Returns:
-        A module.
 
     Raises:
         CheckpointError: the file is damaged, or this torch cannot read or move it.
@@ -156,9 +140,5 @@ def read_program(path: Path, device: str) -> Any:
 
 
 def is_guard(error: Exception) -> bool:
-    """Whether an exported program says that it is not for such inputs, for example not for that number of rows.
-
-    Args:
-        error: what running it raised.
-    """
+    """Whether an exported program says that it is not for such inputs, for example not for that number of rows."""
     return bool(_GUARD.match(str(error)))

@@ -32,8 +32,6 @@ def convert(
 
     Args:
         source: what torch.save wrote, or safetensors whose names are to be shortened.
-        format: of the source.
-        target: the file to write.
         may_unpickle: whether the source's code may run, as the trainer's own file's may.
         key: under which the state dict lies; `None` where there is only one.
         prefix: taken off the names, without those that begin otherwise; `None` for that of a known wrapper.

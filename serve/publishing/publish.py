@@ -34,12 +34,6 @@ class Published:
     """What was published.
 
     Args:
-        checkpoint: where it lies now.
-        sha256: of its bytes.
-        size: in bytes.
-        version: that the marker gives it.
-        created: when it was published, as ISO 8601.
-        format: one of `serve.checkpoint.formats.FORMATS`.
         notes: what was done to the source's weights on the way, or why nothing was.
         generation: that the marker states, so that it outranks those beside it; 0 for none.
         outranked_by: the checkpoint beside it that stays above it, so that a server of the directory will not serve it.
@@ -61,10 +55,7 @@ class Extras:
     """What a marker may state beside what `publish` finds out.
 
     Args:
-        metrics: numbers by name.
-        golden: a file of golden requests.
         model: which model of the settings computes answers that the file leaves out, where there are several.
-        key: a private key to sign with.
         convert: whether what torch.save wrote becomes safetensors; `None` where that can be done safely.
         generation: the publisher's own rising number, or 0.
         weights_key: under which the weights lie in what torch.save wrote; `None` where it is clear.
@@ -95,10 +86,6 @@ def publish(
             or a URL that the setting `checkpoints` takes.
         name: the checkpoint's file name there; the source's by default.
         version: a name for this content; the start of its sha256 by default.
-        extras: what else the marker states.
-
-    Returns:
-        What was published.
 
     Raises:
         PublishError: the source is no checkpoint, a name does not fit, or nothing can be published there. Nothing was

@@ -31,7 +31,6 @@ def find_rank(beside: Iterable[Listed], generation: int) -> Rank:
     """Find the rank that outranks what is there.
 
     Args:
-        beside: the markers of the directory.
         generation: that the publisher states; 0 for none, which takes over the highest one beside it.
     """
     highest = max(beside, key=lambda one: one.order, default=None)

@@ -49,9 +49,6 @@ def find_place(text: str | Path) -> Path | RemotePlace:
 class RemotePlace:
     """A directory on another machine.
 
-    Args:
-        url: of it.
-
     Raises:
         PublishError: fsspec, or its package for the protocol, is missing.
     """
@@ -62,12 +59,6 @@ class RemotePlace:
 
     def put(self, source: Path, name: str, sha256: str, marker: bytes) -> None:
         """Publish a checkpoint.
-
-        Args:
-            source: its file.
-            name: that it gets there.
-            sha256: of its bytes.
-            marker: the text of its marker.
 
         Raises:
             PublishError: the place cannot be written to, or the file changed; there is no marker then.

@@ -163,11 +163,7 @@ def table(value: object, base: Path) -> Mapping[str, object]:
 
 
 def one_of(*choices: str) -> Callable[[object, Path], str]:
-    """Return a parser for one of a few words.
-
-    Args:
-        choices: the words.
-    """
+    """Return a parser for one of a few words."""
 
     def parse(value: object, base: Path) -> str:
         if not isinstance(value, str) or value not in choices:
@@ -178,11 +174,7 @@ def one_of(*choices: str) -> Callable[[object, Path], str]:
 
 
 def whole_number(least: int) -> Callable[[object, Path], int]:
-    """Return a parser for a whole number.
-
-    Args:
-        least: the smallest that is accepted.
-    """
+    """Return a parser for a whole number."""
 
     def parse(value: object, base: Path) -> int:
         number = int(value) if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value) else value
@@ -194,11 +186,7 @@ def whole_number(least: int) -> Callable[[object, Path], int]:
 
 
 def number_or_auto(least: int) -> Callable[[object, Path], int]:
-    """Return a parser for a whole number, or the word `auto`, for which it gives 0.
-
-    Args:
-        least: the smallest that is accepted.
-    """
+    """Return a parser for a whole number, or the word `auto`, for which it gives 0."""
     number = whole_number(least)
 
     def parse(value: object, base: Path) -> int:
@@ -211,11 +199,7 @@ def number_or_auto(least: int) -> Callable[[object, Path], int]:
 
 
 def whole_numbers(least: int) -> Callable[[object, Path], tuple[int, ...]]:
-    """Return a parser for a list of whole numbers; in a variable they are separated by commas.
-
-    Args:
-        least: the smallest that is accepted.
-    """
+    """Return a parser for a list of whole numbers; in a variable they are separated by commas."""
     number = whole_number(least)
 
     def parse(value: object, base: Path) -> tuple[int, ...]:
@@ -228,11 +212,7 @@ def whole_numbers(least: int) -> Callable[[object, Path], tuple[int, ...]]:
 
 
 def seconds(least: float) -> Callable[[object, Path], float]:
-    """Return a parser for a duration in seconds.
-
-    Args:
-        least: the shortest that is accepted.
-    """
+    """Return a parser for a duration in seconds."""
 
     def parse(value: object, base: Path) -> float:
         try:
@@ -262,12 +242,7 @@ def share(value: object, base: Path) -> float:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which known name was probably meant.
-
-    Args:
-        name: the unknown one.
-        known: all that there are.
-    """
+    """Say which known name was probably meant."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}?" if near else "known: " + ", ".join(known)

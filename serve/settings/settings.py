@@ -95,7 +95,6 @@ class ModelSettings:
     """One model: what answers by default, and its other labels.
 
     Args:
-        name: the model's name in requests, answers and logs.
         labels: how each is to be served; `stable` is always there.
     """
 
@@ -153,13 +152,6 @@ class ServerSettings:
 
 def load_settings(environ: Mapping[str, str], directory: Path) -> ServerSettings:
     """Read and check all settings.
-
-    Args:
-        environ: the environment variables.
-        directory: the working directory.
-
-    Returns:
-        The settings.
 
     Raises:
         SettingsError: with every issue found in the file and in the variables.

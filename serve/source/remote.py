@@ -45,9 +45,6 @@ def url_of(path: Path) -> str | None:
 def open_url(url: str) -> tuple[Any, str]:
     """Open what fsspec knows by a URL.
 
-    Args:
-        url: of a file or a directory.
-
     Returns:
         The file system, which remembers no listings, and the path in it, without a slash at its end.
 
@@ -67,11 +64,7 @@ def open_url(url: str) -> tuple[Any, str]:
 
 
 def make_place(path: Path) -> LocalSource:
-    """Make the place that the settings name.
-
-    Args:
-        path: of this machine, or a URL.
-    """
+    """Make the place that the settings name."""
     url = url_of(path)
     return LocalSource(path) if url is None else RemotePlace(path, url)
 
@@ -144,11 +137,7 @@ class RemotePlace(LocalSource):
         return Listed(path, marker, known[2])
 
     def look_at(self, listed: Listed) -> Observation:
-        """Look at one checkpoint and its marker, as the last listing has them.
-
-        Args:
-            listed: the marker.
-        """
+        """Look at one checkpoint and its marker, as the last listing has them."""
         path, marker, name = listed.path, listed.marker, self._names[listed.path]
         checkpoint = _identify(self._facts[name]) if name in self._facts else None
         if marker.size_bytes > MARKER_LIMIT_BYTES:
@@ -169,13 +158,7 @@ class RemotePlace(LocalSource):
 
 @dataclass(frozen=True)
 class RemoteSource:
-    """Where the store gets the bytes of a remote checkpoint.
-
-    Args:
-        system: the file system.
-        name: of the checkpoint there.
-        seen: its identity when it was observed.
-    """
+    """Where the store gets the bytes of a remote checkpoint."""
 
     system: Any
     name: str
@@ -183,9 +166,6 @@ class RemoteSource:
 
     def copy_hashed(self, target: Path) -> durable_files.Copied:
         """Copy the checkpoint into a new, synced file, and hash exactly the bytes that were written.
-
-        Args:
-            target: the file to create; it must not exist.
 
         Raises:
             CheckpointMovedError: it changed since it was observed.

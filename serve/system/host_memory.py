@@ -24,12 +24,7 @@ _MEBIBYTE = 1024 * 1024
 
 @dataclass(frozen=True)
 class Available:
-    """Memory that can still be taken.
-
-    Args:
-        size_bytes: how much.
-        source: who states it, for messages.
-    """
+    """Memory that can still be taken."""
 
     size_bytes: int
     source: str
@@ -37,9 +32,6 @@ class Available:
 
 def read_available(root: Path = _ROOT) -> Available | None:
     """Read how much memory this process may still take.
-
-    Args:
-        root: below which `proc` and `sys` lie.
 
     Returns:
         The tightest of all limits; `None` on a system that states none.
@@ -52,10 +44,7 @@ def require(needed_bytes: int, available: Available | None, purpose: str, hint: 
     """Refuse what would not fit, before anything is allocated.
 
     Args:
-        needed_bytes: what will be taken.
         available: what is there; unknown counts as enough.
-        purpose: what needs it, for the message.
-        hint: what to do about it.
 
     Raises:
         MemoryShortError: with both numbers.
