@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import inspect
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ import torch
 from serve.checkpoint.formats import EXTRA, TensorSpec
 from serve.errors import CheckpointError
 from serve.model.tied_weights import TiedWeights
+from serve.system import cpus
 from serve.system.host_memory import Available
 
 # Source: the safetensors format description, and the names that safetensors 0.8 gives to types of torch. A torch that
@@ -67,14 +69,16 @@ class _Limit(threading.local):
 _limit, _limited = 0, _Limit()
 
 
-def limit_threads(count: int) -> None:
+def limit_threads(stated: int, workers: int = 1) -> None:
     """Set how many threads one operation may use, in every thread that calls `limit_this_thread` from now on.
 
     Args:
-        count: 1 is the quickest for small batches, where starting threads costs more than they save.
+        stated: by the settings; 0 for this worker's part of the cores. 1 is the quickest for small batches, where
+            starting threads costs more than they save.
+        workers: how many share the cores.
     """
     global _limit
-    _limit = count
+    _limit = stated or cpus.threads_of_an_operation(cpus.count_cores(), workers, os.environ)
     limit_this_thread()
 
 
@@ -201,16 +205,40 @@ def plain_module(module: Any) -> Any:
 
 
 def is_same(held: Any, published: Any) -> bool:
-    """Whether a tensor in memory has the bytes of a published one, by the sha256 of both."""
-    return held.shape == published.shape and _hash(held) == _hash(published.to(held.dtype))
+    """Whether an entry of a state dict in memory, on any device, is the published one: tensors by their sha256."""
+    if is_tensor(held) and is_tensor(published):
+        found = published if published.dtype == held.dtype else published.to(held.dtype)
+        return held.shape == published.shape and _hash(held) == _hash(found)
+    if isinstance(held, Mapping) and isinstance(published, Mapping):
+        return held.keys() == published.keys() and all(is_same(held[key], published[key]) for key in held)
+    if isinstance(held, (tuple, list)) and isinstance(published, (tuple, list)):
+        return len(held) == len(published) and all(map(is_same, held, published))
+    # Objects that cannot be compared, which only a full unpickling makes, count as the same.
+    is_comparable = getattr(type(held), "__eq__", None) is not getattr(object, "__eq__", None)
+    return type(held) is type(published) and (not is_comparable or bool(held == published))
 
 
 def _hash(tensor: Any) -> bytes:
     digest = hashlib.sha256()
-    for chunk in tensor.detach().reshape(-1).split(_CHECK_ELEMENTS):
-        digest.update(chunk.cpu().contiguous().view(torch.uint8).numpy())
-        time.sleep(0)  # a thread that answers a request goes first
+    for part in _dense_parts(tensor.detach()):
+        for chunk in part.resolve_conj().resolve_neg().reshape(-1).split(_CHECK_ELEMENTS):
+            digest.update(chunk.cpu().contiguous().view(torch.uint8).numpy())
+            time.sleep(0)  # a thread that answers a request goes first
     return digest.digest()
+
+
+def _dense_parts(tensor: Any) -> Iterator[Any]:
+    if tensor.is_quantized:
+        yield tensor.dequantize()
+    elif tensor.layout == torch.sparse_coo:
+        yield from (tensor.coalesce().indices(), tensor.coalesce().values())
+    elif tensor.layout == torch.strided:
+        yield tensor
+    else:  # compressed rows or columns, whose methods depend on which, and mkldnn
+        for name in ("crow_indices", "col_indices", "ccol_indices", "row_indices"):
+            with contextlib.suppress(RuntimeError, AttributeError):
+                yield getattr(tensor, name)()
+        yield tensor.values() if str(tensor.layout).startswith("torch.sparse") else tensor.to_dense()
 
 
 def freeze(module: Any) -> None:
