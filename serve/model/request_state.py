@@ -20,6 +20,7 @@ from serve.checkpoint.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.model.batchability import as_json
 from serve.model.golden_check import differences
 from serve.model.predictor import Predictor
+from serve.model.tensor_versions import elements_of
 
 _DEPTH, _PARTS, _MOST_PARTS, _ELEMENTS = 4, 64, 2000, 1024
 _OPAQUE = (ModuleType, FunctionType, BuiltinFunctionType, MethodType, type, torch.nn.Module)
@@ -74,11 +75,17 @@ class _Marker:
         self._left = _MOST_PARTS
 
     def mark(self, value: Any, depth: int) -> object:
-        """Mark one value, and its parts down to a depth."""
+        """Mark one value, and its parts down to a depth; what cannot be looked into, by which object it is."""
         self._left -= 1
+        try:
+            return self._look_into(value, depth)
+        except Exception:  # a lazy tensor has no shape, and reading an object may run the user's code
+            return id(value)
+
+    def _look_into(self, value: Any, depth: int) -> object:
         if isinstance(value, torch.Tensor):
             version = None if value.is_inference() else value._version
-            return id(value), version, _elements(value.detach()) if value.numel() <= _ELEMENTS else None
+            return id(value), version, elements_of(value, _ELEMENTS)
         if isinstance(value, numpy.ndarray):
             return id(value), value.tobytes() if value.size <= _ELEMENTS else None
         if value is None or isinstance(value, (str, bytes, int, float, complex)):
@@ -93,15 +100,6 @@ class _Marker:
 
     def _parts(self, values: Iterable[object], depth: int) -> tuple[object, ...]:
         return tuple(self.mark(value, depth - 1) for value in itertools.islice(values, _PARTS))
-
-
-def _elements(tensor: Any) -> object:
-    if tensor.layout != torch.strided or tensor.is_quantized:
-        return None
-    try:
-        return tensor.tolist()
-    except RuntimeError:  # numbers of a type that Python has none for, such as 4-bit ones
-        return None
 
 
 def find_mixing(predictor: Predictor, one: object, other: object) -> str:
