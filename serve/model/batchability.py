@@ -10,17 +10,17 @@ from typing import Any
 from serve.model.predictor import ArrayForm, Predictor
 
 
-def describe_outputs(predictor: Predictor, given: Sequence[Any]) -> tuple[ArrayForm, ...]:
+def describe_outputs(predictor: Predictor, raw: Sequence[Any]) -> tuple[ArrayForm, ...]:
     """Find the outputs as arrays.
 
     Args:
-        given: what its module gave for its example, and for one of other lengths where there is one.
+        raw: what its module gave for its example, and for one of other lengths where there is one.
 
     Returns:
         Their forms, with any number of rows, and of what the lengths decide; none where the outputs are no arrays.
     """
     try:
-        arrays, *others = [predictor.give_arrays(each) for each in given]
+        arrays, *others = [predictor.postprocess_arrays(each) for each in raw]
     except ValueError:
         return ()
     return tuple(

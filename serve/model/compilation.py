@@ -59,12 +59,12 @@ def optimize(predictor: TorchPredictor, example: object, how: str, rows: Sequenc
 
 def _try(predictor: TorchPredictor, example: object, how: str, rows: Sequence[int]) -> Verdict:
     quicker = replace(predictor, module=_transform(predictor.module, how))
-    taken = predictor.take(example)
-    batches = [predictor.stack([taken] * count) if count > 1 else taken for count in rows]
+    prepared = predictor.prepare(example)
+    batches = [predictor.stack([prepared] * count) if count > 1 else prepared for count in rows]
     for batch in batches:
         found = differences(
-            as_json(predictor.give(predictor.run(batch))),
-            as_json(quicker.give(quicker.run(batch))),
+            as_json(predictor.postprocess(predictor.run(batch))),
+            as_json(quicker.postprocess(quicker.run(batch))),
             RELATIVE_TOLERANCE,
             ABSOLUTE_TOLERANCE,
         )

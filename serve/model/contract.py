@@ -120,7 +120,7 @@ def _complete(settings: Settings, servable: Any, module: Any) -> None:
     try:
         predictor = connect(settings, servable, module)
         with tensors.unrecorded():
-            predictor.run_module(module.eval(), predictor.converter.place(predictor.take(servable.example_inputs)))
+            predictor.run_module(module.eval(), predictor.converter.place(predictor.prepare(servable.example_inputs)))
     except Exception as error:  # the user's code may raise anything
         raise ModelError(
             f"{settings.model}: its lazy layers cannot find their shapes from example_inputs: "
@@ -208,8 +208,8 @@ def _unbuildable(settings: Settings, error: Exception) -> ModelError:
     return ModelError(f"{settings.model}: building it with {arguments} failed: {type(error).__name__}: {error}")
 
 
-def _run_module(module: Any, taken: Any) -> Any:
-    if isinstance(taken, Mapping):
-        return module(**taken)
+def _run_module(module: Any, prepared: Any) -> Any:
+    if isinstance(prepared, Mapping):
+        return module(**prepared)
     # A named tuple, such as a PackedSequence, is one argument.
-    return module(*taken) if type(taken) is tuple else module(taken)
+    return module(*prepared) if type(prepared) is tuple else module(prepared)

@@ -68,8 +68,8 @@ class Examiner:
         return Examined(self._why_alone(), kept, written, self.versions)
 
     def _why_alone(self) -> str:
-        others = (taken for _, taken in self._others())
-        example = self.predictor.take(self.example)
+        others = (prepared for _, prepared in self._others())
+        example = self.predictor.prepare(self.example)
         # How long a run takes may depend on its numbers; that is no reason to refuse the model.
         try:
             return limit(lambda: why_alone(self.predictor, example, others, self.most_rows), self.patience_s)
@@ -104,18 +104,18 @@ class Examiner:
         """Find inputs that are answered otherwise than the example; the example itself where there are none."""
         answer = self.predictor.predict(self.example)
         found = self.example
-        for inputs, taken in self._others():
+        for inputs, prepared in self._others():
             with contextlib.suppress(Exception):  # inputs that the model has nothing for
-                given = self.predictor.give(self.predictor.run(taken))
+                raw = self.predictor.postprocess(self.predictor.run(prepared))
                 found = inputs
-                if given != answer:
+                if raw != answer:
                     break
         return found
 
     def _others(self) -> Iterator[tuple[object, Any]]:
         for inputs in (*self.known, *example_variants.vary_inputs(self.example)):
-            taken = None
+            prepared = None
             with contextlib.suppress(Exception):  # inputs that the model class refuses
-                taken = self.predictor.take(inputs)
-            if taken is not None:
-                yield inputs, taken
+                prepared = self.predictor.prepare(inputs)
+            if prepared is not None:
+                yield inputs, prepared

@@ -36,7 +36,7 @@ class ArrayForm:
 class Predictor(Protocol):
     """A loaded model, as far as a request is concerned.
 
-    `taken` and `given` are what its module takes and gives; nobody but the predictor looks into them.
+    `prepared` and `raw` are what its module takes and gives; nobody but the predictor looks into them.
     """
 
     @property
@@ -59,14 +59,14 @@ class Predictor(Protocol):
     def takes_images(self) -> bool:
         """Whether the model class says how an image becomes inputs."""
 
-    def take(self, inputs: object) -> Any:
+    def prepare(self, inputs: object) -> Any:
         """Turn inputs into what the module takes.
 
         Raises:
             InputError: they do not fit the model.
         """
 
-    def take_arrays(self, arrays: Mapping[str, numpy.ndarray[Any, Any]]) -> Any:
+    def prepare_arrays(self, arrays: Mapping[str, numpy.ndarray[Any, Any]]) -> Any:
         """Turn arrays into what the module takes, without a copy where that is possible.
 
         Args:
@@ -76,7 +76,7 @@ class Predictor(Protocol):
             InputError: they do not fit the model.
         """
 
-    def take_image(self, pixels: numpy.ndarray[Any, Any]) -> Any:
+    def prepare_image(self, pixels: numpy.ndarray[Any, Any]) -> Any:
         """Turn an image into what the module takes; only for a model that `takes_images`.
 
         Args:
@@ -89,29 +89,29 @@ class Predictor(Protocol):
             InputError: it does not fit the model.
         """
 
-    def run(self, taken: Any) -> Any:
+    def run(self, prepared: Any) -> Any:
         """Run the module."""
 
-    def give(self, given: Any) -> object:
+    def postprocess(self, raw: Any) -> object:
         """Turn what the module gave into outputs that JSON can hold."""
 
-    def give_arrays(self, given: Any) -> Mapping[str, numpy.ndarray[Any, Any]]:
+    def postprocess_arrays(self, raw: Any) -> Mapping[str, numpy.ndarray[Any, Any]]:
         """Turn what the module gave into arrays by name.
 
         Raises:
             ValueError: the outputs are no arrays.
         """
 
-    def count_rows(self, taken: Any) -> int:
+    def count_rows(self, prepared: Any) -> int:
         """Count the rows that a request has; 0 for one that nothing can be joined to."""
 
-    def batch_key(self, taken: Any) -> Hashable:
+    def batch_key(self, prepared: Any) -> Hashable:
         """Return what two requests must have in common to be joined; only for a model that `can_batch`."""
 
     def stack(self, several: Sequence[Any]) -> Any:
         """Join what several requests gave to one thing that the module takes; only for a model that `can_batch`."""
 
-    def compare_alone(self, taken: Any, shared: Any, rows: Sequence[int], place: int) -> float:
+    def compare_alone(self, prepared: Any, shared: Any, rows: Sequence[int], place: int) -> float:
         """Answer a request alone, and compare.
 
         Args:
@@ -121,10 +121,10 @@ class Predictor(Protocol):
             How far the two are from each other, as a share of the largest number; 0 where only rounding differs.
         """
 
-    def epsilon_of(self, given: Any) -> float:
+    def epsilon_of(self, raw: Any) -> float:
         """Return the relative spacing of the coarsest numbers in which the module computes and answers."""
 
-    def split(self, given: Any, rows: Sequence[int]) -> Sequence[Any]:
+    def split(self, raw: Any, rows: Sequence[int]) -> Sequence[Any]:
         """Take apart what the module gave for joined requests.
 
         Args:
@@ -132,7 +132,7 @@ class Predictor(Protocol):
         """
 
     def predict(self, inputs: object) -> object:
-        """Answer one request: `take`, `run` and `give`.
+        """Answer one request: `prepare`, `run` and `postprocess`.
 
         Returns:
             The outputs, in the form that JSON can hold.

@@ -117,24 +117,24 @@ def find_mixing(predictor: Predictor, one: object, other: object) -> str:
         if _compare(alone[name], again):
             return ""  # it answers by chance or by the time; company has nothing to do with it
     for run, give in itertools.product(("one", "other"), repeat=2):
-        taken = {"one": predictor.take(one), "other": predictor.take(other)}
-        given = {name: _run(predictor, taken[name]) for name in sorted(taken, key=run.__ne__)}
-        for name in sorted(given, key=give.__ne__):
-            difference = _compare(alone[name], as_json(predictor.give(given[name])))
+        prepared = {"one": predictor.prepare(one), "other": predictor.prepare(other)}
+        raw = {name: _run(predictor, prepared[name]) for name in sorted(prepared, key=run.__ne__)}
+        for name in sorted(raw, key=give.__ne__):
+            difference = _compare(alone[name], as_json(predictor.postprocess(raw[name])))
             if difference:
                 return difference
     return _compare(alone["one"], _answer(predictor, one))
 
 
 def _answer(predictor: Predictor, inputs: object) -> object:
-    return as_json(predictor.give(_run(predictor, predictor.take(inputs))))
+    return as_json(predictor.postprocess(_run(predictor, predictor.prepare(inputs))))
 
 
-def _run(predictor: Predictor, taken: Any) -> Any:
+def _run(predictor: Predictor, prepared: Any) -> Any:
     # What draws numbers by chance answers equal requests alike from equal seeds.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return predictor.run(taken)
+        return predictor.run(prepared)
 
 
 def _compare(expected: object, actual: object) -> str:

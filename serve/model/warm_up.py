@@ -90,8 +90,8 @@ def _try(candidate: Candidate[Found], sizes: Sequence[int]) -> Tried[Found]:
     _validate(candidate)
     examined = candidate.examine() if candidate.examine is not None else None
     inputs = [candidate.example, *([] if candidate.longer is None else [candidate.longer])]
-    given = [predictor.run(predictor.take(each)) for each in inputs]
-    return Tried(form, describe_outputs(predictor, given), examined)
+    raw = [predictor.run(predictor.prepare(each)) for each in inputs]
+    return Tried(form, describe_outputs(predictor, raw), examined)
 
 
 def _answer(predictor: Predictor, inputs: object, what: str = "example_inputs") -> str:

@@ -70,12 +70,12 @@ def read_inputs(kind: str, body: Body, predictor: Predictor) -> Take:
         if not predictor.takes_images:
             raise RequestError(415, "the body: expected no image, as the model class has no image_to_inputs()")
         pixels = image.decode(bytes(body))
-        return lambda predictor: predictor.take_image(pixels)
+        return lambda predictor: predictor.prepare_image(pixels)
     names = [form.name for form in predictor.inputs]
     if not names:
         raise RequestError(415, f"the body: expected JSON, as this model's inputs are no arrays, found {kind}")
     arrays = safetensors.decode(bytes(body)) if kind == SAFETENSORS else _sole(npy.decode(bytes(body)), names)
-    return lambda predictor: predictor.take_arrays(arrays)
+    return lambda predictor: predictor.prepare_arrays(arrays)
 
 
 def _sole(array: Array, names: Sequence[str]) -> dict[str, Array]:
@@ -154,7 +154,7 @@ class PlainDialect(abc.ABC):
         if kind is not None:
             return read_inputs(kind, body, predictor)
         inputs = self._pick(read_json(body))
-        return lambda predictor: predictor.take(inputs)
+        return lambda predictor: predictor.prepare(inputs)
 
     @abc.abstractmethod
     def _pick(self, content: object) -> object:

@@ -47,10 +47,10 @@ class _Native(PlainDialect):
         kind = choose(self._request.headers.get("accept"))
         if kind is None:
             content_type = "application/json"
-            outputs = strict_json.dump(predictor.give(given))
+            outputs = strict_json.dump(predictor.postprocess(given))
             body = b'{"outputs":%b,"model":%b}' % (outputs, provenance.json_text)
         else:
-            content_type, body = write_outputs(kind, predictor.give_arrays(given))
+            content_type, body = write_outputs(kind, predictor.postprocess_arrays(given))
         return pack(Response(200, {"Content-Type": content_type}, body), self._request)
 
     def refuse(self, status: int, message: str, predictor: Predictor) -> Response:
