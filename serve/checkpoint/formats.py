@@ -112,14 +112,7 @@ def read_safetensors_header(path: Path) -> Header:
 
 
 def read_safetensors_interface(path: Path) -> dict[str, TensorSpec]:
-    """Read names, dtypes and shapes from a safetensors header, and check that the file is as long as it says.
-
-    Returns:
-        The interface of the checkpoint.
-
-    Raises:
-        CheckpointError: the header is damaged, or the file is shorter or longer than the header states.
-    """
+    """Read names, dtypes and shapes from a safetensors header, and check that the file is as long as it says."""
     return {name: _parse_spec(entry) for name, entry in read_safetensors_header(path).tensors.items()}
 
 
@@ -166,11 +159,7 @@ def compare_interfaces(expected: Interface, actual: Interface) -> list[str]:
 
 
 def require_interface(expected: Interface, actual: Interface) -> None:
-    """Refuse a checkpoint that is not of the module's architecture.
-
-    Raises:
-        CheckpointError: naming the first differences and counting the rest.
-    """
+    """Refuse a checkpoint that is not of the module's architecture."""
     issues = compare_interfaces(expected, actual)
     if issues:
         shown = "; ".join(issues[:_MOST_ISSUES_SHOWN])

@@ -34,11 +34,7 @@ class Golden:
 
 
 def golden_issues(stated: object) -> list[str]:
-    """List what is wrong with the golden requests of a manifest.
-
-    Args:
-        stated: the value of its key `golden`; `None` where there is none.
-    """
+    """List what is wrong with the golden requests of a manifest."""
     if stated is None:
         return []
     if not isinstance(stated, list):
@@ -56,11 +52,7 @@ def _issues_of(one: object) -> Iterator[str]:
 
 
 def parse_golden(stated: object) -> tuple[Golden, ...]:
-    """Read the golden requests of a manifest that has no issues.
-
-    Args:
-        stated: the value of its key `golden`; `None` where there is none.
-    """
+    """Read the golden requests of a manifest that has no issues."""
     keys = ("inputs", "outputs", "rtol", "atol")
     listed = stated if isinstance(stated, list) else []
     return tuple(Golden(**{key: one[key] for key in keys if key in one}) for one in listed)

@@ -32,13 +32,9 @@ class Manifest:
 
     Args:
         sha256: of the checkpoint, in lower-case hexadecimal.
-        version: the publisher's name for this content.
-        created: when it was published, as text.
         generation: the publisher's own rising number, or 0.
         interface: the form of the answers, as `serve.model.interface` writes it.
         metrics: numbers by name that the publisher wants to be shown.
-        golden: requests whose answers are known.
-        signature: of all the rest, as `serve.checkpoint.signature` writes it.
         rest: keys that this version of `serve` does not know.
         stated: the whole object as it was, which is what a signature covers.
     """

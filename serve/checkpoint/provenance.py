@@ -22,8 +22,6 @@ class Provenance:
     """What every prediction carries.
 
     Args:
-        name: the model's name, from the settings.
-        version: the version that the marker gave its content.
         generation: the number of the commit that made it live; it only rises.
         env_digest: of the environment that computed the answer, or `None` where it is not known.
         label: under which it is served: `stable`, or `canary` for a part of the requests.

@@ -55,12 +55,8 @@ def is_index(path: Path) -> bool:
 def read_index(path: Path) -> dict[str, Path]:
     """Read which shard holds which tensor.
 
-    Returns:
-        The shards by the names of tensors.
-
     Raises:
         CheckpointError: it is no index, or names a file that is not beside it.
-        OSError: it cannot be read.
     """
     with path.open("rb") as reader:
         text = reader.read(_INDEX_LIMIT_BYTES + 1)
@@ -81,9 +77,6 @@ def look(path: Path) -> os.stat_result | None:
     Returns:
         The index's own state, with the size of all files together and the time of the newest; `None` when one of them
         is not there.
-
-    Raises:
-        OSError: one of them cannot be looked at.
     """
     try:
         own = path.stat()
@@ -104,7 +97,6 @@ def plan(path: Path) -> list[Piece]:
 
     Raises:
         CheckpointError: the shards do not hold exactly what the index names.
-        OSError: a file cannot be read.
     """
     weight_map = read_index(path)
     pieces: dict[str, Piece] = {}
@@ -142,12 +134,7 @@ def _element_bytes(piece: Piece) -> int:
 
 
 def read_interface(path: Path) -> dict[str, TensorSpec]:
-    """Read names, dtypes and shapes of a sharded checkpoint from the headers of its shards.
-
-    Raises:
-        CheckpointError: the shards do not hold exactly what the index names.
-        OSError: a file cannot be read.
-    """
+    """Read names, dtypes and shapes of a sharded checkpoint from the headers of its shards."""
     return {piece.name: TensorSpec(piece.dtype, piece.shape) for piece in plan(path)}
 
 
@@ -164,15 +151,7 @@ def header_of(pieces: list[Piece]) -> bytes:
 
 
 def chunks_of(path: Path) -> Iterator[bytes]:
-    """Read a sharded checkpoint as the joined file.
-
-    Yields:
-        The bytes of the joined file, in parts.
-
-    Raises:
-        CheckpointError: the shards are not what the index and their headers state.
-        OSError: a file cannot be read.
-    """
+    """Read a sharded checkpoint as the joined file."""
     pieces = plan(path)
     yield header_of(pieces)
     for piece in pieces:
@@ -195,19 +174,13 @@ def join_hashed(path: Path, target: Path) -> durable_files.Copied:
     """Write the joined file, synced, and hash exactly the bytes that were written.
 
     Raises:
-        CheckpointError: the shards are not what the index and their headers state.
         OSError: reading or writing failed; `target` may exist in part.
     """
     return durable_files.write_hashed(chunks_of(path), target)
 
 
 def hash_joined(path: Path) -> str:
-    """Return the sha256 of a sharded checkpoint.
-
-    Raises:
-        CheckpointError: the shards are not what the index and their headers state.
-        OSError: a file cannot be read.
-    """
+    """Return the sha256 of a sharded checkpoint."""
     digest = hashlib.sha256()
     for chunk in chunks_of(path):
         digest.update(chunk)

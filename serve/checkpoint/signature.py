@@ -37,12 +37,6 @@ def signed_bytes(stated: Mapping[str, object]) -> bytes:
 def sign(stated: Mapping[str, object], key_file: Path) -> dict[str, str]:
     """Sign a manifest.
 
-    Args:
-        key_file: a private key in PEM, as `write_keys` makes it.
-
-    Returns:
-        The value of the key `signature`.
-
     Raises:
         SignatureError: the key cannot be used.
     """

@@ -17,9 +17,6 @@ Axes = Mapping[int, str]
 def form_of(name: str, value: object, axes: Axes = MappingProxyType({})) -> ArrayForm | None:
     """Tell what array can stand for a value as JSON has it.
 
-    Args:
-        axes: the dimensions that may have any length.
-
     Returns:
         Its form, with any number of rows; `None` where no array can.
     """

@@ -35,9 +35,6 @@ class DependentError(Exception):
 def why_alone(predictor: Predictor, prepared: Any, others: Iterable[Any], most_rows: int) -> str:
     """Find out why requests may not share one run.
 
-    Args:
-        most_rows: that will be joined.
-
     Returns:
         The reason; nothing where they may.
     """

@@ -50,9 +50,6 @@ from serve.settings.settings import Settings
 def import_class(settings: Settings) -> Callable[..., object]:
     """Import the model class.
 
-    Args:
-        settings: name it, and the directories where it is looked for.
-
     Raises:
         ModelError: it cannot be imported.
     """

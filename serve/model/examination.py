@@ -37,12 +37,7 @@ class Examined:
 
 @dataclass(frozen=True)
 class Examiner:
-    """Examines one model.
-
-    Args:
-        most_rows: that requests may share a run with.
-        patience_s: how long the trial of joined requests may take.
-    """
+    """Examines one model."""
 
     servable: Any
     predictor: TorchPredictor

@@ -34,11 +34,7 @@ def vary_inputs(example: object) -> Iterator[object]:
 
 
 def stretch(value: Any, axes: Collection[int], depth: int = 0) -> Any:
-    """Make inputs longer by one in some dimensions.
-
-    Args:
-        depth: the dimension of its outermost list.
-    """
+    """Make inputs longer by one in some dimensions."""
     if not isinstance(value, (list, tuple)):
         return value
     parts = [stretch(part, axes, depth + 1) for part in value]
@@ -61,9 +57,6 @@ def _change(value: Any, number: Callable[[float], float], text: Callable[[str], 
 
 def vary_arrays(prepared: Any) -> Iterator[Any]:
     """Make other requests of what one gave, with as many rows.
-
-    Args:
-        prepared: tensors or arrays, or mappings and tuples of them.
 
     Yields:
         What a module may take: with rows and their elements in another order, drawn from the range of each array,

@@ -16,11 +16,7 @@ _NUMBER = (int, float)
 
 
 def require_golden(place: int, golden: Golden, actual: object) -> None:
-    """Refuse a model that answers otherwise than its publisher saw.
-
-    Raises:
-        CheckpointError: naming the first differences and counting the rest.
-    """
+    """Refuse a model that answers otherwise than its publisher saw."""
     issues = list(differences(golden.outputs, actual, golden.rtol, golden.atol))
     if issues:
         shown = "; ".join(f"golden[{place}].outputs{issue}" for issue in issues[:_MOST_SHOWN])

@@ -88,9 +88,6 @@ class InputTensor:
     def prepare_array(self, array: numpy.ndarray[Any, Any]) -> Any:
         """Convert an array, without a copy where its type is the module's.
 
-        Args:
-            array: of the example's shape, with any number of rows.
-
         Raises:
             InputError: it is of another kind or shape, or not finite.
         """
@@ -107,11 +104,7 @@ class InputTensor:
         return array if self._is_kept else torch.from_numpy(numpy.ascontiguousarray(array)).to(self._dtype)
 
     def place(self, prepared: Any) -> Any:
-        """Bring what a request was prepared as, or several joined, to where the module computes.
-
-        Returns:
-            A tensor on the device.
-        """
+        """Bring what a request was prepared as, or several joined, to where the module computes."""
         tensor = torch.from_numpy(numpy.ascontiguousarray(prepared)) if self._is_kept else prepared
         return tensor if self._device == "cpu" else tensor.to(self._device)
 

@@ -47,10 +47,6 @@ class Loaded:
 class ModelLoader:
     """Makes models from checkpoints, in one worker.
 
-    Args:
-        slot: holds what is live, with which a new model is compared.
-        say: writes a line to the log.
-
     Raises:
         ModelError: the class cannot be imported, or a key cannot be used.
     """
@@ -96,16 +92,12 @@ class ModelLoader:
 
         Raises:
             CheckpointError: the checkpoint is at fault.
-            OSError: it cannot be read.
         """
         format, _ = self._gates.check(path, manifest, manifest.sha256 or "")
         self._reader.require_fit(path, format)
 
     def compare(self, predictor: Any) -> tuple[int, list[str]]:
         """Compare the weights of a model in memory with its checkpoint, tensor by tensor.
-
-        Args:
-            predictor: what `load` made.
 
         Returns:
             How many tensors were compared, and the names of those that differ.

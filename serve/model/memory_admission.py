@@ -25,9 +25,6 @@ def require_memory(settings: Settings, plan: ReadPlan, is_alone: bool) -> None:
 
     Args:
         is_alone: whether this worker loads it while the others serve, as at its start.
-
-    Raises:
-        MemoryShortError: with both numbers.
     """
     if settings.memory == "unchecked":
         return

@@ -22,11 +22,7 @@ _PROGRAMS = {TORCHSCRIPT: weights.read_script, EXPORT: weights.read_program}
 
 
 class ModuleReader:
-    """Reads checkpoints for the modules of one model class.
-
-    Args:
-        say: writes a line to the log.
-    """
+    """Reads checkpoints for the modules of one model class."""
 
     def __init__(self, settings: Settings, say: Callable[..., None]) -> None:
         self._settings, self._say = settings, say
@@ -35,12 +31,7 @@ class ModuleReader:
         preload_gates.warn_of_pickles(settings.pickle, weights.weaknesses(version), version, say)
 
     def require_fit(self, path: Path, format: str) -> None:
-        """Refuse safetensors of another architecture by their header, once a module was built.
-
-        Raises:
-            CheckpointError: they are of another one.
-            OSError: the file cannot be read.
-        """
+        """Refuse safetensors of another architecture by their header, once a module was built."""
         if format == SAFETENSORS and self._architecture is not None:
             is_index = sharded.is_index(path)
             fit(self._architecture, sharded.read_interface(path) if is_index else read_safetensors_interface(path))
@@ -50,7 +41,6 @@ class ModuleReader:
 
         Raises:
             CheckpointError: the checkpoint is at fault.
-            ModelError: the module cannot be built.
         """
         if plan.format in _PROGRAMS:
             module = _PROGRAMS[plan.format](plan.stored.path, self._settings.device)
@@ -72,11 +62,7 @@ class ModuleReader:
         return module
 
     def compare(self, plan: ReadPlan, module: Any) -> tuple[int, list[str]]:
-        """Compare a module with its checkpoint; return how many tensors were compared, and which differ.
-
-        Raises:
-            CheckpointError: the checkpoint cannot be read.
-        """
+        """Compare a module with its checkpoint; return how many tensors were compared, and which differ."""
         module = tensors.plain_module(module)
         held = module.state_dict()
         if plan.format in _PROGRAMS:

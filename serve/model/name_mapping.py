@@ -66,11 +66,7 @@ def fit(wanted: Architecture, found: Interface) -> Fit:
 
 
 def strip_wrappers(names: Sequence[str]) -> str:
-    """Find what wrappers have put before all names.
-
-    Returns:
-        The prefix, which may be empty.
-    """
+    """Find what wrappers have put before all names."""
     prefix = ""
     rest = [name for name in names if name not in _COUNTERS]
     while rest:

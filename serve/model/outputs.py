@@ -17,11 +17,7 @@ from serve.model.predictor import OUTPUTS
 
 
 def to_lists(raw: Any) -> object:
-    """Turn what a module gave into what JSON can hold.
-
-    Args:
-        raw: a tensor or array, or tuples, lists and mappings of them.
-    """
+    """Turn what a module gave into what JSON can hold."""
     if isinstance(raw, (numpy.ndarray, torch.Tensor)):
         lists: object = raw.tolist()
         return lists
@@ -48,9 +44,6 @@ def to_arrays(raw: Any) -> dict[str, numpy.ndarray[Any, Any]]:
 def plain_to_arrays(outputs: object) -> dict[str, numpy.ndarray[Any, Any]]:
     """Turn outputs that JSON can hold into arrays by name.
 
-    Args:
-        outputs: numbers, truth values or texts in lists; or an object of such.
-
     Returns:
         The arrays, texts as objects of type `str`; `outputs` is the name where there is only one.
 
@@ -67,9 +60,6 @@ def plain_to_arrays(outputs: object) -> dict[str, numpy.ndarray[Any, Any]]:
 
 def to_host(raw: Any) -> Any:
     """Make arrays of the tensors of a whole batch at once, which takes a tenth of doing it for each request.
-
-    Args:
-        raw: a tensor, or a tuple, list or mapping of tensors.
 
     Returns:
         The same with arrays, except for tensors that NumPy has nothing for.
@@ -91,7 +81,6 @@ def split(raw: Any, rows: Sequence[int]) -> list[Any]:
 
     Args:
         raw: a tensor or array, or a tuple, list or mapping of them, each with the rows of all requests.
-        rows: how many each request had.
 
     Raises:
         ValueError: it has another number of rows, or is something else.
@@ -110,11 +99,7 @@ def split(raw: Any, rows: Sequence[int]) -> list[Any]:
 
 
 def epsilon_of(raw: Any) -> float:
-    """Return the relative spacing of the coarsest floating-point numbers that a module gave; at least float32's.
-
-    Args:
-        raw: a tensor, or a tuple, list or mapping of tensors.
-    """
+    """Return the relative spacing of the coarsest floating-point numbers that a module gave; at least float32's."""
     parts = raw.values() if isinstance(raw, Mapping) else raw if isinstance(raw, (tuple, list)) else ()
     own = torch.finfo(raw.dtype).eps if isinstance(raw, torch.Tensor) and raw.is_floating_point() else 0.0
     return max(float(own), float(torch.finfo(torch.float32).eps), *map(epsilon_of, parts))

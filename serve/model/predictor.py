@@ -60,20 +60,13 @@ class Predictor(Protocol):
         """Whether the model class says how an image becomes inputs."""
 
     def prepare(self, inputs: object) -> Any:
-        """Turn inputs into what the module takes.
-
-        Raises:
-            InputError: they do not fit the model.
-        """
+        """Turn inputs into what the module takes."""
 
     def prepare_arrays(self, arrays: Mapping[str, numpy.ndarray[Any, Any]]) -> Any:
         """Turn arrays into what the module takes, without a copy where that is possible.
 
         Args:
             arrays: by the names in `inputs`; texts as arrays of `str` objects.
-
-        Raises:
-            InputError: they do not fit the model.
         """
 
     def prepare_image(self, pixels: numpy.ndarray[Any, Any]) -> Any:
@@ -84,9 +77,6 @@ class Predictor(Protocol):
 
         Shapes:
             pixels: [height, width, 3] of uint8.
-
-        Raises:
-            InputError: it does not fit the model.
         """
 
     def run(self, prepared: Any) -> Any:
@@ -125,18 +115,7 @@ class Predictor(Protocol):
         """Return the relative spacing of the coarsest numbers in which the module computes and answers."""
 
     def split(self, raw: Any, rows: Sequence[int]) -> Sequence[Any]:
-        """Take apart what the module gave for joined requests.
-
-        Args:
-            rows: how many each request had.
-        """
+        """Take apart what the module gave for joined requests."""
 
     def predict(self, inputs: object) -> object:
-        """Answer one request: `prepare`, `run` and `postprocess`.
-
-        Returns:
-            The outputs, in the form that JSON can hold.
-
-        Raises:
-            InputError: the inputs do not fit the model.
-        """
+        """Answer one request: `prepare`, `run` and `postprocess`."""

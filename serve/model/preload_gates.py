@@ -50,10 +50,6 @@ class PreloadGates:
 
         Returns:
             The format, and whether it may be unpickled in full, which runs its code.
-
-        Raises:
-            CheckpointError: it is refused.
-            OSError: the file cannot be read.
         """
         format = require_format(path, manifest, self._settings.format)
         if self._verifier is not None:
@@ -68,10 +64,6 @@ def require_format(path: Path, manifest: Manifest, configured: str) -> str:
 
     Args:
         configured: by the settings; `"auto"` for any format that holds weights only.
-
-    Raises:
-        CheckpointError: it is another one.
-        OSError: the file cannot be read.
     """
     found = SAFETENSORS if sharded.is_index(path) else detect_format(path)
     if manifest.format not in (None, found):
@@ -91,9 +83,6 @@ def decide_pickle(settings: Settings, format: str, sha256: str, is_signed: bool)
 
     Returns:
         Whether it may be unpickled in full, which runs its code.
-
-    Raises:
-        CheckpointError: it may not be unpickled at all.
     """
     if format not in (TORCH, EXPORT):
         return False

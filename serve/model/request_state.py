@@ -32,9 +32,6 @@ Mark = tuple[object, object]
 def snapshot(servable: object, module: Any) -> dict[str, Mark]:
     """Note all that hangs on an object of a model class, its module, its class and the file of its class.
 
-    Args:
-        module: holds the weights; often the same.
-
     Returns:
         By the names that its author knows. The values are held, so that no other takes the place of one.
     """
@@ -107,9 +104,6 @@ def find_mixing(predictor: Predictor, one: object, other: object) -> str:
 
     Args:
         other: inputs that are answered otherwise, if possible.
-
-    Returns:
-        The first difference; nothing where there is none.
     """
     alone = {}
     for name, inputs in (("other", other), ("one", one)):

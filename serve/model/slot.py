@@ -73,11 +73,7 @@ class Slot:
         return generation
 
     def hold(self, generation: Generation) -> None:
-        """Take another lease on a generation that has one.
-
-        Args:
-            generation: what `acquire` gave and `release` has not got back.
-        """
+        """Take another lease on a generation that has one."""
         with self._lock:
             self._leases[id(generation)] += 1
 
@@ -91,14 +87,7 @@ class Slot:
 
     @contextmanager
     def lease(self) -> Iterator[Generation]:
-        """Hold the live generation while a block runs.
-
-        Yields:
-            The generation that is live now; a swap does not change it.
-
-        Raises:
-            NotLiveError: no model is live yet.
-        """
+        """Hold the live generation while a block runs."""
         generation = self.acquire()
         try:
             yield generation
@@ -116,9 +105,6 @@ class Slot:
 
     def swap(self, generation: Generation) -> Generation | None:
         """Make a generation live at once.
-
-        Args:
-            generation: what every request that starts from now on uses.
 
         Returns:
             The generation that it replaced; it drains from now on.
@@ -145,11 +131,7 @@ class Slot:
                 self._live = None
 
     def put_back(self, generation: Generation) -> None:
-        """Undo `vacate`, unless something else has become live.
-
-        Args:
-            generation: the one that was live, or one that answers for it.
-        """
+        """Undo `vacate`, unless something else has become live."""
         with self._lock:
             self._draining = [other for other in self._draining if other is not generation]
             if self._live is None:

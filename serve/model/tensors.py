@@ -75,7 +75,6 @@ def limit_threads(stated: int, workers: int = 1) -> None:
     Args:
         stated: by the settings; 0 for this worker's part of the cores. 1 is the quickest for small batches, where
             starting threads costs more than they save.
-        workers: how many share the cores.
     """
     global _limit
     _limit = stated or cpus.threads_of_an_operation(cpus.count_cores(), workers, os.environ)
@@ -148,9 +147,6 @@ def require_finite(state: State, module: Any) -> None:
     """Refuse weights that can only give useless answers.
 
     A buffer may hold infinities, as the mask of an attention does; a parameter may not, and neither may hold NaN.
-
-    Raises:
-        CheckpointError: naming the first tensor at fault.
     """
     parameters = {name for name, _ in module.named_parameters()}
     for name, tensor in state.items():
@@ -253,9 +249,6 @@ def release(module: Any) -> None:
     """Free the weights of a module that nobody uses any more, one by one.
 
     Dropping a large model at once holds the interpreter lock for as long as it takes to unmap all of it.
-
-    Args:
-        module: is of no use afterwards.
     """
     nothing = torch.empty(0)
     for tensor in (*module.parameters(), *module.buffers()):
@@ -270,9 +263,6 @@ def release(module: Any) -> None:
 
 def read_device_memory(device: str) -> Available | None:
     """Read how much memory a device has left for this process.
-
-    Args:
-        device: as the settings name it.
 
     Returns:
         What is free there, and what this process holds there without using it; `None` for the host's own memory.

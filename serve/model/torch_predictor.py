@@ -52,14 +52,9 @@ class TorchPredictor:
     """A model that answers requests; what its methods do is told in `serve.model.predictor`.
 
     Args:
-        converter: from a request's inputs to what the module takes.
-        tensors_to_outputs: from there to the answer's outputs, where the model class says how.
-        image_to_inputs: from an image to inputs as a request has them, where the model class says how.
-        outputs: as arrays, once the model was tried.
         can_batch: whether rows of several requests may share one run, once that was tried.
         interface: the form of the example and of its answer, once it was tried.
         turns: entered by a run and by a conversion: one at a time each, where requests leave something on the objects.
-        versions: of the weights as they were loaded, once it was tried.
         origin: the proven checkpoint and its manifest, from which it can be made again.
     """
 

@@ -28,11 +28,7 @@ _JOINED_S = 20.0
 
 
 class Trial:
-    """Tries loaded models.
-
-    Args:
-        say: writes a line to the log.
-    """
+    """Tries loaded models."""
 
     def __init__(self, settings: Settings, say: Say) -> None:
         self._settings, self._say = settings, say
@@ -54,7 +50,6 @@ class Trial:
         """Try a model, and return it as it is to be served.
 
         Args:
-            built: an object of the model class.
             live: the form of the requests and answers of what is live; empty where nothing is.
 
         Raises:

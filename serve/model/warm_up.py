@@ -68,9 +68,6 @@ def warm_up(candidate: Candidate[Found], sizes: Sequence[int], timeout_s: float)
     Args:
         sizes: the numbers of rows that will be served; none means those of the example.
 
-    Returns:
-        What was found out about it.
-
     Raises:
         TrialError: it fails, or is not done in time.
         CheckpointError: it answers golden requests wrongly.
@@ -134,7 +131,6 @@ def limit(work: Callable[[], Found], timeout_s: float) -> Found:
 
     Raises:
         TrialError: it was not done in time, or ended the interpreter.
-        Exception: what the work raised.
     """
     results: list[Found] = []
     errors: list[BaseException] = []

@@ -52,9 +52,6 @@ def read_state(path: Path, format: str, may_unpickle: bool) -> Any:
         path: the read-only copy in the store; safetensors and, where torch can, torch.save files stay mapped from it.
         may_unpickle: whether a full unpickling may run the file's code.
 
-    Returns:
-        What was saved, its tensors on the CPU.
-
     Raises:
         CheckpointError: the file is damaged, or would need an unpickling that is not allowed.
     """

@@ -24,55 +24,35 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def text(value: object, base: Path) -> str:
-    """Read a text that is not empty.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Read a text that is not empty."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"expected a text, found {value!r}")
     return value.strip()
 
 
 def optional_text(value: object, base: Path) -> str:
-    """Read a text that may be empty.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Read a text that may be empty."""
     if not isinstance(value, str):
         raise ValueError(f"expected a text, found {value!r}")
     return value.strip()
 
 
 def word(value: object, base: Path) -> str:
-    """Read a name that fits in a response header, or an empty text.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Read a name that fits in a response header, or an empty text."""
     if value != "" and (not isinstance(value, str) or not WORD.fullmatch(value)):
         raise ValueError(f"expected letters, digits and ._+-, found {value!r}")
     return str(value)
 
 
 def import_name(value: object, base: Path) -> str:
-    """Read `module:Class`.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Read `module:Class`."""
     if not isinstance(value, str) or not _IMPORT_NAME.fullmatch(value):
         raise ValueError(f"expected module:Class, found {value!r}")
     return value
 
 
 def path(value: object, base: Path) -> Path:
-    """Read a path, relative to `base`.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Read a path, relative to `base`."""
     return base / Path(text(value, base)).expanduser()
 
 
@@ -95,20 +75,12 @@ def token_file(value: object, base: Path) -> Path | None:
 
 
 def place(value: object, base: Path) -> Path:
-    """Read a path, relative to `base`, or a URL, which is relative to nothing.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Read a path, relative to `base`, or a URL, which is relative to nothing."""
     return Path(text(value, base)) if "://" in text(value, base) else path(value, base)
 
 
 def paths(value: object, base: Path) -> tuple[Path, ...]:
-    """Read a list of paths; in a variable they are separated by colons.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Read a list of paths; in a variable they are separated by colons."""
     parts = value.split(":") if isinstance(value, str) else value
     if not isinstance(parts, (list, tuple)):
         raise ValueError(f"expected a list of directories, found {value!r}")
@@ -116,11 +88,7 @@ def paths(value: object, base: Path) -> tuple[Path, ...]:
 
 
 def sha256_list(value: object, base: Path) -> frozenset[str]:
-    """Read a list of sha256; in a variable they are separated by commas.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Read a list of sha256; in a variable they are separated by commas."""
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, (list, tuple)):
         raise ValueError(f"expected a list of sha256, found {value!r}")
@@ -131,11 +99,7 @@ def sha256_list(value: object, base: Path) -> frozenset[str]:
 
 
 def origins(value: object, base: Path) -> tuple[str, ...]:
-    """Read a list of origins of web pages; in a variable they are separated by commas.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Read a list of origins of web pages; in a variable they are separated by commas."""
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, (list, tuple)):
         raise ValueError(f"expected a list of origins, found {value!r}")
@@ -146,11 +110,7 @@ def origins(value: object, base: Path) -> tuple[str, ...]:
 
 
 def table(value: object, base: Path) -> Mapping[str, object]:
-    """Read a table; in a variable it is a JSON object.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Read a table; in a variable it is a JSON object."""
     found = value
     if isinstance(value, str):
         try:

@@ -109,9 +109,6 @@ class LocalSource:
 
         Yields:
             One observation at a time: a caller that stops early leaves the older markers unread.
-
-        Raises:
-            OSError: the place cannot be listed.
         """
         for listed in self.list():
             with contextlib.suppress(FileNotFoundError):  # gone between the listing and the look
@@ -198,11 +195,7 @@ def _identify(seen: os.stat_result) -> Identity:
 
 
 def look_at_checkpoint(path: Path) -> Identity | None:
-    """Return the present identity of a checkpoint, or `None` where it is not there.
-
-    Raises:
-        OSError: it cannot be looked at.
-    """
+    """Return the present identity of a checkpoint, or `None` where it is not there."""
     seen = _look_at_checkpoint(path)
     return None if seen is None else _identify(seen)
 

@@ -98,11 +98,7 @@ class RemotePlace(LocalSource):
         return self.path
 
     def list(self) -> Sequence[Listed]:
-        """List the markers, the highest stated generation first, then the newest.
-
-        Raises:
-            OSError: the place cannot be listed.
-        """
+        """List the markers, the highest stated generation first, then the newest."""
         system, _ = self._open()
         system.invalidate_cache()
         self._facts, self._names = self._ask(), {}

@@ -45,9 +45,6 @@ def require(needed_bytes: int, available: Available | None, purpose: str, hint: 
 
     Args:
         available: what is there; unknown counts as enough.
-
-    Raises:
-        MemoryShortError: with both numbers.
     """
     if available is not None and needed_bytes > available.size_bytes:
         raise MemoryShortError(
