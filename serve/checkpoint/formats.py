@@ -1,7 +1,7 @@
-"""What a checkpoint file is, told from its bytes, and the interface that a safetensors header states.
+"""The format of a checkpoint file, found in its bytes, and the interface that a safetensors header states.
 
 No tensor is read here and torch is not needed: a checkpoint of another architecture is refused before its weights are
-touched. Unpickling is out of scope; `serve.model.tensors` does it.
+touched. Unpickling is left to `serve.model.weights`.
 """
 
 from __future__ import annotations

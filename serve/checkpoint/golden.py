@@ -1,7 +1,4 @@
-"""Golden requests as a manifest states them: inputs whose outputs are known.
-
-Asking a model for them, and comparing its answers, is `serve.model.golden_check`'s part.
-"""
+"""Golden requests as a manifest states them: inputs whose outputs are known."""
 
 from __future__ import annotations
 
@@ -47,7 +44,7 @@ def _issues_of(one: object) -> Iterator[str]:
         yield ': expected {"inputs": …, "outputs": …}'
         return
     for key in ("rtol", "atol"):
-        if key in one and not (_is_number(one[key]) and math.isfinite(one[key]) and one[key] >= 0):
+        if key in one and not (is_number(one[key]) and math.isfinite(one[key]) and one[key] >= 0):
             yield f".{key}: expected a number of at least 0, found {one[key]!r}"
 
 
@@ -58,5 +55,6 @@ def parse_golden(stated: object) -> tuple[Golden, ...]:
     return tuple(Golden(**{key: one[key] for key in keys if key in one}) for one in listed)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a value of JSON is a number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

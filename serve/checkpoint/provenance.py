@@ -1,4 +1,4 @@
-"""Where an answer comes from: which model, which bytes, which environment."""
+"""The origin of an answer: which model, which bytes, which environment."""
 
 from __future__ import annotations
 

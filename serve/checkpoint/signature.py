@@ -97,12 +97,8 @@ def write_keys(key_file: Path) -> tuple[Path, str]:
     Raises:
         SignatureError: a file is there already, or cannot be written.
     """
-    try:
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    except ImportError as error:
-        raise SignatureError(f"cryptography cannot be imported: {error}", hint=_NEEDS) from error
-    private = Ed25519PrivateKey.generate()
+    serialization, ed25519 = _import()
+    private = ed25519.Ed25519PrivateKey.generate()
     pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     public_file = key_file.with_name(key_file.name + ".pub")
     _write_new(key_file, private.private_bytes(pem, pkcs8, serialization.NoEncryption()), 0o600)
@@ -122,11 +118,7 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
 
 def _load(path: Path, is_private: bool) -> Any:
     kind = "private" if is_private else "public"
-    try:
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import ed25519
-    except ImportError as error:
-        raise SignatureError(f"cryptography cannot be imported: {error}", hint=_NEEDS) from error
+    serialization, ed25519 = _import()
     try:
         text = path.read_bytes()
         key: Any = (
@@ -140,3 +132,12 @@ def _load(path: Path, is_private: bool) -> Any:
     if not isinstance(key, wanted):
         raise SignatureError(f"{path}: expected an Ed25519 {kind} key, found {type(key).__name__}")
     return key
+
+
+def _import() -> tuple[Any, Any]:
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as error:
+        raise SignatureError(f"cryptography cannot be imported: {error}", hint=_NEEDS) from error
+    return serialization, ed25519

@@ -1,13 +1,14 @@
-"""The forms of arrays: what they say of an example, with the lengths that are open."""
+"""The forms of arrays: those of an example, with the lengths that are open, and of what a model answers to it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy
 
-from serve.model.predictor import TEXT, ArrayForm
+from serve.model.predictor import TEXT, ArrayForm, Predictor
 
 _PLAIN = {"f": "float32", "i": "int64", "u": "uint8", "b": "bool", "U": TEXT}
 # The dimensions of an input that may have any length, with the names of those lengths.
@@ -45,3 +46,29 @@ def format_shape(shape: Sequence[int | None]) -> str:
         shape: lengths, `None` standing for any.
     """
     return "[" + ", ".join("any" if length is None else str(length) for length in shape) + "]"
+
+
+def describe_outputs(predictor: Predictor, raw: Sequence[Any]) -> tuple[ArrayForm, ...]:
+    """Find the outputs as arrays.
+
+    Args:
+        raw: what its module gave for its example, and for one of other lengths where there is one.
+
+    Returns:
+        Their forms, with any number of rows, and of what the lengths decide; none where the outputs are no arrays.
+    """
+    try:
+        arrays, *others = [predictor.postprocess_arrays(one) for one in raw]
+    except ValueError:
+        return ()
+    return tuple(
+        ArrayForm(
+            name, TEXT if array.dtype == object else array.dtype.name, _shape([array, *(o[name] for o in others)])
+        )
+        for name, array in arrays.items()
+    )
+
+
+def _shape(arrays: Sequence[Any]) -> tuple[int | None, ...]:
+    lengths = zip(*(array.shape[1:] for array in arrays))
+    return (None, *(found[0] if len(set(found)) == 1 else None for found in lengths))

@@ -1,6 +1,6 @@
-"""Whether a model answers a request in the company of others as it does alone, so that requests may share a run.
+"""The trial that shows whether requests may share a run: each answer in company must be what it is alone.
 
-Nothing but a trial tells. Each request of the trial is joined with copies of itself, which shows what number and place
+Each request of the trial is joined with copies of itself, which shows what number and place
 of rows do to an answer, and with requests that differ from it, in both orders and several sizes. In runs of equal shape
 the same sums are made in the same order, so that what an answer owes to the others' numbers stands out from rounding.
 Only workers import this.
@@ -16,8 +16,7 @@ from typing import Any
 
 from serve.checkpoint.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.model import example_variants, outputs
-from serve.model.batchability import as_json
-from serve.model.golden_check import differences
+from serve.model.golden_check import as_json, differences
 from serve.model.predictor import Predictor
 
 _SIZES = (3, 5)
@@ -124,7 +123,7 @@ class _Trial:
         # Joined even where there is only one: a module may write into what it takes.
         predictor = self._predictor
         raw = predictor.run(predictor.stack(several))
-        return predictor.split(raw, [predictor.count_rows(each) for each in several])
+        return predictor.split(raw, [predictor.count_rows(one) for one in several])
 
     def _require(self, several: Sequence[Any], parts: Sequence[Any], what: str) -> None:
         for place, (one, part) in enumerate(zip(several, parts)):

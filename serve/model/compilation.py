@@ -17,8 +17,7 @@ import torch
 
 from serve.checkpoint.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.errors import CheckpointError
-from serve.model.batchability import as_json
-from serve.model.golden_check import differences
+from serve.model.golden_check import as_json, differences
 from serve.model.torch_predictor import TorchPredictor
 from serve.model.warm_up import limit
 

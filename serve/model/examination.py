@@ -1,7 +1,4 @@
-"""What a trial shows of a model beyond its answers: whether it keeps requests apart, its weights, and its batches.
-
-Only workers import this.
-"""
+"""Findings of a trial beyond the answers: requests kept apart, weights written, batches. Only workers import this."""
 
 from __future__ import annotations
 

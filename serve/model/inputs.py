@@ -20,7 +20,7 @@ from serve.model.json_arrays import read_rows
 from serve.model.predictor import INPUTS, ArrayForm
 from serve.model.tensors import without_gradients
 
-# The arrays are views of a request's body, which nobody else reads; a module that works in place may write into it.
+# The arrays are views of a request's body, which nothing else reads; a module that works in place may write into it.
 warnings.filterwarnings("ignore", message="The given (NumPy array|buffer) is not writ", category=UserWarning)
 
 Arrays = Mapping[str, "numpy.ndarray[Any, Any]"]
@@ -174,7 +174,7 @@ class NamedInputs:
 
     def place(self, prepared: Any) -> Any:
         """Make tensors of what was prepared."""
-        return {name: self._tensors[name].place(each) for name, each in prepared.items()}
+        return {name: self._tensors[name].place(part) for name, part in prepared.items()}
 
     def _same_rows(self, prepared: dict[str, Any]) -> dict[str, Any]:
         rows = {name: tensor.shape[0] for name, tensor in prepared.items()}

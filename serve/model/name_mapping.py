@@ -1,8 +1,8 @@
-"""How the names of a checkpoint become those of a module.
+"""The names of a checkpoint, mapped to those of a module.
 
 What wrappers put into the names (DistributedDataParallel `module.`, `torch.compile` `_orig_mod.`, Lightning the name of
 an attribute) is taken off where all that remains is exactly what the module has: names, types and shapes. Where two
-ways would do, nobody guesses. Pure: no tensor is touched, so a safetensors file is judged by its header.
+ways would do, it is refused. Pure: no tensor is touched, so a safetensors file is judged by its header.
 """
 
 from __future__ import annotations
@@ -93,15 +93,11 @@ def _attempts(wanted: Architecture, found: Interface) -> Iterator[tuple[str, dic
     for head in sorted(head for head in heads if not head or head.endswith(".")):
         renamed = {name[len(head) :]: original for name, original in theirs.items() if name.startswith(head)}
         names = {ours.get(name, name): original for name, original in renamed.items()}
-        yield head or _common(names), names
+        yield head or strip_wrappers(list(names.values())), names
 
 
 def _bare(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS) or name
-
-
-def _common(names: Mapping[str, str]) -> str:
-    return strip_wrappers(list(names.values()))
 
 
 def _differences(wanted: Architecture, names: Mapping[str, str], found: Interface) -> list[str]:

@@ -113,7 +113,7 @@ def gap(expected: Any, actual: Any) -> float:
         infinite for outputs of other forms, or where one is not finite and the other is.
     """
     if isinstance(expected, (numpy.ndarray, torch.Tensor)):
-        one, other = (torch.as_tensor(each).detach().cpu() for each in (expected, actual))
+        one, other = (torch.as_tensor(output).detach().cpu() for output in (expected, actual))
         return _gap_of_tensors(one, other) if one.shape == other.shape and one.dtype == other.dtype else math.inf
     if isinstance(expected, Mapping):
         return max((gap(part, actual[name]) for name, part in expected.items()), default=0.0)
@@ -131,7 +131,7 @@ def _gap_of_tensors(one: Any, other: Any) -> float:
     if not torch.equal(is_finite, torch.isfinite(other)):
         return math.inf
     one, other = one[is_finite], other[is_finite]
-    largest, difference = (float(each.abs().max()) if each.numel() else 0.0 for each in (one, one - other))
+    largest, difference = (float(part.abs().max()) if part.numel() else 0.0 for part in (one, one - other))
     return difference / largest if largest else (math.inf if difference else 0.0)
 
 

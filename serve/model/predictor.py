@@ -1,4 +1,4 @@
-"""What a loaded model is to those who answer requests with it.
+"""The interface of a loaded model to those who answer requests with it.
 
 A request is answered in three steps, so that several requests can share the one in the middle: its inputs become what
 the module takes, the module runs, and what it gives becomes the outputs. Inputs come as JSON has them, or as arrays by
@@ -36,7 +36,7 @@ class ArrayForm:
 class Predictor(Protocol):
     """A loaded model, as far as a request is concerned.
 
-    `prepared` and `raw` are what its module takes and gives; nobody but the predictor looks into them.
+    `prepared` and `raw` are what its module takes and gives; only the predictor looks into them.
     """
 
     @property

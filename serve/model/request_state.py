@@ -1,4 +1,4 @@
-"""What a model class keeps of a request: found by comparing what hangs on its objects, and by mixing two requests.
+"""State that a model class keeps of a request: found by comparing what hangs on its objects and by mixing two requests.
 
 Requests overlap in a worker: one is converted while another runs. What a class keeps between its steps is then another
 client's. Only workers import this.
@@ -17,8 +17,7 @@ import numpy
 import torch
 
 from serve.checkpoint.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
-from serve.model.batchability import as_json
-from serve.model.golden_check import differences
+from serve.model.golden_check import as_json, differences
 from serve.model.predictor import Predictor
 from serve.model.tensor_versions import elements_of
 

@@ -1,9 +1,9 @@
 """The one place of a worker that holds the live model.
 
-A request leases the generation that is live when it starts and keeps it to its end. Which one is live says the commit
-word: it is read once for each request, and when it names the generation that stands by, that one is live from this
-request on, in this worker as in all others. What was replaced is handed back for retirement only when its last lease
-has ended.
+A request leases the generation that is live when it starts and keeps it to its end. The commit register says
+which one is live: it is read once for each request, and when it names the generation that stands by, that one is live
+from this request on, in this worker as in all others. What was replaced is handed back for retirement only when its
+last lease has ended.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Slot:
         self._lock = threading.Lock()
 
     def follow(self, committed: Callable[[], int]) -> None:
-        """Let the commit word say which generation is live; without it only `swap` does."""
+        """Let the commit register say which generation is live; without it only `swap` does."""
         with self._lock:
             self._committed = committed
 
@@ -95,7 +95,7 @@ class Slot:
             self.release(generation)
 
     def stand_by(self, generation: Generation | None) -> None:
-        """Hold a prepared generation ready, to become live when the commit word names it.
+        """Hold a prepared generation ready, to become live when the commit register names it.
 
         Args:
             generation: the prepared one; `None` when its proposal was closed.
@@ -153,7 +153,7 @@ class Slot:
             self._swap(generation)
             return generation
         # All other workers have moved, and this one was not ready: rather no answer than an old one. It cannot happen
-        # to a worker that is on the roster; the reloader loads what is committed.
+        # to a worker that is a member; the reloader loads what is committed.
         return None
 
     def _swap(self, generation: Generation) -> Generation | None:

@@ -1,7 +1,7 @@
 """The state dicts in what `torch.load` gave: bare, or in a bundle beside an optimizer's state, numbers and objects.
 
 Trainers keep the weights under a key (`state_dict`, `model`, `module`, `net` …), some one inside the other, and some
-keep the whole module. What looks like weights, such as the optimizer's averages, is passed over by its key.
+keep the whole module. What looks like weights, for example the optimizer's averages, is passed over by its key.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def choose(states: States, key: str | None) -> tuple[str, State]:
         key: which one, or `None` where there is only one.
 
     Raises:
-        CheckpointError: it is not there, or there are several.
+        CheckpointError: it was not found, or there are several.
     """
     shown = " and ".join(f'"{name}"' for name in states)
     if key is None and len(states) > 1:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, NamedTuple
 
-import torch
-
-# What goes round the counter, such as a write through `.data`, is still seen in tensors as small as counters are.
+# What goes round the counter, for example a write through `.data`, is still seen in tensors as small as counters are.
 _ELEMENTS = 16
 
 
@@ -34,7 +32,7 @@ class Versions:
     def written(self) -> list[str]:
         """Name the tensors that were written or replaced since.
 
-        What a module keeps beside its weights, such as a table of sines that grows, may be replaced, but not written.
+        What a module keeps beside its weights, a table of sines that grows for example, may be replaced, not written.
         """
         return self._differing(self._published)
 
@@ -79,6 +77,6 @@ def _mark(tensor: Any) -> _Mark:
 def elements_of(tensor: Any, most: int) -> str:
     """Return the elements of a small tensor as text, in which NaN is itself; nothing for one that cannot be read."""
     with contextlib.suppress(Exception):  # a lazy one has no elements yet, and Python no type for some numbers
-        if tensor.layout == torch.strided and not tensor.is_quantized and tensor.numel() <= most:
+        if str(tensor.layout) == "torch.strided" and not tensor.is_quantized and tensor.numel() <= most:
             return str(tensor.detach().tolist())
     return ""

@@ -1,8 +1,6 @@
-"""The door to torch for weights that are in memory; `serve.model.weights` reads them, `serve.model.inputs` and
-`serve.model.outputs` are for requests. Only workers import it.
+"""The door to torch for weights that are in memory, to compare, attach and free them. Only workers import it.
 
-Compares, attaches and frees weights. Written for torch 1.12.1 to 2.13; what a
-version lacks is asked of torch itself, not of its version number.
+Written for torch 1.12.1 to 2.13; what a version lacks is asked of torch itself, not of its version number.
 """
 
 from __future__ import annotations
@@ -246,7 +244,7 @@ def freeze(module: Any) -> None:
 
 
 def release(module: Any) -> None:
-    """Free the weights of a module that nobody uses any more, one by one.
+    """Free the weights of a module that is no longer used, one by one.
 
     Dropping a large model at once holds the interpreter lock for as long as it takes to unmap all of it.
     """

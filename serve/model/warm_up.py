@@ -1,6 +1,6 @@
 """The last gates before a swap: the model answers its example, answers its golden requests rightly, and is valid.
 
-All of it runs under one time limit, in a thread of its own: a model that hangs is refused at the deadline, and the
+All of it runs under one time limit, in a separate thread: a model that hangs is refused at the deadline, and the
 worker that tried it goes on serving the one it has.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Callable, Generic, TypeVar
 
 from serve.checkpoint.golden import Golden
 from serve.errors import TrialError
-from serve.model.batchability import describe_outputs
+from serve.model.array_shapes import describe_outputs
 from serve.model.golden_check import require_golden
 from serve.model.interface import describe
 from serve.model.predictor import ArrayForm, Predictor
@@ -87,7 +87,7 @@ def _try(candidate: Candidate[Found], sizes: Sequence[int]) -> Tried[Found]:
     _validate(candidate)
     examined = candidate.examine() if candidate.examine is not None else None
     inputs = [candidate.example, *([] if candidate.longer is None else [candidate.longer])]
-    raw = [predictor.run(predictor.prepare(each)) for each in inputs]
+    raw = [predictor.run(predictor.prepare(asked)) for asked in inputs]
     return Tried(form, describe_outputs(predictor, raw), examined)
 
 
@@ -156,6 +156,6 @@ def limit(work: Callable[[], Found], timeout_s: float) -> Found:
 
 
 def _interrupt(thread: threading.Thread) -> None:
-    # Ends what hangs in Python code as soon as it runs again; what hangs in C stays, in a thread that nobody awaits.
+    # Ends what hangs in Python code as soon as it runs again; what hangs in C stays, in a thread that is not awaited.
     if thread.ident is not None:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))

@@ -46,7 +46,7 @@ def can_map_pickles() -> bool:
 
 
 def read_state(path: Path, format: str, may_unpickle: bool) -> Any:
-    """Read what a file holds that nobody writes to; `serve.model.state_dicts` finds the state dict in it.
+    """Read what a file holds that is no longer written to; `serve.model.state_dicts` finds the state dict in it.
 
     Args:
         path: the read-only copy in the store; safetensors and, where torch can, torch.save files stay mapped from it.

@@ -65,7 +65,7 @@ class RemotePlace:
         """
         target = f"{self._path}/{name}"
         self._ask(lambda: self._unmark(target + MARKER_SUFFIX))
-        if not self._ask(lambda: self._is_there(target, source.stat().st_size, sha256)):
+        if not self._ask(lambda: self._is_complete(target, source.stat().st_size, sha256)):
             if self._path.startswith("/"):  # elsewhere a bucket comes first, which a mistyped name must not create
                 self._ask(lambda: self._system.makedirs(self._path, exist_ok=True))
             sent = self._ask(lambda: self._send(source, target))
@@ -80,7 +80,7 @@ class RemotePlace:
         if self._system.exists(marker):
             self._system.rm_file(marker)
 
-    def _is_there(self, target: str, size_bytes: int, sha256: str) -> bool:
+    def _is_complete(self, target: str, size_bytes: int, sha256: str) -> bool:
         if not self._system.exists(target) or self._system.size(target) != size_bytes:
             return False
         with self._system.open(target, "rb", cache_type="none") as reader:
@@ -99,7 +99,7 @@ class RemotePlace:
             return question()
         except PublishError:
             raise
-        except Exception as error:  # each protocol's package has errors of its own
+        except Exception as error:  # each protocol's package has other errors
             reason = str(error) or type(error).__name__
             hint = getattr(error, "hint", None) or "check the URL, the credentials and the rights"
             raise PublishError(f"{self.url}: {reason}", hint=hint) from error

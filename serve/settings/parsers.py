@@ -1,4 +1,4 @@
-"""How one value of the settings is read, be it a value of the TOML file or the text of a variable.
+"""Parsers of single values of the settings, be they values of the TOML file or the text of a variable.
 
 Each parser takes the value and the directory to which paths are relative, and raises `ValueError` with what was
 expected and what was found.
@@ -10,11 +10,11 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Callable
 
-from serve.checkpoint.names import WORD
+from serve.checkpoint.manifest import WORD
 
 _IMPORT_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 # Whoever guesses it can roll back.
@@ -81,32 +81,31 @@ def place(value: object, base: Path) -> Path:
 
 def paths(value: object, base: Path) -> tuple[Path, ...]:
     """Read a list of paths; in a variable they are separated by colons."""
-    parts = value.split(":") if isinstance(value, str) else value
-    if not isinstance(parts, (list, tuple)):
-        raise ValueError(f"expected a list of directories, found {value!r}")
-    return tuple(path(part, base).absolute() for part in parts)
+    return tuple(path(part, base).absolute() for part in _parts(value, "directories", ":"))
 
 
 def sha256_list(value: object, base: Path) -> frozenset[str]:
     """Read a list of sha256; in a variable they are separated by commas."""
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, (list, tuple)):
-        raise ValueError(f"expected a list of sha256, found {value!r}")
-    for part in parts:
-        if not isinstance(part, str) or not _SHA256.fullmatch(part.strip()):
-            raise ValueError(f"expected 64 lower-case hexadecimal digits, found {part!r}")
-    return frozenset(part.strip() for part in parts)
+    return frozenset(_matching(_SHA256, _parts(value, "sha256"), "64 lower-case hexadecimal digits"))
 
 
 def origins(value: object, base: Path) -> tuple[str, ...]:
     """Read a list of origins of web pages; in a variable they are separated by commas."""
-    parts = value.split(",") if isinstance(value, str) else value
+    return tuple(_matching(_ORIGIN, _parts(value, "origins"), "an origin, for example https://example.org, or *"))
+
+
+def _parts(value: object, kind: str, separator: str = ",") -> Sequence[object]:
+    parts = value.split(separator) if isinstance(value, str) else value
     if not isinstance(parts, (list, tuple)):
-        raise ValueError(f"expected a list of origins, found {value!r}")
+        raise ValueError(f"expected a list of {kind}, found {value!r}")
+    return parts
+
+
+def _matching(pattern: re.Pattern[str], parts: Iterable[object], expected: str) -> Iterator[str]:
     for part in parts:
-        if not isinstance(part, str) or not _ORIGIN.fullmatch(part.strip()):
-            raise ValueError(f"expected an origin such as https://example.org, or *, found {part!r}")
-    return tuple(part.strip() for part in parts)
+        if not isinstance(part, str) or not pattern.fullmatch(part.strip()):
+            raise ValueError(f"expected {expected}, found {part!r}")
+        yield part.strip()
 
 
 def table(value: object, base: Path) -> Mapping[str, object]:
@@ -163,9 +162,7 @@ def whole_numbers(least: int) -> Callable[[object, Path], tuple[int, ...]]:
     number = whole_number(least)
 
     def parse(value: object, base: Path) -> tuple[int, ...]:
-        parts = value.split(",") if isinstance(value, str) else value
-        if not isinstance(parts, (list, tuple)):
-            raise ValueError(f"expected a list of whole numbers, found {value!r}")
+        parts = _parts(value, "whole numbers")
         return tuple(number(part.strip() if isinstance(part, str) else part, base) for part in parts)
 
     return parse
@@ -175,10 +172,7 @@ def seconds(least: float) -> Callable[[object, Path], float]:
     """Return a parser for a duration in seconds."""
 
     def parse(value: object, base: Path) -> float:
-        try:
-            number = math.nan if isinstance(value, bool) or not isinstance(value, (int, float, str)) else float(value)
-        except ValueError:
-            number = math.nan
+        number = _number(value)
         if not math.isfinite(number) or number < least:
             raise ValueError(f"expected at least {least:g} seconds, found {value!r}")
         return number
@@ -192,13 +186,18 @@ def share(value: object, base: Path) -> float:
     Raises:
         ValueError: it is no number from 0 to 1.
     """
-    try:
-        number = math.nan if isinstance(value, bool) or not isinstance(value, (int, float, str)) else float(value)
-    except ValueError:
-        number = math.nan
+    number = _number(value)
     if not 0 <= number <= 1:
         raise ValueError(f"expected a number from 0 to 1, found {value!r}")
     return number
+
+
+def _number(value: object) -> float:
+    """Return a number, NaN for what is none."""
+    try:
+        return math.nan if isinstance(value, bool) or not isinstance(value, (int, float, str)) else float(value)
+    except ValueError:
+        return math.nan
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -99,7 +99,9 @@ class FileEvents(FileSystemEventHandler):
             self.close()
             return
         wanted = (directory, seen.st_dev, seen.st_ino)
-        is_alive = self._observer is not None and all(thread.is_alive() for thread in self._threads())
+        is_alive = self._observer is not None and all(
+            thread.is_alive() for thread in (self._observer, *self._observer.emitters)
+        )
         is_right = wanted == self._polled or (is_alive and wanted == self._watched)
         if is_right or time.monotonic() < self._rebuild_at_s:
             return
@@ -113,9 +115,6 @@ class FileEvents(FileSystemEventHandler):
         if observer is not None:
             observer.stop()
             observer.join(timeout=1)
-
-    def _threads(self) -> list[threading.Thread]:
-        return [self._observer, *self._observer.emitters]
 
     def _must_poll(self, wanted: _Watched) -> bool:
         fstype = filesystem_types.type_of(wanted[0])

@@ -1,4 +1,4 @@
-"""Which file system a directory is on, and whether file events come from it.
+"""The type of the file system that a directory is on, and whether file events come from it.
 
 The kernel reports what this machine does to a file. What another machine does to a network file system it does not
 report, so events would be silently missing there (watchdog#504, #409).

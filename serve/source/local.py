@@ -29,7 +29,7 @@ class Listed(NamedTuple):
 
     Args:
         generation: the publisher's number that it states, or 0.
-        came_s: when it came to this place, on the wall clock: copied times do not change it; 0 where nobody knows.
+        came_s: when it came to this place, on the wall clock: copied times do not change it; 0 where that is unknown.
     """
 
     path: Path
@@ -195,7 +195,7 @@ def _identify(seen: os.stat_result) -> Identity:
 
 
 def look_at_checkpoint(path: Path) -> Identity | None:
-    """Return the present identity of a checkpoint, or `None` where it is not there."""
+    """Return the present identity of a checkpoint, or `None` where it is missing."""
     seen = _look_at_checkpoint(path)
     return None if seen is None else _identify(seen)
 

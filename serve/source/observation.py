@@ -1,4 +1,4 @@
-"""What was seen of a checkpoint and its marker, and the decision that follows from it.
+"""An observation of a checkpoint and its marker, and the decision that follows from it.
 
 Nothing here touches a disk or a clock: `decide` is a function of what was observed and what is known, and returns an
 action. `serve.source.local` observes, `serve.swap.reloader` acts.
@@ -47,7 +47,7 @@ class Observation:
     """One look at a marker and the checkpoint that it belongs to.
 
     Args:
-        checkpoint: its identity, or `None` when it is not there.
+        checkpoint: its identity, or `None` when it was not found.
         generation: the publisher's number for it, or 0 where the marker states none.
         source: gives the bytes of a checkpoint that is no file of this machine.
     """

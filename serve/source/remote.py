@@ -3,7 +3,7 @@
 Such a place has no events, so it is polled. The marker is read first, and the checkpoint is copied from there into the
 store when it is decided to load it. Objects of such stores appear whole; one that changes while it is copied is found
 out by looking before and after. Needs the extra `[remote]`, and the package of the store's own protocol, for example
-s3fs, whose settings are its own (`AWS_ENDPOINT_URL` and the like). Sharded checkpoints are out of scope here.
+s3fs, whose settings are its own (for example `AWS_ENDPOINT_URL`). Sharded checkpoints are out of scope here.
 """
 
 from __future__ import annotations
@@ -182,11 +182,7 @@ class RemoteSource:
 def _identify(facts: Mapping[str, Any]) -> Identity:
     tag = next((str(facts[key]) for key in _TAGS if facts.get(key)), "")
     stated = next((facts[key] for key in _TIMES if facts.get(key)), 0)
-    mtime_s = _parse_time(stated) if isinstance(stated, str) else stated
+    mtime_s = datetime.fromisoformat(stated.replace("Z", "+00:00")) if isinstance(stated, str) else stated
     seconds = mtime_s.timestamp() if isinstance(mtime_s, datetime) else float(mtime_s)
     number = int.from_bytes(hashlib.sha256(tag.encode()).digest()[:8], "big")
     return Identity(0, number, int(facts.get("size") or 0), int(seconds * 1_000_000_000))
-
-
-def _parse_time(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))

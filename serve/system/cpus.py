@@ -1,4 +1,4 @@
-"""How many processor cores this process may use: fewer than the machine has, in a container or under taskset.
+"""The processor cores that this process may use: fewer than the machine has, in a container or under taskset.
 
 Source: cgroup v2 "CPU Interface Files" (cpu.max), cgroup v1 CFS bandwidth control (cpu.cfs_quota_us).
 """

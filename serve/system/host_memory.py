@@ -1,4 +1,4 @@
-"""How much memory this process may still take: what the kernel states, and what its control groups leave.
+"""The memory that this process may still take: what the kernel states, and what its control groups leave.
 
 Read from /proc/meminfo and from cgroup v2 or v1. Source: the kernel's Documentation/admin-guide/cgroup-v2.rst and
 cgroup-v1/memory.rst.
@@ -6,7 +6,6 @@ cgroup-v1/memory.rst.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +35,8 @@ def read_available(root: Path = _ROOT) -> Available | None:
     Returns:
         The tightest of all limits; `None` on a system that states none.
     """
-    limits = [limit for limit in (_read_meminfo(root), *_read_groups(root)) if limit is not None]
+    found = (_read_group(group.path, *(_V2 if group.is_v2 else _V1)) for group in groups_of("memory", root))
+    limits = [limit for limit in (_read_meminfo(root), *found) if limit is not None]
     return min(limits, key=lambda limit: limit.size_bytes, default=None)
 
 
@@ -61,11 +61,6 @@ def _show(size_bytes: int) -> str:
 def _read_meminfo(root: Path) -> Available | None:
     kibibytes = _find_number(root / "proc" / "meminfo", "MemAvailable:")
     return None if kibibytes is None else Available(kibibytes * 1024, "MemAvailable")
-
-
-def _read_groups(root: Path) -> Iterator[Available | None]:
-    for group in groups_of("memory", root):
-        yield _read_group(group.path, *(_V2 if group.is_v2 else _V1))
 
 
 def _read_group(group: Path, limit_name: str, usage_name: str, cache_name: str) -> Available | None:
