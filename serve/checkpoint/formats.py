@@ -47,7 +47,7 @@ class TensorSpec:
 
     def __str__(self) -> str:
         if self.dtype == EXTRA:
-            return "extra state that is no tensor"
+            return "extra state that is not a tensor"
         return f"{self.dtype}{list(self.shape)}"
 
 
@@ -69,7 +69,7 @@ def detect_format(path: Path) -> str:
     # A zip archive is what torch.save writes since 1.6; a bare pickle is what it wrote before.
     if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
         return _tell_archive(path)
-    shown = start[:8].hex() or "no bytes at all"
+    shown = start[:8].hex() or "an empty file"
     raise CheckpointError("format", f"expected safetensors or a torch.save file, found {shown}")
 
 

@@ -1,4 +1,4 @@
-"""The forms of arrays: those of an example, with the lengths that are open, and of what a model answers to it."""
+"""The forms of arrays: those of an example, with the lengths that are open, and of the answers to it."""
 
 from __future__ import annotations
 
@@ -31,31 +31,20 @@ def form_of(name: str, value: object, axes: Axes = MappingProxyType({})) -> Arra
 
 
 def open_shape(shape: Sequence[int], axes: Axes) -> tuple[int | None, ...]:
-    """Return a shape in which some lengths are open.
-
-    Args:
-        axes: the dimensions that may have any length, beside the first: the rows, of which there may be any number.
-    """
+    """Return a shape in which the number of rows and the lengths of `axes` are open."""
     return tuple(None if axis == 0 or axis in axes else int(length) for axis, length in enumerate(shape))
 
 
 def format_shape(shape: Sequence[int | None]) -> str:
-    """Write a shape for a message.
-
-    Args:
-        shape: lengths, `None` standing for any.
-    """
+    """Write a shape for a message, `None` standing for any length."""
     return "[" + ", ".join("any" if length is None else str(length) for length in shape) + "]"
 
 
 def describe_outputs(predictor: Predictor, raw: Sequence[Any]) -> tuple[ArrayForm, ...]:
-    """Find the outputs as arrays.
+    """Return the forms of the outputs, with any number of rows; none where they are not arrays.
 
     Args:
-        raw: what its module gave for its example, and for one of other lengths where there is one.
-
-    Returns:
-        Their forms, with any number of rows, and of what the lengths decide; none where the outputs are no arrays.
+        raw: what the module gave for the example, and for one of other lengths, which shows the lengths that vary.
     """
     try:
         arrays, *others = [predictor.postprocess_arrays(one) for one in raw]

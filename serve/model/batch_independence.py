@@ -128,7 +128,7 @@ class _Trial:
     def _require(self, several: Sequence[Any], parts: Sequence[Any], what: str) -> None:
         for place, (one, part) in enumerate(zip(several, parts)):
             if not outputs.gap(self._alone[id(one)], part) <= self._loose:
-                raise DependentError(f"of {what} in one run, that at place {place} is answered otherwise than alone")
+                raise DependentError(f"of {what} in one run, that at place {place} is answered differently from alone")
 
     def _join_copies(self, one: Any, size: int) -> Sequence[Any]:
         """Join a request with copies of itself."""

@@ -69,10 +69,10 @@ def _try(predictor: TorchPredictor, example: object, how: str, rows: Sequence[in
         )
         difference = next(found, None)
         if difference is not None:
-            return Verdict(predictor, reason=f"it answers otherwise: outputs{difference}")
+            return Verdict(predictor, reason=f"it answers differently: outputs{difference}")
     gain = min(_measure_gain(predictor, quicker, batch) for batch in batches)
     if gain < _LEAST_GAIN:
-        return Verdict(predictor, reason=f"it is no quicker: {gain:.2f} times as fast")
+        return Verdict(predictor, reason=f"it is not faster: {gain:.2f} times as fast")
     return Verdict(quicker, gain)
 
 

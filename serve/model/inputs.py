@@ -211,7 +211,7 @@ class CustomInputs:
     def prepare_arrays(self, arrays: Arrays) -> Any:
         """Convert arrays by name; raises `InputError` where they do not fit, or what the model class raises."""
         if not self.forms:
-            raise InputError("the inputs: expected JSON, as this model's inputs are no arrays")
+            raise InputError("the inputs: expected JSON, as this model's inputs are not arrays")
         lists = [array.tolist() for array in _pick(arrays, self.forms)]
         named = dict(zip((form.name for form in self.forms), lists))
         return self.prepare(named if self._is_named else lists[0])

@@ -105,5 +105,5 @@ def decide_pickle(settings: Settings, format: str, sha256: str, is_signed: bool)
 def warn_of_pickles(policy: str, weaknesses: tuple[str, ...], version: str, say: Callable[..., None]) -> None:
     """Say once, at the start, that this torch reads pickles less safely than it claims."""
     if policy != "refuse" and weaknesses:
-        reason = f"weights_only is no boundary in torch {version}: {', '.join(weaknesses)}"
+        reason = f"weights_only is not a security boundary in torch {version}: {', '.join(weaknesses)}"
         say("warning", reason=reason, hint='publish safetensors, and set pickle = "refuse"')

@@ -1,7 +1,4 @@
-"""The gates that a loaded model passes by answering, and what is concluded from its answers.
-
-Only workers import this.
-"""
+"""The gates that a loaded model passes by answering, and the conclusions. Only workers import this."""
 
 from __future__ import annotations
 

@@ -57,4 +57,4 @@ def test_the_warning_is_one_line_and_only_where_it_is_due():
 
     for policy, weaknesses in (("weights_only", ()), ("refuse", ("CVE",)), ("trusted", ("CVE-1", "CVE-2"))):
         preload_gates.warn_of_pickles(policy, weaknesses, "2.5", say)
-    assert said == [("warning", "weights_only is no boundary in torch 2.5: CVE-1, CVE-2")]
+    assert said == [("warning", "weights_only is not a security boundary in torch 2.5: CVE-1, CVE-2")]
