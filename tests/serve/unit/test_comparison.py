@@ -17,6 +17,7 @@ from torch import nn  # noqa: E402
 from serve.checkpoint.manifest import Manifest  # noqa: E402
 from serve.checkpoint.stored import Stored  # noqa: E402
 from serve.errors import CheckpointError  # noqa: E402
+from serve.model import tensors  # noqa: E402
 from serve.model.loader import ModelLoader  # noqa: E402
 from serve.settings.settings import load_settings  # noqa: E402
 
@@ -88,12 +89,13 @@ CASES = {
 def test_every_tensor_is_compared(tmp_path, monkeypatch, case, optimize):
     kind, change, is_safe = CASES[case]
     environ = {"SERVE_MODEL": "torch.nn:Linear", "SERVE_CHECKPOINTS": "ck", "SERVE_OPTIMIZE": optimize}
-    if optimize == "script" and kind is Odd:
-        pytest.skip("its buffers cannot be scripted")
+    if kind is Odd and (optimize == "script" or not tensors.can_assign()):
+        pytest.skip("its buffers can neither be scripted nor copied into")
     monkeypatch.setattr("serve.model.compilation._LEAST_GAIN", 0.0)  # whatever the machine's load
     content = change(kind().state_dict())
     files = [tmp_path / "m.pth"]
     torch.save(content, str(files[0]))
+    environ["SERVE_ALLOWED_PICKLES"] = sha256_of(files[0])  # for a torch without weights_only
     if is_safe:
         files.append(tmp_path / "m.safetensors")
         safetensors.torch.save_file(content, str(files[1]))
