@@ -1,7 +1,7 @@
-"""What a checkpoint file is, told from its bytes, and the interface that a safetensors header states.
+"""The format of a checkpoint file, found in its bytes, and the interface that a safetensors header states.
 
 No tensor is read here and torch is not needed: a checkpoint of another architecture is refused before its weights are
-touched. Unpickling is out of scope; `serve.model.tensors` does it.
+touched. Unpickling is left to `serve.model.weights`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ class TensorSpec:
 
     Args:
         dtype: the name that safetensors uses, for example `F32` or `I64`.
-        shape: the length of each dimension.
     """
 
     dtype: str
@@ -48,7 +47,7 @@ class TensorSpec:
 
     def __str__(self) -> str:
         if self.dtype == EXTRA:
-            return "extra state that is no tensor"
+            return "extra state that is not a tensor"
         return f"{self.dtype}{list(self.shape)}"
 
 
@@ -57,12 +56,6 @@ Interface = Mapping[str, TensorSpec]
 
 def detect_format(path: Path) -> str:
     """Tell the format of a checkpoint from its first bytes; the suffix is never trusted.
-
-    Args:
-        path: the checkpoint.
-
-    Returns:
-        One of `FORMATS`.
 
     Raises:
         CheckpointError: the file is none of them.
@@ -76,7 +69,7 @@ def detect_format(path: Path) -> str:
     # A zip archive is what torch.save writes since 1.6; a bare pickle is what it wrote before.
     if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
         return _tell_archive(path)
-    shown = start[:8].hex() or "no bytes at all"
+    shown = start[:8].hex() or "an empty file"
     raise CheckpointError("format", f"expected safetensors or a torch.save file, found {shown}")
 
 
@@ -91,12 +84,7 @@ def _tell_archive(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file states of itself.
-
-    Args:
-        tensors: its entries by name.
-        data_begin: where its data begins.
-    """
+    """What a safetensors file states of itself."""
 
     tensors: Mapping[str, Any]
     data_begin: int
@@ -104,9 +92,6 @@ class Header:
 
 def read_safetensors_header(path: Path) -> Header:
     """Read a safetensors header, and check that the file is as long as it says.
-
-    Args:
-        path: a safetensors file.
 
     Raises:
         CheckpointError: the header is damaged, or the file is shorter or longer than the header states.
@@ -127,17 +112,7 @@ def read_safetensors_header(path: Path) -> Header:
 
 
 def read_safetensors_interface(path: Path) -> dict[str, TensorSpec]:
-    """Read names, dtypes and shapes from a safetensors header, and check that the file is as long as it says.
-
-    Args:
-        path: a safetensors file.
-
-    Returns:
-        The interface of the checkpoint.
-
-    Raises:
-        CheckpointError: the header is damaged, or the file is shorter or longer than the header states.
-    """
+    """Read names, dtypes and shapes from a safetensors header, and check that the file is as long as it says."""
     return {name: _parse_spec(entry) for name, entry in read_safetensors_header(path).tensors.items()}
 
 
@@ -169,10 +144,6 @@ def _read_entries(path: Path) -> tuple[dict[str, Any], int, int]:
 def compare_interfaces(expected: Interface, actual: Interface) -> list[str]:
     """List how a checkpoint differs from the module that is to hold it.
 
-    Args:
-        expected: what the module has.
-        actual: what the checkpoint has.
-
     Returns:
         One line for each difference, sorted by tensor name; empty when they fit.
     """
@@ -188,15 +159,7 @@ def compare_interfaces(expected: Interface, actual: Interface) -> list[str]:
 
 
 def require_interface(expected: Interface, actual: Interface) -> None:
-    """Refuse a checkpoint that is not of the module's architecture.
-
-    Args:
-        expected: what the module has.
-        actual: what the checkpoint has.
-
-    Raises:
-        CheckpointError: naming the first differences and counting the rest.
-    """
+    """Refuse a checkpoint that is not of the module's architecture."""
     issues = compare_interfaces(expected, actual)
     if issues:
         shown = "; ".join(issues[:_MOST_ISSUES_SHOWN])

@@ -1,7 +1,4 @@
-"""Golden requests as a manifest states them: inputs whose outputs are known.
-
-Asking a model for them, and comparing its answers, is `serve.model.golden_check`'s part.
-"""
+"""Golden requests as a manifest states them: inputs whose outputs are known."""
 
 from __future__ import annotations
 
@@ -19,8 +16,6 @@ class Golden:
     """One request and its right answer.
 
     Args:
-        inputs: as the request has them.
-        outputs: as the answer has them.
         rtol: how far a number may be off, as a share of the right one.
         atol: how far it may be off beyond that.
     """
@@ -36,11 +31,7 @@ class Golden:
 
 
 def golden_issues(stated: object) -> list[str]:
-    """List what is wrong with the golden requests of a manifest.
-
-    Args:
-        stated: the value of its key `golden`; `None` where there is none.
-    """
+    """List what is wrong with the golden requests of a manifest."""
     if stated is None:
         return []
     if not isinstance(stated, list):
@@ -53,20 +44,17 @@ def _issues_of(one: object) -> Iterator[str]:
         yield ': expected {"inputs": …, "outputs": …}'
         return
     for key in ("rtol", "atol"):
-        if key in one and not (_is_number(one[key]) and math.isfinite(one[key]) and one[key] >= 0):
+        if key in one and not (is_number(one[key]) and math.isfinite(one[key]) and one[key] >= 0):
             yield f".{key}: expected a number of at least 0, found {one[key]!r}"
 
 
 def parse_golden(stated: object) -> tuple[Golden, ...]:
-    """Read the golden requests of a manifest that has no issues.
-
-    Args:
-        stated: the value of its key `golden`; `None` where there is none.
-    """
+    """Read the golden requests of a manifest that has no issues."""
     keys = ("inputs", "outputs", "rtol", "atol")
     listed = stated if isinstance(stated, list) else []
     return tuple(Golden(**{key: one[key] for key in keys if key in one}) for one in listed)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a value of JSON is a number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""What a marker states about its checkpoint.
+"""The manifest: the statements of a marker about its checkpoint.
 
 A marker is JSON, or empty as a shell script's `touch` makes it. Machines write markers, so keys that this version of
 `serve` does not know are kept. Whether what is stated is true is decided elsewhere: `serve.store.checkpoint_store`
@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from serve.checkpoint.formats import FORMATS
-from serve.checkpoint.golden import Golden, golden_issues, parse_golden
-from serve.checkpoint.names import WORD
+from serve.checkpoint.golden import Golden, golden_issues, is_number, parse_golden
 from serve.errors import CheckpointError
 
+# Versions and names become response headers and file names, so they are plain words.
+WORD = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # What `sha256sum FILE` writes; a backslash before it says that the name has escapes.
 _SHA256SUM = re.compile(rb"\\?([0-9a-f]{64}) [ *][^\n]+\n?")
@@ -32,15 +33,9 @@ class Manifest:
 
     Args:
         sha256: of the checkpoint, in lower-case hexadecimal.
-        size_bytes: of the checkpoint.
-        version: the publisher's name for this content.
-        created: when it was published, as text.
-        format: one of `serve.checkpoint.formats.FORMATS`.
         generation: the publisher's own rising number, or 0.
         interface: the form of the answers, as `serve.model.interface` writes it.
         metrics: numbers by name that the publisher wants to be shown.
-        golden: requests whose answers are known.
-        signature: of all the rest, as `serve.checkpoint.signature` writes it.
         rest: keys that this version of `serve` does not know.
         stated: the whole object as it was, which is what a signature covers.
     """
@@ -89,9 +84,6 @@ def read_object(text: bytes) -> dict[str, object]:
 def parse_marker(text: bytes) -> Manifest:
     """Parse a marker's content.
 
-    Args:
-        text: the bytes of the `.done` file.
-
     Returns:
         The manifest; an empty one for a marker that holds only white space.
 
@@ -108,11 +100,7 @@ def parse_marker(text: bytes) -> Manifest:
 
 
 def stated_sha256(text: bytes) -> object:
-    """Return the sha256 that a marker states, or `None`; whether the marker is sound is decided elsewhere.
-
-    Args:
-        text: the bytes of the `.done` file.
-    """
+    """Return the sha256 that a marker states, or `None`; whether the marker is sound is decided elsewhere."""
     try:
         return read_object(text).get("sha256")
     except CheckpointError:
@@ -120,11 +108,7 @@ def stated_sha256(text: bytes) -> object:
 
 
 def stated_generation(text: bytes) -> int:
-    """Return the publisher's number that a marker states, or 0; whether the marker is sound is decided elsewhere.
-
-    Args:
-        text: the bytes of the `.done` file.
-    """
+    """Return the publisher's number that a marker states, or 0; whether the marker is sound is decided elsewhere."""
     if b'"generation"' not in text:
         return 0
     try:
@@ -158,7 +142,7 @@ def _marker_issues(stated: Mapping[str, object]) -> list[str | None]:
         check("created", isinstance(stated.get("created"), str), "a text"),
         check("format", stated.get("format") in FORMATS, " or ".join(FORMATS)),
         check("generation", _is_count(stated.get("generation")), "a number below 2**63"),
-        check("metrics", isinstance(metrics, dict) and all(map(_is_number, metrics.values())), "numbers by name"),
+        check("metrics", isinstance(metrics, dict) and all(map(is_number, metrics.values())), "numbers by name"),
         check("interface", _is_form(stated.get("interface")), "texts by name"),
         check("signature", isinstance(stated.get("signature"), dict), "an object"),
         "sha256: missing; only an empty marker may leave it out" if sha256 is None else None,
@@ -175,7 +159,3 @@ def _is_form(value: object) -> bool:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LARGEST_GENERATION
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Where an answer comes from: which model, which bytes, which environment."""
+"""The origin of an answer: which model, which bytes, which environment."""
 
 from __future__ import annotations
 
@@ -22,10 +22,7 @@ class Provenance:
     """What every prediction carries.
 
     Args:
-        name: the model's name, from the settings.
-        version: the version that the marker gave its content.
         generation: the number of the commit that made it live; it only rises.
-        sha256: of the checkpoint's bytes.
         env_digest: of the environment that computed the answer, or `None` where it is not known.
         label: under which it is served: `stable`, or `canary` for a part of the requests.
     """

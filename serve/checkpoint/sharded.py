@@ -37,16 +37,7 @@ _ALIGNMENT_BYTES = 8
 
 @dataclass(frozen=True)
 class Piece:
-    """One tensor, and where its bytes lie now.
-
-    Args:
-        name: of the tensor.
-        dtype: as safetensors names it.
-        shape: its lengths.
-        shard: the file that holds it.
-        begin: its first byte in that file.
-        size_bytes: how many there are.
-    """
+    """One tensor, and where its bytes lie now."""
 
     name: str
     dtype: str
@@ -57,26 +48,15 @@ class Piece:
 
 
 def is_index(path: Path) -> bool:
-    """Whether a checkpoint is the index of shards, by its name.
-
-    Args:
-        path: the checkpoint.
-    """
+    """Whether a checkpoint is the index of shards, by its name."""
     return path.name.endswith(INDEX_SUFFIX)
 
 
 def read_index(path: Path) -> dict[str, Path]:
     """Read which shard holds which tensor.
 
-    Args:
-        path: the index.
-
-    Returns:
-        The shards by the names of tensors.
-
     Raises:
         CheckpointError: it is no index, or names a file that is not beside it.
-        OSError: it cannot be read.
     """
     with path.open("rb") as reader:
         text = reader.read(_INDEX_LIMIT_BYTES + 1)
@@ -94,15 +74,9 @@ def read_index(path: Path) -> dict[str, Path]:
 def look(path: Path) -> os.stat_result | None:
     """Look at an index and its shards as if they were one file.
 
-    Args:
-        path: the index.
-
     Returns:
         The index's own state, with the size of all files together and the time of the newest; `None` when one of them
         is not there.
-
-    Raises:
-        OSError: one of them cannot be looked at.
     """
     try:
         own = path.stat()
@@ -121,12 +95,8 @@ def look(path: Path) -> os.stat_result | None:
 def plan(path: Path) -> list[Piece]:
     """Find every tensor, in the order of the joined file.
 
-    Args:
-        path: the index.
-
     Raises:
         CheckpointError: the shards do not hold exactly what the index names.
-        OSError: a file cannot be read.
     """
     weight_map = read_index(path)
     pieces: dict[str, Piece] = {}
@@ -164,24 +134,12 @@ def _element_bytes(piece: Piece) -> int:
 
 
 def read_interface(path: Path) -> dict[str, TensorSpec]:
-    """Read names, dtypes and shapes of a sharded checkpoint from the headers of its shards.
-
-    Args:
-        path: the index.
-
-    Raises:
-        CheckpointError: the shards do not hold exactly what the index names.
-        OSError: a file cannot be read.
-    """
+    """Read names, dtypes and shapes of a sharded checkpoint from the headers of its shards."""
     return {piece.name: TensorSpec(piece.dtype, piece.shape) for piece in plan(path)}
 
 
 def header_of(pieces: list[Piece]) -> bytes:
-    """Write the header of the joined file, with its length before it.
-
-    Args:
-        pieces: in the order of the data.
-    """
+    """Write the header of the joined file, with its length before it."""
     entries: dict[str, Mapping[str, object]] = {}
     end = 0
     for piece in pieces:
@@ -193,18 +151,7 @@ def header_of(pieces: list[Piece]) -> bytes:
 
 
 def chunks_of(path: Path) -> Iterator[bytes]:
-    """Read a sharded checkpoint as the joined file.
-
-    Args:
-        path: the index.
-
-    Yields:
-        The bytes of the joined file, in parts.
-
-    Raises:
-        CheckpointError: the shards are not what the index and their headers state.
-        OSError: a file cannot be read.
-    """
+    """Read a sharded checkpoint as the joined file."""
     pieces = plan(path)
     yield header_of(pieces)
     for piece in pieces:
@@ -226,27 +173,14 @@ def _read(piece: Piece) -> Iterator[bytes]:
 def join_hashed(path: Path, target: Path) -> durable_files.Copied:
     """Write the joined file, synced, and hash exactly the bytes that were written.
 
-    Args:
-        path: the index.
-        target: the file to create; it must not exist.
-
     Raises:
-        CheckpointError: the shards are not what the index and their headers state.
         OSError: reading or writing failed; `target` may exist in part.
     """
     return durable_files.write_hashed(chunks_of(path), target)
 
 
 def hash_joined(path: Path) -> str:
-    """Return the sha256 of a sharded checkpoint.
-
-    Args:
-        path: the index.
-
-    Raises:
-        CheckpointError: the shards are not what the index and their headers state.
-        OSError: a file cannot be read.
-    """
+    """Return the sha256 of a sharded checkpoint."""
     digest = hashlib.sha256()
     for chunk in chunks_of(path):
         digest.update(chunk)

@@ -11,9 +11,6 @@ class Stored:
     """A proven checkpoint in the store.
 
     Args:
-        path: the read-only copy.
-        sha256: of its bytes.
-        size_bytes: its length.
         copy_s: seconds that reading and writing took here; 0 where the bytes were there already.
         hash_s: seconds that hashing took here; 0 where the bytes were proven already.
     """

@@ -80,7 +80,7 @@ class Prediction(NamedTuple):
     def _show(self, shadow: ModelInstance, given: Any) -> None:
         # Now, while the generation is leased and its weights are there.
         try:
-            outputs = self.generation.predictor.give(given)
+            outputs = self.generation.predictor.postprocess(given)
         except Exception:  # outputs that no JSON can hold; the request is answered, and nothing may fail it any more
             return
         self.server.shadow.offer(Asked(shadow, self.again, outputs))

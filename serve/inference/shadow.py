@@ -91,7 +91,7 @@ class Shadow:
         try:
             with asked.instance.slot.lease() as generation:
                 predictor = generation.predictor
-                answered = predictor.give(predictor.run(asked.take(predictor)))
+                answered = predictor.postprocess(predictor.run(asked.take(predictor)))
         except NotLiveError:
             counts.skipped += 1
             return

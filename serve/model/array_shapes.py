@@ -1,13 +1,14 @@
-"""The forms of arrays: what they say of an example, with the lengths that are open."""
+"""The forms of arrays: those of an example, with the lengths that are open, and of the answers to it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy
 
-from serve.model.predictor import TEXT, ArrayForm
+from serve.model.predictor import TEXT, ArrayForm, Predictor
 
 _PLAIN = {"f": "float32", "i": "int64", "u": "uint8", "b": "bool", "U": TEXT}
 # The dimensions of an input that may have any length, with the names of those lengths.
@@ -16,11 +17,6 @@ Axes = Mapping[int, str]
 
 def form_of(name: str, value: object, axes: Axes = MappingProxyType({})) -> ArrayForm | None:
     """Tell what array can stand for a value as JSON has it.
-
-    Args:
-        name: of the input or output.
-        value: numbers, truth values or texts in lists.
-        axes: the dimensions that may have any length.
 
     Returns:
         Its form, with any number of rows; `None` where no array can.
@@ -35,19 +31,33 @@ def form_of(name: str, value: object, axes: Axes = MappingProxyType({})) -> Arra
 
 
 def open_shape(shape: Sequence[int], axes: Axes) -> tuple[int | None, ...]:
-    """Return a shape in which some lengths are open.
-
-    Args:
-        shape: of an example.
-        axes: the dimensions that may have any length, beside the first: the rows, of which there may be any number.
-    """
+    """Return a shape in which the number of rows and the lengths of `axes` are open."""
     return tuple(None if axis == 0 or axis in axes else int(length) for axis, length in enumerate(shape))
 
 
 def format_shape(shape: Sequence[int | None]) -> str:
-    """Write a shape for a message.
+    """Write a shape for a message, `None` standing for any length."""
+    return "[" + ", ".join("any" if length is None else str(length) for length in shape) + "]"
+
+
+def describe_outputs(predictor: Predictor, raw: Sequence[Any]) -> tuple[ArrayForm, ...]:
+    """Return the forms of the outputs, with any number of rows; none where they are not arrays.
 
     Args:
-        shape: lengths, `None` standing for any.
+        raw: what the module gave for the example, and for one of other lengths, which shows the lengths that vary.
     """
-    return "[" + ", ".join("any" if length is None else str(length) for length in shape) + "]"
+    try:
+        arrays, *others = [predictor.postprocess_arrays(one) for one in raw]
+    except ValueError:
+        return ()
+    return tuple(
+        ArrayForm(
+            name, TEXT if array.dtype == object else array.dtype.name, _shape([array, *(o[name] for o in others)])
+        )
+        for name, array in arrays.items()
+    )
+
+
+def _shape(arrays: Sequence[Any]) -> tuple[int | None, ...]:
+    lengths = zip(*(array.shape[1:] for array in arrays))
+    return (None, *(found[0] if len(set(found)) == 1 else None for found in lengths))

@@ -1,6 +1,6 @@
-"""Whether a model answers a request in the company of others as it does alone, so that requests may share a run.
+"""The trial that shows whether requests may share a run: each answer in company must be what it is alone.
 
-Nothing but a trial tells. Each request of the trial is joined with copies of itself, which shows what number and place
+Each request of the trial is joined with copies of itself, which shows what number and place
 of rows do to an answer, and with requests that differ from it, in both orders and several sizes. In runs of equal shape
 the same sums are made in the same order, so that what an answer owes to the others' numbers stands out from rounding.
 Only workers import this.
@@ -16,8 +16,7 @@ from typing import Any
 
 from serve.checkpoint.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.model import example_variants, outputs
-from serve.model.batchability import as_json
-from serve.model.golden_check import differences
+from serve.model.golden_check import as_json, differences
 from serve.model.predictor import Predictor
 
 _SIZES = (3, 5)
@@ -32,20 +31,14 @@ class DependentError(Exception):
     """An answer depends on who else asks."""
 
 
-def why_alone(predictor: Predictor, taken: Any, others: Iterable[Any], most_rows: int) -> str:
+def why_alone(predictor: Predictor, prepared: Any, others: Iterable[Any], most_rows: int) -> str:
     """Find out why requests may not share one run.
-
-    Args:
-        predictor: the model.
-        taken: what its module takes for its example.
-        others: what it takes for other requests.
-        most_rows: that will be joined.
 
     Returns:
         The reason; nothing where they may.
     """
     try:
-        _Trial(predictor, taken, others, most_rows).run()
+        _Trial(predictor, prepared, others, most_rows).run()
     except DependentError as error:
         return str(error)
     except Exception as error:  # whatever it is that it cannot do
@@ -53,26 +46,21 @@ def why_alone(predictor: Predictor, taken: Any, others: Iterable[Any], most_rows
     return ""
 
 
-def tolerance(predictor: Predictor, given: Any) -> float:
-    """Return how far an answer in company may be from the one alone, as a share of its largest number.
-
-    Args:
-        predictor: the model.
-        given: what its module gave for a request.
-    """
-    return max(RELATIVE_TOLERANCE, _LOOSE_EPSILONS * predictor.epsilon_of(given))
+def tolerance(predictor: Predictor, raw: Any) -> float:
+    """Return how far an answer in company may be from the one alone, as a share of its largest number."""
+    return max(RELATIVE_TOLERANCE, _LOOSE_EPSILONS * predictor.epsilon_of(raw))
 
 
-def compare_alone(predictor: Predictor, taken: Any, shared: Any, rows: Sequence[int], place: int) -> float:
+def compare_alone(predictor: Predictor, prepared: Any, shared: Any, rows: Sequence[int], place: int) -> float:
     """Answer a request alone, and compare; what it takes and returns is told in `serve.model.predictor`."""
-    given = predictor.run(predictor.stack([taken]))
-    alone = predictor.split(given, [rows[place]])[0]
+    raw = predictor.run(predictor.stack([prepared]))
+    alone = predictor.split(raw, [rows[place]])[0]
     found = outputs.gap(alone, shared)
-    if found <= tolerance(predictor, given):
+    if found <= tolerance(predictor, raw):
         return 0.0
     if math.isinf(found) and len(set(rows)) == 1:
         # A whole number or a label may turn with the last digit: then it does so beside copies of itself, too.
-        copies = predictor.split(predictor.run(predictor.stack([taken] * len(rows))), rows)
+        copies = predictor.split(predictor.run(predictor.stack([prepared] * len(rows))), rows)
         found = found if outputs.gap(copies[place], shared) else 0.0
     return found
 
@@ -80,32 +68,32 @@ def compare_alone(predictor: Predictor, taken: Any, shared: Any, rows: Sequence[
 class _Trial:
     """One model, its example and what is asked beside it."""
 
-    def __init__(self, predictor: Predictor, taken: Any, others: Iterable[Any], most_rows: int) -> None:
-        self._predictor, self._taken = predictor, taken
-        rows = predictor.count_rows(taken)
+    def __init__(self, predictor: Predictor, prepared: Any, others: Iterable[Any], most_rows: int) -> None:
+        self._predictor, self._prepared = predictor, prepared
+        rows = predictor.count_rows(prepared)
         if not rows:
             raise DependentError("what its module takes are not arrays with one row for each of the inputs")
         most = max(2, most_rows // rows)
         self._sizes = sorted({2, *(size for size in _SIZES if size < most), most})
-        self._others = itertools.chain(example_variants.vary_arrays(taken), others)
-        given = predictor.run(predictor.stack([taken]))
-        self._loose, self._epsilon, self._noise = tolerance(predictor, given), predictor.epsilon_of(given), 0.0
+        self._others = itertools.chain(example_variants.vary_arrays(prepared), others)
+        raw = predictor.run(predictor.stack([prepared]))
+        self._loose, self._epsilon, self._noise = tolerance(predictor, raw), predictor.epsilon_of(raw), 0.0
         self._until_s = time.monotonic() + _ENOUGH_S
         # By the ids of requests, which `_asked` holds.
-        self._asked, self._alone = [taken], {id(taken): self._together([taken])[0]}
+        self._asked, self._alone = [prepared], {id(prepared): self._together([prepared])[0]}
         self._copies: dict[tuple[int, int], Sequence[Any]] = {}
 
     def run(self) -> None:
         """Raise `DependentError`, or what the model raises, where an answer in company is another one."""
         for size in self._sizes:
             if size == self._sizes[0] or not self._is_late:
-                self._join_copies(self._taken, size)
+                self._join_copies(self._prepared, size)
         for other in self._others:
             if len(self._asked) > (_LEAST_COMPANIONS if self._is_late else _MOST_COMPANIONS):
                 break
             if self._can_answer(other):
-                self._join(self._taken, other)
-                self._join(other, self._taken)
+                self._join(self._prepared, other)
+                self._join(other, self._prepared)
         if len(self._asked) == 1:
             raise DependentError("no inputs beside example_inputs could be answered; give some that differ by row")
         for size in self._sizes[1:]:
@@ -121,9 +109,9 @@ class _Trial:
     def _can_answer(self, other: Any) -> bool:
         predictor = self._predictor
         try:
-            if predictor.batch_key(other) != predictor.batch_key(self._taken) or not predictor.count_rows(other):
+            if predictor.batch_key(other) != predictor.batch_key(self._prepared) or not predictor.count_rows(other):
                 return False
-            if not outputs.gap(predictor.stack([self._taken]), predictor.stack([other])):
+            if not outputs.gap(predictor.stack([self._prepared]), predictor.stack([other])):
                 return False
             self._alone[id(other)] = self._together([other])[0]
         except Exception:  # values that the model has nothing for
@@ -134,13 +122,13 @@ class _Trial:
     def _together(self, several: Sequence[Any]) -> Sequence[Any]:
         # Joined even where there is only one: a module may write into what it takes.
         predictor = self._predictor
-        given = predictor.run(predictor.stack(several))
-        return predictor.split(given, [predictor.count_rows(each) for each in several])
+        raw = predictor.run(predictor.stack(several))
+        return predictor.split(raw, [predictor.count_rows(one) for one in several])
 
     def _require(self, several: Sequence[Any], parts: Sequence[Any], what: str) -> None:
         for place, (one, part) in enumerate(zip(several, parts)):
             if not outputs.gap(self._alone[id(one)], part) <= self._loose:
-                raise DependentError(f"of {what} in one run, that at place {place} is answered otherwise than alone")
+                raise DependentError(f"of {what} in one run, that at place {place} is answered differently from alone")
 
     def _join_copies(self, one: Any, size: int) -> Sequence[Any]:
         """Join a request with copies of itself."""
@@ -164,10 +152,10 @@ class _Trial:
 
     def _require_outputs(self, other: Any) -> None:
         """Compare what clients would read."""
-        predictor, several = self._predictor, [self._taken, other]
+        predictor, several = self._predictor, [self._prepared, other]
         for joined in (several, several[::-1]):
             for one, part in zip(joined, self._together(joined)):
-                alone, shared = predictor.give(self._alone[id(one)]), predictor.give(part)
+                alone, shared = predictor.postprocess(self._alone[id(one)]), predictor.postprocess(part)
                 found = differences(as_json(alone), as_json(shared), self._loose, ABSOLUTE_TOLERANCE + self._loose)
                 difference = next(found, None)
                 if difference is not None:

@@ -17,8 +17,7 @@ import torch
 
 from serve.checkpoint.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.errors import CheckpointError
-from serve.model.batchability import as_json
-from serve.model.golden_check import differences
+from serve.model.golden_check import as_json, differences
 from serve.model.torch_predictor import TorchPredictor
 from serve.model.warm_up import limit
 
@@ -32,7 +31,6 @@ class Verdict:
     """What came of trying a quicker form.
 
     Args:
-        predictor: to be served.
         gain: how many times as fast the quicker form is; 1 where the module itself is served.
         reason: why it is; nothing where the quicker form is.
     """
@@ -46,11 +44,7 @@ def optimize(predictor: TorchPredictor, example: object, how: str, rows: Sequenc
     """Try a quicker form of a predictor's module.
 
     Args:
-        predictor: was tried, and may go live.
-        example: inputs as a request has them.
-        how: `"script"` or `"compile"`.
         rows: how many times the example's rows are joined to the batches that decide; 1 is among them.
-        timeout_s: how long all of it may take.
 
     Returns:
         What is to be served.
@@ -64,21 +58,21 @@ def optimize(predictor: TorchPredictor, example: object, how: str, rows: Sequenc
 
 def _try(predictor: TorchPredictor, example: object, how: str, rows: Sequence[int]) -> Verdict:
     quicker = replace(predictor, module=_transform(predictor.module, how))
-    taken = predictor.take(example)
-    batches = [predictor.stack([taken] * count) if count > 1 else taken for count in rows]
+    prepared = predictor.prepare(example)
+    batches = [predictor.stack([prepared] * count) if count > 1 else prepared for count in rows]
     for batch in batches:
         found = differences(
-            as_json(predictor.give(predictor.run(batch))),
-            as_json(quicker.give(quicker.run(batch))),
+            as_json(predictor.postprocess(predictor.run(batch))),
+            as_json(quicker.postprocess(quicker.run(batch))),
             RELATIVE_TOLERANCE,
             ABSOLUTE_TOLERANCE,
         )
         difference = next(found, None)
         if difference is not None:
-            return Verdict(predictor, reason=f"it answers otherwise: outputs{difference}")
+            return Verdict(predictor, reason=f"it answers differently: outputs{difference}")
     gain = min(_measure_gain(predictor, quicker, batch) for batch in batches)
     if gain < _LEAST_GAIN:
-        return Verdict(predictor, reason=f"it is no quicker: {gain:.2f} times as fast")
+        return Verdict(predictor, reason=f"it is not faster: {gain:.2f} times as fast")
     return Verdict(quicker, gain)
 
 

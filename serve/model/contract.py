@@ -50,9 +50,6 @@ from serve.settings.settings import Settings
 def import_class(settings: Settings) -> Callable[..., object]:
     """Import the model class.
 
-    Args:
-        settings: name it, and the directories where it is looked for.
-
     Raises:
         ModelError: it cannot be imported.
     """
@@ -78,10 +75,6 @@ def import_class(settings: Settings) -> Callable[..., object]:
 def build(settings: Settings, constructor: Callable[..., object]) -> Any:
     """Make an object of the model class.
 
-    Args:
-        settings: hold its arguments.
-        constructor: the class.
-
     Raises:
         ModelError: it cannot be made, or lacks what every model class has.
     """
@@ -100,10 +93,6 @@ def build(settings: Settings, constructor: Callable[..., object]) -> Any:
 
 def build_module(settings: Settings, servable: Any) -> Any:
     """Make the module that is to hold the weights.
-
-    Args:
-        settings: name the class, for messages.
-        servable: an object of the model class.
 
     Raises:
         ModelError: it cannot be made, or is none.
@@ -128,7 +117,7 @@ def _complete(settings: Settings, servable: Any, module: Any) -> None:
     try:
         predictor = connect(settings, servable, module)
         with tensors.unrecorded():
-            predictor.run_module(module.eval(), predictor.converter.place(predictor.take(servable.example_inputs)))
+            predictor.run_module(module.eval(), predictor.converter.place(predictor.prepare(servable.example_inputs)))
     except Exception as error:  # the user's code may raise anything
         raise ModelError(
             f"{settings.model}: its lazy layers cannot find their shapes from example_inputs: "
@@ -140,11 +129,6 @@ def _complete(settings: Settings, servable: Any, module: Any) -> None:
 
 def connect(settings: Settings, servable: Any, module: Any) -> TorchPredictor:
     """Make the predictor of a module that holds its weights.
-
-    Args:
-        settings: name the class and the device.
-        servable: an object of the model class.
-        module: on the device.
 
     Raises:
         ModelError: the example does not fit.
@@ -167,7 +151,6 @@ def read_axes(settings: Settings, servable: Any) -> dict[str, dict[int, str]]:
     """Read which dimensions of which inputs may have any length.
 
     Args:
-        settings: name the class, for messages.
         servable: an object of the model class; its `dynamic_axes` is in the form of `torch.onnx.export`.
 
     Raises:
@@ -192,12 +175,7 @@ def read_axes(settings: Settings, servable: Any) -> dict[str, dict[int, str]]:
 
 
 def lengthen(settings: Settings, servable: Any) -> object:
-    """Return the example with other lengths where they are open; `None` where none is.
-
-    Args:
-        settings: name the class, for messages.
-        servable: an object of the model class.
-    """
+    """Return the example with other lengths where they are open; `None` where none is."""
     axes, example = read_axes(settings, servable), servable.example_inputs
     if not axes:
         return None
@@ -227,8 +205,8 @@ def _unbuildable(settings: Settings, error: Exception) -> ModelError:
     return ModelError(f"{settings.model}: building it with {arguments} failed: {type(error).__name__}: {error}")
 
 
-def _run_module(module: Any, taken: Any) -> Any:
-    if isinstance(taken, Mapping):
-        return module(**taken)
+def _run_module(module: Any, prepared: Any) -> Any:
+    if isinstance(prepared, Mapping):
+        return module(**prepared)
     # A named tuple, such as a PackedSequence, is one argument.
-    return module(*taken) if type(taken) is tuple else module(taken)
+    return module(*prepared) if type(prepared) is tuple else module(prepared)

@@ -1,7 +1,4 @@
-"""What a trial shows of a model beyond its answers: whether it keeps requests apart, its weights, and its batches.
-
-Only workers import this.
-"""
+"""Findings of a trial beyond the answers: requests kept apart, weights written, batches. Only workers import this."""
 
 from __future__ import annotations
 
@@ -27,7 +24,6 @@ class Examined:
         alone_because: why requests may not share one run; nothing where they may.
         kept: names of what requests leave on the model's objects, though no answer showed it.
         written: names of the parameters and buffers that answering has changed.
-        versions: of the weights as they were loaded.
     """
 
     alone_because: str
@@ -38,17 +34,7 @@ class Examined:
 
 @dataclass(frozen=True)
 class Examiner:
-    """Examines one model.
-
-    Args:
-        servable: the object of the model class.
-        predictor: answers requests.
-        example: inputs as a request has them.
-        known: other inputs that are answered.
-        versions: of the weights as they were loaded.
-        most_rows: that requests may share a run with.
-        patience_s: how long the trial of joined requests may take.
-    """
+    """Examines one model."""
 
     servable: Any
     predictor: TorchPredictor
@@ -74,8 +60,8 @@ class Examiner:
         return Examined(self._why_alone(), kept, written, self.versions)
 
     def _why_alone(self) -> str:
-        others = (taken for _, taken in self._others())
-        example = self.predictor.take(self.example)
+        others = (prepared for _, prepared in self._others())
+        example = self.predictor.prepare(self.example)
         # How long a run takes may depend on its numbers; that is no reason to refuse the model.
         try:
             return limit(lambda: why_alone(self.predictor, example, others, self.most_rows), self.patience_s)
@@ -110,18 +96,18 @@ class Examiner:
         """Find inputs that are answered otherwise than the example; the example itself where there are none."""
         answer = self.predictor.predict(self.example)
         found = self.example
-        for inputs, taken in self._others():
+        for inputs, prepared in self._others():
             with contextlib.suppress(Exception):  # inputs that the model has nothing for
-                given = self.predictor.give(self.predictor.run(taken))
+                raw = self.predictor.postprocess(self.predictor.run(prepared))
                 found = inputs
-                if given != answer:
+                if raw != answer:
                     break
         return found
 
     def _others(self) -> Iterator[tuple[object, Any]]:
         for inputs in (*self.known, *example_variants.vary_inputs(self.example)):
-            taken = None
+            prepared = None
             with contextlib.suppress(Exception):  # inputs that the model class refuses
-                taken = self.predictor.take(inputs)
-            if taken is not None:
-                yield inputs, taken
+                prepared = self.predictor.prepare(inputs)
+            if prepared is not None:
+                yield inputs, prepared

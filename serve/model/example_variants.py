@@ -21,9 +21,6 @@ _Draw = Callable[[Any], Any]
 def vary_inputs(example: object) -> Iterator[object]:
     """Make other requests of one: parts in another order, other texts and numbers.
 
-    Args:
-        example: inputs as JSON has them.
-
     Yields:
         Inputs of the same form; a model may refuse any of them.
     """
@@ -37,13 +34,7 @@ def vary_inputs(example: object) -> Iterator[object]:
 
 
 def stretch(value: Any, axes: Collection[int], depth: int = 0) -> Any:
-    """Make inputs longer by one in some dimensions.
-
-    Args:
-        value: one input as JSON has it.
-        axes: the dimensions.
-        depth: the dimension of its outermost list.
-    """
+    """Make inputs longer by one in some dimensions."""
     if not isinstance(value, (list, tuple)):
         return value
     parts = [stretch(part, axes, depth + 1) for part in value]
@@ -64,34 +55,31 @@ def _change(value: Any, number: Callable[[float], float], text: Callable[[str], 
     return text(value) if isinstance(value, str) else value
 
 
-def vary_arrays(taken: Any) -> Iterator[Any]:
+def vary_arrays(prepared: Any) -> Iterator[Any]:
     """Make other requests of what one gave, with as many rows.
-
-    Args:
-        taken: tensors or arrays, or mappings and tuples of them.
 
     Yields:
         What a module may take: with rows and their elements in another order, drawn from the range of each array,
         small and large. A model may refuse any of them.
     """
     generator = torch.Generator().manual_seed(_SEED)
-    yield _map(taken, lambda array: _drawn(array, generator, 1.0, 0))
-    yield _map(taken, lambda array: _drawn(array, generator, _LARGE, 0))
-    yield _map(taken, lambda array: _drawn(array, generator, -0.1, 1))
-    yield _map(taken, lambda array: _drawn(array, generator, 1.0, None))
-    yield _map(taken, lambda array: _drawn(array, generator, _LARGE, None))
-    yield _map(taken, lambda array: array.flip(0) if array.dim() < 2 else array.flip(0).roll(1, 1))
-    yield _map(taken, lambda array: array * 2 if array.is_floating_point() else array)
+    yield _map(prepared, lambda array: _drawn(array, generator, 1.0, 0))
+    yield _map(prepared, lambda array: _drawn(array, generator, _LARGE, 0))
+    yield _map(prepared, lambda array: _drawn(array, generator, -0.1, 1))
+    yield _map(prepared, lambda array: _drawn(array, generator, 1.0, None))
+    yield _map(prepared, lambda array: _drawn(array, generator, _LARGE, None))
+    yield _map(prepared, lambda array: array.flip(0) if array.dim() < 2 else array.flip(0).roll(1, 1))
+    yield _map(prepared, lambda array: array * 2 if array.is_floating_point() else array)
 
 
-def _map(taken: Any, change: _Draw) -> Any:
-    if isinstance(taken, Mapping):
-        return {name: _map(part, change) for name, part in taken.items()}
-    if isinstance(taken, tuple):
-        return tuple(_map(part, change) for part in taken)
-    if isinstance(taken, torch.Tensor):
-        return change(taken)
-    return change(torch.from_numpy(taken.copy())).numpy()
+def _map(prepared: Any, change: _Draw) -> Any:
+    if isinstance(prepared, Mapping):
+        return {name: _map(part, change) for name, part in prepared.items()}
+    if isinstance(prepared, tuple):
+        return tuple(_map(part, change) for part in prepared)
+    if isinstance(prepared, torch.Tensor):
+        return change(prepared)
+    return change(torch.from_numpy(prepared.copy())).numpy()
 
 
 def _drawn(array: Any, generator: torch.Generator, scale: float, widen: int | None) -> Any:

@@ -1,11 +1,8 @@
-"""Golden requests: inputs whose outputs are known, carried by the manifest and asked before a model goes live.
-
-A warm-up shows that a model answers; a golden request shows that it answers what its publisher saw. Pure: who asks the
-model is `serve.model.warm_up`.
-"""
+"""Comparison of answers with those that the publisher saw. Pure: `serve.model.warm_up` asks the model."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 
 from serve.checkpoint.golden import Golden
@@ -16,16 +13,7 @@ _NUMBER = (int, float)
 
 
 def require_golden(place: int, golden: Golden, actual: object) -> None:
-    """Refuse a model that answers otherwise than its publisher saw.
-
-    Args:
-        place: of the request in the manifest's list.
-        golden: the request and its right answer.
-        actual: what the model answered.
-
-    Raises:
-        CheckpointError: naming the first differences and counting the rest.
-    """
+    """Refuse a model that answers otherwise than its publisher saw."""
     issues = list(differences(golden.outputs, actual, golden.rtol, golden.atol))
     if issues:
         shown = "; ".join(f"golden[{place}].outputs{issue}" for issue in issues[:_MOST_SHOWN])
@@ -37,8 +25,6 @@ def differences(expected: object, actual: object, rtol: float, atol: float) -> I
     """Compare two answers.
 
     Args:
-        expected: the right one.
-        actual: the other.
         rtol: how far a number may be off, as a share of the right one.
         atol: how far it may be off beyond that.
 
@@ -50,16 +36,17 @@ def differences(expected: object, actual: object, rtol: float, atol: float) -> I
             yield f": expected {expected} ± {atol + rtol * abs(expected):g}, found {actual}"
     elif _is_list(expected) and _is_list(actual) and len(expected) == len(actual):  # type: ignore[arg-type]
         for place, (one, other) in enumerate(zip(expected, actual)):  # type: ignore[call-overload]
-            yield from _under(f"[{place}]", differences(one, other, rtol, atol))
+            yield from (f"[{place}]{issue}" for issue in differences(one, other, rtol, atol))
     elif isinstance(expected, Mapping) and isinstance(actual, Mapping) and set(expected) == set(actual):
         for key in sorted(expected, key=str):
-            yield from _under(f".{key}", differences(expected[key], actual[key], rtol, atol))
+            yield from (f".{key}{issue}" for issue in differences(expected[key], actual[key], rtol, atol))
     elif type(expected) is not type(actual) or _is_list(expected) or expected != actual:
         yield f": expected {_show(expected)}, found {_show(actual)}"
 
 
-def _under(place: str, issues: Iterator[str]) -> Iterator[str]:
-    return (place + issue for issue in issues)
+def as_json(outputs: object) -> object:
+    """Return outputs as a client reads them: tuples become lists."""
+    return json.loads(json.dumps(outputs))
 
 
 def _are_truths(*values: object) -> bool:

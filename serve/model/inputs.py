@@ -20,7 +20,7 @@ from serve.model.json_arrays import read_rows
 from serve.model.predictor import INPUTS, ArrayForm
 from serve.model.tensors import without_gradients
 
-# The arrays are views of a request's body, which nobody else reads; a module that works in place may write into it.
+# The arrays are views of a request's body, which nothing else reads; a module that works in place may write into it.
 warnings.filterwarnings("ignore", message="The given (NumPy array|buffer) is not writ", category=UserWarning)
 
 Arrays = Mapping[str, "numpy.ndarray[Any, Any]"]
@@ -30,10 +30,7 @@ class InputTensor:
     """Turns rows of numbers into a tensor of the kind that the example has.
 
     Args:
-        example: inputs as a request has them.
         module: its first floating-point parameter tells the precision.
-        device: where the tensors go.
-        name: of the input.
         axes: the dimensions that may have any length, with the names of those lengths.
     """
 
@@ -58,14 +55,8 @@ class InputTensor:
         # NumPy has no bfloat16: those become tensors at once.
         self._is_kept = str(self._dtype) == f"torch.{self.form.dtype}"
 
-    def take(self, inputs: object) -> Any:
+    def prepare(self, inputs: object) -> Any:
         """Convert the inputs of one request.
-
-        Args:
-            inputs: rows of numbers.
-
-        Returns:
-            What `place` takes.
 
         Raises:
             InputError: they are no numbers, not rectangular, not finite, or of another shape.
@@ -75,14 +66,14 @@ class InputTensor:
         """
         array = read_rows(inputs, self.form.dtype, self._row_shape) if self._is_kept else None
         if array is None:
-            return self._take_slowly(inputs)
+            return self._prepare_slowly(inputs)
         if self._is_floating:
             self._require_finite(array)
         return array
 
-    def _take_slowly(self, inputs: object) -> Any:
+    def _prepare_slowly(self, inputs: object) -> Any:
         if isinstance(inputs, list) and not inputs:  # no rows say nothing of their shape
-            return self.take_array(numpy.empty((0, *(length or 1 for length in self._row_shape)), self._array_dtype))
+            return self.prepare_array(numpy.empty((0, *(length or 1 for length in self._row_shape)), self._array_dtype))
         try:
             tensor = torch.tensor(inputs, dtype=self._dtype if self._is_floating else None)
         except (TypeError, ValueError, RuntimeError, OverflowError, RecursionError) as error:
@@ -96,14 +87,8 @@ class InputTensor:
             self._refuse_values()
         return found.numpy() if self._is_kept else found
 
-    def take_array(self, array: numpy.ndarray[Any, Any]) -> Any:
+    def prepare_array(self, array: numpy.ndarray[Any, Any]) -> Any:
         """Convert an array, without a copy where its type is the module's.
-
-        Args:
-            array: of the example's shape, with any number of rows.
-
-        Returns:
-            What `place` takes.
 
         Raises:
             InputError: it is of another kind or shape, or not finite.
@@ -120,16 +105,9 @@ class InputTensor:
             self._require_finite(array)
         return array if self._is_kept else torch.from_numpy(numpy.ascontiguousarray(array)).to(self._dtype)
 
-    def place(self, taken: Any) -> Any:
-        """Bring what was taken, or several of it joined, to where the module computes.
-
-        Args:
-            taken: what `take` or `take_array` gave.
-
-        Returns:
-            A tensor on the device.
-        """
-        tensor = torch.from_numpy(numpy.ascontiguousarray(taken)) if self._is_kept else taken
+    def place(self, prepared: Any) -> Any:
+        """Bring what a request was prepared as, or several joined, to where the module computes."""
+        tensor = torch.from_numpy(numpy.ascontiguousarray(prepared)) if self._is_kept else prepared
         return tensor if self._device == "cpu" else tensor.to(self._device)
 
     def _require_shape(self, shape: tuple[int, ...]) -> None:
@@ -152,36 +130,28 @@ class InputTensor:
 
 
 class SoleInput:
-    """The inputs of a module that takes one tensor of rows.
-
-    Args:
-        tensor: how they are converted.
-    """
+    """The inputs of a module that takes one tensor of rows."""
 
     def __init__(self, tensor: InputTensor) -> None:
         self._tensor = tensor
         self.shape = tensor.shape
         self.forms: tuple[ArrayForm, ...] = (tensor.form,)
 
-    def take(self, inputs: object) -> Any:
+    def prepare(self, inputs: object) -> Any:
         """Convert inputs as JSON has them; raises `InputError` where they do not fit."""
-        return self._tensor.take(inputs)
+        return self._tensor.prepare(inputs)
 
-    def take_arrays(self, arrays: Arrays) -> Any:
+    def prepare_arrays(self, arrays: Arrays) -> Any:
         """Convert arrays by name; raises `InputError` where they do not fit."""
-        return self._tensor.take_array(_pick(arrays, self.forms)[0])
+        return self._tensor.prepare_array(_pick(arrays, self.forms)[0])
 
-    def place(self, taken: Any) -> Any:
-        """Make a tensor of what was taken."""
-        return self._tensor.place(taken)
+    def place(self, prepared: Any) -> Any:
+        """Make a tensor of what was prepared."""
+        return self._tensor.place(prepared)
 
 
 class NamedInputs:
-    """The inputs of a module that takes several tensors by name.
-
-    Args:
-        tensors: how each is converted.
-    """
+    """The inputs of a module that takes several tensors by name."""
 
     def __init__(self, tensors: Mapping[str, InputTensor]) -> None:
         self._tensors = tensors
@@ -192,39 +162,38 @@ class NamedInputs:
             for axis, length in tensor.axes.items():
                 self._lengths.setdefault(length, []).append((name, axis))
 
-    def take(self, inputs: object) -> Any:
+    def prepare(self, inputs: object) -> Any:
         """Convert inputs as JSON has them; raises `InputError` where they do not fit."""
         if not isinstance(inputs, Mapping) or set(inputs) != set(self._tensors):
             raise InputError(f"the inputs: expected an object with {', '.join(self._tensors)}")
-        return self._same_rows({name: tensor.take(inputs[name]) for name, tensor in self._tensors.items()})
+        return self._same_rows({name: tensor.prepare(inputs[name]) for name, tensor in self._tensors.items()})
 
-    def take_arrays(self, arrays: Arrays) -> Any:
+    def prepare_arrays(self, arrays: Arrays) -> Any:
         """Convert arrays by name; raises `InputError` where they do not fit."""
         picked = _pick(arrays, self.forms)
         return self._same_rows(
-            {name: tensor.take_array(array) for (name, tensor), array in zip(self._tensors.items(), picked)}
+            {name: tensor.prepare_array(array) for (name, tensor), array in zip(self._tensors.items(), picked)}
         )
 
-    def place(self, taken: Any) -> Any:
-        """Make tensors of what was taken."""
-        return {name: self._tensors[name].place(each) for name, each in taken.items()}
+    def place(self, prepared: Any) -> Any:
+        """Make tensors of what was prepared."""
+        return {name: self._tensors[name].place(part) for name, part in prepared.items()}
 
-    def _same_rows(self, taken: dict[str, Any]) -> dict[str, Any]:
-        rows = {name: tensor.shape[0] for name, tensor in taken.items()}
+    def _same_rows(self, prepared: dict[str, Any]) -> dict[str, Any]:
+        rows = {name: tensor.shape[0] for name, tensor in prepared.items()}
         if len(set(rows.values())) > 1:
             raise InputError(f"the inputs: expected as many rows in each, found {rows}")
         for length, places in self._lengths.items():
-            found = {name: taken[name].shape[axis] for name, axis in places}
+            found = {name: prepared[name].shape[axis] for name, axis in places}
             if len(set(found.values())) > 1:
                 raise InputError(f"the inputs: expected the same {length} in each, found {found}")
-        return taken
+        return prepared
 
 
 class CustomInputs:
     """The inputs of a model class that converts them itself.
 
     Args:
-        convert: its `inputs_to_tensors`.
         example: inputs as a request has them; they tell the form of the arrays that can stand for them.
         axes: by the name of an input, the dimensions that may have any length.
     """
@@ -237,22 +206,22 @@ class CustomInputs:
         forms = [form_of(str(name), value, axes.get(str(name), {})) for name, value in named.items()]
         self.forms = tuple(form for form in forms if form is not None) if None not in forms else ()
 
-    def take(self, inputs: object) -> Any:
+    def prepare(self, inputs: object) -> Any:
         """Convert inputs as JSON has them; raises what the model class raises."""
         with without_gradients():
             return self._convert(inputs)
 
-    def take_arrays(self, arrays: Arrays) -> Any:
+    def prepare_arrays(self, arrays: Arrays) -> Any:
         """Convert arrays by name; raises `InputError` where they do not fit, or what the model class raises."""
         if not self.forms:
-            raise InputError("the inputs: expected JSON, as this model's inputs are no arrays")
+            raise InputError("the inputs: expected JSON, as this model's inputs are not arrays")
         lists = [array.tolist() for array in _pick(arrays, self.forms)]
         named = dict(zip((form.name for form in self.forms), lists))
-        return self.take(named if self._is_named else lists[0])
+        return self.prepare(named if self._is_named else lists[0])
 
-    def place(self, taken: Any) -> Any:
-        """Return what was taken: the model class has made it."""
-        return taken
+    def place(self, prepared: Any) -> Any:
+        """Return what was prepared: the model class has made it."""
+        return prepared
 
 
 def one_for_none(taken: Any) -> Any | None:

@@ -17,9 +17,6 @@ MIXED = "mixed"
 def describe(value: object) -> str:
     """Write the form of a value.
 
-    Args:
-        value: what JSON can hold.
-
     Returns:
         Its form. Lists whose parts differ in form are `mixed`, whatever is in them.
     """
@@ -46,12 +43,7 @@ def require_same_form(expected: Mapping[str, str], actual: Mapping[str, str], of
     """Refuse a model whose requests or answers have another form.
 
     Args:
-        expected: forms by name, `inputs` and `outputs`.
         actual: those of the new model; a name that only one of both has is passed over.
-        of: who states what is expected, for the message.
-
-    Raises:
-        TrialError: naming each form that differs.
     """
     issues = [
         f"{name}: expected {expected[name]}, found {actual[name]}"

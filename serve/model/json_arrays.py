@@ -21,7 +21,6 @@ def read_rows(inputs: object, dtype: str, row_shape: Sequence[int | None]) -> nu
 
     Args:
         inputs: should be lists in lists, one for each dimension, of numbers.
-        dtype: of the array, by NumPy's name.
         row_shape: the lengths after the first, `None` standing for any above 0.
 
     Returns:

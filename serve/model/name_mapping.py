@@ -1,8 +1,8 @@
-"""How the names of a checkpoint become those of a module.
+"""The names of a checkpoint, mapped to those of a module.
 
 What wrappers put into the names (DistributedDataParallel `module.`, `torch.compile` `_orig_mod.`, Lightning the name of
 an attribute) is taken off where all that remains is exactly what the module has: names, types and shapes. Where two
-ways would do, nobody guesses. Pure: no tensor is touched, so a safetensors file is judged by its header.
+ways would do, it is refused. Pure: no tensor is touched, so a safetensors file is judged by its header.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ class Architecture:
     """What a module holds.
 
     Args:
-        tensors: its names, types and shapes.
         ties: for each name that shares its memory, the names from which its values can be read.
     """
 
@@ -39,7 +38,6 @@ class Fit:
 
     Args:
         names: the checkpoint's names by the module's; tied names that the checkpoint leaves out are absent.
-        took_off: what was taken off the checkpoint's names.
     """
 
     names: Mapping[str, str]
@@ -48,10 +46,6 @@ class Fit:
 
 def fit(wanted: Architecture, found: Interface) -> Fit:
     """Find how a checkpoint fits a module.
-
-    Args:
-        wanted: what the module holds.
-        found: what the checkpoint has.
 
     Raises:
         CheckpointError: it does not fit, or fits in several ways.
@@ -72,14 +66,7 @@ def fit(wanted: Architecture, found: Interface) -> Fit:
 
 
 def strip_wrappers(names: Sequence[str]) -> str:
-    """Find what wrappers have put before all names.
-
-    Args:
-        names: of a state dict.
-
-    Returns:
-        The prefix, which may be empty.
-    """
+    """Find what wrappers have put before all names."""
     prefix = ""
     rest = [name for name in names if name not in _COUNTERS]
     while rest:
@@ -106,15 +93,11 @@ def _attempts(wanted: Architecture, found: Interface) -> Iterator[tuple[str, dic
     for head in sorted(head for head in heads if not head or head.endswith(".")):
         renamed = {name[len(head) :]: original for name, original in theirs.items() if name.startswith(head)}
         names = {ours.get(name, name): original for name, original in renamed.items()}
-        yield head or _common(names), names
+        yield head or strip_wrappers(list(names.values())), names
 
 
 def _bare(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS) or name
-
-
-def _common(names: Mapping[str, str]) -> str:
-    return strip_wrappers(list(names.values()))
 
 
 def _differences(wanted: Architecture, names: Mapping[str, str], found: Interface) -> list[str]:

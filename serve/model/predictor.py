@@ -1,4 +1,4 @@
-"""What a loaded model is to those who answer requests with it.
+"""The interface of a loaded model to those who answer requests with it.
 
 A request is answered in three steps, so that several requests can share the one in the middle: its inputs become what
 the module takes, the module runs, and what it gives becomes the outputs. Inputs come as JSON has them, or as arrays by
@@ -24,7 +24,6 @@ class ArrayForm:
     """One named input or output.
 
     Args:
-        name: of the input or output.
         dtype: NumPy's name of the type of its elements, or `text`.
         shape: lengths, `None` standing for any.
     """
@@ -37,7 +36,7 @@ class ArrayForm:
 class Predictor(Protocol):
     """A loaded model, as far as a request is concerned.
 
-    `taken` and `given` are what its module takes and gives; nobody but the predictor looks into them.
+    `prepared` and `raw` are what its module takes and gives; only the predictor looks into them.
     """
 
     @property
@@ -60,27 +59,17 @@ class Predictor(Protocol):
     def takes_images(self) -> bool:
         """Whether the model class says how an image becomes inputs."""
 
-    def take(self, inputs: object) -> Any:
-        """Turn inputs into what the module takes.
+    def prepare(self, inputs: object) -> Any:
+        """Turn inputs into what the module takes."""
 
-        Args:
-            inputs: as JSON has them.
-
-        Raises:
-            InputError: they do not fit the model.
-        """
-
-    def take_arrays(self, arrays: Mapping[str, numpy.ndarray[Any, Any]]) -> Any:
+    def prepare_arrays(self, arrays: Mapping[str, numpy.ndarray[Any, Any]]) -> Any:
         """Turn arrays into what the module takes, without a copy where that is possible.
 
         Args:
             arrays: by the names in `inputs`; texts as arrays of `str` objects.
-
-        Raises:
-            InputError: they do not fit the model.
         """
 
-    def take_image(self, pixels: numpy.ndarray[Any, Any]) -> Any:
+    def prepare_image(self, pixels: numpy.ndarray[Any, Any]) -> Any:
         """Turn an image into what the module takes; only for a model that `takes_images`.
 
         Args:
@@ -88,81 +77,45 @@ class Predictor(Protocol):
 
         Shapes:
             pixels: [height, width, 3] of uint8.
-
-        Raises:
-            InputError: it does not fit the model.
         """
 
-    def run(self, taken: Any) -> Any:
-        """Run the module.
+    def run(self, prepared: Any) -> Any:
+        """Run the module."""
 
-        Args:
-            taken: what `take` or `stack` gave.
-        """
+    def postprocess(self, raw: Any) -> object:
+        """Turn what the module gave into outputs that JSON can hold."""
 
-    def give(self, given: Any) -> object:
-        """Turn what the module gave into outputs that JSON can hold.
-
-        Args:
-            given: what `run` or `split` gave.
-        """
-
-    def give_arrays(self, given: Any) -> Mapping[str, numpy.ndarray[Any, Any]]:
+    def postprocess_arrays(self, raw: Any) -> Mapping[str, numpy.ndarray[Any, Any]]:
         """Turn what the module gave into arrays by name.
-
-        Args:
-            given: what `run` or `split` gave.
 
         Raises:
             ValueError: the outputs are no arrays.
         """
 
-    def count_rows(self, taken: Any) -> int:
+    def count_rows(self, prepared: Any) -> int:
         """Count the rows that a request has; 0 for one that nothing can be joined to."""
 
-    def batch_key(self, taken: Any) -> Hashable:
+    def batch_key(self, prepared: Any) -> Hashable:
         """Return what two requests must have in common to be joined; only for a model that `can_batch`."""
 
     def stack(self, several: Sequence[Any]) -> Any:
         """Join what several requests gave to one thing that the module takes; only for a model that `can_batch`."""
 
-    def compare_alone(self, taken: Any, shared: Any, rows: Sequence[int], place: int) -> float:
+    def compare_alone(self, prepared: Any, shared: Any, rows: Sequence[int], place: int) -> float:
         """Answer a request alone, and compare.
 
         Args:
-            taken: what `take` gave for it.
             shared: what `split` gave for it, when it ran with others.
-            rows: of each request of that run.
-            place: of this one among them.
 
         Returns:
             How far the two are from each other, as a share of the largest number; 0 where only rounding differs.
         """
 
-    def epsilon_of(self, given: Any) -> float:
-        """Return the relative spacing of the coarsest numbers in which the module computes and answers.
+    def epsilon_of(self, raw: Any) -> float:
+        """Return the relative spacing of the coarsest numbers in which the module computes and answers."""
 
-        Args:
-            given: what `run` gave.
-        """
-
-    def split(self, given: Any, rows: Sequence[int]) -> Sequence[Any]:
-        """Take apart what the module gave for joined requests.
-
-        Args:
-            given: what `run` gave.
-            rows: how many each request had.
-        """
+    def split(self, raw: Any, rows: Sequence[int]) -> Sequence[Any]:
+        """Take apart what the module gave for joined requests."""
 
     def predict(self, inputs: object) -> object:
-        """Answer one request: `take`, `run` and `give`.
-
-        Args:
-            inputs: as JSON has them.
-
-        Returns:
-            The outputs, in the form that JSON can hold.
-
-        Raises:
-            InputError: the inputs do not fit the model.
-        """
+        """Answer one request: `prepare`, `run` and `postprocess`."""

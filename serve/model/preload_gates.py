@@ -1,40 +1,71 @@
-"""The gates that need neither torch nor weights: format, signature, pickle policy, memory.
-
-Each decides from what is known and refuses with a reason; `serve.model.loader` calls them in their order.
-"""
+"""The gates that need neither torch nor the weights: format, signature, pickle policy."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
+from serve.checkpoint import sharded
 from serve.checkpoint.formats import EXPORT, SAFETENSORS, TORCH, detect_format
 from serve.checkpoint.manifest import Manifest
 from serve.checkpoint.signature import Verifier
 from serve.checkpoint.stored import Stored
 from serve.errors import CheckpointError, ModelError, SignatureError
 from serve.settings.settings import Settings
-from serve.system import host_memory
 
 _AUTOMATIC = (SAFETENSORS, TORCH)
+
+
+@dataclass(frozen=True)
+class ReadPlan:
+    """A checkpoint that has passed these gates, and how it may be read."""
+
+    stored: Stored
+    manifest: Manifest
+    format: str
+    may_unpickle: bool
+
+
+class PreloadGates:
+    """The gates in their order, under the settings of one model.
+
+    Raises:
+        ModelError: a key cannot be used; a server that cannot verify what it must verify serves nothing.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        try:
+            self._verifier = Verifier(settings.verify_key) if settings.verify_key else None
+        except SignatureError as error:
+            raise ModelError(f"verify_key: {error.message}", hint=error.hint) from error
+
+    def check(self, path: Path, manifest: Manifest, sha256: str) -> tuple[str, bool]:
+        """Pass them.
+
+        Args:
+            path: the checkpoint; the index of a sharded one.
+            sha256: of its bytes, as proven or, before that, as stated.
+
+        Returns:
+            The format, and whether it may be unpickled in full, which runs its code.
+        """
+        format = require_format(path, manifest, self._settings.format)
+        if self._verifier is not None:
+            self._verifier.require(manifest.stated)
+            if manifest.sha256 != sha256:
+                raise CheckpointError("signature", f"the signed sha256: expected {sha256}, found {manifest.sha256}")
+        return format, decide_pickle(self._settings, format, sha256, self._verifier is not None)
 
 
 def require_format(path: Path, manifest: Manifest, configured: str) -> str:
     """Find a checkpoint's format, and refuse it when it is not the one that was stated or configured.
 
     Args:
-        path: the copy in the store.
-        manifest: what the marker states.
         configured: by the settings; `"auto"` for any format that holds weights only.
-
-    Returns:
-        The format.
-
-    Raises:
-        CheckpointError: it is another one.
-        OSError: the file cannot be read.
     """
-    found = detect_format(path)
+    found = SAFETENSORS if sharded.is_index(path) else detect_format(path)
     if manifest.format not in (None, found):
         raise CheckpointError("format", f"the format: expected {manifest.format}, found {found}")
     wanted = _AUTOMATIC if configured == "auto" else (configured,)
@@ -47,36 +78,11 @@ def require_format(path: Path, manifest: Manifest, configured: str) -> str:
     return found
 
 
-def require_signature(verifier: Verifier, stored: Stored, manifest: Manifest) -> None:
-    """Refuse bytes that nobody trusted has signed.
-
-    Args:
-        verifier: knows the trusted keys.
-        stored: the proven checkpoint.
-        manifest: what the marker states.
-
-    Raises:
-        CheckpointError: the signature is missing or wrong, or belongs to other bytes.
-    """
-    verifier.require(manifest.stated)
-    if manifest.sha256 != stored.sha256:
-        raise CheckpointError("signature", f"the signed sha256: expected {stored.sha256}, found {manifest.sha256}")
-
-
 def decide_pickle(settings: Settings, format: str, sha256: str, is_signed: bool) -> bool:
     """Decide how a pickle may be read.
 
-    Args:
-        settings: hold the policy and the allow-list.
-        format: of the checkpoint.
-        sha256: of its bytes.
-        is_signed: whether a trusted key has signed them.
-
     Returns:
         Whether it may be unpickled in full, which runs its code.
-
-    Raises:
-        CheckpointError: it may not be unpickled at all.
     """
     if format not in (TORCH, EXPORT):
         return False
@@ -97,55 +103,7 @@ def decide_pickle(settings: Settings, format: str, sha256: str, is_signed: bool)
 
 
 def warn_of_pickles(policy: str, weaknesses: tuple[str, ...], version: str, say: Callable[..., None]) -> None:
-    """Say once, at the start, that this torch reads pickles less safely than it claims.
-
-    Args:
-        policy: the setting `pickle`.
-        weaknesses: the known ways past `weights_only`.
-        version: of torch.
-        say: writes a line to the log.
-    """
+    """Say once, at the start, that this torch reads pickles less safely than it claims."""
     if policy != "refuse" and weaknesses:
-        reason = f"weights_only is no boundary in torch {version}: {', '.join(weaknesses)}"
+        reason = f"weights_only is not a security boundary in torch {version}: {', '.join(weaknesses)}"
         say("warning", reason=reason, hint='publish safetensors, and set pickle = "refuse"')
-
-
-def needed_bytes(size_bytes: int, workers: int, is_shared: bool, is_assigned: bool) -> int:
-    """Estimate what loading takes at its peak on the host, in all workers that load at the same time.
-
-    Args:
-        size_bytes: of the checkpoint.
-        workers: how many load it at once.
-        is_shared: whether all of them map one copy of the file.
-        is_assigned: whether the module keeps the tensors that were read, instead of copying them into its own.
-    """
-    # Each worker's module first allocates its own weights, which mapped ones then replace.
-    module_bytes = size_bytes * workers
-    state_bytes = size_bytes if is_shared else size_bytes * workers
-    is_replaced_at_once = is_assigned and is_shared
-    return module_bytes if is_replaced_at_once else module_bytes + state_bytes
-
-
-def require_memory(needed: int, available: host_memory.Available | None, stored: Stored) -> None:
-    """Refuse beforehand what would not fit beside the model that is live.
-
-    Args:
-        needed: bytes at the peak.
-        available: what there is.
-        stored: the checkpoint.
-
-    Raises:
-        MemoryShortError: with both numbers.
-    """
-    purpose = f"a checkpoint of {stored.size_bytes} bytes beside what is live"
-    hint = 'free some memory, serve with fewer workers, or set memory = "resource"'
-    host_memory.require(needed, available, purpose, hint)
-
-
-def unusable_key(error: SignatureError) -> ModelError:
-    """Say that a server cannot verify what it must verify; it then serves nothing rather than anything.
-
-    Args:
-        error: what is wrong with the key.
-    """
-    return ModelError(f"verify_key: {error.message}", hint=error.hint)

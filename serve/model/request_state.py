@@ -1,4 +1,4 @@
-"""What a model class keeps of a request: found by comparing what hangs on its objects, and by mixing two requests.
+"""State that a model class keeps of a request: found by comparing what hangs on its objects and by mixing two requests.
 
 Requests overlap in a worker: one is converted while another runs. What a class keeps between its steps is then another
 client's. Only workers import this.
@@ -17,9 +17,9 @@ import numpy
 import torch
 
 from serve.checkpoint.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
-from serve.model.batchability import as_json
-from serve.model.golden_check import differences
+from serve.model.golden_check import as_json, differences
 from serve.model.predictor import Predictor
+from serve.model.tensor_versions import elements_of
 
 _DEPTH, _PARTS, _MOST_PARTS, _ELEMENTS = 4, 64, 2000, 1024
 _OPAQUE = (ModuleType, FunctionType, BuiltinFunctionType, MethodType, type, torch.nn.Module)
@@ -31,10 +31,6 @@ Mark = tuple[object, object]
 def snapshot(servable: object, module: Any) -> dict[str, Mark]:
     """Note all that hangs on an object of a model class, its module, its class and the file of its class.
 
-    Args:
-        servable: the object.
-        module: holds the weights; often the same.
-
     Returns:
         By the names that its author knows. The values are held, so that no other takes the place of one.
     """
@@ -42,12 +38,7 @@ def snapshot(servable: object, module: Any) -> dict[str, Mark]:
 
 
 def changed(before: Mapping[str, Mark], after: Mapping[str, Mark]) -> list[str]:
-    """Name what differs between two snapshots.
-
-    Args:
-        before: the earlier one.
-        after: the later one.
-    """
+    """Name what differs between two snapshots."""
     return sorted(name for name in {**before, **after} if before.get(name, _NONE)[1] != after.get(name, _NONE)[1])
 
 
@@ -80,11 +71,17 @@ class _Marker:
         self._left = _MOST_PARTS
 
     def mark(self, value: Any, depth: int) -> object:
-        """Mark one value, and its parts down to a depth."""
+        """Mark one value, and its parts down to a depth; what cannot be looked into, by which object it is."""
         self._left -= 1
+        try:
+            return self._look_into(value, depth)
+        except Exception:  # a lazy tensor has no shape, and reading an object may run the user's code
+            return id(value)
+
+    def _look_into(self, value: Any, depth: int) -> object:
         if isinstance(value, torch.Tensor):
             version = None if value.is_inference() else value._version
-            return id(value), version, _elements(value.detach()) if value.numel() <= _ELEMENTS else None
+            return id(value), version, elements_of(value, _ELEMENTS)
         if isinstance(value, numpy.ndarray):
             return id(value), value.tobytes() if value.size <= _ELEMENTS else None
         if value is None or isinstance(value, (str, bytes, int, float, complex)):
@@ -101,25 +98,11 @@ class _Marker:
         return tuple(self.mark(value, depth - 1) for value in itertools.islice(values, _PARTS))
 
 
-def _elements(tensor: Any) -> object:
-    if tensor.layout != torch.strided or tensor.is_quantized:
-        return None
-    try:
-        return tensor.tolist()
-    except RuntimeError:  # numbers of a type that Python has none for, such as 4-bit ones
-        return None
-
-
 def find_mixing(predictor: Predictor, one: object, other: object) -> str:
     """Tell how an answer changes by the company of another request, in every way in which a worker lets two overlap.
 
     Args:
-        predictor: answers them.
-        one: inputs as JSON has them.
         other: inputs that are answered otherwise, if possible.
-
-    Returns:
-        The first difference; nothing where there is none.
     """
     alone = {}
     for name, inputs in (("other", other), ("one", one)):
@@ -127,24 +110,24 @@ def find_mixing(predictor: Predictor, one: object, other: object) -> str:
         if _compare(alone[name], again):
             return ""  # it answers by chance or by the time; company has nothing to do with it
     for run, give in itertools.product(("one", "other"), repeat=2):
-        taken = {"one": predictor.take(one), "other": predictor.take(other)}
-        given = {name: _run(predictor, taken[name]) for name in sorted(taken, key=run.__ne__)}
-        for name in sorted(given, key=give.__ne__):
-            difference = _compare(alone[name], as_json(predictor.give(given[name])))
+        prepared = {"one": predictor.prepare(one), "other": predictor.prepare(other)}
+        raw = {name: _run(predictor, prepared[name]) for name in sorted(prepared, key=run.__ne__)}
+        for name in sorted(raw, key=give.__ne__):
+            difference = _compare(alone[name], as_json(predictor.postprocess(raw[name])))
             if difference:
                 return difference
     return _compare(alone["one"], _answer(predictor, one))
 
 
 def _answer(predictor: Predictor, inputs: object) -> object:
-    return as_json(predictor.give(_run(predictor, predictor.take(inputs))))
+    return as_json(predictor.postprocess(_run(predictor, predictor.prepare(inputs))))
 
 
-def _run(predictor: Predictor, taken: Any) -> Any:
+def _run(predictor: Predictor, prepared: Any) -> Any:
     # What draws numbers by chance answers equal requests alike from equal seeds.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return predictor.run(taken)
+        return predictor.run(prepared)
 
 
 def _compare(expected: object, actual: object) -> str:

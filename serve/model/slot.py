@@ -1,9 +1,9 @@
 """The one place of a worker that holds the live model.
 
-A request leases the generation that is live when it starts and keeps it to its end. Which one is live says the commit
-word: it is read once for each request, and when it names the generation that stands by, that one is live from this
-request on, in this worker as in all others. What was replaced is handed back for retirement only when its last lease
-has ended.
+A request leases the generation that is live when it starts and keeps it to its end. The commit register says
+which one is live: it is read once for each request, and when it names the generation that stands by, that one is live
+from this request on, in this worker as in all others. What was replaced is handed back for retirement only when its
+last lease has ended.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ class Generation:
     """A model that is, was or will be live.
 
     Args:
-        predictor: the loaded model.
-        provenance: where its answers come from.
         facts: what the log and `GET /model` say about it beyond that.
     """
 
@@ -46,11 +44,7 @@ class Slot:
         self._lock = threading.Lock()
 
     def follow(self, committed: Callable[[], int]) -> None:
-        """Let the commit word say which generation is live; without it only `swap` does.
-
-        Args:
-            committed: reads the word.
-        """
+        """Let the commit register say which generation is live; without it only `swap` does."""
         with self._lock:
             self._committed = committed
 
@@ -79,20 +73,12 @@ class Slot:
         return generation
 
     def hold(self, generation: Generation) -> None:
-        """Take another lease on a generation that has one.
-
-        Args:
-            generation: what `acquire` gave and `release` has not got back.
-        """
+        """Take another lease on a generation that has one."""
         with self._lock:
             self._leases[id(generation)] += 1
 
     def release(self, generation: Generation) -> None:
-        """End a lease.
-
-        Args:
-            generation: what `acquire` gave.
-        """
+        """End a lease."""
         key = id(generation)
         with self._lock:
             self._leases[key] -= 1
@@ -101,14 +87,7 @@ class Slot:
 
     @contextmanager
     def lease(self) -> Iterator[Generation]:
-        """Hold the live generation while a block runs.
-
-        Yields:
-            The generation that is live now; a swap does not change it.
-
-        Raises:
-            NotLiveError: no model is live yet.
-        """
+        """Hold the live generation while a block runs."""
         generation = self.acquire()
         try:
             yield generation
@@ -116,7 +95,7 @@ class Slot:
             self.release(generation)
 
     def stand_by(self, generation: Generation | None) -> None:
-        """Hold a prepared generation ready, to become live when the commit word names it.
+        """Hold a prepared generation ready, to become live when the commit register names it.
 
         Args:
             generation: the prepared one; `None` when its proposal was closed.
@@ -126,9 +105,6 @@ class Slot:
 
     def swap(self, generation: Generation) -> Generation | None:
         """Make a generation live at once.
-
-        Args:
-            generation: what every request that starts from now on uses.
 
         Returns:
             The generation that it replaced; it drains from now on.
@@ -155,11 +131,7 @@ class Slot:
                 self._live = None
 
     def put_back(self, generation: Generation) -> None:
-        """Undo `vacate`, unless something else has become live.
-
-        Args:
-            generation: the one that was live, or one that answers for it.
-        """
+        """Undo `vacate`, unless something else has become live."""
         with self._lock:
             self._draining = [other for other in self._draining if other is not generation]
             if self._live is None:
@@ -181,7 +153,7 @@ class Slot:
             self._swap(generation)
             return generation
         # All other workers have moved, and this one was not ready: rather no answer than an old one. It cannot happen
-        # to a worker that is on the roster; the reloader loads what is committed.
+        # to a worker that is a member; the reloader loads what is committed.
         return None
 
     def _swap(self, generation: Generation) -> Generation | None:

@@ -1,7 +1,7 @@
 """The state dicts in what `torch.load` gave: bare, or in a bundle beside an optimizer's state, numbers and objects.
 
 Trainers keep the weights under a key (`state_dict`, `model`, `module`, `net` …), some one inside the other, and some
-keep the whole module. What looks like weights, such as the optimizer's averages, is passed over by its key.
+keep the whole module. What looks like weights, for example the optimizer's averages, is passed over by its key.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ def states_in(loaded: object, passed_over: re.Pattern[str] | None = _OTHERS) -> 
     """Find the state dicts.
 
     Args:
-        loaded: what `torch.load` or safetensors gave.
         passed_over: keys of tensors by name that are no weights.
 
     Returns:
@@ -46,14 +45,10 @@ def choose(states: States, key: str | None) -> tuple[str, State]:
     """Choose the one to be published.
 
     Args:
-        states: what `states_in` gave.
         key: which one, or `None` where there is only one.
 
-    Returns:
-        Its key and itself.
-
     Raises:
-        CheckpointError: it is not there, or there are several.
+        CheckpointError: it was not found, or there are several.
     """
     shown = " and ".join(f'"{name}"' for name in states)
     if key is None and len(states) > 1:
@@ -67,10 +62,6 @@ def choose(states: States, key: str | None) -> tuple[str, State]:
 
 def take(states: States, wanted: Architecture) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Take the one that fits a module, under the module's names.
-
-    Args:
-        states: what `states_in` gave.
-        wanted: what the module holds.
 
     Returns:
         The tensors, and what was taken off: a key, and what came before the names.

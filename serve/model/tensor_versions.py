@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, NamedTuple
 
-# What goes round the counter, such as a write through `.data`, is still seen in tensors as small as counters are.
+# What goes round the counter, for example a write through `.data`, is still seen in tensors as small as counters are.
 _ELEMENTS = 16
 
 
@@ -22,11 +22,7 @@ class _Mark(NamedTuple):
 
 
 class Versions:
-    """The tensors of a module as they were when this was made.
-
-    Args:
-        module: holds its weights.
-    """
+    """The tensors of a module as they were when this was made."""
 
     def __init__(self, module: Any) -> None:
         self._module = module
@@ -36,7 +32,7 @@ class Versions:
     def written(self) -> list[str]:
         """Name the tensors that were written or replaced since.
 
-        What a module keeps beside its weights, such as a table of sines that grows, may be replaced, but not written.
+        What a module keeps beside its weights, a table of sines that grows for example, may be replaced, not written.
         """
         return self._differing(self._published)
 
@@ -60,7 +56,7 @@ def _differ(known: _Mark, now: _Mark, may_not_move: bool) -> bool:
 def _address(tensor: Any) -> int:
     try:
         return int(tensor.data_ptr())
-    except RuntimeError:  # a sparse one has no memory of its own
+    except Exception:  # sparse and lazy ones, and some of subclasses, have no memory of their own
         return id(tensor)
 
 
@@ -69,8 +65,18 @@ def _marks_of(module: Any) -> dict[str, _Mark]:
 
 
 def _mark(tensor: Any) -> _Mark:
-    elements = ""
-    if tensor.numel() <= _ELEMENTS and tensor.device.type == "cpu":
-        with contextlib.suppress(RuntimeError, TypeError):  # sparse ones, say
-            elements = str(tensor.detach().tolist())
-    return _Mark(tensor, None if tensor.is_inference() else tensor._version, elements)
+    version, elements = None, ""
+    with contextlib.suppress(Exception):  # of a subclass that answers nothing; reading other devices takes long
+        if tensor.device.type == "cpu":
+            elements = elements_of(tensor, _ELEMENTS)
+    with contextlib.suppress(Exception):  # one that was made in inference mode counts none
+        version = tensor._version
+    return _Mark(tensor, version, elements)
+
+
+def elements_of(tensor: Any, most: int) -> str:
+    """Return the elements of a small tensor as text, in which NaN is itself; nothing for one that cannot be read."""
+    with contextlib.suppress(Exception):  # a lazy one has no elements yet, and Python no type for some numbers
+        if str(tensor.layout) == "torch.strided" and not tensor.is_quantized and tensor.numel() <= most:
+            return str(tensor.detach().tolist())
+    return ""

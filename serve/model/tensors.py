@@ -1,8 +1,6 @@
-"""The door to torch for weights that are in memory; `serve.model.weights` reads them, `serve.model.inputs` and
-`serve.model.outputs` are for requests. Only workers import it.
+"""The door to torch for weights that are in memory, to compare, attach and free them. Only workers import it.
 
-Compares, attaches and frees weights. Written for torch 1.12.1 to 2.13; what a
-version lacks is asked of torch itself, not of its version number.
+Written for torch 1.12.1 to 2.13; what a version lacks is asked of torch itself, not of its version number.
 """
 
 from __future__ import annotations
@@ -11,6 +9,7 @@ import contextlib
 import functools
 import hashlib
 import inspect
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ import torch
 from serve.checkpoint.formats import EXTRA, TensorSpec
 from serve.errors import CheckpointError
 from serve.model.tied_weights import TiedWeights
+from serve.system import cpus
 from serve.system.host_memory import Available
 
 # Source: the safetensors format description, and the names that safetensors 0.8 gives to types of torch. A torch that
@@ -67,14 +67,15 @@ class _Limit(threading.local):
 _limit, _limited = 0, _Limit()
 
 
-def limit_threads(count: int) -> None:
+def limit_threads(stated: int, workers: int = 1) -> None:
     """Set how many threads one operation may use, in every thread that calls `limit_this_thread` from now on.
 
     Args:
-        count: 1 is the quickest for small batches, where starting threads costs more than they save.
+        stated: by the settings; 0 for this worker's part of the cores. 1 is the quickest for small batches, where
+            starting threads costs more than they save.
     """
     global _limit
-    _limit = count
+    _limit = stated or cpus.threads_of_an_operation(cpus.count_cores(), workers, os.environ)
     limit_this_thread()
 
 
@@ -144,13 +145,6 @@ def require_finite(state: State, module: Any) -> None:
     """Refuse weights that can only give useless answers.
 
     A buffer may hold infinities, as the mask of an attention does; a parameter may not, and neither may hold NaN.
-
-    Args:
-        state: tensors by name.
-        module: tells which of them are parameters.
-
-    Raises:
-        CheckpointError: naming the first tensor at fault.
     """
     parameters = {name for name, _ in module.named_parameters()}
     for name, tensor in state.items():
@@ -179,11 +173,7 @@ def can_assign() -> bool:
 
 
 def epsilon_of(module: Any) -> float:
-    """Return the relative spacing of the numbers of a module's coarsest floating-point type; at least float32's.
-
-    Args:
-        module: holds its weights.
-    """
+    """Return the relative spacing of the numbers of a module's coarsest floating-point type; at least float32's."""
     dtypes = {tensor.dtype for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()}
     return max(float(torch.finfo(dtype).eps) for dtype in (torch.float32, *dtypes))
 
@@ -192,9 +182,6 @@ def attach(module: Any, state: State, device: str, memory: TiedWeights) -> None:
     """Give a module its weights, without a copy where torch can.
 
     Args:
-        module: of the same interface as the state.
-        state: tensors by name; the module may keep them.
-        device: where the module is to compute.
         memory: how the module's tensors lay in memory, which they do again afterwards.
     """
     if can_assign():
@@ -212,29 +199,44 @@ def plain_module(module: Any) -> Any:
 
 
 def is_same(held: Any, published: Any) -> bool:
-    """Whether a tensor in memory has the bytes of a published one, by the sha256 of both.
-
-    Args:
-        held: by a module, on any device.
-        published: as it was read from a checkpoint.
-    """
-    return held.shape == published.shape and _hash(held) == _hash(published.to(held.dtype))
+    """Whether an entry of a state dict in memory, on any device, is the published one: tensors by their sha256."""
+    if is_tensor(held) and is_tensor(published):
+        found = published if published.dtype == held.dtype else published.to(held.dtype)
+        return held.shape == published.shape and _hash(held) == _hash(found)
+    if isinstance(held, Mapping) and isinstance(published, Mapping):
+        return held.keys() == published.keys() and all(is_same(held[key], published[key]) for key in held)
+    if isinstance(held, (tuple, list)) and isinstance(published, (tuple, list)):
+        return len(held) == len(published) and all(map(is_same, held, published))
+    # Objects that cannot be compared, which only a full unpickling makes, count as the same.
+    is_comparable = getattr(type(held), "__eq__", None) is not getattr(object, "__eq__", None)
+    return type(held) is type(published) and (not is_comparable or bool(held == published))
 
 
 def _hash(tensor: Any) -> bytes:
     digest = hashlib.sha256()
-    for chunk in tensor.detach().reshape(-1).split(_CHECK_ELEMENTS):
-        digest.update(chunk.cpu().contiguous().view(torch.uint8).numpy())
-        time.sleep(0)  # a thread that answers a request goes first
+    for part in _dense_parts(tensor.detach()):
+        for chunk in part.resolve_conj().resolve_neg().reshape(-1).split(_CHECK_ELEMENTS):
+            digest.update(chunk.cpu().contiguous().view(torch.uint8).numpy())
+            time.sleep(0)  # a thread that answers a request goes first
     return digest.digest()
 
 
-def freeze(module: Any) -> None:
-    """Make a module answer and not train.
+def _dense_parts(tensor: Any) -> Iterator[Any]:
+    if tensor.is_quantized:
+        yield tensor.dequantize()
+    elif tensor.layout == torch.sparse_coo:
+        yield from (tensor.coalesce().indices(), tensor.coalesce().values())
+    elif tensor.layout == torch.strided:
+        yield tensor
+    else:  # compressed rows or columns, whose methods depend on which, and mkldnn
+        for name in ("crow_indices", "col_indices", "ccol_indices", "row_indices"):
+            with contextlib.suppress(RuntimeError, AttributeError):
+                yield getattr(tensor, name)()
+        yield tensor.values() if str(tensor.layout).startswith("torch.sparse") else tensor.to_dense()
 
-    Args:
-        module: holds its weights already.
-    """
+
+def freeze(module: Any) -> None:
+    """Make a module answer and not train."""
     with contextlib.suppress(NotImplementedError):  # an exported program has one mode, in which it was exported
         module.eval()
     for parameter in module.parameters():  # one by one: TorchScript modules have no requires_grad_
@@ -242,12 +244,9 @@ def freeze(module: Any) -> None:
 
 
 def release(module: Any) -> None:
-    """Free the weights of a module that nobody uses any more, one by one.
+    """Free the weights of a module that is no longer used, one by one.
 
     Dropping a large model at once holds the interpreter lock for as long as it takes to unmap all of it.
-
-    Args:
-        module: is of no use afterwards.
     """
     nothing = torch.empty(0)
     for tensor in (*module.parameters(), *module.buffers()):
@@ -262,9 +261,6 @@ def release(module: Any) -> None:
 
 def read_device_memory(device: str) -> Available | None:
     """Read how much memory a device has left for this process.
-
-    Args:
-        device: as the settings name it.
 
     Returns:
         What is free there, and what this process holds there without using it; `None` for the host's own memory.

@@ -21,11 +21,7 @@ _WITHOUT_STORAGE = (RuntimeError, NotImplementedError, TypeError, ValueError, At
 
 
 def storage_of(tensor: Any) -> Any:
-    """Return the storage of a tensor.
-
-    Args:
-        tensor: a dense one.
-    """
+    """Return the storage of a tensor."""
     return tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else tensor.storage()
 
 
@@ -73,11 +69,7 @@ class _Place:
 
 
 class TiedWeights:
-    """How the tensors of a module lie in memory before it gets its weights.
-
-    Args:
-        module: as it was built.
-    """
+    """How the tensors of a module lie in memory before it gets its weights."""
 
     def __init__(self, module: Any) -> None:
         groups: dict[object, list[_Place]] = {}
@@ -96,10 +88,6 @@ class TiedWeights:
 
     def complete(self, state: dict[str, Any], names: Collection[str]) -> None:
         """Add the names that a file leaves out, from those that it holds of the same memory.
-
-        Args:
-            state: tensors by name.
-            names: those that the module expects.
 
         Raises:
             CheckpointError: two names of one tensor have different values.

@@ -38,14 +38,14 @@ class Inputs(Protocol):
     shape: tuple[int | None, ...]
     forms: tuple[ArrayForm, ...]
 
-    def take(self, inputs: object) -> Any:
+    def prepare(self, inputs: object) -> Any:
         """Convert inputs as JSON has them."""
 
-    def take_arrays(self, arrays: Arrays) -> Any:
+    def prepare_arrays(self, arrays: Arrays) -> Any:
         """Convert arrays by name."""
 
-    def place(self, taken: Any) -> Any:
-        """Turn what was taken, or several of it joined, into what the module takes."""
+    def place(self, prepared: Any) -> Any:
+        """Turn what a request was prepared as, or several joined, into what the module takes."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,9 @@ class TorchPredictor:
     """A model that answers requests; what its methods do is told in `serve.model.predictor`.
 
     Args:
-        module: holds the weights.
-        converter: from a request's inputs to what the module takes.
-        run_module: from there to what the module gives.
-        tensors_to_outputs: from there to the answer's outputs, where the model class says how.
-        image_to_inputs: from an image to inputs as a request has them, where the model class says how.
-        outputs: as arrays, once the model was tried.
         can_batch: whether rows of several requests may share one run, once that was tried.
         interface: the form of the example and of its answer, once it was tried.
         turns: entered by a run and by a conversion: one at a time each, where requests leave something on the objects.
-        versions: of the weights as they were loaded, once it was tried.
         origin: the proven checkpoint and its manifest, from which it can be made again.
     """
 
@@ -88,34 +81,34 @@ class TorchPredictor:
         """The inputs as arrays."""
         return self.converter.forms
 
-    def take(self, inputs: object) -> Any:
+    def prepare(self, inputs: object) -> Any:
         """Turn inputs into what the module takes; raises `InputError`."""
-        return self._take(self.converter.take, inputs)
+        return self._prepare(self.converter.prepare, inputs)
 
-    def take_arrays(self, arrays: Arrays) -> Any:
+    def prepare_arrays(self, arrays: Arrays) -> Any:
         """Turn arrays into what the module takes; raises `InputError`."""
-        return self._take(self.converter.take_arrays, arrays)
+        return self._prepare(self.converter.prepare_arrays, arrays)
 
     @property
     def takes_images(self) -> bool:
         """Whether the model class says how an image becomes inputs."""
         return self.image_to_inputs is not None
 
-    def take_image(self, pixels: numpy.ndarray[Any, Any]) -> Any:
+    def prepare_image(self, pixels: numpy.ndarray[Any, Any]) -> Any:
         """Turn an image into what the module takes; raises `InputError`."""
         to_inputs = self.image_to_inputs
         if to_inputs is None:
             raise InputError("the inputs: expected no image, as the model class has no image_to_inputs()")
-        return self._take(lambda found: self.converter.take(to_inputs(found)), pixels)
+        return self._prepare(lambda found: self.converter.prepare(to_inputs(found)), pixels)
 
-    def run(self, taken: Any) -> Any:
+    def run(self, prepared: Any) -> Any:
         """Run the module; raises `InputError` for values that it has nothing for."""
-        one = one_for_none(taken)
+        one = one_for_none(prepared)
         if one is not None:
             return self._run_empty(one)
         with self.turns[0], tensors.without_gradients():
             try:
-                return self.run_module(self.module, self.converter.place(taken))
+                return self.run_module(self.module, self.converter.place(prepared))
             except IndexError as error:  # an embedding without such a row: the module itself has proved that it works
                 raise InputError(f"the inputs: expected values that the model knows, found {error}") from error
             except (AssertionError, RuntimeError) as error:
@@ -130,53 +123,53 @@ class TorchPredictor:
         except Exception as error:  # the module's code may raise anything
             raise InputError("the inputs: expected at least one row, as this model's outputs are not rows") from error
 
-    def give(self, given: Any) -> object:
+    def postprocess(self, raw: Any) -> object:
         """Turn what the module gave into outputs that JSON can hold."""
         if self.tensors_to_outputs is None:
-            return outputs.to_lists(given)
+            return outputs.to_lists(raw)
         with self.turns[1], tensors.without_gradients():
-            return self.tensors_to_outputs(given)
+            return self.tensors_to_outputs(raw)
 
-    def give_arrays(self, given: Any) -> Arrays:
+    def postprocess_arrays(self, raw: Any) -> Arrays:
         """Turn what the module gave into arrays by name; raises `ValueError`."""
         if self.tensors_to_outputs is None:
-            return outputs.to_arrays(given)
-        return outputs.plain_to_arrays(self.give(given))
+            return outputs.to_arrays(raw)
+        return outputs.plain_to_arrays(self.postprocess(raw))
 
-    def count_rows(self, taken: Any) -> int:
+    def count_rows(self, prepared: Any) -> int:
         """Count the rows that a request has."""
-        return rows.count_rows(taken)
+        return rows.count_rows(prepared)
 
-    def batch_key(self, taken: Any) -> Hashable:
+    def batch_key(self, prepared: Any) -> Hashable:
         """Return what two requests must have in common to be joined."""
-        return rows.batch_key(taken)
+        return rows.batch_key(prepared)
 
     def stack(self, several: Sequence[Any]) -> Any:
         """Join what several requests gave."""
         return rows.stack(several)
 
-    def compare_alone(self, taken: Any, shared: Any, rows: Sequence[int], place: int) -> float:
+    def compare_alone(self, prepared: Any, shared: Any, rows: Sequence[int], place: int) -> float:
         """Answer a request alone, and compare; 0 where only rounding differs."""
-        return batch_independence.compare_alone(self, taken, shared, rows, place)
+        return batch_independence.compare_alone(self, prepared, shared, rows, place)
 
-    def epsilon_of(self, given: Any) -> float:
+    def epsilon_of(self, raw: Any) -> float:
         """Return the relative spacing of the coarsest numbers in which the module computes and answers."""
-        return max(tensors.epsilon_of(self.module), outputs.epsilon_of(given))
+        return max(tensors.epsilon_of(self.module), outputs.epsilon_of(raw))
 
-    def split(self, given: Any, counts: Sequence[int]) -> Sequence[Any]:
+    def split(self, raw: Any, counts: Sequence[int]) -> Sequence[Any]:
         """Take apart what the module gave for joined requests."""
         # What the model class turns into outputs itself stays what its module gave.
-        return outputs.split(outputs.to_host(given) if self.tensors_to_outputs is None else given, counts)
+        return outputs.split(outputs.to_host(raw) if self.tensors_to_outputs is None else raw, counts)
 
     def predict(self, inputs: object) -> object:
         """Answer one request; raises `InputError`."""
-        return self.give(self.run(self.take(inputs)))
+        return self.postprocess(self.run(self.prepare(inputs)))
 
     def release(self) -> None:
         """Free the weights; no request uses them any more."""
         tensors.release(self.module)
 
-    def _take(self, convert: Callable[[Any], Any], found: Any) -> Any:
+    def _prepare(self, convert: Callable[[Any], Any], found: Any) -> Any:
         tensors.limit_this_thread()
         try:
             with self.turns[1]:

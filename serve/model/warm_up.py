@@ -1,6 +1,6 @@
 """The last gates before a swap: the model answers its example, answers its golden requests rightly, and is valid.
 
-All of it runs under one time limit, in a thread of its own: a model that hangs is refused at the deadline, and the
+All of it runs under one time limit, in a separate thread: a model that hangs is refused at the deadline, and the
 worker that tried it goes on serving the one it has.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Callable, Generic, TypeVar
 
 from serve.checkpoint.golden import Golden
 from serve.errors import TrialError
-from serve.model.batchability import describe_outputs
+from serve.model.array_shapes import describe_outputs
 from serve.model.golden_check import require_golden
 from serve.model.interface import describe
 from serve.model.predictor import ArrayForm, Predictor
@@ -28,12 +28,7 @@ Found = TypeVar("Found")
 
 
 class HangingError(TrialError):
-    """A trial was given up.
-
-    Args:
-        thread: that ends when the model's code does.
-        message: what is wrong.
-    """
+    """A trial was given up."""
 
     def __init__(self, thread: threading.Thread, message: str) -> None:
         super().__init__("warm-up", message)
@@ -45,9 +40,6 @@ class Candidate(Generic[Found]):
     """A model that is to be tried.
 
     Args:
-        predictor: answers requests.
-        example: inputs as a request has them.
-        golden: requests whose answers are known.
         validate: the model class's own check, where it has one; it raises, or returns `False`, for a bad model.
         longer: inputs whose open lengths are others than the example's, where it has such lengths.
         examine: finds out what answers do not show; it raises `CheckpointError` for a bad model.
@@ -63,13 +55,7 @@ class Candidate(Generic[Found]):
 
 @dataclass(frozen=True)
 class Tried(Generic[Found]):
-    """What was found out about a model.
-
-    Args:
-        form: of the example and of its answer.
-        outputs: as arrays.
-        examined: what `examine` returned.
-    """
+    """What was found out about a model."""
 
     form: dict[str, str]
     outputs: tuple[ArrayForm, ...]
@@ -80,12 +66,7 @@ def warm_up(candidate: Candidate[Found], sizes: Sequence[int], timeout_s: float)
     """Try a model.
 
     Args:
-        candidate: the model, and what to ask it.
         sizes: the numbers of rows that will be served; none means those of the example.
-        timeout_s: how long all of it may take.
-
-    Returns:
-        What was found out about it.
 
     Raises:
         TrialError: it fails, or is not done in time.
@@ -106,8 +87,8 @@ def _try(candidate: Candidate[Found], sizes: Sequence[int]) -> Tried[Found]:
     _validate(candidate)
     examined = candidate.examine() if candidate.examine is not None else None
     inputs = [candidate.example, *([] if candidate.longer is None else [candidate.longer])]
-    given = [predictor.run(predictor.take(each)) for each in inputs]
-    return Tried(form, describe_outputs(predictor, given), examined)
+    raw = [predictor.run(predictor.prepare(asked)) for asked in inputs]
+    return Tried(form, describe_outputs(predictor, raw), examined)
 
 
 def _answer(predictor: Predictor, inputs: object, what: str = "example_inputs") -> str:
@@ -148,16 +129,8 @@ def _validate(candidate: Candidate[Any]) -> None:
 def limit(work: Callable[[], Found], timeout_s: float) -> Found:
     """Run some work in a thread, and give it up at a deadline.
 
-    Args:
-        work: may run the user's code.
-        timeout_s: how long it may take.
-
-    Returns:
-        What the work returned.
-
     Raises:
         TrialError: it was not done in time, or ended the interpreter.
-        Exception: what the work raised.
     """
     results: list[Found] = []
     errors: list[BaseException] = []
@@ -183,6 +156,6 @@ def limit(work: Callable[[], Found], timeout_s: float) -> Found:
 
 
 def _interrupt(thread: threading.Thread) -> None:
-    # Ends what hangs in Python code as soon as it runs again; what hangs in C stays, in a thread that nobody awaits.
+    # Ends what hangs in Python code as soon as it runs again; what hangs in C stays, in a thread that is not awaited.
     if thread.ident is not None:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))

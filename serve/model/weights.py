@@ -1,7 +1,7 @@
 """The door to torch for files: reads state dicts and TorchScript, in workers only.
 
 Safetensors hold numbers and nothing else. A pickle is a program: it is read with `weights_only=True`, and in full only
-where the caller says that it may. That is no boundary on an old torch: see `weaknesses`.
+where the caller says that it may. That is not a security boundary on an old torch: see `weaknesses`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,7 @@ _FIXES = (((2, 6), "CVE-2025-32434"), ((2, 10), "CVE-2026-24747"))
 
 
 def weaknesses(version: str) -> tuple[str, ...]:
-    """Name the ways past `weights_only=True` that a version of torch has.
-
-    Args:
-        version: for example `2.8.0+cu126`.
-    """
+    """Name the ways past `weights_only=True` that a version of torch has."""
     numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
     return tuple(name for fixed, name in _FIXES if numbers < fixed)
 
@@ -50,15 +46,11 @@ def can_map_pickles() -> bool:
 
 
 def read_state(path: Path, format: str, may_unpickle: bool) -> Any:
-    """Read what a file holds that nobody writes to; `serve.model.state_dicts` finds the state dict in it.
+    """Read what a file holds that is no longer written to; `serve.model.state_dicts` finds the state dict in it.
 
     Args:
         path: the read-only copy in the store; safetensors and, where torch can, torch.save files stay mapped from it.
-        format: `"safetensors"` or `"torch"`.
         may_unpickle: whether a full unpickling may run the file's code.
-
-    Returns:
-        What was saved, its tensors on the CPU.
 
     Raises:
         CheckpointError: the file is damaged, or would need an unpickling that is not allowed.
@@ -108,10 +100,6 @@ def _damaged(reader: str, error: Exception) -> CheckpointError:
 def read_script(path: Path, device: str) -> Any:
     """Read a TorchScript module, which brings its own code.
 
-    Args:
-        path: the read-only copy in the store.
-        device: where it is to compute.
-
     Raises:
         CheckpointError: the file is damaged.
     """
@@ -126,13 +114,6 @@ def read_script(path: Path, device: str) -> Any:
 
 def read_program(path: Path, device: str) -> Any:
     """Read a program of `torch.export`, which brings its own code.
-
-    Args:
-        path: the read-only copy in the store.
-        device: where it is to compute.
-
-    Returns:
-        A module.
 
     Raises:
         CheckpointError: the file is damaged, or this torch cannot read or move it.
@@ -156,9 +137,5 @@ def read_program(path: Path, device: str) -> Any:
 
 
 def is_guard(error: Exception) -> bool:
-    """Whether an exported program says that it is not for such inputs, for example not for that number of rows.
-
-    Args:
-        error: what running it raised.
-    """
+    """Whether an exported program says that it is not for such inputs, for example not for that number of rows."""
     return bool(_GUARD.match(str(error)))

@@ -58,12 +58,12 @@ def read_inputs(kind: str, body: Body, predictor: Predictor) -> Take:
         if not predictor.takes_images:
             raise RequestError(415, "the body: expected no image, as the model class has no image_to_inputs()")
         pixels = image.decode(bytes(body))
-        return lambda predictor: predictor.take_image(pixels)
+        return lambda predictor: predictor.prepare_image(pixels)
     names = [form.name for form in predictor.inputs]
     if not names:
         raise RequestError(415, f"the body: expected JSON, as this model's inputs are no arrays, found {kind}")
     arrays = safetensors.decode(bytes(body)) if kind == SAFETENSORS else _sole(npy.decode(bytes(body)), names)
-    return lambda predictor: predictor.take_arrays(arrays)
+    return lambda predictor: predictor.prepare_arrays(arrays)
 
 
 def _sole(array: Array, names: Sequence[str]) -> dict[str, Array]:
@@ -106,7 +106,7 @@ class PlainDialect(abc.ABC):
         if kind is not None:
             return read_inputs(kind, body, predictor)
         inputs = self._pick(strict_json.parse(bytes(body)))
-        return lambda predictor: predictor.take(inputs)
+        return lambda predictor: predictor.prepare(inputs)
 
     @abc.abstractmethod
     def _pick(self, content: object) -> object:
@@ -133,10 +133,10 @@ class _Native(PlainDialect):
         kind = choose(self._request.headers.get("accept"))
         if kind is None:
             content_type = "application/json"
-            outputs = strict_json.dump(predictor.give(given))
+            outputs = strict_json.dump(predictor.postprocess(given))
             body = b'{"outputs":%b,"model":%b}' % (outputs, provenance.json_text)
         else:
-            content_type, body = write_outputs(kind, predictor.give_arrays(given))
+            content_type, body = write_outputs(kind, predictor.postprocess_arrays(given))
         return pack(Response(200, {"Content-Type": content_type}, body), self._request)
 
     def refuse(self, status: int, message: str, predictor: Predictor) -> Response:

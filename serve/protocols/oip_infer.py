@@ -39,10 +39,10 @@ class _OipInfer:
         body = read_content(request, self._limit_bytes)
         asked = self._asked = _parse(body, request.headers.get(HEADER.lower()), predictor)
         arrays = {tensor.name: _with_texts(tensor.array, tensor.name) for tensor in asked.inputs}
-        return lambda predictor: predictor.take_arrays(arrays)
+        return lambda predictor: predictor.prepare_arrays(arrays)
 
     def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Response:
-        outputs = predictor.give_arrays(given)
+        outputs = predictor.postprocess_arrays(given)
         found = InferAnswer(provenance.name, provenance.version, outputs, provenance.parameters)
         try:
             headers, parts = encode_infer(found, self._asked)

@@ -38,10 +38,10 @@ class _TensorFlowServing:
             inputs = asked.columns[INPUTS]
         elif inputs == [] and names - {INPUTS}:  # no examples, which would name the inputs
             inputs = dict.fromkeys(names, inputs)
-        return lambda predictor: predictor.take(inputs)
+        return lambda predictor: predictor.prepare(inputs)
 
     def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Response:
-        outputs = predictor.give(given)
+        outputs = predictor.postprocess(given)
         named: Mapping[str, object] = outputs if isinstance(outputs, Mapping) else {OUTPUTS: outputs}
         headers = {"Content-Type": "application/json"}
         return pack(Response(200, headers, encode_predict(named, self._asked)), self._request)

@@ -42,7 +42,7 @@ class _TorchServe(PlainDialect):
         return content
 
     def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Response:
-        body = strict_json.dump(predictor.give(given))
+        body = strict_json.dump(predictor.postprocess(given))
         return pack(Response(200, {"Content-Type": "application/json"}, body), self._request)
 
     def refuse(self, status: int, message: str, predictor: Predictor) -> Response:

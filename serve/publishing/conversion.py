@@ -31,15 +31,9 @@ def convert(
     """Write the state dict of a file as safetensors.
 
     Args:
-        source: what torch.save wrote, or safetensors whose names are to be shortened.
-        format: of the source.
-        target: the file to write.
         may_unpickle: whether the source's code may run, as the trainer's own file's may.
         key: under which the state dict lies; `None` where there is only one.
         prefix: taken off the names, without those that begin otherwise; `None` for that of a known wrapper.
-
-    Returns:
-        What was done, in words.
 
     Raises:
         CheckpointError: the source holds no state dict, or one that safetensors cannot hold.

@@ -45,8 +45,6 @@ class Ready:
     """A file that is ready to be published.
 
     Args:
-        path: where it is.
-        is_converted: whether it was made from the source.
         notes: what was done to it, or why nothing was.
     """
 
@@ -58,10 +56,6 @@ class Ready:
 @contextlib.contextmanager
 def prepare(source: Path, how: Conversion) -> Iterator[Ready]:
     """Give the file to publish, which is gone afterwards if it was made.
-
-    Args:
-        source: what the trainer wrote, one file.
-        how: what may become of it.
 
     Raises:
         CheckpointError: it holds no weights, or not only those of one model.

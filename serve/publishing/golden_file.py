@@ -23,11 +23,6 @@ def read_golden(path: Path, checkpoint: Path, model: str | None = None) -> list[
 
     Args:
         path: a JSON list of `{"inputs": …}`, each with `outputs`, `rtol` and `atol` where they are given.
-        checkpoint: one file, whose model computes what is missing.
-        model: which model of the settings that is, where there are several.
-
-    Returns:
-        The requests as they stand in a manifest.
 
     Raises:
         PublishError: the file is of another form.

@@ -1,4 +1,4 @@
-"""Publish a checkpoint: whole, synced, and marked last.
+"""Publishing of a checkpoint: whole, synced, and marked last.
 
 At no moment do a marker and a checkpoint lie side by side that do not belong together: the old marker goes before the
 new bytes come. A server that looks in between keeps what it serves.
@@ -6,10 +6,11 @@ new bytes come. A server that looks in between keeps what it serves.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,13 +18,11 @@ from pathlib import Path
 from serve import durable_files
 from serve.checkpoint import sharded
 from serve.checkpoint.formats import SAFETENSORS, detect_format, read_safetensors_interface
-from serve.checkpoint.manifest import parse_marker
-from serve.checkpoint.names import WORD
+from serve.checkpoint.manifest import WORD, parse_marker
 from serve.errors import CheckpointError, PublishError
 from serve.publishing.converted_source import Conversion, prepare
 from serve.publishing.rank import Rank, find_rank
 from serve.publishing.remote_publish import RemotePlace, find_place
-from serve.source.local import LocalSource
 from serve.source.observation import MARKER_SUFFIX
 
 _SHORT_SHA256 = 12
@@ -34,12 +33,6 @@ class Published:
     """What was published.
 
     Args:
-        checkpoint: where it lies now.
-        sha256: of its bytes.
-        size: in bytes.
-        version: that the marker gives it.
-        created: when it was published, as ISO 8601.
-        format: one of `serve.checkpoint.formats.FORMATS`.
         notes: what was done to the source's weights on the way, or why nothing was.
         generation: that the marker states, so that it outranks those beside it; 0 for none.
         outranked_by: the checkpoint beside it that stays above it, so that a server of the directory will not serve it.
@@ -61,10 +54,7 @@ class Extras:
     """What a marker may state beside what `publish` finds out.
 
     Args:
-        metrics: numbers by name.
-        golden: a file of golden requests.
         model: which model of the settings computes answers that the file leaves out, where there are several.
-        key: a private key to sign with.
         convert: whether what torch.save wrote becomes safetensors; `None` where that can be done safely.
         generation: the publisher's own rising number, or 0.
         weights_key: under which the weights lie in what torch.save wrote; `None` where it is clear.
@@ -95,10 +85,6 @@ def publish(
             or a URL that the setting `checkpoints` takes.
         name: the checkpoint's file name there; the source's by default.
         version: a name for this content; the start of its sha256 by default.
-        extras: what else the marker states.
-
-    Returns:
-        What was published.
 
     Raises:
         PublishError: the source is no checkpoint, a name does not fit, or nothing can be published there. Nothing was
@@ -155,19 +141,12 @@ def _publish_remote(source: Path, place: RemotePlace, name: str, version: str | 
 
 def _publish_file(source: Path, target: Path, version: str | None, extras: Extras) -> Published:
     format, found = _examine(source, extras)
-    temporary = _temporary_of(target)
-    descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        copied = durable_files.copy_hashed(descriptor, temporary)
-        rank = find_rank(LocalSource(target.parent).list(), extras.generation)
+    with _copy(source, target) as copied:
+        rank = find_rank(target.parent, extras.generation)
         published = _describe(target, copied.sha256, copied.size_bytes, version, format, rank)
         marker = _write_marker(published, found, extras)
         _unmark(target)
-        temporary.replace(target)
-        durable_files.sync_directory(target.parent)
-    finally:
-        os.close(descriptor)
-        temporary.unlink(missing_ok=True)
+    durable_files.sync_directory(target.parent)
     durable_files.replace_file(_marker_of(target), marker, after_ns=rank.after_ns)
     return published
 
@@ -197,33 +176,31 @@ def _publish_sharded(
     index = {"metadata": metadata, "weight_map": {tensor: names[shard] for tensor, shard in weight_map.items()}}
     text = json.dumps(index, indent=2).encode() + b"\n"
     size_bytes = len(text) + sum(shard.stat().st_size for shard in shards)
-    rank = find_rank(LocalSource(directory).list(), extras.generation)
+    rank = find_rank(directory, extras.generation)
     published = _describe(target, sha256, size_bytes, version, SAFETENSORS, rank)
     marker = _write_marker(published, found, extras)
     _unmark(target)
     for shard in shards:
-        _copy(shard, directory / names[shard])
+        with _copy(shard, directory / names[shard]):
+            pass
     durable_files.replace_file(target, text)
     durable_files.replace_file(_marker_of(target), marker, after_ns=rank.after_ns)
     return published
 
 
-def _copy(source: Path, target: Path) -> None:
-    temporary = _temporary_of(target)
+@contextlib.contextmanager
+def _copy(source: Path, target: Path) -> Iterator[durable_files.Copied]:
+    """Copy a file beside its target, whose place it takes at the end of the block."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
     descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        durable_files.copy_hashed(descriptor, temporary)
+        yield durable_files.copy_hashed(descriptor, temporary)
         temporary.replace(target)
     finally:
         os.close(descriptor)
         temporary.unlink(missing_ok=True)
-
-
-def _temporary_of(target: Path) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    return temporary
 
 
 def _marker_of(target: Path) -> Path:

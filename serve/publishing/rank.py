@@ -1,4 +1,4 @@
-"""Which rank a marker needs among those beside it, so that a server of the directory takes it for the newest.
+"""The rank that a marker needs among those beside it, so that a server of the directory takes it for the newest.
 
 A server ranks by the stated generation, then by the time of the marker. A clock that runs behind, or markers that came
 with times of their own, must not make a new checkpoint an old one.
@@ -6,10 +6,10 @@ with times of their own, must not make a new checkpoint an old one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
-from serve.source.local import Listed
+from serve.source.local import LocalSource
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,13 @@ class Rank:
     outranked_by: str | None
 
 
-def find_rank(beside: Iterable[Listed], generation: int) -> Rank:
-    """Find the rank that outranks what is there.
+def find_rank(directory: Path, generation: int) -> Rank:
+    """Find the rank that outranks the markers of a directory.
 
     Args:
-        beside: the markers of the directory.
         generation: that the publisher states; 0 for none, which takes over the highest one beside it.
     """
-    highest = max(beside, key=lambda one: one.order, default=None)
+    highest = max(LocalSource(directory).list(), key=lambda listed: listed.order, default=None)
     if highest is None:
         return Rank(generation, 0, None)
     if generation and generation < highest.generation:

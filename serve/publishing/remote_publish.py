@@ -49,9 +49,6 @@ def find_place(text: str | Path) -> Path | RemotePlace:
 class RemotePlace:
     """A directory on another machine.
 
-    Args:
-        url: of it.
-
     Raises:
         PublishError: fsspec, or its package for the protocol, is missing.
     """
@@ -63,18 +60,12 @@ class RemotePlace:
     def put(self, source: Path, name: str, sha256: str, marker: bytes) -> None:
         """Publish a checkpoint.
 
-        Args:
-            source: its file.
-            name: that it gets there.
-            sha256: of its bytes.
-            marker: the text of its marker.
-
         Raises:
             PublishError: the place cannot be written to, or the file changed; there is no marker then.
         """
         target = f"{self._path}/{name}"
         self._ask(lambda: self._unmark(target + MARKER_SUFFIX))
-        if not self._ask(lambda: self._is_there(target, source.stat().st_size, sha256)):
+        if not self._ask(lambda: self._is_complete(target, source.stat().st_size, sha256)):
             if self._path.startswith("/"):  # elsewhere a bucket comes first, which a mistyped name must not create
                 self._ask(lambda: self._system.makedirs(self._path, exist_ok=True))
             sent = self._ask(lambda: self._send(source, target))
@@ -89,7 +80,7 @@ class RemotePlace:
         if self._system.exists(marker):
             self._system.rm_file(marker)
 
-    def _is_there(self, target: str, size_bytes: int, sha256: str) -> bool:
+    def _is_complete(self, target: str, size_bytes: int, sha256: str) -> bool:
         if not self._system.exists(target) or self._system.size(target) != size_bytes:
             return False
         with self._system.open(target, "rb", cache_type="none") as reader:
@@ -108,7 +99,7 @@ class RemotePlace:
             return question()
         except PublishError:
             raise
-        except Exception as error:  # each protocol's package has errors of its own
+        except Exception as error:  # each protocol's package has other errors
             reason = str(error) or type(error).__name__
             hint = getattr(error, "hint", None) or "check the URL, the credentials and the rights"
             raise PublishError(f"{self.url}: {reason}", hint=hint) from error

@@ -42,9 +42,6 @@ class LeftOut:
 def read(path: Path) -> tuple[Any, list[str]]:
     """Read what torch.save wrote.
 
-    Args:
-        path: the file.
-
     Returns:
         What was saved, with a `LeftOut` for each object that is neither plain nor a tensor, and the names of what was
         left out.

@@ -1,4 +1,4 @@
-"""The keys of the settings: how each is read, what it means, what holds where nobody sets it."""
+"""The keys of the settings: how each is read, what it means, its default."""
 
 from __future__ import annotations
 
@@ -18,10 +18,8 @@ class Field:
     """One key of the settings.
 
     Args:
-        key: its name in the file.
         parse: turns a value of the file, or the text of a variable, into the setting.
-        help: what it means.
-        default: what holds where nobody sets it, in the form of the file.
+        default: in the form of the file.
         scope: whether each model may have its own (`model`), or the process has one (`server`).
     """
 

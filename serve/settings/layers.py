@@ -16,10 +16,7 @@ class Layer:
     """The keys that one table of the file states, or the environment.
 
     Args:
-        place: what stands before a key in messages.
-        stated: values by key.
         base: the directory to which paths are relative.
-        is_environment: whether the keys are variables.
     """
 
     place: str
@@ -29,12 +26,7 @@ class Layer:
 
     @classmethod
     def of_environment(cls, environ: Mapping[str, str], directory: Path) -> Layer:
-        """Make the layer of the variables that set a field.
-
-        Args:
-            environ: the environment variables.
-            directory: the working directory.
-        """
+        """Make the layer of the variables that set a field."""
         stated = {field.key: environ[field.variable] for field in FIELDS if field.variable in environ}
         return cls("", stated, directory, is_environment=True)
 
@@ -47,11 +39,7 @@ class Layer:
         return replace(self, stated={key: value for key, value in self.stated.items() if key not in keys})
 
     def unknown(self, known: Collection[str]) -> list[Issue]:
-        """List the keys that mean nothing here.
-
-        Args:
-            known: those that do.
-        """
+        """List the keys that mean nothing here."""
         servers = {field.key for field in FIELDS if field.scope == SERVER} - set(known)
         once = "the whole server has one of it: put it at the top"
         return [
@@ -65,7 +53,6 @@ def parse(layers: Iterable[Layer], fields: Iterable[Field], issues: list[Issue])
 
     Args:
         layers: the one that wins comes first.
-        fields: which to read.
         issues: what is wrong is added here.
 
     Returns:

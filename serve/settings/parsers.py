@@ -1,4 +1,4 @@
-"""How one value of the settings is read, be it a value of the TOML file or the text of a variable.
+"""Parsers of single values of the settings, be they values of the TOML file or the text of a variable.
 
 Each parser takes the value and the directory to which paths are relative, and raises `ValueError` with what was
 expected and what was found.
@@ -10,11 +10,11 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Callable
 
-from serve.checkpoint.names import WORD
+from serve.checkpoint.manifest import WORD
 
 _IMPORT_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 # Whoever guesses it can roll back.
@@ -24,55 +24,35 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def text(value: object, base: Path) -> str:
-    """Read a text that is not empty.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Read a text that is not empty."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"expected a text, found {value!r}")
     return value.strip()
 
 
 def optional_text(value: object, base: Path) -> str:
-    """Read a text that may be empty.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Read a text that may be empty."""
     if not isinstance(value, str):
         raise ValueError(f"expected a text, found {value!r}")
     return value.strip()
 
 
 def word(value: object, base: Path) -> str:
-    """Read a name that fits in a response header, or an empty text.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Read a name that fits in a response header, or an empty text."""
     if value != "" and (not isinstance(value, str) or not WORD.fullmatch(value)):
         raise ValueError(f"expected letters, digits and ._+-, found {value!r}")
     return str(value)
 
 
 def import_name(value: object, base: Path) -> str:
-    """Read `module:Class`.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Read `module:Class`."""
     if not isinstance(value, str) or not _IMPORT_NAME.fullmatch(value):
         raise ValueError(f"expected module:Class, found {value!r}")
     return value
 
 
 def path(value: object, base: Path) -> Path:
-    """Read a path, relative to `base`.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Read a path, relative to `base`."""
     return base / Path(text(value, base)).expanduser()
 
 
@@ -95,62 +75,41 @@ def token_file(value: object, base: Path) -> Path | None:
 
 
 def place(value: object, base: Path) -> Path:
-    """Read a path, relative to `base`, or a URL, which is relative to nothing.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Read a path, relative to `base`, or a URL, which is relative to nothing."""
     return Path(text(value, base)) if "://" in text(value, base) else path(value, base)
 
 
 def paths(value: object, base: Path) -> tuple[Path, ...]:
-    """Read a list of paths; in a variable they are separated by colons.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    parts = value.split(":") if isinstance(value, str) else value
-    if not isinstance(parts, (list, tuple)):
-        raise ValueError(f"expected a list of directories, found {value!r}")
-    return tuple(path(part, base).absolute() for part in parts)
+    """Read a list of paths; in a variable they are separated by colons."""
+    return tuple(path(part, base).absolute() for part in _parts(value, "directories", ":"))
 
 
 def sha256_list(value: object, base: Path) -> frozenset[str]:
-    """Read a list of sha256; in a variable they are separated by commas.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, (list, tuple)):
-        raise ValueError(f"expected a list of sha256, found {value!r}")
-    for part in parts:
-        if not isinstance(part, str) or not _SHA256.fullmatch(part.strip()):
-            raise ValueError(f"expected 64 lower-case hexadecimal digits, found {part!r}")
-    return frozenset(part.strip() for part in parts)
+    """Read a list of sha256; in a variable they are separated by commas."""
+    return frozenset(_matching(_SHA256, _parts(value, "sha256"), "64 lower-case hexadecimal digits"))
 
 
 def origins(value: object, base: Path) -> tuple[str, ...]:
-    """Read a list of origins of web pages; in a variable they are separated by commas.
+    """Read a list of origins of web pages; in a variable they are separated by commas."""
+    return tuple(_matching(_ORIGIN, _parts(value, "origins"), "an origin, for example https://example.org, or *"))
 
-    Raises:
-        ValueError: it is something else.
-    """
-    parts = value.split(",") if isinstance(value, str) else value
+
+def _parts(value: object, kind: str, separator: str = ",") -> Sequence[object]:
+    parts = value.split(separator) if isinstance(value, str) else value
     if not isinstance(parts, (list, tuple)):
-        raise ValueError(f"expected a list of origins, found {value!r}")
+        raise ValueError(f"expected a list of {kind}, found {value!r}")
+    return parts
+
+
+def _matching(pattern: re.Pattern[str], parts: Iterable[object], expected: str) -> Iterator[str]:
     for part in parts:
-        if not isinstance(part, str) or not _ORIGIN.fullmatch(part.strip()):
-            raise ValueError(f"expected an origin such as https://example.org, or *, found {part!r}")
-    return tuple(part.strip() for part in parts)
+        if not isinstance(part, str) or not pattern.fullmatch(part.strip()):
+            raise ValueError(f"expected {expected}, found {part!r}")
+        yield part.strip()
 
 
 def table(value: object, base: Path) -> Mapping[str, object]:
-    """Read a table; in a variable it is a JSON object.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Read a table; in a variable it is a JSON object."""
     found = value
     if isinstance(value, str):
         try:
@@ -163,11 +122,7 @@ def table(value: object, base: Path) -> Mapping[str, object]:
 
 
 def one_of(*choices: str) -> Callable[[object, Path], str]:
-    """Return a parser for one of a few words.
-
-    Args:
-        choices: the words.
-    """
+    """Return a parser for one of a few words."""
 
     def parse(value: object, base: Path) -> str:
         if not isinstance(value, str) or value not in choices:
@@ -178,11 +133,7 @@ def one_of(*choices: str) -> Callable[[object, Path], str]:
 
 
 def whole_number(least: int) -> Callable[[object, Path], int]:
-    """Return a parser for a whole number.
-
-    Args:
-        least: the smallest that is accepted.
-    """
+    """Return a parser for a whole number."""
 
     def parse(value: object, base: Path) -> int:
         number = int(value) if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value) else value
@@ -194,11 +145,7 @@ def whole_number(least: int) -> Callable[[object, Path], int]:
 
 
 def number_or_auto(least: int) -> Callable[[object, Path], int]:
-    """Return a parser for a whole number, or the word `auto`, for which it gives 0.
-
-    Args:
-        least: the smallest that is accepted.
-    """
+    """Return a parser for a whole number, or the word `auto`, for which it gives 0."""
     number = whole_number(least)
 
     def parse(value: object, base: Path) -> int:
@@ -211,34 +158,21 @@ def number_or_auto(least: int) -> Callable[[object, Path], int]:
 
 
 def whole_numbers(least: int) -> Callable[[object, Path], tuple[int, ...]]:
-    """Return a parser for a list of whole numbers; in a variable they are separated by commas.
-
-    Args:
-        least: the smallest that is accepted.
-    """
+    """Return a parser for a list of whole numbers; in a variable they are separated by commas."""
     number = whole_number(least)
 
     def parse(value: object, base: Path) -> tuple[int, ...]:
-        parts = value.split(",") if isinstance(value, str) else value
-        if not isinstance(parts, (list, tuple)):
-            raise ValueError(f"expected a list of whole numbers, found {value!r}")
+        parts = _parts(value, "whole numbers")
         return tuple(number(part.strip() if isinstance(part, str) else part, base) for part in parts)
 
     return parse
 
 
 def seconds(least: float) -> Callable[[object, Path], float]:
-    """Return a parser for a duration in seconds.
-
-    Args:
-        least: the shortest that is accepted.
-    """
+    """Return a parser for a duration in seconds."""
 
     def parse(value: object, base: Path) -> float:
-        try:
-            number = math.nan if isinstance(value, bool) or not isinstance(value, (int, float, str)) else float(value)
-        except ValueError:
-            number = math.nan
+        number = _number(value)
         if not math.isfinite(number) or number < least:
             raise ValueError(f"expected at least {least:g} seconds, found {value!r}")
         return number
@@ -252,22 +186,22 @@ def share(value: object, base: Path) -> float:
     Raises:
         ValueError: it is no number from 0 to 1.
     """
-    try:
-        number = math.nan if isinstance(value, bool) or not isinstance(value, (int, float, str)) else float(value)
-    except ValueError:
-        number = math.nan
+    number = _number(value)
     if not 0 <= number <= 1:
         raise ValueError(f"expected a number from 0 to 1, found {value!r}")
     return number
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which known name was probably meant.
+def _number(value: object) -> float:
+    """Return a number, NaN for what is none."""
+    try:
+        return math.nan if isinstance(value, bool) or not isinstance(value, (int, float, str)) else float(value)
+    except ValueError:
+        return math.nan
 
-    Args:
-        name: the unknown one.
-        known: all that there are.
-    """
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Say which known name was probably meant."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}?" if near else "known: " + ", ".join(known)

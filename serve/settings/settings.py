@@ -45,11 +45,7 @@ _STORE = next(field for field in FIELDS if field.key == "store")
 
 @dataclass(frozen=True)
 class Settings:
-    """How one model, or one label of it, is to be served; `serve.settings.fields` says what each key means.
-
-    Units:
-        `_s` is seconds, `_bytes` bytes.
-    """
+    """How one model, or one label of it, is to be served; `serve.settings.fields` says what each key means."""
 
     model: str
     checkpoints: Path
@@ -95,7 +91,6 @@ class ModelSettings:
     """One model: what answers by default, and its other labels.
 
     Args:
-        name: the model's name in requests, answers and logs.
         labels: how each is to be served; `stable` is always there.
     """
 
@@ -105,11 +100,7 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How a server is to run.
-
-    Units:
-        `_s` is seconds, `_bytes` bytes.
-    """
+    """How a server is to run; `_s` is seconds, `_bytes` bytes."""
 
     models: tuple[ModelSettings, ...]
     boot_wait_s: float
@@ -131,7 +122,7 @@ class ServerSettings:
     @property
     def by_name(self) -> dict[str, Settings]:
         """What is served, by `NAME` for what answers by default and `NAME@LABEL` for the rest."""
-        return {each.full_name: each for model in self.models for each in model.labels.values()}
+        return {label.full_name: label for model in self.models for label in model.labels.values()}
 
     def find(self, wanted: str | None = None) -> Settings:
         """Find how one model, or one label of it, is to be served.
@@ -153,13 +144,6 @@ class ServerSettings:
 
 def load_settings(environ: Mapping[str, str], directory: Path) -> ServerSettings:
     """Read and check all settings.
-
-    Args:
-        environ: the environment variables.
-        directory: the working directory.
-
-    Returns:
-        The settings.
 
     Raises:
         SettingsError: with every issue found in the file and in the variables.

@@ -60,11 +60,7 @@ class FileEvents(FileSystemEventHandler):
         self._last_report: str | None = None
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        """Wake the waiting thread when a marker was written.
-
-        Args:
-            event: what watchdog saw.
-        """
+        """Wake the waiting thread when a marker was written."""
         paths = (os.fsdecode(event.src_path or ""), os.fsdecode(event.dest_path or ""))
         if any(path.endswith(MARKER_SUFFIX) for path in paths):
             self._woken.set()
@@ -77,7 +73,6 @@ class FileEvents(FileSystemEventHandler):
         """Wait for an event, for the timer, or for something else that is asked for now and then.
 
         Args:
-            timeout_s: the longest wait.
             is_wanted: asked 25 times a second whether to stop waiting.
 
         Returns:
@@ -95,11 +90,7 @@ class FileEvents(FileSystemEventHandler):
         return True
 
     def supervise(self, directory: Path) -> None:
-        """See to it that an observer is alive and watches the directory that has this name now.
-
-        Args:
-            directory: where markers appear.
-        """
+        """See to it that an observer is alive and watches the directory that has this name now."""
         if self._watch == POLL:
             return
         try:
@@ -108,7 +99,9 @@ class FileEvents(FileSystemEventHandler):
             self.close()
             return
         wanted = (directory, seen.st_dev, seen.st_ino)
-        is_alive = self._observer is not None and all(thread.is_alive() for thread in self._threads())
+        is_alive = self._observer is not None and all(
+            thread.is_alive() for thread in (self._observer, *self._observer.emitters)
+        )
         is_right = wanted == self._polled or (is_alive and wanted == self._watched)
         if is_right or time.monotonic() < self._rebuild_at_s:
             return
@@ -122,9 +115,6 @@ class FileEvents(FileSystemEventHandler):
         if observer is not None:
             observer.stop()
             observer.join(timeout=1)
-
-    def _threads(self) -> list[threading.Thread]:
-        return [self._observer, *self._observer.emitters]
 
     def _must_poll(self, wanted: _Watched) -> bool:
         fstype = filesystem_types.type_of(wanted[0])

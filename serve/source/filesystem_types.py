@@ -1,4 +1,4 @@
-"""Which file system a directory is on, and whether file events come from it.
+"""The type of the file system that a directory is on, and whether file events come from it.
 
 The kernel reports what this machine does to a file. What another machine does to a network file system it does not
 report, so events would be silently missing there (watchdog#504, #409).
@@ -20,7 +20,6 @@ def find_type(mounts: str, path: str) -> str | None:
 
     Args:
         mounts: the text of `/proc/self/mountinfo`; see proc_pid_mountinfo(5).
-        path: absolute, without links.
 
     Returns:
         The type, for example `ext4`, or `None` when no mount fits.
@@ -40,20 +39,12 @@ def find_type(mounts: str, path: str) -> str | None:
 
 
 def is_remote(fstype: str | None) -> bool:
-    """Whether other machines may write to such a file system.
-
-    Args:
-        fstype: its type.
-    """
+    """Whether other machines may write to such a file system."""
     return fstype is not None and (fstype in _REMOTE or fstype.startswith("fuse"))
 
 
 def type_of(directory: Path) -> str | None:
-    """Return the type of the file system that a directory is on, or `None` where it cannot be told.
-
-    Args:
-        directory: which.
-    """
+    """Return the type of the file system that a directory is on, or `None` where it cannot be told."""
     try:
         return find_type(_MOUNTS.read_text(encoding="utf-8", errors="surrogateescape"), str(directory.resolve()))
     except (OSError, RuntimeError):

@@ -28,10 +28,8 @@ class Listed(NamedTuple):
     """A marker that is there, before anything of it is read.
 
     Args:
-        path: the checkpoint that it is for.
-        marker: its identity.
         generation: the publisher's number that it states, or 0.
-        came_s: when it came to this place, on the wall clock: copied times do not change it; 0 where nobody knows.
+        came_s: when it came to this place, on the wall clock: copied times do not change it; 0 where that is unknown.
     """
 
     path: Path
@@ -103,11 +101,7 @@ class LocalSource:
         return found
 
     def look_at(self, listed: Listed) -> Observation:
-        """Look at one checkpoint and its marker.
-
-        Args:
-            listed: the marker.
-        """
+        """Look at one checkpoint and its marker."""
         return _observe(listed.path.with_name(listed.path.name + MARKER_SUFFIX))
 
     def observe(self) -> Iterator[Observation]:
@@ -115,9 +109,6 @@ class LocalSource:
 
         Yields:
             One observation at a time: a caller that stops early leaves the older markers unread.
-
-        Raises:
-            OSError: the place cannot be listed.
         """
         for listed in self.list():
             with contextlib.suppress(FileNotFoundError):  # gone between the listing and the look
@@ -204,24 +195,13 @@ def _identify(seen: os.stat_result) -> Identity:
 
 
 def look_at_checkpoint(path: Path) -> Identity | None:
-    """Return the present identity of a checkpoint, or `None` where it is not there.
-
-    Args:
-        path: the checkpoint.
-
-    Raises:
-        OSError: it cannot be looked at.
-    """
+    """Return the present identity of a checkpoint, or `None` where it is missing."""
     seen = _look_at_checkpoint(path)
     return None if seen is None else _identify(seen)
 
 
 def identify(descriptor: int, path: Path) -> Identity | None:
     """Return the identity of an open checkpoint.
-
-    Args:
-        descriptor: its file descriptor.
-        path: where it was opened.
 
     Raises:
         OSError: the file cannot be looked at, for example because its server is gone.

@@ -1,4 +1,4 @@
-"""What was seen of a checkpoint and its marker, and the decision that follows from it.
+"""An observation of a checkpoint and its marker, and the decision that follows from it.
 
 Nothing here touches a disk or a clock: `decide` is a function of what was observed and what is known, and returns an
 action. `serve.source.local` observes, `serve.swap.reloader` acts.
@@ -26,9 +26,6 @@ class Identity:
     """What tells one state of a file from another. The mtime alone does not: a clock can be set back.
 
     Args:
-        device: number of the device that holds it.
-        inode: number of the file on that device.
-        size_bytes: its length.
         mtime_ns: when its content last changed, in nanoseconds.
     """
 
@@ -42,11 +39,7 @@ class Source(Protocol):
     """Where the bytes of a checkpoint come from that is no file of this machine."""
 
     def copy_hashed(self, target: Path) -> Copied:
-        """Copy it into a new, synced file, and hash exactly the bytes that were written.
-
-        Args:
-            target: the file to create.
-        """
+        """Copy it into a new, synced file, and hash exactly the bytes that were written."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +47,7 @@ class Observation:
     """One look at a marker and the checkpoint that it belongs to.
 
     Args:
-        path: the checkpoint.
-        checkpoint: its identity, or `None` when it is not there.
-        marker: the marker's identity.
-        text: the marker's content.
-        problem: why the look failed, when it did.
+        checkpoint: its identity, or `None` when it was not found.
         generation: the publisher's number for it, or 0 where the marker states none.
         source: gives the bytes of a checkpoint that is no file of this machine.
     """
@@ -93,9 +82,7 @@ class Known:
         served: fingerprint of the observation that is served, or of a later one of the same content.
         served_order: rank below which nothing is loaded any more; `None` where rank says nothing.
         first_seen_s: when this observation was first made, on the monotonic clock.
-        refusal: why it was refused, if it was.
         retry_at_s: from when a refused one may be tried again; `None` for never.
-        answering: what is live, in words.
         is_withdrawn: whether a rollback has replaced this one, and nothing has changed there since.
     """
 
@@ -113,10 +100,8 @@ class Ignore:
     """Nothing to do with this one.
 
     Args:
-        reason: why.
         is_final: whether the older ones need no look either.
         is_waiting: whether its publisher has yet to do something.
-        is_served: whether it is what answers.
     """
 
     reason: str
@@ -130,7 +115,6 @@ class Wait:
     """This one may become loadable soon; decide again then.
 
     Args:
-        reason: what is awaited.
         look_again_s: after how many seconds.
     """
 
@@ -140,12 +124,7 @@ class Wait:
 
 @dataclass(frozen=True)
 class Load:
-    """Load this one.
-
-    Args:
-        observation: what was seen.
-        manifest: what its marker states.
-    """
+    """Load this one."""
 
     observation: Observation
     manifest: Manifest
@@ -153,13 +132,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Refuse:
-    """This one can never be loaded as it is.
-
-    Args:
-        observation: what was seen.
-        code: the kind of fault.
-        reason: what is wrong with it.
-    """
+    """This one can never be loaded as it is."""
 
     observation: Observation
     code: str
@@ -174,13 +147,8 @@ def decide(seen: Observation, known: Known, now_s: float, settle_s: float) -> Ac
     """Decide what to do about one observation.
 
     Args:
-        seen: what was observed.
-        known: what is served and what was refused.
         now_s: the time on the monotonic clock.
         settle_s: how long a checkpoint without proof of its content must hold still.
-
-    Returns:
-        The action to take.
     """
     if seen.fingerprint == known.served:
         return SERVED

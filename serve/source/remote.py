@@ -3,7 +3,7 @@
 Such a place has no events, so it is polled. The marker is read first, and the checkpoint is copied from there into the
 store when it is decided to load it. Objects of such stores appear whole; one that changes while it is copied is found
 out by looking before and after. Needs the extra `[remote]`, and the package of the store's own protocol, for example
-s3fs, whose settings are its own (`AWS_ENDPOINT_URL` and the like). Sharded checkpoints are out of scope here.
+s3fs, whose settings are its own (for example `AWS_ENDPOINT_URL`). Sharded checkpoints are out of scope here.
 """
 
 from __future__ import annotations
@@ -45,9 +45,6 @@ def url_of(path: Path) -> str | None:
 def open_url(url: str) -> tuple[Any, str]:
     """Open what fsspec knows by a URL.
 
-    Args:
-        url: of a file or a directory.
-
     Returns:
         The file system, which remembers no listings, and the path in it, without a slash at its end.
 
@@ -67,11 +64,7 @@ def open_url(url: str) -> tuple[Any, str]:
 
 
 def make_place(path: Path) -> LocalSource:
-    """Make the place that the settings name.
-
-    Args:
-        path: of this machine, or a URL.
-    """
+    """Make the place that the settings name."""
     url = url_of(path)
     return LocalSource(path) if url is None else RemotePlace(path, url)
 
@@ -105,11 +98,7 @@ class RemotePlace(LocalSource):
         return self.path
 
     def list(self) -> Sequence[Listed]:
-        """List the markers, the highest stated generation first, then the newest.
-
-        Raises:
-            OSError: the place cannot be listed.
-        """
+        """List the markers, the highest stated generation first, then the newest."""
         system, _ = self._open()
         system.invalidate_cache()
         self._facts, self._names = self._ask(), {}
@@ -144,11 +133,7 @@ class RemotePlace(LocalSource):
         return Listed(path, marker, known[2])
 
     def look_at(self, listed: Listed) -> Observation:
-        """Look at one checkpoint and its marker, as the last listing has them.
-
-        Args:
-            listed: the marker.
-        """
+        """Look at one checkpoint and its marker, as the last listing has them."""
         path, marker, name = listed.path, listed.marker, self._names[listed.path]
         checkpoint = _identify(self._facts[name]) if name in self._facts else None
         if marker.size_bytes > MARKER_LIMIT_BYTES:
@@ -169,13 +154,7 @@ class RemotePlace(LocalSource):
 
 @dataclass(frozen=True)
 class RemoteSource:
-    """Where the store gets the bytes of a remote checkpoint.
-
-    Args:
-        system: the file system.
-        name: of the checkpoint there.
-        seen: its identity when it was observed.
-    """
+    """Where the store gets the bytes of a remote checkpoint."""
 
     system: Any
     name: str
@@ -183,9 +162,6 @@ class RemoteSource:
 
     def copy_hashed(self, target: Path) -> durable_files.Copied:
         """Copy the checkpoint into a new, synced file, and hash exactly the bytes that were written.
-
-        Args:
-            target: the file to create; it must not exist.
 
         Raises:
             CheckpointMovedError: it changed since it was observed.
@@ -206,11 +182,7 @@ class RemoteSource:
 def _identify(facts: Mapping[str, Any]) -> Identity:
     tag = next((str(facts[key]) for key in _TAGS if facts.get(key)), "")
     stated = next((facts[key] for key in _TIMES if facts.get(key)), 0)
-    mtime_s = _parse_time(stated) if isinstance(stated, str) else stated
+    mtime_s = datetime.fromisoformat(stated.replace("Z", "+00:00")) if isinstance(stated, str) else stated
     seconds = mtime_s.timestamp() if isinstance(mtime_s, datetime) else float(mtime_s)
     number = int.from_bytes(hashlib.sha256(tag.encode()).digest()[:8], "big")
     return Identity(0, number, int(facts.get("size") or 0), int(seconds * 1_000_000_000))
-
-
-def _parse_time(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))

@@ -23,12 +23,7 @@ class Group(NamedTuple):
 
 
 def groups_of(controller: str, root: Path) -> Iterator[Group]:
-    """Go through the groups of this process, its own first.
-
-    Args:
-        controller: what limits, such as `memory` or `cpu`.
-        root: below which `proc` and `sys` lie.
-    """
+    """Go through the groups of this process, its own first."""
     try:
         lines = (root / "proc" / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""How many processor cores this process may use: fewer than the machine has, in a container or under taskset.
+"""The processor cores that this process may use: fewer than the machine has, in a container or under taskset.
 
 Source: cgroup v2 "CPU Interface Files" (cpu.max), cgroup v1 CFS bandwidth control (cpu.cfs_quota_us).
 """
@@ -16,11 +16,7 @@ _ROOT = Path("/")
 
 
 def count_cores(root: Path = _ROOT) -> int:
-    """Count the cores that this process may use, at least one.
-
-    Args:
-        root: below which `proc` and `sys` lie.
-    """
+    """Count the cores that this process may use, at least one."""
     has_affinity = hasattr(os, "sched_getaffinity")
     allowed = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return max(1, min([allowed, *(math.floor(quota) for quota in _quotas(root))]))
@@ -33,8 +29,6 @@ def threads_of_an_operation(cores: int, workers: int, environ: Mapping[str, str]
     rate.
 
     Args:
-        cores: that all workers share.
-        workers: how many there are.
         environ: the environment variables; `OMP_NUM_THREADS` is the user's word.
     """
     stated = environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()

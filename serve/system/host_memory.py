@@ -1,4 +1,4 @@
-"""How much memory this process may still take: what the kernel states, and what its control groups leave.
+"""The memory that this process may still take: what the kernel states, and what its control groups leave.
 
 Read from /proc/meminfo and from cgroup v2 or v1. Source: the kernel's Documentation/admin-guide/cgroup-v2.rst and
 cgroup-v1/memory.rst.
@@ -6,7 +6,6 @@ cgroup-v1/memory.rst.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +23,7 @@ _MEBIBYTE = 1024 * 1024
 
 @dataclass(frozen=True)
 class Available:
-    """Memory that can still be taken.
-
-    Args:
-        size_bytes: how much.
-        source: who states it, for messages.
-    """
+    """Memory that can still be taken."""
 
     size_bytes: int
     source: str
@@ -38,13 +32,11 @@ class Available:
 def read_available(root: Path = _ROOT) -> Available | None:
     """Read how much memory this process may still take.
 
-    Args:
-        root: below which `proc` and `sys` lie.
-
     Returns:
         The tightest of all limits; `None` on a system that states none.
     """
-    limits = [limit for limit in (_read_meminfo(root), *_read_groups(root)) if limit is not None]
+    found = (_read_group(group.path, *(_V2 if group.is_v2 else _V1)) for group in groups_of("memory", root))
+    limits = [limit for limit in (_read_meminfo(root), *found) if limit is not None]
     return min(limits, key=lambda limit: limit.size_bytes, default=None)
 
 
@@ -52,13 +44,7 @@ def require(needed_bytes: int, available: Available | None, purpose: str, hint: 
     """Refuse what would not fit, before anything is allocated.
 
     Args:
-        needed_bytes: what will be taken.
         available: what is there; unknown counts as enough.
-        purpose: what needs it, for the message.
-        hint: what to do about it.
-
-    Raises:
-        MemoryShortError: with both numbers.
     """
     if available is not None and needed_bytes > available.size_bytes:
         raise MemoryShortError(
@@ -75,11 +61,6 @@ def _show(size_bytes: int) -> str:
 def _read_meminfo(root: Path) -> Available | None:
     kibibytes = _find_number(root / "proc" / "meminfo", "MemAvailable:")
     return None if kibibytes is None else Available(kibibytes * 1024, "MemAvailable")
-
-
-def _read_groups(root: Path) -> Iterator[Available | None]:
-    for group in groups_of("memory", root):
-        yield _read_group(group.path, *(_V2 if group.is_v2 else _V1))
 
 
 def _read_group(group: Path, limit_name: str, usage_name: str, cache_name: str) -> Available | None:

@@ -24,21 +24,21 @@ class Times:
     def __init__(self, factor: float = 2) -> None:
         self.factor = factor
 
-    def take(self, inputs):
+    def prepare(self, inputs):
         if not isinstance(inputs, list):
             raise InputError("the inputs: expected a list", self.expected_shape)
         return numpy.array(inputs, "float32")
 
-    def take_arrays(self, arrays):
+    def prepare_arrays(self, arrays):
         return arrays["inputs"]
 
     def run(self, taken):
         return self.factor * taken
 
-    def give(self, given):
+    def postprocess(self, given):
         return given.tolist()
 
-    def give_arrays(self, given):
+    def postprocess_arrays(self, given):
         return {"outputs": given}
 
     def count_rows(self, taken):
@@ -57,7 +57,7 @@ class Times:
         return numpy.split(given, numpy.cumsum(rows)[:-1])
 
     def predict(self, inputs):
-        return self.give(self.run(self.take(inputs)))
+        return self.postprocess(self.run(self.prepare(inputs)))
 
 
 def make_server(directory, toml='model = "m:M"\ncheckpoints = "ck"\n') -> Server:

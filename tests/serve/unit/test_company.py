@@ -309,7 +309,7 @@ def compare(tmp_path, built, rows, place):
     torch.manual_seed(0)
     tensors.freeze(built)
     predictor = contract.connect(settings, built, built)
-    several = [predictor.take(torch.randn(count, 4).tolist()) for count in rows]
+    several = [predictor.prepare(torch.randn(count, 4).tolist()) for count in rows]
     parts = predictor.split(predictor.run(predictor.stack(several)), rows)
     return predictor.compare_alone(several[place], parts[place], rows, place)
 

@@ -49,13 +49,6 @@ def test_refuse_refuses_even_what_is_allowed(settings):
         assert not preload_gates.decide_pickle(settings, format, SHA256, True)
 
 
-@pytest.mark.parametrize(
-    ("is_shared", "is_assigned", "expected"), [(True, True, 300), (True, False, 400), (False, True, 600)]
-)
-def test_how_much_three_workers_need(is_shared, is_assigned, expected):
-    assert preload_gates.needed_bytes(100, 3, is_shared, is_assigned) == expected
-
-
 def test_the_warning_is_one_line_and_only_where_it_is_due():
     said = []
 
@@ -64,4 +57,4 @@ def test_the_warning_is_one_line_and_only_where_it_is_due():
 
     for policy, weaknesses in (("weights_only", ()), ("refuse", ("CVE",)), ("trusted", ("CVE-1", "CVE-2"))):
         preload_gates.warn_of_pickles(policy, weaknesses, "2.5", say)
-    assert said == [("warning", "weights_only is no boundary in torch 2.5: CVE-1, CVE-2")]
+    assert said == [("warning", "weights_only is not a security boundary in torch 2.5: CVE-1, CVE-2")]

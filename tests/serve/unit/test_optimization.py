@@ -83,8 +83,8 @@ def test_a_quicker_form_is_taken_and_shares_the_weights(tmp_path):
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (Otherwise, "it answers otherwise: outputs[0][0]: expected 301"),
-        (Slower, "it is no quicker: 0."),
+        (Otherwise, "it answers differently: outputs[0][0]: expected 301"),
+        (Slower, "it is not faster: 0."),
         (Unscriptable, ""),
     ],
 )

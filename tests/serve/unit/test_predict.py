@@ -89,7 +89,7 @@ def test_outputs_that_json_cannot_hold(server):
 
 def test_a_shadow_cannot_fail_a_request_that_is_answered(tmp_path):
     class OnlyArrays(Times):
-        def give(self, given):
+        def postprocess(self, given):
             raise RuntimeError("no JSON can hold it")
 
     toml = '[models.M]\nmodel = "m:M"\ncheckpoints = "ck"\n[models.M.shadow]\ncheckpoints = "dark"\n'

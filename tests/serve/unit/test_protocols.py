@@ -41,22 +41,22 @@ class Named(Times):
     outputs = (ArrayForm("y", "float32", (None,)), ArrayForm("word", "text", (None,)))
     takes_images = True
 
-    def take(self, inputs):
+    def prepare(self, inputs):
         return inputs["x"], inputs["t"]
 
-    def take_arrays(self, arrays):
+    def prepare_arrays(self, arrays):
         return arrays["x"].tolist(), arrays["t"].tolist()
 
-    def take_image(self, pixels):
+    def prepare_image(self, pixels):
         return [float(pixels.sum())], ["image"]
 
     def run(self, taken):
         return [2 * number for number in taken[0]], [text.upper() for text in taken[1]]
 
-    def give(self, given):
+    def postprocess(self, given):
         return {"y": given[0], "word": given[1]}
 
-    def give_arrays(self, given):
+    def postprocess_arrays(self, given):
         return {"y": np.array(given[0], "f4"), "word": np.array(given[1], object)}
 
 

@@ -108,7 +108,7 @@ def test_extra_state(tmp_path, load, capsys):
     assert "_extra_state" in said
     assert load(words, tmp_path / "ck" / "m.pth").module.vocabulary == {"a": 1, "b": 2}
     with pytest.raises(
-        CheckpointError, match="_extra_state: expected extra state that is no tensor, missing"
+        CheckpointError, match="_extra_state: expected extra state that is not a tensor, missing"
     ) as caught:
         load(words, saved(tmp_path, Line().state_dict()))
     assert "--no-convert" in caught.value.hint

@@ -27,7 +27,7 @@ def server(tmp_path):
 def offer(server, outputs, times=1):
     shadow = server.find("a").labels["shadow"]
     for _ in range(times):
-        server.shadow.offer(Asked(shadow, lambda predictor: predictor.take([1, 2]), outputs))
+        server.shadow.offer(Asked(shadow, lambda predictor: predictor.prepare([1, 2]), outputs))
 
 
 def wait_for(server, **counts):

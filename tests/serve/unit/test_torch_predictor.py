@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="torch is not in this interpreter; r
 
 from serve.errors import InputError, ModelError  # noqa: E402
 from serve.model import contract  # noqa: E402 - they bring torch
-from serve.model.batchability import describe_outputs  # noqa: E402
+from serve.model.array_shapes import describe_outputs  # noqa: E402
 from serve.settings.settings import load_settings  # noqa: E402
 
 
@@ -90,15 +90,15 @@ def connect(tmp_path):
 
 def test_arrays_and_lists_give_the_same(connect):
     rows = connect(Rows())
-    taken = rows.take_arrays({"inputs": numpy.array([[1, 2]], "float32")})
-    assert rows.give(rows.run(taken)) == rows.predict([[1, 2]]) == [[2, 6]]
-    assert rows.give_arrays(rows.run(taken))["outputs"].tolist() == [[2, 6]]
+    taken = rows.prepare_arrays({"inputs": numpy.array([[1, 2]], "float32")})
+    assert rows.postprocess(rows.run(taken)) == rows.predict([[1, 2]]) == [[2, 6]]
+    assert rows.postprocess_arrays(rows.run(taken))["outputs"].tolist() == [[2, 6]]
     assert [vars(form) for form in rows.inputs] == [{"name": "inputs", "dtype": "float32", "shape": (None, 2)}]
 
 
 def test_an_array_of_the_modules_type_is_not_copied(connect):
     array = numpy.zeros((1, 2), "float32")
-    taken = connect(Rows()).take_arrays({"inputs": array})
+    taken = connect(Rows()).prepare_arrays({"inputs": array})
     array[0, 0] = 7
     assert taken[0, 0] == 7
 
@@ -118,7 +118,7 @@ def test_an_array_of_the_modules_type_is_not_copied(connect):
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 def test_arrays_that_do_not_fit(connect, array):
     with pytest.raises(InputError, match="expected"):
-        connect(Rows()).take_arrays({"inputs": array})
+        connect(Rows()).prepare_arrays({"inputs": array})
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_arrays_that_do_not_fit(connect, array):
 )
 def test_whole_numbers_that_do_not_fit_are_not_wrapped(connect, inputs):
     named = connect(Named())
-    take = named.take if isinstance(inputs["ids"], list) else named.take_arrays
+    take = named.prepare if isinstance(inputs["ids"], list) else named.prepare_arrays
     with pytest.raises(InputError, match="expected"):
         take(inputs)
 
@@ -151,22 +151,22 @@ def test_whole_numbers_that_do_not_fit_are_not_wrapped(connect, inputs):
 def test_no_rows_give_no_rows(connect, built, inputs, shapes):
     built.example_inputs = getattr(built, "example_inputs", [[[1.0, 2.0]]])
     predictor = connect(built)
-    given = predictor.run(predictor.take(inputs))
+    given = predictor.run(predictor.prepare(inputs))
     if shapes is None:  # the state of an LSTM has its rows in another dimension, and is one layer
         assert given[0].shape == (0, 1, 3)
     else:
-        assert {name: array.shape for name, array in predictor.give_arrays(given).items()} == shapes
+        assert {name: array.shape for name, array in predictor.postprocess_arrays(given).items()} == shapes
 
 
 def test_no_rows_of_a_module_whose_outputs_are_no_rows(connect):
     predictor = connect(Mean())
     with pytest.raises(InputError, match="expected at least one row"):
-        predictor.run(predictor.take([]))
+        predictor.run(predictor.prepare([]))
 
 
 def test_arrays_of_other_names(connect):
     with pytest.raises(InputError, match="expected inputs, found x"):
-        connect(Rows()).take_arrays({"x": numpy.zeros((1, 2), "float32")})
+        connect(Rows()).prepare_arrays({"x": numpy.zeros((1, 2), "float32")})
 
 
 def test_several_named_inputs(connect):
@@ -183,8 +183,8 @@ def test_a_class_that_converts_takes_arrays_of_texts(connect):
     with torch.no_grad():
         texts.module.weight.fill_(2)
         texts.module.bias.fill_(0)
-    taken = texts.take_arrays({"inputs": numpy.array(["ab", "abcd"], object)})
-    assert texts.give_arrays(texts.run(taken))["outputs"].tolist() == ["4.0", "8.0"]
+    taken = texts.prepare_arrays({"inputs": numpy.array(["ab", "abcd"], object)})
+    assert texts.postprocess_arrays(texts.run(taken))["outputs"].tolist() == ["4.0", "8.0"]
     assert [vars(form) for form in texts.inputs] == [{"name": "inputs", "dtype": "text", "shape": (None,)}]
     assert [vars(form) for form in describe_outputs(texts, [texts.run(taken)])] == [
         {"name": "outputs", "dtype": "text", "shape": (None,)}
@@ -197,10 +197,10 @@ def test_joined_requests_are_answered_as_alone(connect):
         {"ids": [[1, 2]], "mask": [[True, True]]},
         {"ids": [[3, 4], [5, 6]], "mask": [[True, False], [False, True]]},
     ]
-    taken = [named.take(inputs) for inputs in several]
+    taken = [named.prepare(inputs) for inputs in several]
     assert named.batch_key(taken[0]) == named.batch_key(taken[1])
     parts = named.split(named.run(named.stack(taken)), [named.count_rows(each) for each in taken])
-    assert [named.give(part) for part in parts] == [named.predict(inputs) for inputs in several]
+    assert [named.postprocess(part) for part in parts] == [named.predict(inputs) for inputs in several]
 
 
 def test_what_nothing_can_be_joined_to_has_no_rows(connect):
@@ -222,13 +222,13 @@ def test_an_example_that_is_no_numbers(connect):
 def test_values_that_the_model_does_not_know(connect):
     predictor = connect(Tokens())
     with pytest.raises(InputError, match="expected values that the model knows"):
-        predictor.run(predictor.take([[1, 3]]))
+        predictor.run(predictor.prepare([[1, 3]]))
 
 
 @pytest.mark.parametrize("inputs", [[1], [None], 7, {"e": 1, 2: 3}])
 def test_conversions_that_look_at_nothing(connect, inputs):
     with pytest.raises(InputError, match="the inputs"):
-        connect(Careless()).take(inputs)
+        connect(Careless()).prepare(inputs)
 
 
 class Lengths(torch.nn.Module):
@@ -246,8 +246,8 @@ def test_lengths_that_are_open(connect):
     assert [form.shape for form in predictor.inputs] == [(None, None)] * 2
     assert predictor.predict({"ids": [[1, 2, 3, 4, 5]], "mask": [[1, 0, 0, 0, 1]]})["sum"] == [6]
     arrays = {"ids": numpy.ones((2, 7), "int64"), "mask": numpy.ones((2, 7), "int64")}
-    assert predictor.give(predictor.run(predictor.take_arrays(arrays)))["sum"] == [7, 7]
-    given = [predictor.run(predictor.take(inputs)) for inputs in (Lengths.example_inputs, servable_lengths())]
+    assert predictor.postprocess(predictor.run(predictor.prepare_arrays(arrays)))["sum"] == [7, 7]
+    given = [predictor.run(predictor.prepare(inputs)) for inputs in (Lengths.example_inputs, servable_lengths())]
     assert [form.shape for form in describe_outputs(predictor, given)] == [(None, None), (None,)]
     for ids, mask in (([[1, 2]], [[1]]), ([[]], [[]]), ([1], [1]), ([[1, 2], [1]], [[1, 1], [1]])):
         with pytest.raises(InputError, match="expected"):
