@@ -52,7 +52,7 @@ def run(
 
 
 class Background:
-    """A program that runs beside us until it is stopped. Raises ProcessError if the program is not there or may not be
+    """A program that runs beside us until it is stopped. Raises ProcessError if the program is not found or may not be
     run."""
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path) -> None:

@@ -158,7 +158,7 @@ def replace_file(path: Path, content: bytes, *, is_lasting: bool = True, after_n
     Args:
         path: the file to create or replace.
         is_lasting: whether it has to survive a power cut. Other processes see all of it or none in any case.
-        after_ns: a time, in nanoseconds, that the file's own must be later than, whatever this machine's clock says.
+        after_ns: a time, in nanoseconds, that the file's own must be later than, whatever this machine's clock states.
 
     Raises:
         OSError: nothing was replaced, and no temporary file is left.

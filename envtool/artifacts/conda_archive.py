@@ -105,7 +105,7 @@ def read_info_json(archive: Path, name: str) -> dict[str, Any]:
 
 
 def parse_info(archive: Path, info: Mapping[str, bytes], name: str) -> dict[str, Any]:
-    """Parse one of the files of `info/`. Raises ArchiveError if it is not there, or no JSON."""
+    """Parse one of the files of `info/`. Raises ArchiveError if it is not found, or no JSON."""
     if name not in info:
         raise ArchiveError(f"{archive} has no info/{name}")
     if info[name].count(b"{") + info[name].count(b"[") > _MOST_MEMBERS:

@@ -80,7 +80,7 @@ class FileManifests:
             self._write(sha256, _wheel_content(source))
 
     def keep_archive(self, sha256: str, archive: Path, payload: Iterable[Member], info: Mapping[str, bytes]) -> None:
-        """Keep the manifest of an archive that was read. Raises ArchiveError if one of these is not there, or no
+        """Keep the manifest of an archive that was read. Raises ArchiveError if one of these is not found, or no
         JSON."""
         self._write(sha256, _archive_content(archive, payload, info))
 

@@ -16,7 +16,7 @@ PREFIX_TEXT = b"/envserve/prefix"
 
 @dataclass(frozen=True)
 class Placeholder:
-    """What a package's archive says in place of the prefix."""
+    """What a package's archive states in place of the prefix."""
 
     text: bytes
     is_binary: bool  # then NUL bytes keep the length of each string

@@ -18,7 +18,7 @@ COMMANDS = {
     "export": ("envtool.cli.export", "Write a lock in the format of another tool."),
     "merge-driver": ("envtool.cli.merge_driver", "Let git merge locks."),
     "create": ("envtool.cli.create", "Make an environment equal to a lock."),
-    "verify": ("envtool.cli.verify", "Prove that an environment is exactly what its lock says."),
+    "verify": ("envtool.cli.verify", "Prove that an environment is exactly what its lock states."),
     "digest": ("envtool.cli.digest", "Compute the env digest of an environment."),
     "run": ("envtool.cli.run", "Run a program in an environment."),
     "activate": ("envtool.cli.activate", "Activate an environment in this shell."),

@@ -66,9 +66,9 @@ def build(
     """Build the embedded channel, or packages of your own.
 
     The embedded channel is for machines that reach no conda channel. It holds Python 3.9, pip and envserve itself, made
-    from files that their recipes pin by sha256: Debian's packages, one wheel, and this checkout. No root, no compiler
-    and no conda are needed. What is there already and has not changed is left as it is, so that a second run takes a
-    moment. Without RECIPE all of them are built.
+    from files that their recipes pin by sha256: Debian's packages, one wheel, and this checkout. No root access,
+    compiler or conda is needed. What is there already and has not changed is left as it is, so that a second run takes
+    a moment. Without RECIPE all of them are built.
 
     The channel's URL is printed; put it into an environment.yml:
 

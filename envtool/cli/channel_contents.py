@@ -27,7 +27,7 @@ key_option = click.option("--key", "key_file", type=_path, metavar="PEM",
 def add(channel: Path, files: tuple[Path, ...], key_file: Path | None, as_json: bool) -> None:
     """Copy archives into a channel, and index it.
 
-    What an archive holds is compared with what it says about itself first. An archive of the same name with another
+    What an archive holds is compared with what it states about itself first. An archive of the same name with another
     content is refused, since every cache knows an archive by its name.
     """
     with console.ProgressDisplay() as display:

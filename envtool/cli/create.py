@@ -42,7 +42,7 @@ def command(
 
     Every archive and wheel that is installed is hashed before anything in the environment is touched, and every file
     that it brought is compared with it in the end. What is missing is installed, what is extra is removed, and nothing
-    is done when the environment is the lock's already. A create that was stopped goes on when it is run again.
+    is done when the environment is up to date already. A create that was stopped goes on when it is run again.
 
     A package that an earlier create proved and kept unpacked is copied from there, unless it was touched since; --force
     takes the archives.

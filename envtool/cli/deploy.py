@@ -89,7 +89,7 @@ def render(
     """Make a file of KIND from its template.
 
     Every variable has a value that is safe, or has to be given. Nothing that is rendered listens on a public address
-    unless it is told to.
+    unless it is asked to.
 
     \b
     Examples:

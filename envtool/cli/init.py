@@ -40,7 +40,7 @@ def command(
 ) -> None:  # fmt: skip
     """Write environment.yml from a template.
 
-    The first line of the file says how it was made, so that --check can make it again and compare.
+    The first line of the file shows how it was made, so that --check can make it again and compare.
 
     \b
     Examples:

@@ -23,7 +23,7 @@ from envtool.solve.conflicts import explained
 def command(lockfile_path: Path, platform: str | None, as_json: bool) -> None:
     """Show the packages of a lock that have newer versions: those of environment.yml first.
 
-    For each: what is locked, the newest that fits with all lines, the newest that there is, and what stands in its way.
+    For each: what is locked, the newest that fits with all lines, the newest that there is, and what holds it back.
     Nothing is written; `envtool lock --upgrade` moves everything to what fits.
     """
     old = read_lockfile(lockfile_path)

@@ -34,12 +34,12 @@ def command(
     ctx: click.Context, name: str | None, path: Path | None, lockfile_path: Path, rebuild: bool, junit: Path | None,
     github: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Prove that an environment is exactly what its lock says.
+    """Prove that an environment is exactly what its lock states.
 
     Every file is read and compared with what the lock's archives and wheels hold, files that no package brings
     included. Exit code 0 when nothing differs, 1 with the findings otherwise: extra, missing or mismatched.
 
-    Byte-code and scripts are made while installing and stand in no archive; they are compared with what `create` made.
+    Byte-code and scripts are made while installing and are in no archive; they are compared with what `create` made.
     With --rebuild they are compared with a second environment, made from the lock in a temporary directory: the
     reproducibility check for CI.
     """
@@ -64,6 +64,6 @@ def _tell(prefix: Prefix, result: VerifyReport, junit: Path | None, *, is_github
         return
     if result.findings:
         console.answer(as_github(result.findings, str(prefix.path)) if is_github else as_text(result.findings, _SHOWN))
-    verdict = "exactly what the lock says" if result.is_equal else f"{len(result.findings)} findings"
+    verdict = "exactly what the lock states" if result.is_equal else f"{len(result.findings)} findings"
     console.say(f"{result.file_count} files, {console.size(result.size_bytes)}: {verdict}")
     console.say(f"env digest {result.env_digest}")

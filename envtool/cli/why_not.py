@@ -23,7 +23,7 @@ from envtool.solve import refresh
 def command(ctx: click.Context, spec: str, lockfile_path: Path, platform: str | None, as_json: bool) -> None:
     """Say why a lock cannot have SPEC, such as numpy=2.3: which lines of environment.yml are in the way.
 
-    Exit code 1 when nothing is: then it says what would move.
+    Exit code 1 when nothing is: then it states what would move.
     """
     old = read_lockfile(lockfile_path)
     request = refresh.request((), lockfile_path, old, {}, keeps_options=True)

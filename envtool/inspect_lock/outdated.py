@@ -26,7 +26,7 @@ class Outdated:
 
     Args:
         fits: the newest version that fits with all lines; None when nothing needs the package any more.
-        held_by: what stands in the way of the newest, in words; None when it fits.
+        held_by: what holds back the newest, in words; None when it fits.
         is_own: whether a line of environment.yml asks for it.
     """
 
@@ -43,7 +43,7 @@ def outdated(old: Lockfile, request: LockRequest, platform: str, sources: Source
     """The packages of one platform that have a newer version: those of one's own lines first, then by name.
 
     Raises:
-        SolveError: The lines cannot be satisfied, or the records cannot be had.
+        SolveError: The lines cannot be satisfied, or the records cannot be downloaded.
     """
     (spec,) = (each for each in with_virtual_packages(request.spec).platforms if each.platform == platform)
     here = {(each.manager, each.name): each for each in old.packages if each.platform == platform}

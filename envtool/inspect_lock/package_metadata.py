@@ -65,7 +65,7 @@ def _from_repodata(packages: Sequence[LockedPackage], is_offline: bool) -> dict[
 
 
 def cached_file(package: LockedPackage, cache: Cache) -> Path | None:
-    """The archive or wheel in the cache, None where it is not there or the lock has no sha256 of it."""
+    """The archive or wheel in the cache, None where it is not found or the lock has no sha256 of it."""
     if package.sha256 is None:
         return None
     path = cache.path(Wanted(package.file_name, package.sha256, ()))

@@ -19,7 +19,7 @@ from envtool.spec.environment import Dependency
 def why_not(
     text: str, old: Lockfile, request: LockRequest, platform: str, sources: Sources
 ) -> tuple[str | None, tuple[Move, ...]]:
-    """Ask for one more line: what stands in its way, or None and what would move.
+    """Ask for one more line: what holds it back, or None and what would move.
 
     Raises:
         EnvtoolError: The text names no package.

@@ -34,7 +34,7 @@ class Request:
     is_from_archives: bool = False
 
     def packages(self) -> tuple[LockedPackage, ...]:
-        """What the lock says for the platform and categories. Raises PrefixError if the lock has nothing for the
+        """What the lock states for the platform and categories. Raises PrefixError if the lock has nothing for the
         platform or a category."""
         return self._packages
 
@@ -57,7 +57,7 @@ class Request:
         return self.lockfile.select(self.platform, self.categories)
 
     def fulfilled(self, prefix: Prefix) -> Receipt | None:
-        """The receipt of a prefix that is the lock's already, by its own notes; None when there is something to do.
+        """The receipt of a prefix that is up to date already, by its own notes; None when there is something to do.
 
         A few milliseconds: neither py-rattler nor a download is needed to find out that nothing has to be done. conda's
         notes are looked at by their names alone, which tell what it installed, updated or removed.

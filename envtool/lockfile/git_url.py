@@ -19,7 +19,7 @@ _PREFIX = "git+"
 
 @dataclass(frozen=True)
 class Repository:
-    """Where a project stands in a git repository.
+    """Where a project is in a git repository.
 
     Args:
         url: the repository, with variables for its credentials and without `git+`.
@@ -72,7 +72,7 @@ def parse(text: str) -> Repository:
     """Parse `git+URL@REVISION#subdirectory=DIRECTORY`.
 
     Raises:
-        ValueError: It cannot be used; the text says why.
+        ValueError: It cannot be used; the text has the reason.
     """
     parts = urlsplit(text[len(_PREFIX) :])
     if parts.scheme not in _SCHEMES or not (parts.netloc or parts.scheme == "file"):

@@ -18,7 +18,7 @@ class LockedPackage:
         url: the canonical URL, never that of a mirror.
         sha256: hash of the file; conda records that have only an MD5 have None.
         md5: the same in MD5; conda-lock demands it for conda packages.
-        size_bytes: size of the file, where the channel or index says it.
+        size_bytes: size of the file, where the channel or index states it.
         built: how the wheel was made, if its URL is that of a commit.
         access_url: the URL with the variables for its credentials that the lock names for its channel or index; None
             where it names none.

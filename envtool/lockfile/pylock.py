@@ -28,7 +28,7 @@ class Wheel:
     """One locked wheel.
 
     Args:
-        size_bytes: size of the file, where the index says it.
+        size_bytes: size of the file, where the index states it.
         needs: the normalized names of the distributions that it needs on its target.
         built: how it was made, if it is of a repository; then the URL is that of the commit.
     """
@@ -58,7 +58,7 @@ def parse_pylock(
         is_pure: whether a wheel for every platform is wanted, and no other.
 
     Raises:
-        SolveError: A package is no wheel, has no sha256, or none of its wheels is a pinned one.
+        SolveError: A package is not a wheel, has no sha256, or none of its wheels is a pinned one.
     """
     packages: list[dict[str, Any]] = tomllib.loads(text).get("packages", [])
     given = built or {}

@@ -89,7 +89,7 @@ class _Contents:
         self._owners = collections.Counter(path for paths in self._listed.values() for path in paths)
 
     def of(self, package: LockedPackage) -> list[str]:
-        """The files of a package that are there, byte-code included. Raises _UnclearError if it cannot be told."""
+        """The files of a package that are there, byte-code included. Raises _UnclearError if it is unclear."""
         key = package.manager, package.name
         listed, declared = self._listed[key], self._declared[key]
         strange = [path for path in listed - declared if not self._is_generated(package, path)]

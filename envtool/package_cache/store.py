@@ -40,7 +40,7 @@ class Kept:
 
 
 class PackageCache:
-    """The images of this user in a cache. Raises CacheError if the setting is none that there is."""
+    """The images of this user in a cache. Raises CacheError if the setting is unknown."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache

@@ -81,7 +81,7 @@ def run(prefix: Prefix, argv: Sequence[str]) -> NoReturn:
 
 
 def activation_script(prefix: Prefix, shell: str) -> str:
-    """What a shell has to evaluate to activate an environment. Raises PrefixError if the environment is not there, not
+    """What a shell has to evaluate to activate an environment. Raises PrefixError if the environment is not found, not
     ours or not whole."""
     prefix.require_whole()
     return shells.activation_script(prefix.path, shell)

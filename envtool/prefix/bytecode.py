@@ -3,7 +3,7 @@
 Compiled once while creating, so that running the environment never writes into it. `PYTHONHASHSEED=0` fixes the order
 of marshalled sets; checked hashes take the place of time stamps (PEP 552); file names are relative to the prefix, and
 the import system puts the real ones back when it loads the code; and no module's code depends on which were compiled
-before it (`envtool.prefix.compile_worker` says how).
+before it (`envtool.prefix.compile_worker` shows how).
 """
 
 from __future__ import annotations

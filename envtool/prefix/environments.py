@@ -33,7 +33,7 @@ def environments() -> list[Environment]:
 
 
 def remove(prefix: Prefix) -> None:
-    """Remove an environment with everything in it. Raises PrefixError if it is not there, or was not made by
+    """Remove an environment with everything in it. Raises PrefixError if it is not found, or was not made by
     envtool."""
     if prefix.state() in (State.ABSENT, State.EMPTY):
         raise PrefixError(f"{prefix.path} not found", "envtool list shows the environments")

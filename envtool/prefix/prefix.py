@@ -110,7 +110,7 @@ class Prefix:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the prefix alone; a second process waits and says so. Raises PrefixError if the directory holds
+        """Hold the prefix alone; a second process waits and reports it. Raises PrefixError if the directory holds
         something that is not ours, or cannot be written."""
         self.refuse_foreign()
         self._refuse_unusable()
@@ -147,7 +147,7 @@ class Prefix:
             )
 
     def require_whole(self) -> Receipt:
-        """The receipt of a whole prefix. Raises PrefixError if it is not there, not ours or not whole."""
+        """The receipt of a whole prefix. Raises PrefixError if it is not found, not ours or not whole."""
         state = self.state()
         if state is State.WHOLE:
             return self.receipt()

@@ -67,7 +67,7 @@ class Known:
     written: Mapping[Inode, Written] = field(default_factory=dict)
 
     def find(self, name: str, status: os.stat_result) -> Entry | None:
-        """The file, if nothing of what the kernel says of it has changed."""
+        """The file, if nothing of what the kernel states of it has changed."""
         if not stat.S_ISREG(status.st_mode):
             return None
         is_executable = bool(status.st_mode & stat.S_IXUSR)
@@ -119,7 +119,7 @@ def _without_source(entry: Entry, placeholders: Mapping[str, Placeholder], entri
 
 
 def walk(root: str, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
-    """Every file and link of a prefix but those in conda-meta, and what the kernel says of it."""
+    """Every file and link of a prefix but those in conda-meta, and what the kernel states of it."""
     with os.scandir(os.path.join(root, below)) as entries:  # noqa: PTH118 - a Path for each of 30,000 files is slow
         for entry in entries:
             name = f"{below}/{entry.name}" if below else entry.name

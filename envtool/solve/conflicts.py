@@ -96,7 +96,7 @@ def _without_repeats(reason: str) -> list[str]:
 
 @contextmanager
 def explained(request: LockRequest, sources: Sources) -> Iterator[None]:
-    """Turn the solver's refusal inside the block into an error that says which lines are the cause.
+    """Turn the solver's refusal inside the block into an error that names the lines that are the cause.
 
     Raises:
         SolveError: With the explanation of every platform that cannot be satisfied.

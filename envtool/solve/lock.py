@@ -44,7 +44,7 @@ class LockRequest:
         """Which of the versions that fit.
 
         Raises:
-            EnvtoolError: The date of exclude-newer is none.
+            EnvtoolError: The date of exclude-newer is not valid.
         """
         now = now or datetime.now(timezone.utc)
         text = self.options.get("exclude-newer") or self.spec.exclude_newer

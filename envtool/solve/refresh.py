@@ -23,7 +23,7 @@ def sources_of(lockfile: Lockfile | None, target: Path) -> list[Path]:
 def request(
     paths: Sequence[Path], target: Path, old: Lockfile | None, given: Mapping[str, str], *, keeps_options: bool = False
 ) -> LockRequest:
-    """What to lock, so that nothing of the lock that is there is lost unless somebody says so.
+    """What to lock, so that nothing of the lock that is there is lost unless somebody asks for it.
 
     Args:
         paths: the sources; those of the lock when none are given.

@@ -144,7 +144,7 @@ class RepodataProxy:
         return request.found or self._give_up(url, failed, request.statuses)
 
     def fail(self, path: str, error: Exception) -> _Found:
-        """Note what keeps this machine from asking, such as a full disk, as the reason why a file cannot be had."""
+        """Note what keeps this machine from asking, such as a full disk, as the reason why a file is missing."""
         url = next((self._prefixes[each] + path[len(each) :] for each in self._prefixes if path.startswith(each)), path)
         with self._lock:
             self._failures[url] = [str(error)]
@@ -231,7 +231,7 @@ class _Server(ThreadingTCPServer):  # an HTTPServer asks the name service what 1
     relay: RepodataProxy
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing when the solver hangs up: it has what it needs, or it has given up and says so itself."""
+        """Say nothing when the solver hangs up: it has what it needs, or it has given up and reports it itself."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
@@ -246,7 +246,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(is_wanted=False)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing; what fails is told when the solver has ended."""
+        """Say nothing; what fails is reported when the solver has ended."""
 
     def _answer(self, *, is_wanted: bool) -> None:
         try:

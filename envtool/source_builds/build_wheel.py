@@ -54,10 +54,10 @@ def build(project: Path, tools: Path, committed_at: int, scratch: Path, version:
 
 def requirements(project: Path) -> tuple[str, ...]:
     """What the project's build asks for before it runs. Source: PEP 518, "build-system table". Raises SolveError if its
-    pyproject.toml is none, or it has nothing to build."""
+    pyproject.toml is not valid, or it has nothing to build."""
     path = project / "pyproject.toml"
     if not path.exists() and not (project / "setup.py").exists():
-        raise SolveError(f"{project.name} has neither pyproject.toml nor setup.py", "#subdirectory= says where it is")
+        raise SolveError(f"{project.name} has neither pyproject.toml nor setup.py", "#subdirectory= states where it is")
     try:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         stated = tomllib.loads(text).get("build-system", {}).get("requires", _DEFAULT_REQUIREMENTS)

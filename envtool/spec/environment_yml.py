@@ -77,7 +77,7 @@ class Source:
 
 
 def parse(path: Path, text: str) -> Source:
-    """Parse an environment.yml for every platform that there is; what is wrong stands in its `issues`."""
+    """Parse an environment.yml for every platform that there is; what is wrong is in its `issues`."""
     if path.suffix in _OTHER_SUFFIXES:
         what = f"{path.name} is not an environment.yml, the only supported format; write one: {_OTHER_FILES}"
         return Source(path, issues=(Issue(f"{path}:1", what),))
@@ -129,7 +129,7 @@ def _name(document: YamlDocument, value: Value | None) -> str | None:
 
 
 def package_name(match_spec: str) -> str | None:
-    """The package that a match spec is about, or None when it is none."""
+    """The package that a match spec is about, or None when it names none."""
     match = _MATCH_SPEC.match(match_spec.strip())
     return match["name"].lower() if match else None
 

@@ -61,7 +61,7 @@ def parse(lines: Sequence[Line], base: Path) -> Requirements:
 
 
 def name_of(requirement: str) -> str | None:
-    """The normalized name of the distribution that a requirement asks for, or None when it is none.
+    """The normalized name of the distribution that a requirement asks for, or None when it names none.
 
     Source: PEP 503, "Normalized Names".
     """
@@ -139,7 +139,7 @@ def _refusal(flag: str, value: str) -> str:
 
 
 def _named(text: str) -> str:
-    """A URL as `NAME @ URL`, with its name where it says it: `git+https://host/x#egg=name`, or a wheel's own."""
+    """A URL as `NAME @ URL`, with its name where it states it: `git+https://host/x#egg=name`, or a wheel's own."""
     url = _URL.match(text)
     name = url and (_EGG.search(url[0]) or _WHEEL_NAME.search(url[0]))
     if not (url and name):

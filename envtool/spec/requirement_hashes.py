@@ -17,7 +17,7 @@ _NO_HASHES = ("egg", "subdirectory")
 
 
 def split(requirement: str) -> tuple[str, frozenset[str]]:
-    """A requirement without its hashes, and the hashes as `sha256:<hex>`; what stands in a URL counts as well."""
+    """A requirement without its hashes, and the hashes as `sha256:<hex>`; what is in a URL counts as well."""
     bare = _OPTION.sub("", requirement).strip()
     found = {match["hash"].lower() for match in _OPTION.finditer(requirement)}
     url = _url(bare)

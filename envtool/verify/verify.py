@@ -66,7 +66,7 @@ class VerifyReport:
 
     @property
     def is_equal(self) -> bool:
-        """Whether the prefix is exactly what the lock says."""
+        """Whether the prefix is exactly what the lock states."""
         return not self.findings
 
 
@@ -94,7 +94,7 @@ def take_inventory(
     known: Known | None = None,
     proven: Mapping[str, Path] | None = None,
 ) -> Inventory:
-    """Read every file of a prefix, and list what its lock says should be there. Raises NetworkError or
+    """Read every file of a prefix, and list what its lock states should be there. Raises NetworkError or
     HashMismatchError if an archive that is not in the cache could not be downloaded or proven."""
     manifests = FileManifests(cache.root)
     keep_manifests(manifests, locked, cache, display, proven or {})

@@ -2,7 +2,7 @@
 
 A noarch package has `site-packages/` and `python-scripts/`, which the installer puts where the environment's Python
 looks; any other names the places themselves. `RECORD` lists what will be installed, scripts included, and `INSTALLER`
-says conda, so that pip neither upgrades nor removes the package by accident.
+states conda, so that pip neither upgrades nor removes the package by accident.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def dist_info_of(members: Mapping[str, Entry], owner: str) -> str:
 
 
 def headers(members: Mapping[str, Entry], name: str, owner: str) -> Message:
-    """The headers of a file of a wheel, such as METADATA. Raises ArchiveError if it is not there."""
+    """The headers of a file of a wheel, such as METADATA. Raises ArchiveError if it is not found."""
     return Parser().parsestr(_text(members, name, owner), headersonly=True)
 
 

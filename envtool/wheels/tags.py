@@ -37,7 +37,7 @@ class Fit:
 
 
 def fit(file_name: str, python: str | None, platform: str | None) -> Fit:
-    """What a wheel fits. Raises ArchiveError if the name is no wheel's, or the wheel does not run on what is wanted."""
+    """What a wheel fits. Raises ArchiveError for no valid name, or where it does not run on what is wanted."""
     match = _NAME.fullmatch(file_name)
     if not match:
         raise ArchiveError(f"{file_name} is not named like a wheel", "NAME-VERSION-PYTHON-ABI-PLATFORM.whl is the form")

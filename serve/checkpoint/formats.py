@@ -112,7 +112,7 @@ def read_safetensors_header(path: Path) -> Header:
 
 
 def read_safetensors_interface(path: Path) -> dict[str, TensorSpec]:
-    """Read names, dtypes and shapes from a safetensors header, and check that the file is as long as it says."""
+    """Read names, dtypes and shapes from a safetensors header, and check that the file is as long as it states."""
     return {name: _parse_spec(entry) for name, entry in read_safetensors_header(path).tensors.items()}
 
 

@@ -26,7 +26,7 @@ class Golden:
     atol: float = ABSOLUTE_TOLERANCE
 
     def as_json(self) -> dict[str, object]:
-        """Return it as it stands in a manifest."""
+        """Return it as it is in a manifest."""
         return {"inputs": self.inputs, "outputs": self.outputs, "rtol": self.rtol, "atol": self.atol}
 
 

@@ -35,7 +35,7 @@ class Provenance:
     label: str = "stable"
 
     def as_json(self) -> dict[str, object]:
-        """Return the facts as they stand in a JSON answer."""
+        """Return the facts as they are in a JSON answer."""
         # Not asdict, which copies each value deeply; every answer has this.
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 

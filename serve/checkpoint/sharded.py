@@ -76,7 +76,7 @@ def look(path: Path) -> os.stat_result | None:
 
     Returns:
         The index's own state, with the size of all files together and the time of the newest; `None` when one of them
-        is not there.
+        is not found.
     """
     try:
         own = path.stat()

@@ -138,7 +138,7 @@ class RequestLifecycle:
         log = next(self._server.instances).log
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         log.emit("request_failed", path=path, reason=repr(error), traceback=text)
-        return fail(500, "the server failed on this request; its log says why")
+        return fail(500, "the server failed on this request; its log has the reason")
 
     def _deadline_of(self, request: Request, arrival: Arrival) -> float | None:
         try:

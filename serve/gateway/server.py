@@ -63,7 +63,7 @@ class Server(Registry):
         """Wait until the committed generation of every model is live again, or cannot be.
 
         A worker that replaces a dead one takes no requests meanwhile; its siblings do. On a host that has committed
-        nothing there is nothing to wait for, and requests are told so.
+        nothing there is nothing to wait for, and requests are answered so.
 
         Args:
             is_wanted: asked ten times a second whether to go on waiting.

@@ -32,7 +32,7 @@ class TraceParent:
 
 
 def parse_trace_parent(text: str | None) -> TraceParent | None:
-    """Read the header; `None` for a value that the specification says to ignore."""
+    """Read the header; `None` for a value that the specification states to ignore."""
     found = _FORM.fullmatch((text or "").strip())
     if found is None:
         return None

@@ -9,7 +9,7 @@ be is a `torch.nn.Module` with one attribute:
         def __init__(self, hidden=32): ...
         def forward(self, rows): ...
 
-A class may say more, each by a method of its own; a class that is no module says how to build one:
+A class may say more, each by a method of its own; a class that is no module shows how to build one:
 
     build_module(self)              -> torch.nn.Module        the module whose state dict the checkpoints hold
     inputs_to_tensors(self, inputs) -> anything               a request's inputs to what the module takes; raises
@@ -25,8 +25,8 @@ A class may say more, each by a method of its own; a class that is no module say
 An example that is an object, `{"ids": [[…]], "mask": [[…]]}`, makes a model of several named inputs. Dimensions of any
 length are said as `torch.onnx.export` has them: `dynamic_axes = {"ids": {1: "length"}, "mask": {1: "length"}}`; lengths
 of one name are the same in a request. Requests that are ready at the same moment may share one run, their rows joined,
-where the model answers each row as it does alone; that is tried before each swap. `batchable = False` says that it must
-not even be tried.
+where the model answers each row as it does alone; that is tried before each swap. `batchable = False`
+means that it must not even be tried.
 
 With `format = "torchscript"` or `"export"` the module comes out of the checkpoint, and the class only needs the rest.
 """
@@ -95,7 +95,7 @@ def build_module(settings: Settings, servable: Any) -> Any:
     """Make the module that is to hold the weights.
 
     Raises:
-        ModelError: it cannot be made, or is none.
+        ModelError: it cannot be made, or is not a module.
     """
     try:
         module = servable.build_module() if hasattr(servable, "build_module") else servable

@@ -41,7 +41,7 @@ class Predictor(Protocol):
 
     @property
     def expected_shape(self) -> Sequence[int | None]:
-        """The shape of the only input, `None` standing for any length; empty where a shape says nothing."""
+        """The shape of the only input, `None` standing for any length; empty where a shape means nothing."""
 
     @property
     def inputs(self) -> Sequence[ArrayForm]:
@@ -57,7 +57,7 @@ class Predictor(Protocol):
 
     @property
     def takes_images(self) -> bool:
-        """Whether the model class says how an image becomes inputs."""
+        """Whether the model class shows how an image becomes inputs."""
 
     def prepare(self, inputs: object) -> Any:
         """Turn inputs into what the module takes."""

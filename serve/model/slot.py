@@ -1,6 +1,6 @@
 """The one place of a worker that holds the live model.
 
-A request leases the generation that is live when it starts and keeps it to its end. The commit register says
+A request leases the generation that is live when it starts and keeps it to its end. The commit register states
 which one is live: it is read once for each request, and when it names the generation that stands by, that one is live
 from this request on, in this worker as in all others. What was replaced is handed back for retirement only when its
 last lease has ended.
@@ -124,7 +124,7 @@ class Slot:
         return drained
 
     def vacate(self) -> None:
-        """Serve nothing for a while; what was live drains. Requests are told that no model is live."""
+        """Serve nothing for a while; what was live drains. Requests get the answer that no model is live."""
         with self._lock:
             if self._live is not None:
                 self._draining.append(self._live)

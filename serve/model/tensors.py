@@ -59,7 +59,7 @@ State = Mapping[str, Any]
 
 
 class _Limit(threading.local):
-    """Whether a thread was told how many threads its operations may use: OpenMP and MKL keep that for each thread."""
+    """Whether a thread was given how many threads its operations may use: OpenMP and MKL keep that for each thread."""
 
     count = 0
 
@@ -80,7 +80,7 @@ def limit_threads(stated: int, workers: int = 1) -> None:
 
 
 def limit_this_thread() -> None:
-    """Have the operations of the calling thread use as many threads as `limit_threads` was told."""
+    """Have the operations of the calling thread use as many threads as `limit_threads` was given."""
     if _limited.count != _limit:
         torch.set_num_threads(_limit)
         _limited.count = _limit
@@ -127,7 +127,7 @@ def interface_of(state: State) -> dict[str, TensorSpec]:
     """Return names, dtypes and shapes of a state dict.
 
     Args:
-        state: tensors by name; what is none has the dtype `EXTRA`.
+        state: tensors by name; what is not a tensor has the dtype `EXTRA`.
     """
     return {name: _spec_of(tensor) for name, tensor in state.items()}
 

@@ -1,6 +1,6 @@
 """A predictor whose module is torch's.
 
-Only workers import it. How one is made from a model class is told in `serve.model.contract`.
+Only workers import it. How one is made from a model class is documented in `serve.model.contract`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Inputs(Protocol):
 
 @dataclass(frozen=True)
 class TorchPredictor:
-    """A model that answers requests; what its methods do is told in `serve.model.predictor`.
+    """A model that answers requests; what its methods do is documented in `serve.model.predictor`.
 
     Args:
         can_batch: whether rows of several requests may share one run, once that was tried.
@@ -91,7 +91,7 @@ class TorchPredictor:
 
     @property
     def takes_images(self) -> bool:
-        """Whether the model class says how an image becomes inputs."""
+        """Whether the model class shows how an image becomes inputs."""
         return self.image_to_inputs is not None
 
     def prepare_image(self, pixels: numpy.ndarray[Any, Any]) -> Any:

@@ -1,7 +1,7 @@
 """The door to torch for files: reads state dicts and TorchScript, in workers only.
 
 Safetensors hold numbers and nothing else. A pickle is a program: it is read with `weights_only=True`, and in full only
-where the caller says that it may. That is not a security boundary on an old torch: see `weaknesses`.
+where the caller states that it may. That is not a security boundary on an old torch: see `weaknesses`.
 """
 
 from __future__ import annotations
@@ -137,5 +137,5 @@ def read_program(path: Path, device: str) -> Any:
 
 
 def is_guard(error: Exception) -> bool:
-    """Whether an exported program says that it is not for such inputs, for example not for that number of rows."""
+    """Whether an exported program states that it is not for such inputs, for example not for that number of rows."""
     return bool(_GUARD.match(str(error)))

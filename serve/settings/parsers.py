@@ -193,7 +193,7 @@ def share(value: object, base: Path) -> float:
 
 
 def _number(value: object) -> float:
-    """Return a number, NaN for what is none."""
+    """Return a number, NaN for what is not a number."""
     try:
         return math.nan if isinstance(value, bool) or not isinstance(value, (int, float, str)) else float(value)
     except ValueError:

@@ -3,7 +3,7 @@
 The file is the one that `SERVE_CONFIG` names, or `serve.toml` in the working directory where there is one. Every key
 can be set as a variable by its name in capitals: `poll_s` as `SERVE_POLL_S`. Paths in the file are relative to the
 file, paths in variables to the working directory. People write settings by hand, so an unknown key is an error, and
-all problems are told at once.
+all problems are reported at once.
 
 A server of one model has its keys at the top. A server of several has a table for each, `[models.NAME]`; what stands
 at the top holds for all of them. A model may have a canary and a shadow, `[models.NAME.canary]` and
@@ -45,7 +45,7 @@ _STORE = next(field for field in FIELDS if field.key == "store")
 
 @dataclass(frozen=True)
 class Settings:
-    """How one model, or one label of it, is to be served; `serve.settings.fields` says what each key means."""
+    """How one model, or one label of it, is to be served; `serve.settings.fields` states what each key means."""
 
     model: str
     checkpoints: Path
@@ -214,7 +214,7 @@ def _parse_model(
     try:
         parsers.word(name, top.base)
     except ValueError as error:
-        issues.append(Issue(place.strip(), str(error), "a model's name stands in URLs and headers"))
+        issues.append(Issue(place.strip(), str(error), "a model's name is in URLs and headers"))
     model = Layer(place, table, top.base).without(_SHARES)
     issues += model.unknown([*(field.key for field in _OF_TABLE), "store"])
     found = {STABLE: _parse_label(store, [variables, model, top], _OF_TABLE, issues)}

@@ -46,7 +46,7 @@ class FileEvents(FileSystemEventHandler):
 
     Args:
         watch: `"auto"` for events where they can be trusted, `"inotify"` wherever they can be had, `"poll"` for none.
-        report: told in words when events stop coming or come again.
+        report: called in words when events stop coming or come again.
     """
 
     def __init__(self, watch: str, report: Callable[[str], None]) -> None:

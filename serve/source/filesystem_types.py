@@ -44,7 +44,7 @@ def is_remote(fstype: str | None) -> bool:
 
 
 def type_of(directory: Path) -> str | None:
-    """Return the type of the file system that a directory is on, or `None` where it cannot be told."""
+    """Return the type of the file system that a directory is on, or `None` where it is unknown."""
     try:
         return find_type(_MOUNTS.read_text(encoding="utf-8", errors="surrogateescape"), str(directory.resolve()))
     except (OSError, RuntimeError):

@@ -81,7 +81,7 @@ class LocalSource:
     def list(self) -> Sequence[Listed]:
         """List the markers, the highest stated generation first, then the newest.
 
-        Where there are thousands, the last list is given again while the directory itself says that nothing came or
+        Where there are thousands, the last list is given again while the directory itself states that nothing came or
         went, and so for at most a hundred times as long as listing takes.
 
         Raises:

@@ -80,7 +80,7 @@ class Known:
 
     Args:
         served: fingerprint of the observation that is served, or of a later one of the same content.
-        served_order: rank below which nothing is loaded any more; `None` where rank says nothing.
+        served_order: rank below which nothing is loaded any more; `None` where rank means nothing.
         first_seen_s: when this observation was first made, on the monotonic clock.
         retry_at_s: from when a refused one may be tried again; `None` for never.
         is_withdrawn: whether a rollback has replaced this one, and nothing has changed there since.

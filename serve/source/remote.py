@@ -94,7 +94,7 @@ class RemotePlace(LocalSource):
 
     @property
     def directory(self) -> Path:
-        """What no file events can be had from."""
+        """What sends no file events."""
         return self.path
 
     def list(self) -> Sequence[Listed]:

@@ -72,7 +72,7 @@ class Store:
         """Find a checkpoint, and prove it again at the first use since the machine started, or since it was changed.
 
         Returns:
-            The checkpoint, or `None` when it is not in the store. One that is not what its name says is deleted.
+            The checkpoint, or `None` when it is not in the store. One that is not what its name states is deleted.
 
         Raises:
             OSError: the store cannot be read.

@@ -47,7 +47,7 @@ class StoredFiles:
         return proof == _describe(seen)
 
     def note_proof(self, path: Path) -> None:
-        """Note that a checkpoint was just hashed, and is what its name says."""
+        """Note that a checkpoint was just hashed, and is what its name states."""
         with contextlib.suppress(OSError):  # without it the checkpoint is only hashed again
             # Good for this boot only, so that it need not survive a power cut.
             content = json.dumps(_describe(path.stat())).encode()
