@@ -1,4 +1,4 @@
-"""A lock that one process of a host holds at a time: whoever comes second waits, and says for what."""
+"""A lock that one process of a host holds at a time: whoever comes second waits, and reports for what."""
 
 from __future__ import annotations
 

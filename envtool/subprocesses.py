@@ -27,7 +27,7 @@ def run(
     """Run a program to its end and return what it printed to standard output.
 
     Raises:
-        ProcessError: the program is not there, or ended with a status other than 0.
+        ProcessError: the program is not found, or ended with a status other than 0.
     """
     name = Path(argv[0]).name
     variables = {**os.environ, **(env or {})}

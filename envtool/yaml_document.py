@@ -205,7 +205,7 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def read_text(path: Path, hint: str) -> str:
-    """The content of a text file that a user named. Raises MissingFileError if it is not there, is a directory, may not
+    """The content of a text file that a user named. Raises MissingFileError if it is not found, is a directory, may not
     be read or is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 """The door for durable writes: copy while hashing, sync, rename, sync the directory.
 
-After a power cut a file written here is either whole or absent, never torn, unless its writer says that
+After a power cut a file written here is either whole or absent, never torn, unless its writer states that
 it need not last: then its reader takes a torn one for an absent one.
 """
 

@@ -69,7 +69,7 @@ class CheckpointError(ServeError):
     """A checkpoint or its marker is at fault; trying the same bytes again cannot help.
 
     Args:
-        code: a short fixed word for the kind of fault, by which log lines are told apart.
+        code: a short fixed word for the kind of fault, by which log lines are distinguished.
     """
 
     def __init__(self, code: str, message: str, hint: str | None = None) -> None:

@@ -100,7 +100,7 @@ def read_info(archive: Path, names: Sequence[str]) -> dict[str, bytes]:
 
 
 def read_info_json(archive: Path, name: str) -> dict[str, Any]:
-    """Read one JSON file of `info/`. Raises ArchiveError if it is not there or no JSON, or the archive is none."""
+    """Read one JSON file of `info/`. Raises ArchiveError if it is not found or no JSON, or the archive is not one."""
     return parse_info(archive, read_info(archive, [name]), name)
 
 

@@ -13,7 +13,7 @@ COMMANDS = {
     "diff": ("envtool.cli.diff", "Show how two locks differ."),
     "tree": ("envtool.cli.tree", "Show what each package of a lock needs."),
     "why": ("envtool.cli.why", "Say why a package is in a lock."),
-    "why-not": ("envtool.cli.why_not", "Say what stands in the way of a version."),
+    "why-not": ("envtool.cli.why_not", "Show what holds back a version."),
     "outdated": ("envtool.cli.outdated", "Show newer versions, and what holds them back."),
     "export": ("envtool.cli.export", "Write a lock in the format of another tool."),
     "merge-driver": ("envtool.cli.merge_driver", "Let git merge locks."),

@@ -24,7 +24,7 @@ def merged(base: Path, ours: Path, theirs: Path, path: str) -> Lockfile:
         path: the path of the lock in the repository, whose root is the working directory.
 
     Raises:
-        EnvtoolError: A lock or its sources cannot be had, or they cannot be merged.
+        EnvtoolError: A lock or its sources cannot be downloaded, or they cannot be merged.
     """
     files = (base, ours, theirs)
     before, one, other = (read_lockfile(each) for each in files)

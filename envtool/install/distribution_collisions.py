@@ -27,7 +27,7 @@ def refuse_collisions(wanted: Sequence[LockedPackage], proven: Mapping[str, Path
 
     Raises:
         LockfileError: there is such a pair; all are listed.
-        ArchiveError: an archive is none.
+        ArchiveError: an archive is not valid.
     """
     wheels = {normalize(each.name): each for each in wanted if each.manager == "pip"}
     issues = list(_collisions(wanted, wheels, proven, cache)) if wheels else []

@@ -23,7 +23,7 @@ class SourceBuild:
     """How a wheel was made.
 
     Args:
-        version: the version that the backend is told where it would ask git for it.
+        version: the version that the backend is given where it would ask git for it.
         tree_sha256: hash of the files that it was made of, as `envtool.source_builds.git.tree_sha256` takes it.
         committed_at: when they were committed, in seconds since 1970; the backend's clock.
     """

@@ -69,7 +69,7 @@ def run(prefix: Prefix, argv: Sequence[str]) -> NoReturn:
     """Become a program in an activated environment; signals and the exit status are the program's own.
 
     Raises:
-        PrefixError: the environment is not there, not ours or not whole.
+        PrefixError: the environment is not found, not ours or not whole.
         ProcessError: there is no bash, which the activation scripts of conda packages are written for.
     """
     bash = shutil.which("bash")

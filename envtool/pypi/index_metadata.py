@@ -7,7 +7,7 @@ from envtool.mirrors import mirrors
 
 
 def metadata_at(url: str) -> str | None:
-    """The METADATA of a wheel by the wheel's URL, None where it cannot be had.
+    """The METADATA of a wheel by the wheel's URL, None where it cannot be downloaded.
 
     Source: PEP 658; the index has it beside the wheel.
     """

@@ -37,7 +37,7 @@ class PackageRecord:
         sha256: hash of the archive in hexadecimal digits, where the repodata has it.
         size_bytes: size of the archive, where the repodata has it.
         constrains: the match specs that bound other packages, where those are there.
-        purls: what it is in other package systems (`pkg:pypi/torch`), where the record of a solution says so.
+        purls: what it is in other package systems (`pkg:pypi/torch`), where the record of a solution reports it.
     """
 
     name: str

@@ -35,7 +35,7 @@ def build(project: Path, tools: Path, committed_at: int, scratch: Path, version:
     """Build a pure-Python wheel.
 
     Args:
-        committed_at: what the backend is told for the time, in seconds since 1970.
+        committed_at: what the backend is given as the time, in seconds since 1970.
 
     Raises:
         SolveError: it cannot be built, or is not pure Python.

@@ -38,7 +38,7 @@ class Section:
 
     Args:
         pip_place: where the first `pip:` section starts; None where there is none.
-        virtual_packages: declared virtual packages, name to the line that says `version` or `version build`.
+        virtual_packages: declared virtual packages, name to the line that states `version` or `version build`.
     """
 
     conda: tuple[Line, ...]

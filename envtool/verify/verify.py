@@ -74,7 +74,7 @@ def verify(prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, displa
     """Compare a prefix with the packages of a lock.
 
     Raises:
-        PrefixError: it is not there, not ours or not whole.
+        PrefixError: it is not found, not ours or not whole.
         NetworkError, HashMismatchError: an archive that is not in the cache could not be downloaded or proven.
     """
     receipt = prefix.require_whole()

@@ -39,7 +39,7 @@ def download(name: str, version: str, sha256: str, cache: Cache, scratch: Path, 
 
 
 def snapshot(root: Path, inputs: Sequence[str], target: Path) -> str:
-    """Copy what a wheel is made of, and hash the copy. Raises MissingFileError if an input is not there."""
+    """Copy what a wheel is made of, and hash the copy. Raises MissingFileError if an input is not found."""
     missing = [name for name in inputs if not (root / name).exists()]
     if missing:
         raise MissingFileError(f"the checkout {root} has no {', '.join(missing)}", "clone it again")

@@ -91,7 +91,7 @@ class Header:
 
 
 def read_safetensors_header(path: Path) -> Header:
-    """Read a safetensors header, and check that the file is as long as it says.
+    """Read a safetensors header, and check that the file is as long as it states.
 
     Raises:
         CheckpointError: the header is damaged, or the file is shorter or longer than the header states.

@@ -36,7 +36,7 @@ _PROVENANCE = (
     "X-Env-Digest",
 )
 _REFUSALS = {
-    "400": "the request is malformed; the error says what was expected and what was found",
+    "400": "the request is malformed; the error states what was expected and what was found",
     "404": "no such model, version or label is served",
     "413": "the body is too long, as it came or when decompressed",
     "415": "the body comes in a form that this server does not read",

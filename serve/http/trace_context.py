@@ -20,7 +20,7 @@ class TraceParent:
     Args:
         trace_id: of the whole trace, 32 hexadecimal digits.
         span_id: of the caller's span, 16 hexadecimal digits.
-        flags: two hexadecimal digits; the lowest bit says that the caller records the trace.
+        flags: two hexadecimal digits; the lowest bit states that the caller records the trace.
     """
 
     trace_id: str

@@ -42,7 +42,7 @@ class WorkerMetrics:
             thread.start()
 
     def begin(self, models: Iterable[ModelLabel], shadow_outcomes: Mapping[str, Iterable[str]]) -> None:
-        """Begin the series whose labels are known, in the worker; `serve.metrics.initial_series` says why."""
+        """Begin the series whose labels are known, in the worker; `serve.metrics.initial_series` states why."""
         with self._lock:
             begin(self._families, models, shadow_outcomes)
 

@@ -52,7 +52,7 @@ def tolerance(predictor: Predictor, raw: Any) -> float:
 
 
 def compare_alone(predictor: Predictor, prepared: Any, shared: Any, rows: Sequence[int], place: int) -> float:
-    """Answer a request alone, and compare; what it takes and returns is told in `serve.model.predictor`."""
+    """Answer a request alone, and compare; what it takes and returns is documented in `serve.model.predictor`."""
     raw = predictor.run(predictor.stack([prepared]))
     alone = predictor.split(raw, [rows[place]])[0]
     found = outputs.gap(alone, shared)

@@ -2,8 +2,8 @@
 
 It is tried after all gates, on a model that would go live as it is. It is taken only if it answers as the module itself
 does and was measured to be quicker; whatever goes wrong, the module itself is served, and the log states why. The
-weights are the same tensors, so a quicker form costs no second copy of them. Only workers import this. Written for torch 1.12.1
-to 2.13, of which those before 2.0 cannot compile.
+weights are the same tensors, so a quicker form costs no second copy of them. Only workers import this. Written for
+torch 1.12.1 to 2.13, of which those before 2.0 cannot compile.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def prepare(source: Path, how: Conversion) -> Iterator[Ready]:
     """
     format = detect_format(source)
     if format == TORCH and how.wanted is False and not (how.key or how.prefix):
-        yield Ready(source, notes=("not converted, as --no-convert says",))
+        yield Ready(source, notes=("not converted, as --no-convert states",))
     elif format in (TORCHSCRIPT, EXPORT):
         more = ", and by its sha256 in allowed_pickles or signed" if format == EXPORT else ""
         yield Ready(source, notes=(_PROGRAM.format(format=format, more=more),))

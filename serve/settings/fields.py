@@ -111,7 +111,7 @@ FIELDS = (
     Field(
         "watch",
         parsers.one_of("auto", "inotify", "poll"),
-        "auto: file events where they can be trusted; inotify: wherever they can be had; poll: the timer alone",
+        "auto: file events where they can be trusted; inotify: wherever there are any; poll: the timer alone",
         "auto",
     ),
     Field(

@@ -45,7 +45,7 @@ class FileEvents(FileSystemEventHandler):
     """A wait that file events can cut short.
 
     Args:
-        watch: `"auto"` for events where they can be trusted, `"inotify"` wherever they can be had, `"poll"` for none.
+        watch: `"auto"` for events where they can be trusted, `"inotify"` wherever there are any, `"poll"` for none.
         report: called in words when events stop coming or come again.
     """
 

@@ -43,7 +43,7 @@ class Store:
 
     Args:
         root: its directory, on a local disk; created at the first use.
-        report_damage: called for an entry that is not what its name says, after it was deleted.
+        report_damage: called for an entry that is not what its name states, after it was deleted.
     """
 
     def __init__(self, root: Path, report_damage: Callable[[str, str], None] = lambda expected, found: None) -> None:

@@ -47,7 +47,7 @@ class GracefulClose:
     _lock: Any
 
     def run(self) -> None:
-        """Answer requests until told to end, then read on until no client can be about to send."""
+        """Answer requests until asked to end, then read on until no client can be about to send."""
         for listener in self.sockets:
             listener.setblocking(False)
             acceptor = partial(self.accept, listener.getsockname())
