@@ -1,7 +1,7 @@
 """Images taken from a prefix that was just made and proven.
 
 A package of which anything is unclear (a file that two packages bring, one that linking renamed, a text in which the
-prefix cannot be distinguished from what stands for it) gets no image; it is unpacked from its archive the next time, too.
+prefix cannot be distinguished from its placeholder) gets no image; it is unpacked from its archive the next time, too.
 """
 
 from __future__ import annotations

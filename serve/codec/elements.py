@@ -1,7 +1,7 @@
 """Arrays out of the elements of JSON lists, and back.
 
-Texts and numbers are distinguished by Python's types and never by numpy, which takes "1" for a number, `null` for NaN, and
-makes room for the longest text in every element of an array of texts.
+Texts and numbers are distinguished by Python's types and never by numpy, which takes "1" for a number, `null` for NaN,
+and makes room for the longest text in every element of an array of texts.
 """
 
 from __future__ import annotations
