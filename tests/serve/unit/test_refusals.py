@@ -266,14 +266,14 @@ def test_who_asks_for_a_look_can_wait_for_what_comes_of_it(tmp_path, place):
         return worker.reloader.wait_for(worker.reloader.look_now(), 20)
 
     assert load()[:2] == (False, False), "nothing is live"
-    put(place, "good", b"good")
+    put(place, "1-good", b"good")
     assert load()[:2] == (True, False)
     assert worker.live == b"good"
-    put(place, "worse", b"bad")
+    put(place, "2-worse", b"bad")
     outcome = load()
     assert (outcome[:2], worker.live) == ((True, True), b"good")
     assert "NaN" in outcome.reason
-    put(place, "better", b"better")
+    put(place, "3-better", b"better")
     assert load()[:2] == (True, False)
     assert worker.live == b"better"
     worker.leave()
