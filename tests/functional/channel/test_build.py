@@ -81,7 +81,8 @@ def test_packages_name_the_python_that_they_need(channel: Any) -> None:
     assert conda_file.read(channel.archive("pip")).index["depends"] == ["python >=3.9"]
     assert conda_file.read(channel.archive("envserve")).index["depends"] == ["python >=3.9"]
     link = json.loads(conda_file.read(channel.archive("envserve")).info["link.json"])
-    assert link["noarch"]["entry_points"] == ["envtool = envtool.__main__:main"]
+    scripts = ["envtool = envtool.__main__:main", "serve = serve.__main__:main"]
+    assert link["noarch"]["entry_points"] == scripts
 
 
 def test_our_own_package_has_the_files_that_are_no_modules(channel: Any) -> None:
