@@ -137,7 +137,7 @@ def test_bad_content(bench, trainer):
         ("corrupt", bytes(flipped), {}, "damaged", "header"),
         ("truncated", good[:-7], {}, "damaged", "expected 40 bytes of weights"),
         ("grown", good + b"0", {}, "damaged", "found 41"),
-        ("empty", b"", {}, "format", "no bytes"),
+        ("empty", b"", {}, "format", "an empty file"),
         ("no checkpoint", b"<html>404</html>", {}, "format", "expected safetensors"),
         (
             "wrong architecture",

@@ -36,7 +36,7 @@ def test_the_limit_of_inotify_is_reached_and_raised_again(tmp_path):
         limit = Path("/proc/sys/user/max_inotify_instances")
         limit.write_text("0")
         reports = []
-        waiting = wakeup.WakeUp("auto", reports.append)
+        waiting = wakeup.FileEvents("auto", reports.append)
         for _ in range(3):
             waiting.supervise(Path(sys.argv[1]))
         expected = "no file events, the timer alone: the limit fs.inotify.max_user_instances is reached"
@@ -103,7 +103,7 @@ def test_an_observer_that_died_is_built_again(tmp_path):
     reports = []
     waiting = FileEvents("auto", reports.append)
     waiting.supervise(tmp_path)
-    for thread in waiting._threads():
+    for thread in (waiting._observer, *waiting._observer.emitters):
         thread.stop()
         thread.join(5)
     waiting.supervise(tmp_path)
