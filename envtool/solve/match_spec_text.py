@@ -30,7 +30,8 @@ def parse(text: str) -> MatchSpecText:
     text = text.partition("#")[0].partition(" if ")[0]
     brackets: dict[str, str] = {}
     for opening, closing in (("[", "]"), ("(", ")")):
-        start, end = text.find(opening), text.rfind(closing)
+        end = text.rfind(closing)
+        start = text.rfind(opening, 0, max(end, 0))  # the last one, as conda's greedy pattern finds it
         if 0 <= start < end:
             found = {key: value for key, _, value, _ in _KEY_VALUE.findall(text[start + 1 : end]) if value}
             brackets.update(found if opening == "[" else {})

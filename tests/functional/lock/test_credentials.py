@@ -17,6 +17,7 @@ from envtool.channel import index
 from envtool.console import ProgressDisplay
 from envtool.fetch.archive_cache import Cache
 from envtool.lockfile.conda_lock_v1 import read_lockfile
+from envtool.masking import masked
 from envtool.mirrors.mirrors import Mirrors
 from tests.support.archives import Archive, File
 from tests.support.wheels import write_wheel
@@ -125,10 +126,10 @@ def test_a_token_in_the_path(private: _Server, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("TOKEN", "a/b?c#d e")
     url = url_credentials.expand("https://host.example/t/$TOKEN/channel")
     assert url == "https://host.example/t/a%2Fb%3Fc%23d%20e/channel"
-    assert "a/b?c" not in url_credentials.masked(f"{url} a/b?c#d e")
+    assert "a/b?c" not in masked(f"{url} a/b?c#d e")
     monkeypatch.setenv("NAME", "conda")
     url_credentials.expand("https://$NAME:$TOKEN@host.example/")
-    assert url_credentials.masked("conda") == "conda"
+    assert masked("conda") == "conda"
     given = url_credentials.with_variables(
         "https://host.example/channel/noarch/a-1-0.conda", ["https://host.example/t/$TOKEN/channel"]
     )
