@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 
 # What goes round the counter, for example a write through `.data`, is still seen in tensors as small as counters are.
 _ELEMENTS = 16
+# Up to this size, a buffer that was written is compared: torch before 2 writes the same numbers into some that it
+# only reads.
+_COPIED_ELEMENTS = 65_536
 
 
 class _Mark(NamedTuple):
@@ -19,6 +22,7 @@ class _Mark(NamedTuple):
     tensor: Any
     version: int | None
     elements: str
+    copy: Any = None
 
 
 class Versions:
@@ -27,7 +31,11 @@ class Versions:
     def __init__(self, module: Any) -> None:
         self._module = module
         self._published = set(module.state_dict())
-        self._marks = _marks_of(module)
+        buffers = dict(module.named_buffers())
+        self._marks = {
+            name: mark._replace(copy=_copy_of(mark.tensor) if name in buffers else None)
+            for name, mark in _marks_of(module).items()
+        }
 
     def written(self) -> list[str]:
         """Name the tensors that were written or replaced since.
@@ -49,8 +57,17 @@ class Versions:
 
 
 def _differ(known: _Mark, now: _Mark, may_not_move: bool) -> bool:
-    has_moved = _address(known.tensor) != _address(now.tensor)
-    return may_not_move if has_moved else known[1:] != now[1:]
+    if _address(known.tensor) != _address(now.tensor):
+        return may_not_move
+    if known.elements != now.elements:
+        return True
+    return known.version != now.version and not _is_equal(known.copy, now.tensor)
+
+
+def _is_equal(copy: Any, tensor: Any) -> bool:
+    with contextlib.suppress(Exception):  # one that cannot be compared counts as changed
+        return copy is not None and bool(((copy == tensor) | ((copy != copy) & (tensor != tensor))).all())
+    return False
 
 
 def _address(tensor: Any) -> int:
@@ -72,6 +89,13 @@ def _mark(tensor: Any) -> _Mark:
     with contextlib.suppress(Exception):  # one that was made in inference mode counts none
         version = tensor._version
     return _Mark(tensor, version, elements)
+
+
+def _copy_of(tensor: Any) -> Any:
+    with contextlib.suppress(Exception):  # as above
+        if tensor.device.type == "cpu" and str(tensor.layout) == "torch.strided" and not tensor.is_quantized:
+            return tensor.detach().clone() if tensor.numel() <= _COPIED_ELEMENTS else None
+    return None
 
 
 def elements_of(tensor: Any, most: int) -> str:

@@ -21,7 +21,7 @@ from serve.gateway.asgi_app import AsgiApp
 from serve.http.messages import Request, Response, fail
 from serve.workers import header_cache
 from serve.workers.header_cache import Head, HeaderCache
-from serve.workers.request_head import Bounds, Fault, find_fault, too_large, without_offer
+from serve.workers.request_head import NO_PROXY, Bounds, Fault, find_fault, too_large, without_offer
 
 _JOINED_BYTES = 64 * 1024
 # How long a connection that is idle when the worker is to end may still bring a request; after that it is closed.
@@ -138,8 +138,8 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             self._refuse(fault)
 
     def _note_offer(self, method: bytes, version: str) -> None:
-        if method == b"CONNECT":  # what follows is no HTTP, whoever offers it
-            self._refuse(Fault(405, "CONNECT: expected a request to this server, which is no proxy"))
+        if method == b"CONNECT":
+            self._refuse(NO_PROXY)
         else:
             self._offering = without_offer(method, self.url, version, self.headers)
 

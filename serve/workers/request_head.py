@@ -1,4 +1,4 @@
-"""The rules for a request's head under the event-loop worker, as gunicorn has them for its threads.
+"""The rules for a request's head, the same under both workers; gunicorn itself has some of them for its threads.
 
 Also the head without an offered upgrade: RFC 9110, 7.8, lets a server ignore the offer, and then body and framing are
 those of any request. httptools takes an offer for the end of HTTP on the connection (httptools#124), so it must not
@@ -38,6 +38,10 @@ class Fault(NamedTuple):
 
     status: int
     message: str
+
+
+# What follows a CONNECT is no HTTP, whoever offers it.
+NO_PROXY = Fault(405, "CONNECT: expected a request to this server, which is no proxy")
 
 
 def find_fault(bounds: Bounds, version: str, url: bytes, fields: Sequence[Field]) -> Fault | None:

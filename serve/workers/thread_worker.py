@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import selectors
+import sys
 import time
 from concurrent import futures
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 from gunicorn import version_info
-from gunicorn.http.errors import InvalidHeader
+from gunicorn.http.errors import InvalidHeader, LimitRequestLine
 from gunicorn.workers.gthread import ThreadWorker
 
 from serve.http.extension import find_server
 from serve.http.thread_pool import RequestPool, SlowClients
+from serve.workers.request_head import NO_PROXY, Bounds, Fault, find_fault
 
 # For gunicorn 23 alone, the last for Python 3.9; this block goes with it. Releases before 24 stop looking at their
 # connections when they are told to end: a connection that was accepted and not read yet is reset, and so is one that
@@ -127,21 +130,39 @@ class Worker(_Base):  # type: ignore[misc]
         return found
 
     def handle_request(self, req: Any, conn: Any) -> Any:
-        """Answer one request, which has to name its host (RFC 9112, 3.2)."""
-        if req.version >= (1, 1) and not any(name == "HOST" for name, _ in req.headers):
-            raise InvalidHeader("HOST", req=req)
+        """Answer one request whose head keeps to the rules; gunicorn 23 knows few of them."""
+        fields = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in req.headers]
+        version = ".".join(map(str, req.version))
+        bounds = Bounds(self.cfg.limit_request_line, len(fields), sys.maxsize, 0.0)  # gunicorn has counted these
+        fault = find_fault(bounds, version, req.uri.encode("latin-1"), fields)
+        if req.method == "CONNECT":
+            fault = NO_PROXY
+        if fault is not None:
+            raise _HeadFaultError(fault)
         return super().handle_request(req, conn)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         """Answer bytes that could not be read as a request."""
-        super().handle_error(req, _JsonErrors(client, str(exc)), addr, exc)
+        status = exc.fault.status if isinstance(exc, _HeadFaultError) else None
+        if isinstance(exc, LimitRequestLine):
+            status = 414
+        super().handle_error(req, _JsonErrors(client, str(exc), status), addr, exc)
+
+
+class _HeadFaultError(InvalidHeader):  # type: ignore[misc]
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return self.fault.message
 
 
 class _JsonErrors:
-    """A socket that turns gunicorn's own answer, which is a page of HTML, into ours; its status stays."""
+    """A socket that turns gunicorn's own answer, which is a page of HTML, into ours."""
 
-    def __init__(self, sock: Any, reason: str) -> None:
-        self._sock, self._reason = sock, reason
+    def __init__(self, sock: Any, reason: str, status: int | None) -> None:
+        self._sock, self._reason, self._status = sock, reason, status
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
@@ -150,6 +171,8 @@ class _JsonErrors:
         line = page.partition(b"\r\n")[0]
         status = int(line.split()[1])
         message = f"the request: {self._reason}" if status < 500 else line.split(None, 2)[2].decode()
+        if self._status is not None:
+            line = b"HTTP/1.1 %d %s" % (self._status, HTTPStatus(self._status).phrase.encode())
         body = json.dumps({"error": message}).encode()
         fields = b"Connection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
         self._sock.sendall(b"%s\r\n%s%s" % (line, fields, body))

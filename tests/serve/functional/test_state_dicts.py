@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pickles import needs_safe_pickles
 from trainer import sha256_of
 
 from serve.publishing.publish import Extras, publish
@@ -25,6 +26,7 @@ def left_out(module, path):
     return path
 
 
+@needs_safe_pickles
 @pytest.mark.both_workers
 def test_bundles_prefixes_and_tied_weights(start_server, trainer):
     server = start_server(model="zoo:Served", model_args='{"kind": "tied model"}')

@@ -75,7 +75,7 @@ DEPENDENT = {
     "the first row": lambda f, x: f(x) + x[:1],
     "the last row": lambda f, x: f(x) + x[-1:],
     "softmax over rows": lambda f, x: f(x).softmax(0),
-    "attention over rows": lambda f, x: functional.scaled_dot_product_attention(f(x)[None], x[None], x[None])[0],
+    "attention over rows": lambda f, x: torch.softmax(f(x) @ x.t(), 1) @ x,
     "rows unlike the others": lambda f, x: f(x) + torch.cdist(x, x).sum(1, keepdim=True),
     "duplicates": lambda f, x: f(x) + (torch.cdist(x, x) == 0).sum(1, keepdim=True),
     "rank": lambda f, x: f(x) + x.argsort(0).argsort(0),
@@ -295,6 +295,10 @@ def test_ordinary_models_are_batched(tmp_path, built):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("built", [Conv, Mlp, lambda: Of(lambda f, x: f(x), ROWS)])
 def test_so_are_those_of_other_precision(tmp_path, built, dtype):
+    try:
+        torch.nn.Linear(1, 1).to(dtype)(torch.zeros(1, 1, dtype=dtype))
+    except RuntimeError:
+        pytest.skip(f"this torch computes nothing in {dtype} on the processor")
     assert examine(tmp_path, built(), prepare=lambda module: module.to(dtype)).alone_because == ""
 
 

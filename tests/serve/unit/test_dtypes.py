@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from pickles import needs_safe_pickles
 from trainer import sha256_of
 
 pytestmark = pytest.mark.needs_torch
@@ -81,6 +82,7 @@ def test_the_header_and_torch_say_the_same(tmp_path, dtype):
     assert tensors.interface_of({"t": load(path)}) == read_safetensors_interface(path)
 
 
+@needs_safe_pickles
 @pytest.mark.parametrize("dtype", BITS)
 def test_what_torch_save_wrote_is_served(tmp_path, loader, dtype):
     content = bytes([0, 1] * 4) if dtype == "BOOL" else bytes(range(64))[: BITS[dtype]]
@@ -127,6 +129,7 @@ def test_a_module_of_eight_bits_takes_the_precision_of_what_computes(tmp_path, l
     assert served(loader, path).predict([[2.0, 3.0]]) == [[3.0, 4.0]]
 
 
+@needs_safe_pickles
 def test_a_type_that_safetensors_has_no_name_for_is_published_as_it_is(tmp_path, loader):
     Holder.kept = torch.ones(2, dtype=torch.complex128)
     path = tmp_path / "m.pth"

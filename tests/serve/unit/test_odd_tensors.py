@@ -86,8 +86,9 @@ def test_nothing_is_said_of_a_tensor_that_stays_and_all_of_one_that_is_written()
         if name == "sealed" or tensor.layout != torch.strided or tensor.is_quantized or tensor.dtype not in WRITTEN:
             continue
         try:
-            tensor.add_(1) if name == "nan" else tensor.zero_()
-            is_written = tensor._version > 0
+            earlier = tensor.clone()
+            tensor.zero_()
+            is_written = tensor._version > 0 and not torch.equal(earlier, tensor)
         except Exception:  # no such operation, or no counter
             continue
         if is_written:

@@ -6,6 +6,7 @@ import collections
 from pathlib import Path
 
 import pytest
+from pickles import needs_safe_pickles
 from trainer import sha256_of
 
 pytestmark = [pytest.mark.needs_torch, pytest.mark.filterwarnings("ignore")]
@@ -97,6 +98,7 @@ def extra(state):
     return WithExtra
 
 
+@needs_safe_pickles
 def test_extra_state(tmp_path, load, capsys):
     words = extra({"a": 1, "b": 2})
     path = tmp_path / "m.pth"
@@ -189,6 +191,7 @@ class Quantised(nn.Module):
         return self.net(rows)
 
 
+@needs_safe_pickles
 @pytest.mark.parametrize("kind", [Sparse, Quantised])
 def test_what_safetensors_cannot_hold_is_served_as_it_is(tmp_path, load, kind):
     local = kind().eval()

@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 
 import pytest
+from pickles import READS_SAFELY
 from trainer import sha256_of
 
 pytestmark = pytest.mark.needs_torch
@@ -138,8 +139,9 @@ def files_of(module, directory):
         name: tensor.detach().clone(memory_format=torch.contiguous_format)
         for name, tensor in module.state_dict().items()
     }
-    torch.save(module.state_dict(), str(directory / "m.pth"))
-    yield (directory / "m.pth",)
+    if READS_SAFELY:
+        torch.save(module.state_dict(), str(directory / "m.pth"))
+        yield (directory / "m.pth",)
     if not isinstance(module, (Flat, Transposed)):  # of which save_model writes nothing
         safetensors.torch.save_model(module, str(directory / "left.safetensors"))
         yield (directory / "left.safetensors",)

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pickles import needs_safe_pickles
 from trainer import sha256_of
 
 pytestmark = pytest.mark.needs_torch
@@ -109,6 +110,7 @@ def saved(tmp_path, bundle, name="m.pth"):
     return path
 
 
+@needs_safe_pickles
 @pytest.mark.parametrize("bundle", BUNDLES)
 def test_every_bundle_with_every_prefix(tmp_path, monkeypatch, bundle):
     local = Net().eval()
@@ -153,6 +155,7 @@ def test_a_model_whose_own_child_has_the_name_of_a_wrapper(tmp_path, monkeypatch
         assert load(loader, published.checkpoint).predict(ROW) == local(torch.tensor(ROW)).tolist()
 
 
+@needs_safe_pickles
 def test_real_wrappers(tmp_path, monkeypatch):
     local = Net().eval()
     right = local(torch.tensor(ROW)).tolist()
@@ -166,6 +169,7 @@ def test_real_wrappers(tmp_path, monkeypatch):
             assert load(loader, file).predict(ROW) == right, type(one)
 
 
+@needs_safe_pickles
 def test_two_candidates_are_the_users_to_choose(tmp_path, monkeypatch):
     first, second = Net().eval(), Net().eval()
     bundle = {"state_dict": first.state_dict(), "state_dict_ema": second.state_dict()}
@@ -186,6 +190,7 @@ def test_two_candidates_are_the_users_to_choose(tmp_path, monkeypatch):
         publish(path, tmp_path / "ck", extras=Extras(weights_key="nothing"))
 
 
+@needs_safe_pickles
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 def test_two_prefixes_are_the_users_to_choose(tmp_path, monkeypatch, suffix):
     first, second = Net().eval(), Net().eval()
@@ -243,6 +248,7 @@ class Whole(Net):
     """At the top of a module, as a full pickle needs."""
 
 
+@needs_safe_pickles
 def test_full_pickles(tmp_path, monkeypatch, capsys):
     local = Net().eval()
     for bundle in (local, {"model": local, "epoch": 1}):
@@ -307,6 +313,7 @@ def test_objects_beside_the_weights_are_left_out_and_not_run(tmp_path, monkeypat
     assert not exploded.exists()
 
 
+@needs_safe_pickles
 def test_an_optimizer_alone_is_no_checkpoint(tmp_path):
     with pytest.raises(PublishError, match="expected only tensors in the state dict"):
         publish(saved(tmp_path, OPTIMIZER), tmp_path / "ck")
