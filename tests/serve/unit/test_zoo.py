@@ -45,6 +45,8 @@ def test_there_are_enough_of_them():
 
 @pytest.mark.parametrize("kind", ZOO)
 def test_each_is_served_as_it_was_trained(tmp_path, kind):
+    if kind == "weight norm, parametrized" and not hasattr(torch.nn.utils.parametrizations, "weight_norm"):
+        pytest.skip("this torch has no such parametrization")
     local, right = trained(kind)
     environ = {"SERVE_MODEL": "zoo:Served", "SERVE_MODEL_ARGS": json.dumps({"kind": kind}), "SERVE_CHECKPOINTS": "ck"}
     loader = ModelLoader(load_settings({**environ, "SERVE_PYTHON_PATH": str(SUPPORT)}, tmp_path).find())
