@@ -69,6 +69,7 @@ class Reloader:
         self._booted = threading.Event()
         self._is_unloaded = self._has_more = False
         self._asked, self._heard, self._answered = 0, 0, 0
+        self._outcome = Outcome(False, False, "")
         self._looked = threading.Condition()
         self._status = ReloaderStatus("the reloader was not started; run gunicorn with -c python:serve.gunicorn_conf")
 
@@ -126,8 +127,7 @@ class Reloader:
         with self._looked:
             if not self._looked.wait_for(lambda: self._answered >= asked or self._is_stopping.is_set(), timeout_s):
                 return None
-        status = self._status
-        return Outcome(self._context.slot.live is not None, status.is_refused, status.verdict)
+            return self._outcome
 
     def stop(self) -> None:
         """Let the thread end after the present look."""
@@ -157,7 +157,10 @@ class Reloader:
             self._status = replace(self._status, is_refused=True)
             pause_s = self._poll_s
         if pause_s > 0 and not self._has_more:
+            # Kept for those who wait: the next look begins with a status of its own.
+            status = self._status
             with self._looked:
+                self._outcome = Outcome(self._context.slot.live is not None, status.is_refused, status.verdict)
                 self._answered = self._heard
                 self._looked.notify_all()
         # Jitter keeps the workers of one host from looking in step.
