@@ -63,6 +63,7 @@ READ = {
     "envserve_workers": "The living workers.",
     "envserve_unserved_seconds": "The age of the newest published checkpoint while it is not served; 0 when it is.",
     "envserve_quarantined_checkpoints": "The checkpoints that are refused.",
+    "envserve_changed_tensor": "A parameter or buffer that differs from the published one in some worker; always 1.",
     "envserve_pinned": "Whether automatic moves are stopped.",
     "envserve_memory_bytes": "The memory of a worker: resident (rss), and with shared pages divided (pss).",
 }

@@ -48,6 +48,9 @@ class Committer(Protocol):
             OSError: it cannot be read.
         """
 
+    def report(self) -> None:
+        """State in the host's table what this worker answers with."""
+
     def kept(self) -> frozenset[str]:
         """Return the sha256 of what must stay in the store, even where the disk is full.
 

@@ -64,7 +64,11 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What a committer works with."""
+    """What a committer works with.
+
+    Args:
+        may_change: whether answering may change the weights (`stateful = "allow"`).
+    """
 
     source: LocalSource
     store: Store
@@ -78,3 +82,4 @@ class Context:
     label: str
     env_digest: str | None
     keep: int
+    may_change: bool = False

@@ -20,6 +20,8 @@ from serve.system.process_memory import trim_memory, used_bytes
 _CTIME_SLACK_S = 1.0
 # A candidate that another worker has just admitted, and is about to propose, stays.
 _FRESH_S = 60.0
+# The code under which weights that changed are refused, before or after they were live.
+ENDED = "stateful"
 
 
 def make(context: Context, loaded: Loaded, stored: Stored, entry: Entry, before_bytes: int) -> Generation:
@@ -72,8 +74,10 @@ def restore(context: Context, loader: Loader, entry: Entry) -> bool:
     """Make a committed generation live.
 
     Returns:
-        Whether its bytes were still there.
+        Whether its bytes were still there, and may be served.
     """
+    if is_ended(context, entry.sha256):
+        return False
     stored = context.store.find(entry.sha256) or _fetch_again(context, entry)
     if stored is None:
         return False
@@ -82,6 +86,12 @@ def restore(context: Context, loader: Loader, entry: Entry) -> bool:
     generation = make(context, loaded, stored, entry, before_bytes)
     log_live(context.log, "restored", generation, context.slot.swap(generation), 0.0)
     return True
+
+
+def is_ended(context: Context, sha256: str) -> bool:
+    """Whether these weights were refused because they change while they answer."""
+    record = context.quarantine.find_sha256(sha256, "")
+    return record is not None and record.code == ENDED
 
 
 def _fetch_again(context: Context, entry: Entry) -> Stored | None:

@@ -7,6 +7,7 @@ commit the same number in all of them.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from serve.checkpoint.manifest import parse_marker
 from serve.checkpoint.stored import Stored
@@ -17,6 +18,8 @@ from serve.store.rejection import explain, reject_entry
 from serve.swap.admission import reject
 from serve.swap.context import Context, Loader
 from serve.swap.generation import committed, kept, log_live, make, prune, restore
+from serve.swap.membership import Membership
+from serve.swap.shared_state import SharedState
 from serve.system.process_memory import used_bytes
 
 _AGAIN_S = 2.0
@@ -25,11 +28,25 @@ _AGAIN_S = 2.0
 class WorkerCommitter:
     """Makes a candidate live as soon as this worker has prepared it."""
 
-    turn = 0  # there is never anything to attend to
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, context: Context, root: Path) -> None:
+        self._context, self._root = context, root
+        self._shared_state: SharedState | None = None
+        self._membership: Membership | None = None
         self._boot_at_s, self._is_reported = 0.0, False
+
+    @property
+    def turn(self) -> int:
+        """A number that changes when an operator asks for something."""
+        return self._shared_state.turn if self._shared_state is not None else 0
+
+    def report(self) -> None:
+        """State in the host's table that this worker lives, and what it answers with."""
+        if self._membership is None:  # not before the fork: its locks belong to one process
+            self._shared_state = SharedState(self._root / "word")
+            self._membership = Membership(self._root / "workers", self._shared_state)
+            self._membership.join(0)
+        live = self._context.slot.live
+        self._membership.update(live=live.provenance.generation if live is not None else 0)
 
     def boot(self, loader: Loader) -> None:
         """Make the committed generation live."""
@@ -42,6 +59,7 @@ class WorkerCommitter:
             if not self._is_reported:
                 self._context.log.emit("not_restored", reason=explain(error))
             self._is_reported = True
+        self.report()
 
     def come_back(self, loader: Loader) -> None:
         """Make the committed generation live again, in a worker that was unloaded."""
@@ -58,7 +76,9 @@ class WorkerCommitter:
         return kept(self._context)
 
     def leave(self) -> None:
-        """Do nothing: no other worker waits for this one."""
+        """Leave the host's table; no other worker waits for this one."""
+        if self._membership is not None:
+            self._membership.leave()
 
     def is_done(self, order: Rollback) -> bool:
         """Say whether this worker carried out a rollback."""
@@ -80,6 +100,7 @@ class WorkerCommitter:
         generation = make(self._context, loaded, stored, entry, before_bytes)
         previous = self._context.slot.swap(generation)
         log_live(self._context.log, "swapped", generation, previous, time.monotonic() - started_s)
+        self.report()
         self._context.quarantine.forget(entry.sha256)
         prune(self._context, self.kept)
         return SERVED
