@@ -6,6 +6,7 @@ commit the same number in all of them.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -41,12 +42,15 @@ class WorkerCommitter:
 
     def report(self) -> None:
         """State in the host's table that this worker lives, and what it answers with."""
-        if self._membership is None:  # not before the fork: its locks belong to one process
-            self._shared_state = SharedState(self._root / "word")
-            self._membership = Membership(self._root / "workers", self._shared_state)
-            self._membership.join(0)
-        live = self._context.slot.live
-        self._membership.update(live=live.provenance.generation if live is not None else 0)
+        with contextlib.suppress(OSError):  # a full disk; the next look tries again
+            if self._membership is None:  # not before the fork: its locks belong to one process
+                self._root.mkdir(parents=True, exist_ok=True)
+                self._shared_state = SharedState(self._root / "word")
+                membership = Membership(self._root / "workers", self._shared_state)
+                membership.join(0)
+                self._membership = membership
+            live = self._context.slot.live
+            self._membership.update(live=live.provenance.generation if live is not None else 0)
 
     def boot(self, loader: Loader) -> None:
         """Make the committed generation live."""
@@ -59,7 +63,6 @@ class WorkerCommitter:
             if not self._is_reported:
                 self._context.log.emit("not_restored", reason=explain(error))
             self._is_reported = True
-        self.report()
 
     def come_back(self, loader: Loader) -> None:
         """Make the committed generation live again, in a worker that was unloaded."""
@@ -69,6 +72,9 @@ class WorkerCommitter:
         """Try again to make live what is committed, where that has failed; there are no other workers to attend to."""
         if self._context.slot.live is None and time.monotonic() > self._boot_at_s:
             self.boot(loader)
+            self.report()
+        if self._membership is None:
+            self.report()
         return False
 
     def kept(self) -> frozenset[str]:
