@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envtool.errors import SolveError
-from envtool.fetch import url_credentials
+from envtool.fetch import credentials
 from envtool.lockfile.conda_lock_v1 import (
     INPUTS_KEY,
     LINK_SCRIPTS_KEY,
@@ -65,7 +65,7 @@ class LockRequest:
                 for name, each in self.spec.exclude_newer_package.items()
             },
             {
-                url_credentials.strip(url): policy.exception(each, now, f"{place}-channel {name}")
+                credentials.strip(url): policy.exception(each, now, f"{place}-channel {name}")
                 for name, each in self.spec.exclude_newer_channel.items()
                 for url in channel_urls(name, self.spec.directory)
             },

@@ -13,8 +13,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from envtool.errors import Issue
-from envtool.fetch import url_credentials
-from envtool.lockfile import variables
+from envtool.fetch import credentials
+from envtool.lockfile.model import variable_problem
 from envtool.spec import pip_requirements, selectors
 from envtool.spec.pip_requirements import Line, Requirements
 from envtool.spec.selectors import PLATFORMS
@@ -160,9 +160,9 @@ def _channels(document: YamlDocument, value: Value | None) -> tuple[Line, ...]:
 def _urls(document: YamlDocument, value: Value | None, what: str) -> list[Line]:
     found = []
     for text, line in document.strings(value, what):
-        if url_credentials.is_literal(text):
+        if credentials.is_literal(text):
             document.issue(
-                line, f"credentials in {url_credentials.strip(text)}; write variables: https://$USER:$TOKEN@host/"
+                line, f"credentials in {credentials.strip(text)}; write variables: https://$USER:$TOKEN@host/"
             )
         found.append(Line(text, f"{document.name}:{line}"))
     return found
@@ -186,7 +186,7 @@ def _scalars(document: YamlDocument, value: Value | None, what: str) -> dict[str
 def _variables(document: YamlDocument, value: Value | None) -> dict[str, Line]:
     found = _scalars(document, value, "variables")
     for name, line in found.items():
-        problem = variables.problem(name, line.text)
+        problem = variable_problem(name, line.text)
         if problem:
             document.issue(int(line.place.rpartition(":")[2]), problem)
     return found
@@ -199,8 +199,8 @@ def _section(document: YamlDocument, text: str, platform: str) -> Section:
     conda, lines, place = _dependencies(filtered, top.get("dependencies"))
     pip = pip_requirements.parse(lines, Path(document.name).parent)
     for each in [*pip.extra_index_urls, *([pip.index_url] if pip.index_url else [])]:
-        if url_credentials.is_literal(each.text):
-            stripped = url_credentials.strip(each.text)
+        if credentials.is_literal(each.text):
+            stripped = credentials.strip(each.text)
             pip.issues.append(
                 Issue(each.place, f"credentials in {stripped}; write variables: https://$USER:$TOKEN@host/")
             )
