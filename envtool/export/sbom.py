@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envtool.export.found import found_packages, lock_of, metadata_of
-from envtool.fetch.url_credentials import strip
+from envtool.fetch.credentials import strip
 from envtool.inspect_lock.graph import Graph, graph
 from envtool.inspect_lock.package_metadata import PackageMetadata, look_up
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
