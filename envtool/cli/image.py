@@ -33,7 +33,7 @@ def command(
     lockfile_path: Path, output: Path, platform: str | None, categories: tuple[str, ...], base: str | None,
     app: Path | None, tag: str, offline: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Make an OCI image straight from a lock: no daemon, no root, no Dockerfile.
+    """Make an OCI image straight from a lock; it needs no daemon, no root access and no Dockerfile.
 
     The environment is in /opt/env, a layer for each conda package and one for the wheels, so that a changed package
     changes one layer. The same lock gives the same digest on every machine and day. The image is written as an OCI

@@ -1,4 +1,4 @@
-"""An image of a lock: the environment is made, its packages become layers, a configuration says how it is run."""
+"""An image of a lock: the environment is made, its packages become layers, a configuration states how it is run."""
 
 from __future__ import annotations
 
