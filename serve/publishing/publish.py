@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -96,12 +95,10 @@ def publish(
     place = find_place(directory)
     how = Conversion(extras.convert, extras.weights_key, extras.strip_prefix)
     try:
-        if sharded.is_index(source):
-            if how.key is not None or how.prefix is not None:
-                raise PublishError(f"{source}: --key and --strip-prefix: expected one file, found an index of shards")
+        if sharded.is_index(source) and isinstance(place, Path) and how.key is None and how.prefix is None:
             return _publish_sharded(source, place, name or source.name, version, extras)
         with prepare(source, how) as ready:
-            name = name or (source.with_suffix(".safetensors").name if ready.is_converted else source.name)
+            name = sharded.joined_name(name or ready.name)
             if isinstance(place, RemotePlace):
                 published = _publish_remote(ready.path, place, name, version, extras)
             else:
@@ -134,7 +131,7 @@ def _examine(source: Path, extras: Extras) -> tuple[str, dict[str, object]]:
 def _publish_remote(source: Path, place: RemotePlace, name: str, version: str | None, extras: Extras) -> Published:
     format, found = _examine(source, extras)
     sha256, size_bytes = durable_files.hash_file(source), source.stat().st_size
-    published = _describe(f"{place.url}/{name}", sha256, size_bytes, version, format)
+    published = _describe(f"{place.shown}/{name}", sha256, size_bytes, version, format)
 
     def write_marker(rank: Rank) -> bytes:
         return _write_marker(_ranked(published, rank), found, extras)
@@ -154,18 +151,12 @@ def _publish_file(source: Path, target: Path, version: str | None, extras: Extra
     return published
 
 
-def _publish_sharded(
-    source: Path, directory: Path | RemotePlace, name: str, version: str | None, extras: Extras
-) -> Published:
-    if isinstance(directory, RemotePlace):
-        raise PublishError(f"{directory.url}: sharded checkpoints are not read from a remote place", hint="join them")
+def _publish_sharded(source: Path, directory: Path, name: str, version: str | None, extras: Extras) -> Published:
     if not name.endswith(sharded.INDEX_SUFFIX):
         raise PublishError(f"the name: expected one that ends with {sharded.INDEX_SUFFIX}, found {name!r}")
     if extras.golden is not None:
-        with tempfile.TemporaryDirectory(prefix="envserve-") as place:
-            joined = Path(place) / "joined.safetensors"
-            sharded.join_hashed(source, joined)
-            found = _find_extras(extras, joined)
+        with prepare(source, Conversion()) as joined:
+            found = _find_extras(extras, joined.path)
     else:
         found = _find_extras(extras, source)
     target = directory / name

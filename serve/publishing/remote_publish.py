@@ -9,6 +9,7 @@ The times of markers are the store's own. Where a time cannot put a marker above
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from serve.source.observation import MARKER_SUFFIX, Identity
 _READ_ONLY = frozenset({"http", "https", "github", "git", "data"})
 # S3 tells times in seconds.
 _GRAIN_S = 1.1
+_PASSWORD = re.compile(r"(?<=[^:/]):[^:@/]*@")
 _Result = TypeVar("_Result")
 
 
@@ -53,7 +55,7 @@ def find_place(text: str | Path) -> Path | RemotePlace:
 
 
 class RemotePlace:
-    """A directory on another machine.
+    """A directory on another machine; `shown` is its URL without a password.
 
     Raises:
         PublishError: fsspec, or its package for the protocol, is missing.
@@ -61,6 +63,7 @@ class RemotePlace:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        self.shown = _PASSWORD.sub(":***@", self.url)
         self._system, self._path = self._ask(lambda: remote.open_url(url))
 
     def put(self, source: Path, name: str, sha256: str, generation: int, write_marker: Callable[[Rank], bytes]) -> Rank:
@@ -74,7 +77,8 @@ class RemotePlace:
             PublishError: the place cannot be written to, or the file changed; there is no marker then.
         """
         target = f"{self._path}/{name}"
-        rank = self._ask(lambda: find_rank(remote.RemotePlace(Path(self.url), self.url), generation))
+        place = remote.RemotePlace(Path(self.url), self.url, (self._system, self._path))
+        rank = self._ask(lambda: find_rank(place, generation))
         write_marker(rank)
         self._ask(lambda: self._unmark(target + MARKER_SUFFIX))
         if not self._ask(lambda: self._is_complete(target, source.stat().st_size, sha256)):
@@ -128,7 +132,7 @@ class RemotePlace:
         except Exception as error:  # each protocol's package has other errors
             reason = str(error) or type(error).__name__
             hint = getattr(error, "hint", None) or "check the URL, the credentials and the rights"
-            raise PublishError(f"{self.url}: {reason}", hint=hint) from error
+            raise PublishError(f"{self.shown}: {reason}", hint=hint) from error
 
 
 def _hash(chunks: Iterator[bytes]) -> str:

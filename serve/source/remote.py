@@ -47,7 +47,7 @@ def open_url(url: str) -> tuple[Any, str]:
     """Open what fsspec knows by a URL.
 
     Returns:
-        The file system, which remembers no listings, and the path in it, without a slash at its end.
+        The file system, whose listings may be cached, and the path in it, without a slash at its end.
 
     Raises:
         ModelError: fsspec, its package for the protocol, or the protocol itself is missing.
@@ -55,7 +55,7 @@ def open_url(url: str) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs
 
-        system, path = url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
+        system, path = url_to_fs(url, skip_instance_cache=True)
     except (ImportError, ValueError) as error:
         raise ModelError(
             f"checkpoints: {url}: {error}",
@@ -76,12 +76,13 @@ class RemotePlace(LocalSource):
     Args:
         path: names the place in messages.
         url: of a checkpoint, or of a directory of checkpoints.
+        opened: what `open_url` gave for it; opened at the first look by default.
     """
 
-    def __init__(self, path: Path, url: str) -> None:
+    def __init__(self, path: Path, url: str, opened: tuple[Any, str] | None = None) -> None:
         super().__init__(path)
         self._url = url
-        self._opened: tuple[Any, str] | None = None
+        self._opened = opened
         self._markers_read: dict[str, tuple[Identity, bytes, int]] = {}
         self._facts: dict[str, Mapping[str, Any]] = {}
         self._names: dict[Path, str] = {}
