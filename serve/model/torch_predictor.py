@@ -372,7 +372,7 @@ def without_gradients() -> AbstractContextManager[None]:
 
 
 def run_module(module: Any, prepared: Any) -> Any:
-    """Run a module whose class says nothing of how."""
+    """Call a module: a plain tuple as its arguments, a mapping by name, anything else as the only argument."""
     if isinstance(prepared, Mapping):
         return module(**prepared)
     # A named tuple, such as a PackedSequence, is one argument.
