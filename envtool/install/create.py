@@ -75,7 +75,8 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisp
         SignatureError: a channel has to be signed, and is not; the prefix was not touched.
         NetworkError, HashMismatchError: an archive could not be downloaded or proven; the prefix was not touched.
     """
-    require(request.packages())
+    if not request.is_for_elsewhere:
+        require(request.packages())
     with prefix.locked():
         transaction = decide(request, prefix, cache, display)
         if transaction.receipt is not None and transaction.plan.is_empty:
