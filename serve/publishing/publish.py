@@ -1,7 +1,8 @@
 """Publishing of a checkpoint: whole, synced, and marked last.
 
 At no moment do a marker and a checkpoint lie side by side that do not belong together: the old marker goes before the
-new bytes come. A server that looks in between keeps what it serves.
+new bytes come. A server that looks in between keeps what it serves. It ranks by the stated generation, then by the time
+of the marker: a clock that runs behind, or markers with times of their own, must not make a new checkpoint an old one.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from serve.checkpoint.formats import SAFETENSORS, detect_format, read_safetensor
 from serve.checkpoint.manifest import WORD, parse_marker
 from serve.errors import CheckpointError, PublishError
 from serve.publishing.converted_source import Conversion, prepare
-from serve.publishing.rank import Rank, find_rank
 from serve.publishing.remote_publish import RemotePlace, find_place
+from serve.source.local import LocalSource
 from serve.source.observation import MARKER_SUFFIX
 
 _SHORT_SHA256 = 12
@@ -251,3 +252,34 @@ def _write_marker(published: Published, found: Mapping[str, object], extras: Ext
     text = json.dumps(stated, indent=1).encode() + b"\n"
     parse_marker(text)
     return text
+
+
+@dataclass(frozen=True)
+class Rank:
+    """The rank of a marker that is to be written.
+
+    Args:
+        generation: that it states; 0 for none.
+        after_ns: the time that its time must be later than, in nanoseconds; 0 where any will do.
+        outranked_by: the checkpoint that stays above it, because it states a higher generation; or `None`.
+    """
+
+    generation: int
+    after_ns: int
+    outranked_by: str | None
+
+
+def find_rank(directory: Path, generation: int) -> Rank:
+    """Find the rank that outranks the markers of a directory.
+
+    Args:
+        generation: that the publisher states; 0 for none, which takes over the highest one beside it.
+    """
+    highest = max(LocalSource(directory).list(), key=lambda listed: listed.order, default=None)
+    if highest is None:
+        return Rank(generation, 0, None)
+    if generation and generation < highest.generation:
+        return Rank(generation, 0, highest.path.name)
+    if generation > highest.generation:
+        return Rank(generation, 0, None)
+    return Rank(highest.generation, highest.marker.mtime_ns, None)
