@@ -23,7 +23,7 @@ from serve.swap import generation
 from serve.swap.admission import Admission, Admitted, reject
 from serve.swap.context import Committer, Context, Loader
 from serve.swap.live_check import LiveCheck
-from serve.swap.seen_checkpoints import Look, SeenCheckpoints, committed_s, describe
+from serve.swap.seen_checkpoints import Look, SeenCheckpoints, describe
 
 if TYPE_CHECKING:
     from serve.source.local import LocalSource
@@ -221,7 +221,7 @@ class Reloader:
 
     def _look_at_place(self, loader: Loader) -> float:
         is_ranked, listed, now_s = self._source.is_directory, self._source.list(), time.monotonic()
-        self._seen.compare(listed, committed_s(self._seen.answering))
+        self._seen.compare(listed, lambda: self._context.unserved.last_listing(self._source.path))
         decided: list[Decided] = []
         pause_s = self._poll_s
         for seen in self._observe(listed):

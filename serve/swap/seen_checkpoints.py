@@ -9,13 +9,15 @@ served though it left the place. Each is logged once on a host, and shown by `st
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
+from serve import durable_files
 from serve.checkpoint.manifest import stated_sha256
 from serve.durable_files import Records
 from serve.events.event_log import EventLog
@@ -82,12 +84,12 @@ class SeenCheckpoints:
         self._served.add(fingerprint)
         self._order = order if self._order is None else max(self._order, order)
 
-    def compare(self, listed: Sequence[Listed], committed_s: float) -> None:
+    def compare(self, listed: Sequence[Listed], read_last: Callable[[], Mapping[str, str] | None]) -> None:
         """Find the markers that came after what is live, though their rank is lower.
 
         Args:
             listed: the markers at the place, the highest rank first.
-            committed_s: when what is live was committed, on the wall clock.
+            read_last: tells what was there when a server of this store looked last, the state of each marker by name.
         """
         if listed is self._listed:
             self._listed_under = self.generation
@@ -95,18 +97,15 @@ class SeenCheckpoints:
         there = {one.path: one.marker for one in listed}
         self._late = {path: one for path, one in self._late.items() if there.get(path) == one.marker}
         if self._order is not None:
-            for one in self._find_new(listed, committed_s):
+            for one in self._find_new(listed, read_last):
                 if one.order < self._order:
                     self._late[one.path] = one
         self._listed, self._listed_under = listed, self.generation
 
-    def _find_new(self, listed: Sequence[Listed], committed_s: float) -> list[Listed]:
+    def _find_new(self, listed: Sequence[Listed], read_last: Callable[[], Mapping[str, str] | None]) -> list[Listed]:
         if self._listed is None:
-            # Only the time at which a marker came here, which nobody can copy, tells what came while nobody looked;
-            # where that of the served one was changed too, as by chown -R, it tells nothing.
-            served = next((one for one in listed if one.order == self._order), None)
-            is_telling = served is None or served.came_s <= committed_s
-            return [one for one in listed if one.came_s > committed_s] if is_telling else []
+            last = read_last()
+            return [] if last is None else [one for one in listed if last.get(one.path.name) != repr(one.marker)]
         before = {one.path: one.marker for one in self._listed}
         # What came together with what is live was there before it, as far as anybody knows.
         is_known = self._listed_under == self.generation or any(one.order == self._order for one in self._listed)
@@ -203,10 +202,20 @@ class Unserved:
         self._records: Records[Note] = Records(root / "unserved.json", _parse, lambda note: note.name)
         self._first_seen_s: dict[tuple[str, str, str], float] = {}
         self._settled: tuple[Sequence[Listed], int, bool] | None = None
+        self._listing = root / "listing.json"
+        self._kept: Sequence[Listed] = ()
 
     def notes(self) -> list[Note]:
         """Return what is noted, the oldest first."""
         return list(self._records.read().values())
+
+    def last_listing(self, place: Path) -> Mapping[str, str] | None:
+        """Return the state of each marker, by name, that a server of this store found there when it looked last."""
+        try:
+            stated = json.loads(self._listing.read_bytes())
+            return dict(stated["markers"]) if stated["place"] == str(place) else None
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
 
     def review(self, look: Look, log: EventLog) -> list[Note]:
         """Update the notes after a look, log the new ones, drop those that no longer hold, and return all."""
@@ -221,9 +230,19 @@ class Unserved:
             if self._add(note):
                 path = str(look.source.directory / note.name)
                 log.emit("unserved", checkpoint=path, code=note.code, reason=note.reason, hint=note.hint)
+        self._keep_listing(look)
         # Thousands of markers that stay as they are need not be gone through again.
         self._settled = state if len(ripe) == len(held) and not look.waiting else None
         return self.notes()
+
+    def _keep_listing(self, look: Look) -> None:
+        if look.listed is self._kept:
+            return
+        self._kept = look.listed
+        markers = {one.path.name: repr(one.marker) for one in look.listed}
+        text = json.dumps({"place": str(look.source.path), "markers": markers})
+        with contextlib.suppress(OSError):  # then the next start does not know what came while nobody looked
+            durable_files.replace_file(self._listing, text.encode(), is_lasting=False)
 
     def _drop(self, held: Sequence[Note], look: Look) -> None:
         """Drop the notes of what was served, changed or went; what another worker alone has seen stays."""
@@ -311,8 +330,3 @@ def _key_of(note: Note) -> tuple[str, str, str]:
 
 def _parse(stated: Mapping[str, Any]) -> Note:
     return Note(**{field.name: stated[field.name] for field in fields(Note)})
-
-
-def committed_s(answering: Entry | None) -> float:
-    """When a generation was committed, on the wall clock; 0 for none."""
-    return datetime.fromisoformat(answering.committed).timestamp() if answering and answering.committed else 0.0
