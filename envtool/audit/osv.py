@@ -83,7 +83,7 @@ def read(path: Path, names: set[Name]) -> Database:
     """Read what a database has on some packages.
 
     Raises:
-        EnvtoolError: it cannot be read, or is none.
+        EnvtoolError: it cannot be read, or has no record.
     """
     wanted = {name.encode() for _, name in names}
     records: dict[Name, list[Mapping[str, Any]]] = {}
@@ -182,6 +182,6 @@ def _level(record: Mapping[str, Any], affected: Mapping[str, Any]) -> str:
         try:
             scores += [float(kind(each["score"]).scores()[0])] if kind else []
         except cvss.CVSSError:
-            continue  # a vector that is none states no level
+            continue  # an invalid vector states no level
     bounds = zip(reversed(LEVELS), (9.0, 7.0, 4.0, 0.1))
     return next((level for level, least in bounds if max(scores, default=0) >= least), UNKNOWN)

@@ -32,7 +32,7 @@ def is_allowed(license: str, allowed: Sequence[str], denied: Sequence[str]) -> b
     """Whether a package may be used under its licence: of `A OR B` one has to be allowed, of `A AND B` both.
 
     Args:
-        license: an SPDX expression, or a text that is none, which counts as one licence.
+        license: an SPDX expression, or another text, which counts as one licence.
         allowed: identifiers; empty for all that are not denied.
     """
     from license_expression import ExpressionError, LicenseWithExceptionSymbol, get_spdx_licensing
