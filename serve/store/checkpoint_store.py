@@ -18,6 +18,7 @@ import errno
 import functools
 import json
 import os
+import shutil
 import time
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -162,8 +163,7 @@ class Store:
             durable_files.replace_file(self._copied, content, is_lasting=False)
 
     def _copy(self, candidate: Load) -> Stored:
-        for leftover in self.shelf.parts():
-            leftover.unlink()  # whoever wrote it is dead
+        self.shelf.drop_parts()
         part = self._incoming / f"{os.getpid()}.part"
         try:
             copied = self._copy_observed(candidate, part)
@@ -294,6 +294,11 @@ class StoredFiles:
         """Return the unfinished copies."""
         return list(self.incoming.iterdir()) if self.incoming.is_dir() else []
 
+    def drop_parts(self) -> None:
+        """Delete them; the caller holds the store's lock, so whoever wrote them is dead."""
+        for leftover in self.parts():
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
     def sweep(self, keep: frozenset[str], before_s: float) -> bool:
         """Delete what is superfluous; the caller holds the store's lock.
 
@@ -307,8 +312,7 @@ class StoredFiles:
         superfluous = self.find_superfluous(keep, before_s)
         for path in superfluous:
             self.drop(path.name)
-        for leftover in self.parts():
-            leftover.unlink()  # whoever wrote it is dead: only the holder of the lock writes here
+        self.drop_parts()
         return bool(superfluous)
 
     def find_superfluous(self, keep: frozenset[str], before_s: float) -> list[Path]:

@@ -27,6 +27,7 @@ DOORS = {
     "boto3": {"envtool/channel/s3_storage.py"},
     "cryptography": {"envtool/signing/ed25519.py", "serve/checkpoint/ed25519.py"},
     "PIL": {"serve/codec/image.py"},
+    "mlflow": {"serve/source/mlflow_registry.py"},
     "orjson": {"serve/codec/strict_json.py"},
     "jinja2": {"envtool/templates.py"},
     "opentelemetry": {"serve/observability/spans.py"},
@@ -134,7 +135,7 @@ STOREYS = {
     "envtool": """
         errors masking paths atomic_files console file_lock subprocesses scratch yaml_document templates fetch lockfile
         mirrors artifacts signing spec pypi wheels source_builds prefix package_cache verify install solve inspect_lock
-        export image channel bundle deploy doctor ci cli __main__
+        export audit image channel bundle deploy doctor ci cli __main__
     """,
     "serve": """
         errors durable_files codec http events checkpoint settings system source store model swap fleet inference
