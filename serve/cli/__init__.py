@@ -10,6 +10,9 @@ from click.shell_completion import CompletionItem
 
 # The module and the summary of each command, so that `serve --help` imports none of them.
 COMMANDS = {
+    "new": ("serve.cli.development_commands", "Start a project that trains, publishes and serves."),
+    "check": ("serve.cli.development_commands", "Find out what would go wrong with a model class."),
+    "run": ("serve.cli.development_commands", "Serve a model class while it is being written."),
     "publish": ("serve.cli.publish_commands", "Publish a checkpoint, its marker last."),
     "keygen": ("serve.cli.publish_commands", "Make a pair of keys to sign checkpoints with."),
     "status": ("serve.cli.operator_commands", "Show what is served, by whom, and what was refused."),

@@ -38,12 +38,12 @@ DOORS = {
     "rattler": {"envtool/solve/conda_solver.py", "envtool/prefix/rattler.py", "envtool/channel/index.py"},
     "rich": {"envtool/console.py"},
     "structlog": {"serve/events/event.py"},
-    "subprocess": {"envtool/subprocesses.py", "serve/events/webhook.py"},
+    "subprocess": {"envtool/subprocesses.py", "serve/events/webhook.py", "serve/development/dev_server.py"},
     "torch": {
         "serve/publishing/conversion.py",
         "serve/publishing/tensors_only.py",
-        *(f"serve/model/{name}.py" for name in ("batch_rows", "compilation", "example_variants", "inputs", "outputs")),
-        *(f"serve/model/{name}.py" for name in ("request_state", "tensors", "tied_weights", "weights")),
+        *(f"serve/model/{name}.py" for name in ("batch_rows", "compilation", "example", "example_variants", "inputs")),
+        *(f"serve/model/{name}.py" for name in ("outputs", "request_state", "tensors", "tied_weights", "weights")),
     },
     "urllib3": {f"envtool/fetch/{name}.py" for name in ("tls", "client", "http")},
     "uv": {"envtool/pypi/uv.py"},
@@ -143,7 +143,8 @@ STOREYS = {
     """,
     "serve": """
         errors durable_files codec http events checkpoint settings system source store model swap fleet inference
-        batching protocols operations metrics observability gateway workers publishing cli gunicorn_conf wsgi __main__
+        batching protocols operations metrics observability gateway workers publishing development
+        cli gunicorn_conf wsgi __main__
     """,
 }
 
