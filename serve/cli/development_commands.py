@@ -13,6 +13,7 @@ from serve.development import check as checking
 from serve.development.project import TASKS, create_project
 from serve.development.target import Target, parse_arguments, parse_example
 
+_path = click.Path(path_type=Path)
 Command = TypeVar("Command", bound=Callable[..., Any])
 _MARKS = {checking.OK: "ok", checking.NOTE: "--", checking.PROBLEM: "!!"}
 
@@ -37,7 +38,7 @@ def _on_a_class(command: Command) -> Command:
         click.argument("model", metavar="[MODEL]", required=False),
         click.option(
             "--weights",
-            type=click.Path(path_type=Path),
+            type=_path,
             metavar="FILE",
             help="Weights; the class's initial ones by default.",
         ),
@@ -61,7 +62,7 @@ def _on_a_class(command: Command) -> Command:
 
 
 @click.command()
-@click.argument("directory", metavar="NAME", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="NAME", type=_path)
 @click.option("--task", type=click.Choice(TASKS), default=TASKS[0], help="What the model does (default tabular).")
 def new(directory: Path, task: str) -> None:
     """Start a project: a model class, its training, settings, environment, test and CI, in the directory NAME.
@@ -117,3 +118,25 @@ def run(model: str | None, weights: Path | None, example: object, arguments: dic
     from serve.development.dev_server import DevServer
 
     return DevServer(Target(model, arguments, example), weights, bind, click.echo).run()
+
+
+@click.command("import")
+@click.argument("server", type=click.Choice(["torchserve"]))
+@click.argument("archive", metavar="FILE.mar", type=_path)
+@click.option("--config", type=_path, metavar="FILE", help="Its config.properties.")
+@click.option(
+    "-o", "--output", "directory", type=_path, metavar="DIR", help="The new project (default: the archive's name)."
+)
+def import_(server: str, archive: Path, config: Path | None, directory: Path | None) -> None:
+    """Carry a model over from another server: a project with its class, its settings and its weights.
+
+    \b
+      serve import torchserve resnet.mar --config config.properties
+    """
+    from serve.development.torchserve_archive import import_archive
+
+    done = import_archive(archive, directory or Path(archive.stem), config)
+    click.echo(f"made {done.directory}, published {done.checkpoint}")
+    for note in done.notes:
+        click.echo(f"  {note}")
+    click.echo(f"next: cd {done.directory} && serve check --weights checkpoints/{done.checkpoint.name}")
