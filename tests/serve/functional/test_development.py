@@ -79,7 +79,7 @@ def test_check_guesses_the_example_and_tries_out_all_that_a_server_would(project
         (["model.py:Net", "--arg", "width=4", "--weights", "weights.pt"], "", "layer.weight"),
         (["model.py:Net", "--arg", "wide=4"], "", "wide"),
         (["model.py"], "class Other: pass", "Net, Other"),
-        (["model.py:Net", "--example", "[[1, 2]]"], "", "1x2"),
+        (["model.py:Net", "--example", "[[1.0, 2.0]]"], "", "1x2"),
     ],
 )
 def test_check_names_what_is_wrong(project, arguments, change, expected):

@@ -76,4 +76,4 @@ def test_a_stated_form_is_drawn_the_same_each_time_and_no_row_is_another():
     assert example.expand([[1.0]]) == [[1.0]]
     assert example.expand({"text": "hello", "ids": "int64[2]"})["text"] == "hello"
     with pytest.raises(ValueError, match="expected a type of torch"):
-        example.expand("float[2]")
+        example.expand("number[2]")
