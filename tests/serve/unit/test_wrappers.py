@@ -23,6 +23,7 @@ from serve.checkpoint.formats import read_safetensors_interface  # noqa: E402
 from serve.checkpoint.manifest import Manifest  # noqa: E402
 from serve.errors import CheckpointError, PublishError  # noqa: E402
 from serve.model.loader import ModelLoader  # noqa: E402
+from serve.model.state_dicts import WRAPPERS, Architecture, fit, strip_wrappers  # noqa: E402
 from serve.publishing.publish import Extras, publish  # noqa: E402
 from serve.settings.settings import load_settings  # noqa: E402
 from serve.store.checkpoint_store import Stored  # noqa: E402
@@ -108,6 +109,18 @@ def saved(tmp_path, bundle, name="m.pth"):
     path = tmp_path / name
     torch.save(bundle, str(path))
     return path
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_every_wrapper_in_every_other(depth):
+    """Before all names, inside a name, and both at once, with a trainer's own name before them all."""
+    wanted = Architecture({"enc.0.weight": "F32[2]", "enc.0.bias": "F32[2]", "out": "F32[]"})
+    for parts in itertools.product(WRAPPERS, repeat=depth):
+        prefix = "".join(f"{part}." for part in parts)
+        assert strip_wrappers([prefix + name for name in wanted.tensors]) == prefix
+        for head, within in ((prefix, ""), ("", prefix), (prefix, prefix), (f"model.{prefix}", prefix)):
+            names = {name: head + name.replace("enc.", f"enc.{within}") for name in wanted.tensors}
+            assert fit(wanted, {names[name]: wanted.tensors[name] for name in names}).names == names
 
 
 @needs_safe_pickles
