@@ -327,6 +327,17 @@ def test_objects_beside_the_weights_are_left_out_and_not_run(tmp_path, monkeypat
 
 
 @needs_safe_pickles
+@needs_safe_pickles
+@pytest.mark.parametrize("converts", [None, True])
+@pytest.mark.parametrize("kind", ["lazy", "meta"])
+def test_weights_without_values_are_not_published(tmp_path, kind, converts):
+    net = nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(2) if kind == "lazy" else nn.Linear(2, 2).to("meta"))
+    with pytest.raises(PublishError, match=r"expected (values|weights), found") as refused:
+        publish(saved(tmp_path, net.state_dict()), tmp_path / "ck", extras=Extras(convert=converts))
+    assert refused.value.hint == "run the module once before its state is saved"
+    assert not (tmp_path / "ck").exists()
+
+
 def test_an_optimizer_alone_is_no_checkpoint(tmp_path):
     with pytest.raises(PublishError, match="expected only tensors in the state dict"):
         publish(saved(tmp_path, OPTIMIZER), tmp_path / "ck")
