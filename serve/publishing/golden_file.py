@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serve import durable_files
-from serve.checkpoint.golden import Golden, golden_issues, parse_golden
-from serve.checkpoint.manifest import Manifest
-from serve.checkpoint.stored import Stored
+from serve.checkpoint.manifest import Golden, Manifest, Stored, golden_issues, parse_golden
 from serve.errors import PublishError
 from serve.settings.settings import load_settings
 

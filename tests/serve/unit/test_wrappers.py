@@ -327,7 +327,6 @@ def test_objects_beside_the_weights_are_left_out_and_not_run(tmp_path, monkeypat
 
 
 @needs_safe_pickles
-@needs_safe_pickles
 @pytest.mark.parametrize("converts", [None, True])
 @pytest.mark.parametrize("kind", ["lazy", "meta"])
 def test_weights_without_values_are_not_published(tmp_path, kind, converts):
@@ -338,6 +337,7 @@ def test_weights_without_values_are_not_published(tmp_path, kind, converts):
     assert not (tmp_path / "ck").exists()
 
 
+@needs_safe_pickles
 def test_an_optimizer_alone_is_no_checkpoint(tmp_path):
     with pytest.raises(PublishError, match="expected only tensors in the state dict"):
         publish(saved(tmp_path, OPTIMIZER), tmp_path / "ck")
