@@ -1,4 +1,4 @@
-"""On the trainer's side: a file of golden requests, whose missing answers are computed by the model that is published.
+"""On the trainer's side: the checkpoint, loaded as a server loads it; golden requests, whose missing answers it gives.
 
 The model class and all that belongs to it come from the same settings as the server's.
 """
@@ -18,6 +18,7 @@ from serve.settings.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from serve.model.loader import Loaded
+    from serve.model.predictor import Predictor
     from serve.model.trial import Say
 
 
@@ -47,15 +48,26 @@ def read_golden(path: Path, checkpoint: Path, model: str | None = None) -> list[
         raise PublishError(f"{path}: " + "; ".join(issues))
     golden = list(parse_golden(stated))
     if missing:
-        answers = _ask([golden[place] for place in missing], checkpoint, model)
+        answers = _ask([golden[place] for place in missing], _load(checkpoint, model))
         for place, answer in zip(missing, answers):
             golden[place] = replace(golden[place], outputs=answer)
     return [one.as_json() for one in golden]
 
 
-def _ask(golden: list[Golden], checkpoint: Path, model: str | None) -> list[object]:
-    settings = load_settings(os.environ, Path.cwd()).find(model)
-    predictor = load_own(settings, checkpoint).predictor
+def check(checkpoint: Path, model: str | None = None) -> None:
+    """Load a checkpoint as a server of the settings does.
+
+    Raises:
+        ServeError: it would be refused, or the model class cannot be built.
+    """
+    _load(checkpoint, model)
+
+
+def _load(checkpoint: Path, model: str | None) -> Predictor:
+    return load_own(load_settings(os.environ, Path.cwd()).find(model), checkpoint).predictor
+
+
+def _ask(golden: list[Golden], predictor: Predictor) -> list[object]:
     answers: list[object] = json.loads(json.dumps([predictor.predict(one.inputs) for one in golden]))
     return answers
 
