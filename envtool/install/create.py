@@ -11,28 +11,49 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from envtool.artifacts.link_scripts import link_scripts as scripts_of
-from envtool.artifacts.link_scripts import sentence
+from envtool.artifacts.link_scripts import sentence, split
 from envtool.console import ProgressDisplay
 from envtool.fetch.archive_cache import Cache
 from envtool.install.attempt import make
+from envtool.install.cuda import cuda_of, detect_gpu, judge
+from envtool.install.distribution_collisions import brought_twice
+from envtool.install.link_script_runs import confinement
 from envtool.install.record import complete
 from envtool.install.request import Request
 from envtool.install.transaction import decide
 from envtool.install.virtual_package_check import require
 from envtool.prefix.layout import Clobber
 from envtool.prefix.prefix import Prefix, Receipt
+from envtool.prefix.rattler import detect_virtual_packages
 from envtool.prefix.transaction_plan import Plan
 from envtool.signing.trust import require_signed
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a create did."""
+    """What a create did.
+
+    Args:
+        link_scripts: those that were not run, by package.
+        scripts_run: those that were.
+        messages: what they left for people to read.
+        twice: the Python distributions that two conda packages bring.
+        cuda: why the CUDA of the lock may not run on this machine.
+    """
 
     plan: Plan
     receipt: Receipt
     clobbers: tuple[Clobber, ...] = ()
     link_scripts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    scripts_run: Sequence[str] = ()
+    messages: Sequence[str] = ()
+    cuda: str | None = None
+    twice: Sequence[str] = ()
+
+    def notes(self) -> list[str]:
+        """What was done beside linking, a line each."""
+        ran = [f"ran {', '.join(self.scripts_run)}: {confinement()}"] if self.scripts_run else []
+        return [*ran, *self.messages]
 
     def warnings(self) -> list[str]:
         """What there is to know of what was made, a line each."""
@@ -43,6 +64,7 @@ class Outcome:
             lines.append(
                 f"{winner[1]} and {loser[1]} bring the same path: {paths[0]}{more}; that of {winner[1]} is used"
             )
+        lines += [*self.twice, *([self.cuda] if self.cuda else [])]
         return [*lines, *(sentence(name, paths) for name, paths in self.link_scripts.items())]
 
 
@@ -56,7 +78,8 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisp
         SignatureError: a channel has to be signed, and is not; the prefix was not touched.
         NetworkError, HashMismatchError: an archive could not be downloaded or proven; the prefix was not touched.
     """
-    require(request.packages())
+    if not request.is_for_elsewhere:
+        require(request.packages())
     with prefix.locked():
         transaction = decide(request, prefix, cache, display)
         if transaction.receipt is not None and transaction.plan.is_empty:
@@ -65,8 +88,13 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisp
             require_signed(transaction.wanted, cache, display, is_offline=request.is_offline)
         made = make(transaction)
         receipt = complete(made)
-    scripts = scripts_of(made.inventory.declared)
-    return Outcome(made.transaction.plan, receipt, made.inventory.layout.clobbers, scripts)
+    cuda = cuda_of(made.transaction.wanted)
+    verdict = judge(cuda, detect_gpu(detect_virtual_packages()))[1] if cuda else None
+    skipped, run = split(scripts_of(made.inventory.declared), receipt.link_scripts)
+    return Outcome(
+        made.transaction.plan, receipt, made.inventory.layout.clobbers, skipped, run, made.messages, verdict or None,
+        brought_twice(made.inventory.declared),
+    )  # fmt: skip
 
 
 def preview(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisplay) -> Plan:

@@ -11,9 +11,9 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable
 
-from serve.checkpoint.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
+from serve.checkpoint.manifest import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.errors import InputError, NotLiveError
-from serve.model.golden_check import differences
+from serve.model.answers import differences
 
 if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance

@@ -35,15 +35,15 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Callable
 
 from serve.errors import ModelError
 from serve.model import tensors
-from serve.model.example_variants import stretch
+from serve.model.example import expand
 from serve.model.inputs import CustomInputs, InputTensor, NamedInputs, SoleInput
 from serve.model.predictor import INPUTS
-from serve.model.torch_predictor import Inputs, TorchPredictor
+from serve.model.torch_predictor import Inputs, TorchPredictor, run_module
 from serve.settings.settings import Settings
 
 
@@ -72,21 +72,32 @@ def import_class(settings: Settings) -> Callable[..., object]:
     return constructor
 
 
+def construct(settings: Settings, constructor: Callable[..., object]) -> Any:
+    """Make an object of the model class, with the example that the settings state.
+
+    Raises:
+        ModelError: it cannot be made.
+    """
+    try:
+        servable: Any = constructor(**settings.model_args)
+        if settings.example_inputs != "":
+            servable.example_inputs = expand(settings.example_inputs)
+    except Exception as error:  # the user's code may raise anything
+        raise _unbuildable(settings, error) from error
+    return servable
+
+
 def build(settings: Settings, constructor: Callable[..., object]) -> Any:
     """Make an object of the model class.
 
     Raises:
         ModelError: it cannot be made, or lacks what every model class has.
     """
-    arguments = settings.model_args
-    try:
-        servable: Any = constructor(**arguments)
-    except Exception as error:  # the user's code may raise anything
-        raise _unbuildable(settings, error) from error
+    servable = construct(settings, constructor)
     if not hasattr(servable, "example_inputs") and tensors.is_module(servable):
         raise ModelError(
             f"{settings.model}: expected the attribute example_inputs, found none",
-            hint="for example: example_inputs = [[0.0] * 16]",
+            hint="for example: example_inputs = [[0.0] * 16]; `serve check` finds out what the class takes",
         )
     return servable
 
@@ -141,9 +152,10 @@ def connect(settings: Settings, servable: Any, module: Any) -> TorchPredictor:
     return TorchPredictor(
         module=module,
         converter=converter,
-        run_module=getattr(servable, "run_module", _run_module),
+        run_module=getattr(servable, "run_module", run_module),
         tensors_to_outputs=getattr(servable, "tensors_to_outputs", None),
         image_to_inputs=getattr(servable, "image_to_inputs", None),
+        example=servable.example_inputs,
     )
 
 
@@ -205,8 +217,9 @@ def _unbuildable(settings: Settings, error: Exception) -> ModelError:
     return ModelError(f"{settings.model}: building it with {arguments} failed: {type(error).__name__}: {error}")
 
 
-def _run_module(module: Any, prepared: Any) -> Any:
-    if isinstance(prepared, Mapping):
-        return module(**prepared)
-    # A named tuple, such as a PackedSequence, is one argument.
-    return module(*prepared) if type(prepared) is tuple else module(prepared)
+def stretch(value: Any, axes: Collection[int], depth: int = 0) -> Any:
+    """Make inputs longer by one in some dimensions."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    parts = [stretch(part, axes, depth + 1) for part in value]
+    return [*parts, parts[-1]] if depth in axes and parts else parts

@@ -13,14 +13,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from serve.durable_files import Records
 from serve.errors import CheckpointError
 from serve.model.slot import Generation
 from serve.store.ledger import Entry
-from serve.store.records import Records
-from serve.store.rejection import reject_entry
+from serve.store.quarantine import reject_entry
 from serve.swap.admission import reject
-from serve.swap.committer import Committer
-from serve.swap.context import Context
+from serve.swap.context import Committer, Context
 from serve.swap.generation import ENDED, identify, is_ended
 
 # So many times as long as a look at the versions takes, none follows: it costs half a percent of a core at most.

@@ -17,35 +17,31 @@ ROOT = Path(__file__).parents[2]
 # The one door, or the few, for each outside thing.
 DOORS = {
     "a2wsgi": {"serve/workers/event_loop_worker.py"},
-    "uvicorn": {
-        "serve/workers/http_protocol.py",
-        "serve/workers/header_cache.py",
-        "serve/workers/event_loop_worker.py",
-    },
+    "uvicorn": {"serve/workers/http_protocol.py", "serve/workers/event_loop_worker.py"},
     "gunicorn": {
         "serve/workers/thread_worker.py",
-        "serve/workers/reload_handover.py",
+        "serve/workers/process_lifecycle.py",
         "serve/workers/event_loop_worker.py",
         "envtool/channel/server.py",
     },
     "boto3": {"envtool/channel/s3_storage.py"},
     "cryptography": {"envtool/signing/ed25519.py", "serve/checkpoint/ed25519.py"},
     "PIL": {"serve/codec/image.py"},
+    "mlflow": {"serve/source/mlflow_registry.py"},
     "orjson": {"serve/codec/strict_json.py"},
     "jinja2": {"envtool/templates.py"},
     "opentelemetry": {"serve/observability/spans.py"},
     "prometheus_client": {"serve/metrics/metric_families.py"},
     "rattler": {"envtool/solve/conda_solver.py", "envtool/prefix/rattler.py", "envtool/channel/index.py"},
     "rich": {"envtool/console.py"},
-    "structlog": {"serve/events/event.py"},
-    "subprocess": {"envtool/subprocesses.py", "serve/events/webhook.py"},
+    "structlog": {"serve/events/event_log.py"},
+    "subprocess": {"envtool/subprocesses.py", "serve/events/webhook.py", "serve/development/dev_server.py"},
     "torch": {
         "serve/publishing/conversion.py",
-        "serve/publishing/tensors_only.py",
-        *(f"serve/model/{name}.py" for name in ("batch_rows", "compilation", "example_variants", "inputs", "outputs")),
-        *(f"serve/model/{name}.py" for name in ("request_state", "tensors", "tied_weights", "weights")),
+        *(f"serve/model/{name}.py" for name in ("batch_independence", "example", "inputs", "request_state", "tensors")),
+        *(f"serve/model/{name}.py" for name in ("torch_predictor", "trial", "weights")),
     },
-    "urllib3": {f"envtool/fetch/{name}.py" for name in ("tls", "client", "http")},
+    "urllib3": {"envtool/fetch/client.py"},
     "uv": {"envtool/pypi/uv.py"},
     "werkzeug": {"envtool/channel/wsgi.py", "serve/gateway/flask_app.py"},
     "watchdog": {"serve/source/file_events.py"},
@@ -139,11 +135,12 @@ STOREYS = {
     "envtool": """
         errors masking paths atomic_files console file_lock subprocesses scratch yaml_document templates fetch lockfile
         mirrors artifacts signing spec pypi wheels source_builds prefix package_cache verify install solve inspect_lock
-        export channel bundle deploy doctor ci cli __main__
+        export audit image channel bundle deploy doctor ci cli __main__
     """,
     "serve": """
         errors durable_files codec http events checkpoint settings system source store model swap fleet inference
-        batching protocols operations metrics observability gateway workers publishing cli gunicorn_conf wsgi __main__
+        batching protocols operations metrics observability gateway workers publishing development
+        cli gunicorn_conf wsgi __main__
     """,
 }
 

@@ -14,8 +14,7 @@ torch = pytest.importorskip("torch")
 import safetensors.torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from serve.checkpoint.manifest import Manifest  # noqa: E402
-from serve.checkpoint.stored import Stored  # noqa: E402
+from serve.checkpoint.manifest import Manifest, Stored  # noqa: E402
 from serve.errors import CheckpointError  # noqa: E402
 from serve.model import tensors  # noqa: E402
 from serve.model.loader import ModelLoader  # noqa: E402
@@ -91,7 +90,7 @@ def test_every_tensor_is_compared(tmp_path, monkeypatch, case, optimize):
     environ = {"SERVE_MODEL": "torch.nn:Linear", "SERVE_CHECKPOINTS": "ck", "SERVE_OPTIMIZE": optimize}
     if kind is Odd and (optimize == "script" or not tensors.can_assign()):
         pytest.skip("its buffers can neither be scripted nor copied into")
-    monkeypatch.setattr("serve.model.compilation._LEAST_GAIN", 0.0)  # whatever the machine's load
+    monkeypatch.setattr("serve.model.trial._LEAST_GAIN", 0.0)  # whatever the machine's load
     content = change(kind().state_dict())
     files = [tmp_path / "m.pth"]
     torch.save(content, str(files[0]))

@@ -1,0 +1,117 @@
+"""Comparison of answers: their values with those that the publisher saw, their form with that of another version. Pure.
+
+Two versions of a model may answer differently; they may not answer in another form, or every client breaks at the
+instant of a swap that no test of a client foresaw. A form is written as text, for example `number[1, 3]` or
+`{label: text[1], scores: number[1, 3]}`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+from serve.checkpoint.manifest import Golden
+from serve.errors import CheckpointError, TrialError
+
+_MOST_SHOWN = 3
+_NUMBER = (int, float)
+
+
+def require_golden(place: int, golden: Golden, actual: object) -> None:
+    """Refuse a model that answers otherwise than its publisher saw."""
+    issues = list(differences(golden.outputs, actual, golden.rtol, golden.atol))
+    if issues:
+        shown = "; ".join(f"golden[{place}].outputs{issue}" for issue in issues[:_MOST_SHOWN])
+        rest = len(issues) - _MOST_SHOWN
+        raise CheckpointError("golden", f"{shown}{f'; and {rest} more' if rest > 0 else ''}")
+
+
+def differences(expected: object, actual: object, rtol: float, atol: float) -> Iterator[str]:
+    """Compare two answers.
+
+    Args:
+        rtol: how far a number may be off, as a share of the right one.
+        atol: how far it may be off beyond that.
+
+    Yields:
+        One line for each difference, beginning with where it is.
+    """
+    if isinstance(expected, _NUMBER) and isinstance(actual, _NUMBER) and not _are_truths(expected, actual):
+        if not abs(actual - expected) <= atol + rtol * abs(expected):
+            yield f": expected {expected} ± {atol + rtol * abs(expected):g}, found {actual}"
+    elif _is_list(expected) and _is_list(actual) and len(expected) == len(actual):  # type: ignore[arg-type]
+        for place, (one, other) in enumerate(zip(expected, actual)):  # type: ignore[call-overload]
+            yield from (f"[{place}]{issue}" for issue in differences(one, other, rtol, atol))
+    elif isinstance(expected, Mapping) and isinstance(actual, Mapping) and set(expected) == set(actual):
+        for key in sorted(expected, key=str):
+            yield from (f".{key}{issue}" for issue in differences(expected[key], actual[key], rtol, atol))
+    elif type(expected) is not type(actual) or _is_list(expected) or expected != actual:
+        yield f": expected {_show(expected)}, found {_show(actual)}"
+
+
+def as_json(outputs: object) -> object:
+    """Return outputs as a client reads them: tuples become lists."""
+    return json.loads(json.dumps(outputs))
+
+
+def _are_truths(*values: object) -> bool:
+    return any(isinstance(value, bool) for value in values)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def _show(value: object) -> str:
+    if _is_list(value):
+        return f"a list of {len(value)}"  # type: ignore[arg-type]
+    if isinstance(value, Mapping):
+        return "an object with " + (", ".join(sorted(map(str, value))) or "no keys")
+    return repr(value)[:80]
+
+
+MIXED = "mixed"
+
+
+def describe(value: object) -> str:
+    """Write the form of a value.
+
+    Returns:
+        Its form. Lists whose parts differ in form are `mixed`, whatever is in them.
+    """
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {describe(value[key])}" for key in sorted(value, key=str)) + "}"
+    if isinstance(value, (list, tuple)):
+        return _describe_list(value)
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, (int, float)):
+        return "number"
+    return "text" if isinstance(value, str) else "null"
+
+
+def _describe_list(value: list[object] | tuple[object, ...]) -> str:
+    forms = {describe(part) for part in value}
+    if len(forms) != 1:
+        return f"{MIXED}[{len(value)}]"
+    inner, bracket, lengths = forms.pop().partition("[")
+    return f"{inner}[{len(value)}{', ' + lengths if bracket else ']'}" if inner[:1] != "{" else f"{MIXED}[{len(value)}]"
+
+
+def require_same_form(expected: Mapping[str, str], actual: Mapping[str, str], of: str) -> None:
+    """Refuse a model whose requests or answers have another form.
+
+    Args:
+        actual: those of the new model; a name that only one of both has is passed over.
+    """
+    issues = [
+        f"{name}: expected {expected[name]}, found {actual[name]}"
+        for name in sorted(set(expected) & set(actual))
+        if expected[name] != actual[name]
+    ]
+    if issues:
+        raise TrialError(
+            "interface",
+            f"it answers in another form than {of}: {'; '.join(issues)}",
+            hint='set changed_interface = "allow" to have it served all the same',
+        )
