@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from serve.batching.batch_queue import Task
+from serve.inference.inspection import Remade
 from serve.inference.prediction import Prediction
 from serve.swap.generation import identify
 
@@ -31,7 +32,7 @@ class Sampler:
             return None
         place = random.randrange(len(batch))  # noqa: S311 - nothing secret about it
         prediction, result = batch[place].owner, results[place]
-        if isinstance(result, Exception) or prediction.instance.batching.is_over(_number(prediction)):
+        if isinstance(result, (Exception, Remade)) or prediction.instance.batching.is_over(_number(prediction)):
             return None
         prediction.instance.slot.hold(prediction.generation)
         self._is_busy = True

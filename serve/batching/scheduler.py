@@ -19,6 +19,7 @@ from serve.batching.batch_queue import BatchQueue, Limits, RunTime, Task, run_ba
 from serve.batching.sampling import Sampler
 from serve.errors import ServeError
 from serve.http.messages import Response
+from serve.inference.inspection import inspect
 
 if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
@@ -100,7 +101,8 @@ class Scheduler:
             run = functools.partial(_run_together, instance, prediction.generation)
             batch_queue.put(Task(key, rows, taken, run, finish, now_s, until_s, prediction))
         else:
-            batch_queue.put(Task(None, 1, taken, functools.partial(_run_alone, predictor), finish, now_s, until_s))
+            run = functools.partial(_run_alone, predictor)
+            batch_queue.put(Task(None, 1, taken, run, finish, now_s, until_s, prediction))
         if not is_alone:
             self._wake(batch_queue)
 
@@ -188,7 +190,10 @@ class Scheduler:
 def _time(batch: Sequence[Task]) -> tuple[list[Any], RunTime]:
     started_s, started_cpu_s = time.monotonic(), time.thread_time()
     results = run_batch(batch)
-    return results, RunTime(time.thread_time() - started_cpu_s, time.monotonic() - started_s)
+    took = RunTime(time.thread_time() - started_cpu_s, time.monotonic() - started_s)
+    rows = sum(task.rows for task in batch)
+    results = inspect([task.owner for task in batch], results, rows, took.wall_s, [task.deadline_s for task in batch])
+    return results, took
 
 
 def _run_alone(predictor: Predictor, several: Sequence[Any]) -> Sequence[Any]:

@@ -14,7 +14,20 @@ from typing import Any
 
 from serve.events.event import Event
 
-_KEPT = frozenset(("swapped", "restored", "refused", "retired", "not_restored", "store_damaged", "fault", "stopped"))
+_KEPT = frozenset(
+    (
+        "swapped",
+        "restored",
+        "refused",
+        "retired",
+        "not_restored",
+        "store_damaged",
+        "fault",
+        "stopped",
+        "held",
+        "returned",
+    )
+)
 _LARGEST_BYTES = 1024 * 1024
 
 

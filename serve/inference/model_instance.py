@@ -42,7 +42,8 @@ _MOST_SOURCES = 2000
 _NOT_JUDGING = frozenset(
     {"workers", "poll_s", "settle_s", "keep", "watch", "commit", "commit_timeout_s"}
     | {"event_hook", "store", "checkpoints", "share", "max_batch_size", "max_batch_delay_ms", "unload"}
-    | {"optimize", "torch_threads", "batch_check_share"}
+    | {"optimize", "torch_threads", "batch_check_share", "probation_s", "probation_requests", "probation_rule"}
+    | {"retry_spoiled"}
 )
 
 
@@ -64,6 +65,7 @@ class ModelInstance:
         start = os.environ.get(START_VARIABLE) or str(os.getppid())
         quarantine = Quarantine(settings.store, lambda: self._judge, start)
         context = make_context(settings, self.slot, self.log, self.env_digest, quarantine)
+        self.guard = context.guard
         self.operator_requests, self.batching = context.operator_requests, UnbatchedGeneration(settings.store)
         self.reloader = make_reloader(settings, context, self._make_loader)
         self._thread: threading.Thread | None = None

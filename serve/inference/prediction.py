@@ -7,10 +7,13 @@ lease. A protocol states only how bytes become inputs and how what the module ga
 
 from __future__ import annotations
 
+import math
+import time
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol
 
 from serve.errors import InputError, NotLiveError, NotServedError, RequestError
 from serve.http.messages import Request, Response, fail, not_live
+from serve.inference.inspection import Remade, inspect
 from serve.inference.model import spec_of
 from serve.inference.shadow import Asked
 from serve.model.predictor import Predictor
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from serve.model.slot import Generation
 
 Take = Callable[[Predictor], Any]
+# Which generation was asked first, and what was wrong with its answer.
+RETRIED = "X-Model-Retried"
 
 
 class Dialect(Protocol):
@@ -65,6 +70,11 @@ class Prediction(NamedTuple):
 
     def answer(self, given: Any) -> Response:
         """Write the response and end the lease."""
+        if isinstance(given, Remade):
+            self.end()
+            answer = self._replace(generation=given.generation, shadow=None).answer(given.given)
+            number = self.generation.provenance.generation
+            return answer._replace(headers={**answer.headers, RETRIED: f"generation={number}; {given.signal}"})
         predictor, provenance = self.generation.predictor, self.generation.provenance
         try:
             try:
@@ -123,15 +133,29 @@ def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Pred
     return Prediction(instance, generation, taken, dialect, again, model.shadow, server)
 
 
-def complete(found: Response | Prediction) -> Response:
-    """Bring a request to its end in this thread."""
+def complete(found: Response | Prediction, deadline_s: float | None = None) -> Response:
+    """Bring a request to its end in this thread.
+
+    Args:
+        deadline_s: until when the answer is wanted, on the monotonic clock; `None` for ever.
+    """
     if isinstance(found, Response):
         return found
+    given: Any
+    began_s = time.monotonic()
     try:
         given = found.run()
+    except Exception as error:  # the module's code may raise anything
+        given = error
     except BaseException:
         found.end()
         raise
+    seconds, predictor = time.monotonic() - began_s, found.generation.predictor
+    rows = predictor.count_rows(found.taken) if predictor.can_batch else 1
+    (given,) = inspect([found], [given], rows, seconds, [math.inf if deadline_s is None else deadline_s])
+    if isinstance(given, Exception):
+        found.end()
+        raise given
     return found.answer(given)
 
 

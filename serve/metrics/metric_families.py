@@ -27,7 +27,20 @@ FAULTS = (
 OTHER = "other"
 REASONS = (
     *("architecture", "content", "crash", "damaged", "deadline", "finite", "format", "golden", "hash", "interface"),
-    *("marker", "missing", "model", "pickle", "signature", "size", "state", "stateful", "validate", "warm-up", OTHER),
+    *(
+        "marker",
+        "missing",
+        "model",
+        "pickle",
+        "probation",
+        "signature",
+        "size",
+        "state",
+        "stateful",
+        "validate",
+        "warm-up",
+        OTHER,
+    ),
     *("CheckpointMovedError", "FileNotFoundError", "MemoryError", "MemoryShortError", "OSError", "PermissionError"),
     *("StoreFullError",),
 )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, Protocol
 from serve.checkpoint.manifest import Manifest
 from serve.checkpoint.stored import Stored
 from serve.errors import InputError
-from serve.model import batch_independence, outputs, tensors, weights
+from serve.model import answer_check, batch_independence, outputs, tensors, weights
 from serve.model import batch_rows as rows
 from serve.model.inputs import one_for_none
 from serve.model.predictor import ArrayForm
@@ -57,6 +57,7 @@ class TorchPredictor:
         interface: the form of the example and of its answer, once it was tried.
         turns: entered by a run and by a conversion: one at a time each, where requests leave something on the objects.
         origin: the proven checkpoint and its manifest, from which it can be made again.
+        declared: what the model class declares of its answers.
     """
 
     module: Any
@@ -70,6 +71,7 @@ class TorchPredictor:
     versions: Versions | None = None
     turns: tuple[AbstractContextManager[Any], AbstractContextManager[Any]] = (_FREE, _FREE)
     origin: tuple[Stored, Manifest] | None = None
+    declared: answer_check.Declared = answer_check.NOTHING
 
     @property
     def expected_shape(self) -> tuple[int | None, ...]:
@@ -135,6 +137,19 @@ class TorchPredictor:
         if self.tensors_to_outputs is None:
             return outputs.to_arrays(raw)
         return outputs.plain_to_arrays(self.postprocess(raw))
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether a look at the tensors is not enough to judge an answer."""
+        return self.tensors_to_outputs is not None or self.declared != answer_check.NOTHING
+
+    def find_fault(self, prepared: Any, raw: Any) -> tuple[str, str] | None:
+        """Find what is wrong with an answer: the signal, and the reason in words."""
+        answer = outputs.to_host(raw) if self.tensors_to_outputs is None else self.postprocess(raw)
+        fault = answer_check.find_fault(answer, self.declared)
+        if fault is not None or self.declared.healthy is None:
+            return fault
+        return answer_check.ask_healthy(self.declared, prepared, outputs.to_lists(answer))
 
     def count_rows(self, prepared: Any) -> int:
         """Count the rows that a request has."""

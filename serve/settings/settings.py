@@ -74,6 +74,10 @@ class Settings:
     max_batch_size: int
     max_batch_delay_ms: int
     batch_check_share: float
+    probation_s: float
+    probation_requests: int
+    probation_rule: Mapping[str, float]
+    retry_spoiled: str
     event_hook: str
     unload: str
     workers: int

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint"
 ROLLBACK = "rollback"
+# From a generation that did not hold, by itself.
+RETURN = "return"
 
 
 @dataclass(frozen=True)

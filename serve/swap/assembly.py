@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Callable
 
+from serve.rollout.guard import Guard
+from serve.rollout.rules import probation_of
 from serve.source.remote import make_place, url_of
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Ledger
@@ -31,7 +33,7 @@ def make_context(
     def report_damage(expected: str, found: str) -> None:
         log.emit("store_damaged", sha256=expected, reason=f"the sha256: expected {expected}, found {found}")
 
-    store = Store(settings.store, report_damage)
+    store, rule = Store(settings.store, report_damage), probation_of(settings)
     return Context(
         source=make_place(settings.checkpoints),
         store=store,
@@ -45,6 +47,8 @@ def make_context(
         label=settings.label,
         env_digest=env_digest,
         keep=settings.keep,
+        guard=Guard(settings.retry_spoiled, rule.slower if rule is not None else 0.0),
+        probation=rule,
     )
 
 

@@ -41,6 +41,16 @@ class Membership:
         """Whether this process has a row."""
         return self._index is not None
 
+    @property
+    def index(self) -> int:
+        """The place of this process's row; 0 where it has none."""
+        return self._index or 0
+
+    @property
+    def live(self) -> int:
+        """The generation in this process's row."""
+        return self._shared_state.read_row(self.index).live
+
     def survey(self) -> Survey:
         """Look at all rows."""
         alive: dict[int, Row] = {}
@@ -74,7 +84,7 @@ class Membership:
                 self._index, self._descriptor = index, descriptor
                 # A child that the model's code forks would hold the lock beyond this worker's end.
                 os.register_at_fork(after_in_child=self._let_go)
-                self._shared_state.write_row(index, Row(pid=os.getpid(), live=live))
+                self._shared_state.write_row(index, Row(pid=os.getpid(), live=live, parent=os.getppid()))
                 return
         raise LedgerError(f"{self._directory}: expected at most {ROWS} workers, found more")
 

@@ -142,8 +142,9 @@ STOREYS = {
         export channel bundle deploy doctor ci cli __main__
     """,
     "serve": """
-        errors durable_files codec http events checkpoint settings system source store model swap fleet inference
-        batching protocols operations metrics observability gateway workers publishing cli gunicorn_conf wsgi __main__
+        errors durable_files codec http events checkpoint settings system source store rollout model swap fleet
+        inference batching protocols operations metrics observability gateway workers publishing cli gunicorn_conf wsgi
+        __main__
     """,
 }
 

@@ -1,0 +1,73 @@
+"""One worker's view of the generation that is on trial: what each run and each answer is counted by."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Callable
+
+from serve.rollout.decision import SLOWER
+from serve.rollout.evidence_board import EvidenceBoard
+
+# After so many answers that both generations spoil, and none that only the new one does, a signal means nothing.
+_MOST_SHARED = 50
+# Of pairs of runs, for one suspicion.
+_PAIRS = 12
+
+
+class Guard:
+    """Counts for the trials of one model in one worker; until `open`, it counts nothing.
+
+    Args:
+        retry: which spoiled answers are made again: `finite`, `all` or `off`.
+        slower: how many times longer than before a run may take.
+    """
+
+    def __init__(self, retry: str = "off", slower: float = 3.0) -> None:
+        self.retry, self.slower = retry, slower
+        self.board: EvidenceBoard | None = None
+        self.wake: Callable[[], None] = lambda: None
+        self.pairs_wanted = 0
+        self._row = 0
+        self._read_on_trial: Callable[[], int] = lambda: 0
+        self._shared: Counter[tuple[int, str]] = Counter()
+
+    def open(self, board: EvidenceBoard, row: int, read_on_trial: Callable[[], int], wake: Callable[[], None]) -> None:
+        """Begin to count.
+
+        Args:
+            row: of this worker.
+            read_on_trial: returns the generation that is on trial, or 0.
+            wake: has the evidence looked at.
+        """
+        self._row, self._read_on_trial, self.wake = row, read_on_trial, wake
+        self.board = board
+
+    def note_run(self, generation: int, answers: int, rows: int, seconds: float) -> bool:
+        """Count one run of the module, and return whether its generation is on trial."""
+        if self.board is None:
+            return False
+        self.board.note_run(self._row, generation, answers, rows, seconds)
+        return self._read_on_trial() == generation
+
+    def note(self, generation: int, signal: str, is_bad: bool = True) -> None:
+        """Count an answer that is spoiled, or compared."""
+        if self.board is not None:
+            self.board.note_bad(self._row, generation, signal, int(is_bad))
+            self.wake()
+
+    def note_shared(self, generation: int, signal: str) -> None:
+        """Count an answer that the generation before spoils just so; it speaks against neither."""
+        self._shared[generation, signal] += 1
+
+    def means_something(self, generation: int, signal: str) -> bool:
+        """Whether a signal still tells the two generations apart."""
+        return self._shared[generation, signal] < _MOST_SHARED
+
+    def suspect(self) -> None:
+        """Have the next runs compared with those of the generation before."""
+        self.pairs_wanted = _PAIRS
+
+    def note_pair(self, generation: int, is_slower: bool) -> None:
+        """Count a run that was timed on both generations."""
+        self.pairs_wanted -= 1
+        self.note(generation, SLOWER, is_slower)
