@@ -76,7 +76,7 @@ def _inspect_one(prediction: Prediction, given: Any, deadline_s: float) -> Any:
     number, guard = prediction.generation.provenance.generation, prediction.instance.guard
     if not signal or not guard.means_something(number, signal):
         return given
-    kept = prediction.instance.slot.acquire_kept()
+    kept = prediction.instance.slot.acquire_other(prediction.generation)
     if kept is None:
         return given  # nothing could confirm it in this worker
     try:
@@ -111,7 +111,7 @@ def _find_fault(generation: Generation, taken: Any, given: Any) -> str:
 
 def _time_both(prediction: Prediction, number: int) -> None:
     """Run one request on both generations, one after the other, so that the machine is the same for both."""
-    guard, kept = prediction.instance.guard, prediction.instance.slot.acquire_kept()
+    guard, kept = prediction.instance.guard, prediction.instance.slot.acquire_other(prediction.generation)
     if kept is None:
         return
     try:

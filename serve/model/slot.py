@@ -79,12 +79,14 @@ class Slot:
             self._add_lease(generation)
         return generation
 
-    def acquire_kept(self) -> Generation | None:
-        """Take a lease on the generation that is kept while its successor is on trial; `None` where there is none."""
+    def acquire_other(self, generation: Generation) -> Generation | None:
+        """Take a lease on what all workers go back to, or have gone back to, from a generation; `None` for nothing."""
         with self._lock:
-            if self._kept is not None:
-                self._add_lease(self._kept)
-            return self._kept
+            other = self._kept or self._choose()
+            if other is None or other is generation:
+                return None
+            self._add_lease(other)
+            return other
 
     def keep(self, generation: Generation) -> None:
         """Keep a generation beside the live one, in a worker that starts during a trial."""

@@ -28,26 +28,29 @@ class Guard:
         self.wake: Callable[[], None] = lambda: None
         self.pairs_wanted = 0
         self._row = 0
-        self._read_on_trial: Callable[[], int] = lambda: 0
+        self._read_trial: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self._shared: Counter[tuple[int, str]] = Counter()
 
-    def open(self, board: EvidenceBoard, row: int, read_on_trial: Callable[[], int], wake: Callable[[], None]) -> None:
+    def open(
+        self, board: EvidenceBoard, row: int, read_trial: Callable[[], tuple[int, int]], wake: Callable[[], None]
+    ) -> None:
         """Begin to count.
 
         Args:
             row: of this worker.
-            read_on_trial: returns the generation that is on trial, or 0.
+            read_trial: returns the generation that is on trial, or 0, and the number of the last return.
             wake: has the evidence looked at.
         """
-        self._row, self._read_on_trial, self.wake = row, read_on_trial, wake
+        self._row, self._read_trial, self.wake = row, read_trial, wake
         self.board = board
 
     def note_run(self, generation: int, answers: int, rows: int, seconds: float) -> bool:
-        """Count one run of the module, and return whether its generation is on trial."""
+        """Count one run of the module, and return whether its generation is on trial, or has just been taken back."""
         if self.board is None:
             return False
         self.board.note_run(self._row, generation, answers, rows, seconds)
-        return self._read_on_trial() == generation
+        on_trial, returned = self._read_trial()
+        return generation in (on_trial, returned - 1)
 
     def note(self, generation: int, signal: str, is_bad: bool = True) -> None:
         """Count an answer that is spoiled, or compared."""

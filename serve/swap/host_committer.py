@@ -141,8 +141,7 @@ class HostCommitter:
         state = coordinator.state_of(proposal)
         if generation is not None and state is ProposalState.COMMITTED:
             self._follow_through(generation, previous, time.monotonic() - prepared_s)
-        else:
-            self._context.slot.stand_by(None)
+        self._context.slot.stand_by(None)
         live = self._context.slot.live
         coordinator.membership.update(preparing=0, prepared=0, live=live.provenance.generation if live else 0)
         return state

@@ -50,7 +50,9 @@ class Probation:
             row: of this worker.
         """
         shared_state = self._coordinator.shared_state
-        self._context.guard.open(self.board, row, lambda: shared_state.on_trial, self._wake_up.set)
+        self._context.guard.open(
+            self.board, row, lambda: (shared_state.on_trial, shared_state.returned), self._wake_up.set
+        )
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=PROBATION, daemon=True)
             self._thread.start()
@@ -123,8 +125,8 @@ class Probation:
                     self._last_fault = explain(error)
                     self._context.log.emit("fault", reason=self._last_fault)
                 is_on_trial = True
-            self._wake_up.wait(_LOOK_S if is_on_trial else _IDLE_S)
             time.sleep(_PAUSE_S)  # what comes together is looked at once
+            self._wake_up.wait(_LOOK_S if is_on_trial else _IDLE_S)
             self._wake_up.clear()
 
 
