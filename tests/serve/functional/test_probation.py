@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import threading
-import time
-
 import numpy
 import pytest
 from affine import Turning
-from serving import Load, check_answers, find_steps_back, wait_until
+from serving import Load
 from trainer import ROW
 
 from serve.publishing.publish import publish
