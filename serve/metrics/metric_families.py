@@ -77,6 +77,8 @@ READ = {
     "envserve_unserved_seconds": "The age of the newest published checkpoint while it is not served; 0 when it is.",
     "envserve_quarantined_checkpoints": "The checkpoints that are refused.",
     "envserve_pinned": "Whether automatic moves are stopped.",
+    "envserve_probation_generation": "The generation that is on probation; 0 for none.",
+    "envserve_probation_bad_answers": "Answers that the generation on probation spoils, and the one before does not.",
     "envserve_memory_bytes": "The memory of a worker: resident (rss), and with shared pages divided (pss).",
 }
 

@@ -30,6 +30,7 @@ class Declared(NamedTuple):
 
 
 NOTHING = Declared()
+NOT_FINITE: Fault = (FINITE, "found NaN or an infinity")
 
 
 def is_finite(array: Any) -> bool:
@@ -73,7 +74,7 @@ def ask_healthy(declared: Declared, prepared: object, outputs: object) -> Fault 
 
 def _check_array(array: Any, declared: Declared) -> Fault | None:
     if not is_finite(array):
-        return FINITE, "found NaN or an infinity"
+        return NOT_FINITE
     if declared.range is not None and array.size and array.dtype.kind in "fiu":
         fault = _check_number(array.min(), array.max(), declared)
         if fault is not None:

@@ -43,7 +43,7 @@ from typing import Any, Callable
 
 from serve.errors import ModelError
 from serve.model import tensors
-from serve.model.answer_check import Declared
+from serve.model.answer_check import NOTHING, Declared
 from serve.model.inputs import CustomInputs, InputTensor, NamedInputs, SoleInput
 from serve.model.predictor import INPUTS
 from serve.model.torch_predictor import Inputs, TorchPredictor, run_module
@@ -163,7 +163,8 @@ def _read_declared(settings: Settings, servable: Any) -> Declared:
             f"numbers, found {stated!r}, {values!r}",
             hint="for example: output_range = (0.0, 1.0)",
         ) from error
-    return Declared(limits, values, getattr(servable, "healthy", None))
+    declared = Declared(limits, values, getattr(servable, "healthy", None))
+    return NOTHING if declared == NOTHING else declared
 
 
 def read_axes(settings: Settings, servable: Any) -> dict[str, dict[int, str]]:

@@ -145,10 +145,13 @@ class TorchPredictor:
     @property
     def is_declared(self) -> bool:
         """Whether a look at the tensors is not enough to judge an answer."""
-        return self.tensors_to_outputs is not None or self.declared != answer_check.NOTHING
+        return self.tensors_to_outputs is not None or self.declared is not answer_check.NOTHING
 
     def find_fault(self, prepared: Any, raw: Any) -> tuple[str, str] | None:
         """Find what is wrong with an answer: the signal, and the reason in words."""
+        if not self.is_declared and type(raw) is torch.Tensor and raw.device.type == "cpu" and not raw.requires_grad:
+            with contextlib.suppress(TypeError):  # bfloat16, for which NumPy has nothing
+                return None if answer_check.is_finite(raw.numpy()) else answer_check.NOT_FINITE
         answer = to_host(raw) if self.tensors_to_outputs is None else self.postprocess(raw)
         fault = answer_check.find_fault(answer, self.declared)
         if fault is not None or self.declared.healthy is None:

@@ -218,7 +218,7 @@ class HostCommitter:
     def _follow_trial(self) -> None:
         """Let go of what was kept when a trial has ended, and write the line of a return."""
         shared_state, live = self._coordinator.shared_state, self._context.slot.live
-        if not shared_state.on_trial and self._context.slot.let_go():
+        if not shared_state.kept and self._context.slot.let_go():
             retire(self._context)
         number = live.provenance.generation if live is not None else 0
         membership = self._coordinator.membership

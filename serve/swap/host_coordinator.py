@@ -219,9 +219,10 @@ class Coordinator:
                 kept = next(earlier for earlier in entries if earlier.generation == shared_state.kept)
                 back = replace(kept, cause=RETURN, fingerprint=f"{RETURN}:{generation}", committed="")
                 entry = self._ledger.append(number(back, entries))
+            # In this order: whoever dies in between leaves a trial that the next one to look finishes.
             shared_state.returned = entry.generation
-            shared_state.on_trial = 0
             shared_state.committed = entry.generation
+            shared_state.on_trial = 0
             self._close()
             return entry
 

@@ -24,7 +24,7 @@ from serve.swap.host_coordinator import Coordinator
 PROBATION = "probation"
 _LOOK_S, _PAUSE_S, _IDLE_S = 0.25, 0.02, 2.0
 # The pause between two suspicions: where the machine is slow and not the model, pairs of runs are wasted.
-_SUSPICION_S = 5.0
+_SUSPICION_S = 2.0
 
 
 class Probation:
