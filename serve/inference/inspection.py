@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
 
-from serve.errors import InputError
+from serve.errors import InputError, NotLiveError
 from serve.model.answer_check import is_finite
 from serve.rollout.decision import ERRORS, FINITE
 
 if TYPE_CHECKING:
+    from serve.inference.model_instance import ModelInstance
     from serve.inference.prediction import Prediction
     from serve.model.slot import Generation
 
@@ -26,11 +27,12 @@ class Remade(NamedTuple):
     """An answer that another generation has given.
 
     Args:
-        generation: leased, as the one that it replaces is.
+        instance: of which the generation is leased, as the one that it replaces is.
         signal: what was wrong with the first answer.
     """
 
     given: Any
+    instance: ModelInstance
     generation: Generation
     signal: str
 
@@ -76,7 +78,7 @@ def _inspect_one(prediction: Prediction, given: Any, deadline_s: float) -> Any:
     number, guard = prediction.generation.provenance.generation, prediction.instance.guard
     if not signal or not guard.means_something(number, signal):
         return given
-    kept = prediction.instance.slot.acquire_other(prediction.generation)
+    other, kept = _acquire_other(prediction)
     if kept is None:
         return given  # nothing could confirm it in this worker
     try:
@@ -91,9 +93,20 @@ def _inspect_one(prediction: Prediction, given: Any, deadline_s: float) -> Any:
         guard.note(number, signal)
         is_wanted = guard.retry == "all" or (guard.retry == "finite" and signal == FINITE)
         if is_wanted and time.monotonic() < deadline_s:
-            return Remade(again, kept, signal)
-    prediction.instance.slot.release(kept)
+            return Remade(again, other, kept, signal)
+    other.slot.release(kept)
     return given
+
+
+def _acquire_other(prediction: Prediction) -> tuple[ModelInstance, Generation | None]:
+    """Take a lease on what an answer is judged by: the generation before, or for a canary the stable one."""
+    other: ModelInstance = prediction.instance.guard.elsewhere or prediction.instance
+    if other is prediction.instance:
+        return other, other.slot.acquire_other(prediction.generation)
+    try:
+        return other, other.slot.acquire()
+    except NotLiveError:
+        return other, None
 
 
 def _find_fault(generation: Generation, taken: Any, given: Any) -> str:
@@ -111,7 +124,7 @@ def _find_fault(generation: Generation, taken: Any, given: Any) -> str:
 
 def _time_both(prediction: Prediction, number: int) -> None:
     """Run one request on both generations, one after the other, so that the machine is the same for both."""
-    guard, kept = prediction.instance.guard, prediction.instance.slot.acquire_other(prediction.generation)
+    guard, (other, kept) = prediction.instance.guard, _acquire_other(prediction)
     if kept is None:
         return
     try:
@@ -125,4 +138,4 @@ def _time_both(prediction: Prediction, number: int) -> None:
     except Exception:  # what fails is not timed
         guard.pairs_wanted -= 1
     finally:
-        prediction.instance.slot.release(kept)
+        other.slot.release(kept)

@@ -6,6 +6,7 @@ A model has what answers by default, `stable`, and may have a `canary`, which an
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Callable, NamedTuple
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
 
 
+_KEY = "x-canary-key"
+
+
+# Of a canary's answers, where its rule wants them compared with those of the stable label.
+_COMPARED_SHARE = 0.5
+
+
 class ModelSpec(NamedTuple):
     """What a request asks for.
 
@@ -25,11 +33,13 @@ class ModelSpec(NamedTuple):
         name: of the model; `None` for the only one.
         version: that must answer; `None` for any.
         label: that must answer; `None` for any.
+        key: what always gets the same side of a canary; `None` for a draw.
     """
 
     name: str | None = None
     version: str | None = None
     label: str | None = None
+    key: str | None = None
 
 
 def spec_of(request: Request) -> ModelSpec:
@@ -39,7 +49,7 @@ def spec_of(request: Request) -> ModelSpec:
         request: its path names the model, and may name a version or a label.
     """
     label = request.place.get("label", request.headers.get("x-model-label"))
-    return ModelSpec(request.place.get("name"), request.place.get("version"), label)
+    return ModelSpec(request.place.get("name"), request.place.get("version"), label, request.headers.get(_KEY))
 
 
 class Model:
@@ -56,15 +66,21 @@ class Model:
         self.name = name
         self.labels = labels
         self._draw = draw
+        self._compared = 0.0
+        canary = labels.get(CANARY)
+        if canary is not None:
+            canary.guard.elsewhere = labels[STABLE]
+            self._compared = _COMPARED_SHARE if "agreement" in canary.settings.promote else 0.0
 
     @property
     def stable(self) -> ModelInstance:
         """What answers by default."""
         return self.labels[STABLE]
 
-    @property
-    def shadow(self) -> ModelInstance | None:
-        """What is asked as well, this time; `None` for nothing."""
+    def compare_with(self, instance: ModelInstance) -> ModelInstance | None:
+        """Choose what is asked as well, this time, and compared with the answer of an instance; `None` for nothing."""
+        if self._compared and instance.settings.label == CANARY:
+            return self.stable if self._draw() < self._compared else None
         shadow = self.labels.get(SHADOW)
         return shadow if shadow is not None and self._draw() < shadow.settings.share else None
 
@@ -92,6 +108,15 @@ class Model:
                 raise NotServedError(f"{self.name}: version: expected {known}, found {spec.version}")
             return versions[spec.version]
         canary = self.labels.get(CANARY)
-        if canary is not None and canary.slot.live is not None and self._draw() < canary.settings.share:
-            return canary
+        if canary is not None and self._draws(canary, spec.key):
+            live = canary.slot.live
+            if live is not None and not canary.batching.has_ended(live.provenance.generation):
+                return canary
         return self.stable
+
+    def _draws(self, canary: ModelInstance, key: str | None) -> bool:
+        """Whether a request is the canary's; the same key gets the same answer in every worker and after restarts."""
+        if key is None:
+            return self._draw() < canary.settings.share
+        digest = hashlib.blake2b(f"{self.name}:{key}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") < canary.settings.share * 2**64

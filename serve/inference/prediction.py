@@ -17,6 +17,7 @@ from serve.inference.inspection import Remade, inspect
 from serve.inference.model import spec_of
 from serve.inference.shadow import Asked
 from serve.model.predictor import Predictor
+from serve.settings.settings import SHADOW
 
 if TYPE_CHECKING:
     from serve.checkpoint.provenance import Provenance
@@ -72,7 +73,8 @@ class Prediction(NamedTuple):
         """Write the response and end the lease."""
         if isinstance(given, Remade):
             self.end()
-            answer = self._replace(generation=given.generation, shadow=None).answer(given.given)
+            made_by = self._replace(instance=given.instance, generation=given.generation, shadow=None)
+            answer = made_by.answer(given.given)
             number = self.generation.provenance.generation
             return answer._replace(headers={**answer.headers, RETRIED: f"generation={number}; {given.signal}"})
         predictor, provenance = self.generation.predictor, self.generation.provenance
@@ -93,7 +95,8 @@ class Prediction(NamedTuple):
             outputs = self.generation.predictor.postprocess(given)
         except Exception:  # outputs that no JSON can hold; the request is answered, and nothing may fail it any more
             return
-        self.server.shadow.offer(Asked(shadow, self.again, outputs))
+        number = 0 if shadow.settings.label == SHADOW else self.generation.provenance.generation
+        self.server.shadow.offer(Asked(shadow, self.again, outputs, self.instance, number))
 
     def end(self) -> None:
         """End the lease without a response; for a module that failed."""
@@ -130,7 +133,7 @@ def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Pred
     except BaseException:
         instance.slot.release(generation)
         raise
-    return Prediction(instance, generation, taken, dialect, again, model.shadow, server)
+    return Prediction(instance, generation, taken, dialect, again, model.compare_with(instance), server)
 
 
 def complete(found: Response | Prediction, deadline_s: float | None = None) -> Response:

@@ -26,21 +26,9 @@ FAULTS = (
 )
 OTHER = "other"
 REASONS = (
-    *("architecture", "content", "crash", "damaged", "deadline", "finite", "format", "golden", "hash", "interface"),
-    *(
-        "marker",
-        "missing",
-        "model",
-        "pickle",
-        "probation",
-        "signature",
-        "size",
-        "state",
-        "stateful",
-        "validate",
-        "warm-up",
-        OTHER,
-    ),
+    *("architecture", "canary", "content", "crash", "damaged", "deadline", "finite", "format", "golden", "hash"),
+    *("interface", "marker", "missing", "model", "pickle", "probation", "shadow", "signature", "size", "state"),
+    *("stateful", "validate", "warm-up", OTHER),
     *("CheckpointMovedError", "FileNotFoundError", "MemoryError", "MemoryShortError", "OSError", "PermissionError"),
     *("StoreFullError",),
 )

@@ -6,6 +6,7 @@ A model class may declare, beside what `serve.model.contract` lists,
     output_values = {"cat", "dog"}          of which every text and every whole number of an answer is one
     healthy(self, inputs, outputs)          True, or False or a reason: `inputs` is what the module took, `outputs`
                                             what the client gets
+    agree(self, a, b)                       whether two answers, as clients get them, agree: for canary and shadow
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Declared(NamedTuple):
     range: tuple[float, float] | None = None
     values: Collection[object] | None = None
     healthy: Callable[[Any, Any], object] | None = None
+    agree: Callable[[Any, Any], object] | None = None
 
 
 NOTHING = Declared()

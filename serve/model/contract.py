@@ -163,7 +163,7 @@ def _read_declared(settings: Settings, servable: Any) -> Declared:
             f"numbers, found {stated!r}, {values!r}",
             hint="for example: output_range = (0.0, 1.0)",
         ) from error
-    declared = Declared(limits, values, getattr(servable, "healthy", None))
+    declared = Declared(limits, values, getattr(servable, "healthy", None), getattr(servable, "agree", None))
     return NOTHING if declared == NOTHING else declared
 
 

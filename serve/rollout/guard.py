@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Callable
+from typing import Any, Callable
 
 from serve.rollout.decision import SLOWER
 from serve.rollout.evidence_board import EvidenceBoard
@@ -20,28 +20,29 @@ class Guard:
     Args:
         retry: which spoiled answers are made again: `finite`, `all` or `off`.
         slower: how many times longer than before a run may take.
+        is_judged: whether its answers are looked at for as long as its rollout goes on, as a canary's are.
     """
 
-    def __init__(self, retry: str = "off", slower: float = 3.0) -> None:
-        self.retry, self.slower = retry, slower
+    def __init__(self, retry: str = "off", slower: float = 3.0, is_judged: bool = False) -> None:
+        self.retry, self.slower, self.is_judged = retry, slower, is_judged
+        # What is asked instead of the generation before: for a canary the stable label.
+        self.elsewhere: Any = None
         self.board: EvidenceBoard | None = None
+        # Has the evidence looked at.
         self.wake: Callable[[], None] = lambda: None
         self.pairs_wanted = 0
         self._row = 0
         self._read_trial: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self._shared: Counter[tuple[int, str]] = Counter()
 
-    def open(
-        self, board: EvidenceBoard, row: int, read_trial: Callable[[], tuple[int, int]], wake: Callable[[], None]
-    ) -> None:
+    def open(self, board: EvidenceBoard, row: int, read_trial: Callable[[], tuple[int, int]]) -> None:
         """Begin to count.
 
         Args:
             row: of this worker.
             read_trial: returns the generation that is on trial, or 0, and the number of the last return.
-            wake: has the evidence looked at.
         """
-        self._row, self._read_trial, self.wake = row, read_trial, wake
+        self._row, self._read_trial = row, read_trial
         self.board = board
 
     def note_run(self, generation: int, answers: int, rows: int, seconds: float) -> bool:

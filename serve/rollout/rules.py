@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from serve.rollout.decision import ERRORS, FINITE, RANGE, SLOWER, UNHEALTHY, Rule
+from serve.rollout.decision import DISAGREED, ERRORS, FINITE, RANGE, SLOWER, UNHEALTHY, Rule, Step
 
 if TYPE_CHECKING:
     from serve.settings.settings import Settings
@@ -39,6 +39,26 @@ def why_no_probation(settings: Settings) -> str:
     if settings.commit == "worker":
         return 'commit = "worker" moves each worker for itself'
     return "a shadow's answers reach no client" if settings.label == "shadow" else ""
+
+
+def rollout_of(settings: Settings) -> Rule | None:
+    """Return the rule by which a canary or a shadow is judged; `None` where `promote` states none."""
+    promote, abort = settings.promote, settings.abort
+    if not promote or settings.commit == "worker":
+        return None
+    wanted = {key: limit for key, limit in promote.items() if key != "requests"}
+    if settings.label == "shadow":
+        tolerated = {DISAGREED: max(1 - promote.get("agreement", 1.0), _NOISE)}
+    else:
+        tolerated = {**_tolerated(abort), DISAGREED: abort.get("disagreed", 1.0)}
+    return Rule(
+        ends_s=settings.timeout_s,
+        enough=int(promote.get("requests", 1000)),
+        tolerated=tolerated,
+        wanted=wanted,
+        slower=abort.get("slower", 3.0),
+        at_end=Step.BACK,
+    )
 
 
 def _tolerated(stated: Mapping[str, float]) -> dict[str, float]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Callable
 
 from serve.rollout.guard import Guard
-from serve.rollout.rules import probation_of
+from serve.rollout.rules import probation_of, rollout_of
+from serve.settings.settings import CANARY
 from serve.source.remote import make_place, url_of
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Ledger
@@ -33,7 +34,8 @@ def make_context(
     def report_damage(expected: str, found: str) -> None:
         log.emit("store_damaged", sha256=expected, reason=f"the sha256: expected {expected}, found {found}")
 
-    store, rule = Store(settings.store, report_damage), probation_of(settings)
+    store, rule, rollout = Store(settings.store, report_damage), probation_of(settings), rollout_of(settings)
+    slower = next((one.slower for one in (rollout, rule) if one is not None), 0.0)
     return Context(
         source=make_place(settings.checkpoints),
         store=store,
@@ -47,7 +49,7 @@ def make_context(
         label=settings.label,
         env_digest=env_digest,
         keep=settings.keep,
-        guard=Guard(settings.retry_spoiled, rule.slower if rule is not None else 0.0),
+        guard=Guard(settings.retry_spoiled, slower, rollout is not None and settings.label == CANARY),
         probation=rule,
     )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from serve.checkpoint.manifest import parse_marker
 from serve.errors import CheckpointError, DeadlineError, MemoryShortError
+from serve.rollout.evidence_board import EvidenceBoard
 from serve.source.observation import SERVED, Ignore, Wait
 from serve.store.rejection import explain, reject_entry
 from serve.swap.admission import reject
@@ -68,8 +69,7 @@ class HostCommitter:
             live = entry.generation if entry is not None and self._try_restore(loader, entry) else 0
             self._restore_kept(loader)
             if self._coordinator.join(live):
-                if self._probation is not None:
-                    self._probation.start(self._coordinator.membership.index)
+                self._begin_to_count()
                 return
             time.sleep(_AGAIN_S)
 
@@ -198,6 +198,20 @@ class HostCommitter:
         self._probation.end(shared_state.on_trial, f"the memory is needed for version {entry.version}")
         retire(self._context)
         return stored, loader.load(stored, manifest)
+
+    def _begin_to_count(self) -> None:
+        guard, shared_state = self._context.guard, self._coordinator.shared_state
+
+        def read_trial() -> tuple[int, int]:
+            on_trial = shared_state.on_trial
+            if guard.is_judged and not on_trial and shared_state.committed != shared_state.ended:
+                on_trial = shared_state.committed
+            return on_trial, shared_state.returned
+
+        guard.open(EvidenceBoard(self._context.store.root), self._coordinator.membership.index, read_trial)
+        if self._probation is not None:
+            guard.wake = self._probation.wake
+            self._probation.start()
 
     def _kept_entry(self) -> Entry | None:
         shared_state = self._coordinator.shared_state

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from serve import durable_files
 from serve.store import host_lock
-from serve.store.ledger import CHECKPOINT, RETURN, Entry, Ledger, number
+from serve.store.ledger import CHECKPOINT, PROMOTION, RETURN, Entry, Ledger, number
 from serve.swap.membership import Membership
 from serve.swap.shared_state import SharedState
 
@@ -237,7 +237,7 @@ class Coordinator:
 
     def _begin_trial(self, entry: Entry) -> None:
         shared_state, before = self.shared_state, self.shared_state.committed
-        is_wanted = self._has_trials and entry.cause == CHECKPOINT and before > 0
+        is_wanted = self._has_trials and entry.cause in (CHECKPOINT, PROMOTION) and before > 0
         if not (is_wanted and shared_state.on_trial == before):
             shared_state.kept = before if is_wanted else 0
         shared_state.crashes, shared_state.trial_since_ms = 0, int(time.monotonic() * 1000)

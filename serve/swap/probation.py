@@ -34,7 +34,7 @@ class Probation:
         self, context: Context, coordinator: Coordinator, rule: Rule, kept: Callable[[], frozenset[str]]
     ) -> None:
         self._context, self._coordinator, self._rule, self._kept = context, coordinator, rule, kept
-        self.board = EvidenceBoard(context.store.root)
+        self._board = EvidenceBoard(context.store.root)
         self._number = 0
         self._settled: Mapping[str, Count] = {}
         self._suspect_at_s = 0.0
@@ -43,16 +43,8 @@ class Probation:
         self._lock = threading.Lock()
         self._last_fault = ""
 
-    def start(self, row: int) -> None:
-        """Begin to count and to look.
-
-        Args:
-            row: of this worker.
-        """
-        shared_state = self._coordinator.shared_state
-        self._context.guard.open(
-            self.board, row, lambda: (shared_state.on_trial, shared_state.returned), self._wake_up.set
-        )
+    def start(self) -> None:
+        """Begin to look."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=PROBATION, daemon=True)
             self._thread.start()
@@ -75,7 +67,7 @@ class Probation:
                 return None
             if number != self._number:
                 self._number, self._settled = number, {}
-            evidence = self.board.read(number, before, shared_state.trial_since_ms / 1000)
+            evidence = self._board.read(number, before, shared_state.trial_since_ms / 1000)
             evidence = replace(evidence, settled=self._settled, crashes=shared_state.crashes)
             self._settled = settle(evidence, self._rule)
             if now_s > self._suspect_at_s and is_suspect(evidence, self._rule):

@@ -188,7 +188,8 @@ class UnbatchedGeneration:
         self._opened: SharedState | None = None
 
     @property
-    def _shared_state(self) -> SharedState:
+    def shared_state(self) -> SharedState:
+        """The mapped file."""
         if self._opened is None:
             self._root.mkdir(parents=True, exist_ok=True)
             self._opened = SharedState(self._root / "word")
@@ -196,8 +197,12 @@ class UnbatchedGeneration:
 
     def is_over(self, generation: int) -> bool:
         """Whether the requests of a generation share no runs any more."""
-        return self._shared_state.unbatched == generation
+        return self.shared_state.unbatched == generation
+
+    def has_ended(self, generation: int) -> bool:
+        """Whether the rollout of a generation has ended: a canary's answers no requests any more."""
+        return self.shared_state.ended == generation
 
     def end(self, generation: int) -> None:
         """Have every worker run each request of a generation alone, from its next run on."""
-        self._shared_state.unbatched = generation
+        self.shared_state.unbatched = generation

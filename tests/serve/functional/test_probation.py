@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import threading
+import time
+
 import numpy
 import pytest
 from affine import Turning
-from serving import Load
+from serving import Load, find_steps_back, wait_until
 from trainer import ROW
 
 from serve.publishing.publish import publish
@@ -32,7 +38,7 @@ def start(start_server, trainer):
     def start(second_bias=0.0, **settings):
         good = publish_kind(trainer, 0, second_bias=second_bias)
         server = start_server(model="affine:Turning", **settings)
-        server.wait_live(1)
+        server.wait_live(1, settings.get("workers", 2))
         return server, good
 
     return start

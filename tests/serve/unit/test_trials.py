@@ -319,7 +319,7 @@ def ask(tmp_path):
         instance.slot.stand_by(Generation(Failing(new), Provenance("m", "v2", 2, "b" * 64, "d"), {}))
         word[0] = 2
         board = EvidenceBoard(tmp_path)
-        instance.guard.open(board, 0, lambda: (2, 0), lambda: None)
+        instance.guard.open(board, 0, lambda: (2, 0))
         answers = []
         for _ in range(times):
             leased = instance.slot.acquire()
