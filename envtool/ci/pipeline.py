@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from envtool.atomic_files import write_atomically
 from envtool.ci import second_judge
 from envtool.errors import EnvtoolError, HashMismatchError, NetworkError, ProcessError
-from envtool.export.sbom import bill_of_materials
+from envtool.export.sbom import BomRequest, bill_of_materials
 from envtool.install.create import create
 from envtool.install.rebuild import compare_with_rebuilt
 from envtool.solve.staleness import check
@@ -165,6 +165,7 @@ def _lines(findings: Sequence[Finding]) -> list[str]:
 
 def _write_sbom(job: Job) -> tuple[Verdict, Sequence[str]]:
     request = job.request
-    text = bill_of_materials(job.lockfile, request.platform, request.categories, job.name, is_offline=True)
+    wanted = BomRequest(job.lockfile, request.platform, request.categories, job.name)
+    text = bill_of_materials(wanted, is_offline=True)
     write_atomically(job.output / "sbom.json", text)
     return Verdict.GOOD, []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Callable
 from serve.rollout.guard import Guard
 from serve.rollout.rules import probation_of, rollout_of
 from serve.settings.settings import CANARY
-from serve.source.remote import make_place, url_of
+from serve.source.remote import make_place
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Ledger
 from serve.store.operator_requests import OperatorRequests
@@ -56,7 +56,7 @@ def make_context(
 
 def make_reloader(settings: Settings, context: Context, make_loader: Callable[[], Loader]) -> Reloader:
     """Make the reloader; its `run` begins the work."""
-    watch = "poll" if url_of(settings.checkpoints) else settings.watch
+    watch = settings.watch if context.source.has_events else "poll"
     pace = Pace(settings.poll_s, settings.settle_s, watch)
     return Reloader(context, _make_committer(settings, context), pace, make_loader)
 

@@ -31,6 +31,7 @@ DOORS = {
     "boto3": {"envtool/channel/s3_storage.py"},
     "cryptography": {"envtool/signing/ed25519.py", "serve/checkpoint/ed25519.py"},
     "PIL": {"serve/codec/image.py"},
+    "mlflow": {"serve/source/mlflow_registry.py"},
     "orjson": {"serve/codec/strict_json.py"},
     "jinja2": {"envtool/templates.py"},
     "opentelemetry": {"serve/observability/spans.py"},
@@ -139,7 +140,7 @@ STOREYS = {
     "envtool": """
         errors masking paths atomic_files console file_lock subprocesses scratch yaml_document templates fetch lockfile
         mirrors artifacts signing spec pypi wheels source_builds prefix package_cache verify install solve inspect_lock
-        export channel bundle deploy doctor ci cli __main__
+        export image channel bundle deploy doctor ci cli __main__
     """,
     "serve": """
         errors durable_files codec http events checkpoint settings system source store rollout model swap fleet
