@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -52,7 +53,11 @@ class Requests(Load):
         while not self._stopping.is_set():
             count += 1
             row = [3.0, float(index), float(count % 7), 2.0]
-            self.replies[index].append(client.predict([row]))
+            try:
+                self.replies[index].append(client.predict([row]))
+            except (OSError, http.client.HTTPException) as error:  # its worker was killed
+                self.failures.append(repr(error))
+                client.close()
         client.close()
 
 
@@ -97,7 +102,7 @@ def test_a_bad_generation_takes_itself_back(start, trainer, found):
 @pytest.mark.parametrize("found", ["finite", "errors"])
 def test_one_that_turns_bad_late_or_seldom(start, trainer, found):
     """After 500 good answers it gives NaN; or it fails on one request of fifty."""
-    server, good = start(workers=1)
+    server, good = start(workers=1, probation_s=3600)
     with Requests(server, ROW, threads=4) as load:
         load.wait_for_more(50)
         publish_kind(trainer, Turning.LATE if found == "finite" else Turning.SELDOM)
@@ -125,7 +130,7 @@ def test_a_worker_killed_during_a_probation(start, trainer, tmp_path):
     kill_one()
     server.wait_live(2, workers=3)
     wait_until(lambda: json.loads(server.get("/status.json").body)["models"][0]["probation"], "a probation")
-    with Load(server, [1.0, 2.0, 3.0, 4.0], threads=2) as load:
+    with Requests(server, ROW, threads=2) as load:
         kill_one()
         (returned,) = server.wait_for_events("returned", 1)
         wait_until(lambda: load.all()[-1].status == 200 and load.all()[-1].generation == 3, "generation 3")
