@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from serve.errors import CheckpointError
-from serve.rollout.decision import DISAGREED, Count, Evidence, Rule, Step, Verdict, decide, is_suspect, settle
+from serve.rollout.decision import DISAGREED, Evidence, Rule, Settled, Step, Verdict, decide, is_suspect, settle
 from serve.settings.settings import SHADOW
 from serve.store import host_lock
 from serve.store.rejection import explain, reject_entry
@@ -36,7 +35,7 @@ class Rollout:
     def __init__(self, instance: ModelInstance, stable: ModelInstance, rule: Rule) -> None:
         self._instance, self._stable, self._rule = instance, stable, rule
         self._number = 0
-        self._settled: Mapping[str, Count] = {}
+        self._settled: Settled = {}
         self._suspect_at_s = 0.0
         self._stopping = threading.Event()
 

@@ -1,10 +1,10 @@
 """The decision about a generation that is on trial. Pure: it reads no clock and no file.
 
 Each signal is a share of bad answers, of which a rule tolerates some. The test is Wald's sequential likelihood ratio of
-"twenty times the tolerated share" against "the tolerated share": under the latter it exceeds 1 / alarm with a
-probability of at most `alarm`, however often it is looked at (Ville's inequality). What spoke for the generation is
-not set off against what comes later (Page's CUSUM), so that one that breaks after a million good answers is found as
-soon as one that was broken from the start.
+"twenty times the tolerated share", and of "three times", against "the tolerated share": under the latter it exceeds
+1 / alarm with a probability of at most `alarm`, however often it is looked at (Ville's inequality). What spoke for the
+generation is not set off against what comes later (Page's CUSUM), so that one that breaks after a million good answers
+is found as soon as one that was broken from the start.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ ERRORS, FINITE, RANGE, UNHEALTHY, SLOWER, DISAGREED = SIGNALS = (
 CRASH = "crash"
 # One worker may die of something else.
 _CRASHES_ALLOWED = 1
-_TIMES_TOLERATED = 20
+# Many are found soon, few are found at all.
+_TIMES_TOLERATED = (20, 3)
 # Runs of about the same number of rows, before their median means anything.
 _FEWEST_RUNS = 20
 TIME_BOUNDS_S = tuple(20e-6 * 1.25**power for power in range(63))
@@ -32,6 +33,9 @@ class Count(NamedTuple):
 
     bad: int = 0
     of: int = 0
+
+
+Settled = Mapping[tuple[str, int], Count]
 
 
 class Step(enum.Enum):
@@ -58,7 +62,8 @@ class Evidence:
         started_s: when the trial began, on the clock of `now_s`.
         answers: requests that it was asked.
         counts: by signal, since the trial began.
-        settled: the part of `counts` up to the last moment at which it spoke for the generation; `settle`.
+        settled: the part of `counts` up to the last moment at which it spoke for the generation, by signal and by how
+            many times the tolerated share is tested for; `settle`.
         crashes: workers that died meanwhile.
         times: of its runs, a histogram over `TIME_BOUNDS_S` for each magnitude of rows.
         times_before: of the generation before.
@@ -67,7 +72,7 @@ class Evidence:
     started_s: float
     answers: int = 0
     counts: Mapping[str, Count] = field(default_factory=dict)
-    settled: Mapping[str, Count] = field(default_factory=dict)
+    settled: Settled = field(default_factory=dict)
     crashes: int = 0
     times: Sequence[Sequence[int]] = ()
     times_before: Sequence[Sequence[int]] = ()
@@ -101,40 +106,51 @@ def decide(evidence: Evidence, rule: Rule, now_s: float) -> Verdict:
     if evidence.crashes > _CRASHES_ALLOWED:
         return Verdict(Step.BACK, f"{evidence.crashes} workers died while it was on trial", CRASH)
     for signal, tolerated in rule.tolerated.items():
-        if surprise(_recent(evidence, signal), tolerated) >= -math.log(rule.alarm):
+        most = max(surprise(_recent(evidence, signal, times), tolerated, times) for times in _TIMES_TOLERATED)
+        if most >= _limit(rule):
             return Verdict(Step.BACK, describe(signal, evidence.counts[signal], tolerated, rule), signal)
     unmet = list(_unmet(evidence, rule))
     if rule.enough and evidence.answers >= rule.enough and not unmet:
-        return Verdict(Step.KEEP, f"{evidence.answers} answers, and nothing against it")
+        return Verdict(Step.KEEP, f"{evidence.answers} answers, {_sum_up(evidence)}")
     if now_s - evidence.started_s >= rule.ends_s:
-        found = "; ".join(unmet) if rule.enough else "nothing against it"
-        return Verdict(rule.at_end, f"{rule.ends_s:g} s and {evidence.answers} answers: {found or 'too few'}")
+        found = "; ".join(unmet) if unmet and rule.enough else _sum_up(evidence)
+        return Verdict(rule.at_end, f"{rule.ends_s:g} s and {evidence.answers} answers, {found}")
     return Verdict(Step.WAIT, "on trial")
 
 
-def settle(evidence: Evidence, rule: Rule) -> dict[str, Count]:
-    """Return `settled` for the next evidence: up to now, for each signal that speaks for the generation."""
+def _sum_up(evidence: Evidence) -> str:
+    bad = [f"{count.bad} of {count.of} {signal}" for signal, count in evidence.counts.items() if count.bad]
+    return f"{', '.join(bad)}, which is tolerated" if bad else "nothing against it"
+
+
+def settle(evidence: Evidence, rule: Rule) -> Settled:
+    """Return `settled` for the next evidence: up to now, for each test that speaks for the generation."""
     return {
-        signal: evidence.counts[signal]
-        if surprise(_recent(evidence, signal), tolerated) < 0
-        else evidence.settled.get(signal, Count())
+        (signal, times): evidence.counts[signal]
+        if surprise(_recent(evidence, signal, times), tolerated, times) < 0
+        else evidence.settled.get((signal, times), Count())
         for signal, tolerated in rule.tolerated.items()
         if signal in evidence.counts
+        for times in _TIMES_TOLERATED
     }
 
 
-def surprise(count: Count, tolerated: float) -> float:
-    """Return the logarithm of the likelihood ratio of many bad answers against the tolerated share."""
+def surprise(count: Count, tolerated: float, times: int = _TIMES_TOLERATED[0]) -> float:
+    """Return the logarithm of the likelihood ratio of many times the tolerated share of bad answers against it."""
     if not 0 < tolerated < 1:
         return -math.inf if tolerated else math.inf if count.bad else 0.0
-    many = min(_TIMES_TOLERATED * tolerated, (1 + tolerated) / 2)
+    many = min(times * tolerated, (1 + tolerated) / 2)
     good = count.of - count.bad
     return count.bad * math.log(many / tolerated) + good * math.log((1 - many) / (1 - tolerated))
 
 
 def smallest(tolerated: float, rule: Rule) -> int:
     """Return how many bad answers in succession end a trial."""
-    return math.ceil(-math.log(rule.alarm) / surprise(Count(1, 1), tolerated)) if 0 < tolerated < 1 else 1
+    return math.ceil(_limit(rule) / surprise(Count(1, 1), tolerated)) if 0 < tolerated < 1 else 1
+
+
+def _limit(rule: Rule) -> float:
+    return math.log(len(_TIMES_TOLERATED) / rule.alarm)
 
 
 def describe(signal: str, count: Count, tolerated: float, rule: Rule) -> str:
@@ -174,8 +190,8 @@ def p99_ratio(evidence: Evidence) -> float:
     return longest / longest_before if longest and longest_before else 1.0
 
 
-def _recent(evidence: Evidence, signal: str) -> Count:
-    count, settled = evidence.counts.get(signal, Count()), evidence.settled.get(signal, Count())
+def _recent(evidence: Evidence, signal: str, times: int) -> Count:
+    count, settled = evidence.counts.get(signal, Count()), evidence.settled.get((signal, times), Count())
     return Count(count.bad - settled.bad, count.of - settled.of)
 
 

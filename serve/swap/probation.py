@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Callable
 
 from serve.errors import CheckpointError
-from serve.rollout.decision import Count, Evidence, Rule, Step, Verdict, decide, is_suspect, settle
+from serve.rollout.decision import Evidence, Rule, Settled, Step, Verdict, decide, is_suspect, settle
 from serve.rollout.evidence_board import EvidenceBoard
 from serve.store.rejection import explain, reject_entry
 from serve.swap.admission import reject
@@ -36,7 +35,7 @@ class Probation:
         self._context, self._coordinator, self._rule, self._kept = context, coordinator, rule, kept
         self._board = EvidenceBoard(context.store.root)
         self._number = 0
-        self._settled: Mapping[str, Count] = {}
+        self._settled: Settled = {}
         self._suspect_at_s = 0.0
         self._wake_up, self._is_stopping = threading.Event(), False
         self._thread: threading.Thread | None = None
