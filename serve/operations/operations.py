@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _LOOK_S = 0.05
 _MOST_EVENTS = 1000
+# Of probations and rollouts, by the event that tells of them.
+_OUTCOMES = {"held": "held", "returned": "taken back", "promoted": "promoted", "agreed": "agreed", "ended": "ended"}
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class Operations:
 
     def history(self, most: int | None = None) -> list[Past]:
         """Return generations, the newest first."""
-        outcomes = dict(map(_outcome_of, reversed(self._journal.read(_MOST_EVENTS, ("held", "returned")))))
+        outcomes = dict(map(_outcome_of, reversed(self._journal.read(_MOST_EVENTS, tuple(_OUTCOMES)))))
         return [
             Past(entry, self._store.has(entry.sha256), outcomes.get(entry.generation, ""))
             for entry in self._ledger.read()[::-1][:most]
@@ -277,9 +279,8 @@ class Operations:
 
 
 def _outcome_of(event: Mapping[str, Any]) -> tuple[int, str]:
-    is_back = event["event"] == "returned"
-    about = event.get("previous", {}) if is_back else event
-    return int(about.get("generation", 0)), f"{'taken back' if is_back else 'held'}: {event.get('reason', '')}"
+    about = event.get("previous", {}) if event["event"] == "returned" else event
+    return int(about.get("generation", 0)), f"{_OUTCOMES[event['event']]}: {event.get('reason', '')}"
 
 
 def _list_occupants(

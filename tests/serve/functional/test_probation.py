@@ -113,7 +113,8 @@ def test_one_that_turns_bad_late_or_seldom(start, trainer, found):
     assert of > 250
     assert bad < 100
     statuses = [reply.status for reply in load.all()]
-    assert statuses.count(500) == (0 if found == "finite" else bad)
+    # What was begun before the return, in four threads, is not in its counts.
+    assert statuses.count(500) == 0 if found == "finite" else bad <= statuses.count(500) <= bad + 8
 
 
 def test_a_worker_killed_during_a_probation(start, trainer, tmp_path):
