@@ -42,13 +42,14 @@ class Verdict(enum.Enum):
     STALE = "stale"
     UNREACHABLE = "unreachable"
     IRREPRODUCIBLE = "irreproducible"
+    VULNERABLE = "vulnerable"
     ERROR = "error"
     SKIPPED = "skipped"
 
     @property
     def exit_code(self) -> int:
         """The exit code of `envtool ci`; 10 and above, since 1 to 3 have their meanings everywhere."""
-        return {"stale": 10, "unreachable": 11, "irreproducible": 12, "error": 3}.get(self.value, 0)
+        return {"stale": 10, "unreachable": 11, "irreproducible": 12, "vulnerable": 13, "error": 3}.get(self.value, 0)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,12 @@ class CiReport:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be checked."""
+    """What is to be checked.
+
+    Args:
+        database: of vulnerabilities, where the lock shall be audited.
+        ignored: an OpenVEX file.
+    """
 
     freshness: LockRequest
     lockfile: Lockfile
@@ -87,6 +93,9 @@ class Job:
     output: Path
     is_rebuilt: bool
     name: str
+    database: Path | None = None
+    ignored: Path | None = None
+    level: str = "low"
 
 
 def run(job: Job, cache: Cache, display: ProgressDisplay) -> CiReport:
@@ -103,6 +112,8 @@ def run(job: Job, cache: Cache, display: ProgressDisplay) -> CiReport:
     else:
         steps.append(Step(same, Verdict.SKIPPED))
     steps.append(_attempt("the bill of materials is written", lambda: _write_sbom(job)))
+    if job.database is not None:
+        steps.append(_attempt("no package has a known vulnerability", lambda: _audit(job)))
     if second_judge.is_installed():
         steps.append(_attempt("conda-lock reads the lock and computes its content hash", lambda: _second_judge(job)))
     receipt = job.prefix.receipt() if made.verdict is Verdict.GOOD else None
@@ -161,6 +172,17 @@ def _verify(job: Job, cache: Cache, display: ProgressDisplay) -> tuple[Verdict, 
 def _lines(findings: Sequence[Finding]) -> list[str]:
     lines = [f"{each.kind}: {each.what} ({each.detail})" for each in findings[:_SHOWN]]
     return [*lines, f"and {len(findings) - _SHOWN} more; verify.xml has all"] if len(findings) > _SHOWN else lines
+
+
+def _audit(job: Job) -> tuple[Verdict, Sequence[str]]:
+    from envtool.audit.audit import audit
+    from envtool.audit.report import coverage, sentence
+    from envtool.inspect_lock.graph import graph
+
+    whole = graph(job.lockfile, job.request.platform, job.request.categories)
+    result = audit(whole, job.database, job.ignored)  # type: ignore[arg-type]
+    lines = [sentence(each) for each in result.failing(job.level)]
+    return (Verdict.VULNERABLE if lines else Verdict.GOOD), [*lines, coverage(result)]
 
 
 def _write_sbom(job: Job) -> tuple[Verdict, Sequence[str]]:

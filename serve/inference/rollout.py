@@ -12,11 +12,11 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from serve import durable_files
 from serve.errors import CheckpointError
 from serve.rollout.decision import DISAGREED, Evidence, Rule, Settled, Step, Verdict, decide, is_suspect, settle
 from serve.settings.settings import SHADOW
-from serve.store import host_lock
-from serve.store.rejection import explain, reject_entry
+from serve.store.quarantine import explain, reject_entry
 
 if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
@@ -80,7 +80,7 @@ class Rollout:
         instance, shared_state = self._instance, self._instance.batching.shared_state
         entries = [entry for entry in instance.ledger.read() if entry.generation == number]
         then = instance.settings.then if instance.settings.label == SHADOW else "promote"
-        with host_lock.hold(instance.ledger.lock_path):
+        with durable_files.hold(instance.ledger.lock_path):
             if shared_state.ended == number or shared_state.committed != number or not entries:
                 return  # another worker was faster
             is_promoted = verdict.step is Step.KEEP and then == "promote"

@@ -15,7 +15,7 @@ from typing import Callable
 from serve.errors import CheckpointError
 from serve.rollout.decision import Evidence, Rule, Settled, Step, Verdict, decide, is_suspect, settle
 from serve.rollout.evidence_board import EvidenceBoard
-from serve.store.rejection import explain, reject_entry
+from serve.store.quarantine import explain, reject_entry
 from serve.swap.admission import reject
 from serve.swap.context import Context
 from serve.swap.host_coordinator import Coordinator

@@ -9,7 +9,7 @@ import pytest
 from predictors import Times, go_live, make_server
 
 from serve.checkpoint.provenance import Provenance
-from serve.inference.model import ModelSpec
+from serve.inference.prediction import ModelSpec
 from serve.inference.rollout import Rollout
 from serve.inference.shadow import Asked, Counts, find_disagreement
 from serve.model.answer_check import Declared
