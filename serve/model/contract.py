@@ -44,6 +44,7 @@ from typing import Any, Callable
 from serve.errors import ModelError
 from serve.model import tensors
 from serve.model.answer_check import NOTHING, Declared
+from serve.model.example import expand
 from serve.model.inputs import CustomInputs, InputTensor, NamedInputs, SoleInput
 from serve.model.predictor import INPUTS
 from serve.model.torch_predictor import Inputs, TorchPredictor, run_module
@@ -75,21 +76,32 @@ def import_class(settings: Settings) -> Callable[..., object]:
     return constructor
 
 
+def construct(settings: Settings, constructor: Callable[..., object]) -> Any:
+    """Make an object of the model class, with the example that the settings state.
+
+    Raises:
+        ModelError: it cannot be made.
+    """
+    try:
+        servable: Any = constructor(**settings.model_args)
+        if settings.example_inputs != "":
+            servable.example_inputs = expand(settings.example_inputs)
+    except Exception as error:  # the user's code may raise anything
+        raise _unbuildable(settings, error) from error
+    return servable
+
+
 def build(settings: Settings, constructor: Callable[..., object]) -> Any:
     """Make an object of the model class.
 
     Raises:
         ModelError: it cannot be made, or lacks what every model class has.
     """
-    arguments = settings.model_args
-    try:
-        servable: Any = constructor(**arguments)
-    except Exception as error:  # the user's code may raise anything
-        raise _unbuildable(settings, error) from error
+    servable = construct(settings, constructor)
     if not hasattr(servable, "example_inputs") and tensors.is_module(servable):
         raise ModelError(
             f"{settings.model}: expected the attribute example_inputs, found none",
-            hint="for example: example_inputs = [[0.0] * 16]",
+            hint="for example: example_inputs = [[0.0] * 16]; `serve check` finds out what the class takes",
         )
     return servable
 
@@ -148,6 +160,7 @@ def connect(settings: Settings, servable: Any, module: Any) -> TorchPredictor:
         tensors_to_outputs=getattr(servable, "tensors_to_outputs", None),
         image_to_inputs=getattr(servable, "image_to_inputs", None),
         declared=_read_declared(settings, servable),
+        example=servable.example_inputs,
     )
 
 

@@ -58,6 +58,7 @@ class TorchPredictor:
     Args:
         can_batch: whether rows of several requests may share one run, once that was tried.
         interface: the form of the example and of its answer, once it was tried.
+        example: inputs as a request has them.
         turns: entered by a run and by a conversion: one at a time each, where requests leave something on the objects.
         origin: the proven checkpoint and its manifest, from which it can be made again.
         declared: what the model class declares of its answers.
@@ -71,6 +72,7 @@ class TorchPredictor:
     outputs: tuple[ArrayForm, ...] = ()
     can_batch: bool = False
     interface: Mapping[str, str] = field(default_factory=dict)
+    example: object = None
     versions: Versions | None = None
     turns: tuple[AbstractContextManager[Any], AbstractContextManager[Any]] = (_FREE, _FREE)
     origin: tuple[Stored, Manifest] | None = None

@@ -47,6 +47,13 @@ FIELDS = (
     Field("name", parsers.word, "the model's name in answers and logs; default: the class name", ""),
     Field("store", parsers.path, "directory of the read-only copies, on a local disk", ".envserve-store"),
     Field("model_args", parsers.table, "keyword arguments of the model class", {}),
+    Field(
+        "example_inputs",
+        parsers.example,
+        "inputs as a request has them, for a class that has none: rows, or their form, such as float32[1, 16]; several "
+        "by name",
+        "",
+    ),
     Field("python_path", parsers.paths, "directories in which the model's module is looked for first", ()),
     Field("allowed_pickles", parsers.sha256_list, "sha256 of checkpoints that may be unpickled in full", ()),
     Field(

@@ -150,6 +150,16 @@ def numbers(*keys: str) -> Callable[[object, Path], Mapping[str, float]]:
     return parse
 
 
+def example(value: object, base: Path) -> object:
+    """Read an example of inputs; in a variable it is JSON, or a text of its own."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
 def one_of(*choices: str) -> Callable[[object, Path], str]:
     """Return a parser for one of a few words."""
 

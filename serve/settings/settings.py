@@ -86,6 +86,7 @@ class Settings:
     name: str
     store: Path
     model_args: Mapping[str, object]
+    example_inputs: object
     python_path: tuple[Path, ...]
     allowed_pickles: frozenset[str]
     format: str
@@ -185,14 +186,20 @@ class ServerSettings:
         return known[wanted]
 
 
-def load_settings(environ: Mapping[str, str], directory: Path) -> ServerSettings:
+def load_settings(
+    environ: Mapping[str, str], directory: Path, keys: Mapping[str, object] | None = None
+) -> ServerSettings:
     """Read and check all settings.
+
+    Args:
+        directory: where the file is looked for, and to which paths in variables are relative.
+        keys: of the settings, in the place of a file; paths are relative to `directory`.
 
     Raises:
         SettingsError: with every issue found in the file and in the variables.
     """
     issues: list[Issue] = []
-    file, stated = _read_file(environ, directory, issues)
+    file, stated = _read_file(environ, directory, issues) if keys is None else (directory / "keywords", dict(keys))
     models = stated.pop(_MODELS, None)
     variables = Layer.of_environment(environ, directory)
     top = Layer(f"{file.name}: ", stated, file.parent)

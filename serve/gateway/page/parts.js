@@ -154,3 +154,27 @@ function makeQuarantine(model, now) {
   const titles = ["checkpoint", "code", "reason", "seen", "attempts", "retry"].map((word) => make("th", {}, say(word)));
   return [head, make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...titles)), make("tbody", {}, ...rows)))];
 }
+
+// A request by hand: the example of the model class, to be changed and sent.
+function makeTrial(model) {
+  const input = make("textarea", { rows: 4, spellcheck: "false", "aria-label": say("requestBody") });
+  const output = make("pre", { class: "answer", "aria-live": "polite" });
+  const headers = { "Content-Type": "application/json" };
+  if (model.label !== "stable") headers["X-Model-Label"] = model.label;
+  const ask = async () => {
+    const began = performance.now(), path = `predict/${encodeURIComponent(model.name)}`;
+    try {
+      const response = await fetch(path, { method: "POST", body: input.value, headers });
+      const text = await response.text();
+      output.textContent = `${response.status} · ${sayTime((performance.now() - began) / 1000)}\n${text}`;
+    } catch (error) { output.textContent = String(error); }
+  };
+  const fill = async () => {
+    if (input.value) return;
+    const response = await fetch(`model/${encodeURIComponent(model.name)}`).catch(() => null);
+    const found = response && response.ok ? await response.json() : {};
+    input.value = JSON.stringify({ inputs: found.example ?? null });
+  };
+  return make("details", { class: "trial", ontoggle: fill }, make("summary", {}, say("tryIt")), input,
+    make("button", { type: "button", class: "strong", onclick: ask }, say("send")), output);
+}

@@ -20,6 +20,7 @@ const WORDS = {
     environment: "Environment", unknown: "unknown", host: "Host", answered: "Answered by process {pid}", pinnedSince: "pinned {age}{reason}",
     copied: "copied", confirmRollback: "Serve version {version} again, as a new generation, in all workers?", reasonAsked: "Why is it pinned? (optional)",
     ordered: "{action}: ordered", wrongToken: "The token is not right.", failed: "{action} failed: {error}",
+    tryIt: "Try a request", requestBody: "Request", send: "Send",
     ago: "{age} ago", now: "just now", s: "{n} s", min: "{n} min", h: "{n} h", d: "{n} d",
   },
   zh: {
@@ -41,6 +42,7 @@ const WORDS = {
     environment: "环境", unknown: "未知", host: "主机", answered: "由进程 {pid} 应答", pinnedSince: "{age}锁定{reason}",
     copied: "已复制", confirmRollback: "在所有工作进程中重新启用版本 {version}（作为新的一代）？", reasonAsked: "锁定原因（可选）",
     ordered: "{action}：已下达", wrongToken: "令牌不正确。", failed: "{action}失败：{error}",
+    tryIt: "试一个请求", requestBody: "请求", send: "发送",
     ago: "{age}前", now: "刚刚", s: "{n} 秒", min: "{n} 分钟", h: "{n} 小时", d: "{n} 天",
   },
 };
