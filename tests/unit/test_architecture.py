@@ -138,8 +138,8 @@ STOREYS = {
         export audit image channel bundle deploy doctor ci cli __main__
     """,
     "serve": """
-        errors durable_files codec http events checkpoint settings system source store model swap fleet inference
-        batching protocols operations metrics observability gateway workers publishing development
+        errors durable_files codec http events checkpoint settings system source store rollout model swap fleet
+        inference batching protocols operations metrics observability gateway workers publishing development
         cli gunicorn_conf wsgi __main__
     """,
 }
