@@ -1,19 +1,117 @@
-"""The checks: each a function of facts and needs that yields findings. Nothing here looks at the machine."""
+"""The checks: each a function of facts and needs that yields findings. Nothing here looks at the machine.
+
+Source: NVIDIA, CUDA Toolkit Release Notes, "CUDA Toolkit and Corresponding Driver Versions" (Linux x86_64), and CUDA
+Compatibility, "Minor Version Compatibility". A newer CUDA than the table's counts as its last line of the same major.
+"""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import urlsplit
 
 from envtool.artifacts import link_scripts as scripts
 from envtool.console import size
-from envtool.doctor.finding import Finding, Severity
-from envtool.doctor.machine_facts import MachineFacts, Needs, Place
-from envtool.doctor.nvidia import Fit, driver_for, fit, least_driver_for
-from envtool.doctor.user_config_checks import check_conda, check_python
+from envtool.doctor.machine_facts import Finding, MachineFacts, Needs, Place, Severity
 from envtool.prefix.prefix import LONGEST_PATH_BYTES
 
+# The driver that came with the first release of each: with it, or a newer one, everything works.
+_FULL = {
+    (10, 2): "440.33", (11, 0): "450.36.06", (11, 1): "455.23", (11, 2): "460.27.03", (11, 3): "465.19.01",
+    (11, 4): "470.42.01", (11, 5): "495.29.05", (11, 6): "510.39.02", (11, 7): "515.43.04", (11, 8): "520.61.05",
+    (12, 0): "525.60.13", (12, 1): "530.30.02", (12, 2): "535.54.03", (12, 3): "545.23.06", (12, 4): "550.54.14",
+    (12, 5): "555.42.02", (12, 6): "560.28.03", (12, 8): "570.26", (12, 9): "575.51.03", (13, 0): "580.65.06",
+}  # fmt: skip
+# With it, programs of the whole major version run that bring code for the GPU; code made at run time does not.
+_LEAST = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
+
+
+class Fit(enum.Enum):
+    """How a driver goes with a CUDA."""
+
+    FULL = "full"
+    LIMITED = "limited"
+    TOO_OLD = "too old"
+    UNKNOWN = "unknown"
+
+
+def fit(cuda: str, driver: str) -> Fit:
+    """How a driver goes with a CUDA."""
+    full = driver_for(cuda)
+    if full is None:
+        return Fit.UNKNOWN
+    if _pair(driver) >= _pair(full):
+        return Fit.FULL
+    least = _LEAST.get(_pair(cuda)[0])
+    return Fit.LIMITED if least and _pair(driver) >= _pair(least) else Fit.TOO_OLD
+
+
+def driver_for(cuda: str) -> str | None:
+    """The driver with which everything of a CUDA works; None for one that is older than the table."""
+    wanted = tuple(_pair(cuda)[:2])
+    known = [each for each in _FULL if each <= wanted and each[0] == wanted[0]]
+    return _FULL[max(known)] if known else None
+
+
+def least_driver_for(cuda: str) -> str | None:
+    """The oldest driver on which programs of a CUDA run at all."""
+    return _LEAST.get(_pair(cuda)[0]) or driver_for(cuda)
+
+
+def _pair(version: str) -> list[int]:
+    return [int(each) for each in version.split(".") if each.isdigit()] or [0]
+
+
 _ERROR, _WARNING, _NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
+# Keys of .condarc that change what conda does to an environment of ours, or say that something is wrong.
+_CONDARC = {
+    "ssl_verify": ("false", _WARNING, "conda checks no certificates", "remove ssl_verify; name your CA file instead"),
+    "offline": ("true", _NOTE, "conda itself asks no channel", "envtool does not read this; see create --offline"),
+    "pip_interop_enabled": (
+        "true", _WARNING, "conda may replace wheels of an environment by conda packages",
+        "remove it, or make environments with envtool create --frozen",
+    ),
+    "always_yes": (
+        "true", _NOTE, "conda changes an environment without asking", "envtool create --frozen keeps it from doing so"
+    ),
+    "auto_update_conda": ("true", _NOTE, "conda updates itself", "nothing of envtool depends on it"),
+}  # fmt: skip
+_PYTHON = {
+    "PYTHONPATH": "Python looks there first, in every environment",
+    "PYTHONHOME": "no Python but that one finds its own library",
+    "PYTHONSTARTUP": "it runs in every interactive Python",
+    "LD_LIBRARY_PATH": "programs take the libraries there instead of the environment's own",
+    "LD_PRELOAD": "it is loaded into every program",
+    "PIP_TARGET": "pip installs there instead of into an environment",
+    "PIP_PREFIX": "pip installs there instead of into an environment",
+    "PIP_USER": "pip installs for the user instead of into an environment",
+}
+_DROPPED_BY_RUN = ("PYTHONPATH", "PYTHONHOME")
+
+
+def check_conda(facts: MachineFacts) -> Iterator[Finding]:
+    """Settings of conda that interfere."""
+    for each in facts.condarc:
+        for key, (value, severity, what, hint) in _CONDARC.items():
+            if each.keys.get(key, "").lower() == value:
+                yield Finding(severity, "conda", f"{each.path} has {key}: {value}: {what}", hint)
+        if "channel_alias" in each.keys:
+            message = f"{each.path} has channel_alias: conda means other channels by the same names"
+            yield Finding(_NOTE, "conda", message, "locks of envtool name channels by their whole URL")
+
+
+def check_python(facts: MachineFacts) -> Iterator[Finding]:
+    """Settings of Python, pip and the loader that reach into every environment."""
+    for name, what in _PYTHON.items():
+        if facts.environ.get(name):
+            helped = "envtool run takes it away; unset it for activated shells" if name in _DROPPED_BY_RUN else ""
+            yield Finding(_WARNING, "python", f"{name} is set: {what}", helped or f"unset {name}")
+    if not facts.environ.get("PYTHONNOUSERSITE"):
+        for path in facts.user_packages:
+            message = f"{path} has packages, which every Python of that version sees before those of an environment"
+            yield Finding(_WARNING, "python", message, "export PYTHONNOUSERSITE=1, or remove them")
+
+
 _FEW_FILES = 200_000
 _FEW_INSTANCES = 16
 _FEW_WATCHES = 8192

@@ -16,12 +16,11 @@ from envtool.console import ProgressDisplay
 from envtool.fetch.archive_cache import Cache
 from envtool.install.attempt import make
 from envtool.install.record import complete
-from envtool.install.request import Request
+from envtool.install.request import Plan, Request
 from envtool.install.transaction import decide
 from envtool.install.virtual_package_check import require
 from envtool.prefix.layout import Clobber
 from envtool.prefix.prefix import Prefix, Receipt
-from envtool.prefix.transaction_plan import Plan
 from envtool.signing.trust import require_signed
 
 

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from envtool.doctor.checks import check
+from envtool.doctor.checks import Fit, check, fit
 from envtool.doctor.detect import read_driver, skew_of
-from envtool.doctor.finding import Severity
-from envtool.doctor.machine_facts import Clock, Conda, Gpu, Inotify, MachineFacts, Needs, Place, Reach
+from envtool.doctor.machine_facts import Clock, Conda, Gpu, Inotify, MachineFacts, Needs, Place, Reach, Severity
 from envtool.doctor.needs import cuda_of, glibc_of, needs
-from envtool.doctor.nvidia import Fit, fit
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 
 CACHE = Place(Path("/home/user/.cache/envtool"), "cache", True, 0o755, 10**12, 10**9, 1)

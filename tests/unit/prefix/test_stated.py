@@ -16,7 +16,7 @@ import zstandard
 
 from envtool.artifacts.conda_archive import STATED, read_info, read_payload
 from envtool.artifacts.file_manifest import FileManifests
-from envtool.artifacts.wheel_paths import require_plain_paths, scripts_of
+from envtool.artifacts.stated_paths import require_plain_paths, scripts_of
 from envtool.errors import ArchiveError
 
 BAD = ["../x", "a/../../x", "/x", "a//x", "a/./x", "", ".", "a/", "a/\0", "conda-meta/x.json", "__clobbers__/a/x"]
