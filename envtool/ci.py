@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from envtool import subprocesses
 from envtool.atomic_files import write_atomically
 from envtool.errors import EnvtoolError, HashMismatchError, NetworkError, ProcessError
-from envtool.export.sbom import bill_of_materials
+from envtool.export.sbom import BomRequest, bill_of_materials
 from envtool.install.create import create
 from envtool.install.rebuild import compare_with_rebuilt
 from envtool.lockfile.conda_lock_v1 import Lockfile, format_lockfile
@@ -189,7 +189,7 @@ def _second_judge(job: Job) -> tuple[Verdict, Sequence[str]]:
 def _create(job: Job, cache: Cache, display: ProgressDisplay) -> tuple[Verdict, Sequence[str]]:
     outcome = create(job.request, job.prefix, cache, display)
     done = f"{len(outcome.plan.install)} packages installed, {len(outcome.plan.remove)} removed"
-    return Verdict.GOOD, [done, *(f"warning: {each}" for each in outcome.warnings())]
+    return Verdict.GOOD, [done, *outcome.notes(), *(f"warning: {each}" for each in outcome.warnings())]
 
 
 def _verify(job: Job, cache: Cache, display: ProgressDisplay) -> tuple[Verdict, Sequence[str]]:
@@ -210,7 +210,8 @@ def _lines(findings: Sequence[Finding]) -> list[str]:
 
 def _write_sbom(job: Job) -> tuple[Verdict, Sequence[str]]:
     request = job.request
-    text = bill_of_materials(job.lockfile, request.platform, request.categories, job.name, is_offline=True)
+    wanted = BomRequest(job.lockfile, request.platform, request.categories, job.name)
+    text = bill_of_materials(wanted, is_offline=True)
     write_atomically(job.output / "sbom.json", text)
     return Verdict.GOOD, []
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "list": ("envtool.cli.list", "Show the environments that envtool made."),
     "remove": ("envtool.cli.remove", "Remove an environment."),
     "cache": ("envtool.cli.cache", "See what the cache takes, and make room."),
+    "image": ("envtool.cli.image", "Make an OCI image straight from a lock."),
     "channel": ("envtool.cli.channel", "Make conda channels of your own."),
     "bundle": ("envtool.cli.bundle", "Carry an environment to a machine without a network."),
     "mirror": ("envtool.cli.mirror", "Find, measure and use mirrors of channels and wheels."),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from envtool.errors import PrefixError
+from envtool.lockfile.conda_lock_v1 import LINK_SCRIPTS_KEY, read_json_metadata
 from envtool.lockfile.model import LockedPackage, Lockfile
 from envtool.prefix.conda_meta import CondaPackage, record_names
 from envtool.prefix.prefix import Installed, Prefix, Receipt, State
@@ -87,6 +88,7 @@ class Request:
     Args:
         is_vouched: whether a signature over the whole lock was checked already.
         is_from_archives: whether everything is unpacked and compiled, also what the cache holds unpacked.
+        is_for_elsewhere: whether another machine will run it, so that what this one lacks does not matter.
     """
 
     lockfile: Lockfile
@@ -100,6 +102,7 @@ class Request:
     is_listed: bool = True
     is_vouched: bool = False
     is_from_archives: bool = False
+    is_for_elsewhere: bool = False
 
     def packages(self) -> tuple[LockedPackage, ...]:
         """What the lock states for the platform and categories. Raises PrefixError if the lock has nothing for the
@@ -124,6 +127,11 @@ class Request:
             raise PrefixError(f"the lock has no category {', '.join(unknown)}", f"it has {', '.join(sorted(known))}")
         return self.lockfile.select(self.platform, self.categories)
 
+    def link_scripts(self) -> tuple[str, ...]:
+        """The conda packages whose link scripts the lock allows to run."""
+        allowed = read_json_metadata(self.lockfile, LINK_SCRIPTS_KEY) or []
+        return tuple(sorted({each.name for each in self.packages() if each.manager == "conda"}.intersection(allowed)))
+
     def fulfilled(self, prefix: Prefix) -> Receipt | None:
         """The receipt of a prefix that is up to date already, by its own notes; None when there is something to do.
 
@@ -134,4 +142,5 @@ class Request:
             return None
         packages, receipt = self.packages(), prefix.receipt()
         records = {f"{each.name}-{each.version}-{each.build_string}" for each in packages if each.manager == "conda"}
-        return receipt if plan(packages, receipt).is_empty and record_names(prefix.path) == records else None
+        is_same = plan(packages, receipt).is_empty and receipt.link_scripts == self.link_scripts()
+        return receipt if is_same and record_names(prefix.path) == records else None

@@ -20,9 +20,10 @@ from envtool.lockfile.model import LockedPackage, Lockfile, SourceBuild
 from envtool.yaml_document import Value, YamlDocument, dump, read_text
 
 __all__ = ["LockedPackage", "Lockfile", "format_lockfile", "parse_lockfile", "read_json_metadata", "read_lockfile"]
-__all__ += ["SIZES_KEY", "SPECS_KEY", "VARIABLES_KEY", "write_lockfile"]
+__all__ += ["LINK_SCRIPTS_KEY", "SIZES_KEY", "SPECS_KEY", "VARIABLES_KEY", "write_lockfile"]
 _URL_OF_LINE = re.compile(r"@\s*(\w[\w+.-]*://[^\s;]+)")
 INPUTS_KEY = "envtool_inputs"
+LINK_SCRIPTS_KEY = "envtool_run_link_scripts"
 SIZES_KEY = "envtool_sizes"
 SPECS_KEY = "envtool_match_specs"
 VARIABLES_KEY = "envtool_variables"

@@ -13,11 +13,11 @@ import safetensors
 import safetensors.torch
 import torch
 
-from serve.checkpoint.formats import SAFETENSORS
+from serve.checkpoint.formats import SAFETENSORS, strip_prefix
 from serve.errors import CheckpointError
 from serve.model import state_dicts, weights
-from serve.model.name_mapping import strip_wrappers
-from serve.model.tied_weights import storage_of
+from serve.model.state_dicts import strip_wrappers
+from serve.model.tensors import storage_of
 from serve.publishing import tensors_only
 
 # The code of what is a whole state dict, but nothing that safetensors can hold.
@@ -47,7 +47,7 @@ def convert(
     states = state_dicts.states_in(found) if key is None else state_dicts.states_in(found, passed_over=None)
     taken, state = state_dicts.choose(states, key)
     cut = strip_wrappers(list(state)) if prefix is None else prefix
-    state = _strip(state, cut, is_stated=prefix is not None)
+    state = {new: state[old] for new, old in strip_prefix(state, cut).items()}
     strangers = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if strangers:
         said = f"safetensors hold tensors only, found {type(state[strangers[0]]).__name__} as {strangers[0]}"
@@ -78,15 +78,6 @@ def _read(source: Path, format: str, may_unpickle: bool) -> tuple[Any, list[str]
         except Exception:  # the weights themselves are in an object, as those of a whole module
             raise error from None
         return found, left_out
-
-
-def _strip(state: Any, prefix: str, is_stated: bool) -> dict[str, Any]:
-    found = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
-    if is_stated and not found:
-        heads = sorted({f"{name.partition('.')[0]}." for name in state if "." in name})
-        shown = " and ".join(f'"{head}"' for head in heads[:_MOST_SHOWN]) or "no prefixes"
-        raise CheckpointError("content", f'--strip-prefix: expected names that begin with "{prefix}", found {shown}')
-    return found
 
 
 def _own(tensor: Any, seen: set[int]) -> Any:

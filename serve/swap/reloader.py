@@ -26,7 +26,7 @@ from serve.swap.context import Context, Loader
 from serve.swap.live_check import LiveCheck
 from serve.swap.reloader_status import Decided, Outcome, ReloaderStatus, conclude, since_ns
 from serve.swap.seen_checkpoints import SeenCheckpoints
-from serve.swap.unserved import Look, committed_s
+from serve.swap.unserved import Look
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class Reloader:
 
     def _look_at_place(self, loader: Loader) -> float:
         is_ranked, listed, now_s = self._source.is_directory, self._source.list(), time.monotonic()
-        self._seen.compare(listed, committed_s(self._seen.answering))
+        self._seen.compare(listed, lambda: self._context.unserved.last_listing(self._source.path))
         decided: list[Decided] = []
         pause_s = self._poll_s
         for seen in self._observe(listed):

@@ -6,9 +6,10 @@ host's matter: `serve.store.quarantine`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Callable
 
 from serve.source.local import Listed
 from serve.source.observation import Known, Observation
@@ -73,12 +74,12 @@ class SeenCheckpoints:
         self._served.add(fingerprint)
         self._order = order if self._order is None else max(self._order, order)
 
-    def compare(self, listed: Sequence[Listed], committed_s: float) -> None:
+    def compare(self, listed: Sequence[Listed], read_last: Callable[[], Mapping[str, str] | None]) -> None:
         """Find the markers that came after what is live, though their rank is lower.
 
         Args:
             listed: the markers at the place, the highest rank first.
-            committed_s: when what is live was committed, on the wall clock.
+            read_last: tells what was there when a server of this store looked last, the state of each marker by name.
         """
         if listed is self._listed:
             self._listed_under = self.generation
@@ -86,18 +87,15 @@ class SeenCheckpoints:
         there = {one.path: one.marker for one in listed}
         self._late = {path: one for path, one in self._late.items() if there.get(path) == one.marker}
         if self._order is not None:
-            for one in self._find_new(listed, committed_s):
+            for one in self._find_new(listed, read_last):
                 if one.order < self._order:
                     self._late[one.path] = one
         self._listed, self._listed_under = listed, self.generation
 
-    def _find_new(self, listed: Sequence[Listed], committed_s: float) -> list[Listed]:
+    def _find_new(self, listed: Sequence[Listed], read_last: Callable[[], Mapping[str, str] | None]) -> list[Listed]:
         if self._listed is None:
-            # Only the time at which a marker came here, which nobody can copy, tells what came while nobody looked;
-            # where that of the served one was changed too, as by chown -R, it tells nothing.
-            served = next((one for one in listed if one.order == self._order), None)
-            is_telling = served is None or served.came_s <= committed_s
-            return [one for one in listed if one.came_s > committed_s] if is_telling else []
+            last = read_last()
+            return [] if last is None else [one for one in listed if last.get(one.path.name) != repr(one.marker)]
         before = {one.path: one.marker for one in self._listed}
         # What came together with what is live was there before it, as far as anybody knows.
         is_known = self._listed_under == self.generation or any(one.order == self._order for one in self._listed)

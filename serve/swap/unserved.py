@@ -7,6 +7,7 @@ left the watched place. What was refused is in `serve.store.quarantine`.
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -14,11 +15,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from serve import durable_files
 from serve.checkpoint.manifest import stated_sha256
 from serve.events.event_log import EventLog
 from serve.source.local import Listed, LocalSource
 from serve.source.observation import OUTRANKED, Identity, Observation
-from serve.store.ledger import CHECKPOINT, Entry
+from serve.store.ledger import CHECKPOINT
 from serve.store.records import Records
 from serve.swap.seen_checkpoints import SeenCheckpoints, describe
 
@@ -79,10 +81,20 @@ class Unserved:
         self._records: Records[Note] = Records(root / "unserved.json", _parse, lambda note: note.name)
         self._first_seen_s: dict[tuple[str, str, str], float] = {}
         self._settled: tuple[Sequence[Listed], int, bool] | None = None
+        self._listing = root / "listing.json"
+        self._kept: Sequence[Listed] = ()
 
     def notes(self) -> list[Note]:
         """Return what is noted, the oldest first."""
         return list(self._records.read().values())
+
+    def last_listing(self, place: Path) -> Mapping[str, str] | None:
+        """Return the state of each marker, by name, that a server of this store found there when it looked last."""
+        try:
+            stated = json.loads(self._listing.read_bytes())
+            return dict(stated["markers"]) if stated["place"] == str(place) else None
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
 
     def review(self, look: Look, log: EventLog) -> list[Note]:
         """Update the notes after a look, log the new ones, drop those that no longer hold, and return all."""
@@ -97,9 +109,19 @@ class Unserved:
             if self._add(note):
                 path = str(look.source.directory / note.name)
                 log.emit("unserved", checkpoint=path, code=note.code, reason=note.reason, hint=note.hint)
+        self._keep_listing(look)
         # Thousands of markers that stay as they are need not be gone through again.
         self._settled = state if len(ripe) == len(held) and not look.waiting else None
         return self.notes()
+
+    def _keep_listing(self, look: Look) -> None:
+        if look.listed is self._kept:
+            return
+        self._kept = look.listed
+        markers = {one.path.name: repr(one.marker) for one in look.listed}
+        text = json.dumps({"place": str(look.source.path), "markers": markers})
+        with contextlib.suppress(OSError):  # then the next start does not know what came while nobody looked
+            durable_files.replace_file(self._listing, text.encode(), is_lasting=False)
 
     def _drop(self, held: Sequence[Note], look: Look) -> None:
         """Drop the notes of what was served, changed or went; what another worker alone has seen stays."""
@@ -187,8 +209,3 @@ def _key_of(note: Note) -> tuple[str, str, str]:
 
 def _parse(stated: Mapping[str, Any]) -> Note:
     return Note(**{field.name: stated[field.name] for field in fields(Note)})
-
-
-def committed_s(answering: Entry | None) -> float:
-    """When a generation was committed, on the wall clock; 0 for none."""
-    return datetime.fromisoformat(answering.committed).timestamp() if answering and answering.committed else 0.0

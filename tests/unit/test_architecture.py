@@ -42,8 +42,8 @@ DOORS = {
     "torch": {
         "serve/publishing/conversion.py",
         "serve/publishing/tensors_only.py",
-        *(f"serve/model/{name}.py" for name in ("batch_rows", "compilation", "example_variants", "inputs", "outputs")),
-        *(f"serve/model/{name}.py" for name in ("request_state", "tensors", "tied_weights", "weights")),
+        *(f"serve/model/{name}.py" for name in ("batch_independence", "inputs", "request_state", "tensors")),
+        *(f"serve/model/{name}.py" for name in ("torch_predictor", "trial", "weights")),
     },
     "urllib3": {"envtool/fetch/client.py"},
     "uv": {"envtool/pypi/uv.py"},
@@ -139,7 +139,7 @@ STOREYS = {
     "envtool": """
         errors masking paths atomic_files console file_lock subprocesses scratch yaml_document templates fetch lockfile
         mirrors artifacts signing spec pypi wheels source_builds prefix package_cache verify install solve inspect_lock
-        export channel bundle deploy doctor ci cli __main__
+        export image channel bundle deploy doctor ci cli __main__
     """,
     "serve": """
         errors durable_files codec http events checkpoint settings system source store model swap fleet inference
