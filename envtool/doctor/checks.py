@@ -1,66 +1,16 @@
-"""The checks: each a function of facts and needs that yields findings. Nothing here looks at the machine.
-
-Source: NVIDIA, CUDA Toolkit Release Notes, "CUDA Toolkit and Corresponding Driver Versions" (Linux x86_64), and CUDA
-Compatibility, "Minor Version Compatibility". A newer CUDA than the table's counts as its last line of the same major.
-"""
+"""The checks: each a function of facts and needs that yields findings. Nothing here looks at the machine."""
 
 from __future__ import annotations
 
-import enum
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from urllib.parse import urlsplit
 
 from envtool.artifacts import link_scripts as scripts
 from envtool.console import size
 from envtool.doctor.machine_facts import Finding, MachineFacts, Needs, Place, Severity
+from envtool.install.cuda import Fit, judge
 from envtool.prefix.prefix import LONGEST_PATH_BYTES
-
-# The driver that came with the first release of each: with it, or a newer one, everything works.
-_FULL = {
-    (10, 2): "440.33", (11, 0): "450.36.06", (11, 1): "455.23", (11, 2): "460.27.03", (11, 3): "465.19.01",
-    (11, 4): "470.42.01", (11, 5): "495.29.05", (11, 6): "510.39.02", (11, 7): "515.43.04", (11, 8): "520.61.05",
-    (12, 0): "525.60.13", (12, 1): "530.30.02", (12, 2): "535.54.03", (12, 3): "545.23.06", (12, 4): "550.54.14",
-    (12, 5): "555.42.02", (12, 6): "560.28.03", (12, 8): "570.26", (12, 9): "575.51.03", (13, 0): "580.65.06",
-}  # fmt: skip
-# With it, programs of the whole major version run that bring code for the GPU; code made at run time does not.
-_LEAST = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
-
-
-class Fit(enum.Enum):
-    """How a driver goes with a CUDA."""
-
-    FULL = "full"
-    LIMITED = "limited"
-    TOO_OLD = "too old"
-    UNKNOWN = "unknown"
-
-
-def fit(cuda: str, driver: str) -> Fit:
-    """How a driver goes with a CUDA."""
-    full = driver_for(cuda)
-    if full is None:
-        return Fit.UNKNOWN
-    if _pair(driver) >= _pair(full):
-        return Fit.FULL
-    least = _LEAST.get(_pair(cuda)[0])
-    return Fit.LIMITED if least and _pair(driver) >= _pair(least) else Fit.TOO_OLD
-
-
-def driver_for(cuda: str) -> str | None:
-    """The driver with which everything of a CUDA works; None for one that is older than the table."""
-    wanted = tuple(_pair(cuda)[:2])
-    known = [each for each in _FULL if each <= wanted and each[0] == wanted[0]]
-    return _FULL[max(known)] if known else None
-
-
-def least_driver_for(cuda: str) -> str | None:
-    """The oldest driver on which programs of a CUDA run at all."""
-    return _LEAST.get(_pair(cuda)[0]) or driver_for(cuda)
-
-
-def _pair(version: str) -> list[int]:
-    return [int(each) for each in version.split(".") if each.isdigit()] or [0]
-
 
 _ERROR, _WARNING, _NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 # Keys of .condarc that change what conda does to an environment of ours, or say that something is wrong.
@@ -86,6 +36,8 @@ _PYTHON = {
     "PIP_PREFIX": "pip installs there instead of into an environment",
     "PIP_USER": "pip installs for the user instead of into an environment",
 }
+_CUDA_HOMES = ("CUDA_HOME", "CUDA_PATH", "CUDA_ROOT")
+_SHOWN = 4
 _DROPPED_BY_RUN = ("PYTHONPATH", "PYTHONHOME")
 
 
@@ -112,6 +64,26 @@ def check_python(facts: MachineFacts) -> Iterator[Finding]:
             yield Finding(_WARNING, "python", message, "export PYTHONNOUSERSITE=1, or remove them")
 
 
+def check_cuda(facts: MachineFacts, needs: Needs) -> Iterator[Finding]:
+    """A CUDA of the system that takes the place of the environment's."""
+    for shadow in facts.shadows:
+        if shadow.path.name == "stubs":
+            message = f"LD_LIBRARY_PATH has {shadow.path}, whose libcuda.so is a stub that finds no GPU"
+            yield Finding(_ERROR, "cuda", message, f"take {shadow.path} out of LD_LIBRARY_PATH")
+        elif names := [each for each in shadow.libraries if needs.cuda and not each.startswith("libcuda.so")]:
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            what = f"{', '.join(names[:_SHOWN])}{more}"
+            message = f"LD_LIBRARY_PATH has {shadow.path}, whose {what} are loaded instead of the environment's"
+            yield Finding(_WARNING, "cuda", message, "unset LD_LIBRARY_PATH; an environment finds its libraries itself")
+    for name in _CUDA_HOMES:
+        place = facts.environ.get(name)
+        found = re.search(r"(\d+)\.(\d+)$", facts.links.get(place, place).rstrip("/")) if place else None
+        if needs.cuda and found and found[0] != needs.cuda:
+            message = f"{name} is {place}, CUDA {found[0]}, and the lock is built for CUDA {needs.cuda}"
+            hint = f"unset {name}: what is compiled for the environment would be built for the other one"
+            yield Finding(_WARNING, "cuda", message, hint)
+
+
 _FEW_FILES = 200_000
 _FEW_INSTANCES = 16
 _FEW_WATCHES = 8192
@@ -123,9 +95,9 @@ _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA
 def check(facts: MachineFacts, needs: Needs) -> list[Finding]:
     """Everything that is found, the worst first."""
     found = [
-        *_virtual_packages(needs), *_driver(facts, needs), *_glibc(facts, needs), *_places(facts, needs),
-        *_inotify(facts), *_locale(facts), *_certificates(facts), *_proxies(facts), *_reach(facts, needs),
-        *_clock(facts), *check_conda(facts), *check_python(facts),
+        *_virtual_packages(needs), *_driver(facts, needs), *check_cuda(facts, needs), *_glibc(facts, needs),
+        *_places(facts, needs), *_inotify(facts), *_locale(facts), *_certificates(facts), *_proxies(facts),
+        *_reach(facts, needs), *_clock(facts), *check_conda(facts), *check_python(facts),
     ]  # fmt: skip
     return sorted(found, key=lambda each: list(Severity).index(each.severity))
 
@@ -147,21 +119,14 @@ def _virtual_packages(needs: Needs) -> Iterator[Finding]:
 
 
 def _driver(facts: MachineFacts, needs: Needs) -> Iterator[Finding]:
-    cuda, driver = needs.cuda, facts.gpu.driver
-    if cuda is None:
+    if needs.cuda is None:
+        if needs.package_count and (facts.gpu.has_device or facts.gpu.driver):
+            hint = "lock a build for CUDA if it shall be used; envtool init --list shows templates"
+            yield Finding(_NOTE, "driver", "nothing in the lock uses CUDA, and this machine has a GPU of NVIDIA", hint)
         return
-    if driver is None:
-        what = "has a GPU and no NVIDIA driver" if facts.gpu.has_device else "has no NVIDIA driver"
-        hint = f"install driver {driver_for(cuda)} or newer; without one everything runs on the CPU"
-        yield Finding(_WARNING, "driver", f"the lock is built for CUDA {cuda}, and this machine {what}", hint)
-        return
-    verdict = fit(cuda, driver)
-    if verdict is Fit.TOO_OLD:
-        message = f"CUDA {cuda} needs driver {least_driver_for(cuda)} or newer; this machine has {driver}"
-        yield Finding(_ERROR, "driver", message, "install a newer driver, or lock for an older CUDA")
-    elif verdict is Fit.LIMITED:
-        message = f"CUDA {cuda} runs on driver {driver}, but code made at run time (PTX, torch.compile) may not"
-        yield Finding(_WARNING, "driver", message, f"install driver {driver_for(cuda)} or newer")
+    verdict, sentence, hint = judge(needs.cuda, facts.gpu)
+    if sentence:
+        yield Finding(_ERROR if verdict is Fit.TOO_OLD else _WARNING, "driver", sentence, hint)
 
 
 def _glibc(facts: MachineFacts, needs: Needs) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from serve import durable_files
 from serve.checkpoint import sharded
@@ -20,6 +21,7 @@ from serve.checkpoint.formats import SAFETENSORS, detect_format, read_safetensor
 from serve.checkpoint.manifest import WORD, parse_marker
 from serve.errors import CheckpointError, PublishError
 from serve.publishing.converted_source import Conversion, prepare
+from serve.publishing.mlflow_publish import MlflowTarget
 from serve.publishing.rank import Rank, find_rank
 from serve.publishing.remote_publish import RemotePlace, find_place
 from serve.source.local import MARKER_LIMIT_BYTES, LocalSource
@@ -99,11 +101,11 @@ def publish(
             return _publish_sharded(source, place, name or source.name, version, extras)
         with prepare(source, how) as ready:
             name = sharded.joined_name(name or ready.name)
-            if isinstance(place, RemotePlace):
-                published = _publish_remote(ready.path, place, name, version, extras)
-            else:
+            if isinstance(place, Path):
                 published = _publish_file(ready.path, place / name, version, extras)
-            return replace(published, notes=ready.notes)
+            else:
+                published = _publish_remote(ready.path, place, name, version, extras)
+            return replace(published, notes=ready.notes + published.notes)
     except CheckpointError as error:
         hint = error.hint or "publish what torch.save or safetensors wrote"
         raise PublishError(f"{source}: {error.message}", hint=hint) from error
@@ -128,15 +130,19 @@ def _examine(source: Path, extras: Extras) -> tuple[str, dict[str, object]]:
     return format, _find_extras(extras, source)
 
 
-def _publish_remote(source: Path, place: RemotePlace, name: str, version: str | None, extras: Extras) -> Published:
+def _publish_remote(
+    source: Path, place: RemotePlace | MlflowTarget, name: str, version: str | None, extras: Extras
+) -> Published:
     format, found = _examine(source, extras)
     sha256, size_bytes = durable_files.hash_file(source), source.stat().st_size
     published = _describe(f"{place.shown}/{name}", sha256, size_bytes, version, format)
 
-    def write_marker(rank: Rank) -> bytes:
-        return _write_marker(_ranked(published, rank), found, extras)
+    def write_marker(rank: Rank, more: Mapping[str, Any]) -> bytes:
+        metrics = {**more.get("metrics", {}), **extras.metrics}
+        stated = {**found, **more, **({"metrics": metrics} if metrics else {})}
+        return _write_marker(_ranked(published, rank), stated, extras)
 
-    return _ranked(published, place.put(source, name, sha256, extras.generation, write_marker))
+    return replace(published, **place.put(source, name, sha256, extras.generation, write_marker))
 
 
 def _publish_file(source: Path, target: Path, version: str | None, extras: Extras) -> Published:

@@ -6,10 +6,15 @@ with times of their own, must not make a new checkpoint an old one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Callable
 
 from serve.source.local import Listed, LocalSource
 from serve.source.observation import Identity
+
+# Writes the text of a marker for a rank, with what the place states beside it.
+WriteMarker = Callable[["Rank", Mapping[str, Any]], bytes]
 
 
 @dataclass(frozen=True)

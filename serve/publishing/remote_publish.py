@@ -12,13 +12,15 @@ import hashlib
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, TypeVar
 
 from serve import durable_files
 from serve.errors import PublishError
-from serve.publishing.rank import Rank, find_rank
+from serve.publishing.mlflow_publish import MlflowTarget
+from serve.publishing.rank import Rank, WriteMarker, find_rank
+from serve.settings.parsers import mlflow_alias
 from serve.source import remote
 from serve.source.observation import MARKER_SUFFIX, Identity
 
@@ -30,7 +32,7 @@ _PASSWORD = re.compile(r"(?<=[^:/]):[^:@/]*@")
 _Result = TypeVar("_Result")
 
 
-def find_place(text: str | Path) -> Path | RemotePlace:
+def find_place(text: str | Path) -> Path | RemotePlace | MlflowTarget:
     """Find out where to publish.
 
     Args:
@@ -39,6 +41,12 @@ def find_place(text: str | Path) -> Path | RemotePlace:
     Raises:
         PublishError: it is a URL to which nothing can be published.
     """
+    try:
+        alias = mlflow_alias(str(text))
+    except ValueError as error:
+        raise PublishError(f"--to: {error}", hint="publish creates the model and the alias") from error
+    if alias is not None:
+        return MlflowTarget(*alias)
     url = remote.url_of(Path(text))
     if url is None:
         if ":/" in str(text):
@@ -66,12 +74,22 @@ class RemotePlace:
         self.shown = _PASSWORD.sub(":***@", self.url)
         self._system, self._path = self._ask(lambda: remote.open_url(url))
 
-    def put(self, source: Path, name: str, sha256: str, generation: int, write_marker: Callable[[Rank], bytes]) -> Rank:
+    def put(
+        self,
+        source: Path,
+        name: str,
+        sha256: str,
+        generation: int,
+        write_marker: WriteMarker,
+    ) -> Mapping[str, Any]:
         """Publish a checkpoint.
 
         Args:
             generation: that the publisher states; 0 for none.
             write_marker: writes the text of the marker for a rank; first asked before anything is changed.
+
+        Returns:
+            What is to be said about it otherwise.
 
         Raises:
             PublishError: the place cannot be written to, or the file changed; there is no marker then.
@@ -79,7 +97,7 @@ class RemotePlace:
         target = f"{self._path}/{name}"
         place = remote.RemotePlace(Path(self.url), self.url, (self._system, self._path))
         rank = self._ask(lambda: find_rank(place, generation))
-        write_marker(rank)
+        write_marker(rank, {})
         self._ask(lambda: self._unmark(target + MARKER_SUFFIX))
         if not self._ask(lambda: self._is_complete(target, source.stat().st_size, sha256)):
             if self._path.startswith("/"):  # elsewhere a bucket comes first, which a mistyped name must not create
@@ -91,14 +109,14 @@ class RemotePlace:
                 )
         if not rank.is_high(name, self._ask(lambda: self._identify(target))):
             time.sleep(_GRAIN_S)
-        if not self._ask(lambda: self._mark(target, rank, write_marker)):
+        if not self._ask(lambda: self._mark(target, rank, write_marker(rank, {}))):
             rank = rank.raised()
-            self._ask(lambda: self._mark(target, rank, write_marker))
-        return rank
+            self._ask(lambda: self._mark(target, rank, write_marker(rank, {})))
+        return {"generation": rank.generation, "outranked_by": rank.outranked_by}
 
-    def _mark(self, target: str, rank: Rank, write_marker: Callable[[Rank], bytes]) -> bool:
+    def _mark(self, target: str, rank: Rank, marker: bytes) -> bool:
         """Write the marker, and return whether it has the rank that it was to have."""
-        self._system.pipe_file(target + MARKER_SUFFIX, write_marker(rank))
+        self._system.pipe_file(target + MARKER_SUFFIX, marker)
         return rank.is_high(target.rpartition("/")[2], self._identify(target + MARKER_SUFFIX))
 
     def _identify(self, path: str) -> Identity:

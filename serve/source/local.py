@@ -54,7 +54,11 @@ class LocalSource:
 
     Args:
         path: a checkpoint, or a directory of checkpoints. It need not exist yet: what it is, is found at each look.
+
+    `has_events` states whether this machine's kernel reports what comes there.
     """
+
+    has_events = True
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -20,7 +20,9 @@ from serve import durable_files
 from serve.checkpoint import sharded
 from serve.checkpoint.manifest import stated_generation
 from serve.errors import CheckpointMovedError, ModelError
+from serve.settings.parsers import mlflow_alias
 from serve.source.local import MARKER_LIMIT_BYTES, Listed, LocalSource
+from serve.source.mlflow_registry import MlflowPlace
 from serve.source.observation import MARKER_SUFFIX, Identity, Observation
 
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/{1,3}(.+)")
@@ -66,6 +68,9 @@ def open_url(url: str) -> tuple[Any, str]:
 
 def make_place(path: Path) -> LocalSource:
     """Make the place that the settings name."""
+    alias = mlflow_alias(str(path))
+    if alias is not None:
+        return MlflowPlace(path, *alias)
     url = url_of(path)
     return LocalSource(path) if url is None else RemotePlace(path, url)
 
@@ -78,6 +83,8 @@ class RemotePlace(LocalSource):
         url: of a checkpoint, or of a directory of checkpoints.
         opened: what `open_url` gave for it; opened at the first look by default.
     """
+
+    has_events = False
 
     def __init__(self, path: Path, url: str, opened: tuple[Any, str] | None = None) -> None:
         super().__init__(path)

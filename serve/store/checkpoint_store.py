@@ -164,8 +164,7 @@ class Store:
             durable_files.replace_file(self._copied, content, is_lasting=False)
 
     def _copy(self, candidate: Load) -> Stored:
-        for leftover in self.shelf.parts():
-            leftover.unlink()  # whoever wrote it is dead
+        self.shelf.drop_parts()
         part = self._incoming / f"{os.getpid()}.part"
         try:
             copied = self._copy_observed(candidate, part)

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import json
 import os
+import shutil
 from pathlib import Path
 
 from serve import durable_files
@@ -71,6 +72,11 @@ class StoredFiles:
         """Return the unfinished copies."""
         return list(self.incoming.iterdir()) if self.incoming.is_dir() else []
 
+    def drop_parts(self) -> None:
+        """Delete them; the caller holds the store's lock, so whoever wrote them is dead."""
+        for leftover in self.parts():
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
     def sweep(self, keep: frozenset[str], before_s: float) -> bool:
         """Delete what is superfluous; the caller holds the store's lock.
 
@@ -84,8 +90,7 @@ class StoredFiles:
         superfluous = self.find_superfluous(keep, before_s)
         for path in superfluous:
             self.drop(path.name)
-        for leftover in self.parts():
-            leftover.unlink()  # whoever wrote it is dead: only the holder of the lock writes here
+        self.drop_parts()
         return bool(superfluous)
 
     def find_superfluous(self, keep: frozenset[str], before_s: float) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Callable
 
-from serve.source.remote import make_place, url_of
+from serve.source.remote import make_place
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Ledger
 from serve.store.operator_requests import OperatorRequests
@@ -50,7 +50,7 @@ def make_context(
 
 def make_reloader(settings: Settings, context: Context, make_loader: Callable[[], Loader]) -> Reloader:
     """Make the reloader; its `run` begins the work."""
-    watch = "poll" if url_of(settings.checkpoints) else settings.watch
+    watch = settings.watch if context.source.has_events else "poll"
     pace = Pace(settings.poll_s, settings.settle_s, watch)
     return Reloader(context, _make_committer(settings, context), pace, make_loader)
 
