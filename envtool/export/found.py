@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from envtool.errors import PrefixError
 from envtool.inspect_lock.package_metadata import PackageMetadata
 from envtool.lockfile.model import LockedPackage, Lockfile
-from envtool.wheels.reader import known_license, license_of
+from envtool.wheels.license import known_license, license_of
 
 Found = tuple[LockedPackage, PackageMetadata]
 

@@ -1,4 +1,4 @@
-"""Wheel files: members, RECORD, headers, scripts, licences, and the places of their files in a conda package.
+"""Wheel files: members, RECORD, headers, scripts, and the places of their files in a conda package.
 
 A noarch package has `site-packages/` and `python-scripts/`, which the installer puts where the environment's Python
 looks; any other names the places themselves. `RECORD` lists what will be installed, scripts included, and `INSTALLER`
@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.message import Message
-from email.parser import HeaderParser, Parser
+from email.parser import Parser
 from pathlib import Path, PurePosixPath
 
 from envtool.artifacts.conda_package import PLACEHOLDER, Entry, safe_path
@@ -201,25 +201,3 @@ def licenses(members: Mapping[str, Entry], dist_info: str) -> tuple[Entry, ...]:
         if inner != name and is_license:
             found.append(Entry(f"licenses/{inner.removeprefix('licenses/')}", entry.content))
     return tuple(found)
-
-
-_NO_LICENSE = ("", "unknown", "none")
-
-
-def license_of(metadata: str) -> str | None:
-    """The licence that the METADATA of a wheel states, the most precise field first.
-
-    Source: PyPA core metadata specification, "License-Expression", "License", "Classifier".
-    """
-    headers = HeaderParser().parsestr(metadata)
-    for field in ("License-Expression", "License"):
-        text = str(headers.get(field, "")).strip()
-        if known := known_license(text.splitlines()[0] if text and len(text) < 200 else None):
-            return known
-    classifiers = [str(each) for each in headers.get_all("Classifier", []) if str(each).startswith("License ::")]
-    return classifiers[0].rpartition(" :: ")[2] if classifiers else None
-
-
-def known_license(text: str | None) -> str | None:
-    """The text of a licence, or None where it is a word for none."""
-    return text if text and text.strip().lower() not in _NO_LICENSE else None

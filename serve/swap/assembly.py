@@ -11,7 +11,7 @@ from serve.store.operator_requests import OperatorRequests
 from serve.swap.context import Context
 from serve.swap.host_committer import HostCommitter
 from serve.swap.reloader import Pace, Reloader
-from serve.swap.unserved import Unserved
+from serve.swap.seen_checkpoints import Unserved
 from serve.swap.worker_committer import WorkerCommitter
 
 if TYPE_CHECKING:
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from serve.model.slot import Slot
     from serve.settings.settings import Settings
     from serve.store.quarantine import Quarantine
-    from serve.swap.committer import Committer
-    from serve.swap.context import Loader
+    from serve.swap.context import Committer, Loader
 
 
 def make_context(

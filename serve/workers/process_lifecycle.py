@@ -1,16 +1,25 @@
-"""`kill -HUP` without a pause: the old workers answer until each new one has its models and takes requests.
+"""The hand-over of `kill -HUP`, and the end of a worker's process.
 
 Gunicorn tells the old workers to end as soon as it has forked the new ones, which then import torch for seconds
-(gunicorn#3394). `on_reload` has it wait once. Where a new worker dies, or has no model to answer with, it is the old
-ones that stay, and the new one never takes a request. Meanwhile the host holds both sets in memory.
+(gunicorn#3394). `on_reload` has it wait once: the old workers answer until each new one has its models and takes
+requests. Where a new worker dies, or has no model to answer with, it is the old ones that stay, and the new one never
+takes a request. Meanwhile the host holds both sets in memory.
+
+A worker's process ends at once when all that Python does at exit is done. What would follow is the taking apart of the
+interpreter, from which a worker has nothing to gain and two things to fear: Python below 3.10.9 and 3.11.1 waits for
+ever when a background thread asks for the interpreter lock in that moment (cpython#96387; 2 of 80 ends of a worker on
+3.9.18), and a thread that loads a model ends the process by SIGABRT.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import logging
 import mmap
 import os
 import signal
+import sys
 import time
 from typing import Any, Callable
 
@@ -112,3 +121,30 @@ def _is_called(queue: Any) -> bool:
         for number in waiting:
             queue.put_nowait(number)
     return any(number not in (signal.SIGCHLD, signal.NSIG) for number in waiting)
+
+
+class ProcessExit:
+    """How this process will end; made in the master before anything else of ours.
+
+    Exit functions run in the order last come, first gone, so ours is the last of all that come later, in the master or
+    in a worker. Those before it are the master's.
+    """
+
+    def __init__(self) -> None:
+        self._ending: tuple[int, int] | None = None
+        atexit.register(self._leave)
+
+    def prepare(self) -> None:
+        """Have this process end after its exit functions, with the status of the `SystemExit` that is on its way."""
+        code = getattr(sys.exc_info()[1], "code", None) or 0
+        self._ending = os.getpid(), code if isinstance(code, int) else 1
+
+    def _leave(self) -> None:
+        # A process that was forked in the meantime has an end of its own.
+        if self._ending is None or self._ending[0] != os.getpid():
+            return
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(self._ending[1])

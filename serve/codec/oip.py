@@ -1,8 +1,7 @@
-"""Infer requests of the Open Inference Protocol (V2), without the model's part.
+"""Infer requests and answers of the Open Inference Protocol (V2), without the model's part.
 
-An infer request is JSON, or JSON followed by the bytes of its tensors, whose length the header
-`Inference-Header-Content-Length` tells; 0 there means that all of the body is one tensor. Tensors as bytes are
-read by `serve.codec.datatypes`.
+Both are JSON, or JSON followed by the bytes of tensors; its length is in the header `Inference-Header-Content-Length`,
+where 0 in a request means that all of its body is one tensor.
 
 Source: Open Inference Protocol, "Inference"; Triton's binary tensor data extension.
 """
@@ -10,14 +9,14 @@ Source: Open Inference Protocol, "Inference"; Triton's binary tensor data extens
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
-from serve.codec import datatypes, elements, strict_json
-from serve.codec.datatypes import Array, BinaryPart, Body, split_body
-from serve.codec.excerpt import excerpt
-from serve.errors import RequestError
+from serve.codec import datatypes, strict_json
+from serve.codec.datatypes import Array
+from serve.errors import RequestError, excerpt
 
 Parameters = Mapping[str, Any]
 # What would make the server do something that it cannot: to pass over it would answer another question.
@@ -181,7 +180,7 @@ def _describe(entry: dict[str, Any], where: str) -> _Described:
 def _input(said: _Described, part: BinaryPart) -> InputTensor:
     name, datatype, shape, where, size_bytes, data = said
     if size_bytes is None:
-        array = elements.from_json(data, datatype, shape, f"{where}: data")
+        array = datatypes.from_json(data, datatype, shape, f"{where}: data")
     else:
         array = datatypes.from_bytes(part.take(size_bytes, where), datatype, shape, where)
     return InputTensor(name, datatype, array)
@@ -215,3 +214,156 @@ def _id(content: dict[str, Any]) -> str | None:
     if found is not None and not isinstance(found, str):
         raise RequestError(400, f"id: expected a text, found {excerpt(found)}")
     return found
+
+
+HEADER = "Inference-Header-Content-Length"
+
+
+Body = Union[bytes, bytearray, memoryview]
+
+
+_DIGITS = re.compile(r"[0-9]{1,18}")
+
+
+def split_body(body: Body, header_length: str | None) -> tuple[bytes, memoryview]:
+    """Split a body into its JSON text and a view of the bytes after it.
+
+    Args:
+        header_length: the value of `Inference-Header-Content-Length`.
+
+    Raises:
+        RequestError: the length is malformed, or goes beyond the body.
+    """
+    if header_length is None:
+        return bytes(body), memoryview(b"")
+    length = int(header_length) if _DIGITS.fullmatch(header_length.strip()) else len(body) + 1
+    if length > len(body):
+        raise RequestError(400, f"{HEADER}: expected 0 to {len(body)}, found {excerpt(header_length)}")
+    return bytes(body[:length]), memoryview(body)[length:]
+
+
+def is_raw(header_length: str | None) -> bool:
+    """Whether all of a body is one tensor, by the value of `Inference-Header-Content-Length`."""
+    return header_length is not None and header_length.strip() == "0"
+
+
+class BinaryPart:
+    """Hands out the bytes after the JSON, in the order of the inputs."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._position = 0
+
+    def take(self, size_bytes: object, where: str) -> memoryview:
+        """Take the next bytes, as a view; raises `RequestError` for a malformed size, or one beyond what is left."""
+        rest = len(self._data) - self._position
+        if type(size_bytes) is not int or not 0 <= size_bytes <= rest:
+            raise RequestError(
+                400, f"{where}: binary_data_size: expected 0 to the {rest} bytes left, found {excerpt(size_bytes)}"
+            )
+        begin, self._position = self._position, self._position + size_bytes
+        return self._data[begin : self._position]
+
+    def require_end(self) -> None:
+        """Refuse bytes that belong to no tensor; raises `RequestError`."""
+        rest = len(self._data) - self._position
+        if rest:
+            raise RequestError(
+                400, f"the body: expected {self._position} bytes after its JSON part, found {len(self._data)}"
+            )
+
+
+Part = Union[bytes, memoryview]
+
+
+class InferAnswer(NamedTuple):
+    """What a model gives for a request."""
+
+    model_name: str
+    model_version: str
+    outputs: Mapping[str, Array]
+    parameters: Mapping[str, Any] = _NO_PARAMETERS
+
+
+def encode_infer(answer: InferAnswer, request: InferRequest) -> tuple[dict[str, str], tuple[Part, ...]]:
+    """Write an answer in the form that its request asks for: the headers for the body, and its parts.
+
+    Raises:
+        RequestError: an output is wanted that the model does not have.
+        ValueError: an output has NaN or infinities, and is wanted as JSON.
+    """
+    wanted = _wanted(tuple(answer.outputs), request)
+    forms: list[tuple[str, str, tuple[int, ...], int]] = []
+    parts: list[Part] = []
+    for name, is_binary in wanted:
+        if not is_binary:
+            return _encode_mixed(answer, request, wanted)
+        array = answer.outputs[name]
+        parts.append(datatypes.to_bytes(array))
+        forms.append((name, datatypes.name_of(array.dtype), array.shape, len(parts[-1])))
+    # An id is another one in each request.
+    write = _text if request.id is None else _text.__wrapped__
+    text = write(answer.model_name, answer.model_version, request.id, tuple(answer.parameters.items()), tuple(forms))
+    return _headers(text), (text, *parts)
+
+
+def _encode_mixed(
+    answer: InferAnswer, request: InferRequest, wanted: Sequence[tuple[str, bool]]
+) -> tuple[dict[str, str], tuple[Part, ...]]:
+    described: list[dict[str, object]] = []
+    parts: list[Part] = []
+    for name, is_binary in wanted:
+        array = answer.outputs[name]
+        output = _form(name, datatypes.name_of(array.dtype), array.shape)
+        if is_binary:
+            parts.append(datatypes.to_bytes(array))
+            output["parameters"] = {"binary_data_size": len(parts[-1])}
+        else:
+            output["data"] = datatypes.to_json(array, f"outputs ({name})")
+        described.append(output)
+    frame = _frame(answer.model_name, answer.model_version, request.id, answer.parameters)
+    text = strict_json.dump({**frame, "outputs": described})
+    return _headers(text) if parts else {"Content-Type": "application/json"}, (text, *parts)
+
+
+@functools.lru_cache(_REMEMBERED_TEXTS)
+def _text(
+    name: str,
+    version: str,
+    id: str | None,
+    parameters: tuple[tuple[str, object], ...],
+    forms: tuple[tuple[str, str, tuple[int, ...], int], ...],
+) -> bytes:
+    """Write the JSON before outputs that all go as bytes; it is the same for many answers of a generation."""
+    outputs = [
+        {**_form(output, datatype, shape), "parameters": {"binary_data_size": size}}
+        for output, datatype, shape, size in forms
+    ]
+    return strict_json.dump({**_frame(name, version, id, dict(parameters)), "outputs": outputs})
+
+
+def _headers(text: bytes) -> dict[str, str]:
+    return {"Content-Type": "application/octet-stream", HEADER: str(len(text))}
+
+
+def _form(name: str, datatype: str, shape: Sequence[int]) -> dict[str, object]:
+    return {"name": name, "datatype": datatype, "shape": list(shape)}
+
+
+def _frame(name: str, version: str, id: str | None, parameters: Mapping[str, Any]) -> dict[str, object]:
+    frame: dict[str, object] = {"model_name": name, "model_version": version}
+    if id is not None:
+        frame["id"] = id
+    if parameters:
+        frame["parameters"] = dict(parameters)
+    return frame
+
+
+def _wanted(names: Sequence[str], request: InferRequest) -> list[tuple[str, bool]]:
+    """List the outputs to send, in the order of the request, and whether each goes as bytes."""
+    for output in request.outputs:
+        if output.name not in names:
+            raise RequestError(400, f"outputs: expected of {', '.join(names)}, found {excerpt(output.name)}")
+    if not request.outputs:
+        return [(name, request.is_binary) for name in names]
+    return [(output.name, output.is_binary) for output in request.outputs]
