@@ -18,9 +18,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urldefrag, urlsplit
 
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
-
 from envtool.spec import selectors
 from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec
 
@@ -187,6 +184,9 @@ def _conda_line(dependency: Dependency) -> dict[str, Any]:
 
 
 def _pip_line(dependency: Dependency) -> dict[str, Any]:
+    from packaging.requirements import InvalidRequirement, Requirement  # most environments have no wheels
+    from packaging.utils import canonicalize_name
+
     text, marked, markers = dependency.text.rpartition(";") if ";" in dependency.text else (dependency.text, "", "")
     text, _, hashed = text.strip().partition(" --hash=")
     try:
