@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 from serve import durable_files
 from serve.checkpoint.manifest import Golden, Manifest, Stored, golden_issues, parse_golden
 from serve.errors import PublishError, ServeError
-from serve.settings.settings import load_settings
+from serve.settings.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from serve.model.loader import Loaded
     from serve.model.predictor import Predictor
+    from serve.model.trial import Say
 
 
 def read_golden(path: Path, checkpoint: Path, model: str | None = None) -> list[dict[str, object]]:
@@ -69,15 +71,26 @@ def check(checkpoint: Path, model: str | None = None) -> None:
 
 
 def _load(checkpoint: Path, model: str | None) -> Predictor:
-    settings = load_settings(os.environ, Path.cwd()).find(model)
-    sha256 = durable_files.hash_file(checkpoint)
-    # The trainer's own file: what a server may unpickle is that server's decision, and a signature comes after this.
-    allowed = replace(settings, allowed_pickles=frozenset({sha256}), verify_key=(), memory="unchecked")
-    from serve.model.loader import ModelLoader  # brings torch
-
-    return ModelLoader(allowed).load(Stored(checkpoint, sha256, checkpoint.stat().st_size), Manifest()).predictor
+    return load_own(load_settings(os.environ, Path.cwd()).find(model), checkpoint).predictor
 
 
 def _ask(golden: list[Golden], predictor: Predictor) -> list[object]:
     answers: list[object] = json.loads(json.dumps([predictor.predict(one.inputs) for one in golden]))
     return answers
+
+
+def load_own(settings: Settings, checkpoint: Path, say: Say | None = None) -> Loaded:
+    """Load a checkpoint of one's own as a server would, with all gates but those that are that server's to decide.
+
+    Args:
+        say: takes the events of the trial.
+
+    Raises:
+        ServeError: it cannot be loaded, or a gate refuses it.
+    """
+    from serve.model.loader import ModelLoader  # brings torch
+
+    sha256 = durable_files.hash_file(checkpoint)
+    # What a server may unpickle is that server's decision, and a signature comes after this.
+    allowed = replace(settings, allowed_pickles=frozenset({sha256}), verify_key=(), memory="unchecked")
+    return ModelLoader(allowed, say=say).load(Stored(checkpoint, sha256, checkpoint.stat().st_size), Manifest())
