@@ -18,7 +18,7 @@ from typing import Any
 
 from envtool.errors import InvalidFileError, Issue, SignatureError
 from envtool.mirrors import mirrors
-from envtool.signing import ed25519
+from envtool.signing import dsse
 
 VARIABLE = "ENVTOOL_TRUSTED_KEYS"
 CHANNELS_VARIABLE = "ENVTOOL_TRUSTED_CHANNELS"
@@ -38,7 +38,7 @@ class Keyring:
 
     def __init__(self, key_files: Sequence[Path]) -> None:
         keys = [_load(path, is_private=False) for path in key_files]
-        self._keys = {ed25519.key_id(key): key for key in keys}
+        self._keys = {dsse.key_id(key): key for key in keys}
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -57,7 +57,7 @@ class Keyring:
             hint = f"sign it, or trust no key: {VARIABLE} and [trust] in config.toml are empty by default"
             raise SignatureError(f"{name}: expected a signature by {known}, found none", hint)
         for key_id, key in self._keys.items():
-            if ed25519.is_valid(key, signature, content):
+            if dsse.is_valid(key, signature, content):
                 return key_id
         hint = "it was altered after it was signed, or another key signed it; get it again from where it was made"
         raise SignatureError(f"{name}: expected a signature by {known}, found one that none of them made", hint)
@@ -92,6 +92,6 @@ def _table() -> dict[str, list[str]]:
 
 def _load(path: Path, *, is_private: bool) -> Any:
     try:
-        return ed25519.load(path, is_private=is_private)
-    except ed25519.KeyFileError as error:
+        return dsse.load(path, is_private=is_private)
+    except dsse.KeyFileError as error:
         raise SignatureError(str(error), error.hint or _MAKE) from error
