@@ -29,7 +29,7 @@ _MAKE = (
 
 def sign(content: bytes, key_file: Path) -> bytes:
     """Sign the bytes of a file with a private key in PEM, without a password; the signature has 64 bytes."""
-    signature: bytes = _load(key_file, is_private=True).sign(content)
+    signature: bytes = load_key(key_file, is_private=True).sign(content)
     return signature
 
 
@@ -37,7 +37,7 @@ class Keyring:
     """The keys that are trusted."""
 
     def __init__(self, key_files: Sequence[Path]) -> None:
-        keys = [_load(path, is_private=False) for path in key_files]
+        keys = [load_key(path, is_private=False) for path in key_files]
         self._keys = {dsse.key_id(key): key for key in keys}
 
     def __bool__(self) -> bool:
@@ -90,8 +90,9 @@ def _table() -> dict[str, list[str]]:
     return table
 
 
-def _load(path: Path, *, is_private: bool) -> Any:
+def load_key(path: Path, *, is_private: bool, takes_ecdsa: bool = False) -> Any:
+    """Read a key in PEM. Raises SignatureError if it cannot be used."""
     try:
-        return dsse.load(path, is_private=is_private)
+        return dsse.load(path, is_private=is_private, takes_ecdsa=takes_ecdsa)
     except dsse.KeyFileError as error:
         raise SignatureError(str(error), error.hint or _MAKE) from error

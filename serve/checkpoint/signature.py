@@ -58,7 +58,7 @@ def sign(stated: Mapping[str, object], key_file: Path) -> dict[str, str]:
     Raises:
         SignatureError: the key cannot be used.
     """
-    key = _load(key_file, is_private=True)
+    key = load_key(key_file, is_private=True)
     value = base64.b64encode(key.sign(signed_bytes(stated))).decode()
     return {"algorithm": ALGORITHM, "key": dsse.key_id(key.public_key()), "value": value}
 
@@ -76,7 +76,7 @@ def sign_openssf(name: str, sha256: str, key_file: Path) -> dict[str, object]:
     Raises:
         SignatureError: the key cannot be used.
     """
-    key = _load(key_file, is_private=True, takes_ecdsa=True)
+    key = load_key(key_file, is_private=True, takes_ecdsa=True)
     hint = dsse.pem_sha256(key.public_key())
     resources = [{"name": ".", "algorithm": "sha256", "digest": sha256}]
     serialization = {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": []}
@@ -117,7 +117,7 @@ class Verifier:
     """
 
     def __init__(self, key_files: Sequence[Path]) -> None:
-        keys = [_load(path, is_private=False, takes_ecdsa=True) for path in key_files]
+        keys = [load_key(path, is_private=False, takes_ecdsa=True) for path in key_files]
         self._keys = {dsse.key_id(key): key for key in keys}
 
     def require(self, stated: Mapping[str, object]) -> None:
@@ -186,7 +186,8 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
         raise SignatureError(f"{path}: {error.strerror}", hint="name a new file") from error
 
 
-def _load(path: Path, *, is_private: bool, takes_ecdsa: bool = False) -> Any:
+def load_key(path: Path, *, is_private: bool, takes_ecdsa: bool = False) -> Any:
+    """Read a key in PEM. Raises SignatureError if it cannot be used."""
     with _errors_of_keys():
         return dsse.load(path, is_private=is_private, takes_ecdsa=takes_ecdsa)
 

@@ -98,3 +98,27 @@ def test_another_kind_of_key_is_refused(tmp_path: Path) -> None:
     subprocess.run(["openssl", "genpkey", "-algorithm", "RSA", "-out", tmp_path / "rsa.pem"], check=True)
     with pytest.raises(dsse.KeyFileError, match="expected an Ed25519 or ECDSA private key"):
         dsse.load(tmp_path / "rsa.pem", is_private=True, takes_ecdsa=True)
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "P-256"])
+def test_the_documented_lines_check_an_envelope_with_openssl_alone(tmp_path: Path, kind: str) -> None:
+    from envtool.signing import dsse
+
+    private, public = keys(tmp_path, kind)
+    key = dsse.load(private, is_private=True, takes_ecdsa=True)
+    envelope = dsse.seal(dsse.statement("https://example.org/p", {"x": "ab" * 32}, {"größe": 1}), key)
+    page = (ROOT / "docs/how-to/attest.md").read_text()
+    script = page.partition("```sh\n")[2].partition("```")[0]
+    assert len(script.splitlines()) <= 10
+
+    def check() -> subprocess.CompletedProcess[str]:
+        named = script.replace("team.pub", public.name)
+        return subprocess.run(["sh", "-c", named], cwd=tmp_path, capture_output=True, text=True)
+
+    (tmp_path / "env.dsse.json").write_text(json.dumps(envelope) + "\n")
+    done = check()
+    assert done.returncode == 0, done.stderr
+    assert '"größe": 1' in done.stdout
+    payload = base64.b64decode(envelope["payload"]).replace(b"ab", b"ba")
+    (tmp_path / "env.dsse.json").write_text(json.dumps({**envelope, "payload": base64.b64encode(payload).decode()}))
+    assert check().returncode != 0
