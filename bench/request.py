@@ -96,10 +96,9 @@ def connect(server, count: int) -> list:
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
-    from serve.batching.scheduler import Scheduler, SoleConnection
+    from serve.batching.scheduler import Scheduler
     from serve.gateway.asgi_app import AsgiApp
-    from serve.workers.header_cache import HeaderCache
-    from serve.workers.http_protocol import Bounds, Connection
+    from serve.workers.http_protocol import Bounds, Connection, HeaderCache, SoleConnection
 
     loop = asyncio.get_running_loop()
     app = AsgiApp(server, None, Scheduler(loop, server.telemetry.worker_metrics.request_counters.batch))

@@ -3,49 +3,36 @@
 What is ready at the same moment runs as one batch: in the loop where that is shorter than a millisecond, otherwise in a
 thread of the model's own, so that health checks, the heartbeat and other models never wait for it. Which requests
 share a run, and what counts as short, is in `serve.batching.batch_queue`.
+
+A small share of the joined requests is answered once more, alone, to prove that company made no difference: after the
+answer has gone, and within the share of the work that the settings allow.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import math
+import random
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Callable, Union
 
 from serve.batching.batch_queue import BatchQueue, Limits, RunTime, Task, run_batch
-from serve.batching.sampling import Sampler
 from serve.errors import ServeError
 from serve.http.messages import Response
+from serve.inference.inspection import Remade, inspect
+from serve.inference.prediction import Prediction
+from serve.swap.generation import identify
 
 if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
-    from serve.inference.prediction import Prediction
     from serve.model.predictor import Predictor
     from serve.model.slot import Generation
 
-# After so many requests in a row on one connection, no other one is expected to join the next.
-_LONG_STREAK = 8
 Done = Callable[[Union[Response, Exception]], None]
-
-
-class SoleConnection:
-    """How many requests in a row came on the same connection; one for all connections of a worker."""
-
-    __slots__ = ("connection", "length")
-
-    def __init__(self) -> None:
-        self.connection: object = None
-        self.length = 0
-
-    def goes_on(self, connection: object) -> bool:
-        """Note a request, and say whether its connection seems to be the only one that asks."""
-        if connection is not self.connection:
-            self.connection, self.length = connection, 0
-        self.length += 1
-        return self.length > _LONG_STREAK
 
 
 class LateError(ServeError):
@@ -100,7 +87,8 @@ class Scheduler:
             run = functools.partial(_run_together, instance, prediction.generation)
             batch_queue.put(Task(key, rows, taken, run, finish, now_s, until_s, prediction))
         else:
-            batch_queue.put(Task(None, 1, taken, functools.partial(_run_alone, predictor), finish, now_s, until_s))
+            run = functools.partial(_run_alone, predictor)
+            batch_queue.put(Task(None, 1, taken, run, finish, now_s, until_s, prediction))
         if not is_alone:
             self._wake(batch_queue)
 
@@ -188,7 +176,10 @@ class Scheduler:
 def _time(batch: Sequence[Task]) -> tuple[list[Any], RunTime]:
     started_s, started_cpu_s = time.monotonic(), time.thread_time()
     results = run_batch(batch)
-    return results, RunTime(time.thread_time() - started_cpu_s, time.monotonic() - started_s)
+    took = RunTime(time.thread_time() - started_cpu_s, time.monotonic() - started_s)
+    rows = sum(task.rows for task in batch)
+    results = inspect([task.owner for task in batch], results, rows, took.wall_s, [task.deadline_s for task in batch])
+    return results, took
 
 
 def _run_alone(predictor: Predictor, several: Sequence[Any]) -> Sequence[Any]:
@@ -214,3 +205,69 @@ def _finish(prediction: Prediction, done: Done, given: Any) -> None:
         done(error)
         return
     done(answer)
+
+
+class Sampler:
+    """Chooses the joined requests of a model that are answered once more, within a share of the time of its runs."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._worked_s = self._spent_s = 0.0
+        self._is_busy = False
+
+    def choose(self, batch: Sequence[Task], results: Sequence[Any], worked_s: float) -> Sample | None:
+        """Choose one request of a batch that has run, and hold its generation."""
+        self._worked_s += worked_s
+        if len(batch) == 1 or self._is_busy or not self._spent_s < self._share * self._worked_s:
+            return None
+        place = random.randrange(len(batch))  # noqa: S311 - nothing secret about it
+        prediction, result = batch[place].owner, results[place]
+        if isinstance(result, (Exception, Remade)) or prediction.instance.batching.is_over(_number(prediction)):
+            return None
+        prediction.instance.slot.hold(prediction.generation)
+        self._is_busy = True
+        return Sample(self, prediction, copy.deepcopy(result), [task.rows for task in batch], place)
+
+    def note(self, spent_s: float) -> None:
+        """Count the time of a sample that is done."""
+        self._spent_s += spent_s
+        self._is_busy = False
+
+
+class Sample:
+    """One joined request that is answered once more.
+
+    Args:
+        prediction: the request; its generation is held.
+        result: of the module for it in company.
+        rows: of each request that shared the run.
+    """
+
+    def __init__(self, sampler: Sampler, prediction: Prediction, result: Any, rows: Sequence[int], place: int) -> None:
+        self._sampler, self._prediction, self._result = sampler, prediction, result
+        self._rows, self._place = rows, place
+
+    def prove(self) -> None:
+        """Answer it alone, compare, and where the answer is another one, end batching for the generation."""
+        prediction, started_s = self._prediction, time.monotonic()
+        predictor = prediction.generation.predictor
+        try:
+            gap = predictor.compare_alone(prediction.taken, self._result, self._rows, self._place)
+            if gap:
+                self._report(gap)
+        except Exception as error:  # the module's code, which fails alone and not in company
+            self._report(repr(error))
+        finally:
+            prediction.instance.slot.release(prediction.generation)
+            self._sampler.note(time.monotonic() - started_s)
+
+    def _report(self, gap: float | str) -> None:
+        instance, generation = self._prediction.instance, self._prediction.generation
+        instance.batching.end(_number(self._prediction))
+        instance.log.emit(
+            "batch_mismatch", **identify(generation), gap=gap, requests=len(self._rows), rows=sum(self._rows)
+        )
+
+
+def _number(prediction: Prediction) -> int:
+    return prediction.generation.provenance.generation

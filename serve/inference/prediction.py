@@ -1,4 +1,7 @@
-"""Predictions in three steps, the same for every protocol and every server.
+"""The models of one worker, the choice of what answers a request, and predictions in three steps.
+
+A model has what answers by default, `stable`, and may have a `canary`, which answers a part of the requests, and a
+`shadow`, whose answers are only compared. Each label is a model instance with its own watch, store and slot.
 
 `ask` understands the request and takes a lease on one generation; `Prediction.run` runs the module, alone or, by
 whoever batches, together with others of the same generation; `Prediction.answer` writes the response and ends the
@@ -7,21 +10,29 @@ lease. A protocol states only how bytes become inputs and how what the module ga
 
 from __future__ import annotations
 
+import hashlib
+import math
+import random
+import time
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol
 
 from serve.errors import InputError, NotLiveError, NotServedError, RequestError
 from serve.http.messages import Request, Response, fail, not_live
-from serve.inference.model import spec_of
-from serve.inference.shadow import Asked
+from serve.inference.inspection import Remade, inspect
+from serve.inference.shadow import Asked, Shadow
 from serve.model.predictor import Predictor
+from serve.settings.settings import CANARY, SHADOW, STABLE
 
 if TYPE_CHECKING:
     from serve.checkpoint.provenance import Provenance
     from serve.inference.model_instance import ModelInstance
-    from serve.inference.registry import Registry
     from serve.model.slot import Generation
+    from serve.settings.settings import ServerSettings
 
 Take = Callable[[Predictor], Any]
+# Which generation was asked first, and what was wrong with its answer.
+RETRIED = "X-Model-Retried"
 
 
 class Dialect(Protocol):
@@ -65,6 +76,12 @@ class Prediction(NamedTuple):
 
     def answer(self, given: Any) -> Response:
         """Write the response and end the lease."""
+        if isinstance(given, Remade):
+            self.end()
+            made_by = self._replace(instance=given.instance, generation=given.generation, shadow=None)
+            answer = made_by.answer(given.given)
+            number = self.generation.provenance.generation
+            return answer._replace(headers={**answer.headers, RETRIED: f"generation={number}; {given.signal}"})
         predictor, provenance = self.generation.predictor, self.generation.provenance
         try:
             try:
@@ -83,7 +100,8 @@ class Prediction(NamedTuple):
             outputs = self.generation.predictor.postprocess(given)
         except Exception:  # outputs that no JSON can hold; the request is answered, and nothing may fail it any more
             return
-        self.server.shadow.offer(Asked(shadow, self.again, outputs))
+        number = 0 if shadow.settings.label == SHADOW else self.generation.provenance.generation
+        self.server.shadow.offer(Asked(shadow, self.again, outputs, self.instance, number))
 
     def end(self) -> None:
         """End the lease without a response; for a module that failed."""
@@ -120,20 +138,198 @@ def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Pred
     except BaseException:
         instance.slot.release(generation)
         raise
-    return Prediction(instance, generation, taken, dialect, again, model.shadow, server)
+    return Prediction(instance, generation, taken, dialect, again, model.compare_with(instance), server)
 
 
-def complete(found: Response | Prediction) -> Response:
-    """Bring a request to its end in this thread."""
+def complete(found: Response | Prediction, deadline_s: float | None = None) -> Response:
+    """Bring a request to its end in this thread.
+
+    Args:
+        deadline_s: until when the answer is wanted, on the monotonic clock; `None` for ever.
+    """
     if isinstance(found, Response):
         return found
+    given: Any
+    began_s = time.monotonic()
     try:
         given = found.run()
+    except Exception as error:  # the module's code may raise anything
+        given = error
     except BaseException:
         found.end()
         raise
+    seconds, predictor = time.monotonic() - began_s, found.generation.predictor
+    rows = predictor.count_rows(found.taken) if predictor.can_batch else 1
+    (given,) = inspect([found], [given], rows, seconds, [math.inf if deadline_s is None else deadline_s])
+    if isinstance(given, Exception):
+        found.end()
+        raise given
     return found.answer(given)
 
 
 def _with(answer: Response, provenance: Provenance) -> Response:
     return Response(answer.status, {**answer.headers, **provenance.headers}, answer.body)
+
+
+class Registry:
+    """The models of one worker; making it starts nothing and imports no torch."""
+
+    def __init__(self, settings: ServerSettings, models: Mapping[str, Model]) -> None:
+        self.settings, self.models = settings, models
+        self.shadow = Shadow()
+
+    @property
+    def instances(self) -> Iterator[ModelInstance]:
+        """All labels of all models."""
+        return (instance for model in self.models.values() for instance in model.labels.values())
+
+    def find(self, name: str | None) -> Model:
+        """Find a model.
+
+        Args:
+            name: as a request has it; `None` for the only one.
+
+        Raises:
+            NotServedError: there is no such model, or none was named and there are several.
+        """
+        if name is None and len(self.models) == 1:
+            return next(iter(self.models.values()))
+        if name is None or name not in self.models:
+            raise NotServedError(f"model: expected {' or '.join(self.models)}, found {name or 'none'}")
+        return self.models[name]
+
+
+_KEY = "x-canary-key"
+# Of a canary's answers, where its rule wants them compared with those of the stable label.
+_COMPARED_SHARE = 0.5
+
+
+class ModelSpec(NamedTuple):
+    """What a request asks for.
+
+    Args:
+        name: of the model; `None` for the only one.
+        version: that must answer; `None` for any.
+        label: that must answer; `None` for any.
+        key: what always gets the same side of a canary; `None` for a draw.
+    """
+
+    name: str | None = None
+    version: str | None = None
+    label: str | None = None
+    key: str | None = None
+
+
+def spec_of(request: Request) -> ModelSpec:
+    """Read from path and headers which model is meant.
+
+    Args:
+        request: its path names the model, and may name a version or a label.
+    """
+    label = request.place.get("label", request.headers.get("x-model-label"))
+    return ModelSpec(request.place.get("name"), request.place.get("version"), label, request.headers.get(_KEY))
+
+
+class Model:
+    """One model with its labels.
+
+    Args:
+        labels: the runtimes; `stable` is always there.
+        draw: gives a number from 0 up to 1 that decides who answers.
+    """
+
+    def __init__(
+        self, name: str, labels: Mapping[str, ModelInstance], draw: Callable[[], float] = random.random
+    ) -> None:
+        self.name = name
+        self.labels = labels
+        self._draw = draw
+        self._compared = 0.0
+        canary = labels.get(CANARY)
+        if canary is not None:
+            canary.guard.elsewhere = labels[STABLE]
+            self._compared = _COMPARED_SHARE if "agreement" in canary.settings.promote else 0.0
+
+    @property
+    def stable(self) -> ModelInstance:
+        """What answers by default."""
+        return self.labels[STABLE]
+
+    def compare_with(self, instance: ModelInstance) -> ModelInstance | None:
+        """Choose what is asked as well, this time, and compared with the answer of an instance; `None` for nothing."""
+        if self._compared and instance.settings.label == CANARY:
+            return self.stable if self._draw() < self._compared else None
+        shadow = self.labels.get(SHADOW)
+        return shadow if shadow is not None and self._draw() < shadow.settings.share else None
+
+    @property
+    def versions(self) -> dict[str, ModelInstance]:
+        """What can be asked for by its version: those that are live, but not the shadow."""
+        instances = [self.labels[label] for label in (CANARY, STABLE) if label in self.labels]
+        return {live.provenance.version: instance for instance in instances if (live := instance.slot.live) is not None}
+
+    def choose(self, spec: ModelSpec) -> ModelInstance:
+        """Choose who answers a request.
+
+        Raises:
+            NotServedError: no such version or label is served.
+        """
+        if spec.label is not None:
+            if spec.label not in self.labels or spec.label == SHADOW:
+                known = ", ".join(label for label in self.labels if label != SHADOW)
+                raise NotServedError(f"{self.name}: label: expected {known}, found {spec.label}")
+            return self.labels[spec.label]
+        if spec.version is not None:
+            versions = self.versions
+            if spec.version not in versions:
+                known = ", ".join(versions) or "none, as nothing is live yet"
+                raise NotServedError(f"{self.name}: version: expected {known}, found {spec.version}")
+            return versions[spec.version]
+        canary = self.labels.get(CANARY)
+        if canary is not None and self._draws(canary, spec.key):
+            live = canary.slot.live
+            if live is not None and not canary.batching.has_ended(live.provenance.generation):
+                return canary
+        return self.stable
+
+    def _draws(self, canary: ModelInstance, key: str | None) -> bool:
+        """Whether a request is the canary's; the same key gets the same answer in every worker and after restarts."""
+        if key is None:
+            return self._draw() < canary.settings.share
+        digest = hashlib.blake2b(f"{self.name}:{key}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") < canary.settings.share * 2**64
+
+
+class Found(NamedTuple):
+    """A model and the label of it that a request names."""
+
+    model: Model
+    instance: ModelInstance
+
+
+def select(server: Registry, request: Request) -> Found:
+    """Find what a request names; where it names neither version nor label, what answers by default.
+
+    Raises:
+        NotServedError: there is no such model, version or label.
+    """
+    spec = spec_of(request)
+    model = server.find(spec.name)
+    return Found(model, model.stable if spec.version is None and spec.label is None else model.choose(spec))
+
+
+def describe_selected(server: Registry, request: Request, write: Callable[[Found, Generation], Response]) -> Response:
+    """Answer a request for what a model is.
+
+    Returns:
+        What `write` returned, with provenance headers; 404 for what is not served, 503 while nothing is live.
+    """
+    try:
+        found = select(server, request)
+    except NotServedError as error:
+        return fail(404, error.message)
+    live = found.instance.slot.live
+    if live is None:
+        return not_live(found.instance.reloader.status.verdict)
+    answer = write(found, live)
+    return answer._replace(headers={**answer.headers, **live.provenance.headers})

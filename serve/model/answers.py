@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from serve.checkpoint.golden import Golden
+from serve.checkpoint.manifest import Golden
 from serve.errors import CheckpointError, TrialError
 
 _MOST_SHOWN = 3
@@ -47,6 +47,18 @@ def differences(expected: object, actual: object, rtol: float, atol: float) -> I
             yield from (f".{key}{issue}" for issue in differences(expected[key], actual[key], rtol, atol))
     elif type(expected) is not type(actual) or _is_list(expected) or expected != actual:
         yield f": expected {_show(expected)}, found {_show(actual)}"
+
+
+def find_top(value: object) -> object:
+    """Replace the innermost lists of numbers by the place of their largest one."""
+    if isinstance(value, Mapping):
+        return {key: find_top(part) for key, part in value.items()}
+    if not _is_list(value):
+        return value
+    parts: Sequence[object] = value  # type: ignore[assignment]
+    if parts and all(isinstance(part, _NUMBER) for part in parts):
+        return max(range(len(parts)), key=lambda place: parts[place])  # type: ignore[arg-type, return-value]
+    return [find_top(part) for part in parts]
 
 
 def as_json(outputs: object) -> object:

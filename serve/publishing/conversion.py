@@ -1,24 +1,30 @@
 """On the trainer's side: a state dict that torch.save wrote becomes safetensors, which run no code when they are read.
 
+A pickle names what it wants called. Of one that holds objects beside its tensors, each name leads either to what builds
+tensors, or to a class that takes everything and does nothing: `find_class` is the only way from a pickle to code.
+
 Needs torch and safetensors, so only `serve.publishing.converted_source` imports it, and only when there is something
 to convert.
 """
 
 from __future__ import annotations
 
+import inspect
+import pickle
+import types
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import safetensors
 import safetensors.torch
 import torch
+from torch.nn.parameter import is_lazy
 
 from serve.checkpoint.formats import SAFETENSORS, strip_prefix
 from serve.errors import CheckpointError
 from serve.model import state_dicts, weights
 from serve.model.state_dicts import strip_wrappers
 from serve.model.tensors import storage_of
-from serve.publishing import tensors_only
 
 # The code of what is a whole state dict, but nothing that safetensors can hold.
 UNFIT = "unfit"
@@ -52,6 +58,9 @@ def convert(
     if strangers:
         said = f"safetensors hold tensors only, found {type(state[strangers[0]]).__name__} as {strangers[0]}"
         raise CheckpointError(UNFIT, said, hint="publish it with --no-convert, or keep it in a tensor")
+    empty = next((name for name, value in state.items() if value.is_meta or is_lazy(value)), None)
+    if empty is not None:
+        raise CheckpointError("content", f"{empty}: expected values, found a tensor without any", hint=weights.RUN_ONCE)
     seen: set[int] = set()
     try:
         held = {name: _own(tensor, seen) for name, tensor in state.items()}
@@ -73,7 +82,7 @@ def _read(source: Path, format: str, may_unpickle: bool) -> tuple[Any, list[str]
         if error.code != "pickle":
             raise
         try:
-            found, left_out = tensors_only.read(source)
+            found, left_out = read_tensors_only(source)
             state_dicts.states_in(found)
         except Exception:  # the weights themselves are in an object, as those of a whole module
             raise error from None
@@ -89,3 +98,57 @@ def _own(tensor: Any, seen: set[int]) -> Any:
     seen.add(memory)
     is_part = storage_of(tensor).nbytes() != tensor.numel() * tensor.element_size()
     return tensor.clone() if is_part else tensor
+
+
+# What `torch.Tensor.__reduce_ex__` names, from torch 1.12 to 2.13.
+_BUILDERS = (
+    "_rebuild_tensor_v2",
+    "_rebuild_tensor_v3",
+    "_rebuild_parameter",
+    "_rebuild_sparse_tensor",
+    "_rebuild_qtensor",
+)
+_ALLOWED = {("collections", "OrderedDict"), ("torch", "Size"), ("torch", "device")}
+_ALLOWED |= {("torch._utils", name) for name in _BUILDERS}
+_ALLOWED |= {("torch.serialization", "_get_layout"), ("torch.storage", "UntypedStorage")}
+
+
+class LeftOut:
+    """Stands for an object of any class beside the weights; the class is not even imported."""
+
+    def __init__(self, *arguments: object, **named: object) -> None:
+        pass
+
+    def take(self, *anything: object) -> None:
+        """Pass over what a pickle wants stored in it."""
+
+    __setstate__ = __setitem__ = append = extend = add = take
+
+
+def read_tensors_only(path: Path) -> tuple[Any, list[str]]:
+    """Read what torch.save wrote.
+
+    Returns:
+        What was saved, with a `LeftOut` for each object that is neither plain nor a tensor, and the names of what was
+        left out.
+
+    Raises:
+        Exception: of torch, pickle and others: it cannot be read_tensors_only so.
+    """
+    left_out: set[str] = set()
+
+    class Unpickler(pickle.Unpickler):  # its C implementation, which stores through the methods of what it built
+        def find_class(self, module: str, name: str) -> Any:
+            is_type = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+            if is_type or (module, name) in _ALLOWED:
+                return super().find_class(module, name)
+            left_out.add(f"{module}.{name}")
+            return LeftOut
+
+    def load(file: IO[bytes], **options: Any) -> Any:
+        return Unpickler(file, **options).load()
+
+    careful = types.SimpleNamespace(Unpickler=Unpickler, load=load, __name__="pickle")
+    options = {"weights_only": False} if "weights_only" in inspect.signature(torch.load).parameters else {}
+    found = torch.load(str(path), map_location="cpu", pickle_module=careful, **options)
+    return found, sorted(left_out)

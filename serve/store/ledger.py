@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING
 
 from serve import durable_files
 from serve.errors import LedgerError
-from serve.store import host_lock
 
 if TYPE_CHECKING:
     from serve.store.checkpoint_store import Store
 
 CHECKPOINT = "checkpoint"
 ROLLBACK = "rollback"
+# From a generation that did not hold, by itself.
+RETURN = "return"
+# From a canary or a shadow whose rule came true.
+PROMOTION = "promotion"
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class Ledger:
         Raises:
             OSError: the file cannot be written.
         """
-        with host_lock.hold(self.lock_path):
+        with durable_files.hold(self.lock_path):
             entries = self.read()
             for entry in entries:
                 is_same = entry.fingerprint == proposed.fingerprint and entry.has_same_content(proposed)

@@ -22,12 +22,11 @@ from gunicorn.errors import HaltServer
 from uvicorn.server import Server as Uvicorn
 from uvicorn_worker import UvicornWorker
 
-from serve.batching.scheduler import Scheduler, SoleConnection
+from serve.batching.scheduler import Scheduler
 from serve.errors import Issue, SettingsError, describe
 from serve.gateway.asgi_app import AsgiApp
-from serve.http.extension import find_server
-from serve.workers.header_cache import HeaderCache
-from serve.workers.http_protocol import Connection
+from serve.http.drain import find_server
+from serve.workers.http_protocol import Connection, HeaderCache, SoleConnection
 from serve.workers.request_head import Bounds
 
 _SWEEP_S = 1.0

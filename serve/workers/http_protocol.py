@@ -5,23 +5,25 @@ without a task, an ASGI message or a copy of the body. Everything else, and ever
 `Expect`, HTTP/1.0, pipelined requests, a peer that does not read), takes uvicorn's own way, so that there is
 one implementation of it.
 
+A client sends the same head over and over, and the answers of one generation differ in nothing but their bodies, so
+both heads are remembered by what they are made of. What is remembered is bounded, and never changed.
+
 It adds rules that uvicorn does not have: for a request's head, an offered upgrade, and the time that a peer may take.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from serve.batching.scheduler import SoleConnection
 from serve.gateway.asgi_app import AsgiApp
-from serve.http.messages import Request, Response, fail
-from serve.workers import header_cache
-from serve.workers.header_cache import Head, HeaderCache
-from serve.workers.request_head import NO_PROXY, Bounds, Fault, find_fault, too_large, without_offer
+from serve.http.messages import Request, Response, fail, headers_of
+from serve.http.route import Found, Table
+from serve.workers.request_head import NO_PROXY, Bounds, Fault, Field, find_fault, too_large, without_offer
 
 _JOINED_BYTES = 64 * 1024
 # How long a connection that is idle when the worker is to end may still bring a request; after that it is closed.
@@ -254,7 +256,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
     def _write(self, answer: Response, keep_alive: bool) -> None:
         parts: Sequence[Any] = answer.parts
         size_bytes = sum(map(len, parts))
-        head = header_cache.write(answer, self.server_state.default_headers, size_bytes, keep_alive)
+        head = write_head(answer, self.server_state.default_headers, size_bytes, keep_alive)
         if size_bytes < _JOINED_BYTES:
             self.transport.write(b"".join((head, *parts)))
         else:
@@ -273,3 +275,100 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
     def _refuse(self, fault: Fault) -> None:
         if not self.transport.is_closing():
             self._write(fail(fault.status, fault.message), keep_alive=False)
+
+
+# After so many requests in a row on one connection, no other one is expected to join the next.
+_LONG_STREAK = 8
+
+
+class SoleConnection:
+    """How many requests in a row came on the same connection; one for all connections of a worker."""
+
+    __slots__ = ("connection", "length")
+
+    def __init__(self) -> None:
+        self.connection: object = None
+        self.length = 0
+
+    def goes_on(self, connection: object) -> bool:
+        """Note a request, and say whether its connection seems to be the only one that asks."""
+        if connection is not self.connection:
+            self.connection, self.length = connection, 0
+        self.length += 1
+        return self.length > _LONG_STREAK
+
+
+_MOST_REMEMBERED, _LONGEST_REMEMBERED_BYTES = 1000, 2048
+
+
+class Head(NamedTuple):
+    """The head of a POST request.
+
+    Args:
+        found: the route of a prediction and the parts of the path that it names; `None` for everything else.
+        is_plain: whether a stated length is all that it asks for.
+    """
+
+    found: Found | None
+    path: str = ""
+    headers: Mapping[str, str] = {}
+    is_plain: bool = False
+
+
+_OTHER = Head(None)
+
+
+class HeaderCache:
+    """Understands heads."""
+
+    def __init__(self, table: Table, limit_bytes: int, bounds: Bounds) -> None:
+        self._table, self._limit_bytes, self._bounds = table, limit_bytes, bounds
+        self._remembered: dict[tuple[object, ...], Head] = {}
+
+    def read(self, url: bytes, fields: Sequence[Field]) -> Head:
+        """Understand the head of a POST request."""
+        key = (url, *fields)
+        head = self._remembered.get(key)
+        if head is None:
+            head = self._understand(url, fields)
+            if len(url) + sum(len(name) + len(value) for name, value in fields) <= _LONGEST_REMEMBERED_BYTES:
+                if len(self._remembered) >= _MOST_REMEMBERED:
+                    self._remembered.clear()  # rather than keep what one client has filled it with
+                self._remembered[key] = head
+        return head
+
+    def _understand(self, url: bytes, fields: Sequence[Field]) -> Head:
+        # Escapes and queries are left to uvicorn's way.
+        if not url.isascii() or any(mark in url for mark in (b"%", b"?", b"#")):
+            return _OTHER
+        path = url.decode("ascii")
+        found = self._table.find("POST", path)
+        if found is None:
+            return _OTHER
+        headers = headers_of(fields)
+        is_plain = (
+            "transfer-encoding" not in headers
+            and "expect" not in headers
+            and int(headers.get("content-length", 0)) <= self._limit_bytes
+            and find_fault(self._bounds, "1.1", url, fields) is None
+        )
+        return Head(found, path, headers, is_plain)
+
+
+def write_head(answer: Response, defaults: Sequence[Field], size_bytes: int, keep_alive: bool) -> bytes:
+    """Write the head of an answer; raises `ValueError` where a header would be several."""
+    begin = _write_head(answer.status, tuple(answer.headers.items()), tuple(defaults))
+    return begin + (b"content-length: %d\r\n\r\n" if keep_alive else _CLOSING) % size_bytes
+
+
+_CLOSING = b"content-length: %d\r\nconnection: close\r\n\r\n"
+
+
+@functools.lru_cache(256)
+def _write_head(status: int, headers: tuple[tuple[str, str], ...], defaults: tuple[Field, ...]) -> bytes:
+    fields = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    if fields.count("\n") != len(headers) or fields.count("\r") != len(headers):
+        raise ValueError("a header: expected one line, found several")
+    own = [b"%s: %s\r\n" % header for header in defaults]
+    line: bytes = STATUS_LINE[status]
+    return b"".join((line, *own, fields.encode("latin-1")))

@@ -17,14 +17,10 @@ ROOT = Path(__file__).parents[2]
 # The one door, or the few, for each outside thing.
 DOORS = {
     "a2wsgi": {"serve/workers/event_loop_worker.py"},
-    "uvicorn": {
-        "serve/workers/http_protocol.py",
-        "serve/workers/header_cache.py",
-        "serve/workers/event_loop_worker.py",
-    },
+    "uvicorn": {"serve/workers/http_protocol.py", "serve/workers/event_loop_worker.py"},
     "gunicorn": {
         "serve/workers/thread_worker.py",
-        "serve/workers/reload_handover.py",
+        "serve/workers/process_lifecycle.py",
         "serve/workers/event_loop_worker.py",
         "envtool/channel/server.py",
     },
@@ -38,12 +34,11 @@ DOORS = {
     "prometheus_client": {"serve/metrics/metric_families.py"},
     "rattler": {"envtool/solve/conda_solver.py", "envtool/prefix/rattler.py", "envtool/channel/index.py"},
     "rich": {"envtool/console.py"},
-    "structlog": {"serve/events/event.py"},
-    "subprocess": {"envtool/subprocesses.py", "serve/events/webhook.py"},
+    "structlog": {"serve/events/event_log.py"},
+    "subprocess": {"envtool/subprocesses.py", "serve/events/webhook.py", "serve/development/dev_server.py"},
     "torch": {
         "serve/publishing/conversion.py",
-        "serve/publishing/tensors_only.py",
-        *(f"serve/model/{name}.py" for name in ("batch_independence", "inputs", "request_state", "tensors")),
+        *(f"serve/model/{name}.py" for name in ("batch_independence", "example", "inputs", "request_state", "tensors")),
         *(f"serve/model/{name}.py" for name in ("torch_predictor", "trial", "weights")),
     },
     "urllib3": {"envtool/fetch/client.py"},
@@ -143,8 +138,9 @@ STOREYS = {
         export audit image channel bundle deploy doctor ci cli __main__
     """,
     "serve": """
-        errors durable_files codec http events checkpoint settings system source store model swap fleet inference
-        batching protocols operations metrics observability gateway workers publishing cli gunicorn_conf wsgi __main__
+        errors durable_files codec http events checkpoint settings system source store rollout model swap fleet
+        inference batching protocols operations metrics observability gateway workers publishing development
+        cli gunicorn_conf wsgi __main__
     """,
 }
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from serve.gateway import page
-from serve.gateway.page import ASSETS, send_asset
+from serve.gateway import monitoring
+from serve.gateway.monitoring import ASSETS, send_asset
 from serve.metrics.totals import Traffic
 from serve.observability.status_page import Look, describe_model, list_swaps
 from serve.operations.operations import Past, Status
 from serve.store.ledger import Entry
-from serve.store.rejection import Record
+from serve.store.quarantine import Record
 from serve.swap.shared_state import Row
 
 
@@ -23,7 +23,7 @@ def text_of(name):
 
 
 def test_every_file_is_sent_with_a_strict_policy():
-    directory = Path(page.__file__).parent
+    directory = Path(monitoring.__file__).parent / "page"
     assert set(ASSETS) == {path.name for path in directory.iterdir() if path.suffix not in (".py", "")}
     for name in ASSETS:
         answer = send_asset(name)
@@ -103,7 +103,7 @@ def test_a_model_is_described_without_what_is_nobodys_business():
     traffic = Traffic(5, 1, 2, {0.1: 3, float("inf"): 5})
     told = describe_model(Look("m", "m", "stable", status, HISTORY, EVENTS, "fine", 0.0, traffic, {7: {"pss": 100}}))
     assert list(told["workers"]) == [
-        {"pid": 7, "preparing": 0, "prepared": 0, "live": 2, "state": "serving", "pss_bytes": 100}
+        {"pid": 7, "preparing": 0, "prepared": 0, "live": 2, "parent": 0, "state": "serving", "pss_bytes": 100}
     ]
     assert told["traffic"]["latency"] == [[0.1, 3], [None, 5]]
     assert "marker" not in told["committed"]
