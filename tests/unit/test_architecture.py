@@ -24,7 +24,7 @@ DOORS = {
         "serve/workers/event_loop_worker.py",
         "envtool/channel/server.py",
     },
-    "boto3": {"envtool/channel/s3_storage.py"},
+    "boto3": {"envtool/channel/storage.py"},
     "cryptography": {"envtool/signing/dsse.py", "serve/checkpoint/dsse.py"},
     "PIL": {"serve/codec/image.py"},
     "mlflow": {"serve/source/mlflow_registry.py"},
@@ -43,7 +43,7 @@ DOORS = {
     },
     "urllib3": {"envtool/fetch/client.py"},
     "uv": {"envtool/pypi/uv.py"},
-    "werkzeug": {"envtool/channel/wsgi.py", "serve/gateway/flask_app.py"},
+    "werkzeug": {"envtool/channel/server.py", "serve/gateway/flask_app.py"},
     "watchdog": {"serve/source/file_events.py"},
     "yaml": {"envtool/yaml_document.py"},
 }

@@ -8,21 +8,28 @@ three ways to fail, on which different people act: a stale lock is the author's,
 from __future__ import annotations
 
 import enum
+import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from envtool import subprocesses
 from envtool.atomic_files import write_atomically
-from envtool.ci import second_judge
 from envtool.errors import EnvtoolError, HashMismatchError, NetworkError, ProcessError
 from envtool.export.sbom import BomRequest, bill_of_materials
 from envtool.install.create import create
 from envtool.install.rebuild import compare_with_rebuilt
+from envtool.lockfile.conda_lock_v1 import Lockfile, format_lockfile
+from envtool.scratch import scratch_directory
+from envtool.solve.content_hash import virtual_package_specification
+from envtool.solve.lock import with_virtual_packages
 from envtool.solve.staleness import check
-from envtool.verify.findings import Finding, as_junit
-from envtool.verify.verify import verify
+from envtool.spec.environment import EnvironmentSpec
+from envtool.verify import Finding, as_junit, escape_for_github, verify
 
 if TYPE_CHECKING:
     from envtool.console import ProgressDisplay
@@ -31,6 +38,44 @@ if TYPE_CHECKING:
     from envtool.lockfile.conda_lock_v1 import Lockfile
     from envtool.prefix.prefix import Prefix
     from envtool.solve.lock import LockRequest
+
+# In another process: importing conda-lock takes a second and replaces modules that it brings along.
+_SCRIPT = """\
+import json, pathlib, sys
+from conda_lock.content_hash import compute_content_hashes
+from conda_lock.lockfile import parse_conda_lock_file
+from conda_lock.src_parser import make_lock_spec
+from conda_lock.virtual_package import virtual_package_repo_from_specification
+here = pathlib.Path(sys.argv[1])
+parse_conda_lock_file(here / "conda-lock.yml")
+names = (here / "names.json").as_uri()  # none: only pip is looked up, which has the same name everywhere
+sources, platforms = [pathlib.Path(each) for each in sys.argv[3:]], sys.argv[2].split(",")
+spec = make_lock_spec(src_files=sources, platform_overrides=platforms, mapping_url=names)
+print(json.dumps(compute_content_hashes(spec, virtual_package_repo_from_specification(here / "virtual.json"))))
+"""
+
+
+def is_installed() -> bool:
+    """Whether this Python has conda-lock."""
+    return find_spec("conda_lock") is not None
+
+
+def conda_lock_hashes(lockfile: Lockfile, spec: EnvironmentSpec) -> dict[str, str]:
+    """The content hash of each platform as conda-lock computes it, after it has read the lock.
+
+    Raises:
+        ProcessError: conda-lock cannot read the lock or the sources.
+    """
+    declared = {each.platform: each.virtual_packages for each in with_virtual_packages(spec).platforms}
+    with scratch_directory() as scratch:
+        (scratch / "conda-lock.yml").write_text(format_lockfile(lockfile), encoding="utf-8")
+        (scratch / "names.json").write_text("{}")
+        (scratch / "virtual.json").write_text(json.dumps(virtual_package_specification(declared)))
+        sources = [str(Path(each).resolve()) for each in spec.paths]
+        argv = [sys.executable, "-W", "ignore", "-c", _SCRIPT, str(scratch), ",".join(sorted(declared)), *sources]
+        found: dict[str, str] = json.loads(subprocesses.run(argv, cwd=scratch, env={"RUNNER_TEMP": str(scratch)}))
+        return found
+
 
 _SHOWN = 20
 
@@ -114,7 +159,7 @@ def run(job: Job, cache: Cache, display: ProgressDisplay) -> CiReport:
     steps.append(_attempt("the bill of materials is written", lambda: _write_sbom(job)))
     if job.database is not None:
         steps.append(_attempt("no package has a known vulnerability", lambda: _audit(job)))
-    if second_judge.is_installed():
+    if is_installed():
         steps.append(_attempt("conda-lock reads the lock and computes its content hash", lambda: _second_judge(job)))
     receipt = job.prefix.receipt() if made.verdict is Verdict.GOOD else None
     count = len(receipt.packages) if receipt else len(job.request.packages())
@@ -144,7 +189,7 @@ def _freshness(job: Job) -> tuple[Verdict, Sequence[str]]:
 
 def _second_judge(job: Job) -> tuple[Verdict, Sequence[str]]:
     try:
-        theirs = second_judge.conda_lock_hashes(job.lockfile, job.freshness.spec)
+        theirs = conda_lock_hashes(job.lockfile, job.freshness.spec)
     except ProcessError as error:  # a pip option that only envtool reads, for one
         return Verdict.SKIPPED, error.message.splitlines()[-1:]
     differ = [each for each, digits in theirs.items() if job.lockfile.content_hash.get(each, digits) != digits]
@@ -191,3 +236,74 @@ def _write_sbom(job: Job) -> tuple[Verdict, Sequence[str]]:
     text = bill_of_materials(wanted, is_offline=True)
     write_atomically(job.output / "sbom.json", text)
     return Verdict.GOOD, []
+
+
+_MARKS = {Verdict.GOOD: "✅", Verdict.SKIPPED: "⏭️"}
+_ADVICE = {
+    Verdict.STALE: "run `envtool lock` and commit the lock with what you changed",
+    Verdict.UNREACHABLE: "run the job again; `envtool mirror probe` shows which places answer, and a cache that is "
+    "kept between runs needs none of them",
+    Verdict.IRREPRODUCIBLE: "the same lock gave other bytes: look at the files below before you trust either",
+    Verdict.VULNERABLE: "`envtool lock --upgrade-package NAME` moves a package to its fix; what does not affect you "
+    "goes into the file of --ignore, with a date",
+    Verdict.ERROR: "the machine or the lock cannot be used as it is",
+}
+
+
+def as_markdown(report: CiReport, lockfile: str) -> str:
+    """One page: the verdict, a table of the steps, and what each of them found."""
+    verdict = report.verdict
+    title = "reproducible" if verdict is Verdict.GOOD else verdict.value
+    lines = [f"## {_mark(verdict)} {_code(lockfile)}: {title}", ""]
+    if verdict in _ADVICE:
+        lines += [f"**What to do:** {_ADVICE[verdict]}.", ""]
+    lines += ["| | step | verdict | seconds |", "|---|---|---|--:|"]
+    for step in report.steps:
+        lines.append(f"| {_mark(step.verdict)} | {step.name} | {step.verdict.value} | {step.elapsed_s:.1f} |")
+    digest = f", env digest {_code(report.env_digest)}" if report.env_digest else ""
+    lines += ["", f"{report.package_count} packages{digest}"]
+    for step in report.steps:
+        if step.verdict.exit_code:
+            lines += ["", f"### {step.name}: {step.verdict.value}", "", "```text", *map(_plain, step.lines), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def as_annotations(report: CiReport) -> list[str]:
+    """Workflow commands of GitHub, one for each step that failed; the title has its verdict."""
+    return [
+        f"::error title=envtool ci%3A {each.verdict.value}::{escape_for_github(_sentence(each))}"
+        for each in report.steps
+        if each.verdict.exit_code
+    ]
+
+
+def as_dict(report: CiReport) -> dict[str, Any]:
+    """The result for programs."""
+    steps = [
+        {"name": each.name, "verdict": each.verdict.value, "elapsed_s": each.elapsed_s, "lines": list(each.lines)}
+        for each in report.steps
+    ]
+    return {
+        "verdict": report.verdict.value,
+        "exit_code": report.verdict.exit_code,
+        "env_digest": report.env_digest,
+        "package_count": report.package_count,
+        "steps": steps,
+    }
+
+
+def _sentence(step: Step) -> str:
+    return f"not shown: {step.name}\n" + "\n".join(step.lines)
+
+
+def _mark(verdict: Verdict) -> str:
+    return _MARKS.get(verdict, "❌")
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"
+
+
+def _plain(line: str) -> str:
+    # A line that looks like the end of the block would let what follows be read as Markdown.
+    return line.replace("```", "'''")
