@@ -20,9 +20,8 @@ from serve.checkpoint import dsse
 from serve.checkpoint.manifest import Manifest, parse_marker
 from serve.checkpoint.signature import Verifier, load_key
 from serve.errors import CheckpointError, LedgerError, OperationError
-from serve.store.checkpoint_store import Store
+from serve.store.checkpoint_store import Store, StoredFiles
 from serve.store.ledger import Entry, Ledger
-from serve.store.stored_files import StoredFiles
 
 VERIFIED, FAILED, UNKNOWN = "verified", "failed", "unknown"
 CHECKPOINT, ENVIRONMENT = "urn:envserve:checkpoint:1", "urn:envserve:environment:1"
