@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +10,33 @@ from pathlib import Path
 import click
 
 from envtool import console, templates
-from envtool.cli.rendered_files import compare_rendered, write_rendered
+from envtool.atomic_files import write_atomically
 from envtool.errors import EnvtoolError, TemplateError
 from envtool.spec.other_formats import convert
 from envtool.templates import Template
 from envtool.yaml_document import read_text
+
+
+def write_rendered(text: str, output: Path, hint: str, *, force: bool) -> None:
+    """Write a rendered file, over another one only by force.
+
+    Raises:
+        EnvtoolError: A file with another content exists.
+    """
+    if output.exists() and output.read_text(encoding="utf-8") != text and not force:
+        raise EnvtoolError(f"{output} already exists with other content", hint)
+    write_atomically(output, text)
+
+
+def compare_rendered(expected: str, actual: str, output: Path, template: str) -> int:
+    """Say whether a file equals its template, with the differences; the exit code."""
+    if actual == expected:
+        console.say(f"{output} equals its template {template}")
+        return 0
+    lines = expected.splitlines(), actual.splitlines()
+    console.answer("\n".join(difflib.unified_diff(*lines, f"template {template}", str(output), lineterm="")))
+    return 1
+
 
 _HEADER = "# Made by: envtool init "
 _LICENCE = (

@@ -18,7 +18,7 @@ from envtool.inspect_lock.diff import as_table, compare, compare_versions
 from envtool.inspect_lock.moves import Move, moves
 from envtool.lockfile.conda_lock_v1 import Lockfile, read_lockfile, write_lockfile
 from envtool.signing.trust import require_signed
-from envtool.solve import refresh
+from envtool.solve import staleness
 from envtool.solve.conflicts import explained
 from envtool.solve.lock import LockRequest, lock
 from envtool.solve.staleness import check
@@ -70,7 +70,7 @@ def command(
     """
     if is_check and (updates or is_upgrade or is_dry_run):
         raise click.UsageError("--check solves nothing and changes nothing; give it alone")
-    target = lockfile_path or (paths[0] if paths else refresh.DEFAULT_SOURCE).parent / "conda-lock.yml"
+    target = lockfile_path or (paths[0] if paths else staleness.DEFAULT_SOURCE).parent / "conda-lock.yml"
     given = {"exclude-newer": exclude_newer, "strategy": strategy, "platform": " ".join(sorted(platforms)) or None}
     options = {name: value for name, value in given.items() if value is not None}
     if is_check:
@@ -78,8 +78,8 @@ def command(
     old = _old_lock(target, is_upgrade)
     if updates and old is None:
         raise click.UsageError(f"{target} does not exist, so that nothing of it can be moved; envtool lock makes it")
-    request = refresh.request(paths, target, old, options, keeps_options=bool(updates))
-    if old and not is_upgrade and refresh.has_other_strategy(old, request.options):
+    request = staleness.request(paths, target, old, options, keeps_options=bool(updates))
+    if old and not is_upgrade and staleness.has_other_strategy(old, request.options):
         console.say("  every package is chosen anew, since the strategy is another one")
         is_upgrade = True
     _lock(request, old, None if is_upgrade else updates, is_dry_run, as_json)
@@ -98,7 +98,7 @@ def _old_lock(target: Path, is_upgrade: bool) -> Lockfile | None:
 
 def _check(paths: tuple[Path, ...], target: Path, options: dict[str, str], as_json: bool) -> int:
     old = read_lockfile(target)
-    request = refresh.request(paths, target, old, options)
+    request = staleness.request(paths, target, old, options)
     answer = check(old, request)
     if as_json:
         head = {"lockfile": str(request.lockfile_path), "is_current": answer.is_current}

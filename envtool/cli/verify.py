@@ -14,8 +14,7 @@ from envtool.fetch.archive_cache import Cache
 from envtool.install.rebuild import compare_with_rebuilt
 from envtool.prefix.prefix import Prefix, find_prefix
 from envtool.solve.md5_completion import read_complete
-from envtool.verify.findings import as_github, as_junit, as_text
-from envtool.verify.verify import VerifyReport, verify
+from envtool.verify import VerifyReport, as_github, as_junit, as_text, verify
 
 _SHOWN = 40
 

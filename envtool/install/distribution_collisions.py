@@ -10,13 +10,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from envtool.artifacts.dist_info import distributions_in
 from envtool.artifacts.download import require_sha256
 from envtool.artifacts.file_manifest import Declared
 from envtool.errors import Issue, LockfileError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.lockfile.model import LockedPackage
-from envtool.pypi.distribution_names import normalize
+from envtool.pypi.distributions import distributions_in, normalize
 
 _HINT = (
     "run envtool lock again where these archives are in the cache, as they are now: it reads in them what they bring; "

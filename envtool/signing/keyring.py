@@ -1,4 +1,4 @@
-"""The keys that this machine trusts, and signing.
+"""The keys that this machine trusts, and the signatures of channels.
 
 A signature is the 64 raw bytes over the file's own bytes, which `openssl pkeyutl -rawin` makes and checks as well. A
 signed file has a key `format`, so that one kind cannot pass for another.
@@ -7,12 +7,17 @@ Trusted keys are configured by `ENVTOOL_TRUSTED_KEYS` (paths separated by `:`), 
 `keys = ["/etc/envtool/team.pub"]` in `config.toml` under envtool's home. A bundle has to be signed by one of them then,
 and a channel if its URL begins with one of `channels` there or of `ENVTOOL_TRUSTED_CHANNELS` (separated by spaces).
 Out of scope: making keys (openssl does), who may hold them, and how they are withdrawn.
+
+The repodata names every archive by sha256, so the signature covers all of the channel. Out of scope: how old an index
+is. Whoever can put an older signed index in place of the newer one is not found out.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +100,39 @@ def _load(path: Path, *, is_private: bool) -> Any:
         return ed25519.load(path, is_private=is_private)
     except ed25519.KeyFileError as error:
         raise SignatureError(str(error), error.hint or _MAKE) from error
+
+
+FORMAT = "envtool-channel-1"
+INDEX = "channel.json"
+SIGNATURE = "channel.json.sig"
+FILES = (INDEX, SIGNATURE)
+
+
+def seal(files: Mapping[str, bytes], key_file: Path | None) -> dict[str, bytes]:
+    """The two files that sign an index, nothing without a key.
+
+    Args:
+        files: the content of each file of the index, by its path in the channel.
+    """
+    if key_file is None:
+        return {}
+    stated = {
+        "format": FORMAT,
+        "files": {
+            name: {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+            for name, content in files.items()
+        },
+    }
+    content = (json.dumps(stated, indent=1, sort_keys=True) + "\n").encode()
+    return {INDEX: content, SIGNATURE: sign(content, key_file)}
+
+
+def parse(content: bytes, name: str) -> dict[str, tuple[str, int]]:
+    """The sha256 and size of each file of the index, by a `channel.json` whose signature was checked."""
+    try:
+        stated: dict[str, Any] = json.loads(content)
+        if stated["format"] != FORMAT:
+            raise ValueError(f"expected {FORMAT}, found {stated['format']!r}")
+        return {path: (str(each["sha256"]), int(each["size_bytes"])) for path, each in stated["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SignatureError(f"{name} signs no channel: {error}", "sign the channel again") from None
