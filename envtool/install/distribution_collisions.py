@@ -40,9 +40,10 @@ def refuse_collisions(wanted: Sequence[LockedPackage], proven: Mapping[str, Path
 def brought_twice(declared: Mapping[str, Declared]) -> list[str]:
     """A line for each Python distribution of which two conda packages bring a version each: pip sees one of them."""
     found: dict[str, list[str]] = {}
-    for path, file in sorted(declared.items()):
-        if file.package[0] == "conda" and (match := _METADATA.search(path)):
-            found.setdefault(normalize(match[1]), []).append(f"{file.package[1]} ({match[2]})")
+    for path in sorted(each for each in declared if each.endswith(".dist-info/METADATA")):
+        manager, name = declared[path].package
+        if manager == "conda" and (match := _METADATA.search(path)):
+            found.setdefault(normalize(match[1]), []).append(f"{name} ({match[2]})")
     twice = {name: each for name, each in found.items() if len(each) > 1}
     return [f"the Python distribution {name} is brought by {' and '.join(each)}" for name, each in twice.items()]
 
