@@ -34,6 +34,10 @@ def read_model(whose: ModelLabel, status: Status, history: Iterable[Entry], unse
     for tensor in status.changed_tensors:
         yield Reading("envserve_changed_tensor", {**of_model, "tensor": tensor}, 1)
     yield Reading("envserve_pinned", of_model, status.pin is not None)
+    probation = status.probation
+    yield Reading("envserve_probation_generation", of_model, probation.generation if probation else 0)
+    for signal, count in probation.bad.items() if probation else ():
+        yield Reading("envserve_probation_bad_answers", {**of_model, "signal": signal}, count)
     for cause, count in Counter(entry.cause for entry in history).items():
         yield Reading(SWAPS, {**of_model, "outcome": "committed", "reason": cause}, count)
 

@@ -24,8 +24,8 @@ DOORS = {
         "serve/workers/event_loop_worker.py",
         "envtool/channel/server.py",
     },
-    "boto3": {"envtool/channel/s3_storage.py"},
-    "cryptography": {"envtool/signing/ed25519.py", "serve/checkpoint/ed25519.py"},
+    "boto3": {"envtool/channel/storage.py"},
+    "cryptography": {"envtool/signing/dsse.py", "serve/checkpoint/dsse.py"},
     "PIL": {"serve/codec/image.py"},
     "mlflow": {"serve/source/mlflow_registry.py"},
     "orjson": {"serve/codec/strict_json.py"},
@@ -43,7 +43,7 @@ DOORS = {
     },
     "urllib3": {"envtool/fetch/client.py"},
     "uv": {"envtool/pypi/uv.py"},
-    "werkzeug": {"envtool/channel/wsgi.py", "serve/gateway/flask_app.py"},
+    "werkzeug": {"envtool/channel/server.py", "serve/gateway/flask_app.py"},
     "watchdog": {"serve/source/file_events.py"},
     "yaml": {"envtool/yaml_document.py"},
 }
@@ -138,8 +138,8 @@ STOREYS = {
         export audit image channel bundle deploy doctor ci cli __main__
     """,
     "serve": """
-        errors durable_files codec http events checkpoint settings system source store model swap fleet inference
-        batching protocols operations metrics observability gateway workers publishing development
+        errors durable_files codec http events checkpoint settings system source store rollout model swap fleet
+        inference batching protocols operations metrics observability gateway workers publishing development
         cli gunicorn_conf wsgi __main__
     """,
 }

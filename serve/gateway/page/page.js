@@ -28,7 +28,7 @@ function showModel(model) {
   const now = Date.parse(state.time), minute = Math.floor(now / 10000), isOperator = Boolean(adminToken && state.has_admin);
   const order = isOperator ? (action, version) => askOrder(model.full_name, action, version) : null;
   const key = (...values) => JSON.stringify([language, isOperator, ...values]);
-  showPart(header, key(model.committed, model.proposal, model.pin, model.changed_tensors, model.workers.map((worker) => worker.live), Math.round(model.unserved_s), state.is_draining), () => [
+  showPart(header, key(model.committed, model.proposal, model.pin, model.probation, model.changed_tensors, model.workers.map((worker) => worker.live), Math.round(model.unserved_s), state.is_draining), () => [
     make("h2", {}, model.name), model.label === "stable" ? null : make("span", { class: "pill label" }, model.label), ...makePills(model, state.is_draining),
     order && make("div", { class: "actions" },
       make("button", { type: "button", onclick: () => order("look") }, say("look")),

@@ -46,6 +46,10 @@ function makePills(model, isDraining) {
   else if (!model.proposal && !isDraining) pill("good", say("serving"));
   if (model.proposal) pill("warn", say("preparing", { generation: model.proposal.generation }));
   if (model.pin) pill("warn", say("pinned"), model.pin.reason);
+  if (model.probation) {
+    const bad = Object.entries(model.probation.bad).filter(([, count]) => count).map(([signal, count]) => `${signal} ${count}`);
+    pill(bad.length ? "bad" : "warn", say("onProbation", { answers: model.probation.answers, wayBack: model.probation.way_back }), bad.join(", "));
+  }
   if (isDiverged(model)) pill("bad", say("diverged"));
   if (model.changed_tensors.length) pill("bad", say("changed"), model.changed_tensors.join(", "));
   if (model.unserved_s > 3 && !model.pin) pill("warn", say("unserved", { age: sayAge(model.unserved_s) }));
@@ -128,17 +132,18 @@ function makeSwap(model, swap, now, order, longest) {
       make("div", { class: "head" }, make("b", {}, swap.name), make("span", { class: "pill bad" }, `${say("refused")} · ${swap.code}`), makeAge(swap.at, now)),
       make("div", { class: "reason" }, swap.reason));
   }
-  const isLive = model.committed && model.committed.generation === swap.generation, isRollback = swap.cause === "rollback";
+  const isLive = model.committed && model.committed.generation === swap.generation, isRollback = swap.cause !== "checkpoint";
   const back = order && swap.is_kept && !isLive && swap.version !== model.committed.version;
   return make("li", { class: `${isRollback ? "rollback" : ""} ${isLive ? "live" : ""}`.trim() },
     make("div", { class: "head" },
       make("b", {}, say("generationAndVersion", swap)),
       isLive ? make("span", { class: "pill good" }, say("liveNow")) : null,
-      isRollback ? make("span", { class: "pill warn" }, say("cause_rollback")) : null,
+      isRollback ? make("span", { class: "pill warn" }, say(`cause_${swap.cause}`)) : null,
       back ? make("button", { type: "button", class: "small", onclick: () => order("rollback", swap.version) }, say("rollback")) : null,
       makeAge(swap.at, now)),
     make("div", { class: "line" }, makeDigest(swap.sha256), make("span", {}, saySize(swap.size_bytes)), make("span", {}, swap.name),
       swap.since_marker_s !== null ? make("span", {}, say("publishToLive", { time: sayTime(swap.since_marker_s) })) : null),
+    swap.outcome ? make("div", { class: "reason" }, swap.outcome) : null,
     makePhases(swap.phases, longest));
 }
 
