@@ -183,7 +183,7 @@ def _run_alone(predictor: Predictor, several: Sequence[Any]) -> Sequence[Any]:
 
 def _run_together(instance: ModelInstance, generation: Generation, several: Sequence[Any]) -> Sequence[Any]:
     predictor = generation.predictor
-    if len(several) == 1 or instance.batching.is_over(generation.provenance.generation):
+    if len(several) == 1 or instance.shared_state.unbatched == generation.provenance.generation:
         return _run_alone(predictor, several)
     rows = [predictor.count_rows(taken) for taken in several]
     return predictor.split(predictor.run(predictor.stack(several)), rows)
@@ -217,7 +217,7 @@ class Sampler:
             return None
         place = random.randrange(len(batch))  # noqa: S311 - nothing secret about it
         prediction, result = batch[place].owner, results[place]
-        if isinstance(result, Exception) or prediction.instance.batching.is_over(_number(prediction)):
+        if isinstance(result, Exception) or prediction.instance.shared_state.unbatched == _number(prediction):
             return None
         prediction.instance.slot.hold(prediction.generation)
         self._is_busy = True
@@ -258,7 +258,7 @@ class Sample:
 
     def _report(self, gap: float | str) -> None:
         instance, generation = self._prediction.instance, self._prediction.generation
-        instance.batching.end(_number(self._prediction))
+        instance.shared_state.unbatched = _number(self._prediction)
         instance.log.emit(
             "batch_mismatch", **identify(generation), gap=gap, requests=len(self._rows), rows=sum(self._rows)
         )

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable
 
 from serve.batching.scheduler import Done, Scheduler
-from serve.gateway.prediction_routes import PREDICTION_ROUTES, PredictionRoute
+from serve.gateway.protocol_routes import PREDICTION_ROUTES, PredictionRoute
 from serve.gateway.request_lifecycle import Arrival, Origins, RequestLifecycle
 from serve.http.messages import Request, Response, headers_of
 from serve.http.route import Table

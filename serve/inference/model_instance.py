@@ -30,7 +30,7 @@ from serve.store.quarantine import Quarantine
 from serve.swap.assembly import make_context, make_reloader
 from serve.swap.background_task import PREPARATION
 from serve.swap.context import Loader
-from serve.swap.shared_state import UnbatchedGeneration
+from serve.swap.shared_state import SharedState
 
 if TYPE_CHECKING:
     from serve.events.event_log import Subscriber
@@ -59,11 +59,12 @@ class ModelInstance:
         hooks = [Webhook(settings.event_hook, _report_hook(settings)).put] if settings.event_hook else []
         facts = {**_facts_of(settings), "env_digest": self.env_digest}
         self.log = EventLog(facts, write_line, self.journal.put, *hooks, *subscribers)
-        self.slot = Slot()
+        self.shared_state = SharedState(settings.store / "word")
+        self.slot = Slot(self.shared_state if settings.commit == "host" else None)
         start = os.environ.get(START_VARIABLE) or str(os.getppid())
         quarantine = Quarantine(settings.store, lambda: self._judge, start)
         context = make_context(settings, self.slot, self.log, self.env_digest, quarantine)
-        self.operator_requests, self.batching = context.operator_requests, UnbatchedGeneration(settings.store)
+        self.operator_requests = context.operator_requests
         self.reloader = make_reloader(settings, context, self._make_loader)
         self._thread: threading.Thread | None = None
 

@@ -1,18 +1,18 @@
 """The one place of a worker that holds the live model.
 
-A request leases the generation that is live when it starts and keeps it to its end. The commit register states
-which one is live: it is read once for each request, and when it names the generation that stands by, that one is live
-from this request on, in this worker as in all others. What was replaced is handed back for retirement only when its
-last lease has ended.
+A request leases the generation that is live when it starts and keeps it to its end. Where workers move together, the
+commit register states which one is live: it is read once for each request, and when it names the generation that
+stands by, that one is live from this request on, in this worker as in all others. What was replaced is handed back for
+retirement only when its last lease has ended.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Callable
+from typing import Protocol
 
 from serve.checkpoint.provenance import Provenance
 from serve.errors import NotLiveError
@@ -32,21 +32,28 @@ class Generation:
     facts: dict[str, object]
 
 
-class Slot:
-    """Holds the live generation, and the one that stands by, and counts who uses which."""
+class Register(Protocol):
+    """The commit register of a host."""
 
-    def __init__(self) -> None:
+    @property
+    def word(self) -> Sequence[int]:
+        """A cell of memory with the number of the live generation."""
+
+
+class Slot:
+    """Holds the live generation, and the one that stands by, and counts who uses which.
+
+    Args:
+        register: says which generation is live; without it only `swap` does. Not read before there is one to choose.
+    """
+
+    def __init__(self, register: Register | None = None) -> None:
+        self._register = register
         self._live: Generation | None = None
         self._standby: Generation | None = None
-        self._committed: Callable[[], int] | None = None
         self._leases: dict[int, int] = {}
         self._draining: list[Generation] = []
         self._lock = threading.Lock()
-
-    def follow(self, committed: Callable[[], int]) -> None:
-        """Let the commit register say which generation is live; without it only `swap` does."""
-        with self._lock:
-            self._committed = committed
 
     @property
     def live(self) -> Generation | None:
@@ -143,10 +150,10 @@ class Slot:
         return bool(self._draining)
 
     def _choose(self) -> Generation | None:
-        if self._committed is None:
+        if self._register is None or (self._live is None and self._standby is None):
             return self._live
-        committed = self._committed()
-        if self._live is not None and self._live.provenance.generation == committed:
+        committed = self._register.word[0]  # 0 before the first commit of a host
+        if not committed or (self._live is not None and self._live.provenance.generation == committed):
             return self._live
         if self._standby is not None and self._standby.provenance.generation == committed:
             generation, self._standby = self._standby, None

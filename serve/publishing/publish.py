@@ -18,7 +18,8 @@ from typing import Any
 from serve import durable_files
 from serve.checkpoint import sharded
 from serve.checkpoint.formats import SAFETENSORS, detect_format, read_safetensors_interface
-from serve.checkpoint.manifest import WORD, parse_marker
+from serve.checkpoint.manifest import parse_marker
+from serve.checkpoint.provenance import WORD
 from serve.errors import CheckpointError, PublishError
 from serve.publishing.converted_source import Conversion, prepare
 from serve.publishing.mlflow_publish import MlflowTarget

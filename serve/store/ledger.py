@@ -111,6 +111,10 @@ class Ledger:
         last_line = lines[-1] if lines else known.last_line
         return _Read(state, [*known.entries, *map(_parse, lines)], end, last_line)
 
+    def up_to(self, generation: int) -> list[Entry]:
+        """Return the generations up to one, the oldest first."""
+        return [entry for entry in self.read() if entry.generation <= generation]
+
     def last(self) -> Entry | None:
         """Return the committed generation, or `None` before the first."""
         entries = self.read()

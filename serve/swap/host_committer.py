@@ -49,8 +49,6 @@ class HostCommitter:
         # Not before the fork: the locks of the membership belong to one process.
         if self._opened is None:
             self._opened = Coordinator(self._root, self._context.ledger, self._timeout_s)
-            shared_state = self._opened.shared_state
-            self._context.slot.follow(lambda: shared_state.committed)
         return self._opened
 
     def boot(self, loader: Loader) -> None:
@@ -80,7 +78,8 @@ class HostCommitter:
             self.boot(loader)  # booting failed, for example because the disk was full
         if self._context.slot.live is None:
             self._catch_up(loader)
-        proposal = self._coordinator.open_proposal()
+        coordinator = self._coordinator
+        proposal = coordinator.open_proposal() if coordinator.shared_state.open_number else None
         if proposal is None:
             return False
         self._carry_out(loader, proposal)

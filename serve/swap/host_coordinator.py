@@ -72,7 +72,7 @@ class Coordinator:
         self._ledger, self._timeout_s = ledger, timeout_s
         self._path = root / "proposal.json"
         with durable_files.hold(ledger.lock_path):
-            self.shared_state = SharedState(root / "word")
+            self.shared_state = SharedState(root / "word").open()
         self.membership = Membership(root / "workers", self.shared_state)
         self._survey_at_s = 0.0
 

@@ -22,6 +22,7 @@ committed is in the ledger. `serve.swap.host_coordinator` decides who may write 
 
 from __future__ import annotations
 
+import functools
 import mmap
 import os
 from dataclasses import dataclass, replace
@@ -56,28 +57,45 @@ class Row:
 
 
 class SharedState:
-    """The mapped file.
+    """The mapped file; opened when it is first read or written, so that a process that forks first has its own.
 
     Args:
-        path: the file; created when absent.
-
-    Raises:
-        OSError: it cannot be created or mapped.
-        LedgerError: it is something else.
+        path: the file; it and its directory are created when absent.
     """
 
     def __init__(self, path: Path) -> None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._path = path
+
+    def open(self) -> SharedState:
+        """Map it now, and return itself; raises what mapping it raises."""
+        self.word  # noqa: B018 - it is mapped for that
+        return self
+
+    @functools.cached_property
+    def _cells(self) -> memoryview:
+        """Map the file.
+
+        Raises:
+            OSError: it cannot be created or mapped.
+            LedgerError: it is something else.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             # Really allocated: writing into the hole of a sparse file on a full disk would be a SIGBUS.
             os.posix_fallocate(descriptor, 0, _SIZE_BYTES)
-            self._map = mmap.mmap(descriptor, _SIZE_BYTES)
+            cells = memoryview(mmap.mmap(descriptor, _SIZE_BYTES)).cast("Q")
         finally:
             os.close(descriptor)
-        self._cells = memoryview(self._map).cast("Q")
-        if self._cells[_IDENTITY] not in (0, _MAGIC):
-            raise LedgerError(f"{path}: expected a commit word, found something else", hint="move the store away")
-        self._cells[_IDENTITY] = _MAGIC
+        if cells[_IDENTITY] not in (0, _MAGIC):
+            raise LedgerError(f"{self._path}: expected a commit word, found something else", hint="move the store away")
+        cells[_IDENTITY] = _MAGIC
+        return cells
+
+    @functools.cached_property
+    def word(self) -> memoryview:
+        """The cell of the commit word alone, for those who read it with every request."""
+        return self._cells[_COMMITTED : _COMMITTED + 1]
 
     @property
     def committed(self) -> int:
@@ -157,29 +175,6 @@ class SharedState:
         # Last: whoever sees "prepared" may commit at once.
         self._cells[start + _PREPARED] = row.prepared
         self._cells[_USED] = max(self._cells[_USED], index + 1)
-
-
-class UnbatchedGeneration:
-    """Whether requests may share runs, seen by one worker."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._opened: SharedState | None = None
-
-    @property
-    def _shared_state(self) -> SharedState:
-        if self._opened is None:
-            self._root.mkdir(parents=True, exist_ok=True)
-            self._opened = SharedState(self._root / "word")
-        return self._opened
-
-    def is_over(self, generation: int) -> bool:
-        """Whether the requests of a generation share no runs any more."""
-        return self._shared_state.unbatched == generation
-
-    def end(self, generation: int) -> None:
-        """Have every worker run each request of a generation alone, from its next run on."""
-        self._shared_state.unbatched = generation
 
 
 @dataclass(frozen=True)
