@@ -25,15 +25,14 @@ from serve.events.event_log import EventLog, Journal, write_line
 from serve.events.webhook import Webhook
 from serve.model.slot import Slot
 from serve.model.warm_up import GIVEN_UP
-from serve.settings.settings import STABLE, Settings
-from serve.store.quarantine import Quarantine
 from serve.swap.assembly import make_context, make_reloader
 from serve.swap.background_task import PREPARATION
-from serve.swap.context import Loader
 from serve.swap.shared_state import SharedState
 
 if TYPE_CHECKING:
     from serve.events.event_log import Subscriber
+    from serve.settings.settings import Settings
+    from serve.swap.context import Loader
 
 _STOP_WAIT_S = 2.0
 _MOST_SOURCES = 2000
@@ -62,8 +61,7 @@ class ModelInstance:
         self.shared_state = SharedState(settings.store / "word")
         self.slot = Slot(self.shared_state if settings.commit == "host" else None)
         start = os.environ.get(START_VARIABLE) or str(os.getppid())
-        quarantine = Quarantine(settings.store, lambda: self._judge, start)
-        context = make_context(settings, self.slot, self.log, self.env_digest, quarantine)
+        context = make_context(settings, self.slot, self.log, self.env_digest, lambda: self._judge, start)
         self.operator_requests = context.operator_requests
         self.reloader = make_reloader(settings, context, self._make_loader)
         self._thread: threading.Thread | None = None
@@ -126,7 +124,7 @@ class ModelInstance:
 
 def _facts_of(settings: Settings) -> dict[str, object]:
     # Most models have one label; their lines need not name it.
-    return {"model": settings.name, **({} if settings.label == STABLE else {"label": settings.label})}
+    return {"model": settings.name, **({} if settings.full_name == settings.name else {"label": settings.label})}
 
 
 def _report_hook(settings: Settings) -> Callable[[str], None]:

@@ -16,18 +16,17 @@ from typing import TYPE_CHECKING, Callable, NamedTuple, Union
 
 from serve.errors import ModelError
 from serve.source.file_events import FileEvents
-from serve.source.local import Listed
 from serve.source.observation import Ignore, Load, Observation, Refuse, Wait, decide
 from serve.store.quarantine import Rejection, explain
 from serve.swap import generation
 from serve.swap.admission import Admission, Admitted, reject
-from serve.swap.context import Committer, Context, Loader
 from serve.swap.live_check import LiveCheck
 from serve.swap.seen_checkpoints import Look, SeenCheckpoints, describe
 
 if TYPE_CHECKING:
-    from serve.source.local import LocalSource
+    from serve.source.local import Listed, LocalSource
     from serve.store.ledger import Entry
+    from serve.swap.context import Committer, Context, Loader
     from serve.swap.seen_checkpoints import Note
 
 
