@@ -68,10 +68,7 @@ class ModelLoader:
         """Load, check and warm up one model.
 
         Raises:
-            CheckpointError: the checkpoint is at fault.
-            ModelError: the model class is at fault.
             MemoryShortError: it would not fit into memory.
-            OSError: the store cannot be read.
         """
         self._trial.require_ended(stored.sha256)
         limit_this_thread()
@@ -94,9 +91,6 @@ class ModelLoader:
 
         Args:
             path: the checkpoint at the watched place; the index of a sharded one.
-
-        Raises:
-            CheckpointError: the checkpoint is at fault.
         """
         format, _ = self._gates.check(path, manifest, manifest.sha256 or "")
         self._reader.require_fit(path, format)
@@ -160,11 +154,7 @@ class ModuleReader:
             fit(self._architecture, read_interface(path))
 
     def read(self, plan: ReadPlan, built: Any) -> Any:
-        """Make a module that holds the weights of a checkpoint, on the device.
-
-        Raises:
-            CheckpointError: the checkpoint is at fault.
-        """
+        """Make a module that holds the weights of a checkpoint, on the device."""
         if plan.format in PROGRAMS:
             module = PROGRAMS[plan.format](plan.stored.path, self._settings.device)
             require_finite(module.state_dict(), module)

@@ -85,12 +85,7 @@ class Telemetry:
         return self._operations[name]
 
     def looks(self) -> Iterator[Look]:
-        """Look at every model.
-
-        Raises:
-            OSError: a store cannot be read.
-            LedgerError: a file of a store is damaged.
-        """
+        """Look at every model."""
         traffic = self.worker_metrics.traffic()
         for name, instance in self._instances.items():
             operations, status = self._examine(name)
@@ -109,12 +104,7 @@ class Telemetry:
             )
 
     def readings(self) -> Iterator[Reading]:
-        """Read the values of the metrics that are not counted.
-
-        Raises:
-            OSError: a store cannot be read.
-            LedgerError: a file of a store is damaged.
-        """
+        """Read the values of the metrics that are not counted."""
         yield Reading("envserve_env_info", {"env_digest": self.env_digest or ""}, 1)
         workers = {os.getpid()}
         for name, instance in self._instances.items():

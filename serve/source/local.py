@@ -85,9 +85,6 @@ class LocalSource:
 
         Where there are thousands, the last list is given again while the directory itself states that nothing came or
         went, and so for at most a hundred times as long as listing takes.
-
-        Raises:
-            OSError: the place cannot be listed.
         """
         seen = self.path.stat() if self.is_directory else None
         state = (seen.st_dev, seen.st_ino, seen.st_mtime_ns) if seen is not None else None

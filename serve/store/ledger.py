@@ -84,10 +84,6 @@ class Ledger:
         """Return every generation, the oldest first.
 
         A last line without its end is what a killed writer left; it was never committed.
-
-        Raises:
-            OSError: the file exists and cannot be read.
-            LedgerError: a line is not an entry.
         """
         try:
             seen = self._path.stat()
@@ -129,9 +125,6 @@ class Ledger:
 
         Returns:
             The entry as the file has it. It is not the last one when another worker was faster by a generation.
-
-        Raises:
-            OSError: the file cannot be written.
         """
         with durable_files.hold(self.lock_path):
             entries = self.read()

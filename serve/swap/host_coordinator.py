@@ -96,9 +96,6 @@ class Coordinator:
 
         Returns:
             Whether it did. `False` when another generation was committed meanwhile: load that first.
-
-        Raises:
-            OSError: the store cannot be written.
         """
         with durable_files.hold(self._ledger.lock_path):
             if not self.membership.survey().alive:
@@ -134,9 +131,6 @@ class Coordinator:
 
         Returns:
             The proposal that is open now, which may be an earlier one; `None` when this content is committed already.
-
-        Raises:
-            OSError: the store cannot be written.
         """
         with durable_files.hold(self._ledger.lock_path):
             earlier = self.open_proposal()

@@ -76,7 +76,6 @@ class SharedState:
         """Map the file.
 
         Raises:
-            OSError: it cannot be created or mapped.
             LedgerError: it is something else.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +226,6 @@ class Membership:
             live: the generation that it answers with, or 0.
 
         Raises:
-            OSError: the lock files cannot be written.
             LedgerError: all rows are taken.
         """
         for index in range(ROWS):
