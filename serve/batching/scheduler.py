@@ -75,18 +75,18 @@ class Scheduler:
             deadline_s: after which the answer is no longer wanted, on the monotonic clock; `None` for never.
             is_alone: whether the caller calls `run_now` next, as no other request is expected to join it.
         """
-        instance, predictor, taken = prediction.instance, prediction.generation.predictor, prediction.taken
+        instance, predictor, prepared = prediction.instance, prediction.generation.predictor, prediction.prepared
         batch_queue = self._batch_queues[instance] if instance in self._batch_queues else self._make_queue(instance)
         finish = functools.partial(_finish, prediction, done)
         until_s = math.inf if deadline_s is None else deadline_s
         now_s = time.monotonic()
-        rows = predictor.count_rows(taken) if predictor.can_batch else 0
+        rows = predictor.count_rows(prepared) if predictor.can_batch else 0
         if rows:
-            key = (id(prediction.generation), predictor.batch_key(taken))
+            key = (id(prediction.generation), predictor.batch_key(prepared))
             run = functools.partial(_run_together, instance, prediction.generation)
-            batch_queue.put(Task(key, rows, taken, run, finish, now_s, until_s, prediction))
+            batch_queue.put(Task(key, rows, prepared, run, finish, now_s, until_s, prediction))
         else:
-            batch_queue.put(Task(None, 1, taken, functools.partial(_run_alone, predictor), finish, now_s, until_s))
+            batch_queue.put(Task(None, 1, prepared, functools.partial(_run_alone, predictor), finish, now_s, until_s))
         if not is_alone:
             self._wake(batch_queue)
 
@@ -178,24 +178,24 @@ def _time(batch: Sequence[Task]) -> tuple[list[Any], RunTime]:
 
 
 def _run_alone(predictor: Predictor, several: Sequence[Any]) -> Sequence[Any]:
-    return [predictor.run(taken) for taken in several]
+    return [predictor.run(prepared) for prepared in several]
 
 
 def _run_together(instance: ModelInstance, generation: Generation, several: Sequence[Any]) -> Sequence[Any]:
     predictor = generation.predictor
     if len(several) == 1 or instance.shared_state.unbatched == generation.provenance.generation:
         return _run_alone(predictor, several)
-    rows = [predictor.count_rows(taken) for taken in several]
+    rows = [predictor.count_rows(prepared) for prepared in several]
     return predictor.split(predictor.run(predictor.stack(several)), rows)
 
 
-def _finish(prediction: Prediction, done: Done, given: Any) -> None:
-    if isinstance(given, Exception):
+def _finish(prediction: Prediction, done: Done, raw: Any) -> None:
+    if isinstance(raw, Exception):
         prediction.end()
-        done(given)
+        done(raw)
         return
     try:
-        answer = prediction.answer(given)
+        answer = prediction.answer(raw)
     except Exception as error:  # the model class may have code of its own here
         done(error)
         return
@@ -247,7 +247,7 @@ class Sample:
         prediction, started_s = self._prediction, time.monotonic()
         predictor = prediction.generation.predictor
         try:
-            gap = predictor.compare_alone(prediction.taken, self._result, self._rows, self._place)
+            gap = predictor.compare_alone(prediction.prepared, self._result, self._rows, self._place)
             if gap:
                 self._report(gap)
         except Exception as error:  # the module's code, which fails alone and not in company

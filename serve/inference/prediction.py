@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from serve.model.slot import Generation
     from serve.settings.settings import ServerSettings
 
-Take = Callable[[Predictor], Any]
+Prepare = Callable[[Predictor], Any]
 
 
 class Dialect(Protocol):
     """How one protocol reads requests and writes responses, for one request."""
 
-    def read(self, request: Request, predictor: Predictor) -> Take:
+    def read(self, request: Request, predictor: Predictor) -> Prepare:
         """Understand a request.
 
         Returns:
@@ -42,11 +42,11 @@ class Dialect(Protocol):
             RequestError: it cannot be understood.
         """
 
-    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Response:
+    def write(self, predictor: Predictor, raw: Any, provenance: Provenance) -> Response:
         """Write the response; provenance headers are added to it.
 
         Raises:
-            ValueError: what was given cannot be written.
+            ValueError: the outputs cannot be written.
         """
 
     def refuse(self, status: int, message: str, predictor: Predictor) -> Response:
@@ -58,37 +58,37 @@ class Prediction(NamedTuple):
 
     instance: ModelInstance
     generation: Generation
-    taken: Any
+    prepared: Any
     dialect: Dialect
-    again: Take
+    prepare: Prepare
     shadow: ModelInstance | None
     server: Registry
 
     def run(self) -> Any:
         """Run the module for this request alone."""
-        return self.generation.predictor.run(self.taken)
+        return self.generation.predictor.run(self.prepared)
 
-    def answer(self, given: Any) -> Response:
+    def answer(self, raw: Any) -> Response:
         """Write the response and end the lease."""
         predictor, provenance = self.generation.predictor, self.generation.provenance
         try:
             try:
-                answer = self.dialect.write(predictor, given, provenance)
+                answer = self.dialect.write(predictor, raw, provenance)
             except ValueError as error:
                 answer = self.dialect.refuse(422, f"the outputs for these inputs: {error}", predictor)
             if self.shadow is not None and answer.status == 200:
-                self._show(self.shadow, given)
+                self._show(self.shadow, raw)
         finally:
             self.end()
         return _with(answer, provenance)
 
-    def _show(self, shadow: ModelInstance, given: Any) -> None:
+    def _show(self, shadow: ModelInstance, raw: Any) -> None:
         # Now, while the generation is leased and its weights are there.
         try:
-            outputs = self.generation.predictor.postprocess(given)
+            outputs = self.generation.predictor.postprocess(raw)
         except Exception:  # outputs that no JSON can hold; the request is answered, and nothing may fail it any more
             return
-        self.server.shadow.offer(Asked(shadow, self.again, outputs))
+        self.server.shadow.offer(Asked(shadow, self.prepare, outputs))
 
     def end(self) -> None:
         """End the lease without a response; for a module that failed."""
@@ -115,8 +115,8 @@ def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Pred
     except NotLiveError:
         return not_live(instance.reloader.status.verdict)
     try:
-        again = dialect.read(request, generation.predictor)
-        taken = again(generation.predictor)
+        prepare = dialect.read(request, generation.predictor)
+        prepared = prepare(generation.predictor)
     except (RequestError, InputError) as error:
         instance.slot.release(generation)  # its weights may go; what a refusal states of the inputs stays
         status, headers = (error.status, error.headers) if isinstance(error, RequestError) else (422, {})
@@ -125,7 +125,7 @@ def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Pred
     except BaseException:
         instance.slot.release(generation)
         raise
-    return Prediction(instance, generation, taken, dialect, again, model.shadow, server)
+    return Prediction(instance, generation, prepared, dialect, prepare, model.shadow, server)
 
 
 def complete(found: Response | Prediction) -> Response:
@@ -133,11 +133,11 @@ def complete(found: Response | Prediction) -> Response:
     if isinstance(found, Response):
         return found
     try:
-        given = found.run()
+        raw = found.run()
     except BaseException:
         found.end()
         raise
-    return found.answer(given)
+    return found.answer(raw)
 
 
 def _with(answer: Response, provenance: Provenance) -> Response:

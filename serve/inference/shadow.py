@@ -30,12 +30,12 @@ class Asked:
     """A request that was answered.
 
     Args:
-        take: turns the request's inputs into what the module of a predictor takes.
+        prepare: turns the request's inputs into what the module of a predictor takes.
         outputs: what was answered, as JSON has it.
     """
 
     instance: ModelInstance
-    take: Callable[[Predictor], Any]
+    prepare: Callable[[Predictor], Any]
     outputs: object
 
 
@@ -91,7 +91,7 @@ class Shadow:
         try:
             with asked.instance.slot.lease() as generation:
                 predictor = generation.predictor
-                answered = predictor.postprocess(predictor.run(asked.take(predictor)))
+                answered = predictor.postprocess(predictor.run(asked.prepare(predictor)))
         except NotLiveError:
             counts.skipped += 1
             return
