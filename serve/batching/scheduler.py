@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Callable, Union
 from serve.batching.batch_queue import BatchQueue, Limits, RunTime, Task, run_batch
 from serve.errors import ServeError
 from serve.http.messages import Response
+from serve.inference.inspection import Remade, inspect
 from serve.inference.prediction import Prediction
 from serve.swap.generation import identify
 
@@ -86,7 +87,8 @@ class Scheduler:
             run = functools.partial(_run_together, instance, prediction.generation)
             batch_queue.put(Task(key, rows, prepared, run, finish, now_s, until_s, prediction))
         else:
-            batch_queue.put(Task(None, 1, prepared, functools.partial(_run_alone, predictor), finish, now_s, until_s))
+            run = functools.partial(_run_alone, predictor)
+            batch_queue.put(Task(None, 1, prepared, run, finish, now_s, until_s, prediction))
         if not is_alone:
             self._wake(batch_queue)
 
@@ -174,7 +176,10 @@ class Scheduler:
 def _time(batch: Sequence[Task]) -> tuple[list[Any], RunTime]:
     started_s, started_cpu_s = time.monotonic(), time.thread_time()
     results = run_batch(batch)
-    return results, RunTime(time.thread_time() - started_cpu_s, time.monotonic() - started_s)
+    took = RunTime(time.thread_time() - started_cpu_s, time.monotonic() - started_s)
+    rows = sum(task.rows for task in batch)
+    results = inspect([task.owner for task in batch], results, rows, took.wall_s, [task.deadline_s for task in batch])
+    return results, took
 
 
 def _run_alone(predictor: Predictor, several: Sequence[Any]) -> Sequence[Any]:
@@ -217,7 +222,8 @@ class Sampler:
             return None
         place = random.randrange(len(batch))  # noqa: S311 - nothing secret about it
         prediction, result = batch[place].owner, results[place]
-        if isinstance(result, Exception) or prediction.instance.shared_state.unbatched == _number(prediction):
+        is_over = prediction.instance.shared_state.unbatched == _number(prediction)
+        if isinstance(result, (Exception, Remade)) or is_over:
             return None
         prediction.instance.slot.hold(prediction.generation)
         self._is_busy = True

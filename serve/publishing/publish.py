@@ -18,8 +18,9 @@ from typing import Any
 from serve import durable_files
 from serve.checkpoint import sharded
 from serve.checkpoint.formats import SAFETENSORS, detect_format, read_safetensors_interface
-from serve.checkpoint.manifest import parse_marker
+from serve.checkpoint.manifest import parse_marker, read_object
 from serve.checkpoint.provenance import WORD
+from serve.checkpoint.signature import OPENSSF, SIDECARS, sign, sign_openssf
 from serve.errors import CheckpointError, PublishError
 from serve.publishing.converted_source import Conversion, prepare
 from serve.publishing.mlflow_publish import MlflowTarget
@@ -62,6 +63,7 @@ class Extras:
         generation: the publisher's own rising number, or 0.
         weights_key: under which the weights lie in what torch.save wrote; `None` where it is clear.
         strip_prefix: taken off the names of the tensors; `None` for that of a known wrapper.
+        check: whether the model class of the settings must take it before anything is written.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -72,6 +74,8 @@ class Extras:
     generation: int = 0
     weights_key: str | None = None
     strip_prefix: str | None = None
+    check: bool = False
+    openssf_key: Path | None = None
 
 
 _NOTHING = Extras()
@@ -153,6 +157,9 @@ def _publish_file(source: Path, target: Path, version: str | None, extras: Extra
         published = _ranked(_describe(target, copied.sha256, copied.size_bytes, version, format), rank)
         marker = _write_marker(published, found, extras)
         _unmark(target)
+    bundle = read_object(marker).get(OPENSSF)
+    if bundle is not None:  # for the programs of others
+        durable_files.replace_file(target.with_name(target.name + SIDECARS[0]), json.dumps(bundle).encode())
     durable_files.sync_directory(target.parent)
     durable_files.replace_file(_marker_of(target), marker, after_ns=rank.after_ns)
     return published
@@ -161,7 +168,7 @@ def _publish_file(source: Path, target: Path, version: str | None, extras: Extra
 def _publish_sharded(source: Path, directory: Path, name: str, version: str | None, extras: Extras) -> Published:
     if not name.endswith(sharded.INDEX_SUFFIX):
         raise PublishError(f"the name: expected one that ends with {sharded.INDEX_SUFFIX}, found {name!r}")
-    if extras.golden is not None:
+    if extras.golden is not None or extras.check:
         with prepare(source, Conversion()) as joined:
             found = _find_extras(extras, joined.path)
     else:
@@ -211,6 +218,7 @@ def _marker_of(target: Path) -> Path:
 def _unmark(target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     _marker_of(target).unlink(missing_ok=True)
+    target.with_name(target.name + SIDECARS[0]).unlink(missing_ok=True)
     durable_files.sync_directory(target.parent)
 
 
@@ -233,6 +241,10 @@ def _find_extras(extras: Extras, checkpoint: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     if extras.metrics:
         found["metrics"] = dict(extras.metrics)
+    if extras.check:
+        from serve.publishing import golden_file
+
+        golden_file.check(checkpoint, extras.model)
     if extras.golden is not None:
         from serve.publishing.golden_file import read_golden
 
@@ -246,9 +258,9 @@ def _write_marker(published: Published, found: Mapping[str, object], extras: Ext
     stated: dict[str, object] = {key: getattr(published, key) for key in keys}
     stated.update({"generation": published.generation} if published.generation else {}, **found)
     if extras.key is not None:
-        from serve.checkpoint.signature import sign
-
         stated["signature"] = sign(stated, extras.key)
+    if extras.openssf_key is not None:
+        stated[OPENSSF] = sign_openssf(Path(published.checkpoint).name, published.sha256, extras.openssf_key)
     text = json.dumps(stated, indent=1).encode() + b"\n"
     parse_marker(text)
     if len(text) > MARKER_LIMIT_BYTES:

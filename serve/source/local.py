@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from serve.checkpoint import sharded
 from serve.checkpoint.manifest import stated_generation
+from serve.checkpoint.signature import with_bundle
 from serve.source.observation import MARKER_SUFFIX, Identity, Observation
 
 MARKER_LIMIT_BYTES = 1024 * 1024
@@ -181,7 +182,7 @@ def _observe(listed: Listed) -> Observation:
     if len(text) > MARKER_LIMIT_BYTES:
         return Observation(path, checkpoint, identity, b"", f"the marker: expected at most {MARKER_LIMIT_BYTES} bytes")
     generation = listed.generation if identity == listed.marker else stated_generation(text)
-    return Observation(path, checkpoint, identity, text, generation=generation)
+    return Observation(path, checkpoint, identity, with_bundle(text, path), generation=generation)
 
 
 def _look_at_checkpoint(path: Path) -> os.stat_result | None:

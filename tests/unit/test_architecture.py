@@ -24,8 +24,8 @@ DOORS = {
         "serve/workers/event_loop_worker.py",
         "envtool/channel/server.py",
     },
-    "boto3": {"envtool/channel/s3_storage.py"},
-    "cryptography": {"envtool/signing/ed25519.py", "serve/checkpoint/ed25519.py"},
+    "boto3": {"envtool/channel/storage.py"},
+    "cryptography": {"envtool/signing/dsse.py", "serve/checkpoint/dsse.py"},
     "PIL": {"serve/codec/image.py"},
     "mlflow": {"serve/source/mlflow_registry.py"},
     "orjson": {"serve/codec/strict_json.py"},
@@ -35,15 +35,15 @@ DOORS = {
     "rattler": {"envtool/solve/conda_solver.py", "envtool/prefix/rattler.py", "envtool/channel/index.py"},
     "rich": {"envtool/console.py"},
     "structlog": {"serve/events/event_log.py"},
-    "subprocess": {"envtool/subprocesses.py", "serve/events/webhook.py"},
+    "subprocess": {"envtool/subprocesses.py", "serve/events/webhook.py", "serve/development/dev_server.py"},
     "torch": {
         "serve/publishing/conversion.py",
-        *(f"serve/model/{name}.py" for name in ("batch_independence", "inputs", "request_state", "tensors")),
+        *(f"serve/model/{name}.py" for name in ("batch_independence", "example", "inputs", "request_state", "tensors")),
         *(f"serve/model/{name}.py" for name in ("torch_predictor", "trial", "weights")),
     },
     "urllib3": {"envtool/fetch/client.py"},
     "uv": {"envtool/pypi/uv.py"},
-    "werkzeug": {"envtool/channel/wsgi.py", "serve/gateway/flask_app.py"},
+    "werkzeug": {"envtool/channel/server.py", "serve/gateway/flask_app.py"},
     "watchdog": {"serve/source/file_events.py"},
     "yaml": {"envtool/yaml_document.py"},
 }
@@ -138,8 +138,9 @@ STOREYS = {
         export audit image channel bundle deploy doctor ci cli __main__
     """,
     "serve": """
-        errors durable_files codec http events checkpoint settings system source store model swap fleet inference
-        batching protocols operations metrics observability gateway workers publishing cli gunicorn_conf wsgi __main__
+        errors durable_files codec http events checkpoint settings system source store rollout model swap fleet
+        inference batching protocols operations metrics observability gateway workers publishing development
+        cli gunicorn_conf wsgi __main__
     """,
 }
 

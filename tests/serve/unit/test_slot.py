@@ -11,7 +11,7 @@ from serve.model.slot import Generation, Slot
 
 
 def make(number):
-    return Generation(None, Provenance("m", f"v{number}", number, "a" * 64, None), {})
+    return Generation(object(), Provenance("m", f"v{number}", number, "a" * 64, None), {})
 
 
 def test_nothing_is_live_at_first():
@@ -68,7 +68,7 @@ def test_no_generation_is_retired_under_a_request():
 
 def test_the_commit_word_moves_to_what_stands_by():
     old, new, word = make(1), make(2), [1]
-    slot = Slot(SimpleNamespace(word=word))
+    slot = Slot(SimpleNamespace(word=word, kept=0, returned=0))
     slot.swap(old)
     slot.stand_by(new)
     with slot.lease() as held:
@@ -83,7 +83,7 @@ def test_the_commit_word_moves_to_what_stands_by():
 
 def test_rather_no_answer_than_an_old_one():
     word = [1]
-    slot = Slot(SimpleNamespace(word=word))
+    slot = Slot(SimpleNamespace(word=word, kept=0, returned=0))
     slot.swap(make(1))
     word[0] = 2
     assert slot.live is None
@@ -93,7 +93,7 @@ def test_rather_no_answer_than_an_old_one():
 
 def test_what_stood_by_for_a_closed_proposal_never_becomes_live():
     word = [1]
-    slot = Slot(SimpleNamespace(word=word))
+    slot = Slot(SimpleNamespace(word=word, kept=0, returned=0))
     slot.swap(make(1))
     slot.stand_by(make(2))
     slot.stand_by(None)
