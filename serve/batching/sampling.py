@@ -11,7 +11,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from serve.batching.batch_queue import Task
+from serve.batching.batch_queue import Waiting
+from serve.batching.bundle import Apart, Bundle
 from serve.inference.prediction import Prediction
 from serve.swap.generation import identify
 
@@ -24,18 +25,19 @@ class Sampler:
         self._worked_s = self._spent_s = 0.0
         self._is_busy = False
 
-    def choose(self, batch: Sequence[Task], results: Sequence[Any], worked_s: float) -> Sample | None:
+    def choose(self, batch: Sequence[Waiting], results: Sequence[Any], worked_s: float) -> Sample | None:
         """Choose one request of a batch that has run, and hold its generation."""
         self._worked_s += worked_s
-        if len(batch) == 1 or self._is_busy or not self._spent_s < self._share * self._worked_s:
+        if sum(task.size for task in batch) < 2 or self._is_busy or not self._spent_s < self._share * self._worked_s:
             return None
-        place = random.randrange(len(batch))  # noqa: S311 - nothing secret about it
-        prediction, result = batch[place].owner, results[place]
+        asked = [each for task, result in zip(batch, results) for each in _requests_of(task, result)]
+        place = random.randrange(len(asked))  # noqa: S311 - nothing secret about it
+        prediction, result, _ = asked[place]
         if isinstance(result, Exception) or prediction.instance.batching.is_over(_number(prediction)):
             return None
         prediction.instance.slot.hold(prediction.generation)
         self._is_busy = True
-        return Sample(self, prediction, copy.deepcopy(result), [task.rows for task in batch], place)
+        return Sample(self, prediction, copy.deepcopy(result), [rows for _, _, rows in asked], place)
 
     def note(self, spent_s: float) -> None:
         """Count the time of a sample that is done."""
@@ -76,6 +78,16 @@ class Sample:
         instance.log.emit(
             "batch_mismatch", **identify(generation), gap=gap, requests=len(self._rows), rows=sum(self._rows)
         )
+
+
+def _requests_of(task: Waiting, result: Any) -> list[tuple[Prediction, Any, int]]:
+    if not isinstance(task, Bundle):
+        return [(task.owner, result, task.rows)]
+    rows = task.form.layout.shape[0]
+    split = task.generation.predictor.split
+    results = result if isinstance(result, Apart) else split(result, [rows] * task.size)
+    predictions = (task.form.prediction_of(task, request) for request in task.requests)
+    return [(prediction, one, rows) for prediction, one in zip(predictions, results)]
 
 
 def _number(prediction: Prediction) -> int:

@@ -11,11 +11,12 @@ import asyncio
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Callable, Union
 
-from serve.batching.batch_queue import BatchQueue, Limits, RunTime, Task, run_batch
+from serve.batching.batch_queue import BatchQueue, Limits, RunTime, Task, Waiting, run_batch
+from serve.batching.bundle import Bundle, Form, FormedRequest
 from serve.batching.sampling import Sampler
 from serve.errors import ServeError
 from serve.http.messages import Response
@@ -104,6 +105,24 @@ class Scheduler:
         if not is_alone:
             self._wake(batch_queue)
 
+    def open(self, instance: ModelInstance, form: Form, generation: Generation, kind: Hashable) -> Bundle:
+        """Make a bundle, which waits from the first request on that joins it.
+
+        Args:
+            kind: the batch key of its requests.
+        """
+        run = functools.partial(_run_together, instance, generation)
+        return Bundle(form, generation, (id(generation), kind), run)
+
+    def join(self, instance: ModelInstance, bundle: Bundle, request: FormedRequest, is_alone: bool) -> None:
+        """Have a request run and answered with a bundle that is open."""
+        batch_queue = self._batch_queues[instance] if instance in self._batch_queues else self._make_queue(instance)
+        batch_queue.join(bundle, request)
+        if not is_alone:
+            self._wake(batch_queue)
+        elif not batch_queue.is_running:
+            self._start(batch_queue)
+
     def run_now(self, instance: ModelInstance) -> None:
         """Run what waits for a model at once, and not later in this turn of the loop.
 
@@ -151,26 +170,34 @@ class Scheduler:
             batch_queue.is_running = True
             self._thread_of(batch_queue).submit(self._run_in_thread, batch_queue, batch)
 
-    def _drop_late(self, batch: Sequence[Task], now_s: float) -> Sequence[Task]:
+    def _drop_late(self, batch: Sequence[Waiting], now_s: float) -> Sequence[Waiting]:
         late = [task for task in batch if now_s > task.deadline_s]
         for task in late:
-            task.done(LateError("the deadline passed before the work began"))
-        return [task for task in batch if now_s <= task.deadline_s] if late else batch
+            error = LateError("the deadline passed before the work began")
+            if not isinstance(task, Bundle):
+                task.done(error)
+                continue
+            for request in task.drop_late(now_s):
+                task.form.fail(request, error)
+            if not task.requests:
+                task.done([])
+        return [task for task in batch if now_s <= task.deadline_s and task.size] if late else batch
 
     def _thread_of(self, batch_queue: BatchQueue) -> ThreadPoolExecutor:
         if id(batch_queue) not in self._threads:
             self._threads[id(batch_queue)] = ThreadPoolExecutor(1, "inference")
         return self._threads[id(batch_queue)]
 
-    def _run_in_thread(self, batch_queue: BatchQueue, batch: Sequence[Task]) -> None:
+    def _run_in_thread(self, batch_queue: BatchQueue, batch: Sequence[Waiting]) -> None:
         self._loop.call_soon_threadsafe(self._deliver, batch_queue, batch, *_time(batch), False)
 
     def _deliver(
-        self, batch_queue: BatchQueue, batch: Sequence[Task], results: Sequence[Any], took: RunTime, inline: bool
+        self, batch_queue: BatchQueue, batch: Sequence[Waiting], results: Sequence[Any], took: RunTime, inline: bool
     ) -> None:
         rows = sum(task.rows for task in batch)
-        batch_queue.latency.note(rows, took, inline, time.monotonic())
-        self._note_batch(batch_queue.name, rows)
+        if rows:
+            batch_queue.latency.note(rows, took, inline, time.monotonic())
+            self._note_batch(batch_queue.name, rows)
         batch_queue.is_running = False
         if len(batch_queue):
             self._wake(batch_queue)
@@ -185,7 +212,7 @@ class Scheduler:
                 self._thread_of(batch_queue).submit(sample.prove)
 
 
-def _time(batch: Sequence[Task]) -> tuple[list[Any], RunTime]:
+def _time(batch: Sequence[Waiting]) -> tuple[list[Any], RunTime]:
     started_s, started_cpu_s = time.monotonic(), time.thread_time()
     results = run_batch(batch)
     return results, RunTime(time.thread_time() - started_cpu_s, time.monotonic() - started_s)
@@ -197,10 +224,16 @@ def _run_alone(predictor: Predictor, several: Sequence[Any]) -> Sequence[Any]:
 
 def _run_together(instance: ModelInstance, generation: Generation, several: Sequence[Any]) -> Sequence[Any]:
     predictor = generation.predictor
-    if len(several) == 1 or instance.batching.is_over(generation.provenance.generation):
-        return _run_alone(predictor, several)
-    rows = [predictor.count_rows(taken) for taken in several]
-    return predictor.split(predictor.run(predictor.stack(several)), rows)
+    is_apart = instance.batching.is_over(generation.provenance.generation)
+    if is_apart or (len(several) == 1 and not isinstance(several[0], Bundle)):
+        return [one.run_apart() if isinstance(one, Bundle) else predictor.run(one) for one in several]
+    prepared = [one.prepare() if isinstance(one, Bundle) else one for one in several]
+    left = [one for one in prepared if one is not None]
+    if not left:
+        return [None] * len(several)
+    raw = predictor.run(left[0] if len(left) == 1 else predictor.stack(left))
+    results = iter(predictor.split(raw, [predictor.count_rows(one) for one in left]))
+    return [None if one is None else next(results) for one in prepared]
 
 
 def _finish(prediction: Prediction, done: Done, given: Any) -> None:

@@ -17,6 +17,7 @@ from serve.model.predictor import Predictor
 
 if TYPE_CHECKING:
     from serve.checkpoint.provenance import Provenance
+    from serve.inference.body_layout import BodyLayout
     from serve.inference.model_instance import ModelInstance
     from serve.inference.registry import Registry
     from serve.model.slot import Generation
@@ -47,6 +48,9 @@ class Dialect(Protocol):
     def refuse(self, status: int, message: str, predictor: Predictor) -> Response:
         """Write what is wrong with a request."""
 
+    def layout(self, predictor: Predictor) -> BodyLayout | None:
+        """Describe how requests differ that are read as this one, which was read; `None` where they may in anything."""
+
 
 class Prediction(NamedTuple):
     """A request that was understood. Exactly one of `answer` and `end` must be called in the end."""
@@ -75,7 +79,7 @@ class Prediction(NamedTuple):
                 self._show(self.shadow, given)
         finally:
             self.end()
-        return _with(answer, provenance)
+        return with_provenance(answer, provenance)
 
     def _show(self, shadow: ModelInstance, given: Any) -> None:
         # Now, while the generation is leased and its weights are there.
@@ -116,7 +120,7 @@ def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Pred
         instance.slot.release(generation)  # its weights may go; what a refusal states of the inputs stays
         status, headers = (error.status, error.headers) if isinstance(error, RequestError) else (422, {})
         refused = dialect.refuse(status, error.message, generation.predictor)
-        return _with(refused._replace(headers={**refused.headers, **headers}), generation.provenance)
+        return with_provenance(refused._replace(headers={**refused.headers, **headers}), generation.provenance)
     except BaseException:
         instance.slot.release(generation)
         raise
@@ -135,5 +139,6 @@ def complete(found: Response | Prediction) -> Response:
     return found.answer(given)
 
 
-def _with(answer: Response, provenance: Provenance) -> Response:
+def with_provenance(answer: Response, provenance: Provenance) -> Response:
+    """Add the headers that name the model."""
     return Response(answer.status, {**answer.headers, **provenance.headers}, answer.body)

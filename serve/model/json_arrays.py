@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy
 
+# By NumPy's name of a type.
 # The standard library's array refuses texts and what overflows a whole number, where NumPy would read or wrap them.
-_CODES = {"float32": "f", "float64": "d", "int64": "q"}
+CODES = {"float32": "f", "float64": "d", "int64": "q"}
 
 
 def read_rows(inputs: object, dtype: str, row_shape: Sequence[int | None]) -> numpy.ndarray[Any, Any] | None:
@@ -27,7 +28,7 @@ def read_rows(inputs: object, dtype: str, row_shape: Sequence[int | None]) -> nu
         The array; numbers that are too large for its floating type are infinite in it. `None` where the inputs are
         something else, have another shape, or where this knows nothing of the type.
     """
-    code = _CODES.get(dtype)
+    code = CODES.get(dtype)
     if code is None or type(inputs) is not list or not inputs:
         return None
     level: list[Any] = inputs

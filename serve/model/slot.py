@@ -72,6 +72,11 @@ class Slot:
             self._leases[key] = self._leases.get(key, 0) + 1
         return generation
 
+    def is_live(self, generation: Generation) -> bool:
+        """Whether a request that starts now is to run on this generation, on which the caller has a lease."""
+        committed = self._committed
+        return self._live is generation and (committed is None or committed() == generation.provenance.generation)
+
     def hold(self, generation: Generation) -> None:
         """Take another lease on a generation that has one."""
         with self._lock:

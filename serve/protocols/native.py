@@ -12,17 +12,21 @@ import abc
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from serve.codec import image, npy, safetensors, strict_json
 from serve.codec.excerpt import excerpt
 from serve.errors import RequestError
 from serve.http.body import pack, read_content
 from serve.http.messages import Request, Response, fail
+from serve.inference.body_layout import MATRIX, find_numbers, layout_of_text, write_lists
 from serve.inference.prediction import Prediction, ask
 
 if TYPE_CHECKING:
     from serve.checkpoint.provenance import Provenance
     from serve.codec.datatypes import Array
     from serve.http.messages import Body
+    from serve.inference.body_layout import BodyLayout
     from serve.inference.prediction import Take
     from serve.inference.registry import Registry
     from serve.model.predictor import Predictor
@@ -108,6 +112,17 @@ class PlainDialect(abc.ABC):
         inputs = self._pick(strict_json.parse(bytes(body)))
         return lambda predictor: predictor.prepare(inputs)
 
+    def layout(self, predictor: Predictor) -> BodyLayout | None:
+        """Describe requests of one row of numbers in JSON; their answers are the rows as lists."""
+        body, headers = bytes(self._request.body), self._request.headers
+        if "content-encoding" in headers or detect(headers.get("content-type"), body) is not None:
+            return None
+        hole = find_numbers(body)
+        form = predictor.inputs[0]
+        if hole is None or self._pick(hole.probe) != MATRIX or len(form.shape) != len((1, hole.length)):
+            return None
+        return layout_of_text(form.name, hole, np.dtype(form.dtype), (1, hole.length), write_lists, is_first=True)
+
     @abc.abstractmethod
     def _pick(self, content: object) -> object:
         """Find the inputs in a body of JSON; raises `RequestError` where there are none."""
@@ -124,6 +139,9 @@ def predict(server: Registry, request: Request) -> Response | Prediction:
 
 
 class _Native(PlainDialect):
+    def layout(self, predictor: Predictor) -> BodyLayout | None:
+        return None if choose(self._request.headers.get("accept")) else super().layout(predictor)
+
     def _pick(self, content: object) -> object:
         if not isinstance(content, dict) or set(content) != {"inputs"}:
             raise RequestError(422, f'the body: expected {{"inputs": [[…], …]}}, found {excerpt(content)}')

@@ -6,12 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from serve.codec.datatypes import HEADER, is_raw
+from serve.codec.datatypes import DTYPES, HEADER, is_raw
 from serve.codec.oip_request import InferRequest, parse_infer, parse_raw
 from serve.codec.oip_response import InferAnswer, encode_infer
 from serve.errors import RequestError
 from serve.http.body import pack, read_content
 from serve.http.messages import Body, Request, Response, fail
+from serve.inference.body_layout import (
+    FLAT,
+    MATRIX,
+    BodyLayout,
+    find_numbers,
+    layout_of_text,
+    write_bytes,
+    write_flat,
+)
 from serve.inference.prediction import Prediction, Take, ask
 from serve.protocols.oip_metadata import specs_of
 
@@ -52,6 +61,24 @@ class _OipInfer:
 
     def refuse(self, status: int, message: str, predictor: Predictor) -> Response:
         return fail(status, message)
+
+    def layout(self, predictor: Predictor) -> BodyLayout | None:
+        asked, headers = self._asked, self._request.headers
+        if asked.id is not None or asked.outputs or len(asked.inputs) != 1 or "content-encoding" in headers:
+            return None
+        name, datatype, array = asked.inputs[0]
+        if array.dtype.kind not in "fiu" or DTYPES.get(datatype) != array.dtype or not array.size:
+            return None
+        body, write = bytes(self._request.body), write_bytes if asked.is_binary else write_flat
+        stated = headers.get(HEADER.lower())
+        if stated is not None:  # what is behind the JSON can only be this tensor
+            size = array.nbytes
+            is_sole = len(body) - int(stated) == size
+            return BodyLayout(name, body[:-size], b"", array.dtype, array.shape, write, size) if is_sole else None
+        hole = find_numbers(body)
+        if hole is None or hole.probe["inputs"][0].get("data") not in (FLAT, MATRIX) or hole.length != array.size:
+            return None
+        return layout_of_text(name, hole, array.dtype, array.shape, write)
 
 
 def _parse(body: Body, header_length: str | None, predictor: Predictor) -> InferRequest:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from serve.gateway.request_form import AnswerFrame
 from serve.http.messages import Response, headers_of
 from serve.http.route import Found, Table
 from serve.workers.request_head import Bounds, Field, find_fault
@@ -77,6 +78,22 @@ def write(answer: Response, defaults: Sequence[Field], size_bytes: int, keep_ali
     """Write the head of an answer; raises `ValueError` where a header would be several."""
     begin = _write(answer.status, tuple(answer.headers.items()), tuple(defaults))
     return begin + (b"content-length: %d\r\n\r\n" if keep_alive else _CLOSING) % size_bytes
+
+
+def write_formed(
+    frame: AnswerFrame, defaults: Sequence[Field], trace: bytes, size_bytes: int, keep_alive: bool
+) -> bytes:
+    """Write the head of an answer with a known frame; the same as `write` does."""
+    if frame.written is None or frame.written[0] is not defaults:  # uvicorn makes others each second, for the date
+        frame.written = defaults, _write(200, tuple(frame.headers.items()), tuple(defaults))
+    begin: bytes = frame.written[1]
+    return b"".join(
+        (
+            begin,
+            b"traceparent: %b\r\n" % trace if trace else b"",
+            (b"content-length: %d\r\n\r\n" if keep_alive else _CLOSING) % size_bytes,
+        )
+    )
 
 
 _CLOSING = b"content-length: %d\r\nconnection: close\r\n\r\n"

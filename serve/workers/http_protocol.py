@@ -10,22 +10,31 @@ It adds rules that uvicorn does not have: for a request's head, an offered upgra
 
 from __future__ import annotations
 
+import functools
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serve.batching.bundle import FormedRequest
 from serve.batching.scheduler import SoleConnection
 from serve.gateway.asgi_app import AsgiApp
+from serve.gateway.request_form import AnswerFrame, Understood
 from serve.http.messages import Request, Response, fail
 from serve.workers import header_cache
+from serve.workers.form_cache import RequestPattern, remember
 from serve.workers.header_cache import Head, HeaderCache
 from serve.workers.request_head import NO_PROXY, Bounds, Fault, find_fault, too_large, without_offer
 
 _JOINED_BYTES = 64 * 1024
 # How long a connection that is idle when the worker is to end may still bring a request; after that it is closed.
 _LINGER_S = 1.0
+# From the second request of a connection on its form is looked for; where they differ too much, only now and then.
+_FIRST_LEARNED, _MOST_MISSES, _TRY_EVERY = 2, 8, 64
+# Where a field may be shorter than this, the values of those that differ have to be looked at.
+_LONG_FIELD_BYTES = 512
 
 
 class _NobodyWaits:
@@ -68,6 +77,11 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         self._head_bytes = 0
         self._offering: bytes | None = None
         self._began_s = self._heard_s = self._stuck_s = self._answered_s = 0.0
+        # What was read when the parser was between two requests, and what is known of those that came before.
+        self._whole = b""
+        self._pattern: RequestPattern | None = None
+        self._formed: RequestCycle | None = None
+        self._misses = 0
 
     def connection_made(self, transport: Any) -> None:
         """Begin; called by the loop."""
@@ -77,6 +91,9 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
     def data_received(self, data: bytes) -> None:
         """Parse what came; called by the loop."""
         self._heard_s = self.loop.time()
+        if self._pattern is not None and self._is_formed(self._pattern, data):
+            return
+        self._whole = b"" if self._is_receiving else data
         try:
             self._parse(data)
         except httptools.HttpParserError as error:
@@ -85,6 +102,54 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             self._head_bytes += len(data)
             if self._head_bytes > self._bounds.head_bytes:
                 self._refuse(too_large(self._bounds))
+
+    def _is_formed(self, pattern: RequestPattern, data: bytes) -> bool:
+        """Have a request answered that is known by its bytes; false for one that the parser has to read."""
+        own, cycle = self._formed, getattr(self, "cycle", None)
+        if own is None or self._is_receiving or self._is_ending or self.flow.write_paused:
+            return False
+        if not (cycle is None or cycle.response_complete):
+            return False
+        found = pattern.match(data)
+        if found is None:
+            return False
+        self.cycle, own.response_complete, own.keep_alive = own, False, True
+        request = FormedRequest(found.numbers, time.monotonic(), found.trace, self)
+        if not pattern.form.take(request, self._sole_connection.goes_on(self)):
+            own.response_complete = True
+            return False
+        self._misses = 0
+        return True
+
+    def _learn(self, understood: Understood, body_bytes: int, own: RequestCycle) -> None:
+        """Remember the form of a request that came whole; not of the first one, as many connections bring no other."""
+        self._misses += 1
+        is_odd = self._misses > _MOST_MISSES and self._misses % _TRY_EVERY
+        if self._misses < _FIRST_LEARNED or is_odd or not self._whole or self._bounds.field_bytes < _LONG_FIELD_BYTES:
+            return
+        form = self._predictions.form_of(understood)
+        if form is not None:
+            self._pattern = remember(self._whole, body_bytes, form, self._predictions.limit_bytes)
+            self._formed = RequestCycle(own.head, True)
+            self._formed.response_complete = True
+
+    def answer_formed(self, frame: AnswerFrame, outputs: bytes, trace: bytes) -> None:
+        """Answer the request that was known by its bytes."""
+        own: Any = self._formed
+        own.response_complete = True
+        if not own.disconnected and not self.transport.is_closing():
+            size_bytes = len(frame.before) + len(outputs) + len(frame.after)
+            defaults = self.server_state.default_headers
+            head = header_cache.write_formed(frame, defaults, trace, size_bytes, own.keep_alive)
+            self.transport.write(b"".join((head, frame.before, outputs, frame.after)))
+            if not own.keep_alive:
+                self.transport.close()
+        self.on_response_complete()
+
+    def answer_alone(self, answer: Response) -> None:
+        """Answer the request that was known by its bytes, in the ordinary way."""
+        own: Any = self._formed
+        self._answer(own, answer)
 
     def _parse(self, data: bytes) -> None:
         while not self.transport.is_closing():
@@ -178,8 +243,11 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         route, place = head.found
         client = self.client[0] if self.client else ""
         request = Request("POST", head.path, head.headers, own.take_body(), place)
-        is_alone = self._sole_connection.goes_on(self)
-        self._predictions.handle(route, request, client, lambda answer: self._answer(own, answer), is_alone)
+        is_alone, keeps = self._sole_connection.goes_on(self), own.keep_alive
+        done = functools.partial(self._answer, own)
+        understood = self._predictions.handle(route, request, client, done, is_alone)
+        if understood is not None and keeps:
+            self._learn(understood, len(request.body), own)
 
     def on_response_complete(self) -> None:
         """Go on after an answer; called by uvicorn's way too."""
