@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from envtool.console import ProgressDisplay
 from envtool.errors import Issue, LockfileError, NetworkError
-from envtool.fetch import url_credentials
+from envtool.fetch import credentials
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.lockfile import git_url
 from envtool.lockfile.model import LockedPackage
 from envtool.mirrors.mirrors import Mirrors
 
 if TYPE_CHECKING:
-    from envtool.fetch.timeouts import Timeouts
+    from envtool.fetch.failover import Timeouts
 
 _UNPROVEN_HINT = "envtool lock writes a lock that proves all, from channels whose repodata has sha256"
 
@@ -60,13 +60,13 @@ def fetch_packages(
 def _with_access(package: LockedPackage, places: Mirrors) -> tuple[str, ...]:
     # Without the variables, netrc or RATTLER_AUTH_FILE may have what the place asks for.
     access = package.access_url
-    if access is None or url_credentials.missing_variables(access):
+    if access is None or credentials.missing_variables(access):
         return places.for_url(package.url)
     return tuple(access if each == package.url else each for each in places.for_url(package.url))
 
 
 def _missing(packages: Sequence[LockedPackage]) -> str | None:
-    names = sorted({name for each in packages for name in url_credentials.missing_variables(each.access_url or "")})
+    names = sorted({name for each in packages for name in credentials.missing_variables(each.access_url or "")})
     return f"the lock names {', '.join(names)} for some of these places; set what they stand for" if names else None
 
 

@@ -40,12 +40,12 @@ def find_archive(record: PackageRecord, cache: Cache, mirrors: Mirrors) -> Path 
     found = archive_at_hand(record, cache)
     if found or record.sha256 is None:
         return found
-    from envtool.fetch import timeouts
+    from envtool.fetch import failover
     from envtool.fetch.downloader import fetch
 
     wanted = Wanted(_file_name(record), record.sha256, mirrors.for_url(record.url), record.size_bytes)
     try:
-        return fetch([wanted], cache, SILENT, patience=replace(timeouts.configured(), attempts=1))[wanted]
+        return fetch([wanted], cache, SILENT, patience=replace(failover.configured_timeouts(), attempts=1))[wanted]
     except EnvtoolError:
         return None  # whoever needs it says why; a lock needs it for the best answer only
 

@@ -13,8 +13,8 @@ from envtool.bundle.manifest import LOCKFILE, path_of
 from envtool.console import ProgressDisplay, Task
 from envtool.errors import BundleError, HashMismatchError
 from envtool.fetch.archive_cache import Cache, Wanted
+from envtool.fetch.client import part_url
 from envtool.fetch.downloader import fetch
-from envtool.fetch.file_urls import part_url
 from envtool.install.create import Outcome, create
 from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile, parse_lockfile

@@ -144,7 +144,7 @@ def _second_judge(job: Job) -> tuple[Verdict, Sequence[str]]:
 def _create(job: Job, cache: Cache, display: ProgressDisplay) -> tuple[Verdict, Sequence[str]]:
     outcome = create(job.request, job.prefix, cache, display)
     done = f"{len(outcome.plan.install)} packages installed, {len(outcome.plan.remove)} removed"
-    return Verdict.GOOD, [done, *(f"warning: {each}" for each in outcome.warnings())]
+    return Verdict.GOOD, [done, *outcome.notes(), *(f"warning: {each}" for each in outcome.warnings())]
 
 
 def _verify(job: Job, cache: Cache, display: ProgressDisplay) -> tuple[Verdict, Sequence[str]]:

@@ -13,6 +13,7 @@ from envtool.bundle import install as installation
 from envtool.bundle.create import Order
 from envtool.bundle.create import create as create_bundle
 from envtool.cli import options
+from envtool.cli.create import as_told, say_outcome
 from envtool.cli.groups import CommandGroup
 from envtool.fetch.archive_cache import Cache
 from envtool.install.request import Request
@@ -120,9 +121,10 @@ def install(
     with console.ProgressDisplay() as display:
         outcome = installation.install(trusted, request, prefix, Cache(paths.cache()), display)
     digest = outcome.receipt.env_digest
+    say_outcome(outcome)
     if as_json:
-        changed = not outcome.plan.is_empty
-        console.answer_json({"prefix": str(prefix.path), "changed": changed, "env_digest": digest, "key": trusted.key})
+        head = {"prefix": str(prefix.path), "changed": not outcome.plan.is_empty, "env_digest": digest}
+        console.answer_json({**head, **as_told(outcome), "key": trusted.key})
         return
     console.say(
         f"made {prefix.path}" if outcome.plan.install else f"nothing to do: {prefix.path} is already up to date"

@@ -61,10 +61,9 @@ def command(
     )  # fmt: skip
     plan, outcome, digest = _carry_out(request, prefix, is_dry=dry_run)
     if outcome is not None:
-        for line in outcome.warnings():
-            console.warn(line)
+        say_outcome(outcome)
     if as_json:
-        told = _as_told(outcome) if outcome else {}
+        told = as_told(outcome) if outcome else {}
         needs = asdict(_forecast(plan, prefix, request, _sizes(plan))) if dry_run else {}
         head = {"prefix": str(prefix.path), "dry_run": dry_run, "env_digest": digest}
         console.answer_json({**needs, **head, **told, **_as_dict(plan)})
@@ -96,13 +95,24 @@ def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan,
         return outcome.plan, outcome, outcome.receipt.env_digest
 
 
-def _as_told(outcome: Outcome) -> dict[str, Any]:
+def say_outcome(outcome: Outcome) -> None:
+    """Print what there is to know of what was made."""
+    for line in outcome.notes():
+        console.say(f"  {line}")
+    for line in outcome.warnings():
+        console.warn(line)
+
+
+def as_told(outcome: Outcome) -> dict[str, Any]:
+    """What there is to know of what was made, for --json."""
     return {
         "clobbers": [
             {"path": each.path, "winner": " ".join(each.winner), "loser": " ".join(each.loser)}
             for each in outcome.clobbers
         ],
         "link_scripts": {name: list(paths) for name, paths in outcome.link_scripts.items()},
+        "link_scripts_run": list(outcome.scripts_run),
+        "messages": list(outcome.messages),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from envtool.errors import ArchiveError
 from envtool.fetch.archive_cache import Cache
 from envtool.inspect_lock.package_metadata import cached_file, look_up
 from envtool.install.disk_space import unpacked_bytes
-from envtool.lockfile.conda_lock_v1 import LockedPackage
-from envtool.mirrors.presets import presets
+from envtool.lockfile.conda_lock_v1 import LINK_SCRIPTS_KEY, LockedPackage, Lockfile, read_json_metadata
+from envtool.mirrors.mirrors import presets
 from envtool.solve.md5_completion import read_complete
 
 
@@ -46,26 +47,29 @@ def command(
 
     Exit code 1 when something would fail, 0 when there is nothing worse than warnings.
     """
-    packages = _packages(lockfile_path, platform, is_offline=offline)
+    lockfile = _lockfile(lockfile_path, is_offline=offline)
+    packages = (
+        [each for each in lockfile.packages if each.platform == (platform or this_platform())] if lockfile else []
+    )
+    allowed = read_json_metadata(lockfile, LINK_SCRIPTS_KEY) if lockfile else None
     with console.ProgressDisplay() as display, display.task("look at this machine"):
         urls = [each.url for each in packages]
         facts = detect(urls, list(presets().values()), None if offline else limit_s)
-    found = [*check(facts, _needs(packages, facts.virtual_packages)), *_link_scripts(packages)]
+    found = [*check(facts, _needs(packages, facts.virtual_packages)), *_link_scripts(packages, allowed or [])]
     _tell(found, as_json=as_json, lockfile_path=lockfile_path if packages else None)
     ctx.exit(1 if any(each.severity is Severity.ERROR for each in found) else 0)
 
 
-def _packages(lockfile_path: Path, platform: str | None, *, is_offline: bool) -> list[LockedPackage]:
+def _lockfile(lockfile_path: Path, *, is_offline: bool) -> Lockfile | None:
     if not lockfile_path.exists() and lockfile_path == Path("conda-lock.yml"):
-        return []
-    lockfile = read_complete(lockfile_path, is_offline=is_offline)
-    return [each for each in lockfile.packages if each.platform == (platform or this_platform())]
+        return None
+    return read_complete(lockfile_path, is_offline=is_offline)
 
 
-def _link_scripts(packages: list[LockedPackage]) -> list[Finding]:
+def _link_scripts(packages: list[LockedPackage], allowed: Collection[str]) -> list[Finding]:
     cache = Cache(directories.cache())
     conda = {each.name: cached_file(each, cache) for each in packages if each.manager == "conda"}
-    return link_scripts({name: cached_paths(path) for name, path in conda.items() if path})
+    return link_scripts({name: cached_paths(path) for name, path in conda.items() if path}, allowed)
 
 
 def _needs(packages: list[LockedPackage], detected: Any) -> Needs:

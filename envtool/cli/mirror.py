@@ -15,14 +15,14 @@ from envtool import paths as directories
 from envtool.cli.groups import CommandGroup
 from envtool.cli.options import json_option
 from envtool.fetch.archive_cache import Cache
-from envtool.fetch.authentication import without_credentials, without_secrets
+from envtool.fetch.credentials import without_credentials, without_secrets
 from envtool.lockfile.conda_lock_v1 import read_lockfile
-from envtool.mirrors import benchmark as probing
-from envtool.mirrors import config_edits, mirrors
+from envtool.mirrors import configure, mirrors
 from envtool.mirrors import configure as mirror_use
 from envtool.mirrors import selection as mirror_choice
-from envtool.mirrors.benchmark import ORIGIN, Reading
-from envtool.mirrors.presets import Preset, presets
+from envtool.mirrors import selection as probing
+from envtool.mirrors.mirrors import Preset, presets
+from envtool.mirrors.selection import ORIGIN, Reading
 
 
 @click.group("mirror", cls=CommandGroup)
@@ -108,15 +108,15 @@ def use(names: tuple[str, ...], conda: bool, pip: bool, uv: bool, dry_run: bool,
     if undo == bool(names):
         raise click.UsageError("give a NAME, auto or off; or --undo alone")
     if undo:
-        _done("took back", config_edits.undo(mirror_use.journal()), as_json=as_json)
+        _done("took back", configure.undo(mirror_use.journal()), as_json=as_json)
         return
     tools = [tool for tool, is_wanted in zip(mirror_use.TOOLS, (conda, pip, uv)) if is_wanted]
     known = presets()
     planned = mirror_use.plan(names, tools, known, _best(known) if tools else None)
     if dry_run:
-        console.answer(config_edits.diff(planned) or "nothing to change")
+        console.answer(configure.diff(planned) or "nothing to change")
         return
-    _done("wrote", config_edits.apply(planned, mirror_use.journal()), as_json=as_json)
+    _done("wrote", configure.apply(planned, mirror_use.journal()), as_json=as_json)
 
 
 def _best(known: dict[str, Preset]) -> Preset | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from urllib.parse import urlsplit
 
 from envtool.artifacts import link_scripts as scripts
@@ -32,11 +32,14 @@ def check(facts: MachineFacts, needs: Needs) -> list[Finding]:
     return sorted(found, key=lambda each: list(Severity).index(each.severity))
 
 
-def link_scripts(paths: Mapping[str, Iterable[str]]) -> list[Finding]:
-    """The packages that want programs run when they are linked."""
+def link_scripts(paths: Mapping[str, Iterable[str]], allowed: Collection[str]) -> list[Finding]:
+    """The packages that want programs run when they are linked, those whose scripts the lock allows to run too."""
     found = {name: sorted(filter(scripts.is_link_script, each)) for name, each in paths.items()}
-    hint = "read them in the environment, and do by hand what of it you need; see docs/reference/archives.md"
-    return [Finding(_NOTE, "link-scripts", scripts.sentence(name, each), hint) for name, each in found.items() if each]
+    skipped, run = scripts.split(found, allowed)
+    hint = "read them; run-link-scripts in environment.yml lets create run them, see docs/reference/archives.md"
+    notes = [Finding(_NOTE, "link-scripts", scripts.sentence(name, each), hint) for name, each in skipped.items()]
+    hint = "read them before you create; they can write to the environment alone where the kernel has Landlock"
+    return notes + [Finding(_NOTE, "link-scripts", f"create runs {each}, as the lock allows", hint) for each in run]
 
 
 def _virtual_packages(needs: Needs) -> Iterator[Finding]:

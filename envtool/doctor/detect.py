@@ -20,9 +20,9 @@ from envtool import paths
 from envtool.doctor.machine_facts import Clock, Conda, Gpu, Inotify, MachineFacts, Place, Reach
 from envtool.errors import EnvtoolError
 from envtool.fetch import client
-from envtool.fetch.timeouts import Timeouts
-from envtool.mirrors import benchmark, condarc
-from envtool.mirrors.presets import Preset
+from envtool.fetch.failover import Timeouts
+from envtool.mirrors import config_files, selection
+from envtool.mirrors.mirrors import Preset
 from envtool.prefix import rattler
 from envtool.yaml_document import YamlDocument
 
@@ -140,9 +140,9 @@ def _trouble_with(proxy: str) -> str | None:
 
 
 def _reach(urls: Sequence[str], presets: Sequence[Preset], limit_s: float) -> tuple[Reach, ...]:
-    places = benchmark.candidates(urls, presets)
+    places = selection.candidates(urls, presets)
     found = []
-    for channel, readings in benchmark.by_channel(benchmark.measure(places, limit_s)).items():
+    for channel, readings in selection.by_channel(selection.measure(places, limit_s)).items():
         answering = tuple(each.name for each in readings if each.estimate_s is not None)
         reasons = {each.name: each.reason or "nothing came" for each in readings if each.estimate_s is None}
         found.append(Reach(client.without_credentials(channel), len(readings), answering, reasons))
@@ -164,7 +164,7 @@ def _clock(urls: Sequence[str], limit_s: float) -> Clock | None:
 
 
 def _condarc() -> tuple[Conda, ...]:
-    places = [Path("/etc/conda/.condarc"), condarc.location()]
+    places = [Path("/etc/conda/.condarc"), config_files.condarc_path()]
     found = []
     for path in dict.fromkeys(places):
         with contextlib.suppress(OSError, UnicodeDecodeError):

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from envtool.fetch.url_credentials import strip
+from envtool.fetch.credentials import strip
 from envtool.inspect_lock.graph import Graph, graph
 from envtool.inspect_lock.package_metadata import PackageMetadata, look_up
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile

@@ -1,29 +1,259 @@
 """The one door to the network: the bytes behind a URL, from an offset on, or the reason why there are none.
 
-Time-outs are per read, never one for a whole body: a slow line is no error, a silent server is one. Out of scope: what
-to do about a failure (`envtool.fetch.failover_policy`).
+Requests and their redirects go by urllib3, through the environment's proxies, with its certificates and passwords, as
+requests would send them (docs/adr/0014); connections are shared by all threads. Time-outs are per read, never one for a
+whole body: a slow line is no error, a silent server is one. A part of a file of this machine,
+`file:///srv/serving.pyz#bytes=512-1536`, lets what lies in a container be fetched and proven like any file that lies on
+its own; the second number is the position behind the last byte. Out of scope: cookies, which no mirror needs, and what
+to do about a failure (`envtool.fetch.failover`).
 """
 
 from __future__ import annotations
 
+import ipaddress
+import os
+import re
 import socket
+import ssl
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from envtool.errors import EnvtoolError
-from envtool.fetch import file_urls
-from envtool.fetch.authentication import authorize, without_credentials, without_secrets
-from envtool.fetch.timeouts import Timeouts
-from envtool.fetch.transfer_error import RangeError, TransferError, seconds_to_wait
+from envtool.fetch.credentials import (
+    Authorized,
+    authorize,
+    from_netrc,
+    from_user,
+    header_of,
+    without_credentials,
+    without_secrets,
+)
+from envtool.fetch.failover import RangeError, Timeouts, TransferError, seconds_to_wait
 
-if TYPE_CHECKING:  # commands without network access do without them
+if TYPE_CHECKING:
+    from urllib3 import PoolManager
     from urllib3.response import HTTPResponse
 
-    from envtool.fetch.http import Response
+_PART = re.compile(r"bytes=(\d+)-(\d+)")
+
+
+def part_url(path: Path, start: int, size_bytes: int) -> str:
+    """The URL of a part of a file."""
+    return f"{path.absolute().as_uri()}#bytes={start}-{start + size_bytes}"
+
+
+@contextmanager
+def _read_file(url: str, offset: int, chunk_bytes: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """Open a file or a part of one.
+
+    Args:
+        offset: the first byte that is wanted, counted from the beginning of the part.
+
+    Yields:
+        The size of the whole part, and the bytes from the offset on.
+    """
+    # The caller's own errors pass through here as well, so that only opening may be caught.
+    with _open(url) as file:
+        part = _PART.fullmatch(urlsplit(url).fragment)
+        start, end = (int(part[1]), int(part[2])) if part else (0, file.seek(0, os.SEEK_END))
+        file.seek(start + offset)
+        yield end - start, _chunks(file, end - start - offset, chunk_bytes)
+
+
+def _open(url: str) -> BinaryIO:
+    try:
+        return Path(unquote(urlsplit(url).path)).open("rb")
+    except OSError as error:
+        raise TransferError(error.strerror or str(error), is_transient=False) from error
+
+
+def _chunks(file: BinaryIO, left_bytes: int, chunk_bytes: int) -> Iterator[bytes]:
+    try:
+        while left_bytes > 0 and (chunk := file.read(min(chunk_bytes, left_bytes))):
+            left_bytes -= len(chunk)
+            yield chunk
+    except OSError as error:
+        raise TransferError(error.strerror or str(error), is_transient=False) from error
+
+
+def proxy_for(url: str) -> str | None:
+    """The URL of the proxy, None where the host is asked itself."""
+    from urllib.request import getproxies, proxy_bypass
+
+    proxies = getproxies()
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    keys = (f"{parts.scheme}://{host}", parts.scheme, f"all://{host}", "all")
+    proxy = next((proxies[key] for key in keys if key in proxies), None)
+    if not proxy or _is_excepted(host, parts.port) or proxy_bypass(host):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _is_excepted(host: str, port: int | None) -> bool:
+    names = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").replace(" ", "").split(",")
+    try:
+        address = ipaddress.IPv4Address(host)
+    except ValueError:
+        with_port = f"{host}:{port}" if port else host
+        known = [name.lstrip(".") for name in names if name]
+        return any(f".{place}".endswith(f".{name}") for name in known for place in (host, with_port))
+    return any(name == host or _holds(name, address) for name in names)
+
+
+def _holds(network: str, address: ipaddress.IPv4Address) -> bool:
+    try:
+        return "/" in network and address in ipaddress.IPv4Network(network, strict=False)
+    except ValueError:
+        return False
+
+
+class _Trust(ssl.SSLContext):
+    """A context that reads its certificates when it is first used."""
+
+    bundle: str | None
+    is_read: bool
+    lock: threading.Lock
+
+    def wrap_socket(self, *args: Any, **options: Any) -> ssl.SSLSocket:
+        self._read()
+        return super().wrap_socket(*args, **options)
+
+    def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
+        self._read()
+        return super().wrap_bio(*args, **options)
+
+    def _read(self) -> None:
+        with self.lock:
+            if not self.is_read:
+                import certifi
+
+                place = self.bundle or certifi.where()
+                try:
+                    self.load_verify_locations(**({"capath": place} if Path(place).is_dir() else {"cafile": place}))
+                except OSError as error:
+                    raise ssl.SSLError(f"no certificates can be read from {place}") from error
+                self.is_read = True
+
+
+def trusting(bundle: str | None) -> ssl.SSLContext:
+    """A context for connections to servers, that checks their names and certificates."""
+    from urllib3.util.ssl_ import create_urllib3_context
+
+    # As strict as urllib3's own, which before version 2 compares the names itself.
+    model = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
+    context = _Trust(ssl.PROTOCOL_TLS_CLIENT)
+    for name in ("check_hostname", "minimum_version", "options", "verify_flags"):
+        setattr(context, name, getattr(model, name))
+    context.bundle, context.is_read, context.lock = bundle, False, threading.Lock()
+    return context
+
+
+_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MOST_REDIRECTS = 30
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+# More than there are threads: a pool that is full says so on standard error.
+_CONNECTIONS, _HOSTS = 128, 100
+_managers: dict[tuple[Any, ...], PoolManager] = {}
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a server answers; used as a context manager, that lets its connection go."""
+
+    raw: HTTPResponse
+    url: str
+
+    def __enter__(self) -> Response:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.raw.status == 304:
+            self.raw.drain_conn()  # it has no body, and its connection can be used again
+        self.raw.close()
+        self.raw.release_conn()
+
+
+def ask(request: Authorized, headers: Mapping[str, str], patience: Timeouts) -> Response:
+    """Ask for a URL, and for what it redirects to."""
+    from urllib3 import Timeout
+
+    url, authorization = _without_user(request.url), header_of(request)
+    timeout = Timeout(connect=patience.connect_timeout_s, read=patience.read_timeout_s)
+    common = {"User-Agent": "envtool", "Accept": "*/*", "Connection": "keep-alive", **headers}
+    for _ in range(_MOST_REDIRECTS + 1):
+        sent = {**common, "Authorization": authorization} if authorization else common
+        raw: Any = _manager(url).urlopen(
+            "GET", url, headers=sent, redirect=False, retries=False, preload_content=False, timeout=timeout
+        )
+        location = raw.headers.get("Location") if raw.status in _REDIRECTS else None
+        if location is None:
+            return Response(raw, url)
+        # A body is not waited for: it might never end.
+        if raw.headers.get("Content-Length") == "0":
+            raw.drain_conn()  # so that the connection can be used again
+        raw.close()
+        raw.release_conn()
+        target = urljoin(url, quote(location.encode("latin1"), safe="!#$%&'()*+,/:;=?@[]~"))
+        authorization = from_netrc(target) or (authorization if _is_same_place(url, target) else None)
+        url = _without_user(target)
+    raise TransferError(f"redirected more than {_MOST_REDIRECTS} times", is_transient=False)
+
+
+def _without_user(url: str) -> str:
+    # A proxy is shown the URL as it stands.
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
+
+
+def _is_same_place(before: str, after: str) -> bool:
+    """Whether a secret of one URL may be sent to another. Source: requests/sessions.py, `should_strip_auth`."""
+    old, new = urlsplit(before), urlsplit(after)
+    if old.hostname != new.hostname:
+        return False
+    old_port, new_port = (parts.port or _DEFAULT_PORTS.get(parts.scheme) for parts in (old, new))
+    is_secured = (old.scheme, old_port, new.scheme, new_port) == ("http", 80, "https", 443)
+    return is_secured or (old.scheme, old_port) == (new.scheme, new_port)
+
+
+def _manager(url: str) -> PoolManager:
+    is_secure = urlsplit(url).scheme == "https"
+    proxy = proxy_for(url)
+    bundle = next((os.environ[name] for name in _BUNDLES if os.environ.get(name)), None)
+    key = (proxy, bundle, is_secure)
+    with _lock:
+        if key not in _managers:
+            _managers[key] = _made(proxy, bundle, is_secure=is_secure)
+        return _managers[key]
+
+
+def _made(proxy: str | None, bundle: str | None, *, is_secure: bool) -> PoolManager:
+    from urllib3 import PoolManager, ProxyManager
+
+    settings: dict[str, Any] = {"num_pools": _HOSTS, "maxsize": _CONNECTIONS}
+    if is_secure:
+        settings["ssl_context"] = trusting(bundle)
+    if proxy is None:
+        return PoolManager(**settings)
+    parts = urlsplit(proxy)
+    if parts.scheme.startswith("socks"):
+        from urllib3.contrib.socks import SOCKSProxyManager
+
+        user, password = (None if each is None else unquote(each) for each in (parts.username, parts.password))
+        return SOCKSProxyManager(proxy, username=user, password=password, **settings)
+    if parts.scheme == "https":
+        settings["proxy_ssl_context"] = trusting(bundle)
+    who = from_user(proxy)
+    return ProxyManager(proxy, proxy_headers={"Proxy-Authorization": who} if who else None, **settings)
+
 
 __all__ = ["CHUNK_BYTES", "Body", "RangeError", "TransferError", "get", "without_credentials"]
 
@@ -63,7 +293,7 @@ def get(
         RangeError: it gave another part of them than was asked for.
     """
     if urlsplit(url).scheme == "file":
-        with file_urls.read(url, offset, CHUNK_BYTES) as (total_bytes, chunks):
+        with _read_file(url, offset, CHUNK_BYTES) as (total_bytes, chunks):
             yield Body(offset, total_bytes, chunks, url)
         return
     limits = patience or Timeouts()
@@ -77,8 +307,6 @@ def prepare() -> None:
 
     import urllib3  # noqa: F401
 
-    import envtool.fetch.http  # noqa: F401
-
 
 def date(url: str, patience: Timeouts) -> str | None:
     """The Date header of a server, whatever else it answers."""
@@ -89,8 +317,6 @@ def date(url: str, patience: Timeouts) -> str | None:
 def _ask(url: str, offset: int, patience: Timeouts, more: Mapping[str, str]) -> Response:
     from urllib3.exceptions import HTTPError
 
-    from envtool.fetch import http
-
     try:
         request = authorize(url)
     except EnvtoolError as error:
@@ -99,7 +325,7 @@ def _ask(url: str, offset: int, patience: Timeouts, more: Mapping[str, str]) -> 
     if offset:
         headers["Range"] = f"bytes={offset}-"
     try:
-        return http.ask(request, headers, patience)
+        return ask(request, headers, patience)
     except (HTTPError, ValueError) as error:  # a server may redirect to something that is not a URL
         raise _no_answer(error) from error
 

@@ -1,26 +1,151 @@
 """Proven files: every byte that envtool uses is hashed before anything else sees it.
 
 A file is wanted by its sha256 and may be in several places; it comes from the first that gives the right bytes.
+Whatever goes wrong, the growing file holds a beginning that the next attempt, at this place or another, can go on with,
+or nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
+import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import BinaryIO, Protocol, runtime_checkable
 
+from envtool.atomic_files import sync_directory
 from envtool.errors import CacheError, EnvtoolError, HashMismatchError, NetworkError
-from envtool.fetch import timeouts, transfer
-from envtool.fetch.archive_cache import Cache, Wanted
-from envtool.fetch.authentication import without_credentials, without_secrets
-from envtool.fetch.failover import HostHealth, ask_in_turn
-from envtool.fetch.failover_policy import Failure, Place
-from envtool.fetch.transfer_error import TransferError
+from envtool.fetch import client, failover
+from envtool.fetch.archive_cache import Cache, Wanted, update_from
+from envtool.fetch.client import Body
+from envtool.fetch.credentials import without_credentials, without_secrets
+from envtool.fetch.failover import Failure, HostHealth, Place, RangeError, Timeouts, TransferError, ask_in_turn
+
+
+@dataclass(frozen=True)
+class Listener:
+    """The listener of a transfer."""
+
+    advance: Callable[[int], None]
+    expect: Callable[[int], None]
+    is_stopped: Callable[[], bool]
+
+
+class Transfer:
+    """The growing of one file over all attempts."""
+
+    def __init__(self, wanted: Wanted, path: Path, cache: Cache, progress: Listener) -> None:
+        self._wanted, self._path, self._cache, self._progress = wanted, path, cache, progress
+        self._digest = hashlib.sha256()
+        self._have = 0
+
+    def resume(self) -> bool:
+        """Take up what an earlier run has left; whether that is the whole file already."""
+        if self._path.exists():
+            self._digest = hashlib.sha256()
+            with self._cache.storing(self._wanted, None):
+                self._have = update_from(self._digest, self._path)
+            self._progress.advance(self._have)
+        if self._is_right():
+            with self._cache.storing(self._wanted, None):
+                sync_directory(self._path)  # its writer was stopped before it could
+            return True
+        if self._have and self._have >= (self._wanted.size_bytes or self._have + 1):
+            self._start_over()
+        return False
+
+    @property
+    def have_bytes(self) -> int:
+        """How much of the file is there."""
+        return self._have
+
+    def attempt(self, url: str, patience: Timeouts) -> None:
+        """Ask one place for what is missing.
+
+        Raises:
+            TransferError: the place did not give all of it; what it gave is kept.
+        """
+        try:
+            self._stream(url, patience)
+        except (RangeError, _PatchworkError):
+            # What is wrong with a file that was put together may be the fault of either part, so a place is not
+            # blamed before it has given the whole.
+            self._start_over()
+            self._stream(url, patience)
+
+    def _stream(self, url: str, patience: Timeouts) -> None:
+        with client.get(url, self._have, patience) as body:
+            self._refuse_other_size(body.total_bytes)
+            if body.offset != self._have:
+                self._start_over()
+            self._make_room(body.total_bytes)
+            with self._writing(), self._path.open("r+b" if self._have else "wb") as file:
+                self._cache.share(self._path)
+                file.seek(self._have)
+                self._receive(body, file)
+                if self._is_right():
+                    os.fsync(file.fileno())
+                    return
+        self._refuse(body)
+
+    def _receive(self, body: Body, file: BinaryIO) -> None:
+        if body.total_bytes is not None:
+            self._progress.expect(body.total_bytes)
+        for chunk in body.chunks:
+            if self._progress.is_stopped():
+                raise TransferError("stopped", is_transient=False)
+            file.write(chunk)
+            self._digest.update(chunk)
+            self._have += len(chunk)
+            self._progress.advance(len(chunk))
+            if self._have > (self._wanted.size_bytes or self._have):
+                return  # more than there should be, perhaps without end
+
+    def _refuse(self, body: Body) -> None:
+        expected_bytes, have = self._wanted.size_bytes or body.total_bytes, self._have
+        if expected_bytes is not None and have < expected_bytes:
+            raise TransferError(f"ended after {have:,} of {expected_bytes:,} bytes", is_transient=True)
+        actual = self._digest.hexdigest()
+        self._start_over()
+        if body.offset:
+            raise _PatchworkError
+        if self._wanted.size_bytes not in (None, have):
+            raise HashMismatchError(self._wanted.name, f"{self._wanted.size_bytes} bytes", f"{have} bytes or more")
+        raise HashMismatchError(self._wanted.name, f"sha256:{self._wanted.sha256}", f"sha256:{actual}")
+
+    def _is_right(self) -> bool:
+        return self._digest.hexdigest() == self._wanted.sha256
+
+    def _refuse_other_size(self, total_bytes: int | None) -> None:
+        size_bytes = self._wanted.size_bytes
+        if size_bytes is not None and total_bytes is not None and total_bytes != size_bytes:
+            raise HashMismatchError(self._wanted.name, f"{size_bytes} bytes", f"{total_bytes} bytes")
+
+    def _make_room(self, total_bytes: int | None) -> None:
+        total = self._wanted.size_bytes or total_bytes
+        if total is not None and total - self._have > self._cache.free_bytes():
+            raise self._cache.no_space(self._wanted, total - self._have)
+
+    def _start_over(self) -> None:
+        self._progress.advance(-self._have)
+        self._digest, self._have = hashlib.sha256(), 0
+        with self._cache.storing(self._wanted, None), contextlib.suppress(FileNotFoundError):
+            os.truncate(self._path, 0)
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        size_bytes = self._wanted.size_bytes
+        return self._cache.storing(self._wanted, None if size_bytes is None else size_bytes - self._have)
+
+
+class _PatchworkError(Exception):
+    """The parts of a file, each from another attempt, make a wrong whole."""
+
 
 _JOBS = 8
 # An attempt that brings less is no better than one that brings nothing: a place that breaks off after each packet
@@ -45,7 +170,7 @@ def fetch(
     cache: Cache,
     progress: Progress,
     *,
-    patience: timeouts.Timeouts | None = None,
+    patience: failover.Timeouts | None = None,
     is_offline: bool = False,
 ) -> dict[Wanted, Path]:
     """Bring files into the cache, several at a time, each from the first place that gives the right bytes.
@@ -59,7 +184,7 @@ def fetch(
         CacheError: the cache cannot be written, or, offline, lacks something; all of it is listed.
     """
     distinct = list(dict.fromkeys(wanted))
-    run = _Run(cache, _Tally(progress, distinct), patience or timeouts.configured())
+    run = _Run(cache, _Tally(progress, distinct), patience or failover.configured_timeouts())
     pool = ThreadPoolExecutor(_JOBS, thread_name_prefix="fetch")
     try:
         if is_offline:
@@ -90,7 +215,7 @@ def _from_cache(wanted: Sequence[Wanted], found: Sequence[Path | None], cache: C
 class _Run:
     """What the threads of one fetch share."""
 
-    def __init__(self, cache: Cache, tally: _Tally, patience: timeouts.Timeouts) -> None:
+    def __init__(self, cache: Cache, tally: _Tally, patience: failover.Timeouts) -> None:
         self.stopped = threading.Event()
         self._cache, self._tally, self._patience = cache, tally, patience
         self._hosts = HostHealth()
@@ -113,13 +238,13 @@ class _Run:
                 return found
             if partial is None:
                 raise _stopped()
-            growing = transfer.Transfer(wanted, partial, self._cache, self._progress(wanted))
+            growing = Transfer(wanted, partial, self._cache, self._progress(wanted))
             if not growing.resume():
                 self._try_places(wanted, growing)
             self._tally.expect(wanted, growing.have_bytes)
             return self._cache.store(wanted, partial)
 
-    def _try_places(self, wanted: Wanted, growing: transfer.Transfer) -> None:
+    def _try_places(self, wanted: Wanted, growing: Transfer) -> None:
         ask = functools.partial(self._ask, growing)
         failed = ask_in_turn(wanted.urls, ask, self._wait, self._hosts, self._patience)
         if failed or not wanted.urls:
@@ -129,7 +254,7 @@ class _Run:
         if self.stopped.wait(seconds):
             raise _stopped()
 
-    def _ask(self, growing: transfer.Transfer, url: str, has_alternative: bool) -> Failure | None:
+    def _ask(self, growing: Transfer, url: str, has_alternative: bool) -> Failure | None:
         patience = self._patience if has_alternative else replace(self._patience, min_bytes_per_s=0.0)
         before = growing.have_bytes
         try:
@@ -145,8 +270,8 @@ class _Run:
         self._hosts.note(url, None, time.monotonic())
         return None
 
-    def _progress(self, wanted: Wanted) -> transfer.Progress:
-        return transfer.Progress(
+    def _progress(self, wanted: Wanted) -> Listener:
+        return Listener(
             advance=lambda amount: None if self.stopped.is_set() else self._tally.advance(amount),
             expect=lambda size_bytes: self._tally.expect(wanted, size_bytes),
             is_stopped=self.stopped.is_set,

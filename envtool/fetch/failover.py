@@ -1,20 +1,206 @@
-"""Asking one place after the other until one gives what is wanted, as `envtool.fetch.failover_policy` decides.
+"""Attempts to get a file: their limits, why they fail, and which place is asked next.
 
-A host that gave no answer is asked last for other files; one that asked to wait is left alone until then.
-"""
+Every place is asked once, in the order given, before any is asked again; those that may well work a moment later are
+then asked in further rounds, each after its own wait. A host that gave no answer is asked last for other files; one
+that asked to wait is left alone until then. `decide` and `after` are pure: without clock or network.
+
+Source: for the wait, M. Brooker, "Exponential Backoff and Jitter" (AWS Architecture Blog, 2015), "full jitter"; for
+`Retry-After`, RFC 9110 section 10.2.3."""
 
 from __future__ import annotations
 
+import email.utils
+import math
+import os
 import random
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Union
 from urllib.parse import urlsplit
 
-from envtool.fetch.failover_policy import Ask, Failure, Place, Wait, after, decide
-from envtool.fetch.timeouts import Timeouts
-from envtool.fetch.transfer_error import TransferError
+from envtool.errors import EnvtoolError, NetworkError
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """The limits of one download.
+
+    Args:
+        read_timeout_s: how long a place may be silent; never a limit of the whole body.
+        min_bytes_per_s: a place that is slower than this over `read_timeout_s` is left for the next one. The last
+            place that is left may be as slow as it likes.
+        attempts: how often a place may fail in succession without having brought anything new.
+        backoff_s: the wait after the first failure is drawn from 0 to this; it doubles with each failure.
+        max_wait_s: a place that asks to wait longer than this is given up.
+    """
+
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 30.0
+    min_bytes_per_s: float = 1000.0
+    attempts: int = 5
+    backoff_s: float = 1.0
+    max_backoff_s: float = 20.0
+    max_wait_s: float = 120.0
+
+
+def configured_timeouts() -> Timeouts:
+    """The limits that this machine is set up for.
+
+    Raises:
+        EnvtoolError: a variable holds something else than a positive number.
+    """
+    default = Timeouts()
+    return Timeouts(
+        connect_timeout_s=_number("ENVTOOL_CONNECT_TIMEOUT_S", default.connect_timeout_s),
+        read_timeout_s=_number("ENVTOOL_READ_TIMEOUT_S", default.read_timeout_s),
+        min_bytes_per_s=_number("ENVTOOL_MIN_BYTES_PER_S", default.min_bytes_per_s, may_be_zero=True),
+        attempts=int(_number("ENVTOOL_ATTEMPTS", default.attempts)),
+        backoff_s=_number("ENVTOOL_BACKOFF_S", default.backoff_s, may_be_zero=True),
+        max_wait_s=_number("ENVTOOL_MAX_WAIT_S", default.max_wait_s, may_be_zero=True),
+    )
+
+
+def _number(name: str, default: float, *, may_be_zero: bool = False) -> float:
+    text = os.environ.get(name)
+    if not text:
+        return default
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    is_whole_enough = name != "ENVTOOL_ATTEMPTS" or number >= 1
+    if math.isfinite(number) and is_whole_enough and (number > 0 or (may_be_zero and number == 0)):
+        return number
+    raise EnvtoolError(
+        f"{name} must be a {'number of 0 or more' if may_be_zero else 'positive number'}, not {text!r}",
+        f"without it, {default:g} is used",
+    )
+
+
+class TransferError(NetworkError):
+    """A URL that did not give its bytes.
+
+    Args:
+        is_down: whether the place as a whole gave no answer, so that other files are better sought elsewhere.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        is_transient: bool,
+        retry_after_s: float | None = None,
+        is_down: bool = False,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.reason, self.status = reason, status
+        self.is_transient, self.is_down, self.retry_after_s = is_transient, is_down, retry_after_s
+
+
+class RangeError(TransferError):
+    """A URL that does not go on where it was asked to; from the beginning it may well work."""
+
+
+def seconds_to_wait(header: str | None) -> float | None:
+    """What a Retry-After header asks for, in seconds; it is a number or a date (RFC 9110 section 10.2.3)."""
+    if not header:
+        return None
+    if header.strip().isdigit():
+        return float(header)
+    try:
+        moment = email.utils.parsedate_to_datetime(header)
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, moment.timestamp() - time.time())
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is known of one place that may have a file. Times are seconds of one and the same clock.
+
+    Args:
+        failures: how often it has failed in succession without bringing anything new.
+        is_out: whether it cannot have the right bytes, so that asking again makes no sense.
+    """
+
+    url: str
+    failures: int = 0
+    not_before_s: float = 0.0
+    is_out: bool = False
+    is_doubtful: bool = False
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a place failed."""
+
+    reason: str
+    is_transient: bool
+    retry_after_s: float | None = None
+    brought_bytes: bool = False
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Ask a place now."""
+
+    position: int
+    has_alternative: bool
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Wait, then decide again."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """No place is left."""
+
+
+Step = Union[Ask, Wait, GiveUp]
+
+
+def decide(places: Sequence[Place], now_s: float, patience: Timeouts) -> Step:
+    """Choose the next step."""
+    left = [i for i, place in enumerate(places) if _is_left(place, now_s, patience)]
+    if not left:
+        return GiveUp()
+    ready = [i for i in left if places[i].not_before_s <= now_s]
+    if not ready:
+        return Wait(min(places[i].not_before_s for i in left) - now_s)
+    chosen = min(ready, key=lambda i: (places[i].reason is not None, places[i].is_doubtful, places[i].failures, i))
+    return Ask(chosen, has_alternative=len(left) > 1)
+
+
+def after(place: Place, failure: Failure, now_s: float, jitter: float, patience: Timeouts) -> Place:
+    """What is known of a place once it has failed."""
+    if not failure.is_transient:
+        return replace(place, is_out=True, reason=failure.reason)
+    failures = 1 if failure.brought_bytes else place.failures + 1
+    backoff_s = jitter * min(patience.max_backoff_s, patience.backoff_s * 2.0 ** (failures - 1))
+    return replace(
+        place,
+        failures=failures,
+        # The jitter comes on top of what the server asks for: all of its clients were asked for the same.
+        not_before_s=max(place.not_before_s, now_s + (failure.retry_after_s or 0.0) + backoff_s),
+        reason=failure.reason,
+    )
+
+
+def _is_left(place: Place, now_s: float, patience: Timeouts) -> bool:
+    return (
+        not place.is_out
+        and place.failures < patience.attempts
+        and place.not_before_s - now_s <= patience.max_wait_s + patience.max_backoff_s
+    )
+
 
 Asking = Callable[[str, bool], "Failure | None"]
 

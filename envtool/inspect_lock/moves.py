@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from envtool.errors import EnvtoolError
-from envtool.fetch import url_credentials
+from envtool.fetch import credentials
 from envtool.inspect_lock import diff
 from envtool.inspect_lock.diff import Difference
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
@@ -108,7 +108,7 @@ def _last_reason(reasons: Reasons, moved: Difference, request: LockRequest, repo
     old = reasons.before[moved.manager, moved.name]
     if old.manager == "conda":
         channels = channels_of(request.spec)
-        if not any(old.url.startswith(url_credentials.strip(each).rstrip("/") + "/") for each in channels):
+        if not any(old.url.startswith(credentials.strip(each).rstrip("/") + "/") for each in channels):
             return "its channel is not listed any more"
         changed = [key[1] for key, new in reasons.after.items() if key[0] == "conda" and new != reasons.before.get(key)]
         try:

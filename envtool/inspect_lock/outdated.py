@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cmp_to_key
 
-from envtool.fetch import url_credentials
+from envtool.fetch import credentials
 from envtool.inspect_lock.diff import compare_versions
 from envtool.inspect_lock.moves import Key, Reasons
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
@@ -79,7 +79,7 @@ def _newest_archives(
     packages: Mapping[Key, LockedPackage], request: LockRequest, platform: str, sources: Sources
 ) -> dict[Key, LockedPackage]:
     names = sorted({name for manager, name in packages if manager == "conda"})
-    channels = [url_credentials.strip(each).rstrip("/") + "/" for each in channels_of(request.spec)]
+    channels = [credentials.strip(each).rstrip("/") + "/" for each in channels_of(request.spec)]
     by_name: dict[str, list[PackageRecord]] = {}
     for record in sources.repodata.find(channels_of(request.spec), platform, names):
         by_name.setdefault(record.name, []).append(record)

@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envtool.artifacts.download import require_sha256
 from envtool.artifacts.wheel_paths import require_plain_paths
 from envtool.install.extract import linked, unpack
+from envtool.install.link_script_runs import run_link_scripts
 from envtool.install.shared_paths import SharedPaths
 from envtool.lockfile.model import LockedPackage
 from envtool.package_cache.materialize import Placement, place
@@ -24,8 +26,16 @@ if TYPE_CHECKING:
     from envtool.install.transaction import Transaction
 
 
-def apply(transaction: Transaction, placements: Sequence[Placement], proven: Mapping[str, Path]) -> Known:
-    """Change a prefix, which is locked and marked incomplete; returns the files that need not be read back.
+@dataclass(frozen=True)
+class Applied:
+    """What was done: the files that need not be read back, and what link scripts left for people to read."""
+
+    known: Known
+    messages: tuple[str, ...]
+
+
+def apply(transaction: Transaction, placements: Sequence[Placement], proven: Mapping[str, Path]) -> Applied:
+    """Change a prefix, which is locked and marked incomplete.
 
     Raises:
         EnvtoolError: an archive or wheel cannot be installed.
@@ -53,12 +63,13 @@ def apply(transaction: Transaction, placements: Sequence[Placement], proven: Map
             _uninstall_wheels(transaction)
         if wheels:
             _install_wheels(shared, wheels)
+        messages = run_link_scripts(transaction) if transaction.request.link_scripts() else ()
         has_python = any((package.manager, package.name) == ("conda", "python") for package in transaction.wanted)
         if has_python and prefix.python.exists():
             with transaction.display.task("compile byte-code"):
                 kept = [path for path in placed if source_of(path)]
                 compile_all(prefix.path, prefix.python, kept)
-    return Known(placed, written)
+    return Applied(Known(placed, written), messages)
 
 
 def _place(transaction: Transaction, placements: Sequence[Placement]) -> dict[str, Entry]:

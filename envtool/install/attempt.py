@@ -28,6 +28,7 @@ class Made:
     transaction: Transaction
     inventory: Inventory
     since_ns: int
+    messages: tuple[str, ...] = ()
 
 
 def make(transaction: Transaction) -> Made:
@@ -95,14 +96,20 @@ def _attempt(transaction: Transaction, placements: Sequence[Placement]) -> Made:
     kept = [package for package in wanted if package not in plan.install]
     keep_manifests(transaction.manifests, kept, cache, display, {})
     prefix.mark_incomplete()
-    known = apply(transaction, placements, proven)
+    applied = apply(transaction, placements, proven)
     since_ns = time.time_ns()
-    inventory = take_inventory(prefix, wanted, cache, display, known, proven)
+    inventory = take_inventory(prefix, wanted, cache, display, applied.known, proven)
     wrong = list(declared_findings(inventory))
     if wrong:
         raise PrefixError(
             f"{prefix.path} was made, but {len(wrong)} of its files are not those of the lock, the first: "
             f"{wrong[0].kind} {wrong[0].what} ({wrong[0].detail})",
-            "is something else writing there, or is the disk failing? run envtool create again",
+            _why_wrong(transaction),
         )
-    return Made(transaction, inventory, since_ns)
+    return Made(transaction, inventory, since_ns, applied.messages)
+
+
+def _why_wrong(transaction: Transaction) -> str:
+    if scripted := transaction.request.link_scripts():
+        return f"did a link script of {', '.join(scripted)} change it? then take it out of run-link-scripts"
+    return "is something else writing there, or is the disk failing? run envtool create again"

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from envtool.artifacts.link_scripts import link_scripts as scripts_of
-from envtool.artifacts.link_scripts import sentence
+from envtool.artifacts.link_scripts import sentence, split
 from envtool.console import ProgressDisplay
 from envtool.fetch.archive_cache import Cache
 from envtool.install.attempt import make
+from envtool.install.link_script_runs import confinement
 from envtool.install.record import complete
 from envtool.install.request import Request
 from envtool.install.transaction import decide
@@ -27,12 +28,25 @@ from envtool.signing.trust import require_signed
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a create did."""
+    """What a create did.
+
+    Args:
+        link_scripts: those that were not run, by package.
+        scripts_run: those that were.
+        messages: what they left for people to read.
+    """
 
     plan: Plan
     receipt: Receipt
     clobbers: tuple[Clobber, ...] = ()
     link_scripts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    scripts_run: Sequence[str] = ()
+    messages: Sequence[str] = ()
+
+    def notes(self) -> list[str]:
+        """What was done beside linking, a line each."""
+        ran = [f"ran {', '.join(self.scripts_run)}: {confinement()}"] if self.scripts_run else []
+        return [*ran, *self.messages]
 
     def warnings(self) -> list[str]:
         """What there is to know of what was made, a line each."""
@@ -65,8 +79,8 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisp
             require_signed(transaction.wanted, cache, display, is_offline=request.is_offline)
         made = make(transaction)
         receipt = complete(made)
-    scripts = scripts_of(made.inventory.declared)
-    return Outcome(made.transaction.plan, receipt, made.inventory.layout.clobbers, scripts)
+    skipped, run = split(scripts_of(made.inventory.declared), receipt.link_scripts)
+    return Outcome(made.transaction.plan, receipt, made.inventory.layout.clobbers, skipped, run, made.messages)
 
 
 def preview(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisplay) -> Plan:

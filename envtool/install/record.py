@@ -29,6 +29,7 @@ def complete(made: Made) -> Receipt:
         packages=tuple(installed(package) for package in transaction.wanted),
         env_digest=inventory.env_digest,
         generated=inventory.generated(),
+        link_scripts=transaction.request.link_scripts(),
     )
     _write_notes(transaction, receipt)
     if not transaction.request.is_from_archives:

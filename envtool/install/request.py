@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from envtool.errors import PrefixError
+from envtool.lockfile.conda_lock_v1 import LINK_SCRIPTS_KEY, read_json_metadata
 from envtool.lockfile.model import LockedPackage, Lockfile
 from envtool.prefix.installed_packages import record_names
 from envtool.prefix.prefix import Prefix, Receipt, State
@@ -56,6 +57,11 @@ class Request:
             raise PrefixError(f"the lock has no category {', '.join(unknown)}", f"it has {', '.join(sorted(known))}")
         return self.lockfile.select(self.platform, self.categories)
 
+    def link_scripts(self) -> tuple[str, ...]:
+        """The conda packages whose link scripts the lock allows to run."""
+        allowed = read_json_metadata(self.lockfile, LINK_SCRIPTS_KEY) or []
+        return tuple(sorted({each.name for each in self.packages() if each.manager == "conda"}.intersection(allowed)))
+
     def fulfilled(self, prefix: Prefix) -> Receipt | None:
         """The receipt of a prefix that is up to date already, by its own notes; None when there is something to do.
 
@@ -66,4 +72,5 @@ class Request:
             return None
         packages, receipt = self.packages(), prefix.receipt()
         records = {f"{each.name}-{each.version}-{each.build_string}" for each in packages if each.manager == "conda"}
-        return receipt if plan(packages, receipt).is_empty and record_names(prefix.path) == records else None
+        is_same = plan(packages, receipt).is_empty and receipt.link_scripts == self.link_scripts()
+        return receipt if is_same and record_names(prefix.path) == records else None

@@ -68,6 +68,9 @@ def decide(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisp
         todo = plan(wanted, there)
         if not todo.is_empty and not todo.starts_over:
             todo = replace(todo, delete=_untracked_files(prefix, conda, receipt.packages))
+    scripted = request.link_scripts()
+    if receipt.link_scripts != scripted or (scripted and not todo.is_empty):
+        return anew  # what scripts did cannot be undone, and they may do another thing the second time
     return replace(anew, plan=todo, receipt=receipt, before=tuple(package.description for package in conda))
 
 

@@ -14,16 +14,16 @@ from typing import Any
 
 from envtool.atomic_files import write_atomically
 from envtool.errors import Issue, LockfileError
-from envtool.fetch.url_credentials import variables_of, with_variables
-from envtool.lockfile import build_recipe, git_url, variables
-from envtool.lockfile.build_recipe import SourceBuild
-from envtool.lockfile.model import LockedPackage, Lockfile
+from envtool.fetch.credentials import variables_of, with_variables
+from envtool.lockfile import git_url, model
+from envtool.lockfile.model import LockedPackage, Lockfile, SourceBuild
 from envtool.yaml_document import Value, YamlDocument, dump, read_text
 
 __all__ = ["LockedPackage", "Lockfile", "format_lockfile", "parse_lockfile", "read_json_metadata", "read_lockfile"]
-__all__ += ["SIZES_KEY", "SPECS_KEY", "VARIABLES_KEY", "write_lockfile"]
+__all__ += ["LINK_SCRIPTS_KEY", "SIZES_KEY", "SPECS_KEY", "VARIABLES_KEY", "write_lockfile"]
 _URL_OF_LINE = re.compile(r"@\s*(\w[\w+.-]*://[^\s;]+)")
 INPUTS_KEY = "envtool_inputs"
+LINK_SCRIPTS_KEY = "envtool_run_link_scripts"
 SIZES_KEY = "envtool_sizes"
 SPECS_KEY = "envtool_match_specs"
 VARIABLES_KEY = "envtool_variables"
@@ -112,7 +112,7 @@ def _sizes(lockfile: Lockfile) -> dict[str, str]:
 def _builds(lockfile: Lockfile) -> dict[str, str]:
     """How wheels were built as custom metadata, by the commit's URL."""
     builds = {each.url: each.built for each in lockfile.packages if each.built}
-    return {BUILDS_KEY: build_recipe.serialize(builds)} if builds else {}
+    return {BUILDS_KEY: model.serialize_builds(builds)} if builds else {}
 
 
 def _size_key(sha256: str) -> str:
@@ -138,7 +138,7 @@ def _lockfile(document: YamlDocument, top: Mapping[str, Value]) -> Lockfile:
     custom_metadata = dict(document.scalars(metadata.get("custom_metadata"), "custom_metadata"))
     _check_variables(document, metadata.get("custom_metadata"), custom_metadata.get(VARIABLES_KEY, "{}"))
     sizes = _read_sizes(custom_metadata.pop(SIZES_KEY, "{}"))
-    builds = build_recipe.parse(custom_metadata.pop(BUILDS_KEY, "{}"))
+    builds = model.parse_builds(custom_metadata.pop(BUILDS_KEY, "{}"))
     found = [_package(document, position, value, sizes, builds) for position, value in enumerate(packages)]
     _refuse_twice(document, packages, found)
     urls = tuple(_channels(document, metadata.get("channels")))
@@ -165,7 +165,7 @@ def _check_variables(document: YamlDocument, place: Value | None, text: str) -> 
     if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
         document.issue(place.line if place else 1, f"{VARIABLES_KEY} must be a JSON object of names to strings")
         return
-    for problem in filter(None, (variables.problem(*each) for each in found.items())):
+    for problem in filter(None, (model.variable_problem(*each) for each in found.items())):
         document.issue(place.line if place else 1, problem)
 
 

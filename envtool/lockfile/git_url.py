@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
-from envtool.fetch import url_credentials
+from envtool.fetch import credentials
 
 _SCHEMES = ("https", "http", "ssh", "file", "git")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -40,7 +40,7 @@ class Repository:
     def shown(self) -> str:
         """The URL as it may be shown and given to git: without user and password, but for the user of ssh."""
         parts = urlsplit(self.url)
-        return self.url if parts.scheme == "ssh" else url_credentials.strip(self.url)
+        return self.url if parts.scheme == "ssh" else credentials.strip(self.url)
 
     @property
     def name(self) -> str:
@@ -99,7 +99,7 @@ def _refuse_literal_credentials(text: str, scheme: str) -> None:
     user, colon, password = urlsplit(text[len(_PREFIX) :]).netloc.rpartition("@")[0].partition(":")
     is_named = scheme == "ssh" and not colon
     if user and not is_named and not _VARIABLES.fullmatch(password if colon else user):
-        stripped = url_credentials.strip(text[len(_PREFIX) :])
+        stripped = credentials.strip(text[len(_PREFIX) :])
         raise ValueError(f"credentials in {stripped}; write variables: git+https://${{TOKEN}}@host/")
 
 

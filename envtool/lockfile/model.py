@@ -2,12 +2,71 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 from urllib.parse import unquote
 
-from envtool.lockfile.build_recipe import SourceBuild
+
+@dataclass(frozen=True)
+class Tool:
+    """A wheel that the build needs: its backend, or what the backend needs."""
+
+    name: str
+    version: str
+    url: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SourceBuild:
+    """How a wheel was made.
+
+    Args:
+        version: the version that the backend is given where it would ask git for it.
+        tree_sha256: hash of the files that it was made of, as `envtool.source_builds.git.tree_sha256` takes it.
+        committed_at: when they were committed, in seconds since 1970; the backend's clock.
+    """
+
+    wheel: str
+    version: str
+    tree_sha256: str
+    committed_at: int
+    tools: tuple[Tool, ...]
+
+
+def serialize_builds(builds: Mapping[str, SourceBuild]) -> str:
+    """Builds by a key, as text for a lock's custom_metadata."""
+    return json.dumps({key: asdict(each) for key, each in builds.items()}, sort_keys=True, indent=1)
+
+
+def parse_builds(text: str) -> dict[str, SourceBuild]:
+    """The builds in a lock's custom_metadata; what somebody spoilt is left out, and its package cannot be made."""
+    try:
+        found: dict[str, Any] = json.loads(text)
+        return {key: _build(each) for key, each in found.items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _build(fields: Mapping[str, Any]) -> SourceBuild:
+    return SourceBuild(**{**fields, "tools": tuple(Tool(**each) for each in fields.get("tools", ()))})
+
+
+VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def variable_problem(name: str, value: str) -> str | None:
+    """Why a variable cannot be set, or None when it can."""
+    if not VARIABLE_NAME.fullmatch(name):
+        return f"variable {name!r} must have letters, digits and _ alone, and start with no digit"
+    try:
+        is_text = "\0" not in value and bool(value.encode() or True)
+    except UnicodeEncodeError:
+        is_text = False
+    return None if is_text else f"the value of {name} has a character that no variable can hold"
 
 
 @dataclass(frozen=True)

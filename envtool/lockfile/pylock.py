@@ -11,8 +11,8 @@ from urllib.parse import unquote
 
 from envtool.errors import SolveError
 from envtool.lockfile import git_url
-from envtool.lockfile.build_recipe import SourceBuild
 from envtool.lockfile.git_url import Repository
+from envtool.lockfile.model import SourceBuild
 
 if TYPE_CHECKING:
     from envtool.pypi.pins import Pins

@@ -1,20 +1,166 @@
-"""`envtool mirror use`: the changes of configuration files by which a mirror is used. Nothing is written here.
+"""`envtool mirror use`: changes of configuration files, shown before they are made, and taken back exactly.
 
-Out of scope: making the changes and taking them back (`envtool.mirrors.config_edits`).
+A change keeps what was there, byte for byte, in a directory that only the user can read.
 """
 
 from __future__ import annotations
 
+import difflib
+import hashlib
+import json
+import shutil
+import stat
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from envtool import paths
+from envtool.atomic_files import write_atomically
 from envtool.errors import EnvtoolError, InvalidFileError, Issue
-from envtool.mirrors import condarc, config_toml, pip_conf, uv_toml
-from envtool.mirrors.config_edits import Edit, read
-from envtool.mirrors.presets import Preset
+from envtool.fetch.credentials import without_secrets
+from envtool.mirrors import config_files, mirrors
+from envtool.mirrors.mirrors import Preset
 from envtool.mirrors.selection import AUTO
+
+_JOURNAL = "journal.json"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A change of one file."""
+
+    path: Path
+    before: str | None
+    after: str
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing changes."""
+        return self.after == (self.before or "")
+
+
+def read(path: Path) -> str | None:
+    """The text of a file, byte for byte with its line ends; None when there is no such file."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise EnvtoolError(f"{path} cannot be read: {reason}") from error
+
+
+def diff(edits: Sequence[Edit]) -> str:
+    """The changes as a unified diff; credentials in it are masked."""
+    parts: list[str] = []
+    for each in edits:
+        if each.is_empty:
+            continue
+        old = without_secrets(each.before or "").splitlines()
+        new = without_secrets(each.after).splitlines()
+        source = "/dev/null" if each.before is None else str(each.path)
+        parts += difflib.unified_diff(old, new, source, str(each.path), lineterm="")
+    return "\n".join(parts)
+
+
+def apply(edits: Sequence[Edit], journal: Path) -> list[Path]:
+    """Make the changes, and keep what was there.
+
+    Raises:
+        EnvtoolError: a file cannot be written, or is not what it was when the change was planned.
+    """
+    due = [each for each in edits if not each.is_empty]
+    for each in due:
+        if read(each.path) != each.before:
+            raise EnvtoolError(f"{each.path} was changed by another program just now", "run the same command again")
+    if not due:
+        return []
+    try:
+        _keep(due, journal)
+        for each in due:
+            _write(each.path, each.after.encode(), _mode(each.path))
+    except OSError as error:
+        raise EnvtoolError(f"{error.filename or journal} cannot be written: {error.strerror}") from error
+    return [each.path for each in due]
+
+
+def undo(journal: Path) -> list[Path]:
+    """Take the last change back; run again, the one before it.
+
+    Raises:
+        EnvtoolError: there is no change to take back, or a file was changed since.
+    """
+    entries = _entries(journal)
+    if not entries:
+        raise EnvtoolError("there is no change to take back", "envtool mirror use makes one")
+    last = entries[-1]
+    files = json.loads((last / _JOURNAL).read_text(encoding="utf-8"))["files"]
+    for each in files:
+        now = read(Path(each["path"]))
+        if now is not None and _sha256(now.encode()) not in (each["after_sha256"], each["before_sha256"]):
+            raise EnvtoolError(
+                f"{each['path']} was changed since; it is not touched", f"what it said before is in {last}"
+            )
+    for each in files:
+        _restore(Path(each["path"]), None if each["before_sha256"] is None else last / each["kept"], each["mode"])
+    shutil.rmtree(last)
+    return [Path(each["path"]) for each in files]
+
+
+def _keep(edits: Sequence[Edit], journal: Path) -> None:
+    entries = _entries(journal)
+    number = int(entries[-1].name) + 1 if entries else 1
+    journal.mkdir(parents=True, exist_ok=True)
+    place = journal / f"{number:04}"
+    place.mkdir(mode=0o700)
+    files = []
+    for position, each in enumerate(edits):
+        before = None if each.before is None else each.before.encode()
+        if before is not None:
+            _write(place / str(position), before, 0o600)
+        files.append(
+            {
+                "path": str(each.path),
+                "kept": str(position),
+                "mode": _mode(each.path),
+                "before_sha256": None if before is None else _sha256(before),
+                "after_sha256": _sha256(each.after.encode()),
+            }
+        )
+    # Written last: without it the directory counts for nothing.
+    write_atomically(place / _JOURNAL, json.dumps({"files": files}, indent=2) + "\n")
+
+
+def _entries(journal: Path) -> list[Path]:
+    return sorted(each.parent for each in journal.glob(f"[0-9]*/{_JOURNAL}"))
+
+
+def _restore(path: Path, kept: Path | None, mode: int) -> None:
+    if kept is None:
+        path.unlink(missing_ok=True)
+    else:
+        _write(path, kept.read_bytes(), mode)
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    # Through a link to the file itself, since many people keep these files in a repository.
+    target = path.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, content, mode)
+
+
+def _mode(path: Path) -> int:
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        return 0o644
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
 
 OFF = "off"
 TOOLS = ("conda", "pip", "uv")
@@ -36,7 +182,7 @@ def plan(names: Sequence[str], tools: Sequence[str], known: Mapping[str, Preset]
     missing = [each for each in names if each not in known and each not in (AUTO, OFF)]
     if missing:
         raise EnvtoolError(f"there is no mirror preset {missing[0]!r}", f"there are: {', '.join(known)}")
-    config = config_toml.location()
+    config = mirrors.config_path()
     before = read(config)
     edits = [Edit(config, before, use(before or "", names, str(config)))]
     chosen = [] if tuple(names) == (OFF,) else _for_tools(names, known, best, tools)
@@ -78,20 +224,20 @@ def _for_tools(
 def _tool_edit(tool: str, chosen: Sequence[Preset], known: Mapping[str, Preset]) -> Edit:
     # These tools ask one place, so each channel and the index come from the first preset that has it.
     if tool == "conda":
-        path = condarc.location()
+        path = config_files.condarc_path()
         before = read(path)
         channels = {url for each in known.values() for url in each.channels.values()}
         first = {channel: url for each in reversed(chosen) for channel, url in each.channels.items()}
-        return Edit(path, before, condarc.rewrite(before or "", first, channels, str(path)))
+        return Edit(path, before, config_files.rewrite_condarc(before or "", first, channels, str(path)))
     index = next((each.pypi for each in chosen if each.pypi), None)
     if chosen and index is None:
         names = " and ".join(each.name for each in chosen)
         raise EnvtoolError(f"{names} has no package index for {tool}", "name one that has: envtool mirror list")
     indexes = {each.pypi.rstrip("/") for each in known.values() if each.pypi}
     if tool == "pip":
-        path = pip_conf.location()
+        path = config_files.pip_conf_path()
         before = read(path)
-        return Edit(path, before, pip_conf.rewrite(before or "", index, indexes))
-    path = uv_toml.location()
+        return Edit(path, before, config_files.rewrite_pip_conf(before or "", index, indexes))
+    path = config_files.uv_toml_path()
     before = read(path)
-    return Edit(path, before, uv_toml.rewrite(before or "", index, indexes, str(path)))
+    return Edit(path, before, config_files.rewrite_uv_toml(before or "", index, indexes, str(path)))

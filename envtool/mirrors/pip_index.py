@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from envtool.fetch import url_credentials
+from envtool.fetch import credentials
 from envtool.mirrors.mirrors import Mirrors
 
 # The index keeps each file under the digits of its BLAKE2b-256, and full mirrors keep that path.
@@ -61,9 +61,9 @@ def index_variables(index_url: str | None, extra_index_urls: Sequence[str]) -> d
     variables: dict[str, str] = {}
     if index_url:
         # Of the older variable there may be another value in our environment; an empty one takes it away.
-        variables.update(UV_DEFAULT_INDEX=url_credentials.expand(index_url), UV_INDEX_URL="")
+        variables.update(UV_DEFAULT_INDEX=credentials.expand(index_url), UV_INDEX_URL="")
     if extra_index_urls:
-        variables["UV_INDEX"] = " ".join(url_credentials.expand(each) for each in extra_index_urls)
+        variables["UV_INDEX"] = " ".join(credentials.expand(each) for each in extra_index_urls)
     return variables
 
 
@@ -84,7 +84,7 @@ def canonical(url: str, mirrors: Mirrors) -> str:
     A full mirror keeps the index's own paths, by which its files are known; of any other mirror the configuration has
     to say what it stands for.
     """
-    url = mirrors.canonical(url_credentials.strip(url))
+    url = mirrors.canonical(credentials.strip(url))
     path = _FILE_PATH.search(urlsplit(url).path)
     host = _of_pip("file_storage_domain")
     return f"https://{host}{path[0]}" if path and host else url

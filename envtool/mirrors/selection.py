@@ -1,25 +1,192 @@
 """The mirrors of a run: the configured ones, then those of the presets that were chosen, ranked by measurement.
 
+They are measured with the very things that a lock needs: of each channel its repodata, which a mirror that lacks the
+channel has not; then the first megabytes of an archive or wheel of the lock, which a mirror that lags behind has not.
 What was measured is kept for a day in the cache, so that a create does not measure again.
+
+A package index that the user named stays the only one: its packages may be others than the public ones of the same
+names.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from envtool.atomic_files import write_atomically
 from envtool.console import ProgressDisplay
+from envtool.errors import EnvtoolError
+from envtool.fetch import client
 from envtool.fetch.archive_cache import Cache
-from envtool.mirrors import mirrors
-from envtool.mirrors.mirrors import Mirrors
+from envtool.fetch.failover import Timeouts, TransferError
+from envtool.mirrors import mirrors, pip_index
+from envtool.mirrors import mirrors as mirrors_module
+from envtool.mirrors.mirrors import Mirrors, Preset, channel_of, is_wheel_store, presets, select, with_slash
 
-if TYPE_CHECKING:  # presets and measuring are imported where presets are in use, which they are on few machines
-    from envtool.mirrors.benchmark import Reading
+ORIGIN = "origin"
+_SAMPLE_BYTES = 4_000_000
+_SAMPLE_S = 2.0
+_JOBS = 16
+# What the estimate is made for: one archive of usual size.
+_TYPICAL_BYTES = 10_000_000
+_REPODATA = ("repodata.json.zst", "repodata.json")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One place to be measured.
+
+    Args:
+        subdir: the subdir whose repodata is asked for; empty for wheels.
+        sample: a file of the lock, relative to the base.
+    """
+
+    name: str
+    channel: str
+    base: str
+    subdir: str
+    sample: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was measured of one candidate."""
+
+    name: str
+    channel: str
+    base: str
+    latency_s: float | None = None
+    bytes_per_s: float | None = None
+    served_by: str | None = None
+    reason: str | None = None
+
+    @property
+    def estimate_s(self) -> float | None:
+        """How long a typical archive would take; None for a place that cannot be used."""
+        if self.latency_s is None or not self.bytes_per_s:
+            return None
+        return self.latency_s + _TYPICAL_BYTES / self.bytes_per_s
+
+
+def candidates(urls: Iterable[str], presets: Sequence[Preset]) -> list[Candidate]:
+    """Every place that may have one of the channels of some canonical URLs, the origins included."""
+    samples: dict[str, str] = {}
+    for url in urls:
+        if urlsplit(url).scheme not in ("http", "https"):
+            continue
+        channel = channel_of(url)
+        known = samples.get(channel)
+        # The platform's own subdir rather than noarch: some mirrors lack platforms.
+        if known is None or known.startswith("noarch/"):
+            samples[channel] = url[len(channel) :]
+    found = []
+    for channel, sample in samples.items():
+        subdir = "" if is_wheel_store(channel) else sample.partition("/")[0]
+        places = {preset.name: base for preset in presets if (base := preset.mirror_of(channel))}
+        found += [Candidate(name, channel, base, subdir, sample) for name, base in places.items()]
+        found.append(Candidate(ORIGIN, channel, channel, subdir, sample))
+    return found
+
+
+def measure(places: Sequence[Candidate], limit_s: float) -> list[Reading]:
+    """Measure every candidate, all at once."""
+    pool = ThreadPoolExecutor(_JOBS, thread_name_prefix="probe")
+    try:
+        futures = [pool.submit(_measure, each, limit_s) for each in places]
+        wait(futures, timeout=limit_s)
+        return [_reading(each, future, limit_s) for each, future in zip(places, futures)]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def rank(readings: Sequence[Reading]) -> dict[str, tuple[str, ...]]:
+    """The URLs to be used for each channel, the quickest first.
+
+    A place that only sends on to the host of a quicker one is no independent fallback, so it comes after all that are.
+    A place that answered nothing is left out; the origin is ranked like any other.
+    """
+    by_channel: dict[str, list[Reading]] = {}
+    for each in sorted(readings, key=lambda reading: reading.estimate_s or 0.0):
+        if each.estimate_s is not None:
+            by_channel.setdefault(each.channel, []).append(each)
+    return {channel: tuple(each.base for each in _independent_first(found)) for channel, found in by_channel.items()}
+
+
+def _independent_first(readings: Sequence[Reading]) -> list[Reading]:
+    first: dict[str | None, Reading] = {}
+    again = [each for each in readings if first.setdefault(each.served_by, each) is not each]
+    return [*first.values(), *again]
+
+
+def _reading(candidate: Candidate, future: Future[Reading], limit_s: float) -> Reading:
+    if future.done() and not future.cancelled():
+        return future.result()
+    return Reading(candidate.name, candidate.channel, candidate.base, reason=f"no answer in {limit_s:g} s")
+
+
+def _measure(candidate: Candidate, limit_s: float) -> Reading:
+    patience = Timeouts(connect_timeout_s=limit_s / 2, read_timeout_s=limit_s / 2)
+    reading = Reading(candidate.name, candidate.channel, candidate.base)
+    try:
+        if candidate.subdir:
+            latency_s, host = _first_repodata(candidate, patience)
+            reading = replace(reading, latency_s=latency_s, served_by=host)
+        return _sample(candidate, reading, patience)
+    except EnvtoolError as error:
+        return replace(reading, reason=error.message)
+
+
+def _first_repodata(candidate: Candidate, patience: Timeouts) -> tuple[float, str]:
+    for name in _REPODATA:
+        try:
+            began_s = time.monotonic()
+            with client.get(f"{candidate.base}{candidate.subdir}/{name}", patience=patience) as body:
+                return time.monotonic() - began_s, urlsplit(body.url).netloc.rpartition("@")[2]
+        except TransferError as error:
+            if error.status != 404:
+                raise
+    raise TransferError(f"has no {candidate.subdir} of this channel", is_transient=False)
+
+
+def _sample(candidate: Candidate, reading: Reading, patience: Timeouts) -> Reading:
+    began_s = time.monotonic()
+    try:
+        with client.get(candidate.base + candidate.sample, patience=patience) as body:
+            first_s = time.monotonic()
+            count = 0
+            for chunk in body.chunks:
+                count += len(chunk)
+                if count >= _SAMPLE_BYTES or time.monotonic() - first_s > _SAMPLE_S:
+                    break
+            elapsed_s = max(time.monotonic() - first_s, 1e-6)
+            host = urlsplit(body.url).netloc.rpartition("@")[2]
+    except TransferError as error:
+        if error.status == 404:
+            raise TransferError(f"lacks {candidate.sample.rpartition('/')[2]}", is_transient=False) from error
+        raise
+    return replace(
+        reading,
+        latency_s=reading.latency_s if reading.latency_s is not None else first_s - began_s,
+        bytes_per_s=count / elapsed_s,
+        served_by=host,
+    )
+
+
+def by_channel(readings: Sequence[Reading]) -> Mapping[str, Sequence[Reading]]:
+    """The readings of each channel, the quickest first, those that failed last."""
+    found: dict[str, list[Reading]] = {}
+    for each in readings:
+        found.setdefault(each.channel, []).append(each)
+    return {
+        channel: sorted(each, key=lambda reading: (reading.estimate_s or float("inf"), reading.name))
+        for channel, each in found.items()
+    }
+
 
 AUTO = "auto"
 _KEPT_S = 24 * 3600
@@ -42,7 +209,7 @@ def for_urls(urls: Sequence[str], cache: Cache, display: ProgressDisplay) -> Mir
 
 
 def _of_presets(urls: Sequence[str], names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    from envtool.mirrors.presets import channel_of, select
+    from envtool.mirrors.mirrors import channel_of, select
 
     chosen = select(names)
     channels = dict.fromkeys(channel_of(url) for url in urls)
@@ -51,23 +218,21 @@ def _of_presets(urls: Sequence[str], names: tuple[str, ...]) -> dict[str, tuple[
 
 
 def _ranked(urls: Sequence[str], cache: Cache, display: ProgressDisplay) -> dict[str, tuple[str, ...]]:
-    from envtool.mirrors import benchmark
-    from envtool.mirrors.presets import channel_of, presets
+    from envtool.mirrors.mirrors import channel_of, presets
 
     readings = recall(cache)
     known = {each.channel for each in readings}
     unknown = [url for url in urls if channel_of(url) not in known]
-    places = benchmark.candidates(unknown, list(presets().values()))
+    places = candidates(unknown, list(presets().values()))
     if places:
         with display.task(f"measure {len(places)} mirrors"):
-            readings = [*readings, *benchmark.measure(places, _LIMIT_S)]
+            readings = [*readings, *measure(places, _LIMIT_S)]
         keep(cache, readings)
-    return benchmark.rank(readings)
+    return rank(readings)
 
 
 def recall(cache: Cache) -> list[Reading]:
     """What was measured during the last day; nothing when that cannot be read."""
-    from envtool.mirrors.benchmark import Reading
 
     try:
         content = json.loads(_path(cache).read_text(encoding="utf-8"))
@@ -92,3 +257,58 @@ def keep(cache: Cache, readings: Iterable[Reading]) -> None:
 
 def _path(cache: Cache) -> Path:
     return cache.root / "mirrors.json"
+
+
+# Words of uv when an index fails, rather than the requirements. The last three are what it makes of a mirror
+# that lacks a package, and of a page that is none of an index.
+_FAILURES = (
+    "error sending request", "dns error", "timed out", "connection closed", "HTTP status client error",
+    "HTTP status server error", "Failed to fetch", "Failed to download", "client error", "invalid peer certificate",
+    "error decoding response body", "Missing `Content-Type` header", "was not found in the package registry",
+    "was not found in the provided package locations", "there are no versions of",
+)  # fmt: skip
+
+
+def index_candidates(index_url: str | None, mirrors: Mirrors) -> tuple[str | None, ...]:
+    """The indexes to be asked, one after the other until one answers.
+
+    Returns:
+        URLs, the best first; None means whatever uv asks by itself.
+    """
+    own = index_url or pip_index.index_of_machine()
+    public = pip_index.public_index()
+    url = own or public
+    if url is None:
+        return (None,)  # without the public index's URL, nothing can be said to stand for it
+    configured = mirrors.for_url(with_slash(url))
+    places: tuple[str | None, ...] = (index_url,) if configured == (with_slash(url),) else configured
+    chosen = _indexes_of_presets()
+    if index_url is not None or not chosen or not (own is None or _is_public(own, public)):
+        return places
+    if own is not None:  # what pip or uv are set up for comes first, since somebody chose that as well
+        return (*places, *(each for each in chosen if each not in (with_slash(own), *places)))
+    mirrored = [each for each in places if each not in (None, with_slash(url))]
+    return tuple(dict.fromkeys([*mirrored, *chosen, *([None] if mirrors.has_origin else [])]))
+
+
+def is_index_failure(output: str) -> bool:
+    """Whether it was the index that failed, by the output of uv, and not that nothing satisfies the requirements."""
+    return any(each in output for each in _FAILURES)
+
+
+def index_limits(is_last: bool, read_timeout_s: float) -> Mapping[str, str]:
+    """Variables by which uv gives up on an index soon, as long as there is another one to ask."""
+    return {} if is_last else {"UV_HTTP_TIMEOUT": f"{max(1, round(read_timeout_s))}", "UV_HTTP_RETRIES": "1"}
+
+
+def _indexes_of_presets() -> tuple[str, ...]:
+    names = mirrors_module.used()
+    if not names:
+        return ()
+    known = list(presets().values()) if names == (AUTO,) else select(names)
+    return tuple(with_slash(each.pypi) for each in known if each.pypi)
+
+
+def _is_public(url: str, public: str | None) -> bool:
+    known = {with_slash(each.pypi) for each in presets().values() if each.pypi}
+    return with_slash(url) in known or (public is not None and with_slash(url) == with_slash(public))

@@ -53,6 +53,7 @@ class Receipt:
 
     Args:
         generated: files of which no archive or wheel has the bytes (byte-code, scripts), path to sha256.
+        link_scripts: the packages whose link scripts were run, as the lock allows.
     """
 
     platform: str
@@ -60,6 +61,7 @@ class Receipt:
     packages: tuple[Installed, ...]
     env_digest: str
     generated: Mapping[str, str]
+    link_scripts: tuple[str, ...] = ()
 
 
 class Prefix:
@@ -181,6 +183,7 @@ class Prefix:
                 packages=tuple(Installed(**each) for each in data["packages"]),
                 env_digest=data["env_digest"],
                 generated=data["generated"],
+                link_scripts=tuple(data.get("link_scripts", ())),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise PrefixError(

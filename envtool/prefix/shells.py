@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from envtool.lockfile.variables import NAME
+from envtool.lockfile.model import VARIABLE_NAME
 
 _UNSET = "***unset***"  # conda's mark of a variable that an environment does not have any more
 
@@ -49,5 +49,5 @@ def _variables(prefix: Path) -> dict[str, str]:
 
 def _texts(variables: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     for name, value in variables.items():
-        if isinstance(value, str) and value != _UNSET and NAME.fullmatch(name):
+        if isinstance(value, str) and value != _UNSET and VARIABLE_NAME.fullmatch(name):
             yield name, value

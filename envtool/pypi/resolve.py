@@ -12,10 +12,10 @@ from pathlib import Path
 
 from envtool import paths
 from envtool.errors import SolveError
-from envtool.fetch import timeouts, url_credentials
+from envtool.fetch import credentials, failover
 from envtool.fetch.archive_cache import Cache
 from envtool.lockfile.pylock import Wheel, format_pylock, parse_pylock
-from envtool.mirrors import index_failover, pip_index
+from envtool.mirrors import pip_index, selection
 from envtool.mirrors.mirrors import Mirrors
 from envtool.pypi import resolution
 from envtool.pypi.distribution_names import Provided
@@ -97,19 +97,19 @@ def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
         SolveError: Nothing satisfies the requirements; uv's own words.
     """
     is_open = request.allows_default_index or request.index_url is not None
-    places = index_failover.candidates(request.index_url, mirrors) if is_open else (None,)
+    places = selection.index_candidates(request.index_url, mirrors) if is_open else (None,)
     reasons: list[str] = []
     for place in places:
         is_last = place == places[-1]
-        variables = index_failover.limits(is_last, timeouts.configured().read_timeout_s)
+        variables = selection.index_limits(is_last, failover.configured_timeouts().read_timeout_s)
         try:
             return _choose_from(replace(request, index_url=place), mirrors, variables)
         except SolveError as error:
             reason = error.message
-            if not reasons and (is_last or not index_failover.is_failure(reason)):
+            if not reasons and (is_last or not selection.is_index_failure(reason)):
                 raise
-            reasons.append(f"  {url_credentials.strip(place or 'the public index')}: {reason.splitlines()[-1].strip()}")
-            if not index_failover.is_failure(reason):
+            reasons.append(f"  {credentials.strip(place or 'the public index')}: {reason.splitlines()[-1].strip()}")
+            if not selection.is_index_failure(reason):
                 break
     raise SolveError(
         f"{request.target.platform}: no package index has answered the pip section:\n" + "\n".join(reasons),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from envtool import subprocesses
 from envtool.errors import ProcessError
-from envtool.fetch.authentication import without_secrets
+from envtool.fetch.credentials import without_secrets
 from envtool.masking import masked
 from envtool.mirrors import pip_index
 

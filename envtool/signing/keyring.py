@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from envtool.errors import InvalidFileError, Issue, SignatureError
-from envtool.mirrors import config_toml
+from envtool.mirrors import mirrors
 from envtool.signing import ed25519
 
 VARIABLE = "ENVTOOL_TRUSTED_KEYS"
@@ -69,7 +69,7 @@ def trusted(named: Sequence[Path] = ()) -> Keyring:
     return Keyring(
         list(named)
         or in_variable
-        or [config_toml.location().parent / Path(path).expanduser() for path in _table()["keys"]]
+        or [mirrors.config_path().parent / Path(path).expanduser() for path in _table()["keys"]]
     )
 
 
@@ -80,11 +80,11 @@ def trusted_channels() -> tuple[str, ...]:
 
 def _table() -> dict[str, list[str]]:
     nothing: dict[str, list[str]] = {"keys": [], "channels": []}
-    trust = config_toml.read_table("trust")
+    trust = mirrors.read_table("trust")
     table = {**nothing, **trust} if isinstance(trust, dict) else {}
     lists = [isinstance(value, list) and all(isinstance(text, str) for text in value) for value in table.values()]
     if table.keys() != nothing.keys() or not all(lists):
-        name = str(config_toml.location())
+        name = str(mirrors.config_path())
         issue = Issue(f"{name}: trust", 'may have keys = ["/path/of/team.pub"] and channels = ["https://…/"], no more')
         raise InvalidFileError(name, [issue])
     return table

@@ -15,8 +15,8 @@ from envtool.atomic_files import write_atomically
 from envtool.console import ProgressDisplay, Task
 from envtool.errors import NetworkError, SignatureError
 from envtool.fetch.archive_cache import Cache, Wanted
-from envtool.fetch.authentication import without_credentials
-from envtool.fetch.transfer_error import TransferError
+from envtool.fetch.credentials import without_credentials
+from envtool.fetch.failover import TransferError
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.mirrors import mirrors
 from envtool.signing import channel_signature

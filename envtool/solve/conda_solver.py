@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from envtool.errors import SolveError, UnsatisfiableError
-from envtool.fetch import url_credentials
+from envtool.fetch import credentials
 from envtool.lockfile.model import file_parts
 from envtool.mirrors.mirrors import Mirrors
 from envtool.solve.cooldown import AgedChannel, is_too_young
@@ -188,7 +188,7 @@ class Repodata:
             urls = set(request.keep)
             names = sorted({file_parts(url)[0] for url in urls})
             found = await self._query(request.channels, request.platform, names)
-            kept = [each for each in found if url_credentials.strip(each.url) in urls]
+            kept = [each for each in found if credentials.strip(each.url) in urls]
         policy = request.policy
         sources: list[Any] = list(request.channels)
         if policy.has_exceptions:
@@ -262,7 +262,7 @@ def _build_string(text: str) -> Any:
 def _record(record: Any) -> PackageRecord:
     return PackageRecord(
         name=record.name.normalized, version=str(record.version), build=str(record.build), subdir=record.subdir,
-        url=url_credentials.strip(record.url), sha256=record.sha256.hex() if record.sha256 else None,
+        url=credentials.strip(record.url), sha256=record.sha256.hex() if record.sha256 else None,
         md5=record.md5.hex() if record.md5 else None, size_bytes=record.size, depends=tuple(record.depends),
         license=record.license, constrains=tuple(record.constrains),
     )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from envtool.fetch import url_credentials
+from envtool.fetch import credentials
 from envtool.spec.version_policy import VersionPolicy
 
 
@@ -34,7 +34,7 @@ class AgedChannel:
 
 def is_too_young(record: Any, policy: VersionPolicy) -> bool:
     """Whether a record counts as published too late; one without any time does, as nothing is known of its age."""
-    channel = url_credentials.strip(record.url).rsplit("/", 2)[0]
+    channel = credentials.strip(record.url).rsplit("/", 2)[0]
     cutoff = policy.cutoff_of(record.name.normalized, channel)
     if cutoff is None:
         return False

@@ -11,8 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envtool.errors import SolveError
-from envtool.fetch import url_credentials
-from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, SPECS_KEY, VARIABLES_KEY, LockedPackage, Lockfile
+from envtool.fetch import credentials
+from envtool.lockfile.conda_lock_v1 import (
+    INPUTS_KEY,
+    LINK_SCRIPTS_KEY,
+    SPECS_KEY,
+    VARIABLES_KEY,
+    LockedPackage,
+    Lockfile,
+)
 from envtool.solve import recorded_inputs
 from envtool.solve.categories import categories, dependency_edges
 from envtool.solve.conda_solver import PackageRecord
@@ -58,7 +65,7 @@ class LockRequest:
                 for name, each in self.spec.exclude_newer_package.items()
             },
             {
-                url_credentials.strip(url): policy.exception(each, now, f"{place}-channel {name}")
+                credentials.strip(url): policy.exception(each, now, f"{place}-channel {name}")
                 for name, each in self.spec.exclude_newer_channel.items()
                 for url in channel_urls(name, self.spec.directory)
             },
@@ -85,6 +92,12 @@ def lock(request: LockRequest, sources: Sources) -> Lockfile:
 def described(request: LockRequest, packages: Sequence[LockedPackage]) -> Lockfile:
     """A lock of chosen packages."""
     declared = {each.platform: each.virtual_packages for each in with_virtual_packages(request.spec).platforms}
+    unknown = sorted(set(request.spec.run_link_scripts) - {each.name for each in packages if each.manager == "conda"})
+    if unknown:
+        raise SolveError(
+            f"{request.spec.paths[0]}: run-link-scripts names {', '.join(unknown)}, not a conda package of the lock",
+            "take it out, or add the package to the dependencies",
+        )
     relative_to = request.lockfile_path.resolve().parent
     return Lockfile(
         packages=tuple(sorted(packages, key=lambda package: package.sort_key)),
@@ -125,6 +138,8 @@ def _metadata(request: LockRequest, declared: Mapping[str, Mapping[str, str]]) -
         SPECS_KEY: json.dumps(match_specs, sort_keys=True),
         VIRTUAL_PACKAGES_KEY: json.dumps(declared, sort_keys=True),
     }
+    if spec.run_link_scripts:
+        metadata[LINK_SCRIPTS_KEY] = json.dumps(spec.run_link_scripts)
     if spec.variables:
         metadata[VARIABLES_KEY] = json.dumps(spec.variables, sort_keys=True)
     return metadata

@@ -14,7 +14,7 @@ from envtool.errors import SolveError
 from envtool.fetch.archive_cache import Cache
 from envtool.lockfile import git_url
 from envtool.lockfile.pylock import Wheel
-from envtool.mirrors import index_failover
+from envtool.mirrors import selection
 from envtool.mirrors.mirrors import Mirrors
 from envtool.pypi import resolve
 from envtool.pypi.distribution_names import normalize, provided_distributions
@@ -84,7 +84,7 @@ def _with_fewest_moves(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
             return None
 
     found = attempt(kept)
-    if found is None and kept and not index_failover.is_failure(refused[0].message):
+    if found is None and kept and not selection.is_index_failure(refused[0].message):
         asked = {pip_requirements.name_of(each) for each in request.requirements}
         important = [each for each in kept if each.name in asked]
         others = [each for each in kept if each.name not in asked]

@@ -127,6 +127,8 @@ def _general(spec: EnvironmentSpec) -> Iterator[tuple[Item, str]]:
         yield Item("option of pip", "--require-hashes", "--require-hashes"), first
     if spec.exclude_newer:
         yield Item("exclude-newer", "", spec.exclude_newer), first
+    if spec.run_link_scripts:
+        yield Item("run-link-scripts", "", ", ".join(spec.run_link_scripts)), first
     for kind in ("package", "channel"):
         for name, value in getattr(spec, f"exclude_newer_{kind}").items():
             yield Item(f"exclude-newer-{kind}", name, value), first

@@ -1,7 +1,7 @@
 """A proxy on the loopback interface through which the solver reads repodata from whichever mirror has it whole.
 
 The solver asks one mirror and takes what comes: a 403, an HTML page, half a file or silence ends it. The proxy asks one
-mirror after the other, by the rules of downloads (`envtool.fetch.failover_policy`), and hands on an answer only when it
+mirror after the other, by the rules of downloads (`envtool.fetch.failover`), and hands on an answer only when it
 is complete and plausible. Repodata has no hash to prove; a shard has one, its name. It keeps nothing: the solver's own
 cache does, with the validators (ETag) that the mirror gave.
 """
@@ -25,11 +25,9 @@ from urllib.parse import unquote
 from envtool import console
 from envtool.errors import EnvtoolError
 from envtool.fetch import client
-from envtool.fetch import timeouts as patience
+from envtool.fetch import failover as patience
 from envtool.fetch.client import Body
-from envtool.fetch.failover import HostHealth, ask_in_turn
-from envtool.fetch.failover_policy import Failure, Place
-from envtool.fetch.transfer_error import TransferError
+from envtool.fetch.failover import Failure, HostHealth, Place, TransferError, ask_in_turn
 from envtool.mirrors.mirrors import Mirrors
 
 _OPTIONAL_ATTEMPTS = 2
@@ -90,7 +88,7 @@ class RepodataProxy:
 
     def __init__(self, mirrors: Mirrors) -> None:
         self._mirrors = mirrors
-        self._patience = patience.configured()
+        self._patience = patience.configured_timeouts()
         self._failures: dict[str, list[str]] = {}
         self._lock = threading.Lock()
         self._is_patient = False

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from envtool.errors import Issue, SolveError, SpecError, UnsatisfiableError
-from envtool.fetch import url_credentials
+from envtool.fetch import credentials
 from envtool.lockfile.model import file_parts
 from envtool.solve import conda_solver
 from envtool.solve.conda_solver import PackageRecord, Repodata, SolveRequest
@@ -59,8 +59,8 @@ def _problem(spec: EnvironmentSpec, line: Dependency) -> str | None:
     if reason:
         return f"{line.text!r} is not a valid match spec: {reason}"
     if parsed.channel and _channel(spec, line.text) is None:
-        listed = ", ".join(map(url_credentials.strip, spec.channels))
-        shown = url_credentials.strip(parsed.channel)
+        listed = ", ".join(map(credentials.strip, spec.channels))
+        shown = credentials.strip(parsed.channel)
         return (
             f"{package_name(line.text)} is wanted from the channel {shown}, which is not among the channels: {listed}"
         )
@@ -75,7 +75,7 @@ def _channel(spec: EnvironmentSpec, match_spec: str) -> str | None:
 def _for_solver(spec: EnvironmentSpec, match_spec: str) -> str:
     parsed = channel_spec.parse(match_spec)
     url = _channel(spec, match_spec) if parsed.channel else None
-    return parsed.in_channel(url and url_credentials.expand(url))
+    return parsed.in_channel(url and credentials.expand(url))
 
 
 def repodata_urls(spec: EnvironmentSpec) -> list[str]:
@@ -86,7 +86,7 @@ def repodata_urls(spec: EnvironmentSpec) -> list[str]:
 def channels_of(spec: EnvironmentSpec) -> tuple[str, ...]:
     """The URLs of the channels, with the values of the variables in them."""
     urls = (url for channel in spec.channels for url in channel_urls(channel, spec.directory))
-    return tuple(url_credentials.expand(url) for url in urls)
+    return tuple(credentials.expand(url) for url in urls)
 
 
 def _with_fewest_moves(requests: Sequence[SolveRequest], repodata: Repodata) -> list[list[PackageRecord] | SolveError]:

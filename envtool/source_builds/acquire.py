@@ -14,7 +14,7 @@ from envtool.lockfile.model import LockedPackage
 from envtool.mirrors.mirrors import Mirrors
 
 if TYPE_CHECKING:
-    from envtool.fetch.timeouts import Timeouts
+    from envtool.fetch.failover import Timeouts
 
 
 def fetch_packages(

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from envtool import subprocesses
 from envtool.errors import NetworkError, ProcessError, SolveError
-from envtool.fetch import url_credentials
-from envtool.fetch.authentication import without_secrets
-from envtool.fetch.timeouts import configured
+from envtool.fetch import credentials
+from envtool.fetch.credentials import without_secrets
+from envtool.fetch.failover import configured_timeouts
 from envtool.lockfile.git_url import Repository
 
 _HINT = "is the URL right, is the repository reached from here, and does git have what it needs to log in?"
@@ -131,7 +131,7 @@ def _fetch(repository: Repository, commit: str, store: Path) -> None:
 
 
 def _ask(repository: Repository, *arguments: str) -> str:
-    patience = configured()
+    patience = configured_timeouts()
     limits = [f"http.lowSpeedLimit={patience.min_bytes_per_s:.0f}", f"http.lowSpeedTime={patience.read_timeout_s:.0f}"]
     try:
         return _git([*_options(limits), *arguments], {**_remote_environment(), **_credentials(repository)})
@@ -160,14 +160,14 @@ _PLACES = ("_DIR", "_WORK_TREE", "_INDEX_FILE", "_DIRECTORY", "_NAMESPACE", "_PR
 def _remote_environment() -> dict[str, str]:
     ssh = (
         os.environ.get("GIT_SSH_COMMAND")
-        or f"ssh -oBatchMode=yes -oConnectTimeout={configured().connect_timeout_s:.0f}"
+        or f"ssh -oBatchMode=yes -oConnectTimeout={configured_timeouts().connect_timeout_s:.0f}"
     )
     return {"GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": "https:http:ssh:file:git", "GIT_SSH_COMMAND": ssh}
 
 
 def _credentials(repository: Repository) -> dict[str, str]:
     # As configuration in the environment, since everybody on the machine can read the arguments of a process.
-    full = url_credentials.expand(repository.url)
+    full = credentials.expand(repository.url)
     if full == repository.shown:
         return {}
     count = int(os.environ.get("GIT_CONFIG_COUNT") or 0)

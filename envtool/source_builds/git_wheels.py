@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 from envtool import paths
 from envtool.errors import SolveError
 from envtool.fetch.archive_cache import Cache, sha256_of
-from envtool.lockfile.build_recipe import Tool
 from envtool.lockfile.git_url import Repository, parse
-from envtool.lockfile.model import LockedPackage
+from envtool.lockfile.model import LockedPackage, Tool
 from envtool.lockfile.pylock import Wheel
 from envtool.pypi.resolve import Target, WheelRequest, choose
 from envtool.scratch import scratch_directory

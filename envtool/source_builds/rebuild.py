@@ -11,9 +11,8 @@ from envtool.artifacts.download import fetch_packages, require_sha256
 from envtool.errors import CacheError, HashMismatchError, Issue, LockfileError, SolveError
 from envtool.fetch.archive_cache import Cache, Wanted, sha256_of
 from envtool.fetch.downloader import Progress, fetch
-from envtool.lockfile.build_recipe import SourceBuild, Tool
 from envtool.lockfile.git_url import Repository, parse
-from envtool.lockfile.model import LockedPackage
+from envtool.lockfile.model import LockedPackage, SourceBuild, Tool
 from envtool.scratch import scratch_directory
 from envtool.source_builds import build_wheel, git
 

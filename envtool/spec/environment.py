@@ -51,6 +51,7 @@ class EnvironmentSpec:
         platforms: what is asked for on each platform, in the order of the files.
         pip_index: the package index that stands for the default one, with variables for its credentials.
         allows_default_index: whether wheels may come from an index that no file names; every file has to allow it.
+        run_link_scripts: the packages whose post-link scripts `create` runs, sorted.
         requires_hashes: whether every wheel has to be pinned by its hash (`--require-hashes`).
         warnings: what in the files is ignored or taken for granted.
     """
@@ -68,6 +69,7 @@ class EnvironmentSpec:
     exclude_newer: str | None = None
     exclude_newer_package: Mapping[str, str] = field(default_factory=dict)
     exclude_newer_channel: Mapping[str, str] = field(default_factory=dict)
+    run_link_scripts: tuple[str, ...] = ()
     warnings: tuple[Issue, ...] = ()
 
     @property
@@ -123,6 +125,7 @@ def combine(
         exclude_newer=next(iter(dates), None),
         exclude_newer_package=_texts([each.exclude_newer_package for each in sources], issues),
         exclude_newer_channel=_texts([each.exclude_newer_channel for each in sources], issues),
+        run_link_scripts=tuple(sorted({line.text for each in sources for line in each.run_link_scripts})),
         warnings=tuple(warnings),
     )  # fmt: skip
     issues += [

@@ -13,8 +13,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from envtool.errors import Issue
-from envtool.fetch import url_credentials
-from envtool.lockfile import variables
+from envtool.fetch import credentials
+from envtool.lockfile.model import variable_problem
 from envtool.spec import pip_requirements, selectors
 from envtool.spec.pip_requirements import Line, Requirements
 from envtool.spec.selectors import PLATFORMS
@@ -23,7 +23,7 @@ from envtool.yaml_document import Value, YamlDocument
 _KEYS = (
     "name", "channels", "dependencies", "platforms", "category", "variables", "prefix",
     "pip-repositories", "allow-pypi-requests", "virtual-packages", "exclude-newer",
-    "exclude-newer-package", "exclude-newer-channel",
+    "exclude-newer-package", "exclude-newer-channel", "run-link-scripts",
 )  # fmt: skip
 _LOOKS_ALIKE = 0.8
 _MATCH_SPEC = re.compile(r"^(?:\S*::|[^\s:]+:[^\s:]*:)?(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*)(?=$|[\s=<>!~\[])")
@@ -57,6 +57,7 @@ class Source:
         exclude_newer: how old a package has to be: a date, or days.
         exclude_newer_package: the same for single packages; `false` where age does not count.
         exclude_newer_channel: the same for single channels, by the words in `channels`.
+        run_link_scripts: the packages whose post-link scripts `create` runs.
     """
 
     path: Path
@@ -71,6 +72,7 @@ class Source:
     exclude_newer: Line | None = None
     exclude_newer_package: Mapping[str, Line] = field(default_factory=dict)
     exclude_newer_channel: Mapping[str, Line] = field(default_factory=dict)
+    run_link_scripts: tuple[Line, ...] = ()
     sections: Mapping[str, Section] = field(default_factory=dict)
     issues: tuple[Issue, ...] = ()
     warnings: tuple[Issue, ...] = ()
@@ -103,6 +105,7 @@ def parse(path: Path, text: str) -> Source:
         exclude_newer=Line(str(newer.data), f"{path}:{newer.line}") if newer and newer.data is not None else None,
         exclude_newer_package=_scalars(document, top.get("exclude-newer-package"), "exclude-newer-package"),
         exclude_newer_channel=_scalars(document, top.get("exclude-newer-channel"), "exclude-newer-channel"),
+        run_link_scripts=_package_names(document, top.get("run-link-scripts"), "run-link-scripts"),
         sections={platform: _section(document, text, platform) for platform in PLATFORMS},
         issues=tuple(document.issues), warnings=tuple(warnings),
     )  # fmt: skip
@@ -157,12 +160,20 @@ def _channels(document: YamlDocument, value: Value | None) -> tuple[Line, ...]:
 def _urls(document: YamlDocument, value: Value | None, what: str) -> list[Line]:
     found = []
     for text, line in document.strings(value, what):
-        if url_credentials.is_literal(text):
+        if credentials.is_literal(text):
             document.issue(
-                line, f"credentials in {url_credentials.strip(text)}; write variables: https://$USER:$TOKEN@host/"
+                line, f"credentials in {credentials.strip(text)}; write variables: https://$USER:$TOKEN@host/"
             )
         found.append(Line(text, f"{document.name}:{line}"))
     return found
+
+
+def _package_names(document: YamlDocument, value: Value | None, what: str) -> tuple[Line, ...]:
+    named = document.strings(value, what)
+    for text, line in named:
+        if package_name(text) != text.lower():
+            document.issue(line, f"{what} names packages alone, without versions or channels: {text!r}")
+    return tuple(Line(text.lower(), f"{document.name}:{line}") for text, line in named)
 
 
 def _scalars(document: YamlDocument, value: Value | None, what: str) -> dict[str, Line]:
@@ -175,7 +186,7 @@ def _scalars(document: YamlDocument, value: Value | None, what: str) -> dict[str
 def _variables(document: YamlDocument, value: Value | None) -> dict[str, Line]:
     found = _scalars(document, value, "variables")
     for name, line in found.items():
-        problem = variables.problem(name, line.text)
+        problem = variable_problem(name, line.text)
         if problem:
             document.issue(int(line.place.rpartition(":")[2]), problem)
     return found
@@ -188,8 +199,8 @@ def _section(document: YamlDocument, text: str, platform: str) -> Section:
     conda, lines, place = _dependencies(filtered, top.get("dependencies"))
     pip = pip_requirements.parse(lines, Path(document.name).parent)
     for each in [*pip.extra_index_urls, *([pip.index_url] if pip.index_url else [])]:
-        if url_credentials.is_literal(each.text):
-            stripped = url_credentials.strip(each.text)
+        if credentials.is_literal(each.text):
+            stripped = credentials.strip(each.text)
             pip.issues.append(
                 Issue(each.place, f"credentials in {stripped}; write variables: https://$USER:$TOKEN@host/")
             )

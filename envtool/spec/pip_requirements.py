@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from envtool.errors import Issue
-from envtool.fetch import url_credentials
+from envtool.fetch import credentials
 from envtool.lockfile import git_url
 from envtool.spec import requirement_hashes
 
@@ -104,9 +104,9 @@ def expanded(requirement: str) -> str:
         EnvtoolError: A variable is not set.
     """
     url = url_of(requirement)
-    if url is None or not url_credentials.variables_of(url):
+    if url is None or not credentials.variables_of(url):
         return requirement
-    return with_url(requirement, url_credentials.expand(url))
+    return with_url(requirement, credentials.expand(url))
 
 
 def _add(result: Requirements, line: Line, base: Path, kind: str, files: tuple[Path, ...]) -> None:
@@ -173,8 +173,8 @@ def _problem(text: str, kind: str) -> str | None:
         return f"{text!r}: of version control systems, only git is known"
     if url and url.startswith("file:"):
         return f"{text!r} is a local file; publish it to an index or a channel, so that other machines can download it"
-    if url and url_credentials.is_literal(url):
-        return f"credentials in {url_credentials.strip(url)}; write variables: NAME @ https://$USER:$TOKEN@host/"
+    if url and credentials.is_literal(url):
+        return f"credentials in {credentials.strip(url)}; write variables: NAME @ https://$USER:$TOKEN@host/"
     return requirement_hashes.problem(text)
 
 

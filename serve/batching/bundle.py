@@ -116,11 +116,7 @@ class Bundle:
 
     def prepare_some(self, requests: Sequence[FormedRequest]) -> Any:
         """Return what the module takes for some of the requests; raises `InputError` where one does not fit."""
-        layout = self.form.layout
-        array = layout.read([request.numbers for request in requests])
-        if array is None:
-            raise InputError("the inputs: expected numbers of the model's kind")
-        return self.generation.predictor.prepare_arrays({layout.name: array})
+        return self.form.layout.read([request.numbers for request in requests], self.generation.predictor)
 
     def _refuse_unfit(self) -> None:
         waiting, self.requests = self.requests, []

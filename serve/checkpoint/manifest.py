@@ -34,7 +34,7 @@ class Manifest:
     Args:
         sha256: of the checkpoint, in lower-case hexadecimal.
         generation: the publisher's own rising number, or 0.
-        interface: the form of the answers, as `serve.model.interface` writes it.
+        interface: the form of the answers, as `serve.model.answers` writes it.
         metrics: numbers by name that the publisher wants to be shown.
         rest: keys that this version of `serve` does not know.
         stated: the whole object as it was, which is what a signature covers.

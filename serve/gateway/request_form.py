@@ -109,6 +109,8 @@ class RequestForm:
         self._counters = self._server.telemetry.worker_metrics.request_counters
         self._max_queue = self._server.settings.max_queue
         self._most = max(1, self._instance.settings.max_batch_size // layout.shape[0])
+        body = bytes(context.request.body)
+        self._numbers = body[len(layout.before) : len(body) - len(layout.after)]
         self._bundle: Bundle | None = None
         self._known: tuple[Generation | None, Hashable] = (None, None)
         self._frame: tuple[Any, ...] = (None, None, None)
@@ -149,10 +151,9 @@ class RequestForm:
         if not predictor.joins_arrays or predictor.inputs != self._prediction.generation.predictor.inputs:
             return None
         try:
-            taken = predictor.prepare_arrays({layout.name: np.zeros(layout.shape, layout.dtype)})
+            return predictor.batch_key(layout.read([self._numbers], predictor))
         except InputError:
             return None
-        return predictor.batch_key(taken)
 
     def deliver(self, bundle: Bundle, result: Any) -> None:
         """Answer the requests of a bundle, and end its lease."""

@@ -6,18 +6,20 @@ array, and what differs in their answers is written from one array.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import numpy as np
 
-from serve.codec import strict_json
-from serve.errors import RequestError
-from serve.model.json_arrays import CODES, read_rows
+from serve.codec import datatypes, elements, strict_json
+from serve.codec.excerpt import excerpt
+from serve.errors import InputError, RequestError
 
 if TYPE_CHECKING:
     from serve.codec.datatypes import Array
+    from serve.model.predictor import Predictor
 
 Write = Callable[["Array", int], Sequence[bytes]]
 # Numbers and what separates them: text of nothing else, read together with others, can break none of them.
@@ -31,10 +33,10 @@ class BodyLayout(NamedTuple):
 
     Args:
         name: of the only input.
+        datatype: of the numbers, as the Open Inference Protocol names it; empty for the rows of native JSON.
+        shape: of the array of one request; its first length is the rows.
         before: the bytes before the numbers.
         after: the bytes behind them.
-        dtype: of the numbers.
-        shape: of the array of one request; its first length is the rows.
         write: returns what differs in the answer of each of so many requests, whose rows are in one array; raises
             `ValueError` where it cannot be written.
         size_bytes: of the numbers, where they are the bytes of the array; 0 where they are text of any length.
@@ -42,10 +44,10 @@ class BodyLayout(NamedTuple):
     """
 
     name: str
+    datatype: str
+    shape: tuple[int, ...]
     before: bytes
     after: bytes
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
     write: Write
     size_bytes: int = 0
     is_first: bool = False
@@ -56,17 +58,22 @@ class BodyLayout(NamedTuple):
             return len(numbers) == self.size_bytes
         return numbers.count(b",") + 1 == math.prod(self.shape) and not numbers.translate(None, _NUMERIC)
 
-    def read(self, several: Sequence[bytes]) -> Array | None:
-        """Read the numbers of several requests as one array; `None` where some cannot be read."""
+    def read(self, several: Sequence[bytes], predictor: Predictor) -> Any:
+        """Turn numbers of several requests into what the module takes; raises `InputError` where some do not fit."""
         if self.size_bytes:
             joined = several[0] if len(several) == 1 else b"".join(several)
-            return np.frombuffer(joined, self.dtype).reshape(-1, *self.shape[1:])
+            array = np.frombuffer(joined, datatypes.DTYPES[self.datatype]).reshape(-1, *self.shape[1:])
+            return predictor.prepare_arrays({self.name: array})
         try:
             rows = strict_json.parse(b"[[%b]]" % b"],[".join(several))
-        except RequestError:
-            return None
-        found = read_rows(rows, self.dtype.name, (math.prod(self.shape),))
-        return None if found is None else found.reshape(-1, *self.shape[1:])
+            if set(map(len, rows)) != {math.prod(self.shape)}:
+                raise InputError(f"the {self.name}: expected other lengths, found {excerpt(rows)}")
+            if not self.datatype:
+                return predictor.prepare(rows)
+            flat, shape = list(itertools.chain.from_iterable(rows)), (len(several) * self.shape[0], *self.shape[1:])
+            return predictor.prepare_arrays({self.name: elements.from_json(flat, self.datatype, shape, self.name)})
+        except RequestError as error:
+            raise InputError(error.message) from error
 
 
 class Hole(NamedTuple):
@@ -90,15 +97,6 @@ def find_numbers(text: bytes) -> Hole | None:
         return None
     before, after = text[:begin], text[end:]
     return Hole(before, after, text.count(b",", begin, end) + 1, strict_json.parse(before + b'"numbers"' + after))
-
-
-def layout_of_text(
-    name: str, hole: Hole, dtype: np.dtype[Any], shape: Sequence[int], write: Write, is_first: bool = False
-) -> BodyLayout | None:
-    """Return the layout of bodies that are JSON; `None` for numbers of which nothing quick is known."""
-    if dtype.name not in CODES or not math.prod(shape):
-        return None
-    return BodyLayout(name, hole.before, hole.after, dtype, tuple(shape), write, is_first=is_first)
 
 
 def write_bytes(array: Array, count: int) -> list[bytes]:

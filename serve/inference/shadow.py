@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from serve.checkpoint.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.errors import InputError, NotLiveError
-from serve.model.golden_check import differences
+from serve.model.answers import differences
 
 if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance

@@ -1,22 +1,28 @@
 """The trial that shows whether requests may share a run: each answer in company must be what it is alone.
 
-Each request of the trial is joined with copies of itself, which shows what number and place
-of rows do to an answer, and with requests that differ from it, in both orders and several sizes. In runs of equal shape
-the same sums are made in the same order, so that what an answer owes to the others' numbers stands out from rounding.
-Only workers import this.
+Each request of the trial is joined with copies of itself, which shows what number and place of rows do to an answer,
+and with requests that differ from it, in both orders and several sizes. In runs of equal shape the same sums are made
+in the same order, so that what an answer owes to the others' numbers stands out from rounding.
+
+The others are like the example: other numbers of its range and kind, other texts of its length. An example of zeros
+shows nothing of a model that joins the rows of several requests, and two equal requests show little. They are drawn
+with a fixed seed, so that a trial ends the same way in every worker. Only workers import this.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import random
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Callable
+
+import numpy
+import torch
 
 from serve.checkpoint.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
-from serve.model import example_variants, outputs
-from serve.model.golden_check import as_json, differences
+from serve.model.answers import as_json, differences
 from serve.model.predictor import Predictor
 
 _SIZES = (3, 5)
@@ -55,13 +61,13 @@ def compare_alone(predictor: Predictor, prepared: Any, shared: Any, rows: Sequen
     """Answer a request alone, and compare; what it takes and returns is documented in `serve.model.predictor`."""
     raw = predictor.run(predictor.stack([prepared]))
     alone = predictor.split(raw, [rows[place]])[0]
-    found = outputs.gap(alone, shared)
+    found = gap(alone, shared)
     if found <= tolerance(predictor, raw):
         return 0.0
     if math.isinf(found) and len(set(rows)) == 1:
         # A whole number or a label may turn with the last digit: then it does so beside copies of itself, too.
         copies = predictor.split(predictor.run(predictor.stack([prepared] * len(rows))), rows)
-        found = found if outputs.gap(copies[place], shared) else 0.0
+        found = found if gap(copies[place], shared) else 0.0
     return found
 
 
@@ -75,7 +81,7 @@ class _Trial:
             raise DependentError("what its module takes are not arrays with one row for each of the inputs")
         most = max(2, most_rows // rows)
         self._sizes = sorted({2, *(size for size in _SIZES if size < most), most})
-        self._others = itertools.chain(example_variants.vary_arrays(prepared), others)
+        self._others = itertools.chain(vary_arrays(prepared), others)
         raw = predictor.run(predictor.stack([prepared]))
         self._loose, self._epsilon, self._noise = tolerance(predictor, raw), predictor.epsilon_of(raw), 0.0
         self._until_s = time.monotonic() + _ENOUGH_S
@@ -111,7 +117,7 @@ class _Trial:
         try:
             if predictor.batch_key(other) != predictor.batch_key(self._prepared) or not predictor.count_rows(other):
                 return False
-            if not outputs.gap(predictor.stack([self._prepared]), predictor.stack([other])):
+            if not gap(predictor.stack([self._prepared]), predictor.stack([other])):
                 return False
             self._alone[id(other)] = self._together([other])[0]
         except Exception:  # values that the model has nothing for
@@ -127,7 +133,7 @@ class _Trial:
 
     def _require(self, several: Sequence[Any], parts: Sequence[Any], what: str) -> None:
         for place, (one, part) in enumerate(zip(several, parts)):
-            if not outputs.gap(self._alone[id(one)], part) <= self._loose:
+            if not gap(self._alone[id(one)], part) <= self._loose:
                 raise DependentError(f"of {what} in one run, that at place {place} is answered differently from alone")
 
     def _join_copies(self, one: Any, size: int) -> Sequence[Any]:
@@ -136,7 +142,7 @@ class _Trial:
         if key not in self._copies:
             parts = self._copies[key] = self._together([one] * size)
             self._require([one] * size, parts, f"{size} equal requests")
-            self._noise = max(self._noise, *(outputs.gap(self._alone[id(one)], part) for part in parts))
+            self._noise = max(self._noise, *(gap(self._alone[id(one)], part) for part in parts))
         return self._copies[key]
 
     def _join(self, first: Any, second: Any) -> None:
@@ -147,7 +153,7 @@ class _Trial:
             return
         expected = [self._join_copies(one, 2)[place] for place, one in enumerate(several)]
         limit = min(self._loose, max(_STRICT, _NOISE * self._noise, _STRICT_EPSILONS * self._epsilon))
-        if not max(map(outputs.gap, expected, parts)) <= limit:
+        if not max(map(gap, expected, parts)) <= limit:
             raise DependentError("the answer to one of two requests in one run depends on the numbers of the other")
 
     def _require_outputs(self, other: Any) -> None:
@@ -160,3 +166,115 @@ class _Trial:
                 difference = next(found, None)
                 if difference is not None:
                     raise DependentError(f"in one run with another request: outputs{difference}")
+
+
+def gap(expected: Any, actual: Any) -> float:
+    """Tell how far two outputs are from each other.
+
+    Returns:
+        The largest difference of two numbers as a share of the largest number of their array, 0 for equal ones;
+        infinite for outputs of other forms, or where one is not finite and the other is.
+    """
+    if isinstance(expected, (numpy.ndarray, torch.Tensor)):
+        one, other = (torch.as_tensor(output).detach().cpu() for output in (expected, actual))
+        return _gap_of_tensors(one, other) if one.shape == other.shape and one.dtype == other.dtype else math.inf
+    if isinstance(expected, Mapping):
+        return max((gap(part, actual[name]) for name, part in expected.items()), default=0.0)
+    return max((gap(one, other) for one, other in zip(expected, actual)), default=0.0)
+
+
+def _gap_of_tensors(one: Any, other: Any) -> float:
+    if torch.equal(one, other):
+        return 0.0
+    if not (one.is_floating_point() or one.is_complex()):
+        return math.inf
+    wide = torch.complex128 if one.is_complex() else torch.float64
+    one, other = one.to(wide), other.to(wide)
+    is_finite = torch.isfinite(one)
+    if not torch.equal(is_finite, torch.isfinite(other)):
+        return math.inf
+    one, other = one[is_finite], other[is_finite]
+    largest, difference = (float(part.abs().max()) if part.numel() else 0.0 for part in (one, one - other))
+    return difference / largest if largest else (math.inf if difference else 0.0)
+
+
+_SEED = 7
+# How far a companion may stand out: what looks at all rows is moved by it, whatever its own rows weigh.
+_LARGE = 1000.0
+_Draw = Callable[[Any], Any]
+
+
+def vary_inputs(example: object) -> Iterator[object]:
+    """Make other requests of one: parts in another order, other texts and numbers.
+
+    Yields:
+        Inputs of the same form; a model may refuse any of them.
+    """
+    drawn = random.Random(_SEED)  # noqa: S311 - nothing secret about it
+    yield _change(example, lambda value: value, lambda text: text[::-1])
+    yield _change(example, lambda value: drawn.uniform(-1, 1) + 2 * value, _shuffled(drawn))
+    yield _change(example, lambda value: value, lambda text: text + text[:1])
+    if isinstance(example, (list, tuple)) and example:
+        yield [*example[1:], example[0], example[-1]]
+        yield [example[-1]]
+
+
+def _shuffled(drawn: random.Random) -> Callable[[str], str]:
+    return lambda text: "".join(drawn.sample(text, len(text)))
+
+
+def _change(value: Any, number: Callable[[float], float], text: Callable[[str], str]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _change(part, number, text) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_change(part, number, text) for part in value]
+    if isinstance(value, float):
+        return number(value)
+    return text(value) if isinstance(value, str) else value
+
+
+def vary_arrays(prepared: Any) -> Iterator[Any]:
+    """Make other requests of what one gave, with as many rows.
+
+    Yields:
+        What a module may take: with rows and their elements in another order, drawn from the range of each array,
+        small and large. A model may refuse any of them.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+    yield _map(prepared, lambda array: _drawn(array, generator, 1.0, 0))
+    yield _map(prepared, lambda array: _drawn(array, generator, _LARGE, 0))
+    yield _map(prepared, lambda array: _drawn(array, generator, -0.1, 1))
+    yield _map(prepared, lambda array: _drawn(array, generator, 1.0, None))
+    yield _map(prepared, lambda array: _drawn(array, generator, _LARGE, None))
+    yield _map(prepared, lambda array: array.flip(0) if array.dim() < 2 else array.flip(0).roll(1, 1))
+    yield _map(prepared, lambda array: array * 2 if array.is_floating_point() else array)
+
+
+def _map(prepared: Any, change: _Draw) -> Any:
+    if isinstance(prepared, Mapping):
+        return {name: _map(part, change) for name, part in prepared.items()}
+    if isinstance(prepared, tuple):
+        return tuple(_map(part, change) for part in prepared)
+    if isinstance(prepared, torch.Tensor):
+        return change(prepared)
+    return change(torch.from_numpy(prepared.copy())).numpy()
+
+
+def _drawn(array: Any, generator: torch.Generator, scale: float, widen: int | None) -> Any:
+    """Draw elements from an array's range: fractions spread around it by a scale, whole numbers up to `widen` beyond.
+
+    `None` leaves whole numbers as they are: they may be lengths or places.
+    """
+    if not array.numel() or array.is_complex():
+        return array
+    if array.is_floating_point():
+        low, high = (float(bound) for bound in array.float().aminmax())
+        spread = max(high - low, abs(high), 1.0)
+        drawn = torch.rand(array.shape, generator=generator) * 2 - 1
+        return ((low + high) / 2 + spread * scale * drawn).to(array)
+    if widen is None:
+        return array
+    if array.dtype == torch.bool:
+        return torch.rand(array.shape, generator=generator).to(array.device) < 0.5
+    low, high = int(array.min()), int(array.max()) + widen
+    return torch.randint(low, high + 1, array.shape, generator=generator).to(array)

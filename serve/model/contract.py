@@ -35,15 +35,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Callable
 
 from serve.errors import ModelError
 from serve.model import tensors
-from serve.model.example_variants import stretch
 from serve.model.inputs import CustomInputs, InputTensor, NamedInputs, SoleInput
 from serve.model.predictor import INPUTS
-from serve.model.torch_predictor import Inputs, TorchPredictor
+from serve.model.torch_predictor import Inputs, TorchPredictor, run_module
 from serve.settings.settings import Settings
 
 
@@ -141,7 +140,7 @@ def connect(settings: Settings, servable: Any, module: Any) -> TorchPredictor:
     return TorchPredictor(
         module=module,
         converter=converter,
-        run_module=getattr(servable, "run_module", _run_module),
+        run_module=getattr(servable, "run_module", run_module),
         tensors_to_outputs=getattr(servable, "tensors_to_outputs", None),
         image_to_inputs=getattr(servable, "image_to_inputs", None),
     )
@@ -205,8 +204,9 @@ def _unbuildable(settings: Settings, error: Exception) -> ModelError:
     return ModelError(f"{settings.model}: building it with {arguments} failed: {type(error).__name__}: {error}")
 
 
-def _run_module(module: Any, prepared: Any) -> Any:
-    if isinstance(prepared, Mapping):
-        return module(**prepared)
-    # A named tuple, such as a PackedSequence, is one argument.
-    return module(*prepared) if type(prepared) is tuple else module(prepared)
+def stretch(value: Any, axes: Collection[int], depth: int = 0) -> Any:
+    """Make inputs longer by one in some dimensions."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    parts = [stretch(part, axes, depth + 1) for part in value]
+    return [*parts, parts[-1]] if depth in axes and parts else parts

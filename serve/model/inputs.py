@@ -1,12 +1,15 @@
 """The door to torch for what comes in: from the inputs of a request to what a module takes.
 
 What a request gives stays in NumPy's hands until the module runs: joining the rows of small requests, and looking for
-NaN in them, takes torch several times as long. Only workers import it. Written for torch 1.12.1 to 2.13.
+NaN in them, takes torch several times as long. Lists become arrays by C loops only (`read_rows`), where torch takes
+five times as long for ten numbers. Only workers import it. Written for torch 1.12.1 to 2.13.
 """
 
 from __future__ import annotations
 
+import itertools
 import warnings
+from array import array
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Callable, NoReturn
@@ -15,10 +18,7 @@ import numpy
 import torch
 
 from serve.errors import InputError
-from serve.model.array_shapes import Axes, form_of, format_shape, open_shape
-from serve.model.json_arrays import read_rows
-from serve.model.predictor import INPUTS, ArrayForm
-from serve.model.tensors import without_gradients
+from serve.model.predictor import INPUTS, TEXT, ArrayForm
 
 # The arrays are views of a request's body, which nothing else reads; a module that works in place may write into it.
 warnings.filterwarnings("ignore", message="The given (NumPy array|buffer) is not writ", category=UserWarning)
@@ -213,7 +213,7 @@ class CustomInputs:
 
     def prepare(self, inputs: object) -> Any:
         """Convert inputs as JSON has them; raises what the model class raises."""
-        with without_gradients():
+        with torch.inference_mode():
             return self._convert(inputs)
 
     def prepare_arrays(self, arrays: Arrays) -> Any:
@@ -250,3 +250,69 @@ def _pick(arrays: Arrays, forms: Sequence[ArrayForm]) -> list[numpy.ndarray[Any,
 def _numpy_name(dtype: Any) -> str:
     name = str(dtype).rpartition(".")[2]
     return "float32" if name == "bfloat16" else name
+
+
+# The standard library's array refuses texts and what overflows a whole number, where NumPy would read or wrap them.
+_CODES = {"float32": "f", "float64": "d", "int64": "q"}
+
+
+def read_rows(inputs: object, dtype: str, row_shape: Sequence[int | None]) -> numpy.ndarray[Any, Any] | None:
+    """Make an array of rows.
+
+    Args:
+        inputs: should be lists in lists, one for each dimension, of numbers.
+        row_shape: the lengths after the first, `None` standing for any above 0.
+
+    Returns:
+        The array; numbers that are too large for its floating type are infinite in it. `None` where the inputs are
+        something else, have another shape, or where this knows nothing of the type.
+    """
+    code = _CODES.get(dtype)
+    if code is None or type(inputs) is not list or not inputs:
+        return None
+    level: list[Any] = inputs
+    shape = [len(inputs)]
+    for length in row_shape:
+        if set(map(type, level)) != {list}:
+            return None
+        shape.append(len(level[0]) if length is None else length)
+        if set(map(len, level)) != {shape[-1]} or (not shape[-1] and length is None):
+            return None
+        level = level[0] if len(level) == 1 else list(itertools.chain.from_iterable(level))
+    if not level:
+        return None
+    try:
+        flat = array(code, level)
+    except (TypeError, OverflowError):
+        return None
+    return numpy.frombuffer(flat, dtype).reshape(shape)
+
+
+_PLAIN = {"f": "float32", "i": "int64", "u": "uint8", "b": "bool", "U": TEXT}
+# The dimensions of an input that may have any length, with the names of those lengths.
+Axes = Mapping[int, str]
+
+
+def form_of(name: str, value: object, axes: Axes = MappingProxyType({})) -> ArrayForm | None:
+    """Tell what array can stand for a value as JSON has it.
+
+    Returns:
+        Its form, with any number of rows; `None` where no array can.
+    """
+    try:
+        array = numpy.array(value)
+    except ValueError:  # lists of different lengths
+        return None
+    if array.dtype.kind not in _PLAIN or not array.shape:
+        return None
+    return ArrayForm(name, _PLAIN[array.dtype.kind], open_shape(array.shape, axes))
+
+
+def open_shape(shape: Sequence[int], axes: Axes) -> tuple[int | None, ...]:
+    """Return a shape in which the number of rows and the lengths of `axes` are open."""
+    return tuple(None if axis == 0 or axis in axes else int(length) for axis, length in enumerate(shape))
+
+
+def format_shape(shape: Sequence[int | None]) -> str:
+    """Write a shape for a message, `None` standing for any length."""
+    return "[" + ", ".join("any" if length is None else str(length) for length in shape) + "]"

@@ -1,17 +1,22 @@
-"""The state dicts in what `torch.load` gave: bare, or in a bundle beside an optimizer's state, numbers and objects.
+"""The state dicts in what `torch.load` gave, and their names mapped to those of a module.
 
 Trainers keep the weights under a key (`state_dict`, `model`, `module`, `net` …), some one inside the other, and some
 keep the whole module. What looks like weights, for example the optimizer's averages, is passed over by its key.
+
+What wrappers put into the names (DistributedDataParallel `module.`, `torch.compile` `_orig_mod.`, Lightning the name of
+an attribute) is taken off where all that remains is exactly what the module has: names, types and shapes. Where two
+ways would do, it is refused. `fit` touches no tensor, so a safetensors file is judged by its header.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from serve.checkpoint.formats import Interface, compare_interfaces, require_interface
 from serve.errors import CheckpointError
-from serve.model.name_mapping import Architecture, Fit, fit
 from serve.model.tensors import State, interface_of, is_extra, is_module, is_tensor
 
 # Keys under which trainers keep tensors by name that are no weights.
@@ -128,3 +133,133 @@ def _describe(loaded: object) -> str:
         return f"expected a state dict, found {type(loaded).__name__}"
     strangers = sorted(str(name) for name, value in loaded.items() if not is_tensor(value))
     return f"expected only tensors in the state dict, found others: {strangers[:_MOST_SHOWN]}"
+
+
+# Source: torch's DistributedDataParallel, DataParallel and AveragedModel; its compiled, sharded and checkpointing
+# modules; Lightning Fabric.
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+# What AveragedModel keeps beside the weights.
+_COUNTERS = frozenset({"n_averaged"})
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a module holds.
+
+    Args:
+        ties: for each name that shares its memory, the names from which its values can be read.
+    """
+
+    tensors: Interface
+    ties: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Which tensor of a checkpoint is which of the module.
+
+    Args:
+        names: the checkpoint's names by the module's; tied names that the checkpoint leaves out are absent.
+    """
+
+    names: Mapping[str, str]
+    took_off: tuple[str, ...] = ()
+
+
+def fit(wanted: Architecture, found: Interface) -> Fit:
+    """Find how a checkpoint fits a module.
+
+    Raises:
+        CheckpointError: it does not fit, or fits in several ways.
+    """
+    plain = {name: name for name in found}
+    if not _differences(wanted, plain, found):
+        return Fit(plain)
+    attempts = list(_attempts(wanted, found))
+    fits = [(prefix, names) for prefix, names in attempts if not _differences(wanted, names, found)]
+    certain = [names for _, names in fits if {_bare(name) for name in set(found) - set(names.values())} <= _COUNTERS]
+    if len(fits) == 1 and certain:
+        return Fit(certain[0], _taken_off(certain[0]))
+    if fits:
+        raise _uncertain([prefix for prefix, _ in fits])
+    closest = min([plain, *(names for _, names in attempts)], key=lambda names: len(_differences(wanted, names, found)))
+    _refuse(wanted, closest, found)
+    raise AssertionError("a checkpoint that differs was not refused")
+
+
+def strip_wrappers(names: Sequence[str]) -> str:
+    """Find what wrappers have put before all names."""
+    prefix = ""
+    rest = [name for name in names if name not in _COUNTERS]
+    while rest:
+        heads = {name.partition(".")[0] for name in rest}
+        if len(heads) > 1 or not heads <= set(WRAPPERS) or not all("." in name for name in rest):
+            break
+        prefix += f"{heads.pop()}."
+        rest = [name.partition(".")[2] for name in rest]
+    return prefix
+
+
+def _attempts(wanted: Architecture, found: Interface) -> Iterator[tuple[str, dict[str, str]]]:
+    """Rename the checkpoint's tensors in each way that gives the module's first name."""
+    ours = {_bare(name): name for name in wanted.tensors}
+    kept = [name for name in found if _bare(name) in ours or _bare(name) not in _COUNTERS]
+    theirs = {_bare(name): name for name in kept}
+    if not ours or len(ours) != len(wanted.tensors) or len(theirs) != len(kept):
+        theirs, ours = {name: name for name in kept}, {name: name for name in wanted.tensors}
+    if not ours:
+        return
+    anchor = max(ours, key=lambda name: (name.count("."), len(name)))
+    anchors = (anchor, *(_bare(name) for name in wanted.ties.get(ours[anchor], ())))
+    heads = {name[: -len(end)] for name in theirs for end in anchors if name.endswith(end)}
+    for head in sorted(head for head in heads if not head or head.endswith(".")):
+        renamed = {name[len(head) :]: original for name, original in theirs.items() if name.startswith(head)}
+        names = {ours.get(name, name): original for name, original in renamed.items()}
+        yield head or strip_wrappers(list(names.values())), names
+
+
+def _bare(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS) or name
+
+
+def _differences(wanted: Architecture, names: Mapping[str, str], found: Interface) -> list[str]:
+    return compare_interfaces(
+        wanted.tensors, _complete(wanted, {name: found[theirs] for name, theirs in names.items()})
+    )
+
+
+def _complete(wanted: Architecture, found: Interface) -> Interface:
+    """Add the names that are tied to one that is there and is what the module has."""
+    right = {name for name, spec in found.items() if wanted.tensors.get(name) == spec}
+    left_out = {name for name, sources in wanted.ties.items() if name not in found and right.intersection(sources)}
+    return {**found, **{name: wanted.tensors[name] for name in left_out if name in wanted.tensors}}
+
+
+def _taken_off(names: Mapping[str, str]) -> tuple[str, ...]:
+    """Say what the checkpoint's names have more than the module's."""
+    pieces = set()
+    for ours, theirs in names.items():
+        if theirs.endswith(ours) and theirs != ours:
+            pieces.add(theirs[: -len(ours)])
+        elif theirs != ours:
+            pieces.update(f"{part}." for part in theirs.split(".") if part in WRAPPERS)
+    return tuple(sorted(pieces))
+
+
+def _uncertain(prefixes: Sequence[str]) -> CheckpointError:
+    shown = " and ".join(f'"{prefix}"' for prefix in prefixes)
+    return CheckpointError(
+        "architecture",
+        f"the checkpoint holds more than the module: expected its weights alone, found them under {shown}",
+        hint=f'publish it with --strip-prefix "{prefixes[0]}" to leave out what has another prefix',
+    )
+
+
+def _refuse(wanted: Architecture, names: Mapping[str, str], found: Interface) -> None:
+    shown = _complete(wanted, {name: found[theirs] for name, theirs in names.items()})
+    try:
+        require_interface(wanted.tensors, shown)
+    except CheckpointError as error:
+        taken = " and ".join(f'"{piece}"' for piece in _taken_off(names))
+        after = f" (after taking off {taken})" if taken else ""
+        raise CheckpointError(error.code, error.message + after, hint=error.hint) from error

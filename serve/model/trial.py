@@ -1,22 +1,33 @@
-"""The gates that a loaded model passes by answering, and the conclusions. Only workers import this."""
+"""The gates that a loaded model passes by answering, and the conclusions. Only workers import this.
+
+Beyond its answers it is found out whether requests are kept apart, whether weights are written, and whether requests
+may share a run. After all gates a quicker form of the module is tried: TorchScript, or what `torch.compile` makes. It
+is taken only if it answers as the module itself does and was measured to be quicker; whatever goes wrong, the module
+itself is served, and the log states why. The weights are the same tensors, so a quicker form costs no second copy of
+them. Written for torch 1.12.1 to 2.13, of which those before 2.0 cannot compile.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Mapping
-from dataclasses import replace
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Callable
 
+import torch
+
 from serve.checkpoint.formats import TORCHSCRIPT
+from serve.checkpoint.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.errors import CheckpointError, TrialError
-from serve.model import contract
-from serve.model.compilation import optimize
-from serve.model.examination import Examined, Examiner
-from serve.model.interface import require_same_form
+from serve.model import batch_independence, contract
+from serve.model.answers import as_json, differences, require_same_form
+from serve.model.batch_independence import why_alone
 from serve.model.preload_gates import ReadPlan
-from serve.model.tensor_versions import Versions
+from serve.model.request_state import Versions, changed, find_mixing, snapshot
 from serve.model.torch_predictor import TorchPredictor
-from serve.model.warm_up import Candidate, HangingError, Tried, warm_up
+from serve.model.warm_up import Candidate, HangingError, Tried, limit, warm_up
 from serve.settings.settings import Settings
 
 Say = Callable[..., None]
@@ -104,3 +115,175 @@ class Trial:
         facts = {"reason": verdict.reason} if verdict.reason else {"gain": round(verdict.gain, 2)}
         self._say("not_optimized" if verdict.reason else "optimized", how=how, **facts)
         return verdict.predictor
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What was found.
+
+    Args:
+        alone_because: why requests may not share one run; nothing where they may.
+        kept: names of what requests leave on the model's objects, though no answer showed it.
+        written: names of the parameters and buffers that answering has changed.
+    """
+
+    alone_because: str
+    kept: tuple[str, ...]
+    written: tuple[str, ...]
+    versions: Versions
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """Examines one model."""
+
+    servable: Any
+    predictor: TorchPredictor
+    example: object
+    known: Sequence[object]
+    versions: Versions
+    most_rows: int
+    patience_s: float
+
+    def examine(self) -> Examined:
+        """Examine it.
+
+        Raises:
+            CheckpointError: a request is answered with what another one has left behind.
+        """
+        recent = Versions(self.predictor.module)
+        self.predictor.predict(self.example)
+        written = tuple(sorted({*self.versions.written(), *recent.touched()}))
+        # Where its weights change, answers do, whoever else asks.
+        kept = () if written else self._require_apart()
+        if not getattr(self.servable, "batchable", True):
+            return Examined("batchable is False", kept, written, self.versions)
+        return Examined(self._why_alone(), kept, written, self.versions)
+
+    def _why_alone(self) -> str:
+        others = (prepared for _, prepared in self._others())
+        example = self.predictor.prepare(self.example)
+        # How long a run takes may depend on its numbers; that is no reason to refuse the model.
+        try:
+            return limit(lambda: why_alone(self.predictor, example, others, self.most_rows), self.patience_s)
+        except CheckpointError as error:
+            return f"the trial of joined requests: {error.message}"
+
+    def _require_apart(self) -> tuple[str, ...]:
+        """Refuse a model that mixes requests, and name what they leave behind in one that does not."""
+        other = self._find_other()
+        self.predictor.predict(self.example)
+        module, names = self.predictor.module, set()
+        before = snapshot(self.servable, module)
+        for inputs in (other, self.example):
+            self.predictor.predict(inputs)
+            after = snapshot(self.servable, module)
+            names |= set(changed(before, after))
+            before = after
+        try:
+            difference = find_mixing(self.predictor, self.example, other)
+        except Exception as error:  # the user's code, which may fail of what it finds
+            difference = f": {type(error).__name__}: {error}"
+        if difference:
+            raise CheckpointError(
+                "state",
+                f"a request is answered with what another one left on {', '.join(sorted(names)) or 'the model'}: "
+                f"outputs{difference}",
+                hint="hand it on in what inputs_to_tensors() and run_module() return",
+            )
+        return tuple(sorted(names))
+
+    def _find_other(self) -> object:
+        """Find inputs that are answered otherwise than the example; the example itself where there are none."""
+        answer = self.predictor.predict(self.example)
+        found = self.example
+        for inputs, prepared in self._others():
+            with contextlib.suppress(Exception):  # inputs that the model has nothing for
+                raw = self.predictor.postprocess(self.predictor.run(prepared))
+                found = inputs
+                if raw != answer:
+                    break
+        return found
+
+    def _others(self) -> Iterator[tuple[object, Any]]:
+        for inputs in (*self.known, *batch_independence.vary_inputs(self.example)):
+            prepared = None
+            with contextlib.suppress(Exception):  # inputs that the model class refuses
+                prepared = self.predictor.prepare(inputs)
+            if prepared is not None:
+                yield inputs, prepared
+
+
+_RUNS = 10
+# A gain that is smaller than this may be chance.
+_LEAST_GAIN = 1.03
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of trying a quicker form.
+
+    Args:
+        gain: how many times as fast the quicker form is; 1 where the module itself is served.
+        reason: why it is; nothing where the quicker form is.
+    """
+
+    predictor: TorchPredictor
+    gain: float = 1.0
+    reason: str = ""
+
+
+def optimize(predictor: TorchPredictor, example: object, how: str, rows: Sequence[int], timeout_s: float) -> Verdict:
+    """Try a quicker form of a predictor's module.
+
+    Args:
+        rows: how many times the example's rows are joined to the batches that decide; 1 is among them.
+
+    Returns:
+        What is to be served.
+    """
+    try:
+        return limit(lambda: _try(predictor, example, how, rows), timeout_s)
+    except Exception as error:  # scripting and compiling run the model's code, a compiler, and more
+        said = error.message if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
+        return Verdict(predictor, reason=(said.strip().splitlines() or [""])[0][:300])
+
+
+def _try(predictor: TorchPredictor, example: object, how: str, rows: Sequence[int]) -> Verdict:
+    quicker = replace(predictor, module=_transform(predictor.module, how))
+    prepared = predictor.prepare(example)
+    batches = [predictor.stack([prepared] * count) if count > 1 else prepared for count in rows]
+    for batch in batches:
+        found = differences(
+            as_json(predictor.postprocess(predictor.run(batch))),
+            as_json(quicker.postprocess(quicker.run(batch))),
+            RELATIVE_TOLERANCE,
+            ABSOLUTE_TOLERANCE,
+        )
+        difference = next(found, None)
+        if difference is not None:
+            return Verdict(predictor, reason=f"it answers differently: outputs{difference}")
+    gain = min(_measure_gain(predictor, quicker, batch) for batch in batches)
+    if gain < _LEAST_GAIN:
+        return Verdict(predictor, reason=f"it is not faster: {gain:.2f} times as fast")
+    return Verdict(quicker, gain)
+
+
+def _transform(module: Any, how: str) -> Any:
+    if how == "script":
+        return torch.jit.script(module)
+    if not hasattr(torch, "compile"):
+        raise RuntimeError(f"torch {torch.__version__} cannot compile; 2.0 and later can")
+    # Batches have any number of rows; without this each number would be compiled for when it first comes.
+    return torch.compile(module, dynamic=True)
+
+
+def _measure_gain(one: TorchPredictor, other: TorchPredictor, batch: Any) -> float:
+    """Compare the shortest of some runs, taken in turn, so that what else the machine does hits both."""
+    shortest_s = [float("inf"), float("inf")]
+    for _ in range(_RUNS):
+        for place, predictor in enumerate((one, other)):
+            began_s = time.perf_counter()
+            predictor.run(batch)
+            shortest_s[place] = min(shortest_s[place], time.perf_counter() - began_s)
+    return shortest_s[0] / shortest_s[1]

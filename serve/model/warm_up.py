@@ -15,10 +15,8 @@ from typing import Any, Callable, Generic, TypeVar
 
 from serve.checkpoint.golden import Golden
 from serve.errors import TrialError
-from serve.model.array_shapes import describe_outputs
-from serve.model.golden_check import require_golden
-from serve.model.interface import describe
-from serve.model.predictor import ArrayForm, Predictor
+from serve.model.answers import describe, require_golden
+from serve.model.predictor import TEXT, ArrayForm, Predictor
 
 # The name of a thread that was given up, as it did not end in time, and runs on.
 GIVEN_UP = "given-up"
@@ -159,3 +157,26 @@ def _interrupt(thread: threading.Thread) -> None:
     # Ends what hangs in Python code as soon as it runs again; what hangs in C stays, in a thread that is not awaited.
     if thread.ident is not None:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+
+
+def describe_outputs(predictor: Predictor, raw: Sequence[Any]) -> tuple[ArrayForm, ...]:
+    """Return the forms of the outputs, with any number of rows; none where they are not arrays.
+
+    Args:
+        raw: what the module gave for the example, and for one of other lengths, which shows the lengths that vary.
+    """
+    try:
+        arrays, *others = [predictor.postprocess_arrays(one) for one in raw]
+    except ValueError:
+        return ()
+    return tuple(
+        ArrayForm(
+            name, TEXT if array.dtype == object else array.dtype.name, _shape([array, *(o[name] for o in others)])
+        )
+        for name, array in arrays.items()
+    )
+
+
+def _shape(arrays: Sequence[Any]) -> tuple[int | None, ...]:
+    lengths = zip(*(array.shape[1:] for array in arrays))
+    return (None, *(found[0] if len(set(found)) == 1 else None for found in lengths))

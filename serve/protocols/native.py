@@ -12,21 +12,18 @@ import abc
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from serve.codec import image, npy, safetensors, strict_json
 from serve.codec.excerpt import excerpt
 from serve.errors import RequestError
 from serve.http.body import pack, read_content
 from serve.http.messages import Request, Response, fail
-from serve.inference.body_layout import MATRIX, find_numbers, layout_of_text, write_lists
+from serve.inference.body_layout import MATRIX, BodyLayout, find_numbers, write_lists
 from serve.inference.prediction import Prediction, ask
 
 if TYPE_CHECKING:
     from serve.checkpoint.provenance import Provenance
     from serve.codec.datatypes import Array
     from serve.http.messages import Body
-    from serve.inference.body_layout import BodyLayout
     from serve.inference.prediction import Take
     from serve.inference.registry import Registry
     from serve.model.predictor import Predictor
@@ -121,7 +118,7 @@ class PlainDialect(abc.ABC):
         form = predictor.inputs[0]
         if hole is None or self._pick(hole.probe) != MATRIX or len(form.shape) != len((1, hole.length)):
             return None
-        return layout_of_text(form.name, hole, np.dtype(form.dtype), (1, hole.length), write_lists, is_first=True)
+        return BodyLayout(form.name, "", (1, hole.length), hole.before, hole.after, write_lists, is_first=True)
 
     @abc.abstractmethod
     def _pick(self, content: object) -> object:

@@ -17,7 +17,6 @@ from serve.inference.body_layout import (
     MATRIX,
     BodyLayout,
     find_numbers,
-    layout_of_text,
     write_bytes,
     write_flat,
 )
@@ -74,11 +73,11 @@ class _OipInfer:
         if stated is not None:  # what is behind the JSON can only be this tensor
             size = array.nbytes
             is_sole = len(body) - int(stated) == size
-            return BodyLayout(name, body[:-size], b"", array.dtype, array.shape, write, size) if is_sole else None
+            return BodyLayout(name, datatype, array.shape, body[:-size], b"", write, size) if is_sole else None
         hole = find_numbers(body)
         if hole is None or hole.probe["inputs"][0].get("data") not in (FLAT, MATRIX) or hole.length != array.size:
             return None
-        return layout_of_text(name, hole, array.dtype, array.shape, write)
+        return BodyLayout(name, datatype, array.shape, hole.before, hole.after, write)
 
 
 def _parse(body: Body, header_length: str | None, predictor: Predictor) -> InferRequest:

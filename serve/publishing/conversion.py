@@ -16,8 +16,8 @@ import torch
 from serve.checkpoint.formats import SAFETENSORS
 from serve.errors import CheckpointError
 from serve.model import state_dicts, weights
-from serve.model.name_mapping import strip_wrappers
-from serve.model.tied_weights import storage_of
+from serve.model.state_dicts import strip_wrappers
+from serve.model.tensors import storage_of
 from serve.publishing import tensors_only
 
 # The code of what is a whole state dict, but nothing that safetensors can hold.

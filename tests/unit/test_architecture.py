@@ -42,10 +42,10 @@ DOORS = {
     "torch": {
         "serve/publishing/conversion.py",
         "serve/publishing/tensors_only.py",
-        *(f"serve/model/{name}.py" for name in ("batch_rows", "compilation", "example_variants", "inputs", "outputs")),
-        *(f"serve/model/{name}.py" for name in ("request_state", "tensors", "tied_weights", "weights")),
+        *(f"serve/model/{name}.py" for name in ("batch_independence", "inputs", "request_state", "tensors")),
+        *(f"serve/model/{name}.py" for name in ("torch_predictor", "trial", "weights")),
     },
-    "urllib3": {f"envtool/fetch/{name}.py" for name in ("tls", "client", "http")},
+    "urllib3": {"envtool/fetch/client.py"},
     "uv": {"envtool/pypi/uv.py"},
     "werkzeug": {"envtool/channel/wsgi.py", "serve/gateway/flask_app.py"},
     "watchdog": {"serve/source/file_events.py"},

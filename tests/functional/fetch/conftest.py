@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from envtool.fetch.archive_cache import Cache
-from envtool.fetch.timeouts import Timeouts
+from envtool.fetch.failover import Timeouts
 from tests.support.mirror_simulator import MirrorSimulator
 
 CONTENT = random.Random(1).randbytes(300_000)

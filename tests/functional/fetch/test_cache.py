@@ -19,7 +19,7 @@ import pytest
 from envtool.errors import CacheError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.fetch.downloader import fetch
-from envtool.fetch.timeouts import Timeouts
+from envtool.fetch.failover import Timeouts
 from tests.functional.fetch.conftest import CONTENT, SHA256, Tally
 from tests.support import mirror_answers as say
 from tests.support.mirror_simulator import MirrorSimulator
@@ -32,7 +32,7 @@ from envtool.errors import EnvtoolError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.fetch.downloader import fetch
 from envtool.fetch import client as network
-import envtool.fetch.transfer, concurrent.futures.thread
+import envtool.fetch.downloader, concurrent.futures.thread
 if len(sys.argv) > 4:
     # All is imported before, for the interpreter may be where only root can read.
     try:

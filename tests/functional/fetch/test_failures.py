@@ -11,7 +11,7 @@ import pytest
 from envtool.errors import HashMismatchError, NetworkError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.fetch.downloader import fetch
-from envtool.fetch.timeouts import Timeouts
+from envtool.fetch.failover import Timeouts
 from tests.functional.fetch.conftest import CONTENT, SHA256, Tally
 from tests.support import mirror_answers as say
 from tests.support import mirror_simulator as sim

@@ -16,7 +16,7 @@ from envtool.artifacts import download
 from envtool.console import ProgressDisplay
 from envtool.errors import LockfileError
 from envtool.fetch.archive_cache import Cache
-from envtool.fetch.timeouts import Timeouts
+from envtool.fetch.failover import Timeouts
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.mirrors import selection as mirror_choice
 from envtool.mirrors.mirrors import Mirrors

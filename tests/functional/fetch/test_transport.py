@@ -18,7 +18,7 @@ import pytest
 
 from envtool.fetch import client
 from envtool.fetch.client import TransferError
-from envtool.fetch.timeouts import Timeouts
+from envtool.fetch.failover import Timeouts
 
 _PATIENCE = Timeouts(connect_timeout_s=5, read_timeout_s=5)
 Asked = list[tuple[str, str, dict[str, str]]]
@@ -280,7 +280,7 @@ def test_which_proxy_is_asked_is_what_requests_would_ask(
 ) -> None:
     from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
 
-    from envtool.fetch.proxies import proxy_for
+    from envtool.fetch.client import proxy_for
 
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -296,7 +296,7 @@ def test_which_proxy_is_asked_is_what_requests_would_ask(
 
 
 def test_a_host_whose_name_ends_alike_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    from envtool.fetch.proxies import proxy_for
+    from envtool.fetch.client import proxy_for
 
     monkeypatch.setenv("http_proxy", "p.example")
     monkeypatch.setenv("no_proxy", "h.example")

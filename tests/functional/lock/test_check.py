@@ -152,3 +152,19 @@ def test_a_lock_of_conda_lock_is_compared_by_its_hash(locked, write, tmp_path: P
     answer = locked("lock", "--check")
     assert answer.returncode == 1
     assert "content hash changed" in answer.stdout
+
+
+def test_link_scripts_that_may_run_are_in_the_lock(envtool, write) -> None:
+    text = "channels: [conda-forge]\ndependencies: [python=3.9, flask, numpy, pip, jinja2]\n"
+    write(text)
+    assert envtool("lock").returncode == 0
+    write(f"{text}run-link-scripts: [Python, numpy]\n")
+    stale = envtool("lock", "--check")
+    assert stale.returncode == 1
+    assert "run-link-scripts added: numpy, python" in stale.stdout
+    assert envtool("lock").returncode == 0
+    assert envtool("lock", "--check").returncode == 0
+    write(f"{text}run-link-scripts: [graphviz]\n")
+    answer = envtool("lock")
+    assert answer.returncode == 3
+    assert "run-link-scripts names graphviz, not a conda package of the lock" in answer.stderr

@@ -121,16 +121,16 @@ def test_without_the_variables_create_names_them(envtool, write, private: _Serve
 
 
 def test_a_token_in_the_path(private: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    from envtool.fetch import url_credentials
+    from envtool.fetch import credentials
 
     monkeypatch.setenv("TOKEN", "a/b?c#d e")
-    url = url_credentials.expand("https://host.example/t/$TOKEN/channel")
+    url = credentials.expand("https://host.example/t/$TOKEN/channel")
     assert url == "https://host.example/t/a%2Fb%3Fc%23d%20e/channel"
     assert "a/b?c" not in masked(f"{url} a/b?c#d e")
     monkeypatch.setenv("NAME", "conda")
-    url_credentials.expand("https://$NAME:$TOKEN@host.example/")
+    credentials.expand("https://$NAME:$TOKEN@host.example/")
     assert masked("conda") == "conda"
-    given = url_credentials.with_variables(
+    given = credentials.with_variables(
         "https://host.example/channel/noarch/a-1-0.conda", ["https://host.example/t/$TOKEN/channel"]
     )
     assert given == "https://host.example/t/$TOKEN/channel/noarch/a-1-0.conda"

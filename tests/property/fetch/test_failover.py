@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from envtool.errors import HashMismatchError, NetworkError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.fetch.downloader import fetch
-from envtool.fetch.timeouts import Timeouts
+from envtool.fetch.failover import Timeouts
 from tests.support import mirror_answers as say
 from tests.support.mirror_answers import Answer
 from tests.support.mirror_simulator import MirrorSimulator

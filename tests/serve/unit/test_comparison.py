@@ -91,7 +91,7 @@ def test_every_tensor_is_compared(tmp_path, monkeypatch, case, optimize):
     environ = {"SERVE_MODEL": "torch.nn:Linear", "SERVE_CHECKPOINTS": "ck", "SERVE_OPTIMIZE": optimize}
     if kind is Odd and (optimize == "script" or not tensors.can_assign()):
         pytest.skip("its buffers can neither be scripted nor copied into")
-    monkeypatch.setattr("serve.model.compilation._LEAST_GAIN", 0.0)  # whatever the machine's load
+    monkeypatch.setattr("serve.model.trial._LEAST_GAIN", 0.0)  # whatever the machine's load
     content = change(kind().state_dict())
     files = [tmp_path / "m.pth"]
     torch.save(content, str(files[0]))

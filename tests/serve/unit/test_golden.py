@@ -6,7 +6,7 @@ import pytest
 
 from serve.checkpoint.golden import Golden, golden_issues, parse_golden
 from serve.errors import CheckpointError
-from serve.model.golden_check import differences, require_golden
+from serve.model.answers import differences, require_golden
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from serve.errors import CheckpointError
-from serve.model.interface import describe, require_same_form
+from serve.model.answers import describe, require_same_form
 
 
 @pytest.mark.parametrize(

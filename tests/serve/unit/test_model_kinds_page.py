@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not in this interpreter; run these in the created environment")
 
 from serve.model import contract, tensors  # noqa: E402 - they bring torch
-from serve.model.examination import Examiner  # noqa: E402
-from serve.model.tensor_versions import Versions  # noqa: E402
+from serve.model.request_state import Versions  # noqa: E402
+from serve.model.trial import Examiner  # noqa: E402
 from serve.settings.settings import load_settings  # noqa: E402
 
 PAGE = Path(__file__).parents[3] / "docs/how-to/model-kinds.md"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="torch is not in this interpreter; run these in the created environment")
 
-from serve.model.json_arrays import read_rows  # noqa: E402
+from serve.model.inputs import read_rows  # noqa: E402
 
 whole = st.integers(-(2**63), 2**63 - 1) | st.booleans()
 KINDS = {"float32": st.floats() | whole, "float64": st.floats() | whole, "int64": whole}

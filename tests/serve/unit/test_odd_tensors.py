@@ -13,8 +13,11 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from serve.model.request_state import changed, snapshot  # noqa: E402
-from serve.model.tensor_versions import Versions  # noqa: E402
+from serve.model.request_state import (  # noqa: E402
+    Versions,
+    changed,
+    snapshot,
+)
 
 DTYPES = sorted({found for found in vars(torch).values() if isinstance(found, torch.dtype)}, key=str)
 WRITTEN = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)

@@ -13,8 +13,8 @@ from trainer import sha256_of  # noqa: E402
 from serve.checkpoint.manifest import Manifest  # noqa: E402
 from serve.checkpoint.stored import Stored  # noqa: E402
 from serve.model import contract  # noqa: E402
-from serve.model.compilation import optimize  # noqa: E402
 from serve.model.loader import ModelLoader  # noqa: E402
+from serve.model.trial import optimize  # noqa: E402
 from serve.settings.settings import load_settings  # noqa: E402
 
 

@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch", reason="torch is not in this interpreter; r
 from torch import nn  # noqa: E402
 
 from serve.errors import CheckpointError  # noqa: E402
-from serve.model import contract, tensors  # noqa: E402 - they bring torch
-from serve.model.examination import Examiner  # noqa: E402
-from serve.model.tensor_versions import Versions  # noqa: E402
+from serve.model import contract, tensors, torch_predictor  # noqa: E402 - they bring torch
+from serve.model.request_state import Versions  # noqa: E402
+from serve.model.trial import Examiner  # noqa: E402
 from serve.settings.settings import load_settings  # noqa: E402
 
 LAST: list[str] = []
@@ -141,7 +141,7 @@ class Smoothed(nn.Module):
 
 
 def examine(tmp_path, built):
-    tensors.limit_threads(1)
+    torch_predictor.limit_threads(1)
     settings = load_settings({"SERVE_MODEL": "m:M", "SERVE_CHECKPOINTS": "ck"}, tmp_path).find()
     module = contract.build_module(settings, built)
     tensors.freeze(module)

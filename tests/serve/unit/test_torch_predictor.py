@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="torch is not in this interpreter; r
 
 from serve.errors import InputError, ModelError  # noqa: E402
 from serve.model import contract  # noqa: E402 - they bring torch
-from serve.model.array_shapes import describe_outputs  # noqa: E402
+from serve.model.warm_up import describe_outputs  # noqa: E402
 from serve.settings.settings import load_settings  # noqa: E402
 
 

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envtool.fetch.failover_policy import Ask, Failure, GiveUp, Place, Wait, after, decide
-from envtool.fetch.timeouts import Timeouts
+from envtool.fetch.failover import Ask, Failure, GiveUp, Place, Timeouts, Wait, after, decide
 
 PATIENCE = Timeouts(attempts=3, backoff_s=1.0, max_backoff_s=4.0, max_wait_s=60.0)
 FRESH = Place("a")

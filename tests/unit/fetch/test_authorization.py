@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from envtool.errors import EnvtoolError
-from envtool.fetch.authentication import AUTH_FILE_VARIABLE, Authorized, authorize, without_credentials, without_secrets
+from envtool.fetch.credentials import AUTH_FILE_VARIABLE, Authorized, authorize, without_credentials, without_secrets
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 from envtool.fetch.client import TransferError
-from envtool.fetch.failover import HostHealth
-from envtool.fetch.failover_policy import Place
+from envtool.fetch.failover import HostHealth, Place
 
 HERE, THERE = Place("https://u:p@h.example/a"), Place("https://other.example/a")
 

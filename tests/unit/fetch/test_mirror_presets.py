@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from envtool.errors import InvalidFileError, MissingFileError
-from envtool.mirrors import presets as mirror_presets
-from envtool.mirrors.presets import Preset, channel_of, is_wheel_store, presets, select
+from envtool.mirrors import mirrors as mirror_presets
+from envtool.mirrors.mirrors import Preset, channel_of, is_wheel_store, presets, select
 
 FORGE = "https://conda.anaconda.org/conda-forge/"
 WHEEL = f"https://files.example/packages/ab/cd/{'e' * 60}/torch-2.0-cp39-none-any.whl"

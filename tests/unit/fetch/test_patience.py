@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 
 from envtool.errors import EnvtoolError
-from envtool.fetch import timeouts
-from envtool.fetch.timeouts import Timeouts
+from envtool.fetch import failover
+from envtool.fetch.failover import Timeouts
 
 
 def test_without_variables_the_defaults_hold() -> None:
-    assert timeouts.configured() == Timeouts()
+    assert failover.configured_timeouts() == Timeouts()
 
 
 def test_each_variable_changes_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,11 +17,11 @@ def test_each_variable_changes_its_limit(monkeypatch: pytest.MonkeyPatch) -> Non
         "MAX_WAIT_S": "3",
     }.items():  # fmt: skip
         monkeypatch.setenv(f"ENVTOOL_{name}", text)
-    assert timeouts.configured() == Timeouts(1.5, 2.0, 0.0, 7, 0.0, 20.0, 3.0)
+    assert failover.configured_timeouts() == Timeouts(1.5, 2.0, 0.0, 7, 0.0, 20.0, 3.0)
 
 
 @pytest.mark.parametrize("text", ["soon", "-1", "0", "nan", "inf"])
 def test_anything_else_is_named(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("ENVTOOL_READ_TIMEOUT_S", text)
     with pytest.raises(EnvtoolError, match=f"ENVTOOL_READ_TIMEOUT_S must be a positive number, not '{text}'"):
-        timeouts.configured()
+        failover.configured_timeouts()

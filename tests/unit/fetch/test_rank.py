@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from envtool.mirrors.benchmark import Candidate, Reading, by_channel, candidates, rank
-from envtool.mirrors.presets import Preset
+from envtool.mirrors.mirrors import Preset
+from envtool.mirrors.selection import Candidate, Reading, by_channel, candidates, rank
 
 FORGE, TORCH = "https://conda.anaconda.org/conda-forge/", "https://conda.anaconda.org/pytorch/"
 WHEELS = "https://files.example/packages/"

@@ -5,7 +5,7 @@ from datetime import datetime, timezone
 import pytest
 
 from envtool.errors import EnvtoolError, SolveError
-from envtool.fetch import url_credentials
+from envtool.fetch import credentials
 from envtool.lockfile.pylock import Wheel, format_pylock, parse_pylock
 from envtool.mirrors import pip_index
 from envtool.mirrors.mirrors import Mirrors
@@ -50,12 +50,12 @@ def test_a_cutoff_that_is_none(text: str) -> None:
 
 def test_credentials_are_put_in_only_when_a_url_is_used() -> None:
     url = "https://$USER_X:${TOKEN_X}@h.example/t/$T/c"
-    assert url_credentials.variables_of(url) == ("USER_X", "TOKEN_X", "T")
+    assert credentials.variables_of(url) == ("USER_X", "TOKEN_X", "T")
     values = {"USER_X": "me", "TOKEN_X": "s3", "T": "tk"}
-    assert url_credentials.expand(url, values) == "https://me:s3@h.example/t/tk/c"
-    assert url_credentials.strip(url_credentials.expand(url, values)) == "https://h.example/c"
+    assert credentials.expand(url, values) == "https://me:s3@h.example/t/tk/c"
+    assert credentials.strip(credentials.expand(url, values)) == "https://h.example/c"
     with pytest.raises(EnvtoolError, match="needs the variable T, which is not set"):
-        url_credentials.expand(url, {"USER_X": "me", "TOKEN_X": "s3"})
+        credentials.expand(url, {"USER_X": "me", "TOKEN_X": "s3"})
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_credentials_are_put_in_only_when_a_url_is_used() -> None:
     ],
 )
 def test_literal_credentials_are_seen(url: str, expected: bool) -> None:
-    assert url_credentials.is_literal(url) is expected
+    assert credentials.is_literal(url) is expected
 
 
 def test_the_urls_of_a_full_mirror_of_the_index_become_canonical() -> None:

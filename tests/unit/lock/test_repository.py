@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from envtool.lockfile.build_recipe import SourceBuild, Tool
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile, format_lockfile, parse_lockfile
 from envtool.lockfile.git_url import Repository, parse
+from envtool.lockfile.model import SourceBuild, Tool
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -74,6 +74,7 @@ def test_every_issue_of_every_file_at_once() -> None:
         (BASE + "dependancies: [a]\n", "6: unknown key 'dependancies' in the file; did you mean dependencies?"),
         (BASE + "variables: {H=I: x}\n", "6: variable 'H=I' must have letters, digits and _"),
         (BASE + 'variables: {A: "a\\0b"}\n', "6: the value of A has a character that no variable can hold"),
+        (BASE + "run-link-scripts: [graphviz=1]\n", "6: run-link-scripts names packages alone, without versions or "),
         (BASE + "exclude-newer-channel: {other: false}\n", "6: exclude-newer-channel names other, which is not among "),
         (BASE + "  - numpy  # [linux and]\n", "6: selector [linux and] cannot be read; names, and, or, not and "),
         (BASE + "name: again\n", "6: key 'name' appears twice"),

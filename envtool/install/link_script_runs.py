@@ -1,0 +1,105 @@
+"""Runs of the post-link scripts that a lock allows; they can write to the prefix alone where the kernel has Landlock.
+
+They run after all packages and wheels are there, in the order in which conda links, with the variables that conda gives
+them. What they make is noted as generated, so that `verify` knows it. Source: conda-build's documentation, "Adding
+pre-link, post-link, and pre-unlink scripts"; docs/reference/archives.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envtool import subprocesses
+from envtool.artifacts.link_scripts import post_link_script
+from envtool.errors import PrefixError
+from envtool.prefix.clobber import topological_order
+from envtool.prefix.confinement import LAUNCHER, landlock_version
+
+if TYPE_CHECKING:
+    from envtool.install.transaction import Transaction
+    from envtool.lockfile.model import LockedPackage
+    from envtool.prefix.prefix import Prefix
+
+_MESSAGES = ".messages.txt"
+_MOST_MESSAGE_BYTES = 65_536
+
+
+def run_link_scripts(transaction: Transaction) -> tuple[str, ...]:
+    """Run what the lock allows and return what the scripts left for people to read, a text for each package.
+
+    Raises:
+        ProcessError: a script ended with another status than 0, or there is no bash.
+        PrefixError: a script changed conda's notes.
+    """
+    conda = {package.name: package for package in transaction.wanted if package.manager == "conda"}
+    order = topological_order({name: list(each.dependencies) for name, each in conda.items()}, ())
+    allowed = [conda[name] for name in order if name in transaction.request.link_scripts()]
+    prefix = transaction.prefix
+    messages = []
+    for package in allowed:
+        script = prefix.path / post_link_script(package.name)
+        if script.is_file():
+            with transaction.display.task(f"run {post_link_script(package.name)}"), _kept_notes(prefix, package.name):
+                messages.append(_run(package, prefix.path, script))
+    return tuple(filter(None, messages))
+
+
+_HINT = "take it out of run-link-scripts in environment.yml, lock and create again"
+
+
+@contextmanager
+def _kept_notes(prefix: Prefix, name: str) -> Iterator[None]:
+    noted = _notes(prefix.meta)
+    try:
+        yield
+    finally:
+        is_altered = _notes(prefix.meta) != noted
+        if is_altered:
+            prefix.mark_incomplete()  # the mark may be what was taken away
+    if is_altered:
+        raise PrefixError(f"the link script of {name} changed {prefix.meta}", _HINT)
+
+
+def _notes(meta: Path) -> dict[str, tuple[int, int]]:
+    return {each.name: (each.stat().st_size, each.stat().st_mtime_ns) for each in meta.iterdir() if each.is_file()}
+
+
+def _run(package: LockedPackage, prefix: Path, script: Path) -> str | None:
+    # A place for what programs leave below HOME and TMPDIR; it does not stay.
+    scratch = prefix / "conda-meta/.scratch"
+    scratch.mkdir(exist_ok=True)
+    version = package.version
+    record = json.loads((prefix / f"conda-meta/{package.name}-{version}-{package.build_string}.json").read_bytes())
+    variables = {
+        "PREFIX": str(prefix), "ROOT_PREFIX": str(prefix), "CONDA_PREFIX": str(prefix), "PKG_NAME": package.name,
+        "PKG_VERSION": version, "PKG_BUILDNUM": str(record["build_number"]), "HOME": str(scratch),
+        "TMPDIR": str(scratch), "PATH": f"{prefix}/bin{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1", "PYTHONHASHSEED": "0",
+        **dict.fromkeys(("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"), ""),
+    }  # fmt: skip
+    argv = [sys.executable, "-I", str(LAUNCHER), str(prefix), "bash", "--noprofile", "--norc", str(script)]
+    try:
+        subprocesses.run(argv, env=variables, cwd=prefix, hint=f"{script} failed; {_HINT}")
+        path = prefix / _MESSAGES
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            text = file.read(_MOST_MESSAGE_BYTES).decode(errors="replace").strip()
+        path.unlink()
+        return f"{package.name}: {text}"
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def confinement() -> str:
+    """In words, what the scripts can write to on this machine."""
+    if landlock_version():
+        return "they could write to the environment alone"
+    return "not confined, since this kernel has no Landlock: they could write wherever you can"
