@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # After so many requests in a row on one connection, no other one is expected to join the next.
 _LONG_STREAK = 8
+# A request that waits for a run of this length had better be answered by another worker.
+_LONG_S = 0.004
 Done = Callable[[Union[Response, Exception]], None]
 
 
@@ -58,6 +60,9 @@ class Scheduler:
 
     Args:
         note_batch: called with the model's name and the rows of each batch.
+
+    Attributes:
+        is_long: whether the last run took so long that no request should wait behind one.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, note_batch: Callable[[str, int], None]) -> None:
@@ -66,6 +71,7 @@ class Scheduler:
         self._batch_queues: dict[ModelInstance, BatchQueue] = {}
         self._threads: dict[int, ThreadPoolExecutor] = {}
         self._due: set[int] = set()
+        self.is_long = False
 
     @property
     def waiting(self) -> int:
@@ -198,6 +204,7 @@ class Scheduler:
         if rows:
             batch_queue.latency.note(rows, took, inline, time.monotonic())
             self._note_batch(batch_queue.name, rows)
+        self.is_long = not inline and took.wall_s > _LONG_S
         batch_queue.is_running = False
         if len(batch_queue):
             self._wake(batch_queue)

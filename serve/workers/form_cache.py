@@ -20,6 +20,7 @@ _VISIBLE = bytes(range(0x20, 0x7F))
 _TRACE_PARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _FIELD = re.compile(rb"\r\n([^:\r\n]+): ([^\r\n]+)(?=\r\n)")
 _LENGTH_DIGITS = 9
+_FIRST, _MOST_MISSES, _TRY_EVERY = 2, 8, 64
 
 
 class Matched(NamedTuple):
@@ -78,6 +79,42 @@ class RequestPattern:
         if not self.form.layout.fits(numbers) or length not in (-1, self._body_bytes + end - begin):
             return None
         return Matched(numbers, trace) if not self._after or data.endswith(self._after) else None
+
+
+class FormMemory:
+    """What one connection remembers of its requests.
+
+    Args:
+        limit_bytes: of a body.
+        is_on: whether any form is to be remembered.
+    """
+
+    __slots__ = ("_is_on", "_limit_bytes", "_misses", "pattern", "whole")
+
+    def __init__(self, limit_bytes: int, is_on: bool) -> None:
+        self._limit_bytes, self._is_on, self._misses = limit_bytes, is_on, 0
+        self.pattern: RequestPattern | None = None
+        self.whole = b""  # what was read when the parser was between two requests
+
+    def recall(self, data: bytes) -> Matched | None:
+        """Return the numbers of a request whose form is known."""
+        found = None if self.pattern is None else self.pattern.match(data)
+        if found is not None:
+            self._misses = 0
+        return found
+
+    def wants(self) -> bool:
+        """Note a request that was parsed, and say whether its form should be looked for.
+
+        Not of the first one, as many connections bring no other, and seldom where they differ too much.
+        """
+        self._misses += 1
+        is_due = _FIRST <= self._misses <= _MOST_MISSES or not self._misses % _TRY_EVERY
+        return self._is_on and bool(self.whole) and is_due
+
+    def learn(self, body_bytes: int, form: RequestForm) -> None:
+        """Remember the request that was read last."""
+        self.pattern = remember(self.whole, body_bytes, form, self._limit_bytes)
 
 
 def remember(data: bytes, body_bytes: int, form: RequestForm, limit_bytes: int) -> RequestPattern | None:

@@ -23,16 +23,15 @@ from serve.batching.scheduler import SoleConnection
 from serve.gateway.asgi_app import AsgiApp
 from serve.gateway.request_form import AnswerFrame, Understood
 from serve.http.messages import Request, Response, fail
-from serve.workers import header_cache
-from serve.workers.form_cache import RequestPattern, remember
+from serve.workers import balance, header_cache
+from serve.workers.balance import Balance
+from serve.workers.form_cache import FormMemory, RequestPattern
 from serve.workers.header_cache import Head, HeaderCache
 from serve.workers.request_head import NO_PROXY, Bounds, Fault, find_fault, too_large, without_offer
 
 _JOINED_BYTES = 64 * 1024
 # How long a connection that is idle when the worker is to end may still bring a request; after that it is closed.
 _LINGER_S = 1.0
-# From the second request of a connection on its form is looked for; where they differ too much, only now and then.
-_FIRST_LEARNED, _MOST_MISSES, _TRY_EVERY = 2, 8, 64
 # Where a field may be shorter than this, the values of those that differ have to be looked at.
 _LONG_FIELD_BYTES = 512
 
@@ -66,10 +65,22 @@ class RequestCycle:
 
 
 class Connection(HttpToolsProtocol):  # type: ignore[misc]
-    """One connection; uvicorn makes one of these for each."""
+    """One connection; uvicorn makes one of these for each.
+
+    Args:
+        given: what another worker has read of a connection that it gave away; `None` for one accepted here.
+    """
 
     def __init__(
-        self, *, app: AsgiApp, bounds: Bounds, heads: HeaderCache, sole_connection: SoleConnection, **uvicorns: Any
+        self,
+        *,
+        app: AsgiApp,
+        bounds: Bounds,
+        heads: HeaderCache,
+        sole_connection: SoleConnection,
+        balanced: Balance | None = None,
+        given: bytes | None = None,
+        **uvicorns: Any,
     ) -> None:
         super().__init__(**uvicorns)
         self._predictions, self._bounds, self._heads, self._sole_connection = app, bounds, heads, sole_connection
@@ -77,23 +88,69 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         self._head_bytes = 0
         self._offering: bytes | None = None
         self._began_s = self._heard_s = self._stuck_s = self._answered_s = 0.0
-        # What was read when the parser was between two requests, and what is known of those that came before.
-        self._whole = b""
-        self._pattern: RequestPattern | None = None
+        self._memory = FormMemory(app.limit_bytes, bounds.field_bytes >= _LONG_FIELD_BYTES)
         self._formed: RequestCycle | None = None
-        self._misses = 0
+        self._balance, self._given, self._tick, self._is_begun = balanced, given, -1, False
 
     def connection_made(self, transport: Any) -> None:
         """Begin; called by the loop."""
         super().connection_made(transport)
         self._heard_s = self.loop.time()
+        if self._balance is None:
+            return
+        self._balance.count(balance.OPEN, 1)
+        if self._given:
+            data, self._given = self._given, b""
+            self._read(data)
+        elif self._given is None and self.scheme == "http":
+            place = self._balance.place_for_new()
+            if place is not None:
+                self._balance.give(place, transport, b"")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End; called by the loop."""
+        if self._balance is not None:
+            self._balance.count(balance.OPEN, -1)
+            self._note_end()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came; called by the loop."""
+        """Answer what came, or give it to another worker that has less to do; called by the loop."""
+        if self._balance is not None and not self._is_receiving:
+            if self._tick != self._balance.tick:
+                self._tick = self._balance.tick
+                self._balance.asking += 1
+            if self._balance.is_watching and self._is_given_away(self._balance, data):
+                return
+        self._read(data)
+
+    def _is_given_away(self, balanced: Balance, data: bytes) -> bool:
+        if not self._is_between or self.scheme != "http" or self.transport.get_write_buffer_size():
+            return False
+        if not self._is_begun:
+            self._is_begun = True
+            balanced.count(balance.IN_HAND, 1)
+        place = balanced.place_for_next()
+        return place is not None and balanced.give(place, self.transport, data)
+
+    def _note_end(self) -> None:
+        if self._is_begun and self._balance is not None:
+            self._is_begun = False
+            self._balance.count(balance.IN_HAND, -1)
+
+    @property
+    def _is_between(self) -> bool:
+        """Whether nothing is asked, and what comes next may be answered in any way."""
+        cycle = self.cycle
+        is_idle = cycle is None or cycle.response_complete
+        return is_idle and not (self._is_receiving or self.pipeline or self._is_ending or self.flow.write_paused)
+
+    def _read(self, data: bytes) -> None:
+        """Parse what came, unless its form is known."""
         self._heard_s = self.loop.time()
-        if self._pattern is not None and self._is_formed(self._pattern, data):
+        if self._memory.pattern is not None and self._is_formed(self._memory.pattern, data):
             return
-        self._whole = b"" if self._is_receiving else data
+        self._memory.whole = b"" if self._is_receiving else data
         try:
             self._parse(data)
         except httptools.HttpParserError as error:
@@ -105,33 +162,21 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
 
     def _is_formed(self, pattern: RequestPattern, data: bytes) -> bool:
         """Have a request answered that is known by its bytes; false for one that the parser has to read."""
-        own, cycle = self._formed, getattr(self, "cycle", None)
-        if own is None or self._is_receiving or self._is_ending or self.flow.write_paused:
-            return False
-        if not (cycle is None or cycle.response_complete):
-            return False
-        found = pattern.match(data)
-        if found is None:
+        own, found = self._formed, self._memory.recall(data) if self._is_between else None
+        if own is None or found is None:
             return False
         self.cycle, own.response_complete, own.keep_alive = own, False, True
         request = FormedRequest(found.numbers, time.monotonic(), found.trace, self)
-        if not pattern.form.take(request, self._sole_connection.goes_on(self)):
-            own.response_complete = True
-            return False
-        self._misses = 0
-        return True
+        if pattern.form.take(request, self._sole_connection.goes_on(self)):
+            return True
+        own.response_complete = True
+        return False
 
     def _learn(self, understood: Understood, body_bytes: int, own: RequestCycle) -> None:
-        """Remember the form of a request that came whole; not of the first one, as many connections bring no other."""
-        self._misses += 1
-        is_odd = self._misses > _MOST_MISSES and self._misses % _TRY_EVERY
-        if self._misses < _FIRST_LEARNED or is_odd or not self._whole or self._bounds.field_bytes < _LONG_FIELD_BYTES:
-            return
         form = self._predictions.form_of(understood)
         if form is not None:
-            self._pattern = remember(self._whole, body_bytes, form, self._predictions.limit_bytes)
+            self._memory.learn(body_bytes, form)
             self._formed = RequestCycle(own.head, True)
-            self._formed.response_complete = True
 
     def answer_formed(self, frame: AnswerFrame, outputs: bytes, trace: bytes) -> None:
         """Answer the request that was known by its bytes."""
@@ -246,11 +291,12 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         is_alone, keeps = self._sole_connection.goes_on(self), own.keep_alive
         done = functools.partial(self._answer, own)
         understood = self._predictions.handle(route, request, client, done, is_alone)
-        if understood is not None and keeps:
+        if understood is not None and keeps and self._memory.wants():
             self._learn(understood, len(request.body), own)
 
     def on_response_complete(self) -> None:
         """Go on after an answer; called by uvicorn's way too."""
+        self._note_end()
         if self.pipeline:
             super().on_response_complete()
             return

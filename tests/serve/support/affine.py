@@ -75,6 +75,19 @@ class Slow(Affine):
         return super().forward(rows)
 
 
+class Whose(Affine):
+    """Answers with the worker that has answered, after as many seconds as the first number has."""
+
+    batchable = False
+
+    def forward(self, rows):
+        import os
+        import time
+
+        time.sleep(float(rows[0, 0]))
+        return torch.tensor([[float(os.getpid()), 0.0]] * len(rows))
+
+
 class Threads(Affine):
     """Multiplies matrices of the size that it is asked for, and tells with how many threads.
 
