@@ -62,7 +62,7 @@ class Trace:
 def ask_by_threads(server: Any) -> Trace:
     """A JSON prediction through Flask, answered by the live model of a server."""
     from serve.gateway.flask_app import create_app
-    from serve.http.extension import EXTENSION
+    from serve.http.drain import EXTENSION
 
     app = create_app(server.settings)
     for name, model in app.extensions[EXTENSION].models.items():

@@ -134,3 +134,7 @@ class ProcessError(EnvtoolError):
     def __init__(self, program: str, returncode: int, output: str, hint: str | None = None) -> None:
         super().__init__(f"{program} ended with exit status {returncode}" + (f":\n{output}" if output else ""), hint)
         self.program, self.returncode, self.output = program, returncode, output
+
+
+class ImageError(EnvtoolError):
+    """An image that cannot be made, or a layout that is damaged or something else."""

@@ -23,10 +23,10 @@ _YOUNG_S = 60.0
 
 
 @contextmanager
-def scratch_directory() -> Iterator[Path]:
-    """Make a directory that is removed when the block ends."""
-    _sweep(Path(tempfile.gettempdir()))
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as directory:
+def scratch_directory(place: Path | None = None) -> Iterator[Path]:
+    """Make a directory that is removed when the block ends, where temporary files go or in a place of its own."""
+    _sweep(place or Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=place) as directory:
         descriptor = os.open(directory, os.O_RDONLY)
         try:
             with contextlib.suppress(OSError):  # a file system without locks: then nothing is ever swept there

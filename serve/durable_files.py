@@ -1,4 +1,4 @@
-"""The door for durable writes: copy while hashing, sync, rename, sync the directory.
+"""Files that processes share: durable writes, locks that the kernel releases when their holder dies, and small records.
 
 After a power cut a file written here is either whole or absent, never torn, unless its writer states that
 it need not last: then its reader takes a torn one for an absent one.
@@ -6,13 +6,17 @@ it need not last: then its reader takes a torn one for an absent one.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Callable, Generic, TypeVar
 
 # Large enough that Python's own cost vanishes, small enough that a reader of the log sees progress between chunks.
 CHUNK_BYTES = 4 * 1024 * 1024
@@ -187,3 +191,115 @@ def _create_anew(temporary: Path) -> int:
     except FileExistsError:  # left by a process of this number that was killed
         temporary.unlink(missing_ok=True)
         return os.open(temporary, flags, 0o666)
+
+
+@contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Hold a lock, waiting for it as long as it takes.
+
+    Args:
+        path: the file that stands for the lock; it and its directory are created when absent.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    descriptor = _open(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def claim(path: Path) -> int | None:
+    """Take a lock for as long as this process lives.
+
+    Returns:
+        The descriptor that holds it until it is closed; `None` when another process has it.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    descriptor = _open(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process holds a lock."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        # Shared, so that two who ask at the same time do not take each other for the holder.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _open(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o666)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, flags, 0o666)
+
+
+R = TypeVar("R")
+
+
+class Records(Generic[R]):
+    """The records of one file, by a key of theirs.
+
+    Args:
+        path: the file; its lock lies beside it, with the suffix `.lock`.
+    """
+
+    def __init__(self, path: Path, parse: Callable[[Mapping[str, Any]], R], key_of: Callable[[R], str]) -> None:
+        self._path, self._parse, self._key_of = path, parse, key_of
+        self._records: Mapping[str, R] = {}
+        self._state: tuple[int, int, int] | None = None
+
+    def read(self) -> Mapping[str, R]:
+        """Return the records, the oldest first; those that are known where the file cannot be read."""
+        try:
+            state = self._look()
+            if state != self._state:
+                records = map(self._parse, json.loads(self._path.read_bytes()))
+                self._records = {self._key_of(record): record for record in records}
+                self._state = state
+        except (OSError, ValueError, TypeError, AttributeError):
+            return self._records  # a damaged file must not stop a reload; it is written anew with the next change
+        return self._records
+
+    def change(self, edit: Callable[[Mapping[str, R]], Mapping[str, R]]) -> None:
+        """Replace the records.
+
+        Args:
+            edit: gets the present ones, and returns the new ones; called once more where the disk takes nothing.
+        """
+        try:
+            with hold(self._path.with_suffix(".lock")):
+                self._records = edit(self.read())
+                with contextlib.suppress(OSError):
+                    self._write()
+        except OSError:  # not even the lock could be had
+            self._records = edit(self._records)
+
+    def _write(self) -> None:
+        content = json.dumps([asdict(record) for record in self._records.values()], indent=1)  # type: ignore[call-overload]
+        replace_file(self._path, content.encode() + b"\n")
+        self._state = self._look()
+
+    def _look(self) -> tuple[int, int, int]:
+        seen = self._path.stat()
+        return seen.st_ino, seen.st_size, seen.st_mtime_ns

@@ -6,6 +6,7 @@ A message names the thing, then what was expected, then what was found. What to 
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -159,3 +160,17 @@ def describe(error: ServeError) -> str:
         `error: …`, and `hint: …` on a line of its own where there is one.
     """
     return f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else "")
+
+
+_LONGEST = 80
+
+_WRITER = reprlib.Repr()
+_WRITER.maxlevel = 3
+_WRITER.maxstring = _WRITER.maxother = _WRITER.maxlong = _LONGEST
+_WRITER.maxlist = _WRITER.maxdict = 8
+
+
+def excerpt(found: object) -> str:
+    """Write a value."""
+    text = _WRITER.repr(found)
+    return text if len(text) <= 2 * _LONGEST else text[: 2 * _LONGEST] + "…"

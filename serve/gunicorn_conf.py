@@ -17,14 +17,12 @@ from typing import Any
 
 from serve.checkpoint.provenance import START_VARIABLE
 from serve.errors import Issue, SettingsError, describe
-from serve.http.drain import Drain
-from serve.http.extension import find_server
+from serve.http.drain import Drain, find_server
 from serve.http.thread_pool import current_ticket
 from serve.metrics import multiprocess_directory
 from serve.settings.settings import ServerSettings, load_settings
 from serve.workers.balance import Neighbours
-from serve.workers.process_exit import ProcessExit
-from serve.workers.reload_handover import Handover
+from serve.workers.process_lifecycle import Handover, ProcessExit
 
 _KNOWN_ERROR = 3
 # What the extra `fast` brings that `serve.workers.event_loop_worker` cannot do without.

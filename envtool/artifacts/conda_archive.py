@@ -33,6 +33,8 @@ _MOST_MEMBERS = 200_000
 _LARGEST_READ_BYTES = 16 << 20
 _LARGEST_INFO_BYTES = 256 << 20
 _LARGEST_HEADER_BYTES = 1 << 20
+# The payload against the size of the archive: real ones unpack to some ten times.
+_MOST_TIMES, _ALWAYS_ALLOWED_BYTES = 200, 256 << 20
 # What is read of info/.
 STATED = ("index.json", "paths.json", "link.json", "files", "has_prefix", "no_link")
 _RECORD = ".dist-info/RECORD"
@@ -56,19 +58,23 @@ class _BoundedTarInfo(tarfile.TarInfo):
 def bounded(archive: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """The members of a part of an archive, without `./` before their names. Raises ArchiveError if there are too many,
     or one that is to be read whole is too large."""
-    info_bytes = 0
+    info_bytes = payload_bytes = 0
+    most_bytes = max(_ALWAYS_ALLOWED_BYTES, _MOST_TIMES * archive.stat().st_size)
     for count, member in enumerate(tar):
         member.name = plain(member.name)
         member.linkname = plain(member.linkname) if member.islnk() else member.linkname
         top, _slash, name = member.name.partition("/")
         is_info = top == "info"
         info_bytes += member.size if is_info else 0
+        payload_bytes += 0 if is_info else member.size
         is_stated = is_info and name in STATED
         is_whole = is_stated or member.name.endswith(_RECORD)
         if count >= _MOST_MEMBERS:
             raise ArchiveError(f"{archive} has more than {_MOST_MEMBERS} members")
         if (is_whole and member.size > _LARGEST_READ_BYTES) or info_bytes > _LARGEST_INFO_BYTES:
             raise ArchiveError(f"{archive}: {member.name} is too large: {member.size} bytes")
+        if payload_bytes > most_bytes:
+            raise ArchiveError(f"{archive} unpacks to more than {most_bytes} bytes, {_MOST_TIMES} times its size")
         if is_stated and not member.isreg():
             raise ArchiveError(f"{archive}: {member.name} is not a plain file")
         yield member

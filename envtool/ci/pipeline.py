@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from envtool.atomic_files import write_atomically
 from envtool.ci import second_judge
 from envtool.errors import EnvtoolError, HashMismatchError, NetworkError, ProcessError
-from envtool.export.sbom import bill_of_materials
+from envtool.export.sbom import BomRequest, bill_of_materials
 from envtool.install.create import create
 from envtool.install.rebuild import compare_with_rebuilt
 from envtool.solve.staleness import check
@@ -42,13 +42,14 @@ class Verdict(enum.Enum):
     STALE = "stale"
     UNREACHABLE = "unreachable"
     IRREPRODUCIBLE = "irreproducible"
+    VULNERABLE = "vulnerable"
     ERROR = "error"
     SKIPPED = "skipped"
 
     @property
     def exit_code(self) -> int:
         """The exit code of `envtool ci`; 10 and above, since 1 to 3 have their meanings everywhere."""
-        return {"stale": 10, "unreachable": 11, "irreproducible": 12, "error": 3}.get(self.value, 0)
+        return {"stale": 10, "unreachable": 11, "irreproducible": 12, "vulnerable": 13, "error": 3}.get(self.value, 0)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,12 @@ class CiReport:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be checked."""
+    """What is to be checked.
+
+    Args:
+        database: of vulnerabilities, where the lock shall be audited.
+        ignored: an OpenVEX file.
+    """
 
     freshness: LockRequest
     lockfile: Lockfile
@@ -87,6 +93,9 @@ class Job:
     output: Path
     is_rebuilt: bool
     name: str
+    database: Path | None = None
+    ignored: Path | None = None
+    level: str = "low"
 
 
 def run(job: Job, cache: Cache, display: ProgressDisplay) -> CiReport:
@@ -103,6 +112,8 @@ def run(job: Job, cache: Cache, display: ProgressDisplay) -> CiReport:
     else:
         steps.append(Step(same, Verdict.SKIPPED))
     steps.append(_attempt("the bill of materials is written", lambda: _write_sbom(job)))
+    if job.database is not None:
+        steps.append(_attempt("no package has a known vulnerability", lambda: _audit(job)))
     if second_judge.is_installed():
         steps.append(_attempt("conda-lock reads the lock and computes its content hash", lambda: _second_judge(job)))
     receipt = job.prefix.receipt() if made.verdict is Verdict.GOOD else None
@@ -163,8 +174,20 @@ def _lines(findings: Sequence[Finding]) -> list[str]:
     return [*lines, f"and {len(findings) - _SHOWN} more; verify.xml has all"] if len(findings) > _SHOWN else lines
 
 
+def _audit(job: Job) -> tuple[Verdict, Sequence[str]]:
+    from envtool.audit.audit import audit
+    from envtool.audit.report import coverage, sentence
+    from envtool.inspect_lock.graph import graph
+
+    whole = graph(job.lockfile, job.request.platform, job.request.categories)
+    result = audit(whole, job.database, job.ignored)  # type: ignore[arg-type]
+    lines = [sentence(each) for each in result.failing(job.level)]
+    return (Verdict.VULNERABLE if lines else Verdict.GOOD), [*lines, coverage(result)]
+
+
 def _write_sbom(job: Job) -> tuple[Verdict, Sequence[str]]:
     request = job.request
-    text = bill_of_materials(job.lockfile, request.platform, request.categories, job.name, is_offline=True)
+    wanted = BomRequest(job.lockfile, request.platform, request.categories, job.name)
+    text = bill_of_materials(wanted, is_offline=True)
     write_atomically(job.output / "sbom.json", text)
     return Verdict.GOOD, []

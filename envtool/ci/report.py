@@ -13,6 +13,8 @@ _ADVICE = {
     Verdict.UNREACHABLE: "run the job again; `envtool mirror probe` shows which places answer, and a cache that is "
     "kept between runs needs none of them",
     Verdict.IRREPRODUCIBLE: "the same lock gave other bytes: look at the files below before you trust either",
+    Verdict.VULNERABLE: "`envtool lock --upgrade-package NAME` moves a package to its fix; what does not affect you "
+    "goes into the file of --ignore, with a date",
     Verdict.ERROR: "the machine or the lock cannot be used as it is",
 }
 

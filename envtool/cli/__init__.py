@@ -15,6 +15,7 @@ COMMANDS = {
     "why": ("envtool.cli.why", "Say why a package is in a lock."),
     "why-not": ("envtool.cli.why_not", "Show what holds back a version."),
     "outdated": ("envtool.cli.outdated", "Show newer versions, and what holds them back."),
+    "audit": ("envtool.cli.audit", "Look up known vulnerabilities and licences."),
     "export": ("envtool.cli.export", "Write a lock in the format of another tool."),
     "merge-driver": ("envtool.cli.merge_driver", "Let git merge locks."),
     "create": ("envtool.cli.create", "Make an environment equal to a lock."),
@@ -26,6 +27,7 @@ COMMANDS = {
     "list": ("envtool.cli.list", "Show the environments that envtool made."),
     "remove": ("envtool.cli.remove", "Remove an environment."),
     "cache": ("envtool.cli.cache", "See what the cache takes, and make room."),
+    "image": ("envtool.cli.image", "Make an OCI image straight from a lock."),
     "channel": ("envtool.cli.channel", "Make conda channels of your own."),
     "bundle": ("envtool.cli.bundle", "Carry an environment to a machine without a network."),
     "mirror": ("envtool.cli.mirror", "Find, measure and use mirrors of channels and wheels."),
@@ -40,7 +42,7 @@ COMMANDS = {
     table=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 the answer is no, 2 wrong usage, 3 an error with a hint, 70 a fault of envtool, "
-    "130 interrupted; of `envtool ci` also 10 stale, 11 unreachable, 12 irreproducible.",
+    "130 interrupted; of `envtool ci` also 10 stale, 11 unreachable, 12 irreproducible, 13 vulnerable.",
 )
 @click.version_option(None, "-V", "--version", package_name="envserve", prog_name="envtool")
 def cli() -> None:

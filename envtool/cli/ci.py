@@ -9,6 +9,7 @@ import click
 
 from envtool import console, paths
 from envtool.atomic_files import write_atomically
+from envtool.audit.osv import LEVELS
 from envtool.ci.pipeline import CiReport, Job, run
 from envtool.ci.report import as_annotations, as_dict, as_markdown
 from envtool.cli import options
@@ -30,11 +31,19 @@ from envtool.solve.md5_completion import read_complete
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=Path("envtool-ci"),
               show_default=True, help="The directory for summary.md, sbom.json and verify.xml.")  # fmt: skip
 @click.option("--no-rebuild", is_flag=True, help="Do not make the environment a second time.")
+@click.option("--db", "database", type=click.Path(path_type=Path), help="Also audit the lock with this OSV database.")
+@click.option(
+    "--ignore", type=click.Path(path_type=Path), help="For --db: an OpenVEX file of what does not affect you."
+)
+@click.option(
+    "--level", type=click.Choice(LEVELS), default="low", show_default=True, help="For --db: the least that counts."
+)
 @options.json_option
 @click.pass_context
 def command(
     ctx: click.Context, lockfile_path: Path, sources: tuple[Path, ...], path: Path, platform: str | None,
-    categories: tuple[str, ...], output: Path, no_rebuild: bool, as_json: bool,
+    categories: tuple[str, ...], output: Path, no_rebuild: bool,
+    database: Path | None, ignore: Path | None, level: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Check in CI that a lock is fresh, available and reproducible.
 
@@ -48,6 +57,7 @@ def command(
       10  stale: the lock is not what its sources ask for
       11  unreachable: a package could not be downloaded; run it again
       12  irreproducible: other bytes than those that were locked, or other files the second time
+      13  vulnerable: a package has a known vulnerability (with --db)
       3   something else, with a hint
     """
     lockfile = read_complete(lockfile_path)
@@ -57,7 +67,7 @@ def command(
     name = lockfile_path.absolute().parent.name
     fresh = refresh.request(sources, lockfile_path, lockfile, {})
     output.mkdir(parents=True, exist_ok=True)
-    job = Job(fresh, lockfile, request, Prefix(path), output, not no_rebuild, name)
+    job = Job(fresh, lockfile, request, Prefix(path), output, not no_rebuild, name, database, ignore, level)
     with console.ProgressDisplay() as display:
         result = run(job, Cache(paths.cache()), display)
     _tell(result, lockfile_path, output, as_json=as_json)

@@ -113,6 +113,7 @@ def as_told(outcome: Outcome) -> dict[str, Any]:
         "link_scripts": {name: list(paths) for name, paths in outcome.link_scripts.items()},
         "link_scripts_run": list(outcome.scripts_run),
         "messages": list(outcome.messages),
+        "cuda": outcome.cuda,
     }
 
 

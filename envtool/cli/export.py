@@ -13,7 +13,7 @@ from envtool.cli.options import category_option, chosen_categories, chosen_platf
 from envtool.errors import EnvtoolError
 from envtool.export.environment import conda_only, environment_yml
 from envtool.export.explicit import explicit
-from envtool.export.sbom import bill_of_materials
+from envtool.export.sbom import SPECIFICATIONS, BomRequest, bill_of_materials, prefix_bom
 from envtool.lockfile.conda_lock_v1 import (
     VARIABLES_KEY,
     LockedPackage,
@@ -39,10 +39,13 @@ _FORMATS = ("environment", "explicit", "conda-lock", "pylock", "cyclonedx", "vir
 @click.option("-n", "--name", help="The environment's name, for environment and cyclonedx.")
 @click.option("--no-builds", is_flag=True, help="environment: pin versions only, so that other platforms can use it.")
 @click.option("--sha256", is_flag=True, help="explicit: give SHA-256 instead of MD5.")
+@click.option("--spec", type=click.Choice(SPECIFICATIONS), default=SPECIFICATIONS[0], show_default=True,
+              help="cyclonedx: the version of the specification.")  # fmt: skip
+@click.option("--prefix", type=click.Path(path_type=Path), help="cyclonedx: what this environment has, not the lock.")
 @click.option("--offline", is_flag=True, help="cyclonedx: ask only this machine for licences.")
 def command(
     kind: str, lockfile_path: Path, platform: str | None, categories: tuple[str, ...], output: Path | None,
-    name: str | None, no_builds: bool, sha256: bool, offline: bool,
+    name: str | None, no_builds: bool, sha256: bool, spec: str, prefix: Path | None, offline: bool,
 ) -> None:  # fmt: skip
     """Write a lock in the format of another tool.
 
@@ -52,9 +55,14 @@ def command(
       explicit          URLs and hashes: conda create -n NAME --file FILE
       conda-lock        the lock without its wheels, for readers that refuse them
       pylock            the wheels as pylock.toml: uv pip install -r FILE, pip install -r FILE
-      cyclonedx         a bill of materials with hashes and licences (CycloneDX 1.5, JSON)
+      cyclonedx         a bill of materials with hashes and licences (CycloneDX, JSON)
       virtual-packages  the declared virtual packages, for conda-lock's --virtual-package-spec
     """
+    if prefix is not None:
+        if kind != "cyclonedx":
+            raise click.UsageError("--prefix is for cyclonedx")
+        _write(prefix_bom(prefix, name or prefix.absolute().name, spec), output)
+        return
     lockfile = read_lockfile(lockfile_path)
     is_whole = kind in ("conda-lock", "virtual-packages")
     chosen = "" if is_whole else chosen_platform(lockfile, platform)
@@ -68,9 +76,13 @@ def command(
         text = _pylock(packages)
     elif kind == "cyclonedx":
         title = name or lockfile_path.absolute().parent.name
-        text = bill_of_materials(lockfile, chosen, selected, title, is_offline=offline)
+        text = bill_of_materials(BomRequest(lockfile, chosen, selected, title, spec), is_offline=offline)
     else:
         text = format_lockfile(conda_only(lockfile)) if kind == "conda-lock" else _virtual_packages(lockfile)
+    _write(text, output)
+
+
+def _write(text: str, output: Path | None) -> None:
     if output:
         write_atomically(output, text)
         console.say(f"wrote {output}")

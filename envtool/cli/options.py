@@ -17,6 +17,8 @@ file_option = click.option("-f", "--file", "lockfile_path", type=click.Path(path
 name_option = click.option("-n", "--name", help="The environment's name, kept under ~/.envtool/envs.")
 prefix_option = click.option("-p", "--prefix", "path", type=click.Path(path_type=Path),
                              help="The environment's directory.")  # fmt: skip
+made_for_option = click.option("--made-for", type=click.Path(path_type=Path), metavar="PATH",
+                               help="The path that its files name: /opt/env in an image.")  # fmt: skip
 machine_platform_option = click.option("--platform", help="Which platform of the lock.  [default: this machine's]")
 installed_category_option = click.option("--category", "categories", multiple=True, default=("main",),
                                          show_default=True, help="Install this category. Repeatable.")  # fmt: skip

@@ -9,7 +9,7 @@ import click
 
 from envtool import console, paths
 from envtool.atomic_files import write_atomically
-from envtool.cli.options import file_option, json_option, name_option, prefix_option
+from envtool.cli.options import file_option, json_option, made_for_option, name_option, prefix_option
 from envtool.fetch.archive_cache import Cache
 from envtool.install.rebuild import compare_with_rebuilt
 from envtool.prefix.prefix import Prefix, find_prefix
@@ -23,6 +23,7 @@ _SHOWN = 40
 @click.command("verify")
 @name_option
 @prefix_option
+@made_for_option
 @file_option
 @click.option("--rebuild", is_flag=True,
               help="Make the lock a second time elsewhere, and compare the two file by file.")  # fmt: skip
@@ -31,8 +32,8 @@ _SHOWN = 40
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context, name: str | None, path: Path | None, lockfile_path: Path, rebuild: bool, junit: Path | None,
-    github: bool, as_json: bool,
+    ctx: click.Context, name: str | None, path: Path | None, made_for: Path | None, lockfile_path: Path, rebuild: bool,
+    junit: Path | None, github: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Prove that an environment is exactly what its lock states.
 
@@ -43,7 +44,7 @@ def command(
     With --rebuild they are compared with a second environment, made from the lock in a temporary directory: the
     reproducibility check for CI.
     """
-    prefix = find_prefix(name, path)
+    prefix = find_prefix(name, path, made_for)
     lockfile = read_complete(lockfile_path)
     receipt = prefix.require_whole()
     locked = lockfile.select(receipt.platform, receipt.categories)

@@ -9,8 +9,8 @@ from envtool.artifacts import link_scripts as scripts
 from envtool.console import size
 from envtool.doctor.finding import Finding, Severity
 from envtool.doctor.machine_facts import MachineFacts, Needs, Place
-from envtool.doctor.nvidia import Fit, driver_for, fit, least_driver_for
-from envtool.doctor.user_config_checks import check_conda, check_python
+from envtool.doctor.user_config_checks import check_conda, check_cuda, check_python
+from envtool.install.cuda import Fit, judge
 from envtool.prefix.prefix import LONGEST_PATH_BYTES
 
 _ERROR, _WARNING, _NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
@@ -25,9 +25,9 @@ _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA
 def check(facts: MachineFacts, needs: Needs) -> list[Finding]:
     """Everything that is found, the worst first."""
     found = [
-        *_virtual_packages(needs), *_driver(facts, needs), *_glibc(facts, needs), *_places(facts, needs),
-        *_inotify(facts), *_locale(facts), *_certificates(facts), *_proxies(facts), *_reach(facts, needs),
-        *_clock(facts), *check_conda(facts), *check_python(facts),
+        *_virtual_packages(needs), *_driver(facts, needs), *check_cuda(facts, needs), *_glibc(facts, needs),
+        *_places(facts, needs), *_inotify(facts), *_locale(facts), *_certificates(facts), *_proxies(facts),
+        *_reach(facts, needs), *_clock(facts), *check_conda(facts), *check_python(facts),
     ]  # fmt: skip
     return sorted(found, key=lambda each: list(Severity).index(each.severity))
 
@@ -49,21 +49,14 @@ def _virtual_packages(needs: Needs) -> Iterator[Finding]:
 
 
 def _driver(facts: MachineFacts, needs: Needs) -> Iterator[Finding]:
-    cuda, driver = needs.cuda, facts.gpu.driver
-    if cuda is None:
+    if needs.cuda is None:
+        if needs.package_count and (facts.gpu.has_device or facts.gpu.driver):
+            hint = "lock a build for CUDA if it shall be used; envtool init --list shows templates"
+            yield Finding(_NOTE, "driver", "nothing in the lock uses CUDA, and this machine has a GPU of NVIDIA", hint)
         return
-    if driver is None:
-        what = "has a GPU and no NVIDIA driver" if facts.gpu.has_device else "has no NVIDIA driver"
-        hint = f"install driver {driver_for(cuda)} or newer; without one everything runs on the CPU"
-        yield Finding(_WARNING, "driver", f"the lock is built for CUDA {cuda}, and this machine {what}", hint)
-        return
-    verdict = fit(cuda, driver)
-    if verdict is Fit.TOO_OLD:
-        message = f"CUDA {cuda} needs driver {least_driver_for(cuda)} or newer; this machine has {driver}"
-        yield Finding(_ERROR, "driver", message, "install a newer driver, or lock for an older CUDA")
-    elif verdict is Fit.LIMITED:
-        message = f"CUDA {cuda} runs on driver {driver}, but code made at run time (PTX, torch.compile) may not"
-        yield Finding(_WARNING, "driver", message, f"install driver {driver_for(cuda)} or newer")
+    verdict, sentence, hint = judge(needs.cuda, facts.gpu)
+    if sentence:
+        yield Finding(_ERROR if verdict is Fit.TOO_OLD else _WARNING, "driver", sentence, hint)
 
 
 def _glibc(facts: MachineFacts, needs: Needs) -> Iterator[Finding]:

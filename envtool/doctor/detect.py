@@ -17,17 +17,22 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from envtool import paths
-from envtool.doctor.machine_facts import Clock, Conda, Gpu, Inotify, MachineFacts, Place, Reach
+from envtool.doctor.machine_facts import Clock, Conda, Inotify, MachineFacts, Place, Reach, Shadow
 from envtool.errors import EnvtoolError
 from envtool.fetch import client
 from envtool.fetch.failover import Timeouts
+from envtool.install.cuda import detect_gpu
 from envtool.mirrors import config_files, selection
 from envtool.mirrors.mirrors import Preset
 from envtool.prefix import rattler
 from envtool.yaml_document import YamlDocument
 
 _PROC = Path("/proc")
-_DRIVER = re.compile(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s")
+# Names of libraries that an environment with CUDA or PyTorch brings, as programs ask for them; libcuda is the driver's.
+_SHADOWING = re.compile(
+    r"lib(cuda|cudart|cublas|cublasLt|cudnn\w*|cufft|curand|cusolver|cusparse|cupti|nccl|nvrtc|nvJitLink|torch\w*|c10\w*)"
+    r"\.so(\.\d+(\.\d+)?)?"
+)
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _CONNECT_S = 5.0
 
@@ -40,27 +45,24 @@ def detect(urls: Sequence[str], presets: Sequence[Preset], limit_s: float | None
     """
     environ = dict(os.environ)
     is_asked = limit_s is not None
+    virtual_packages = rattler.detect_virtual_packages()
     return MachineFacts(
         environ=environ,
-        virtual_packages=rattler.detect_virtual_packages(),
-        gpu=_gpu(),
+        virtual_packages=virtual_packages,
+        gpu=detect_gpu(virtual_packages),
         places=(_place(paths.cache(), "cache"), _place(paths.home() / "envs", "environments")),
         inotify=_inotify(),
         encoding=sys.getfilesystemencoding(),
         has_locale=_has_locale(),
         files={value: Path(value).exists() for value in environ.values() if value.startswith("/")},
+        links={value: os.path.realpath(value) for value in environ.values() if value.startswith("/")},
         proxies=_proxies(environ) if is_asked else {},
         reach=_reach(urls, presets, limit_s) if limit_s is not None else None,
         clock=_clock(urls, limit_s) if limit_s is not None else None,
         condarc=_condarc(),
+        shadows=shadows(environ.get("LD_LIBRARY_PATH", "")),
         user_packages=tuple(sorted((Path.home() / ".local/lib").glob("python3*/site-packages"))),
     )
-
-
-def read_driver(text: str) -> str | None:
-    """The version of the driver from the text of /proc/driver/nvidia/version."""
-    found = _DRIVER.search(text.partition("\n")[0] + " ")
-    return found[1] if found else None
 
 
 def skew_of(date: str, now_s: float) -> float | None:
@@ -71,11 +73,14 @@ def skew_of(date: str, now_s: float) -> float | None:
         return None
 
 
-def _gpu() -> Gpu:
-    text = ""
-    with contextlib.suppress(OSError):
-        text = (_PROC / "driver/nvidia/version").read_text()
-    return Gpu(any(Path("/dev").glob("nvidia[0-9]*")), read_driver(text))
+def shadows(search_path: str) -> tuple[Shadow, ...]:
+    """The directories of LD_LIBRARY_PATH that have libraries of CUDA or PyTorch."""
+    found = []
+    for each in filter(None, search_path.split(":")):
+        with contextlib.suppress(OSError):
+            names = sorted(path.name for path in Path(each).iterdir() if _SHADOWING.fullmatch(path.name))
+            found += [Shadow(Path(each), tuple(names))] if names else []
+    return tuple(found)
 
 
 def _place(path: Path, role: str) -> Place:

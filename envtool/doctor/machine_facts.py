@@ -6,13 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-
-@dataclass(frozen=True)
-class Gpu:
-    """What this machine has of NVIDIA."""
-
-    has_device: bool = False
-    driver: str | None = None
+from envtool.install.cuda import Gpu
 
 
 @dataclass(frozen=True)
@@ -70,6 +64,14 @@ class Conda:
 
 
 @dataclass(frozen=True)
+class Shadow:
+    """A directory that the loader searches before those of an environment, and the libraries in it."""
+
+    path: Path
+    libraries: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class MachineFacts:
     """Everything that is known of a machine.
 
@@ -78,21 +80,25 @@ class MachineFacts:
         proxies: for each proxy of the environment, why it cannot be used; None when it accepts connections.
         reach: the channels of the lock; None when they were not asked.
         clock: this machine's clock; None when no server was asked.
+        files: paths in variables, with whether they are there; `links` has where they lead.
+        shadows: directories of LD_LIBRARY_PATH with libraries of CUDA or PyTorch.
     """
 
     environ: Mapping[str, str] = field(default_factory=dict)
     virtual_packages: Mapping[str, str] = field(default_factory=dict)
-    gpu: Gpu = Gpu()
+    gpu: Gpu = field(default_factory=Gpu)
     places: tuple[Place, ...] = ()
     inotify: Inotify | None = None
     encoding: str = "utf-8"
     has_locale: bool = True
     files: Mapping[str, bool] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
     proxies: Mapping[str, str | None] = field(default_factory=dict)
     reach: tuple[Reach, ...] | None = None
     clock: Clock | None = None
     condarc: tuple[Conda, ...] = ()
     user_packages: tuple[Path, ...] = ()
+    shadows: tuple[Shadow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,3 +120,4 @@ class Needs:
     unpacked_bytes: int = 0
     unknown: int = 0
     is_cached: bool = False
+    package_count: int = 0

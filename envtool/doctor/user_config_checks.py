@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from envtool.doctor.finding import Finding, Severity
-from envtool.doctor.machine_facts import MachineFacts
+from envtool.doctor.machine_facts import MachineFacts, Needs
 
 _ERROR, _WARNING, _NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
@@ -32,6 +33,8 @@ _PYTHON = {
     "PIP_PREFIX": "pip installs there instead of into an environment",
     "PIP_USER": "pip installs for the user instead of into an environment",
 }
+_CUDA_HOMES = ("CUDA_HOME", "CUDA_PATH", "CUDA_ROOT")
+_SHOWN = 4
 _DROPPED_BY_RUN = ("PYTHONPATH", "PYTHONHOME")
 
 
@@ -56,3 +59,23 @@ def check_python(facts: MachineFacts) -> Iterator[Finding]:
         for path in facts.user_packages:
             message = f"{path} has packages, which every Python of that version sees before those of an environment"
             yield Finding(_WARNING, "python", message, "export PYTHONNOUSERSITE=1, or remove them")
+
+
+def check_cuda(facts: MachineFacts, needs: Needs) -> Iterator[Finding]:
+    """A CUDA of the system that takes the place of the environment's."""
+    for shadow in facts.shadows:
+        if shadow.path.name == "stubs":
+            message = f"LD_LIBRARY_PATH has {shadow.path}, whose libcuda.so is a stub that finds no GPU"
+            yield Finding(_ERROR, "cuda", message, f"take {shadow.path} out of LD_LIBRARY_PATH")
+        elif names := [each for each in shadow.libraries if needs.cuda and not each.startswith("libcuda.so")]:
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            what = f"{', '.join(names[:_SHOWN])}{more}"
+            message = f"LD_LIBRARY_PATH has {shadow.path}, whose {what} are loaded instead of the environment's"
+            yield Finding(_WARNING, "cuda", message, "unset LD_LIBRARY_PATH; an environment finds its libraries itself")
+    for name in _CUDA_HOMES:
+        place = facts.environ.get(name)
+        found = re.search(r"(\d+)\.(\d+)$", facts.links.get(place, place).rstrip("/")) if place else None
+        if needs.cuda and found and found[0] != needs.cuda:
+            message = f"{name} is {place}, CUDA {found[0]}, and the lock is built for CUDA {needs.cuda}"
+            hint = f"unset {name}: what is compiled for the environment would be built for the other one"
+            yield Finding(_WARNING, "cuda", message, hint)

@@ -15,6 +15,7 @@ from envtool.artifacts.link_scripts import sentence, split
 from envtool.console import ProgressDisplay
 from envtool.fetch.archive_cache import Cache
 from envtool.install.attempt import make
+from envtool.install.cuda import cuda_of, detect_gpu, judge
 from envtool.install.link_script_runs import confinement
 from envtool.install.record import complete
 from envtool.install.request import Request
@@ -22,6 +23,7 @@ from envtool.install.transaction import decide
 from envtool.install.virtual_package_check import require
 from envtool.prefix.layout import Clobber
 from envtool.prefix.prefix import Prefix, Receipt
+from envtool.prefix.rattler import detect_virtual_packages
 from envtool.prefix.transaction_plan import Plan
 from envtool.signing.trust import require_signed
 
@@ -34,6 +36,7 @@ class Outcome:
         link_scripts: those that were not run, by package.
         scripts_run: those that were.
         messages: what they left for people to read.
+        cuda: why the CUDA of the lock may not run on this machine.
     """
 
     plan: Plan
@@ -42,6 +45,7 @@ class Outcome:
     link_scripts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     scripts_run: Sequence[str] = ()
     messages: Sequence[str] = ()
+    cuda: str | None = None
 
     def notes(self) -> list[str]:
         """What was done beside linking, a line each."""
@@ -57,6 +61,7 @@ class Outcome:
             lines.append(
                 f"{winner[1]} and {loser[1]} bring the same path: {paths[0]}{more}; that of {winner[1]} is used"
             )
+        lines += [self.cuda] if self.cuda else []
         return [*lines, *(sentence(name, paths) for name, paths in self.link_scripts.items())]
 
 
@@ -70,7 +75,8 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisp
         SignatureError: a channel has to be signed, and is not; the prefix was not touched.
         NetworkError, HashMismatchError: an archive could not be downloaded or proven; the prefix was not touched.
     """
-    require(request.packages())
+    if not request.is_for_elsewhere:
+        require(request.packages())
     with prefix.locked():
         transaction = decide(request, prefix, cache, display)
         if transaction.receipt is not None and transaction.plan.is_empty:
@@ -79,8 +85,11 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisp
             require_signed(transaction.wanted, cache, display, is_offline=request.is_offline)
         made = make(transaction)
         receipt = complete(made)
+    cuda = cuda_of(made.transaction.wanted)
+    verdict = judge(cuda, detect_gpu(detect_virtual_packages()))[1] if cuda else None
     skipped, run = split(scripts_of(made.inventory.declared), receipt.link_scripts)
-    return Outcome(made.transaction.plan, receipt, made.inventory.layout.clobbers, skipped, run, made.messages)
+    clobbers = made.inventory.layout.clobbers
+    return Outcome(made.transaction.plan, receipt, clobbers, skipped, run, made.messages, verdict or None)
 
 
 def preview(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisplay) -> Plan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from envtool.artifacts import stated_paths
@@ -19,14 +20,22 @@ UNPACKED_FACTOR = 4
 
 
 def unpacked_bytes(archive: Path) -> int:
-    """How many bytes the files of an archive or wheel hold, as it states itself. Raises ArchiveError if it is
-    neither."""
+    """How many bytes the files of an archive or wheel hold, guessed where it does not state it. Raises ArchiveError if
+    it is neither."""
+    stated = stated_bytes(archive)
+    return archive.stat().st_size * UNPACKED_FACTOR if stated is None else stated
+
+
+@lru_cache(maxsize=1024)
+def stated_bytes(archive: Path) -> int | None:
+    """How many bytes the files of an archive or wheel hold, as it states itself; None where it is from before
+    `paths.json`. Raises ArchiveError if it is neither."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             return sum(member.file_size for member in wheel.infolist())
     info = read_info(archive, ["paths.json"])
-    if not info:  # from before there was one
-        return archive.stat().st_size * UNPACKED_FACTOR
+    if not info:
+        return None
     entries = stated_paths.paths(archive, parse_info(archive, info, "paths.json")).values()
     sizes = (entry.get("size_in_bytes") for entry in entries)
     return sum(size_bytes for size_bytes in sizes if isinstance(size_bytes, int))

@@ -21,7 +21,11 @@ from envtool.artifacts.stated_paths import listed
 from envtool.atomic_files import create, write_all
 from envtool.console import Task
 from envtool.errors import ArchiveError
+from envtool.install.disk_space import stated_bytes
 from envtool.prefix.scan import Inode, Written
+
+# What a package may bring beside what its paths.json lists.
+_SLACK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,9 @@ class _Unpacking:
         self._directories: set[str] = set()
         self._members: dict[str, Member] = {}
         self._written: dict[Inode, Written] = {}
+        self._payload_bytes = 0
+        stated = stated_bytes(archive)
+        self._most_bytes = None if stated is None else stated + stated // 4 + _SLACK_BYTES
 
     def run(self) -> Unpacked:
         """Unpack all of it."""
@@ -118,6 +125,11 @@ class _Unpacking:
         if info.isdir():
             self._make(path)
             return
+        self._payload_bytes += 0 if info.name.startswith("info/") else info.size
+        if self._most_bytes is not None and self._payload_bytes > self._most_bytes:
+            raise ArchiveError(
+                f"{self._archive} unpacks to far more than info/paths.json states: {info.name} is too large"
+            )
         self._make(path.rpartition("/")[0])
         if info.name in self._members:  # the later one counts, as with every program that unpacks
             Path(path).unlink()

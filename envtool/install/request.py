@@ -20,6 +20,7 @@ class Request:
     Args:
         is_vouched: whether a signature over the whole lock was checked already.
         is_from_archives: whether everything is unpacked and compiled, also what the cache holds unpacked.
+        is_for_elsewhere: whether another machine will run it, so that what this one lacks does not matter.
     """
 
     lockfile: Lockfile
@@ -33,6 +34,7 @@ class Request:
     is_listed: bool = True
     is_vouched: bool = False
     is_from_archives: bool = False
+    is_for_elsewhere: bool = False
 
     def packages(self) -> tuple[LockedPackage, ...]:
         """What the lock states for the platform and categories. Raises PrefixError if the lock has nothing for the

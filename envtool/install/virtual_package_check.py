@@ -9,7 +9,7 @@ from envtool.errors import VirtualPackageError
 from envtool.lockfile.model import LockedPackage
 from envtool.prefix import rattler
 
-_THINGS = {"__cuda": "the CUDA driver", "__glibc": "the C library", "__linux": "the kernel", "__archspec": "the CPU"}
+_THINGS = {"__glibc": "the C library", "__linux": "the kernel", "__archspec": "the CPU"}
 _HINTS = {
     "__cuda": "install a newer NVIDIA driver, or lock for an older CUDA; to make the environment for another machine, "
     "set CONDA_OVERRIDE_CUDA to that machine's version",
@@ -28,8 +28,12 @@ class Lack:
     detected: str | None  # None when the machine has none
 
     def __str__(self) -> str:
-        has = f"has {self.detected}" if self.detected else "has none"
-        return f"{self.package} needs {self.name} {self.constraint}; {_THINGS.get(self.name, 'this machine')} {has}"
+        thing = _THINGS.get(self.name, "this machine")
+        if self.name == "__cuda":
+            has = f"this machine's driver supports CUDA up to {self.detected}: too old"
+            has = has if self.detected else "this machine has no CUDA driver"
+            return f"{self.package} needs {self.name} {self.constraint}; {has}"
+        return f"{self.package} needs {self.name} {self.constraint}; {thing} has {self.detected or 'none'}"
 
 
 def require(packages: Sequence[LockedPackage]) -> None:

@@ -23,7 +23,7 @@ from envtool.artifacts.relocation import PREFIX_TEXT, replace_text, restore, sub
 from envtool.atomic_files import create, write_all
 from envtool.lockfile.model import LockedPackage
 from envtool.package_cache.entry import PACK, CacheEntry, StoredFile, depends_on_python
-from envtool.package_cache.materialize import fill_meta, fill_record
+from envtool.package_cache.materialize import fill_meta, fill_record, reader
 from envtool.package_cache.reflink import clone
 from envtool.package_cache.store import PackageCache
 from envtool.prefix.bytecode import source_of
@@ -198,7 +198,7 @@ class _Taking:
             raise _UnclearError(f"{path} names the prefix")
         if self._made.declared[path].package[0] == "conda":  # stays as the archive has it
             return self._packed(StoredFile(path, mode, "", 0, rewrite="kept"), content)
-        if fill_record(content, source) != content:
+        if fill_record(content, reader(source.parent.parent)) != content:
             raise _UnclearError(f"{path} cannot be written again")
         return self._packed(StoredFile(path, mode, "", 0, rewrite="record"), content)
 

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,19 +87,23 @@ def _finish(placement: Placement, prefix: Path) -> None:
     for file in placement.image.files:
         if file.rewrite == "record":
             record = prefix / file.path
-            record.write_bytes(fill_record(record.read_bytes(), record))
+            record.write_bytes(fill_record(record.read_bytes(), reader(record.parent.parent)))
     if placement.image.record is not None:
         content = fill_meta(placement.image.record, placement.package, prefix)
         name = f"{content['name']}-{content['version']}-{content['build']}.json"
         (prefix / "conda-meta" / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def fill_record(content: bytes, record: Path) -> bytes:
-    """RECORD with the hashes of the scripts of this prefix."""
-    site_packages = record.parent.parent
+def reader(root: Path) -> Callable[[str], bytes]:
+    """Reads files by their paths below a directory."""
+    return lambda path: (root / path).read_bytes()
+
+
+def fill_record(content: bytes, read: Callable[[str], bytes]) -> bytes:
+    """RECORD with the hashes of the scripts of this prefix, which are read by their paths from site-packages."""
 
     def describe(path: bytes) -> bytes:
-        script = (site_packages / os.fsdecode(path)).read_bytes()
+        script = read(os.fsdecode(path))
         digest = base64.urlsafe_b64encode(hashlib.sha256(script).digest()).rstrip(b"=")
         return b"sha256=%s,%d" % (digest, len(script))
 
@@ -112,14 +116,15 @@ def fill_meta(record: Mapping[str, Any], package: LockedPackage, prefix: Path) -
     content.update(url=package.url, channel=channel_of(package.url), fn=package.file_name)
     set_md5(content, package.md5)
     for each in content["paths_data"]["paths"]:
-        _describe(each, prefix)
+        describe_path(each, reader(prefix))
     return content
 
 
-def _describe(path: dict[str, Any], prefix: Path) -> None:
+def describe_path(path: dict[str, Any], read: Callable[[str], bytes]) -> None:
+    """Note in an entry of a record what linking wrote, which is read by its path in the prefix."""
     is_made = path.get("path_type") == "unix_python_entry_point"
     if not is_made and not (path.get("prefix_placeholder") and "sha256_in_prefix" in path):
         return
-    content = (prefix / path["_path"]).read_bytes()
+    content = read(path["_path"])
     sha256 = hashlib.sha256(content).hexdigest()
-    path.update({"sha256": sha256, "size_in_bytes": len(content)} if is_made else {"sha256_in_prefix": sha256})
+    path.update({"sha256" if is_made else "sha256_in_prefix": sha256, "size_in_bytes": len(content)})

@@ -69,10 +69,12 @@ class Prefix:
 
     Args:
         path: where it is; made absolute, links resolved, since the path is written into its files.
+        made_for: the path that is written into its files, where it was made for another place, as in an image.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, made_for: Path | None = None) -> None:
         self.path = path.expanduser().resolve()
+        self.named = made_for or self.path
         self.meta = self.path / "conda-meta"
         self._receipt = self.meta / "envserve"
         self._mark = self.meta / ".incomplete"
@@ -197,16 +199,16 @@ class Prefix:
         self._mark.unlink(missing_ok=True)
 
 
-def find_prefix(name: str | None, path: Path | None) -> Prefix:
+def find_prefix(name: str | None, path: Path | None, made_for: Path | None = None) -> Prefix:
     """The prefix that the options -n and -p mean; a name is looked for under `~/.envtool/envs` and in an existing
     Miniconda's `envs`, and made in the first. Raises MissingFileError if neither is given."""
     if path is not None:
-        return Prefix(path)
+        return Prefix(path, made_for)
     if name is None:
         raise MissingFileError("no environment is named", "name one with -n NAME or -p PREFIX")
     places = [paths.home() / "envs", *_conda_envs()]
     existing = (place / name for place in places if (place / name / "conda-meta").is_dir())
-    return Prefix(next(existing, places[0] / name))
+    return Prefix(next(existing, places[0] / name), made_for)
 
 
 def _conda_envs() -> list[Path]:

@@ -78,6 +78,13 @@ def satisfies(version: str, constraint: str) -> bool:
     return not spec or bool(rattler.VersionSpec(spec).matches(rattler.Version(version)))
 
 
+def version_key(version: str) -> Any:
+    """What versions are compared by in conda's order."""
+    import rattler
+
+    return rattler.Version(version)
+
+
 def channel_of(url: str) -> str:
     """The URL of the channel that an archive is in."""
     return url.rsplit("/", 2)[0] + "/"

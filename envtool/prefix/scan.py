@@ -80,12 +80,18 @@ class Known:
         return None
 
 
-def scan(prefix: Path, placeholders: Mapping[str, Placeholder], known: Known | None = None) -> dict[str, Entry]:
-    """Read every file of a prefix but those in conda-meta, on all cores."""
+def scan(
+    prefix: Path, placeholders: Mapping[str, Placeholder], known: Known | None = None, named: Path | None = None
+) -> dict[str, Entry]:
+    """Read every file of a prefix but those in conda-meta, on all cores.
+
+    Args:
+        named: the path that its files name, where it is another.
+    """
     # The largest first and dealt out, so that no core is left alone with one of them at the end.
     found = sorted(walk(str(prefix)), key=lambda each: each[1].st_size, reverse=True)
     known = known or Known()
-    needle = os.fsencode(prefix)
+    needle = os.fsencode(named or prefix)
     count = os.cpu_count() or 1
 
     def share(start: int) -> list[Entry]:

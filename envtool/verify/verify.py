@@ -103,7 +103,7 @@ def take_inventory(
     declared = {path: file for path, file in layout.declared.items() if not path.endswith(".pyc")}
     placeholders = {path: each.placeholder for path, each in declared.items() if each.placeholder}
     with display.task(f"read every file of {prefix.path}"):
-        return Inventory(declared, scan(prefix.path, placeholders, known), layout)
+        return Inventory(declared, scan(prefix.path, placeholders, known, prefix.named), layout)
 
 
 def keep_manifests(

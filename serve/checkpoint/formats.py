@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,3 +178,18 @@ def _advise(expected: Interface, actual: Interface) -> str | None:
         ((wanted, found),) = kinds
         return f"cast the module to {found} in its __init__ or build_module(), or save the weights as {wanted}"
     return None
+
+
+def strip_prefix(names: Iterable[str], prefix: str) -> dict[str, str]:
+    """Return the names that begin with a prefix, by what remains of them.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    names = list(names)
+    found = {name[len(prefix) :]: name for name in names if name.startswith(prefix)}
+    if prefix and not found:
+        heads = sorted({f"{name.partition('.')[0]}." for name in names if "." in name})
+        shown = " and ".join(f'"{head}"' for head in heads[:_MOST_ISSUES_SHOWN]) or "no prefixes"
+        raise CheckpointError("content", f'--strip-prefix: expected names that begin with "{prefix}", found {shown}')
+    return found

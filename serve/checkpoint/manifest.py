@@ -1,4 +1,4 @@
-"""The manifest: the statements of a marker about its checkpoint.
+"""The manifest: the statements of a marker about its checkpoint, golden requests among them.
 
 A marker is JSON, or empty as a shell script's `touch` makes it. Machines write markers, so keys that this version of
 `serve` does not know are kept. Whether what is stated is true is decided elsewhere: `serve.store.checkpoint_store`
@@ -8,12 +8,13 @@ compares the hash, `serve.checkpoint.signature` the signature, `serve.model.load
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from serve.checkpoint.formats import FORMATS
-from serve.checkpoint.golden import Golden, golden_issues, is_number, parse_golden
 from serve.errors import CheckpointError
 
 # Versions and names become response headers and file names, so they are plain words.
@@ -145,7 +146,8 @@ def _marker_issues(stated: Mapping[str, object]) -> list[str | None]:
         check("metrics", isinstance(metrics, dict) and all(map(is_number, metrics.values())), "numbers by name"),
         check("interface", _is_form(stated.get("interface")), "texts by name"),
         check("signature", isinstance(stated.get("signature"), dict), "an object"),
-        "sha256: missing; only an empty marker may leave it out" if sha256 is None else None,
+        # What a registry states of a version is a manifest, though nobody has hashed its checkpoint.
+        "sha256: missing; only an empty marker may leave it out" if sha256 is None and "mlflow" not in stated else None,
     ]
 
 
@@ -159,3 +161,73 @@ def _is_form(value: object) -> bool:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LARGEST_GENERATION
+
+
+# What float32 loses when the order of a sum changes, as it does between batch sizes, threads and devices.
+RELATIVE_TOLERANCE = 1e-3
+ABSOLUTE_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One request and its right answer.
+
+    Args:
+        rtol: how far a number may be off, as a share of the right one.
+        atol: how far it may be off beyond that.
+    """
+
+    inputs: object
+    outputs: object
+    rtol: float = RELATIVE_TOLERANCE
+    atol: float = ABSOLUTE_TOLERANCE
+
+    def as_json(self) -> dict[str, object]:
+        """Return it as it is in a manifest."""
+        return {"inputs": self.inputs, "outputs": self.outputs, "rtol": self.rtol, "atol": self.atol}
+
+
+def golden_issues(stated: object) -> list[str]:
+    """List what is wrong with the golden requests of a manifest."""
+    if stated is None:
+        return []
+    if not isinstance(stated, list):
+        return [f"golden: expected a list of requests, found {type(stated).__name__}"]
+    return [f"golden[{place}]{issue}" for place, one in enumerate(stated) for issue in _issues_of(one)]
+
+
+def _issues_of(one: object) -> Iterator[str]:
+    if not isinstance(one, dict) or not {"inputs", "outputs"} <= set(one):
+        yield ': expected {"inputs": …, "outputs": …}'
+        return
+    for key in ("rtol", "atol"):
+        if key in one and not (is_number(one[key]) and math.isfinite(one[key]) and one[key] >= 0):
+            yield f".{key}: expected a number of at least 0, found {one[key]!r}"
+
+
+def parse_golden(stated: object) -> tuple[Golden, ...]:
+    """Read the golden requests of a manifest that has no issues."""
+    keys = ("inputs", "outputs", "rtol", "atol")
+    listed = stated if isinstance(stated, list) else []
+    return tuple(Golden(**{key: one[key] for key in keys if key in one}) for one in listed)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of JSON is a number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A proven checkpoint in the store.
+
+    Args:
+        copy_s: seconds that reading and writing took here; 0 where the bytes were there already.
+        hash_s: seconds that hashing took here; 0 where the bytes were proven already.
+    """
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    copy_s: float = 0.0
+    hash_s: float = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import json
 import re
 from collections.abc import Mapping
@@ -85,3 +86,12 @@ def read_env_digest(environ: Mapping[str, str], prefix: Path) -> str | None:
             return None
         digest = record.get("env_digest") if isinstance(record, dict) else None
     return digest if isinstance(digest, str) and _DIGEST.fullmatch(digest) else None
+
+
+@functools.lru_cache(maxsize=1)
+def version() -> str:
+    """Return the version of the installed distribution."""
+    try:
+        return importlib.metadata.version("envserve")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"  # run from a checkout that was never installed

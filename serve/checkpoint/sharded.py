@@ -23,11 +23,11 @@ import json
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serve import durable_files
-from serve.checkpoint.formats import Header, TensorSpec, read_safetensors_header
+from serve.checkpoint.formats import Header, TensorSpec, read_safetensors_header, strip_prefix
 from serve.errors import CheckpointError
 
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -92,11 +92,19 @@ def look(path: Path) -> os.stat_result | None:
     return os.stat_result(fields, precise)
 
 
-def plan(path: Path) -> list[Piece]:
+def joined_name(name: str) -> str:
+    """Return the name that a joined file has instead of its index's."""
+    return name[: -len(INDEX_SUFFIX)] + ".safetensors" if name.endswith(INDEX_SUFFIX) else name
+
+
+def plan(path: Path, prefix: str = "") -> list[Piece]:
     """Find every tensor, in the order of the joined file.
 
+    Args:
+        prefix: taken off the names, without those that begin otherwise.
+
     Raises:
-        CheckpointError: the shards do not hold exactly what the index names.
+        CheckpointError: the shards do not hold exactly what the index names, or nothing with this prefix.
     """
     weight_map = read_index(path)
     pieces: dict[str, Piece] = {}
@@ -109,6 +117,8 @@ def plan(path: Path) -> list[Piece]:
     if missing:
         name = missing[0]
         raise CheckpointError("damaged", f"{name}: expected in {weight_map[name].name}, found nothing")
+    if prefix:
+        pieces = {new: replace(pieces[old], name=new) for new, old in strip_prefix(pieces, prefix).items()}
     return sorted(pieces.values(), key=lambda piece: (-_element_bytes(piece), piece.name))
 
 
@@ -150,9 +160,9 @@ def header_of(pieces: list[Piece]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def chunks_of(path: Path) -> Iterator[bytes]:
+def chunks_of(path: Path, prefix: str = "") -> Iterator[bytes]:
     """Read a sharded checkpoint as the joined file."""
-    pieces = plan(path)
+    pieces = plan(path, prefix)
     yield header_of(pieces)
     for piece in pieces:
         yield from _read(piece)
@@ -170,13 +180,16 @@ def _read(piece: Piece) -> Iterator[bytes]:
             yield chunk
 
 
-def join_hashed(path: Path, target: Path) -> durable_files.Copied:
+def join_hashed(path: Path, target: Path, prefix: str = "") -> durable_files.Copied:
     """Write the joined file, synced, and hash exactly the bytes that were written.
+
+    Args:
+        prefix: taken off the names, without those that begin otherwise.
 
     Raises:
         OSError: reading or writing failed; `target` may exist in part.
     """
-    return durable_files.write_hashed(chunks_of(path), target)
+    return durable_files.write_hashed(chunks_of(path, prefix), target)
 
 
 def hash_joined(path: Path) -> str:

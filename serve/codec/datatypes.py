@@ -1,22 +1,22 @@
-"""The datatypes of the Open Inference Protocol, arrays of them out of bytes and back, and the bytes after the JSON.
+"""The datatypes of the Open Inference Protocol, and arrays of them out of bytes or JSON lists and back.
 
 Every length is checked against what is there before an array is made, so a request cannot ask for more memory than a
-small multiple of its own size. `serve.codec.elements` does the same for JSON.
+small multiple of its own size. In JSON, texts and numbers are distinguished by Python's types and never by numpy, which
+takes "1" for a number, `null` for NaN, and makes room for the longest text in every element of an array of texts.
 
 Source: Open Inference Protocol, "Tensor Data Types"; Triton's binary tensor data extension.
 """
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Union
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from serve.codec.excerpt import excerpt
-from serve.errors import RequestError
+from serve.errors import RequestError, excerpt
 
 if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
@@ -47,9 +47,6 @@ _READABLE = (*DTYPES, BF16, BYTES)
 _MOST_DIMENSIONS = 32  # numpy's own limit before version 2
 _MOST_ELEMENTS = 2**48
 _PREFIX = struct.Struct("<I")
-HEADER = "Inference-Header-Content-Length"
-Body = Union[bytes, bytearray, memoryview]
-_DIGITS = re.compile(r"[0-9]{1,18}")
 # Copying so few takes less than making a view of them.
 _COPIED_BYTES = 4096
 
@@ -158,49 +155,107 @@ def to_bytes(array: Array) -> bytes | memoryview:
     return ready.view("u1").reshape(-1).data if ready.size else b""
 
 
-def split_body(body: Body, header_length: str | None) -> tuple[bytes, memoryview]:
-    """Split a body into its JSON text and a view of the bytes after it.
+_JSON_NAMES = {
+    dict: "an object",
+    list: "lists of other depths",
+    str: "a text",
+    bool: "true or false",
+    type(None): "null",
+    int: "a whole number",
+    float: "a fraction",
+}
+
+
+def from_json(data: object, datatype: str, shape: tuple[int, ...], where: str) -> Array:
+    """Make an array of a JSON list; its `BYTES` are the texts in UTF-8.
 
     Args:
-        header_length: the value of `Inference-Header-Content-Length`.
+        data: the elements in a flat list, or in lists nested as the shape is.
 
     Raises:
-        RequestError: the length is malformed, or goes beyond the body.
+        RequestError: the elements are too few, too many, of another type, too large or not finite.
     """
-    if header_length is None:
-        return bytes(body), memoryview(b"")
-    length = int(header_length) if _DIGITS.fullmatch(header_length.strip()) else len(body) + 1
-    if length > len(body):
-        raise RequestError(400, f"{HEADER}: expected 0 to {len(body)}, found {excerpt(header_length)}")
-    return bytes(body[:length]), memoryview(body)[length:]
+    flat, nesting = flatten(data, where)
+    if len(flat) != count_elements(shape) or (len(nesting) > 1 and nesting != shape):
+        found = f"{len(flat)} elements" if len(nesting) == 1 else f"the shape {list(nesting)}"
+        raise RequestError(
+            400, f"{where}: expected {count_elements(shape)} elements for the shape {list(shape)}, found {found}"
+        )
+    return _convert(flat, datatype, where).reshape(shape)
 
 
-def is_raw(header_length: str | None) -> bool:
-    """Whether all of a body is one tensor, by the value of `Inference-Header-Content-Length`."""
-    return header_length is not None and header_length.strip() == "0"
+def flatten(data: object, where: str) -> tuple[list[object], tuple[int, ...]]:
+    """Return the elements of nested lists in row-major order, and the lengths of the lists.
+
+    Raises:
+        RequestError: it is not a list, or lists of one level differ in length.
+    """
+    if not isinstance(data, list):
+        raise RequestError(400, f"{where}: expected a list, found {excerpt(data)}")
+    lengths, level = [len(data)], data
+    while level and isinstance(level[0], list):
+        length = len(level[0])
+        if not all(isinstance(part, list) and len(part) == length for part in level):
+            raise RequestError(400, f"{where}: expected lists of {length} elements each, found others beside them")
+        lengths.append(length)
+        level = list(chain.from_iterable(level))
+    return level, tuple(lengths)
 
 
-class BinaryPart:
-    """Hands out the bytes after the JSON, in the order of the inputs."""
+def _convert(flat: list[object], datatype: str, where: str) -> Array:
+    kinds = set(map(type, flat))
+    if datatype == BYTES:
+        _require_kinds(kinds, {str}, "texts", where)
+        return text_array(_encode(flat, where))
+    dtype = np.dtype("<f4") if datatype == BF16 else DTYPES[datatype]
+    if dtype.kind == "b":
+        _require_kinds(kinds, {bool}, "true or false", where)
+    elif dtype.kind == "f":
+        _require_kinds(kinds, {int, float}, "numbers", where)
+        return _to_floats(flat, dtype, where)
+    else:
+        _require_kinds(kinds, {int}, "whole numbers", where)
+        limits = np.iinfo(dtype)
+        for extreme in (min(flat), max(flat)) if flat else ():  # type: ignore[type-var]
+            if not limits.min <= extreme <= limits.max:  # type: ignore[operator]
+                raise RequestError(
+                    400, f"{where}: expected {limits.min} to {limits.max} for {datatype}, found {excerpt(extreme)}"
+                )
+    return np.array(flat, dtype)
 
-    def __init__(self, data: memoryview) -> None:
-        self._data = data
-        self._position = 0
 
-    def take(self, size_bytes: object, where: str) -> memoryview:
-        """Take the next bytes, as a view; raises `RequestError` for a malformed size, or one beyond what is left."""
-        rest = len(self._data) - self._position
-        if type(size_bytes) is not int or not 0 <= size_bytes <= rest:
-            raise RequestError(
-                400, f"{where}: binary_data_size: expected 0 to the {rest} bytes left, found {excerpt(size_bytes)}"
-            )
-        begin, self._position = self._position, self._position + size_bytes
-        return self._data[begin : self._position]
+def _require_kinds(found: set[type], allowed: set[type], what: str, where: str) -> None:
+    if not found <= allowed:
+        names = ", ".join(sorted(_JSON_NAMES.get(kind, kind.__name__) for kind in found - allowed))
+        raise RequestError(400, f"{where}: expected {what}, found {names}")
 
-    def require_end(self) -> None:
-        """Refuse bytes that belong to no tensor; raises `RequestError`."""
-        rest = len(self._data) - self._position
-        if rest:
-            raise RequestError(
-                400, f"the body: expected {self._position} bytes after its JSON part, found {len(self._data)}"
-            )
+
+def _to_floats(flat: list[object], dtype: np.dtype[Any], where: str) -> Array:
+    try:
+        with np.errstate(over="ignore"):
+            array = np.array(flat, dtype)
+    except OverflowError:
+        array = np.array([np.inf])
+    if not np.isfinite(array).all():
+        raise RequestError(400, f"{where}: expected numbers that fit {dtype.name}, found larger ones")
+    return array
+
+
+def _encode(texts: list[Any], where: str) -> list[bytes]:
+    try:
+        return [text.encode() for text in texts]
+    except UnicodeEncodeError as error:
+        raise RequestError(400, f"{where}: expected texts of Unicode characters, found {error.reason}") from error
+
+
+def to_json(array: Array, where: str) -> Array | list[str]:
+    """Prepare an array for `strict_json.dump`: flat, row-major.
+
+    Raises:
+        ValueError: it holds NaN or infinities, or bytes that are not UTF-8; JSON can hold neither.
+    """
+    if array.dtype.kind in "OSU":
+        return [text if isinstance(text, str) else bytes(text).decode() for text in array.ravel()]
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{where}: expected finite numbers, found NaN or infinity")
+    return np.ascontiguousarray(array.ravel(), array.dtype.newbyteorder("="))

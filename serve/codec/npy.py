@@ -14,8 +14,7 @@ import numpy as np
 
 from serve.codec import datatypes
 from serve.codec.datatypes import Array
-from serve.codec.excerpt import excerpt
-from serve.errors import RequestError
+from serve.errors import RequestError, excerpt
 
 CONTENT_TYPES = ("application/x-npy", "application/npy", "application/x-numpy")
 _MAGIC = b"\x93NUMPY"

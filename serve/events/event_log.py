@@ -1,16 +1,26 @@
-"""Changes of state for all who subscribe, among them the structured log.
+"""Changes of state for all who subscribe: the structured log, the journal of a store, and others.
 
 The log has one JSON line for each event. The lines go to standard error beside gunicorn's own, each by a single write,
 so that lines of two workers never mix. Access logs and log files are out of scope: gunicorn writes the first, the init
 system keeps the second.
+
+The journal is `<store>/events.jsonl`, to which every worker appends, each line by one write. When it has grown large,
+it becomes `events.1.jsonl`, in the place of the one before. The truth about generations is the ledger's; a line that is
+lost here is missing on the status page and nowhere else.
 """
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Callable
 
-from serve.events.event import Event, Subscriber
+import structlog
 
 _STDERR = 2
 
@@ -40,3 +50,91 @@ class EventLog:
 def write_line(event: Event) -> None:
     """Write an event to standard error; a subscriber."""
     os.write(_STDERR, event.line)
+
+
+_render = structlog.processors.JSONRenderer(default=str)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One change of state.
+
+    Args:
+        facts: what is known about it; names carry their units.
+        time: when it happened, as ISO 8601 in UTC.
+    """
+
+    name: str
+    facts: Mapping[str, object]
+    time: str = field(default_factory=_now)
+    worker: int = field(default_factory=os.getpid)
+
+    @functools.cached_property
+    def line(self) -> bytes:
+        """One line of JSON, the keys that every event has first."""
+        stated = {"time": self.time, "event": self.name, "worker": self.worker, **self.facts}
+        text = _render(None, "", stated)
+        return (text if isinstance(text, bytes) else text.encode()) + b"\n"
+
+
+Subscriber = Callable[[Event], None]
+
+
+_KEPT = frozenset(("swapped", "restored", "refused", "retired", "not_restored", "store_damaged", "fault", "stopped"))
+_LARGEST_BYTES = 1024 * 1024
+
+
+class Journal:
+    """The events of one store."""
+
+    def __init__(self, root: Path) -> None:
+        self._path, self._older = root / "events.jsonl", root / "events.1.jsonl"
+
+    def put(self, event: Event) -> None:
+        """Keep an event, where it is one that people look for; a subscriber of `EventLog`."""
+        if event.name not in _KEPT:
+            return
+        try:
+            self._append(event.line)
+        except OSError:
+            return  # a full disk must not stop a swap, and the line is in the log
+
+    def read(self, most: int) -> list[dict[str, Any]]:
+        """Return the last events, the newest first."""
+        lines = [line for path in (self._older, self._path) for line in _read_lines(path)]
+        return [event for event in map(_parse, reversed(lines[-most:])) if event is not None]
+
+    def _append(self, line: bytes) -> None:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        try:
+            descriptor = os.open(self._path, flags, 0o666)
+        except FileNotFoundError:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._path, flags, 0o666)
+        try:
+            os.write(descriptor, line)
+            is_full = os.fstat(descriptor).st_size > _LARGEST_BYTES
+        finally:
+            os.close(descriptor)
+        if is_full:
+            # Two workers may do this at once; then the older lines are gone a little sooner.
+            self._path.replace(self._older)
+
+
+def _read_lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().splitlines()
+    except OSError:
+        return []
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None  # what a worker that was killed has left
+    return event if isinstance(event, dict) else None

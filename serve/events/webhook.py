@@ -14,7 +14,7 @@ import threading
 import urllib.request
 from typing import Callable
 
-from serve.events.event import Event
+from serve.events.event_log import Event
 
 _QUEUE_LINES = 1000
 _TIMEOUT_S = 10.0

@@ -13,14 +13,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable
 
 from serve.batching.scheduler import Done, Scheduler
-from serve.gateway.cors import Origins
 from serve.gateway.prediction_routes import PREDICTION_ROUTES, PredictionRoute
 from serve.gateway.request_form import RequestForm, RequestForms, Understood
-from serve.gateway.request_lifecycle import RequestContext, RequestLifecycle
-from serve.http.admission import SLOW_CLIENT, Arrival
+from serve.gateway.request_lifecycle import Arrival, Origins, RequestContext, RequestLifecycle
 from serve.http.messages import Request, Response, headers_of
 from serve.http.route import Table
 from serve.inference.prediction import Prediction
+from serve.metrics.request_counters import SLOW_CLIENT
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server

@@ -16,15 +16,11 @@ from flask import Response as FlaskResponse
 from werkzeug.exceptions import HTTPException
 
 from serve.errors import RequestError
-from serve.gateway.cors import Origins
-from serve.gateway.request_lifecycle import RequestLifecycle
+from serve.gateway.request_lifecycle import Arrival, Origins, RequestLifecycle
 from serve.gateway.routes import ROUTES
 from serve.gateway.server import Server
-from serve.http.admission import Arrival
-from serve.http.body import read_away, read_body
-from serve.http.drain import Drain
-from serve.http.extension import EXTENSION
-from serve.http.messages import Request, Response, fail
+from serve.http.drain import EXTENSION, Drain
+from serve.http.messages import Request, Response, fail, read_away, read_body
 from serve.http.thread_pool import Ticket, current_ticket
 from serve.settings.settings import ServerSettings, load_settings
 

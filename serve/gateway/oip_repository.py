@@ -1,10 +1,14 @@
-"""The model repository extension of the Open Inference Protocol (V2).
+"""The model repository and statistics extensions of the Open Inference Protocol (V2).
 
 The settings and what a trainer publishes decide what is served, not requests: `load` has the watched directory looked
 at now, brings back what was unloaded, and answers when that is live or refused; `unload` is refused unless the settings
 allow it.
 
-Source: Triton's model repository extension.
+Counted is what all workers have answered since the server started, under whatever protocol and version: a series of its
+own for every version would be kept for ever. The version that is named is the one that is live. Times are sums of the
+metrics that Prometheus reads, so they lag by up to a second.
+
+Source: Triton's model repository and statistics extensions.
 """
 
 from __future__ import annotations
@@ -12,15 +16,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from serve.codec import strict_json
-from serve.codec.excerpt import excerpt
-from serve.errors import NotServedError, RequestError
-from serve.http.body import read_content
-from serve.http.messages import Request, Response, fail, succeed
+from serve.errors import NotServedError, RequestError, excerpt
+from serve.http.messages import Request, Response, fail, read_content, succeed
+from serve.inference.prediction import select
+from serve.metrics.totals import Tally
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server
-    from serve.inference.model import Model
     from serve.inference.model_instance import ModelInstance
+    from serve.inference.prediction import Model
 
 
 def index(server: Server, request: Request) -> Response:
@@ -92,3 +96,32 @@ def _options(server: Server, request: Request) -> dict[str, object]:
     if not isinstance(found, dict):
         raise RequestError(400, f"the body: expected an object or nothing, found {excerpt(found)}")
     return found
+
+
+_NS = 1_000_000_000
+
+
+def statistics(server: Server, request: Request) -> Response:
+    """Tell how many predictions a model, or every model, has answered, and how long they took."""
+    try:
+        models = [select(server, request).model] if "name" in request.place else list(server.models.values())
+    except NotServedError as error:
+        return fail(404, error.message)
+    tallies = server.telemetry.worker_metrics.tallies()
+    return succeed({"model_stats": [_describe(model, tallies.get(model.name, Tally())) for model in models]})
+
+
+def _describe(model: Model, tally: Tally) -> dict[str, object]:
+    live = model.stable.slot.live
+    answered = tally.requests - tally.failures
+    return {
+        "name": model.name,
+        "version": live.provenance.version if live else "",
+        "inference_count": int(tally.rows) or answered,
+        "execution_count": tally.batches or answered,
+        "inference_stats": {
+            "success": {"count": answered, "ns": int(tally.seconds * _NS)},
+            "fail": {"count": tally.failures, "ns": 0},
+            "queue": {"count": tally.requests, "ns": int(tally.queue_seconds * _NS)},
+        },
+    }

@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Any, Callable, Protocol
 import numpy as np
 
 from serve.batching.bundle import Apart, Bundle, FormedRequest
-from serve.codec.compression import SHORTEST_BYTES
 from serve.errors import InputError, NotLiveError
-from serve.gateway.request_lifecycle import RequestContext, RequestLifecycle
-from serve.http.admission import Arrival
-from serve.http.messages import Request, Response
-from serve.http.trace_context import HEADER, parse_trace_parent
+from serve.gateway.request_lifecycle import Arrival, RequestContext, RequestLifecycle
+from serve.http.messages import SHORTEST_BYTES, Request, Response
 from serve.inference.body_layout import BodyLayout
 from serve.inference.prediction import Prediction, with_provenance
 from serve.metrics.request_counters import Served
+from serve.observability.spans import HEADER, parse_trace_parent
 
 if TYPE_CHECKING:
     from serve.batching.scheduler import Scheduler

@@ -1,24 +1,29 @@
-"""The work around every handler: counting, deadlines, a full queue, traces, the access log.
+"""The work around every handler: counting, deadlines, a full queue, other origins, traces, the access log.
 
 `open`, then `begin`, which has the handler understand the request, then `end`, which lets the answer out; a transport
 only reads and writes. One with threads runs the model in between by `carry`, one with an event loop by its dispatcher.
 Before the handler only the headers of a request are read, so nothing here but `carry` waits for anything.
+
+A rejection is cheap and immediate, so that a client can try another server; waiting in a long queue for an answer that
+is no longer wanted is neither.
 """
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from serve.batching.scheduler import LateError
 from serve.errors import InputError
-from serve.http.admission import QUEUE_FULL, TIMEOUT_HEADER, TOO_LARGE, Arrival, admit, read_timeout
 from serve.http.messages import RETRY_AFTER_S, Request, Response, fail
-from serve.http.trace_context import HEADER, TraceParent, parse_trace_parent
 from serve.inference.prediction import Prediction, complete
-from serve.metrics.request_counters import Served
+from serve.metrics.request_counters import DEADLINE, QUEUE_FULL, TOO_LARGE, Served
 from serve.observability.access_log import LoggedRequest, provenance_of
+from serve.observability.spans import HEADER, TraceParent, parse_trace_parent
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server
@@ -160,3 +165,102 @@ def _exchange(context: RequestContext, answer: Response, seconds: float) -> Logg
         headers=answer.headers,
         trace=context.trace,
     )
+
+
+TIMEOUT_HEADER = "x-request-timeout"
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why a request is not worked on."""
+
+    status: int
+    reason: str
+    message: str
+
+
+class Arrival(NamedTuple):
+    """A request at the moment at which its work begins.
+
+    Args:
+        arrived_s: when it came, on the monotonic clock.
+        waiting: how many other requests wait behind it.
+    """
+
+    arrived_s: float
+    waited_s: float = 0.0
+    waiting: int = 0
+
+
+def read_timeout(headers: Mapping[str, str], default_s: float) -> float:
+    """Read how many seconds a client wants to wait; infinity where there is no limit.
+
+    Args:
+        default_s: for clients that do not state it; 0 for no limit.
+
+    Raises:
+        ValueError: the header is not a number of seconds.
+    """
+    stated = headers.get(TIMEOUT_HEADER)
+    if stated is None:
+        return default_s or math.inf
+    try:
+        timeout_s = float(stated)
+    except ValueError:
+        timeout_s = math.nan
+    if not 0 < timeout_s < math.inf:
+        raise ValueError(f"{TIMEOUT_HEADER}: expected a number of seconds above 0, found {stated!r}")
+    return timeout_s
+
+
+def admit(arrival: Arrival, deadline_s: float, max_queue: int, now_s: float) -> Rejection | None:
+    """Decide whether a request is worked on; return why it is turned away, or `None`.
+
+    Args:
+        deadline_s: after which the client no longer waits, on the monotonic clock.
+        max_queue: how many requests may wait behind it; 0 for any number.
+    """
+    if now_s > deadline_s:
+        after_s = now_s - arrival.arrived_s
+        return Rejection(504, DEADLINE, f"the deadline passed before the work began, after {after_s:.3f} s")
+    if max_queue and arrival.waiting > max_queue:
+        return Rejection(
+            503, QUEUE_FULL, f"the queue is full: {arrival.waiting} requests wait, at most {max_queue} may"
+        )
+    return None
+
+
+ANY = "*"
+_PREFLIGHT_AGE_S = 600
+
+
+class Origins:
+    """The origins that the setting `cors_origins` allows.
+
+    Args:
+        allowed: `https://example.org`, for example; `*` allows all.
+    """
+
+    def __init__(self, allowed: Collection[str]) -> None:
+        self._allowed = frozenset(allowed)
+
+    def headers(self, origin: str | None) -> dict[str, str]:
+        """Return the headers of every answer to a page of an origin; `None` where the request names no origin."""
+        if ANY in self._allowed:
+            return {"Access-Control-Allow-Origin": ANY, "Access-Control-Expose-Headers": ANY}
+        if origin not in self._allowed:
+            return {"Vary": "Origin"}
+        return {"Access-Control-Allow-Origin": str(origin), "Access-Control-Expose-Headers": ANY, "Vary": "Origin"}
+
+    def preflight(self, asked: Mapping[str, str], methods: str) -> dict[str, str]:
+        """Return the headers of the answer to a browser that asks whether it may send a request."""
+        found = self.headers(asked.get("origin"))
+        if "access-control-request-method" not in asked or "Access-Control-Allow-Origin" not in found:
+            return found
+        headers = asked.get("access-control-request-headers")
+        return {
+            **found,
+            "Access-Control-Allow-Methods": methods,
+            "Access-Control-Max-Age": str(_PREFLIGHT_AGE_S),
+            **({"Access-Control-Allow-Headers": headers} if headers else {}),
+        }

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from serve.gateway import admin, health, monitoring, oip_repository, oip_statistics, openapi
+from serve.gateway import admin, health, monitoring, oip_repository, openapi
 from serve.gateway.prediction_routes import PREDICTION_ROUTES
 from serve.http.route import Route
-from serve.protocols import oip_metadata, tfserving, torchserve
+from serve.protocols import oip, tfserving, torchserve
 
 if TYPE_CHECKING:
     from serve.gateway.prediction_routes import Handled
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     AnyRoute = Route[Server, Handled]
 
 _OIP_ROUTES: tuple[AnyRoute, ...] = (
-    Route("GET", "/v2", oip_metadata.server_metadata),
-    Route("GET", "/v2/", oip_metadata.server_metadata),
+    Route("GET", "/v2", oip.server_metadata),
+    Route("GET", "/v2/", oip.server_metadata),
     Route("GET", "/v2/health/live", health.livez),
     Route("GET", "/v2/health/ready", health.readyz),
-    Route("GET", "/v2/models/<name>", oip_metadata.model_metadata),
-    Route("GET", "/v2/models/<name>/versions/<version>", oip_metadata.model_metadata),
-    Route("GET", "/v2/models/<name>/ready", oip_metadata.model_ready),
-    Route("GET", "/v2/models/<name>/versions/<version>/ready", oip_metadata.model_ready),
-    Route("GET", "/v2/models/<name>/config", oip_metadata.model_config),
-    Route("GET", "/v2/models/<name>/versions/<version>/config", oip_metadata.model_config),
-    Route("GET", "/v2/models/stats", oip_statistics.statistics),
-    Route("GET", "/v2/models/<name>/stats", oip_statistics.statistics),
-    Route("GET", "/v2/models/<name>/versions/<version>/stats", oip_statistics.statistics),
+    Route("GET", "/v2/models/<name>", oip.model_metadata),
+    Route("GET", "/v2/models/<name>/versions/<version>", oip.model_metadata),
+    Route("GET", "/v2/models/<name>/ready", oip.model_ready),
+    Route("GET", "/v2/models/<name>/versions/<version>/ready", oip.model_ready),
+    Route("GET", "/v2/models/<name>/config", oip.model_config),
+    Route("GET", "/v2/models/<name>/versions/<version>/config", oip.model_config),
+    Route("GET", "/v2/models/stats", oip_repository.statistics),
+    Route("GET", "/v2/models/<name>/stats", oip_repository.statistics),
+    Route("GET", "/v2/models/<name>/versions/<version>/stats", oip_repository.statistics),
     Route("POST", "/v2/repository/index", oip_repository.index),
     Route("POST", "/v2/repository/models/<name>/load", oip_repository.load),
     Route("POST", "/v2/repository/models/<name>/unload", oip_repository.unload),

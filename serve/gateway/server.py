@@ -6,9 +6,8 @@ import time
 from typing import Callable
 
 from serve.http.drain import Drain
-from serve.inference.model import Model
 from serve.inference.model_instance import ModelInstance
-from serve.inference.registry import Registry
+from serve.inference.prediction import Model, Registry
 from serve.metrics.worker_metrics import WorkerMetrics
 from serve.observability.telemetry import Telemetry
 from serve.settings.settings import ServerSettings

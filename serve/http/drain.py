@@ -47,3 +47,11 @@ class Drain:
             signal.setitimer(signal.ITIMER_REAL, delay_s)
 
         return begin_and_wait
+
+
+EXTENSION = "envserve"
+
+
+def find_server(application: object) -> Any:
+    """Return the server of an application; `None` for one that is not ours, or failed before it had one."""
+    return getattr(application, "extensions", {}).get(EXTENSION)

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import numpy as np
 
-from serve.codec import datatypes, elements, strict_json
-from serve.codec.excerpt import excerpt
-from serve.errors import InputError, RequestError
+from serve.codec import datatypes, strict_json
+from serve.errors import InputError, RequestError, excerpt
 
 if TYPE_CHECKING:
     from serve.codec.datatypes import Array
@@ -71,7 +70,7 @@ class BodyLayout(NamedTuple):
             if not self.datatype:
                 return predictor.prepare(rows)
             flat, shape = list(itertools.chain.from_iterable(rows)), (len(several) * self.shape[0], *self.shape[1:])
-            return predictor.prepare_arrays({self.name: elements.from_json(flat, self.datatype, shape, self.name)})
+            return predictor.prepare_arrays({self.name: datatypes.from_json(flat, self.datatype, shape, self.name)})
         except RequestError as error:
             raise InputError(error.message) from error
 

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Callable
 
 from serve.checkpoint.provenance import START_VARIABLE, read_env_digest
 from serve.errors import ModelError
-from serve.events.event_log import EventLog, write_line
-from serve.events.journal import Journal
+from serve.events.event_log import EventLog, Journal, write_line
 from serve.events.webhook import Webhook
 from serve.model.slot import Slot
 from serve.model.warm_up import GIVEN_UP
@@ -34,7 +33,7 @@ from serve.swap.context import Loader
 from serve.swap.shared_state import UnbatchedGeneration
 
 if TYPE_CHECKING:
-    from serve.events.event import Subscriber
+    from serve.events.event_log import Subscriber
 
 _STOP_WAIT_S = 2.0
 _MOST_SOURCES = 2000

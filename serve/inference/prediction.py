@@ -1,4 +1,7 @@
-"""Predictions in three steps, the same for every protocol and every server.
+"""The models of one worker, the choice of what answers a request, and predictions in three steps.
+
+A model has what answers by default, `stable`, and may have a `canary`, which answers a part of the requests, and a
+`shadow`, whose answers are only compared. Each label is a model instance with its own watch, store and slot.
 
 `ask` understands the request and takes a lease on one generation; `Prediction.run` runs the module, alone or, by
 whoever batches, together with others of the same generation; `Prediction.answer` writes the response and ends the
@@ -7,20 +10,22 @@ lease. A protocol states only how bytes become inputs and how what the module ga
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol
 
 from serve.errors import InputError, NotLiveError, NotServedError, RequestError
 from serve.http.messages import Request, Response, fail, not_live
-from serve.inference.model import spec_of
-from serve.inference.shadow import Asked
+from serve.inference.shadow import Asked, Shadow
 from serve.model.predictor import Predictor
+from serve.settings.settings import CANARY, SHADOW, STABLE
 
 if TYPE_CHECKING:
     from serve.checkpoint.provenance import Provenance
     from serve.inference.body_layout import BodyLayout
     from serve.inference.model_instance import ModelInstance
-    from serve.inference.registry import Registry
     from serve.model.slot import Generation
+    from serve.settings.settings import ServerSettings
 
 Take = Callable[[Predictor], Any]
 
@@ -142,3 +147,145 @@ def complete(found: Response | Prediction) -> Response:
 def with_provenance(answer: Response, provenance: Provenance) -> Response:
     """Add the headers that name the model."""
     return Response(answer.status, {**answer.headers, **provenance.headers}, answer.body)
+
+
+class Registry:
+    """The models of one worker; making it starts nothing and imports no torch."""
+
+    def __init__(self, settings: ServerSettings, models: Mapping[str, Model]) -> None:
+        self.settings, self.models = settings, models
+        self.shadow = Shadow()
+
+    @property
+    def instances(self) -> Iterator[ModelInstance]:
+        """All labels of all models."""
+        return (instance for model in self.models.values() for instance in model.labels.values())
+
+    def find(self, name: str | None) -> Model:
+        """Find a model.
+
+        Args:
+            name: as a request has it; `None` for the only one.
+
+        Raises:
+            NotServedError: there is no such model, or none was named and there are several.
+        """
+        if name is None and len(self.models) == 1:
+            return next(iter(self.models.values()))
+        if name is None or name not in self.models:
+            raise NotServedError(f"model: expected {' or '.join(self.models)}, found {name or 'none'}")
+        return self.models[name]
+
+
+class ModelSpec(NamedTuple):
+    """What a request asks for.
+
+    Args:
+        name: of the model; `None` for the only one.
+        version: that must answer; `None` for any.
+        label: that must answer; `None` for any.
+    """
+
+    name: str | None = None
+    version: str | None = None
+    label: str | None = None
+
+
+def spec_of(request: Request) -> ModelSpec:
+    """Read from path and headers which model is meant.
+
+    Args:
+        request: its path names the model, and may name a version or a label.
+    """
+    label = request.place.get("label", request.headers.get("x-model-label"))
+    return ModelSpec(request.place.get("name"), request.place.get("version"), label)
+
+
+class Model:
+    """One model with its labels.
+
+    Args:
+        labels: the runtimes; `stable` is always there.
+        draw: gives a number from 0 up to 1 that decides who answers.
+    """
+
+    def __init__(
+        self, name: str, labels: Mapping[str, ModelInstance], draw: Callable[[], float] = random.random
+    ) -> None:
+        self.name = name
+        self.labels = labels
+        self._draw = draw
+
+    @property
+    def stable(self) -> ModelInstance:
+        """What answers by default."""
+        return self.labels[STABLE]
+
+    @property
+    def shadow(self) -> ModelInstance | None:
+        """What is asked as well, this time; `None` for nothing."""
+        shadow = self.labels.get(SHADOW)
+        return shadow if shadow is not None and self._draw() < shadow.settings.share else None
+
+    @property
+    def versions(self) -> dict[str, ModelInstance]:
+        """What can be asked for by its version: those that are live, but not the shadow."""
+        instances = [self.labels[label] for label in (CANARY, STABLE) if label in self.labels]
+        return {live.provenance.version: instance for instance in instances if (live := instance.slot.live) is not None}
+
+    def choose(self, spec: ModelSpec) -> ModelInstance:
+        """Choose who answers a request.
+
+        Raises:
+            NotServedError: no such version or label is served.
+        """
+        if spec.label is not None:
+            if spec.label not in self.labels or spec.label == SHADOW:
+                known = ", ".join(label for label in self.labels if label != SHADOW)
+                raise NotServedError(f"{self.name}: label: expected {known}, found {spec.label}")
+            return self.labels[spec.label]
+        if spec.version is not None:
+            versions = self.versions
+            if spec.version not in versions:
+                known = ", ".join(versions) or "none, as nothing is live yet"
+                raise NotServedError(f"{self.name}: version: expected {known}, found {spec.version}")
+            return versions[spec.version]
+        canary = self.labels.get(CANARY)
+        if canary is not None and canary.slot.live is not None and self._draw() < canary.settings.share:
+            return canary
+        return self.stable
+
+
+class Found(NamedTuple):
+    """A model and the label of it that a request names."""
+
+    model: Model
+    instance: ModelInstance
+
+
+def select(server: Registry, request: Request) -> Found:
+    """Find what a request names; where it names neither version nor label, what answers by default.
+
+    Raises:
+        NotServedError: there is no such model, version or label.
+    """
+    spec = spec_of(request)
+    model = server.find(spec.name)
+    return Found(model, model.stable if spec.version is None and spec.label is None else model.choose(spec))
+
+
+def describe_selected(server: Registry, request: Request, write: Callable[[Found, Generation], Response]) -> Response:
+    """Answer a request for what a model is.
+
+    Returns:
+        What `write` returned, with provenance headers; 404 for what is not served, 503 while nothing is live.
+    """
+    try:
+        found = select(server, request)
+    except NotServedError as error:
+        return fail(404, error.message)
+    live = found.instance.slot.live
+    if live is None:
+        return not_live(found.instance.reloader.status.verdict)
+    answer = write(found, live)
+    return answer._replace(headers={**answer.headers, **live.provenance.headers})

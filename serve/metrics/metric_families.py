@@ -3,6 +3,9 @@
 Units are seconds and bytes, counters end in `_total`. Labels take few values: the model's name, the label under which a
 version serves, fixed words. A sha256 is in none of them, because a series that has begun is kept for ever; the version
 is only in what is read anew for each answer (`serve.metrics.collectors`).
+
+Every series that an alarm or a panel reads begins with 0, in each worker, before anything happens: Prometheus sees no
+increase in a series whose first value is 1 ("Avoid missing metrics" in its practices), and would miss a first fault.
 """
 
 from __future__ import annotations
@@ -15,8 +18,19 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess
 from prometheus_client.metrics_core import Metric
 
+from serve.events.event_log import Event
 from serve.metrics.multiprocess_directory import VARIABLE
-from serve.metrics.request_counters import BATCH_BOUNDS, LATENCY_BOUNDS_S, Counts, Spread
+from serve.metrics.request_counters import (
+    BATCH_BOUNDS,
+    DEADLINE,
+    LATENCY_BOUNDS_S,
+    QUEUE_FULL,
+    SLOW_CLIENT,
+    TOO_LARGE,
+    Counts,
+    Served,
+    Spread,
+)
 
 # The fixed words of labels. A reason is the code of a checkpoint's fault or the name of an exception.
 PHASES = ("copy", "hash", "load", "warm_up", "commit", "free")
@@ -206,3 +220,66 @@ def _add_spread(histogram: Any, spread: Spread) -> None:
         if count:
             bucket.inc(count)
     histogram._sum.inc(spread.total)
+
+
+def count_event(families: MetricFamilies, event: Event) -> None:
+    """Count one event."""
+    facts: Mapping[str, Any] = event.facts
+    name, whose = event.name, ModelLabel(str(facts.get("model", "")), str(facts.get("label", "stable")))
+    if name in ("swapped", "restored", "retired"):
+        _count_phases(families, whose, facts)
+    if name == "swapped" and facts.get("cause") == "checkpoint" and facts.get("since_marker_s") is not None:
+        families.delay(whose, facts["since_marker_s"])
+    if name == "refused":
+        families.refuse(whose, facts["code"])
+    if name == "batch_mismatch":
+        families.mismatch(whose)
+    if name in FAULTS:
+        families.fault(whose, name)
+
+
+def _count_phases(families: MetricFamilies, whose: ModelLabel, facts: Mapping[str, Any]) -> None:
+    for phase in PHASES:
+        seconds = facts.get(f"{phase}_s")
+        # 0 is of a worker that found the bytes copied or proven; it had no such phase.
+        if seconds:
+            families.phase(whose, phase, seconds)
+
+
+PROTOCOLS = ("native", "v2", "tfserving", "torchserve")
+# Answered, and the kinds of failure that count as the server's.
+_STATUSES = (200, 500, 503, 504)
+
+
+def begin_series(
+    families: MetricFamilies, models: Iterable[ModelLabel], shadow_outcomes: Mapping[str, Iterable[str]]
+) -> None:
+    """Begin all series whose labels are known."""
+    for whose in models:
+        families.add(_no_requests(whose))
+        for reason in REASONS:
+            families.refuse(whose, reason, 0)
+        for event in FAULTS:
+            families.fault(whose, event, 0)
+        families.begin_swaps(whose)
+        families.mismatch(whose, 0)
+    families.add(Counts(rejected={("", SLOW_CLIENT): 0, ("", TOO_LARGE): 0}))
+    families.compare({model: dict.fromkeys(outcomes, 0) for model, outcomes in shadow_outcomes.items()})
+
+
+def _no_requests(whose: ModelLabel) -> Counts:
+    model = whose.model
+    # A request that reached no version has no label.
+    labels = ((whose.label, _STATUSES), ("", _STATUSES[1:]))
+    return Counts(
+        requests={
+            Served(model, label, protocol, code): 0
+            for label, codes in labels
+            for protocol in PROTOCOLS
+            for code in codes
+        },
+        latencies={(model, label): Spread.over(LATENCY_BOUNDS_S) for label, _ in labels},
+        waits={model: Spread.over(LATENCY_BOUNDS_S)},
+        batches={model: Spread.over(tuple(map(float, BATCH_BOUNDS)))},
+        rejected={(model, reason): 0 for reason in (QUEUE_FULL, DEADLINE, TOO_LARGE, SLOW_CLIENT)},
+    )

@@ -14,7 +14,7 @@ import time
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from serve.store import host_lock
+from serve import durable_files
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _PREFIX = "envserve-metrics-"
@@ -40,7 +40,7 @@ def make(environ: MutableMapping[str, str], parent: Path | None = None) -> Path:
             shutil.rmtree(left, ignore_errors=True)
     directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
     # Never closed: the kernel does it when the master and all who inherited it have ended.
-    host_lock.claim(directory / _LOCK)
+    durable_files.claim(directory / _LOCK)
     environ[VARIABLE] = str(directory)
     return directory
 
@@ -58,4 +58,4 @@ def _is_abandoned(directory: Path) -> bool:
     except FileNotFoundError:
         return False
     is_settled = time.time() - seen.st_mtime > _SETTLE_S
-    return is_settled and seen.st_uid == os.getuid() and not host_lock.is_held(directory / _LOCK)
+    return is_settled and seen.st_uid == os.getuid() and not durable_files.is_held(directory / _LOCK)

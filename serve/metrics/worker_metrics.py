@@ -7,10 +7,8 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Callable
 
-from serve.events.event import Event
-from serve.metrics.event_counters import count_event
-from serve.metrics.initial_series import begin
-from serve.metrics.metric_families import MetricFamilies, ModelLabel, Reading, write
+from serve.events.event_log import Event
+from serve.metrics.metric_families import MetricFamilies, ModelLabel, Reading, begin_series, count_event, write
 from serve.metrics.request_counters import RequestCounters
 from serve.metrics.totals import Tally, Traffic, read_tallies, read_traffic
 
@@ -42,9 +40,9 @@ class WorkerMetrics:
             thread.start()
 
     def begin(self, models: Iterable[ModelLabel], shadow_outcomes: Mapping[str, Iterable[str]]) -> None:
-        """Begin the series whose labels are known, in the worker; `serve.metrics.initial_series` states why."""
+        """Begin the series whose labels are known, in the worker; `serve.metrics.metric_families` states why."""
         with self._lock:
-            begin(self._families, models, shadow_outcomes)
+            begin_series(self._families, models, shadow_outcomes)
 
     def stop(self) -> None:
         """Hand over what is left; the worker ends."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from serve.checkpoint.golden import Golden
+from serve.checkpoint.manifest import Golden
 from serve.errors import CheckpointError, TrialError
 
 _MOST_SHOWN = 3

@@ -18,8 +18,7 @@ from typing import Any, Callable
 
 from serve.checkpoint import sharded
 from serve.checkpoint.formats import EXPORT, SAFETENSORS, TORCHSCRIPT, read_safetensors_interface
-from serve.checkpoint.manifest import Manifest
-from serve.checkpoint.stored import Stored
+from serve.checkpoint.manifest import Manifest, Stored
 from serve.errors import CheckpointError, ServeError
 from serve.model import contract, preload_gates, state_dicts, tensors, weights
 from serve.model.contract import build, connect, import_class

@@ -14,14 +14,13 @@ from typing import Callable
 
 from serve.checkpoint import sharded
 from serve.checkpoint.formats import EXPORT, SAFETENSORS, TORCH, detect_format
-from serve.checkpoint.manifest import Manifest
+from serve.checkpoint.manifest import Manifest, Stored
 from serve.checkpoint.signature import Verifier
-from serve.checkpoint.stored import Stored
 from serve.errors import CheckpointError, MemoryShortError, ModelError, SignatureError
 from serve.model import tensors, weights
 from serve.model.slot import Generation, Slot
 from serve.settings.settings import Settings
-from serve.system import host_memory
+from serve.system import resources
 
 _AUTOMATIC = (SAFETENSORS, TORCH)
 
@@ -134,8 +133,8 @@ def require_memory(settings: Settings, plan: ReadPlan, is_alone: bool) -> None:
     needed = needed_bytes(size_bytes, workers, is_shared, tensors.can_assign())
     purpose = f"a checkpoint of {size_bytes} bytes beside what is live"
     hint = 'free some memory, serve with fewer workers, or set memory = "resource"'
-    host_memory.require(needed, host_memory.read_available(), purpose, hint)
-    host_memory.require(size_bytes * workers, tensors.read_device_memory(settings.device), purpose, hint)
+    resources.require_memory(needed, resources.read_available(), purpose, hint)
+    resources.require_memory(size_bytes * workers, tensors.read_device_memory(settings.device), purpose, hint)
 
 
 def needed_bytes(size_bytes: int, workers: int, is_shared: bool, is_assigned: bool) -> int:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy
 import torch
 
-from serve.checkpoint.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
+from serve.checkpoint.manifest import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.model.answers import as_json, differences
 from serve.model.predictor import Predictor
 

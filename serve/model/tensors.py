@@ -24,7 +24,7 @@ import torch
 
 from serve.checkpoint.formats import EXTRA, TensorSpec
 from serve.errors import CheckpointError
-from serve.system.host_memory import Available
+from serve.system.resources import Available
 
 # Source: the safetensors format description, and the names that safetensors 0.8 gives to types of torch. A torch that
 # lacks a type has no tensor of it.

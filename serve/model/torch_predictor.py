@@ -18,14 +18,13 @@ from typing import Any, Callable, Protocol
 import numpy
 import torch
 
-from serve.checkpoint.manifest import Manifest
-from serve.checkpoint.stored import Stored
+from serve.checkpoint.manifest import Manifest, Stored
 from serve.errors import InputError
 from serve.model import batch_independence, tensors, weights
 from serve.model.inputs import one_for_none
 from serve.model.predictor import OUTPUTS, ArrayForm
 from serve.model.request_state import Versions
-from serve.system import cpus
+from serve.system import resources
 
 Arrays = Mapping[str, "numpy.ndarray[Any, Any]"]
 
@@ -359,7 +358,7 @@ def limit_threads(stated: int, workers: int = 1) -> None:
             starting threads costs more than they save.
     """
     global _limit
-    _limit = stated or cpus.threads_of_an_operation(cpus.count_cores(), workers, os.environ)
+    _limit = stated or resources.threads_of_an_operation(resources.count_cores(), workers, os.environ)
     limit_this_thread()
 
 

@@ -19,7 +19,7 @@ from typing import Any, Callable
 import torch
 
 from serve.checkpoint.formats import TORCHSCRIPT
-from serve.checkpoint.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
+from serve.checkpoint.manifest import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.errors import CheckpointError, TrialError
 from serve.model import batch_independence, contract
 from serve.model.answers import as_json, differences, require_same_form

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Generic, TypeVar
 
-from serve.checkpoint.golden import Golden
+from serve.checkpoint.manifest import Golden
 from serve.errors import TrialError
 from serve.model.answers import describe, require_golden
 from serve.model.predictor import TEXT, ArrayForm, Predictor

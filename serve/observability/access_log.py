@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Callable
 
-from serve.http.trace_context import TraceParent
+from serve.observability.spans import TraceParent
 
 Sink = Callable[[bytes], None]
 _STDOUT = 1

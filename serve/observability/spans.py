@@ -1,17 +1,21 @@
-"""Reporting each request as a span, by OpenTelemetry; the door to it, and used only where `traces = "otlp"` is set.
+"""W3C trace context, passed through to the log and the answer, and the door to OpenTelemetry for spans.
 
-OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER` …) state where
-the spans go. The attributes are those of its semantic conventions for HTTP servers.
+Spans are reported only where `traces = "otlp"` is set. OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT`,
+`OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER` …) state where they go. The attributes are those of its semantic conventions
+for HTTP servers.
+
+Source: https://www.w3.org/TR/trace-context/ (version 00, parts of later versions as section 4.3 asks).
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from serve.errors import Issue, SettingsError
-from serve.http.trace_context import TraceParent
 
 _FIRST_ERROR = 500
 
@@ -68,3 +72,36 @@ class Spans:
     def stop(self) -> None:
         """Send what was not sent yet; the worker ends."""
         self._provider.shutdown()
+
+
+HEADER = "traceparent"
+_FORM = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+
+
+@dataclass(frozen=True)
+class TraceParent:
+    """The place of a request in a trace.
+
+    Args:
+        trace_id: of the whole trace, 32 hexadecimal digits.
+        span_id: of the caller's span, 16 hexadecimal digits.
+        flags: two hexadecimal digits; the lowest bit states that the caller records the trace.
+    """
+
+    trace_id: str
+    span_id: str
+    flags: str
+
+    def __str__(self) -> str:
+        return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
+
+
+def parse_trace_parent(text: str | None) -> TraceParent | None:
+    """Read the header; `None` for a value that the specification states to ignore."""
+    found = _FORM.fullmatch((text or "").strip())
+    if found is None:
+        return None
+    version, trace_id, span_id, flags, more = found.groups()
+    if version == "ff" or (version == "00" and more) or not int(trace_id, 16) or not int(span_id, 16):
+        return None
+    return TraceParent(trace_id, span_id, flags)

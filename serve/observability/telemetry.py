@@ -12,11 +12,11 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Callable
 
 from serve.errors import NotServedError
-from serve.http.admission import SLOW_CLIENT
 from serve.http.thread_pool import SlowClients
 from serve.inference.shadow import Counts
 from serve.metrics.collectors import memory_of, read_memory, read_model
 from serve.metrics.metric_families import ModelLabel, Reading
+from serve.metrics.request_counters import SLOW_CLIENT
 from serve.metrics.totals import Traffic
 from serve.observability.access_log import AccessLog
 from serve.observability.spans import Spans

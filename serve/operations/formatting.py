@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from serve.checkpoint.manifest import read_object
+from serve.errors import CheckpointError
+
 if TYPE_CHECKING:
     from serve.operations.operations import Occupant, Past, Status
     from serve.operations.verification import Verdict
@@ -59,7 +62,16 @@ def history_as_json(history: Sequence[Past]) -> list[dict[str, object]]:
         history: the newest generation first.
     """
     rows = [{**asdict(past.entry), "is_kept": past.is_kept} for past in history]
-    return [{key: value for key, value in row.items() if key != "marker"} for row in rows]
+    return [{**{key: row[key] for key in row if key != "marker"}, **_stated(str(row["marker"]))} for row in rows]
+
+
+def _stated(marker: str) -> dict[str, object]:
+    """Where a generation comes from, as its marker states it."""
+    try:
+        stated = read_object(marker.encode())
+    except CheckpointError:  # that of an earlier version of ours
+        return {}
+    return {key: stated[key] for key in ("created", "metrics", "mlflow") if key in stated}
 
 
 def history_as_text(history: Sequence[Past]) -> str:

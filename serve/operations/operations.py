@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serve.errors import OperationError
-from serve.store.checkpoint_store import Store
+from serve.store.checkpoint_store import Store, StoredFiles
 from serve.store.ledger import Entry, Ledger
 from serve.store.operator_requests import OperatorRequests, Pin, Rollback
-from serve.store.quarantine import Quarantine
-from serve.store.rejection import Record
-from serve.store.stored_files import StoredFiles
+from serve.store.quarantine import Quarantine, Record
 from serve.swap.host_coordinator import Coordinator, Proposal
 from serve.swap.live_check import Checked, ask_workers
-from serve.swap.unserved import Note, Unserved
+from serve.swap.seen_checkpoints import Note, Unserved
 
 if TYPE_CHECKING:
     from serve.swap.shared_state import Row

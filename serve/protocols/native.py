@@ -13,10 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from serve.codec import image, npy, safetensors, strict_json
-from serve.codec.excerpt import excerpt
-from serve.errors import RequestError
-from serve.http.body import pack, read_content
-from serve.http.messages import Request, Response, fail
+from serve.errors import RequestError, excerpt
+from serve.http.messages import Request, Response, fail, pack, read_content
 from serve.inference.body_layout import MATRIX, BodyLayout, find_numbers, write_lists
 from serve.inference.prediction import Prediction, ask
 
@@ -24,8 +22,7 @@ if TYPE_CHECKING:
     from serve.checkpoint.provenance import Provenance
     from serve.codec.datatypes import Array
     from serve.http.messages import Body
-    from serve.inference.prediction import Take
-    from serve.inference.registry import Registry
+    from serve.inference.prediction import Registry, Take
     from serve.model.predictor import Predictor
 
 NPY, SAFETENSORS, IMAGE = "npy", "safetensors", "image"

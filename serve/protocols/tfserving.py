@@ -1,22 +1,28 @@
-"""TensorFlow Serving's REST interface: `POST /v1/models/NAME:predict`, status and metadata."""
+"""TensorFlow Serving's REST interface: `POST /v1/models/NAME:predict`, status and metadata.
+
+`instances` lists the examples and is answered by `predictions`; `inputs` holds columns and is answered by `outputs`.
+Bytes come as `{"b64": "…"}`.
+
+Source: TensorFlow Serving, "RESTful API".
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from serve.checkpoint.provenance import Provenance
-from serve.codec.oip_request import TensorSpec
-from serve.codec.tfserving import PredictRequest, encode_predict, parse_predict
-from serve.errors import NotServedError
-from serve.http.body import pack, read_content
-from serve.http.messages import Request, Response, fail, succeed
-from serve.inference.model_selector import Found, describe, find
-from serve.inference.prediction import Prediction, Take, ask
-from serve.inference.registry import Registry
+from serve.codec import strict_json
+from serve.codec.oip import TensorSpec
+from serve.errors import NotServedError, RequestError, excerpt
+from serve.http.messages import Request, Response, fail, pack, read_content, succeed
+from serve.inference.prediction import Found, Prediction, Registry, Take, ask, describe_selected, select
 from serve.model.predictor import INPUTS, OUTPUTS, Predictor
 from serve.model.slot import Generation
-from serve.protocols.oip_metadata import specs_of
+from serve.protocols.oip import specs_of
 
 _DTYPES = {"FP16": "DT_HALF", "FP32": "DT_FLOAT", "FP64": "DT_DOUBLE", "BYTES": "DT_STRING"}
 
@@ -63,7 +69,7 @@ def status(server: Registry, request: Request) -> Response:
     if request.path.endswith(":predict"):  # a prediction's path, in which the router finds a longer name
         return fail(405, f"the method: expected POST, found {request.method}", {"Allow": "OPTIONS, POST"})
     try:
-        found = find(server, request)
+        found = select(server, request)
     except NotServedError as error:
         return fail(404, error.message)
     live = found.instance.slot.live
@@ -79,7 +85,7 @@ def status(server: Registry, request: Request) -> Response:
 
 def metadata(server: Registry, request: Request) -> Response:
     """Describe the signature of a model."""
-    return describe(server, request, _write_metadata)
+    return describe_selected(server, request, _write_metadata)
 
 
 def _write_metadata(found: Found, live: Generation) -> Response:
@@ -103,3 +109,93 @@ def _as_info(spec: TensorSpec) -> dict[str, object]:
         "dtype": _DTYPES.get(spec.datatype, f"DT_{spec.datatype}"),
         "tensor_shape": {"dim": dims, "unknown_rank": False},
     }
+
+
+_DEFAULT_SIGNATURE = "serving_default"
+_KEYS = {"instances", "inputs", "signature_name"}
+_B64 = "b64"
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """A predict request.
+
+    Args:
+        columns: the inputs by name, each with its examples; the name is empty where the request names none.
+        is_by_row: whether the answer lists examples (`predictions`), or columns (`outputs`).
+    """
+
+    columns: Mapping[str, object]
+    is_by_row: bool
+
+
+def parse_predict(body: bytes) -> PredictRequest:
+    """Read a predict request; raises `RequestError` where it is malformed."""
+    content = strict_json.parse(body)
+    if not isinstance(content, dict) or len({"instances", "inputs"} & set(content)) != 1:
+        raise RequestError(400, f"the body: expected an object with instances or inputs, found {excerpt(content)}")
+    if not set(content) <= _KEYS:
+        raise RequestError(400, f"the body: expected {', '.join(sorted(_KEYS))}, found {excerpt(sorted(content))}")
+    if content.get("signature_name", _DEFAULT_SIGNATURE) not in (_DEFAULT_SIGNATURE, ""):
+        raise RequestError(
+            400, f"signature_name: expected {_DEFAULT_SIGNATURE}, found {excerpt(content['signature_name'])}"
+        )
+    if _B64.encode() in body or b"\\u" in body:  # it may be written with escapes
+        content = _decode_base64(content)
+    if "instances" in content:
+        return PredictRequest(_to_columns(content["instances"]), is_by_row=True)
+    inputs = content["inputs"]
+    return PredictRequest(inputs if isinstance(inputs, dict) else {"": inputs}, is_by_row=False)
+
+
+def _to_columns(instances: object) -> dict[str, object]:
+    if not isinstance(instances, list):
+        raise RequestError(400, f"instances: expected a list of examples, found {excerpt(instances)}")
+    if not instances or not isinstance(instances[0], dict):
+        return {"": instances}
+    names = set(instances[0])
+    for index, instance in enumerate(instances):
+        if not isinstance(instance, dict) or set(instance) != names:
+            raise RequestError(
+                400, f"instances[{index}]: expected the names {excerpt(sorted(names))}, found {excerpt(instance)}"
+            )
+    return {name: [instance[name] for instance in instances] for name in sorted(names)}
+
+
+def _decode_base64(value: object) -> Any:
+    if isinstance(value, list):
+        # Numbers, which are nearly all of most requests, are passed over.
+        return [_decode_base64(part) if isinstance(part, (list, dict)) else part for part in value]
+    if isinstance(value, dict):
+        if set(value) != {_B64}:
+            return {key: _decode_base64(part) for key, part in value.items()}
+        text = value[_B64]
+        try:
+            return base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError, TypeError) as error:
+            raise RequestError(400, f"{_B64}: expected base64, found {excerpt(text)}") from error
+    return value
+
+
+def encode_predict(outputs: Mapping[str, object], request: PredictRequest) -> bytes:
+    """Write the answer to a predict request.
+
+    Args:
+        outputs: by name; what `strict_json.dump` takes.
+
+    Returns:
+        `predictions` by example, each an object where there are several outputs; or `outputs` by name.
+
+    Raises:
+        ValueError: an output has NaN or infinities, or outputs of several names have no rows.
+    """
+    only = next(iter(outputs.values())) if len(outputs) == 1 else None
+    if not request.is_by_row:
+        return strict_json.dump({"outputs": dict(outputs) if only is None else only})
+    if only is not None:
+        return strict_json.dump({"predictions": only})
+    lengths = {len(values) if isinstance(values, (list, tuple)) else None for values in outputs.values()}
+    if None in lengths or len(lengths) != 1:
+        raise ValueError(f"expected as many rows in each of {', '.join(outputs)}, found others")
+    rows = zip(*outputs.values())
+    return strict_json.dump({"predictions": [dict(zip(outputs, row)) for row in rows]})

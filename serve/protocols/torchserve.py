@@ -11,11 +11,8 @@ from urllib.parse import parse_qs
 from serve.checkpoint.provenance import Provenance
 from serve.codec import strict_json
 from serve.errors import NotServedError
-from serve.http.body import pack
-from serve.http.messages import Request, Response, fail, succeed
-from serve.inference.model_selector import Found, describe, find
-from serve.inference.prediction import Prediction, ask
-from serve.inference.registry import Registry
+from serve.http.messages import Request, Response, fail, pack, succeed
+from serve.inference.prediction import Found, Prediction, Registry, ask, describe_selected, select
 from serve.model.predictor import Predictor
 from serve.model.slot import Generation
 from serve.protocols.native import PlainDialect
@@ -69,13 +66,13 @@ def models(server: Registry, request: Request) -> Response:
 
 def model(server: Registry, request: Request) -> Response:
     """Describe a model, or a version of it."""
-    return describe(server, request, _write_model)
+    return describe_selected(server, request, _write_model)
 
 
 def versions(server: Registry, request: Request) -> Response:
     """Describe every version of a model that can be asked."""
     try:
-        found = find(server, request)
+        found = select(server, request)
     except NotServedError as error:
         return fail(404, error.message)
     lives = [(instance, instance.slot.live) for instance in found.model.versions.values()]

@@ -1,24 +1,29 @@
 """On the trainer's side: a state dict that torch.save wrote becomes safetensors, which run no code when they are read.
 
+A pickle names what it wants called. Of one that holds objects beside its tensors, each name leads either to what builds
+tensors, or to a class that takes everything and does nothing: `find_class` is the only way from a pickle to code.
+
 Needs torch and safetensors, so only `serve.publishing.converted_source` imports it, and only when there is something
 to convert.
 """
 
 from __future__ import annotations
 
+import inspect
+import pickle
+import types
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import safetensors
 import safetensors.torch
 import torch
 
-from serve.checkpoint.formats import SAFETENSORS
+from serve.checkpoint.formats import SAFETENSORS, strip_prefix
 from serve.errors import CheckpointError
 from serve.model import state_dicts, weights
 from serve.model.state_dicts import strip_wrappers
 from serve.model.tensors import storage_of
-from serve.publishing import tensors_only
 
 # The code of what is a whole state dict, but nothing that safetensors can hold.
 UNFIT = "unfit"
@@ -47,7 +52,7 @@ def convert(
     states = state_dicts.states_in(found) if key is None else state_dicts.states_in(found, passed_over=None)
     taken, state = state_dicts.choose(states, key)
     cut = strip_wrappers(list(state)) if prefix is None else prefix
-    state = _strip(state, cut, is_stated=prefix is not None)
+    state = {new: state[old] for new, old in strip_prefix(state, cut).items()}
     strangers = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if strangers:
         said = f"safetensors hold tensors only, found {type(state[strangers[0]]).__name__} as {strangers[0]}"
@@ -73,20 +78,11 @@ def _read(source: Path, format: str, may_unpickle: bool) -> tuple[Any, list[str]
         if error.code != "pickle":
             raise
         try:
-            found, left_out = tensors_only.read(source)
+            found, left_out = read_tensors_only(source)
             state_dicts.states_in(found)
         except Exception:  # the weights themselves are in an object, as those of a whole module
             raise error from None
         return found, left_out
-
-
-def _strip(state: Any, prefix: str, is_stated: bool) -> dict[str, Any]:
-    found = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
-    if is_stated and not found:
-        heads = sorted({f"{name.partition('.')[0]}." for name in state if "." in name})
-        shown = " and ".join(f'"{head}"' for head in heads[:_MOST_SHOWN]) or "no prefixes"
-        raise CheckpointError("content", f'--strip-prefix: expected names that begin with "{prefix}", found {shown}')
-    return found
 
 
 def _own(tensor: Any, seen: set[int]) -> Any:
@@ -98,3 +94,57 @@ def _own(tensor: Any, seen: set[int]) -> Any:
     seen.add(memory)
     is_part = storage_of(tensor).nbytes() != tensor.numel() * tensor.element_size()
     return tensor.clone() if is_part else tensor
+
+
+# What `torch.Tensor.__reduce_ex__` names, from torch 1.12 to 2.13.
+_BUILDERS = (
+    "_rebuild_tensor_v2",
+    "_rebuild_tensor_v3",
+    "_rebuild_parameter",
+    "_rebuild_sparse_tensor",
+    "_rebuild_qtensor",
+)
+_ALLOWED = {("collections", "OrderedDict"), ("torch", "Size"), ("torch", "device")}
+_ALLOWED |= {("torch._utils", name) for name in _BUILDERS}
+_ALLOWED |= {("torch.serialization", "_get_layout"), ("torch.storage", "UntypedStorage")}
+
+
+class LeftOut:
+    """Stands for an object of any class beside the weights; the class is not even imported."""
+
+    def __init__(self, *arguments: object, **named: object) -> None:
+        pass
+
+    def take(self, *anything: object) -> None:
+        """Pass over what a pickle wants stored in it."""
+
+    __setstate__ = __setitem__ = append = extend = add = take
+
+
+def read_tensors_only(path: Path) -> tuple[Any, list[str]]:
+    """Read what torch.save wrote.
+
+    Returns:
+        What was saved, with a `LeftOut` for each object that is neither plain nor a tensor, and the names of what was
+        left out.
+
+    Raises:
+        Exception: of torch, pickle and others: it cannot be read_tensors_only so.
+    """
+    left_out: set[str] = set()
+
+    class Unpickler(pickle.Unpickler):  # its C implementation, which stores through the methods of what it built
+        def find_class(self, module: str, name: str) -> Any:
+            is_type = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+            if is_type or (module, name) in _ALLOWED:
+                return super().find_class(module, name)
+            left_out.add(f"{module}.{name}")
+            return LeftOut
+
+    def load(file: IO[bytes], **options: Any) -> Any:
+        return Unpickler(file, **options).load()
+
+    careful = types.SimpleNamespace(Unpickler=Unpickler, load=load, __name__="pickle")
+    options = {"weights_only": False} if "weights_only" in inspect.signature(torch.load).parameters else {}
+    found = torch.load(str(path), map_location="cpu", pickle_module=careful, **options)
+    return found, sorted(left_out)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from serve.checkpoint import sharded
 from serve.checkpoint.formats import EXPORT, SAFETENSORS, TORCH, TORCHSCRIPT, detect_format
 from serve.errors import CheckpointError, PublishError
 
@@ -45,11 +45,12 @@ class Ready:
     """A file that is ready to be published.
 
     Args:
+        name: that of the source, with the suffix of what it has become.
         notes: what was done to it, or why nothing was.
     """
 
     path: Path
-    is_converted: bool = False
+    name: str
     notes: tuple[str, ...] = ()
 
 
@@ -61,26 +62,42 @@ def prepare(source: Path, how: Conversion) -> Iterator[Ready]:
         CheckpointError: it holds no weights, or not only those of one model.
         PublishError: it cannot be converted, and has to be.
     """
+    if sharded.is_index(source):
+        with _scratch() as directory:
+            yield _join(source, directory, how)
+        return
     format = detect_format(source)
     if format == TORCH and how.wanted is False and not (how.key or how.prefix):
-        yield Ready(source, notes=("not converted, as --no-convert states",))
+        yield Ready(source, source.name, notes=("not converted, as --no-convert states",))
     elif format in (TORCHSCRIPT, EXPORT):
         more = ", and by its sha256 in allowed_pickles or signed" if format == EXPORT else ""
-        yield Ready(source, notes=(_PROGRAM.format(format=format, more=more),))
+        yield Ready(source, source.name, notes=(_PROGRAM.format(format=format, more=more),))
     elif format == SAFETENSORS and how.key is None and how.prefix is None:
-        yield Ready(source)
+        yield Ready(source, source.name)
     elif importlib.util.find_spec("torch") is None:
         if how.is_stated:
             raise PublishError(
                 f"{source}: it cannot be converted: {_NO_TORCH}", hint="run it where the model was trained"
             )
-        yield Ready(source, notes=(f"not converted: {_NO_TORCH}",))
+        yield Ready(source, source.name, notes=(f"not converted: {_NO_TORCH}",))
     else:
-        directory = Path(tempfile.mkdtemp(prefix="envserve-"))
-        try:
+        with _scratch() as directory:
             yield _convert(source, format, directory, how)
-        finally:
-            shutil.rmtree(directory)
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="envserve-") as directory:
+        yield Path(directory)
+
+
+def _join(index: Path, directory: Path, how: Conversion) -> Ready:
+    if how.key is not None:
+        raise PublishError(f"{index}: --key: expected one file, found an index of shards", hint="give --strip-prefix")
+    joined = directory / "joined.safetensors"
+    sharded.join_hashed(index, joined, how.prefix or "")
+    took_off = [f'took off "{how.prefix}"'] if how.prefix else []
+    return Ready(joined, sharded.joined_name(index.name), ("joined the shards into one file", *took_off))
 
 
 def _convert(source: Path, format: str, directory: Path, how: Conversion) -> Ready:
@@ -97,5 +114,9 @@ def _convert(source: Path, format: str, directory: Path, how: Conversion) -> Rea
         if how.is_stated or error.code not in ("pickle", conversion.UNFIT):
             raise
         hint = f" ({error.hint})" if error.code == "pickle" else ""
-        return Ready(source, notes=(f"not converted: {error.message}{hint}",))
-    return Ready(target, True, (*(["converted to safetensors"] if format == TORCH else []), *done))
+        return Ready(source, source.name, (f"not converted: {error.message}{hint}",))
+    return Ready(
+        target,
+        source.with_suffix(".safetensors").name,
+        (*(["converted to safetensors"] if format == TORCH else []), *done),
+    )

@@ -11,9 +11,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from serve.checkpoint.golden import Golden, golden_issues, parse_golden
-from serve.checkpoint.manifest import Manifest
-from serve.checkpoint.stored import Stored
+from serve.checkpoint.manifest import Golden, Manifest, Stored, golden_issues, parse_golden
 from serve.errors import PublishError
 from serve.settings.settings import load_settings
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from serve import durable_files
 from serve.checkpoint import sharded
@@ -21,8 +21,10 @@ from serve.checkpoint.formats import SAFETENSORS, detect_format, read_safetensor
 from serve.checkpoint.manifest import WORD, parse_marker
 from serve.errors import CheckpointError, PublishError
 from serve.publishing.converted_source import Conversion, prepare
+from serve.publishing.mlflow_publish import MlflowTarget
 from serve.publishing.rank import Rank, find_rank
 from serve.publishing.remote_publish import RemotePlace, find_place
+from serve.source.local import MARKER_LIMIT_BYTES, LocalSource
 from serve.source.observation import MARKER_SUFFIX
 
 _SHORT_SHA256 = 12
@@ -95,17 +97,15 @@ def publish(
     place = find_place(directory)
     how = Conversion(extras.convert, extras.weights_key, extras.strip_prefix)
     try:
-        if sharded.is_index(source):
-            if how.key is not None or how.prefix is not None:
-                raise PublishError(f"{source}: --key and --strip-prefix: expected one file, found an index of shards")
+        if sharded.is_index(source) and isinstance(place, Path) and how.key is None and how.prefix is None:
             return _publish_sharded(source, place, name or source.name, version, extras)
         with prepare(source, how) as ready:
-            name = name or (source.with_suffix(".safetensors").name if ready.is_converted else source.name)
-            if isinstance(place, RemotePlace):
-                published = _publish_remote(ready.path, place, name, version, extras)
-            else:
+            name = sharded.joined_name(name or ready.name)
+            if isinstance(place, Path):
                 published = _publish_file(ready.path, place / name, version, extras)
-            return replace(published, notes=ready.notes)
+            else:
+                published = _publish_remote(ready.path, place, name, version, extras)
+            return replace(published, notes=ready.notes + published.notes)
     except CheckpointError as error:
         hint = error.hint or "publish what torch.save or safetensors wrote"
         raise PublishError(f"{source}: {error.message}", hint=hint) from error
@@ -130,20 +130,26 @@ def _examine(source: Path, extras: Extras) -> tuple[str, dict[str, object]]:
     return format, _find_extras(extras, source)
 
 
-def _publish_remote(source: Path, place: RemotePlace, name: str, version: str | None, extras: Extras) -> Published:
+def _publish_remote(
+    source: Path, place: RemotePlace | MlflowTarget, name: str, version: str | None, extras: Extras
+) -> Published:
     format, found = _examine(source, extras)
     sha256, size_bytes = durable_files.hash_file(source), source.stat().st_size
-    rank = Rank(extras.generation, 0, None)
-    published = _describe(f"{place.url}/{name}", sha256, size_bytes, version, format, rank)
-    place.put(source, name, sha256, _write_marker(published, found, extras))
-    return published
+    published = _describe(f"{place.shown}/{name}", sha256, size_bytes, version, format)
+
+    def write_marker(rank: Rank, more: Mapping[str, Any]) -> bytes:
+        metrics = {**more.get("metrics", {}), **extras.metrics}
+        stated = {**found, **more, **({"metrics": metrics} if metrics else {})}
+        return _write_marker(_ranked(published, rank), stated, extras)
+
+    return replace(published, **place.put(source, name, sha256, extras.generation, write_marker))
 
 
 def _publish_file(source: Path, target: Path, version: str | None, extras: Extras) -> Published:
     format, found = _examine(source, extras)
     with _copy(source, target) as copied:
-        rank = find_rank(target.parent, extras.generation)
-        published = _describe(target, copied.sha256, copied.size_bytes, version, format, rank)
+        rank = find_rank(LocalSource(target.parent), extras.generation)
+        published = _ranked(_describe(target, copied.sha256, copied.size_bytes, version, format), rank)
         marker = _write_marker(published, found, extras)
         _unmark(target)
     durable_files.sync_directory(target.parent)
@@ -151,18 +157,12 @@ def _publish_file(source: Path, target: Path, version: str | None, extras: Extra
     return published
 
 
-def _publish_sharded(
-    source: Path, directory: Path | RemotePlace, name: str, version: str | None, extras: Extras
-) -> Published:
-    if isinstance(directory, RemotePlace):
-        raise PublishError(f"{directory.url}: sharded checkpoints are not read from a remote place", hint="join them")
+def _publish_sharded(source: Path, directory: Path, name: str, version: str | None, extras: Extras) -> Published:
     if not name.endswith(sharded.INDEX_SUFFIX):
         raise PublishError(f"the name: expected one that ends with {sharded.INDEX_SUFFIX}, found {name!r}")
     if extras.golden is not None:
-        with tempfile.TemporaryDirectory(prefix="envserve-") as place:
-            joined = Path(place) / "joined.safetensors"
-            sharded.join_hashed(source, joined)
-            found = _find_extras(extras, joined)
+        with prepare(source, Conversion()) as joined:
+            found = _find_extras(extras, joined.path)
     else:
         found = _find_extras(extras, source)
     target = directory / name
@@ -176,8 +176,8 @@ def _publish_sharded(
     index = {"metadata": metadata, "weight_map": {tensor: names[shard] for tensor, shard in weight_map.items()}}
     text = json.dumps(index, indent=2).encode() + b"\n"
     size_bytes = len(text) + sum(shard.stat().st_size for shard in shards)
-    rank = find_rank(directory, extras.generation)
-    published = _describe(target, sha256, size_bytes, version, SAFETENSORS, rank)
+    rank = find_rank(LocalSource(directory), extras.generation)
+    published = _ranked(_describe(target, sha256, size_bytes, version, SAFETENSORS), rank)
     marker = _write_marker(published, found, extras)
     _unmark(target)
     for shard in shards:
@@ -213,9 +213,7 @@ def _unmark(target: Path) -> None:
     durable_files.sync_directory(target.parent)
 
 
-def _describe(
-    target: Path | str, sha256: str, size_bytes: int, version: str | None, format: str, rank: Rank
-) -> Published:
+def _describe(target: Path | str, sha256: str, size_bytes: int, version: str | None, format: str) -> Published:
     return Published(
         checkpoint=str(target),
         sha256=sha256,
@@ -223,9 +221,11 @@ def _describe(
         version=version or sha256[:_SHORT_SHA256],
         created=datetime.now(timezone.utc).isoformat(timespec="microseconds"),
         format=format,
-        generation=rank.generation,
-        outranked_by=rank.outranked_by,
     )
+
+
+def _ranked(published: Published, rank: Rank) -> Published:
+    return replace(published, generation=rank.generation, outranked_by=rank.outranked_by)
 
 
 def _find_extras(extras: Extras, checkpoint: Path) -> dict[str, object]:
@@ -250,4 +250,9 @@ def _write_marker(published: Published, found: Mapping[str, object], extras: Ext
         stated["signature"] = sign(stated, extras.key)
     text = json.dumps(stated, indent=1).encode() + b"\n"
     parse_marker(text)
+    if len(text) > MARKER_LIMIT_BYTES:
+        raise PublishError(
+            f"the marker: expected at most {MARKER_LIMIT_BYTES} bytes, found {len(text)}",
+            hint="give fewer or smaller golden requests",
+        )
     return text

@@ -6,10 +6,15 @@ with times of their own, must not make a new checkpoint an old one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Callable
 
-from serve.source.local import LocalSource
+from serve.source.local import Listed, LocalSource
+from serve.source.observation import Identity
+
+# Writes the text of a marker for a rank, with what the place states beside it.
+WriteMarker = Callable[["Rank", Mapping[str, Any]], bytes]
 
 
 @dataclass(frozen=True)
@@ -18,26 +23,38 @@ class Rank:
 
     Args:
         generation: that it states; 0 for none.
-        after_ns: the time that its time must be later than, in nanoseconds; 0 where any will do.
+        above: the marker that only a later time outranks; `None` where any time will do.
         outranked_by: the checkpoint that stays above it, because it states a higher generation; or `None`.
     """
 
     generation: int
-    after_ns: int
-    outranked_by: str | None
+    above: Listed | None = None
+    outranked_by: str | None = None
+
+    @property
+    def after_ns(self) -> int:
+        """The time that its time must be later than, in nanoseconds; 0 where any will do."""
+        return self.above.marker.mtime_ns if self.above is not None else 0
+
+    def is_high(self, name: str, marker: Identity) -> bool:
+        """Whether a marker that was written with this rank outranks the others."""
+        order = (self.generation, marker.mtime_ns, name)
+        return self.above is None or order > self.above.order
+
+    def raised(self) -> Rank:
+        """The same with a higher generation, for places where no marker's time can be chosen."""
+        return replace(self, generation=self.generation + 1, above=None)
 
 
-def find_rank(directory: Path, generation: int) -> Rank:
-    """Find the rank that outranks the markers of a directory.
+def find_rank(place: LocalSource, generation: int) -> Rank:
+    """Find the rank that outranks the markers of a place.
 
     Args:
         generation: that the publisher states; 0 for none, which takes over the highest one beside it.
     """
-    highest = max(LocalSource(directory).list(), key=lambda listed: listed.order, default=None)
-    if highest is None:
-        return Rank(generation, 0, None)
+    highest = max(place.list(), key=lambda listed: listed.order, default=None)
+    if highest is None or generation > highest.generation:
+        return Rank(generation)
     if generation and generation < highest.generation:
-        return Rank(generation, 0, highest.path.name)
-    if generation > highest.generation:
-        return Rank(generation, 0, None)
-    return Rank(highest.generation, highest.marker.mtime_ns, None)
+        return Rank(generation, outranked_by=highest.path.name)
+    return Rank(highest.generation, highest)

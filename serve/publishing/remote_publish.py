@@ -2,27 +2,37 @@
 
 The old marker goes first, then the checkpoint comes, then its marker. A checkpoint that is there already, left by a
 run that was stopped before its marker, is proven by its bytes and not sent again.
+
+The times of markers are the store's own. Where a time cannot put a marker above the others, a generation does.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, TypeVar
 
 from serve import durable_files
 from serve.errors import PublishError
-from serve.source.observation import MARKER_SUFFIX
-from serve.source.remote import open_url, url_of
+from serve.publishing.mlflow_publish import MlflowTarget
+from serve.publishing.rank import Rank, WriteMarker, find_rank
+from serve.settings.parsers import mlflow_alias
+from serve.source import remote
+from serve.source.observation import MARKER_SUFFIX, Identity
 
 # fsspec reads these, and writes to some of them in ways that publish nothing.
 _READ_ONLY = frozenset({"http", "https", "github", "git", "data"})
+# S3 tells times in seconds.
+_GRAIN_S = 1.1
+_PASSWORD = re.compile(r"(?<=[^:/]):[^:@/]*@")
 _Result = TypeVar("_Result")
 
 
-def find_place(text: str | Path) -> Path | RemotePlace:
+def find_place(text: str | Path) -> Path | RemotePlace | MlflowTarget:
     """Find out where to publish.
 
     Args:
@@ -31,7 +41,13 @@ def find_place(text: str | Path) -> Path | RemotePlace:
     Raises:
         PublishError: it is a URL to which nothing can be published.
     """
-    url = url_of(Path(text))
+    try:
+        alias = mlflow_alias(str(text))
+    except ValueError as error:
+        raise PublishError(f"--to: {error}", hint="publish creates the model and the alias") from error
+    if alias is not None:
+        return MlflowTarget(*alias)
+    url = remote.url_of(Path(text))
     if url is None:
         if ":/" in str(text):
             raise PublishError(
@@ -47,7 +63,7 @@ def find_place(text: str | Path) -> Path | RemotePlace:
 
 
 class RemotePlace:
-    """A directory on another machine.
+    """A directory on another machine; `shown` is its URL without a password.
 
     Raises:
         PublishError: fsspec, or its package for the protocol, is missing.
@@ -55,15 +71,33 @@ class RemotePlace:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._system, self._path = self._ask(lambda: open_url(url))
+        self.shown = _PASSWORD.sub(":***@", self.url)
+        self._system, self._path = self._ask(lambda: remote.open_url(url))
 
-    def put(self, source: Path, name: str, sha256: str, marker: bytes) -> None:
+    def put(
+        self,
+        source: Path,
+        name: str,
+        sha256: str,
+        generation: int,
+        write_marker: WriteMarker,
+    ) -> Mapping[str, Any]:
         """Publish a checkpoint.
+
+        Args:
+            generation: that the publisher states; 0 for none.
+            write_marker: writes the text of the marker for a rank; first asked before anything is changed.
+
+        Returns:
+            What is to be said about it otherwise.
 
         Raises:
             PublishError: the place cannot be written to, or the file changed; there is no marker then.
         """
         target = f"{self._path}/{name}"
+        place = remote.RemotePlace(Path(self.url), self.url, (self._system, self._path))
+        rank = self._ask(lambda: find_rank(place, generation))
+        write_marker(rank, {})
         self._ask(lambda: self._unmark(target + MARKER_SUFFIX))
         if not self._ask(lambda: self._is_complete(target, source.stat().st_size, sha256)):
             if self._path.startswith("/"):  # elsewhere a bucket comes first, which a mistyped name must not create
@@ -73,7 +107,21 @@ class RemotePlace:
                 raise PublishError(
                     f"{source}: it changed while it was published", hint="publish it again when it is whole"
                 )
-        self._ask(lambda: self._system.pipe_file(target + MARKER_SUFFIX, marker))
+        if not rank.is_high(name, self._ask(lambda: self._identify(target))):
+            time.sleep(_GRAIN_S)
+        if not self._ask(lambda: self._mark(target, rank, write_marker(rank, {}))):
+            rank = rank.raised()
+            self._ask(lambda: self._mark(target, rank, write_marker(rank, {})))
+        return {"generation": rank.generation, "outranked_by": rank.outranked_by}
+
+    def _mark(self, target: str, rank: Rank, marker: bytes) -> bool:
+        """Write the marker, and return whether it has the rank that it was to have."""
+        self._system.pipe_file(target + MARKER_SUFFIX, marker)
+        return rank.is_high(target.rpartition("/")[2], self._identify(target + MARKER_SUFFIX))
+
+    def _identify(self, path: str) -> Identity:
+        self._system.invalidate_cache()
+        return remote.identify(self._system.info(path))
 
     def _unmark(self, marker: str) -> None:
         self._system.invalidate_cache()
@@ -102,7 +150,7 @@ class RemotePlace:
         except Exception as error:  # each protocol's package has other errors
             reason = str(error) or type(error).__name__
             hint = getattr(error, "hint", None) or "check the URL, the credentials and the rights"
-            raise PublishError(f"{self.url}: {reason}", hint=hint) from error
+            raise PublishError(f"{self.shown}: {reason}", hint=hint) from error
 
 
 def _hash(chunks: Iterator[bytes]) -> str:

@@ -20,6 +20,7 @@ _IMPORT_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z
 # Whoever guesses it can roll back.
 _SHORTEST_TOKEN = 16
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s,]+")
+_MLFLOW = re.compile(r"mlflow:models:/{1,3}([^/:@]+)@([^/:@]+)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -75,8 +76,21 @@ def token_file(value: object, base: Path) -> Path | None:
 
 
 def place(value: object, base: Path) -> Path:
-    """Read a path, relative to `base`, or a URL, which is relative to nothing."""
-    return Path(text(value, base)) if "://" in text(value, base) else path(value, base)
+    """Read a path, relative to `base`, or a URL or an alias of MLflow, which are relative to nothing."""
+    stated = text(value, base)
+    return Path(stated) if mlflow_alias(stated) or "://" in stated else path(value, base)
+
+
+def mlflow_alias(stated: str) -> tuple[str, str] | None:
+    """Return the model and the alias that a place of MLflow's registry names, or `None` for a place of another kind.
+
+    Raises:
+        ValueError: it is a place of MLflow, and names none.
+    """
+    found = _MLFLOW.fullmatch(stated)
+    if found is None and stated.startswith("mlflow:"):
+        raise ValueError(f"expected mlflow:models:/NAME@ALIAS, found {stated}")
+    return (found[1], found[2]) if found else None
 
 
 def paths(value: object, base: Path) -> tuple[Path, ...]:

@@ -1,14 +1,15 @@
 """The door to watchdog: file events that wake the reloader before its timer does.
 
 Events are never trusted to come: an emitter can go blind when a directory is replaced, inotify has limits, and network
-file systems do not report what other machines write. So the observer is supervised and rebuilt, and whoever waits here
-is woken by the timer in any case.
+file systems do not report what other machines write (watchdog#504, #409), so that there only the timer counts. The
+observer is supervised and rebuilt, and whoever waits here is woken by the timer in any case.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -24,7 +25,6 @@ from watchdog.events import (
 )
 from watchdog.observers import Observer
 
-from serve.source import filesystem_types
 from serve.source.observation import MARKER_SUFFIX
 
 POLL, INOTIFY = "poll", "inotify"
@@ -117,8 +117,8 @@ class FileEvents(FileSystemEventHandler):
             observer.join(timeout=1)
 
     def _must_poll(self, wanted: _Watched) -> bool:
-        fstype = filesystem_types.type_of(wanted[0])
-        if self._watch == INOTIFY or not filesystem_types.is_remote(fstype):
+        fstype = type_of(wanted[0])
+        if self._watch == INOTIFY or not is_remote(fstype):
             return False
         self._polled = wanted
         self._tell(f"the timer alone: {wanted[0]} is on {fstype}, where other machines' writes make no file events")
@@ -143,3 +143,45 @@ class FileEvents(FileSystemEventHandler):
         if text != self._last_report:
             self._last_report = text
             self._report(text)
+
+
+_MOUNTS = Path("/proc/self/mountinfo")
+_REMOTE = frozenset(
+    "nfs nfs4 cifs smb3 smbfs 9p virtiofs ceph glusterfs lustre afs beegfs gpfs orangefs vboxsf prl_fs".split()  # noqa: SIM905
+)
+
+
+def find_type(mounts: str, path: str) -> str | None:
+    """Find the type of the file system that holds a path.
+
+    Args:
+        mounts: the text of `/proc/self/mountinfo`; see proc_pid_mountinfo(5).
+
+    Returns:
+        The type, for example `ext4`, or `None` when no mount fits.
+    """
+    best, found = -1, None
+    for line in mounts.splitlines():
+        before, separator, after = line.partition(" - ")
+        fields = before.split()
+        if not separator or len(fields) < 5 or not after.split():
+            continue
+        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal.group(1), 8)), fields[4])
+        is_inside = path == point or path.startswith(point.rstrip("/") + "/")
+        # A later line covers an earlier one with the same mount point.
+        if is_inside and len(point) >= best:
+            best, found = len(point), after.split()[0]
+    return found
+
+
+def is_remote(fstype: str | None) -> bool:
+    """Whether other machines may write to such a file system."""
+    return fstype is not None and (fstype in _REMOTE or fstype.startswith("fuse"))
+
+
+def type_of(directory: Path) -> str | None:
+    """Return the type of the file system that a directory is on, or `None` where it is unknown."""
+    try:
+        return find_type(_MOUNTS.read_text(encoding="utf-8", errors="surrogateescape"), str(directory.resolve()))
+    except (OSError, RuntimeError):
+        return None

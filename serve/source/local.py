@@ -29,13 +29,11 @@ class Listed(NamedTuple):
 
     Args:
         generation: the publisher's number that it states, or 0.
-        came_s: when it came to this place, on the wall clock: copied times do not change it; 0 where that is unknown.
     """
 
     path: Path
     marker: Identity
     generation: int = 0
-    came_s: float = 0.0
 
     @property
     def order(self) -> tuple[int, int, str]:
@@ -56,7 +54,11 @@ class LocalSource:
 
     Args:
         path: a checkpoint, or a directory of checkpoints. It need not exist yet: what it is, is found at each look.
+
+    `has_events` states whether this machine's kernel reports what comes there.
     """
+
+    has_events = True
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -118,7 +120,7 @@ class LocalSource:
         found = []
         for marker, seen in self._markers():
             path = Path(marker[: -len(MARKER_SUFFIX)])
-            found.append(Listed(path, _identify(seen), self._generation(marker, seen), seen.st_ctime))
+            found.append(Listed(path, _identify(seen), self._generation(marker, seen)))
         names = {marker for marker, _ in self._generations.items()}
         for gone in names.difference(str(one.path) + MARKER_SUFFIX for one in found):
             del self._generations[gone]

@@ -20,12 +20,15 @@ from serve import durable_files
 from serve.checkpoint import sharded
 from serve.checkpoint.manifest import stated_generation
 from serve.errors import CheckpointMovedError, ModelError
+from serve.settings.parsers import mlflow_alias
 from serve.source.local import MARKER_LIMIT_BYTES, Listed, LocalSource
+from serve.source.mlflow_registry import MlflowPlace
 from serve.source.observation import MARKER_SUFFIX, Identity, Observation
 
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/{1,3}(.+)")
 # Under these names the file systems of fsspec tell when something changed, and what its content is.
-_TIMES = ("LastModified", "mtime", "updated", "last_modified", "created")
+_TIMES = ("LastModified", "mtime", "updated", "last_modified", "modificationTime", "modify", "created")
+_MAGIC = re.compile(r"[*?\[]")  # of what fsspec takes for a pattern
 _TAGS = ("ETag", "etag", "md5Hash", "ino")
 
 
@@ -46,7 +49,7 @@ def open_url(url: str) -> tuple[Any, str]:
     """Open what fsspec knows by a URL.
 
     Returns:
-        The file system, which remembers no listings, and the path in it, without a slash at its end.
+        The file system, whose listings may be cached, and the path in it, without a slash at its end.
 
     Raises:
         ModelError: fsspec, its package for the protocol, or the protocol itself is missing.
@@ -54,7 +57,7 @@ def open_url(url: str) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs
 
-        system, path = url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
+        system, path = url_to_fs(url, skip_instance_cache=True)
     except (ImportError, ValueError) as error:
         raise ModelError(
             f"checkpoints: {url}: {error}",
@@ -65,6 +68,9 @@ def open_url(url: str) -> tuple[Any, str]:
 
 def make_place(path: Path) -> LocalSource:
     """Make the place that the settings name."""
+    alias = mlflow_alias(str(path))
+    if alias is not None:
+        return MlflowPlace(path, *alias)
     url = url_of(path)
     return LocalSource(path) if url is None else RemotePlace(path, url)
 
@@ -75,12 +81,15 @@ class RemotePlace(LocalSource):
     Args:
         path: names the place in messages.
         url: of a checkpoint, or of a directory of checkpoints.
+        opened: what `open_url` gave for it; opened at the first look by default.
     """
 
-    def __init__(self, path: Path, url: str) -> None:
+    has_events = False
+
+    def __init__(self, path: Path, url: str, opened: tuple[Any, str] | None = None) -> None:
         super().__init__(path)
         self._url = url
-        self._opened: tuple[Any, str] | None = None
+        self._opened = opened
         self._markers_read: dict[str, tuple[Identity, bytes, int]] = {}
         self._facts: dict[str, Mapping[str, Any]] = {}
         self._names: dict[Path, str] = {}
@@ -102,7 +111,9 @@ class RemotePlace(LocalSource):
         system, _ = self._open()
         system.invalidate_cache()
         self._facts, self._names = self._ask(), {}
-        found = [self._read(name) for name in self._facts if name.endswith(MARKER_SUFFIX)]
+        names = [name for name in self._facts if name.endswith(MARKER_SUFFIX)]
+        self._read_texts(names)
+        found = [self._list_one(name) for name in names]
         self._markers_read = {name: read for name, read in self._markers_read.items() if name in self._facts}
         found.sort(key=lambda one: one.order, reverse=True)
         if found != self._found:
@@ -120,22 +131,27 @@ class RemotePlace(LocalSource):
             return {}
         return {entry["name"]: entry for entry in entries if entry.get("type") != "directory" and entry["name"] != path}
 
-    def _read(self, name: str) -> Listed:
-        """Read a marker, unless it was read in this state."""
-        marker = _identify(self._facts[name])
-        known = self._markers_read.get(name)
-        if known is None or known[0] != marker:
-            is_short = marker.size_bytes <= MARKER_LIMIT_BYTES
-            text = bytes(self._open()[0].cat_file(name)) if is_short else b""
-            known = self._markers_read[name] = marker, text, stated_generation(text)
+    def _read_texts(self, names: Sequence[str]) -> None:
+        """Read the markers that were not read in this state, all at once where the protocol can."""
+        system, _ = self._open()
+        markers = {name: identify(self._facts[name]) for name in names}
+        unread = {name: seen for name, seen in markers.items() if self._markers_read.get(name, (None,))[0] != seen}
+        short = [name for name, seen in unread.items() if seen.size_bytes <= MARKER_LIMIT_BYTES]
+        texts = system.cat(short) if short and not any(_MAGIC.search(name) for name in short) else {}
+        for name, seen in unread.items():
+            text = bytes(texts.get(name) or system.cat_file(name)) if name in short else b""
+            self._markers_read[name] = seen, text, stated_generation(text)
+
+    def _list_one(self, name: str) -> Listed:
         path = Path(name[: -len(MARKER_SUFFIX)])
         self._names[path] = name[: -len(MARKER_SUFFIX)]
-        return Listed(path, marker, known[2])
+        marker, _, generation = self._markers_read[name]
+        return Listed(path, marker, generation)
 
     def look_at(self, listed: Listed) -> Observation:
         """Look at one checkpoint and its marker, as the last listing has them."""
         path, marker, name = listed.path, listed.marker, self._names[listed.path]
-        checkpoint = _identify(self._facts[name]) if name in self._facts else None
+        checkpoint = identify(self._facts[name]) if name in self._facts else None
         if marker.size_bytes > MARKER_LIMIT_BYTES:
             problem = f"the marker: expected at most {MARKER_LIMIT_BYTES} bytes"
             return Observation(path, checkpoint, marker, b"", problem)
@@ -175,14 +191,25 @@ class RemoteSource:
 
     def _require_unchanged(self) -> None:
         self.system.invalidate_cache()
-        if _identify(self.system.info(self.name)) != self.seen:
+        if identify(self.system.info(self.name)) != self.seen:
             raise CheckpointMovedError(f"{self.name}: it changed since it was observed")
 
 
-def _identify(facts: Mapping[str, Any]) -> Identity:
-    tag = next((str(facts[key]) for key in _TAGS if facts.get(key)), "")
-    stated = next((facts[key] for key in _TIMES if facts.get(key)), 0)
-    mtime_s = datetime.fromisoformat(stated.replace("Z", "+00:00")) if isinstance(stated, str) else stated
-    seconds = mtime_s.timestamp() if isinstance(mtime_s, datetime) else float(mtime_s)
+def identify(facts: Mapping[str, Any]) -> Identity:
+    """Return the identity of a file whose facts fsspec has given."""
+    key = next((key for key in _TIMES if facts.get(key)), "")
+    seconds = _to_seconds(key, facts.get(key, 0))
+    tag = next((str(facts[key]) for key in (_TAGS if seconds else (*_TAGS, key)) if facts.get(key)), "")
     number = int.from_bytes(hashlib.sha256(tag.encode()).digest()[:8], "big")
     return Identity(0, number, int(facts.get("size") or 0), int(seconds * 1_000_000_000))
+
+
+def _to_seconds(key: str, stated: Any) -> float:
+    if key == "modificationTime":  # milliseconds (WebHDFS)
+        return float(stated) / 1000
+    if key == "modify":  # RFC 3659, 2.3: always UTC; an old server's listing has no time that could be compared
+        digits = re.match(r"\d{14}", str(stated))
+        return datetime.strptime(digits[0] + "+0000", "%Y%m%d%H%M%S%z").timestamp() if digits else 0.0
+    if isinstance(stated, str):
+        stated = datetime.fromisoformat(stated.replace("Z", "+00:00"))
+    return stated.timestamp() if isinstance(stated, datetime) else float(stated)

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
+import shutil
 import time
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -25,13 +27,10 @@ from typing import Callable
 
 from serve import durable_files
 from serve.checkpoint import sharded
-from serve.checkpoint.manifest import Manifest
-from serve.checkpoint.stored import Stored
+from serve.checkpoint.manifest import Manifest, Stored
 from serve.errors import CheckpointError, CheckpointMovedError, StoreFullError
 from serve.source.local import identify
 from serve.source.observation import Load
-from serve.store import host_lock
-from serve.store.stored_files import StoredFiles
 
 _READ_ONLY = 0o444
 # What was found or admitted so lately may be about to be proposed by another worker.
@@ -62,7 +61,7 @@ class Store:
         for directory in (self._proven, self._incoming, self._proofs):
             if not directory.is_dir():
                 directory.mkdir(parents=True, exist_ok=True)
-        return host_lock.hold(self.root / "lock")
+        return durable_files.hold(self.root / "lock")
 
     def has(self, sha256: str) -> bool:
         """Whether there is an entry, proven in this boot or not."""
@@ -118,7 +117,7 @@ class Store:
         """
         if not self.shelf.find_superfluous(keep, before_s) and not any(self.shelf.parts()):
             return  # another worker was quicker; asked again under the lock
-        descriptor = host_lock.claim(self.root / "lock")
+        descriptor = durable_files.claim(self.root / "lock")
         if descriptor is not None:
             try:
                 self.shelf.sweep(keep, before_s)
@@ -164,8 +163,7 @@ class Store:
             durable_files.replace_file(self._copied, content, is_lasting=False)
 
     def _copy(self, candidate: Load) -> Stored:
-        for leftover in self.shelf.parts():
-            leftover.unlink()  # whoever wrote it is dead
+        self.shelf.drop_parts()
         part = self._incoming / f"{os.getpid()}.part"
         try:
             copied = self._copy_observed(candidate, part)
@@ -238,3 +236,109 @@ class Store:
 def _require_stated(manifest: Manifest, sha256: str) -> None:
     if manifest.sha256 is not None and manifest.sha256 != sha256:
         raise CheckpointError("hash", f"the sha256: expected {manifest.sha256}, found {sha256}")
+
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class StoredFiles:
+    """The files of one store."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.proven, self.incoming, self.proofs = root / "sha256", root / "incoming", root / "proofs"
+
+    def drop(self, sha256: str) -> None:
+        """Delete what is not needed any more, be it new or not.
+
+        Raises:
+            OSError: the store cannot be written.
+        """
+        (self.proven / sha256).unlink(missing_ok=True)
+        (self.proofs / sha256).unlink(missing_ok=True)
+
+    def is_proven(self, sha256: str, seen: os.stat_result) -> bool:
+        """Whether a checkpoint was hashed since the machine started, and is as it was then.
+
+        Args:
+            seen: its state.
+        """
+        try:
+            proof: object = json.loads((self.proofs / sha256).read_bytes())
+        except (OSError, ValueError):
+            return False
+        return proof == _describe(seen)
+
+    def note_proof(self, path: Path) -> None:
+        """Note that a checkpoint was just hashed, and is what its name states."""
+        with contextlib.suppress(OSError):  # without it the checkpoint is only hashed again
+            # Good for this boot only, so that it need not survive a power cut.
+            content = json.dumps(_describe(path.stat())).encode()
+            durable_files.replace_file(self.proofs / path.name, content, is_lasting=False)
+
+    def entries(self) -> dict[str, int]:
+        """Return sizes in bytes: of each checkpoint by its sha256, of each unfinished copy by its name."""
+        found = {}
+        with contextlib.suppress(FileNotFoundError):
+            for path in [*self.proven.iterdir(), *self.parts()]:
+                with contextlib.suppress(FileNotFoundError):
+                    found[path.name] = path.stat().st_size
+        return found
+
+    def free_bytes(self) -> int:
+        """Return how much room there is on its disk."""
+        disk = os.statvfs(self._root)
+        return disk.f_bavail * disk.f_frsize
+
+    def parts(self) -> list[Path]:
+        """Return the unfinished copies."""
+        return list(self.incoming.iterdir()) if self.incoming.is_dir() else []
+
+    def drop_parts(self) -> None:
+        """Delete them; the caller holds the store's lock, so whoever wrote them is dead."""
+        for leftover in self.parts():
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+    def sweep(self, keep: frozenset[str], before_s: float) -> bool:
+        """Delete what is superfluous; the caller holds the store's lock.
+
+        Args:
+            keep: the sha256 of every checkpoint that stays.
+            before_s: what was admitted or found later than this, on the wall clock, stays.
+
+        Returns:
+            Whether a checkpoint was deleted.
+        """
+        superfluous = self.find_superfluous(keep, before_s)
+        for path in superfluous:
+            self.drop(path.name)
+        self.drop_parts()
+        return bool(superfluous)
+
+    def find_superfluous(self, keep: frozenset[str], before_s: float) -> list[Path]:
+        """Find what is not needed any more.
+
+        Args:
+            keep: the sha256 of every checkpoint that stays.
+            before_s: what was admitted or found later than this, on the wall clock, stays.
+        """
+        found = []
+        with contextlib.suppress(FileNotFoundError):
+            for path in self.proven.iterdir():
+                with contextlib.suppress(FileNotFoundError):  # pruned meanwhile
+                    if path.name not in keep and path.stat().st_ctime < before_s:
+                        found.append(path)
+        return found
+
+
+def _describe(seen: os.stat_result) -> list[object]:
+    # Not the ctime: it changes with each use. Who sets back an mtime on purpose can forge a proof as well.
+    return [_read_boot_id(), seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns]
+
+
+@functools.cache
+def _read_boot_id() -> str:
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

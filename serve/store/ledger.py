@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from serve import durable_files
 from serve.errors import LedgerError
-from serve.store import host_lock
 
 if TYPE_CHECKING:
     from serve.store.checkpoint_store import Store
@@ -130,7 +129,7 @@ class Ledger:
         Raises:
             OSError: the file cannot be written.
         """
-        with host_lock.hold(self.lock_path):
+        with durable_files.hold(self.lock_path):
             entries = self.read()
             for entry in entries:
                 is_same = entry.fingerprint == proposed.fingerprint and entry.has_same_content(proposed)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Callable
 
-from serve.store.records import Records
-from serve.store.rejection import Record, Rejection, add_fingerprint, add_rejection, parse_record
+from serve.durable_files import Records
+from serve.errors import CheckpointError, DeadlineError, ModelError, ServeError, TrialError, plain
+from serve.store.ledger import ROLLBACK, Entry
 
 # Another worker may have seen and refused what this one has not listed yet, and publishing again takes a moment.
 _GRACE_S = 2.0
@@ -111,3 +113,196 @@ class Quarantine:
         if subjects.isdisjoint(self._records.read()):
             return
         self._records.change(lambda records: {key: record for key, record in records.items() if key not in subjects})
+
+
+_FIRST_RETRY_S = 1.0
+_LONGEST_RETRY_S = 60.0
+# Loading a large model again each minute would cost requests more than it may bring.
+_LONGEST_COSTLY_RETRY_S = 600.0
+# The first and the longest pause where requests are answered 503 meanwhile.
+_DISRUPTIVE_RETRY_S = (600.0, 86400.0)
+_MOST_RECORDS = 500
+_SHORTEST_DIGEST = 8
+_MOST_FINGERPRINTS = 100
+# What the bytes alone prove, whatever code is to use them; of the rest another start of the server is a new judge.
+_OF_BYTES = frozenset(("content", "damaged", "finite", "format", "hash", "marker", "pickle", "signature", "size"))
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why a checkpoint is not served.
+
+    Args:
+        sha256: of its bytes, or nothing where they are not known.
+        is_lasting: whether trying the same again cannot help.
+        marker: the marker's text, by which a rejection that was logged is recognized.
+        is_costly: whether trying it again takes loading a model.
+        is_disruptive: whether trying it again takes the live model away meanwhile.
+    """
+
+    name: str
+    code: str
+    reason: str
+    fingerprint: str
+    sha256: str = ""
+    version: str = ""
+    is_lasting: bool = True
+    marker: str = ""
+    is_costly: bool = False
+    is_disruptive: bool = False
+
+
+@dataclass(frozen=True)
+class Record:
+    """A rejection as the file has it.
+
+    Args:
+        subject: the sha256, or the name where the bytes are not known.
+        since: when it was first refused, as ISO 8601.
+        retry_at_s: from when it may be tried again, on the wall clock; `None` for never.
+        fingerprints: of the observations and orders that led to it.
+        tried_s: when it was last tried, on the wall clock.
+    """
+
+    subject: str
+    name: str
+    code: str
+    reason: str
+    judge: str
+    since: str
+    attempts: int = 0
+    retry_at_s: float | None = None
+    version: str = ""
+    fingerprints: tuple[str, ...] = ()
+    marker: str = ""
+    tried_s: float = 0.0
+    start: str = ""
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether an operator's order led to it, and nothing at the watched place."""
+        return all(fingerprint.startswith(ROLLBACK) for fingerprint in self.fingerprints)
+
+    def is_of(self, wanted: str) -> bool:
+        """Whether it is of a checkpoint.
+
+        Args:
+            wanted: its name, its version, or at least eight digits of its sha256.
+        """
+        is_digest = len(wanted) >= _SHORTEST_DIGEST and self.subject.startswith(wanted)
+        return wanted in (self.name, self.version) or is_digest
+
+    def holds(self, judge: str, now_s: float, start: str = "") -> bool:
+        """Whether the rejection still holds."""
+        is_proven = self.retry_at_s is None and self.code in _OF_BYTES
+        if self.judge != judge or not (is_proven or self.start == start):
+            return False
+        # A clock that was set back must not prolong a pause.
+        return self.retry_at_s is None or self.tried_s <= now_s < self.retry_at_s
+
+
+def explain(error: BaseException) -> str:
+    """Write an error on one line, with what to do about it."""
+    if isinstance(error, ServeError):
+        said = error.message + (f" (hint: {error.hint})" if error.hint else "")
+    else:
+        said = f"{type(error).__name__}: {error}"
+    return plain(said)
+
+
+def code_of(error: BaseException) -> str:
+    """Name the kind of fault by a fixed word."""
+    if isinstance(error, CheckpointError):
+        return error.code
+    if isinstance(error, ModelError):
+        return "model"
+    return "deadline" if isinstance(error, DeadlineError) else type(error).__name__
+
+
+def reject_entry(error: BaseException, entry: Entry) -> Rejection:
+    """Refuse bytes that are known.
+
+    Args:
+        entry: what was to be committed.
+    """
+    return Rejection(
+        name=entry.name,
+        code=code_of(error),
+        reason=explain(error),
+        fingerprint=entry.fingerprint,
+        sha256=entry.sha256,
+        version=entry.version,
+        # Only what the bytes prove lasts. A full disk, no memory, a file server that is gone, a busy machine, whatever
+        # the model's own code needs: it may pass.
+        is_lasting=isinstance(error, CheckpointError) and not isinstance(error, TrialError),
+        is_costly=isinstance(error, (TrialError, ModelError)),
+        is_disruptive=isinstance(error, ServeError) and error.is_disruptive,
+        marker=entry.marker,
+    )
+
+
+def add_rejection(
+    records: Mapping[str, Record], rejection: Rejection, judge: str, now_s: float, start: str = ""
+) -> tuple[Mapping[str, Record], bool]:
+    """Add a rejection to what is known.
+
+    Args:
+        records: by subject, the oldest first.
+
+    Returns:
+        All records, and whether the rejection is news: a half-written checkpoint is refused in every state that it
+        passes through, but one line in the log is enough.
+    """
+    subject = rejection.sha256 or rejection.name
+    old = records.get(subject)
+    said = rejection.code, rejection.name, rejection.marker, judge, start
+    is_same = old is not None and (old.code, old.name, old.marker, old.judge, old.start) == said
+    if old is not None and not rejection.is_lasting and old.retry_at_s is None and old.holds(judge, now_s, start):
+        return records, False  # what the bytes prove is not taken back, because a worker's copy has gone meanwhile
+    attempts = old.attempts if old is not None and (old.judge, old.start) == (judge, start) else 0
+    record = Record(
+        subject=subject,
+        name=rejection.name,
+        code=rejection.code,
+        reason=rejection.reason,
+        judge=judge,
+        since=old.since if old is not None else _as_text(now_s),
+        attempts=attempts + 1,
+        retry_at_s=None if rejection.is_lasting else now_s + _pause_s(rejection, attempts),
+        version=rejection.version,
+        fingerprints=add_fingerprint(old.fingerprints if old is not None else (), rejection.fingerprint),
+        marker=rejection.marker,
+        tried_s=now_s,
+        start=start,
+    )
+    others = [other for other in records.values() if other.subject != subject]
+    kept = [*others, record][-_MOST_RECORDS:]
+    return {one.subject: one for one in kept}, not is_same
+
+
+def _pause_s(rejection: Rejection, attempts: int) -> float:
+    first_s, longest_s = _FIRST_RETRY_S, _LONGEST_COSTLY_RETRY_S if rejection.is_costly else _LONGEST_RETRY_S
+    if rejection.is_disruptive:
+        first_s, longest_s = _DISRUPTIVE_RETRY_S
+    # Bounded, so that the power stays a small number.
+    return min(first_s * 2.0 ** min(attempts, 10), longest_s)
+
+
+def add_fingerprint(fingerprints: tuple[str, ...], new: str) -> tuple[str, ...]:
+    """Add the fingerprint of an observation to those that led to the same rejection.
+
+    Args:
+        fingerprints: the known ones, the oldest first.
+    """
+    return (*(one for one in fingerprints if one != new), new)[-_MOST_FINGERPRINTS:]
+
+
+def parse_record(stated: Mapping[str, object]) -> Record:
+    """Make a record of what was read; keys of another version are passed over."""
+    known = {field.name: stated[field.name] for field in fields(Record) if field.name in stated}
+    record = Record(**known)  # type: ignore[arg-type]
+    return replace(record, fingerprints=tuple(record.fingerprints))
+
+
+def _as_text(now_s: float) -> str:
+    return datetime.fromtimestamp(now_s, timezone.utc).isoformat(timespec="milliseconds")

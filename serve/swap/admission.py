@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Callable, NamedTuple
 
-from serve.checkpoint.stored import Stored
+from serve.checkpoint.manifest import Stored
 from serve.errors import CheckpointError, CheckpointMovedError
 from serve.source.local import look_at_checkpoint
 from serve.source.observation import Ignore, Load, Refuse, Wait
 from serve.store.ledger import Entry
-from serve.store.rejection import Rejection, code_of, explain, reject_entry
+from serve.store.quarantine import Rejection, code_of, explain, reject_entry
 from serve.swap.background_task import BackgroundTask
 from serve.swap.context import Context, Loader
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Callable
 
-from serve.source.remote import make_place, url_of
+from serve.source.remote import make_place
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Ledger
 from serve.store.operator_requests import OperatorRequests
 from serve.swap.context import Context
 from serve.swap.host_committer import HostCommitter
 from serve.swap.reloader import Pace, Reloader
-from serve.swap.unserved import Unserved
+from serve.swap.seen_checkpoints import Unserved
 from serve.swap.worker_committer import WorkerCommitter
 
 if TYPE_CHECKING:
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from serve.model.slot import Slot
     from serve.settings.settings import Settings
     from serve.store.quarantine import Quarantine
-    from serve.swap.committer import Committer
-    from serve.swap.context import Loader
+    from serve.swap.context import Committer, Loader
 
 
 def make_context(
@@ -50,7 +49,7 @@ def make_context(
 
 def make_reloader(settings: Settings, context: Context, make_loader: Callable[[], Loader]) -> Reloader:
     """Make the reloader; its `run` begins the work."""
-    watch = "poll" if url_of(settings.checkpoints) else settings.watch
+    watch = settings.watch if context.source.has_events else "poll"
     pace = Pace(settings.poll_s, settings.settle_s, watch)
     return Reloader(context, _make_committer(settings, context), pace, make_loader)
 

@@ -1,4 +1,8 @@
-"""The context of a committer: the objects of one worker, and the protocols of a loader and of what it loads."""
+"""The context of a reloader: the objects of one worker, and the protocols of its loader and its committer.
+
+When and with whom a worker swaps is `serve.swap.host_committer` (all workers of a host at once) or
+`serve.swap.worker_committer` (each worker for itself).
+"""
 
 from __future__ import annotations
 
@@ -8,17 +12,17 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from serve.checkpoint.manifest import Manifest
-    from serve.checkpoint.stored import Stored
+    from serve.checkpoint.manifest import Manifest, Stored
     from serve.events.event_log import EventLog
     from serve.model.predictor import Predictor
     from serve.model.slot import Slot
     from serve.source.local import LocalSource
+    from serve.source.observation import Ignore, Wait
     from serve.store.checkpoint_store import Store
-    from serve.store.ledger import Ledger
-    from serve.store.operator_requests import OperatorRequests
+    from serve.store.ledger import Entry, Ledger
+    from serve.store.operator_requests import OperatorRequests, Rollback
     from serve.store.quarantine import Quarantine
-    from serve.swap.unserved import Unserved
+    from serve.swap.seen_checkpoints import Unserved
 
 
 class Loaded(Protocol):
@@ -78,3 +82,47 @@ class Context:
     label: str
     env_digest: str | None
     keep: int
+
+
+class Committer(Protocol):
+    """Makes what was admitted live in one worker."""
+
+    @property
+    def turn(self) -> int:
+        """A number that changes when there is something to attend to."""
+
+    def boot(self, loader: Loader) -> None:
+        """Make the committed generation live in a worker that starts."""
+
+    def come_back(self, loader: Loader) -> None:
+        """Make the committed generation live again in a worker that was unloaded."""
+
+    def attend(self, loader: Loader) -> bool:
+        """Take part in what other workers have begun, or make live what is committed; return whether there was any."""
+
+    def move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
+        """Make an admitted checkpoint live, unless what is live has the same content.
+
+        Raises:
+            LedgerError: the generations cannot be numbered.
+            OSError: the store cannot be written.
+        """
+
+    def is_done(self, order: Rollback) -> bool:
+        """Say whether a rollback was carried out.
+
+        Raises:
+            LedgerError: the file of generations is damaged.
+            OSError: it cannot be read.
+        """
+
+    def kept(self) -> frozenset[str]:
+        """Return the sha256 of what must stay in the store, even where the disk is full.
+
+        Raises:
+            LedgerError: the file of generations is damaged.
+            OSError: it cannot be read.
+        """
+
+    def leave(self) -> None:
+        """Take part no more; the worker ends."""

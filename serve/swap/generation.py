@@ -6,15 +6,14 @@ import time
 from datetime import datetime
 from typing import Callable
 
-from serve.checkpoint.manifest import Manifest, parse_marker
+from serve.checkpoint.manifest import Manifest, Stored, parse_marker
 from serve.checkpoint.provenance import Provenance
-from serve.checkpoint.stored import Stored
 from serve.events.event_log import EventLog
 from serve.model.slot import Generation
 from serve.source.observation import Load
 from serve.store.ledger import Entry
 from serve.swap.context import Context, Loaded, Loader
-from serve.system.process_memory import trim_memory, used_bytes
+from serve.system.resources import trim_memory, used_bytes
 
 # The kernel stamps files with a clock that may be a tick behind.
 _CTIME_SLACK_S = 1.0

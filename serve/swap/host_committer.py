@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 from serve.checkpoint.manifest import parse_marker
 from serve.errors import CheckpointError, DeadlineError
 from serve.source.observation import SERVED, Ignore, Wait
-from serve.store.rejection import explain, reject_entry
+from serve.store.quarantine import explain, reject_entry
 from serve.swap.admission import reject
 from serve.swap.background_task import BackgroundTask
 from serve.swap.generation import kept, log_live, make, prune, restore
 from serve.swap.host_coordinator import Coordinator, Proposal, ProposalState
-from serve.system.process_memory import used_bytes
+from serve.system.resources import used_bytes
 
 if TYPE_CHECKING:
-    from serve.checkpoint.stored import Stored
+    from serve.checkpoint.manifest import Stored
     from serve.model.slot import Generation
     from serve.store.ledger import Entry
     from serve.store.operator_requests import Rollback

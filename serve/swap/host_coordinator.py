@@ -5,7 +5,7 @@ ledger and then the commit word, and with that one store all of them move. One r
 proposal, and no worker moves. All of it happens under one lock that the kernel releases when its holder dies:
 
     <store>/word                    the commit word and a row for each worker (serve.swap.shared_state)
-    <store>/workers/<row>           locked by the worker of that row (serve.swap.membership)
+    <store>/workers/<row>           locked by the worker of that row (serve.swap.shared_state)
     <store>/proposal.json           the open proposal, or the last one
     <store>/generations.jsonl       what was committed (serve.store.ledger)
 
@@ -22,10 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from serve import durable_files
-from serve.store import host_lock
 from serve.store.ledger import Entry, Ledger, number
-from serve.swap.membership import Membership
-from serve.swap.shared_state import SharedState
+from serve.swap.shared_state import Membership, SharedState
 
 # How often the kernel is asked who has died, while somebody is not prepared.
 _SURVEY_PAUSE_S = 0.05
@@ -73,7 +71,7 @@ class Coordinator:
     def __init__(self, root: Path, ledger: Ledger, timeout_s: float) -> None:
         self._ledger, self._timeout_s = ledger, timeout_s
         self._path = root / "proposal.json"
-        with host_lock.hold(ledger.lock_path):
+        with durable_files.hold(ledger.lock_path):
             self.shared_state = SharedState(root / "word")
         self.membership = Membership(root / "workers", self.shared_state)
         self._survey_at_s = 0.0
@@ -102,7 +100,7 @@ class Coordinator:
         Raises:
             OSError: the store cannot be written.
         """
-        with host_lock.hold(self._ledger.lock_path):
+        with durable_files.hold(self._ledger.lock_path):
             if not self.membership.survey().alive:
                 self._start_over()
             if live and live != self.shared_state.committed:
@@ -117,7 +115,7 @@ class Coordinator:
         Returns:
             What they prepared, if there were any.
         """
-        with host_lock.hold(self._ledger.lock_path):
+        with durable_files.hold(self._ledger.lock_path):
             survey = self.membership.survey()
             proposal = self.open_proposal()
             died = [row for row in survey.dead.values() if proposal and row.preparing == proposal.number]
@@ -140,7 +138,7 @@ class Coordinator:
         Raises:
             OSError: the store cannot be written.
         """
-        with host_lock.hold(self._ledger.lock_path):
+        with durable_files.hold(self._ledger.lock_path):
             earlier = self.open_proposal()
             if earlier is not None:
                 return earlier
@@ -162,7 +160,7 @@ class Coordinator:
         Returns:
             Whether this call closed it; `False` when it was committed or closed before.
         """
-        with host_lock.hold(self._ledger.lock_path):
+        with durable_files.hold(self._ledger.lock_path):
             if self.shared_state.open_number != proposal.number:
                 return False
             self._close()
@@ -179,7 +177,7 @@ class Coordinator:
         """
         if not self.membership.is_joined or not self._may_commit(proposal):
             return False  # asked again under the lock; this saves taking it for nothing
-        with host_lock.hold(self._ledger.lock_path):
+        with durable_files.hold(self._ledger.lock_path):
             if self.shared_state.open_number != proposal.number or not self._is_prepared_by_all(proposal):
                 return False
             last = self._ledger.last()
@@ -210,7 +208,7 @@ class Coordinator:
         Raises:
             OSError: the ledger cannot be written.
         """
-        with host_lock.hold(self._ledger.lock_path):
+        with durable_files.hold(self._ledger.lock_path):
             if self.membership.survey().alive:
                 return None
             self._start_over()
@@ -220,7 +218,7 @@ class Coordinator:
 
     def wake(self) -> None:
         """Have the workers look now."""
-        with host_lock.hold(self._ledger.lock_path):
+        with durable_files.hold(self._ledger.lock_path):
             self.shared_state.next_turn()
 
     def late(self, proposal: Proposal) -> list[int]:

@@ -15,7 +15,7 @@ from typing import Callable
 from serve import durable_files
 from serve.errors import OperationError
 from serve.store.operator_requests import OperatorRequests
-from serve.store.rejection import explain
+from serve.store.quarantine import explain
 from serve.swap.background_task import BackgroundTask
 from serve.swap.context import Context, Loader
 from serve.swap.generation import identify

@@ -1,4 +1,4 @@
-"""The commit word: the number of the live generation, in memory that all workers of a host share.
+"""The commit word: the number of the live generation, in memory that all workers of a host share, and who they are.
 
 A small file beside the store, mapped by every worker and never replaced. Each cell is 8 bytes at an address that 8
 divides, read and written by one machine instruction: `memoryview` of format `Q` copies 8 bytes at once, which x86-64
@@ -15,17 +15,19 @@ and AArch64 make indivisible (Intel SDM vol. 3A 9.1.1; Arm ARM B2.2.1). So a rea
     cell 8        the generation whose requests share no runs any more, or 0
     cells 16 …    one row of eight cells for each worker
 
-The file is volatile: what is committed is in the ledger. `serve.swap.host_coordinator`
-decides who may write which cell.
+A worker claims a row by locking `<store>/workers/<row>`. The kernel releases that lock when the process ends, however
+it ends, so no worker waits for a dead one, and a slow one is never taken for dead. The file is volatile: what is
+committed is in the ledger. `serve.swap.host_coordinator` decides who may write which cell.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from serve import durable_files
 from serve.errors import LedgerError
 
 _MAGIC = int.from_bytes(b"envserv1", "little")
@@ -178,3 +180,88 @@ class UnbatchedGeneration:
     def end(self, generation: int) -> None:
         """Have every worker run each request of a generation alone, from its next run on."""
         self._shared_state.unbatched = generation
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All rows that were ever used.
+
+    Args:
+        alive: rows of living workers, by index.
+        dead: rows whose worker has ended without leaving, by index.
+    """
+
+    alive: dict[int, Row]
+    dead: dict[int, Row]
+
+
+class Membership:
+    """The workers of one host, seen by one of them or by a command."""
+
+    def __init__(self, directory: Path, shared_state: SharedState) -> None:
+        self._directory, self._shared_state = directory, shared_state
+        self._index: int | None = None
+        self._descriptor: int | None = None
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether this process has a row."""
+        return self._index is not None
+
+    def survey(self) -> Survey:
+        """Look at all rows."""
+        alive: dict[int, Row] = {}
+        dead: dict[int, Row] = {}
+        for index in range(self._shared_state.used_rows):
+            row = self._shared_state.read_row(index)
+            if index == self._index or durable_files.is_held(self._directory / str(index)):
+                alive[index] = row
+            elif row.pid:
+                dead[index] = row
+        return Survey(alive, dead)
+
+    def all_prepared(self, number: int) -> bool:
+        """Whether a proposal is prepared by every row; the kernel is not asked which workers are alive."""
+        rows = (self._shared_state.read_row(index) for index in range(self._shared_state.used_rows))
+        return all(row.prepared == number for row in rows if row.pid)
+
+    def join(self, live: int) -> None:
+        """Claim the first free row for this process.
+
+        Args:
+            live: the generation that it answers with, or 0.
+
+        Raises:
+            OSError: the lock files cannot be written.
+            LedgerError: all rows are taken.
+        """
+        for index in range(ROWS):
+            descriptor = durable_files.claim(self._directory / str(index))
+            if descriptor is not None:
+                self._index, self._descriptor = index, descriptor
+                # A child that the model's code forks would hold the lock beyond this worker's end.
+                os.register_at_fork(after_in_child=self._let_go)
+                self._shared_state.write_row(index, Row(pid=os.getpid(), live=live))
+                return
+        raise LedgerError(f"{self._directory}: expected at most {ROWS} workers, found more")
+
+    def leave(self) -> None:
+        """Give the row back; a worker that ends in order is not a dead one."""
+        if self._index is not None:
+            self._shared_state.write_row(self._index, Row())
+        self._let_go()
+
+    def update(self, **changed: int) -> None:
+        """Change this worker's row."""
+        if self._index is not None:
+            self._shared_state.write_row(self._index, replace(self._shared_state.read_row(self._index), **changed))
+
+    def clear(self, index: int) -> None:
+        """Forget a dead worker."""
+        self._shared_state.write_row(index, Row())
+
+    def _let_go(self) -> None:
+        self._index = None
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import time
 
-from serve.checkpoint.manifest import parse_marker
-from serve.checkpoint.stored import Stored
+from serve.checkpoint.manifest import Stored, parse_marker
 from serve.source.observation import SERVED, Ignore, Wait
 from serve.store.ledger import Entry
 from serve.store.operator_requests import Rollback
-from serve.store.rejection import explain, reject_entry
+from serve.store.quarantine import explain, reject_entry
 from serve.swap.admission import reject
 from serve.swap.context import Context, Loader
 from serve.swap.generation import committed, kept, log_live, make, prune, restore
-from serve.system.process_memory import used_bytes
+from serve.system.resources import used_bytes
 
 _AGAIN_S = 2.0
 

@@ -23,13 +23,13 @@ from gunicorn.errors import HaltServer
 from uvicorn.server import Server as Uvicorn
 from uvicorn_worker import UvicornWorker
 
-from serve.batching.scheduler import Scheduler, SoleConnection
+from serve.batching.scheduler import Scheduler
 from serve.errors import Issue, SettingsError, describe
 from serve.gateway.asgi_app import AsgiApp
-from serve.http.extension import find_server
+from serve.http.drain import find_server
 from serve.workers.balance import Balance, Neighbours
-from serve.workers.header_cache import HeaderCache
-from serve.workers.http_protocol import Connection
+from serve.workers.connection import WorkerConnection
+from serve.workers.http_protocol import Connection, HeaderCache, SoleConnection
 from serve.workers.request_head import Bounds
 
 _SWEEP_S = 1.0
@@ -164,7 +164,12 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
         heads = HeaderCache(app.table, app.limit_bytes, bounds)
         self.config.app = app
         self.config.http = functools.partial(
-            Connection, app=app, bounds=bounds, heads=heads, sole_connection=SoleConnection(), balanced=self._balance
+            WorkerConnection,
+            app=app,
+            bounds=bounds,
+            heads=heads,
+            sole_connection=SoleConnection(),
+            balance=self._balance,
         )
 
     async def _sweep(self, uvicorn: Uvicorn) -> None:

@@ -5,35 +5,30 @@ without a task, an ASGI message or a copy of the body. Everything else, and ever
 `Expect`, HTTP/1.0, pipelined requests, a peer that does not read), takes uvicorn's own way, so that there is
 one implementation of it.
 
+A client sends the same head over and over, and the answers of one generation differ in nothing but their bodies, so
+both heads are remembered by what they are made of. What is remembered is bounded, and never changed.
+
 It adds rules that uvicorn does not have: for a request's head, an offered upgrade, and the time that a peer may take.
 """
 
 from __future__ import annotations
 
 import functools
-import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from serve.batching.bundle import FormedRequest
-from serve.batching.scheduler import SoleConnection
 from serve.gateway.asgi_app import AsgiApp
 from serve.gateway.request_form import AnswerFrame, Understood
-from serve.http.messages import Request, Response, fail
-from serve.workers import balance, header_cache
-from serve.workers.balance import Balance
-from serve.workers.form_cache import FormMemory, RequestPattern
-from serve.workers.header_cache import Head, HeaderCache
-from serve.workers.request_head import NO_PROXY, Bounds, Fault, find_fault, too_large, without_offer
+from serve.http.messages import Request, Response, fail, headers_of
+from serve.http.route import Found, Table
+from serve.workers.request_head import NO_PROXY, Bounds, Fault, Field, find_fault, too_large, without_offer
 
 _JOINED_BYTES = 64 * 1024
 # How long a connection that is idle when the worker is to end may still bring a request; after that it is closed.
 _LINGER_S = 1.0
-# Where a field may be shorter than this, the values of those that differ have to be looked at.
-_LONG_FIELD_BYTES = 512
 
 
 class _NobodyWaits:
@@ -65,22 +60,10 @@ class RequestCycle:
 
 
 class Connection(HttpToolsProtocol):  # type: ignore[misc]
-    """One connection; uvicorn makes one of these for each.
-
-    Args:
-        given: what another worker has read of a connection that it gave away; `None` for one accepted here.
-    """
+    """One connection; uvicorn makes one of these for each."""
 
     def __init__(
-        self,
-        *,
-        app: AsgiApp,
-        bounds: Bounds,
-        heads: HeaderCache,
-        sole_connection: SoleConnection,
-        balanced: Balance | None = None,
-        given: bytes | None = None,
-        **uvicorns: Any,
+        self, *, app: AsgiApp, bounds: Bounds, heads: HeaderCache, sole_connection: SoleConnection, **uvicorns: Any
     ) -> None:
         super().__init__(**uvicorns)
         self._predictions, self._bounds, self._heads, self._sole_connection = app, bounds, heads, sole_connection
@@ -88,69 +71,15 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         self._head_bytes = 0
         self._offering: bytes | None = None
         self._began_s = self._heard_s = self._stuck_s = self._answered_s = 0.0
-        self._memory = FormMemory(app.limit_bytes, bounds.field_bytes >= _LONG_FIELD_BYTES)
-        self._formed: RequestCycle | None = None
-        self._balance, self._given, self._tick, self._is_begun = balanced, given, -1, False
 
     def connection_made(self, transport: Any) -> None:
         """Begin; called by the loop."""
         super().connection_made(transport)
         self._heard_s = self.loop.time()
-        if self._balance is None:
-            return
-        self._balance.count(balance.OPEN, 1)
-        if self._given:
-            data, self._given = self._given, b""
-            self._read(data)
-        elif self._given is None and self.scheme == "http":
-            place = self._balance.place_for_new()
-            if place is not None:
-                self._balance.give(place, transport, b"")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End; called by the loop."""
-        if self._balance is not None:
-            self._balance.count(balance.OPEN, -1)
-            self._note_end()
-        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Answer what came, or give it to another worker that has less to do; called by the loop."""
-        if self._balance is not None and not self._is_receiving:
-            if self._tick != self._balance.tick:
-                self._tick = self._balance.tick
-                self._balance.asking += 1
-            if self._balance.is_watching and self._is_given_away(self._balance, data):
-                return
-        self._read(data)
-
-    def _is_given_away(self, balanced: Balance, data: bytes) -> bool:
-        if not self._is_between or self.scheme != "http" or self.transport.get_write_buffer_size():
-            return False
-        if not self._is_begun:
-            self._is_begun = True
-            balanced.count(balance.IN_HAND, 1)
-        place = balanced.place_for_next()
-        return place is not None and balanced.give(place, self.transport, data)
-
-    def _note_end(self) -> None:
-        if self._is_begun and self._balance is not None:
-            self._is_begun = False
-            self._balance.count(balance.IN_HAND, -1)
-
-    @property
-    def _is_between(self) -> bool:
-        """Whether nothing is asked, and what comes next may be answered in any way."""
-        cycle = self.cycle
-        is_idle = cycle is None or cycle.response_complete
-        return is_idle and not (self._is_receiving or self.pipeline or self._is_ending or self.flow.write_paused)
-
-    def _read(self, data: bytes) -> None:
-        """Parse what came, unless its form is known."""
+        """Parse what came; called by the loop."""
         self._heard_s = self.loop.time()
-        if self._memory.pattern is not None and self._is_formed(self._memory.pattern, data):
-            return
-        self._memory.whole = b"" if self._is_receiving else data
         try:
             self._parse(data)
         except httptools.HttpParserError as error:
@@ -159,42 +88,6 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             self._head_bytes += len(data)
             if self._head_bytes > self._bounds.head_bytes:
                 self._refuse(too_large(self._bounds))
-
-    def _is_formed(self, pattern: RequestPattern, data: bytes) -> bool:
-        """Have a request answered that is known by its bytes; false for one that the parser has to read."""
-        own, found = self._formed, self._memory.recall(data) if self._is_between else None
-        if own is None or found is None:
-            return False
-        self.cycle, own.response_complete, own.keep_alive = own, False, True
-        request = FormedRequest(found.numbers, time.monotonic(), found.trace, self)
-        if pattern.form.take(request, self._sole_connection.goes_on(self)):
-            return True
-        own.response_complete = True
-        return False
-
-    def _learn(self, understood: Understood, body_bytes: int, own: RequestCycle) -> None:
-        form = self._predictions.form_of(understood)
-        if form is not None:
-            self._memory.learn(body_bytes, form)
-            self._formed = RequestCycle(own.head, True)
-
-    def answer_formed(self, frame: AnswerFrame, outputs: bytes, trace: bytes) -> None:
-        """Answer the request that was known by its bytes."""
-        own: Any = self._formed
-        own.response_complete = True
-        if not own.disconnected and not self.transport.is_closing():
-            size_bytes = len(frame.before) + len(outputs) + len(frame.after)
-            defaults = self.server_state.default_headers
-            head = header_cache.write_formed(frame, defaults, trace, size_bytes, own.keep_alive)
-            self.transport.write(b"".join((head, frame.before, outputs, frame.after)))
-            if not own.keep_alive:
-                self.transport.close()
-        self.on_response_complete()
-
-    def answer_alone(self, answer: Response) -> None:
-        """Answer the request that was known by its bytes, in the ordinary way."""
-        own: Any = self._formed
-        self._answer(own, answer)
 
     def _parse(self, data: bytes) -> None:
         while not self.transport.is_closing():
@@ -287,16 +180,18 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             raise RuntimeError(f"{head.path}: expected a route, found none")
         route, place = head.found
         client = self.client[0] if self.client else ""
-        request = Request("POST", head.path, head.headers, own.take_body(), place)
-        is_alone, keeps = self._sole_connection.goes_on(self), own.keep_alive
+        request, keeps = Request("POST", head.path, head.headers, own.take_body(), place), own.keep_alive
+        is_alone = self._sole_connection.goes_on(self)
         done = functools.partial(self._answer, own)
         understood = self._predictions.handle(route, request, client, done, is_alone)
-        if understood is not None and keeps and self._memory.wants():
+        if understood is not None and keeps:
             self._learn(understood, len(request.body), own)
+
+    def _learn(self, understood: Understood, body_bytes: int, own: RequestCycle) -> None:
+        """See a prediction that was understood, on a connection that goes on."""
 
     def on_response_complete(self) -> None:
         """Go on after an answer; called by uvicorn's way too."""
-        self._note_end()
         if self.pipeline:
             super().on_response_complete()
             return
@@ -368,7 +263,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
     def _write(self, answer: Response, keep_alive: bool) -> None:
         parts: Sequence[Any] = answer.parts
         size_bytes = sum(map(len, parts))
-        head = header_cache.write(answer, self.server_state.default_headers, size_bytes, keep_alive)
+        head = write_head(answer, self.server_state.default_headers, size_bytes, keep_alive)
         if size_bytes < _JOINED_BYTES:
             self.transport.write(b"".join((head, *parts)))
         else:
@@ -387,3 +282,111 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
     def _refuse(self, fault: Fault) -> None:
         if not self.transport.is_closing():
             self._write(fail(fault.status, fault.message), keep_alive=False)
+
+
+# After so many requests in a row on one connection, no other one is expected to join the next.
+_LONG_STREAK = 8
+
+
+class SoleConnection:
+    """How many requests in a row came on the same connection; one for all connections of a worker."""
+
+    __slots__ = ("connection", "length")
+
+    def __init__(self) -> None:
+        self.connection: object = None
+        self.length = 0
+
+    def goes_on(self, connection: object) -> bool:
+        """Note a request, and say whether its connection seems to be the only one that asks."""
+        if connection is not self.connection:
+            self.connection, self.length = connection, 0
+        self.length += 1
+        return self.length > _LONG_STREAK
+
+
+_MOST_REMEMBERED, _LONGEST_REMEMBERED_BYTES = 1000, 2048
+
+
+class Head(NamedTuple):
+    """The head of a POST request.
+
+    Args:
+        found: the route of a prediction and the parts of the path that it names; `None` for everything else.
+        is_plain: whether a stated length is all that it asks for.
+    """
+
+    found: Found | None
+    path: str = ""
+    headers: Mapping[str, str] = {}
+    is_plain: bool = False
+
+
+_OTHER = Head(None)
+
+
+class HeaderCache:
+    """Understands heads."""
+
+    def __init__(self, table: Table, limit_bytes: int, bounds: Bounds) -> None:
+        self._table, self._limit_bytes, self._bounds = table, limit_bytes, bounds
+        self._remembered: dict[tuple[object, ...], Head] = {}
+
+    def read(self, url: bytes, fields: Sequence[Field]) -> Head:
+        """Understand the head of a POST request."""
+        key = (url, *fields)
+        head = self._remembered.get(key)
+        if head is None:
+            head = self._understand(url, fields)
+            if len(url) + sum(len(name) + len(value) for name, value in fields) <= _LONGEST_REMEMBERED_BYTES:
+                if len(self._remembered) >= _MOST_REMEMBERED:
+                    self._remembered.clear()  # rather than keep what one client has filled it with
+                self._remembered[key] = head
+        return head
+
+    def _understand(self, url: bytes, fields: Sequence[Field]) -> Head:
+        # Escapes and queries are left to uvicorn's way.
+        if not url.isascii() or any(mark in url for mark in (b"%", b"?", b"#")):
+            return _OTHER
+        path = url.decode("ascii")
+        found = self._table.find("POST", path)
+        if found is None:
+            return _OTHER
+        headers = headers_of(fields)
+        is_plain = (
+            "transfer-encoding" not in headers
+            and "expect" not in headers
+            and int(headers.get("content-length", 0)) <= self._limit_bytes
+            and find_fault(self._bounds, "1.1", url, fields) is None
+        )
+        return Head(found, path, headers, is_plain)
+
+
+def write_head(answer: Response, defaults: Sequence[Field], size_bytes: int, keep_alive: bool) -> bytes:
+    """Write the head of an answer; raises `ValueError` where a header would be several."""
+    begin = _write_head(answer.status, tuple(answer.headers.items()), tuple(defaults))
+    return begin + (b"content-length: %d\r\n\r\n" if keep_alive else _CLOSING) % size_bytes
+
+
+_CLOSING = b"content-length: %d\r\nconnection: close\r\n\r\n"
+
+
+def write_formed(
+    frame: AnswerFrame, defaults: Sequence[Field], trace: bytes, size_bytes: int, keep_alive: bool
+) -> bytes:
+    """Write the head of an answer with a known frame; the same as `write_head` does."""
+    if frame.written is None or frame.written[0] is not defaults:  # uvicorn makes others each second, for the date
+        frame.written = defaults, _write_head(200, tuple(frame.headers.items()), tuple(defaults))
+    begin: bytes = frame.written[1]
+    stated = b"traceparent: %b\r\n" % trace if trace else b""
+    return b"".join((begin, stated, (b"content-length: %d\r\n\r\n" if keep_alive else _CLOSING) % size_bytes))
+
+
+@functools.lru_cache(256)
+def _write_head(status: int, headers: tuple[tuple[str, str], ...], defaults: tuple[Field, ...]) -> bytes:
+    fields = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    if fields.count("\n") != len(headers) or fields.count("\r") != len(headers):
+        raise ValueError("a header: expected one line, found several")
+    own = [b"%s: %s\r\n" % header for header in defaults]
+    line: bytes = STATUS_LINE[status]
+    return b"".join((line, *own, fields.encode("latin-1")))

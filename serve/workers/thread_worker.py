@@ -15,7 +15,7 @@ from gunicorn import version_info
 from gunicorn.http.errors import InvalidHeader, LimitRequestLine
 from gunicorn.workers.gthread import ThreadWorker
 
-from serve.http.extension import find_server
+from serve.http.drain import find_server
 from serve.http.thread_pool import RequestPool, SlowClients
 from serve.workers.request_head import NO_PROXY, Bounds, Fault, find_fault
 

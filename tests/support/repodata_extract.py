@@ -3,6 +3,9 @@
 Run by hand when a test needs other packages:
 
     python tests/support/repodata_extract.py ../shared/repodata tests/data/repodata
+    python tests/support/repodata_extract.py ../shared/repodata tests/data/repodata-cuda LOCK ...
+
+The second takes what locks hold, which were made from the whole directory.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,8 +59,9 @@ async def records(root: str, platform: str, channels: list[str], specs: list[str
 
 def main() -> None:
     source, target = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
-    wanted: set[tuple[str, str, str]] = set()
-    for platforms, channels, specs, virtual in REQUESTS:
+    urls = re.findall(r"(?m)^  url: (\S+)", "".join(Path(lock).read_text() for lock in sys.argv[3:]))
+    wanted: set[tuple[str, str, str]] = {tuple(each.rsplit("/", 3)[1:]) for each in urls}
+    for platforms, channels, specs, virtual in REQUESTS if not urls else ():
         for platform in platforms:
             found = asyncio.run(records(source.as_uri(), platform, channels, specs, virtual))
             wanted |= {tuple(each.url.rsplit("/", 3)[1:]) for each in found}

@@ -27,6 +27,7 @@ AuthenticationMethods publickey
 PermitRootLogin yes
 StrictModes no
 UsePAM no
+Subsystem sftp internal-sftp
 SetEnv PATH="{path}"
 """
 # Whether a key of the host that is not known is asked about is left as it is: that is envtool's to say. The user is

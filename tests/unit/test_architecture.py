@@ -17,31 +17,27 @@ ROOT = Path(__file__).parents[2]
 # The one door, or the few, for each outside thing.
 DOORS = {
     "a2wsgi": {"serve/workers/event_loop_worker.py"},
-    "uvicorn": {
-        "serve/workers/http_protocol.py",
-        "serve/workers/header_cache.py",
-        "serve/workers/event_loop_worker.py",
-    },
+    "uvicorn": {"serve/workers/http_protocol.py", "serve/workers/event_loop_worker.py"},
     "gunicorn": {
         "serve/workers/thread_worker.py",
-        "serve/workers/reload_handover.py",
+        "serve/workers/process_lifecycle.py",
         "serve/workers/event_loop_worker.py",
         "envtool/channel/server.py",
     },
     "boto3": {"envtool/channel/s3_storage.py"},
     "cryptography": {"envtool/signing/ed25519.py", "serve/checkpoint/ed25519.py"},
     "PIL": {"serve/codec/image.py"},
+    "mlflow": {"serve/source/mlflow_registry.py"},
     "orjson": {"serve/codec/strict_json.py"},
     "jinja2": {"envtool/templates.py"},
     "opentelemetry": {"serve/observability/spans.py"},
     "prometheus_client": {"serve/metrics/metric_families.py"},
     "rattler": {"envtool/solve/conda_solver.py", "envtool/prefix/rattler.py", "envtool/channel/index.py"},
     "rich": {"envtool/console.py"},
-    "structlog": {"serve/events/event.py"},
+    "structlog": {"serve/events/event_log.py"},
     "subprocess": {"envtool/subprocesses.py", "serve/events/webhook.py"},
     "torch": {
         "serve/publishing/conversion.py",
-        "serve/publishing/tensors_only.py",
         *(f"serve/model/{name}.py" for name in ("batch_independence", "inputs", "request_state", "tensors")),
         *(f"serve/model/{name}.py" for name in ("torch_predictor", "trial", "weights")),
     },
@@ -139,7 +135,7 @@ STOREYS = {
     "envtool": """
         errors masking paths atomic_files console file_lock subprocesses scratch yaml_document templates fetch lockfile
         mirrors artifacts signing spec pypi wheels source_builds prefix package_cache verify install solve inspect_lock
-        export channel bundle deploy doctor ci cli __main__
+        export audit image channel bundle deploy doctor ci cli __main__
     """,
     "serve": """
         errors durable_files codec http events checkpoint settings system source store model swap fleet inference

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[3]
 
 def test_every_template_is_listed_with_what_it_takes(envtool) -> None:
     listed = envtool("init", "--list").stdout
-    for name in ("embedded", "conda-forge", "pytorch"):
+    for name in ("embedded", "conda-forge", "pytorch", "wheels"):
         assert f"{name}: " in listed
     assert "cuda       the CUDA that PyTorch is built for" in listed
     assert "(one of cpu, 11.8, 12.1, 12.4; default: 12.1)" in listed

@@ -15,6 +15,7 @@ import pytest
 
 from envtool.lockfile.conda_lock_v1 import LockedPackage, format_lockfile
 from tests.support.archives import PLACEHOLDER, Archive, File, lock_of, locked
+from tests.support.wheels import locked_wheel, write_wheel
 
 ROOT = Path(__file__).parents[3]
 
@@ -93,3 +94,32 @@ def channel(tmp_path_factory: pytest.TempPathFactory) -> Channel:
     library = Archive("library", files, depends=("tool",))
     old = Archive("old", {"share/old.txt": File(b"old\n"), "bin/old": File(b"#!/bin/sh\necho old\n", 0o755)})
     return Channel(locked(tool.write(root)), locked(library.write(root)), locked(old.write(root, ".tar.bz2")))
+
+
+MODULE = """\
+import sysconfig
+NAMES = {"a", "b", "c"}
+def where(names=frozenset({"x", "y"})):
+    print(__file__, where.__code__.co_filename, sysconfig.get_paths()["purelib"])
+"""
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> tuple[LockedPackage, ...]:
+    """Python 3.9 and pip from the embedded channel; its sources are cached outside of the clone."""
+    channel = tmp_path_factory.mktemp("embedded")
+    argv = [sys.executable, "-m", "envtool", "channel", "build", "python", "pip", "--output", str(channel)]
+    subprocess.run(argv, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
+    return tuple(locked(path) for path in sorted(channel.rglob("*.conda")))
+
+
+@pytest.fixture(scope="session")
+def hello(tmp_path_factory: pytest.TempPathFactory) -> LockedPackage:
+    files = {
+        "hello_world/__init__.py": MODULE,
+        "hello_world/for_another_python.py": "print 'not Python 3'\n",
+        "{data}/scripts/plain": "#!python\nimport hello_world; hello_world.where()\n",
+        "{data}/data/share/hello.txt": "data\n",
+    }
+    wheel = write_wheel(tmp_path_factory.mktemp("wheels"), "hello_world", "1.0", files, {"hello": "hello_world:where"})
+    return locked_wheel(wheel)

@@ -196,7 +196,7 @@ def test_what_the_machine_lacks_is_said_before_anything_is_fetched(user: User, c
     needs = replace(channel.tool, dependencies={"__cuda": ">=12.1"}, url="http://127.0.0.1:9/linux-64/never.conda")
     user.write_lock(needs)
     error = user.run("create", "-p", user.home / "env", code=3, CONDA_OVERRIDE_CUDA="11.8").stderr
-    assert "tool needs __cuda >=12.1; the CUDA driver has 11.8" in error
+    assert "tool needs __cuda >=12.1; this machine's driver supports CUDA up to 11.8: too old" in error
     assert "hint:" in error
     user.write_lock(replace(needs, url=channel.tool.url))
     user.run("create", "-p", user.home / "env", CONDA_OVERRIDE_CUDA="12.4")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,38 +14,9 @@ from envtool.mirrors.mirrors import Mirrors
 from envtool.source_builds.git_wheels import GitWheels
 from envtool.spec.environment import Dependency, EnvironmentSpec
 from envtool.spec.version_policy import VersionPolicy
-from tests.functional.prefix.conftest import ROOT, User
-from tests.support.archives import locked
+from tests.functional.prefix.conftest import User
 from tests.support.git_repository import GitRepository
 from tests.support.wheels import locked_wheel, write_wheel
-
-MODULE = """\
-import sysconfig
-NAMES = {"a", "b", "c"}
-def where(names=frozenset({"x", "y"})):
-    print(__file__, where.__code__.co_filename, sysconfig.get_paths()["purelib"])
-"""
-
-
-@pytest.fixture(scope="session")
-def python(tmp_path_factory: pytest.TempPathFactory) -> tuple[LockedPackage, ...]:
-    """Python 3.9 and pip from the embedded channel; its sources are cached outside of the clone."""
-    channel = tmp_path_factory.mktemp("embedded")
-    argv = [sys.executable, "-m", "envtool", "channel", "build", "python", "pip", "--output", str(channel)]
-    subprocess.run(argv, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
-    return tuple(locked(path) for path in sorted(channel.rglob("*.conda")))
-
-
-@pytest.fixture(scope="session")
-def hello(tmp_path_factory: pytest.TempPathFactory) -> LockedPackage:
-    files = {
-        "hello_world/__init__.py": MODULE,
-        "hello_world/for_another_python.py": "print 'not Python 3'\n",
-        "{data}/scripts/plain": "#!python\nimport hello_world; hello_world.where()\n",
-        "{data}/data/share/hello.txt": "data\n",
-    }
-    wheel = write_wheel(tmp_path_factory.mktemp("wheels"), "hello_world", "1.0", files, {"hello": "hello_world:where"})
-    return locked_wheel(wheel)
 
 
 def digest_of(user: User, prefix: Path) -> str:

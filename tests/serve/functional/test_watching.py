@@ -117,7 +117,7 @@ def test_an_observer_that_died_is_built_again(tmp_path):
 
 def test_polling_where_other_machines_write(tmp_path, monkeypatch):
     """The only thing replaced is what the kernel says of the mount: a real NFS server is not at hand."""
-    monkeypatch.setattr("serve.source.filesystem_types.type_of", lambda directory: "nfs4")
+    monkeypatch.setattr("serve.source.file_events.type_of", lambda directory: "nfs4")
     reports = []
     waiting = FileEvents("auto", reports.append)
     for _ in range(2):

@@ -13,9 +13,8 @@ import safetensors.numpy
 from serving import Load, wait_until
 from trainer import ROW, sha256_of
 
-from serve.checkpoint.manifest import Manifest
+from serve.checkpoint.manifest import Manifest, Stored
 from serve.checkpoint.provenance import Provenance
-from serve.checkpoint.stored import Stored
 from serve.errors import MemoryShortError
 from serve.model.slot import Generation, Slot
 from serve.settings.settings import load_settings

@@ -10,10 +10,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.codec import compression, datatypes, image, npy, safetensors, tfserving
-from serve.codec.oip_request import InferRequest, RequestedOutput, TensorSpec, parse_infer, parse_raw
-from serve.codec.oip_response import InferAnswer, encode_infer
+from serve.codec import datatypes, image, npy, safetensors
+from serve.codec.oip import InferAnswer, InferRequest, RequestedOutput, TensorSpec, encode_infer, parse_infer, parse_raw
 from serve.errors import RequestError
+from serve.http import messages
+from serve.protocols import tfserving
 
 SHAPES = arrays_of.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 NUMBERS = st.sampled_from(list(datatypes.DTYPES.values())).flatmap(lambda dtype: arrays_of.arrays(dtype, SHAPES))
@@ -76,8 +77,8 @@ PARSERS = {
     "safetensors": safetensors.decode,
     "image": image.decode,
     "tfserving": tfserving.parse_predict,
-    "gzip": lambda body: compression.decompress(body, "gzip", 1000),
-    "deflate": lambda body: compression.decompress(body, "deflate", 1000),
+    "gzip": lambda body: messages.decompress(body, "gzip", 1000),
+    "deflate": lambda body: messages.decompress(body, "deflate", 1000),
 }
 SAMPLES = [
     npy.encode(np.ones((2, 3))),

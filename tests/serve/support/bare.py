@@ -13,11 +13,11 @@ from serve.store.checkpoint_store import Store
 from serve.store.ledger import Ledger
 from serve.store.operator_requests import OperatorRequests
 from serve.store.quarantine import Quarantine
-from serve.swap import unserved
+from serve.swap import seen_checkpoints
 from serve.swap.context import Context
 from serve.swap.host_committer import HostCommitter
 from serve.swap.reloader import Pace, Reloader
-from serve.swap.unserved import Unserved
+from serve.swap.seen_checkpoints import Unserved
 from serve.swap.worker_committer import WorkerCommitter
 
 
@@ -114,4 +114,4 @@ class Worker:
 
 def be_impatient(monkeypatch) -> None:
     """Let a look say at once what it otherwise says after some seconds."""
-    monkeypatch.setattr(unserved, "_GRACE_S", 0.0)
+    monkeypatch.setattr(seen_checkpoints, "_GRACE_S", 0.0)

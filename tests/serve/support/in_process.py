@@ -9,11 +9,11 @@ from predictors import go_live, make_server
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from serve.batching.scheduler import Scheduler, SoleConnection
+from serve.batching.scheduler import Scheduler
 from serve.gateway.asgi_app import AsgiApp
 from serve.observability.access_log import AccessLog
-from serve.workers.header_cache import HeaderCache
-from serve.workers.http_protocol import Connection
+from serve.workers.connection import WorkerConnection
+from serve.workers.http_protocol import HeaderCache, SoleConnection
 from serve.workers.request_head import Bounds
 
 
@@ -75,7 +75,7 @@ class Worker:
         self._shared.update(app=self.app, sole_connection=SoleConnection(), server_state=ServerState(), app_state={})
         self._config = Config(app=self.app, interface="asgi3", log_config=None)
         self._config.load()
-        self.connections: dict[int, Connection] = {}
+        self.connections: dict[int, WorkerConnection] = {}
         self.past: list[tuple[int, bytes]] = []
 
     def _take_line(self, line: bytes) -> None:
@@ -91,12 +91,12 @@ class Worker:
             else:
                 go_live(instance, self.predictors(self.generation), f"v{self.generation}", self.generation)
 
-    def connection(self, number: int) -> Connection:
+    def connection(self, number: int) -> WorkerConnection:
         found = self.connections.get(number)
         if found is None or found.transport.closed:
             if found is not None:
                 self.past.append((number, found.transport.written))
-            found = self.connections[number] = Connection(config=self._config, **self._shared)
+            found = self.connections[number] = WorkerConnection(config=self._config, **self._shared)
             found.access_log = False
             found.connection_made(Transport())
         return found

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from serve.errors import RequestError
-from serve.http.body import read_away, read_body
+from serve.http.messages import read_away, read_body
 
 
 @pytest.mark.parametrize("length", [0, 1, 99_999, 100_000])

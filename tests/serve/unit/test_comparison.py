@@ -14,8 +14,7 @@ torch = pytest.importorskip("torch")
 import safetensors.torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from serve.checkpoint.manifest import Manifest  # noqa: E402
-from serve.checkpoint.stored import Stored  # noqa: E402
+from serve.checkpoint.manifest import Manifest, Stored  # noqa: E402
 from serve.errors import CheckpointError  # noqa: E402
 from serve.model import tensors  # noqa: E402
 from serve.model.loader import ModelLoader  # noqa: E402

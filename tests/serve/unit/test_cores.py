@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from serve.system.cpus import count_cores, threads_of_an_operation
+from serve.system.resources import count_cores, threads_of_an_operation
 
 ALLOWED = len(os.sched_getaffinity(0))
 

@@ -9,8 +9,7 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the extra [fast] is not in this interpreter")
 
-from serve.workers.header_cache import Head
-from serve.workers.http_protocol import RequestCycle
+from serve.workers.http_protocol import Head, RequestCycle
 
 
 def cycle():

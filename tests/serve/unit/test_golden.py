@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from serve.checkpoint.golden import Golden, golden_issues, parse_golden
+from serve.checkpoint.manifest import Golden, golden_issues, parse_golden
 from serve.errors import CheckpointError
 from serve.model.answers import differences, require_golden
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from serve.events.event import Event
+from serve.events.event_log import Event
 from serve.events.webhook import Webhook
 
 EVENT = Event("swapped", {})

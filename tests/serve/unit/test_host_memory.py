@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from serve.errors import MemoryShortError
-from serve.system.host_memory import Available, read_available, require
+from serve.system.resources import Available, read_available, require_memory
 
 MEBIBYTE = 1024 * 1024
 MEMINFO = "MemTotal:       24684096 kB\nMemAvailable:      10240 kB\nHugePages_Total:       0\n"
@@ -59,7 +59,7 @@ def test_inside_a_container_the_mount_itself_is_the_group(root):
 
 def test_a_system_that_states_nothing(tmp_path):
     assert read_available(tmp_path) is None
-    require(10**18, None, "anything", "")
+    require_memory(10**18, None, "anything", "")
 
 
 def test_this_system():
@@ -68,6 +68,6 @@ def test_this_system():
 
 
 def test_what_does_not_fit_is_refused_with_both_numbers():
-    require(5, Available(5, "here"), "it", "")
+    require_memory(5, Available(5, "here"), "it", "")
     with pytest.raises(MemoryShortError, match=r"memory for it: expected 3\.0 MiB, found 2\.0 MiB \(here\)"):
-        require(3 * MEBIBYTE, Available(2 * MEBIBYTE, "here"), "it", "")
+        require_memory(3 * MEBIBYTE, Available(2 * MEBIBYTE, "here"), "it", "")

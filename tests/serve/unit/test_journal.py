@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from serve.events import journal
-from serve.events.event import Event
-from serve.events.journal import Journal
+from serve.events import event_log
+from serve.events.event_log import Event, Journal
 
 
 def happened(event, **facts):
@@ -29,7 +28,7 @@ def test_a_torn_line_is_passed_over(tmp_path):
 
 
 def test_it_stays_small(tmp_path, monkeypatch):
-    monkeypatch.setattr(journal, "_LARGEST_BYTES", 5000)
+    monkeypatch.setattr(event_log, "_LARGEST_BYTES", 5000)
     kept = Journal(tmp_path)
     for number in range(500):
         kept.put(happened("swapped", generation=number))

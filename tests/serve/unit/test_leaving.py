@@ -10,7 +10,7 @@ import pytest
 
 WORKER = """
 import atexit, sys, threading
-from serve.workers.process_exit import ProcessExit
+from serve.workers.process_lifecycle import ProcessExit
 
 leaving = ProcessExit()
 {before}

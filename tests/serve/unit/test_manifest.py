@@ -9,8 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serve.checkpoint.golden import Golden
-from serve.checkpoint.manifest import Manifest, parse_marker
+from serve.checkpoint.manifest import Golden, Manifest, parse_marker
 from serve.errors import CheckpointError
 
 SHA256 = "ab" * 32

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve.events.event import Event
+from serve.events.event_log import Event
 from serve.metrics import multiprocess_directory
 from serve.metrics.collectors import memory_of
 from serve.metrics.metric_families import READ, Reading

@@ -19,8 +19,7 @@ pytest.importorskip("torch")
 
 import torch  # noqa: E402
 
-from serve.checkpoint.manifest import Manifest  # noqa: E402
-from serve.checkpoint.stored import Stored  # noqa: E402
+from serve.checkpoint.manifest import Manifest, Stored  # noqa: E402
 from serve.errors import CheckpointError, InputError, ModelError, TrialError  # noqa: E402
 from serve.inference.model_instance import judge_of  # noqa: E402
 from serve.model.loader import ModelLoader  # noqa: E402

@@ -18,16 +18,19 @@ pytest.importorskip("torch")
 
 import torch  # noqa: E402
 
-from serve.checkpoint.golden import Golden  # noqa: E402
-from serve.checkpoint.manifest import Manifest, parse_marker  # noqa: E402
+from serve.checkpoint.manifest import (  # noqa: E402
+    Golden,
+    Manifest,
+    Stored,
+    parse_marker,
+)
 from serve.checkpoint.provenance import Provenance  # noqa: E402
-from serve.checkpoint.stored import Stored  # noqa: E402
 from serve.errors import CheckpointError, MemoryShortError, ModelError  # noqa: E402
 from serve.model import preload_gates, weights  # noqa: E402
 from serve.model.loader import ModelLoader  # noqa: E402
 from serve.model.slot import Generation, Slot  # noqa: E402
 from serve.settings.settings import load_settings  # noqa: E402
-from serve.system import host_memory  # noqa: E402
+from serve.system import resources  # noqa: E402
 
 SUPPORT = Path(__file__).parents[1] / "support"
 UNSTATED = Manifest()
@@ -119,7 +122,7 @@ def test_what_would_not_fit_is_refused_with_the_numbers(tmp_path, trainer, monke
     go_live(slot, loader, trainer.train(1))
     path = trainer.train(2)
     # Not this machine's memory: there is no way to have it run short that spares other processes.
-    monkeypatch.setattr(host_memory, "read_available", lambda: host_memory.Available(100, "here"))
+    monkeypatch.setattr(resources, "read_available", lambda: resources.Available(100, "here"))
     huge = Stored(path, sha256_of(path), 3_000_000)
     with pytest.raises(MemoryShortError, match=r"expected \d\.\d MiB, found 0\.0 MiB \(here\)"):
         loader.load(huge, UNSTATED)

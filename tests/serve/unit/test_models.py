@@ -4,7 +4,7 @@ import pytest
 from predictors import go_live, make_server
 
 from serve.errors import NotServedError
-from serve.inference.model import Model, ModelSpec
+from serve.inference.prediction import Model, ModelSpec
 
 TOML = """
 model = "m:M"

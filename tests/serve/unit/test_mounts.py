@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.source.filesystem_types import find_type, is_remote, type_of
+from serve.source.file_events import find_type, is_remote, type_of
 
 # Lines as proc_pid_mountinfo(5) describes them; the last one covers the one before it.
 MOUNTS = """\

@@ -8,10 +8,9 @@ import pytest
 from predictors import go_live
 
 from serve.gateway.flask_app import create_app
-from serve.gateway.openapi import describe
-from serve.gateway.openapi_schemas import BODIES
+from serve.gateway.openapi import BODIES, describe
 from serve.gateway.routes import ROUTES
-from serve.http.extension import EXTENSION
+from serve.http.drain import EXTENSION
 from serve.settings.settings import load_settings
 
 validator = pytest.importorskip("openapi_spec_validator")
@@ -21,7 +20,7 @@ FILE = describe(ROUTES)
 TENSOR = {"name": "inputs", "datatype": "FP32", "shape": [1], "data": [1]}
 ASKED = {
     "native_predict": {"inputs": [1]},
-    "oip_infer_infer": {"inputs": [TENSOR]},
+    "oip_infer": {"inputs": [TENSOR]},
     "tfserving_predict": {"instances": [1]},
     "torchserve_predictions": [1],
 }

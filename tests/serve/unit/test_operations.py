@@ -11,8 +11,7 @@ from serve.__main__ import main
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Entry, Ledger
 from serve.store.operator_requests import OperatorRequests
-from serve.store.quarantine import Quarantine
-from serve.store.rejection import Rejection
+from serve.store.quarantine import Quarantine, Rejection
 from serve.swap.host_coordinator import Coordinator
 
 FIRST = Entry(0, "a" * 64, 10, "v1", "m.pth", 1000, "seen-1")

@@ -10,8 +10,7 @@ torch = pytest.importorskip("torch")
 import safetensors.torch  # noqa: E402
 from trainer import sha256_of  # noqa: E402
 
-from serve.checkpoint.manifest import Manifest  # noqa: E402
-from serve.checkpoint.stored import Stored  # noqa: E402
+from serve.checkpoint.manifest import Manifest, Stored  # noqa: E402
 from serve.model import contract  # noqa: E402
 from serve.model.loader import ModelLoader  # noqa: E402
 from serve.model.trial import optimize  # noqa: E402

@@ -228,8 +228,20 @@ def test_a_remote_place_tells_of_what_came_too_late(tmp_path):
     put("next", 6)
     assert (worker.live, worker.notes()) == (b"next", {})
     assert worker.reloader.status.unserved_ns is None
-    system.store.clear()
     worker.leave()
+    for name, generation in (("older", 2), ("first", 5)):  # while no server runs; the second one in place of itself
+        content = name.encode() + b"2"
+        system.pipe_file(f"/ck/{name}", content)
+        stated = {"sha256": hashlib.sha256(content).hexdigest(), "generation": generation}
+        system.pipe_file(f"/ck/{name}.done", json.dumps(stated).encode())
+    again = bare.Worker(tmp_path / "store", Path("memory://ck"))
+    again.look()
+    assert (again.live, set(again.notes())) == (b"next", {"older", "first"}), "late is history"
+    assert {line["checkpoint"] for line in again.log.of("unserved")} == {"memory:/ck/older", "memory:/ck/first"}
+    assert again.reloader.status.unserved_ns is not None
+    assert "older" in again.reloader.status.verdict
+    again.leave()
+    system.store.clear()
 
 
 def test_the_operators_see_what_is_not_served(tmp_path, capsys):

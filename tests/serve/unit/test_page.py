@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from serve.gateway import page
-from serve.gateway.page import ASSETS, send_asset
+from serve.gateway import monitoring
+from serve.gateway.monitoring import ASSETS, send_asset
 from serve.metrics.totals import Traffic
 from serve.observability.status_page import Look, describe_model, list_swaps
 from serve.operations.operations import Past, Status
 from serve.store.ledger import Entry
-from serve.store.rejection import Record
+from serve.store.quarantine import Record
 from serve.swap.shared_state import Row
 
 
@@ -23,7 +23,7 @@ def text_of(name):
 
 
 def test_every_file_is_sent_with_a_strict_policy():
-    directory = Path(page.__file__).parent
+    directory = Path(monitoring.__file__).parent / "page"
     assert set(ASSETS) == {path.name for path in directory.iterdir() if path.suffix not in (".py", "")}
     for name in ASSETS:
         answer = send_asset(name)

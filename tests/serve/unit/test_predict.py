@@ -13,7 +13,7 @@ from serve.http.messages import Request
 from serve.inference.prediction import complete
 from serve.model.warm_up import GIVEN_UP
 from serve.protocols.native import predict
-from serve.swap.reloader_status import ReloaderStatus
+from serve.swap.reloader import ReloaderStatus
 
 LOOK = Request("GET", "/", {}, b"", {})
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from serve.http.admission import TIMEOUT_HEADER, Arrival, admit, read_timeout
+from serve.gateway.request_lifecycle import TIMEOUT_HEADER, Arrival, admit, read_timeout
 from serve.http.thread_pool import RequestPool, SlowClients, current_ticket
 
 

@@ -14,7 +14,7 @@ from serve.codec import npy, safetensors
 from serve.errors import InputError
 from serve.gateway.flask_app import create_app
 from serve.gateway.routes import ROUTES
-from serve.http.extension import EXTENSION
+from serve.http.drain import EXTENSION
 from serve.model.predictor import ArrayForm
 from serve.settings.settings import load_settings
 

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from serve.store.quarantine import Quarantine
-from serve.store.rejection import Rejection, add_rejection
+from serve.store.quarantine import Quarantine, Rejection, add_rejection
 
 BYTES = Rejection("m.pth", "finite", "NaN", "seen-1", sha256="a" * 64, version="v1")
 SIGHT = Rejection("m.pth", "marker", "no JSON", "seen-1", marker="done!")

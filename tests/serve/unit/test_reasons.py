@@ -22,7 +22,7 @@ from serve.model.loader import ModelLoader  # noqa: E402
 from serve.publishing.publish import publish  # noqa: E402
 from serve.settings.settings import load_settings  # noqa: E402
 from serve.store.checkpoint_store import Stored  # noqa: E402
-from serve.store.rejection import explain  # noqa: E402
+from serve.store.quarantine import explain  # noqa: E402
 
 SUPPORT = Path(__file__).parents[1] / "support"
 

@@ -13,7 +13,7 @@ import pytest
 from trainer import mark
 
 from serve.errors import CheckpointError, MemoryShortError, ModelError, TrialError
-from serve.store import checkpoint_store, quarantine, rejection
+from serve.store import checkpoint_store, quarantine
 from serve.swap import generation
 
 PASSING = [
@@ -38,9 +38,9 @@ def place(tmp_path):
 @pytest.fixture
 def never(monkeypatch):
     """Nothing is tried again by itself while the test runs."""
-    monkeypatch.setattr(rejection, "_FIRST_RETRY_S", 1000.0)
-    monkeypatch.setattr(rejection, "_LONGEST_RETRY_S", 1000.0)
-    monkeypatch.setattr(rejection, "_LONGEST_COSTLY_RETRY_S", 1000.0)
+    monkeypatch.setattr(quarantine, "_FIRST_RETRY_S", 1000.0)
+    monkeypatch.setattr(quarantine, "_LONGEST_RETRY_S", 1000.0)
+    monkeypatch.setattr(quarantine, "_LONGEST_COSTLY_RETRY_S", 1000.0)
 
 
 def put(place, name, content):
@@ -67,7 +67,7 @@ def ids(error):
 @pytest.mark.parametrize("commit_mode", ["host", "worker"])
 @pytest.mark.parametrize("error", PASSING, ids=ids)
 def test_what_may_pass_is_tried_until_it_has_passed(tmp_path, place, error, commit_mode, monkeypatch):
-    monkeypatch.setattr(rejection, "_FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(quarantine, "_FIRST_RETRY_S", 0.01)
     worker = refuse(tmp_path, place, error, commit=commit_mode)
     for _ in range(3):
         time.sleep(0.05)
@@ -137,10 +137,10 @@ def test_what_depends_on_code_is_judged_anew_by_another_start(tmp_path, place, c
 
 
 def test_a_proof_is_not_taken_back_by_a_worker_whose_copy_has_gone():
-    bad = rejection.Rejection("m", "finite", "NaN", "f", sha256="a" * 64)
-    gone = rejection.Rejection("m", "FileNotFoundError", "gone", "f", sha256="a" * 64, is_lasting=False)
-    records, _ = rejection.add_rejection({}, bad, "j", 1.0)
-    assert rejection.add_rejection(records, gone, "j", 2.0) == (records, False)
+    bad = quarantine.Rejection("m", "finite", "NaN", "f", sha256="a" * 64)
+    gone = quarantine.Rejection("m", "FileNotFoundError", "gone", "f", sha256="a" * 64, is_lasting=False)
+    records, _ = quarantine.add_rejection({}, bad, "j", 1.0)
+    assert quarantine.add_rejection(records, gone, "j", 2.0) == (records, False)
 
 
 def test_it_leaves_the_lists_with_its_file(tmp_path, place, monkeypatch):
@@ -228,7 +228,7 @@ def test_refused_ones_on_a_small_disk_never_keep_a_good_one_out(tmp_path, place,
 
 
 def test_a_full_disk_that_is_emptied_is_used(tmp_path, place, disk, monkeypatch):
-    monkeypatch.setattr(rejection, "_FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(quarantine, "_FIRST_RETRY_S", 0.01)
     worker = bare.Worker(disk / "store", place)
     with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
         while filler.write(b"0" * 4096):

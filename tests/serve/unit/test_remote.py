@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import threading
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 
+import numpy
 import pytest
+import safetensors.numpy
 from serving import wait_until
 from trainer import ROW
 
 from serve.__main__ import main
-from serve.errors import CheckpointMovedError, ModelError, PublishError
-from serve.publishing.publish import publish
+from serve.checkpoint import sharded
+from serve.errors import CheckpointMovedError, ModelError, PublishError, SignatureError
+from serve.publishing.publish import Extras, publish
 from serve.source.observation import Known, Load, Refuse, decide
 from serve.source.remote import make_place, url_of
 from serve.store.checkpoint_store import Store
+from tests.support.ssh_server import SSHD, ssh_server
 
 fsspec = pytest.importorskip("fsspec", reason="the extra [remote] is not installed")
 NOTHING = Known(served=None, served_order=None, first_seen_s=0.0)
@@ -91,12 +98,12 @@ def test_a_protocol_that_is_not_there():
         list(make_place(Path("nosuch://bucket/x")).observe())
 
 
-@pytest.fixture
-def s3(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory):
     """moto's server as a process of its own."""
     pytest.importorskip("s3fs", reason="s3fs is not installed")
     pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    log = tmp_path / "moto.log"
+    log = tmp_path_factory.mktemp("moto") / "log"
     code = "import sys; from moto.server import main; main(['-H', '127.0.0.1', '-p', '0'])"
     with log.open("wb") as writer:
         process = subprocess.Popen([sys.executable, "-c", code], stdout=writer, stderr=writer)
@@ -107,15 +114,45 @@ def s3(tmp_path, monkeypatch):
         return words[0] if words else None
 
     try:
-        url = wait_until(find, "moto's address", log.read_text).rstrip("/")
-        for key, value in {**KEYS, "AWS_ENDPOINT_URL": url}.items():
-            monkeypatch.setenv(key, value)
-        system = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
-        system.mkdir("bucket")
-        yield system
+        with pytest.MonkeyPatch.context() as patch:
+            url = wait_until(find, "moto's address", log.read_text).rstrip("/")
+            for key, value in {**KEYS, "AWS_ENDPOINT_URL": url}.items():
+                patch.setenv(key, value)
+            system = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
+            system.mkdir("bucket")
+            yield system
     finally:
         process.terminate()
         process.wait(20)
+
+
+@pytest.fixture
+def ftp_url(tmp_path):
+    """A directory of a real FTP server."""
+    servers = pytest.importorskip("pyftpdlib.servers", reason="pyftpdlib is not installed")
+    from pyftpdlib.authorizers import DummyAuthorizer
+    from pyftpdlib.handlers import FTPHandler
+
+    users = DummyAuthorizer()
+    users.add_user("me", "secret", str(tmp_path), perm="elradfmwMT")
+    server = servers.FTPServer(("127.0.0.1", 0), type("Handler", (FTPHandler,), {"authorizer": users}))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"timeout": 0.1, "handle_exit": False})
+    thread.start()
+    yield f"ftp://me:secret@127.0.0.1:{server.address[1]}/models"
+    server.ioloop.call_later(0, server.close_all)
+    thread.join(20)
+
+
+@pytest.fixture
+def sftp_url(tmp_path):
+    """A directory of a real OpenSSH server."""
+    pytest.importorskip("paramiko", reason="paramiko is not installed")
+    if SSHD is None:
+        pytest.skip("sshd is not installed")
+    (tmp_path / "ssh").mkdir()
+    with ssh_server(tmp_path / "ssh") as server, pytest.MonkeyPatch.context() as patch:
+        patch.setitem(fsspec.config.conf, "sftp", {"key_filename": str(server.directory / "client")})
+        yield f"{server.url.replace('ssh:', 'sftp:')}{tmp_path}/models"
 
 
 @pytest.mark.needs_torch
@@ -124,13 +161,93 @@ def test_a_server_follows_an_s3_bucket(s3, trainer, start_server, capsys):
     server = start_server(checkpoints="s3://bucket/ck")
     server.wait_live(1)
     assert server.client().predict([ROW]).sha256 == first.sha256
-    time.sleep(1.1)  # S3 tells times in seconds
     main(["publish", str(trainer.train(2)), "--to", "s3://bucket/ck", "--name", "m2.safetensors"])
     assert "published s3://bucket/ck/m2.safetensors" in capsys.readouterr().out
     server.wait_live(2)
     reply = server.client().predict([ROW])
     assert reply.json["outputs"] == [trainer.expected(reply.sha256)]
     assert reply.sha256 != first.sha256
+
+
+@pytest.fixture(params=["memory", "s3", "ftp", "sftp"])
+def url(request):
+    """A place of each kind, empty."""
+    if request.param in ("ftp", "sftp"):
+        return request.getfixturevalue(f"{request.param}_url")
+    request.getfixturevalue(request.param)
+    return "s3://bucket/kinds" if request.param == "s3" else "memory://kinds"
+
+
+def first_of(url):
+    """What a server would serve: its name, its decision and its bytes' source."""
+    place = make_place(Path(url))
+    seen = place.look_at(place.list()[0])
+    action = decide(seen, NOTHING, 100.0, 0.0)
+    assert isinstance(action, Load), action
+    return seen, action
+
+
+def test_each_kind_of_place_takes_what_is_published_last_for_the_newest(url, trainer, tmp_path):
+    """At once, so that times in seconds are the same: a later name, an earlier one, one that is there already."""
+    for seed, name in ((1, "b"), (2, "a"), (3, "c"), (4, "b")):
+        published = publish(trainer.train(seed), url, f"{name}.safetensors")
+        seen, action = first_of(url)
+        assert (seen.path.name, published.generation, published.outranked_by) == (f"{name}.safetensors", 0, None)
+        assert Store(tmp_path / f"store{seed}").admit(action).path.read_bytes() == trainer.train(seed).read_bytes()
+    assert "secret" not in published.checkpoint
+
+
+@pytest.mark.parametrize("prefix", [None, "net."])
+def test_shards_become_the_file_that_they_are_the_same_as(url, tmp_path, prefix):
+    names = {name: numpy.full(3, name_at, "float32") for name_at, name in enumerate(("net.a", "net.b", "other.c"))}
+    for place, (name, array) in enumerate(names.items()):
+        safetensors.numpy.save_file({name: array}, str(tmp_path / f"m-{place}.safetensors"))
+    index = tmp_path / "m.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {name: f"m-{at}.safetensors" for at, name in enumerate(names)}}))
+    published = publish(index, url, extras=Extras(strip_prefix=prefix))
+    assert published.checkpoint.endswith("/m.safetensors")
+    assert "joined the shards into one file" in published.notes
+    stored = Store(tmp_path / "store").admit(first_of(url)[1])
+    found = {name: array[0] for name, array in safetensors.numpy.load_file(str(stored.path)).items()}
+    assert found == ({"net.a": 0, "net.b": 1, "other.c": 2} if prefix is None else {"a": 0, "b": 1})
+    if prefix is None:
+        assert stored.sha256 == published.sha256 == sharded.hash_joined(index)
+
+
+@pytest.mark.parametrize(
+    ("beside", "generation", "outranked_by", "stated"),
+    [
+        ([(0, -3600, "a")], 0, None, 0),
+        ([(0, 3600, "zz"), (0, 1800, "a")], 0, None, 1),  # no time can outrank it
+        ([(7, 5, "a"), (0, 3600, "zz")], 0, None, 8),
+        ([(7, -5, "a"), (0, 3600, "zz")], 0, None, 7),
+        ([(7, 3600, "zz")], 7, None, 8),
+        ([(7, 3600, "a")], 9, None, 9),
+        ([(7, 3600, "a")], 5, "a", 5),
+        ([], 5, None, 5),
+    ],
+)
+def test_it_outranks_what_is_there_or_says_that_it_does_not(memory, trainer, beside, generation, outranked_by, stated):
+    for number, in_s, name in beside:
+        memory.pipe_file(f"/ck/{name}", b"")
+        memory.pipe_file(f"/ck/{name}.done", json.dumps({"generation": number}).encode())
+        memory.store[f"/ck/{name}.done"].created = datetime.fromtimestamp(time.time() + in_s, timezone.utc)
+    published = publish(trainer.train(1), "memory://ck", "mine", extras=Extras(generation=generation))
+    (first, *_) = make_place(Path("memory://ck")).list()
+    assert (first.path.name == "mine") is (outranked_by is None)
+    assert (published.outranked_by, published.generation) == (outranked_by, stated)
+    assert json.loads(memory.cat_file("/ck/mine.done")).get("generation", 0) == stated
+
+
+def test_what_is_wrong_is_found_before_anything_is_changed(memory, trainer, tmp_path):
+    publish(trainer.train(1), "memory://ck")
+    before = {name: memory.cat_file(name) for name in memory.find("/")}
+    golden = tmp_path / "golden.json"
+    golden.write_text(json.dumps([{"inputs": "x" * 2**20, "outputs": 1}]))
+    for extras in (Extras(golden=golden), Extras(key=tmp_path / "no.key"), Extras(strip_prefix="none.")):
+        with pytest.raises((PublishError, SignatureError)):
+            publish(trainer.train(2), "memory://ck", extras=extras)
+    assert {name: memory.cat_file(name) for name in memory.find("/")} == before
 
 
 def test_a_bucket_that_is_missing(s3, trainer):
@@ -181,11 +298,3 @@ def test_every_other_url_is_an_error_before_a_byte_is_written(trainer, tmp_path,
         publish(source, url)
     assert main(["publish", str(source), "--to", url]) == 3
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_sharded_checkpoints_are_not_published_to_where_nobody_reads_them(memory, tmp_path):
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text('{"weight_map": {}}')
-    with pytest.raises(PublishError, match="sharded checkpoints are not read from a remote place"):
-        publish(index, "memory://ck")
-    assert memory.find("/") == []

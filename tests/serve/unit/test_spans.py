@@ -7,8 +7,7 @@ import threading
 
 import pytest
 
-from serve.http.trace_context import TraceParent
-from serve.observability.spans import Spans
+from serve.observability.spans import Spans, TraceParent
 
 PARENT = TraceParent("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "01")
 

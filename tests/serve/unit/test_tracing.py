@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serve.http.trace_context import parse_trace_parent
+from serve.observability.spans import parse_trace_parent
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 

@@ -6,7 +6,7 @@ import time
 import pytest
 from predictors import Times
 
-from serve.checkpoint.golden import Golden
+from serve.checkpoint.manifest import Golden
 from serve.errors import CheckpointError
 from serve.model.predictor import ArrayForm
 from serve.model.warm_up import Candidate, warm_up

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from envtool.doctor.checks import check
-from envtool.doctor.detect import read_driver, skew_of
+from envtool.doctor.detect import skew_of
 from envtool.doctor.finding import Severity
-from envtool.doctor.machine_facts import Clock, Conda, Gpu, Inotify, MachineFacts, Needs, Place, Reach
-from envtool.doctor.needs import cuda_of, glibc_of, needs
-from envtool.doctor.nvidia import Fit, fit
+from envtool.doctor.machine_facts import Clock, Conda, Inotify, MachineFacts, Needs, Place, Reach, Shadow
+from envtool.doctor.needs import glibc_of, needs
+from envtool.install.cuda import Fit, Gpu, cuda_of, fit, read_driver
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 
 CACHE = Place(Path("/home/user/.cache/envtool"), "cache", True, 0o755, 10**12, 10**9, 1)
 HOME = Place(Path("/home/user/.envtool/envs"), "environments", True, None, 10**12, None, 2)
 GOOD = MachineFacts(
-    virtual_packages={"__glibc": "2.36"}, gpu=Gpu(True, "570.86.10"), places=(CACHE, HOME),
+    virtual_packages={"__glibc": "2.36"}, gpu=Gpu(True, "570.86.10", "12.8"), places=(CACHE, HOME),
     inotify=Inotify(128, 192536, 3), reach=(Reach("https://c/", 2, ("origin",)),), clock=Clock("https://c/", 1),
 )  # fmt: skip
 NEEDS = Needs(cuda="12.1", glibc="2.28", missing_bytes=10**9, unpacked_bytes=4 * 10**9)
@@ -31,10 +31,17 @@ def test_a_good_machine_has_no_findings() -> None:
 
 
 CASES = [
-    ("driver", "error", {"gpu": Gpu(True, "470.42.01")}, {}, "needs driver 525.60.13 or newer; this machine has 470"),
-    ("driver", "warning", {"gpu": Gpu(True, "525.85.12")}, {}, "made at run time"),
+    ("driver", "error", {"gpu": Gpu(True, "470.42.01", "11.4")}, {}, "needs driver 525.60.13 or newer"),
+    ("driver", "warning", {"gpu": Gpu(True, "525.85.12", "12.0")}, {}, "made at run time"),
     ("driver", "warning", {"gpu": Gpu(True, None)}, {}, "has a GPU and no NVIDIA driver"),
     ("driver", "warning", {"gpu": Gpu()}, {}, "has no NVIDIA driver"),
+    ("driver", "warning", {"gpu": Gpu(True, "570.86.10")}, {}, "libcuda.so.1 is not found"),
+    ("driver", "error", {"gpu": Gpu(cuda="11.8")}, {}, "this machine has a driver for CUDA up to 11.8"),
+    ("driver", "warning", {"gpu": Gpu(cuda="12.0")}, {}, "CUDA 12.1 runs on a driver for CUDA up to 12.0, but"),
+    ("driver", "note", {}, {"cuda": None, "package_count": 3}, "nothing in the lock uses CUDA"),
+    ("cuda", "error", {"shadows": (Shadow(Path("/c/stubs"), ("libcuda.so",)),)}, {}, "libcuda.so is a stub"),
+    ("cuda", "warning", {"shadows": (Shadow(Path("/c/lib64"), ("libcudart.so.12",)),)}, {}, "whose libcudart.so.12"),
+    ("cuda", "warning", {"environ": {"CUDA_HOME": "/c/cuda-11.8"}}, {}, "CUDA 11.8, and the lock is built for"),
     ("cuda", "error", {}, {"lacks": (("__cuda", "torch needs __cuda >=12"),)}, "torch needs __cuda >=12"),
     ("glibc", "error", {"virtual_packages": {"__glibc": "2.27 0"}}, {}, "needs glibc 2.28; this machine has 2.27"),
     ("disk", "error", {"places": (replace(CACHE, free_bytes=10**8),)}, {}, "about 1.0 GB are needed, 100.0 MB"),
@@ -76,7 +83,10 @@ def test_one_thing_wrong_is_one_finding(name: str, severity: str, facts: dict, w
 def test_what_is_not_wrong() -> None:
     without_user_packages = {"PYTHONNOUSERSITE": "1"}
     assert check(replace(GOOD, environ=without_user_packages, user_packages=(Path("/x"),)), NEEDS) == []
-    assert check(replace(GOOD, gpu=Gpu()), replace(NEEDS, cuda=None)) == []
+    assert check(replace(GOOD, gpu=Gpu()), replace(NEEDS, cuda=None, package_count=3)) == []
+    assert check(replace(GOOD, gpu=Gpu(cuda="12.1")), NEEDS) == []
+    same = {"environ": {"CUDA_HOME": "/c/cuda"}, "links": {"/c/cuda": "/c/cuda-12.1"}}
+    assert check(replace(GOOD, **same, shadows=(Shadow(Path("/x"), ("libcuda.so.1",)),)), NEEDS) == []
     assert check(replace(GOOD, proxies={"http_proxy": None}, environ={"NO_PROXY": "a, localhost"}), NEEDS) == []
 
 
@@ -105,7 +115,7 @@ def test_the_worst_comes_first() -> None:
     ],
 )
 def test_driver_and_cuda(cuda: str, driver: str, expected: Fit) -> None:
-    assert fit(cuda, driver) is expected
+    assert fit(cuda, Gpu(True, driver, "11.0")) is expected
 
 
 @pytest.mark.parametrize(

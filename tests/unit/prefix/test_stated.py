@@ -17,7 +17,9 @@ import zstandard
 from envtool.artifacts.conda_archive import STATED, read_info, read_payload
 from envtool.artifacts.file_manifest import FileManifests
 from envtool.artifacts.wheel_paths import require_plain_paths, scripts_of
+from envtool.console import ProgressDisplay
 from envtool.errors import ArchiveError
+from envtool.install.extract import unpack
 
 BAD = ["../x", "a/../../x", "/x", "a//x", "a/./x", "", ".", "a/", "a/\0", "conda-meta/x.json", "__clobbers__/a/x"]
 
@@ -116,6 +118,51 @@ def test_a_header_of_gigabytes_is_not_read(tmp_path: Path) -> None:
     for read in (read_payload, lambda archive: read_info(archive, ["index.json"])):
         with pytest.raises(ArchiveError, match="header"):
             read(path)
+
+
+def bomb(place: Path, size_bytes: int, paths: dict[str, Any]) -> Path:
+    """An archive of some kilobytes whose one file, of zeros, has a size."""
+    member = tarfile.TarInfo("share/zeros")
+    member.size = size_bytes
+    info = io.BytesIO()
+    with tarfile.open(fileobj=info, mode="w") as tar:
+        for name, value in {"index.json": INDEX, **paths}.items():
+            content = json.dumps(value).encode()
+            entry = tarfile.TarInfo(f"info/{name}")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    compressor = zstandard.ZstdCompressor(write_content_size=False).compressobj()
+    payload = compressor.compress(member.tobuf())
+    payload += b"".join(compressor.compress(bytes(1 << 20)) for _ in range((size_bytes >> 20) + 1)) + compressor.flush()
+    path = place / "bomb-1.0-0.conda"
+    with zipfile.ZipFile(path, "w") as outer:
+        outer.writestr("info-p.tar.zst", zstandard.ZstdCompressor().compress(info.getvalue()))
+        outer.writestr("pkg-p.tar.zst", payload)
+    return path
+
+
+STATES = [{"_path": "share/zeros", "path_type": "hardlink", "size_in_bytes": 10, "sha256": "0" * 64}]
+
+
+@pytest.mark.parametrize("paths", [{}, {"paths.json": {"paths": STATES}}])
+@pytest.mark.parametrize("size_bytes", [100 << 20, 400 << 20])
+def test_a_payload_is_bounded(tmp_path: Path, paths: dict[str, Any], size_bytes: int) -> None:
+    archive = bomb(tmp_path, size_bytes, paths)
+    assert archive.stat().st_size < 100_000
+    is_stated = bool(paths)
+    if size_bytes > 256 << 20:
+        with pytest.raises(ArchiveError, match="200 times its size"):
+            read_payload(archive)
+    (tmp_path / "env").mkdir()
+    with ProgressDisplay() as display, display.task("unpack") as task:
+        if is_stated or size_bytes > 256 << 20:
+            with pytest.raises(
+                ArchiveError, match="200 times" if size_bytes > 256 << 20 else "far more than info/paths"
+            ):
+                unpack({archive: tmp_path / "out"}, tmp_path / "env", task)
+            assert not (tmp_path / "out/share/zeros").exists()
+        else:
+            unpack({archive: tmp_path / "out"}, tmp_path / "env", task)
 
 
 def wheel(place: Path, files: dict[str, bytes]) -> Path:

@@ -13,8 +13,10 @@ import zlib
 import numpy as np
 import pytest
 
-from serve.codec import compression, image, npy, safetensors, strict_json, tfserving
+from serve.codec import image, npy, safetensors, strict_json
 from serve.errors import RequestError
+from serve.http import messages
+from serve.protocols import tfserving
 
 ARRAY = np.arange(6, dtype="f4").reshape(2, 3)
 
@@ -37,7 +39,7 @@ def headless(body):
     ],
 )
 def test_decompress(encoding, pack):
-    assert compression.decompress(pack(b"content" * 99), encoding, 1000) == b"content" * 99
+    assert messages.decompress(pack(b"content" * 99), encoding, 1000) == b"content" * 99
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def test_decompress(encoding, pack):
 )
 def test_compressed_bodies_that_are_refused(encoding, body, status, message):
     with pytest.raises(RequestError, match=message) as caught:
-        compression.decompress(body, encoding, 1000)
+        messages.decompress(body, encoding, 1000)
     assert caught.value.status == status
 
 
@@ -75,14 +77,14 @@ def test_compressed_bodies_that_are_refused(encoding, body, status, message):
     ],
 )
 def test_choose_encoding(accepted, encoding):
-    assert compression.choose_encoding(accepted) == encoding
+    assert messages.choose_encoding(accepted) == encoding
 
 
 def test_compress_only_what_is_long():
-    assert compression.compress(b"short", "gzip") == ({}, b"short")
-    headers, body = compression.compress(b"0" * 9999, "gzip")
+    assert messages.compress(b"short", "gzip") == ({}, b"short")
+    headers, body = messages.compress(b"0" * 9999, "gzip")
     assert (headers["Content-Encoding"], gzip.decompress(body)) == ("gzip", b"0" * 9999)
-    assert compression.compress(b"0" * 9999, None) == ({"Vary": "Accept-Encoding"}, b"0" * 9999)
+    assert messages.compress(b"0" * 9999, None) == ({"Vary": "Accept-Encoding"}, b"0" * 9999)
 
 
 @pytest.mark.parametrize("dtype", ["?", "u1", "<i2", ">i4", "<i8", "<f2", ">f8"])

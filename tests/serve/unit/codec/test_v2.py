@@ -8,8 +8,7 @@ import struct
 import numpy as np
 import pytest
 
-from serve.codec.oip_request import InferRequest, RequestedOutput, TensorSpec, parse_infer, parse_raw
-from serve.codec.oip_response import InferAnswer, encode_infer
+from serve.codec.oip import InferAnswer, InferRequest, RequestedOutput, TensorSpec, encode_infer, parse_infer, parse_raw
 from serve.errors import RequestError
 
 TENSOR = {"name": "x", "datatype": "FP32", "shape": [2, 2], "data": [1, 2.5, 3, 4]}

@@ -1,0 +1,182 @@
+"""An audit of one platform of a lock: which packages have known vulnerabilities, and which licences are not allowed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from envtool.audit import osv
+from envtool.audit.osv import LEVELS, Database, Name, Vulnerability
+from envtool.errors import EnvtoolError
+from envtool.inspect_lock.graph import Graph, Key
+from envtool.inspect_lock.package_metadata import look_up
+from envtool.lockfile.model import LockedPackage
+from envtool.prefix.rattler import satisfies
+from envtool.pypi.distribution_names import distribution_names, normalize, pep440
+from envtool.pypi.distribution_table import DISTRIBUTION_NAMES
+from envtool.wheels.license import is_allowed
+
+
+@dataclass(frozen=True)
+class Found:
+    """A vulnerability of a package of the lock.
+
+    Args:
+        lines: the lines of environment.yml that lead to it.
+        held_by: what needs a version that the fix is not, each as `name constraint`.
+        ignored: why it does not count, empty where it does.
+    """
+
+    package: LockedPackage
+    vulnerability: Vulnerability
+    lines: tuple[str, ...]
+    held_by: tuple[str, ...] = ()
+    ignored: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found.
+
+    Args:
+        uncovered: the packages of which the database cannot know anything: nothing maps them to its names.
+        licenses: the packages with a licence that is not allowed, or unknown where some have to be, with the licence.
+        age_days: of the newest record of the database; None where no record has a date.
+    """
+
+    found: tuple[Found, ...]
+    packages: int
+    uncovered: tuple[str, ...]
+    records: int
+    modified: str
+    age_days: int | None
+    licenses: Mapping[str, str] = field(default_factory=dict)
+
+    def failing(self, level: str) -> list[Found]:
+        """What counts: not ignored, and of this level, of a higher one or of an unknown one."""
+        least = LEVELS.index(level)
+        levels = (osv.UNKNOWN, *LEVELS[least:])
+        return [each for each in self.found if not each.ignored and each.vulnerability.level in levels]
+
+
+def audit(whole: Graph, database_path: Path, vex_path: Path | None = None, today: date | None = None) -> Audit:
+    """Look every package up.
+
+    Raises:
+        EnvtoolError: the database or the list of what is ignored cannot be read.
+    """
+    today = today or datetime.now(timezone.utc).date()
+    names = {key: _names(package) for key, package in whole.packages.items()}
+    database = osv.read(database_path, {name for found in names.values() for name in found})
+    statements = _statements(vex_path) if vex_path else []
+    backwards = whole.reversed()
+    found = []
+    for key, package in sorted(whole.packages.items()):
+        for vulnerability in _vulnerabilities(database, names[key], package):
+            lines = tuple(dict.fromkeys(whole.requested[chain[0]] for chain in whole.chains(key)))
+            ignored, note = _ignored(statements, vulnerability, package, today)
+            held = tuple(_held(whole, backwards, key, vulnerability.fixed))
+            found.append(Found(package, vulnerability, lines, held, ignored, note))
+    uncovered = tuple(key[1] for key in sorted(names) if not _is_covered(names[key], database))
+    age = (today - date.fromisoformat(database.modified[:10])).days if database.modified else None
+    return Audit(tuple(found), len(names), uncovered, database.count, database.modified, age)
+
+
+def _names(package: LockedPackage) -> list[Name]:
+    if package.manager == "pip":
+        return [("PyPI", normalize(package.name))]
+    is_python = "python" in package.dependencies or package.name in DISTRIBUTION_NAMES
+    upstream = [("PyPI", each) for each in distribution_names(package.name)] if is_python else []
+    return [*upstream, ("conda", package.name)]
+
+
+def _is_covered(names: Sequence[Name], database: Database) -> bool:
+    return names[0][0] == "PyPI" or any(name in database.records for name in names)
+
+
+def _vulnerabilities(database: Database, names: Sequence[Name], package: LockedPackage) -> Iterator[Vulnerability]:
+    seen: set[str] = set()
+    for name in names:
+        for each in database.find(name, pep440(package.version) if name[0] == "PyPI" else package.version):
+            if not each.aliases & seen:
+                yield each
+            seen |= each.aliases
+
+
+def _held(whole: Graph, backwards: Graph, key: Key, fixed: str | None) -> Iterator[str]:
+    """What the packages that need one ask of it, where the fix does not fit."""
+    for edge in backwards.edges[key] if fixed else ():
+        constraint = whole.constraint(edge.target, key)
+        if constraint and not _fits(str(fixed), constraint, edge.target[0]):
+            yield f"{edge.target[1]} needs {key[1]} {constraint}"
+
+
+def _fits(version: str, constraint: str, manager: str) -> bool:
+    if manager == "conda":
+        return satisfies(version, constraint)
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        return bool(SpecifierSet(constraint).contains(version, prereleases=True))
+    except InvalidSpecifier:
+        return True
+
+
+def _statements(path: Path) -> list[Mapping[str, Any]]:
+    """The statements of an OpenVEX document that a vulnerability does not affect a product, or is fixed in it.
+
+    Source: OpenVEX 0.2.0. `expires` (a date) is a key of ours; other readers leave it alone.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+        if not str(value["@context"]).startswith("https://openvex.dev/ns"):
+            raise ValueError("@context is not OpenVEX's")
+        return [each for each in value["statements"] if each["status"] in ("not_affected", "fixed")]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EnvtoolError(f"{path} cannot be read as OpenVEX: {error}", "docs/how-to/audit.md shows one") from error
+
+
+def _ignored(
+    statements: Sequence[Mapping[str, Any]], vulnerability: Vulnerability, package: LockedPackage, today: date
+) -> tuple[str, str]:
+    for each in statements:
+        named = each.get("vulnerability")
+        named = named if isinstance(named, Mapping) else {"name": named}
+        identifiers = {str(named.get("name")), *map(str, named.get("aliases") or ())}
+        if not identifiers & vulnerability.aliases or not _is_product(each.get("products"), package):
+            continue
+        why = str(each.get("justification") or each.get("impact_statement") or each["status"])
+        expires = each.get("expires")
+        if expires is None or date.fromisoformat(str(expires)[:10]) >= today:
+            return why, ""
+        return "", f"was ignored until {expires}: {why}"
+    return "", ""
+
+
+def _is_product(products: Sequence[Any] | None, package: LockedPackage) -> bool:
+    if not products:
+        return True
+    kind = "pypi" if package.manager == "pip" else "conda"
+    own = f"pkg:{kind}/{package.name}"
+    named = [str(each.get("@id") if isinstance(each, Mapping) else each).partition("?")[0] for each in products]
+    return bool({own, f"{own}@{package.version}"} & set(named))
+
+
+def licenses(packages: Sequence[LockedPackage]) -> dict[str, str | None]:
+    """The licences of packages, as far as this machine knows them."""
+    known = look_up(packages, is_offline=True)
+    return {f"{each.manager} {each.name}": known[each.url].license if each.url in known else None for each in packages}
+
+
+def refused(stated: Mapping[str, str | None], allowed: Sequence[str], denied: Sequence[str]) -> dict[str, str]:
+    """The packages whose licence may not be used; with a list of allowed ones, those without a known licence too."""
+    return {
+        name: license or osv.UNKNOWN
+        for name, license in stated.items()
+        if (license is None and allowed) or (license is not None and not is_allowed(license, allowed, denied))
+    }

@@ -1,0 +1,216 @@
+"""An OCI image layout in a directory: blobs by their sha256, layers that are the same bytes on every machine.
+
+Source: OCI image-spec 1.1, "Image Layout", "Image Manifest", "Image Configuration". Times are fixed, owners are 0, gzip
+has no time and no name, and modes do not depend on the umask. Out of scope: registries; skopeo pushes a layout.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
+
+from envtool.atomic_files import write_atomically, writing
+from envtool.errors import ImageError
+from envtool.fetch.archive_cache import sha256_of
+from envtool.image.tree import Member
+
+MTIME_S = 315_619_200  # 1980-01-02: zip archives of what is in an image can state it in every time zone
+_MEDIA = "application/vnd.oci.image."
+MANIFEST, INDEX, CONFIG = f"{_MEDIA}manifest.v1+json", f"{_MEDIA}index.v1+json", f"{_MEDIA}config.v1+json"
+_LAYER = f"{_MEDIA}layer.v1.tar+gzip"
+_TAG = "org.opencontainers.image.ref.name"
+_SPEED = 6
+Descriptor = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer as a manifest and a configuration name it."""
+
+    descriptor: Descriptor
+    diff_id: str
+    title: str
+
+
+class Layout:
+    """The directory of a layout.
+
+    Args:
+        root: absent, empty, or a layout.
+
+    Raises:
+        ImageError: it holds something else.
+    """
+
+    def __init__(self, root: Path) -> None:
+        if root.exists() and not (root.is_dir() and ((root / "oci-layout").is_file() or not any(root.iterdir()))):
+            raise ImageError(f"{root} holds something other than an OCI layout; nothing in it was touched")
+        self.root = root
+        self._blobs = root / "blobs" / "sha256"
+
+    def path(self, descriptor: Mapping[str, Any]) -> Path:
+        """The file of a blob."""
+        return self._blobs / str(descriptor["digest"]).rpartition(":")[2]
+
+    def read(self, descriptor: Mapping[str, Any]) -> Any:
+        """A blob of JSON. Raises ImageError if it is missing or not what its digest states."""
+        try:
+            content = self.path(descriptor).read_bytes()
+            if f"sha256:{hashlib.sha256(content).hexdigest()}" == descriptor["digest"]:
+                return json.loads(content)
+        except (OSError, ValueError):
+            pass
+        raise ImageError(f"{self.root}: {descriptor['digest']} is missing or damaged", "make the layout again")
+
+    def _top(self) -> list[Descriptor]:
+        index = self.root / "index.json"
+        return list(json.loads(index.read_bytes())["manifests"]) if index.is_file() else []
+
+    def referrers(self) -> list[Descriptor]:
+        """The artifacts of the layout that are about an image of it."""
+        return [each for each in self._top() if "artifactType" in each]
+
+    def manifests(self) -> list[tuple[Descriptor, Any]]:
+        """Every image of the layout with its manifest, those of an index one by one."""
+        todo = self._top()
+        found = []
+        while todo:
+            each = todo.pop(0)
+            if each["mediaType"] == INDEX:
+                todo += self.read(each)["manifests"]
+            elif each["mediaType"] == MANIFEST and "artifactType" not in each:
+                found.append((each, self.read(each)))
+        return found
+
+    def put_json(self, value: Mapping[str, Any], media_type: str, **more: Any) -> Descriptor:
+        """Keep a blob of JSON."""
+        return self.put(json.dumps(value, sort_keys=True, separators=(",", ":")).encode(), media_type, **more)
+
+    def put(self, content: bytes, media_type: str, **more: Any) -> Descriptor:
+        """Keep a blob; `more` is what its descriptor states besides."""
+        digest = hashlib.sha256(content).hexdigest()
+        self._blobs.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._blobs / digest, content)
+        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content), **more}
+
+    def take(self, other: Layout, descriptor: Mapping[str, Any]) -> None:
+        """Copy a blob of another layout. Raises ImageError if it is missing or damaged."""
+        source, target = other.path(descriptor), self.path(descriptor)
+        if not source.is_file() or f"sha256:{sha256_of(source)}" != descriptor["digest"]:
+            raise ImageError(f"{other.root}: {descriptor['digest']} is missing or damaged", "copy the base again")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with writing(target) as file, source.open("rb") as reader:
+            shutil.copyfileobj(reader, file)
+
+    @functools.cached_property
+    def _known(self) -> Mapping[str, Descriptor]:
+        """The layers that the layout has, by the digests of what they unpack to."""
+        return {
+            diff_id: layer
+            for _, manifest in self.manifests()
+            for layer, diff_id in zip(manifest["layers"], self.read(manifest["config"])["rootfs"]["diff_ids"])
+            if layer["mediaType"] == _LAYER
+        }
+
+    def layer(self, title: str, members: Sequence[Member]) -> Layer:
+        """Keep a layer; one that the layout has already is not compressed again."""
+        digest = _Digest()
+        write_tar(digest, members)
+        diff_id = f"sha256:{digest.hash.hexdigest()}"
+        known = self._known.get(diff_id)
+        if (
+            known is not None
+            and self.path(known).is_file()
+            and f"sha256:{sha256_of(self.path(known))}" == known["digest"]
+        ):
+            return Layer(known, diff_id, title)
+        self._blobs.mkdir(parents=True, exist_ok=True)
+        temporary = self._blobs / f".{diff_id[7:]}"
+        try:
+            with temporary.open("wb") as file, gzip.GzipFile("", "wb", _SPEED, file, mtime=0) as packed:
+                write_tar(cast(BinaryIO, packed), members)
+            sha256, size_bytes = sha256_of(temporary), temporary.stat().st_size
+            temporary.replace(self._blobs / sha256)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return Layer({"mediaType": _LAYER, "digest": f"sha256:{sha256}", "size": size_bytes}, diff_id, title)
+
+    def finish(self, tag: str, images: Sequence[Descriptor], referrers: Sequence[Descriptor]) -> str:
+        """Name the image, and remove the blobs that nothing names any more; returns its digest."""
+        stated = {"schemaVersion": 2, "mediaType": INDEX}
+        whole = images[0] if len(images) == 1 else self.put_json({**stated, "manifests": images}, INDEX)
+        top = [{**whole, "annotations": {_TAG: tag}}, *referrers]
+        write_atomically(self.root / "oci-layout", '{"imageLayoutVersion":"1.0.0"}')
+        write_atomically(self.root / "index.json", json.dumps({**stated, "manifests": top}, sort_keys=True))
+        kept = {blob.name for descriptor in top for blob in self._named_by(descriptor)}
+        for blob in self._blobs.iterdir():
+            if blob.name not in kept:
+                blob.unlink()
+        return str(whole["digest"])
+
+    def _named_by(self, descriptor: Mapping[str, Any]) -> Iterator[Path]:
+        yield self.path(descriptor)
+        if descriptor["mediaType"] in (INDEX, MANIFEST):
+            value = self.read(descriptor)
+            below = [
+                *value.get("manifests", ()),
+                *value.get("layers", ()),
+                *([value["config"]] if "config" in value else []),
+            ]
+            for each in below:
+                yield from self._named_by(each)
+
+    def write_tar_to(self, target: Path) -> None:
+        """The layout as one file, as `oci-archive:` of skopeo and podman reads it."""
+        names = sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file())
+        with writing(target) as file:
+            write_tar(file, [Member(name, self.root / name) for name in names])
+
+
+class _Digest:
+    def __init__(self) -> None:
+        self.hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        return len(data)
+
+
+def write_tar(file: Any, members: Sequence[Member]) -> None:
+    """Write entries by their paths, with the directories above them."""
+    by_path = {str(parent): Member(str(parent), mode=0o755) for each in members for parent in _above(each.path)}
+    by_path.update((each.path, each) for each in members)
+    with tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20) as tar:
+        for path in sorted(by_path):
+            _add(tar, by_path[path])
+
+
+def _above(path: str) -> list[PurePosixPath]:
+    return list(PurePosixPath(path).parents)[:-1]
+
+
+def _add(tar: tarfile.TarFile, member: Member) -> None:
+    info = tarfile.TarInfo(member.path)
+    info.mtime, info.mode = MTIME_S, member.mode
+    if member.link is not None:
+        info.type, info.linkname = tarfile.SYMTYPE, member.link
+    elif member.content is None:
+        info.type = tarfile.DIRTYPE
+    elif isinstance(member.content, Path):
+        info.size = member.content.stat().st_size
+        with member.content.open("rb") as source:
+            return tar.addfile(info, source)
+    else:
+        content = member.content() if callable(member.content) else member.content
+        info.size = len(content)
+        return tar.addfile(info, io.BytesIO(content))
+    return tar.addfile(info)

@@ -1,0 +1,369 @@
+"""Infer requests and answers of the Open Inference Protocol (V2), without the model's part.
+
+Both are JSON, or JSON followed by the bytes of tensors; its length is in the header `Inference-Header-Content-Length`,
+where 0 in a request means that all of its body is one tensor.
+
+Source: Open Inference Protocol, "Inference"; Triton's binary tensor data extension.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Union
+
+from serve.codec import datatypes, strict_json
+from serve.codec.datatypes import Array
+from serve.errors import RequestError, excerpt
+
+Parameters = Mapping[str, Any]
+# What would make the server do something that it cannot: to pass over it would answer another question.
+_UNSUPPORTED = ("shared_memory_region", "classification", "sequence_id")
+# A client whose tensors go as bytes sends the same JSON before them over and over.
+_REMEMBERED_TEXTS, _LONGEST_REMEMBERED_BYTES = 256, 4096
+_NO_PARAMETERS: Parameters = {}
+
+
+class InputTensor(NamedTuple):
+    """One input of a request; the elements of `BYTES` are objects of bytes."""
+
+    name: str
+    datatype: str
+    array: Array
+
+
+@dataclass(frozen=True)
+class RequestedOutput:
+    """One output that a request asks for."""
+
+    name: str
+    is_binary: bool
+
+
+class InferRequest(NamedTuple):
+    """An infer request.
+
+    Args:
+        inputs: in the order of the request; names are unique.
+        outputs: the outputs that are wanted; empty for all of them.
+        is_binary: whether outputs that are not named are wanted as bytes.
+        id: sent back with the answer.
+        parameters: of the request; unknown ones are kept.
+    """
+
+    inputs: tuple[InputTensor, ...]
+    outputs: tuple[RequestedOutput, ...] = ()
+    is_binary: bool = False
+    id: str | None = None
+    parameters: Parameters = _NO_PARAMETERS
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """How a model describes one of its tensors; -1 in the shape stands for any length."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    def as_json(self) -> dict[str, object]:
+        """Return the tensor as the model's metadata have it."""
+        return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
+
+
+def parse_infer(body: Body, header_length: str | None = None) -> InferRequest:
+    """Read an infer request that has a JSON part; arrays that came as bytes are views of the body.
+
+    Raises:
+        RequestError: it is malformed.
+    """
+    text, binary = split_body(body, header_length)
+    is_worth_it = header_length is not None and len(text) <= _LONGEST_REMEMBERED_BYTES
+    said = _remember(text) if is_worth_it else _understand(text)
+    part = BinaryPart(binary)
+    inputs = tuple([_input(described, part) for described in said.inputs])
+    part.require_end()
+    return InferRequest(inputs, said.outputs, said.is_binary, said.id, said.parameters)
+
+
+class _Described(NamedTuple):
+    """One input as the JSON has it; its bytes may come behind."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    where: str
+    size_bytes: object
+    data: object
+
+
+class _Text(NamedTuple):
+    """The JSON of a request; never changed."""
+
+    inputs: tuple[_Described, ...]
+    outputs: tuple[RequestedOutput, ...]
+    is_binary: bool
+    id: str | None
+    parameters: Parameters
+
+
+def _understand(text: bytes) -> _Text:
+    content = strict_json.parse(text, "the body")
+    if not isinstance(content, dict):
+        raise RequestError(400, f"the body: expected an object with inputs, found {excerpt(content)}")
+    parameters = _parameters(content, "the request")
+    inputs = tuple(_describe(entry, where) for entry, where in _entries(content.get("inputs"), "inputs"))
+    if not inputs:
+        raise RequestError(400, "inputs: expected at least one, found none")
+    is_binary = _truth(parameters, "binary_data_output", False, "the request")
+    listed = content.get("outputs")
+    outputs = () if listed is None else tuple(_output(*pair, is_binary) for pair in _entries(listed, "outputs"))
+    return _Text(inputs, outputs, is_binary, _id(content), parameters)
+
+
+_remember = functools.lru_cache(_REMEMBERED_TEXTS)(_understand)
+
+
+def parse_raw(body: Body, spec: TensorSpec) -> InferRequest:
+    """Read a request whose body is the bytes of the model's only input.
+
+    Args:
+        spec: of the input; one of its lengths may be open, and follows from the length of the body.
+
+    Raises:
+        RequestError: the body does not fit.
+    """
+    where = f"inputs[0] ({spec.name})"
+    if spec.datatype == datatypes.BYTES:
+        array = datatypes.text_array([bytes(body)]).reshape([1] * len(spec.shape))
+    else:
+        row_bytes = datatypes.DTYPES[spec.datatype].itemsize
+        row_bytes *= datatypes.count_elements([length for length in spec.shape if length >= 0])
+        if spec.shape.count(-1) > 1 or not row_bytes:
+            raise RequestError(
+                400, f"{where}: expected a shape with one open length for raw bytes, found {list(spec.shape)}"
+            )
+        shape = tuple(len(body) // row_bytes if length < 0 else length for length in spec.shape)
+        array = datatypes.from_bytes(memoryview(body), spec.datatype, shape, where)
+    return InferRequest((InputTensor(spec.name, spec.datatype, array),), is_binary=True)
+
+
+def _entries(found: object, key: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Go through the objects of a list, whose names must differ."""
+    if not isinstance(found, list):
+        raise RequestError(400, f"{key}: expected a list of tensors, found {excerpt(found)}")
+    names: set[str] = set()
+    for index, entry in enumerate(found):
+        where = f"{key}[{index}]"
+        if not isinstance(entry, dict):
+            raise RequestError(400, f"{where}: expected an object, found {excerpt(entry)}")
+        name = entry.get("name")
+        if not isinstance(name, str) or not name:
+            raise RequestError(400, f"{where}: expected a name, found {excerpt(name)}")
+        if name in names:
+            raise RequestError(400, f"{where}: expected each name once, found {excerpt(name)} again")
+        names.add(name)
+        yield entry, f"{where} ({excerpt(name)})"
+
+
+def _describe(entry: dict[str, Any], where: str) -> _Described:
+    datatype = datatypes.require_datatype(entry.get("datatype"), f"{where}: datatype")
+    shape = datatypes.require_shape(entry.get("shape"), f"{where}: shape")
+    size_bytes = _parameters(entry, where).get("binary_data_size")
+    if size_bytes is not None and "data" in entry:
+        raise RequestError(400, f"{where}: expected data or binary_data_size, found both")
+    return _Described(entry["name"], datatype, shape, where, size_bytes, entry.get("data"))
+
+
+def _input(said: _Described, part: BinaryPart) -> InputTensor:
+    name, datatype, shape, where, size_bytes, data = said
+    if size_bytes is None:
+        array = datatypes.from_json(data, datatype, shape, f"{where}: data")
+    else:
+        array = datatypes.from_bytes(part.take(size_bytes, where), datatype, shape, where)
+    return InputTensor(name, datatype, array)
+
+
+def _output(entry: dict[str, Any], where: str, is_binary: bool) -> RequestedOutput:
+    return RequestedOutput(entry["name"], _truth(_parameters(entry, where), "binary_data", is_binary, where))
+
+
+def _parameters(entry: dict[str, Any], where: str) -> dict[str, Any]:
+    found = entry.get("parameters")
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise RequestError(400, f"{where}: parameters: expected an object, found {excerpt(found)}")
+    for name in _UNSUPPORTED:
+        if found.get(name):
+            raise RequestError(400, f"{where}: parameters: expected none that this server lacks, found {name}")
+    return found
+
+
+def _truth(parameters: Parameters, name: str, default: bool, where: str) -> bool:
+    found = parameters.get(name, default)
+    if not isinstance(found, bool):
+        raise RequestError(400, f"{where}: {name}: expected true or false, found {excerpt(found)}")
+    return found
+
+
+def _id(content: dict[str, Any]) -> str | None:
+    found = content.get("id")
+    if found is not None and not isinstance(found, str):
+        raise RequestError(400, f"id: expected a text, found {excerpt(found)}")
+    return found
+
+
+HEADER = "Inference-Header-Content-Length"
+
+
+Body = Union[bytes, bytearray, memoryview]
+
+
+_DIGITS = re.compile(r"[0-9]{1,18}")
+
+
+def split_body(body: Body, header_length: str | None) -> tuple[bytes, memoryview]:
+    """Split a body into its JSON text and a view of the bytes after it.
+
+    Args:
+        header_length: the value of `Inference-Header-Content-Length`.
+
+    Raises:
+        RequestError: the length is malformed, or goes beyond the body.
+    """
+    if header_length is None:
+        return bytes(body), memoryview(b"")
+    length = int(header_length) if _DIGITS.fullmatch(header_length.strip()) else len(body) + 1
+    if length > len(body):
+        raise RequestError(400, f"{HEADER}: expected 0 to {len(body)}, found {excerpt(header_length)}")
+    return bytes(body[:length]), memoryview(body)[length:]
+
+
+def is_raw(header_length: str | None) -> bool:
+    """Whether all of a body is one tensor, by the value of `Inference-Header-Content-Length`."""
+    return header_length is not None and header_length.strip() == "0"
+
+
+class BinaryPart:
+    """Hands out the bytes after the JSON, in the order of the inputs."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._position = 0
+
+    def take(self, size_bytes: object, where: str) -> memoryview:
+        """Take the next bytes, as a view; raises `RequestError` for a malformed size, or one beyond what is left."""
+        rest = len(self._data) - self._position
+        if type(size_bytes) is not int or not 0 <= size_bytes <= rest:
+            raise RequestError(
+                400, f"{where}: binary_data_size: expected 0 to the {rest} bytes left, found {excerpt(size_bytes)}"
+            )
+        begin, self._position = self._position, self._position + size_bytes
+        return self._data[begin : self._position]
+
+    def require_end(self) -> None:
+        """Refuse bytes that belong to no tensor; raises `RequestError`."""
+        rest = len(self._data) - self._position
+        if rest:
+            raise RequestError(
+                400, f"the body: expected {self._position} bytes after its JSON part, found {len(self._data)}"
+            )
+
+
+Part = Union[bytes, memoryview]
+
+
+class InferAnswer(NamedTuple):
+    """What a model gives for a request."""
+
+    model_name: str
+    model_version: str
+    outputs: Mapping[str, Array]
+    parameters: Mapping[str, Any] = _NO_PARAMETERS
+
+
+def encode_infer(answer: InferAnswer, request: InferRequest) -> tuple[dict[str, str], tuple[Part, ...]]:
+    """Write an answer in the form that its request asks for: the headers for the body, and its parts.
+
+    Raises:
+        RequestError: an output is wanted that the model does not have.
+        ValueError: an output has NaN or infinities, and is wanted as JSON.
+    """
+    wanted = _wanted(tuple(answer.outputs), request)
+    forms: list[tuple[str, str, tuple[int, ...], int]] = []
+    parts: list[Part] = []
+    for name, is_binary in wanted:
+        if not is_binary:
+            return _encode_mixed(answer, request, wanted)
+        array = answer.outputs[name]
+        parts.append(datatypes.to_bytes(array))
+        forms.append((name, datatypes.name_of(array.dtype), array.shape, len(parts[-1])))
+    # An id is another one in each request.
+    write = _text if request.id is None else _text.__wrapped__
+    text = write(answer.model_name, answer.model_version, request.id, tuple(answer.parameters.items()), tuple(forms))
+    return _headers(text), (text, *parts)
+
+
+def _encode_mixed(
+    answer: InferAnswer, request: InferRequest, wanted: Sequence[tuple[str, bool]]
+) -> tuple[dict[str, str], tuple[Part, ...]]:
+    described: list[dict[str, object]] = []
+    parts: list[Part] = []
+    for name, is_binary in wanted:
+        array = answer.outputs[name]
+        output = _form(name, datatypes.name_of(array.dtype), array.shape)
+        if is_binary:
+            parts.append(datatypes.to_bytes(array))
+            output["parameters"] = {"binary_data_size": len(parts[-1])}
+        else:
+            output["data"] = datatypes.to_json(array, f"outputs ({name})")
+        described.append(output)
+    frame = _frame(answer.model_name, answer.model_version, request.id, answer.parameters)
+    text = strict_json.dump({**frame, "outputs": described})
+    return _headers(text) if parts else {"Content-Type": "application/json"}, (text, *parts)
+
+
+@functools.lru_cache(_REMEMBERED_TEXTS)
+def _text(
+    name: str,
+    version: str,
+    id: str | None,
+    parameters: tuple[tuple[str, object], ...],
+    forms: tuple[tuple[str, str, tuple[int, ...], int], ...],
+) -> bytes:
+    """Write the JSON before outputs that all go as bytes; it is the same for many answers of a generation."""
+    outputs = [
+        {**_form(output, datatype, shape), "parameters": {"binary_data_size": size}}
+        for output, datatype, shape, size in forms
+    ]
+    return strict_json.dump({**_frame(name, version, id, dict(parameters)), "outputs": outputs})
+
+
+def _headers(text: bytes) -> dict[str, str]:
+    return {"Content-Type": "application/octet-stream", HEADER: str(len(text))}
+
+
+def _form(name: str, datatype: str, shape: Sequence[int]) -> dict[str, object]:
+    return {"name": name, "datatype": datatype, "shape": list(shape)}
+
+
+def _frame(name: str, version: str, id: str | None, parameters: Mapping[str, Any]) -> dict[str, object]:
+    frame: dict[str, object] = {"model_name": name, "model_version": version}
+    if id is not None:
+        frame["id"] = id
+    if parameters:
+        frame["parameters"] = dict(parameters)
+    return frame
+
+
+def _wanted(names: Sequence[str], request: InferRequest) -> list[tuple[str, bool]]:
+    """List the outputs to send, in the order of the request, and whether each goes as bytes."""
+    for output in request.outputs:
+        if output.name not in names:
+            raise RequestError(400, f"outputs: expected of {', '.join(names)}, found {excerpt(output.name)}")
+    if not request.outputs:
+        return [(name, request.is_binary) for name in names]
+    return [(output.name, output.is_binary) for output in request.outputs]

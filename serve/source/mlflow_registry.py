@@ -1,0 +1,213 @@
+"""The door to MLflow: the version of a registered model that an alias names, `mlflow:models:/NAME@ALIAS`.
+
+Where the registry is, and how it is entered, is set as for every other client of MLflow, by MLFLOW_TRACKING_URI and its
+like. What the alias names is the order: moved back, it is followed back. Needs the extra `[mlflow]`.
+
+A version that `publish` made has its marker beside its checkpoint. For any other one a manifest is written here, from
+what the registry states; it has no sha256, as nobody has stated one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from serve import durable_files
+from serve.errors import ModelError
+from serve.source.local import MARKER_LIMIT_BYTES, Listed, LocalSource
+from serve.source.observation import MARKER_SUFFIX, Identity, Observation
+
+# What a missing model and a missing alias are called.
+MISSING = frozenset(("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"))
+# Which artifact is the checkpoint, where no marker tells: the first kind that there is.
+_SUFFIXES = ((".safetensors",), (".pt", ".pth", ".ckpt", ".bin", ".pt2"))
+_MOST_SHOWN = 5
+# A client that waits for minutes keeps a worker from following its host; nothing but data goes to standard output.
+_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+def open_client() -> Any:
+    """Return MLflow's client of the registry that the environment names.
+
+    Raises:
+        ModelError: it is missing, or cannot open this registry.
+    """
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    try:
+        from mlflow import MlflowClient
+
+        return MlflowClient()
+    except Exception as error:  # ImportError, and what MLflow raises for registries that it cannot open
+        raise ModelError(
+            f"mlflow: {error}",
+            hint="install envserve with its extra [mlflow]; a registry in a database needs the package mlflow",
+        ) from error
+
+
+def active_run_id() -> str | None:
+    """Return the run that is under way in this process."""
+    import mlflow
+
+    run = mlflow.active_run()
+    return str(run.info.run_id) if run is not None else None
+
+
+def metrics_of(run: Any) -> dict[str, float]:
+    """Return the finite metrics of a run."""
+    return {str(name): value for name, value in run.data.metrics.items() if math.isfinite(value)}
+
+
+@dataclass(frozen=True)
+class _Version:
+    """What was found out about one version of the model.
+
+    Args:
+        checkpoint: its path among the version's artifacts; `None` where there is none, or the registry is not ready.
+        text: the marker's, or the manifest that stands for it.
+    """
+
+    checkpoint: str | None
+    size_bytes: int
+    text: bytes
+    problem: str | None = None
+
+
+class MlflowPlace(LocalSource):
+    """What an alias names.
+
+    Args:
+        path: names the place in messages.
+    """
+
+    has_events = False
+
+    def __init__(self, path: Path, name: str, alias: str) -> None:
+        super().__init__(path)
+        self._name, self._alias = name, alias
+        self._client: Any = None
+        self._current: Any = None
+        self._listed: Sequence[Listed] = ()
+        self._known: tuple[Identity, _Version] | None = None
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether rank among several checkpoints matters."""
+        return False
+
+    def list(self) -> Sequence[Listed]:
+        """List the version that the alias names; nothing where there is no such alias."""
+        if self._client is None:  # not before the fork
+            self._client = open_client()
+        try:
+            self._current = self._client.get_model_version_by_alias(self._name, self._alias)
+        except Exception as error:  # MLflow's own; which one it is, is in its code
+            if getattr(error, "error_code", None) not in MISSING:
+                raise
+            return ()
+        listed = (Listed(self.path, _identify(self._current)),)
+        if listed != self._listed:
+            self._listed = listed
+        return self._listed
+
+    def look_at(self, listed: Listed) -> Observation:
+        """Look at the version's artifacts, once."""
+        if self._known is None or self._known[0] != listed.marker or self._known[1].checkpoint is None:
+            self._known = listed.marker, self._read(self._current)
+        marker, found = self._known
+        if found.checkpoint is None:
+            return Observation(self.path, None, marker, found.text, found.problem)
+        checkpoint = Identity(0, marker.inode, found.size_bytes, marker.mtime_ns)
+        source = MlflowSource(f"{self._uri}/{found.checkpoint}")
+        return Observation(self.path, checkpoint, marker, found.text, found.problem, source=source)
+
+    @property
+    def _uri(self) -> str:
+        return f"models:/{self._name}/{self._current.version}"
+
+    def _read(self, version: Any) -> _Version:
+        if version.status != "READY":
+            return _Version(None, 0, b"")
+        sizes = dict(_walk(self._uri, ""))
+        marked = [name for name in sizes if name + MARKER_SUFFIX in sizes]
+        kinds = [marked, *([name for name in sizes if name.endswith(suffixes)] for suffixes in _SUFFIXES)]
+        found = next((kind for kind in kinds if kind), [])
+        if len(found) != 1:
+            shown = ", ".join(found[:_MOST_SHOWN]) or "none"
+            return _Version(None, 0, b"", f"{self._uri}: expected one checkpoint among its artifacts, found {shown}")
+        (checkpoint,) = found
+        if not marked:
+            return _Version(checkpoint, sizes[checkpoint], self._write_manifest(version))
+        if sizes[checkpoint + MARKER_SUFFIX] > MARKER_LIMIT_BYTES:
+            problem = f"the marker: expected at most {MARKER_LIMIT_BYTES} bytes"
+            return _Version(checkpoint, sizes[checkpoint], b"", problem)
+        with tempfile.TemporaryDirectory(prefix="envserve-") as directory:
+            text = _download(f"{self._uri}/{checkpoint}{MARKER_SUFFIX}", Path(directory)).read_bytes()
+        return _Version(checkpoint, sizes[checkpoint], text)
+
+    def _write_manifest(self, version: Any) -> bytes:
+        created = datetime.fromtimestamp(version.creation_timestamp / 1000, timezone.utc)
+        metrics = metrics_of(self._client.get_run(version.run_id)) if version.run_id else {}
+        stated = {"version": str(version.version), "created": created.isoformat(), "metrics": metrics}
+        return json.dumps({**stated, **describe(self._name, version.version, version.run_id)}).encode()
+
+
+@dataclass(frozen=True)
+class MlflowSource:
+    """Where the store gets the bytes of a version's checkpoint.
+
+    Args:
+        uri: of the artifact, which nobody changes once it is registered.
+    """
+
+    uri: str
+
+    def copy_hashed(self, target: Path) -> durable_files.Copied:
+        """Copy the checkpoint into a new, synced file, and hash exactly the bytes that were written.
+
+        Raises:
+            Exception: of MLflow and others; `target` may exist in part, and a directory beside it.
+        """
+        with tempfile.TemporaryDirectory(dir=target.parent, suffix=".part") as directory:
+            downloaded = _download(self.uri, Path(directory))
+            with downloaded.open("rb") as reader:
+                return durable_files.copy_hashed(reader.fileno(), target)
+
+
+def describe(name: str, version: object, run_id: str | None) -> Mapping[str, object]:
+    """Return what a manifest states about the registry."""
+    return {"mlflow": {"model": name, "version": str(version), "run_id": run_id or None}}
+
+
+def _walk(uri: str, within: str) -> Iterator[tuple[str, int]]:
+    import mlflow.artifacts
+
+    for entry in mlflow.artifacts.list_artifacts(artifact_uri=f"{uri}/{within}".rstrip("/")):
+        if entry.is_dir:
+            yield from _walk(uri, entry.path)
+        else:
+            yield entry.path, int(entry.file_size or 0)
+
+
+def _download(uri: str, directory: Path) -> Path:
+    import mlflow.artifacts
+
+    return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(directory)))
+
+
+def _identify(version: Any) -> Identity:
+    number = hashlib.sha256(f"{version.name}/{version.version}/{version.run_id}".encode()).digest()
+    return Identity(0, int.from_bytes(number[:8], "big"), 0, int(version.creation_timestamp) * 1_000_000)

@@ -1,0 +1,213 @@
+"""The processor cores and the memory that this process may use, and uses.
+
+Fewer than the machine has, in a container or under taskset: its control groups, and those above them, limit it. Source:
+the kernel's Documentation/admin-guide/cgroup-v2.rst ("CPU Interface Files") and cgroup-v1/cgroups.rst and memory.rst.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from serve.errors import MemoryShortError
+
+
+class Group(NamedTuple):
+    """A control group.
+
+    Args:
+        path: its directory, which need not exist: in a container it may be the host's path, and only the mount is ours.
+        is_v2: whether it is one of cgroup v2, whose files have other names.
+    """
+
+    path: Path
+    is_v2: bool
+
+
+def groups_of(controller: str, root: Path) -> Iterator[Group]:
+    """Go through the groups of this process, its own first."""
+    try:
+        lines = (root / "proc" / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    mount = root / "sys" / "fs" / "cgroup"
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        own = PurePosixPath(*(part for part in path.split("/") if part not in ("", "..")))
+        for place in (own, *own.parents):
+            yield Group((mount / controller if controllers else mount) / place, not controllers)
+
+
+_ROOT = Path("/")
+
+
+def count_cores(root: Path = _ROOT) -> int:
+    """Count the cores that this process may use, at least one."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    allowed = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return max(1, min([allowed, *(math.floor(quota) for quota in _quotas(root))]))
+
+
+def threads_of_an_operation(cores: int, workers: int, environ: Mapping[str, str]) -> int:
+    """Choose how many threads one torch operation uses in each worker.
+
+    More than there are cores for costs more than it brings: on two cores, two threads in each of two workers halved the
+    rate.
+
+    Args:
+        environ: the environment variables; `OMP_NUM_THREADS` is the user's word.
+    """
+    stated = environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if stated.isdecimal() and int(stated) > 0:
+        return int(stated)
+    return max(1, cores // workers)
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """The limits of the process's group and of those above it, in cores."""
+    for group in groups_of("cpu", root):
+        quota = _read_v2(group.path) if group.is_v2 else _read_v1(group.path)
+        if quota is not None:
+            yield quota
+
+
+def _read_v2(group: Path) -> float | None:
+    try:
+        quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _read_v1(group: Path) -> float | None:
+    try:
+        quota = int((group / "cpu.cfs_quota_us").read_text(encoding="ascii"))
+        return None if quota < 0 else quota / int((group / "cpu.cfs_period_us").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+# The limit, what is used, and the part of the file cache that the kernel gives up before it kills anybody.
+_V2 = ("memory.max", "memory.current", "inactive_file")
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+# What v1 states for "none" is the largest number of pages that it can count, in bytes.
+_NO_LIMIT_BYTES = 1 << 60
+_MEBIBYTE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Available:
+    """Memory that can still be taken."""
+
+    size_bytes: int
+    source: str
+
+
+def read_available(root: Path = _ROOT) -> Available | None:
+    """Read how much memory this process may still take.
+
+    Returns:
+        The tightest of all limits; `None` on a system that states none.
+    """
+    found = (_read_group(group.path, *(_V2 if group.is_v2 else _V1)) for group in groups_of("memory", root))
+    limits = [limit for limit in (_read_meminfo(root), *found) if limit is not None]
+    return min(limits, key=lambda limit: limit.size_bytes, default=None)
+
+
+def require_memory(needed_bytes: int, available: Available | None, purpose: str, hint: str) -> None:
+    """Refuse what would not fit, before anything is allocated.
+
+    Args:
+        available: what is there; unknown counts as enough.
+    """
+    if available is not None and needed_bytes > available.size_bytes:
+        raise MemoryShortError(
+            f"memory for {purpose}: expected {_as_mebibytes(needed_bytes)}, "
+            f"found {_as_mebibytes(available.size_bytes)} ({available.source})",
+            hint=hint,
+        )
+
+
+def _as_mebibytes(size_bytes: int) -> str:
+    return f"{size_bytes / _MEBIBYTE:.1f} MiB"
+
+
+def _read_meminfo(root: Path) -> Available | None:
+    kibibytes = _find_number(root / "proc" / "meminfo", "MemAvailable:")
+    return None if kibibytes is None else Available(kibibytes * 1024, "MemAvailable")
+
+
+def _read_group(group: Path, limit_name: str, usage_name: str, cache_name: str) -> Available | None:
+    limit = _read_number(group / limit_name)
+    if limit is None or limit >= _NO_LIMIT_BYTES:
+        return None
+    usage = _read_number(group / usage_name)
+    if usage is None:
+        return None
+    cache_bytes = _find_number(group / "memory.stat", cache_name + " ") or 0
+    return Available(max(0, limit - usage + cache_bytes), f"{group.name or 'cgroup'}/{limit_name}")
+
+
+def _read_number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # "max", or no such file
+        return None
+
+
+def _find_number(path: Path, key: str) -> int | None:
+    """The number after a key at the start of a line."""
+    try:
+        text = "\n" + path.read_text()
+    except OSError:
+        return None
+    # Every candidate is preceded by this, in every worker: the other fifty lines are not parsed.
+    _, _, found = text.partition("\n" + key)
+    word = found.partition("\n")[0].split()
+    return int(word[0]) if word and word[0].isdigit() else None
+
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_ENOUGH_BYTES = 200
+
+
+def used_bytes() -> int:
+    """Return how much memory of its own this process uses: resident pages that no file backs.
+
+    Mapped weights are not counted, because all workers share them.
+    """
+    try:
+        _, resident, shared = os.pread(_open_statm(os.getpid()), _ENOUGH_BYTES, 0).split()[:3]
+    except (OSError, ValueError):
+        return 0
+    return (int(resident) - int(shared)) * _PAGE_BYTES
+
+
+def trim_memory() -> None:
+    """Have the C library give freed memory back to the kernel.
+
+    Small tensors come from arenas that glibc keeps; without this a worker stays as large as it ever was. ctypes lets
+    go of the interpreter lock meanwhile.
+    """
+    trim = _find_trim()
+    if trim is not None:
+        trim(0)
+
+
+# Kept open, by each process for itself: every call that may wait hands the interpreter lock to somebody else.
+@functools.lru_cache(maxsize=1)
+def _open_statm(pid: int) -> int:
+    return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+
+
+@functools.lru_cache(maxsize=1)
+def _find_trim() -> Any:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none

@@ -1,0 +1,187 @@
+"""OCI images of locks, judged by the programs that others read images with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from envtool.image.tree import Member, grouped
+from envtool.lockfile.conda_lock_v1 import LockedPackage, format_lockfile
+from tests.functional.prefix.conftest import Channel, User
+from tests.support.archives import PLACEHOLDER, Archive, File, lock_of, locked
+from tests.support.debian_tools import require
+from tests.support.wheels import locked_wheel, write_wheel
+
+Python = tuple[LockedPackage, ...]
+
+
+def run(*argv: object) -> str:
+    done = subprocess.run([str(each) for each in argv], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def layers_of(layout: Path) -> dict[str, str]:
+    index = json.loads((layout / "index.json").read_bytes())["manifests"][0]
+    manifest = json.loads(blob(layout, index["digest"]))
+    return {each["annotations"]["envserve.layer"]: each["digest"] for each in manifest["layers"]}
+
+
+def blob(layout: Path, digest: str) -> bytes:
+    content = (layout / "blobs/sha256" / digest.partition(":")[2]).read_bytes()
+    assert f"sha256:{hashlib.sha256(content).hexdigest()}" == digest
+    return content
+
+
+def test_an_image_has_one_digest_everywhere_and_its_tree_is_its_lock(
+    user: User, python: Python, hello: LockedPackage, channel: Channel
+) -> None:
+    require("skopeo", "umoci")
+    lock = user.write_lock(*python, *channel.all, hello)
+    digest = user.run("image", "-o", user.home / "image").stdout.strip()
+    # Another cache, another umask, a path of another length, the archives instead of what is kept unpacked.
+    umask = os.umask(0o077)
+    try:
+        elsewhere = {"ENVTOOL_HOME": str(user.home / "a-longer-home-of-somebody-else")}
+        assert user.run("image", "-o", user.home / "b.tar", **elsewhere).stdout.strip() == digest
+    finally:
+        os.umask(umask)
+    run("skopeo", "copy", f"oci-archive:{user.home}/b.tar:latest", f"oci:{user.home}/copy:latest")
+    shown = json.loads(run("skopeo", "inspect", f"oci:{user.home}/copy:latest"))
+    assert shown["Digest"] == digest
+    assert shown["Labels"]["envserve.lock-sha256"] == hashlib.sha256(lock.read_bytes()).hexdigest()
+    run("umoci", "unpack", "--rootless", "--image", f"{user.home}/copy:latest", user.home / "unpacked")
+    prefix = user.home / "unpacked/rootfs/opt/env"
+    report = json.loads(user.run("verify", "-p", prefix, "--made-for", "/opt/env", "--json").stdout)
+    assert report["findings"] == []
+    assert report["env_digest"] == shown["Labels"]["envserve.env-digest"]
+    user.run("create", "-p", user.home / "env")
+    assert user.run("digest", "-p", user.home / "env").stdout.strip() == report["env_digest"]
+    assert str(user.home) not in "".join(path.read_text() for path in (prefix / "conda-meta").iterdir())
+    # The bill of materials refers to the image.
+    index = json.loads((user.home / "image/index.json").read_bytes())
+    referrer = json.loads(blob(user.home / "image", index["manifests"][1]["digest"]))
+    assert referrer["subject"]["digest"] == digest
+    bom = json.loads(blob(user.home / "image", referrer["layers"][0]["digest"]))
+    assert {each["name"] for each in bom["components"]} >= {"python", "tool", "hello-world"}
+
+
+def test_a_changed_package_changes_its_layer_and_the_notes(user: User, channel: Channel, tmp_path: Path) -> None:
+    user.write_lock(*channel.all)
+    user.run("image", "-o", user.home / "image")
+    before = layers_of(user.home / "image")
+    assert list(before) == ["library", "old", "tool", "notes", "root"]
+    newer = locked(Archive("library", {"lib/libx.so.1": File(b"other")}, version="1.1").write(tmp_path))
+    user.write_lock(channel.tool, newer, channel.old)
+    user.run("image", "-o", user.home / "image")
+    after = layers_of(user.home / "image")
+    assert {name for name in before if before[name] != after[name]} == {"library", "notes"}
+    # Nothing is left of what no image names.
+    kept = {path.name for path in (user.home / "image/blobs/sha256").iterdir()}
+    assert not kept & {before["library"][7:], before["notes"][7:]}
+    assert user.run("image", "-o", channel.path(channel.tool).parent, code=3).stderr.count("nothing in it was touched")
+
+
+def test_platforms_of_a_lock_come_together_in_an_index(user: User, tmp_path: Path) -> None:
+    require("skopeo")
+    platforms = {"linux-64": "amd64", "linux-aarch64": "arm64"}
+    packages = []
+    for each in platforms:
+        text = f"#!{PLACEHOLDER}/bin/sh\necho {each}\n".encode()
+        archive = Archive("tool", {"bin/tool": File(text, 0o755, prefix="text")}, subdir=each)
+        packages.append(locked(archive.write(tmp_path), platform=each))
+    lock = replace(lock_of(*packages), platforms=tuple(platforms), content_hash=dict.fromkeys(platforms, "0" * 64))
+    (user.home / "conda-lock.yml").write_text(format_lockfile(lock))
+    digests = [user.run("image", "-o", user.home / "i", "--platform", each).stdout for each in (*platforms, "linux-64")]
+    assert digests[1] == digests[2] != digests[0]
+    for name in platforms.values():
+        run("skopeo", "--override-arch", name, "copy", f"oci:{user.home}/i:latest", f"oci:{user.home}/{name}:latest")
+        config = json.loads(run("skopeo", "inspect", "--config", f"oci:{user.home}/{name}:latest"))
+        assert config["architecture"] == name
+
+
+def libraries(program: Path) -> set[str]:
+    return set(re.findall(r"(?:=> |\t)(/(?:usr/)?lib\S+) \(", run("ldd", program)))
+
+
+@pytest.mark.parametrize("name", ["based", pytest.param("alone", marks=pytest.mark.nightly)])
+def test_an_image_upon_a_base_or_with_a_sysroot_runs(
+    user: User, python: Python, hello: LockedPackage, tmp_path: Path, name: str
+) -> None:
+    require("skopeo", "umoci", "buildah")
+    user.write_lock(*python)
+    user.run("create", "-p", user.home / "env")
+    needed = libraries((user.home / "env/bin/python").resolve())
+    base = tmp_path / "base"
+    run("umoci", "init", "--layout", base)
+    run("umoci", "new", "--image", f"{base}:latest")
+    run("umoci", "unpack", "--rootless", "--image", f"{base}:latest", tmp_path / "bundle")
+    files = {}
+    for path in needed:
+        place = f"lib64/{Path(path).name}"
+        files[f"x86_64-conda-linux-gnu/sysroot/{place}"] = File(Path(path).read_bytes(), 0o755)
+        (tmp_path / "bundle/rootfs/lib64").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "bundle/rootfs" / place)
+    (tmp_path / "bundle/rootfs/lib").symlink_to("lib64")
+    run("umoci", "repack", "--image", f"{base}:latest", tmp_path / "bundle")
+    sysroot = locked(Archive("sysroot_linux-64", files).write(tmp_path))
+    # Stands where gunicorn does, and shows what the image runs it with.
+    show = (
+        "import os, sys\nprint(sys.argv[1:], os.getcwd(), os.environ['ENVSERVE_ENV_DIGEST'], open('serve.toml').read())"
+    )
+    server = locked_wheel(write_wheel(tmp_path, "gunicorn", "1.0", {"gunicorn.py": show}, {}))
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/serve.toml").write_text("model = 'm:M'")
+    more, options = {"based": ((), ("--base", base)), "alone": ((sysroot,), ())}[name]
+    user.write_lock(*python, hello, server, *more)
+    said = user.run("image", "-o", user.home / name, "--app", tmp_path / "app", *options).stderr
+    assert "no C library" not in said
+    own = ["--storage-driver", "vfs", "--root", tmp_path / "storage", "--runroot", tmp_path / "run"]
+    run("buildah", *own, "from", "--name", name, f"oci:{user.home}/{name}:latest")
+    config = json.loads(run("skopeo", "inspect", "--config", f"oci:{user.home}/{name}:latest"))["config"]
+    shown = run("buildah", *own, "run", "--isolation", "chroot", name, "--", *config["Entrypoint"])
+    digest = config["Labels"]["envserve.env-digest"]
+    assert shown == f"['-c', 'python:serve.gunicorn_conf', 'serve.wsgi:app'] /srv/app {digest} model = 'm:M'\n"
+    assert "/opt/env" in run("buildah", *own, "run", "--isolation", "chroot", name, "--", "hello")
+    damaged = next(path for path in (base / "blobs/sha256").iterdir() if path.read_bytes()[:2] == b"\x1f\x8b")
+    damaged.write_bytes(damaged.read_bytes() + b"x")
+    assert "missing or damaged" in user.run("image", "-o", user.home / "c", "--base", base, code=3).stderr
+
+
+def test_more_packages_than_layers_share_them_by_name() -> None:
+    def layers(*names: str) -> list[tuple[str, list[Member]]]:
+        return grouped(iter([(name, [Member(name)]) for name in [*names, "wheels", "notes"]]), 12)
+
+    def place(found: list[tuple[str, list[Member]]]) -> dict[str, str]:
+        return {member.path: title for title, members in found for member in members}
+
+    names = [f"package-{number}" for number in range(50)]
+    many, more = place(layers(*names)), place(layers(*names, "another"))
+    assert len(set(many.values())) <= 12
+    assert {path: more[path] for path in many} == many
+    assert [title for title, _ in layers("a", "b")] == ["a", "b", "wheels", "notes"]
+
+
+def test_every_layer_is_a_plain_archive_with_fixed_owners_times_and_modes(user: User, channel: Channel) -> None:
+    user.write_lock(*channel.all)
+    layout = user.home / "image"
+    user.run("image", "-o", layout)
+    found: dict[str, Any] = {}
+    for digest in layers_of(layout).values():
+        assert blob(layout, digest)[4:8] == b"\0\0\0\0"  # the time of gzip
+        with tarfile.open(layout / "blobs/sha256" / digest[7:]) as tar:
+            found.update({each.name: each for each in tar})
+    assert {(each.uid, each.gid, each.uname, int(each.mtime)) for each in found.values()} == {(0, 0, "", 315_619_200)}
+    assert found["opt/env/bin/tool"].mode == 0o755
+    assert found["opt/env/share/x"].mode == 0o644
+    assert found["opt/env/lib/libx.so"].linkname == "libx.so.1"
