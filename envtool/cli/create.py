@@ -114,6 +114,7 @@ def as_told(outcome: Outcome) -> dict[str, Any]:
         "link_scripts_run": list(outcome.scripts_run),
         "messages": list(outcome.messages),
         "cuda": outcome.cuda,
+        "distributions_twice": list(outcome.twice),
     }
 
 

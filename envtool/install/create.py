@@ -16,6 +16,7 @@ from envtool.console import ProgressDisplay
 from envtool.fetch.archive_cache import Cache
 from envtool.install.attempt import make
 from envtool.install.cuda import cuda_of, detect_gpu, judge
+from envtool.install.distribution_collisions import brought_twice
 from envtool.install.link_script_runs import confinement
 from envtool.install.record import complete
 from envtool.install.request import Request
@@ -36,6 +37,7 @@ class Outcome:
         link_scripts: those that were not run, by package.
         scripts_run: those that were.
         messages: what they left for people to read.
+        twice: the Python distributions that two conda packages bring.
         cuda: why the CUDA of the lock may not run on this machine.
     """
 
@@ -46,6 +48,7 @@ class Outcome:
     scripts_run: Sequence[str] = ()
     messages: Sequence[str] = ()
     cuda: str | None = None
+    twice: Sequence[str] = ()
 
     def notes(self) -> list[str]:
         """What was done beside linking, a line each."""
@@ -61,7 +64,7 @@ class Outcome:
             lines.append(
                 f"{winner[1]} and {loser[1]} bring the same path: {paths[0]}{more}; that of {winner[1]} is used"
             )
-        lines += [self.cuda] if self.cuda else []
+        lines += [*self.twice, *([self.cuda] if self.cuda else [])]
         return [*lines, *(sentence(name, paths) for name, paths in self.link_scripts.items())]
 
 
@@ -88,8 +91,10 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisp
     cuda = cuda_of(made.transaction.wanted)
     verdict = judge(cuda, detect_gpu(detect_virtual_packages()))[1] if cuda else None
     skipped, run = split(scripts_of(made.inventory.declared), receipt.link_scripts)
-    clobbers = made.inventory.layout.clobbers
-    return Outcome(made.transaction.plan, receipt, clobbers, skipped, run, made.messages, verdict or None)
+    return Outcome(
+        made.transaction.plan, receipt, made.inventory.layout.clobbers, skipped, run, made.messages, verdict or None,
+        brought_twice(made.inventory.declared),
+    )  # fmt: skip
 
 
 def preview(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisplay) -> Plan:

@@ -1,4 +1,4 @@
-"""Conda packages and wheels that bring the same Python distribution, found before anything of a prefix is touched.
+"""Packages that bring the same Python distribution: a conda package and a wheel are refused before a prefix is touched.
 
 The wheel's installer would take the files of conda's away, whatever the package is called. A lock that envtool makes
 has no such pair unless a name did not tell; one of another tool may have.
@@ -6,11 +6,13 @@ has no such pair unless a name did not tell; one of another tool may have.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from envtool.artifacts.dist_info import distributions_in
 from envtool.artifacts.download import require_sha256
+from envtool.artifacts.file_manifest import Declared
 from envtool.errors import Issue, LockfileError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.lockfile.model import LockedPackage
@@ -20,6 +22,7 @@ _HINT = (
     "run envtool lock again where these archives are in the cache, as they are now: it reads in them what they bring; "
     "or take the conda package or the requirement out of environment.yml"
 )
+_METADATA = re.compile(r"(?:^|/)site-packages/([^/]+)-([^/-]+)\.dist-info/METADATA")
 
 
 def refuse_collisions(wanted: Sequence[LockedPackage], proven: Mapping[str, Path], cache: Cache) -> None:
@@ -33,6 +36,16 @@ def refuse_collisions(wanted: Sequence[LockedPackage], proven: Mapping[str, Path
     issues = list(_collisions(wanted, wheels, proven, cache)) if wheels else []
     if issues:
         raise LockfileError("the lock", issues, _HINT)
+
+
+def brought_twice(declared: Mapping[str, Declared]) -> list[str]:
+    """A line for each Python distribution of which two conda packages bring a version each: pip sees one of them."""
+    found: dict[str, list[str]] = {}
+    for path, file in sorted(declared.items()):
+        if file.package[0] == "conda" and (match := _METADATA.search(path)):
+            found.setdefault(normalize(match[1]), []).append(f"{file.package[1]} ({match[2]})")
+    twice = {name: each for name, each in found.items() if len(each) > 1}
+    return [f"the Python distribution {name} is brought by {' and '.join(each)}" for name, each in twice.items()]
 
 
 def _collisions(

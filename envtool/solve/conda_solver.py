@@ -188,7 +188,9 @@ class Repodata:
             urls = set(request.keep)
             names = sorted({file_parts(url)[0] for url in urls})
             found = await self._query(request.channels, request.platform, names)
-            kept = [each for each in found if credentials.strip(each.url) in urls]
+            files = {url.rpartition("/")[2] for url in urls}  # told apart quickly: there are thousands of records
+            alike = [each for each in found if each.url.rpartition("/")[2] in files]
+            kept = [each for each in alike if credentials.strip(each.url) in urls]
         policy = request.policy
         sources: list[Any] = list(request.channels)
         if policy.has_exceptions:

@@ -14,9 +14,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urldefrag, urlsplit
 
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
-
 from envtool.solve.match_spec_text import parse
 from envtool.spec import selectors, virtual_packages
 from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec
@@ -87,6 +84,9 @@ def _conda_line(dependency: Dependency) -> dict[str, Any]:
 
 
 def _pip_line(dependency: Dependency) -> dict[str, Any]:
+    from packaging.requirements import InvalidRequirement, Requirement  # most environments have no wheels
+    from packaging.utils import canonicalize_name
+
     text, marked, markers = dependency.text.rpartition(";") if ";" in dependency.text else (dependency.text, "", "")
     text, _, hashed = text.strip().partition(" --hash=")
     try:

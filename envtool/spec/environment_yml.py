@@ -126,8 +126,8 @@ def _unknown_keys(document: YamlDocument, top: Mapping[str, Value]) -> list[Issu
 def _name(document: YamlDocument, value: Value | None) -> str | None:
     # Source: CEP 24, "name and prefix".
     name = document.string(value, "name")
-    if value and name and (name in ("base", "root") or re.search(r"[/ :#]", name)):
-        document.issue(value.line, f"name {name!r}: no / : # or space, and neither base nor root")
+    if value and name and (name in ("base", "root", ".", "..") or re.search(r"[/ :#]", name)):
+        document.issue(value.line, f"name {name!r}: no / : # or space, and none of base, root, . and ..")
     return name
 
 

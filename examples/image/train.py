@@ -12,6 +12,8 @@ import safetensors.torch
 import torch
 from model import SHAPES, SIDE, Shapes
 
+from serve import publish
+
 IMAGES = 600
 BATCH = 60
 # The images are the same for every seed of the training, so that versions can be compared.
@@ -83,10 +85,13 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="file to write: .safetensors")
     parser.add_argument("--seed", type=int, default=1, help="of the initial weights (default: 1)")
     parser.add_argument("--epochs", type=int, default=20, help="passes over the images (default: 20)")
+    parser.add_argument("--to", help="publish them there, too: the watched directory, or its URL")
     options = parser.parse_args()
     model, accuracy = train(options.seed, options.epochs)
     safetensors.torch.save_file(model.state_dict(), str(options.output))
     print(f"wrote {options.output}: {accuracy:.1%} of {IMAGES} images right")
+    if options.to:
+        print(f"published {publish(options.output, options.to).checkpoint}")
 
 
 if __name__ == "__main__":

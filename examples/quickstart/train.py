@@ -11,6 +11,8 @@ import safetensors.torch
 import torch
 from model import CLASSES, FEATURES, Classifier
 
+from serve import publish
+
 ROWS = 2048
 LEARNING_RATE = 0.02
 # The task is the same for every seed of the training, so that versions can be compared.
@@ -74,10 +76,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the initial weights (default: 1)")
     parser.add_argument("--epochs", type=int, default=60, help="passes over the task (default: 60)")
     parser.add_argument("--hidden", type=int, default=32, help="width of the hidden layer (default: 32)")
+    parser.add_argument("--to", help="publish them there, too: the watched directory, or its URL")
     options = parser.parse_args()
     model, accuracy = train(options.seed, options.epochs, options.hidden)
     save(model, options.output)
     print(f"wrote {options.output}: {accuracy:.1%} of {ROWS} rows right")
+    if options.to:
+        print(f"published {publish(options.output, options.to).checkpoint}")
 
 
 if __name__ == "__main__":

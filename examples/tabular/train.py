@@ -12,6 +12,8 @@ import safetensors.torch
 import torch
 from model import PLANS, Churn
 
+from serve import publish
+
 CUSTOMERS = 2000
 # The customers are the same for every seed of the training, so that versions can be compared.
 TASK_SEED = 7
@@ -66,10 +68,13 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="file to write: .safetensors")
     parser.add_argument("--seed", type=int, default=1, help="of the initial weights (default: 1)")
     parser.add_argument("--epochs", type=int, default=150, help="passes over the customers (default: 150)")
+    parser.add_argument("--to", help="publish them there, too: the watched directory, or its URL")
     options = parser.parse_args()
     model, accuracy = train(options.seed, options.epochs)
     safetensors.torch.save_file(model.state_dict(), str(options.output))
     print(f"wrote {options.output}: right about {accuracy:.1%} of {CUSTOMERS} customers")
+    if options.to:
+        print(f"published {publish(options.output, options.to).checkpoint}")
 
 
 if __name__ == "__main__":

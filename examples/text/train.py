@@ -12,6 +12,8 @@ import safetensors.torch
 import torch
 from model import LANGUAGES, Language
 
+from serve import publish
+
 WORDS = {
     "English": "the a is are where when we they have had with from that this water bread house street train station "
     "morning evening good small big friend child right left through under between thing would could she",
@@ -70,10 +72,13 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="file to write: .safetensors")
     parser.add_argument("--seed", type=int, default=1, help="of the initial weights (default: 1)")
     parser.add_argument("--epochs", type=int, default=30, help="passes over the sentences (default: 30)")
+    parser.add_argument("--to", help="publish them there, too: the watched directory, or its URL")
     options = parser.parse_args()
     model, accuracy = train(options.seed, options.epochs)
     safetensors.torch.save_file(model.state_dict(), str(options.output))
     print(f"wrote {options.output}: {accuracy:.1%} of {SENTENCES} sentences right")
+    if options.to:
+        print(f"published {publish(options.output, options.to).checkpoint}")
 
 
 if __name__ == "__main__":

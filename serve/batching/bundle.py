@@ -10,6 +10,7 @@ from serve.errors import InputError
 
 if TYPE_CHECKING:
     from serve.inference.body_layout import BodyLayout
+    from serve.inference.model_instance import ModelInstance
     from serve.inference.prediction import Prediction
     from serve.model.slot import Generation
 
@@ -39,6 +40,7 @@ class Form(Protocol):
 
     layout: BodyLayout
     timeout_s: float
+    instance: ModelInstance
 
     def deliver(self, bundle: Bundle, result: Any) -> None:
         """Answer the requests of a bundle."""

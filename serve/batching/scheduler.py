@@ -24,6 +24,7 @@ from serve.batching.batch_queue import BatchQueue, Limits, RunTime, Task, Waitin
 from serve.batching.bundle import Apart, Bundle, Form, FormedRequest
 from serve.errors import ServeError
 from serve.http.messages import Response
+from serve.inference.inspection import Remade, look
 from serve.inference.prediction import Prediction
 from serve.swap.generation import identify
 
@@ -93,7 +94,8 @@ class Scheduler:
             run = functools.partial(_run_together, instance, prediction.generation)
             batch_queue.put(Task(key, rows, taken, run, finish, now_s, until_s, prediction))
         else:
-            batch_queue.put(Task(None, 1, taken, functools.partial(_run_alone, predictor), finish, now_s, until_s))
+            run = functools.partial(_run_alone, predictor)
+            batch_queue.put(Task(None, 1, taken, run, finish, now_s, until_s, prediction))
         if not is_alone:
             self._wake(batch_queue)
 
@@ -208,7 +210,23 @@ class Scheduler:
 def _time(batch: Sequence[Waiting]) -> tuple[list[Any], RunTime]:
     started_s, started_cpu_s = time.monotonic(), time.thread_time()
     results = run_batch(batch)
-    return results, RunTime(time.thread_time() - started_cpu_s, time.monotonic() - started_s)
+    took = RunTime(time.thread_time() - started_cpu_s, time.monotonic() - started_s)
+    return _inspect(batch, results, took.wall_s), took
+
+
+def _inspect(batch: Sequence[Waiting], results: list[Any], seconds: float) -> list[Any]:
+    """Count a run; while its generation is on trial, look at each of its answers."""
+    first, count = batch[0], sum(task.size for task in batch)
+    instance, generation = (first.form.instance, first.generation) if isinstance(first, Bundle) else first.owner[:2]
+    rows, number = sum(task.rows for task in batch), generation.provenance.generation
+    if not count or not instance.guard.note_run(number, count, rows, seconds):
+        return results
+    asked = [_requests_of(task, result) for task, result in zip(batch, results)]
+    all_asked = [each for several in asked for each in several]
+    deadlines_s = [task.deadline_s for task, several in zip(batch, asked) for _ in several]
+    looked = iter(look([each[0] for each in all_asked], [each[1] for each in all_asked], deadlines_s))
+    found = [[next(looked) for _ in several] for several in asked]
+    return [Apart(several) if isinstance(task, Bundle) else several[0] for task, several in zip(batch, found)]
 
 
 def _run_alone(predictor: Predictor, several: Sequence[Any]) -> Sequence[Any]:
@@ -258,7 +276,7 @@ class Sampler:
         asked = [each for task, result in zip(batch, results) for each in _requests_of(task, result)]
         place = random.randrange(len(asked))  # noqa: S311 - nothing secret about it
         prediction, result, _ = asked[place]
-        if isinstance(result, Exception) or prediction.instance.batching.is_over(_number(prediction)):
+        if isinstance(result, (Exception, Remade)) or prediction.instance.batching.is_over(_number(prediction)):
             return None
         prediction.instance.slot.hold(prediction.generation)
         self._is_busy = True

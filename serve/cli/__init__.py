@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from keyword import iskeyword
 
 import click
 from click.shell_completion import CompletionItem
 
 # The module and the summary of each command, so that `serve --help` imports none of them.
 COMMANDS = {
+    "new": ("serve.cli.development_commands", "Start a project that trains, publishes and serves."),
+    "check": ("serve.cli.development_commands", "Find out what would go wrong with a model class."),
+    "run": ("serve.cli.development_commands", "Serve a model class while it is being written."),
     "publish": ("serve.cli.publish_commands", "Publish a checkpoint, its marker last."),
+    "import": ("serve.cli.development_commands", "Carry over a model from another server."),
     "keygen": ("serve.cli.publish_commands", "Make a pair of keys to sign checkpoints with."),
     "status": ("serve.cli.operator_commands", "Show what is served, by whom, and what was refused."),
     "history": ("serve.cli.operator_commands", "List all generations, the newest first."),
@@ -20,6 +25,7 @@ COMMANDS = {
     "retry": ("serve.cli.operator_commands", "Judge anew what was refused."),
     "store": ("serve.cli.operator_commands", "Show what occupies the store, and why."),
     "verify": ("serve.cli.operator_commands", "Check checkpoints, or the weights in memory."),
+    "explain": ("serve.cli.operator_commands", "Explain what would happen to the next checkpoint."),
     "settings": ("serve.cli.operator_commands", "List every setting, its variable and its default."),
 }
 
@@ -40,7 +46,9 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        command: click.Command = getattr(
+            importlib.import_module(COMMANDS[cmd_name][0]), cmd_name + "_" * iskeyword(cmd_name)
+        )
         return command
 
     def resolve_command(

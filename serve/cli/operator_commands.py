@@ -207,6 +207,24 @@ def verify(
 
 @click.command()
 @_json_option
+@click.option("--model", metavar="NAME[@LABEL]", help="Which one, where the server has several.")
+def explain(as_json: bool, model: str | None) -> None:
+    """Explain what would happen to the next checkpoint under today's settings.
+
+    \b
+      python -m serve explain
+      python -m serve explain --model fraud@canary
+    """
+    from serve.operations import explanation
+
+    found = load_settings(os.environ, Path.cwd()).find(model)
+    status = Operations(found.store).status() if found.store.is_dir() else None
+    steps = explanation.explain(found, status)
+    click.echo(json.dumps({"model": found.full_name, "steps": steps}) if as_json else "\n".join(steps))
+
+
+@click.command()
+@_json_option
 def settings(as_json: bool) -> None:
     """List every setting, its variable and its default.
 

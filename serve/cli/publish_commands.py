@@ -32,7 +32,13 @@ def _parse_metrics(context: click.Context, option: click.Parameter, texts: tuple
 
 @click.command()
 @click.argument("file", type=_path)
-@click.option("--to", "directory", metavar="DIR", required=True, help="The watched directory, or its URL (s3://…).")
+@click.option(
+    "--to",
+    "directory",
+    metavar="DIR",
+    required=True,
+    help="The watched directory, its URL (s3://…), or mlflow:models:/NAME@ALIAS.",
+)
 @click.option("--name", help="File name of the checkpoint in DIR (default: that of FILE).")
 @click.option("--version", help="Name of this content in answers and logs (default: start of its sha256).")
 @click.option("--generation", type=int, default=0, help="A rising number of yours that outranks the clock.")
@@ -45,8 +51,9 @@ def _parse_metrics(context: click.Context, option: click.Parameter, texts: tuple
     "--key", "weights_key", metavar="KEY", help="Where the weights are in FILE, for example model or ema.state_dict."
 )
 @click.option("--strip-prefix", metavar="PREFIX", help="Take PREFIX off tensors' names; leave out those without it.")
+@click.option("--check", is_flag=True, help="First load it with the model class of serve.toml, as a server does.")
 @click.option("--golden", type=_path, metavar="FILE", help="JSON list of requests; absent answers are computed.")
-@click.option("--model", metavar="NAME[@LABEL]", help="Which one computes them, where the settings have several.")
+@click.option("--model", metavar="NAME[@LABEL]", help="Which one that is, where the settings have several.")
 @click.option(
     "--metric", "metrics", metavar="NAME=VALUE", multiple=True, callback=_parse_metrics, help="Written to the marker."
 )
@@ -58,13 +65,14 @@ def publish(file: Path, directory: str, name: str | None, version: str | None, a
     FILE is a state dict: safetensors, or what torch.save wrote. A server that watches DIR loads it, proves it by the
     sha256 in the marker, and swaps it in without a failed request. What torch.save wrote becomes safetensors on the
     way, where torch is installed and can read it without running its code. Wrappers' prefixes (module., _orig_mod.)
-    and the key of a bundle are taken off; where that is ambiguous, give --key or --strip-prefix. A sharded checkpoint
-    is published by its index, FILE.safetensors.index.json.
+    and the key of a bundle are taken off; where that is ambiguous, give --key or --strip-prefix. --check refuses what
+    the model class would not take. A sharded checkpoint is published by its index, FILE.safetensors.index.json.
 
     \b
       python -m serve publish weights.safetensors --to checkpoints --name model_v2.safetensors --version 2
       python -m serve publish last.ckpt --to checkpoints --key state_dict --strip-prefix model.
       python -m serve publish weights.safetensors --to s3://bucket/models
+      python -m serve publish weights.safetensors --to mlflow:models:/churn@champion
       python -m serve publish weights.pth --to checkpoints --metric accuracy=0.93 --sign trainer.key
     """
     published = publish_checkpoint(file, directory, name, version, Extras(**extras))
@@ -75,7 +83,7 @@ def _describe(published: Published, generation: int) -> str:
     lines = [f"published {published.checkpoint}", f"  version {published.version}", f"  sha256  {published.sha256}"]
     lines += [f"  {note}" for note in published.notes]
     if published.generation != generation:
-        lines.append(f"  generation {published.generation}, as a checkpoint beside it states one")
+        lines.append(f"  generation {published.generation}, to outrank what is beside it")
     if published.outranked_by is not None:
         lines.append(f"  it will not come live: {published.outranked_by} beside it states a higher generation")
         lines.append("  hint: give a higher --generation, or none")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -84,7 +84,12 @@ class Event:
 Subscriber = Callable[[Event], None]
 
 
-_KEPT = frozenset(("swapped", "restored", "refused", "retired", "not_restored", "store_damaged", "fault", "stopped"))
+_KEPT = frozenset(
+    (
+        *("swapped", "restored", "refused", "retired", "not_restored", "store_damaged", "fault", "stopped"),
+        *("held", "returned", "promoted", "agreed", "ended"),
+    )
+)
 _LARGEST_BYTES = 1024 * 1024
 
 
@@ -103,9 +108,12 @@ class Journal:
         except OSError:
             return  # a full disk must not stop a swap, and the line is in the log
 
-    def read(self, most: int) -> list[dict[str, Any]]:
-        """Return the last events, the newest first."""
+    def read(self, most: int, names: Collection[str] = ()) -> list[dict[str, Any]]:
+        """Return the last events, the newest first; with `names`, those of these names alone."""
         lines = [line for path in (self._older, self._path) for line in _read_lines(path)]
+        if names:
+            wanted = [f'"event": "{name}"'.encode() for name in names]
+            lines = [line for line in lines if any(name in line for name in wanted)]
         return [event for event in map(_parse, reversed(lines[-most:])) if event is not None]
 
     def _append(self, line: bytes) -> None:

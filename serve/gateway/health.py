@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from serve.errors import NotServedError
 from serve.http.messages import Request, Response, fail, not_live, succeed
 from serve.settings.settings import STABLE
+
+_MOST_SHOWN = 1000  # numbers and texts of an example
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server
@@ -72,8 +74,19 @@ def model(server: Server, request: Request) -> Response:
         **live.facts,
         "expected_shape": list(predictor.expected_shape),
         **{name: [{**vars(form), "shape": list(form.shape)} for form in forms[name]] for name in forms},
+        **_brief_example(predictor.example),
         "can_batch": predictor.can_batch and not found.stable.batching.is_over(live.provenance.generation),
         **({"labels": labels} if labels else {}),
         "newest": found.stable.reloader.status.verdict,
     }
     return succeed(description, live.provenance.headers)
+
+
+def _brief_example(example: object) -> dict[str, object]:
+    """Return the example under its key, where a person could read it."""
+    return {"example": example} if _count(example) <= _MOST_SHOWN else {}
+
+
+def _count(value: object) -> int:
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return 1 + sum(map(_count, parts))

@@ -9,6 +9,7 @@ ordinary way, so that there is one implementation of it.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, Callable, Protocol
@@ -102,11 +103,11 @@ class RequestForm:
     ) -> None:  # fmt: skip
         self._server, self._lifecycle, self._scheduler, self._go_on = parts
         self.layout, self._context, self._prediction = layout, context, prediction
-        self._instance, self._slot = prediction.instance, prediction.instance.slot
+        self.instance, self._slot = prediction.instance, prediction.instance.slot
         self.timeout_s = (context.deadline_s or 0.0) - context.arrival.arrived_s
         self._counters = self._server.telemetry.worker_metrics.request_counters
         self._max_queue = self._server.settings.max_queue
-        self._most = max(1, self._instance.settings.max_batch_size // layout.shape[0])
+        self._most = max(1, self.instance.settings.max_batch_size // layout.shape[0])
         body = bytes(context.request.body)
         self._numbers = body[len(layout.before) : len(body) - len(layout.after)]
         self._bundle: Bundle | None = None
@@ -128,7 +129,7 @@ class RequestForm:
             if bundle is None:
                 return False
         self._counters.begin(self._context.model)
-        self._scheduler.join(self._instance, bundle, request, is_alone)
+        self._scheduler.join(self.instance, bundle, request, is_alone)
         return True
 
     def _open(self) -> Bundle | None:
@@ -142,7 +143,7 @@ class RequestForm:
         if self._known[1] is None:
             self._slot.release(generation)
             return None
-        return self._scheduler.open(self._instance, self, generation, self._known[1])
+        return self._scheduler.open(self.instance, self, generation, self._known[1])
 
     def _kind_of(self, generation: Generation) -> Hashable:
         predictor, layout = generation.predictor, self.layout
@@ -221,7 +222,9 @@ class RequestForm:
 
     def prediction_of(self, bundle: Bundle, request: FormedRequest) -> Prediction:
         """Return a request of a bundle as one of the ordinary kind."""
-        return self._prediction._replace(generation=bundle.generation, taken=bundle.prepare_some([request]))
+        again = functools.partial(self.layout.read, [request.numbers])
+        taken = bundle.prepare_some([request])
+        return self._prediction._replace(generation=bundle.generation, taken=taken, again=again)
 
     def _context_of(self, request: FormedRequest) -> RequestContext:
         """Return a request that was let in as one of the ordinary kind."""

@@ -122,7 +122,7 @@ class RequestLifecycle:
         found = self.begin(context)
         if isinstance(found, Prediction):
             try:
-                found = complete(found)
+                found = complete(found, context.deadline_s)
             except Exception as error:  # a module that failed
                 found = error
         return self.end(context, found)

@@ -8,8 +8,10 @@ from typing import Callable
 from serve.http.drain import Drain
 from serve.inference.model_instance import ModelInstance
 from serve.inference.prediction import Model, Registry
+from serve.inference.rollout import Rollout
 from serve.metrics.worker_metrics import WorkerMetrics
 from serve.observability.telemetry import Telemetry
+from serve.rollout.rules import rollout_of
 from serve.settings.settings import ServerSettings
 
 
@@ -32,6 +34,12 @@ class Server(Registry):
         }
         super().__init__(settings, models)
         by_name = {instance.settings.full_name: instance for instance in self.instances}
+        self._rollouts = [
+            Rollout(instance, model.stable, rule)
+            for model in models.values()
+            for instance in model.labels.values()
+            if (rule := rollout_of(instance.settings)) is not None
+        ]
         self.telemetry = Telemetry(settings, by_name, drain or Drain(), worker_metrics)
 
     @property
@@ -48,10 +56,14 @@ class Server(Registry):
         self.telemetry.start(read_queued)
         for instance in self.instances:
             instance.start()
+        for rollout in self._rollouts:
+            rollout.start()
 
     def stop(self) -> None:
         """End the reloaders' threads, so that the interpreter does not go away under torch's feet."""
         self.shadow.stop()
+        for rollout in self._rollouts:
+            rollout.stop()
         for instance in self.instances:
             instance.reloader.stop()
         for instance in self.instances:

@@ -27,6 +27,7 @@ from serve.model.slot import Slot
 from serve.model.warm_up import GIVEN_UP
 from serve.settings.settings import STABLE, Settings
 from serve.store.quarantine import Quarantine
+from serve.swap.admission import reject
 from serve.swap.assembly import make_context, make_reloader
 from serve.swap.background_task import PREPARATION
 from serve.swap.context import Loader
@@ -34,6 +35,7 @@ from serve.swap.shared_state import UnbatchedGeneration
 
 if TYPE_CHECKING:
     from serve.events.event_log import Subscriber
+    from serve.store.quarantine import Rejection
 
 _STOP_WAIT_S = 2.0
 _MOST_SOURCES = 2000
@@ -41,7 +43,8 @@ _MOST_SOURCES = 2000
 _NOT_JUDGING = frozenset(
     {"workers", "poll_s", "settle_s", "keep", "watch", "commit", "commit_timeout_s"}
     | {"event_hook", "store", "checkpoints", "share", "max_batch_size", "max_batch_delay_ms", "unload"}
-    | {"optimize", "torch_threads", "batch_check_share"}
+    | {"optimize", "torch_threads", "batch_check_share", "probation_s", "probation_requests", "probation_rule"}
+    | {"retry_spoiled", "promote", "abort", "timeout_s", "compare", "then"}
 )
 
 
@@ -63,6 +66,7 @@ class ModelInstance:
         start = os.environ.get(START_VARIABLE) or str(os.getppid())
         quarantine = Quarantine(settings.store, lambda: self._judge, start)
         context = make_context(settings, self.slot, self.log, self.env_digest, quarantine)
+        self.guard, self.ledger, self._context = context.guard, context.ledger, context
         self.operator_requests, self.batching = context.operator_requests, UnbatchedGeneration(settings.store)
         self.reloader = make_reloader(settings, context, self._make_loader)
         self._thread: threading.Thread | None = None
@@ -94,6 +98,10 @@ class ModelInstance:
         if self._thread is not None:
             self.reloader.stop()
             self._thread.join(_STOP_WAIT_S)
+
+    def reject(self, rejection: Rejection) -> None:
+        """Put what was served into quarantine; its bytes stay for as long as the store keeps its generation."""
+        reject(self._context, rejection, lambda: frozenset((rejection.sha256,)))
 
     @property
     def hanging(self) -> int:

@@ -10,12 +10,16 @@ lease. A protocol states only how bytes become inputs and how what the module ga
 
 from __future__ import annotations
 
+import hashlib
+import math
 import random
+import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol
 
 from serve.errors import InputError, NotLiveError, NotServedError, RequestError
 from serve.http.messages import Request, Response, fail, not_live
+from serve.inference.inspection import Remade, inspect
 from serve.inference.shadow import Asked, Shadow
 from serve.model.predictor import Predictor
 from serve.settings.settings import CANARY, SHADOW, STABLE
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
     from serve.settings.settings import ServerSettings
 
 Take = Callable[[Predictor], Any]
+# Which generation was asked first, and what was wrong with its answer.
+RETRIED = "X-Model-Retried"
 
 
 class Dialect(Protocol):
@@ -74,6 +80,12 @@ class Prediction(NamedTuple):
 
     def answer(self, given: Any) -> Response:
         """Write the response and end the lease."""
+        if isinstance(given, Remade):
+            self.end()
+            made_by = self._replace(instance=given.instance, generation=given.generation, shadow=None)
+            answer = made_by.answer(given.given)
+            number = self.generation.provenance.generation
+            return answer._replace(headers={**answer.headers, RETRIED: f"generation={number}; {given.signal}"})
         predictor, provenance = self.generation.predictor, self.generation.provenance
         try:
             try:
@@ -92,7 +104,8 @@ class Prediction(NamedTuple):
             outputs = self.generation.predictor.postprocess(given)
         except Exception:  # outputs that no JSON can hold; the request is answered, and nothing may fail it any more
             return
-        self.server.shadow.offer(Asked(shadow, self.again, outputs))
+        number = 0 if shadow.settings.label == SHADOW else self.generation.provenance.generation
+        self.server.shadow.offer(Asked(shadow, self.again, outputs, self.instance, number))
 
     def end(self) -> None:
         """End the lease without a response; for a module that failed."""
@@ -129,18 +142,32 @@ def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Pred
     except BaseException:
         instance.slot.release(generation)
         raise
-    return Prediction(instance, generation, taken, dialect, again, model.shadow, server)
+    return Prediction(instance, generation, taken, dialect, again, model.compare_with(instance), server)
 
 
-def complete(found: Response | Prediction) -> Response:
-    """Bring a request to its end in this thread."""
+def complete(found: Response | Prediction, deadline_s: float | None = None) -> Response:
+    """Bring a request to its end in this thread.
+
+    Args:
+        deadline_s: until when the answer is wanted, on the monotonic clock; `None` for ever.
+    """
     if isinstance(found, Response):
         return found
+    given: Any
+    began_s = time.monotonic()
     try:
         given = found.run()
+    except Exception as error:  # the module's code may raise anything
+        given = error
     except BaseException:
         found.end()
         raise
+    seconds, predictor = time.monotonic() - began_s, found.generation.predictor
+    rows = predictor.count_rows(found.taken) if predictor.can_batch else 1
+    (given,) = inspect([found], [given], rows, seconds, [math.inf if deadline_s is None else deadline_s])
+    if isinstance(given, Exception):
+        found.end()
+        raise given
     return found.answer(given)
 
 
@@ -177,6 +204,11 @@ class Registry:
         return self.models[name]
 
 
+_KEY = "x-canary-key"
+# Of a canary's answers, where its rule wants them compared with those of the stable label.
+_COMPARED_SHARE = 0.5
+
+
 class ModelSpec(NamedTuple):
     """What a request asks for.
 
@@ -184,11 +216,13 @@ class ModelSpec(NamedTuple):
         name: of the model; `None` for the only one.
         version: that must answer; `None` for any.
         label: that must answer; `None` for any.
+        key: what always gets the same side of a canary; `None` for a draw.
     """
 
     name: str | None = None
     version: str | None = None
     label: str | None = None
+    key: str | None = None
 
 
 def spec_of(request: Request) -> ModelSpec:
@@ -198,7 +232,7 @@ def spec_of(request: Request) -> ModelSpec:
         request: its path names the model, and may name a version or a label.
     """
     label = request.place.get("label", request.headers.get("x-model-label"))
-    return ModelSpec(request.place.get("name"), request.place.get("version"), label)
+    return ModelSpec(request.place.get("name"), request.place.get("version"), label, request.headers.get(_KEY))
 
 
 class Model:
@@ -215,15 +249,21 @@ class Model:
         self.name = name
         self.labels = labels
         self._draw = draw
+        self._compared = 0.0
+        canary = labels.get(CANARY)
+        if canary is not None:
+            canary.guard.elsewhere = labels[STABLE]
+            self._compared = _COMPARED_SHARE if "agreement" in canary.settings.promote else 0.0
 
     @property
     def stable(self) -> ModelInstance:
         """What answers by default."""
         return self.labels[STABLE]
 
-    @property
-    def shadow(self) -> ModelInstance | None:
-        """What is asked as well, this time; `None` for nothing."""
+    def compare_with(self, instance: ModelInstance) -> ModelInstance | None:
+        """Choose what is asked as well, this time, and compared with the answer of an instance; `None` for nothing."""
+        if self._compared and instance.settings.label == CANARY:
+            return self.stable if self._draw() < self._compared else None
         shadow = self.labels.get(SHADOW)
         return shadow if shadow is not None and self._draw() < shadow.settings.share else None
 
@@ -251,9 +291,18 @@ class Model:
                 raise NotServedError(f"{self.name}: version: expected {known}, found {spec.version}")
             return versions[spec.version]
         canary = self.labels.get(CANARY)
-        if canary is not None and canary.slot.live is not None and self._draw() < canary.settings.share:
-            return canary
+        if canary is not None and self._draws(canary, spec.key):
+            live = canary.slot.live
+            if live is not None and not canary.batching.has_ended(live.provenance.generation):
+                return canary
         return self.stable
+
+    def _draws(self, canary: ModelInstance, key: str | None) -> bool:
+        """Whether a request is the canary's; the same key gets the same answer in every worker and after restarts."""
+        if key is None:
+            return self._draw() < canary.settings.share
+        digest = hashlib.blake2b(f"{self.name}:{key}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") < canary.settings.share * 2**64
 
 
 class Found(NamedTuple):

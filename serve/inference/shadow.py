@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from serve.checkpoint.manifest import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.errors import InputError, NotLiveError
-from serve.model.answers import differences
+from serve.model.answers import differences, find_top
+from serve.rollout.decision import DISAGREED
+from serve.swap.background_task import give_way
 
 if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
     from serve.model.predictor import Predictor
 
 _WAITING = 64
+_NICENESS = 10
 _MOST_SHOWN = 3
 # Of the differences that are logged; the rest is only counted, or a shadow that is simply another model floods the log.
 _LOG_EVERY = 1000
@@ -32,11 +35,15 @@ class Asked:
     Args:
         take: turns the request's inputs into what the module of a predictor takes.
         outputs: what was answered, as JSON has it.
+        by: what has answered; a canary is judged by the comparison, otherwise the shadow is.
+        generation: of `by`, where that is judged; 0 where the shadow is.
     """
 
     instance: ModelInstance
     take: Callable[[Predictor], Any]
     outputs: object
+    by: ModelInstance | None = None
+    generation: int = 0
 
 
 @dataclass
@@ -47,6 +54,17 @@ class Counts:
     differed: int = 0
     failed: int = 0
     skipped: int = 0
+
+
+def find_disagreement(predictor: Predictor, how: str, expected: object, actual: object) -> list[str]:
+    """Compare two answers as the settings want it, or as the model class's `agree(a, b)` does."""
+    agree = getattr(getattr(predictor, "declared", None), "agree", None)
+    if agree is not None:
+        return [] if agree(expected, actual) else [": agree() returned False"]
+    if how == "top1":
+        expected, actual = find_top(expected), find_top(actual)
+    tolerances = (0.0, 0.0) if how != "tolerance" else (RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE)
+    return list(differences(expected, actual, *tolerances))
 
 
 class Shadow:
@@ -61,7 +79,7 @@ class Shadow:
     def offer(self, asked: Asked) -> None:
         """Have a request compared, if there is time for it."""
         with self._lock:
-            counts = self.counts.setdefault(asked.instance.settings.name, Counts())
+            counts = Counts() if asked.generation else self.counts.setdefault(asked.instance.settings.name, Counts())
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
                 self._thread.start()
@@ -84,29 +102,37 @@ class Shadow:
         thread.join(1.0)
 
     def _run(self) -> None:
+        give_way(_NICENESS)
         while (asked := self._waiting.get()) is not None:
-            self._compare(asked, self.counts[asked.instance.settings.name])
+            # A canary's comparisons are its own; the counts are of shadows.
+            self._compare(asked, Counts() if asked.generation else self.counts[asked.instance.settings.name])
 
     def _compare(self, asked: Asked, counts: Counts) -> None:
+        judged, number = (asked.by or asked.instance) if asked.generation else asked.instance, asked.generation
         try:
             with asked.instance.slot.lease() as generation:
+                number = number or generation.provenance.generation
                 predictor = generation.predictor
                 answered = predictor.postprocess(predictor.run(asked.take(predictor)))
+                found = find_disagreement(predictor, judged.settings.compare, asked.outputs, answered)
         except NotLiveError:
             counts.skipped += 1
             return
         except Exception as error:  # the user's code may raise anything
             counts.failed += 1
-            is_known = isinstance(error, InputError)
-            self._log(asked, counts.failed, "shadow_failed", str(error) if is_known else repr(error))
+            if not asked.generation:  # a stable one that fails speaks for no canary, and against none
+                judged.guard.note(number, DISAGREED)
+                reason = str(error) if isinstance(error, InputError) else repr(error)
+                self._log(asked, counts.failed, "shadow_failed", reason)
             return
-        found = list(differences(asked.outputs, answered, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE))
+        judged.guard.note(number, DISAGREED, bool(found))
         if not found:
             counts.agreed += 1
             return
         counts.differed += 1
-        reason = "; ".join(f"outputs{difference}" for difference in found[:_MOST_SHOWN])
-        self._log(asked, counts.differed, "shadow_differed", reason)
+        if not asked.generation:
+            reason = "; ".join(f"outputs{difference}" for difference in found[:_MOST_SHOWN])
+            self._log(asked, counts.differed, "shadow_differed", reason)
 
     def _log(self, asked: Asked, count: int, event: str, reason: str) -> None:
         if count % _LOG_EVERY == 1:

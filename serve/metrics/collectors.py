@@ -32,6 +32,10 @@ def read_model(whose: ModelLabel, status: Status, history: Iterable[Entry], unse
     yield Reading("envserve_unserved_seconds", of_model, unserved_s)
     yield Reading("envserve_quarantined_checkpoints", of_model, len(status.quarantine))
     yield Reading("envserve_pinned", of_model, status.pin is not None)
+    probation = status.probation
+    yield Reading("envserve_probation_generation", of_model, probation.generation if probation else 0)
+    for signal, count in probation.bad.items() if probation else ():
+        yield Reading("envserve_probation_bad_answers", {**of_model, "signal": signal}, count)
     for cause, count in Counter(entry.cause for entry in history).items():
         yield Reading(SWAPS, {**of_model, "outcome": "committed", "reason": cause}, count)
 

@@ -40,8 +40,9 @@ FAULTS = (
 )
 OTHER = "other"
 REASONS = (
-    *("architecture", "content", "crash", "damaged", "deadline", "finite", "format", "golden", "hash", "interface"),
-    *("marker", "missing", "model", "pickle", "signature", "size", "state", "stateful", "validate", "warm-up", OTHER),
+    *("architecture", "canary", "content", "crash", "damaged", "deadline", "finite", "format", "golden", "hash"),
+    *("interface", "marker", "missing", "model", "pickle", "probation", "shadow", "signature", "size", "state"),
+    *("stateful", "validate", "warm-up", OTHER),
     *("CheckpointMovedError", "FileNotFoundError", "MemoryError", "MemoryShortError", "OSError", "PermissionError"),
     *("StoreFullError",),
 )
@@ -78,6 +79,8 @@ READ = {
     "envserve_unserved_seconds": "The age of the newest published checkpoint while it is not served; 0 when it is.",
     "envserve_quarantined_checkpoints": "The checkpoints that are refused.",
     "envserve_pinned": "Whether automatic moves are stopped.",
+    "envserve_probation_generation": "The generation that is on probation; 0 for none.",
+    "envserve_probation_bad_answers": "Answers that the generation on probation spoils, and the one before does not.",
     "envserve_memory_bytes": "The memory of a worker: resident (rss), and with shared pages divided (pss).",
 }
 

@@ -18,6 +18,9 @@ A class may say more, each by a method of its own; a class that is no module sho
                                                               for a mapping, module(x) otherwise
     tensors_to_outputs(self, y)     -> lists, numbers, texts  default: nested lists
     image_to_inputs(self, pixels)   -> inputs                 for PNG and JPEG bodies: from uint8 [height, width, 3]
+    output_range, output_values, healthy(self, inputs, outputs)
+                                                              what answers must be like while a new generation is on
+                                                              trial: `serve.model.answer_check`
     validate(self, model)           -> None or True           the last gate before a swap: `model.predict(inputs)`
                                                               answers, `model.module` holds the weights; raises, or
                                                               returns False, for a model that must not be served
@@ -40,6 +43,8 @@ from typing import Any, Callable
 
 from serve.errors import ModelError
 from serve.model import tensors
+from serve.model.answer_check import NOTHING, Declared
+from serve.model.example import expand
 from serve.model.inputs import CustomInputs, InputTensor, NamedInputs, SoleInput
 from serve.model.predictor import INPUTS
 from serve.model.torch_predictor import Inputs, TorchPredictor, run_module
@@ -71,21 +76,32 @@ def import_class(settings: Settings) -> Callable[..., object]:
     return constructor
 
 
+def construct(settings: Settings, constructor: Callable[..., object]) -> Any:
+    """Make an object of the model class, with the example that the settings state.
+
+    Raises:
+        ModelError: it cannot be made.
+    """
+    try:
+        servable: Any = constructor(**settings.model_args)
+        if settings.example_inputs != "":
+            servable.example_inputs = expand(settings.example_inputs)
+    except Exception as error:  # the user's code may raise anything
+        raise _unbuildable(settings, error) from error
+    return servable
+
+
 def build(settings: Settings, constructor: Callable[..., object]) -> Any:
     """Make an object of the model class.
 
     Raises:
         ModelError: it cannot be made, or lacks what every model class has.
     """
-    arguments = settings.model_args
-    try:
-        servable: Any = constructor(**arguments)
-    except Exception as error:  # the user's code may raise anything
-        raise _unbuildable(settings, error) from error
+    servable = construct(settings, constructor)
     if not hasattr(servable, "example_inputs") and tensors.is_module(servable):
         raise ModelError(
             f"{settings.model}: expected the attribute example_inputs, found none",
-            hint="for example: example_inputs = [[0.0] * 16]",
+            hint="for example: example_inputs = [[0.0] * 16]; `serve check` finds out what the class takes",
         )
     return servable
 
@@ -143,7 +159,25 @@ def connect(settings: Settings, servable: Any, module: Any) -> TorchPredictor:
         run_module=getattr(servable, "run_module", run_module),
         tensors_to_outputs=getattr(servable, "tensors_to_outputs", None),
         image_to_inputs=getattr(servable, "image_to_inputs", None),
+        declared=_read_declared(settings, servable),
+        example=servable.example_inputs,
     )
+
+
+def _read_declared(settings: Settings, servable: Any) -> Declared:
+    """Read what a model class declares of its answers."""
+    stated, values = getattr(servable, "output_range", None), getattr(servable, "output_values", None)
+    try:
+        limits = None if stated is None else (float(stated[0]), float(stated[1]))
+        values = None if values is None else frozenset(values)
+    except (TypeError, ValueError, LookupError) as error:
+        raise ModelError(
+            f"{settings.model}: output_range, output_values: expected two numbers, and a set of texts or whole "
+            f"numbers, found {stated!r}, {values!r}",
+            hint="for example: output_range = (0.0, 1.0)",
+        ) from error
+    declared = Declared(limits, values, getattr(servable, "healthy", None), getattr(servable, "agree", None))
+    return NOTHING if declared == NOTHING else declared
 
 
 def read_axes(settings: Settings, servable: Any) -> dict[str, dict[int, str]]:

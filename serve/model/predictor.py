@@ -52,6 +52,10 @@ class Predictor(Protocol):
         """The outputs as arrays; none where they are not known, or only fit into JSON."""
 
     @property
+    def example(self) -> object:
+        """Inputs as a request has them."""
+
+    @property
     def can_batch(self) -> bool:
         """Whether rows of several requests may share one run."""
 

@@ -3,7 +3,8 @@
 A request leases the generation that is live when it starts and keeps it to its end. The commit register states
 which one is live: it is read once for each request, and when it names the generation that stands by, that one is live
 from this request on, in this worker as in all others. What was replaced is handed back for retirement only when its
-last lease has ended.
+last lease has ended, and, while its successor is on trial, kept: when the register names a return, it is live again at
+once, under a new number.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable
 
 from serve.checkpoint.provenance import Provenance
@@ -38,15 +39,22 @@ class Slot:
     def __init__(self) -> None:
         self._live: Generation | None = None
         self._standby: Generation | None = None
+        self._kept: Generation | None = None
         self._committed: Callable[[], int] | None = None
+        self._read_way_back: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self._leases: dict[int, int] = {}
         self._draining: list[Generation] = []
         self._lock = threading.Lock()
 
-    def follow(self, committed: Callable[[], int]) -> None:
-        """Let the commit register say which generation is live; without it only `swap` does."""
+    def follow(self, committed: Callable[[], int], read_way_back: Callable[[], tuple[int, int]] | None = None) -> None:
+        """Let the commit register say which generation is live; without it only `swap` does.
+
+        Args:
+            read_way_back: returns the generation to keep while its successor is on trial, and the number of the last
+                return to it.
+        """
         with self._lock:
-            self._committed = committed
+            self._committed, self._read_way_back = committed, read_way_back or self._read_way_back
 
     @property
     def live(self) -> Generation | None:
@@ -68,8 +76,7 @@ class Slot:
             generation = self._choose()
             if generation is None:
                 raise NotLiveError("no model is live in this worker yet")
-            key = id(generation)
-            self._leases[key] = self._leases.get(key, 0) + 1
+            self._add_lease(generation)
         return generation
 
     def is_live(self, generation: Generation) -> bool:
@@ -77,14 +84,35 @@ class Slot:
         committed = self._committed
         return self._live is generation and (committed is None or committed() == generation.provenance.generation)
 
+    def acquire_other(self, generation: Generation) -> Generation | None:
+        """Take a lease on what all workers go back to, or have gone back to, from a generation; `None` for nothing."""
+        with self._lock:
+            other = self._kept or self._choose()
+            if other is None or other is generation:
+                return None
+            self._add_lease(other)
+            return other
+
+    def keep(self, generation: Generation) -> None:
+        """Keep a generation beside the live one, in a worker that starts during a trial."""
+        with self._lock:
+            self._kept = generation
+
+    def let_go(self) -> bool:
+        """Let the kept generation drain; the trial has ended. Returns whether there was one."""
+        with self._lock:
+            kept, self._kept = self._kept, None
+            self._draining += [kept] if kept is not None else []
+        return kept is not None
+
     def hold(self, generation: Generation) -> None:
         """Take another lease on a generation that has one."""
         with self._lock:
-            self._leases[id(generation)] += 1
+            self._add_lease(generation)
 
     def release(self, generation: Generation) -> None:
         """End a lease."""
-        key = id(generation)
+        key = id(generation.predictor)
         with self._lock:
             self._leases[key] -= 1
             if not self._leases[key]:
@@ -124,8 +152,8 @@ class Slot:
             The generations, the longest replaced first; the slot holds them no longer.
         """
         with self._lock:
-            drained = [generation for generation in self._draining if id(generation) not in self._leases]
-            self._draining = [generation for generation in self._draining if id(generation) in self._leases]
+            drained = [generation for generation in self._draining if id(generation.predictor) not in self._leases]
+            self._draining = [generation for generation in self._draining if id(generation.predictor) in self._leases]
         return drained
 
     def vacate(self) -> None:
@@ -153,6 +181,9 @@ class Slot:
         committed = self._committed()
         if self._live is not None and self._live.provenance.generation == committed:
             return self._live
+        kept, returned = self._read_way_back()
+        if committed == returned:
+            return self._return(kept, committed)
         if self._standby is not None and self._standby.provenance.generation == committed:
             generation, self._standby = self._standby, None
             self._swap(generation)
@@ -161,8 +192,33 @@ class Slot:
         # to a worker that is a member; the reloader loads what is committed.
         return None
 
+    def _return(self, kept: int, number: int) -> Generation | None:
+        """Make what was kept live again; the live one may be it, in a worker that had no request meanwhile."""
+        live = self._live
+        former = next(
+            (one for one in (self._kept, live) if one is not None and one.provenance.generation == kept), None
+        )
+        if former is None:
+            return None  # this worker has not loaded it; the reloader loads what is committed
+        facts = {**former.facts, "cause": "return"}
+        self._live = replace(former, provenance=replace(former.provenance, generation=number), facts=facts)
+        self._kept = None
+        if live is not None and live is not former:
+            self._draining.append(live)
+        return self._live
+
     def _swap(self, generation: Generation) -> Generation | None:
         replaced, self._live = self._live, generation
-        if replaced is not None:
-            self._draining.append(replaced)
+        known, self._kept = (self._kept, replaced), None
+        wanted, _ = self._read_way_back()
+        for one in known:
+            if one is not None and wanted and one.provenance.generation == wanted:
+                self._kept = one
+            elif one is not None:
+                self._draining.append(one)
         return replaced
+
+    def _add_lease(self, generation: Generation) -> None:
+        # By predictor, as a generation that comes back has a new number and the same weights.
+        key = id(generation.predictor)
+        self._leases[key] = self._leases.get(key, 0) + 1

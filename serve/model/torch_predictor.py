@@ -20,7 +20,7 @@ import torch
 
 from serve.checkpoint.manifest import Manifest, Stored
 from serve.errors import InputError
-from serve.model import batch_independence, tensors, weights
+from serve.model import answer_check, batch_independence, tensors, weights
 from serve.model.inputs import one_for_none
 from serve.model.predictor import OUTPUTS, ArrayForm
 from serve.model.request_state import Versions
@@ -59,8 +59,10 @@ class TorchPredictor:
     Args:
         can_batch: whether rows of several requests may share one run, once that was tried.
         interface: the form of the example and of its answer, once it was tried.
+        example: inputs as a request has them.
         turns: entered by a run and by a conversion: one at a time each, where requests leave something on the objects.
         origin: the proven checkpoint and its manifest, from which it can be made again.
+        declared: what the model class declares of its answers.
     """
 
     module: Any
@@ -71,9 +73,11 @@ class TorchPredictor:
     outputs: tuple[ArrayForm, ...] = ()
     can_batch: bool = False
     interface: Mapping[str, str] = field(default_factory=dict)
+    example: object = None
     versions: Versions | None = None
     turns: tuple[AbstractContextManager[Any], AbstractContextManager[Any]] = (_FREE, _FREE)
     origin: tuple[Stored, Manifest] | None = None
+    declared: answer_check.Declared = answer_check.NOTHING
 
     @property
     def expected_shape(self) -> tuple[int | None, ...]:
@@ -144,6 +148,22 @@ class TorchPredictor:
         if self.tensors_to_outputs is None:
             return to_arrays(raw)
         return plain_to_arrays(self.postprocess(raw))
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether a look at the tensors is not enough to judge an answer."""
+        return self.tensors_to_outputs is not None or self.declared is not answer_check.NOTHING
+
+    def find_fault(self, prepared: Any, raw: Any) -> tuple[str, str] | None:
+        """Find what is wrong with an answer: the signal, and the reason in words."""
+        if not self.is_declared and type(raw) is torch.Tensor and raw.device.type == "cpu" and not raw.requires_grad:
+            with contextlib.suppress(TypeError):  # bfloat16, for which NumPy has nothing
+                return None if answer_check.is_finite(raw.numpy()) else answer_check.NOT_FINITE
+        answer = to_host(raw) if self.tensors_to_outputs is None else self.postprocess(raw)
+        fault = answer_check.find_fault(answer, self.declared)
+        if fault is not None or self.declared.healthy is None:
+            return fault
+        return answer_check.ask_healthy(self.declared, prepared, to_lists(answer))
 
     def count_rows(self, prepared: Any) -> int:
         """Count the rows that a request has."""

@@ -22,6 +22,7 @@ from serve.errors import CheckpointError, plain
 # What torch says of an object that weights_only does not build, among lines that tell how to trust it.
 _UNSAFE = re.compile(r"Unsupported (?:global|class|operand)[^\n]*?(?=\. Please| was not an allowed|\n|$)")
 _SHOWN = 300
+RUN_ONCE = "run the module once before its state is saved"
 # What torch's exported programs say of inputs that they are not for: 2.9 and later, and before.
 _GUARD = re.compile(r"Guard failed: |Expected input at \*args")
 # Source: the advisories GHSA-53q9-r3pm-6pq6 (CVE-2025-32434) and that of CVE-2026-24747.
@@ -84,6 +85,10 @@ def _unpickle(path: Path, may_unpickle: bool) -> object:
         unsafe = _UNSAFE.search(str(error))
         if unsafe is None or may_unpickle:
             raise _damaged("torch.load", error) from error
+        if "Uninitialized" in unsafe.group():
+            raise CheckpointError(
+                "content", "expected weights, found a lazy layer without any", hint=RUN_ONCE
+            ) from error
         raise CheckpointError(
             "pickle",
             f"expected tensors only, found a pickle of more: {unsafe.group()[:_SHOWN]}",

@@ -53,6 +53,7 @@ def describe_model(look: Look) -> dict[str, object]:
         "committed": _without_marker(stated["committed"]),
         "proposal": _without_marker(asdict(proposal.entry)) if proposal else None,
         "pin": stated["pin"],
+        "probation": stated["probation"],
         "verdict": look.verdict,
         "unserved_s": round(look.unserved_s, 3),
         "workers": stated["workers"],
@@ -83,6 +84,7 @@ def list_swaps(history: Sequence[Past], events: Sequence[Mapping[str, Any]]) -> 
                     for key in ("generation", "version", "sha256", "size_bytes", "name", "cause")
                 },
                 "is_kept": past.is_kept,
+                "outcome": past.outcome,
                 "phases": {phase: _slowest(reports, f"{phase}_s") for phase in _PHASES},
                 "since_marker_s": _slowest(reports, "since_marker_s") if entry.cause == "checkpoint" else None,
             }

@@ -10,7 +10,7 @@ from serve.checkpoint.manifest import read_object
 from serve.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from serve.operations.operations import Occupant, Past, Status
+    from serve.operations.operations import Occupant, OnProbation, Past, Status
     from serve.operations.verification import Verdict
     from serve.swap.live_check import Checked
 
@@ -34,6 +34,8 @@ def status_as_text(status: Status) -> str:
     if status.proposal is not None:
         entry = status.proposal.entry
         lines.append(f"proposed    generation {entry.generation}, version {entry.version}, {entry.name}")
+    if status.probation is not None:
+        lines.append("probation   " + _describe_probation(status.probation))
     rows = [
         (str(row.pid), str(row.live or "-"), _state_of(status, row.preparing, row.prepared)) for row in status.workers
     ]
@@ -61,7 +63,7 @@ def history_as_json(history: Sequence[Past]) -> list[dict[str, object]]:
     Args:
         history: the newest generation first.
     """
-    rows = [{**asdict(past.entry), "is_kept": past.is_kept} for past in history]
+    rows = [{**asdict(past.entry), "is_kept": past.is_kept, "outcome": past.outcome} for past in history]
     return [{**{key: row[key] for key in row if key != "marker"}, **_stated(str(row["marker"]))} for row in rows]
 
 
@@ -91,10 +93,12 @@ def history_as_text(history: Sequence[Past]) -> str:
             past.entry.committed[:19],
             "yes" if past.is_kept else "no",
             past.entry.name,
+            past.outcome,
         )
         for past in history
     ]
-    return "\n".join(_tabulate(("GENERATION", "VERSION", "SHA256", "CAUSE", "COMMITTED", "KEPT", "CHECKPOINT"), rows))
+    head = ("GENERATION", "VERSION", "SHA256", "CAUSE", "COMMITTED", "KEPT", "CHECKPOINT", "OUTCOME")
+    return "\n".join(_tabulate(head, rows))
 
 
 def store_as_text(occupants: Sequence[Occupant], free_bytes: int) -> str:
@@ -146,6 +150,14 @@ def _describe_committed(status: Status) -> str:
         return "nothing yet"
     sha256 = entry.sha256[:_SHORT_SHA256]
     return f"generation {entry.generation}, version {entry.version}, sha256 {sha256}, since {entry.committed[:19]}"
+
+
+def _describe_probation(probation: OnProbation) -> str:
+    bad = ", ".join(f"{count} {signal}" for signal, count in probation.bad.items() if count) or "nothing against it"
+    return (
+        f"generation {probation.generation} for {probation.seconds:g} s, {probation.answers:,} answers, {bad}; "
+        f"generation {probation.way_back} stays loaded ({probation.kept_bytes:,} bytes)"
+    )
 
 
 def _state_of(status: Status, preparing: int, prepared: int) -> str:

@@ -7,12 +7,14 @@ come back; printing them is `serve.operations.formatting`'s part.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from serve.errors import OperationError
+from serve.events.event_log import Journal
+from serve.rollout.evidence_board import EvidenceBoard
 from serve.store.checkpoint_store import Store, StoredFiles
 from serve.store.ledger import Entry, Ledger
 from serve.store.operator_requests import OperatorRequests, Pin, Rollback
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from serve.swap.shared_state import Row
 
 _LOOK_S = 0.05
+_MOST_EVENTS = 1000
+# Of probations and rollouts, by the event that tells of them.
+_OUTCOMES = {"held": "held", "returned": "taken back", "promoted": "promoted", "agreed": "agreed", "ended": "ended"}
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,30 @@ class Past:
 
     Args:
         is_kept: whether its checkpoint is in the store, so that a rollback to it is possible.
+        outcome: what became of it on probation, and why, while the journal has it.
     """
 
     entry: Entry
     is_kept: bool
+    outcome: str = ""
+
+
+@dataclass(frozen=True)
+class OnProbation:
+    """The generation that is on probation.
+
+    Args:
+        way_back: the generation that all workers go back to where it does not hold.
+        kept_bytes: the size of the checkpoint that stays loaded for it.
+        bad: by signal, the answers that only this generation spoils.
+    """
+
+    generation: int
+    way_back: int
+    kept_bytes: int
+    seconds: float
+    answers: int
+    bad: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -55,6 +80,7 @@ class Status:
     pin: Pin | None
     quarantine: tuple[Record, ...]
     unserved: tuple[Note, ...] = ()
+    probation: OnProbation | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +109,8 @@ class Operations:
         self._ledger = Ledger(self._store)
         self._operator_requests = OperatorRequests(root)
         self._quarantine, self._unserved = Quarantine(root), Unserved(root)
+        self._journal = Journal(root)
+        self._board: EvidenceBoard | None = None
         self._coordinator = Coordinator(root, self._ledger, 0.0)
 
     def status(self) -> Status:
@@ -95,6 +123,7 @@ class Operations:
             pin=self._operator_requests.pin(),
             quarantine=tuple(self._quarantine.records()),
             unserved=tuple(self._unserved.notes()),
+            probation=self._probation(),
         )
 
     def generations(self) -> list[Entry]:
@@ -103,7 +132,23 @@ class Operations:
 
     def history(self, most: int | None = None) -> list[Past]:
         """Return generations, the newest first."""
-        return [Past(entry, self._store.has(entry.sha256)) for entry in self._ledger.read()[::-1][:most]]
+        outcomes = dict(map(_outcome_of, reversed(self._journal.read(_MOST_EVENTS, tuple(_OUTCOMES)))))
+        return [
+            Past(entry, self._store.has(entry.sha256), outcomes.get(entry.generation, ""))
+            for entry in self._ledger.read()[::-1][:most]
+        ]
+
+    def _probation(self) -> OnProbation | None:
+        shared_state = self._coordinator.shared_state
+        number, way_back = shared_state.on_trial, shared_state.kept
+        kept = next((entry for entry in self._ledger.read() if entry.generation == way_back), None)
+        if not number or number != shared_state.committed or kept is None:
+            return None
+        self._board = self._board or EvidenceBoard(self._store.root)
+        evidence = self._board.read(number, way_back, shared_state.trial_since_ms / 1000)
+        bad = {signal: count.bad for signal, count in evidence.counts.items()}
+        seconds = round(max(0.0, time.monotonic() - evidence.started_s), 1)
+        return OnProbation(number, way_back, kept.size_bytes, seconds, evidence.answers, bad)
 
     def rollback(self, version: str | None) -> Rollback:
         """Order an older version as a new generation.
@@ -229,6 +274,11 @@ class Operations:
                 hint="publish it again, and raise keep",
             )
         return fitting[0]
+
+
+def _outcome_of(event: Mapping[str, Any]) -> tuple[int, str]:
+    about = event.get("previous", {}) if event["event"] == "returned" else event
+    return int(about.get("generation", 0)), f"{_OUTCOMES[event['event']]}: {event.get('reason', '')}"
 
 
 def _list_occupants(

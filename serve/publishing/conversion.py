@@ -18,6 +18,7 @@ from typing import IO, Any
 import safetensors
 import safetensors.torch
 import torch
+from torch.nn.parameter import is_lazy
 
 from serve.checkpoint.formats import SAFETENSORS, strip_prefix
 from serve.errors import CheckpointError
@@ -57,6 +58,9 @@ def convert(
     if strangers:
         said = f"safetensors hold tensors only, found {type(state[strangers[0]]).__name__} as {strangers[0]}"
         raise CheckpointError(UNFIT, said, hint="publish it with --no-convert, or keep it in a tensor")
+    empty = next((name for name, value in state.items() if value.is_meta or is_lazy(value)), None)
+    if empty is not None:
+        raise CheckpointError("content", f"{empty}: expected values, found a tensor without any", hint=weights.RUN_ONCE)
     seen: set[int] = set()
     try:
         held = {name: _own(tensor, seen) for name, tensor in state.items()}

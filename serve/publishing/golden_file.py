@@ -1,19 +1,25 @@
-"""On the trainer's side: a file of golden requests, whose missing answers are computed by the model that is published.
+"""On the trainer's side: the checkpoint, loaded as a server loads it; golden requests, whose missing answers it gives.
 
 The model class and all that belongs to it come from the same settings as the server's.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from serve import durable_files
 from serve.checkpoint.manifest import Golden, Manifest, Stored, golden_issues, parse_golden
 from serve.errors import PublishError
-from serve.settings.settings import load_settings
+from serve.settings.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from serve.model.loader import Loaded
+    from serve.model.predictor import Predictor
+    from serve.model.trial import Say
 
 
 def read_golden(path: Path, checkpoint: Path, model: str | None = None) -> list[dict[str, object]]:
@@ -42,20 +48,42 @@ def read_golden(path: Path, checkpoint: Path, model: str | None = None) -> list[
         raise PublishError(f"{path}: " + "; ".join(issues))
     golden = list(parse_golden(stated))
     if missing:
-        answers = _ask([golden[place] for place in missing], checkpoint, model)
+        answers = _ask([golden[place] for place in missing], _load(checkpoint, model))
         for place, answer in zip(missing, answers):
             golden[place] = replace(golden[place], outputs=answer)
     return [one.as_json() for one in golden]
 
 
-def _ask(golden: list[Golden], checkpoint: Path, model: str | None) -> list[object]:
-    settings = load_settings(os.environ, Path.cwd()).find(model)
-    sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    # The trainer's own file: what a server may unpickle is that server's decision, and a signature comes after this.
-    allowed = replace(settings, allowed_pickles=frozenset({sha256}), verify_key=(), memory="unchecked")
-    from serve.model.loader import ModelLoader  # brings torch
+def check(checkpoint: Path, model: str | None = None) -> None:
+    """Load a checkpoint as a server of the settings does.
 
-    stored = Stored(checkpoint, sha256, checkpoint.stat().st_size)
-    predictor = ModelLoader(allowed).load(stored, Manifest()).predictor
+    Raises:
+        ServeError: it would be refused, or the model class cannot be built.
+    """
+    _load(checkpoint, model)
+
+
+def _load(checkpoint: Path, model: str | None) -> Predictor:
+    return load_own(load_settings(os.environ, Path.cwd()).find(model), checkpoint).predictor
+
+
+def _ask(golden: list[Golden], predictor: Predictor) -> list[object]:
     answers: list[object] = json.loads(json.dumps([predictor.predict(one.inputs) for one in golden]))
     return answers
+
+
+def load_own(settings: Settings, checkpoint: Path, say: Say | None = None) -> Loaded:
+    """Load a checkpoint of one's own as a server would, with all gates but those that are that server's to decide.
+
+    Args:
+        say: takes the events of the trial.
+
+    Raises:
+        ServeError: it cannot be loaded, or a gate refuses it.
+    """
+    from serve.model.loader import ModelLoader  # brings torch
+
+    sha256 = durable_files.hash_file(checkpoint)
+    # What a server may unpickle is that server's decision, and a signature comes after this.
+    allowed = replace(settings, allowed_pickles=frozenset({sha256}), verify_key=(), memory="unchecked")
+    return ModelLoader(allowed, say=say).load(Stored(checkpoint, sha256, checkpoint.stat().st_size), Manifest())

@@ -61,6 +61,7 @@ class Extras:
         generation: the publisher's own rising number, or 0.
         weights_key: under which the weights lie in what torch.save wrote; `None` where it is clear.
         strip_prefix: taken off the names of the tensors; `None` for that of a known wrapper.
+        check: whether the model class of the settings must take it before anything is written.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -71,6 +72,7 @@ class Extras:
     generation: int = 0
     weights_key: str | None = None
     strip_prefix: str | None = None
+    check: bool = False
 
 
 _NOTHING = Extras()
@@ -160,7 +162,7 @@ def _publish_file(source: Path, target: Path, version: str | None, extras: Extra
 def _publish_sharded(source: Path, directory: Path, name: str, version: str | None, extras: Extras) -> Published:
     if not name.endswith(sharded.INDEX_SUFFIX):
         raise PublishError(f"the name: expected one that ends with {sharded.INDEX_SUFFIX}, found {name!r}")
-    if extras.golden is not None:
+    if extras.golden is not None or extras.check:
         with prepare(source, Conversion()) as joined:
             found = _find_extras(extras, joined.path)
     else:
@@ -232,6 +234,10 @@ def _find_extras(extras: Extras, checkpoint: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     if extras.metrics:
         found["metrics"] = dict(extras.metrics)
+    if extras.check:
+        from serve.publishing import golden_file
+
+        golden_file.check(checkpoint, extras.model)
     if extras.golden is not None:
         from serve.publishing.golden_file import read_golden
 

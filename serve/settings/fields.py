@@ -47,6 +47,13 @@ FIELDS = (
     Field("name", parsers.word, "the model's name in answers and logs; default: the class name", ""),
     Field("store", parsers.path, "directory of the read-only copies, on a local disk", ".envserve-store"),
     Field("model_args", parsers.table, "keyword arguments of the model class", {}),
+    Field(
+        "example_inputs",
+        parsers.example,
+        "inputs as a request has them, for a class that has none: rows, or their form, such as float32[1, 16]; several "
+        "by name",
+        "",
+    ),
     Field("python_path", parsers.paths, "directories in which the model's module is looked for first", ()),
     Field("allowed_pickles", parsers.sha256_list, "sha256 of checkpoints that may be unpickled in full", ()),
     Field(
@@ -134,6 +141,33 @@ FIELDS = (
         parsers.share,
         "share of the computing time in which joined requests are answered once more alone, and compared; 0: never",
         0.01,
+    ),
+    Field(
+        "probation_s",
+        parsers.seconds(0.0),
+        "seconds for which a new generation is watched, and the one before stays loaded: all workers go back to it "
+        "where answers get worse; 0: off",
+        60.0,
+    ),
+    Field(
+        "probation_requests",
+        parsers.whole_number(0),
+        "answers after which a probation ends before its time; 0: by time alone",
+        0,
+    ),
+    Field(
+        "probation_rule",
+        parsers.numbers("errors", "finite", "range", "unhealthy", "slower", "false_alarm"),
+        "by signal, the share of bad answers that is noise (errors, finite, range, unhealthy; 1: not watched), how "
+        "many times slower a run may be (slower; 0: not watched), the probability of a false alarm",
+        {},
+    ),
+    Field(
+        "retry_spoiled",
+        parsers.one_of("finite", "all", "off"),
+        "which answers the generation before makes again during a probation: those that are not finite, all that it "
+        "makes well, none",
+        "finite",
     ),
     Field("boot_wait_s", parsers.seconds(0.0), "seconds a new worker may load before it takes requests", 60.0, SERVER),
     Field("max_body_bytes", parsers.whole_number(1), "longest request body", 16 * 1024 * 1024, SERVER),

@@ -135,6 +135,31 @@ def table(value: object, base: Path) -> Mapping[str, object]:
     return found
 
 
+def numbers(*keys: str) -> Callable[[object, Path], Mapping[str, float]]:
+    """Return a parser for a table of numbers of at least 0 with known keys."""
+
+    def parse(value: object, base: Path) -> Mapping[str, float]:
+        found = {key: _number(number) for key, number in table(value, base).items()}
+        for key, number in found.items():
+            if key not in keys:
+                raise ValueError(f"expected the keys {', '.join(keys)}, found {key} ({nearest(key, keys)})")
+            if not (math.isfinite(number) and number >= 0):
+                raise ValueError(f"{key}: expected a number of at least 0, found {number}")
+        return found
+
+    return parse
+
+
+def example(value: object, base: Path) -> object:
+    """Read an example of inputs; in a variable it is JSON, or a text of its own."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
 def one_of(*choices: str) -> Callable[[object, Path], str]:
     """Return a parser for one of a few words."""
 

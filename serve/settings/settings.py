@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from serve.errors import Issue, SettingsError
@@ -30,16 +30,51 @@ CONFIG_VARIABLE = "SERVE_CONFIG"
 DEFAULT_FILE = "serve.toml"
 STABLE, CANARY, SHADOW = "stable", "canary", "shadow"
 _MODELS = "models"
-_SHARES = {
-    CANARY: Field("share", parsers.share, "which part of the requests it answers: 0.1 is one of ten", 0.1),
-    SHADOW: Field("share", parsers.share, "which part of the requests it is asked as well: 1 is all", 1.0),
+_PROMOTE = Field(
+    "promote",
+    parsers.numbers("requests", "errors", "p99_ratio", "agreement"),
+    "what it takes to become the stable one: answers, the most share of errors and times the p99, the least agreement",
+    {},
+)
+_TIMEOUT = Field("timeout_s", parsers.seconds(1.0), "seconds after which it ends without promote", 3600.0)
+_COMPARE = Field(
+    "compare",
+    parsers.one_of("tolerance", "exact", "top1"),
+    "when two answers agree: within the tolerances of golden requests, exactly, or by the place of the largest number",
+    "tolerance",
+)
+_OF_LABELS = {
+    CANARY: (
+        Field("share", parsers.share, "which part of the requests it answers: 0.1 is one of ten", 0.1),
+        _PROMOTE,
+        Field(
+            "abort",
+            parsers.numbers("errors", "finite", "range", "unhealthy", "slower", "disagreed"),
+            "by signal, the share of bad answers that is noise; slower: how many times slower a run may be",
+            {},
+        ),
+        _TIMEOUT,
+        _COMPARE,
+    ),
+    SHADOW: (
+        Field("share", parsers.share, "which part of the requests it is asked as well: 1 is all", 1.0),
+        _PROMOTE,
+        Field(
+            "then",
+            parsers.one_of("hold", "promote", "refuse"),
+            "what follows from the verdict of promote: nothing; it becomes the stable one; one that differs is refused",
+            "hold",
+        ),
+        _TIMEOUT,
+        _COMPARE,
+    ),
 }
 # What tells one model from another is never taken over, neither from the top nor by a label from its model.
 _OWN = frozenset({"name", "store", "checkpoints"})
-_OF_SERVER = [field for field in FIELDS if field.scope == SERVER]
-_OF_MODEL = [field for field in FIELDS if field.scope == MODEL]
-_OF_TABLE = [field for field in _OF_MODEL if field.key not in ("name", "store")]
-_STORE = next(field for field in FIELDS if field.key == "store")
+_OF_SERVER = [known for known in FIELDS if known.scope == SERVER]
+_OF_MODEL = [known for known in FIELDS if known.scope == MODEL]
+_OF_TABLE = [known for known in _OF_MODEL if known.key not in ("name", "store")]
+_STORE = next(known for known in FIELDS if known.key == "store")
 
 
 @dataclass(frozen=True)
@@ -51,6 +86,7 @@ class Settings:
     name: str
     store: Path
     model_args: Mapping[str, object]
+    example_inputs: object
     python_path: tuple[Path, ...]
     allowed_pickles: frozenset[str]
     format: str
@@ -73,11 +109,20 @@ class Settings:
     max_batch_size: int
     max_batch_delay_ms: int
     batch_check_share: float
+    probation_s: float
+    probation_requests: int
+    probation_rule: Mapping[str, float]
+    retry_spoiled: str
     event_hook: str
     unload: str
     workers: int
     label: str = STABLE
     share: float = 1.0
+    promote: Mapping[str, float] = field(default_factory=dict)
+    abort: Mapping[str, float] = field(default_factory=dict)
+    timeout_s: float = 3600.0
+    compare: str = "tolerance"
+    then: str = "promote"
 
     @property
     def full_name(self) -> str:
@@ -142,14 +187,20 @@ class ServerSettings:
         return known[wanted]
 
 
-def load_settings(environ: Mapping[str, str], directory: Path) -> ServerSettings:
+def load_settings(
+    environ: Mapping[str, str], directory: Path, keys: Mapping[str, object] | None = None
+) -> ServerSettings:
     """Read and check all settings.
+
+    Args:
+        directory: where the file is looked for, and to which paths in variables are relative.
+        keys: of the settings, in the place of a file; paths are relative to `directory`.
 
     Raises:
         SettingsError: with every issue found in the file and in the variables.
     """
     issues: list[Issue] = []
-    file, stated = _read_file(environ, directory, issues)
+    file, stated = _read_file(environ, directory, issues) if keys is None else (directory / "keywords", dict(keys))
     models = stated.pop(_MODELS, None)
     variables = Layer.of_environment(environ, directory)
     top = Layer(f"{file.name}: ", stated, file.parent)
@@ -215,20 +266,21 @@ def _parse_model(
         parsers.word(name, top.base)
     except ValueError as error:
         issues.append(Issue(place.strip(), str(error), "a model's name is in URLs and headers"))
-    model = Layer(place, table, top.base).without(_SHARES)
+    model = Layer(place, table, top.base).without(_OF_LABELS)
     issues += model.unknown([*(field.key for field in _OF_TABLE), "store"])
     found = {STABLE: _parse_label(store, [variables, model, top], _OF_TABLE, issues)}
-    for label in (label for label in _SHARES if label in table):
+    for label in (label for label in _OF_LABELS if label in table):
         stated = table[label]
         if not isinstance(stated, dict):
             issues.append(Issue(place + label, f"expected a table, found {stated!r}"))
             continue
         layer = Layer(f"{top.place}[{_MODELS}.{name}.{label}] ", stated, top.base)
-        issues += layer.unknown([*(field.key for field in _OF_TABLE), "store", "share"])
+        wanted = [*_OF_TABLE, *_OF_LABELS[label]]
+        issues += layer.unknown([*(field.key for field in wanted), "store"])
         beside = Path(str(found[STABLE].get("store", store)))
         layers = [variables, layer, model.without(_OWN), top]
         store_of_label = beside.with_name(f"{beside.name}@{label}")
-        found[label] = _parse_label(store_of_label, layers, [*_OF_TABLE, _SHARES[label]], issues)
+        found[label] = _parse_label(store_of_label, layers, wanted, issues)
     return found
 
 
@@ -311,17 +363,17 @@ def parse(layers: Iterable[Layer], fields: Iterable[Field], issues: list[Issue])
     """
     layers = tuple(layers)
     parsed = {}
-    for field in fields:
-        layer = next((layer for layer in layers if field.key in layer.stated), None)
+    for known in fields:
+        layer = next((layer for layer in layers if known.key in layer.stated), None)
         try:
-            parsed[field.key] = _parse_one(field, layer, layers[-1].base)
+            parsed[known.key] = _parse_one(known, layer, layers[-1].base)
         except ValueError as error:
-            place = layer.name(field.key) if layer else layers[-1].name(field.key)
-            issues.append(Issue(place, str(error), f"it is {field.help}"))
+            place = layer.name(known.key) if layer else layers[-1].name(known.key)
+            issues.append(Issue(place, str(error), f"it is {known.help}"))
         except LookupError:
-            named = layers[1].name(field.key) if len(layers) > 2 else field.key
-            hint = f"set it in the settings file, or as {field.variable}" if len(layers) == 2 else "set it there"
-            issues.append(Issue(named, f"missing; it is {field.help}", hint))
+            named = layers[1].name(known.key) if len(layers) > 2 else known.key
+            hint = f"set it in the settings file, or as {known.variable}" if len(layers) == 2 else "set it there"
+            issues.append(Issue(named, f"missing; it is {known.help}", hint))
     return parsed
 
 

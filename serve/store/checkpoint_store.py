@@ -103,6 +103,25 @@ class Store:
             stored = None if known is None else self._find_proven(known)
             return stored or self._copy_or_make_room(candidate, needed)
 
+    def adopt(self, path: Path) -> None:
+        """Take over a file of another store, by a link or, from another disk, by a copy; `find` proves it.
+
+        Raises:
+            OSError: the store cannot be written.
+        """
+        with self.lock():
+            target = self._proven / path.name
+            if target.exists() or not path.exists():
+                return
+            try:
+                os.link(path, target)
+            except OSError:
+                part = self._incoming / f"{os.getpid()}.part"
+                with path.open("rb") as source:
+                    durable_files.copy_hashed(source.fileno(), part)
+                part.chmod(_READ_ONLY)
+                part.replace(target)
+
     def prune(self, keep: frozenset[str], before_s: float) -> None:
         """Delete what is not needed any more, and what a killed copier left.
 

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint"
 ROLLBACK = "rollback"
+# From a generation that did not hold, by itself.
+RETURN = "return"
+# From a canary or a shadow whose rule came true.
+PROMOTION = "promotion"
 
 
 @dataclass(frozen=True)

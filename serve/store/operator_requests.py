@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from serve import durable_files
 from serve.errors import LedgerError
-from serve.store.ledger import ROLLBACK, Entry
+from serve.store.ledger import PROMOTION, ROLLBACK, Entry
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Rollback:
 
     Args:
         ordered: when, as ISO 8601.
+        path: of the bytes in the store of another label, where that is promoted.
+        entry: of that label's ledger.
     """
 
     id: str
@@ -31,11 +34,18 @@ class Rollback:
     sha256: str
     version: str
     ordered: str
+    path: str = ""
+    entry: Mapping[str, Any] | None = None
+
+    @property
+    def cause(self) -> str:
+        """What the ledger has as the cause of the generation that carries it out."""
+        return PROMOTION if self.path else ROLLBACK
 
     @property
     def fingerprint(self) -> str:
         """What the ledger and the quarantine know the order by."""
-        return f"{ROLLBACK}:{self.id}"
+        return f"{self.cause}:{self.id}"
 
     def propose(self, earlier: Entry) -> Entry:
         """Return the generation that carries the order out.
@@ -44,7 +54,7 @@ class Rollback:
         itself.
         """
         return replace(
-            earlier, generation=0, version=self.version, fingerprint=self.fingerprint, committed="", cause=ROLLBACK
+            earlier, generation=0, version=self.version, fingerprint=self.fingerprint, committed="", cause=self.cause
         )
 
 
@@ -98,6 +108,16 @@ class OperatorRequests:
             OSError: the file cannot be written.
         """
         order = Rollback(uuid.uuid4().hex, entry.generation, entry.sha256, entry.version, _now())
+        self._write(self._rollback, asdict(order))
+        return order
+
+    def order_promotion(self, id: str, entry: Entry, path: Path) -> Rollback:
+        """Order what another label serves; the same id is carried out once, however often it is ordered.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        order = Rollback(id, entry.generation, entry.sha256, entry.version, _now(), str(path), asdict(entry))
         self._write(self._rollback, asdict(order))
         return order
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Callable
 
+from serve.rollout.guard import Guard
+from serve.rollout.rules import probation_of, rollout_of
+from serve.settings.settings import CANARY
 from serve.source.remote import make_place
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Ledger
@@ -30,7 +33,8 @@ def make_context(
     def report_damage(expected: str, found: str) -> None:
         log.emit("store_damaged", sha256=expected, reason=f"the sha256: expected {expected}, found {found}")
 
-    store = Store(settings.store, report_damage)
+    store, rule, rollout = Store(settings.store, report_damage), probation_of(settings), rollout_of(settings)
+    slower = next((one.slower for one in (rollout, rule) if one is not None), 0.0)
     return Context(
         source=make_place(settings.checkpoints),
         store=store,
@@ -44,6 +48,8 @@ def make_context(
         label=settings.label,
         env_digest=env_digest,
         keep=settings.keep,
+        guard=Guard(settings.retry_spoiled, slower, rollout is not None and settings.label == CANARY),
+        probation=rule,
     )
 
 

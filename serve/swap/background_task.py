@@ -54,7 +54,7 @@ class BackgroundTask(Generic[T]):
 
     def _run(self) -> None:
         work, self._work = self._work, None
-        _give_way(self._niceness)
+        give_way(self._niceness)
         try:
             result = work() if work else None
             with self._lock:
@@ -65,7 +65,8 @@ class BackgroundTask(Generic[T]):
             self._done.set()
 
 
-def _give_way(niceness: int) -> None:
+def give_way(niceness: int) -> None:
+    """Lower the priority of this thread for the rest of its life."""
     # Elsewhere a thread has no priority of its own. It can never be taken back without a privilege, so that only a
     # thread that ends with its work may ask for it. Source: setpriority(2), "C library/kernel differences".
     if niceness and sys.platform == "linux":

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from serve.events.event_log import EventLog
     from serve.model.predictor import Predictor
     from serve.model.slot import Slot
+    from serve.rollout.decision import Rule
+    from serve.rollout.guard import Guard
     from serve.source.local import LocalSource
     from serve.source.observation import Ignore, Wait
     from serve.store.checkpoint_store import Store
@@ -82,6 +84,8 @@ class Context:
     label: str
     env_digest: str | None
     keep: int
+    guard: Guard
+    probation: Rule | None
 
 
 class Committer(Protocol):

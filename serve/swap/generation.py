@@ -73,14 +73,19 @@ def restore(context: Context, loader: Loader, entry: Entry) -> bool:
     Returns:
         Whether its bytes were still there.
     """
+    generation = load_entry(context, loader, entry)
+    if generation is not None:
+        log_live(context.log, "restored", generation, context.slot.swap(generation), 0.0)
+    return generation is not None
+
+
+def load_entry(context: Context, loader: Loader, entry: Entry) -> Generation | None:
+    """Load a committed generation; `None` where its bytes are neither in the store nor at the watched place."""
     stored = context.store.find(entry.sha256) or _fetch_again(context, entry)
     if stored is None:
-        return False
+        return None
     before_bytes = used_bytes()
-    loaded = loader.load(stored, parse_marker(entry.marker.encode()))
-    generation = make(context, loaded, stored, entry, before_bytes)
-    log_live(context.log, "restored", generation, context.slot.swap(generation), 0.0)
-    return True
+    return make(context, loader.load(stored, parse_marker(entry.marker.encode())), stored, entry, before_bytes)
 
 
 def _fetch_again(context: Context, entry: Entry) -> Stored | None:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serve.checkpoint.manifest import parse_marker
-from serve.errors import CheckpointError, DeadlineError
+from serve.errors import CheckpointError, DeadlineError, MemoryShortError
+from serve.rollout.evidence_board import EvidenceBoard
 from serve.source.observation import SERVED, Ignore, Wait
 from serve.store.quarantine import explain, reject_entry
 from serve.swap.admission import reject
 from serve.swap.background_task import BackgroundTask
-from serve.swap.generation import kept, log_live, make, prune, restore
+from serve.swap.generation import kept, load_entry, log_live, make, prune, restore, retire
 from serve.swap.host_coordinator import Coordinator, Proposal, ProposalState
+from serve.swap.probation import Probation
 from serve.system.resources import used_bytes
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class HostCommitter:
         self._root, self._timeout_s = root, timeout_s
         self._opened: Coordinator | None = None
         self._catch_up_at_s = 0.0
+        self._probation: Probation | None = None
 
     @property
     def turn(self) -> int:
@@ -48,9 +51,14 @@ class HostCommitter:
     def _coordinator(self) -> Coordinator:
         # Not before the fork: the locks of the membership belong to one process.
         if self._opened is None:
-            self._opened = Coordinator(self._root, self._context.ledger, self._timeout_s)
+            rule = self._context.probation
+            self._opened = Coordinator(self._root, self._context.ledger, self._timeout_s, rule is not None)
             shared_state = self._opened.shared_state
-            self._context.slot.follow(lambda: shared_state.committed)
+            self._context.slot.follow(
+                lambda: shared_state.committed, lambda: (shared_state.kept, shared_state.returned)
+            )
+            if rule is not None:
+                self._probation = Probation(self._context, self._opened, rule, self.kept)
         return self._opened
 
     def boot(self, loader: Loader) -> None:
@@ -59,18 +67,23 @@ class HostCommitter:
         while not self._is_stopping:
             entry = self._context.ledger.last()
             live = entry.generation if entry is not None and self._try_restore(loader, entry) else 0
+            self._restore_kept(loader)
             if self._coordinator.join(live):
+                self._begin_to_count()
                 return
             time.sleep(_AGAIN_S)
 
     def kept(self) -> frozenset[str]:
         """Return the sha256 of what must stay in the store: what is kept of the generations, and what is proposed."""
-        proposal = self._coordinator.open_proposal()
-        return kept(self._context).union(() if proposal is None else (proposal.entry.sha256,))
+        proposal, way_back = self._coordinator.open_proposal(), self._kept_entry()
+        needed = (one.sha256 for one in (proposal.entry if proposal else None, way_back) if one is not None)
+        return kept(self._context).union(needed)
 
     def leave(self) -> None:
         """Take part no more; the worker ends."""
         self._is_stopping = True
+        if self._probation is not None:
+            self._probation.stop()
         if self._opened is not None:
             self._opened.membership.leave()
 
@@ -80,6 +93,7 @@ class HostCommitter:
             self.boot(loader)  # booting failed, for example because the disk was full
         if self._context.slot.live is None:
             self._catch_up(loader)
+        self._follow_trial()
         proposal = self._coordinator.open_proposal()
         if proposal is None:
             return False
@@ -127,8 +141,7 @@ class HostCommitter:
         state = coordinator.state_of(proposal)
         if generation is not None and state is ProposalState.COMMITTED:
             self._follow_through(generation, previous, time.monotonic() - prepared_s)
-        else:
-            self._context.slot.stand_by(None)
+        self._context.slot.stand_by(None)
         live = self._context.slot.live
         coordinator.membership.update(preparing=0, prepared=0, live=live.provenance.generation if live else 0)
         return state
@@ -175,7 +188,57 @@ class HostCommitter:
         stored = stored or self._context.store.find(entry.sha256)
         if stored is None:
             raise FileNotFoundError(f"{entry.name}: it is not in the store any more")
-        return stored, loader.load(stored, parse_marker(entry.marker.encode()))
+        manifest, shared_state = parse_marker(entry.marker.encode()), self._coordinator.shared_state
+        try:
+            return stored, loader.load(stored, manifest)
+        except MemoryShortError:
+            if self._probation is None or not self._context.slot.let_go():
+                raise
+        # A third model does not fit: what is published goes before what was kept.
+        self._probation.end(shared_state.on_trial, f"the memory is needed for version {entry.version}")
+        retire(self._context)
+        return stored, loader.load(stored, manifest)
+
+    def _begin_to_count(self) -> None:
+        guard, shared_state = self._context.guard, self._coordinator.shared_state
+
+        def read_trial() -> tuple[int, int]:
+            on_trial = shared_state.on_trial
+            if guard.is_judged and not on_trial and shared_state.committed != shared_state.ended:
+                on_trial = shared_state.committed
+            return on_trial, shared_state.returned
+
+        guard.open(EvidenceBoard(self._context.store.root), self._coordinator.membership.index, read_trial)
+        if self._probation is not None:
+            guard.wake = self._probation.wake
+            self._probation.start()
+
+    def _kept_entry(self) -> Entry | None:
+        shared_state = self._coordinator.shared_state
+        wanted = shared_state.kept if shared_state.on_trial else 0
+        return next((entry for entry in self._context.ledger.read() if entry.generation == wanted), None)
+
+    def _restore_kept(self, loader: Loader) -> None:
+        """Load what all workers would go back to, in a worker that starts during a trial."""
+        entry = self._kept_entry()
+        if entry is not None and self._context.slot.live is not None:
+            try:
+                generation = load_entry(self._context, loader, entry)
+                if generation is not None:
+                    self._context.slot.keep(generation)
+            except Exception as error:  # it would have to load it after a return, and answer 503 meanwhile
+                self._context.log.emit("not_restored", generation=entry.generation, reason=explain(error))
+
+    def _follow_trial(self) -> None:
+        """Let go of what was kept when a trial has ended, and write the line of a return."""
+        shared_state, live = self._coordinator.shared_state, self._context.slot.live
+        if not shared_state.kept and self._context.slot.let_go():
+            retire(self._context)
+        number = live.provenance.generation if live is not None else 0
+        membership = self._coordinator.membership
+        if live is not None and number == shared_state.returned and membership.live != number:
+            log_live(self._context.log, "swapped", live, None, 0.0)
+            membership.update(live=number)
 
     def _follow_through(self, generation: Generation, previous: Generation | None, commit_s: float) -> None:
         live = self._context.slot.live  # looking makes it live, should no request have done so before
@@ -186,6 +249,8 @@ class HostCommitter:
         log_live(self._context.log, "swapped", generation, previous, commit_s)
         self._context.quarantine.forget(generation.provenance.sha256)
         prune(self._context, self.kept)
+        if self._probation is not None:
+            self._probation.wake()
 
     def _close(self, proposal: Proposal, error: BaseException) -> None:
         if self._coordinator.close(proposal):
@@ -193,6 +258,8 @@ class HostCommitter:
 
     def _reap(self) -> None:
         worker_failures = self._coordinator.reap()
+        if self._probation is not None:
+            self._probation.look()
         if worker_failures is not None and worker_failures.is_closed:
             error = CheckpointError("crash", f"{worker_failures.count} workers died while they prepared it")
             rejection = reject_entry(error, worker_failures.proposal.entry)

@@ -11,18 +11,23 @@ proposal, and no worker moves. All of it happens under one lock that the kernel 
 
 Killed between ledger and word, the proposal is still open and every living worker is prepared: the next one to look
 finishes the commit. Killed all together, the first worker to come back takes the word from the ledger.
+
+A commit begins a trial, where trials are wanted: the generation before stays, and a return to it is one more entry of
+the ledger and one more store to the word. Only what has held is returned to: a second commit during a trial keeps the
+way back that there was. A server that starts anew begins the trial again.
 """
 
 from __future__ import annotations
 
 import enum
 import json
+import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from serve import durable_files
-from serve.store.ledger import Entry, Ledger, number
+from serve.store.ledger import CHECKPOINT, PROMOTION, RETURN, Entry, Ledger, number
 from serve.swap.shared_state import Membership, SharedState
 
 # How often the kernel is asked who has died, while somebody is not prepared.
@@ -68,8 +73,8 @@ class WorkerFailures:
 class Coordinator:
     """The agreement of one host, seen by one of its workers or by a command."""
 
-    def __init__(self, root: Path, ledger: Ledger, timeout_s: float) -> None:
-        self._ledger, self._timeout_s = ledger, timeout_s
+    def __init__(self, root: Path, ledger: Ledger, timeout_s: float, has_trials: bool = False) -> None:
+        self._ledger, self._timeout_s, self._has_trials = ledger, timeout_s, has_trials
         self._path = root / "proposal.json"
         with durable_files.hold(ledger.lock_path):
             self.shared_state = SharedState(root / "word")
@@ -119,6 +124,10 @@ class Coordinator:
             survey = self.membership.survey()
             proposal = self.open_proposal()
             died = [row for row in survey.dead.values() if proposal and row.preparing == proposal.number]
+            if self.shared_state.on_trial:
+                # Who ended with the server, or is an older server's, did not die of the model.
+                lost = [row for row in survey.dead.values() if row.parent == os.getppid() and row not in died]
+                self.shared_state.crashes += len(lost)
             for index in survey.dead:
                 self.membership.clear(index)
             if proposal is None or not died:
@@ -183,10 +192,54 @@ class Coordinator:
             last = self._ledger.last()
             if last is None or last.generation < proposal.entry.generation:
                 self._ledger.append(proposal.entry)
+            self._begin_trial(proposal.entry)
             self.shared_state.done_number = proposal.number
             self.shared_state.committed = proposal.entry.generation  # from here on every request starts on it
             self._close()
             return True
+
+    def take_back(self, generation: int) -> Entry | None:
+        """Return from the generation that is on trial to the one that is kept; what is proposed is closed.
+
+        Returns:
+            The entry of the return; `None` when the trial has ended.
+
+        Raises:
+            OSError: the ledger cannot be written; no worker moved.
+        """
+        shared_state = self.shared_state
+        with durable_files.hold(self._ledger.lock_path):
+            if not generation == shared_state.on_trial == shared_state.committed:
+                return None
+            entries = self._ledger.read()
+            entry = entries[-1]
+            if entry.generation == generation:  # else whoever wrote it died before the word
+                kept = next(earlier for earlier in entries if earlier.generation == shared_state.kept)
+                back = replace(kept, cause=RETURN, fingerprint=f"{RETURN}:{generation}", committed="")
+                entry = self._ledger.append(number(back, entries))
+            # In this order: whoever dies in between leaves a trial that the next one to look finishes.
+            shared_state.returned = entry.generation
+            shared_state.committed = entry.generation
+            shared_state.on_trial = 0
+            self._close()
+            return entry
+
+    def end_trial(self, generation: int) -> bool:
+        """End a trial for the good, and return whether this call did."""
+        with durable_files.hold(self._ledger.lock_path):
+            if not generation or self.shared_state.on_trial != generation:
+                return False
+            self.shared_state.on_trial = self.shared_state.kept = 0
+            self.shared_state.next_turn()
+            return True
+
+    def _begin_trial(self, entry: Entry) -> None:
+        shared_state, before = self.shared_state, self.shared_state.committed
+        is_wanted = self._has_trials and entry.cause in (CHECKPOINT, PROMOTION) and before > 0
+        if not (is_wanted and shared_state.on_trial == before):
+            shared_state.kept = before if is_wanted else 0
+        shared_state.crashes, shared_state.trial_since_ms = 0, int(time.monotonic() * 1000)
+        shared_state.on_trial = entry.generation if is_wanted else 0
 
     def state_of(self, proposal: Proposal) -> ProposalState:
         """Return the state of a proposal."""
@@ -241,8 +294,11 @@ class Coordinator:
         # No worker is left that could finish what was open.
         if self.shared_state.open_number:
             self._close()
-        last = self._ledger.last()
-        self.shared_state.committed = last.generation if last else 0
+        shared_state, last = self.shared_state, self._ledger.last()
+        shared_state.committed = last.generation if last else 0
+        if shared_state.on_trial != shared_state.committed or not self._has_trials:
+            shared_state.on_trial = shared_state.kept = 0
+        shared_state.trial_since_ms = int(time.monotonic() * 1000)
 
     def _close(self) -> None:
         self.shared_state.open_number = 0

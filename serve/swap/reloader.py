@@ -12,12 +12,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Callable, NamedTuple, Union
 
 from serve.errors import ModelError
 from serve.source.file_events import FileEvents
 from serve.source.local import Listed
 from serve.source.observation import Ignore, Load, Observation, Refuse, Wait, decide
+from serve.store.ledger import Entry
 from serve.store.quarantine import Rejection, explain
 from serve.swap import generation
 from serve.swap.admission import Admission, Admitted, reject
@@ -210,11 +212,16 @@ class Reloader:
         if order is None or self._committer.is_done(order) or self._context.quarantine.find(order.fingerprint):
             return False
         entries = [entry for entry in self._context.ledger.read() if entry.sha256 == order.sha256]
+        if order.entry is not None:
+            if self._context.operator_requests.pin() is not None:
+                return False
+            self._context.store.adopt(Path(order.path))
+            entries = [Entry(**order.entry)]
         stored = self._context.store.find(order.sha256)
         if stored is not None and entries:
             self._committer.move(loader, stored, order.propose(entries[-1]))
         else:
-            reason = f"the rollback to {order.version}: its checkpoint is not in the store any more"
+            reason = f"the {order.cause} to {order.version}: its checkpoint is not in the store any more"
             rejection = Rejection(order.version, "store", reason, order.fingerprint, version=order.version)
             reject(self._context, rejection, self._committer.kept)
         return True

@@ -23,7 +23,7 @@ from serve.durable_files import Records
 from serve.events.event_log import EventLog
 from serve.source.local import Listed, LocalSource
 from serve.source.observation import OUTRANKED, Identity, Known, Observation
-from serve.store.ledger import CHECKPOINT, ROLLBACK, Entry
+from serve.store.ledger import CHECKPOINT, Entry
 
 Order = tuple[int, int, str]
 
@@ -76,7 +76,7 @@ class SeenCheckpoints:
         self._answering, self._late = last, {}
         self._served = {entry.fingerprint for entry in committed if entry.has_same_content(last)}
         replaced = next((entry for entry in reversed(committed) if entry.cause == CHECKPOINT), None)
-        is_rollback = last.cause == ROLLBACK and replaced is not None and not replaced.has_same_content(last)
+        is_rollback = last.cause != CHECKPOINT and replaced is not None and not replaced.has_same_content(last)
         self._withdrawn = replaced.fingerprint if is_rollback and replaced is not None else None
 
     def serve(self, fingerprint: str, order: Order) -> None:

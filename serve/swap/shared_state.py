@@ -13,6 +13,12 @@ and AArch64 make indivisible (Intel SDM vol. 3A 9.1.1; Arm ARM B2.2.1). So a rea
     cell 6        how many rows were ever used
     cell 7        the number of the proposal that was committed last
     cell 8        the generation whose requests share no runs any more, or 0
+    cell 9        the generation that is on trial, or 0
+    cell 10       the generation that is kept while its successor is on trial
+    cell 11       the number of the last generation that was a return to it
+    cell 12       when the trial began, in milliseconds of the monotonic clock
+    cell 13       how many workers died during the trial
+    cell 14       the generation whose rollout has ended: a canary that answers no more, a shadow that is judged
     cells 16 …    one row of eight cells for each worker
 
 A worker claims a row by locking `<store>/workers/<row>`. The kernel releases that lock when the process ends, however
@@ -33,9 +39,22 @@ from serve.errors import LedgerError
 _MAGIC = int.from_bytes(b"envserv1", "little")
 _IDENTITY, _COMMITTED, _TURN, _OPEN, _LAST, _WORKER_FAILURES, _USED, _DONE, _UNBATCHED = range(9)
 _FIRST_ROW, _ROW_CELLS = 16, 8
-_PID, _PREPARING, _PREPARED, _LIVE = range(4)
+_PID, _PREPARING, _PREPARED, _LIVE, _PARENT = range(5)
 ROWS = 500
 _SIZE_BYTES = 8 * (_FIRST_ROW + ROWS * _ROW_CELLS)
+
+
+class _Cell:
+    """One cell as an attribute."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def __get__(self, shared_state: SharedState, owner: object = None) -> int:
+        return shared_state.cells[self._index]
+
+    def __set__(self, shared_state: SharedState, value: int) -> None:
+        shared_state.cells[self._index] = value
 
 
 @dataclass(frozen=True)
@@ -47,12 +66,14 @@ class Row:
         preparing: number of the proposal that it prepares, or 0.
         prepared: number of the proposal that it has prepared, or 0.
         live: the generation that it answers with, or 0.
+        parent: process id of its server.
     """
 
     pid: int = 0
     preparing: int = 0
     prepared: int = 0
     live: int = 0
+    parent: int = 0
 
 
 class SharedState:
@@ -66,6 +87,8 @@ class SharedState:
         LedgerError: it is something else.
     """
 
+    on_trial, kept, returned, trial_since_ms, crashes, ended = map(_Cell, range(9, 15))
+
     def __init__(self, path: Path) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -74,89 +97,89 @@ class SharedState:
             self._map = mmap.mmap(descriptor, _SIZE_BYTES)
         finally:
             os.close(descriptor)
-        self._cells = memoryview(self._map).cast("Q")
-        if self._cells[_IDENTITY] not in (0, _MAGIC):
+        self.cells = memoryview(self._map).cast("Q")
+        if self.cells[_IDENTITY] not in (0, _MAGIC):
             raise LedgerError(f"{path}: expected a commit word, found something else", hint="move the store away")
-        self._cells[_IDENTITY] = _MAGIC
+        self.cells[_IDENTITY] = _MAGIC
 
     @property
     def committed(self) -> int:
         """The generation that every request starts on; 0 before the first commit."""
-        return self._cells[_COMMITTED]
+        return self.cells[_COMMITTED]
 
     @committed.setter
     def committed(self, generation: int) -> None:
-        self._cells[_COMMITTED] = generation
+        self.cells[_COMMITTED] = generation
 
     @property
     def turn(self) -> int:
         """A number that rises whenever workers have something new to look at."""
-        return self._cells[_TURN]
+        return self.cells[_TURN]
 
     def next_turn(self) -> None:
         """Have the workers look."""
-        self._cells[_TURN] += 1
+        self.cells[_TURN] += 1
 
     @property
     def open_number(self) -> int:
         """The number of the open proposal, or 0."""
-        return self._cells[_OPEN]
+        return self.cells[_OPEN]
 
     @open_number.setter
     def open_number(self, number: int) -> None:
-        self._cells[_OPEN] = number
-        self._cells[_LAST] = max(number, self._cells[_LAST])
+        self.cells[_OPEN] = number
+        self.cells[_LAST] = max(number, self.cells[_LAST])
 
     @property
     def next_number(self) -> int:
         """The number for the next proposal."""
-        return self._cells[_LAST] + 1
+        return self.cells[_LAST] + 1
 
     @property
     def done_number(self) -> int:
         """The number of the proposal that was committed last."""
-        return self._cells[_DONE]
+        return self.cells[_DONE]
 
     @done_number.setter
     def done_number(self, number: int) -> None:
-        self._cells[_DONE] = number
+        self.cells[_DONE] = number
 
     @property
     def unbatched(self) -> int:
         """The generation whose requests share no runs any more, or 0."""
-        return self._cells[_UNBATCHED]
+        return self.cells[_UNBATCHED]
 
     @unbatched.setter
     def unbatched(self, generation: int) -> None:
-        self._cells[_UNBATCHED] = generation
+        self.cells[_UNBATCHED] = generation
 
     @property
     def worker_failures(self) -> int:
         """How many workers died while they prepared the open proposal."""
-        return self._cells[_WORKER_FAILURES]
+        return self.cells[_WORKER_FAILURES]
 
     @worker_failures.setter
     def worker_failures(self, count: int) -> None:
-        self._cells[_WORKER_FAILURES] = count
+        self.cells[_WORKER_FAILURES] = count
 
     @property
     def used_rows(self) -> int:
         """How many rows were ever used."""
-        return min(self._cells[_USED], ROWS)
+        return min(self.cells[_USED], ROWS)
 
     def read_row(self, index: int) -> Row:
         """Read one worker's row."""
         start = _FIRST_ROW + index * _ROW_CELLS
-        return Row(*self._cells[start : start + 4])
+        return Row(*self.cells[start : start + 5])
 
     def write_row(self, index: int, row: Row) -> None:
         """Write one worker's row; only the worker that has claimed it does."""
         start = _FIRST_ROW + index * _ROW_CELLS
-        for offset, value in ((_PID, row.pid), (_PREPARING, row.preparing), (_LIVE, row.live)):
-            self._cells[start + offset] = value
+        for offset, value in ((_PID, row.pid), (_PREPARING, row.preparing), (_LIVE, row.live), (_PARENT, row.parent)):
+            self.cells[start + offset] = value
         # Last: whoever sees "prepared" may commit at once.
-        self._cells[start + _PREPARED] = row.prepared
-        self._cells[_USED] = max(self._cells[_USED], index + 1)
+        self.cells[start + _PREPARED] = row.prepared
+        self.cells[_USED] = max(self.cells[_USED], index + 1)
 
 
 class UnbatchedGeneration:
@@ -167,7 +190,8 @@ class UnbatchedGeneration:
         self._opened: SharedState | None = None
 
     @property
-    def _shared_state(self) -> SharedState:
+    def shared_state(self) -> SharedState:
+        """The mapped file."""
         if self._opened is None:
             self._root.mkdir(parents=True, exist_ok=True)
             self._opened = SharedState(self._root / "word")
@@ -175,11 +199,15 @@ class UnbatchedGeneration:
 
     def is_over(self, generation: int) -> bool:
         """Whether the requests of a generation share no runs any more."""
-        return self._shared_state.unbatched == generation
+        return self.shared_state.unbatched == generation
+
+    def has_ended(self, generation: int) -> bool:
+        """Whether the rollout of a generation has ended: a canary's answers no requests any more."""
+        return self.shared_state.ended == generation
 
     def end(self, generation: int) -> None:
         """Have every worker run each request of a generation alone, from its next run on."""
-        self._shared_state.unbatched = generation
+        self.shared_state.unbatched = generation
 
 
 @dataclass(frozen=True)
@@ -207,6 +235,16 @@ class Membership:
     def is_joined(self) -> bool:
         """Whether this process has a row."""
         return self._index is not None
+
+    @property
+    def index(self) -> int:
+        """The place of this process's row; 0 where it has none."""
+        return self._index or 0
+
+    @property
+    def live(self) -> int:
+        """The generation in this process's row."""
+        return self._shared_state.read_row(self.index).live
 
     def survey(self) -> Survey:
         """Look at all rows."""
@@ -241,7 +279,7 @@ class Membership:
                 self._index, self._descriptor = index, descriptor
                 # A child that the model's code forks would hold the lock beyond this worker's end.
                 os.register_at_fork(after_in_child=self._let_go)
-                self._shared_state.write_row(index, Row(pid=os.getpid(), live=live))
+                self._shared_state.write_row(index, Row(pid=os.getpid(), live=live, parent=os.getppid()))
                 return
         raise LedgerError(f"{self._directory}: expected at most {ROWS} workers, found more")
 

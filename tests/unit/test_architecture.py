@@ -35,10 +35,10 @@ DOORS = {
     "rattler": {"envtool/solve/conda_solver.py", "envtool/prefix/rattler.py", "envtool/channel/index.py"},
     "rich": {"envtool/console.py"},
     "structlog": {"serve/events/event_log.py"},
-    "subprocess": {"envtool/subprocesses.py", "serve/events/webhook.py"},
+    "subprocess": {"envtool/subprocesses.py", "serve/events/webhook.py", "serve/development/dev_server.py"},
     "torch": {
         "serve/publishing/conversion.py",
-        *(f"serve/model/{name}.py" for name in ("batch_independence", "inputs", "request_state", "tensors")),
+        *(f"serve/model/{name}.py" for name in ("batch_independence", "example", "inputs", "request_state", "tensors")),
         *(f"serve/model/{name}.py" for name in ("torch_predictor", "trial", "weights")),
     },
     "urllib3": {"envtool/fetch/client.py"},
@@ -138,8 +138,9 @@ STOREYS = {
         export audit image channel bundle deploy doctor ci cli __main__
     """,
     "serve": """
-        errors durable_files codec http events checkpoint settings system source store model swap fleet inference
-        batching protocols operations metrics observability gateway workers publishing cli gunicorn_conf wsgi __main__
+        errors durable_files codec http events checkpoint settings system source store rollout model swap fleet
+        inference batching protocols operations metrics observability gateway workers publishing development
+        cli gunicorn_conf wsgi __main__
     """,
 }
 

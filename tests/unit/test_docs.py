@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,3 +116,21 @@ def test_every_page_is_in_the_index() -> None:
     folder = ROOT / "docs"
     pages = {page.relative_to(folder).as_posix() for page in folder.rglob("*.md") if page.parent.name != "adr"}
     assert pages - set(re.findall(r"\]\(([^)]+)\)", (folder / "README.md").read_text())) == {"README.md"}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="the older click there wraps help in other places")
+@pytest.mark.parametrize("name", ["settings.md", "commands.md"])
+def test_pages_made_from_the_code_are_up_to_date(name: str) -> None:
+    spec = importlib.util.spec_from_file_location("site_reference", ROOT / "docs/site_reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs/reference" / name).read_text("utf-8") == module.PAGES[name](), (
+        "`python docs/site_reference.py` makes it anew"
+    )
+
+
+def test_every_page_is_in_the_site() -> None:
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    assert pages == set(re.findall(r"^ +- (\S+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE))

@@ -19,14 +19,15 @@ function showModel(model) {
   if (!card) {
     card = make("article", { class: "card model", id, "data-model": model.full_name },
       make("header"), make("div", { class: "facts" }, make("div"), make("div")),
-      make("section", { class: "part" }), make("section", { class: "part" }), make("section", { class: "part" }));
+      make("section", { class: "part" }), make("section", { class: "part" }), make("section", { class: "part" }),
+      make("section", { class: "part" }));
     byId("models").append(card);
   }
-  const [header, facts, workers, timeline, quarantine] = card.children;
+  const [header, facts, workers, timeline, quarantine, trial] = card.children;
   const now = Date.parse(state.time), minute = Math.floor(now / 10000), isOperator = Boolean(adminToken && state.has_admin);
   const order = isOperator ? (action, version) => askOrder(model.full_name, action, version) : null;
   const key = (...values) => JSON.stringify([language, isOperator, ...values]);
-  showPart(header, key(model.committed, model.proposal, model.pin, model.workers.map((worker) => worker.live), Math.round(model.unserved_s), state.is_draining), () => [
+  showPart(header, key(model.committed, model.proposal, model.pin, model.probation, model.workers.map((worker) => worker.live), Math.round(model.unserved_s), state.is_draining), () => [
     make("h2", {}, model.name), model.label === "stable" ? null : make("span", { class: "pill label" }, model.label), ...makePills(model, state.is_draining),
     order && make("div", { class: "actions" },
       make("button", { type: "button", onclick: () => order("look") }, say("look")),
@@ -39,6 +40,7 @@ function showModel(model) {
   showPart(workers, key(model.workers, model.committed), () => makeWorkers(model));
   showPart(timeline, key(model.swaps, model.committed, minute), () => makeTimeline(model, now, order));
   showPart(quarantine, key(model.quarantine, minute), () => makeQuarantine(model, now));
+  if (model.committed) showPart(trial, key(), () => makeTrial(model));
 }
 
 function showAll() {

@@ -35,6 +35,10 @@ function makePills(model, isDraining) {
   else if (!model.proposal && !isDraining) pill("good", say("serving"));
   if (model.proposal) pill("warn", say("preparing", { generation: model.proposal.generation }));
   if (model.pin) pill("warn", say("pinned"), model.pin.reason);
+  if (model.probation) {
+    const bad = Object.entries(model.probation.bad).filter(([, count]) => count).map(([signal, count]) => `${signal} ${count}`);
+    pill(bad.length ? "bad" : "warn", say("onProbation", { answers: model.probation.answers, wayBack: model.probation.way_back }), bad.join(", "));
+  }
   if (numbers.size > 1 && !model.proposal) pill("bad", say("diverged"));
   if (model.unserved_s > 3 && !model.pin) pill("warn", say("unserved", { age: sayAge(model.unserved_s) }));
   return pills;
@@ -115,17 +119,18 @@ function makeSwap(model, swap, now, order, longest) {
       make("div", { class: "head" }, make("b", {}, swap.name), make("span", { class: "pill bad" }, `${say("refused")} · ${swap.code}`), makeAge(swap.at, now)),
       make("div", { class: "reason" }, swap.reason));
   }
-  const isLive = model.committed && model.committed.generation === swap.generation, isRollback = swap.cause === "rollback";
+  const isLive = model.committed && model.committed.generation === swap.generation, isRollback = swap.cause !== "checkpoint";
   const back = order && swap.is_kept && !isLive && swap.version !== model.committed.version;
   return make("li", { class: `${isRollback ? "rollback" : ""} ${isLive ? "live" : ""}`.trim() },
     make("div", { class: "head" },
       make("b", {}, `${swap.generation} · ${swap.version}`),
       isLive ? make("span", { class: "pill good" }, say("liveNow")) : null,
-      isRollback ? make("span", { class: "pill warn" }, say("cause_rollback")) : null,
+      isRollback ? make("span", { class: "pill warn" }, say(`cause_${swap.cause}`)) : null,
       back ? make("button", { type: "button", class: "small", onclick: () => order("rollback", swap.version) }, say("rollback")) : null,
       makeAge(swap.at, now)),
     make("div", { class: "line" }, makeDigest(swap.sha256), make("span", {}, saySize(swap.size_bytes)), make("span", {}, swap.name),
       swap.since_marker_s !== null ? make("span", {}, say("publishToLive", { time: sayTime(swap.since_marker_s) })) : null),
+    swap.outcome ? make("div", { class: "reason" }, swap.outcome) : null,
     makePhases(swap.phases, longest));
 }
 
@@ -148,4 +153,28 @@ function makeQuarantine(model, now) {
     make("td", { class: "nowrap" }, say(record.retry_at_s === null ? "no" : "later"))));
   const titles = ["checkpoint", "code", "reason", "seen", "attempts", "retry"].map((word) => make("th", {}, say(word)));
   return [head, make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...titles)), make("tbody", {}, ...rows)))];
+}
+
+// A request by hand: the example of the model class, to be changed and sent.
+function makeTrial(model) {
+  const input = make("textarea", { rows: 4, spellcheck: "false", "aria-label": say("requestBody") });
+  const output = make("pre", { class: "answer", "aria-live": "polite" });
+  const headers = { "Content-Type": "application/json" };
+  if (model.label !== "stable") headers["X-Model-Label"] = model.label;
+  const ask = async () => {
+    const began = performance.now(), path = `predict/${encodeURIComponent(model.name)}`;
+    try {
+      const response = await fetch(path, { method: "POST", body: input.value, headers });
+      const text = await response.text();
+      output.textContent = `${response.status} · ${sayTime((performance.now() - began) / 1000)}\n${text}`;
+    } catch (error) { output.textContent = String(error); }
+  };
+  const fill = async () => {
+    if (input.value) return;
+    const response = await fetch(`model/${encodeURIComponent(model.name)}`).catch(() => null);
+    const found = response && response.ok ? await response.json() : {};
+    input.value = JSON.stringify({ inputs: found.example ?? null });
+  };
+  return make("details", { class: "trial", ontoggle: fill }, make("summary", {}, say("tryIt")), input,
+    make("button", { type: "button", class: "strong", onclick: ask }, say("send")), output);
 }

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import rattler
 
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from tests.interop.conda.conftest import SPECS, Desk, builds, history, listed
@@ -50,6 +51,14 @@ def test_conda_lists_what_the_lock_says(desk: Desk, prefix: Path, packages: list
     assert found["hello-world"]["channel"] == "pypi"
     assert found["hello-world"]["version"] == "1.0"
     assert len(found) == len(packages)
+
+
+def test_py_rattler_sees_what_the_lock_says(prefix: Path, packages: list[LockedPackage]) -> None:
+    records = [rattler.PrefixRecord.from_path(path) for path in sorted((prefix / "conda-meta").glob("*.json"))]
+    conda = {(each.name, each.version, each.sha256) for each in packages if each.manager == "conda"}
+    assert {(each.name.normalized, str(each.version), each.sha256.hex()) for each in records} == conda
+    for record in records:
+        assert all((prefix / str(path)).exists() for path in record.files), record.name
 
 
 def test_conda_gives_the_urls_and_hashes_of_the_lock(desk: Desk, prefix: Path, packages: list[LockedPackage]) -> None:

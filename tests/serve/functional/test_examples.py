@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import math
 import subprocess
 import sys
 
@@ -136,3 +137,12 @@ def test_text(serve_example):
     ]
     assert outputs == [{"name": "language", "datatype": "BYTES", "shape": [4], "data": expected}]
     assert client.request("POST", "/predict", b'{"inputs": [1]}').status == 422
+
+
+def test_sequence(serve_example):
+    client = serve_example("sequence")
+    short, long = ([math.sin(0.5 * step) for step in range(steps)] for steps in (12, 30))
+    for series in (short, long):
+        following = post(client, "/predict", {"inputs": [series]})["outputs"][0]
+        assert following == pytest.approx(math.sin(0.5 * len(series)), abs=0.25)
+    assert client.request("GET", "/v2/models/forecast").json["inputs"][0]["shape"] == [-1, -1]

@@ -16,12 +16,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from serving import ROOT
+from beside import packages_beside
 from trainer import ROW
 
 from serve.errors import PublishError
 from serve.publishing.publish import publish
-from tests.support.environments import make_environment
 
 ALIAS = "mlflow:models:/affine@champion"
 
@@ -31,12 +30,7 @@ def variables(tmp_path_factory):
     """What makes MLflow importable here, behind the packages of this interpreter."""
     if sys.version_info < (3, 10):
         pytest.skip("the MLflow of Python 3.9 wants other packages than torch 1.12 does")
-    (site,) = make_environment(["mlflow>=3.1,<4"]).parents[1].glob("lib/python3*/site-packages")
-    directory = tmp_path_factory.mktemp("site")
-    (directory / "sitecustomize.py").write_text(f"import sys\nsys.path.append({str(site)!r})\n")
-    # Packages that were installed without byte-code would be compiled by each process.
-    cache = {"PYTHONPYCACHEPREFIX": str(site.parents[2] / "pycache"), "PYTHONDONTWRITEBYTECODE": ""}
-    return {"PYTHONPATH": f"{ROOT}:{directory}", **cache}
+    return packages_beside(tmp_path_factory.mktemp("site"), ["mlflow>=3.1,<4"])
 
 
 class Registry:
@@ -77,7 +71,7 @@ class Registry:
 
     def run(self, *command: object, code: int = 0) -> str:
         argv = [sys.executable, *map(str, command)]
-        done = subprocess.run(argv, env=self.environ, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(argv, env=self.environ, capture_output=True, text=True, timeout=500)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout if code == 0 else done.stderr
 
@@ -195,7 +189,7 @@ def test_registries_without_a_server(variables, trainer, tmp_path, kind):
     script = tmp_path / "round.py"
     script.write_text(ROUND)
     command = [sys.executable, str(script), str(trainer.train(1)), str(tmp_path / "store")]
-    done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.split()[-2:] == [trainer.sha256(1)] * 2
 

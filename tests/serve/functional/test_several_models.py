@@ -138,3 +138,43 @@ def test_a_model_stays_loaded_where_the_settings_do_not_allow_it(start_server, t
     failed = client.request("POST", "/v2/repository/models/affine/load")
     assert (failed.status, "expected safetensors" in failed.json["error"]) == (400, True)
     assert client.predict([ROW]).status == 200
+
+
+BY_RULE = """
+[models.a]
+model = "affine:Affine"
+checkpoints = "a"
+[models.a.canary]
+checkpoints = "a-next"
+share = 0.5
+promote = {requests = 60, errors = 0}
+"""
+
+
+def test_a_canary_is_promoted_by_its_rule_in_all_workers(tmp_path, start_server, trainer):
+    (tmp_path / "serve.toml").write_text(BY_RULE)
+    for name in ("a", "a-next"):
+        (tmp_path / name).mkdir()
+    publish(trainer.train(1), tmp_path / "a", "m.safetensors", "v1")
+    server = start_server(model=None, name=None, checkpoints=None)
+    wait_live(server, "a", "stable", 1)
+    canary = publish(trainer.train(2), tmp_path / "a-next", "m.safetensors", "v2")
+    wait_live(server, "a", "canary", 1)
+    client = server.client()
+    sides = {key: {ask(client, "/predict", {"X-Canary-Key": key}).sha256 for _ in range(6)} for key in "abcdefgh"}
+    assert {len(answered) for answered in sides.values()} == {1}
+    assert len(set.union(*sides.values())) == 2
+
+    def is_promoted():
+        ask(client, "/predict")
+        return server.events("promoted")
+
+    (promoted,) = wait_until(is_promoted, "the promotion", lambda: server.text)
+    assert (promoted["label"], promoted["sha256"]) == ("canary", canary.sha256)
+    wait_live(server, "a", "stable", 2)
+    replies = [ask(server.client(), "/predict") for _ in range(12)]
+    assert {(reply.sha256, reply.headers["x-model-label"], reply.generation) for reply in replies} == {
+        (canary.sha256, "stable", 2)
+    }
+    (model, _) = server.get("/status.json").json["models"]
+    assert (model["swaps"][0]["cause"], model["probation"]["way_back"]) == ("promotion", 1)

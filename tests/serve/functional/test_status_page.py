@@ -104,3 +104,16 @@ def test_it_shows_every_model_speaks_chinese_and_changes_its_looks(start_server,
     assert browser.evaluate("document.documentElement.scrollWidth <= 390")
     server.stop()
     browser.wait_for("document.getElementById('pulse').classList.contains('stale')")
+
+
+def test_a_request_can_be_tried_by_hand(start_server, trainer, browser):
+    trainer.publish(1)
+    server = start_server(workers=1)
+    server.wait_live(1, workers=1)
+    browser.open(f"http://127.0.0.1:{server.port}/")
+    browser.wait_for("document.querySelector('.trial') !== null")
+    browser.evaluate("document.querySelector('.trial summary').click()")
+    browser.wait_for("document.querySelector('.trial textarea').value.includes('inputs')")
+    browser.evaluate("document.querySelector('.trial button').click()")
+    browser.wait_for("document.querySelector('.trial pre').textContent.startsWith('200')")
+    assert '"outputs"' in browser.evaluate("document.querySelector('.trial pre').textContent")

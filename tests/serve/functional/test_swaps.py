@@ -22,7 +22,7 @@ pytestmark = pytest.mark.needs_torch
 @pytest.mark.both_workers
 def test_a_request_keeps_its_generation_to_its_end(start_server, trainer):
     first = trainer.publish(1)
-    server = start_server(model="affine:Slow")
+    server = start_server(model="affine:Slow", probation_s=0)
     server.wait_live(1)
     row = [1.5, 0.0, 0.0, 0.0]
     with Load(server, row, threads=4) as load:

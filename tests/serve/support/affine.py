@@ -249,6 +249,40 @@ class Exampleless(torch.nn.Linear):
         super().__init__(4, 2)
 
 
+class Turning(Affine):
+    """Answers its example well, and real requests as its first bias says: what no gate before a swap can see."""
+
+    output_range = (-5000.0, 5000.0)
+    NAN, RAISING, SLOW, ONE_CLASS, OUTSIDE, LATE, SELDOM = range(101, 108)
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+        self.seen = []
+
+    def forward(self, rows):
+        import time
+
+        kind, real = int(self.layer.bias[0]), int((rows[:, 0] == 3).sum())
+        answers = super().forward(rows)
+        if not real:
+            return answers
+        self.count += real
+        if kind == self.NAN or (kind == self.LATE and self.count > 500):
+            answers = answers * float("nan")
+        if kind == self.RAISING or (kind == self.SELDOM and bool((rows[:, 2] % 50 == 13).any())):
+            raise RuntimeError("this model fails on what clients send")
+        if kind == self.OUTSIDE:
+            answers = answers + 1e6
+        time.sleep(0.025 if kind == self.SLOW else 0.005 if self.layer.bias[1] == 5 else 0)
+        return answers * 0 if kind == self.ONE_CLASS else answers
+
+    def healthy(self, inputs, outputs):
+        """Not every answer is the same one, whatever is asked."""
+        self.seen = [*self.seen, *map(tuple, outputs)][-20:]
+        return len(self.seen) < 20 or len(set(self.seen)) > 1 or "20 answers in succession were the same"
+
+
 class Gate(Affine):
     """Does what files of a directory say while it is built, so that a test can hold, fail or kill one worker."""
 

@@ -67,8 +67,8 @@ def test_what_cannot_be_asked_for(labels, spec, message):
 
 
 def test_a_shadow_is_asked_for_its_share(labels):
-    assert drawn(labels, 0.49).shadow is labels["shadow"]
-    assert drawn(labels, 0.5).shadow is None
+    assert drawn(labels, 0.49).compare_with(labels["stable"]) is labels["shadow"]
+    assert drawn(labels, 0.5).compare_with(labels["stable"]) is None
 
 
 def test_a_server_of_several_models_must_be_told_which(tmp_path):

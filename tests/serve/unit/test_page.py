@@ -103,7 +103,7 @@ def test_a_model_is_described_without_what_is_nobodys_business():
     traffic = Traffic(5, 1, 2, {0.1: 3, float("inf"): 5})
     told = describe_model(Look("m", "m", "stable", status, HISTORY, EVENTS, "fine", 0.0, traffic, {7: {"pss": 100}}))
     assert list(told["workers"]) == [
-        {"pid": 7, "preparing": 0, "prepared": 0, "live": 2, "state": "serving", "pss_bytes": 100}
+        {"pid": 7, "preparing": 0, "prepared": 0, "live": 2, "parent": 0, "state": "serving", "pss_bytes": 100}
     ]
     assert told["traffic"]["latency"] == [[0.1, 3], [None, 5]]
     assert "marker" not in told["committed"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy
 import pytest
 import safetensors.numpy
 from trainer import ROW, sha256_of
@@ -66,6 +67,28 @@ def test_golden_answers_are_computed_or_given(trainer, monkeypatch, tmp_path):
     computed, given = manifest_of(publish(path, trainer.directory, extras=Extras(golden=golden))).golden
     assert computed.outputs == [trainer.expected(sha256_of(path))]
     assert (given.outputs, given.atol) == ([[1, 2]], 0.5)
+
+
+@pytest.mark.parametrize("command", [[], ["--golden", "golden.json"]])
+def test_what_the_model_class_would_not_take_is_not_published(trainer, monkeypatch, tmp_path, capsys, command):
+    from serving import SUPPORT
+
+    (tmp_path / "golden.json").write_text(json.dumps([{"inputs": [ROW], "outputs": [[1, 2]]}]))
+    (tmp_path / "serve.toml").write_text(f'model = "affine:Affine"\ncheckpoints = "ck"\npython_path = ["{SUPPORT}"]\n')
+    monkeypatch.chdir(tmp_path)
+    weights = {"layer.weight": numpy.ones((2, 4), "float32"), "layer.bias": numpy.ones(2, "float32")}
+    two = {f"{name}.{key}": value for name in ("ema", "online") for key, value in weights.items()}
+    for state, says in (
+        (two, '--strip-prefix "ema."'),
+        ({"other": weights["layer.bias"]}, "layer.bias: expected F32[2]"),
+    ):
+        path = trainer.write("bad.safetensors", state)
+        assert main(["publish", str(path), "--to", str(trainer.directory), "--check", *command]) == 3
+        assert says in capsys.readouterr().err
+    assert list(trainer.directory.iterdir()) == []
+    wrapped = trainer.write("good.safetensors", {f"model.{key}": value for key, value in weights.items()})
+    assert main(["publish", str(wrapped), "--to", str(trainer.directory), "--check", *command]) == 0
+    assert len(list(trainer.directory.iterdir())) == 2
 
 
 @pytest.mark.parametrize("text", ["", "5", '[{"outputs": 1}]', '[{"inputs": 1, "outputs": 1, "rtol": -1}]'])

@@ -10,7 +10,7 @@ from serve.model.slot import Generation, Slot
 
 
 def make(number):
-    return Generation(None, Provenance("m", f"v{number}", number, "a" * 64, None), {})
+    return Generation(object(), Provenance("m", f"v{number}", number, "a" * 64, None), {})
 
 
 def test_nothing_is_live_at_first():

@@ -23,6 +23,7 @@ from serve.checkpoint.formats import read_safetensors_interface  # noqa: E402
 from serve.checkpoint.manifest import Manifest  # noqa: E402
 from serve.errors import CheckpointError, PublishError  # noqa: E402
 from serve.model.loader import ModelLoader  # noqa: E402
+from serve.model.state_dicts import WRAPPERS, Architecture, fit, strip_wrappers  # noqa: E402
 from serve.publishing.publish import Extras, publish  # noqa: E402
 from serve.settings.settings import load_settings  # noqa: E402
 from serve.store.checkpoint_store import Stored  # noqa: E402
@@ -108,6 +109,18 @@ def saved(tmp_path, bundle, name="m.pth"):
     path = tmp_path / name
     torch.save(bundle, str(path))
     return path
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_every_wrapper_in_every_other(depth):
+    """Before all names, inside a name, and both at once, with a trainer's own name before them all."""
+    wanted = Architecture({"enc.0.weight": "F32[2]", "enc.0.bias": "F32[2]", "out": "F32[]"})
+    for parts in itertools.product(WRAPPERS, repeat=depth):
+        prefix = "".join(f"{part}." for part in parts)
+        assert strip_wrappers([prefix + name for name in wanted.tensors]) == prefix
+        for head, within in ((prefix, ""), ("", prefix), (prefix, prefix), (f"model.{prefix}", prefix)):
+            names = {name: head + name.replace("enc.", f"enc.{within}") for name in wanted.tensors}
+            assert fit(wanted, {names[name]: wanted.tensors[name] for name in names}).names == names
 
 
 @needs_safe_pickles
@@ -311,6 +324,17 @@ def test_objects_beside_the_weights_are_left_out_and_not_run(tmp_path, monkeypat
     torch.save({"model": local, "bomb": Bomb(exploded)}, str(path), pickle_protocol=protocol)
     assert publish(path, tmp_path / "ck").format == "torch"
     assert not exploded.exists()
+
+
+@needs_safe_pickles
+@pytest.mark.parametrize("converts", [None, True])
+@pytest.mark.parametrize("kind", ["lazy", "meta"])
+def test_weights_without_values_are_not_published(tmp_path, kind, converts):
+    net = nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(2) if kind == "lazy" else nn.Linear(2, 2).to("meta"))
+    with pytest.raises(PublishError, match=r"expected (values|weights), found") as refused:
+        publish(saved(tmp_path, net.state_dict()), tmp_path / "ck", extras=Extras(convert=converts))
+    assert refused.value.hint == "run the module once before its state is saved"
+    assert not (tmp_path / "ck").exists()
 
 
 @needs_safe_pickles

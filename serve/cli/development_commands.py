@@ -1,0 +1,142 @@
+"""The commands of the first minutes: `new`, `check` and `run`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Callable, TypeVar
+
+import click
+
+from serve.development import check as checking
+from serve.development.project import TASKS, create_project
+from serve.development.target import Target, parse_arguments, parse_example
+
+_path = click.Path(path_type=Path)
+Command = TypeVar("Command", bound=Callable[..., Any])
+_MARKS = {checking.OK: "ok", checking.NOTE: "--", checking.PROBLEM: "!!"}
+
+
+def _parse_target(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, object]:
+    try:
+        return parse_arguments(texts)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, option) from error
+
+
+def _read_example(context: click.Context, option: click.Parameter, text: str | None) -> object:
+    try:
+        return parse_example(text)
+    except OSError as error:
+        raise click.BadParameter(f"{error.filename}: {error.strerror}", context, option) from error
+
+
+def _on_a_class(command: Command) -> Command:
+    """Add what names a model class."""
+    for option in (
+        click.argument("model", metavar="[MODEL]", required=False),
+        click.option(
+            "--weights",
+            type=_path,
+            metavar="FILE",
+            help="Weights; the class's initial ones by default.",
+        ),
+        click.option(
+            "--example",
+            callback=_read_example,
+            metavar="JSON",
+            help='Inputs of a request, @FILE, or their form: "float32[1, 16]".',
+        ),
+        click.option(
+            "--arg",
+            "arguments",
+            multiple=True,
+            callback=_parse_target,
+            metavar="NAME=VALUE",
+            help="Keyword argument of the class.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("directory", metavar="NAME", type=_path)
+@click.option("--task", type=click.Choice(TASKS), default=TASKS[0], help="What the model does (default tabular).")
+def new(directory: Path, task: str) -> None:
+    """Start a project: a model class, its training, settings, environment, test and CI, in the directory NAME.
+
+    \b
+      serve new churn
+      serve new shapes --task image
+    """
+    made = create_project(directory, task)
+    click.echo(f"made {made}; next: cd {made} && serve run")
+
+
+@click.command()
+@_on_a_class
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def check(model: str | None, weights: Path | None, example: object, arguments: dict[str, object], as_json: bool) -> int:
+    """Find out what would go wrong with a model class, before any server runs.
+
+    MODEL is FILE.py:Class or module:Class; without one, the model of serve.toml. Its example, shapes, weights, batches,
+    state, time and memory are tried out as a server does before a swap.
+
+    \b
+      serve check model.py:Net --weights weights.pt
+      serve check mypackage.models:Net --arg hidden=64 --example "float32[1, 16]"
+    """
+    found = checking.check(Target(model, arguments, example), weights)
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in found]))
+    else:
+        for finding in found:
+            click.echo(f"{_MARKS[finding.level]}  {finding.about:8} {finding.text}")
+            if finding.hint:
+                click.echo(f"    hint: {finding.hint}")
+    return int(any(finding.level == checking.PROBLEM for finding in found))
+
+
+@click.command()
+@_on_a_class
+@click.option(
+    "--bind", default="127.0.0.1:8000", metavar="HOST:PORT", help="Address to listen on (default 127.0.0.1:8000)."
+)
+def run(model: str | None, weights: Path | None, example: object, arguments: dict[str, object], bind: str) -> int:
+    """Serve a model class while it is being written.
+
+    MODEL is FILE.py:Class or module:Class; without one, the model of serve.toml. What the class takes is guessed from
+    its layers where it has no example. When FILE of --weights is overwritten, the new weights are swapped in; when the
+    code changes, a new worker takes over.
+
+    \b
+      serve run model.py:Net --weights weights.pt
+      serve run model.py:Net --example "[[0.1, 0.2, 0.3, 0.4]]" --bind 127.0.0.1:9000
+    """
+    from serve.development.dev_server import DevServer
+
+    return DevServer(Target(model, arguments, example), weights, bind, click.echo).run()
+
+
+@click.command("import")
+@click.argument("server", type=click.Choice(["torchserve"]))
+@click.argument("archive", metavar="FILE.mar", type=_path)
+@click.option("--config", type=_path, metavar="FILE", help="Its config.properties.")
+@click.option(
+    "-o", "--output", "directory", type=_path, metavar="DIR", help="The new project (default: the archive's name)."
+)
+def import_(server: str, archive: Path, config: Path | None, directory: Path | None) -> None:
+    """Carry a model over from another server: a project with its class, its settings and its weights.
+
+    \b
+      serve import torchserve resnet.mar --config config.properties
+    """
+    from serve.development.torchserve_archive import import_archive
+
+    done = import_archive(archive, directory or Path(archive.stem), config)
+    click.echo(f"made {done.directory}, published {done.checkpoint}")
+    for note in done.notes:
+        click.echo(f"  {note}")
+    click.echo(f"next: cd {done.directory} && serve check --weights checkpoints/{done.checkpoint.name}")

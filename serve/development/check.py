@@ -1,0 +1,177 @@
+"""Everything that would go wrong with a model class, found out before any server runs."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from serve.development.target import Target
+from serve.errors import ServeError
+from serve.publishing.golden_file import load_own
+from serve.publishing.publish import publish
+from serve.settings.settings import Settings
+
+if TYPE_CHECKING:
+    from serve.model.torch_predictor import TorchPredictor
+
+OK, NOTE, PROBLEM = "ok", "note", "problem"
+_TIMED_S, _MOST_TIMED = 0.5, 200
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Args:
+        level: `ok`, `note` for what its author may not know, `problem` for what keeps it from being served.
+        about: the class, its example, weights, answers, batches, state, time, memory.
+    """
+
+    level: str
+    about: str
+    text: str
+    hint: str | None = None
+
+
+@dataclass
+class Prepared:
+    """A model class that can be built, with an example and weights of its own where none were given.
+
+    Args:
+        example: inputs as a request has them.
+        weights: the file to publish.
+        findings: what was found out on the way.
+    """
+
+    target: Target
+    example: object
+    weights: Path
+    findings: list[Finding]
+
+
+def prepare(target: Target, weights: Path | None, home: Path) -> Prepared:
+    """Build a model class, and complete what its author left out.
+
+    Args:
+        weights: as the trainer wrote them; `None` for those that the class begins with.
+        home: an empty directory for what is made.
+
+    Raises:
+        ServeError: it cannot be built, or what it takes cannot be guessed.
+    """
+    from serve.model import contract, example
+
+    findings: list[Finding] = []
+    settings = target.settings(home)
+    constructor = contract.import_class(settings)
+    built = contract.construct(settings, constructor)
+    if not hasattr(built, "example_inputs"):
+        form = example.guess(contract.build_module(settings, built))
+        if form is not None:
+            text = json.dumps(form) if isinstance(form, dict) else form
+            line = f"write it into the class: example_inputs = {_as_code(form)}"
+            findings.append(Finding(NOTE, "example", f"guessed from its layers: {text}", line))
+            target = replace(target, example=form)
+            settings = target.settings(home)
+    built = contract.build(settings, constructor)
+    module = contract.build_module(settings, built)
+    parameters, size_bytes = example.count_bytes(module)
+    findings.insert(0, Finding(OK, "class", f"{settings.model}, {parameters:,} parameters"))
+    findings.append(Finding(OK, "memory", f"{_size(size_bytes)} of weights; two sets for the moment of a swap"))
+    if weights is None:
+        weights = home / "initial.pt"
+        example.save_weights(module, weights)
+        findings.append(Finding(NOTE, "weights", "the class's initial ones, as none were given", "give --weights FILE"))
+    return Prepared(target, built.example_inputs, weights, findings)
+
+
+def _as_code(form: object) -> str:
+    """Write a guessed example as a line of Python."""
+    if isinstance(form, dict):
+        return "{" + ", ".join(f'"{name}": {_as_code(part)}' for name, part in form.items()) + "}"
+    dtype, _, shape = str(form).rstrip("]").partition("[")
+    sizes = shape.split(", ")
+    if dtype == "float32":
+        return f"[[0.0] * {sizes[1]}]" if len(sizes) == 2 else f"torch.randn({shape}).tolist()"
+    return f"[[0] * {sizes[1]}]"
+
+
+def check(target: Target, weights: Path | None) -> list[Finding]:
+    """Try a model class out as a server would, in this process.
+
+    Returns:
+        What was found; a problem comes last, as nothing after it could be tried.
+    """
+    with tempfile.TemporaryDirectory(prefix="envserve-check-") as place:
+        findings: list[Finding] = []
+        try:
+            prepared = prepare(target, weights, Path(place))
+            findings += prepared.findings
+            findings += _try_out(prepared, Path(place))
+        except ServeError as error:
+            findings.append(Finding(PROBLEM, getattr(error, "code", "class"), error.message, error.hint))
+        return findings
+
+
+def _try_out(prepared: Prepared, home: Path) -> Iterator[Finding]:
+    said: dict[str, dict[str, object]] = {}
+    settings = prepared.target.settings(home)
+    published = publish(prepared.weights, home / "checkpoints")
+    loaded = load_own(settings, Path(published.checkpoint), lambda event, **facts: said.update({event: facts}))
+    predictor = loaded.predictor
+    took = f"loaded in {_time(loaded.load_s)}, tried in {_time(loaded.warm_up_s)}"
+    yield Finding(OK, "weights", ", ".join([published.format, took, *published.notes]))
+    for name, form in predictor.interface.items():
+        yield Finding(OK, name, form)
+    alone = said.get("not_batched", {}).get("reason")
+    joined = f"up to {settings.max_batch_size} rows share a run, and each answer is what it is alone"
+    yield Finding(NOTE, "batches", f"each request runs alone: {alone}") if alone else Finding(OK, "batches", joined)
+    kept = said.get("state_kept", {}).get("attributes")
+    if kept:
+        yield Finding(
+            NOTE, "state", f"requests leave {kept} behind, so one runs at a time", "keep it in local variables"
+        )
+    prepared_inputs = predictor.prepare(prepared.example)
+    yield Finding(
+        OK,
+        "time",
+        f"{_time(_median(predictor, [prepared_inputs]))} for one request"
+        + _of_batch(predictor, prepared_inputs, settings),
+    )
+
+
+def _of_batch(predictor: TorchPredictor, one: Any, settings: Settings) -> str:
+    several = max(1, settings.max_batch_size // max(1, predictor.count_rows(one)))
+    if not predictor.can_batch or several == 1:
+        return ""
+    return f", {_time(_median(predictor, [one] * several))} for {several} in one run"
+
+
+def _median(predictor: TorchPredictor, several: list[Any]) -> float:
+    """Return the median seconds of a run."""
+    joined = predictor.stack(several)
+    taken: list[float] = []
+    end_s = time.monotonic() + _TIMED_S
+    while not taken or (time.monotonic() < end_s and len(taken) < _MOST_TIMED):
+        started_s = time.perf_counter()
+        predictor.run(joined)
+        taken.append(time.perf_counter() - started_s)
+    return statistics.median(taken)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def _size(size_bytes: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size_bytes < 1024:
+            return f"{size_bytes:.3g} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.3g} GiB"

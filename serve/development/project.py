@@ -1,0 +1,47 @@
+"""A project that runs: model class, training, settings, environment, test and CI, from the examples."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from serve.errors import OperationError
+
+TASKS = ("tabular", "image", "text", "sequence")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+def create_project(directory: Path, task: str) -> Path:
+    """Write a project into a new directory, whole or not at all.
+
+    Args:
+        directory: its last part is the project's name.
+        task: one of `TASKS`.
+
+    Raises:
+        OperationError: the name does not fit, or the directory has files.
+    """
+    if not _NAME.fullmatch(directory.name):
+        raise OperationError(f"the name: expected letters, digits, - and _, found {directory.name!r}")
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise OperationError(f"{directory}: expected no such directory, or an empty one", hint="give another name")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as place:
+        made = Path(place) / directory.name
+        shutil.copytree(_examples() / task, made, ignore=shutil.ignore_patterns("__pycache__", "checkpoints", "store"))
+        for source in sorted((_examples() / "project").rglob("*")):
+            target = made / source.relative_to(_examples() / "project")
+            if source.is_file():
+                target = target.with_name(".gitignore") if target.name == "gitignore" else target
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(source.read_text("utf-8").replace("{{ name }}", directory.name), "utf-8")
+        made.replace(directory)
+    return directory
+
+
+def _examples() -> Path:
+    """Return where the examples are: inside the installed package, or at the root of a checkout."""
+    package = Path(__file__).parent.parent / "examples"
+    return package if package.is_dir() else package.parent.parent / "examples"

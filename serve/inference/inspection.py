@@ -1,0 +1,146 @@
+"""Inspection of answers before they leave, while their generation is on trial; in the thread in which they were made.
+
+Each run is timed and counted. During a trial each answer is looked at, and for one that is spoiled the generation
+before, which is still mapped, is asked the same: where it answers well, the new one is at fault, and that answer can
+leave instead. So what both spoil, be it the client's inputs or the machine, speaks against neither.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy
+
+from serve.errors import InputError, NotLiveError
+from serve.model.answer_check import is_finite
+from serve.rollout.decision import ERRORS, FINITE
+
+if TYPE_CHECKING:
+    from serve.inference.model_instance import ModelInstance
+    from serve.inference.prediction import Prediction
+    from serve.model.slot import Generation
+
+
+class Remade(NamedTuple):
+    """An answer that another generation has given.
+
+    Args:
+        instance: of which the generation is leased, as the one that it replaces is.
+        signal: what was wrong with the first answer.
+    """
+
+    given: Any
+    instance: ModelInstance
+    generation: Generation
+    signal: str
+
+
+def inspect(
+    predictions: Sequence[Prediction], results: list[Any], rows: int, seconds: float, deadlines_s: Sequence[float]
+) -> list[Any]:
+    """Count a run, and look at its answers where their generation is on trial.
+
+    Args:
+        predictions: all of one generation.
+        results: for each what the module gave, or an exception.
+        deadlines_s: until when each is wanted, on the monotonic clock.
+
+    Returns:
+        The results, those that were made again as `Remade`.
+    """
+    first = predictions[0]
+    is_looked_at = first.instance.guard.note_run(first.generation.provenance.generation, len(results), rows, seconds)
+    return look(predictions, results, deadlines_s) if is_looked_at else results
+
+
+def look(predictions: Sequence[Prediction], results: list[Any], deadlines_s: Sequence[float]) -> list[Any]:
+    """Look at the answers of a run whose generation is on trial, as `inspect` does."""
+    first = predictions[0]
+    guard, number = first.instance.guard, first.generation.provenance.generation
+    if guard.pairs_wanted > 0:
+        _time_both(first, number)
+    if _are_joined_and_finite(first, results):
+        return results
+    return [
+        _inspect_one(prediction, given, deadline_s)
+        for prediction, given, deadline_s in zip(predictions, results, deadlines_s)
+    ]
+
+
+def _are_joined_and_finite(first: Prediction, results: Sequence[Any]) -> bool:
+    """Whether one look at the array of a whole batch shows that no answer of it needs another."""
+    if len(results) == 1 or getattr(first.generation.predictor, "is_declared", True):
+        return False
+    base = getattr(results[0], "base", None)
+    is_array = isinstance(base, numpy.ndarray)
+    return is_array and all(getattr(given, "base", None) is base for given in results) and is_finite(base)
+
+
+def _inspect_one(prediction: Prediction, given: Any, deadline_s: float) -> Any:
+    signal = _find_fault(prediction.generation, prediction.taken, given)
+    number, guard = prediction.generation.provenance.generation, prediction.instance.guard
+    if not signal or not guard.means_something(number, signal):
+        return given
+    other, kept = _acquire_other(prediction)
+    if kept is None:
+        return given  # nothing could confirm it in this worker
+    try:
+        taken = prediction.again(kept.predictor)
+        again = kept.predictor.run(taken)
+        is_shared = bool(_find_fault(kept, taken, again))
+    except Exception:  # it fails as well
+        is_shared = True
+    if is_shared:
+        guard.note_shared(number, signal)
+    else:
+        guard.note(number, signal)
+        is_wanted = guard.retry == "all" or (guard.retry == "finite" and signal == FINITE)
+        if is_wanted and time.monotonic() < deadline_s:
+            return Remade(again, other, kept, signal)
+    other.slot.release(kept)
+    return given
+
+
+def _acquire_other(prediction: Prediction) -> tuple[ModelInstance, Generation | None]:
+    """Take a lease on what an answer is judged by: the generation before, or for a canary the stable one."""
+    other: ModelInstance = prediction.instance.guard.elsewhere or prediction.instance
+    if other is prediction.instance:
+        return other, other.slot.acquire_other(prediction.generation)
+    try:
+        return other, other.slot.acquire()
+    except NotLiveError:
+        return other, None
+
+
+def _find_fault(generation: Generation, taken: Any, given: Any) -> str:
+    if isinstance(given, Exception):
+        return "" if isinstance(given, InputError) else ERRORS
+    find_fault = getattr(generation.predictor, "find_fault", None)
+    if find_fault is None:
+        return ""
+    try:
+        fault = find_fault(taken, given)
+    except Exception:  # the model class has code of its own here
+        return ERRORS
+    return fault[0] if fault is not None else ""
+
+
+def _time_both(prediction: Prediction, number: int) -> None:
+    """Run one request on both generations, one after the other, so that the machine is the same for both."""
+    guard, (other, kept) = prediction.instance.guard, _acquire_other(prediction)
+    if kept is None:
+        return
+    try:
+        taken = prediction.again(kept.predictor)
+        began_s = time.monotonic()
+        prediction.run()
+        between_s = time.monotonic()
+        kept.predictor.run(taken)
+        ended_s = time.monotonic()
+        guard.note_pair(number, between_s - began_s > guard.slower * (ended_s - between_s))
+    except Exception:  # what fails is not timed
+        guard.pairs_wanted -= 1
+    finally:
+        other.slot.release(kept)

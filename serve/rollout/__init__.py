@@ -1,0 +1,1 @@
+"""Trials of generations under real requests: evidence, rules, and the decision."""

@@ -1,0 +1,211 @@
+"""The decision about a generation that is on trial. Pure: it reads no clock and no file.
+
+Each signal is a share of bad answers, of which a rule tolerates some. The test is Wald's sequential likelihood ratio of
+"twenty times the tolerated share", and of "three times", against "the tolerated share": under the latter it exceeds
+1 / alarm with a probability of at most `alarm`, however often it is looked at (Ville's inequality). What spoke for the
+generation is not set off against what comes later (Page's CUSUM), so that one that breaks after a million good answers
+is found as soon as one that was broken from the start.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+ERRORS, FINITE, RANGE, UNHEALTHY, SLOWER, DISAGREED = SIGNALS = (
+    *("errors", "finite", "range", "unhealthy", "slower", "disagreed"),
+)
+CRASH = "crash"
+# One worker may die of something else.
+_CRASHES_ALLOWED = 1
+# Many are found soon, few are found at all.
+_TIMES_TOLERATED = (20, 3)
+# Runs of about the same number of rows, before their median means anything.
+_FEWEST_RUNS = 20
+TIME_BOUNDS_S = tuple(20e-6 * 1.25**power for power in range(63))
+
+
+class Count(NamedTuple):
+    """How many of some answers were bad."""
+
+    bad: int = 0
+    of: int = 0
+
+
+Settled = Mapping[tuple[str, int], Count]
+
+
+class Step(enum.Enum):
+    """What is to be done."""
+
+    WAIT = "wait"
+    KEEP = "keep"
+    BACK = "back"
+
+
+class Verdict(NamedTuple):
+    """A decision, and what it rests on, in words."""
+
+    step: Step
+    reason: str
+    signal: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a generation on trial, summed over all workers of the host.
+
+    Args:
+        started_s: when the trial began, on the clock of `now_s`.
+        answers: requests that it was asked.
+        counts: by signal, since the trial began.
+        settled: the part of `counts` up to the last moment at which it spoke for the generation, by signal and by how
+            many times the tolerated share is tested for; `settle`.
+        crashes: workers that died meanwhile.
+        times: of its runs, a histogram over `TIME_BOUNDS_S` for each magnitude of rows.
+        times_before: of the generation before.
+    """
+
+    started_s: float
+    answers: int = 0
+    counts: Mapping[str, Count] = field(default_factory=dict)
+    settled: Settled = field(default_factory=dict)
+    crashes: int = 0
+    times: Sequence[Sequence[int]] = ()
+    times_before: Sequence[Sequence[int]] = ()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a trial ends, and how.
+
+    Args:
+        ends_s: seconds after which it ends in any case.
+        enough: answers after which it may end before that; 0 for none.
+        tolerated: by signal, the share of bad answers that is noise; a signal that is absent, or 1, is not looked at.
+        wanted: what must hold for `KEEP` at `enough`: most `errors` and `p99_ratio`, least `agreement`.
+        slower: how many times longer than before a run may take.
+        alarm: how probable it is that noise of the tolerated share ends a trial.
+        at_end: the step when time has run out.
+    """
+
+    ends_s: float
+    enough: int = 0
+    tolerated: Mapping[str, float] = field(default_factory=dict)
+    wanted: Mapping[str, float] = field(default_factory=dict)
+    slower: float = 3.0
+    alarm: float = 1e-8
+    at_end: Step = Step.KEEP
+
+
+def decide(evidence: Evidence, rule: Rule, now_s: float) -> Verdict:
+    """Decide about a trial; what speaks against the generation goes before what speaks for it."""
+    if evidence.crashes > _CRASHES_ALLOWED:
+        return Verdict(Step.BACK, f"{evidence.crashes} workers died while it was on trial", CRASH)
+    for signal, tolerated in rule.tolerated.items():
+        most = max(surprise(_recent(evidence, signal, times), tolerated, times) for times in _TIMES_TOLERATED)
+        if most >= _limit(rule):
+            return Verdict(Step.BACK, describe(signal, evidence.counts[signal], tolerated, rule), signal)
+    unmet = list(_unmet(evidence, rule))
+    if rule.enough and evidence.answers >= rule.enough and not unmet:
+        return Verdict(Step.KEEP, f"{evidence.answers} answers, {_sum_up(evidence)}")
+    if now_s - evidence.started_s >= rule.ends_s:
+        found = "; ".join(unmet) if unmet and rule.enough else _sum_up(evidence)
+        return Verdict(rule.at_end, f"{rule.ends_s:g} s and {evidence.answers} answers, {found}")
+    return Verdict(Step.WAIT, "on trial")
+
+
+def _sum_up(evidence: Evidence) -> str:
+    bad = [f"{count.bad} of {count.of} {signal}" for signal, count in evidence.counts.items() if count.bad]
+    return f"{', '.join(bad)}, which is tolerated" if bad else "nothing against it"
+
+
+def settle(evidence: Evidence, rule: Rule) -> Settled:
+    """Return `settled` for the next evidence: up to now, for each test that speaks for the generation."""
+    return {
+        (signal, times): evidence.counts[signal]
+        if surprise(_recent(evidence, signal, times), tolerated, times) < 0
+        else evidence.settled.get((signal, times), Count())
+        for signal, tolerated in rule.tolerated.items()
+        if signal in evidence.counts
+        for times in _TIMES_TOLERATED
+    }
+
+
+def surprise(count: Count, tolerated: float, times: int = _TIMES_TOLERATED[0]) -> float:
+    """Return the logarithm of the likelihood ratio of many times the tolerated share of bad answers against it."""
+    if not 0 < tolerated < 1:
+        return -math.inf if tolerated else math.inf if count.bad else 0.0
+    many = min(times * tolerated, (1 + tolerated) / 2)
+    good = count.of - count.bad
+    return count.bad * math.log(many / tolerated) + good * math.log((1 - many) / (1 - tolerated))
+
+
+def smallest(tolerated: float, rule: Rule) -> int:
+    """Return how many bad answers in succession end a trial."""
+    return math.ceil(_limit(rule) / surprise(Count(1, 1), tolerated)) if 0 < tolerated < 1 else 1
+
+
+def _limit(rule: Rule) -> float:
+    return math.log(len(_TIMES_TOLERATED) / rule.alarm)
+
+
+def describe(signal: str, count: Count, tolerated: float, rule: Rule) -> str:
+    """Write what was found of a signal."""
+    what = {
+        ERRORS: "requests failed that the generation before answers",
+        FINITE: "answers are not finite that the generation before gives finite",
+        RANGE: "answers are outside of the declared range or set, and not so before",
+        UNHEALTHY: "answers were rejected by healthy(), and not so before",
+        SLOWER: f"runs took more than {rule.slower:g} times as long as on the generation before",
+        DISAGREED: "answers differ",
+    }[signal]
+    return f"{signal}: {count.bad} of {count.of} {what}; tolerated is a share of {tolerated:g}"
+
+
+def is_suspect(evidence: Evidence, rule: Rule) -> bool:
+    """Whether runs seem to take too long, by their median among runs of about the same rows."""
+    pairs = zip(evidence.times, evidence.times_before)
+    fit = [(now, before) for now, before in pairs if min(sum(now), sum(before)) >= _FEWEST_RUNS]
+    return any(quantile(now, 0.5) > rule.slower * quantile(before, 0.5) for now, before in fit)
+
+
+def quantile(times: Sequence[int], share: float) -> float:
+    """Return a quantile of a histogram over `TIME_BOUNDS_S`, in seconds; 0 of an empty one."""
+    wanted, seen = share * sum(times), 0
+    for place, count in enumerate(times):
+        seen += count
+        if count and seen >= wanted:
+            return TIME_BOUNDS_S[min(place, len(TIME_BOUNDS_S) - 1)]
+    return 0.0
+
+
+def p99_ratio(evidence: Evidence) -> float:
+    """Return how many times longer the 99th percentile of runs is than before; 1 where one is not known."""
+    now, before = ([sum(column) for column in zip(*times)] for times in (evidence.times, evidence.times_before))
+    longest, longest_before = quantile(now, 0.99), quantile(before, 0.99)
+    return longest / longest_before if longest and longest_before else 1.0
+
+
+def _recent(evidence: Evidence, signal: str, times: int) -> Count:
+    count, settled = evidence.counts.get(signal, Count()), evidence.settled.get((signal, times), Count())
+    return Count(count.bad - settled.bad, count.of - settled.of)
+
+
+def _unmet(evidence: Evidence, rule: Rule) -> list[str]:
+    """What is wanted and not so."""
+    errors = sum(evidence.counts.get(signal, Count()).bad for signal in (ERRORS, FINITE, RANGE, UNHEALTHY))
+    compared = evidence.counts.get(DISAGREED, Count())
+    found = {
+        "errors": errors / max(evidence.answers, 1),
+        "p99_ratio": p99_ratio(evidence),
+        "agreement": 1 - compared.bad / compared.of if compared.of else 0.0,
+    }
+    return [
+        f"{name} {found[name]:.4g}, wanted {'at least' if name == 'agreement' else 'at most'} {limit:g}"
+        for name, limit in rule.wanted.items()
+        if (found[name] < limit if name == "agreement" else found[name] > limit)
+    ]

@@ -1,0 +1,77 @@
+"""One worker's view of the generation that is on trial: what each run and each answer is counted by."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Callable
+
+from serve.rollout.decision import SLOWER
+from serve.rollout.evidence_board import EvidenceBoard
+
+# After so many answers that both generations spoil, and none that only the new one does, a signal means nothing.
+_MOST_SHARED = 50
+# Of pairs of runs, for one suspicion.
+_PAIRS = 12
+
+
+class Guard:
+    """Counts for the trials of one model in one worker; until `open`, it counts nothing.
+
+    Args:
+        retry: which spoiled answers are made again: `finite`, `all` or `off`.
+        slower: how many times longer than before a run may take.
+        is_judged: whether its answers are looked at for as long as its rollout goes on, as a canary's are.
+    """
+
+    def __init__(self, retry: str = "off", slower: float = 3.0, is_judged: bool = False) -> None:
+        self.retry, self.slower, self.is_judged = retry, slower, is_judged
+        # What is asked instead of the generation before: for a canary the stable label.
+        self.elsewhere: Any = None
+        self.board: EvidenceBoard | None = None
+        # Has the evidence looked at.
+        self.wake: Callable[[], None] = lambda: None
+        self.pairs_wanted = 0
+        self._row = 0
+        self._read_trial: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        self._shared: Counter[tuple[int, str]] = Counter()
+
+    def open(self, board: EvidenceBoard, row: int, read_trial: Callable[[], tuple[int, int]]) -> None:
+        """Begin to count.
+
+        Args:
+            row: of this worker.
+            read_trial: returns the generation that is on trial, or 0, and the number of the last return.
+        """
+        self._row, self._read_trial = row, read_trial
+        self.board = board
+
+    def note_run(self, generation: int, answers: int, rows: int, seconds: float) -> bool:
+        """Count one run of the module, and return whether its generation is on trial, or has just been taken back."""
+        if self.board is None:
+            return False
+        self.board.note_run(self._row, generation, answers, rows, seconds)
+        on_trial, returned = self._read_trial()
+        return generation in (on_trial, returned - 1)
+
+    def note(self, generation: int, signal: str, is_bad: bool = True) -> None:
+        """Count an answer that is spoiled, or compared."""
+        if self.board is not None:
+            self.board.note_bad(self._row, generation, signal, int(is_bad))
+            self.wake()
+
+    def note_shared(self, generation: int, signal: str) -> None:
+        """Count an answer that the generation before spoils just so; it speaks against neither."""
+        self._shared[generation, signal] += 1
+
+    def means_something(self, generation: int, signal: str) -> bool:
+        """Whether a signal still tells the two generations apart."""
+        return self._shared[generation, signal] < _MOST_SHARED
+
+    def suspect(self) -> None:
+        """Have the next runs compared with those of the generation before."""
+        self.pairs_wanted = _PAIRS
+
+    def note_pair(self, generation: int, is_slower: bool) -> None:
+        """Count a run that was timed on both generations."""
+        self.pairs_wanted -= 1
+        self.note(generation, SLOWER, is_slower)
