@@ -98,11 +98,24 @@ class LatencyEstimate:
         self._overruns = 0
 
     def is_short(self, rows: int, now_s: float) -> bool:
-        """Whether a batch may run in the event loop; one that was never timed may not."""
+        """Whether a batch may run in the event loop; one of a model that was never timed may not."""
         runs = self._runs.get(rows.bit_length())
-        if not runs or now_s < self._banned_until_s:
+        if now_s < self._banned_until_s:
             return False
+        if not runs:
+            return self._guess_s(rows.bit_length()) < INLINE_S
         return min(took.cpu_s for took in runs) < INLINE_S and min(took.wall_s for took in runs) < _LONGEST_WAIT_S
+
+    def _guess_s(self, magnitude: int) -> float:
+        """Tell how long a batch may take whose magnitude was never timed; infinite where nothing tells.
+
+        No longer than a larger one, and no longer than the rows of a smaller one taken twice as often.
+        """
+        guess_s = math.inf
+        for known, runs in self._runs.items():
+            if min(took.wall_s for took in runs) < _LONGEST_WAIT_S:
+                guess_s = min(guess_s, min(took.cpu_s for took in runs) * 2 ** max(0, magnitude - known))
+        return guess_s
 
     def note(self, rows: int, took: RunTime, was_inline: bool, now_s: float) -> None:
         """Remember one run."""
