@@ -18,7 +18,8 @@ from typing import Any
 from serve import durable_files
 from serve.checkpoint import sharded
 from serve.checkpoint.formats import SAFETENSORS, detect_format, read_safetensors_interface
-from serve.checkpoint.manifest import WORD, parse_marker
+from serve.checkpoint.manifest import WORD, parse_marker, read_object
+from serve.checkpoint.signature import OPENSSF, SIDECARS, sign, sign_openssf
 from serve.errors import CheckpointError, PublishError
 from serve.publishing.converted_source import Conversion, prepare
 from serve.publishing.mlflow_publish import MlflowTarget
@@ -73,6 +74,7 @@ class Extras:
     weights_key: str | None = None
     strip_prefix: str | None = None
     check: bool = False
+    openssf_key: Path | None = None
 
 
 _NOTHING = Extras()
@@ -154,6 +156,9 @@ def _publish_file(source: Path, target: Path, version: str | None, extras: Extra
         published = _ranked(_describe(target, copied.sha256, copied.size_bytes, version, format), rank)
         marker = _write_marker(published, found, extras)
         _unmark(target)
+    bundle = read_object(marker).get(OPENSSF)
+    if bundle is not None:  # for the programs of others
+        durable_files.replace_file(target.with_name(target.name + SIDECARS[0]), json.dumps(bundle).encode())
     durable_files.sync_directory(target.parent)
     durable_files.replace_file(_marker_of(target), marker, after_ns=rank.after_ns)
     return published
@@ -212,6 +217,7 @@ def _marker_of(target: Path) -> Path:
 def _unmark(target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     _marker_of(target).unlink(missing_ok=True)
+    target.with_name(target.name + SIDECARS[0]).unlink(missing_ok=True)
     durable_files.sync_directory(target.parent)
 
 
@@ -251,9 +257,9 @@ def _write_marker(published: Published, found: Mapping[str, object], extras: Ext
     stated: dict[str, object] = {key: getattr(published, key) for key in keys}
     stated.update({"generation": published.generation} if published.generation else {}, **found)
     if extras.key is not None:
-        from serve.checkpoint.signature import sign
-
         stated["signature"] = sign(stated, extras.key)
+    if extras.openssf_key is not None:
+        stated[OPENSSF] = sign_openssf(Path(published.checkpoint).name, published.sha256, extras.openssf_key)
     text = json.dumps(stated, indent=1).encode() + b"\n"
     parse_marker(text)
     if len(text) > MARKER_LIMIT_BYTES:
