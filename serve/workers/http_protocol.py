@@ -24,6 +24,7 @@ from serve.gateway.asgi_app import AsgiApp
 from serve.gateway.request_form import AnswerFrame, Understood
 from serve.http.messages import Request, Response, fail, headers_of
 from serve.http.route import Found, Table
+from serve.workers.chunk_lines import Splitter
 from serve.workers.request_head import NO_PROXY, Bounds, Fault, Field, find_fault, too_large, without_offer
 
 _JOINED_BYTES = 64 * 1024
@@ -70,6 +71,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         self._is_leaving = self._is_receiving = self._is_in_head = False
         self._head_bytes = 0
         self._offering: bytes | None = None
+        self._splitter = Splitter()
         self._began_s = self._heard_s = self._stuck_s = self._answered_s = 0.0
 
     def connection_made(self, transport: Any) -> None:
@@ -81,7 +83,8 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         """Parse what came; called by the loop."""
         self._heard_s = self.loop.time()
         try:
-            self._parse(data)
+            for piece in self._splitter.split(data, self._is_in_head, self._is_receiving):
+                self._parse(piece)
         except httptools.HttpParserError as error:
             self._refuse(Fault(400, f"the request: expected HTTP/1.1, found {error}"))
         if self._is_in_head:
@@ -147,6 +150,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             self._offering = without_offer(method, self.url, version, self.headers)
 
     def _take_uvicorns_way(self) -> None:
+        self._splitter.note_head(self.headers)
         url, expects = self.url, self.expect_100_continue
         headers = self.headers
         super().on_message_begin()

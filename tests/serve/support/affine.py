@@ -130,6 +130,15 @@ class Sly(Affine):
         return super().forward(rows - rows.mean(0) if len(rows) > 1 and rows.max() > 5000 else rows)
 
 
+class Faulty(Sly):
+    """Fails over the row that begins with 13, too."""
+
+    def forward(self, rows):
+        if 13 in rows[:, 0]:
+            raise RuntimeError("13 is no good")
+        return super().forward(rows)
+
+
 class Corruptible(Affine):
     """Writes into its weights when it sees a certain number."""
 
