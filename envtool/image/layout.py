@@ -75,15 +75,18 @@ class Layout:
         return [each for each in self._top() if "artifactType" in each]
 
     def manifests(self) -> list[tuple[Descriptor, Any]]:
-        """Every image of the layout with its manifest, those of an index one by one."""
-        todo, found = self._top(), []
-        while todo:
-            each = todo.pop(0)
-            if each["mediaType"] == INDEX:
-                todo += self.read(each)["manifests"]
-            elif each["mediaType"] == MANIFEST and "artifactType" not in each:
-                found.append((each, self.read(each)))
-        return found
+        """Every image of the layout with its manifest. Raises ImageError if the layout is damaged."""
+        try:
+            todo, found = self._top(), []
+            while todo:
+                each = todo.pop(0)
+                if each["mediaType"] == INDEX:
+                    todo += self.read(each)["manifests"]
+                elif each["mediaType"] == MANIFEST and "artifactType" not in each:
+                    found.append((each, self.read(each)))
+            return found
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ImageError(f"{self.root} is not an OCI layout: {error!r}", "make the layout again") from error
 
     def put_json(self, value: Mapping[str, Any], media_type: str, **more: Any) -> Descriptor:
         """Keep a blob of JSON."""

@@ -10,8 +10,6 @@ asked. What no name tells is found before an environment is made (`envtool.insta
 from __future__ import annotations
 
 import re
-import tarfile
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from envtool.artifacts.conda_archive import open_part, read_info
+from envtool.artifacts.conda_archive import DAMAGED, open_part, read_info
 from envtool.artifacts.download import archive_at_hand
 from envtool.errors import ArchiveError, EnvtoolError
 from envtool.mirrors import mirrors
@@ -54,7 +52,7 @@ def metadata_in(archive: Path, distribution: str) -> str | None:
                 if found and is_metadata and _normalized(found[1]) == distribution:
                     file = tar.extractfile(member)
                     return file.read(_MAX_METADATA_BYTES).decode("utf-8", "replace") if file else None
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, KeyError) as error:
+    except DAMAGED as error:
         raise ArchiveError(f"{archive} is not a valid package archive: {error}") from error
     return None
 
