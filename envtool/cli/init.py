@@ -12,6 +12,7 @@ import click
 from envtool import console, templates
 from envtool.atomic_files import write_atomically
 from envtool.errors import EnvtoolError, TemplateError
+from envtool.spec.other_formats import convert
 from envtool.templates import Template
 from envtool.yaml_document import read_text
 
@@ -48,6 +49,8 @@ _LICENCE = (
 @click.argument("template", required=False)
 @click.option("-s", "--set", "settings", multiple=True, metavar="NAME=VALUE",
               help="Set a variable of the template. Repeatable.")  # fmt: skip
+@click.option("--from", "found", type=click.Path(path_type=Path, exists=True), metavar="PATH",
+              help="A requirements.txt, pyproject.toml, pixi.toml, conda's export, or a directory.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("environment.yml"), show_default=True,
               help="Where to write.")  # fmt: skip
 @click.option("--templates", "own", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
@@ -59,9 +62,9 @@ _LICENCE = (
 @click.pass_context
 def command(
     ctx: click.Context, template: str | None, settings: tuple[str, ...], output: Path, own: Path | None, force: bool,
-    is_list: bool, is_check: bool,
+    is_list: bool, is_check: bool, found: Path | None,
 ) -> None:  # fmt: skip
-    """Write environment.yml from a template.
+    """Write environment.yml from a template, or from what a project has.
 
     The first line of the file shows how it was made, so that --check can make it again and compare.
 
@@ -70,12 +73,20 @@ def command(
       envtool init --list
       envtool init pytorch --set cuda=12.1
       envtool init embedded --set channel=file:///srv/channel
+      envtool init --from requirements.txt
+      envtool init --from .                      from what its Python files import
       envtool init --check
     """
     known = templates.templates(own)
     values = dict(pair(each) for each in settings)
     if is_list:
         console.answer("\n\n".join(_describe(each) for each in known.values()))
+    elif found is not None:
+        text, notes = convert(found, found.absolute().name if found.is_dir() else found.absolute().parent.name)
+        write_rendered(text, output, "--force writes over it, -o names another", force=force)
+        for note in notes:
+            console.warn(note)
+        console.say(f"wrote {output} from {found}; read it, then: envtool lock -f {output}")
     elif is_check:
         ctx.exit(_check(known, output))
     else:
