@@ -19,6 +19,7 @@ import hashlib
 import io
 import os
 import re
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
