@@ -10,13 +10,14 @@ import click
 
 from envtool import console
 from envtool import paths as directories
-from envtool.cli.options import json_option
+from envtool.cli.options import attest_key_option, attest_option, json_option, require_attest_key
 from envtool.cli.solving import opened
 from envtool.errors import LockfileError
 from envtool.fetch.archive_cache import Cache
 from envtool.inspect_lock.diff import as_table, compare, compare_versions
 from envtool.inspect_lock.moves import Move, moves
 from envtool.lockfile.conda_lock_v1 import Lockfile, read_lockfile, write_lockfile
+from envtool.signing import attestation
 from envtool.signing.trust import require_signed
 from envtool.solve import staleness
 from envtool.solve.conflicts import explained
@@ -44,12 +45,14 @@ from envtool.solve.update import package_of, update
 @click.option("--strategy", type=click.Choice(["highest", "lowest", "lowest-direct"]),
               help="Which of the versions that fit: lowest shows whether lower bounds are true.  [default: highest]",
 )  # fmt: skip
+@attest_option
+@attest_key_option
 @json_option
 @click.pass_context
 def command(
     ctx: click.Context, paths: tuple[Path, ...], lockfile_path: Path | None, platforms: tuple[str, ...], is_check: bool,
     is_upgrade: bool, is_dry_run: bool, updates: tuple[str, ...], exclude_newer: str | None, strategy: str | None,
-    as_json: bool,
+    attest: Path | None, attest_key: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Choose every package of every platform and write conda-lock.yml.
 
@@ -68,6 +71,7 @@ def command(
       envtool lock --upgrade-package flask
       envtool lock --exclude-newer "7 days"
     """
+    require_attest_key(attest, attest_key)
     if is_check and (updates or is_upgrade or is_dry_run):
         raise click.UsageError("--check solves nothing and changes nothing; give it alone")
     target = lockfile_path or (paths[0] if paths else staleness.DEFAULT_SOURCE).parent / "conda-lock.yml"
@@ -83,6 +87,9 @@ def command(
         console.say("  every package is chosen anew, since the strategy is another one")
         is_upgrade = True
     _lock(request, old, None if is_upgrade else updates, is_dry_run, as_json)
+    if attest and attest_key and not is_dry_run:
+        stated = attestation.provenance(request.lockfile_path, request.spec.paths, request.options)
+        attestation.write(attest, stated, attest_key)
 
 
 def _old_lock(target: Path, is_upgrade: bool) -> Lockfile | None:

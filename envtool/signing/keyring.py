@@ -23,7 +23,7 @@ from typing import Any
 
 from envtool.errors import InvalidFileError, Issue, SignatureError
 from envtool.mirrors import mirrors
-from envtool.signing import ed25519
+from envtool.signing import dsse
 
 VARIABLE = "ENVTOOL_TRUSTED_KEYS"
 CHANNELS_VARIABLE = "ENVTOOL_TRUSTED_CHANNELS"
@@ -34,7 +34,7 @@ _MAKE = (
 
 def sign(content: bytes, key_file: Path) -> bytes:
     """Sign the bytes of a file with a private key in PEM, without a password; the signature has 64 bytes."""
-    signature: bytes = _load(key_file, is_private=True).sign(content)
+    signature: bytes = load_key(key_file, is_private=True).sign(content)
     return signature
 
 
@@ -42,8 +42,8 @@ class Keyring:
     """The keys that are trusted."""
 
     def __init__(self, key_files: Sequence[Path]) -> None:
-        keys = [_load(path, is_private=False) for path in key_files]
-        self._keys = {ed25519.key_id(key): key for key in keys}
+        keys = [load_key(path, is_private=False) for path in key_files]
+        self._keys = {dsse.key_id(key): key for key in keys}
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -62,7 +62,7 @@ class Keyring:
             hint = f"sign it, or trust no key: {VARIABLE} and [trust] in config.toml are empty by default"
             raise SignatureError(f"{name}: expected a signature by {known}, found none", hint)
         for key_id, key in self._keys.items():
-            if ed25519.is_valid(key, signature, content):
+            if dsse.is_valid(key, signature, content):
                 return key_id
         hint = "it was altered after it was signed, or another key signed it; get it again from where it was made"
         raise SignatureError(f"{name}: expected a signature by {known}, found one that none of them made", hint)
@@ -95,10 +95,11 @@ def _table() -> dict[str, list[str]]:
     return table
 
 
-def _load(path: Path, *, is_private: bool) -> Any:
+def load_key(path: Path, *, is_private: bool, takes_ecdsa: bool = False) -> Any:
+    """Read a key in PEM. Raises SignatureError if it cannot be used."""
     try:
-        return ed25519.load(path, is_private=is_private)
-    except ed25519.KeyFileError as error:
+        return dsse.load(path, is_private=is_private, takes_ecdsa=takes_ecdsa)
+    except dsse.KeyFileError as error:
         raise SignatureError(str(error), error.hint or _MAKE) from error
 
 

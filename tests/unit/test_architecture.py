@@ -25,7 +25,7 @@ DOORS = {
         "envtool/channel/server.py",
     },
     "boto3": {"envtool/channel/storage.py"},
-    "cryptography": {"envtool/signing/ed25519.py", "serve/checkpoint/ed25519.py"},
+    "cryptography": {"envtool/signing/dsse.py", "serve/checkpoint/dsse.py"},
     "PIL": {"serve/codec/image.py"},
     "mlflow": {"serve/source/mlflow_registry.py"},
     "orjson": {"serve/codec/strict_json.py"},
