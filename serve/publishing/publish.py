@@ -24,7 +24,7 @@ from serve.errors import CheckpointError, PublishError
 from serve.publishing.converted_source import Conversion, prepare
 from serve.publishing.mlflow_publish import MlflowTarget
 from serve.publishing.rank import Rank, find_rank
-from serve.publishing.remote_publish import RemotePlace, find_place
+from serve.publishing.remote_publish import RemotePlace, find_place, split_place
 from serve.source.local import MARKER_LIMIT_BYTES, LocalSource
 from serve.source.observation import MARKER_SUFFIX
 
@@ -87,9 +87,9 @@ def publish(
 
     Args:
         source: the file that the trainer wrote; the index, where it is sharded.
-        directory: the watched place, or the directory of the checkpoint that is watched; created when absent. A path,
-            or a URL that the setting `checkpoints` takes.
-        name: the checkpoint's file name there; the source's by default.
+        directory: the watched place, as the setting `checkpoints` has it: a directory, created when absent, one
+            checkpoint, whose name ends as such names do, or a URL of either.
+        name: the checkpoint's file name in the directory; the source's by default.
         version: a name for this content; the start of its sha256 by default.
 
     Raises:
@@ -97,6 +97,7 @@ def publish(
             changed, unless a place on another machine failed later: it has no marker then.
         SignatureError: the key cannot be used. Nothing was changed.
     """
+    directory, name = split_place(str(directory), name)
     _require_words(name, version)
     place = find_place(directory)
     how = Conversion(extras.convert, extras.weights_key, extras.strip_prefix)

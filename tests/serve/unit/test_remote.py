@@ -195,6 +195,23 @@ def test_each_kind_of_place_takes_what_is_published_last_for_the_newest(url, tra
         assert (seen.path.name, published.generation, published.outranked_by) == (f"{name}.safetensors", 0, None)
         assert Store(tmp_path / f"store{seed}").admit(action).path.read_bytes() == trainer.train(seed).read_bytes()
     assert "secret" not in published.checkpoint
+    assert "secret" not in str(make_place(Path(url)).path)
+
+
+def test_a_place_that_is_one_checkpoint_is_published_to_with_the_same_words(url, trainer, tmp_path):
+    for place in (f"{url}/latest.safetensors", f"{tmp_path}/ck/latest.safetensors"):
+        for seed in (1, 2):
+            publish(trainer.train(seed), place)
+            seen, action = first_of(place)
+            assert not make_place(Path(place)).is_directory
+            assert Store(tmp_path / f"store{seed}").admit(action).sha256 == trainer.sha256(seed)
+        assert seen.path.name == "latest.safetensors"
+    assert sorted(path.name for path in (tmp_path / "ck").iterdir()) == [
+        "latest.safetensors",
+        "latest.safetensors.done",
+    ]
+    (tmp_path / "dir.pt").mkdir()
+    assert publish(trainer.train(1), tmp_path / "dir.pt").checkpoint == str(tmp_path / "dir.pt" / "model.safetensors")
 
 
 @pytest.mark.parametrize("prefix", [None, "net."])
@@ -212,6 +229,39 @@ def test_shards_become_the_file_that_they_are_the_same_as(url, tmp_path, prefix)
     assert found == ({"net.a": 0, "net.b": 1, "other.c": 2} if prefix is None else {"a": 0, "b": 1})
     if prefix is None:
         assert stored.sha256 == published.sha256 == sharded.hash_joined(index)
+
+
+def test_shards_that_other_tools_sent_are_read(url, tmp_path):
+    """A directory of shards, copied file by file; and one index that is watched by itself."""
+    state = {name: numpy.full(3, at, "float32") for at, name in enumerate("abc")}
+    directory = tmp_path / "saved"
+    directory.mkdir()
+    for name, array in state.items():
+        safetensors.numpy.save_file({name: array}, str(directory / f"m-{name}.safetensors"))
+    index = directory / "m.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {name: f"m-{name}.safetensors" for name in state}}))
+    published = publish(index, tmp_path / "local")
+    index = Path(published.checkpoint)
+    system, path = fsspec.core.url_to_fs(url)
+    system.makedirs(path, exist_ok=True)
+    first, *most = sorted(index.parent.iterdir())
+    for file in most:
+        system.pipe_file(f"{path}/{file.name}", file.read_bytes())
+    for watched in (url, f"{url}/{index.name}"):
+        place = make_place(Path(watched))
+        assert place.look_at(place.list()[0]).checkpoint is None, "a shard has not come yet"
+    system.pipe_file(f"{path}/{first.name}", first.read_bytes())
+    for at, watched in enumerate((url, f"{url}/{index.name}")):
+        _, action = first_of(watched)
+        store = Store(tmp_path / f"store{at}")
+        assert store.admit(action).sha256 == published.sha256 == sharded.hash_joined(index)
+        assert list((store.root / "incoming").iterdir()) == []
+    system.pipe_file(f"{path}/{first.name}", first.read_bytes()[:-1])
+    with pytest.raises(CheckpointMovedError):
+        Store(tmp_path / "other").admit(action)
+    system.pipe_file(f"{path}/{index.name}", b"{}")
+    place = make_place(Path(url))
+    assert "weight_map" in place.look_at(place.list()[0]).problem
 
 
 @pytest.mark.parametrize(
