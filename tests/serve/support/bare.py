@@ -8,6 +8,7 @@ from pathlib import Path
 from serve.errors import CheckpointError
 from serve.model.slot import Slot
 from serve.operations.operations import Operations
+from serve.rollout.guard import Guard
 from serve.source.remote import make_place
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Ledger
@@ -87,6 +88,8 @@ class Worker:
             label="stable",
             env_digest=None,
             keep=keep,
+            guard=Guard(),
+            probation=None,
         )
         self.committer = WorkerCommitter(context, root) if commit == "worker" else HostCommitter(context, root, 60.0)
         self.reloader = Reloader(context, self.committer, Pace(0.01, 0.0, "poll"), lambda: self.loader)
