@@ -53,7 +53,7 @@ class Slot:
     """Holds the live generation, and the one that stands by, and counts who uses which.
 
     Args:
-        register: says which generation is live; without it only `swap` does. Not read before there is one to choose.
+        register: states which generation is live; without it only `swap` does. Not read before there is one to choose.
     """
 
     def __init__(self, register: Register | None = None) -> None:
