@@ -77,6 +77,11 @@ class Evidence:
     times: Sequence[Sequence[int]] = ()
     times_before: Sequence[Sequence[int]] = ()
 
+    @property
+    def bad(self) -> dict[str, list[int]]:
+        """The counts of the signals that were seen, for the log."""
+        return {signal: list(count) for signal, count in self.counts.items() if count.bad}
+
 
 @dataclass(frozen=True)
 class Rule:
