@@ -48,7 +48,7 @@ def make_context(
         label=settings.label,
         env_digest=env_digest,
         keep=settings.keep,
-        guard=Guard(settings.retry_spoiled, slower, rollout is not None and settings.label == CANARY),
+        guard=Guard(settings.retry_spoiled, slower, rollout is not None, settings.label == CANARY),
         probation=rule,
     )
 

@@ -18,6 +18,7 @@ from serve.swap.background_task import BackgroundTask
 from serve.swap.generation import kept, load_entry, log_live, make, prune, restore, retire
 from serve.swap.host_coordinator import Coordinator, Proposal, ProposalState
 from serve.swap.probation import PROBATION, Probation
+from serve.swap.shared_state import ON_TRIAL, RETURNED
 from serve.system.resources import used_bytes
 
 if TYPE_CHECKING:
@@ -204,12 +205,15 @@ class HostCommitter:
 
     def _begin_to_count(self) -> None:
         guard, shared_state = self._context.guard, self._coordinator.shared_state
+        if self._watch is None and not guard.is_rolled_out:
+            return  # counting costs each run a microsecond
+        cells = shared_state.cells  # each request reads them
 
         def read_trial() -> tuple[int, int]:
-            on_trial = shared_state.on_trial
+            on_trial = cells[ON_TRIAL]
             if guard.is_judged and not on_trial and shared_state.committed != shared_state.ended:
                 on_trial = shared_state.committed
-            return on_trial, shared_state.returned
+            return on_trial, cells[RETURNED]
 
         guard.open(EvidenceBoard(self._context.store.root), self._coordinator.membership.index, read_trial)
         if self._watch is not None:

@@ -38,6 +38,7 @@ from serve.errors import LedgerError
 
 _MAGIC = int.from_bytes(b"envserv1", "little")
 _IDENTITY, _COMMITTED, _TURN, _OPEN, _LAST, _WORKER_FAILURES, _USED, _DONE, _UNBATCHED = range(9)
+ON_TRIAL, RETURNED = 9, 11
 _FIRST_ROW, _ROW_CELLS = 16, 8
 _PID, _PREPARING, _PREPARED, _LIVE, _PARENT = range(5)
 ROWS = 500
@@ -90,7 +91,7 @@ class SharedState:
     committed, turn, done_number, unbatched, worker_failures = map(
         _Cell, (_COMMITTED, _TURN, _DONE, _UNBATCHED, _WORKER_FAILURES)
     )
-    on_trial, kept, returned, trial_since_ms, crashes, ended = map(_Cell, range(9, 15))
+    on_trial, kept, returned, trial_since_ms, crashes, ended = map(_Cell, range(ON_TRIAL, 15))
 
     def __init__(self, path: Path) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

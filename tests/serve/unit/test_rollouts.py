@@ -72,6 +72,8 @@ def test_a_canary_is_promoted_once(open_worker):
     guard.note_run(1, 99, 1, 0.01)
     assert rollout.look().step is Step.WAIT
     guard.note_run(1, 1, 1, 0.01)
+    assert rollout.look().step is Step.WAIT  # what is not known of the stable one speaks for no canary
+    model.stable.guard.note_run(1, 1, 1, 0.01)
     assert rollout.look().step is Step.KEEP
     order = order_of(model)
     assert (order.sha256, order.cause, order.id) == (ENTRY.sha256, "promotion", f"canary-1-{ENTRY.sha256}")
