@@ -22,7 +22,7 @@ from typing import Any
 from envtool.artifacts import stated_paths
 from envtool.artifacts.conda_archive import STATED, Member, parse_info, read_info, read_payload
 from envtool.artifacts.relocation import Placeholder
-from envtool.artifacts.wheel_paths import place_in_prefix, scripts_of
+from envtool.artifacts.stated_paths import place_in_prefix, scripts_of
 from envtool.atomic_files import write_atomically
 from envtool.errors import ArchiveError
 

@@ -16,8 +16,7 @@ from envtool.inspect_lock.graph import Graph, Key
 from envtool.inspect_lock.package_metadata import look_up
 from envtool.lockfile.model import LockedPackage
 from envtool.prefix.rattler import satisfies
-from envtool.pypi.distribution_names import distribution_names, normalize, pep440
-from envtool.pypi.distribution_table import DISTRIBUTION_NAMES
+from envtool.pypi.distributions import DISTRIBUTION_NAMES, distribution_names, normalize, pep440
 from envtool.wheels.license import is_allowed
 
 

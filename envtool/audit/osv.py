@@ -20,7 +20,7 @@ from packaging.version import InvalidVersion, Version
 
 from envtool.errors import EnvtoolError
 from envtool.prefix import rattler
-from envtool.pypi.distribution_names import normalize
+from envtool.pypi.distributions import normalize
 
 LEVELS = ("low", "medium", "high", "critical")
 UNKNOWN = "unknown"

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from envtool import paths
-from envtool.bundle.format import Bundle, open_bundle
-from envtool.bundle.manifest import TOOLS_GLIBC
+from envtool.bundle.format import TOOLS_GLIBC, Bundle, open_bundle
 from envtool.console import fail, say
 from envtool.errors import BundleError, EnvtoolError
 

@@ -16,7 +16,7 @@ from importlib.metadata import Distribution, distribution
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, cast
 
-from envtool.bundle.manifest import TOOLS_GLIBC
+from envtool.bundle.format import TOOLS_GLIBC
 from envtool.channel.python_recipe import recipe
 from envtool.channel.python_recipe.recipe import CheckoutSource
 from envtool.errors import BundleError, MissingFileError

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envtool.artifacts.download import require_sha256
-from envtool.bundle.format import Bundle, open_bundle
-from envtool.bundle.manifest import LOCKFILE, path_of
+from envtool.bundle.format import LOCKFILE, Bundle, open_bundle, path_of
 from envtool.console import ProgressDisplay, Task
 from envtool.errors import BundleError, HashMismatchError
 from envtool.fetch.archive_cache import Cache, Wanted

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from envtool.artifacts import conda_writer
+from envtool.artifacts import conda_package
 from envtool.artifacts.conda_package import Package
 from envtool.channel import edit
 from envtool.channel.edit import Changed, Indexing
@@ -78,5 +78,5 @@ def _packed(package: Package, scratch: Path, display: ProgressDisplay) -> Path:
     path = scratch / package.file_name
     if not path.exists():
         with display.task(f"pack {package.file_name}"):
-            path.write_bytes(conda_writer.pack(package))
+            path.write_bytes(conda_package.pack(package))
     return path

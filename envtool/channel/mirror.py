@@ -25,8 +25,8 @@ from envtool.errors import ChannelError
 from envtool.fetch.archive_cache import Cache
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
 from envtool.lockfile.git_url import is_repository
-from envtool.signing import channel_signature
-from envtool.source_builds.acquire import fetch_packages
+from envtool.signing import keyring
+from envtool.source_builds.wheel_builds import fetch_or_build
 
 MARK = "mirror.json"
 _FORMAT = "envtool-mirror-1"
@@ -56,7 +56,7 @@ def mirror(
     there = _refuse_foreign(place)
     wanted = _placed(lockfile)
     origins = dict(sorted(_origin(each) for each in lockfile.packages))
-    proven = fetch_packages(list({each.url: each for each in wanted.values()}.values()), cache, display)
+    proven = fetch_or_build(list({each.url: each for each in wanted.values()}.values()), cache, display)
     archives = {path: proven[each.url] for path, each in wanted.items() if each.manager == "conda"}
     with TemporaryDirectory(prefix=".mirror-", dir=cache.root) as name, display.task(f"write {place.url}") as task:
         with_hashes = {path: (proven[each.url], require_sha256(each)) for path, each in wanted.items()}
@@ -123,7 +123,7 @@ def _index(
     archives: Mapping[str, Path], origins: Mapping[str, str], scratch: Path, key_file: Path | None
 ) -> dict[str, tuple[Path, str]]:
     files = index.render(archives, scratch, ("noarch",))
-    files.update(channel_signature.seal(files, key_file))
+    files.update(keyring.seal(files, key_file))
     mark = {"format": _FORMAT, "origins": origins}
     files[MARK] = (json.dumps(mark, indent=1, sort_keys=True) + "\n").encode()
     found = {}
@@ -137,4 +137,4 @@ def _index(
 def _readers_order(path: str) -> tuple[int, str]:
     # The mark first, so that the place is known as a mirror; then what the index names; then the index and its seal.
     is_index = path.rpartition("/")[2].startswith("repodata")
-    return (0 if path == MARK else 3 if path in channel_signature.FILES else 2 if is_index else 1), path
+    return (0 if path == MARK else 3 if path in keyring.FILES else 2 if is_index else 1), path

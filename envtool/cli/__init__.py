@@ -8,7 +8,7 @@ from envtool.cli.groups import LazyGroup
 
 # The summaries are here so that `--help` imports no command.
 COMMANDS = {
-    "init": ("envtool.cli.init", "Write environment.yml from a template."),
+    "init": ("envtool.cli.init", "Write environment.yml from a template, or from what there is."),
     "lock": ("envtool.cli.lock", "Choose every package and write conda-lock.yml."),
     "diff": ("envtool.cli.diff", "Show how two locks differ."),
     "tree": ("envtool.cli.tree", "Show what each package of a lock needs."),
@@ -22,6 +22,7 @@ COMMANDS = {
     "verify": ("envtool.cli.verify", "Prove that an environment is exactly what its lock states."),
     "digest": ("envtool.cli.digest", "Compute the env digest of an environment."),
     "run": ("envtool.cli.run", "Run a program in an environment."),
+    "shell": ("envtool.cli.shell", "Open a shell in an environment."),
     "activate": ("envtool.cli.activate", "Activate an environment in this shell."),
     "shell-hook": ("envtool.cli.shell_hook", "Let a shell activate environments."),
     "list": ("envtool.cli.list", "Show the environments that envtool made."),

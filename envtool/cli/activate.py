@@ -9,7 +9,7 @@ import click
 
 from envtool import console
 from envtool.cli.options import prefix_option, shell_option
-from envtool.prefix.activate import activation_script
+from envtool.prefix.activate import activate
 from envtool.prefix.prefix import find_prefix
 
 
@@ -23,7 +23,7 @@ def command(name: str | None, path: Path | None, shell: str) -> None:
     A program cannot change the shell that started it, so the shell needs `envtool shell-hook` once. Without it the
     script is printed, and can be evaluated by hand.
     """
-    script = activation_script(find_prefix(name, path), shell)
+    script = activate(find_prefix(name, path), shell)
     if sys.stdout.isatty():
         console.say(f'this shell has no hook yet: eval "$(envtool shell-hook {shell})"')
     console.answer_script(script)

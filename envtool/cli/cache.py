@@ -7,8 +7,7 @@ import click
 from envtool import console, paths
 from envtool.cli.groups import CommandGroup
 from envtool.fetch.archive_cache import Cache
-from envtool.package_cache.prune import prune, sizes, stale
-from envtool.package_cache.store import PackageCache
+from envtool.package_cache.store import PackageCache, prune, sizes, stale
 
 
 @click.group("cache", cls=CommandGroup)

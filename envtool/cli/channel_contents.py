@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from envtool import console
-from envtool.channel import check as checking
 from envtool.channel import edit
+from envtool.channel import edit as checking
 from envtool.channel.edit import Changed
 from envtool.cli.options import json_option
 

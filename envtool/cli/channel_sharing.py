@@ -51,8 +51,7 @@ def mirror(place: str, lockfile_path: Path, public_url: str | None, key_file: Pa
 
 
 def _place(name: str) -> Storage:
-    from envtool.channel.s3_storage import S3Storage
-    from envtool.channel.storage import DirectoryStorage
+    from envtool.channel.storage import DirectoryStorage, S3Storage
 
     return S3Storage(name) if name.startswith("s3://") else DirectoryStorage(Path(name))
 

@@ -10,13 +10,12 @@ import click
 from envtool import console, paths
 from envtool.atomic_files import write_atomically
 from envtool.audit.osv import LEVELS
-from envtool.ci.pipeline import CiReport, Job, run
-from envtool.ci.report import as_annotations, as_dict, as_markdown
+from envtool.ci import CiReport, Job, as_annotations, as_dict, as_markdown, run
 from envtool.cli import options
 from envtool.fetch.archive_cache import Cache
 from envtool.install.request import Request
 from envtool.prefix.prefix import Prefix
-from envtool.solve import refresh
+from envtool.solve import staleness
 from envtool.solve.md5_completion import read_complete
 
 
@@ -65,7 +64,7 @@ def command(
         lockfile, platform or options.this_platform(), categories, options.command_line(), repairs=True, is_listed=False
     )
     name = lockfile_path.absolute().parent.name
-    fresh = refresh.request(sources, lockfile_path, lockfile, {})
+    fresh = staleness.request(sources, lockfile_path, lockfile, {})
     output.mkdir(parents=True, exist_ok=True)
     job = Job(fresh, lockfile, request, Prefix(path), output, not no_rebuild, name, database, ignore, level)
     with console.ProgressDisplay() as display:

@@ -19,7 +19,7 @@ from envtool.solve.md5_completion import read_complete
 if TYPE_CHECKING:
     from envtool.install.create import Outcome
     from envtool.install.estimate import Estimate
-    from envtool.prefix.transaction_plan import Plan
+    from envtool.install.request import Plan
 
 
 @click.command("create")
@@ -74,12 +74,12 @@ def command(
 
 
 def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan, Outcome | None, str | None]:
-    from envtool.prefix.transaction_plan import Plan
+    from envtool.install.request import Plan
 
     receipt = request.fulfilled(prefix)
     if receipt is not None:
         if request.is_frozen and not is_dry:
-            from envtool.prefix.conda_history import freeze
+            from envtool.prefix.conda_meta import freeze
 
             freeze(prefix.meta)
         return Plan(()), None, receipt.env_digest

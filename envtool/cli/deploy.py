@@ -8,15 +8,137 @@ from typing import Any
 
 import click
 
-from envtool import console
+from envtool import console, paths
 from envtool import templates as door
-from envtool.cli import releases
+from envtool.cli import options
 from envtool.cli.groups import CommandGroup
-from envtool.cli.init import describe_variables, pair
+from envtool.cli.init import compare_rendered, describe_variables, pair, write_rendered
 from envtool.cli.options import json_option
-from envtool.cli.rendered_files import compare_rendered, write_rendered
+from envtool.deploy.apply import ApplyOptions, Outcome, roll_back
+from envtool.deploy.apply import apply as carry_out
+from envtool.deploy.gunicorn_handover import look
+from envtool.deploy.release_directory import ReleaseDirectory
 from envtool.deploy.templates import DeployTemplate, find_kind, kinds
+from envtool.fetch.archive_cache import Cache
+from envtool.install.request import Request
+from envtool.solve.md5_completion import read_complete
 from envtool.yaml_document import read_text
+
+root_argument = click.argument("root", type=click.Path(path_type=Path, file_okay=False))
+health_option = click.option("--health", default="/readyz", show_default=True, metavar="PATH",
+                             help="What is asked to see whether a server is well.")  # fmt: skip
+limit_option = click.option("--timeout", "limit_s", type=click.FloatRange(min=1), default=120.0, show_default=True,
+                            metavar="SECONDS", help="How long a release has until it is well.")  # fmt: skip
+
+
+@click.command()
+@root_argument
+@options.file_option
+@options.machine_platform_option
+@options.installed_category_option
+@click.option("--keep", type=click.IntRange(min=1), default=3, show_default=True, help="How many releases to keep.")
+@click.option("--app", default="serve.wsgi:app", show_default=True, help="The WSGI application, for the first apply.")
+@click.option("--app-dir", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR",
+              help="The code and settings that become part of the release.  [default: ROOT/app, unless it is empty]",
+)  # fmt: skip
+@health_option
+@limit_option
+@click.option("--offline", is_flag=True, help="Use only the cache; list what is missing from it.")
+@options.json_option
+def apply(
+    root: Path, lockfile_path: Path, platform: str | None, categories: tuple[str, ...], keep: int, app: str,
+    app_dir: Path | None, health: str, limit_s: float, offline: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Bring a service to a lock, its code and its settings.
+
+    No request to the service in the directory ROOT is lost. The environment is made and verified, and ROOT/app is
+    copied: both are the release, which is named by what they hold. One worker of it is started on a socket of its own
+    and asked whether it is well; then `current` is switched and gunicorn hands over: the new master takes requests
+    before the old one ends. When anything fails, what served before serves on. Nothing is done when the release is
+    served already. An apply that was stopped, however, is settled by the next one.
+
+    Run it as the user that the service runs as. A server that does not run is not started: that is systemd's part.
+
+    \b
+    Examples:
+      envtool deploy apply /srv/envserve
+      envtool deploy apply /srv/envserve -f conda-lock.yml --keep 5
+    """
+    lockfile = read_complete(lockfile_path, is_offline=offline)
+    request = Request(
+        lockfile, platform or options.this_platform(), categories, options.command_line(), is_offline=offline
+    )
+    wishes = ApplyOptions(app, app_dir, health, limit_s, keep)
+    place = ReleaseDirectory(root)
+    with console.ProgressDisplay() as display:
+        outcome = carry_out(place, request, wishes, Cache(paths.cache()), display)
+    _tell(place.path, outcome, as_json=as_json)
+
+
+@click.command()
+@root_argument
+@click.option("--to", "digest", metavar="DIGEST",
+              help="The release, or its beginning.  [default: the one before the current]")  # fmt: skip
+@health_option
+@limit_option
+@options.json_option
+def rollback(root: Path, digest: str | None, health: str, limit_s: float, as_json: bool) -> None:
+    """Bring a service back to an earlier release.
+
+    No request to the service in the directory ROOT is lost. Environment, code and settings go back together. ROOT/app
+    stays as it is: the next apply takes it again.
+    """
+    place = ReleaseDirectory(root)
+    with console.ProgressDisplay() as display:
+        outcome = roll_back(place, digest, ApplyOptions(health=health, limit_s=limit_s), display)
+    _tell(place.path, outcome, as_json=as_json)
+
+
+@click.command()
+@root_argument
+@health_option
+@options.json_option
+@click.pass_context
+def status(ctx: click.Context, root: Path, health: str, as_json: bool) -> None:
+    """Show the releases in ROOT and what runs.
+
+    Exit code 1 unless the current release serves and is healthy.
+    """
+    found = look(ReleaseDirectory(root), health)
+    if as_json:
+        releases = [{"digest": each.digest, **asdict(each)} for each in found.releases]
+        console.answer_json({**asdict(found), "releases": releases, "is_well": found.trouble is None})
+    else:
+        for each in found.releases:
+            mark = "*" if each.digest == found.current else " "
+            app = f", app {each.app_digest[:12]}" if each.app_digest else ""
+            parts = f"environment {each.env_digest[:12]}, {each.package_count} packages{app}"
+            console.answer(f"{mark} {each.digest[:12]}  made {each.made}  {parts}")
+        for process in found.running:
+            where = ", ".join(process.listeners)
+            console.answer(f"master {process.pid} serves {process.release[:12]} at {where}, {process.workers} workers")
+        console.say(found.trouble or "the current release serves and is well")
+    ctx.exit(0 if found.trouble is None else 1)
+
+
+def _tell(root: Path, outcome: Outcome, *, as_json: bool) -> None:
+    digest = outcome.release.digest
+    if as_json:
+        said = {"changed": outcome.is_changed, "serving": outcome.is_serving}
+        digests = {
+            "release": digest,
+            "env_digest": outcome.release.env_digest,
+            "app_digest": outcome.release.app_digest,
+        }
+        console.answer_json({**digests, "previous": outcome.previous, **said})
+    elif not outcome.is_changed:
+        console.say(f"nothing to do: release {digest} is current already")
+    else:
+        before = f", before it {outcome.previous}" if outcome.previous else ""
+        console.say(f"release {digest} is current{before}")
+    if not outcome.is_serving:
+        console.say(f"nothing serves it yet: systemctl start it, or run {root}/start")
+
 
 own_option = click.option("--templates", "own", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="A directory of templates of your own, with a directory deploy/.  [default: templates/ under ~/.envtool]",
@@ -41,7 +163,7 @@ def command() -> None:
     """
 
 
-for _each in (releases.apply, releases.rollback, releases.status):
+for _each in (apply, rollback, status):
     command.add_command(_each)
 
 

@@ -11,7 +11,7 @@ from envtool.cli.options import file_option, json_option, made_for_option, name_
 from envtool.fetch.archive_cache import Cache
 from envtool.prefix.prefix import find_prefix
 from envtool.solve.md5_completion import read_complete
-from envtool.verify.verify import take_inventory
+from envtool.verify import take_inventory
 
 
 @click.command("digest")

@@ -11,8 +11,7 @@ from envtool import console
 from envtool.atomic_files import write_atomically
 from envtool.cli.options import category_option, chosen_categories, chosen_platform, file_option, platform_option
 from envtool.errors import EnvtoolError
-from envtool.export.environment import conda_only, environment_yml
-from envtool.export.explicit import explicit
+from envtool.export.conda import conda_only, environment_yml, explicit
 from envtool.export.sbom import SPECIFICATIONS, BomRequest, bill_of_materials, prefix_bom
 from envtool.lockfile.conda_lock_v1 import (
     VARIABLES_KEY,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,10 +10,33 @@ from pathlib import Path
 import click
 
 from envtool import console, templates
-from envtool.cli.rendered_files import compare_rendered, write_rendered
+from envtool.atomic_files import write_atomically
 from envtool.errors import EnvtoolError, TemplateError
+from envtool.spec.other_formats import convert
 from envtool.templates import Template
 from envtool.yaml_document import read_text
+
+
+def write_rendered(text: str, output: Path, hint: str, *, force: bool) -> None:
+    """Write a rendered file, over another one only by force.
+
+    Raises:
+        EnvtoolError: A file with another content exists.
+    """
+    if output.exists() and output.read_text(encoding="utf-8") != text and not force:
+        raise EnvtoolError(f"{output} already exists with other content", hint)
+    write_atomically(output, text)
+
+
+def compare_rendered(expected: str, actual: str, output: Path, template: str) -> int:
+    """Say whether a file equals its template, with the differences; the exit code."""
+    if actual == expected:
+        console.say(f"{output} equals its template {template}")
+        return 0
+    lines = expected.splitlines(), actual.splitlines()
+    console.answer("\n".join(difflib.unified_diff(*lines, f"template {template}", str(output), lineterm="")))
+    return 1
+
 
 _HEADER = "# Made by: envtool init "
 _LICENCE = (
@@ -25,6 +49,8 @@ _LICENCE = (
 @click.argument("template", required=False)
 @click.option("-s", "--set", "settings", multiple=True, metavar="NAME=VALUE",
               help="Set a variable of the template. Repeatable.")  # fmt: skip
+@click.option("--from", "found", type=click.Path(path_type=Path, exists=True), metavar="PATH",
+              help="A requirements.txt, pyproject.toml, pixi.toml, conda's export, or a directory.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("environment.yml"), show_default=True,
               help="Where to write.")  # fmt: skip
 @click.option("--templates", "own", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
@@ -36,9 +62,9 @@ _LICENCE = (
 @click.pass_context
 def command(
     ctx: click.Context, template: str | None, settings: tuple[str, ...], output: Path, own: Path | None, force: bool,
-    is_list: bool, is_check: bool,
+    is_list: bool, is_check: bool, found: Path | None,
 ) -> None:  # fmt: skip
-    """Write environment.yml from a template.
+    """Write environment.yml from a template, or from what a project has.
 
     The first line of the file shows how it was made, so that --check can make it again and compare.
 
@@ -47,12 +73,20 @@ def command(
       envtool init --list
       envtool init pytorch --set cuda=12.1
       envtool init embedded --set channel=file:///srv/channel
+      envtool init --from requirements.txt
+      envtool init --from .                      from what its Python files import
       envtool init --check
     """
     known = templates.templates(own)
     values = dict(pair(each) for each in settings)
     if is_list:
         console.answer("\n\n".join(_describe(each) for each in known.values()))
+    elif found is not None:
+        text, notes = convert(found, found.absolute().name if found.is_dir() else found.absolute().parent.name)
+        write_rendered(text, output, "--force writes over it, -o names another", force=force)
+        for note in notes:
+            console.warn(note)
+        console.say(f"wrote {output} from {found}; read it, then: envtool lock -f {output}")
     elif is_check:
         ctx.exit(_check(known, output))
     else:

@@ -10,15 +10,16 @@ import click
 
 from envtool import console
 from envtool import paths as directories
-from envtool.cli.options import json_option
+from envtool.cli.options import attest_key_option, attest_option, json_option, require_attest_key
 from envtool.cli.solving import opened
 from envtool.errors import LockfileError
 from envtool.fetch.archive_cache import Cache
 from envtool.inspect_lock.diff import as_table, compare, compare_versions
 from envtool.inspect_lock.moves import Move, moves
 from envtool.lockfile.conda_lock_v1 import Lockfile, read_lockfile, write_lockfile
+from envtool.signing import attestation
 from envtool.signing.trust import require_signed
-from envtool.solve import refresh
+from envtool.solve import staleness
 from envtool.solve.conflicts import explained
 from envtool.solve.lock import LockRequest, lock
 from envtool.solve.staleness import check
@@ -44,12 +45,14 @@ from envtool.solve.update import package_of, update
 @click.option("--strategy", type=click.Choice(["highest", "lowest", "lowest-direct"]),
               help="Which of the versions that fit: lowest shows whether lower bounds are true.  [default: highest]",
 )  # fmt: skip
+@attest_option
+@attest_key_option
 @json_option
 @click.pass_context
 def command(
     ctx: click.Context, paths: tuple[Path, ...], lockfile_path: Path | None, platforms: tuple[str, ...], is_check: bool,
     is_upgrade: bool, is_dry_run: bool, updates: tuple[str, ...], exclude_newer: str | None, strategy: str | None,
-    as_json: bool,
+    attest: Path | None, attest_key: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Choose every package of every platform and write conda-lock.yml.
 
@@ -68,9 +71,10 @@ def command(
       envtool lock --upgrade-package flask
       envtool lock --exclude-newer "7 days"
     """
+    require_attest_key(attest, attest_key)
     if is_check and (updates or is_upgrade or is_dry_run):
         raise click.UsageError("--check solves nothing and changes nothing; give it alone")
-    target = lockfile_path or (paths[0] if paths else refresh.DEFAULT_SOURCE).parent / "conda-lock.yml"
+    target = lockfile_path or (paths[0] if paths else staleness.DEFAULT_SOURCE).parent / "conda-lock.yml"
     given = {"exclude-newer": exclude_newer, "strategy": strategy, "platform": " ".join(sorted(platforms)) or None}
     options = {name: value for name, value in given.items() if value is not None}
     if is_check:
@@ -78,11 +82,14 @@ def command(
     old = _old_lock(target, is_upgrade)
     if updates and old is None:
         raise click.UsageError(f"{target} does not exist, so that nothing of it can be moved; envtool lock makes it")
-    request = refresh.request(paths, target, old, options, keeps_options=bool(updates))
-    if old and not is_upgrade and refresh.has_other_strategy(old, request.options):
+    request = staleness.request(paths, target, old, options, keeps_options=bool(updates))
+    if old and not is_upgrade and staleness.has_other_strategy(old, request.options):
         console.say("  every package is chosen anew, since the strategy is another one")
         is_upgrade = True
     _lock(request, old, None if is_upgrade else updates, is_dry_run, as_json)
+    if attest and attest_key and not is_dry_run:
+        stated = attestation.provenance(request.lockfile_path, request.spec.paths, request.options)
+        attestation.write(attest, stated, attest_key)
 
 
 def _old_lock(target: Path, is_upgrade: bool) -> Lockfile | None:
@@ -98,7 +105,7 @@ def _old_lock(target: Path, is_upgrade: bool) -> Lockfile | None:
 
 def _check(paths: tuple[Path, ...], target: Path, options: dict[str, str], as_json: bool) -> int:
     old = read_lockfile(target)
-    request = refresh.request(paths, target, old, options)
+    request = staleness.request(paths, target, old, options)
     answer = check(old, request)
     if as_json:
         head = {"lockfile": str(request.lockfile_path), "is_current": answer.is_current}

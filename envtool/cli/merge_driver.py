@@ -9,7 +9,7 @@ import click
 from envtool import console, subprocesses
 from envtool.cli.groups import CommandGroup
 from envtool.errors import EnvtoolError
-from envtool.inspect_lock.merge_sources import merged
+from envtool.inspect_lock.merge import merged
 from envtool.lockfile.conda_lock_v1 import format_lockfile
 
 _ATTRIBUTE = "conda-lock.yml merge=envtool"

@@ -28,6 +28,10 @@ category_option = click.option("--category", "categories", multiple=True,
                                help="Only this category. Repeatable.  [default: all]")  # fmt: skip
 SHELLS = ("bash", "zsh", "fish")
 shell_option = click.option("--shell", type=click.Choice(SHELLS), default="bash", show_default=True, help="The shell.")
+attest_option = click.option("--attest", type=click.Path(path_type=Path), metavar="FILE",
+                             help="Also write a signed statement (in-toto, DSSE) to this file.")  # fmt: skip
+attest_key_option = click.option("--attest-key", type=click.Path(path_type=Path), metavar="KEYFILE",
+                                 help="The private key for --attest: Ed25519 or ECDSA, in PEM.")  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 
 
@@ -79,3 +83,9 @@ def chosen_categories(lockfile: Lockfile, categories: tuple[str, ...]) -> tuple[
     if unknown:
         raise EnvtoolError(f"the lock has no category {', '.join(unknown)}; it has {', '.join(known)}")
     return categories or tuple(known)
+
+
+def require_attest_key(attest: Path | None, key: Path | None) -> None:
+    """Refuse a statement without a key, and a key without a statement."""
+    if (attest is None) != (key is None):
+        raise click.UsageError("give --attest and --attest-key together")

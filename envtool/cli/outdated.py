@@ -12,7 +12,7 @@ from envtool.cli.options import chosen_platform, file_option, json_option, platf
 from envtool.cli.solving import opened
 from envtool.inspect_lock.outdated import outdated
 from envtool.lockfile.conda_lock_v1 import read_lockfile
-from envtool.solve import refresh
+from envtool.solve import staleness
 from envtool.solve.conflicts import explained
 
 
@@ -27,7 +27,7 @@ def command(lockfile_path: Path, platform: str | None, as_json: bool) -> None:
     Nothing is written; `envtool lock --upgrade` moves everything to what fits.
     """
     old = read_lockfile(lockfile_path)
-    request = refresh.request((), lockfile_path, old, {}, keeps_options=True)
+    request = staleness.request((), lockfile_path, old, {}, keeps_options=True)
     chosen = chosen_platform(old, platform)
     with opened(request) as sources, explained(request, sources):
         found = outdated(old, request, chosen, sources)

@@ -9,13 +9,22 @@ import click
 
 from envtool import console, paths
 from envtool.atomic_files import write_atomically
-from envtool.cli.options import file_option, json_option, made_for_option, name_option, prefix_option
+from envtool.cli.options import (
+    attest_key_option,
+    attest_option,
+    file_option,
+    json_option,
+    made_for_option,
+    name_option,
+    prefix_option,
+    require_attest_key,
+)
 from envtool.fetch.archive_cache import Cache
 from envtool.install.rebuild import compare_with_rebuilt
 from envtool.prefix.prefix import Prefix, find_prefix
+from envtool.signing import attestation
 from envtool.solve.md5_completion import read_complete
-from envtool.verify.findings import as_github, as_junit, as_text
-from envtool.verify.verify import VerifyReport, verify
+from envtool.verify import VerifyReport, as_github, as_junit, as_text, verify
 
 _SHOWN = 40
 
@@ -29,11 +38,13 @@ _SHOWN = 40
               help="Make the lock a second time elsewhere, and compare the two file by file.")  # fmt: skip
 @click.option("--junit", type=click.Path(path_type=Path), help="Also write the findings to this file, as JUnit XML.")
 @click.option("--github", is_flag=True, help="Print the findings as annotations for GitHub Actions.")
+@attest_option
+@attest_key_option
 @json_option
 @click.pass_context
 def command(
     ctx: click.Context, name: str | None, path: Path | None, made_for: Path | None, lockfile_path: Path, rebuild: bool,
-    junit: Path | None, github: bool, as_json: bool,
+    junit: Path | None, github: bool, attest: Path | None, attest_key: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Prove that an environment is exactly what its lock states.
 
@@ -44,6 +55,7 @@ def command(
     With --rebuild they are compared with a second environment, made from the lock in a temporary directory: the
     reproducibility check for CI.
     """
+    require_attest_key(attest, attest_key)
     prefix = find_prefix(name, path, made_for)
     lockfile = read_complete(lockfile_path)
     receipt = prefix.require_whole()
@@ -53,6 +65,12 @@ def command(
         result = verify(prefix, locked, cache, display)
         if rebuild:
             result = compare_with_rebuilt(prefix, lockfile, result, cache, display)
+    if attest and attest_key:
+        verdict = {"is_equal": result.is_equal, "findings": len(result.findings), "files": result.file_count,
+                   "rebuilt": rebuild}  # fmt: skip
+        attestation.write(
+            attest, attestation.environment(result.env_digest, lockfile_path, locked, verdict), attest_key
+        )
     _tell(prefix, result, junit, is_github=github, as_json=as_json)
     ctx.exit(0 if result.is_equal else 1)
 

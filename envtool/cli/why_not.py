@@ -9,9 +9,9 @@ import click
 from envtool import console
 from envtool.cli.options import chosen_platform, file_option, json_option, platform_option
 from envtool.cli.solving import opened
-from envtool.inspect_lock.why_not import why_not
+from envtool.inspect_lock.moves import why_not
 from envtool.lockfile.conda_lock_v1 import read_lockfile
-from envtool.solve import refresh
+from envtool.solve import staleness
 
 
 @click.command("why-not")
@@ -26,7 +26,7 @@ def command(ctx: click.Context, spec: str, lockfile_path: Path, platform: str | 
     Exit code 1 when nothing is: then it states what would move.
     """
     old = read_lockfile(lockfile_path)
-    request = refresh.request((), lockfile_path, old, {}, keeps_options=True)
+    request = staleness.request((), lockfile_path, old, {}, keeps_options=True)
     chosen = chosen_platform(old, platform)
     with opened(request) as sources:
         reason, moves = why_not(spec, old, request, chosen, sources)

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envtool.console import ProgressDisplay, say
-from envtool.deploy import app_snapshot, gunicorn_handover, gunicorn_masters
+from envtool.deploy import gunicorn_handover, gunicorn_masters, release_directory
+from envtool.deploy.health import try_out
 from envtool.deploy.release_directory import Release, ReleaseDirectory, lock_id
-from envtool.deploy.smoke_test import try_out
 from envtool.deploy.templates import write_scripts
 from envtool.errors import DeployError
 from envtool.install.create import create
 from envtool.prefix import environments
+from envtool.prefix.activate import activation_script
 from envtool.prefix.prefix import Prefix, State
-from envtool.prefix.shells import activation_script
 
 if TYPE_CHECKING:
     from envtool.fetch.archive_cache import Cache
@@ -60,7 +60,7 @@ def apply(
     with root.locked():
         gunicorn_handover.settle(root)
         write_scripts(root.path, root.start, wishes.app)
-        release = _make(root, request, app_snapshot.take(root, wishes.app_dir), cache, display)
+        release = _make(root, request, release_directory.take(root, wishes.app_dir), cache, display)
         outcome = _put_in_place(root, release, wishes, display)
         if outcome.is_changed or release.digest not in root.order():
             root.note_applied(release.digest, outcome.previous)
@@ -164,7 +164,7 @@ def _clean(root: ReleaseDirectory, keep: int) -> None:
     needed = {root.current(), *(each.release for each in gunicorn_masters.masters(root.run)), *list(known)[-keep:]}
     for digest in known.keys() - needed:
         root.forget(digest)
-    app_snapshot.clean(root)
+    release_directory.clean(root)
     used = {each.lock_id for each in root.releases().values()}
     for directory in root.environments.iterdir():
         if directory.name not in used:

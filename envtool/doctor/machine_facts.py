@@ -1,12 +1,31 @@
-"""The state of a machine and the needs of a lock as frozen values, of which every check is a function."""
+"""The state of a machine, the needs of a lock and the findings as frozen values; every check is a function of them."""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from envtool.install.cuda import Gpu
+
+
+class Severity(enum.Enum):
+    """How bad it is."""
+
+    ERROR = "error"  # something will fail
+    WARNING = "warning"  # something may fail, or be other than it seems
+    NOTE = "note"  # good to know
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found."""
+
+    severity: Severity
+    check: str
+    message: str
+    hint: str
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import VARIABLES_KEY, read_json_metadata
 from envtool.prefix.prefix import Prefix
 from envtool.scratch import scratch_directory
-from envtool.verify.verify import Inventory, take_inventory
+from envtool.verify import Inventory, take_inventory
 
 CREATED = "1980-01-02T00:00:00Z"
 ARCHITECTURES = {"linux-64": "amd64", "linux-aarch64": "arm64", "linux-ppc64le": "ppc64le", "linux-s390x": "s390x"}

@@ -20,7 +20,7 @@ from envtool.package_cache.materialize import describe_path, fill_record
 from envtool.prefix.bytecode import compile_all, source_of
 from envtool.prefix.prefix import Prefix
 from envtool.scratch import scratch_directory
-from envtool.verify.verify import Inventory
+from envtool.verify import Inventory
 
 # The environment's path in an image, as in the Dockerfile of `envtool deploy render docker`.
 TARGET = Path("/opt/env")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, LockedPackage, Lockfile
-from envtool.pypi.distribution_names import distribution_names
+from envtool.pypi.distributions import distribution_names
 
 Key = tuple[str, str]
 

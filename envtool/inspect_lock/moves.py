@@ -1,21 +1,24 @@
-"""Packages that moved from one lock to the next, each with the reason."""
+"""Packages that moved from one lock to the next, or did not, each with the reason."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from envtool.errors import EnvtoolError
+from envtool.errors import EnvtoolError, SolveError
 from envtool.fetch import credentials
 from envtool.inspect_lock import diff
 from envtool.inspect_lock.diff import Difference
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
 from envtool.solve import conda_solver
 from envtool.solve.conda_solver import Repodata
-from envtool.solve.fitting import fits, refusing
-from envtool.solve.lock import LockRequest, with_virtual_packages
-from envtool.solve.solve import channels_of
-from envtool.spec.environment import PlatformSpec, package_name
+from envtool.solve.conflicts import explained
+from envtool.solve.lock import LockRequest, fits, refusing, with_virtual_packages
+from envtool.solve.solution import Sources
+from envtool.solve.solve import channels_of, refuse_malformed
+from envtool.solve.update import package_of, pip_bound, update
+from envtool.spec import pip_requirements
+from envtool.spec.environment import Dependency, PlatformSpec, package_name
 
 Key = tuple[str, str]
 
@@ -125,3 +128,32 @@ def _last_reason(reasons: Reasons, moved: Difference, request: LockRequest, repo
     if request.policy().exclude_newer:
         return "exclude-newer, or what moved with it"
     return "it does not fit with what was added or changed"
+
+
+def why_not(
+    text: str, old: Lockfile, request: LockRequest, platform: str, sources: Sources
+) -> tuple[str | None, tuple[Move, ...]]:
+    """Ask for one more line: what holds it back, or None and what would move.
+
+    Raises:
+        EnvtoolError: The text names no package.
+        SpecError: It is not a valid match spec.
+    """
+    name = package_of(text)
+    here = {(each.manager, each.name) for each in old.packages if each.platform == platform}
+    is_wheel = ("conda", name) not in here and ("pip", pip_requirements.name_of(name)) in here
+    (spec,) = (each for each in request.spec.platforms if each.platform == platform)
+    if is_wheel:
+        bound = Dependency(pip_bound(name, text), "why-not")
+        spec = replace(spec, pip_constraints=(*spec.pip_constraints, bound))
+    else:
+        spec = replace(spec, conda=(*spec.conda, Dependency(text, "why-not")))
+    asked = replace(request, spec=replace(request.spec, platforms=(spec,)))
+    refuse_malformed(asked.spec)
+    one = replace(old, packages=tuple(each for each in old.packages if each.platform == platform))
+    try:
+        with explained(asked, sources):
+            new = update(one, (), asked, sources)
+    except SolveError as error:
+        return error.message, ()
+    return None, tuple(moves(one, new, asked, sources.repodata))

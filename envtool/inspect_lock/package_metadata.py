@@ -15,7 +15,7 @@ from envtool.errors import EnvtoolError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.mirrors import mirrors
-from envtool.pypi.index_metadata import metadata_at
+from envtool.pypi.distributions import metadata_at
 from envtool.wheels.license import known_license, license_of
 
 

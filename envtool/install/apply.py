@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envtool.artifacts.download import require_sha256
-from envtool.artifacts.wheel_paths import require_plain_paths
+from envtool.artifacts.stated_paths import require_plain_paths
 from envtool.install.extract import linked, unpack
 from envtool.install.link_script_runs import run_link_scripts
 from envtool.install.shared_paths import SharedPaths
@@ -128,13 +128,13 @@ def _uninstall_wheels(transaction: Transaction) -> None:
     again = {package.name for package in transaction.plan.installs("pip")}
     gone = [package.name for package in transaction.plan.removes("pip") if package.name not in again]
     if gone:
-        from envtool.pypi.install import uninstall
+        from envtool.pypi.uv import uninstall
 
         uninstall(gone, transaction.prefix.path)
 
 
 def _install_wheels(shared: SharedPaths, wheels: Sequence[LockedPackage]) -> None:
-    from envtool.pypi.install import install  # many environments have none
+    from envtool.pypi.uv import install  # many environments have none
 
     prefix = shared.transaction.prefix.path
     with shared.transaction.display.task(f"install {len(wheels)} wheels"):

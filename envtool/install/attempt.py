@@ -14,11 +14,11 @@ from envtool.install.disk_space import require_room
 from envtool.install.distribution_collisions import refuse_collisions
 from envtool.install.shared_paths import SharedPathsError
 from envtool.install.transaction import Transaction
-from envtool.package_cache.lookup import find_placements, forget
+from envtool.package_cache.capture import find_placements, forget
 from envtool.package_cache.materialize import Placement
 from envtool.prefix.layout import losses
-from envtool.source_builds.acquire import fetch_packages
-from envtool.verify.verify import Inventory, declared_findings, keep_manifests, take_inventory
+from envtool.source_builds.wheel_builds import fetch_or_build
+from envtool.verify import Inventory, declared_findings, keep_manifests, take_inventory
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _attempt(transaction: Transaction, placements: Sequence[Placement]) -> Made:
     needed = [package for package in plan.install if package.url not in placed]
     proven: dict[str, Path] = {}
     if needed:
-        proven = fetch_packages(needed, cache, display, is_offline=transaction.request.is_offline)
+        proven = fetch_or_build(needed, cache, display, is_offline=transaction.request.is_offline)
     refuse_collisions(wanted, proven, cache)
     require_room(proven.values(), prefix.path, sum(placement.image.size_bytes for placement in placements))
     kept = [package for package in wanted if package not in plan.install]

@@ -19,13 +19,12 @@ from envtool.install.cuda import cuda_of, detect_gpu, judge
 from envtool.install.distribution_collisions import brought_twice
 from envtool.install.link_script_runs import confinement
 from envtool.install.record import complete
-from envtool.install.request import Request
+from envtool.install.request import Plan, Request
 from envtool.install.transaction import decide
 from envtool.install.virtual_package_check import require
 from envtool.prefix.layout import Clobber
 from envtool.prefix.prefix import Prefix, Receipt
 from envtool.prefix.rattler import detect_virtual_packages
-from envtool.prefix.transaction_plan import Plan
 from envtool.signing.trust import require_signed
 
 

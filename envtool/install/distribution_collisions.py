@@ -10,13 +10,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from envtool.artifacts.dist_info import distributions_in
 from envtool.artifacts.download import require_sha256
 from envtool.artifacts.file_manifest import Declared
 from envtool.errors import Issue, LockfileError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.lockfile.model import LockedPackage
-from envtool.pypi.distribution_names import normalize
+from envtool.pypi.distributions import distributions_in, normalize
 
 _HINT = (
     "run envtool lock again where these archives are in the cache, as they are now: it reads in them what they bring; "
@@ -41,9 +40,10 @@ def refuse_collisions(wanted: Sequence[LockedPackage], proven: Mapping[str, Path
 def brought_twice(declared: Mapping[str, Declared]) -> list[str]:
     """A line for each Python distribution of which two conda packages bring a version each: pip sees one of them."""
     found: dict[str, list[str]] = {}
-    for path, file in sorted(declared.items()):
-        if file.package[0] == "conda" and (match := _METADATA.search(path)):
-            found.setdefault(normalize(match[1]), []).append(f"{file.package[1]} ({match[2]})")
+    for path in sorted(each for each in declared if each.endswith(".dist-info/METADATA")):
+        manager, name = declared[path].package
+        if manager == "conda" and (match := _METADATA.search(path)):
+            found.setdefault(normalize(match[1]), []).append(f"{name} ({match[2]})")
     twice = {name: each for name, each in found.items() if len(each) > 1}
     return [f"the Python distribution {name} is brought by {' and '.join(each)}" for name, each in twice.items()]
 

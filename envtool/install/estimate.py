@@ -13,10 +13,10 @@ from envtool.artifacts.download import require_sha256
 from envtool.errors import ArchiveError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.install.disk_space import UNPACKED_FACTOR, unpacked_bytes, with_overhead
+from envtool.install.request import Plan
 from envtool.lockfile.model import LockedPackage
-from envtool.package_cache.lookup import find_placements
+from envtool.package_cache.capture import find_placements
 from envtool.package_cache.store import PackageCache
-from envtool.prefix.transaction_plan import Plan
 
 
 @dataclass(frozen=True)

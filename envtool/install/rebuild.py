@@ -14,8 +14,7 @@ from envtool.install.request import Request
 from envtool.lockfile.model import Lockfile
 from envtool.prefix.prefix import Prefix
 from envtool.prefix.scan import Entry
-from envtool.verify.findings import Finding
-from envtool.verify.verify import VerifyReport, take_inventory
+from envtool.verify import Finding, VerifyReport, take_inventory
 
 _SHOWN_BYTES = 16
 _CHUNK_BYTES = 1 << 20

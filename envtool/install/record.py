@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from envtool.install.request import installed
 from envtool.lockfile.conda_lock_v1 import SPECS_KEY, VARIABLES_KEY, read_json_metadata
-from envtool.package_cache import capture, lookup
-from envtool.prefix import conda_history
+from envtool.package_cache import capture
+from envtool.prefix import conda_meta
+from envtool.prefix.conda_meta import conda_packages
 from envtool.prefix.environments import register
-from envtool.prefix.installed_packages import conda_packages
 from envtool.prefix.prefix import Receipt
-from envtool.prefix.transaction_plan import installed
 
 if TYPE_CHECKING:
     from envtool.install.attempt import Made
@@ -37,19 +37,19 @@ def complete(made: Made) -> Receipt:
             content = capture.Made(
                 transaction.prefix.path, inventory.declared, inventory.entries, made.since_ns, inventory.layout.shared
             )
-            lookup.remember(content, transaction.wanted, transaction.store)
+            capture.remember(content, transaction.wanted, transaction.store)
     return receipt
 
 
 def _write_notes(transaction: Transaction, receipt: Receipt) -> None:
     request, prefix = transaction.request, transaction.prefix
     variables = read_json_metadata(request.lockfile, VARIABLES_KEY) or {}
-    conda_history.set_variables(prefix.meta, {**variables, ENV_DIGEST_VARIABLE: receipt.env_digest})
+    conda_meta.set_variables(prefix.meta, {**variables, ENV_DIGEST_VARIABLE: receipt.env_digest})
     before = () if transaction.plan.starts_over else transaction.before
     after = [package.description for package in conda_packages(prefix.path)]
-    conda_history.write_history(prefix.meta, request.command, before, after, _requested(transaction))
+    conda_meta.write_history(prefix.meta, request.command, before, after, _requested(transaction))
     if request.is_frozen:
-        conda_history.freeze(prefix.meta)
+        conda_meta.freeze(prefix.meta)
     prefix.complete(receipt)
     if request.is_listed:
         register(prefix.path)

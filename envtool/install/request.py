@@ -1,16 +1,84 @@
-"""A request of a user to `envtool create`."""
+"""A request to `envtool create`, and the plan of what has to change so that a prefix equals a lock: a pure decision."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from envtool.errors import PrefixError
 from envtool.lockfile.conda_lock_v1 import LINK_SCRIPTS_KEY, read_json_metadata
 from envtool.lockfile.model import LockedPackage, Lockfile
-from envtool.prefix.installed_packages import record_names
-from envtool.prefix.prefix import Prefix, Receipt, State
-from envtool.prefix.transaction_plan import plan
+from envtool.prefix.conda_meta import CondaPackage, record_names
+from envtool.prefix.prefix import Installed, Prefix, Receipt, State
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What has to change in a prefix."""
+
+    install: tuple[LockedPackage, ...]
+    remove: tuple[Installed, ...] = ()
+    delete: tuple[str, ...] = ()
+    recompiles: bool = False
+    starts_over: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.install or self.remove or self.delete or self.recompiles or self.starts_over)
+
+    def installs(self, manager: str) -> tuple[LockedPackage, ...]:
+        """The packages of one manager that are to be installed."""
+        return tuple(each for each in self.install if each.manager == manager)
+
+    def removes(self, manager: str) -> tuple[Installed, ...]:
+        """The packages of one manager that are to be removed."""
+        return tuple(each for each in self.remove if each.manager == manager)
+
+
+@dataclass(frozen=True)
+class RepairPlan:
+    """What a verification found to be wrong with a prefix.
+
+    Args:
+        is_generated: whether another generated file is (a script, an installer's note): which package it came with is
+            not known, and what it has to be is in no archive.
+    """
+
+    packages: Collection[tuple[str, str]] = ()
+    extra: tuple[str, ...] = ()
+    is_byte_code: bool = False
+    is_generated: bool = False
+
+
+def plan(wanted: Sequence[LockedPackage], receipt: Receipt | None, damage: RepairPlan | None = None) -> Plan:
+    """Decide what has to change."""
+    if receipt is None:
+        return Plan(tuple(wanted), starts_over=True)
+    damage = damage or RepairPlan()
+    there = set(receipt.packages)
+    install = tuple(
+        each for each in wanted if installed(each) not in there or (each.manager, each.name) in damage.packages
+    )
+    remove = tuple(sorted(there - {installed(each) for each in wanted}, key=lambda each: (each.manager, each.name)))
+    # Another Python means another site-packages: every wheel and all byte-code would have to move. A damaged one
+    # cannot be trusted to compile.
+    if damage.is_generated or any(each.manager == "conda" and each.name == "python" for each in install):
+        return Plan(tuple(wanted), remove, starts_over=True)
+    return Plan(install, remove, damage.extra, recompiles=damage.is_byte_code)
+
+
+def installed(package: LockedPackage) -> Installed:
+    """A package of the lock as a receipt notes it."""
+    return Installed(package.manager, package.name, package.version, package.sha256 or "")
+
+
+def as_conda_left_it(receipt: Receipt, records: Sequence[CondaPackage]) -> Receipt:
+    """A receipt with the conda packages that are there now: conda may have been at work since it was written."""
+    noted = {each.sha256: each for each in receipt.packages if each.manager == "conda"}
+    conda = [noted.get(each.sha256) or Installed("conda", each.name, each.version, each.sha256) for each in records]
+    return replace(receipt, packages=(*conda, *(each for each in receipt.packages if each.manager != "conda")))
 
 
 @dataclass(frozen=True)

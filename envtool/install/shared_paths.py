@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from envtool.artifacts.download import require_sha256
 from envtool.artifacts.file_manifest import Brought
-from envtool.artifacts.stated_paths import place_of
-from envtool.artifacts.wheel_paths import Checksum, checksums_of, place_in_prefix
+from envtool.artifacts.stated_paths import Checksum, checksums_of, place_in_prefix, place_of
 from envtool.lockfile.model import LockedPackage
 from envtool.package_cache.materialize import Placement
 from envtool.prefix import clobber
 from envtool.prefix.clobber import Lost, Package
-from envtool.prefix.installed_packages import conda_packages, wheel_files
+from envtool.prefix.conda_meta import conda_packages, wheel_files
 from envtool.prefix.layout import losses, site_packages
 
 if TYPE_CHECKING:

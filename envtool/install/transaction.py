@@ -9,15 +9,14 @@ from functools import cached_property
 from envtool.artifacts.file_manifest import FileManifests
 from envtool.console import ProgressDisplay
 from envtool.fetch.archive_cache import Cache
-from envtool.install.request import Request
+from envtool.install.request import Plan, RepairPlan, Request, as_conda_left_it, plan
 from envtool.lockfile.model import LockedPackage
 from envtool.package_cache.store import PackageCache
 from envtool.prefix.bytecode import source_of
-from envtool.prefix.installed_packages import CondaPackage, conda_packages, wheel_files
+from envtool.prefix.conda_meta import CondaPackage, conda_packages, wheel_files
 from envtool.prefix.prefix import Installed, Prefix, Receipt, State
 from envtool.prefix.scan import walk
-from envtool.prefix.transaction_plan import Plan, RepairPlan, as_conda_left_it, plan
-from envtool.verify.verify import VerifyReport, verify
+from envtool.verify import VerifyReport, verify
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from envtool.lockfile.git_url import Repository
 from envtool.lockfile.model import SourceBuild
 
 if TYPE_CHECKING:
-    from envtool.pypi.pins import Pins
+    from envtool.pypi.resolve import Pins
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -1,4 +1,4 @@
-"""Images taken from a prefix that was just made and proven.
+"""Unpacked packages found in the cache, or taken from a prefix that was just made and proven.
 
 A package of which anything is unclear (a file that two packages bring, one that linking renamed, a text in which the
 prefix cannot be distinguished from its placeholder) gets no image; it is unpacked from its archive the next time, too.
@@ -18,16 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from envtool import console
+from envtool.artifacts.download import require_sha256
 from envtool.artifacts.file_manifest import Declared
 from envtool.artifacts.relocation import PREFIX_TEXT, replace_text, restore, substitute
 from envtool.atomic_files import create, write_all
 from envtool.lockfile.model import LockedPackage
-from envtool.package_cache.entry import PACK, CacheEntry, StoredFile, depends_on_python
-from envtool.package_cache.materialize import fill_meta, fill_record, reader
-from envtool.package_cache.reflink import clone
-from envtool.package_cache.store import PackageCache
+from envtool.package_cache.entry import PACK, CacheEntry, StoredFile, depends_on_python, image_key
+from envtool.package_cache.materialize import Placement, clone, fill_meta, fill_record, reader
+from envtool.package_cache.store import SETTING, PackageCache
 from envtool.prefix.bytecode import source_of
-from envtool.prefix.installed_packages import recorded_files
+from envtool.prefix.conda_meta import recorded_files
 from envtool.prefix.scan import Entry
 
 _LARGE_BYTES = 1 << 17
@@ -223,3 +224,39 @@ class _Taking:
 def _conda_meta(prefix: Path) -> Iterator[dict[str, Any]]:
     for path in sorted((prefix / "conda-meta").glob("*.json")):
         yield json.loads(path.read_bytes())
+
+
+def find_placements(wanted: Sequence[LockedPackage], store: PackageCache) -> list[Placement]:
+    """The packages that the store has an image of."""
+    if not store.is_used:
+        return []
+    found = ((package, key, store.find(key)) for key, package in _keys(wanted).items())
+    return [Placement(package, image, store.path(key)) for package, key, image in found if image is not None]
+
+
+def forget(wanted: Sequence[LockedPackage], store: PackageCache) -> None:
+    """Drop the images of packages, so that they are made anew from their archives."""
+    for key in _keys(wanted):
+        if store.path(key).exists():
+            store.drop(key)
+
+
+def remember(made: Made, wanted: Sequence[LockedPackage], store: PackageCache) -> None:
+    """Keep the images of packages that the store has none of; what cannot be kept is only said."""
+    keys = _keys(wanted) if store.is_used else {}
+    alone = {key: package for key, package in keys.items() if (package.manager, package.name) not in made.shared}
+    new = {key: package for key, package in alone.items() if not store.path(key).exists()}
+    if not new:
+        return
+    others = [package for key, package in keys.items() if key not in new]
+    try:
+        capture(made, new, others, store)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        console.warn(f"unpacked packages cannot be kept in {store.root}: {reason}", f"{SETTING}=never does without")
+
+
+def _keys(wanted: Sequence[LockedPackage]) -> dict[str, LockedPackage]:
+    python = next((each for each in wanted if each.manager == "conda" and each.name == "python"), None)
+    python_sha256 = require_sha256(python) if python else ""
+    return {image_key(each, python_sha256): each for each in wanted}

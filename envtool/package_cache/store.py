@@ -1,4 +1,4 @@
-"""The store of images: a directory for each, in a part of the cache that belongs to this user alone.
+"""The store of unpacked packages: a directory for each, in a part of the cache that belongs to this user alone.
 
 An image is used as it is as long as its *seals* hold: inode, size and times of each stored file. The kernel sets the
 time of change whenever a file is written, made writable, renamed or linked, and no user can set it back; so a file
@@ -16,7 +16,8 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -166,3 +167,30 @@ class PackageCache:
 def _seal(path: Path) -> list[int]:
     status = path.lstat()
     return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+# What holds what, for people.
+PARTS = ("sha256", "partial", "manifests", "repodata", "unpacked")
+_DAY_S = 86_400
+
+
+def sizes(cache: Cache) -> dict[str, int]:
+    """The bytes that each part of a cache takes; unpacked packages of other users cannot be seen, and do not count."""
+    return {part: _size_bytes(cache.root / part) for part in PARTS}
+
+
+def stale(store: PackageCache, days: float) -> list[Kept]:
+    """The images that were used last before so many days."""
+    return [each for each in store.kept() if each.used_s <= time.time() - days * _DAY_S]
+
+
+def prune(store: PackageCache, images: Sequence[Kept]) -> None:
+    """Remove images, and what processes left that were killed."""
+    for each in images:
+        store.drop(each.key)
+    store.clean()
+
+
+def _size_bytes(place: Path) -> int:
+    found = (os.path.join(directory, name) for directory, _, names in os.walk(place) for name in names)  # noqa: PTH118
+    return sum(os.lstat(each).st_size for each in found if os.path.lexists(each))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from envtool.artifacts.download import require_sha256
 from envtool.artifacts.file_manifest import Brought, Declared, FileManifests
-from envtool.artifacts.wheel_paths import members_of, place_in_prefix, scripts_of
+from envtool.artifacts.stated_paths import members_of, place_in_prefix, scripts_of
 from envtool.lockfile.model import LockedPackage
 from envtool.prefix import clobber
 from envtool.prefix.clobber import Lost, Package

@@ -14,7 +14,7 @@ from typing import Any
 
 from envtool.atomic_files import write_atomically
 from envtool.errors import ArchiveError, EnvtoolError
-from envtool.prefix.conda_meta_record import as_conda_writes, as_rattler_reads
+from envtool.prefix.conda_meta import as_conda_writes, as_rattler_reads
 from envtool.prefix.prefix import Prefix
 
 

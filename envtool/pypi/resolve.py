@@ -6,26 +6,200 @@ A requirement without a wheel is an error, but for a git repository: its wheel i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import hashlib
+import re
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from envtool import paths
-from envtool.errors import SolveError
+from envtool.errors import ProcessError, SolveError
 from envtool.fetch import credentials, failover
-from envtool.fetch.archive_cache import Cache
+from envtool.fetch.archive_cache import Cache, Wanted, update_from
 from envtool.lockfile.pylock import Wheel, format_pylock, parse_pylock
 from envtool.mirrors import pip_index, selection
 from envtool.mirrors.mirrors import Mirrors
-from envtool.pypi import resolution
-from envtool.pypi.distribution_names import Provided
-from envtool.pypi.pins import Pins
-from envtool.pypi.resolution import Resolution
+from envtool.pypi import uv
+from envtool.pypi.distributions import Provided
 from envtool.pypi.stand_ins import stand_in
 from envtool.scratch import scratch_directory
+from envtool.spec import pip_requirements
+from envtool.spec import pip_requirements as hashes
 from envtool.spec import pip_requirements as requirements
-from envtool.spec import requirement_hashes as hashes
 from envtool.spec.version_policy import VersionPolicy
+
+if TYPE_CHECKING:
+    from envtool.pypi.distributions import Provided
+
+
+class Pins:
+    """The hashes that some requirements pin.
+
+    Args:
+        requirements: the lines, constraints among them, by the normalized name of their distribution.
+        cache: where a file goes of which the index does not say the pinned kind of hash.
+        is_required: whether a file of which no hash is pinned is refused.
+    """
+
+    def __init__(self, requirements: Iterable[tuple[str, str]], cache: Cache, *, is_required: bool = False) -> None:
+        self._cache = cache
+        self._is_required = is_required
+        self._by_name: dict[str, list[frozenset[str]]] = {}
+        for name, text in requirements:
+            if hashes := pip_requirements.split_hashes(text)[1]:
+                self._by_name.setdefault(name, []).append(hashes)
+
+    def of(self, name: str) -> list[frozenset[str]]:
+        """The hashes of each line that pins some for a distribution."""
+        return self._by_name.get(name, [])
+
+    def allow(self, name: str, file: Mapping[str, Any]) -> bool:
+        """Whether a file of a pylock.toml is one of those pinned.
+
+        Raises:
+            NetworkError, HashMismatchError: It has to be had to be hashed, and cannot be.
+        """
+        pinned = self.of(name)
+        if not pinned:
+            return not self._is_required
+        sha256 = file["hashes"]["sha256"]
+        return all(f"sha256:{sha256}" in each or self._matches(each, file, sha256) for each in pinned)
+
+    def _matches(self, hashes: frozenset[str], file: Mapping[str, Any], sha256: str) -> bool:
+        others = [each for each in hashes if not each.startswith("sha256:")]
+        if not others:
+            return False
+        from envtool.artifacts.download import SILENT  # most lines pin nothing
+        from envtool.fetch.downloader import fetch
+
+        wanted = Wanted(unquote(file["url"].rpartition("/")[2]), sha256, (file["url"],), file.get("size"))
+        path = fetch([wanted], self._cache, SILENT)[wanted]
+        for each in others:
+            digest = hashlib.new(each.partition(":")[0], usedforsecurity=False)
+            update_from(digest, path)
+            if f"{digest.name}:{digest.hexdigest()}" == each:
+                return True
+        return False
+
+
+_FOR_EVER = datetime(9000, 1, 1)
+
+
+class Resolution:
+    """Questions to uv about the wheels of one target."""
+
+    def __init__(self, request: WheelRequest, scratch: Path, variables: Mapping[str, str]) -> None:
+        self._request = request
+        self._scratch = scratch
+        self._variables = variables
+        self._stand_ins: dict[str, Provided] = {}
+
+    def bound(self, constraints: Sequence[str], stand_ins: Mapping[Path, Provided]) -> list[str]:
+        """The constraints of the next answers: those given, and that what conda brings is chosen as it is."""
+        self._stand_ins = {path.as_uri(): each for path, each in stand_ins.items()}
+        return [*constraints, *(f"{each.name} @ {uri}" for uri, each in self._stand_ins.items())]
+
+    def pylock(
+        self, requirements: Sequence[str], options: Sequence[str], constraints: Sequence[str] = (), kept: str = ""
+    ) -> str:
+        """The chosen wheels as a pylock.toml.
+
+        Raises:
+            SolveError: Nothing satisfies the requirements, or the index failed; uv's own words.
+        """
+        locked = self._scratch / "pylock.toml"
+        locked.unlink(missing_ok=True)
+        if kept:
+            locked.write_text(kept)  # uv prefers the versions that its output file has
+        self._compile(requirements, ["--format", "pylock.toml", "--output-file", str(locked), *options], constraints)
+        return locked.read_text(encoding="utf-8")
+
+    def reasons(self, requirements: Sequence[str], constraints: Sequence[str]) -> str:
+        """The same wheels as requirements, each with what needs it and with the extras that are asked for."""
+        options = ["--format", "requirements.txt", "--annotation-style", "line", "--no-strip-extras"]
+        return self._compile(requirements, options, constraints)
+
+    def _compile(self, requirements: Sequence[str], options: Sequence[str], constraints: Sequence[str]) -> str:
+        request, scratch = self._request, self._scratch
+        target, policy = request.target, request.policy
+        _write(scratch / "requirements.in", requirements)
+        _write(scratch / "constraints.txt", constraints)
+        argv = ["pip", "compile", "--quiet", "--no-header", "--only-binary", ":all:", *options]
+        argv += ["--python", sys.executable, "--python-version", target.python_version]
+        argv += ["--python-platform", target.uv_platform, "--constraints", str(scratch / "constraints.txt")]
+        argv += ["--resolution", policy.strategy]
+        if policy.exclude_newer:
+            argv += ["--exclude-newer", _rfc3339(policy.exclude_newer)]
+        for name, moment in policy.of_packages.items():
+            argv += ["--exclude-newer-package", f"{name}={_rfc3339(moment or _FOR_EVER)}"]
+        if not request.has_dependencies:
+            argv.append("--no-deps")
+        if not (request.allows_default_index or request.index_url or request.extra_index_urls):
+            argv.append("--no-index")
+        if request.allows_prereleases:
+            argv += ["--prerelease", "allow"]
+        try:
+            return uv.run(
+                [*argv, str(scratch / "requirements.in")], env={**self._indexes(), **self._variables}, cwd=scratch
+            )
+        except ProcessError as error:
+            raise SolveError(
+                f"{target.platform}: the pip section cannot be satisfied:\n{self._in_our_words(error.output)}",
+                _solve_hint(error, request),
+            ) from error
+
+    def _indexes(self) -> dict[str, str]:
+        request = self._request
+        if request.allows_default_index:
+            return pip_index.index_variables(request.index_url, request.extra_index_urls)
+        return pip_index.only(request.index_url, request.extra_index_urls)
+
+    def _in_our_words(self, output: str) -> str:
+        named = set(re.findall(r"[a-z0-9][a-z0-9-]*", output.lower()))
+        for uri, each in self._stand_ins.items():
+            output = output.replace(uri, f"the conda package {each.record.name} {each.record.version}")
+        brought = [each for each in self._stand_ins.values() if each.name in named]
+        return output + "".join(
+            f"\n{each.name} {each.version} is brought by the conda package {each.record.name}" for each in brought
+        )
+
+
+def parse_reasons(text: str) -> dict[str, tuple[str, ...]]:
+    """What each distribution needs, from uv's annotated requirements (`click==8.1.8  # via flask`)."""
+    needs: dict[str, set[str]] = {}
+    for line in text.splitlines():
+        requirement, marked, reasons = line.partition("# via ")
+        name = re.split(r"[=@\s;\[]", requirement.strip(), maxsplit=1)[0]
+        for reason in reasons.split(",") if marked and name else ():
+            if re.fullmatch(r"[a-z0-9-]+", parent := re.sub(r"\[.*\]", "", reason.strip())):
+                needs.setdefault(parent, set()).add(name)
+    return {parent: tuple(sorted(names)) for parent, names in needs.items()}
+
+
+def with_extras(text: str) -> set[str]:
+    """The distributions of which an extra is asked for, from the same."""
+    return set(re.findall(r"^([a-z0-9-]+)\[", text, re.MULTILINE))
+
+
+def _write(path: Path, lines: Sequence[str]) -> None:
+    path.write_text("".join(f"{each}\n" for each in lines))
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _solve_hint(error: ProcessError, request: WheelRequest) -> str:
+    if not request.allows_default_index:
+        return "allow-pypi-requests is false: only the indexes that environment.yml names were asked"
+    if "error sending request" in error.output or "dns error" in error.output:
+        return "the package index cannot be reached; set PIP_INDEX_URL or UV_DEFAULT_INDEX to one that can"
+    return "change the versions in the pip: section of environment.yml"
+
 
 # manylinux tags that uv knows as targets; a wheel for an older glibc runs on a newer one, never the reverse.
 _UV_GLIBC_TARGETS = tuple((2, minor) for minor in (17, 28, *range(31, 41)))
@@ -127,10 +301,10 @@ def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str
             known.update(_extras(wanted & request.provided.keys() - known.keys(), request, asked, mirrors))
             wheels, reasons = _resolve(request, asked, lines, known)
             # Which extras are asked for on this target, by wheels among others, is seen in the answer only.
-            wanted = resolution.with_extras(reasons) & request.provided.keys()
+            wanted = with_extras(reasons) & request.provided.keys()
             if wanted <= known.keys():
                 break
-    needs = resolution.parse_reasons(reasons)
+    needs = parse_reasons(reasons)
     urls = [each.url if each.built else pip_index.canonical(each.url, mirrors) for each in wheels]
     return [replace(each, url=url, needs=needs.get(each.name, ())) for each, url in zip(wheels, urls)]
 
@@ -138,7 +312,7 @@ def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str
 def _extras(names: Collection[str], request: WheelRequest, asked: Resolution, mirrors: Mirrors) -> dict[str, str]:
     if not names:
         return {}
-    from envtool.pypi.extras import extras_of  # brings what a download needs
+    from envtool.pypi.stand_ins import extras_of  # brings what a download needs
 
     cache = Cache(paths.cache())
     return {name: extras_of(request.provided[name], asked, cache, mirrors) for name in sorted(names)}
@@ -150,7 +324,7 @@ def _resolve(
     place = paths.cache() / "stand-ins"
     provided = sorted(request.provided.values(), key=lambda each: each.name)
     constraints = asked.bound(
-        [requirements.expanded(hashes.split(each)[0]) for each in request.constraints],
+        [requirements.expanded(hashes.split_hashes(each)[0]) for each in request.constraints],
         {stand_in(each, extras.get(each.name, ""), place): each for each in provided},
     )
     emitted = [part for each in provided for part in ("--no-emit-package", each.name)]
@@ -170,4 +344,4 @@ def _from_file(requirement: str, built: Mapping[str, tuple[Wheel, Path]]) -> str
     found = built.get(requirements.name_of(requirement) or "")
     if found:
         return requirements.with_url(requirement, found[1].as_uri())
-    return requirements.expanded(hashes.split(requirement)[0])
+    return requirements.expanded(hashes.split_hashes(requirement)[0])

@@ -1,4 +1,4 @@
-"""The keys that this machine trusts, and signing.
+"""The keys that this machine trusts, and the signatures of channels.
 
 A signature is the 64 raw bytes over the file's own bytes, which `openssl pkeyutl -rawin` makes and checks as well. A
 signed file has a key `format`, so that one kind cannot pass for another.
@@ -7,18 +7,23 @@ Trusted keys are configured by `ENVTOOL_TRUSTED_KEYS` (paths separated by `:`), 
 `keys = ["/etc/envtool/team.pub"]` in `config.toml` under envtool's home. A bundle has to be signed by one of them then,
 and a channel if its URL begins with one of `channels` there or of `ENVTOOL_TRUSTED_CHANNELS` (separated by spaces).
 Out of scope: making keys (openssl does), who may hold them, and how they are withdrawn.
+
+The repodata names every archive by sha256, so the signature covers all of the channel. Out of scope: how old an index
+is. Whoever can put an older signed index in place of the newer one is not found out.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from envtool.errors import InvalidFileError, Issue, SignatureError
 from envtool.mirrors import mirrors
-from envtool.signing import ed25519
+from envtool.signing import dsse
 
 VARIABLE = "ENVTOOL_TRUSTED_KEYS"
 CHANNELS_VARIABLE = "ENVTOOL_TRUSTED_CHANNELS"
@@ -29,7 +34,7 @@ _MAKE = (
 
 def sign(content: bytes, key_file: Path) -> bytes:
     """Sign the bytes of a file with a private key in PEM, without a password; the signature has 64 bytes."""
-    signature: bytes = _load(key_file, is_private=True).sign(content)
+    signature: bytes = load_key(key_file, is_private=True).sign(content)
     return signature
 
 
@@ -37,8 +42,8 @@ class Keyring:
     """The keys that are trusted."""
 
     def __init__(self, key_files: Sequence[Path]) -> None:
-        keys = [_load(path, is_private=False) for path in key_files]
-        self._keys = {ed25519.key_id(key): key for key in keys}
+        keys = [load_key(path, is_private=False) for path in key_files]
+        self._keys = {dsse.key_id(key): key for key in keys}
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -57,7 +62,7 @@ class Keyring:
             hint = f"sign it, or trust no key: {VARIABLE} and [trust] in config.toml are empty by default"
             raise SignatureError(f"{name}: expected a signature by {known}, found none", hint)
         for key_id, key in self._keys.items():
-            if ed25519.is_valid(key, signature, content):
+            if dsse.is_valid(key, signature, content):
                 return key_id
         hint = "it was altered after it was signed, or another key signed it; get it again from where it was made"
         raise SignatureError(f"{name}: expected a signature by {known}, found one that none of them made", hint)
@@ -90,8 +95,45 @@ def _table() -> dict[str, list[str]]:
     return table
 
 
-def _load(path: Path, *, is_private: bool) -> Any:
+def load_key(path: Path, *, is_private: bool, takes_ecdsa: bool = False) -> Any:
+    """Read a key in PEM. Raises SignatureError if it cannot be used."""
     try:
-        return ed25519.load(path, is_private=is_private)
-    except ed25519.KeyFileError as error:
+        return dsse.load(path, is_private=is_private, takes_ecdsa=takes_ecdsa)
+    except dsse.KeyFileError as error:
         raise SignatureError(str(error), error.hint or _MAKE) from error
+
+
+FORMAT = "envtool-channel-1"
+INDEX = "channel.json"
+SIGNATURE = "channel.json.sig"
+FILES = (INDEX, SIGNATURE)
+
+
+def seal(files: Mapping[str, bytes], key_file: Path | None) -> dict[str, bytes]:
+    """The two files that sign an index, nothing without a key.
+
+    Args:
+        files: the content of each file of the index, by its path in the channel.
+    """
+    if key_file is None:
+        return {}
+    stated = {
+        "format": FORMAT,
+        "files": {
+            name: {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+            for name, content in files.items()
+        },
+    }
+    content = (json.dumps(stated, indent=1, sort_keys=True) + "\n").encode()
+    return {INDEX: content, SIGNATURE: sign(content, key_file)}
+
+
+def parse(content: bytes, name: str) -> dict[str, tuple[str, int]]:
+    """The sha256 and size of each file of the index, by a `channel.json` whose signature was checked."""
+    try:
+        stated: dict[str, Any] = json.loads(content)
+        if stated["format"] != FORMAT:
+            raise ValueError(f"expected {FORMAT}, found {stated['format']!r}")
+        return {path: (str(each["sha256"]), int(each["size_bytes"])) for path, each in stated["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SignatureError(f"{name} signs no channel: {error}", "sign the channel again") from None

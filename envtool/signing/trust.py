@@ -19,7 +19,6 @@ from envtool.fetch.credentials import without_credentials
 from envtool.fetch.failover import TransferError
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.mirrors import mirrors
-from envtool.signing import channel_signature
 from envtool.signing import keyring as keys
 from envtool.signing.keyring import Keyring
 
@@ -60,14 +59,14 @@ class _Channel:
         self._kept = cache.root / "channels" / hashlib.sha256(url.encode()).hexdigest()
 
     def require(self, packages: Sequence[LockedPackage], keyring: Keyring, task: Task) -> None:
-        content = self._read(channel_signature.INDEX)
+        content = self._read(keys.INDEX)
         if content is None:
-            raise SignatureError(f"{self._name} is not signed: it has no {channel_signature.INDEX}", _SIGN_HINT)
-        name, signature = f"{channel_signature.INDEX} of {self._name}", self._read(channel_signature.SIGNATURE)
+            raise SignatureError(f"{self._name} is not signed: it has no {keys.INDEX}", _SIGN_HINT)
+        name, signature = f"{keys.INDEX} of {self._name}", self._read(keys.SIGNATURE)
         keyring.require(name, content, signature)
-        self._keep(channel_signature.INDEX, content)
-        self._keep(channel_signature.SIGNATURE, signature or b"")
-        stated = channel_signature.parse(content, name)
+        self._keep(keys.INDEX, content)
+        self._keep(keys.SIGNATURE, signature or b"")
+        stated = keys.parse(content, name)
         for subdir in sorted({each.url.rsplit("/", 2)[1] for each in packages}):
             known = self._hashes(f"{subdir}/repodata.json", stated, task)
             for each in packages:

@@ -1,5 +1,8 @@
 """The door to py-rattler for choosing packages (`envtool.prefix.rattler` is the one for prefixes).
 
+The time of a record is its `indexed_timestamp`, set by the channel's server, where there is one and this py-rattler
+reads it; otherwise its `timestamp`, set by the builder of the package. Source: CEP 47.
+
 Plain values go in and out, so that nothing else depends on the installed py-rattler (0.25 on Python 3.9, newer ones
 elsewhere). The process has to end through `envtool.__main__`, since py-rattler may crash while the interpreter shuts
 down.
@@ -19,9 +22,38 @@ from envtool.errors import SolveError, UnsatisfiableError
 from envtool.fetch import credentials
 from envtool.lockfile.model import file_parts
 from envtool.mirrors.mirrors import Mirrors
-from envtool.solve.cooldown import AgedChannel, is_too_young
 from envtool.spec.environment_yml import package_name
 from envtool.spec.version_policy import VersionPolicy
+
+
+class AgedChannel:
+    """What py-rattler asks for the records of a channel."""
+
+    def __init__(self, gateway: Any, channel: str, names: Mapping[str, Sequence[str]], policy: VersionPolicy) -> None:
+        self._gateway = gateway
+        self._channel = channel
+        self._names = names
+        self._policy = policy
+
+    async def fetch_package_records(self, platform: Any, name: Any) -> list[Any]:
+        """The records of a package that are old enough."""
+        found = await self._gateway.query([self._channel], [str(platform)], [name.normalized], recursive=False)
+        return [each for records in found for each in records if not is_too_young(each, self._policy)]
+
+    def package_names(self, platform: Any) -> list[str]:
+        """The packages of a subdir."""
+        return list(self._names.get(str(platform), ()))
+
+
+def is_too_young(record: Any, policy: VersionPolicy) -> bool:
+    """Whether a record counts as published too late; one without any time does, as nothing is known of its age."""
+    channel = credentials.strip(record.url).rsplit("/", 2)[0]
+    cutoff = policy.cutoff_of(record.name.normalized, channel)
+    if cutoff is None:
+        return False
+    published = getattr(record, "indexed_timestamp", None) or record.timestamp
+    return published is None or published > cutoff
+
 
 # Kept until the process ends: to free the records of a channel takes a fiftieth of a lock's time, for nothing.
 _latest: list[Any] = []

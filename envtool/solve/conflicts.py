@@ -54,18 +54,15 @@ class Explanation:
         if self.exclude_newer:
             lines.append(f"the cause is the cut-off: without exclude-newer {self.exclude_newer} it could be satisfied")
         single = [each for conflict in self.conflicts if len(conflict) == 1 for each in conflict]
-        alone = [*(each for each, _ in self.unknown), *single]
+        alone = [*(f"{_shown(each)} ({_why_unknown(each, newest)})" for each, newest in self.unknown)]
+        alone += [_shown(each) for each in single]
         together = [conflict for conflict in self.conflicts if len(conflict) > 1]
         if alone:
             what = "this line" if len(alone) == 1 else f"each of these {len(alone)} lines"
-            lines += [f"{what} cannot be satisfied:", *(f"  {each.place}: {each.text}" for each in alone)]
-        names = [each.text for each, newest in self.unknown if newest is None]
-        versions = [f"{package_name(each.text)} {newest}" for each, newest in self.unknown if newest is not None]
-        lines += [f"no channel has a package of this name: {each}" for each in names]
-        lines += [f"no channel has such a version or build; the newest is {each}" for each in versions]
+            lines += [f"{what} cannot be satisfied:", *alone]
         for conflict in together:
             lines.append(f"these {len(conflict)} lines cannot be satisfied together:")
-            lines += [f"  {each.place}: {each.text}" for each in conflict]
+            lines += map(_shown, conflict)
         if self.is_cut_short:
             lines.append(
                 f"the search ended after {_BUDGET_S:.0f} s: some of these lines may be innocent, others missing"
@@ -83,6 +80,16 @@ class Explanation:
         if self.exclude_newer:
             return "choose a later date or a shorter cooldown, or ask for older packages"
         return "loosen or remove one of these lines, or add a channel that has what they need"
+
+
+def _shown(line: Dependency) -> str:
+    return f"  {line.place}: {line.text}"
+
+
+def _why_unknown(line: Dependency, newest: str | None) -> str:
+    if newest is None:
+        return "no channel has a package of this name"
+    return f"no channel has such a version or build; the newest is {package_name(line.text)} {newest}"
 
 
 def _without_repeats(reason: str) -> list[str]:

@@ -1,5 +1,9 @@
 """conda-lock's hash of the sources, so that its `--check-input-hash` agrees with our locks.
 
+They are declared in the specification when locking and detected when creating, never guessed from the locking machine.
+
+Source: conda/models/match_spec.py `_parse_spec_str`, conda/models/version.py `VersionSpec` and `treeify`, conda 24.7.1.
+
 For each platform the sha256 of a JSON text: the channels, every line as conda-lock understands it, and the virtual
 packages (`envtool export virtual-packages` gives conda-lock ours). A line that conda-lock cannot read goes in as it is.
 Source: conda_lock/content_hash.py, conda_lock/src_parser, conda_lock/virtual_package.py (conda-lock 3.0.4 and 4.0.3).
@@ -11,12 +15,108 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urldefrag, urlsplit
 
-from envtool.solve.match_spec_text import parse
-from envtool.spec import selectors, virtual_packages
+from envtool.spec import selectors
 from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec
+
+# What nearly every Linux machine in service has; CUDA is on no machine until a template declares it.
+_DECLARED: Mapping[str, Mapping[str, str]] = {
+    "linux": {"__unix": "0", "__linux": "5.10", "__glibc": "2.28"},
+    "osx": {"__unix": "0", "__osx": "11.0"},
+    "win": {"__win": "0"},
+}
+_ARCHSPECS = {"64": "x86_64", "aarch64": "aarch64", "ppc64le": "ppc64le", "arm64": "arm64"}
+
+
+def declared_virtual_packages(platform: str, declarations: Mapping[str, str]) -> dict[str, str]:
+    """The virtual packages to solve with.
+
+    Args:
+        declarations: what the specification declares for it, which wins over the defaults.
+
+    Returns:
+        Name to `version` or `version build`.
+    """
+    return {**_DECLARED[platform.partition("-")[0]], "__archspec": archspec_of(platform), **declarations}
+
+
+def archspec_of(platform: str) -> str:
+    """The version and build of `__archspec` on a platform."""
+    return f"1 {_ARCHSPECS[platform.partition('-')[2]]}"
+
+
+_KEY_VALUE = re.compile(r"""([a-zA-Z0-9_-]+?)=(["']?)([^'"]*?)(\2)(?:[, ]|$)""")
+_VERSION_AND_BUILD = re.compile(r"((?:.+?)[^><!,|]?)(?:(?<![=!|,<>~])(?:[ =])([^-=,|<>~]+?))?$")
+_TOKENS = re.compile(r"\s*\^[^$]*[$]|\s*[()|,]|[^()|,]+")
+_DEFAULT_SUBDIRS = ("pkgs/main", "pkgs/r")
+_SUBDIR = re.compile(r"/(?:noarch|(?:linux|osx|win|freebsd|zos|emscripten|wasi)-[a-z0-9]+)$")
+
+
+class MatchSpecText(NamedTuple):
+    """The parts of a match spec or None; a version is `1.2.*` for `=1.2`, `1.2` for `==1.2`, and a range as it is."""
+
+    name: str
+    version: str | None
+    build: str | None
+    channel: str | None
+
+
+def parse(text: str) -> MatchSpecText:
+    """The parts of a match spec that `envtool.spec` has accepted."""
+    text = text.partition("#")[0].partition(" if ")[0]
+    brackets: dict[str, str] = {}
+    for opening, closing in (("[", "]"), ("(", ")")):
+        end = text.rfind(closing)
+        start = text.rfind(opening, 0, max(end, 0))  # the last one, as conda's greedy pattern finds it
+        if 0 <= start < end:
+            found = {key: value for key, _, value, _ in _KEY_VALUE.findall(text[start + 1 : end]) if value}
+            brackets.update(found if opening == "[" else {})
+            text = text.replace(text[start : end + 1], "")
+    channel, _, text = ["", "", *text.rsplit(":", 2)][-3:]
+    match = re.match(r"([^ =<>!~]+)?([><!=~ ].+)?", text)
+    name, rest = (match[1] or "", (match[2] or "").strip()) if match else (text, "")
+    version, build = _version_and_build(rest) if rest else (None, None)
+    version, build = brackets.get("version", version), brackets.get("build", build)
+    channel = brackets.get("channel", channel)
+    return MatchSpecText(name.lower(), version and _normal(version), build, _canonical(channel) if channel else None)
+
+
+def _version_and_build(text: str) -> tuple[str, str | None]:
+    match = _VERSION_AND_BUILD.search(text)
+    version, build = (match[1].replace(" ", ""), match[2]) if match else (text.replace(" ", ""), None)
+    build = build.strip() if build else None
+    rest = version[1:]
+    if not version.startswith("=") or version in ("=", "=="):
+        return version, build
+    if version.startswith("==") and build is None:
+        return version[2:], build
+    if not any(character in rest for character in "=,|"):
+        return (f"{rest}*" if build is None and not rest.endswith("*") else rest), build
+    return version, build
+
+
+def _normal(version: str) -> str:
+    # Each alternative by itself; the parentheses between them get lost in conda's own text.
+    return "".join(each if each in "|," else _leaf(each) for each in map(str.strip, _TOKENS.findall(version)))
+
+
+def _leaf(version: str) -> str:
+    if version[:1] in ("=", "<", ">", "!", "~") or version in ("*", "(", ")") or "*" in version.rstrip("*"):
+        return version.strip("()")
+    return f"{version[:-1]}.*" if version.endswith("*") and not version.endswith(".*") else version
+
+
+def _canonical(channel: str) -> str:
+    # conda takes a channel's path for its name, whatever its host is.
+    url = urlsplit(channel)
+    path = re.sub(r"^/t/[^/]+/", "/", url.path) if url.scheme else channel
+    name = _SUBDIR.sub("", path.rstrip("/")).strip("/")
+    if url.scheme == "file":
+        name = name.rpartition("/")[2]
+    return "defaults" if name in _DEFAULT_SUBDIRS else name or channel
+
 
 _SYSTEMS = {
     "linux": {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"},
@@ -186,7 +286,7 @@ def _record(subdir: str, name: str, version: str, build: str = "") -> tuple[str,
 
 def _default_virtual_packages(subdir: str) -> list[tuple[str, str]]:
     # Source: conda_lock/default-virtual-packages.yaml, and the second __osx that conda-lock adds to it.
-    archspec = [("__archspec", virtual_packages.archspec(subdir))] if subdir in selectors.PLATFORMS else []
+    archspec = [("__archspec", archspec_of(subdir))] if subdir in selectors.PLATFORMS else []
     if subdir.startswith("linux"):
         return [*archspec, ("__unix", "0"), ("__linux", "5.10"), ("__glibc", "2.28"), ("__cuda", "11.4")]
     if subdir.startswith("osx"):

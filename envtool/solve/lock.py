@@ -1,10 +1,14 @@
-"""From environment.yml to conda-lock.yml: solve, describe, write."""
+"""From environment.yml to conda-lock.yml: solve, describe, write.
+
+The rule is conda-lock's: what `main` needs is `main` only; anything else has an entry for each category that needs it.
+Source: conda_lock/lockfile/__init__.py, `apply_categories`.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,20 +24,76 @@ from envtool.lockfile.conda_lock_v1 import (
     LockedPackage,
     Lockfile,
 )
-from envtool.solve import recorded_inputs
-from envtool.solve.categories import categories, dependency_edges
+from envtool.solve import conda_solver, content_hash, recorded_inputs
 from envtool.solve.conda_solver import PackageRecord
 from envtool.solve.content_hash import content_hashes
 from envtool.solve.solution import Preference, Solution, Sources
-from envtool.solve.solve import solve
+from envtool.solve.solve import channel_urls, solve
+from envtool.spec import pip_requirements
 from envtool.spec import version_policy as policy
-from envtool.spec import virtual_packages
-from envtool.spec.channel_spec import channel_urls
-from envtool.spec.environment import EnvironmentSpec, PlatformSpec
+from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec, package_name
 from envtool.spec.version_policy import VersionPolicy
 
-if TYPE_CHECKING:  # most locks have no wheels
+if TYPE_CHECKING:
     from envtool.lockfile.pylock import Wheel
+
+Key = tuple[str, str]
+
+
+def categories(spec: PlatformSpec, solution: Solution) -> dict[Key, tuple[str, ...]]:
+    """The categories of every package of a solution, by (manager, name)."""
+    edges = dependency_edges(solution)
+    by_category: dict[str, set[Key]] = {}
+    for category, roots in _roots(spec, solution).items():
+        by_category[category] = _reachable(roots, edges)
+    main = by_category.get("main", set())
+    found = {}
+    for key in edges:
+        others = tuple(sorted(category for category, keys in by_category.items() if key in keys))
+        found[key] = ("main",) if key in main or not others else others
+    return found
+
+
+def dependency_edges(solution: Solution) -> dict[Key, tuple[Key, ...]]:
+    """What each package of a solution needs, by (manager, name); virtual packages are left out."""
+    conda = {each.name for each in solution.records}
+    by_distribution = _by_distribution(solution)
+    edges: dict[Key, tuple[Key, ...]] = {}
+    for record in solution.records:
+        names = dict.fromkeys(spec.split()[0].lower() for spec in record.depends)
+        edges["conda", record.name] = tuple(("conda", name) for name in names if name in conda)
+    for wheel in solution.wheels:
+        edges["pip", wheel.name] = tuple(by_distribution[name] for name in wheel.needs if name in by_distribution)
+    return edges
+
+
+def _by_distribution(solution: Solution) -> dict[str, Key]:
+    found = {distribution: ("conda", name) for distribution, name in solution.provided.items()}
+    return {**found, **{each.name: ("pip", each.name) for each in solution.wheels}}
+
+
+def _roots(spec: PlatformSpec, solution: Solution) -> dict[str, list[Key]]:
+    by_distribution = _by_distribution(solution)
+    roots: dict[str, list[Key]] = {}
+    for dependency in spec.conda:
+        roots.setdefault(dependency.category, []).append(("conda", package_name(dependency.text) or ""))
+    for dependency in spec.pip:
+        key = by_distribution.get(pip_requirements.name_of(dependency.text) or "")
+        if key is not None:  # a marker may have taken it away
+            roots.setdefault(dependency.category, []).append(key)
+    return roots
+
+
+def _reachable(roots: Iterable[Key], edges: Mapping[Key, tuple[Key, ...]]) -> set[Key]:
+    seen: set[Key] = set()
+    todo = list(roots)
+    while todo:
+        key = todo.pop()
+        if key in edges and key not in seen:
+            seen.add(key)
+            todo += edges[key]
+    return seen
+
 
 VIRTUAL_PACKAGES_KEY = "envtool_virtual_packages"
 
@@ -112,7 +172,7 @@ def described(request: LockRequest, packages: Sequence[LockedPackage]) -> Lockfi
 def with_virtual_packages(spec: EnvironmentSpec) -> EnvironmentSpec:
     """The specification with the virtual packages that it assumes beside those that it declares."""
     platforms = (
-        replace(each, virtual_packages=virtual_packages.declared(each.platform, each.virtual_packages))
+        replace(each, virtual_packages=content_hash.declared_virtual_packages(each.platform, each.virtual_packages))
         for each in spec.platforms
     )
     return replace(spec, platforms=tuple(platforms))
@@ -183,3 +243,19 @@ def _from_wheel(wheel: Wheel, platform: str, needs: Sequence[tuple[str, str]]) -
         manager="pip", name=wheel.name, version=wheel.version, platform=platform, url=wheel.url, sha256=wheel.sha256,
         dependencies={name: "*" for _, name in needs}, size_bytes=wheel.size_bytes, built=wheel.built,
     )  # fmt: skip
+
+
+def refusing(platform: PlatformSpec, package: LockedPackage) -> list[Dependency]:
+    """The lines that ask for another version or build of a package than the locked one."""
+    if package.manager == "conda":
+        return [
+            each for each in platform.conda if package_name(each.text) == package.name and not fits(each.text, package)
+        ]
+    lines = (*platform.pip, *platform.pip_constraints)
+    own = [each for each in lines if pip_requirements.name_of(each.text) == package.name]
+    return [each for each in own if not pip_requirements.allows(each.text, package.version)]
+
+
+def fits(match_spec: str, package: LockedPackage) -> bool:
+    """Whether a match spec takes a conda package."""
+    return conda_solver.matches(match_spec, package.name, package.version, package.build_string or "")

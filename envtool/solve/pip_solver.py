@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from envtool import paths
-from envtool.artifacts.dist_info import distributions_in
-from envtool.artifacts.reachable_archives import archive_at_hand, find_archive
+from envtool.artifacts.download import archive_at_hand, find_archive
 from envtool.errors import SolveError
 from envtool.fetch.archive_cache import Cache
 from envtool.lockfile import git_url
@@ -17,12 +16,10 @@ from envtool.lockfile.pylock import Wheel
 from envtool.mirrors import selection
 from envtool.mirrors.mirrors import Mirrors
 from envtool.pypi import resolve
-from envtool.pypi.distribution_names import normalize, provided_distributions
-from envtool.pypi.distribution_table import DISTRIBUTION_NAMES
+from envtool.pypi.distributions import DISTRIBUTION_NAMES, distributions_in, normalize, provided_distributions
 from envtool.pypi.resolve import Target, WheelRequest
 from envtool.solve.conda_solver import PackageRecord
-from envtool.solve.settle import hold_most
-from envtool.solve.solution import Preference, Solution, SolveErrors, Sources
+from envtool.solve.solution import Preference, Solution, SolveErrors, Sources, hold_most
 from envtool.spec import pip_requirements
 from envtool.spec.environment import EnvironmentSpec, PlatformSpec
 from envtool.spec.version_policy import VersionPolicy

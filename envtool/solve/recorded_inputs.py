@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from envtool.spec import pip_requirements, requirement_hashes
+from envtool.spec import pip_requirements
 from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec, package_name
 
 _FORMAT = 1
@@ -154,7 +154,7 @@ def _match_spec(text: str) -> str:
 def _requirement(kind: str, dependency: Dependency) -> Item:
     from packaging.requirements import Requirement
 
-    bare, pinned = requirement_hashes.split(dependency.text)
+    bare, pinned = pip_requirements.split_hashes(dependency.text)
     requirement = Requirement(bare)
     requirement.name = pip_requirements.name_of(bare) or requirement.name
     value = str(requirement) + "".join(f" --hash={each}" for each in sorted(pinned))

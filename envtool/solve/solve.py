@@ -1,21 +1,99 @@
-"""From an environment specification to the packages of each platform: conda's by py-rattler, wheels by uv."""
+"""From an environment specification to the packages of each platform: conda's by py-rattler, wheels by uv.
+
+A channel has to be among those of environment.yml, by name, by URL or by the end of the URL.
+Source: CEP 29, "MatchSpec"; conda/models/channel.py.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from envtool.errors import Issue, SolveError, SpecError, UnsatisfiableError
 from envtool.fetch import credentials
 from envtool.lockfile.model import file_parts
 from envtool.solve import conda_solver
 from envtool.solve.conda_solver import PackageRecord, Repodata, SolveRequest
-from envtool.solve.settle import hold_most
-from envtool.solve.solution import Preference, Solution, SolveErrors, Sources
-from envtool.spec import channel_spec
-from envtool.spec.channel_spec import channel_urls
+from envtool.solve.solution import Preference, Solution, SolveErrors, Sources, hold_most
 from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec, package_name
 from envtool.spec.version_policy import VersionPolicy
+
+CANONICAL_CHANNELS = "https://conda.anaconda.org"
+DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
+_PREFIX = re.compile(r"^(?P<channel>[^\s\[]+?)?::|^(?P<with_namespace>[^\s:\[=]+):[^\s:\[=]*:(?=\w)")
+_KEY = re.compile(r"""(?P<key>channel|subdir)\s*=\s*(?P<quote>["']?)(?P<value>[^"',\]\s]+)(?P=quote)\s*,?\s*""")
+_BRACKET = re.compile(r"\[[^\]]*\]\s*$")
+_SUBDIR = re.compile(r"noarch|(linux|osx|win|freebsd|emscripten|wasi|zos)-[a-z0-9]+")
+
+
+@dataclass(frozen=True)
+class Restricted:
+    """A match spec taken apart (`channel`: the channel as it is written, None where none is)."""
+
+    text: str
+    channel: str | None = None
+    subdir: str | None = None
+
+    def in_channel(self, url: str | None) -> str:
+        """The match spec as the solver takes it (`url`: the URL of the channel, None for any)."""
+        if url is None:
+            return self.text
+        key = f'channel="{url}"'
+        return f"{self.text[:-1].rstrip()}, {key}]" if self.text.endswith("]") else f"{self.text}[{key}]"
+
+
+def parse(match_spec: str) -> Restricted:
+    """Take a match spec apart."""
+    prefix = _PREFIX.match(match_spec.strip())
+    text = match_spec.strip()[prefix.end() :] if prefix else match_spec.strip()
+    channel = (prefix["channel"] or prefix["with_namespace"]) if prefix else None
+    bracket = _BRACKET.search(text)
+    keys = {each["key"]: each["value"] for each in _KEY.finditer(bracket[0])} if bracket else {}
+    if bracket and keys:
+        left = _KEY.sub("", bracket[0]).strip().rstrip(",] ")
+        text = text[: bracket.start()].rstrip() + (f"{left.rstrip(', ')}]" if left != "[" else "")
+    channel = (channel or keys.get("channel") or "").rstrip("/") or None
+    head, _, last = (channel or "").rpartition("/")
+    subdir = keys.get("subdir")
+    if head and _SUBDIR.fullmatch(last):
+        channel, subdir = head, subdir or last
+    return Restricted(text, None if channel == "*" else channel, subdir)
+
+
+def channel_urls(channel: str, base: Path) -> Sequence[str]:
+    """The URLs of a channel as a user names it: a name, a URL or a path relative to the file that names it."""
+    if channel == "defaults":
+        return DEFAULTS
+    if "://" in channel:
+        return (channel.rstrip("/"),)
+    if channel.startswith((".", "/", "~")):
+        return ((base / Path(channel).expanduser()).resolve().as_uri(),)
+    if channel.startswith("pkgs/"):
+        return (f"{DEFAULTS[0].rpartition('/pkgs/')[0]}/{channel}",)
+    return (f"{CANONICAL_CHANNELS}/{channel}",)
+
+
+def find_channel(restricted: Restricted, name: str, channels: Sequence[str], base: Path) -> str | None:
+    """The URL of the listed channel that a match spec names, None where it is not listed.
+
+    Args:
+        name: its package, which tells where it is in a channel that is several.
+        base: the directory that channels that are paths are relative to.
+    """
+    wanted = restricted.channel or ""
+    listed = [url for channel in channels for url in channel_urls(channel, base)]
+    same = [url for url in channel_urls(wanted, base) if url in listed]
+    if len(same) > 1:
+        is_r = name in ("r", "rstudio") or name.startswith(("r-", "_r-"))
+        return same[is_r]
+    if same or "://" in wanted:
+        return next(iter(same), None)
+    # A channel with a URL of its own is known by the end of it as well.
+    named = [url for url in listed if f"/{urlsplit(url).path.strip('/')}".endswith(f"/{wanted}")]
+    return next(iter(named), None)
 
 
 def solve(
@@ -54,7 +132,7 @@ def refuse_malformed(spec: EnvironmentSpec) -> None:
 
 
 def _problem(spec: EnvironmentSpec, line: Dependency) -> str | None:
-    parsed = channel_spec.parse(line.text)
+    parsed = parse(line.text)
     reason = conda_solver.match_spec_problem(parsed.text)
     if reason:
         return f"{line.text!r} is not a valid match spec: {reason}"
@@ -69,11 +147,11 @@ def _problem(spec: EnvironmentSpec, line: Dependency) -> str | None:
 
 def _channel(spec: EnvironmentSpec, match_spec: str) -> str | None:
     name = package_name(match_spec) or ""
-    return channel_spec.find_channel(channel_spec.parse(match_spec), name, spec.channels, spec.directory)
+    return find_channel(parse(match_spec), name, spec.channels, spec.directory)
 
 
 def _for_solver(spec: EnvironmentSpec, match_spec: str) -> str:
-    parsed = channel_spec.parse(match_spec)
+    parsed = parse(match_spec)
     url = _channel(spec, match_spec) if parsed.channel else None
     return parsed.in_channel(url and credentials.expand(url))
 
@@ -125,7 +203,7 @@ def _holding(request: SolveRequest, urls: Sequence[str]) -> SolveRequest:
 def _request(
     spec: EnvironmentSpec, platform: PlatformSpec, policy: VersionPolicy, preference: Preference
 ) -> SolveRequest:
-    subdirs = ((package_name(each.text) or "", channel_spec.parse(each.text).subdir) for each in platform.conda)
+    subdirs = ((package_name(each.text) or "", parse(each.text).subdir) for each in platform.conda)
     return SolveRequest(
         platform=platform.platform,
         channels=channels_of(spec),

@@ -12,8 +12,7 @@ from envtool.errors import EnvtoolError
 from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, LockedPackage, Lockfile
 from envtool.lockfile.pylock import Wheel
 from envtool.solve import recorded_inputs
-from envtool.solve.fitting import refusing
-from envtool.solve.lock import LockRequest, lock
+from envtool.solve.lock import LockRequest, lock, refusing
 from envtool.solve.solution import Preference, Sources
 from envtool.spec import pip_requirements
 from envtool.spec.environment import PlatformSpec, package_name

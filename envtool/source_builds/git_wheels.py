@@ -23,7 +23,7 @@ from envtool.lockfile.model import LockedPackage, Tool
 from envtool.lockfile.pylock import Wheel
 from envtool.pypi.resolve import Target, WheelRequest, choose
 from envtool.scratch import scratch_directory
-from envtool.source_builds.rebuild import Checkout, rebuild, store, tool_directory
+from envtool.source_builds.wheel_builds import Checkout, rebuild, store, tool_directory
 from envtool.spec.pip_requirements import name_of, url_of
 from envtool.spec.version_policy import VersionPolicy
 

@@ -1,4 +1,7 @@
-"""The lines of a `pip:` section: requirements, and the few options of pip that have a meaning in a lock.
+"""The lines of a `pip:` section: requirements with their hashes, and the few options of pip that a lock has a use for.
+
+As with pip, a file has to match one hash of every line that names the distribution, constraints included. uv only notes
+such hashes. Source: pip documentation, "Secure installs"; pip/_internal/models/link.py, `_SUPPORTED_HASHES`.
 
 Files that `-r` and `-c` name are read in place, so that every requirement knows its own file and line. A line that
 cannot be locked (an editable or local project, an option that changes how wheels are built) is an issue.
@@ -7,15 +10,59 @@ cannot be locked (an editable or local project, an option that changes how wheel
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote, urldefrag
 
 from envtool.errors import Issue
 from envtool.fetch import credentials
 from envtool.lockfile import git_url
-from envtool.spec import requirement_hashes
+
+_HASH_OPTION = re.compile(r"""\s+--hash(?:=|\s+)(?P<quote>["']?)(?P<hash>[^\s"']+)(?P=quote)""")
+_DIGITS = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128}
+_OF_OPTIONS = ("sha256", "sha384", "sha512")
+_NO_HASHES = ("egg", "subdirectory")
+
+
+def split_hashes(requirement: str) -> tuple[str, frozenset[str]]:
+    """A requirement without its hashes, and the hashes as `sha256:<hex>`; what is in a URL counts as well."""
+    bare = _HASH_OPTION.sub("", requirement).strip()
+    found = {match["hash"].lower() for match in _HASH_OPTION.finditer(requirement)}
+    url = _url_in(bare)
+    if url:
+        found |= {f"{kind}:{digits}".lower() for kind, digits in _fragment_of(url) if kind in _DIGITS}
+        bare = bare.replace(url, urldefrag(url).url, 1)
+    return bare, frozenset(found)
+
+
+def hashes_problem(requirement: str) -> str | None:
+    """Why a hash of a requirement cannot be checked, or None when each can."""
+    options = [match["hash"] for match in _HASH_OPTION.finditer(requirement)]
+    url = _url_in(_HASH_OPTION.sub("", requirement).strip())
+    in_url = [f"{kind}:{digits}" for kind, digits in _fragment_of(url or "") if kind not in _NO_HASHES]
+    for text, kinds in [*((each, _OF_OPTIONS) for each in options), *((each, tuple(_DIGITS)) for each in in_url)]:
+        kind, _, digits = text.partition(":")
+        if kind.lower() not in kinds:
+            return f"a hash of the kind {kind!r} cannot be checked; {', '.join(kinds)} can"
+        if not re.fullmatch(rf"[0-9a-fA-F]{{{_DIGITS[kind.lower()]}}}", digits):
+            return f"{digits!r} is not a valid {kind.lower()}: expected {_DIGITS[kind.lower()]} hexadecimal digits"
+    return None
+
+
+def _url_in(requirement: str) -> str | None:
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        url = Requirement(requirement).url
+    except InvalidRequirement:
+        return None
+    return None if url is None or re.match(r"\w+\+", url) else url
+
+
+def _fragment_of(url: str) -> Iterator[tuple[str, str]]:
+    yield from ((kind.lower(), value) for kind, value in parse_qsl(urldefrag(url).fragment, keep_blank_values=True))
+
 
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _OPTION = re.compile(r"^(?:(--[A-Za-z][A-Za-z-]*)(?:[= ]\s*(.*))?|(-[A-Za-z])[= ]?\s*(.*))$")
@@ -68,7 +115,7 @@ def name_of(requirement: str) -> str | None:
     from packaging.requirements import InvalidRequirement, Requirement
 
     try:
-        return re.sub(r"[-_.]+", "-", Requirement(requirement_hashes.split(requirement)[0]).name).lower()
+        return re.sub(r"[-_.]+", "-", Requirement(split_hashes(requirement)[0]).name).lower()
     except InvalidRequirement:
         return None
 
@@ -77,7 +124,7 @@ def allows(requirement: str, version: str) -> bool:
     """Whether a requirement takes a version of its distribution; one that names a URL or has a marker may take any."""
     from packaging.requirements import Requirement
 
-    parsed = Requirement(requirement_hashes.split(requirement)[0])
+    parsed = Requirement(split_hashes(requirement)[0])
     return parsed.marker is not None or parsed.specifier.contains(version, prereleases=True)
 
 
@@ -85,7 +132,7 @@ def url_of(requirement: str) -> str | None:
     """The URL that a requirement names its distribution by, if it does."""
     from packaging.requirements import Requirement
 
-    return Requirement(requirement_hashes.split(requirement)[0]).url if name_of(requirement) else None
+    return Requirement(split_hashes(requirement)[0]).url if name_of(requirement) else None
 
 
 def with_url(requirement: str, url: str) -> str:
@@ -175,13 +222,13 @@ def _problem(text: str, kind: str) -> str | None:
         return f"{text!r} is a local file; publish it to an index or a channel, so that other machines can download it"
     if url and credentials.is_literal(url):
         return f"credentials in {credentials.strip(url)}; write variables: NAME @ https://$USER:$TOKEN@host/"
-    return requirement_hashes.problem(text)
+    return hashes_problem(text)
 
 
 def _repository_problem(text: str, url: str, kind: str) -> str | None:
     if kind == "constraints":
         return "a repository cannot bound a version; name it in the pip section itself"
-    if requirement_hashes.split(text)[1]:
+    if split_hashes(text)[1]:
         return "--hash has no meaning for a repository; write the commit after the @"
     try:
         git_url.parse(url)

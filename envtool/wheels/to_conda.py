@@ -1,5 +1,12 @@
 """Any wheel becomes a conda package with its dependencies: noarch, or for one Python and platform if it is compiled.
 
+A conda package has no markers, so each is decided when the package is made. A noarch package is for many Pythons and
+platforms: a marker that asks for them is an error there, unless a Python is named. Extras are wishes of the user that a
+package has no place for; what only they need is left out.
+
+Source: the PyPA specifications "Platform compatibility tags" and "Binary distribution format". Out of scope: Windows,
+where packages are laid out in another way.
+
 Unlike a recipe's wheel, whose dependencies are in the recipe, this one's Requires-Dist becomes match specs; the names
 of PyPI are taken for those of conda unless others are given. Out of scope: shared libraries that a wheel brings and a
 conda package has as well, and Windows.
@@ -10,16 +17,184 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from email.message import Message
 from pathlib import Path
 
+from packaging.requirements import InvalidRequirement, Requirement
+
 from envtool.artifacts.conda_package import PLACEHOLDER, Entry, Package
 from envtool.errors import ArchiveError
-from envtool.wheels import layout, reader, tags
-from envtool.wheels import requires as depends
+from envtool.wheels import reader
 from envtool.wheels.license import license_of
+
+_OF_PYTHON = ("python_version", "python_full_version", "implementation_version")
+_OF_MACHINE = ("sys_platform", "platform_system", "platform_machine", "os_name", "platform_release", "platform_version")
+_SYSTEMS = {"linux": ("linux", "Linux", "posix"), "osx": ("darwin", "Darwin", "posix")}
+_MACHINES = {"64": "x86_64"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a package is made for."""
+
+    subdir: str
+    python: str | None  # such as `3.11`; None where any will do
+
+
+def match_specs(requires: Sequence[str], target: Target, names: Mapping[str, str], owner: str) -> tuple[str, ...]:
+    """The sorted match specs that stand for the requirements that a target needs.
+
+    Raises:
+        ArchiveError: a line cannot be expressed as a match spec.
+    """
+    found = set()
+    for line in requires:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement as error:
+            raise ArchiveError(f"{owner} needs {line!r}, which is not a valid requirement: {error}") from error
+        if _is_needed(requirement, target, owner):
+            found.add(_match_spec(requirement, names, owner))
+    return tuple(sorted(found))
+
+
+def _is_needed(requirement: Requirement, target: Target, owner: str) -> bool:
+    if requirement.marker is None:
+        return True
+    text = str(requirement.marker)
+    asks_python = target.python is None and any(name in text for name in _OF_PYTHON)
+    asks_machine = target.subdir == "noarch" and any(name in text for name in _OF_MACHINE)
+    if not asks_python and not asks_machine:
+        return requirement.marker.evaluate(_environment(target))
+    # What no extra asks for is left out whatever Python and machine there are.
+    pythons = [target.python] if target.python else [f"3.{minor}" for minor in range(7, 16)]
+    environments = [_environment(Target(subdir, python)) for subdir in ("linux-64", "osx-arm64", "linux-aarch64")
+                    for python in pythons]  # fmt: skip
+    answers = {requirement.marker.evaluate(each) for each in environments}
+    if len(answers) > 1:
+        what = "--python" if asks_python else "a requirement without the marker"
+        raise ArchiveError(f"{owner} needs {requirement}, which a noarch package cannot express", f"name {what}")
+    return answers.pop()
+
+
+def _environment(target: Target) -> dict[str, str]:
+    system, _, bits = target.subdir.partition("-")
+    sys_platform, platform_system, os_name = _SYSTEMS.get(system, _SYSTEMS["linux"])
+    python = target.python or "3.9"
+    return {
+        "python_version": python,
+        "python_full_version": f"{python}.0",
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+        "sys_platform": sys_platform,
+        "platform_system": platform_system,
+        "os_name": os_name,
+        "platform_machine": _MACHINES.get(bits, bits),
+        "extra": "",
+    }
+
+
+def _match_spec(requirement: Requirement, names: Mapping[str, str], owner: str) -> str:
+    if requirement.url:
+        raise ArchiveError(f"{owner} needs {requirement}, and conda has no requirements that are URLs")
+    name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+    name = names.get(name, name)
+    clauses = sorted(str(each) for each in requirement.specifier)
+    unknown = [each for each in clauses if each.startswith("===") or "+" in each]
+    if unknown:
+        raise ArchiveError(
+            f"{owner} needs {requirement}, which cannot be expressed as a conda version: {', '.join(unknown)}"
+        )
+    return f"{name} {','.join(clauses)}".strip()
+
+
+_NAME = re.compile(
+    r"(?P<name>[^-]+)-(?P<version>[^-]+)(-\d[^-]*)?-(?P<python>[^-]+)-(?P<abi>[^-]+)-(?P<platform>[^-]+)\.whl"
+)
+_MANYLINUX = re.compile(r"manylinux_(\d+)_(\d+)_(x86_64|aarch64|ppc64le|s390x)")
+_LEGACY = {"manylinux1": "manylinux_2_5", "manylinux2010": "manylinux_2_12", "manylinux2014": "manylinux_2_17"}
+_MACOS = re.compile(r"macosx_(\d+)_(\d+)_(x86_64|arm64|universal2)")
+_LINUX = {"x86_64": "linux-64", "aarch64": "linux-aarch64", "ppc64le": "linux-ppc64le", "s390x": "linux-s390x"}
+_OSX = {"x86_64": "osx-64", "arm64": "osx-arm64"}
+_CPYTHON = re.compile(r"cp3(\d+)")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a wheel fits.
+
+    Args:
+        subdir: the conda subdir; `noarch` for a wheel of Python only.
+        python: the one minor version that its package is for, such as `3.11`; None for noarch.
+    """
+
+    subdir: str
+    python: str | None
+    depends: tuple[str, ...]
+
+
+def fit_of(file_name: str, python: str | None, platform: str | None) -> Fit:
+    """What a wheel fits. Raises ArchiveError for no valid name, or where it does not run on what is wanted."""
+    match = _NAME.fullmatch(file_name)
+    if not match:
+        raise ArchiveError(f"{file_name} is not named like a wheel", "NAME-VERSION-PYTHON-ABI-PLATFORM.whl is the form")
+    if match["abi"] == "none" and match["platform"] == "any":
+        return Fit("noarch", None, ())
+    subdir, machine = _platform(file_name, match["platform"].split("."), platform)
+    minor = _minor(file_name, match["python"].split("."), match["abi"].split("."), python)
+    return Fit(subdir, f"3.{minor}", (f"python >=3.{minor},<3.{minor + 1}.0a0", *machine))
+
+
+def _minor(file_name: str, pythons: list[str], abis: list[str], python: str | None) -> int:
+    minors = [int(each[1]) for tag in pythons if (each := _CPYTHON.fullmatch(tag))]
+    is_stable = "abi3" in abis or "none" in abis
+    wanted = int(python.partition(".")[2]) if python else None
+    if not is_stable and len(minors) == 1:
+        if wanted not in (None, minors[0]):
+            raise ArchiveError(f"{file_name} is for Python 3.{minors[0]}: expected one for Python {python}")
+        return minors[0]
+    if wanted is None:
+        raise ArchiveError(
+            f"{file_name} runs on several Pythons, and a conda package with compiled code is for one",
+            "say which with --python, once for each that you need",
+        )
+    oldest = min(minors, default=0)
+    if wanted < oldest or not (is_stable or wanted in minors):
+        raise ArchiveError(f"{file_name} is for Python 3.{oldest} or newer: expected one for Python {python}")
+    return wanted
+
+
+def _platform(file_name: str, tags: list[str], platform: str | None) -> tuple[str, tuple[str, ...]]:
+    found: dict[str, tuple[int, int]] = {}
+    for tag in tags:
+        # Several tags say that each of them will do, so that the oldest system counts.
+        for each, version in _subdirs(tag).items():
+            found[each] = min(version, found.get(each, version))
+    if not found:
+        raise ArchiveError(
+            f"{file_name} has no platform tag that a conda package can be made for: {', '.join(tags)}",
+            "wheels for manylinux and macOS can be used; one with the tag linux_x86_64 has to pass auditwheel first",
+        )
+    chosen = [each for each in found if platform in (None, each)]
+    if len(chosen) != 1:
+        raise ArchiveError(f"{file_name} is for {', '.join(sorted(found))}", "say which with --platform")
+    subdir = chosen[0]
+    virtual_package = "__glibc" if subdir.startswith("linux-") else "__osx"
+    return subdir, (f"{virtual_package} >={found[subdir][0]}.{found[subdir][1]}",)
+
+
+def _subdirs(tag: str) -> dict[str, tuple[int, int]]:
+    for legacy, modern in _LEGACY.items():
+        tag = re.sub(rf"^{legacy}_", f"{modern}_", tag)
+    if linux := _MANYLINUX.fullmatch(tag):
+        return {_LINUX[linux[3]]: (int(linux[1]), int(linux[2]))}
+    if macos := _MACOS.fullmatch(tag):
+        machines = ["x86_64", "arm64"] if macos[3] == "universal2" else [macos[3]]
+        return {_OSX[each]: (int(macos[1]), int(macos[2])) for each in machines}
+    return {}
+
 
 _SCRIPT = """\
 #!{placeholder}/bin/python
@@ -54,7 +229,7 @@ def convert(path: Path, wish: ConversionOptions) -> Package:
     dist_info = reader.dist_info_of(members, path.name)
     reader.check_record(members, dist_info, path.name)
     metadata = reader.headers(members, f"{dist_info}/METADATA", path.name)
-    fit = tags.fit(path.name, wish.python, wish.platform)
+    fit = fit_of(path.name, wish.python, wish.platform)
     scripts = reader.console_scripts(members, dist_info)
     name = re.sub(r"[-_.]+", "-", reader.one_line(metadata, "Name")).lower()
     package = Package(
@@ -70,29 +245,29 @@ def convert(path: Path, wish: ConversionOptions) -> Package:
         about=(*reader.licenses(members, dist_info), _origin(path)),
     )
     if fit.python is None:
-        files = layout.NOARCH.place(members, dist_info, [f"bin/{name}" for name in scripts], path.name)
+        files = reader.NOARCH.place(members, dist_info, [f"bin/{name}" for name in scripts], path.name)
         return replace(package, files=files, entry_points=tuple(f"{name} = {scripts[name]}" for name in scripts))
     generated = [_script(name, target, path.name) for name, target in scripts.items()]
-    places = layout.for_python(fit.python, package.name)
+    places = reader.for_python(fit.python, package.name)
     files = (*places.place(members, dist_info, [each.path for each in generated], path.name), *generated)
     return replace(package, files=files, build_prefix=f"py{fit.python.replace('.', '')}")
 
 
-def _depends(metadata: Message, fit: tags.Fit, wish: ConversionOptions, owner: str) -> tuple[str, ...]:
+def _depends(metadata: Message, fit: Fit, wish: ConversionOptions, owner: str) -> tuple[str, ...]:
     requires = [str(each) for each in metadata.get_all("Requires-Dist", [])]
     python = reader.python_spec(metadata, owner)
     if fit.python is not None:
-        needed = depends.match_specs(requires, depends.Target(fit.subdir, fit.python), wish.names, owner)
+        needed = match_specs(requires, Target(fit.subdir, fit.python), wish.names, owner)
         return (*fit.depends, *([python] if python != "python" else []), *needed)
     try:
-        return (python, *depends.match_specs(requires, depends.Target("noarch", None), wish.names, owner))
+        return (python, *match_specs(requires, Target("noarch", None), wish.names, owner))
     except ArchiveError:
         if wish.python is None:
             raise
     # A marker asks for the Python, so that the package is for the one that was named, and no other.
     minor = int(wish.python.partition(".")[2])
     pin = f"python >=3.{minor},<3.{minor + 1}.0a0"
-    return (pin, *depends.match_specs(requires, depends.Target("noarch", wish.python), wish.names, owner))
+    return (pin, *match_specs(requires, Target("noarch", wish.python), wish.names, owner))
 
 
 def _script(name: str, target: str, owner: str) -> Entry:

@@ -24,7 +24,19 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA256SUM = re.compile(rb"\\?([0-9a-f]{64}) [ *][^\n]+\n?")
 _LARGEST_GENERATION = 2**63
 _KNOWN = frozenset(
-    ("sha256", "size", "version", "created", "format", "generation", "interface", "metrics", "golden", "signature")
+    (
+        "sha256",
+        "size",
+        "version",
+        "created",
+        "format",
+        "generation",
+        "interface",
+        "metrics",
+        "golden",
+        "signature",
+        "openssf",
+    )
 )
 
 
@@ -51,6 +63,7 @@ class Manifest:
     metrics: Mapping[str, float] = field(default_factory=dict)
     golden: Sequence[Golden] = ()
     signature: Mapping[str, object] | None = None
+    openssf: Mapping[str, object] | None = None
     rest: Mapping[str, object] = field(default_factory=dict)
     stated: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
 
@@ -146,6 +159,7 @@ def _marker_issues(stated: Mapping[str, object]) -> list[str | None]:
         check("metrics", isinstance(metrics, dict) and all(map(is_number, metrics.values())), "numbers by name"),
         check("interface", _is_form(stated.get("interface")), "texts by name"),
         check("signature", isinstance(stated.get("signature"), dict), "an object"),
+        check("openssf", isinstance(stated.get("openssf"), dict), "an object"),
         # What a registry states of a version is a manifest, though nobody has hashed its checkpoint.
         "sha256: missing; only an empty marker may leave it out" if sha256 is None and "mlflow" not in stated else None,
     ]

@@ -6,13 +6,16 @@ with sorted keys, no white space and no escapes beyond those that JSON demands, 
     {"algorithm": "ed25519", "key": "<first 16 hexadecimal digits of the sha256 of the raw public key>",
      "value": "<64 bytes in base64>"}
 
-Out of scope: who may hold which key, and how keys are withdrawn.
+A signature of the OpenSSF (`model_signing sign key`) is accepted as well: the marker's key `openssf`, or the file
+`NAME.sig` or `model.sig` beside the checkpoint. It covers the bytes of the checkpoint, and nothing else of the marker.
+Source: OpenSSF Model Signing 1.0; Sigstore bundle 0.3. Out of scope: who may hold which key, how keys are withdrawn.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,11 +23,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from serve.checkpoint import ed25519
+from serve.checkpoint import dsse
+from serve.checkpoint.manifest import read_object
 from serve.errors import CheckpointError, SignatureError
 
 ALGORITHM = "ed25519"
+OPENSSF, SIDECARS = "openssf", (".sig", "model.sig")
 _DOMAIN = b"envserve-manifest-v1\n"
+_PREDICATE = "https://model_signing/signature/v1.0"
+_LARGEST_BUNDLE_BYTES = 1 << 20
+_BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 
 
 def signed_bytes(stated: Mapping[str, object]) -> bytes:
@@ -33,7 +41,7 @@ def signed_bytes(stated: Mapping[str, object]) -> bytes:
     Args:
         stated: the marker's JSON object.
     """
-    covered = {key: value for key, value in stated.items() if key != "signature"}
+    covered = {key: value for key, value in stated.items() if key not in ("signature", OPENSSF)}
     return _DOMAIN + json.dumps(covered, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -50,9 +58,52 @@ def sign(stated: Mapping[str, object], key_file: Path) -> dict[str, str]:
     Raises:
         SignatureError: the key cannot be used.
     """
-    key = _load(key_file, is_private=True)
+    key = load_key(key_file, is_private=True)
     value = base64.b64encode(key.sign(signed_bytes(stated))).decode()
-    return {"algorithm": ALGORITHM, "key": ed25519.key_id(key.public_key()), "value": value}
+    return {"algorithm": ALGORITHM, "key": dsse.key_id(key.public_key()), "value": value}
+
+
+def sign_openssf(name: str, sha256: str, key_file: Path) -> dict[str, object]:
+    """Sign a checkpoint as `model_signing verify key` checks it.
+
+    Args:
+        name: the checkpoint's file name.
+        key_file: a private ECDSA key in PEM.
+
+    Returns:
+        A Sigstore bundle.
+
+    Raises:
+        SignatureError: the key cannot be used.
+    """
+    key = load_key(key_file, is_private=True, takes_ecdsa=True)
+    hint = dsse.pem_sha256(key.public_key())
+    resources = [{"name": ".", "algorithm": "sha256", "digest": sha256}]
+    serialization = {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": []}
+    root = hashlib.sha256(bytes.fromhex(sha256)).hexdigest()
+    stated = dsse.statement(_PREDICATE, {name: root}, {"resources": resources, "serialization": serialization})
+    material = {"publicKey": {"hint": hint}, "tlogEntries": []}
+    return {"mediaType": _BUNDLE, "verificationMaterial": material, "dsseEnvelope": dsse.seal(stated, key)}
+
+
+def with_bundle(text: bytes, path: Path) -> bytes:
+    """Return a marker's text with the OpenSSF signature that lies beside its checkpoint, if there is one.
+
+    A marker that states no sha256 gets the signed one. What cannot be read is left out.
+    """
+    for name in (path.name + SIDECARS[0], SIDECARS[1]):
+        try:
+            with path.with_name(name).open("rb") as reader:
+                bundle = json.loads(reader.read(_LARGEST_BUNDLE_BYTES))
+            stated = read_object(text)
+            signed = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))["predicate"]["resources"]
+            named = {str(each["name"]): str(each["digest"]) for each in signed}
+        except (OSError, ValueError, KeyError, TypeError, CheckpointError):
+            continue
+        if OPENSSF not in stated and (path.name in named or "." in named):
+            sha256 = {"sha256": named.get(path.name, named.get("."))}
+            return json.dumps({**sha256, **stated, OPENSSF: bundle}).encode()
+    return text
 
 
 class Verifier:
@@ -66,8 +117,8 @@ class Verifier:
     """
 
     def __init__(self, key_files: Sequence[Path]) -> None:
-        keys = [_load(path, is_private=False) for path in key_files]
-        self._keys = {ed25519.key_id(key): key for key in keys}
+        keys = [load_key(path, is_private=False, takes_ecdsa=True) for path in key_files]
+        self._keys = {dsse.key_id(key): key for key in keys}
 
     def require(self, stated: Mapping[str, object]) -> None:
         """Refuse a manifest that none of the keys has signed.
@@ -78,7 +129,9 @@ class Verifier:
         Raises:
             CheckpointError: the signature is missing, of an unknown key, or of another manifest.
         """
-        signature = stated.get("signature")
+        signature, bundle = stated.get("signature"), stated.get(OPENSSF)
+        if signature is None and isinstance(bundle, Mapping):
+            return self._require_openssf(bundle, stated.get("sha256"))
         if not isinstance(signature, Mapping) or signature.get("algorithm") != ALGORITHM:
             raise CheckpointError("signature", f"the signature: expected one by {ALGORITHM}, found none")
         key = self._keys.get(str(signature.get("key")))
@@ -89,8 +142,19 @@ class Verifier:
             value = base64.b64decode(str(signature.get("value")), validate=True)
         except (binascii.Error, ValueError):
             value = b""
-        if not ed25519.is_valid(key, value, signed_bytes(stated)):
+        if not dsse.is_valid(key, value, signed_bytes(stated)):
             raise CheckpointError("signature", "the signature: expected one of this manifest, found another")
+        return None
+
+    def _require_openssf(self, bundle: Mapping[str, object], sha256: object) -> None:
+        try:
+            signed = dsse.unseal(bundle["dsseEnvelope"], list(self._keys.values()))  # type: ignore[arg-type]
+            digests = {(each["algorithm"], each["digest"]) for each in signed["predicate"]["resources"]}
+            kind = signed["predicateType"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError("signature", f"the OpenSSF signature: {error}") from error
+        if kind != _PREDICATE or ("sha256", sha256) not in digests:
+            raise CheckpointError("signature", f"the OpenSSF signature: expected one of {sha256}, found one of another")
 
 
 def write_keys(key_file: Path) -> tuple[Path, str]:
@@ -106,11 +170,11 @@ def write_keys(key_file: Path) -> tuple[Path, str]:
         SignatureError: a file is there already, or cannot be written.
     """
     with _errors_of_keys():
-        public, private_pem, public_pem = ed25519.generate()
+        public, private_pem, public_pem = dsse.generate()
     public_file = key_file.with_name(key_file.name + ".pub")
     _write_new(key_file, private_pem, 0o600)
     _write_new(public_file, public_pem, 0o644)
-    return public_file, ed25519.key_id(public)
+    return public_file, dsse.key_id(public)
 
 
 def _write_new(path: Path, content: bytes, mode: int) -> None:
@@ -122,14 +186,15 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
         raise SignatureError(f"{path}: {error.strerror}", hint="name a new file") from error
 
 
-def _load(path: Path, *, is_private: bool) -> Any:
+def load_key(path: Path, *, is_private: bool, takes_ecdsa: bool = False) -> Any:
+    """Read a key in PEM. Raises SignatureError if it cannot be used."""
     with _errors_of_keys():
-        return ed25519.load(path, is_private=is_private)
+        return dsse.load(path, is_private=is_private, takes_ecdsa=takes_ecdsa)
 
 
 @contextmanager
 def _errors_of_keys() -> Iterator[None]:
     try:
         yield
-    except ed25519.KeyFileError as error:
+    except dsse.KeyFileError as error:
         raise SignatureError(str(error), hint=error.hint or "make keys with: python -m serve keygen") from error

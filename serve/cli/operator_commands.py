@@ -25,7 +25,7 @@ _CLEAR = "\x1b[H\x1b[2J"
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 
 
-def _on_a_store(command: Command) -> Command:
+def on_a_store(command: Command) -> Command:
     """Add the options that every command on a store has."""
     for option in (
         _json_option,
@@ -52,7 +52,7 @@ def _open(root: Path | None, model: str | None) -> Operations:
 
 
 @click.command()
-@_on_a_store
+@on_a_store
 @click.option(
     "--watch",
     "every_s",
@@ -81,7 +81,7 @@ def status(root: Path | None, model: str | None, as_json: bool, every_s: float |
 
 
 @click.command()
-@_on_a_store
+@on_a_store
 def history(root: Path | None, model: str | None, as_json: bool) -> None:
     """List all generations, the newest first.
 
@@ -93,7 +93,7 @@ def history(root: Path | None, model: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@_on_a_store
+@on_a_store
 @click.option("--to", "version", metavar="VERSION", help="Which version; the one before by default.")
 @_timeout_option("the workers")
 def rollback(root: Path | None, model: str | None, as_json: bool, version: str | None, timeout_s: float) -> int | None:
@@ -119,7 +119,7 @@ def rollback(root: Path | None, model: str | None, as_json: bool, version: str |
 
 
 @click.command()
-@_on_a_store
+@on_a_store
 @click.option("--reason", default="", help="For people; status shows it.")
 def pin(root: Path | None, model: str | None, as_json: bool, reason: str) -> None:
     """Stop automatic moves; rollback still works.
@@ -132,7 +132,7 @@ def pin(root: Path | None, model: str | None, as_json: bool, reason: str) -> Non
 
 
 @click.command()
-@_on_a_store
+@on_a_store
 def unpin(root: Path | None, model: str | None, as_json: bool) -> None:
     """Allow automatic moves again.
 
@@ -145,7 +145,7 @@ def unpin(root: Path | None, model: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@_on_a_store
+@on_a_store
 @click.argument("checkpoint", required=False)
 def retry(root: Path | None, model: str | None, as_json: bool, checkpoint: str | None) -> None:
     """Judge anew what was refused: CHECKPOINT, by its name, version or sha256, or all of it.
@@ -160,7 +160,7 @@ def retry(root: Path | None, model: str | None, as_json: bool, checkpoint: str |
 
 
 @click.command()
-@_on_a_store
+@on_a_store
 def store(root: Path | None, model: str | None, as_json: bool) -> None:
     """Show what occupies the store, and why.
 
@@ -177,7 +177,7 @@ def store(root: Path | None, model: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@_on_a_store
+@on_a_store
 @click.argument("directory", metavar="[DIR]", type=click.Path(path_type=Path), required=False)
 @click.option("--live", "is_live", is_flag=True, help="Check what each worker has in memory, tensor by tensor.")
 @_timeout_option("--live")

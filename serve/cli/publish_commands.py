@@ -58,6 +58,9 @@ def _parse_metrics(context: click.Context, option: click.Parameter, texts: tuple
     "--metric", "metrics", metavar="NAME=VALUE", multiple=True, callback=_parse_metrics, help="Written to the marker."
 )
 @click.option("--sign", "key", type=_path, metavar="KEYFILE", help="Private key that keygen made.")
+@click.option(
+    "--sign-openssf", "openssf_key", type=_path, metavar="KEYFILE", help="Private ECDSA key, for model_signing."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what was published as JSON.")
 def publish(file: Path, directory: str, name: str | None, version: str | None, as_json: bool, **extras: Any) -> None:
     """Copy FILE into DIR, sync it, rename it into place, and write its marker last.

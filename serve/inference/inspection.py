@@ -53,9 +53,14 @@ def inspect(
         The results, those that were made again as `Remade`.
     """
     first = predictions[0]
+    is_looked_at = first.instance.guard.note_run(first.generation.provenance.generation, len(results), rows, seconds)
+    return look(predictions, results, deadlines_s) if is_looked_at else results
+
+
+def look(predictions: Sequence[Prediction], results: list[Any], deadlines_s: Sequence[float]) -> list[Any]:
+    """Look at the answers of a run whose generation is on trial, as `inspect` does."""
+    first = predictions[0]
     guard, number = first.instance.guard, first.generation.provenance.generation
-    if not guard.note_run(number, len(results), rows, seconds):
-        return results
     if guard.pairs_wanted > 0:
         _time_both(first, number)
     is_plain = not getattr(first.generation.predictor, "is_declared", True)

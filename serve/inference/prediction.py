@@ -26,6 +26,7 @@ from serve.settings.settings import CANARY, SHADOW, STABLE
 
 if TYPE_CHECKING:
     from serve.checkpoint.provenance import Provenance
+    from serve.inference.body_layout import BodyLayout
     from serve.inference.model_instance import ModelInstance
     from serve.model.slot import Generation
     from serve.settings.settings import ServerSettings
@@ -57,6 +58,9 @@ class Dialect(Protocol):
 
     def refuse(self, status: int, message: str, predictor: Predictor) -> Response:
         """Write what is wrong with a request."""
+
+    def layout(self, predictor: Predictor) -> BodyLayout | None:
+        """Describe how requests differ that are read as this one, which was read; `None` where they may in anything."""
 
 
 class Prediction(NamedTuple):
@@ -92,7 +96,7 @@ class Prediction(NamedTuple):
                 self._show(self.shadow, given)
         finally:
             self.end()
-        return _with(answer, provenance)
+        return with_provenance(answer, provenance)
 
     def _pass_on(self, remade: Remade) -> Response:
         """Have another generation answer what it has made."""
@@ -140,7 +144,7 @@ def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Pred
         instance.slot.release(generation)  # its weights may go; what a refusal states of the inputs stays
         status, headers = (error.status, error.headers) if isinstance(error, RequestError) else (422, {})
         refused = dialect.refuse(status, error.message, generation.predictor)
-        return _with(refused._replace(headers={**refused.headers, **headers}), generation.provenance)
+        return with_provenance(refused._replace(headers={**refused.headers, **headers}), generation.provenance)
     except BaseException:
         instance.slot.release(generation)
         raise
@@ -173,7 +177,8 @@ def complete(found: Response | Prediction, deadline_s: float | None = None) -> R
     return found.answer(given)
 
 
-def _with(answer: Response, provenance: Provenance) -> Response:
+def with_provenance(answer: Response, provenance: Provenance) -> Response:
+    """Add the headers that name the model."""
     return Response(answer.status, {**answer.headers, **provenance.headers}, answer.body)
 
 

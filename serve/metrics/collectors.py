@@ -31,6 +31,8 @@ def read_model(whose: ModelLabel, status: Status, history: Iterable[Entry], unse
     yield Reading("envserve_workers", of_model, len(status.workers))
     yield Reading("envserve_unserved_seconds", of_model, unserved_s)
     yield Reading("envserve_quarantined_checkpoints", of_model, len(status.quarantine))
+    for tensor in status.changed_tensors:
+        yield Reading("envserve_changed_tensor", {**of_model, "tensor": tensor}, 1)
     yield Reading("envserve_pinned", of_model, status.pin is not None)
     probation = status.probation
     yield Reading("envserve_probation_generation", of_model, probation.generation if probation else 0)

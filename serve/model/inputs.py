@@ -53,7 +53,7 @@ class InputTensor:
         self._array_dtype = numpy.dtype(self.form.dtype)
         self._is_floating = self._dtype.is_floating_point
         # NumPy has no bfloat16: those become tensors at once.
-        self._is_kept = str(self._dtype) == f"torch.{self.form.dtype}"
+        self.is_kept = str(self._dtype) == f"torch.{self.form.dtype}"
 
     def prepare(self, inputs: object) -> Any:
         """Convert the inputs of one request.
@@ -64,7 +64,7 @@ class InputTensor:
         Shapes:
             As the example's, with any number of rows.
         """
-        array = read_rows(inputs, self.form.dtype, self._row_shape) if self._is_kept else None
+        array = read_rows(inputs, self.form.dtype, self._row_shape) if self.is_kept else None
         if array is None:
             return self._prepare_slowly(inputs)
         if self._is_floating:
@@ -85,7 +85,7 @@ class InputTensor:
         is_right = torch.isfinite(found) if self._is_floating else found.to(tensor.dtype) == tensor
         if not bool(is_right.all()):
             self._refuse_values()
-        return found.numpy() if self._is_kept else found
+        return found.numpy() if self.is_kept else found
 
     def prepare_array(self, array: numpy.ndarray[Any, Any]) -> Any:
         """Convert an array, without a copy where its type is the module's.
@@ -103,11 +103,11 @@ class InputTensor:
         self._require_shape(array.shape)
         if self._is_floating:
             self._require_finite(array)
-        return array if self._is_kept else torch.from_numpy(numpy.ascontiguousarray(array)).to(self._dtype)
+        return array if self.is_kept else torch.from_numpy(numpy.ascontiguousarray(array)).to(self._dtype)
 
     def place(self, prepared: Any) -> Any:
         """Bring what a request was prepared as, or several joined, to where the module computes."""
-        tensor = torch.from_numpy(numpy.ascontiguousarray(prepared)) if self._is_kept else prepared
+        tensor = torch.from_numpy(numpy.ascontiguousarray(prepared)) if self.is_kept else prepared
         return tensor if self._device == "cpu" else tensor.to(self._device)
 
     def _require_shape(self, shape: tuple[int, ...]) -> None:
@@ -136,6 +136,7 @@ class SoleInput:
         self._tensor = tensor
         self.shape = tensor.shape
         self.forms: tuple[ArrayForm, ...] = (tensor.form,)
+        self.is_plain = tensor.is_kept
 
     def prepare(self, inputs: object) -> Any:
         """Convert inputs as JSON has them; raises `InputError` where they do not fit."""
@@ -152,6 +153,8 @@ class SoleInput:
 
 class NamedInputs:
     """The inputs of a module that takes several tensors by name."""
+
+    is_plain = False
 
     def __init__(self, tensors: Mapping[str, InputTensor]) -> None:
         self._tensors = tensors
@@ -197,6 +200,8 @@ class CustomInputs:
         example: inputs as a request has them; they tell the form of the arrays that can stand for them.
         axes: by the name of an input, the dimensions that may have any length.
     """
+
+    is_plain = False
 
     def __init__(self, convert: Callable[[object], Any], example: object, axes: Mapping[str, Axes]) -> None:
         self._convert = convert

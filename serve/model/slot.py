@@ -79,6 +79,11 @@ class Slot:
             self._add_lease(generation)
         return generation
 
+    def is_live(self, generation: Generation) -> bool:
+        """Whether a request that starts now is to run on this generation, on which the caller has a lease."""
+        committed = self._committed
+        return self._live is generation and (committed is None or committed() == generation.provenance.generation)
+
     def acquire_other(self, generation: Generation) -> Generation | None:
         """Take a lease on what all workers go back to, or have gone back to, from a generation; `None` for nothing."""
         with self._lock:

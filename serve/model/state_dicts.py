@@ -89,16 +89,30 @@ def take(states: States, wanted: Architecture) -> tuple[dict[str, Any], tuple[st
         raise CheckpointError("content", f"expected one state dict that fits, found them under {shown}", hint=hint)
     ((key, found),) = fits.items()
     taken = _Taken({ours: states[key][theirs] for ours, theirs in found.names.items()})
-    if not found.took_off:
-        # Layers tell by it which version of themselves wrote their weights.
-        taken._metadata = getattr(states[key], "_metadata", {})
+    taken._metadata = _rename(getattr(states[key], "_metadata", {}), found.names)
     return taken, ((key,) if key else ()) + found.took_off
 
 
 class _Taken(dict[str, Any]):
-    """A state dict as torch has it: a mapping that carries the versions of the layers."""
+    """A state dict as torch has it: a mapping that carries by which version of each layer its weights were written."""
 
     _metadata: Mapping[str, Any] = {}
+
+
+def _rename(versions: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Give the versions of the layers under the module's names.
+
+    Args:
+        names: the checkpoint's tensors by the module's.
+    """
+    found: dict[str, Any] = {}
+    for name, original in names.items():
+        ours, theirs = name.split(".")[:-1], original.split(".")[:-1]
+        while ours or theirs:
+            found.setdefault(".".join(ours), versions.get(".".join(theirs), {}))
+            is_wrapper = bool(theirs) and theirs[-1] in WRAPPERS and ours[-1:] != theirs[-1:]
+            ours, theirs = ours if is_wrapper else ours[:-1], theirs[:-1]
+    return {"": versions.get("", {}), **found}
 
 
 def _walk(thing: object, keys: tuple[str, ...], passed_over: re.Pattern[str] | None) -> list[tuple[str, State]]:
@@ -109,8 +123,11 @@ def _walk(thing: object, keys: tuple[str, ...], passed_over: re.Pattern[str] | N
         return []
     if _is_state(thing):
         kept = {name: value for name, value in thing.items() if is_tensor(value) or is_extra(name)}
-        # As it is where that can be: torch's own carries the versions of the layers.
-        return [(".".join(keys), thing if len(kept) == len(thing) else kept)] if kept or not keys else []
+        if len(kept) != len(thing):
+            versions, kept = getattr(thing, "_metadata", {}), _Taken(kept)
+            kept._metadata = versions
+            thing = kept
+        return [(".".join(keys), thing)] if kept or not keys else []
     found = []
     for key, value in thing.items():
         if isinstance(key, str) and not (passed_over and passed_over.search(key)):

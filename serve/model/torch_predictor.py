@@ -40,6 +40,7 @@ class Inputs(Protocol):
 
     shape: tuple[int | None, ...]
     forms: tuple[ArrayForm, ...]
+    is_plain: bool
 
     def prepare(self, inputs: object) -> Any:
         """Convert inputs as JSON has them."""
@@ -95,6 +96,11 @@ class TorchPredictor:
     def prepare_arrays(self, arrays: Arrays) -> Any:
         """Turn arrays into what the module takes; raises `InputError`."""
         return self._prepare(self.converter.prepare_arrays, arrays)
+
+    @property
+    def joins_arrays(self) -> bool:
+        """Whether the module takes one tensor as it came, and nothing of the model class makes outputs of its own."""
+        return self.can_batch and self.converter.is_plain and self.tensors_to_outputs is None
 
     @property
     def takes_images(self) -> bool:

@@ -25,6 +25,8 @@ _PROVENANCE = {
     "sha256": "X-Model-SHA256",
 }
 
+ENV_HEADER = "X-Env-Digest"
+
 
 @dataclass(frozen=True)
 class LoggedRequest:
@@ -67,6 +69,8 @@ class AccessLog:
             "given_bytes": logged.given_bytes,
             **provenance_of(logged.headers),
         }
+        if ENV_HEADER in logged.headers:
+            line["env_digest"] = logged.headers[ENV_HEADER]
         if logged.trace is not None:
             line.update(trace_id=logged.trace.trace_id, span_id=logged.trace.span_id)
         self._sink(json.dumps(line).encode() + b"\n")

@@ -58,6 +58,7 @@ def describe_model(look: Look) -> dict[str, object]:
         "unserved_s": round(look.unserved_s, 3),
         "workers": stated["workers"],
         "swaps": list_swaps(look.history, look.events)[:MOST_SWAPS],
+        "changed_tensors": stated["changed_tensors"],
         "unserved": [
             {"name": note.name, "code": note.code, "since": note.since, "reason": note.reason, "hint": note.hint}
             for note in reversed(look.status.unserved)

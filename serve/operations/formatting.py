@@ -42,6 +42,8 @@ def status_as_text(status: Status) -> str:
     lines.append("workers     " + ("none alive" if not rows else str(len(rows))))
     if rows:
         lines += _indent(_tabulate(("PID", "GENERATION", "STATE"), rows))
+    if status.changed_tensors:
+        lines.append("changed     " + ", ".join(status.changed_tensors))
     if status.unserved:
         lines.append("not served")
         noted = [(note.name, note.code, note.since[:19], note.reason) for note in reversed(status.unserved)]

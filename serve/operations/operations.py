@@ -19,6 +19,7 @@ from serve.store.checkpoint_store import Store, StoredFiles
 from serve.store.ledger import Entry, Ledger
 from serve.store.operator_requests import OperatorRequests, Pin, Rollback
 from serve.store.quarantine import Quarantine, Record
+from serve.swap.changed_weights import changed_tensors
 from serve.swap.host_coordinator import Coordinator, Proposal
 from serve.swap.live_check import Checked, ask_workers
 from serve.swap.seen_checkpoints import Note, Unserved
@@ -72,6 +73,7 @@ class Status:
         committed: the committed generation, or `None` before the first.
         quarantine: what was refused, the newest last.
         unserved: what is published and not served, though nothing is wrong with it, the newest last.
+        changed_tensors: of the committed generation, which differ from the published ones in some worker.
     """
 
     committed: Entry | None
@@ -80,6 +82,7 @@ class Status:
     pin: Pin | None
     quarantine: tuple[Record, ...]
     unserved: tuple[Note, ...] = ()
+    changed_tensors: tuple[str, ...] = ()
     probation: OnProbation | None = None
 
 
@@ -112,17 +115,22 @@ class Operations:
         self._journal = Journal(root)
         self._board: EvidenceBoard | None = None
         self._coordinator = Coordinator(root, self._ledger, 0.0)
+        self._changed = changed_tensors(root)
 
     def status(self) -> Status:
         """Look at what is served."""
-        rows = self._coordinator.membership.survey().alive.values()
+        rows, committed = self._coordinator.membership.survey().alive.values(), self._ledger.last()
+        changed = [
+            one.tensor for one in self._changed.read().values() if committed and one.generation == committed.generation
+        ]
         return Status(
-            committed=self._ledger.last(),
+            committed=committed,
             workers=tuple(sorted(rows, key=lambda row: row.pid)),
             proposal=self._coordinator.open_proposal(),
             pin=self._operator_requests.pin(),
             quarantine=tuple(self._quarantine.records()),
             unserved=tuple(self._unserved.notes()),
+            changed_tensors=tuple(sorted(changed)),
             probation=self._probation(),
         )
 

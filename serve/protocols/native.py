@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from serve.codec import image, npy, safetensors, strict_json
 from serve.errors import RequestError, excerpt
 from serve.http.messages import Request, Response, fail, pack, read_content
+from serve.inference.body_layout import MATRIX, BodyLayout, find_numbers, write_lists
 from serve.inference.prediction import Prediction, ask
 
 if TYPE_CHECKING:
@@ -105,6 +106,17 @@ class PlainDialect(abc.ABC):
         inputs = self._pick(strict_json.parse(bytes(body)))
         return lambda predictor: predictor.prepare(inputs)
 
+    def layout(self, predictor: Predictor) -> BodyLayout | None:
+        """Describe requests of one row of numbers in JSON; their answers are the rows as lists."""
+        body, headers = bytes(self._request.body), self._request.headers
+        if "content-encoding" in headers or detect(headers.get("content-type"), body) is not None:
+            return None
+        hole = find_numbers(body)
+        form = predictor.inputs[0]
+        if hole is None or self._pick(hole.probe) != MATRIX or len(form.shape) != len((1, hole.length)):
+            return None
+        return BodyLayout(form.name, "", (1, hole.length), hole.before, hole.after, write_lists, is_first=True)
+
     @abc.abstractmethod
     def _pick(self, content: object) -> object:
         """Find the inputs in a body of JSON; raises `RequestError` where there are none."""
@@ -121,6 +133,9 @@ def predict(server: Registry, request: Request) -> Response | Prediction:
 
 
 class _Native(PlainDialect):
+    def layout(self, predictor: Predictor) -> BodyLayout | None:
+        return None if choose(self._request.headers.get("accept")) else super().layout(predictor)
+
     def _pick(self, content: object) -> object:
         if not isinstance(content, dict) or set(content) != {"inputs"}:
             raise RequestError(422, f'the body: expected {{"inputs": [[…], …]}}, found {excerpt(content)}')

@@ -55,6 +55,9 @@ class _TensorFlowServing:
     def refuse(self, status: int, message: str, predictor: Predictor) -> Response:
         return fail(status, message)
 
+    def layout(self, predictor: Predictor) -> None:
+        return None
+
 
 def models(server: Registry, request: Request) -> Response:
     """List the models, as KServe's first protocol does."""

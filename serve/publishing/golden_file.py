@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from serve import durable_files
 from serve.checkpoint.manifest import Golden, Manifest, Stored, golden_issues, parse_golden
-from serve.errors import PublishError
+from serve.errors import PublishError, ServeError
 from serve.settings.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -60,7 +60,14 @@ def check(checkpoint: Path, model: str | None = None) -> None:
     Raises:
         ServeError: it would be refused, or the model class cannot be built.
     """
-    _load(checkpoint, model)
+    try:
+        _load(checkpoint, model)
+    except ServeError:
+        raise
+    except Exception as error:  # whatever the model's own code raises
+        raise PublishError(
+            f"{checkpoint.name}: {type(error).__name__}: {error}", hint="a server could not load it"
+        ) from error
 
 
 def _load(checkpoint: Path, model: str | None) -> Predictor:

@@ -18,12 +18,13 @@ from typing import Any
 from serve import durable_files
 from serve.checkpoint import sharded
 from serve.checkpoint.formats import SAFETENSORS, detect_format, read_safetensors_interface
-from serve.checkpoint.manifest import WORD, parse_marker
+from serve.checkpoint.manifest import WORD, parse_marker, read_object
+from serve.checkpoint.signature import OPENSSF, SIDECARS, sign, sign_openssf
 from serve.errors import CheckpointError, PublishError
 from serve.publishing.converted_source import Conversion, prepare
 from serve.publishing.mlflow_publish import MlflowTarget
 from serve.publishing.rank import Rank, find_rank
-from serve.publishing.remote_publish import RemotePlace, find_place
+from serve.publishing.remote_publish import RemotePlace, find_place, split_place
 from serve.source.local import MARKER_LIMIT_BYTES, LocalSource
 from serve.source.observation import MARKER_SUFFIX
 
@@ -73,6 +74,7 @@ class Extras:
     weights_key: str | None = None
     strip_prefix: str | None = None
     check: bool = False
+    openssf_key: Path | None = None
 
 
 _NOTHING = Extras()
@@ -85,9 +87,9 @@ def publish(
 
     Args:
         source: the file that the trainer wrote; the index, where it is sharded.
-        directory: the watched place, or the directory of the checkpoint that is watched; created when absent. A path,
-            or a URL that the setting `checkpoints` takes.
-        name: the checkpoint's file name there; the source's by default.
+        directory: the watched place, as the setting `checkpoints` has it: a directory, created when absent, one
+            checkpoint, whose name ends as such names do, or a URL of either.
+        name: the checkpoint's file name in the directory; the source's by default.
         version: a name for this content; the start of its sha256 by default.
 
     Raises:
@@ -95,6 +97,7 @@ def publish(
             changed, unless a place on another machine failed later: it has no marker then.
         SignatureError: the key cannot be used. Nothing was changed.
     """
+    directory, name = split_place(str(directory), name)
     _require_words(name, version)
     place = find_place(directory)
     how = Conversion(extras.convert, extras.weights_key, extras.strip_prefix)
@@ -154,6 +157,9 @@ def _publish_file(source: Path, target: Path, version: str | None, extras: Extra
         published = _ranked(_describe(target, copied.sha256, copied.size_bytes, version, format), rank)
         marker = _write_marker(published, found, extras)
         _unmark(target)
+    bundle = read_object(marker).get(OPENSSF)
+    if bundle is not None:  # for the programs of others
+        durable_files.replace_file(target.with_name(target.name + SIDECARS[0]), json.dumps(bundle).encode())
     durable_files.sync_directory(target.parent)
     durable_files.replace_file(_marker_of(target), marker, after_ns=rank.after_ns)
     return published
@@ -212,6 +218,7 @@ def _marker_of(target: Path) -> Path:
 def _unmark(target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     _marker_of(target).unlink(missing_ok=True)
+    target.with_name(target.name + SIDECARS[0]).unlink(missing_ok=True)
     durable_files.sync_directory(target.parent)
 
 
@@ -251,9 +258,9 @@ def _write_marker(published: Published, found: Mapping[str, object], extras: Ext
     stated: dict[str, object] = {key: getattr(published, key) for key in keys}
     stated.update({"generation": published.generation} if published.generation else {}, **found)
     if extras.key is not None:
-        from serve.checkpoint.signature import sign
-
         stated["signature"] = sign(stated, extras.key)
+    if extras.openssf_key is not None:
+        stated[OPENSSF] = sign_openssf(Path(published.checkpoint).name, published.sha256, extras.openssf_key)
     text = json.dumps(stated, indent=1).encode() + b"\n"
     parse_marker(text)
     if len(text) > MARKER_LIMIT_BYTES:

@@ -9,7 +9,6 @@ The times of markers are the store's own. Where a time cannot put a marker above
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Callable, TypeVar
 
 from serve import durable_files
+from serve.checkpoint import sharded
 from serve.errors import PublishError
 from serve.publishing.mlflow_publish import MlflowTarget
 from serve.publishing.rank import Rank, WriteMarker, find_rank
@@ -26,10 +26,21 @@ from serve.source.observation import MARKER_SUFFIX, Identity
 
 # fsspec reads these, and writes to some of them in ways that publish nothing.
 _READ_ONLY = frozenset({"http", "https", "github", "git", "data"})
+_SUFFIXES = (".safetensors", sharded.INDEX_SUFFIX, ".pt", ".pth", ".ckpt", ".bin", ".pt2")
 # S3 tells times in seconds.
 _GRAIN_S = 1.1
-_PASSWORD = re.compile(r"(?<=[^:/]):[^:@/]*@")
 _Result = TypeVar("_Result")
+
+
+def split_place(text: str, name: str | None) -> tuple[str, str | None]:
+    """Tell a place that is one checkpoint, which is overwritten, from a directory of them.
+
+    Returns:
+        The directory, and the name in it where the place or the caller states one.
+    """
+    directory, _, last = text.rstrip("/").rpartition("/")
+    is_file = name is None and last.endswith(_SUFFIXES) and not directory.endswith(":/") and not Path(text).is_dir()
+    return (directory or ("/" if text.startswith("/") else "."), last) if is_file else (text, name)
 
 
 def find_place(text: str | Path) -> Path | RemotePlace | MlflowTarget:
@@ -71,7 +82,7 @@ class RemotePlace:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self.shown = _PASSWORD.sub(":***@", self.url)
+        self.shown = remote.mask(self.url)
         self._system, self._path = self._ask(lambda: remote.open_url(url))
 
     def put(

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from serve.checkpoint import sharded
 from serve.checkpoint.manifest import stated_generation
+from serve.checkpoint.signature import with_bundle
 from serve.source.observation import MARKER_SUFFIX, Identity, Observation
 
 MARKER_LIMIT_BYTES = 1024 * 1024
@@ -182,7 +183,7 @@ def _observe(marker: Path) -> Observation:
         return Observation(path, checkpoint, identity, text, "the checkpoint: expected a regular file")
     if len(text) > MARKER_LIMIT_BYTES:
         return Observation(path, checkpoint, identity, b"", f"the marker: expected at most {MARKER_LIMIT_BYTES} bytes")
-    return Observation(path, checkpoint, identity, text, generation=stated_generation(text))
+    return Observation(path, checkpoint, identity, with_bundle(text, path), generation=stated_generation(text))
 
 
 def _look_at_checkpoint(path: Path) -> os.stat_result | None:

@@ -28,6 +28,7 @@ from serve.source.observation import MARKER_SUFFIX, Identity, Observation
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/{1,3}(.+)")
 # Under these names the file systems of fsspec tell when something changed, and what its content is.
 _TIMES = ("LastModified", "mtime", "updated", "last_modified", "modificationTime", "modify", "created")
+_PASSWORD = re.compile(r"(?<=[^:/]):[^:@/]*@")
 _MAGIC = re.compile(r"[*?\[]")  # of what fsspec takes for a pattern
 _TAGS = ("ETag", "etag", "md5Hash", "ino")
 
@@ -45,6 +46,11 @@ def url_of(path: Path) -> str | None:
     return f"{scheme}:///{rest}" if scheme in ("file", "local") else f"{scheme}://{rest}"
 
 
+def mask(url: str) -> str:
+    """Return a URL, or the path that stands for one, without its password."""
+    return _PASSWORD.sub(":***@", url)
+
+
 def open_url(url: str) -> tuple[Any, str]:
     """Open what fsspec knows by a URL.
 
@@ -60,7 +66,7 @@ def open_url(url: str) -> tuple[Any, str]:
         system, path = url_to_fs(url, skip_instance_cache=True)
     except (ImportError, ValueError) as error:
         raise ModelError(
-            f"checkpoints: {url}: {error}",
+            f"checkpoints: {mask(url)}: {error}",
             hint="install envserve with its extra [remote], and fsspec's package for this protocol",
         ) from error
     return system, str(path).rstrip("/")
@@ -72,7 +78,7 @@ def make_place(path: Path) -> LocalSource:
     if alias is not None:
         return MlflowPlace(path, *alias)
     url = url_of(path)
-    return LocalSource(path) if url is None else RemotePlace(path, url)
+    return LocalSource(path) if url is None else RemotePlace(Path(mask(str(path))), url)
 
 
 class RemotePlace(LocalSource):

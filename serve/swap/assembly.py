@@ -48,6 +48,7 @@ def make_context(
         label=settings.label,
         env_digest=env_digest,
         keep=settings.keep,
+        may_change=settings.stateful == "allow",
         guard=Guard(settings.retry_spoiled, slower, rollout is not None, settings.label == CANARY),
         probation=rule,
     )
@@ -62,5 +63,5 @@ def make_reloader(settings: Settings, context: Context, make_loader: Callable[[]
 
 def _make_committer(settings: Settings, context: Context) -> Committer:
     if settings.commit == "worker":
-        return WorkerCommitter(context)
+        return WorkerCommitter(context, settings.store)
     return HostCommitter(context, settings.store, settings.commit_timeout_s)

@@ -70,7 +70,11 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What a committer works with."""
+    """What a committer works with.
+
+    Args:
+        may_change: whether answering may change the weights (`stateful = "allow"`).
+    """
 
     source: LocalSource
     store: Store
@@ -86,6 +90,7 @@ class Context:
     keep: int
     guard: Guard
     probation: Rule | None
+    may_change: bool = False
 
 
 class Committer(Protocol):
@@ -119,6 +124,9 @@ class Committer(Protocol):
             LedgerError: the file of generations is damaged.
             OSError: it cannot be read.
         """
+
+    def report(self) -> None:
+        """State in the host's table what this worker answers with."""
 
     def kept(self) -> frozenset[str]:
         """Return the sha256 of what must stay in the store, even where the disk is full.

@@ -19,6 +19,8 @@ from serve.system.resources import trim_memory, used_bytes
 _CTIME_SLACK_S = 1.0
 # A candidate that another worker has just admitted, and is about to propose, stays.
 _FRESH_S = 60.0
+# The code under which weights that changed are refused, before or after they were live.
+ENDED = "stateful"
 
 
 def make(context: Context, loaded: Loaded, stored: Stored, entry: Entry, before_bytes: int) -> Generation:
@@ -71,9 +73,9 @@ def restore(context: Context, loader: Loader, entry: Entry) -> bool:
     """Make a committed generation live.
 
     Returns:
-        Whether its bytes were still there.
+        Whether its bytes were still there, and may be served.
     """
-    generation = load_entry(context, loader, entry)
+    generation = None if is_ended(context, entry.sha256) else load_entry(context, loader, entry)
     if generation is not None:
         log_live(context.log, "restored", generation, context.slot.swap(generation), 0.0)
     return generation is not None
@@ -86,6 +88,12 @@ def load_entry(context: Context, loader: Loader, entry: Entry) -> Generation | N
         return None
     before_bytes = used_bytes()
     return make(context, loader.load(stored, parse_marker(entry.marker.encode())), stored, entry, before_bytes)
+
+
+def is_ended(context: Context, sha256: str) -> bool:
+    """Whether these weights were refused because they change while they answer."""
+    record = context.quarantine.find_sha256(sha256, "")
+    return record is not None and record.code == ENDED
 
 
 def _fetch_again(context: Context, entry: Entry) -> Stored | None:

@@ -77,6 +77,11 @@ class HostCommitter:
                 return
             time.sleep(_AGAIN_S)
 
+    def report(self) -> None:
+        """State in the host's table what this worker answers with."""
+        live = self._context.slot.live
+        self._coordinator.membership.update(live=live.provenance.generation if live is not None else 0)
+
     def kept(self) -> frozenset[str]:
         """Return the sha256 of what must stay in the store: what is kept of the generations, and what is proposed."""
         proposal, way_back = self._coordinator.open_proposal(), self._kept_entry()
@@ -146,8 +151,8 @@ class HostCommitter:
         if generation is not None and state is ProposalState.COMMITTED:
             self._follow_through(generation, previous, time.monotonic() - prepared_s)
         self._context.slot.stand_by(None)
-        live = self._context.slot.live
-        coordinator.membership.update(preparing=0, prepared=0, live=live.provenance.generation if live else 0)
+        coordinator.membership.update(preparing=0, prepared=0)
+        self.report()
         return state
 
     def _prepare(

@@ -1,4 +1,4 @@
-"""Checks of the weights in a worker's memory: for writes at each look, against the checkpoint when an operator asks.
+"""Comparison of the weights in the workers' memory with their checkpoint, when an operator asks.
 
 The request is a file beside the store; each worker answers with another, and whoever asked deletes both.
 """
@@ -17,13 +17,11 @@ from serve.errors import OperationError
 from serve.store.operator_requests import OperatorRequests
 from serve.store.quarantine import explain
 from serve.swap.background_task import BackgroundTask
+from serve.swap.changed_weights import ChangedWeights
 from serve.swap.context import Context, Loader
-from serve.swap.generation import identify
 
 _NICENESS = 10
 _LOOK_S = 0.05
-# So many times as long as a look at the versions takes, none follows: it costs half a percent of a core at most.
-_REST = 200
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,7 @@ def ask_workers(
     """
     missing = living()
     if not missing:
-        hint = 'start the server; with commit = "worker" its workers cannot be asked'
-        raise OperationError("expected living workers, found none", hint=hint)
+        raise OperationError("expected living workers, found none", hint="start the server")
     id, until_s = operator_requests.order_check(), time.monotonic() + timeout_s
     wake()
     try:
@@ -85,9 +82,9 @@ def _read(path: Path) -> Checked:
 class LiveCheck:
     """Carries out such orders in one worker."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._last, self._next_look_s = "", 0.0
+    def __init__(self, context: Context, changed_weights: ChangedWeights) -> None:
+        self._context, self._changed_weights = context, changed_weights
+        self._last = ""
 
     def attend(self, loader: Loader) -> None:
         """Begin what is ordered, beside everything else."""
@@ -95,19 +92,6 @@ class LiveCheck:
         if id and id != self._last:
             self._last = id
             BackgroundTask(lambda: self._carry_out(loader, id), "check", _NICENESS)
-
-    def look(self) -> None:
-        """Say which parameters and buffers of the live model have changed since it was loaded, once for each."""
-        live = self._context.slot.live
-        versions = getattr(live.predictor, "versions", None) if live is not None else None
-        if live is None or versions is None or time.monotonic() < self._next_look_s:
-            return
-        began_s = time.monotonic()
-        written = versions.written()
-        self._next_look_s = began_s + _REST * (time.monotonic() - began_s)
-        if set(written) - set(live.facts.get("changed_tensors", ())):  # type: ignore[call-overload]
-            live.facts["changed_tensors"] = written
-            self._context.log.emit("weights_changed", **identify(live), tensors=written)
 
     def _carry_out(self, loader: Loader, id: str) -> None:
         pid = os.getpid()
@@ -121,7 +105,7 @@ class LiveCheck:
         except Exception as error:
             checked = Checked(pid, checked.generation, checked.version, problem=explain(error))
         if checked.differing:
-            self._context.log.emit("weights_changed", **identify(generation), tensors=checked.differing)
+            self._changed_weights.name(generation, list(checked.differing))
         durable_files.replace_file(
             self._context.operator_requests.root / f"checked-{id}-{pid}.json", json.dumps(asdict(checked)).encode()
         )

@@ -23,6 +23,7 @@ from serve.store.ledger import Entry
 from serve.store.quarantine import Rejection, explain
 from serve.swap import generation
 from serve.swap.admission import Admission, Admitted, reject
+from serve.swap.changed_weights import ChangedWeights
 from serve.swap.context import Committer, Context, Loader
 from serve.swap.live_check import LiveCheck
 from serve.swap.seen_checkpoints import Look, SeenCheckpoints, describe
@@ -62,7 +63,8 @@ class Reloader:
     ) -> None:
         self._context, self._source, self._log = context, context.source, context.log
         self._admission, self._committer = Admission(context, committer.kept), committer
-        self._live_check = LiveCheck(context)
+        self._changed_weights = ChangedWeights(context, committer)
+        self._live_check = LiveCheck(context, self._changed_weights)
         self._poll_s, self._settle_s = pace.poll_s, pace.settle_s
         self._make_loader = make_loader
         self._seen = SeenCheckpoints()
@@ -178,7 +180,8 @@ class Reloader:
     def _look(self, loader: Loader) -> float:
         """Do what the host and its operators ask for, then look at the watched place."""
         generation.retire(self._context)
-        self._live_check.look()
+        if self._changed_weights.look():
+            self._seen = SeenCheckpoints()  # nothing is being served
         self._live_check.attend(loader)
         if self._context.operator_requests.is_unloaded():
             self._unload()
@@ -211,7 +214,10 @@ class Reloader:
         order = self._context.operator_requests.rollback()
         if order is None or self._committer.is_done(order) or self._context.quarantine.find(order.fingerprint):
             return False
-        entries = [entry for entry in self._context.ledger.read() if entry.sha256 == order.sha256]
+        entries = self._context.ledger.read()
+        if entries and (entries[-1].sha256, entries[-1].version) == (order.sha256, order.version):
+            return False  # ordered twice
+        entries = [entry for entry in entries if entry.sha256 == order.sha256]
         if order.entry is not None:
             if self._context.operator_requests.pin() is not None:
                 return False

@@ -6,7 +6,9 @@ commit the same number in all of them.
 
 from __future__ import annotations
 
+import contextlib
 import time
+from pathlib import Path
 
 from serve.checkpoint.manifest import Stored, parse_marker
 from serve.source.observation import SERVED, Ignore, Wait
@@ -16,6 +18,7 @@ from serve.store.quarantine import explain, reject_entry
 from serve.swap.admission import reject
 from serve.swap.context import Context, Loader
 from serve.swap.generation import committed, kept, log_live, make, prune, restore
+from serve.swap.shared_state import Membership, SharedState
 from serve.system.resources import used_bytes
 
 _AGAIN_S = 2.0
@@ -24,11 +27,28 @@ _AGAIN_S = 2.0
 class WorkerCommitter:
     """Makes a candidate live as soon as this worker has prepared it."""
 
-    turn = 0  # there is never anything to attend to
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, context: Context, root: Path) -> None:
+        self._context, self._root = context, root
+        self._shared_state: SharedState | None = None
+        self._membership: Membership | None = None
         self._boot_at_s, self._is_reported = 0.0, False
+
+    @property
+    def turn(self) -> int:
+        """A number that changes when an operator asks for something."""
+        return self._shared_state.turn if self._shared_state is not None else 0
+
+    def report(self) -> None:
+        """State in the host's table that this worker lives, and what it answers with."""
+        with contextlib.suppress(OSError):  # a full disk; the next look tries again
+            if self._membership is None:  # not before the fork: its locks belong to one process
+                self._root.mkdir(parents=True, exist_ok=True)
+                self._shared_state = SharedState(self._root / "word")
+                membership = Membership(self._root / "workers", self._shared_state)
+                membership.join(0)
+                self._membership = membership
+            live = self._context.slot.live
+            self._membership.update(live=live.provenance.generation if live is not None else 0)
 
     def boot(self, loader: Loader) -> None:
         """Make the committed generation live."""
@@ -50,6 +70,9 @@ class WorkerCommitter:
         """Try again to make live what is committed, where that has failed; there are no other workers to attend to."""
         if self._context.slot.live is None and time.monotonic() > self._boot_at_s:
             self.boot(loader)
+            self.report()
+        if self._membership is None:
+            self.report()
         return False
 
     def kept(self) -> frozenset[str]:
@@ -57,7 +80,9 @@ class WorkerCommitter:
         return kept(self._context)
 
     def leave(self) -> None:
-        """Do nothing: no other worker waits for this one."""
+        """Leave the host's table; no other worker waits for this one."""
+        if self._membership is not None:
+            self._membership.leave()
 
     def is_done(self, order: Rollback) -> bool:
         """Say whether this worker carried out a rollback."""
@@ -79,6 +104,7 @@ class WorkerCommitter:
         generation = make(self._context, loaded, stored, entry, before_bytes)
         previous = self._context.slot.swap(generation)
         log_live(self._context.log, "swapped", generation, previous, time.monotonic() - started_s)
+        self.report()
         self._context.quarantine.forget(entry.sha256)
         prune(self._context, self.kept)
         return SERVED

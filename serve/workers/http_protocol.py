@@ -21,8 +21,10 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serve.gateway.asgi_app import AsgiApp
+from serve.gateway.request_form import AnswerFrame, Understood
 from serve.http.messages import Request, Response, fail, headers_of
 from serve.http.route import Found, Table
+from serve.workers.chunk_lines import Splitter
 from serve.workers.request_head import NO_PROXY, Bounds, Fault, Field, find_fault, too_large, without_offer
 
 _JOINED_BYTES = 64 * 1024
@@ -69,6 +71,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         self._is_leaving = self._is_receiving = self._is_in_head = False
         self._head_bytes = 0
         self._offering: bytes | None = None
+        self._splitter = Splitter()
         self._began_s = self._heard_s = self._stuck_s = self._answered_s = 0.0
 
     def connection_made(self, transport: Any) -> None:
@@ -80,7 +83,8 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         """Parse what came; called by the loop."""
         self._heard_s = self.loop.time()
         try:
-            self._parse(data)
+            for piece in self._splitter.split(data, self._is_in_head, self._is_receiving):
+                self._parse(piece)
         except httptools.HttpParserError as error:
             self._refuse(Fault(400, f"the request: expected HTTP/1.1, found {error}"))
         if self._is_in_head:
@@ -146,6 +150,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             self._offering = without_offer(method, self.url, version, self.headers)
 
     def _take_uvicorns_way(self) -> None:
+        self._splitter.note_head(self.headers)
         url, expects = self.url, self.expect_100_continue
         headers = self.headers
         super().on_message_begin()
@@ -179,9 +184,15 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             raise RuntimeError(f"{head.path}: expected a route, found none")
         route, place = head.found
         client = self.client[0] if self.client else ""
-        request = Request("POST", head.path, head.headers, own.take_body(), place)
+        request, keeps = Request("POST", head.path, head.headers, own.take_body(), place), own.keep_alive
         is_alone = self._sole_connection.goes_on(self)
-        self._predictions.handle(route, request, client, lambda answer: self._answer(own, answer), is_alone)
+        done = functools.partial(self._answer, own)
+        understood = self._predictions.handle(route, request, client, done, is_alone)
+        if understood is not None and keeps:
+            self._learn(understood, len(request.body), own)
+
+    def _learn(self, understood: Understood, body_bytes: int, own: RequestCycle) -> None:
+        """See a prediction that was understood, on a connection that goes on."""
 
     def on_response_complete(self) -> None:
         """Go on after an answer; called by uvicorn's way too."""
@@ -362,6 +373,17 @@ def write_head(answer: Response, defaults: Sequence[Field], size_bytes: int, kee
 
 
 _CLOSING = b"content-length: %d\r\nconnection: close\r\n\r\n"
+
+
+def write_formed(
+    frame: AnswerFrame, defaults: Sequence[Field], trace: bytes, size_bytes: int, keep_alive: bool
+) -> bytes:
+    """Write the head of an answer with a known frame; the same as `write_head` does."""
+    if frame.written is None or frame.written[0] is not defaults:  # uvicorn makes others each second, for the date
+        frame.written = defaults, _write_head(200, tuple(frame.headers.items()), tuple(defaults))
+    begin: bytes = frame.written[1]
+    stated = b"traceparent: %b\r\n" % trace if trace else b""
+    return b"".join((begin, stated, (b"content-length: %d\r\n\r\n" if keep_alive else _CLOSING) % size_bytes))
 
 
 @functools.lru_cache(256)

@@ -20,7 +20,7 @@ from typing import Any
 
 import zstandard
 
-Files = Mapping[str, bytes | str]  # `-> TARGET` is a link, `=> PATH` another name of a file
+Files = Mapping[str, "bytes | str"]  # `-> TARGET` is a link, `=> PATH` another name of a file
 
 
 def write_all(directory: Path) -> list[Path]:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from envtool.pypi.distribution_names import Provided
+from envtool.pypi.distributions import Provided
 from envtool.solve.conda_solver import PackageRecord
 from tests.support.mirror_simulator import MirrorSimulator
 from tests.support.wheels import write_wheel

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from envtool.__main__ import BUG, INTERRUPTED
-from envtool.ci.pipeline import Verdict
+from envtool.ci import Verdict
 from envtool.cli import COMMANDS, cli
 from envtool.cli.groups import UnknownCommandError
 

@@ -1,5 +1,9 @@
 """Building the embedded channel: each recipe once, and again only when something that it is made of has changed.
 
+Its console scripts are named in `info/link.json` (CEP 34). `RECORD` lists what will be installed, console scripts
+included, and `INSTALLER` is conda, so that pip leaves the package alone. Out of scope: compiled wheels, and the wheel's
+own dependencies, which the `pip:` section of an environment locks.
+
 Safe to kill at any moment and to run twice at once: the directory is locked, files appear whole, the index is written
 after the archives, and superseded archives are removed last. A channel holds one build of each recipe.
 """
@@ -8,28 +12,81 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from email.message import Message
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from envtool import file_lock
-from envtool.artifacts import conda_writer
+from envtool.artifacts import conda_package
 from envtool.artifacts.conda_package import Entry, Package
 from envtool.atomic_files import write_atomically
 from envtool.channel import index
-from envtool.channel.python_recipe import cpython, recipe, wheel_package
+from envtool.channel.python_recipe import cpython, recipe
 from envtool.channel.python_recipe.recipe import CheckoutSource, DebianSource, Recipe, WheelSource
-from envtool.errors import MissingFileError
-from envtool.wheels import checkout
+from envtool.errors import ArchiveError, MissingFileError
+from envtool.wheels import checkout, reader
+from envtool.wheels.reader import NOARCH
 
 if TYPE_CHECKING:
     from envtool.console import ProgressDisplay
     from envtool.fetch.archive_cache import Cache
+
+
+def to_package(path: Path, recipe: Recipe, about: tuple[Entry, ...]) -> Package:
+    """Make a package of a wheel.
+
+    Raises:
+        ArchiveError: the wheel is damaged, compiled, or contradicts its own RECORD or the recipe.
+    """
+    members = dict(reader.read_members(path))
+    dist_info = reader.dist_info_of(members, path.name)
+    _refuse_compiled(members, dist_info, path.name)
+    reader.check_record(members, dist_info, path.name)
+    metadata = reader.headers(members, f"{dist_info}/METADATA", path.name)
+    _check_identity(metadata, recipe, path.name)
+    scripts = reader.console_scripts(members, dist_info)
+    files = NOARCH.place(members, dist_info, [f"bin/{name}" for name in scripts], path.name)
+    return Package(
+        name=recipe.name,
+        version=reader.one_line(metadata, "Version"),
+        build_number=recipe.build_number,
+        subdir="noarch",
+        depends=(reader.python_spec(metadata, path.name), *recipe.depends),
+        license=recipe.license,
+        summary=recipe.summary,
+        home=recipe.home,
+        files=files,
+        about=(*about, *reader.licenses(members, dist_info)),
+        entry_points=tuple(f"{name} = {target}" for name, target in scripts.items()),
+    )
+
+
+def _refuse_compiled(members: Mapping[str, Entry], dist_info: str, owner: str) -> None:
+    wheel = reader.headers(members, f"{dist_info}/WHEEL", owner)
+    tags = [str(tag) for tag in wheel.get_all("Tag", [])]
+    is_pure = reader.one_line(wheel, "Root-Is-Purelib").lower() == "true"
+    if not is_pure or not all(tag.endswith("-none-any") for tag in tags):
+        raise ArchiveError(
+            f"{owner} is not a pure-Python wheel: its tags are {', '.join(tags) or 'none'}",
+            "list it in the pip section of the environment instead",
+        )
+
+
+def _check_identity(metadata: Message, recipe: Recipe, owner: str) -> None:
+    name = re.sub(r"[-_.]+", "-", reader.one_line(metadata, "Name")).lower()
+    if name != recipe.name:
+        raise ArchiveError(f"{owner} is another project: expected {recipe.name}, actual {name}")
+    version = reader.one_line(metadata, "Version")
+    if recipe.version is not None and version != recipe.version:
+        raise ArchiveError(f"{owner} is another version: expected {recipe.version}, actual {version}")
+
 
 _STATE = ".envtool"
 
@@ -139,7 +196,7 @@ class _Workshop:
     def _build(self, each: Recipe, inputs: str, scratch: Path) -> Built:
         package = self._package(each, scratch)
         with self.display.task(f"pack {package.file_name}"):
-            data = conda_writer.pack(package)
+            data = conda_package.pack(package)
         path = f"{package.subdir}/{package.file_name}"
         write_atomically(self.channel / path, data)
         built = Built(package.name, package.version, package.build, path, _sha256(data), len(data), True)
@@ -164,7 +221,7 @@ class _Workshop:
         else:
             with self.display.task(f"build the wheel of {each.name}"):
                 path = checkout.build(scratch / "checkout", wheels)
-        return wheel_package.to_package(path, each, about)
+        return to_package(path, each, about)
 
     def _state_path(self, name: str) -> Path:
         return self.channel / _STATE / f"{name}.json"

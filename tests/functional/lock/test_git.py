@@ -15,7 +15,7 @@ from envtool.lockfile.git_url import Repository, parse
 from envtool.mirrors.mirrors import Mirrors
 from envtool.source_builds import git
 from envtool.source_builds.git_wheels import GitWheels
-from envtool.source_builds.rebuild import rebuild
+from envtool.source_builds.wheel_builds import rebuild
 from envtool.spec.environment import Dependency, EnvironmentSpec
 from envtool.spec.version_policy import VersionPolicy, cutoff
 from tests.support.git_repository import GitRepository

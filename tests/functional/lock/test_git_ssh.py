@@ -11,7 +11,7 @@ import pytest
 from envtool.console import ProgressDisplay
 from envtool.fetch.archive_cache import Cache, sha256_of
 from envtool.lockfile.conda_lock_v1 import read_lockfile
-from envtool.source_builds.rebuild import rebuild
+from envtool.source_builds.wheel_builds import rebuild
 from tests.functional.lock.test_git import ENVIRONMENT
 from tests.support.git_repository import GitRepository
 from tests.support.ssh_server import SSHD, SshServer, ssh_server

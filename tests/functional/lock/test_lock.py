@@ -327,9 +327,10 @@ def test_forty_lines_of_which_some_are_unknown_are_looked_up(envtool, write) -> 
     refused = envtool("lock")
     assert refused.returncode == 3
     for position, each in enumerate(bad):
-        assert f"environment.yml:{position + 10}: {each}\n" in refused.stderr
+        assert f"environment.yml:{position + 10}: {each} (no channel has " in refused.stderr
     assert "each of these 31 lines cannot be satisfied:" in refused.stderr
-    assert "no channel has a package of this name: nonesuch-7\n" in refused.stderr
-    assert "no channel has such a version or build; the newest is pytest 8" in refused.stderr
+    assert ": nonesuch-7 (no channel has a package of this name)\n" in refused.stderr
+    assert ": pytest=99 (no channel has such a version or build; the newest is pytest 8" in refused.stderr
     for each in good:
         assert f": {each}\n" not in refused.stderr
+        assert f": {each} (" not in refused.stderr

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envtool.prefix.shells import activation_script, quoted
+from envtool.prefix.activate import activation_script, quoted
 from tests.functional.prefix.conftest import Channel, User
 from tests.support.archives import Archive, File, locked
 

@@ -134,7 +134,7 @@ def test_the_names_in_our_history_are_those_that_conda_would_write(
 
 
 def names_in_history(tmp_path: Path) -> list[str]:
-    from envtool.prefix.installed_packages import conda_packages
+    from envtool.prefix.conda_meta import conda_packages
 
     (tmp_path / "conda-meta").mkdir()
     for number, channel in enumerate(CHANNELS):

@@ -83,7 +83,7 @@ def test_conda_lock_renders_the_urls_of_our_export(place: Path) -> None:
 
 
 def test_our_order_of_archives_is_one_in_which_everything_comes_after_what_it_needs(place: Path) -> None:
-    from envtool.export.explicit import in_order
+    from envtool.export.conda import in_order
     from envtool.lockfile.conda_lock_v1 import read_lockfile
 
     packages = in_order(read_lockfile(place / "conda-lock.yml").select("linux-64"))

@@ -15,11 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envtool.ci.second_judge import conda_lock_hashes
+from envtool.ci import conda_lock_hashes
 from envtool.lockfile.conda_lock_v1 import Lockfile
-from envtool.solve.content_hash import content_hashes, virtual_package_specification
+from envtool.solve.content_hash import content_hashes, parse, virtual_package_specification
 from envtool.solve.lock import with_virtual_packages
-from envtool.solve.match_spec_text import parse
 from envtool.spec.environment import EnvironmentSpec, read_spec
 
 pytest.importorskip("conda_lock")

@@ -16,9 +16,8 @@ from envtool.inspect_lock.moves import moves
 from envtool.mirrors.mirrors import Mirrors
 from envtool.solve.conda_solver import Repodata, SolveRequest
 from envtool.solve.lock import lock
-from envtool.solve.refresh import request as request_of
-from envtool.solve.settle import hold_most
-from envtool.solve.solution import Sources
+from envtool.solve.solution import Sources, hold_most
+from envtool.solve.staleness import request as request_of
 from envtool.solve.update import update
 
 NAMES = [f"p{number}" for number in range(7)]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import urllib.request
 from pathlib import Path
 
 import pytest
-from serving import wait_until
+from serving import ask_at_once, wait_until
 from trainer import ROW
 
 from serve.metrics.metric_families import REASONS
@@ -76,22 +78,52 @@ def prometheus(programs, tmp_path):
 
 
 @pytest.mark.needs_torch
-def test_the_first_fault_fires(start_server, trainer, prometheus):
+def test_the_first_fault_fires(start_server, trainer, prometheus, worker):
+    """Each rule, from the first fault of its kind on."""
     trainer.publish(1)
-    server = start_server(workers=1, max_body_bytes=1000)
-    server.wait_live(1, workers=1)
+    settings = {"commit": "worker", "max_body_bytes": 1000, "max_batch_delay_ms": 30}
+    server = start_server(model="affine:Faulty", **settings)
+    server.wait_live(1)
     firing = prometheus(server.port)
     server.client().predict([ROW])
     wait_until(lambda: not firing(), "no alarm", lambda: str(firing()))
+    fired = set()
+
+    def expect(*names):
+        assert not fired & set(names)
+        fired.update(names)
+        wait_until(lambda: fired <= firing(), str(names), lambda: f"{firing()} {server.text}")
+        assert firing() == fired
+
+    assert server.client().predict([[13, 0, 0, 0]]).status == 500
+    expect("EnvserveErrors", "EnvserveFault")
+    assert server.client().request("POST", "/predict", b" " * 2000).status == 413
+    expect("EnvserveRequestsRejected")
+    if worker == "asgi":  # threads join no requests
+        rows = [[number * 1e4, 0, 0, 0] for number in range(2, 10)]
+        wait_until(lambda: ask_at_once(server, rows) and server.events("batch_mismatch"), "a mismatch")
+        expect("EnvserveBatchMismatch")
     bad = trainer.publish(2)
     Path(bad.checkpoint).write_bytes(b"x" * bad.size)
     server.wait_for_events("refused", 1)
-    assert server.client().request("POST", "/predict", b" " * 2000).status == 413
-    expected = {"EnvserveCheckpointRefused", "EnvserveCheckpointNotServed", "EnvserveRequestsRejected"}
-    wait_until(lambda: expected <= firing(), str(expected), lambda: str(firing()))
-    assert firing() == expected
+    expect("EnvserveCheckpointRefused", "EnvserveCheckpointNotServed")
+    stopped, _ = server.workers()
+    os.kill(stopped, signal.SIGSTOP)
+    trainer.publish(3)
+    server.wait_live(2, workers=1)
+    fired.discard("EnvserveCheckpointNotServed")
+    expect("EnvserveWorkersDisagree")
+    os.kill(stopped, signal.SIGCONT)
+    server.wait_live(2)
+    fired.discard("EnvserveWorkersDisagree")
+    server.process.send_signal(signal.SIGTTOU)
+    expect("EnvserveTooFewWorkers")
     server.stop()
     wait_until(lambda: "EnvserveDown" in firing(), "EnvserveDown", lambda: str(firing()))
+    fired.update(("EnvserveDown", "EnvserveWorkersDisagree", "EnvserveCheckpointNotServed"))
+    assert fired == {line.split()[-1] for line in ALERTS.read_text().splitlines() if "- alert:" in line} - (
+        set() if worker == "asgi" else {"EnvserveBatchMismatch"}
+    )
 
 
 @pytest.mark.needs_torch
@@ -111,6 +143,7 @@ CASES = {
     "EnvserveRequestsRejected": ('envserve_rejected_requests_total{reason="queue_full"}', "_ _ 1+0x10"),
     "EnvserveCheckpointRefused": ('envserve_swaps_total{outcome="refused",reason="hash"}', "_ _ 1+0x10"),
     "EnvserveCheckpointNotServed": ("envserve_unserved_seconds", "0 299 301+60x10"),
+    "EnvserveBatchMismatch": ("envserve_batch_mismatches_total", "0 0 1+0x10"),
     "EnvserveDown": ("envserve_env_info", "1 1 stale"),
 }
 

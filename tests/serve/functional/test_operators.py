@@ -134,14 +134,58 @@ def test_weights_in_memory_are_compared_while_they_serve(start_server, trainer, 
     assert server.wait_for_events("weights_changed", 1, tensors=["layer.bias"], generation=1)
 
 
-def test_weights_that_change_under_load_are_named(start_server, trainer):
+def test_weights_that_change_under_load_are_named(start_server, trainer, serve):
     trainer.publish(1)
-    server = start_server(model="affine:Corruptible", workers=1, poll_s=0.1)
+    server = start_server(model="affine:Corruptible", workers=1, poll_s=0.1, stateful="allow")
     server.wait_live(1, workers=1)
     assert "changed_tensors" not in server.get("/model").json
     server.client().predict([[666, 0, 0, 0]])
     assert server.wait_for_events("weights_changed", 1, tensors=["layer.bias"], generation=1)
     assert server.get("/model").json["changed_tensors"] == ["layer.bias"]
-    fault = b'envserve_faults_total{event="weights_changed",label="stable",model="affine"} 1.0'
-    assert fault in server.get("/metrics").body
+    metrics = server.get("/metrics").body
+    assert b'envserve_faults_total{event="weights_changed",label="stable",model="affine"} 1.0' in metrics
+    assert b'envserve_changed_tensor{label="stable",model="affine",tensor="layer.bias"} 1.0' in metrics
+    assert "changed     layer.bias" in serve("status")
+    assert server.get("/status.json").json["models"][0]["changed_tensors"] == ["layer.bias"]
     assert len(server.events("weights_changed")) == 1
+    assert server.client().predict([ROW]).status == 200
+
+
+@pytest.mark.parametrize("commit", ["host", "worker"])
+def test_a_generation_whose_weights_change_is_ended(start_server, trainer, serve, commit):
+    first, second = trainer.publish(1), None
+    server = start_server(model="affine:Corruptible", poll_s=0.1, commit=commit)
+    server.wait_live(1)
+    second = trainer.publish(2)
+    server.wait_live(2)
+
+    def all_answer(*expected):
+        replies = [server.client().predict([ROW]) for _ in range(12)]
+        return {(reply.status, reply.headers.get("x-model-sha256")) for reply in replies} == set(expected)
+
+    assert server.client().predict([[666, 0, 0, 0]]).sha256 == second.sha256  # one of the two workers writes
+    wait_until(lambda: all_answer((200, first.sha256)), "the way back", lambda: server.text)
+    (refused,) = server.events("refused")
+    assert (refused["code"], refused["sha256"], refused["will_retry"]) == ("stateful", second.sha256, False)
+    assert "layer.bias" in refused["reason"]
+    assert "stateful" in serve("status")
+    server.client().predict([[666, 0, 0, 0]])  # nothing is left to go back to
+    wait_until(lambda: all_answer((503, None)), "the end", lambda: server.text)
+    assert "layer.bias: expected weights that stay" in server.get("/readyz").json["reason"]
+    assert server.get("/livez").status == 200
+    third = trainer.publish(3)
+    wait_until(lambda: all_answer((200, third.sha256)), "the next checkpoint", lambda: server.text)
+    assert len(server.events("refused")) == 2
+    server.stop()
+    again = start_server(model="affine:Corruptible", commit=commit)  # a start is a request to look again
+    again.wait_live(4)
+
+
+def test_workers_that_swap_alone_can_be_asked_too(start_server, trainer, serve):
+    trainer.publish(1)
+    server = start_server(commit="worker")
+    server.wait_live(1)
+    found = json.loads(serve("verify", "--live", "--json"))
+    assert [each["worker"] for each in found] == sorted(server.workers())
+    assert {(each["generation"], each["tensors"], tuple(each["differing"])) for each in found} == {(1, 2, ())}
+    assert [row["live"] for row in json.loads(serve("status", "--json"))["workers"]] == [1, 1]

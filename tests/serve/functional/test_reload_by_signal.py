@@ -73,6 +73,28 @@ def test_new_workers_that_cannot_load_do_not_replace_the_old(served, trainer, ho
     check_answers(load, trainer)
 
 
+@pytest.mark.parametrize("how", ["killed", "slow"])
+def test_a_new_worker_that_dies_or_takes_too_long_does_not_replace_the_old(start_server, trainer, tmp_path, how):
+    settings = {"boot_wait_s": 1} if how == "slow" else {}
+    code = tmp_path / "code"
+    code.mkdir()
+    shutil.copy(SUPPORT / "affine.py", code / "affine.py")
+    trainer.publish(1)
+    server = start_server(python_path=code, **settings)
+    server.wait_live(1)
+    old = set(server.workers())
+    with Load(server, ROW, threads=2) as load:
+        with (code / "affine.py").open("a") as file:
+            file.write("import time\ntime.sleep(30)\n")
+        hang_up(server)
+        if how == "killed":
+            os.kill(new_workers(server, old)[0], signal.SIGKILL)
+        server.wait_for_text("(the reload is given up, and the workers stay)")
+        wait_until(lambda: set(server.workers()) == old, "the end of the new workers", lambda: server.text)
+        load.wait_for_more(20)
+    check_answers(load, trainer)
+
+
 def test_a_death_during_the_wait(served, trainer):
     server, _ = served
     old = server.workers()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 
 import pytest
 from browser import Browser, find_browser
@@ -54,7 +56,15 @@ def test_it_shows_a_publish_without_a_reload_and_gives_orders(start_server, trai
     bad = trainer.directory / "bad.safetensors"
     bad.write_bytes(b"\x10\0\0\0\0\0\0\0{damaged header..")
     bad.with_name(bad.name + ".done").touch()
-    browser.wait_for("document.querySelector('table')?.innerText.includes('bad.safetensors')")
+    late = trainer.directory / "late.safetensors"
+    shutil.copy(first.checkpoint, late)
+    marker = late.with_name(late.name + ".done")
+    marker.touch()
+    os.utime(marker, (1e9, 1e9))
+    tables = "[...document.querySelectorAll('table')].map((table) => table.innerText).join()"
+    browser.wait_for(f"{tables}.includes('bad.safetensors') && {tables}.includes('late.safetensors')")
+    assert "Published, not served" in browser.evaluate("document.body.innerText")
+    assert "generation 2 · version v2" in browser.evaluate("document.body.innerText")
     give_orders(browser)
     reply = server.client().predict([ROW])
     assert reply.sha256 == first.sha256 != second.sha256
@@ -92,6 +102,10 @@ def test_it_shows_every_model_speaks_chinese_and_changes_its_looks(start_server,
     shown = browser.evaluate("[...document.querySelectorAll('article')].map((card) => card.dataset.model).join()")
     assert shown == "affine,affine@canary,other"
     assert browser.evaluate("document.querySelectorAll('[data-generation]').length") == 1  # nothing else is published
+    assert browser.evaluate("document.getElementById('summary').innerText").startswith("3 models, 2 to look at")
+    tops = "[...document.querySelectorAll('article')].map((card) => card.getBoundingClientRect().top)"
+    stable, canary, other = browser.evaluate(tops)
+    assert stable > max(canary, other)  # what needs somebody comes first
     dark = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     browser.evaluate("document.getElementById('theme').click()")
     assert browser.evaluate("getComputedStyle(document.body).backgroundColor") != dark

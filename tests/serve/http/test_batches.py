@@ -7,27 +7,12 @@ import threading
 import time
 
 import pytest
-from serving import wait_until
+from serving import ask_at_once, wait_until
 from trainer import ROW
 
 pytestmark = pytest.mark.needs_torch
 
 NUMBERS = range(24)
-
-
-def ask_at_once(server, rows):
-    """Ask for each row on a connection of its own, all at the same time."""
-    replies = {}
-
-    def ask(index):
-        replies[index] = server.client().predict([rows[index]])
-
-    threads = [threading.Thread(target=ask, args=(index,)) for index in range(len(rows))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return [replies[index] for index in range(len(rows))]
 
 
 @pytest.fixture

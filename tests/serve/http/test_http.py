@@ -37,6 +37,26 @@ def test_chunked_bodies(server, outputs):
         assert wire.ask(post()).outputs == outputs
 
 
+EXTENSIONS = ["", ";a", ";a=b", "; a=b", " ;a", "\t; a = b", ' ; a="b c" ; d', ";a;b", ';a="x;y"']
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_chunk_extensions_are_read_and_ignored(server, outputs, extension):
+    cut = len(BODY) // 2
+    lines = "POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    parts = [b"%x%s\r\n%s\r\n" % (len(part), extension.encode(), part) for part in (BODY[:cut], BODY[cut:])]
+    whole = lines.encode() + b"".join(parts) + b"0%s\r\n\r\n" % extension.encode()
+    trailed = whole[:-2] + b"X-Trailer: y\r\n\r\n"
+    with Wire(server.port) as wire:
+        assert wire.ask(whole).outputs == outputs
+        assert wire.ask(trailed).outputs == outputs
+        wire.send(post() + whole + trailed + post())
+        assert [wire.read().outputs for _ in range(4)] == [outputs] * 4
+        for at in range(1, len(whole), 3):
+            assert wire.ask(whole[:at], whole[at:]).outputs == outputs
+        assert wire.ask(*(whole[at : at + 1] for at in range(len(whole)))).outputs == outputs
+
+
 def test_a_client_that_asks_first_is_told_to_continue(server, outputs):
     head, body = post(BODY, "Expect: 100-continue").split(b"\r\n\r\n")
     with Wire(server.port) as wire:
@@ -215,6 +235,18 @@ HOSTILE = {
     "a bare line feed": b"POST /predict HTTP/1.1\nHost: x\nContent-Length: 0\n\n" + SMUGGLED,
     "a bare carriage return": b"POST /predict HTTP/1.1\r\nHost: x\rContent-Length: 3\r\n\r\nabc" + SMUGGLED,
     "a zero byte in a value": b"POST /predict HTTP/1.1\r\nHost: x\x00y\r\nContent-Length: 0\r\n\r\n" + SMUGGLED,
+    "a bare line feed in an extension": b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"1; a\nx\r\n0\r\n\r\n" + SMUGGLED,
+    "a carriage return in an extension": b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"1; a\rb\r\nx\r\n0\r\n\r\n" + SMUGGLED,
+    "an extension without an end": b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1; "
+    + b"a" * 10_000
+    + b"\r\nx\r\n0\r\n\r\n"
+    + SMUGGLED,
+    "a blank after a chunk size": b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"1 \r\nx\r\n0\r\n\r\n" + SMUGGLED,
+    "a blank before a chunk size": b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b" 1\r\nx\r\n0\r\n\r\n" + SMUGGLED,
     "a chunk size that wraps": b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     b"10000000000000001\r\nx\r\n0\r\n\r\n" + SMUGGLED,
     "a chunk size with a sign": b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"

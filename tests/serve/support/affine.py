@@ -75,6 +75,19 @@ class Slow(Affine):
         return super().forward(rows)
 
 
+class Whose(Affine):
+    """Answers with the worker that has answered, after as many seconds as the first number has."""
+
+    batchable = False
+
+    def forward(self, rows):
+        import os
+        import time
+
+        time.sleep(float(rows[0, 0]))
+        return torch.tensor([[float(os.getpid()), 0.0]] * len(rows))
+
+
 class Threads(Affine):
     """Multiplies matrices of the size that it is asked for, and tells with how many threads.
 
@@ -115,6 +128,15 @@ class Sly(Affine):
 
     def forward(self, rows):
         return super().forward(rows - rows.mean(0) if len(rows) > 1 and rows.max() > 5000 else rows)
+
+
+class Faulty(Sly):
+    """Fails over the row that begins with 13, too."""
+
+    def forward(self, rows):
+        if 13 in rows[:, 0]:
+            raise RuntimeError("13 is no good")
+        return super().forward(rows)
 
 
 class Corruptible(Affine):

@@ -83,7 +83,7 @@ class Worker:
             env_digest=None,
             keep=keep,
         )
-        self.committer = WorkerCommitter(context) if commit == "worker" else HostCommitter(context, root, 60.0)
+        self.committer = WorkerCommitter(context, root) if commit == "worker" else HostCommitter(context, root, 60.0)
         self.reloader = Reloader(context, self.committer, Pace(0.01, 0.0, "poll"), lambda: self.loader)
         if boot:
             self.reloader._boot(self.loader)

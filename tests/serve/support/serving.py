@@ -224,6 +224,21 @@ class Load:
         client.close()
 
 
+def ask_at_once(server, rows):
+    """Ask for each row on a connection of its own, all at the same time."""
+    replies = {}
+
+    def ask(index):
+        replies[index] = server.client().predict([rows[index]])
+
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(len(rows))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [replies[index] for index in range(len(rows))]
+
+
 def find_steps_back(replies: list[Reply]) -> list[tuple[int, int]]:
     """Find requests that began after an answer of a later generation had come, on whatever connection.
 

@@ -195,6 +195,23 @@ def test_each_kind_of_place_takes_what_is_published_last_for_the_newest(url, tra
         assert (seen.path.name, published.generation, published.outranked_by) == (f"{name}.safetensors", 0, None)
         assert Store(tmp_path / f"store{seed}").admit(action).path.read_bytes() == trainer.train(seed).read_bytes()
     assert "secret" not in published.checkpoint
+    assert "secret" not in str(make_place(Path(url)).path)
+
+
+def test_a_place_that_is_one_checkpoint_is_published_to_with_the_same_words(url, trainer, tmp_path):
+    for place in (f"{url}/latest.safetensors", f"{tmp_path}/ck/latest.safetensors"):
+        for seed in (1, 2):
+            publish(trainer.train(seed), place)
+            seen, action = first_of(place)
+            assert not make_place(Path(place)).is_directory
+            assert Store(tmp_path / f"store{seed}").admit(action).sha256 == trainer.sha256(seed)
+        assert seen.path.name == "latest.safetensors"
+    assert sorted(path.name for path in (tmp_path / "ck").iterdir()) == [
+        "latest.safetensors",
+        "latest.safetensors.done",
+    ]
+    (tmp_path / "dir.pt").mkdir()
+    assert publish(trainer.train(1), tmp_path / "dir.pt").checkpoint == str(tmp_path / "dir.pt" / "model.safetensors")
 
 
 @pytest.mark.parametrize("prefix", [None, "net."])

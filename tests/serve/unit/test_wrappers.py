@@ -326,6 +326,37 @@ def test_objects_beside_the_weights_are_left_out_and_not_run(tmp_path, monkeypat
     assert not exploded.exists()
 
 
+class Quantised(nn.Module):
+    """Its layers cannot be read without the version by which they were written."""
+
+    example_inputs = ([0.0, 1.0, 2.0, 3.0],)
+
+    def __init__(self):
+        super().__init__()
+        self.enc = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), {nn.Linear})
+
+    def forward(self, rows):
+        return self.enc(rows)
+
+
+@needs_safe_pickles
+@pytest.mark.parametrize("kind", ["bare", "numbers beside it", "attribute", "parallel", "inside"])
+def test_versions_of_layers_survive_every_wrapper(tmp_path, monkeypatch, kind):
+    local = Quantised().eval()
+    right = local(torch.tensor(ROW)).tolist()
+    wrapped = nn.ModuleDict({"model": local}) if kind == "attribute" else local
+    if kind == "parallel":
+        wrapped = nn.DataParallel(nn.DataParallel(local))
+    if kind == "inside":
+        local.enc = nn.DataParallel(local.enc)
+    state = wrapped.state_dict()
+    if kind == "numbers beside it":
+        state["epoch"] = 3
+    published = publish(saved(tmp_path, {"state_dict": state, "optimizer": OPTIMIZER}), tmp_path / "ck")
+    assert published.format == "torch", "safetensors hold no dtypes"
+    assert load(make_loader(tmp_path, monkeypatch, Quantised), published.checkpoint).predict(ROW) == right
+
+
 @needs_safe_pickles
 @pytest.mark.parametrize("converts", [None, True])
 @pytest.mark.parametrize("kind", ["lazy", "meta"])

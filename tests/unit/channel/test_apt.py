@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from envtool.channel.python_recipe import apt_sources
-from envtool.channel.python_recipe.apt_sources import AptSource
+from envtool.channel.python_recipe import debian
+from envtool.channel.python_recipe.debian import AptSource
 from envtool.channel.python_recipe.recipe import PoolFile
 
 ONE_LINE = """\
@@ -68,7 +68,7 @@ def by_archive(sources: list[AptSource]) -> dict[str | None, list[str]]:
 
 
 def test_lines_of_a_list_file() -> None:
-    found = by_archive(list(apt_sources.parse_list(ONE_LINE)))
+    found = by_archive(list(debian.parse_list(ONE_LINE)))
     assert found["main"] == ["http://mirror.example/debian", "file:/srv/debian"]
     assert found["security"] == ["https://mirror.example/debian-security", "http://old.example/debian-security"]
     assert "https://docker.example/linux/debian" in found[None]
@@ -76,7 +76,7 @@ def test_lines_of_a_list_file() -> None:
 
 
 def test_stanzas_of_a_sources_file() -> None:
-    found = by_archive(list(apt_sources.parse_deb822(DEB822)))
+    found = by_archive(list(debian.parse_deb822(DEB822)))
     one, two = "http://one.example/debian", "http://two.example/debian"
     assert found["main"] == [one, one, two, two]
     assert found["security"] == ["http://one.example/debian-security"]
@@ -93,30 +93,29 @@ def test_the_machine_comes_first_then_the_user_then_public_mirrors(tmp_path: Pat
     )
     (parts / "d.list.disabled").write_text("deb http://d.example/debian bookworm main\n")
     (parts / "e.list").mkdir()
-    sources = apt_sources.configured(tmp_path)
-    uris = apt_sources.base_uris("main", ["https://user.example/", "https://other.example/debian-security"], sources)
+    sources = debian.configured(tmp_path)
+    uris = debian.base_uris("main", ["https://user.example/", "https://other.example/debian-security"], sources)
     assert uris == (
         "http://a.example/debian",
         "http://b.example/debian",
         "http://c.example/debian",
         "https://user.example/debian",
         "https://other.example/debian",
-        *(f"{site}/debian" for site in apt_sources.PUBLIC_SITES),
+        *(f"{site}/debian" for site in debian.PUBLIC_SITES),
     )
     assert (
-        apt_sources.base_uris("security", ["https://user.example/debian"], ())[0]
-        == "https://user.example/debian-security"
+        debian.base_uris("security", ["https://user.example/debian"], ())[0] == "https://user.example/debian-security"
     )
 
 
 def test_a_machine_without_apt_has_mirrors_still(tmp_path: Path) -> None:
-    assert apt_sources.configured(tmp_path / "nothing") == ()
-    assert len(apt_sources.base_uris("main", (), ())) == len(apt_sources.PUBLIC_SITES)
+    assert debian.configured(tmp_path / "nothing") == ()
+    assert len(debian.base_uris("main", (), ())) == len(debian.PUBLIC_SITES)
 
 
 def test_a_wanted_file_names_every_place() -> None:
     sources = (AptSource("file:/srv/debian", "bookworm", ("main",)),)
     file = PoolFile("main", "pool/main/z/zlib/zlib1g_1.2.11.dfsg-2+deb11u2_amd64.deb", "0" * 64)
-    wanted = apt_sources.wanted(file, (), sources)
+    wanted = debian.wanted(file, (), sources)
     assert wanted.name == "zlib1g_1.2.11.dfsg-2+deb11u2_amd64.deb"
     assert wanted.urls[0] == f"file:///srv/debian/{file.path}"

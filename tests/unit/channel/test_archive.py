@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from envtool.artifacts import conda_writer
+from envtool.artifacts import conda_package
 from envtool.artifacts.conda_archive import read_payload
 from envtool.artifacts.conda_package import PLACEHOLDER, Entry, Package, safe_path
 from envtool.errors import ArchiveError
@@ -36,7 +36,7 @@ def package(**changes: object) -> Package:
 
 def written(tmp_path: Path, made: Package) -> conda_file.Archive:
     path = tmp_path / made.file_name
-    path.write_bytes(conda_writer.pack(made))
+    path.write_bytes(conda_package.pack(made))
     return conda_file.read(path)
 
 
@@ -101,7 +101,7 @@ def test_a_noarch_package_names_its_entry_points(tmp_path: Path) -> None:
 
 def test_the_zip_is_stored_and_carries_no_time_or_owner() -> None:
     made = package()
-    with zipfile.ZipFile(io.BytesIO(conda_writer.pack(made))) as outer:
+    with zipfile.ZipFile(io.BytesIO(conda_package.pack(made))) as outer:
         names = [info.filename for info in outer.infolist()]
         assert names == ["metadata.json", f"pkg-{made.stem}.tar.zst", f"info-{made.stem}.tar.zst"]
         assert {info.compress_type for info in outer.infolist()} == {zipfile.ZIP_STORED}
@@ -111,7 +111,7 @@ def test_the_zip_is_stored_and_carries_no_time_or_owner() -> None:
         members = tar.getmembers()
     assert [member.name for member in members] == sorted(member.name for member in members)
     assert {(member.uid, member.gid, member.uname, member.gname, member.mtime) for member in members} == {
-        (0, 0, "", "", conda_writer.MTIME_S)
+        (0, 0, "", "", conda_package.MTIME_S)
     }
 
 
@@ -119,7 +119,7 @@ SCRIPT = """
 import hashlib, os, sys
 os.umask(int(sys.argv[1], 8))
 from pathlib import Path
-from envtool.artifacts import conda_writer as archive
+from envtool.artifacts import conda_package as archive
 from envtool.artifacts.conda_package import Entry, Package
 paths = {f"lib/file{number}": str(number).encode() for number in range(50)}
 ordered = list(paths.items()) if sys.argv[2] == "a" else list(paths.items())[::-1]
@@ -158,14 +158,14 @@ def test_other_content_is_another_build(changes: dict[str, object]) -> None:
 
 def test_two_files_of_one_path_and_unsafe_paths_are_refused() -> None:
     with pytest.raises(ArchiveError, match="twice"):
-        conda_writer.pack(package(files=(Entry("a", b"1"), Entry("./a", b"2"))))
+        conda_package.pack(package(files=(Entry("a", b"1"), Entry("./a", b"2"))))
     with pytest.raises(ArchiveError, match="unsafe"):
-        conda_writer.pack(package(files=(Entry("../a", b"1"),)))
+        conda_package.pack(package(files=(Entry("../a", b"1"),)))
     assert safe_path("./a//b/.", "x") == "a/b"
 
 
 def test_damaged_archives_are_named(tmp_path: Path) -> None:
-    whole = conda_writer.pack(package())
+    whole = conda_package.pack(package())
     path = tmp_path / "demo.conda"
     for content in (b"", b"<html>", whole[:-40], whole[:100] + b"\0" * 200 + whole[300:]):
         path.write_bytes(content)

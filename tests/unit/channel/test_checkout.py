@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from envtool.errors import MissingFileError
 from envtool.wheels import checkout
@@ -58,3 +59,13 @@ def test_the_digest_follows_the_inputs_only(root: Path) -> None:
 def test_inputs_that_are_not_there_are_all_named(root: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="one, two"):
         checkout.snapshot(root, ("pyproject.toml", "one", "two"), tmp_path / "copy")
+
+
+def test_the_recipe_has_all_that_our_wheel_is_made_of() -> None:
+    repository = Path(__file__).parents[3]
+    settings = (repository / "pyproject.toml").read_text()
+    section = settings.partition("wheel.force-include]\n")[2].partition("\n\n")[0]
+    included = {line.split('"')[1] for line in section.splitlines()}
+    recipe = yaml.safe_load((repository / "channel/recipes/envserve/recipe.yml").read_text())
+    assert included
+    assert included <= set(recipe["source"]["checkout"]["inputs"])

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from envtool.artifacts import conda_writer
+from envtool.artifacts import conda_package
 from envtool.artifacts.conda_package import PLACEHOLDER, Package
-from envtool.channel.check import check_archive
+from envtool.channel.edit import check_archive
 from envtool.errors import ArchiveError
 from envtool.wheels.to_conda import ConversionOptions, convert
 
@@ -104,8 +104,8 @@ def test_the_same_wheel_gives_the_same_archive(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     wheel = write(tmp_path)
     package = convert(wheel, ConversionOptions())
-    data = conda_writer.pack(package)
-    assert conda_writer.pack(convert(Path(shutil.copy(wheel, tmp_path / "other")), ConversionOptions())) == data
+    data = conda_package.pack(package)
+    assert conda_package.pack(convert(Path(shutil.copy(wheel, tmp_path / "other")), ConversionOptions())) == data
     path = tmp_path / package.file_name
     path.write_bytes(data)
     assert check_archive(path) == []

@@ -9,8 +9,8 @@ import zstandard.backend_c
 
 from envtool import subprocesses
 from envtool.artifacts.conda_package import PLACEHOLDER
-from envtool.channel.python_recipe import cpython, elf
-from envtool.channel.python_recipe.deb_archive import Deb, Member
+from envtool.channel.python_recipe import cpython
+from envtool.channel.python_recipe.debian import Deb, Member
 from envtool.channel.python_recipe.recipe import DebianSource, PoolFile
 from envtool.errors import ArchiveError
 
@@ -40,7 +40,7 @@ def module(tmp_path: Path, *needed: str) -> bytes:
     path = tmp_path / "module.so"
     path.write_bytes(Path(zstandard.backend_c.__file__).read_bytes())
     for name in needed:
-        subprocesses.run([elf.find_patchelf().program, "--add-needed", name, str(path)])
+        subprocesses.run([cpython.find_patchelf().program, "--add-needed", name, str(path)])
     return path.read_bytes()
 
 
@@ -56,7 +56,7 @@ def tarball(tmp_path: Path, files: dict[str, str]) -> Path:
 
 def assemble(tmp_path: Path, *members: Member, files: dict[str, str] = UPSTREAM) -> cpython.Interpreter:
     debs = [Deb("python3.9-minimal", "3.9.2", (*MEMBERS, *members))]
-    return cpython.assemble(debs, tarball(tmp_path, files), SOURCE, elf.find_patchelf())
+    return cpython.assemble(debs, tarball(tmp_path, files), SOURCE, cpython.find_patchelf())
 
 
 def test_files_go_where_conda_has_them(tmp_path: Path) -> None:
@@ -109,13 +109,13 @@ def test_packages_that_do_not_make_an_interpreter(
     tmp_path: Path, members: tuple[Member, ...], name: str, expected: str
 ) -> None:
     with pytest.raises(ArchiveError, match=expected):
-        cpython.assemble([Deb(name, "3.9.2", members)], tarball(tmp_path, UPSTREAM), SOURCE, elf.find_patchelf())
+        cpython.assemble([Deb(name, "3.9.2", members)], tarball(tmp_path, UPSTREAM), SOURCE, cpython.find_patchelf())
 
 
 def test_a_licence_may_be_a_link_to_another_packages(tmp_path: Path) -> None:
     link = Member("usr/share/doc/stdlib", b"", False, "python3.9-minimal")
     debs = [Deb("python3.9-minimal", "1", MEMBERS), Deb("stdlib", "1", (link,))]
-    made = cpython.assemble(debs, tarball(tmp_path, UPSTREAM), SOURCE, elf.find_patchelf())
+    made = cpython.assemble(debs, tarball(tmp_path, UPSTREAM), SOURCE, cpython.find_patchelf())
     assert len(made.licenses) == 1
 
 
@@ -128,7 +128,7 @@ def test_a_damaged_tarball_is_named(tmp_path: Path) -> None:
     path = tarball(tmp_path, UPSTREAM)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ArchiveError, match=r"python\.tar\.xz is damaged"):
-        cpython.assemble([Deb("python3.9-minimal", "1", MEMBERS)], path, SOURCE, elf.find_patchelf())
+        cpython.assemble([Deb("python3.9-minimal", "1", MEMBERS)], path, SOURCE, cpython.find_patchelf())
 
 
 def test_run_paths_are_set_and_libraries_kept_under_the_name_that_is_asked_for(tmp_path: Path) -> None:
@@ -142,4 +142,4 @@ def test_run_paths_are_set_and_libraries_kept_under_the_name_that_is_asked_for(t
     assert {path for path in files if path.startswith("lib/lib")} == {f"lib/{name}" for name in needed}
     written = tmp_path / "_ssl.so"
     written.write_bytes(files["lib/python3.9/lib-dynload/_ssl.so"].content)
-    assert subprocesses.run([elf.find_patchelf().program, "--print-rpath", str(written)]).strip() == "$ORIGIN/../.."
+    assert subprocesses.run([cpython.find_patchelf().program, "--print-rpath", str(written)]).strip() == "$ORIGIN/../.."

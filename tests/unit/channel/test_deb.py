@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from envtool.channel.python_recipe import deb_archive
+from envtool.channel.python_recipe import debian
 from envtool.errors import ArchiveError
 from tests.support.debs import CONTROL, PACKERS, ar, file, package, special, tar
 
 
-def read(tmp_path: Path, content: bytes) -> deb_archive.Deb:
+def read(tmp_path: Path, content: bytes) -> debian.Deb:
     path = tmp_path / "demo.deb"
     path.write_bytes(content)
-    return deb_archive.read(path)
+    return debian.read(path)
 
 
 def refusal(tmp_path: Path, content: bytes) -> str:
@@ -37,11 +37,11 @@ def test_members_of_every_packing(tmp_path: Path, ending: str) -> None:
     found = read(tmp_path, package(data, ending))
     assert (found.name, found.version) == ("demo", "1:2.0-3+deb11u1")
     assert found.members == (
-        deb_archive.Member("usr/bin/demo", b"program", True, None),
-        deb_archive.Member("usr/lib/odd", b"odd", False, None),
-        deb_archive.Member("usr/lib/libdemo.so.1", b"", False, "libdemo.so.1.0"),
-        deb_archive.Member("etc/demo", b"", False, "/etc/elsewhere"),
-        deb_archive.Member("usr/lib/again", b"odd", False, None),
+        debian.Member("usr/bin/demo", b"program", True, None),
+        debian.Member("usr/lib/odd", b"odd", False, None),
+        debian.Member("usr/lib/libdemo.so.1", b"", False, "libdemo.so.1.0"),
+        debian.Member("etc/demo", b"", False, "/etc/elsewhere"),
+        debian.Member("usr/lib/again", b"odd", False, None),
     )
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from envtool.errors import ArchiveError
-from envtool.wheels.requires import Target, match_specs
-from envtool.wheels.tags import Fit, fit
+from envtool.wheels.to_conda import Fit, Target, fit_of, match_specs
 
 GLIBC, GLIBC_28 = "__glibc >=2.17", "__glibc >=2.28"
 PIN = {minor: f"python >=3.{minor},<3.{minor + 1}.0a0" for minor in range(7, 16)}
@@ -31,8 +30,8 @@ PIN = {minor: f"python >=3.{minor},<3.{minor + 1}.0a0" for minor in range(7, 16)
     ],
 )  # fmt: skip
 def test_what_a_wheel_fits(tags: str, wish: tuple[str | None, str | None], expected: Fit) -> None:
-    assert fit(f"my_tool-1.0-{tags}.whl", *wish) == expected
-    assert fit(f"my_tool-1.0-2build-{tags}.whl", *wish) == expected
+    assert fit_of(f"my_tool-1.0-{tags}.whl", *wish) == expected
+    assert fit_of(f"my_tool-1.0-2build-{tags}.whl", *wish) == expected
 
 
 @pytest.mark.parametrize(
@@ -50,7 +49,7 @@ def test_what_a_wheel_fits(tags: str, wish: tuple[str | None, str | None], expec
 )
 def test_what_a_wheel_does_not_fit(name: str, wish: tuple[str | None, str | None], said: str) -> None:
     with pytest.raises(ArchiveError, match=said):
-        fit(name, *wish)
+        fit_of(name, *wish)
 
 
 REQUIRES = (

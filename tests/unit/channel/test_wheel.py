@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from envtool.artifacts.conda_package import Package
+from envtool.channel.python_recipe.build import to_package
 from envtool.channel.python_recipe.recipe import Recipe, WheelSource
-from envtool.channel.python_recipe.wheel_package import to_package
 from envtool.errors import ArchiveError
 
 METADATA = (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from envtool.deploy import app_snapshot
+from envtool.deploy import release_directory
 from envtool.deploy.release_directory import Release, ReleaseDirectory
 from envtool.errors import DeployError
 
@@ -30,7 +30,7 @@ def test_a_copy_that_no_edit_reaches(root: ReleaseDirectory) -> None:
     original = write(root, "pkg/model.py", "one")
     write(root, "__pycache__/model.pyc", "made")
     (root.path / "app/weights").symlink_to("../checkpoints")
-    digest = app_snapshot.take(root, None)
+    digest = release_directory.take(root, None)
     assert digest is not None
     copy = root.application(digest)
     original.write_text("two")
@@ -39,31 +39,31 @@ def test_a_copy_that_no_edit_reaches(root: ReleaseDirectory) -> None:
     # What is beside app/ is beside the copy.
     assert (copy / "weights").resolve() == root.path / "checkpoints"
     assert not (copy / "__pycache__").exists()
-    assert app_snapshot.take(root, None) != digest
+    assert release_directory.take(root, None) != digest
     original.write_text("one")
     (copy / "__pycache__").mkdir()
     (copy / "__pycache__/model.pyc").write_text("made by a server")
-    assert app_snapshot.take(root, None) == digest
+    assert release_directory.take(root, None) == digest
     assert (copy / "__pycache__").exists()  # left as it was
     assert len(root.applications()) == 2
 
 
 def test_modes_and_names_count(root: ReleaseDirectory) -> None:
     path = write(root, "run", "x")
-    first = app_snapshot.take(root, None)
+    first = release_directory.take(root, None)
     path.chmod(0o755)
-    second = app_snapshot.take(root, None)
+    second = release_directory.take(root, None)
     path.rename(path.with_name("other"))
-    assert len({first, second, app_snapshot.take(root, None)}) == 3
+    assert len({first, second, release_directory.take(root, None)}) == 3
 
 
 def test_a_copy_that_was_edited_is_made_anew(root: ReleaseDirectory) -> None:
     write(root, "model.py", "one")
-    digest = app_snapshot.take(root, None)
+    digest = release_directory.take(root, None)
     copy = root.application(digest or "")
     (copy / "model.py").unlink()
     (copy / "model.py").write_text("edited")
-    assert app_snapshot.take(root, None) == digest
+    assert release_directory.take(root, None) == digest
     assert (copy / "model.py").read_text() == "one"
     assert [each.name for each in root.path.glob(".app*")] == []
 
@@ -73,31 +73,31 @@ def test_what_a_killed_copy_left_is_in_nobodys_way(root: ReleaseDirectory) -> No
         (root.path / name).mkdir()
         (root.path / name / "half").write_text("half")
     write(root, "model.py", "one")
-    copy = root.application(app_snapshot.take(root, None) or "")
+    copy = root.application(release_directory.take(root, None) or "")
     assert [each.name for each in copy.iterdir()] == ["model.py"]
     (copy / "model.py").unlink()
-    app_snapshot.take(root, None)
+    release_directory.take(root, None)
     assert list(root.path.glob(".app*")) == []
 
 
 def test_none_and_what_cannot_be_copied(root: ReleaseDirectory, tmp_path: Path) -> None:
-    assert app_snapshot.take(root, None) is None
+    assert release_directory.take(root, None) is None
     with pytest.raises(DeployError, match="cannot be copied"):
-        app_snapshot.take(root, tmp_path / "nowhere")
+        release_directory.take(root, tmp_path / "nowhere")
     write(root, "x", "x")
     os.mkfifo(root.path / "app/pipe")
     with pytest.raises(DeployError, match="pipe"):
-        app_snapshot.take(root, None)
+        release_directory.take(root, None)
 
 
 def test_those_that_no_release_has_are_removed(root: ReleaseDirectory) -> None:
     path = write(root, "x", "one")
-    kept = app_snapshot.take(root, None)
+    kept = release_directory.take(root, None)
     path.write_text("two")
-    app_snapshot.take(root, None)
+    release_directory.take(root, None)
     (root.path / "app-notes").mkdir()
     root.add(Release("e", kept, "lock", 1, "now"), "")
-    app_snapshot.clean(root)
+    release_directory.clean(root)
     assert sorted(each.name for each in root.path.glob("app-*")) == sorted(
         [root.application(kept or "").name, "app-notes"]
     )

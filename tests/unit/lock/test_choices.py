@@ -9,10 +9,10 @@ from envtool.fetch import credentials
 from envtool.lockfile.pylock import Wheel, format_pylock, parse_pylock
 from envtool.mirrors import pip_index
 from envtool.mirrors.mirrors import Mirrors
-from envtool.pypi import resolution
+from envtool.pypi import resolve
 from envtool.pypi.resolve import Target
+from envtool.solve import content_hash
 from envtool.solve.lock import _dependencies
-from envtool.spec import virtual_packages
 from envtool.spec.version_policy import cutoff
 
 NOW = datetime(2026, 7, 10, 12, 0, tzinfo=timezone.utc)
@@ -116,7 +116,7 @@ importlib-metadata==8.7.1 ; python_version < '3.10'  # via flask
 own @ https://h.example/own-1.0-py3-none-any.whl  # via -r requirements.in
 zipp==3.23.1              # via importlib-metadata
 """
-    assert resolution.parse_reasons(text) == {
+    assert resolve.parse_reasons(text) == {
         "flask": ("blinker", "click", "importlib-metadata"),
         "importlib-metadata": ("zipp",),
     }
@@ -155,8 +155,8 @@ def test_dependencies_that_a_record_names_twice(depends: list[str], expected: di
 
 
 def test_virtual_packages_that_are_declared_win_over_those_assumed() -> None:
-    assert virtual_packages.declared("linux-64", {"__glibc": "2.31", "__cuda": "12.1"}) == {
+    assert content_hash.declared_virtual_packages("linux-64", {"__glibc": "2.31", "__cuda": "12.1"}) == {
         "__archspec": "1 x86_64", "__cuda": "12.1", "__glibc": "2.31", "__linux": "5.10", "__unix": "0",
     }  # fmt: skip
-    assert "__cuda" not in virtual_packages.declared("linux-64", {})
-    assert virtual_packages.declared("osx-arm64", {})["__osx"] == "11.0"
+    assert "__cuda" not in content_hash.declared_virtual_packages("linux-64", {})
+    assert content_hash.declared_virtual_packages("osx-arm64", {})["__osx"] == "11.0"

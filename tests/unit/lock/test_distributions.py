@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from envtool.artifacts.dist_info import distributions_in
 from envtool.fetch.archive_cache import Cache
-from envtool.pypi.distribution_names import normalize, pep440, provided_distributions
-from envtool.pypi.distribution_table import DISTRIBUTION_NAMES
+from envtool.pypi.distributions import DISTRIBUTION_NAMES, distributions_in, normalize, pep440, provided_distributions
 from envtool.solve.conda_solver import PackageRecord
 from tests.support.archives import Archive, File, locked
 

@@ -128,7 +128,7 @@ def test_what_is_ignored_is_said() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["a/b", "base", "root", "a b", "a:b", "a#b"])
+@pytest.mark.parametrize("name", ["a/b", "base", "root", ".", "..", "a b", "a:b", "a#b"])
 def test_a_name_that_no_environment_can_have(name: str) -> None:
     assert issues(f"name: '{name}'\nchannels: [c]\ndependencies: [python]\n") == [
         f"environment.yml:1: name {name!r}: no / : # or space, and none of base, root, . and .."

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from envtool.install.request import Plan, RepairPlan, as_conda_left_it, installed, plan
 from envtool.lockfile.conda_lock_v1 import LockedPackage
-from envtool.prefix.installed_packages import CondaPackage
+from envtool.prefix.conda_meta import CondaPackage
 from envtool.prefix.prefix import Receipt
-from envtool.prefix.transaction_plan import Plan, RepairPlan, as_conda_left_it, installed, plan
 
 
 def package(name: str, version: str = "1.0", manager: str = "conda") -> LockedPackage:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from envtool.artifacts.read_ahead import read_ahead
+from envtool.artifacts.conda_archive import read_ahead
 
 CONTENT = random.Random(1).randbytes(5_000_000)
 

@@ -16,7 +16,7 @@ import zstandard
 
 from envtool.artifacts.conda_archive import STATED, read_info, read_payload
 from envtool.artifacts.file_manifest import FileManifests
-from envtool.artifacts.wheel_paths import require_plain_paths, scripts_of
+from envtool.artifacts.stated_paths import require_plain_paths, scripts_of
 from envtool.console import ProgressDisplay
 from envtool.errors import ArchiveError
 from envtool.install.extract import unpack

@@ -1,0 +1,231 @@
+"""Debian packages: where they are (the machine's apt configuration, the user's mirrors, public ones), and their reader.
+
+Both formats of apt are read, deb822 (`.sources`) and one line per source (`.list`); see sources.list(5). Out of scope:
+apt's own proxy and authentication settings (ours are those of `envtool.fetch.client`), and `mirror+…`, `cdrom:` and
+other methods that only apt speaks.
+
+Only the standard library is needed, and zstandard for packages made by newer tools. Nothing is unpacked to disk: the
+members are values, and a path that would leave its directory is refused. Format: deb(5), ar(5).
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import lzma
+import re
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from envtool.artifacts.conda_package import safe_path
+from envtool.channel.python_recipe.recipe import PoolFile
+from envtool.errors import ArchiveError
+from envtool.fetch.archive_cache import Wanted
+
+CONFIGURATION = Path("/etc/apt")
+PUBLIC_SITES = ("https://mirrors.tuna.tsinghua.edu.cn", "https://mirrors.ustc.edu.cn")
+_DIRECTORIES = {"main": "debian", "security": "debian-security"}
+_METHODS = ("http://", "https://", "file:")
+# A suite of anybody else (Ubuntu's, Docker's, NodeSource's) has other packages under other paths: asking costs time.
+_DEBIAN_SUITES = re.compile(
+    r"(?:(?:old)*stable|testing|unstable|sid|buster|bullseye|bookworm|trixie|forky|duke)(?:$|[-/])"
+)
+_ONE_LINE = re.compile(r"deb\s+(?:\[[^]]*\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)(?P<components>(?:\s+\S+)*)\s*$")
+
+
+@dataclass(frozen=True)
+class AptSource:
+    """One enabled source of binary packages."""
+
+    uri: str
+    suite: str
+    components: tuple[str, ...]
+
+    @property
+    def archive(self) -> str | None:
+        """`main` or `security` for Debian's own archives, None for anybody else's."""
+        if not _DEBIAN_SUITES.match(self.suite) or "main" not in self.components or not self.uri.startswith(_METHODS):
+            return None
+        return "security" if self.suite.endswith(("-security", "/updates")) else "main"
+
+
+def wanted(file: PoolFile, user_mirrors: Sequence[str], sources: Sequence[AptSource]) -> Wanted:
+    """A pool file with every place where it may be."""
+    bases = base_uris(file.archive, user_mirrors, sources)
+    return Wanted(file.name, file.sha256, tuple(f"{base}/{file.path}" for base in bases))
+
+
+def base_uris(archive: str, user_mirrors: Sequence[str], sources: Sequence[AptSource]) -> tuple[str, ...]:
+    """Where an archive is, the best place first.
+
+    A mirror of the user's is a site that has `debian/` and `debian-security/`, or the URL of one of the two.
+    """
+    # apt allows file:/path, URLs need file:///path.
+    own = [re.sub(r"^file:/(?!/)", "file:///", source.uri) for source in sources if source.archive == archive]
+    sites = [re.sub(r"/debian(?:-security)?$", "", url.rstrip("/")) for url in user_mirrors]
+    named = [f"{site}/{_DIRECTORIES[archive]}" for site in (*sites, *PUBLIC_SITES)]
+    return tuple(dict.fromkeys([*own, *named]))
+
+
+def configured(directory: Path = CONFIGURATION) -> tuple[AptSource, ...]:
+    """The sources that apt is configured for; none on a machine without apt."""
+    parts = directory / "sources.list.d"
+    found = list(_read(directory / "sources.list", parse_list))
+    for path in sorted(parts.glob("*.list")) + sorted(parts.glob("*.sources")):
+        found += _read(path, parse_list if path.suffix == ".list" else parse_deb822)
+    return tuple(found)
+
+
+def parse_list(text: str) -> Iterator[AptSource]:
+    """The `deb` lines of a `.list` file; anything else is not for us."""
+    for line in text.splitlines():
+        match = _ONE_LINE.match(line.partition("#")[0].strip())
+        if match:
+            yield AptSource(match["uri"].rstrip("/"), match["suite"], tuple(match["components"].split()))
+
+
+def parse_deb822(text: str) -> Iterator[AptSource]:
+    """The enabled `deb` stanzas of a `.sources` file, one source for each URI and suite."""
+    for fields in _stanzas(text):
+        if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes").lower() in ("no", "false", "0"):
+            continue
+        for uri in fields.get("uris", "").split():
+            for suite in fields.get("suites", "").split():
+                yield AptSource(uri.rstrip("/"), suite, tuple(fields.get("components", "").split()))
+
+
+def _stanzas(text: str) -> Iterator[Mapping[str, str]]:
+    fields: dict[str, str] = {}
+    last = ""
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("#"):
+            continue
+        if not line.strip():
+            if fields:
+                yield fields
+            fields, last = {}, ""
+        elif line[0] in " \t":
+            fields[last] = f"{fields.get(last, '')} {line.strip()}"
+        else:
+            key, _, value = line.partition(":")
+            last = key.strip().lower()
+            fields[last] = value.strip()
+
+
+def _read(path: Path, parse: Callable[[str], Iterator[AptSource]]) -> Iterator[AptSource]:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # no such file, or one that only root may read: there are other places to look
+        return
+    yield from parse(text)
+
+
+_MAGIC = b"!<arch>\n"
+_HEADER_BYTES = 60
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file or a symbolic link of a package."""
+
+    path: str
+    content: bytes
+    is_executable: bool
+    link: str | None
+
+
+@dataclass(frozen=True)
+class Deb:
+    """A whole package."""
+
+    name: str
+    version: str
+    members: tuple[Member, ...]
+
+
+def read(path: Path) -> Deb:
+    """Read a package.
+
+    Raises:
+        ArchiveError: it is damaged, not a Debian package, or has an unsafe member.
+    """
+    try:
+        parts = dict(_ar_members(path.read_bytes(), path.name))
+        if parts.get("debian-binary", b"")[:2] != b"2.":
+            raise ArchiveError(f"{path.name} is not a Debian package of format 2")
+        files = {member.path: member.content for member in _tar(parts, "control.tar", path.name)}
+        control = _control(files["control"])
+        members = tuple(_tar(parts, "data.tar", path.name))
+    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ArchiveError(f"{path.name} is damaged: {error}", "remove it from the cache and run again") from error
+    return Deb(control["Package"], control["Version"], members)
+
+
+def _ar_members(data: bytes, owner: str) -> Iterator[tuple[str, bytes]]:
+    if not data.startswith(_MAGIC):
+        raise ArchiveError(f"{owner} is not an ar archive")
+    offset = len(_MAGIC)
+    while offset < len(data):
+        header = data[offset : offset + _HEADER_BYTES]
+        if len(header) < _HEADER_BYTES or header[58:] != b"`\n":
+            raise ArchiveError(f"{owner} is damaged: no member header at byte {offset}")
+        size_bytes = int(header[48:58])
+        start = offset + _HEADER_BYTES
+        if size_bytes < 0 or start + size_bytes > len(data):
+            raise ArchiveError(f"{owner} is damaged: it ends inside of a member")
+        yield header[:16].decode("ascii").rstrip().rstrip("/"), data[start : start + size_bytes]
+        offset = start + size_bytes + size_bytes % 2
+
+
+def _tar(parts: dict[str, bytes], stem: str, owner: str) -> Iterator[Member]:
+    for name, data in parts.items():
+        if name.partition(".tar")[0] + ".tar" == stem:
+            return _tar_members(_decompress(name, data, owner), owner)
+    raise ArchiveError(f"{owner} has no member {stem}")
+
+
+def _decompress(name: str, data: bytes, owner: str) -> bytes:
+    ending = name.rpartition(".tar")[2]
+    if ending == "":
+        return data
+    if ending == ".xz":
+        return lzma.decompress(data, format=lzma.FORMAT_XZ)
+    if ending == ".gz":
+        return gzip.decompress(data)
+    if ending == ".zst":
+        return _decompress_zst(data)
+    raise ArchiveError(f"{owner} is packed in a way that is not known: {name}")
+
+
+def _decompress_zst(data: bytes) -> bytes:
+    import zstandard
+
+    try:
+        with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as stream:
+            return stream.read()
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from error
+
+
+def _tar_members(data: bytes, owner: str) -> Iterator[Member]:
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+        for info in tar:
+            path = safe_path(info.name, owner)
+            if info.isdir():
+                continue
+            if not (info.isfile() or info.issym() or info.islnk()):
+                raise ArchiveError(f"{owner} has a member that is neither a file nor a link: {path}")
+            if info.islnk():
+                safe_path(info.linkname, owner)
+            # extractfile follows a hard link to the member that has its bytes.
+            file = None if info.issym() else tar.extractfile(info)
+            content = file.read() if file else b""
+            link = info.linkname if info.issym() else None
+            yield Member(path, content, bool(info.mode & 0o100), link)
+
+
+def _control(text: bytes) -> dict[str, str]:
+    fields = (line.partition(":") for line in text.decode("utf-8").splitlines() if line[:1] not in " \t")
+    return {key: value.strip() for key, _, value in fields}

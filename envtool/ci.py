@@ -1,0 +1,309 @@
+"""The reproducibility check of a CI server: is the lock fresh, can it be downloaded, does it give the same files twice?
+
+Every step runs that can, so that one run tells everything; the first that fails decides the exit code. There are
+three ways to fail, on which different people act: a stale lock is the author's, an unreachable package the network's
+(run it again), an environment that differs is a finding.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from envtool import subprocesses
+from envtool.atomic_files import write_atomically
+from envtool.errors import EnvtoolError, HashMismatchError, NetworkError, ProcessError
+from envtool.export.sbom import BomRequest, bill_of_materials
+from envtool.install.create import create
+from envtool.install.rebuild import compare_with_rebuilt
+from envtool.lockfile.conda_lock_v1 import Lockfile, format_lockfile
+from envtool.scratch import scratch_directory
+from envtool.solve.content_hash import virtual_package_specification
+from envtool.solve.lock import with_virtual_packages
+from envtool.solve.staleness import check
+from envtool.spec.environment import EnvironmentSpec
+from envtool.verify import Finding, as_junit, escape_for_github, verify
+
+if TYPE_CHECKING:
+    from envtool.console import ProgressDisplay
+    from envtool.fetch.archive_cache import Cache
+    from envtool.install.request import Request
+    from envtool.lockfile.conda_lock_v1 import Lockfile
+    from envtool.prefix.prefix import Prefix
+    from envtool.solve.lock import LockRequest
+
+# In another process: importing conda-lock takes a second and replaces modules that it brings along.
+_SCRIPT = """\
+import json, pathlib, sys
+from conda_lock.content_hash import compute_content_hashes
+from conda_lock.lockfile import parse_conda_lock_file
+from conda_lock.src_parser import make_lock_spec
+from conda_lock.virtual_package import virtual_package_repo_from_specification
+here = pathlib.Path(sys.argv[1])
+parse_conda_lock_file(here / "conda-lock.yml")
+names = (here / "names.json").as_uri()  # none: only pip is looked up, which has the same name everywhere
+sources, platforms = [pathlib.Path(each) for each in sys.argv[3:]], sys.argv[2].split(",")
+spec = make_lock_spec(src_files=sources, platform_overrides=platforms, mapping_url=names)
+print(json.dumps(compute_content_hashes(spec, virtual_package_repo_from_specification(here / "virtual.json"))))
+"""
+
+
+def is_installed() -> bool:
+    """Whether this Python has conda-lock."""
+    return find_spec("conda_lock") is not None
+
+
+def conda_lock_hashes(lockfile: Lockfile, spec: EnvironmentSpec) -> dict[str, str]:
+    """The content hash of each platform as conda-lock computes it, after it has read the lock.
+
+    Raises:
+        ProcessError: conda-lock cannot read the lock or the sources.
+    """
+    declared = {each.platform: each.virtual_packages for each in with_virtual_packages(spec).platforms}
+    with scratch_directory() as scratch:
+        (scratch / "conda-lock.yml").write_text(format_lockfile(lockfile), encoding="utf-8")
+        (scratch / "names.json").write_text("{}")
+        (scratch / "virtual.json").write_text(json.dumps(virtual_package_specification(declared)))
+        sources = [str(Path(each).resolve()) for each in spec.paths]
+        argv = [sys.executable, "-W", "ignore", "-c", _SCRIPT, str(scratch), ",".join(sorted(declared)), *sources]
+        found: dict[str, str] = json.loads(subprocesses.run(argv, cwd=scratch, env={"RUNNER_TEMP": str(scratch)}))
+        return found
+
+
+_SHOWN = 20
+
+
+class Verdict(enum.Enum):
+    """What a step, or all of them together, came to."""
+
+    GOOD = "good"
+    STALE = "stale"
+    UNREACHABLE = "unreachable"
+    IRREPRODUCIBLE = "irreproducible"
+    VULNERABLE = "vulnerable"
+    ERROR = "error"
+    SKIPPED = "skipped"
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of `envtool ci`; 10 and above, since 1 to 3 have their meanings everywhere."""
+        return {"stale": 10, "unreachable": 11, "irreproducible": 12, "vulnerable": 13, "error": 3}.get(self.value, 0)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step."""
+
+    name: str
+    verdict: Verdict
+    elapsed_s: float = 0.0
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CiReport:
+    """What all steps came to."""
+
+    steps: tuple[Step, ...]
+    env_digest: str | None
+    package_count: int
+
+    @property
+    def verdict(self) -> Verdict:
+        """That of the first step that failed."""
+        failed = [each.verdict for each in self.steps if each.verdict.exit_code]
+        return failed[0] if failed else Verdict.GOOD
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be checked.
+
+    Args:
+        database: of vulnerabilities, where the lock shall be audited.
+        ignored: an OpenVEX file.
+    """
+
+    freshness: LockRequest
+    lockfile: Lockfile
+    request: Request
+    prefix: Prefix
+    output: Path
+    is_rebuilt: bool
+    name: str
+    database: Path | None = None
+    ignored: Path | None = None
+    level: str = "low"
+
+
+def run(job: Job, cache: Cache, display: ProgressDisplay) -> CiReport:
+    """Run every step that can be run; nothing that a step raises on purpose ends the others."""
+    steps = [_attempt("the lock is fresh", lambda: _freshness(job))]
+    made = _attempt(
+        "every package can be downloaded, and the environment be made", lambda: _create(job, cache, display)
+    )
+    steps.append(made)
+    twice = ", and the same when made twice" if job.is_rebuilt else ""
+    same = f"every file is as locked{twice}"
+    if made.verdict is Verdict.GOOD:
+        steps.append(_attempt(same, lambda: _verify(job, cache, display)))
+    else:
+        steps.append(Step(same, Verdict.SKIPPED))
+    steps.append(_attempt("the bill of materials is written", lambda: _write_sbom(job)))
+    if job.database is not None:
+        steps.append(_attempt("no package has a known vulnerability", lambda: _audit(job)))
+    if is_installed():
+        steps.append(_attempt("conda-lock reads the lock and computes its content hash", lambda: _second_judge(job)))
+    receipt = job.prefix.receipt() if made.verdict is Verdict.GOOD else None
+    count = len(receipt.packages) if receipt else len(job.request.packages())
+    return CiReport(tuple(steps), receipt.env_digest if receipt else None, count)
+
+
+def _attempt(name: str, work: Callable[[], tuple[Verdict, Sequence[str]]]) -> Step:
+    began_s = time.monotonic()
+    try:
+        verdict, lines = work()
+    except EnvtoolError as error:
+        verdict = _verdict(error)
+        lines = [*error.message.splitlines(), *([f"hint: {error.hint}"] if error.hint else [])]
+    return Step(name, verdict, time.monotonic() - began_s, tuple(lines))
+
+
+def _verdict(error: EnvtoolError) -> Verdict:
+    if isinstance(error, HashMismatchError):
+        return Verdict.IRREPRODUCIBLE  # it can be downloaded, but is no longer what was locked
+    return Verdict.UNREACHABLE if isinstance(error, NetworkError) else Verdict.ERROR
+
+
+def _freshness(job: Job) -> tuple[Verdict, Sequence[str]]:
+    answer = check(job.lockfile, job.freshness)
+    return (Verdict.GOOD if answer.is_current else Verdict.STALE), [str(each) for each in answer.findings]
+
+
+def _second_judge(job: Job) -> tuple[Verdict, Sequence[str]]:
+    try:
+        theirs = conda_lock_hashes(job.lockfile, job.freshness.spec)
+    except ProcessError as error:  # a pip option that only envtool reads, for one
+        return Verdict.SKIPPED, error.message.splitlines()[-1:]
+    differ = [each for each, digits in theirs.items() if job.lockfile.content_hash.get(each, digits) != digits]
+    lines = [f"{each}: expected {theirs[each]}, found {job.lockfile.content_hash[each]}" for each in differ]
+    return (Verdict.STALE if lines else Verdict.GOOD), lines
+
+
+def _create(job: Job, cache: Cache, display: ProgressDisplay) -> tuple[Verdict, Sequence[str]]:
+    outcome = create(job.request, job.prefix, cache, display)
+    done = f"{len(outcome.plan.install)} packages installed, {len(outcome.plan.remove)} removed"
+    return Verdict.GOOD, [done, *outcome.notes(), *(f"warning: {each}" for each in outcome.warnings())]
+
+
+def _verify(job: Job, cache: Cache, display: ProgressDisplay) -> tuple[Verdict, Sequence[str]]:
+    result = verify(job.prefix, job.request.packages(), cache, display)
+    if job.is_rebuilt:
+        result = compare_with_rebuilt(job.prefix, job.lockfile, result, cache, display)
+    findings = result.findings
+    write_atomically(job.output / "verify.xml", as_junit(findings, str(job.prefix.path), result.file_count))
+    if result.is_equal:
+        return Verdict.GOOD, [f"{result.file_count} files"]
+    return Verdict.IRREPRODUCIBLE, _lines(findings)
+
+
+def _lines(findings: Sequence[Finding]) -> list[str]:
+    lines = [f"{each.kind}: {each.what} ({each.detail})" for each in findings[:_SHOWN]]
+    return [*lines, f"and {len(findings) - _SHOWN} more; verify.xml has all"] if len(findings) > _SHOWN else lines
+
+
+def _audit(job: Job) -> tuple[Verdict, Sequence[str]]:
+    from envtool.audit.audit import audit
+    from envtool.audit.report import coverage, sentence
+    from envtool.inspect_lock.graph import graph
+
+    whole = graph(job.lockfile, job.request.platform, job.request.categories)
+    result = audit(whole, job.database, job.ignored)  # type: ignore[arg-type]
+    lines = [sentence(each) for each in result.failing(job.level)]
+    return (Verdict.VULNERABLE if lines else Verdict.GOOD), [*lines, coverage(result)]
+
+
+def _write_sbom(job: Job) -> tuple[Verdict, Sequence[str]]:
+    request = job.request
+    wanted = BomRequest(job.lockfile, request.platform, request.categories, job.name)
+    text = bill_of_materials(wanted, is_offline=True)
+    write_atomically(job.output / "sbom.json", text)
+    return Verdict.GOOD, []
+
+
+_MARKS = {Verdict.GOOD: "✅", Verdict.SKIPPED: "⏭️"}
+_ADVICE = {
+    Verdict.STALE: "run `envtool lock` and commit the lock with what you changed",
+    Verdict.UNREACHABLE: "run the job again; `envtool mirror probe` shows which places answer, and a cache that is "
+    "kept between runs needs none of them",
+    Verdict.IRREPRODUCIBLE: "the same lock gave other bytes: look at the files below before you trust either",
+    Verdict.VULNERABLE: "`envtool lock --upgrade-package NAME` moves a package to its fix; what does not affect you "
+    "goes into the file of --ignore, with a date",
+    Verdict.ERROR: "the machine or the lock cannot be used as it is",
+}
+
+
+def as_markdown(report: CiReport, lockfile: str) -> str:
+    """One page: the verdict, a table of the steps, and what each of them found."""
+    verdict = report.verdict
+    title = "reproducible" if verdict is Verdict.GOOD else verdict.value
+    lines = [f"## {_mark(verdict)} {_code(lockfile)}: {title}", ""]
+    if verdict in _ADVICE:
+        lines += [f"**What to do:** {_ADVICE[verdict]}.", ""]
+    lines += ["| | step | verdict | seconds |", "|---|---|---|--:|"]
+    for step in report.steps:
+        lines.append(f"| {_mark(step.verdict)} | {step.name} | {step.verdict.value} | {step.elapsed_s:.1f} |")
+    digest = f", env digest {_code(report.env_digest)}" if report.env_digest else ""
+    lines += ["", f"{report.package_count} packages{digest}"]
+    for step in report.steps:
+        if step.verdict.exit_code:
+            lines += ["", f"### {step.name}: {step.verdict.value}", "", "```text", *map(_plain, step.lines), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def as_annotations(report: CiReport) -> list[str]:
+    """Workflow commands of GitHub, one for each step that failed; the title has its verdict."""
+    return [
+        f"::error title=envtool ci%3A {each.verdict.value}::{escape_for_github(_sentence(each))}"
+        for each in report.steps
+        if each.verdict.exit_code
+    ]
+
+
+def as_dict(report: CiReport) -> dict[str, Any]:
+    """The result for programs."""
+    steps = [
+        {"name": each.name, "verdict": each.verdict.value, "elapsed_s": each.elapsed_s, "lines": list(each.lines)}
+        for each in report.steps
+    ]
+    return {
+        "verdict": report.verdict.value,
+        "exit_code": report.verdict.exit_code,
+        "env_digest": report.env_digest,
+        "package_count": report.package_count,
+        "steps": steps,
+    }
+
+
+def _sentence(step: Step) -> str:
+    return f"not shown: {step.name}\n" + "\n".join(step.lines)
+
+
+def _mark(verdict: Verdict) -> str:
+    return _MARKS.get(verdict, "❌")
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"
+
+
+def _plain(line: str) -> str:
+    # A line that looks like the end of the block would let what follows be read as Markdown.
+    return line.replace("```", "'''")

@@ -1,1 +1,0 @@
-"""The reproducibility check that CI runs, and its report."""

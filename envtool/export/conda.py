@@ -1,0 +1,92 @@
+"""Formats of conda: an `@EXPLICIT` file, an environment.yml with every version pinned, a lock of the conda part alone.
+
+Source: conda/misc.py, `explicit`, which takes `URL#md5` and `URL#sha256`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, LockedPackage, Lockfile, read_json_metadata
+from envtool.lockfile.git_url import is_repository
+from envtool.yaml_document import dump
+
+
+def explicit(packages: Sequence[LockedPackage], platform: str, *, with_sha256: bool) -> str:
+    """The file, in an order in which every package comes after what it needs."""
+    lines = ["# Written by envtool. Wheels are in comments: conda leaves them out.", f"# platform: {platform}"]
+    lines.append("@EXPLICIT")
+    for each in in_order([each for each in packages if each.manager == "conda"]):
+        digits = each.sha256 if with_sha256 else each.md5
+        lines.append(f"{each.url}#{digits or each.sha256 or each.md5}")
+    for each in packages:
+        if each.manager == "pip":
+            # pip takes no hash for a repository; the commit stands for it.
+            proof = "" if is_repository(each.url) else f" --hash=sha256:{each.sha256}"
+            lines.append(f"# pip {each.name} @ {each.url}{proof}")
+    return "\n".join(lines) + "\n"
+
+
+def in_order(packages: Sequence[LockedPackage]) -> list[LockedPackage]:
+    """The packages with what each needs before it; by name where that leaves a choice or there is a circle."""
+    by_name = {each.name: each for each in sorted(packages, key=lambda each: each.name)}
+    ordered: dict[str, LockedPackage] = {}
+    for root in by_name:
+        todo = [(root, False)]
+        seen: set[str] = set()
+        while todo:
+            name, is_ready = todo.pop()
+            if is_ready:
+                ordered.setdefault(name, by_name[name])
+            elif name not in seen and name not in ordered:
+                seen.add(name)
+                todo.append((name, True))
+                todo += [(each, False) for each in sorted(by_name[name].dependencies, reverse=True) if each in by_name]
+    return list(ordered.values())
+
+
+_PUBLIC = "https://conda.anaconda.org/"
+
+
+def environment_yml(
+    lockfile: Lockfile, packages: Sequence[LockedPackage], name: str | None, variables_key: str, *, with_builds: bool
+) -> str:
+    """A pinned environment.yml of one platform.
+
+    Args:
+        with_builds: whether builds are pinned too, which makes it exact and bound to the platform.
+    """
+    dependencies: list[Any] = [_match_spec(each, with_builds) for each in packages if each.manager == "conda"]
+    wheels = [_requirement(each) for each in packages if each.manager == "pip"]
+    if wheels:
+        dependencies.append({"pip": wheels})
+    value: dict[str, Any] = {"name": name} if name else {}
+    value["channels"] = [*lockfile.channels, *([] if "defaults" in lockfile.channels else ["nodefaults"])]
+    value["dependencies"] = dependencies
+    variables = read_json_metadata(lockfile, variables_key)
+    if variables:
+        value["variables"] = variables
+    return dump(value)
+
+
+def conda_only(lockfile: Lockfile) -> Lockfile:
+    """The lock without its wheels, for readers that refuse them; it no longer has what the sources asked for."""
+    metadata = {key: value for key, value in lockfile.custom_metadata.items() if key != INPUTS_KEY}
+    packages = tuple(each for each in lockfile.packages if each.manager == "conda")
+    return replace(lockfile, packages=packages, custom_metadata=metadata)
+
+
+def _match_spec(package: LockedPackage, with_builds: bool) -> str:
+    # The channel is written wherever it has a name: conda would otherwise take the first channel that has the version.
+    channel = package.url[len(_PUBLIC) :].rsplit("/", 2)[0] if package.url.startswith(_PUBLIC) else ""
+    prefix = f"{channel}::" if channel else ""
+    build = f"={package.build_string}" if with_builds else ""
+    return f"{prefix}{package.name}={package.version}{build}"
+
+
+def _requirement(package: LockedPackage) -> str:
+    if is_repository(package.url):
+        return f"{package.name} @ {package.url}"
+    return f"{package.name}=={package.version}"

@@ -1,0 +1,178 @@
+"""The Python distributions that conda packages bring: what a wheel may depend on without bringing it again.
+
+Source: PyPA specifications, "Recording installed projects".
+
+A name comes from the archive itself where it is at hand (a local channel, the cache), then from the purls of the
+record, then from a table of the usual differences; else the distribution is called like the package. No service is
+asked. What no name tells is found before an environment is made (`envtool.install.distribution_collisions`).
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from envtool.artifacts.conda_archive import open_part, read_info
+from envtool.artifacts.download import archive_at_hand
+from envtool.errors import ArchiveError, EnvtoolError
+from envtool.mirrors import mirrors
+
+if TYPE_CHECKING:
+    from envtool.fetch.archive_cache import Cache
+    from envtool.solve.conda_solver import PackageRecord
+
+_MAX_METADATA_BYTES = 4 << 20
+# A path in paths.json or in info/files. Directly below site-packages: what a distribution vendors is nobody else's.
+_SITE_PACKAGES = rb'(?:^|["\n])(?:lib/python[0-9.]+t?/|Lib/)?site-packages/'
+_DIST_INFO = re.compile(_SITE_PACKAGES + rb'([^/"\n]+?)-([^/"\n-]+)\.dist-info["/\n]')
+_EGG_INFO = re.compile(_SITE_PACKAGES + rb'([^/"\n]+?)-([^/"\n-]+)(?:-py[0-9.]+)?\.egg-info["/\n]')
+
+
+def distributions_in(archive: Path) -> dict[str, str]:
+    """The distributions that an archive brings, normalized name to version. Raises ArchiveError if it is not a valid
+    package archive."""
+    listed = b"\n".join(read_info(archive, ["paths.json", "files"]).values()) + b"\n"
+    found = [*_EGG_INFO.findall(listed), *_DIST_INFO.findall(listed)]
+    return {_normalized(name): version.decode("utf-8", "replace") for name, version in found}
+
+
+def metadata_in(archive: Path, distribution: str) -> str | None:
+    """The METADATA of one of the distributions that an archive brings, None where it has none. Raises ArchiveError if
+    it is not a valid package archive."""
+    try:
+        with open_part(archive, "pkg") as tar:
+            for member in tar:
+                found = _DIST_INFO.match(b"\n" + member.name.encode())
+                is_metadata = member.name.endswith(".dist-info/METADATA")
+                if found and is_metadata and _normalized(found[1]) == distribution:
+                    file = tar.extractfile(member)
+                    return file.read(_MAX_METADATA_BYTES).decode("utf-8", "replace") if file else None
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, KeyError) as error:
+        raise ArchiveError(f"{archive} is not a valid package archive: {error}") from error
+    return None
+
+
+def _normalized(name: bytes) -> str:
+    return re.sub(r"[-_.]+", "-", name.decode("utf-8", "replace")).lower()
+
+
+_TABLE = """
+airflow apache-airflow; antlr-python-runtime antlr4-python3-runtime; aesara-base aesara;
+apache-beam-with-gcp apache-beam; black-jupyter black; brotli-python brotli; cupy-core cupy; cvxpy-base cvxpy;
+cython-blis blis; dask-core dask; docker-py docker; faiss faiss faiss-cpu; faiss-cpu faiss faiss-cpu;
+faiss-gpu faiss faiss-gpu; geopandas-base geopandas; gurobi gurobipy; h2o-py h2o; ibis-framework-core ibis-framework;
+ignite pytorch-ignite; kedro-with-telemetry kedro; matplotlib-base matplotlib; msgpack-python msgpack;
+nbconvert-core nbconvert; numpy-base numpy; opencv opencv-python opencv-python-headless; ortools-python ortools;
+py-lief lief; py-mxnet mxnet; py-opencv opencv-python opencv-python-headless; py-xgboost xgboost;
+py-xgboost-cpu xgboost; py-xgboost-gpu xgboost; pyarrow-core pyarrow; pyg torch-geometric; pymc-base pymc;
+pymol-open-source pymol; pyqt pyqt5; pysoundfile soundfile; pytables tables; pytensor-base pytensor;
+python-blosc blosc; python-build build; python-chess chess; python-clang clang;
+python-confluent-kafka confluent-kafka; python-duckdb duckdb; python-eccodes eccodes;
+python-fastjsonschema fastjsonschema; python-flatbuffers flatbuffers; python-graphviz graphviz; python-hdfs hdfs;
+python-igraph igraph python-igraph; python-installer installer; python-isal isal; python-kaleido kaleido;
+python-leveldb leveldb; python-libarchive-c libarchive-c; python-lmdb lmdb; python-lz4 lz4; python-neo neo;
+python-sounddevice sounddevice; python-symengine symengine; python-tblib tblib; python-tzdata tzdata;
+python-wget wget; python-xxhash xxhash; python-zstd zstd; pytorch torch; pytorch-cluster torch-cluster;
+pytorch-cpu torch; pytorch-geometric torch-geometric; pytorch-gpu torch; pytorch-scatter torch-scatter;
+pytorch-sparse torch-sparse; pytorch-spline-conv torch-spline-conv; qtconsole-base qtconsole; ray-core ray;
+ray-default ray; redis-py redis; seaborn-base seaborn; sentencepiece-python sentencepiece;
+snakemake-minimal snakemake; spacy-model-en-core-web-lg en-core-web-lg; spacy-model-en-core-web-md en-core-web-md;
+spacy-model-en-core-web-sm en-core-web-sm; spacy-model-en-core-web-trf en-core-web-trf; spyder-base spyder;
+tensorflow-base tensorflow; tensorflow-cpu tensorflow; tensorflow-gpu tensorflow; torchtriton triton;
+torchvision-cpu torchvision; torchvision-gpu torchvision; vtk-base vtk; xgboost-cpu xgboost; xgboost-gpu xgboost
+"""
+DISTRIBUTION_NAMES: Mapping[str, tuple[str, ...]] = {
+    name: tuple(distributions) for name, *distributions in map(str.split, _TABLE.split(";"))
+}
+
+
+def metadata_at(url: str) -> str | None:
+    """The METADATA of a wheel by the wheel's URL, None where it cannot be downloaded.
+
+    Source: PEP 658; the index has it beside the wheel.
+    """
+    from envtool.fetch import client
+
+    for each in mirrors.configured().for_url(f"{url}.metadata"):
+        try:
+            with client.get(each) as body:
+                return b"".join(body.chunks).decode("utf-8", "replace")
+        except EnvtoolError:
+            continue
+    return None
+
+
+_PURL = re.compile(r"pkg:pypi/([^@?#]+)")
+_END_OF_NAME = re.compile(r"[\s=<>!~\[]")
+_VERSION_START = re.compile(r"\d+(?:\.\d+)*")
+_READERS = 4
+
+
+@dataclass(frozen=True)
+class Provided:
+    """A Python distribution that a conda package brings, with its version as PEP 440 writes it."""
+
+    name: str
+    version: str
+    record: PackageRecord
+
+
+def provided_distributions(records: Sequence[PackageRecord], cache: Cache) -> dict[str, Provided]:
+    """The Python distributions that conda packages bring, by normalized name; cached archives are read for that."""
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="archive") as pool:
+        own = list(pool.map(lambda record: _own_distributions(record, cache), records))
+    ranked = [
+        (rank, Provided(name, pep440(version), record))
+        for record, in_archive in zip(records, own)
+        for rank, name, version in (*_by_name(record), *((3, *each) for each in in_archive.items()))
+    ]
+    # Of two packages that bring one distribution (matplotlib and matplotlib-base), the surer source tells its version.
+    return {each.name: each for _, each in sorted(ranked, key=lambda ranked_one: ranked_one[0])}
+
+
+def distribution_names(conda_name: str) -> tuple[str, ...]:
+    """The normalized names that a conda package has among Python distributions, the usual one first."""
+    name = normalize(conda_name)
+    return DISTRIBUTION_NAMES.get(name, (name,))
+
+
+def normalize(name: str) -> str:
+    """A name in its normal form. Source: PEP 503, "Normalized Names"."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pep440(version: str) -> str:
+    """A version of conda's as PEP 440 writes it; else the numbers it starts with (`2024a`)."""
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        return str(Version(version))
+    except InvalidVersion:
+        start = _VERSION_START.match(version)
+        return start[0] if start else "0"
+
+
+def _by_name(record: PackageRecord) -> Iterator[tuple[int, str, str]]:
+    names = [normalize(unquote(found[1])) for purl in record.purls if (found := _PURL.match(purl))]
+    if names:
+        yield from ((2, name, record.version) for name in names)
+    elif any(_END_OF_NAME.split(spec, maxsplit=1)[0] in ("python", "python_abi") for spec in record.depends):
+        is_listed = normalize(record.name) in DISTRIBUTION_NAMES
+        yield from ((int(is_listed), name, record.version) for name in distribution_names(record.name))
+
+
+def _own_distributions(record: PackageRecord, cache: Cache) -> Mapping[str, str]:
+    from envtool.errors import ArchiveError
+
+    archive = archive_at_hand(record, cache)
+    try:
+        return distributions_in(archive) if archive else {}
+    except ArchiveError:
+        return {}  # told by whoever needs the archive

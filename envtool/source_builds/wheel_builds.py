@@ -1,0 +1,262 @@
+"""Wheels of git commits: the same bytes on every machine from the locked files and tools, or an error.
+
+What backends let vary (times, modes, order, compression) is made equal afterwards; a difference in content is left, so
+that it is found. Out of scope: compiled wheels, which depend on the compiler and fit one platform only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envtool.artifacts import download
+from envtool.artifacts.download import fetch_packages, require_sha256
+from envtool.console import ProgressDisplay
+from envtool.errors import CacheError, HashMismatchError, Issue, LockfileError, ProcessError, SolveError
+from envtool.fetch.archive_cache import Cache, Wanted, sha256_of
+from envtool.fetch.downloader import Progress, fetch
+from envtool.lockfile import git_url
+from envtool.lockfile.git_url import Repository, parse
+from envtool.lockfile.model import LockedPackage, SourceBuild, Tool
+from envtool.mirrors.mirrors import Mirrors
+from envtool.pypi import uv
+from envtool.scratch import scratch_directory
+from envtool.source_builds import git
+from envtool.wheels.reader import dist_info_of, headers, one_line, read_members, record_hash
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from envtool.console import ProgressDisplay
+    from envtool.fetch.failover import Timeouts
+    from envtool.mirrors.mirrors import Mirrors
+
+_DEFAULT_REQUIREMENTS = ("setuptools>=40.8.0",)
+_ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+_UNIX = 3
+# Backends that take the version from git's tags take it from these instead.
+_VERSION_VARIABLES = ("SETUPTOOLS_SCM_PRETEND_VERSION", "PDM_BUILD_SCM_VERSION")
+_HINT = "the project's own build failed; is it one that `pip wheel` can build from this revision?"
+
+
+def build_wheel(project: Path, tools: Path, committed_at: int, scratch: Path, version: str | None = None) -> Path:
+    """Build a pure-Python wheel.
+
+    Args:
+        committed_at: what the backend is given as the time, in seconds since 1970.
+
+    Raises:
+        SolveError: it cannot be built, or is not pure Python.
+    """
+    scratch.mkdir()
+    argv = ["build", "--wheel", "--quiet", "--no-config", "--offline", "--no-index", "--find-links", str(tools)]
+    argv += ["--python", sys.executable, "--cache-dir", str(scratch / "cache"), "--out-dir", str(scratch / "built")]
+    try:
+        uv.run([*argv, str(project)], env=_environment(committed_at, version), cwd=scratch)
+    except ProcessError as error:
+        raise SolveError(f"the wheel of {project.name} cannot be built:\n{error.output}", _HINT) from error
+    made = next((scratch / "built").glob("*.whl"))
+    _refuse_compiled(made)
+    return _equalized(made, scratch / made.name)
+
+
+def requirements(project: Path) -> tuple[str, ...]:
+    """What the project's build asks for before it runs. Source: PEP 518, "build-system table". Raises SolveError if its
+    pyproject.toml is not valid, or it has nothing to build."""
+    path = project / "pyproject.toml"
+    if not path.exists() and not (project / "setup.py").exists():
+        raise SolveError(f"{project.name} has neither pyproject.toml nor setup.py", "#subdirectory= states where it is")
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        stated = tomllib.loads(text).get("build-system", {}).get("requires", _DEFAULT_REQUIREMENTS)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise SolveError(f"{project.name}/pyproject.toml cannot be read: {error}") from error
+    # Older setuptools ask for wheel only while they run, when nothing more can be had.
+    more = ["wheel"] if any(re.match(r"setuptools\b", each, re.IGNORECASE) for each in stated) else []
+    return tuple(dict.fromkeys([*stated, *more]))
+
+
+def name_and_version(wheel: str) -> tuple[str, str]:
+    """The normalized name and the version in the name of a wheel's file. Source: PEP 427, "File name"."""
+    name, version = wheel.split("-")[:2]
+    return re.sub(r"[-_.]+", "-", name).lower(), version.replace("_", "-")
+
+
+def _environment(committed_at: int, version: str | None) -> Mapping[str, str]:
+    # What this user has set for uv, pip and Python would make the wheel this machine's.
+    foreign = {name: "" for name in os.environ if name.startswith(("UV_", "PIP_", "PYTHON", "SETUPTOOLS_", "HATCH_"))}
+    told = dict.fromkeys(_VERSION_VARIABLES, version or "")
+    fixed = {"SOURCE_DATE_EPOCH": str(committed_at), "PYTHONHASHSEED": "0", "TZ": "UTC", "LC_ALL": "C.UTF-8"}
+    return {**foreign, **told, **fixed}
+
+
+def _refuse_compiled(wheel: Path) -> None:
+    members = dict(read_members(wheel))
+    stated = headers(members, f"{dist_info_of(members, wheel.name)}/WHEEL", wheel.name)
+    tags = [str(tag) for tag in stated.get_all("Tag", [])]
+    if one_line(stated, "Root-Is-Purelib").lower() != "true" or not all(tag.endswith("-none-any") for tag in tags):
+        raise SolveError(
+            f"{wheel.name} is not pure Python: what a compiler makes is other bytes on every machine",
+            "build the wheel once, put it where all can get it, and write NAME @ URL",
+        )
+
+
+def _equalized(wheel: Path, target: Path) -> Path:
+    """The same files in a fixed order, with fixed times and modes, uncompressed: zlib's output varies."""
+    members = dict(read_members(wheel))
+    record = f"{dist_info_of(members, wheel.name)}/RECORD"
+    names = sorted((name for name in members if name != record), key=lambda name: (".dist-info/" in name, name))
+    lines = [f"{_field(name)},{record_hash(members[name])},{len(members[name].content)}\n" for name in names]
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for name in names:
+            _write(archive, name, members[name].content, is_executable=members[name].is_executable)
+        _write(archive, record, "".join([*lines, f"{record},,\n"]).encode(), is_executable=False)
+    return target
+
+
+def _write(archive: zipfile.ZipFile, name: str, content: bytes, *, is_executable: bool) -> None:
+    info = zipfile.ZipInfo(name, _ZIP_TIME)
+    info.create_system = _UNIX
+    info.external_attr = (0o100755 if is_executable else 0o100644) << 16
+    archive.writestr(info, content)
+
+
+def _field(name: str) -> str:
+    quoted = name.replace('"', '""')
+    return f'"{quoted}"' if re.search(r'[",\r\n]', name) else name
+
+
+_OTHER_BYTES = (
+    "the files and the tools are the locked ones, but Python {python} on this machine builds other bytes of them; "
+    "build the wheel once, put it where all can get it, and write NAME @ URL"
+)
+
+
+def rebuild(
+    package: LockedPackage,
+    cache: Cache,
+    display: ProgressDisplay,
+    *,
+    mirrors: Mirrors | None = None,
+    is_offline: bool = False,
+) -> Path:
+    """The wheel of a locked commit: from the cache, or built again and proven to be the very one that was locked.
+
+    Raises:
+        LockfileError: the lock does not say how it was built.
+        HashMismatchError: the files of the commit or the wheel are not the locked ones.
+        SolveError: it cannot be built on this machine.
+    """
+    wanted = Wanted(package.file_name, require_sha256(package), ())
+    found = cache.find(wanted)
+    if found:
+        return found
+    repository, built = parse(package.url), package.built
+    if is_offline:
+        raise CacheError(
+            f"{package.file_name} is not in the cache {cache.root}",
+            "run the same command once without --offline, where there is a network",
+        )
+    if built is None or repository.commit is None:
+        issue = Issue(f"{package.name} {package.version}", f"the lock does not say how {package.url} is built")
+        raise LockfileError("the lock", [issue], "envtool lock writes one that does")
+    with display.task(f"build {package.name} from {repository.shown}") as task, scratch_directory() as scratch:
+        tools = tool_directory(built.tools, scratch / "tools", cache, display, mirrors)
+        checkout = Checkout(repository, scratch / "checkout")
+        if checkout.tree_sha256 != built.tree_sha256:
+            shown = f"what {repository.shown} has at {repository.commit}"
+            raise HashMismatchError(shown, f"sha256:{built.tree_sha256}", f"sha256:{checkout.tree_sha256}")
+        made = checkout.build(tools, built.version)
+        sha256 = sha256_of(made)
+        if sha256 != package.sha256:
+            python = ".".join(str(part) for part in sys.version_info[:2])
+            raise HashMismatchError(
+                made.name, f"sha256:{package.sha256}", f"sha256:{sha256}", _OTHER_BYTES.format(python=python)
+            )
+        return store(made, sha256, cache, task)
+
+
+class Checkout:
+    """The files of one commit in a directory of its own."""
+
+    def __init__(self, repository: Repository, scratch: Path) -> None:
+        scratch.mkdir(parents=True)
+        self.repository = repository
+        self._scratch = scratch
+        root = scratch / repository.name
+        git.check_out(repository, repository.commit or "", root)
+        self.project = root / repository.subdirectory
+        if not self.project.is_dir():
+            raise SolveError(f"{repository.shown} has no directory {repository.subdirectory!r}")
+        self.committed_at = git.committed_at(root)
+        self.tree_sha256 = git.tree_sha256(root)  # before anything of it runs
+
+    @classmethod
+    def of_revision(cls, repository: Repository, scratch: Path) -> Checkout:
+        """The commit that a repository has for its revision now."""
+        return cls(repository.at(git.resolve(repository)), scratch)
+
+    def requirements(self) -> tuple[str, ...]:
+        """The build tools that the project asks for."""
+        return requirements(self.project)
+
+    def describe(self, made: Path, tools: tuple[Tool, ...]) -> tuple[str, SourceBuild]:
+        """The name of a wheel that was built of these files, and how it was built."""
+        name, version = name_and_version(made.name)
+        return name, SourceBuild(made.name, version, self.tree_sha256, self.committed_at, tools)
+
+    def build(self, tools: Path, version: str) -> Path:
+        """The wheel of these files."""
+        return build_wheel(self.project, tools, self.committed_at, self._scratch / "build", version)
+
+    def version(self, tools: Path) -> str:
+        """The version as the backend states it, which may ask the history for it."""
+        root = self._scratch / "history" / self.repository.name
+        git.clone(self.repository, self.repository.commit or "", root)
+        made = build_wheel(root / self.repository.subdirectory, tools, self.committed_at, self._scratch / "versioned")
+        return name_and_version(made.name)[1]
+
+
+def tool_directory(
+    tools: Sequence[Tool], directory: Path, cache: Cache, display: ProgressDisplay, mirrors: Mirrors | None
+) -> Path:
+    """Make a directory with the locked build tools of a wheel."""
+    directory.mkdir()
+    packages = [LockedPackage("pip", each.name, each.version, "", each.url, each.sha256) for each in tools]
+    for path in fetch_packages(packages, cache, display, mirrors=mirrors).values():
+        (directory / path.name).symlink_to(path)
+    return directory
+
+
+def store(made: Path, sha256: str, cache: Cache, progress: Progress) -> Path:
+    """Put a wheel that was just built into the cache."""
+    wanted = Wanted(made.name, sha256, (made.as_uri(),))
+    return fetch([wanted], cache, progress)[wanted]
+
+
+def fetch_or_build(
+    packages: Sequence[LockedPackage],
+    cache: Cache,
+    display: ProgressDisplay,
+    *,
+    mirrors: Mirrors | None = None,
+    patience: Timeouts | None = None,
+    is_offline: bool = False,
+) -> dict[str, Path]:
+    """The archives and wheels of a lock, brought into the cache, by canonical URL. Raises SolveError if the wheel of a
+    locked commit cannot be built here, else as `envtool.artifacts.download.fetch_packages`."""
+    from_git = [each for each in packages if git_url.is_repository(each.url)]
+    others = [each for each in packages if each not in from_git]
+    found = download.fetch_packages(others, cache, display, mirrors=mirrors, patience=patience, is_offline=is_offline)
+    if from_git:
+        for each in from_git:
+            found[each.url] = rebuild(each, cache, display, mirrors=mirrors, is_offline=is_offline)
+    return found

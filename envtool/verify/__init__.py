@@ -1,1 +1,0 @@
-"""Comparison of a prefix with its lock, file by file."""

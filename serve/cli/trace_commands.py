@@ -1,0 +1,85 @@
+"""The commands of auditors: `trace` and `attest`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TextIO
+
+import click
+
+from serve import durable_files
+from serve.checkpoint.provenance import read_env_digest
+from serve.cli.operator_commands import on_a_store
+from serve.errors import OperationError, ServeError
+from serve.operations import trace as chain
+from serve.operations.operations import Operations
+from serve.settings.settings import load_settings
+
+_path = click.Path(path_type=Path)
+
+
+@click.command()
+@on_a_store
+@click.argument("answer", type=click.File())
+@click.option("--request", metavar="ID", help="ANSWER is an access log: the trace or span id of the request.")
+@click.option("--key", "keys", type=_path, multiple=True, metavar="FILE", help="A public key you trust. Repeatable.")
+@click.option(
+    "--statement", "statements", type=_path, multiple=True, metavar="FILE", help="What attest wrote. Repeatable."
+)
+@click.option("--lock", type=_path, metavar="FILE", help="The conda-lock.yml of the environment.")
+@click.option("--checkpoint", type=_path, metavar="FILE", help="The checkpoint, where the store has it no more.")
+def trace(
+    root: Path | None, model: str | None, as_json: bool, answer: TextIO, request: str | None,
+    keys: tuple[Path, ...], statements: tuple[Path, ...], lock: Path | None, checkpoint: Path | None,
+) -> int:  # fmt: skip
+    """Follow an answer back to the bytes that made it, without a network.
+
+    ANSWER is the head of an answer (`curl -D head …`), - for standard input, or an access log with --request. Each
+    link is verified, failed, or unknown where nothing at hand can tell. Exit code 1 when one failed.
+
+    \b
+      python -m serve trace head --key trainer.key.pub --key team.pub \\
+          --statement env.dsse.json --statement model.dsse.json --lock conda-lock.yml
+    """
+    if root is None:
+        try:
+            root = load_settings(os.environ, Path.cwd()).find(model).store
+        except ServeError:
+            root = None  # years later there may be no settings
+    evidence = chain.Evidence(root, keys, statements, lock, checkpoint)
+    links = chain.trace(chain.read_answer(answer.read(), request), evidence)
+    if as_json:
+        click.echo(json.dumps([asdict(link) for link in links]))
+    else:
+        click.echo("\n".join(f"{link.name:12} {link.verdict:9} {link.detail}" for link in links))
+    return 1 if any(link.verdict == chain.FAILED for link in links) else 0
+
+
+@click.command()
+@on_a_store
+@click.option("--key", "key", type=_path, metavar="FILE", required=True, help="Your private key: Ed25519 or ECDSA.")
+@click.option("--generation", type=int, help="Which one; the live one by default.")
+@click.option("-o", "--output", type=_path, metavar="FILE", help="Where to; standard output by default.")
+def attest(
+    root: Path | None, model: str | None, as_json: bool, key: Path, generation: int | None, output: Path | None
+) -> None:
+    """Write a signed statement that a checkpoint passed the gates and was committed.
+
+    An in-toto statement in a DSSE envelope about the checkpoint's sha256. Run it in the environment that serves.
+
+    \b
+      python -m serve attest --key ops.pem -o model.dsse.json
+    """
+    entries = Operations(root or load_settings(os.environ, Path.cwd()).find(model).store).generations()
+    found = [each for each in entries if generation in (None, each.generation)]
+    if not found:
+        raise OperationError(f"generation {generation or 1}: expected in the ledger, found none", hint="serve history")
+    text = json.dumps(chain.attest(found[-1], read_env_digest(os.environ, Path(sys.prefix)), key))
+    if output is None:
+        click.echo(text)
+    else:
+        durable_files.replace_file(output, text.encode() + b"\n")

@@ -1,0 +1,244 @@
+"""The chain from an answer to the bytes that made it, and a signed statement of its middle.
+
+No network is used: what is at hand is the answer, the ledger, the checkpoint, signed statements and the lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from serve import durable_files
+from serve.checkpoint import dsse
+from serve.checkpoint.manifest import Manifest, parse_marker
+from serve.checkpoint.signature import Verifier, load_key
+from serve.errors import CheckpointError, LedgerError, OperationError
+from serve.store.checkpoint_store import Store, StoredFiles
+from serve.store.ledger import Entry, Ledger
+
+VERIFIED, FAILED, UNKNOWN = "verified", "failed", "unknown"
+CHECKPOINT, ENVIRONMENT = "urn:envserve:checkpoint:1", "urn:envserve:environment:1"
+PROVENANCE = "https://slsa.dev/provenance/v1"
+_HEADERS = {
+    "x-model-generation": "generation", "x-model-sha256": "sha256", "x-model-version": "version",
+    "x-model-name": "model", "x-env-digest": "env_digest",
+}  # fmt: skip
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Link:
+    """One link of the chain.
+
+    Args:
+        verdict: VERIFIED, FAILED, or UNKNOWN where nothing at hand can tell.
+    """
+
+    name: str
+    verdict: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is at hand.
+
+    Args:
+        keys: public keys that are trusted.
+        statements: files of DSSE envelopes.
+        checkpoint: its file, where it is not in the store.
+    """
+
+    store: Path | None = None
+    keys: Sequence[Path] = ()
+    statements: Sequence[Path] = ()
+    lock: Path | None = None
+    checkpoint: Path | None = None
+
+
+def read_answer(text: str, request: str | None = None) -> dict[str, str]:
+    """Read what an answer states of its origin.
+
+    Args:
+        text: the answer's head as `curl -D` writes it, or lines of an access log.
+        request: the trace id, or the span id, of one of those lines.
+
+    Raises:
+        OperationError: nothing of it is found.
+    """
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        if line.startswith("{"):
+            logged = json.loads(line)
+            if request and request in (logged.get("trace_id"), logged.get("span_id")):
+                found = {key: str(logged[key]) for key in _HEADERS.values() if key in logged}
+        elif ":" in line:
+            name, _, value = line.partition(":")
+            if name.strip().lower() in _HEADERS:
+                found[_HEADERS[name.strip().lower()]] = value.strip()
+    if "sha256" not in found:
+        raise OperationError("the answer: expected the header X-Model-SHA256, found none", hint="curl -D head …")
+    return found
+
+
+def attest(entry: Entry, env_digest: str | None, key_file: Path) -> dict[str, Any]:
+    """Return a signed statement that a checkpoint passed every gate and was committed.
+
+    Args:
+        key_file: a private key in PEM, Ed25519 or ECDSA.
+
+    Raises:
+        SignatureError: the key cannot be used.
+    """
+    manifest = _manifest_of(entry)
+    predicate = {
+        "entry": _facts_of(entry), "environment": env_digest, "publisher": _publisher(manifest),
+        "gates": {"golden": len(manifest.golden), "interface": dict(manifest.interface)},
+        "metrics": dict(manifest.metrics), "tool": {"name": "serve", "version": version("envserve")},
+        "time": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }  # fmt: skip
+    stated = dsse.statement(CHECKPOINT, {entry.name: entry.sha256}, predicate)
+    return dsse.seal(stated, load_key(key_file, is_private=True, takes_ecdsa=True))
+
+
+def trace(answer: Mapping[str, str], evidence: Evidence) -> list[Link]:
+    """Follow an answer back; every link is looked at, whatever the others are.
+
+    Raises:
+        SignatureError: a key cannot be used.
+    """
+    keys = [load_key(path, is_private=False, takes_ecdsa=True) for path in evidence.keys]
+    entry, generation = _generation(answer, evidence.store)
+    opened = [_open(path, keys) for path in evidence.statements]
+    broken = [each for each in opened if isinstance(each, Link)]
+    stated = [each for each in opened if not isinstance(each, Link)]
+    about = f"{answer.get('model', 'a model')} {answer.get('version', '')}, sha256 {answer['sha256']}"
+    return [
+        Link("answer", VERIFIED if _SHA256.fullmatch(answer["sha256"]) else FAILED, about),
+        generation,
+        _checkpoint(answer, evidence),
+        _signature(answer, entry, evidence.keys),
+        *broken,
+        _statement(answer, entry, stated),
+        *_environment(answer, stated, evidence.lock),
+    ]
+
+
+def _generation(answer: Mapping[str, str], store: Path | None) -> tuple[Entry | None, Link]:
+    try:
+        entries = Ledger(Store(store)).read() if store is not None and store.is_dir() else []
+    except (LedgerError, OSError) as error:
+        return None, Link("generation", FAILED, str(error))
+    entry = next((each for each in entries if str(each.generation) == answer.get("generation")), None)
+    if entry is None:
+        return None, Link("generation", UNKNOWN, f"no ledger has generation {answer.get('generation')}")
+    found = {"sha256": entry.sha256, "version": entry.version}
+    differing = [
+        f"{key}: expected {answer[key]}, found {found[key]}"
+        for key in found
+        if answer.get(key, found[key]) != found[key]
+    ]
+    return entry, Link("generation", FAILED if differing else VERIFIED,
+                       "; ".join(differing) or f"{entry.generation}, committed {entry.committed}")  # fmt: skip
+
+
+def _checkpoint(answer: Mapping[str, str], evidence: Evidence) -> Link:
+    places = [evidence.checkpoint] if evidence.checkpoint else []
+    if not places and evidence.store is not None and _SHA256.fullmatch(answer["sha256"]):
+        stored = StoredFiles(evidence.store).proven / answer["sha256"]
+        places = [stored] if stored.is_file() else []
+    if not places:
+        return Link("checkpoint", UNKNOWN, "its bytes are not at hand")
+    found = durable_files.hash_file(places[0])
+    is_same = found == answer["sha256"]
+    return Link("checkpoint", VERIFIED if is_same else FAILED, f"{places[0]}: sha256 {found}")
+
+
+def _manifest_of(entry: Entry) -> Manifest:
+    try:
+        return parse_marker(entry.marker.encode())
+    except CheckpointError:
+        return Manifest()
+
+
+def _publisher(manifest: Manifest) -> str | None:
+    if manifest.signature is not None:
+        return f"ed25519:{manifest.signature.get('key')}"
+    material: Any = (manifest.openssf or {}).get("verificationMaterial", {})
+    return f"openssf:{material.get('publicKey', {}).get('hint')}" if material else None
+
+
+def _signature(answer: Mapping[str, str], entry: Entry | None, keys: Sequence[Path]) -> Link:
+    if entry is None:
+        return Link("publisher", UNKNOWN, "no ledger has the marker")
+    manifest = _manifest_of(entry)
+    publisher = _publisher(manifest)
+    if publisher is None or not keys:
+        return Link("publisher", UNKNOWN, f"signed by {publisher}; name its key" if publisher else "not signed")
+    try:
+        Verifier(keys).require(manifest.stated)
+    except CheckpointError as error:
+        return Link("publisher", FAILED, error.message)
+    is_same = manifest.sha256 == answer["sha256"]
+    return Link("publisher", VERIFIED if is_same else FAILED, f"signed by {publisher}: sha256 {manifest.sha256}")
+
+
+def _open(path: Path, keys: Sequence[Any]) -> dict[str, Any] | Link:
+    try:
+        return {**dsse.unseal(json.loads(path.read_bytes()), keys), "file": path.name}
+    except (OSError, ValueError) as error:
+        return Link("statement", FAILED if keys else UNKNOWN, f"{path.name}: {error if keys else 'name its key'}")
+
+
+def _about(stated: Sequence[Mapping[str, Any]], kind: str, sha256: str | None) -> Iterator[Mapping[str, Any]]:
+    for each in stated:
+        if each["predicateType"] == kind and any(one["digest"].get("sha256") == sha256 for one in each["subject"]):
+            yield each
+
+
+def _facts_of(entry: Entry) -> dict[str, Any]:
+    marker = hashlib.sha256(entry.marker.encode()).hexdigest()
+    return {**asdict(entry), "marker": marker}
+
+
+def _statement(answer: Mapping[str, str], entry: Entry | None, stated: Sequence[Mapping[str, Any]]) -> Link:
+    for each in _about(stated, CHECKPOINT, answer["sha256"]):
+        predicate = each["predicate"]
+        if str(predicate["entry"]["generation"]) != answer.get("generation"):
+            continue
+        if entry is not None and predicate["entry"] != _facts_of(entry):
+            return Link("gates", FAILED, f"{each['file']}: the ledger has another entry than was attested")
+        return Link("gates", VERIFIED, f"{each['file']}: committed in environment {predicate['environment']}")
+    return Link("gates", UNKNOWN, "no statement is about this generation; serve attest writes one")
+
+
+def _environment(answer: Mapping[str, str], stated: Sequence[Mapping[str, Any]], lock: Path | None) -> Iterator[Link]:
+    digest = answer.get("env_digest")
+    each = next(_about(stated, ENVIRONMENT, digest), None)
+    if each is None:
+        yield Link("environment", UNKNOWN, f"env digest {digest}; envtool verify --attest writes a statement")
+        return
+    predicate, is_equal = each["predicate"], each["predicate"]["verdict"].get("is_equal") is True
+    yield Link("environment", VERIFIED if is_equal else FAILED, f"{each['file']}: env digest {digest}")
+    wanted, packages = str(predicate["lock"]["sha256"]), predicate["packages"]
+    if lock is None:
+        yield Link("lock", UNKNOWN, f"{predicate['lock']['name']} of sha256 {wanted} is not at hand")
+    else:
+        found = durable_files.hash_file(lock)
+        yield Link("lock", VERIFIED if found == wanted else FAILED, f"{lock}: sha256 {found}")
+    text = lock.read_text() if lock is not None else ""
+    lost = [one["name"] for one in packages if lock is not None and str(one["sha256"]) not in text]
+    sources = sorted({str(one["url"]).rsplit("/", 2 if one["manager"] == "conda" else 1)[0] for one in packages})
+    detail = f"not in the lock: {', '.join(lost)}" if lost else f"{len(packages)} packages of {', '.join(sources[:5])}"
+    yield Link("packages", FAILED if lost else VERIFIED, detail)
+    made = next(_about(stated, PROVENANCE, wanted), None)
+    if made is not None:
+        inputs = [one["uri"] for one in made["predicate"]["buildDefinition"]["resolvedDependencies"]]
+        yield Link("provenance", VERIFIED, f"{made['file']}: from {', '.join(inputs)}")

@@ -1,0 +1,119 @@
+"""Weights that change while they serve: named, and where that may not be, the end of their generation.
+
+A generation whose weights are no longer the published ones is refused after all: the host goes back to the newest kept
+one of other content, as after `rollback`, or serves nothing where there is none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from serve.durable_files import Records
+from serve.errors import CheckpointError
+from serve.model.slot import Generation
+from serve.store.ledger import Entry
+from serve.store.quarantine import reject_entry
+from serve.swap.admission import reject
+from serve.swap.context import Committer, Context
+from serve.swap.generation import ENDED, identify, is_ended
+
+# So many times as long as a look at the versions takes, none follows: it costs half a percent of a core at most.
+_REST = 200
+_MOST_NAMES = 100
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A parameter or buffer of a generation that differs from the published one.
+
+    Args:
+        since: when a worker found it, as ISO 8601.
+    """
+
+    tensor: str
+    generation: int
+    since: str
+
+
+def changed_tensors(root: Path) -> Records[Changed]:
+    """Return the file in which the workers of a host name them."""
+    return Records(root / "changed.json", _parse, lambda changed: changed.tensor)
+
+
+def _parse(stated: Mapping[str, Any]) -> Changed:
+    return Changed(**{field.name: stated[field.name] for field in fields(Changed)})
+
+
+class ChangedWeights:
+    """Looks after the live weights of one worker."""
+
+    def __init__(self, context: Context, committer: Committer) -> None:
+        self._context, self._committer = context, committer
+        self._records = changed_tensors(context.operator_requests.root)
+        self._next_look_s = 0.0
+
+    def look(self) -> bool:
+        """Name what has changed, once; return whether this worker serves its generation no longer."""
+        live = self._context.slot.live
+        if live is None:
+            return False
+        self.name(live, self._find(live))
+        if self._context.may_change or not is_ended(self._context, live.provenance.sha256):
+            return False
+        order = self._context.operator_requests.rollback()
+        if order is not None and not (
+            self._committer.is_done(order) or self._context.quarantine.find(order.fingerprint)
+        ):
+            return False  # it answers until the host has gone back
+        self._context.slot.vacate()
+        self._context.log.emit("unloaded", **identify(live), reason="its weights have changed")
+        self._committer.report()
+        return True
+
+    def _find(self, live: Generation) -> list[str]:
+        versions = getattr(live.predictor, "versions", None)
+        if versions is None or time.monotonic() < self._next_look_s:
+            return []
+        began_s = time.monotonic()
+        written: list[str] = versions.written()
+        self._next_look_s = began_s + _REST * (time.monotonic() - began_s)
+        return written
+
+    def name(self, live: Generation, tensors: list[str]) -> None:
+        """Name tensors that differ from the published ones: in the log, the description of the model and the status."""
+        known: list[str] = live.facts.get("changed_tensors", [])  # type: ignore[assignment]
+        tensors = sorted({*known, *tensors})
+        if tensors == known:
+            return
+        live.facts["changed_tensors"] = tensors
+        self._context.log.emit("weights_changed", **identify(live), tensors=tensors)
+        number, since = live.provenance.generation, datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        new = {name: Changed(name, number, since) for name in tensors[:_MOST_NAMES]}
+        self._records.change(
+            lambda known: {**new, **{name: old for name, old in known.items() if old.generation == number}}
+        )
+        if not self._context.may_change:
+            self._refuse(live, tensors)
+
+    def _refuse(self, live: Generation, tensors: list[str]) -> None:
+        entries = self._context.ledger.read()
+        entry = next((entry for entry in entries if entry.generation == live.provenance.generation), None)
+        if entry is None or is_ended(self._context, entry.sha256):
+            return  # another worker was faster
+        back = next((one for one in reversed(entries) if one.sha256 != entry.sha256 and self._is_good(one)), None)
+        error = CheckpointError(
+            ENDED,
+            f"{', '.join(tensors)}: expected weights that stay as they were published, found them changed under load",
+            hint='set stateful = "allow" where that is meant',
+        )
+        reject(self._context, reject_entry(error, entry), self._committer.kept)
+        if back is not None:
+            self._context.operator_requests.order_rollback(back)
+
+    def _is_good(self, entry: Entry) -> bool:
+        return self._context.store.has(entry.sha256) and not is_ended(self._context, entry.sha256)
