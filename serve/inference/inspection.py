@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
     from serve.inference.prediction import Prediction
     from serve.model.slot import Generation
+    from serve.rollout.guard import Guard
 
 
-# Its writing, in the event loop, may make an answer of so short a run again.
 _SHORT_S = 0.001
 
 
@@ -53,19 +53,34 @@ def inspect(
         The results, those that were made again as `Remade`.
     """
     first = predictions[0]
-    is_looked_at = first.instance.guard.note_run(first.generation.provenance.generation, len(results), rows, seconds)
-    return look(predictions, results, deadlines_s) if is_looked_at else results
+    guard, generation = first.instance.guard, first.generation
+    is_on_trial = guard.note_run(generation.provenance.generation, len(results), rows, seconds)
+    if not is_on_trial or leave_to_writer(guard, generation, results, seconds):
+        return results
+    return look(predictions, results, deadlines_s)
+
+
+def leave_to_writer(guard: Guard, generation: Generation, results: Sequence[Any], seconds: float) -> bool:
+    """Whether who writes the answers of a run is to find what is wrong with them, as JSON holds no NaN.
+
+    So it is where the runs are short, as looking twice would cost requests three percent: the writing, in the event
+    loop, can then make an answer again.
+    """
+    is_left = (
+        seconds < _SHORT_S
+        and guard.pairs_wanted <= 0
+        and not getattr(generation.predictor, "is_declared", True)
+        and not any(isinstance(given, (Exception, list)) for given in results)
+    )
+    guard.left_to_writer = generation.provenance.generation if is_left else 0
+    return is_left
 
 
 def look(predictions: Sequence[Prediction], results: list[Any], deadlines_s: Sequence[float]) -> list[Any]:
     """Look at the answers of a run whose generation is on trial, as `inspect` does."""
     first = predictions[0]
-    guard, number = first.instance.guard, first.generation.provenance.generation
-    if guard.pairs_wanted > 0:
-        _time_both(first, number)
-    is_plain = not getattr(first.generation.predictor, "is_declared", True)
-    if is_plain and seconds < _SHORT_S and not any(isinstance(given, Exception) for given in results):
-        return results  # whoever writes them finds what is not finite; looking twice would cost requests three percent
+    if first.instance.guard.pairs_wanted > 0:
+        _time_both(first, first.generation.provenance.generation)
     return [
         _inspect_one(prediction, given, deadline_s)
         for prediction, given, deadline_s in zip(predictions, results, deadlines_s)
@@ -73,12 +88,10 @@ def look(predictions: Sequence[Prediction], results: list[Any], deadlines_s: Seq
 
 
 def inspect_written(prediction: Prediction, given: Any) -> Any:
-    """Look at an answer that could not be written as JSON, or was not, unless it was inspected before."""
+    """Look at an answer that could not be written as JSON, or was not, where that is left to the writer."""
     guard, number = prediction.instance.guard, prediction.generation.provenance.generation
-    if id(prediction) in guard.spoiled:
-        guard.spoiled.discard(id(prediction))
-        return given
-    return _inspect_one(prediction, given, math.inf) if guard.is_on_trial(number) else given
+    is_left = guard.left_to_writer == number and guard.is_on_trial(number)
+    return _inspect_one(prediction, given, math.inf) if is_left else given
 
 
 def _inspect_one(prediction: Prediction, given: Any, deadline_s: float) -> Any:
@@ -103,7 +116,6 @@ def _inspect_one(prediction: Prediction, given: Any, deadline_s: float) -> Any:
         if is_wanted and time.monotonic() < deadline_s:
             return Remade(again, other, kept, signal)
     other.slot.release(kept)
-    guard.spoiled.add(id(prediction))  # it is looked at again when it is written
     return given
 
 

@@ -35,8 +35,8 @@ class Guard:
         # Has the evidence looked at.
         self.wake: Callable[[], None] = lambda: None
         self.pairs_wanted = 0
-        # Predictions whose answer was found spoiled, and leaves all the same, by id.
-        self.spoiled: set[int] = set()
+        # The generation whose answers are looked at when they are written, and not before.
+        self.left_to_writer = 0
         self._row = 0
         self._read_trial: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self._shared: Counter[tuple[int, str]] = Counter()
