@@ -31,7 +31,7 @@ from serve.checkpoint.formats import Header, TensorSpec, read_safetensors_header
 from serve.errors import CheckpointError
 
 INDEX_SUFFIX = ".safetensors.index.json"
-_INDEX_LIMIT_BYTES = 64 * 1024 * 1024
+INDEX_LIMIT_BYTES = 64 * 1024 * 1024
 _ALIGNMENT_BYTES = 8
 
 
@@ -59,7 +59,15 @@ def read_index(path: Path) -> dict[str, Path]:
         CheckpointError: it is no index, or names a file that is not beside it.
     """
     with path.open("rb") as reader:
-        text = reader.read(_INDEX_LIMIT_BYTES + 1)
+        return parse_index(reader.read(INDEX_LIMIT_BYTES + 1), path)
+
+
+def parse_index(text: bytes, path: Path) -> dict[str, Path]:
+    """Parse which shard holds which tensor.
+
+    Raises:
+        CheckpointError: it is no index, or names a file that is not beside it.
+    """
     try:
         weight_map = json.loads(text)["weight_map"]
         pairs = dict(weight_map.items())
