@@ -24,7 +24,7 @@ from serve.batching.batch_queue import BatchQueue, Limits, RunTime, Task, Waitin
 from serve.batching.bundle import Apart, Bundle, Form, FormedRequest
 from serve.errors import ServeError
 from serve.http.messages import Response
-from serve.inference.inspection import Remade, look
+from serve.inference.inspection import Remade, leave_to_writer, look
 from serve.inference.prediction import Prediction
 from serve.swap.generation import identify
 
@@ -220,6 +220,8 @@ def _inspect(batch: Sequence[Waiting], results: list[Any], seconds: float) -> li
     instance, generation = (first.form.instance, first.generation) if isinstance(first, Bundle) else first.owner[:2]
     rows, number = sum(task.rows for task in batch), generation.provenance.generation
     if not count or not instance.guard.note_run(number, count, rows, seconds):
+        return results
+    if leave_to_writer(instance.guard, generation, results, seconds):
         return results
     asked = [_requests_of(task, result) for task, result in zip(batch, results)]
     all_asked = [each for several in asked for each in several]

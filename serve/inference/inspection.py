@@ -7,20 +7,22 @@ leave instead. So what both spoil, be it the client's inputs or the machine, spe
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy
-
 from serve.errors import InputError, NotLiveError
-from serve.model.answer_check import is_finite
 from serve.rollout.decision import ERRORS, FINITE
 
 if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
     from serve.inference.prediction import Prediction
     from serve.model.slot import Generation
+    from serve.rollout.guard import Guard
+
+
+_SHORT_S = 0.001
 
 
 class Remade(NamedTuple):
@@ -51,31 +53,45 @@ def inspect(
         The results, those that were made again as `Remade`.
     """
     first = predictions[0]
-    is_looked_at = first.instance.guard.note_run(first.generation.provenance.generation, len(results), rows, seconds)
-    return look(predictions, results, deadlines_s) if is_looked_at else results
+    guard, generation = first.instance.guard, first.generation
+    is_on_trial = guard.note_run(generation.provenance.generation, len(results), rows, seconds)
+    if not is_on_trial or leave_to_writer(guard, generation, results, seconds):
+        return results
+    return look(predictions, results, deadlines_s)
+
+
+def leave_to_writer(guard: Guard, generation: Generation, results: Sequence[Any], seconds: float) -> bool:
+    """Whether who writes the answers of a run is to find what is wrong with them, as JSON holds no NaN.
+
+    So it is where the runs are short, as looking twice would cost requests three percent: the writing, in the event
+    loop, can then make an answer again.
+    """
+    is_left = (
+        seconds < _SHORT_S
+        and guard.pairs_wanted <= 0
+        and not getattr(generation.predictor, "is_declared", True)
+        and not any(isinstance(given, (Exception, list)) for given in results)
+    )
+    guard.left_to_writer = generation.provenance.generation if is_left else 0
+    return is_left
 
 
 def look(predictions: Sequence[Prediction], results: list[Any], deadlines_s: Sequence[float]) -> list[Any]:
     """Look at the answers of a run whose generation is on trial, as `inspect` does."""
     first = predictions[0]
-    guard, number = first.instance.guard, first.generation.provenance.generation
-    if guard.pairs_wanted > 0:
-        _time_both(first, number)
-    if _are_joined_and_finite(first, results):
-        return results
+    if first.instance.guard.pairs_wanted > 0:
+        _time_both(first, first.generation.provenance.generation)
     return [
         _inspect_one(prediction, given, deadline_s)
         for prediction, given, deadline_s in zip(predictions, results, deadlines_s)
     ]
 
 
-def _are_joined_and_finite(first: Prediction, results: Sequence[Any]) -> bool:
-    """Whether one look at the array of a whole batch shows that no answer of it needs another."""
-    if len(results) == 1 or getattr(first.generation.predictor, "is_declared", True):
-        return False
-    base = getattr(results[0], "base", None)
-    is_array = isinstance(base, numpy.ndarray)
-    return is_array and all(getattr(given, "base", None) is base for given in results) and is_finite(base)
+def inspect_written(prediction: Prediction, given: Any) -> Any:
+    """Look at an answer that could not be written as JSON, or was not, where that is left to the writer."""
+    guard, number = prediction.instance.guard, prediction.generation.provenance.generation
+    is_left = guard.left_to_writer == number and guard.is_on_trial(number)
+    return _inspect_one(prediction, given, math.inf) if is_left else given
 
 
 def _inspect_one(prediction: Prediction, given: Any, deadline_s: float) -> Any:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol
 
 from serve.errors import InputError, NotLiveError, NotServedError, RequestError
 from serve.http.messages import Request, Response, fail, not_live
-from serve.inference.inspection import Remade, inspect
+from serve.inference.inspection import Remade, inspect, inspect_written
 from serve.inference.shadow import Asked, Shadow
 from serve.model.predictor import Predictor
 from serve.settings.settings import CANARY, SHADOW, STABLE
@@ -80,23 +80,29 @@ class Prediction(NamedTuple):
 
     def answer(self, given: Any) -> Response:
         """Write the response and end the lease."""
-        if isinstance(given, Remade):
-            self.end()
-            made_by = self._replace(instance=given.instance, generation=given.generation, shadow=None)
-            answer = made_by.answer(given.given)
-            number = self.generation.provenance.generation
-            return answer._replace(headers={**answer.headers, RETRIED: f"generation={number}; {given.signal}"})
         predictor, provenance = self.generation.predictor, self.generation.provenance
         try:
+            if isinstance(given, Remade):
+                return self._pass_on(given)
             try:
                 answer = self.dialect.write(predictor, given, provenance)
+                has_passed = answer.headers.get("Content-Type") == "application/json"
             except ValueError as error:
                 answer = self.dialect.refuse(422, f"the outputs for these inputs: {error}", predictor)
+                has_passed = False
+            if not has_passed and isinstance(again := inspect_written(self, given), Remade):
+                return self._pass_on(again)
             if self.shadow is not None and answer.status == 200:
                 self._show(self.shadow, given)
         finally:
             self.end()
         return with_provenance(answer, provenance)
+
+    def _pass_on(self, remade: Remade) -> Response:
+        """Have another generation answer what it has made."""
+        answer = self._replace(instance=remade.instance, generation=remade.generation, shadow=None).answer(remade.given)
+        reason = f"generation={self.generation.provenance.generation}; {remade.signal}"
+        return answer._replace(headers={**answer.headers, RETRIED: reason})
 
     def _show(self, shadow: ModelInstance, given: Any) -> None:
         # Now, while the generation is leased and its weights are there.

@@ -49,7 +49,7 @@ def make_context(
         env_digest=env_digest,
         keep=settings.keep,
         may_change=settings.stateful == "allow",
-        guard=Guard(settings.retry_spoiled, slower, rollout is not None and settings.label == CANARY),
+        guard=Guard(settings.retry_spoiled, slower, rollout is not None, settings.label == CANARY),
         probation=rule,
     )
 

@@ -38,6 +38,7 @@ from serve.errors import LedgerError
 
 _MAGIC = int.from_bytes(b"envserv1", "little")
 _IDENTITY, _COMMITTED, _TURN, _OPEN, _LAST, _WORKER_FAILURES, _USED, _DONE, _UNBATCHED = range(9)
+ON_TRIAL, RETURNED = 9, 11
 _FIRST_ROW, _ROW_CELLS = 16, 8
 _PID, _PREPARING, _PREPARED, _LIVE, _PARENT = range(5)
 ROWS = 500
@@ -45,7 +46,7 @@ _SIZE_BYTES = 8 * (_FIRST_ROW + ROWS * _ROW_CELLS)
 
 
 class _Cell:
-    """One cell as an attribute."""
+    """One cell as an attribute; the module's docstring states what each is."""
 
     def __init__(self, index: int) -> None:
         self._index = index
@@ -87,7 +88,10 @@ class SharedState:
         LedgerError: it is something else.
     """
 
-    on_trial, kept, returned, trial_since_ms, crashes, ended = map(_Cell, range(9, 15))
+    committed, turn, done_number, unbatched, worker_failures = map(
+        _Cell, (_COMMITTED, _TURN, _DONE, _UNBATCHED, _WORKER_FAILURES)
+    )
+    on_trial, kept, returned, trial_since_ms, crashes, ended = map(_Cell, range(ON_TRIAL, 15))
 
     def __init__(self, path: Path) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -101,20 +105,6 @@ class SharedState:
         if self.cells[_IDENTITY] not in (0, _MAGIC):
             raise LedgerError(f"{path}: expected a commit word, found something else", hint="move the store away")
         self.cells[_IDENTITY] = _MAGIC
-
-    @property
-    def committed(self) -> int:
-        """The generation that every request starts on; 0 before the first commit."""
-        return self.cells[_COMMITTED]
-
-    @committed.setter
-    def committed(self, generation: int) -> None:
-        self.cells[_COMMITTED] = generation
-
-    @property
-    def turn(self) -> int:
-        """A number that rises whenever workers have something new to look at."""
-        return self.cells[_TURN]
 
     def next_turn(self) -> None:
         """Have the workers look."""
@@ -134,33 +124,6 @@ class SharedState:
     def next_number(self) -> int:
         """The number for the next proposal."""
         return self.cells[_LAST] + 1
-
-    @property
-    def done_number(self) -> int:
-        """The number of the proposal that was committed last."""
-        return self.cells[_DONE]
-
-    @done_number.setter
-    def done_number(self, number: int) -> None:
-        self.cells[_DONE] = number
-
-    @property
-    def unbatched(self) -> int:
-        """The generation whose requests share no runs any more, or 0."""
-        return self.cells[_UNBATCHED]
-
-    @unbatched.setter
-    def unbatched(self, generation: int) -> None:
-        self.cells[_UNBATCHED] = generation
-
-    @property
-    def worker_failures(self) -> int:
-        """How many workers died while they prepared the open proposal."""
-        return self.cells[_WORKER_FAILURES]
-
-    @worker_failures.setter
-    def worker_failures(self, count: int) -> None:
-        self.cells[_WORKER_FAILURES] = count
 
     @property
     def used_rows(self) -> int:

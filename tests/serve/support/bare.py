@@ -8,6 +8,7 @@ from pathlib import Path
 from serve.errors import CheckpointError
 from serve.model.slot import Slot
 from serve.operations.operations import Operations
+from serve.rollout.decision import Rule
 from serve.rollout.guard import Guard
 from serve.source.remote import make_place
 from serve.store.checkpoint_store import Store
@@ -65,7 +66,14 @@ class Worker:
     """One worker on a store and a watched place."""
 
     def __init__(
-        self, root: Path, place: Path, commit: str = "host", keep: int = 3, start: str = "s", boot: bool = True
+        self,
+        root: Path,
+        place: Path,
+        commit: str = "host",
+        keep: int = 3,
+        start: str = "s",
+        boot: bool = True,
+        probation: Rule | None = None,
     ) -> None:
         self.log, self.loader, self.slot = Log(), TextLoader(), Slot()
         self.store, self.quarantine = Store(root), Quarantine(root, lambda: "j", start)
@@ -84,8 +92,9 @@ class Worker:
             env_digest=None,
             keep=keep,
             guard=Guard(),
-            probation=None,
+            probation=probation,
         )
+        self.guard = context.guard
         self.committer = WorkerCommitter(context, root) if commit == "worker" else HostCommitter(context, root, 60.0)
         self.reloader = Reloader(context, self.committer, Pace(0.01, 0.0, "poll"), lambda: self.loader)
         if boot:

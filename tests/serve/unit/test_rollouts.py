@@ -17,6 +17,7 @@ from serve.model.slot import Generation
 from serve.rollout.decision import Step
 from serve.rollout.evidence_board import EvidenceBoard
 from serve.rollout.rules import rollout_of
+from serve.rollout.watch import Watch
 from serve.store.ledger import Entry
 from serve.swap.context import Context
 
@@ -43,7 +44,8 @@ def open_worker(tmp_path):
             )
             if not one.ledger.read():
                 one.ledger.commit(ENTRY)
-        return server, model, Rollout(instance, model.stable, rollout_of(instance.settings))
+        watch = Watch(Rollout(instance, model.stable), rollout_of(instance.settings), instance.guard, instance.log)
+        return server, model, watch
 
     return open_one
 
@@ -70,6 +72,8 @@ def test_a_canary_is_promoted_once(open_worker):
     guard.note_run(1, 99, 1, 0.01)
     assert rollout.look().step is Step.WAIT
     guard.note_run(1, 1, 1, 0.01)
+    assert rollout.look().step is Step.WAIT  # what is not known of the stable one speaks for no canary
+    model.stable.guard.note_run(1, 1, 1, 0.01)
     assert rollout.look().step is Step.KEEP
     order = order_of(model)
     assert (order.sha256, order.cause, order.id) == (ENTRY.sha256, "promotion", f"canary-1-{ENTRY.sha256}")
