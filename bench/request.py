@@ -98,7 +98,8 @@ def connect(server, count: int) -> list:
 
     from serve.batching.scheduler import Scheduler
     from serve.gateway.asgi_app import AsgiApp
-    from serve.workers.http_protocol import Bounds, Connection, HeaderCache, SoleConnection
+    from serve.workers.connection import WorkerConnection
+    from serve.workers.http_protocol import Bounds, HeaderCache, SoleConnection
 
     loop = asyncio.get_running_loop()
     app = AsgiApp(server, None, Scheduler(loop, server.telemetry.worker_metrics.request_counters.batch))
@@ -109,7 +110,7 @@ def connect(server, count: int) -> list:
     shared = {"heads": HeaderCache(app.table, app.limit_bytes, bounds), "sole_connection": SoleConnection()}
     found = []
     for _ in range(count):
-        each = Connection(config=config, server_state=state, app_state={}, app=app, bounds=bounds, **shared)
+        each = WorkerConnection(config=config, server_state=state, app_state={}, app=app, bounds=bounds, **shared)
         each.access_log = False
         each.connection_made(Transport())
         found.append(each)

@@ -21,6 +21,7 @@ from serve.http.drain import Drain, find_server
 from serve.http.thread_pool import current_ticket
 from serve.metrics import multiprocess_directory
 from serve.settings.settings import ServerSettings, load_settings
+from serve.workers.balance import Neighbours
 from serve.workers.process_lifecycle import Handover, ProcessExit
 
 _KNOWN_ERROR = 3
@@ -46,6 +47,8 @@ served = _load_or_exit()
 leaving = ProcessExit()
 drain = Drain()
 handover = Handover()
+# By which workers give connections to each other; made where it can help: not for one worker, nor for threads.
+_NEIGHBOURS: list[Neighbours] = []
 # What is done about a worker that has ended, once the master is ready for it.
 _FORGET: list[Any] = []
 
@@ -74,21 +77,32 @@ control_socket_disable = True
 
 
 def on_starting(server: Any) -> None:
-    """Get ready for the death of workers."""
+    """Get ready for the death of workers, and for the connections that they give to each other."""
     # Not when a worker has died, because gunicorn tells of that from a signal handler, which may interrupt the import
     # and begin it again.
     from serve.metrics import metric_families
 
     os.environ[START_VARIABLE] = uuid.uuid4().hex
     _FORGET.append(metric_families.forget)
+    if served.balance == "on" and server.cfg.workers > 1 and hasattr(server.cfg.worker_class, "place"):
+        _NEIGHBOURS.append(Neighbours(2 * server.cfg.workers + 2))  # at a reload there are two sets
 
 
 def when_ready(server: Any) -> None:
     """Put the drop of readiness before the end, and report which worker serves where it is not the fast one."""
     if served.worker == "auto" and _missing:
         server.log.info("worker: gthread, as %s is missing; the extra fast brings it", ", ".join(_missing))
+    if not _NEIGHBOURS and server.cfg.workers > 1:
+        server.log.info("balance: off; a connection stays with the worker that accepted it")
     end: Any = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, drain.precede(end, served.drain_delay_s))
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Give a new worker its place among the others."""
+    for neighbours in _NEIGHBOURS:
+        place = neighbours.choose([other.place[1] for other in server.WORKERS.values() if other.place])
+        worker.place = None if place is None else (neighbours, place)
 
 
 def on_reload(server: Any) -> None:
@@ -138,9 +152,11 @@ def pre_request(worker: Any, request: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Drop the gauges of a worker that has ended."""
+    """Drop the gauges of a worker that has ended, and hand on the connections that were on their way to it."""
     for forget in _FORGET:
         forget(worker.pid)
+    if getattr(worker, "place", None) is not None:
+        worker.place[0].clear(worker.place[1])
 
 
 def on_exit(server: Any) -> None:

@@ -12,7 +12,9 @@ import math
 from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Union
+
+from serve.batching.bundle import Bundle, FormedRequest
 
 # A batch that is shorter than this does not make a health check wait; handing it to a thread would cost more.
 INLINE_S = 0.001
@@ -67,6 +69,14 @@ class Task(NamedTuple):
     deadline_s: float = math.inf
     owner: Any = None
 
+    @property
+    def size(self) -> int:
+        """How many requests there are."""
+        return 1
+
+
+Waiting = Union[Task, Bundle]
+
 
 class RunTime(NamedTuple):
     """The time of one run: of its thread on the processor, and by the clock."""
@@ -88,11 +98,24 @@ class LatencyEstimate:
         self._overruns = 0
 
     def is_short(self, rows: int, now_s: float) -> bool:
-        """Whether a batch may run in the event loop; one that was never timed may not."""
+        """Whether a batch may run in the event loop; one of a model that was never timed may not."""
         runs = self._runs.get(rows.bit_length())
-        if not runs or now_s < self._banned_until_s:
+        if now_s < self._banned_until_s:
             return False
+        if not runs:
+            return self._guess_s(rows.bit_length()) < INLINE_S
         return min(took.cpu_s for took in runs) < INLINE_S and min(took.wall_s for took in runs) < _LONGEST_WAIT_S
+
+    def _guess_s(self, magnitude: int) -> float:
+        """Tell how long a batch may take whose magnitude was never timed; infinite where nothing tells.
+
+        No longer than a larger one, and no longer than the rows of a smaller one taken twice as often.
+        """
+        guess_s = math.inf
+        for known, runs in self._runs.items():
+            if min(took.wall_s for took in runs) < _LONGEST_WAIT_S:
+                guess_s = min(guess_s, min(took.cpu_s for took in runs) * 2 ** max(0, magnitude - known))
+        return guess_s
 
     def note(self, rows: int, took: RunTime, was_inline: bool, now_s: float) -> None:
         """Remember one run."""
@@ -115,16 +138,26 @@ class BatchQueue:
     latency: LatencyEstimate = field(default_factory=LatencyEstimate)
     is_running: bool = False
     sampler: Any = None
-    _waiting: deque[Task] = field(default_factory=deque)
+    _waiting: deque[Waiting] = field(default_factory=deque)
     _rows: int = 0
+    _requests: int = 0
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return self._requests
 
     def put(self, task: Task) -> None:
         """Add a task behind the others."""
         self._waiting.append(task)
         self._rows += task.rows
+        self._requests += 1
+
+    def join(self, bundle: Bundle, request: FormedRequest) -> None:
+        """Add a request to a bundle, which waits from its first one on."""
+        if not bundle.requests:
+            self._waiting.append(bundle)
+        bundle.join(request)
+        self._rows += bundle.form.layout.shape[0]
+        self._requests += 1
 
     def wait_s(self, now_s: float) -> float | None:
         """Return in how many seconds the next batch may start; `None` while nothing waits or a batch runs."""
@@ -134,7 +167,7 @@ class BatchQueue:
             return 0.0
         return max(0.0, self._waiting[0].since_s + self.limits.delay_s - now_s)
 
-    def take(self) -> list[Task]:
+    def take(self) -> list[Waiting]:
         """Take the next batch: the task that has waited longest, and those that may run with it.
 
         Returns:
@@ -143,7 +176,7 @@ class BatchQueue:
         first = self._waiting.popleft()
         batch, rows = [first], first.rows
         if first.key is not None and rows < self.limits.max_rows:
-            passed: deque[Task] = deque()
+            passed: deque[Waiting] = deque()
             while self._waiting and rows < self.limits.max_rows:
                 task = self._waiting.popleft()
                 if task.key == first.key and rows + task.rows <= self.limits.max_rows:
@@ -154,10 +187,14 @@ class BatchQueue:
             passed.extend(self._waiting)
             self._waiting = passed
         self._rows -= rows
+        for task in batch:
+            self._requests -= task.size
+            if isinstance(task, Bundle):
+                task.is_open = False
         return batch
 
 
-def run_batch(batch: Sequence[Task]) -> list[Any]:
+def run_batch(batch: Sequence[Waiting]) -> list[Any]:
     """Run a batch of one key, so that one bad request spoils no other.
 
     Returns:
@@ -171,5 +208,6 @@ def run_batch(batch: Sequence[Task]) -> list[Any]:
     except Exception as error:  # the model's code may raise anything
         failure = error
     if len(batch) == 1:
-        return [failure]
+        alone = batch[0]
+        return [alone.run_apart() if isinstance(alone, Bundle) else failure]
     return [result for task in batch for result in run_batch([task])]

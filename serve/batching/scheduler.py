@@ -16,14 +16,15 @@ import functools
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Callable, Union
 
-from serve.batching.batch_queue import BatchQueue, Limits, RunTime, Task, run_batch
+from serve.batching.batch_queue import BatchQueue, Limits, RunTime, Task, Waiting, run_batch
+from serve.batching.bundle import Apart, Bundle, Form, FormedRequest
 from serve.errors import ServeError
 from serve.http.messages import Response
-from serve.inference.inspection import Remade, inspect
+from serve.inference.inspection import Remade, leave_to_writer, look
 from serve.inference.prediction import Prediction
 from serve.swap.generation import identify
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from serve.model.predictor import Predictor
     from serve.model.slot import Generation
 
+# A request that waits for a run of this length had better be answered by another worker.
+_LONG_S = 0.004
 Done = Callable[[Union[Response, Exception]], None]
 
 
@@ -44,6 +47,9 @@ class Scheduler:
 
     Args:
         note_batch: called with the model's name and the rows of each batch.
+
+    Attributes:
+        is_long: whether the last run took so long that no request should wait behind one.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, note_batch: Callable[[str, int], None]) -> None:
@@ -52,6 +58,7 @@ class Scheduler:
         self._batch_queues: dict[ModelInstance, BatchQueue] = {}
         self._threads: dict[int, ThreadPoolExecutor] = {}
         self._due: set[int] = set()
+        self.is_long = False
 
     @property
     def waiting(self) -> int:
@@ -76,21 +83,39 @@ class Scheduler:
             deadline_s: after which the answer is no longer wanted, on the monotonic clock; `None` for never.
             is_alone: whether the caller calls `run_now` next, as no other request is expected to join it.
         """
-        instance, predictor, taken = prediction.instance, prediction.generation.predictor, prediction.taken
+        instance, predictor, prepared = prediction.instance, prediction.generation.predictor, prediction.prepared
         batch_queue = self._batch_queues[instance] if instance in self._batch_queues else self._make_queue(instance)
         finish = functools.partial(_finish, prediction, done)
         until_s = math.inf if deadline_s is None else deadline_s
         now_s = time.monotonic()
-        rows = predictor.count_rows(taken) if predictor.can_batch else 0
+        rows = predictor.count_rows(prepared) if predictor.can_batch else 0
         if rows:
-            key = (id(prediction.generation), predictor.batch_key(taken))
+            key = (id(prediction.generation), predictor.batch_key(prepared))
             run = functools.partial(_run_together, instance, prediction.generation)
-            batch_queue.put(Task(key, rows, taken, run, finish, now_s, until_s, prediction))
+            batch_queue.put(Task(key, rows, prepared, run, finish, now_s, until_s, prediction))
         else:
             run = functools.partial(_run_alone, predictor)
-            batch_queue.put(Task(None, 1, taken, run, finish, now_s, until_s, prediction))
+            batch_queue.put(Task(None, 1, prepared, run, finish, now_s, until_s, prediction))
         if not is_alone:
             self._wake(batch_queue)
+
+    def open(self, instance: ModelInstance, form: Form, generation: Generation, kind: Hashable) -> Bundle:
+        """Make a bundle, which waits from the first request on that joins it.
+
+        Args:
+            kind: the batch key of its requests.
+        """
+        run = functools.partial(_run_together, instance, generation)
+        return Bundle(form, generation, (id(generation), kind), run)
+
+    def join(self, instance: ModelInstance, bundle: Bundle, request: FormedRequest, is_alone: bool) -> None:
+        """Have a request run and answered with a bundle that is open."""
+        batch_queue = self._batch_queues[instance] if instance in self._batch_queues else self._make_queue(instance)
+        batch_queue.join(bundle, request)
+        if not is_alone:
+            self._wake(batch_queue)
+        elif not batch_queue.is_running:
+            self._start(batch_queue)
 
     def run_now(self, instance: ModelInstance) -> None:
         """Run what waits for a model at once, and not later in this turn of the loop.
@@ -139,26 +164,35 @@ class Scheduler:
             batch_queue.is_running = True
             self._thread_of(batch_queue).submit(self._run_in_thread, batch_queue, batch)
 
-    def _drop_late(self, batch: Sequence[Task], now_s: float) -> Sequence[Task]:
+    def _drop_late(self, batch: Sequence[Waiting], now_s: float) -> Sequence[Waiting]:
         late = [task for task in batch if now_s > task.deadline_s]
         for task in late:
-            task.done(LateError("the deadline passed before the work began"))
-        return [task for task in batch if now_s <= task.deadline_s] if late else batch
+            error = LateError("the deadline passed before the work began")
+            if not isinstance(task, Bundle):
+                task.done(error)
+                continue
+            for request in task.drop_late(now_s):
+                task.form.fail(request, error)
+            if not task.requests:
+                task.done([])
+        return [task for task in batch if now_s <= task.deadline_s and task.size] if late else batch
 
     def _thread_of(self, batch_queue: BatchQueue) -> ThreadPoolExecutor:
         if id(batch_queue) not in self._threads:
             self._threads[id(batch_queue)] = ThreadPoolExecutor(1, "inference")
         return self._threads[id(batch_queue)]
 
-    def _run_in_thread(self, batch_queue: BatchQueue, batch: Sequence[Task]) -> None:
+    def _run_in_thread(self, batch_queue: BatchQueue, batch: Sequence[Waiting]) -> None:
         self._loop.call_soon_threadsafe(self._deliver, batch_queue, batch, *_time(batch), False)
 
     def _deliver(
-        self, batch_queue: BatchQueue, batch: Sequence[Task], results: Sequence[Any], took: RunTime, inline: bool
+        self, batch_queue: BatchQueue, batch: Sequence[Waiting], results: Sequence[Any], took: RunTime, inline: bool
     ) -> None:
         rows = sum(task.rows for task in batch)
-        batch_queue.latency.note(rows, took, inline, time.monotonic())
-        self._note_batch(batch_queue.name, rows)
+        if rows:
+            batch_queue.latency.note(rows, took, inline, time.monotonic())
+            self._note_batch(batch_queue.name, rows)
+        self.is_long = not inline and took.wall_s > _LONG_S
         batch_queue.is_running = False
         if len(batch_queue):
             self._wake(batch_queue)
@@ -173,34 +207,55 @@ class Scheduler:
                 self._thread_of(batch_queue).submit(sample.prove)
 
 
-def _time(batch: Sequence[Task]) -> tuple[list[Any], RunTime]:
+def _time(batch: Sequence[Waiting]) -> tuple[list[Any], RunTime]:
     started_s, started_cpu_s = time.monotonic(), time.thread_time()
     results = run_batch(batch)
     took = RunTime(time.thread_time() - started_cpu_s, time.monotonic() - started_s)
-    rows = sum(task.rows for task in batch)
-    results = inspect([task.owner for task in batch], results, rows, took.wall_s, [task.deadline_s for task in batch])
-    return results, took
+    return _inspect(batch, results, took.wall_s), took
+
+
+def _inspect(batch: Sequence[Waiting], results: list[Any], seconds: float) -> list[Any]:
+    """Count a run; while its generation is on trial, look at each of its answers."""
+    first, count = batch[0], sum(task.size for task in batch)
+    instance, generation = (first.form.instance, first.generation) if isinstance(first, Bundle) else first.owner[:2]
+    rows, number = sum(task.rows for task in batch), generation.provenance.generation
+    if not count or not instance.guard.note_run(number, count, rows, seconds):
+        return results
+    if leave_to_writer(instance.guard, generation, results, seconds):
+        return results
+    asked = [_requests_of(task, result) for task, result in zip(batch, results)]
+    all_asked = [each for several in asked for each in several]
+    deadlines_s = [task.deadline_s for task, several in zip(batch, asked) for _ in several]
+    looked = iter(look([each[0] for each in all_asked], [each[1] for each in all_asked], deadlines_s))
+    found = [[next(looked) for _ in several] for several in asked]
+    return [Apart(several) if isinstance(task, Bundle) else several[0] for task, several in zip(batch, found)]
 
 
 def _run_alone(predictor: Predictor, several: Sequence[Any]) -> Sequence[Any]:
-    return [predictor.run(taken) for taken in several]
+    return [predictor.run(prepared) for prepared in several]
 
 
 def _run_together(instance: ModelInstance, generation: Generation, several: Sequence[Any]) -> Sequence[Any]:
     predictor = generation.predictor
-    if len(several) == 1 or instance.batching.is_over(generation.provenance.generation):
-        return _run_alone(predictor, several)
-    rows = [predictor.count_rows(taken) for taken in several]
-    return predictor.split(predictor.run(predictor.stack(several)), rows)
+    is_apart = instance.shared_state.unbatched == generation.provenance.generation
+    if is_apart or (len(several) == 1 and not isinstance(several[0], Bundle)):
+        return [one.run_apart() if isinstance(one, Bundle) else predictor.run(one) for one in several]
+    prepared = [one.prepare() if isinstance(one, Bundle) else one for one in several]
+    left = [one for one in prepared if one is not None]
+    if not left:
+        return [None] * len(several)
+    raw = predictor.run(left[0] if len(left) == 1 else predictor.stack(left))
+    results = iter(predictor.split(raw, [predictor.count_rows(one) for one in left]))
+    return [None if one is None else next(results) for one in prepared]
 
 
-def _finish(prediction: Prediction, done: Done, given: Any) -> None:
-    if isinstance(given, Exception):
+def _finish(prediction: Prediction, done: Done, raw: Any) -> None:
+    if isinstance(raw, Exception):
         prediction.end()
-        done(given)
+        done(raw)
         return
     try:
-        answer = prediction.answer(given)
+        answer = prediction.answer(raw)
     except Exception as error:  # the model class may have code of its own here
         done(error)
         return
@@ -215,18 +270,20 @@ class Sampler:
         self._worked_s = self._spent_s = 0.0
         self._is_busy = False
 
-    def choose(self, batch: Sequence[Task], results: Sequence[Any], worked_s: float) -> Sample | None:
+    def choose(self, batch: Sequence[Waiting], results: Sequence[Any], worked_s: float) -> Sample | None:
         """Choose one request of a batch that has run, and hold its generation."""
         self._worked_s += worked_s
-        if len(batch) == 1 or self._is_busy or not self._spent_s < self._share * self._worked_s:
+        if sum(task.size for task in batch) < 2 or self._is_busy or not self._spent_s < self._share * self._worked_s:
             return None
-        place = random.randrange(len(batch))  # noqa: S311 - nothing secret about it
-        prediction, result = batch[place].owner, results[place]
-        if isinstance(result, (Exception, Remade)) or prediction.instance.batching.is_over(_number(prediction)):
+        asked = [request for task, result in zip(batch, results) for request in _requests_of(task, result)]
+        place = random.randrange(len(asked))  # noqa: S311 - nothing secret about it
+        prediction, result, _ = asked[place]
+        is_over = prediction.instance.shared_state.unbatched == _number(prediction)
+        if isinstance(result, (Exception, Remade)) or is_over:
             return None
         prediction.instance.slot.hold(prediction.generation)
         self._is_busy = True
-        return Sample(self, prediction, copy.deepcopy(result), [task.rows for task in batch], place)
+        return Sample(self, prediction, copy.deepcopy(result), [rows for _, _, rows in asked], place)
 
     def note(self, spent_s: float) -> None:
         """Count the time of a sample that is done."""
@@ -252,7 +309,7 @@ class Sample:
         prediction, started_s = self._prediction, time.monotonic()
         predictor = prediction.generation.predictor
         try:
-            gap = predictor.compare_alone(prediction.taken, self._result, self._rows, self._place)
+            gap = predictor.compare_alone(prediction.prepared, self._result, self._rows, self._place)
             if gap:
                 self._report(gap)
         except Exception as error:  # the module's code, which fails alone and not in company
@@ -263,10 +320,19 @@ class Sample:
 
     def _report(self, gap: float | str) -> None:
         instance, generation = self._prediction.instance, self._prediction.generation
-        instance.batching.end(_number(self._prediction))
+        instance.shared_state.unbatched = _number(self._prediction)
         instance.log.emit(
             "batch_mismatch", **identify(generation), gap=gap, requests=len(self._rows), rows=sum(self._rows)
         )
+
+
+def _requests_of(task: Waiting, result: Any) -> list[tuple[Prediction, Any, int]]:
+    if not isinstance(task, Bundle):
+        return [(task.owner, result, task.rows)]
+    rows, split = task.form.layout.shape[0], task.generation.predictor.split
+    results = result if isinstance(result, Apart) else split(result, [rows] * task.size)
+    predictions = (task.form.prediction_of(task, request) for request in task.requests)
+    return [(prediction, one, rows) for prediction, one in zip(predictions, results)]
 
 
 def _number(prediction: Prediction) -> int:

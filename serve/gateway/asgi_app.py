@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable
 
 from serve.batching.scheduler import Done, Scheduler
-from serve.gateway.prediction_routes import PREDICTION_ROUTES, PredictionRoute
-from serve.gateway.request_lifecycle import Arrival, Origins, RequestLifecycle
+from serve.gateway.protocol_routes import PREDICTION_ROUTES, PredictionRoute
+from serve.gateway.request_form import RequestForm, RequestForms, Understood
+from serve.gateway.request_lifecycle import Arrival, Origins, RequestContext, RequestLifecycle
 from serve.http.messages import Request, Response, headers_of
 from serve.http.route import Table
 from serve.inference.prediction import Prediction
-from serve.metrics.request_counters import SLOW_CLIENT
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server
@@ -30,18 +30,16 @@ class AsgiApp:
     def __init__(self, server: Server, rest: Any, scheduler: Scheduler) -> None:
         self._server, self._rest, self._scheduler = server, rest, scheduler
         self._lifecycle = RequestLifecycle(server)
+        self._forms = RequestForms(server, self._lifecycle, scheduler, self._go_on)
         self._origins = Origins(server.settings.cors_origins) if server.settings.cors_origins else None
         self.table = Table(PREDICTION_ROUTES)
+        self.count_slow_client = server.telemetry.worker_metrics.request_counters.reject_slow_client
         self.limit_bytes = server.settings.max_body_bytes
 
     @property
     def is_ending(self) -> bool:
         """Whether the server is shutting down, so that each connection is closed after its answer."""
         return self._server.telemetry.drain.has_begun
-
-    def count_slow_client(self) -> None:
-        """Count a connection that was closed because its peer took too long."""
-        self._server.telemetry.worker_metrics.request_counters.reject("", SLOW_CLIENT)
 
     def handle(
         self,
@@ -50,30 +48,41 @@ class AsgiApp:
         client: str,
         done: Callable[[Response], None],
         is_alone: bool = False,
-    ) -> None:
+    ) -> Understood | None:
         """Answer a prediction, now or later in this loop.
 
         Args:
             is_alone: whether no other request is expected to join it.
+
+        Returns:
+            The request, where the model is run for it.
         """
-        lifecycle = self._lifecycle
-        waiting = self._scheduler.waiting_for(lifecycle.model_of(request))
-        context = lifecycle.open(request, route, Arrival(time.monotonic(), 0.0, waiting), client)
+        waiting = self._scheduler.waiting_for(self._lifecycle.model_of(request))
+        context = self._lifecycle.open(request, route, Arrival(time.monotonic(), 0.0, waiting), client)
+        return self._go_on(context, lambda answer: done(self._share(request, answer)), is_alone)
 
+    def form_of(self, understood: Understood) -> RequestForm | None:
+        """Return the form of a request; `None` where it has none of which others could be."""
+        return None if self._origins is not None else self._forms.find(*understood)
+
+    def _go_on(
+        self, context: RequestContext, done: Callable[[Response], None], is_alone: bool = False
+    ) -> Understood | None:
         def finish(found: Response | Exception) -> None:
-            done(self._share(request, lifecycle.end(context, found)))
+            done(self._lifecycle.end(context, found))
 
-        found = lifecycle.begin(context)
+        found = self._lifecycle.begin(context)
         if not isinstance(found, Prediction):
             finish(found)
-            return
+            return None
         try:
             self._submit(found, finish, context.deadline_s, is_alone)
         except Exception as error:  # a predictor that cannot say what may share a run
             finish(error)
-            return
+            return None
         if is_alone:
             self._scheduler.run_now(found.instance)
+        return context, found
 
     def _submit(self, prediction: Prediction, finish: Done, deadline_s: float | None, is_alone: bool) -> None:
         try:

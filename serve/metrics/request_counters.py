@@ -96,17 +96,18 @@ class RequestCounters:
                 spread = counts.waits[model] = Spread.over(LATENCY_BOUNDS_S)
             spread.add(LATENCY_BOUNDS_S, waited_s)
 
-    def end(self, served: Served, seconds: float) -> None:
-        """A request of which `begin` was called is answered."""
+    def end(self, served: Served, *seconds: float) -> None:
+        """Requests of which `begin` was called are answered, after so many seconds each."""
         with self._lock:
             counts = self._counts
-            counts.in_flight[served.model] -= 1
-            counts.requests[served] = counts.requests.get(served, 0) + 1
+            counts.in_flight[served.model] -= len(seconds)
+            counts.requests[served] = counts.requests.get(served, 0) + len(seconds)
             key = served.model, served.label
             spread = counts.latencies.get(key)
             if spread is None:
                 spread = counts.latencies[key] = Spread.over(LATENCY_BOUNDS_S)
-            spread.add(LATENCY_BOUNDS_S, seconds)
+            for each in seconds:
+                spread.add(LATENCY_BOUNDS_S, each)
 
     def batch(self, model: str, rows: int) -> None:
         """Some rows were computed at once."""
@@ -121,6 +122,10 @@ class RequestCounters:
         with self._lock:
             key = model, reason
             self._counts.rejected[key] = self._counts.rejected.get(key, 0) + 1
+
+    def reject_slow_client(self) -> None:
+        """A connection was closed because its peer took too long."""
+        self.reject("", SLOW_CLIENT)
 
     def queue(self, waiting: int) -> None:
         """So many requests wait in this worker now."""

@@ -53,7 +53,7 @@ class InputTensor:
         self._array_dtype = numpy.dtype(self.form.dtype)
         self._is_floating = self._dtype.is_floating_point
         # NumPy has no bfloat16: those become tensors at once.
-        self._is_kept = str(self._dtype) == f"torch.{self.form.dtype}"
+        self.is_kept = str(self._dtype) == f"torch.{self.form.dtype}"
 
     def prepare(self, inputs: object) -> Any:
         """Convert the inputs of one request.
@@ -64,7 +64,7 @@ class InputTensor:
         Shapes:
             As the example's, with any number of rows.
         """
-        array = read_rows(inputs, self.form.dtype, self._row_shape) if self._is_kept else None
+        array = read_rows(inputs, self.form.dtype, self._row_shape) if self.is_kept else None
         if array is None:
             return self._prepare_slowly(inputs)
         if self._is_floating:
@@ -85,7 +85,7 @@ class InputTensor:
         is_right = torch.isfinite(found) if self._is_floating else found.to(tensor.dtype) == tensor
         if not bool(is_right.all()):
             self._refuse_values()
-        return found.numpy() if self._is_kept else found
+        return found.numpy() if self.is_kept else found
 
     def prepare_array(self, array: numpy.ndarray[Any, Any]) -> Any:
         """Convert an array, without a copy where its type is the module's.
@@ -103,11 +103,11 @@ class InputTensor:
         self._require_shape(array.shape)
         if self._is_floating:
             self._require_finite(array)
-        return array if self._is_kept else torch.from_numpy(numpy.ascontiguousarray(array)).to(self._dtype)
+        return array if self.is_kept else torch.from_numpy(numpy.ascontiguousarray(array)).to(self._dtype)
 
     def place(self, prepared: Any) -> Any:
         """Bring what a request was prepared as, or several joined, to where the module computes."""
-        tensor = torch.from_numpy(numpy.ascontiguousarray(prepared)) if self._is_kept else prepared
+        tensor = torch.from_numpy(numpy.ascontiguousarray(prepared)) if self.is_kept else prepared
         return tensor if self._device == "cpu" else tensor.to(self._device)
 
     def _require_shape(self, shape: tuple[int, ...]) -> None:
@@ -136,6 +136,7 @@ class SoleInput:
         self._tensor = tensor
         self.shape = tensor.shape
         self.forms: tuple[ArrayForm, ...] = (tensor.form,)
+        self.is_plain = tensor.is_kept
 
     def prepare(self, inputs: object) -> Any:
         """Convert inputs as JSON has them; raises `InputError` where they do not fit."""
@@ -152,6 +153,8 @@ class SoleInput:
 
 class NamedInputs:
     """The inputs of a module that takes several tensors by name."""
+
+    is_plain = False
 
     def __init__(self, tensors: Mapping[str, InputTensor]) -> None:
         self._tensors = tensors
@@ -198,6 +201,8 @@ class CustomInputs:
         axes: by the name of an input, the dimensions that may have any length.
     """
 
+    is_plain = False
+
     def __init__(self, convert: Callable[[object], Any], example: object, axes: Mapping[str, Axes]) -> None:
         self._convert = convert
         self.shape: tuple[int | None, ...] = ()
@@ -224,15 +229,15 @@ class CustomInputs:
         return prepared
 
 
-def one_for_none(taken: Any) -> Any | None:
+def one_for_none(prepared: Any) -> Any | None:
     """Return one row of zeros in the place of no rows; `None` for what has rows, or is no array."""
-    if isinstance(taken, Mapping):
-        ones = {name: one_for_none(array) for name, array in taken.items()}
+    if isinstance(prepared, Mapping):
+        ones = {name: one_for_none(array) for name, array in prepared.items()}
         return None if not ones or any(one is None for one in ones.values()) else ones
-    if not isinstance(taken, (numpy.ndarray, torch.Tensor)) or not taken.ndim or taken.shape[0]:
+    if not isinstance(prepared, (numpy.ndarray, torch.Tensor)) or not prepared.ndim or prepared.shape[0]:
         return None
-    shape = (1, *taken.shape[1:])
-    return numpy.zeros(shape, taken.dtype) if isinstance(taken, numpy.ndarray) else taken.new_zeros(shape)
+    shape = (1, *prepared.shape[1:])
+    return numpy.zeros(shape, prepared.dtype) if isinstance(prepared, numpy.ndarray) else prepared.new_zeros(shape)
 
 
 def _pick(arrays: Arrays, forms: Sequence[ArrayForm]) -> list[numpy.ndarray[Any, Any]]:

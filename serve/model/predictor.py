@@ -60,6 +60,10 @@ class Predictor(Protocol):
         """Whether rows of several requests may share one run."""
 
     @property
+    def joins_arrays(self) -> bool:
+        """Whether arrays of several requests may be prepared as one, and outputs of several be written from one."""
+
+    @property
     def takes_images(self) -> bool:
         """Whether the model class shows how an image becomes inputs."""
 

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from serve.codec import image, npy, safetensors, strict_json
 from serve.errors import RequestError, excerpt
 from serve.http.messages import Request, Response, fail, pack, read_content
+from serve.inference.body_layout import MATRIX, BodyLayout, find_numbers, write_lists
 from serve.inference.prediction import Prediction, ask
 
 if TYPE_CHECKING:
     from serve.checkpoint.provenance import Provenance
     from serve.codec.datatypes import Array
     from serve.http.messages import Body
-    from serve.inference.prediction import Registry, Take
+    from serve.inference.prediction import Prepare, Registry
     from serve.model.predictor import Predictor
 
 NPY, SAFETENSORS, IMAGE = "npy", "safetensors", "image"
@@ -49,7 +50,7 @@ def detect(content_type: str | None, body: Body) -> str | None:
     return None
 
 
-def read_inputs(kind: str, body: Body, predictor: Predictor) -> Take:
+def read_inputs(kind: str, body: Body, predictor: Predictor) -> Prepare:
     """Read inputs that are not JSON, and return the function that turns them into what a predictor's module takes."""
     if kind == IMAGE:
         if not predictor.takes_images:
@@ -96,7 +97,7 @@ class PlainDialect(abc.ABC):
     def __init__(self, request: Request, limit_bytes: int) -> None:
         self._request, self._limit_bytes = request, limit_bytes
 
-    def read(self, request: Request, predictor: Predictor) -> Take:
+    def read(self, request: Request, predictor: Predictor) -> Prepare:
         """Understand a request; `serve.inference.prediction` describes the methods of a dialect."""
         body = read_content(request, self._limit_bytes)
         kind = detect(request.headers.get("content-type"), body)
@@ -104,6 +105,17 @@ class PlainDialect(abc.ABC):
             return read_inputs(kind, body, predictor)
         inputs = self._pick(strict_json.parse(bytes(body)))
         return lambda predictor: predictor.prepare(inputs)
+
+    def layout(self, predictor: Predictor) -> BodyLayout | None:
+        """Describe requests of one row of numbers in JSON; their answers are the rows as lists."""
+        body, headers = bytes(self._request.body), self._request.headers
+        if "content-encoding" in headers or detect(headers.get("content-type"), body) is not None:
+            return None
+        hole = find_numbers(body)
+        form = predictor.inputs[0]
+        if hole is None or self._pick(hole.probe) != MATRIX or len(form.shape) != len((1, hole.length)):
+            return None
+        return BodyLayout(form.name, "", (1, hole.length), hole.before, hole.after, write_lists, is_first=True)
 
     @abc.abstractmethod
     def _pick(self, content: object) -> object:
@@ -121,19 +133,22 @@ def predict(server: Registry, request: Request) -> Response | Prediction:
 
 
 class _Native(PlainDialect):
+    def layout(self, predictor: Predictor) -> BodyLayout | None:
+        return None if choose(self._request.headers.get("accept")) else super().layout(predictor)
+
     def _pick(self, content: object) -> object:
         if not isinstance(content, dict) or set(content) != {"inputs"}:
             raise RequestError(422, f'the body: expected {{"inputs": [[…], …]}}, found {excerpt(content)}')
         return content["inputs"]
 
-    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Response:
+    def write(self, predictor: Predictor, raw: Any, provenance: Provenance) -> Response:
         kind = choose(self._request.headers.get("accept"))
         if kind is None:
             content_type = "application/json"
-            outputs = strict_json.dump(predictor.postprocess(given))
+            outputs = strict_json.dump(predictor.postprocess(raw))
             body = b'{"outputs":%b,"model":%b}' % (outputs, provenance.json_text)
         else:
-            content_type, body = write_outputs(kind, predictor.postprocess_arrays(given))
+            content_type, body = write_outputs(kind, predictor.postprocess_arrays(raw))
         return pack(Response(200, {"Content-Type": content_type}, body), self._request)
 
     def refuse(self, status: int, message: str, predictor: Predictor) -> Response:

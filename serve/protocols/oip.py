@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from serve.checkpoint.provenance import version
-from serve.codec.datatypes import BYTES, name_of
+from serve.codec.datatypes import BYTES, DTYPES, name_of
 from serve.codec.oip import HEADER, InferAnswer, InferRequest, TensorSpec, encode_infer, is_raw, parse_infer, parse_raw
 from serve.errors import NotServedError, RequestError
 from serve.http.messages import Body, Request, Response, fail, pack, read_content, succeed
-from serve.inference.prediction import Found, Prediction, Registry, Take, ask, describe_selected, select
+from serve.inference.body_layout import FLAT, MATRIX, BodyLayout, find_numbers, write_bytes, write_flat
+from serve.inference.prediction import Found, Prediction, Prepare, Registry, ask, describe_selected, select
 from serve.model.predictor import TEXT, ArrayForm
 from serve.model.slot import Generation
 
@@ -35,14 +36,14 @@ class _OipInfer:
         self._request, self._limit_bytes = request, limit_bytes
         self._asked = _NOTHING
 
-    def read(self, request: Request, predictor: Predictor) -> Take:
+    def read(self, request: Request, predictor: Predictor) -> Prepare:
         body = read_content(request, self._limit_bytes)
         asked = self._asked = _parse(body, request.headers.get(HEADER.lower()), predictor)
         arrays = {tensor.name: _with_texts(tensor.array, tensor.name) for tensor in asked.inputs}
         return lambda predictor: predictor.prepare_arrays(arrays)
 
-    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Response:
-        outputs = predictor.postprocess_arrays(given)
+    def write(self, predictor: Predictor, raw: Any, provenance: Provenance) -> Response:
+        outputs = predictor.postprocess_arrays(raw)
         found = InferAnswer(provenance.name, provenance.version, outputs, provenance.parameters)
         try:
             headers, parts = encode_infer(found, self._asked)
@@ -52,6 +53,24 @@ class _OipInfer:
 
     def refuse(self, status: int, message: str, predictor: Predictor) -> Response:
         return fail(status, message)
+
+    def layout(self, predictor: Predictor) -> BodyLayout | None:
+        asked, headers = self._asked, self._request.headers
+        if asked.id is not None or asked.outputs or len(asked.inputs) != 1 or "content-encoding" in headers:
+            return None
+        name, datatype, array = asked.inputs[0]
+        if array.dtype.kind not in "fiu" or DTYPES.get(datatype) != array.dtype or not array.size:
+            return None
+        body, write = bytes(self._request.body), write_bytes if asked.is_binary else write_flat
+        stated = headers.get(HEADER.lower())
+        if stated is not None:  # what is behind the JSON can only be this tensor
+            size = array.nbytes
+            is_sole = len(body) - int(stated) == size
+            return BodyLayout(name, datatype, array.shape, body[:-size], b"", write, size) if is_sole else None
+        hole = find_numbers(body)
+        if hole is None or hole.probe["inputs"][0].get("data") not in (FLAT, MATRIX) or hole.length != array.size:
+            return None
+        return BodyLayout(name, datatype, array.shape, hole.before, hole.after, write)
 
 
 def _parse(body: Body, header_length: str | None, predictor: Predictor) -> InferRequest:

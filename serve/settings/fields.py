@@ -208,6 +208,13 @@ FIELDS = (
         SERVER,
     ),
     Field("cors_origins", parsers.origins, "origins of web pages that may read answers; * is every one", (), SERVER),
+    Field(
+        "balance",
+        parsers.one_of("on", "off"),
+        "on: event-loop workers give connections to one that has less to do",
+        "on",
+        SERVER,
+    ),
     Field("access_log", parsers.one_of("off", "on"), "on: one JSON line on stdout for each request", "off", SERVER),
     Field(
         "traces",

@@ -154,6 +154,7 @@ class ServerSettings:
     client_timeout_s: float
     drain_delay_s: float
     cors_origins: tuple[str, ...]
+    balance: str
     access_log: str
     traces: str
     status_page: str

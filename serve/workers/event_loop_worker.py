@@ -12,6 +12,7 @@ import contextlib
 import functools
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from typing import Any, Callable
@@ -26,6 +27,8 @@ from serve.batching.scheduler import Scheduler
 from serve.errors import Issue, SettingsError, describe
 from serve.gateway.asgi_app import AsgiApp
 from serve.http.drain import find_server
+from serve.workers.balance import Balance, Neighbours
+from serve.workers.connection import WorkerConnection
 from serve.workers.http_protocol import Connection, HeaderCache, SoleConnection
 from serve.workers.request_head import Bounds
 
@@ -38,14 +41,43 @@ _SWITCH_INTERVAL_S = 0.0005
 class _Uvicorn(Uvicorn):  # type: ignore[misc]
     """Uvicorn as a guest of gunicorn: its own dies of the signal in the end, and `worker_exit` would not be called."""
 
-    def __init__(self, config: Any, on_taking: Callable[[], None]) -> None:
+    def __init__(self, config: Any, on_taking: Callable[[], None], balance: Balance | None) -> None:
         super().__init__(config)
-        self._on_taking = on_taking
+        self._on_taking, self._balance = on_taking, balance
+        self._adopting: set[asyncio.Task[Any]] = set()
 
     async def startup(self, sockets: Any = None) -> None:
-        """Begin to accept."""
+        """Begin to accept, and to take what other workers give."""
         await super().startup(sockets)
+        if self._balance is not None:
+            asyncio.get_running_loop().add_reader(self._balance.box, self._balance.receive, self._adopt)
+            self._balance.join()
         self._on_taking()
+
+    def _adopt(self, given: socket.socket, data: bytes) -> None:
+        given.setblocking(False)
+        loop, make = asyncio.get_running_loop(), self.config.http_protocol_class
+        state = {"server_state": self.server_state, "app_state": self.lifespan.state}
+        make = functools.partial(make, config=self.config, given=data, **state)
+        task = loop.create_task(_connect(given, make))
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look after the balance; called ten times a second."""
+        if self._balance is not None:
+            self._balance.look()
+        return bool(await super().on_tick(counter))
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Take no connections any more, and end."""
+        if self._balance is not None:
+            self._balance.leave()
+            asyncio.get_running_loop().remove_reader(self._balance.box)
+            self._balance.receive(self._adopt)
+            if self._adopting:
+                await asyncio.wait(self._adopting)
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -59,14 +91,28 @@ class _Uvicorn(Uvicorn):  # type: ignore[misc]
         self.should_exit = self.force_exit = True
 
 
+async def _connect(given: socket.socket, make: Callable[[], Any]) -> None:
+    try:
+        await asyncio.get_running_loop().connect_accepted_socket(make, given)
+    except OSError:  # its peer has gone meanwhile
+        given.close()
+
+
 class AsgiWorker(UvicornWorker):  # type: ignore[misc]
-    """One worker process; gunicorn makes it, and `on_taking` is called when it accepts requests."""
+    """One worker process; gunicorn makes it.
+
+    Args:
+        on_taking: called when it accepts requests.
+        place: its place among its neighbours; `None` where it has none.
+    """
 
     on_taking: Callable[[], None] = staticmethod(lambda: None)
+    place: tuple[Neighbours, int] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._scheduler: Scheduler | None = None
+        self._balance: Balance | None = None
         self._refuse_proxy_protocol()
         self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
         self.config.server_header = False
@@ -99,8 +145,10 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
         scheduler = None
         if server is not None:
             scheduler = self._scheduler = Scheduler(loop, server.telemetry.worker_metrics.request_counters.batch)
+            if self.place is not None:
+                self._balance = Balance(*self.place, lambda: self._scheduler is not None and self._scheduler.is_long)
             self._answer_with(AsgiApp(server, rest, scheduler), server.settings.client_timeout_s)
-        uvicorn = _Uvicorn(self.config, self.on_taking)
+        uvicorn = _Uvicorn(self.config, self.on_taking, self._balance)
         loop.add_signal_handler(signal.SIGQUIT, uvicorn.quit)
         sweeping = loop.create_task(self._sweep(uvicorn))
         await uvicorn.serve(sockets=self.sockets)
@@ -116,7 +164,12 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
         heads = HeaderCache(app.table, app.limit_bytes, bounds)
         self.config.app = app
         self.config.http = functools.partial(
-            Connection, app=app, bounds=bounds, heads=heads, sole_connection=SoleConnection()
+            WorkerConnection,
+            app=app,
+            bounds=bounds,
+            heads=heads,
+            sole_connection=SoleConnection(),
+            balance=self._balance,
         )
 
     async def _sweep(self, uvicorn: Uvicorn) -> None:

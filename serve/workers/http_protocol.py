@@ -21,6 +21,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serve.gateway.asgi_app import AsgiApp
+from serve.gateway.request_form import AnswerFrame, Understood
 from serve.http.messages import Request, Response, fail, headers_of
 from serve.http.route import Found, Table
 from serve.workers.chunk_lines import Splitter
@@ -183,9 +184,15 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             raise RuntimeError(f"{head.path}: expected a route, found none")
         route, place = head.found
         client = self.client[0] if self.client else ""
-        request = Request("POST", head.path, head.headers, own.take_body(), place)
+        request, keeps = Request("POST", head.path, head.headers, own.take_body(), place), own.keep_alive
         is_alone = self._sole_connection.goes_on(self)
-        self._predictions.handle(route, request, client, lambda answer: self._answer(own, answer), is_alone)
+        done = functools.partial(self._answer, own)
+        understood = self._predictions.handle(route, request, client, done, is_alone)
+        if understood is not None and keeps:
+            self._learn(understood, len(request.body), own)
+
+    def _learn(self, understood: Understood, body_bytes: int, own: RequestCycle) -> None:
+        """See a prediction that was understood, on a connection that goes on."""
 
     def on_response_complete(self) -> None:
         """Go on after an answer; called by uvicorn's way too."""
@@ -366,6 +373,17 @@ def write_head(answer: Response, defaults: Sequence[Field], size_bytes: int, kee
 
 
 _CLOSING = b"content-length: %d\r\nconnection: close\r\n\r\n"
+
+
+def write_formed(
+    frame: AnswerFrame, defaults: Sequence[Field], trace: bytes, size_bytes: int, keep_alive: bool
+) -> bytes:
+    """Write the head of an answer with a known frame; the same as `write_head` does."""
+    if frame.written is None or frame.written[0] is not defaults:  # uvicorn makes others each second, for the date
+        frame.written = defaults, _write_head(200, tuple(frame.headers.items()), tuple(defaults))
+    begin: bytes = frame.written[1]
+    stated = b"traceparent: %b\r\n" % trace if trace else b""
+    return b"".join((begin, stated, (b"content-length: %d\r\n\r\n" if keep_alive else _CLOSING) % size_bytes))
 
 
 @functools.lru_cache(256)

@@ -75,6 +75,19 @@ class Slow(Affine):
         return super().forward(rows)
 
 
+class Whose(Affine):
+    """Answers with the worker that has answered, after as many seconds as the first number has."""
+
+    batchable = False
+
+    def forward(self, rows):
+        import os
+        import time
+
+        time.sleep(float(rows[0, 0]))
+        return torch.tensor([[float(os.getpid()), 0.0]] * len(rows))
+
+
 class Threads(Affine):
     """Multiplies matrices of the size that it is asked for, and tells with how many threads.
 
@@ -248,7 +261,7 @@ class Exampleless(torch.nn.Linear):
 class Turning(Affine):
     """Answers its example well, and real requests as its first bias says: what no gate before a swap can see."""
 
-    output_range = (-5000.0, 5000.0)
+    output_range = (-50000.0, 50000.0)
     NAN, RAISING, SLOW, ONE_CLASS, OUTSIDE, LATE, SELDOM = range(101, 108)
 
     def __init__(self):

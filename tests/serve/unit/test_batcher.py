@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.batching.batch_queue import INLINE_S, BatchQueue, LatencyEstimate, Limits, RunTime, Task, run_batch
@@ -174,3 +174,30 @@ def test_every_job_runs_once_in_a_batch_that_keeps_the_rules(plan, max_rows):
         seen += inputs(batch)
     assert sorted(seen) == list(range(len(plan)))
     assert len(full) == 0
+
+
+def test_a_size_that_was_never_timed_is_judged_by_its_neighbours():
+    estimate = LatencyEstimate()
+    assert not estimate.is_short(1, 0.0)
+    estimate.note(4, RunTime(0.0004, 0.0004), False, 0.0)
+    assert estimate.is_short(1, 0.0), "no longer than a larger one"
+    assert estimate.is_short(8, 0.0), "no longer than twice as many rows take"
+    assert not estimate.is_short(16, 0.0)
+    estimate.note(16, RunTime(0.00045, 0.0005), False, 0.0)
+    assert estimate.is_short(32, 0.0)
+    for rows in (4, 16):
+        for _ in range(8):
+            estimate.note(rows, RunTime(0.0004, 0.5), False, 0.0)
+    assert not estimate.is_short(32, 0.0), "what waits for a device or a disk tells nothing"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(1e-5, 1e-2), st.floats(0, 5e-4), st.lists(st.integers(1, 64), min_size=1, max_size=30))
+def test_a_guess_about_a_steady_model_is_never_wrong_to_the_long_side(fixed_s, row_s, sizes):
+    """Time that grows with the rows, and no faster: what the loop takes is short, though it was never timed."""
+    estimate = LatencyEstimate()
+    for rows in sizes:
+        took_s = fixed_s + row_s * rows
+        # Two sizes of one magnitude differ by less than twice.
+        assert not estimate.is_short(rows, 0.0) or took_s < 4 * INLINE_S
+        estimate.note(rows, RunTime(took_s, took_s), False, 0.0)
