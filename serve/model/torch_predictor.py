@@ -13,18 +13,20 @@ import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Callable, Protocol
+from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 import numpy
 import torch
 
-from serve.checkpoint.manifest import Manifest, Stored
 from serve.errors import InputError
 from serve.model import answer_check, batch_independence, tensors, weights
 from serve.model.inputs import one_for_none
 from serve.model.predictor import OUTPUTS, ArrayForm
-from serve.model.request_state import Versions
-from serve.system import resources
+from serve.system.resources import count_cores, threads_of_an_operation
+
+if TYPE_CHECKING:
+    from serve.checkpoint.manifest import Manifest, Stored
+    from serve.model.request_state import Versions
 
 Arrays = Mapping[str, "numpy.ndarray[Any, Any]"]
 
@@ -382,7 +384,7 @@ def limit_threads(stated: int, workers: int = 1) -> None:
             starting threads costs more than they save.
     """
     global _limit
-    _limit = stated or resources.threads_of_an_operation(resources.count_cores(), workers, os.environ)
+    _limit = stated or threads_of_an_operation(count_cores(), workers, os.environ)
     limit_this_thread()
 
 
