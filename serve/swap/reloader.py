@@ -222,10 +222,10 @@ class Reloader:
         order = self._context.operator_requests.rollback()
         if order is None or self._committer.is_done(order) or self._context.quarantine.find(order.fingerprint):
             return False
-        entries = self._context.ledger.read()
-        if entries and (entries[-1].sha256, entries[-1].version) == (order.sha256, order.version):
+        live = self._context.slot.live
+        if live is not None and (live.provenance.sha256, live.provenance.version) == (order.sha256, order.version):
             return False  # ordered twice
-        entries = [entry for entry in entries if entry.sha256 == order.sha256]
+        entries = [entry for entry in self._context.ledger.read() if entry.sha256 == order.sha256]
         if order.entry is not None:
             if self._context.operator_requests.pin() is not None:
                 return False
