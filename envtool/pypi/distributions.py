@@ -19,7 +19,6 @@ import hashlib
 import io
 import os
 import re
-import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from envtool.artifacts.conda_archive import open_part, read_info
+from envtool.artifacts.conda_archive import DAMAGED, open_part, read_info
 from envtool.artifacts.download import archive_at_hand, find_archive
 from envtool.errors import ArchiveError, EnvtoolError, SolveError
 from envtool.fetch.archive_cache import Cache
@@ -68,7 +67,7 @@ def metadata_in(archive: Path, distribution: str) -> str | None:
                 if found and is_metadata and _normalized(found[1]) == distribution:
                     file = tar.extractfile(member)
                     return file.read(_MAX_METADATA_BYTES).decode("utf-8", "replace") if file else None
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, KeyError) as error:
+    except DAMAGED as error:
         raise ArchiveError(f"{archive} is not a valid package archive: {error}") from error
     return None
 
