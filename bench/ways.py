@@ -97,6 +97,8 @@ def look(directory: Path, server: Any, is_new: bool) -> Trace:
         path.write_bytes(content)
         sha256 = hashlib.sha256(content).hexdigest()
         (directory / "tiny.safetensors.done").write_text(json.dumps({"version": "second", "sha256": sha256}))
+    else:
+        instance.reloader._look_safely(instance._make_loader())  # begins to watch, as a look of every start does
     loader, before = instance._make_loader(), instance.slot.live
     with trace.on():
         instance.reloader._look_safely(loader)

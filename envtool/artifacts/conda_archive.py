@@ -16,6 +16,7 @@ import stat
 import tarfile
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -28,6 +29,9 @@ from envtool.errors import ArchiveError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+# What the standard library raises over a damaged archive: RuntimeError for another version of zip, or a password.
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError)
+DAMAGED = (*ZIP_ERRORS, tarfile.TarError, KeyError)
 _PIECE_BYTES = 1 << 20
 _PIECES = 4
 
@@ -159,7 +163,7 @@ def read_info(archive: Path, names: Sequence[str]) -> dict[str, bytes]:
                 is_past = not member.name.startswith("info/") and "paths.json" in found
                 if is_past or len(found) == len(wanted):
                     break  # in a .tar.bz2 the payload comes after info/, and unpacking it takes long
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, KeyError) as error:
+    except DAMAGED as error:
         raise ArchiveError(f"{archive} is not a valid package archive: {error}") from error
     return found
 
@@ -209,7 +213,7 @@ def read_payload(archive: Path) -> list[Member]:
             for info in bounded(archive, tar):
                 if not info.isdir() and not info.name.startswith("info/"):
                     members[info.name] = read_member(tar, info, members)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, KeyError) as error:
+    except DAMAGED as error:
         raise ArchiveError(f"{archive} is not a valid package archive: {error}") from error
     return list(members.values())
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from envtool.artifacts import stated_paths
-from envtool.artifacts.conda_archive import STATED, Member, parse_info, read_info, read_payload
+from envtool.artifacts.conda_archive import STATED, ZIP_ERRORS, Member, parse_info, read_info, read_payload
 from envtool.artifacts.relocation import Placeholder
 from envtool.artifacts.stated_paths import place_in_prefix, scripts_of
 from envtool.atomic_files import write_atomically
@@ -187,7 +187,7 @@ def _wheel_content(wheel: Path) -> dict[str, Any]:
             shares = pool.map(lambda start: _share(wheel, members[start::count]), range(count))
             files = {name: file for share in shares for name, file in share.items()}
         return {"files": files, "scripts": scripts_of(wheel)}
-    except (zipfile.BadZipFile, OSError) as error:
+    except ZIP_ERRORS as error:
         raise ArchiveError(f"{wheel} is not a valid wheel: {error}") from error
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from envtool.artifacts.conda_archive import Member, parse_info, read_info
+from envtool.artifacts.conda_archive import ZIP_ERRORS, Member, parse_info, read_info
 from envtool.errors import ArchiveError
 
 _PATH_TYPES = ("hardlink", "softlink", "directory")
@@ -195,7 +195,7 @@ def _recorded(wheel: Path, text: str) -> list[str]:
 def _opened(wheel: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(wheel)
-    except (zipfile.BadZipFile, OSError) as error:
+    except ZIP_ERRORS as error:
         raise ArchiveError(f"{wheel} is not a valid wheel: {error}") from error
 
 
@@ -209,5 +209,5 @@ def _text(wheel: Path, archive: zipfile.ZipFile, name: str) -> str:
     try:
         with archive.open(name) as content:
             return content.read(_LARGEST_BYTES).decode("utf-8", errors="replace")
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+    except ZIP_ERRORS as error:
         raise ArchiveError(f"{wheel.name}: {name} cannot be read: {error}") from error

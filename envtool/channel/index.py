@@ -71,8 +71,13 @@ def render(
     """
     with TemporaryDirectory(prefix=".index-", dir=scratch_parent) as scratch:
         copy = Path(scratch)
-        for subdir in {*subdirs, *(name.partition("/")[0] for name in archives)}:
+        named = {*subdirs, *(name.partition("/")[0] for name in archives)}
+        known = set(filter(is_known, named))
+        for subdir in sorted(named - known):
+            console.warn(f"{subdir} is no platform that conda knows: its archives are left out of the index")
+        for subdir in known:
             (copy / subdir).mkdir()
+        archives = {name: source for name, source in archives.items() if name.partition("/")[0] in known}
         for name, source in archives.items():
             _link(source, copy / name)
         if _failure(copy, has_shards=has_shards) is not None:
@@ -81,6 +86,17 @@ def render(
             if failure is not None:
                 raise ChannelError(f"the archives cannot be indexed: {failure}")
         return dict(sorted(_files(copy, times or {})))
+
+
+def is_known(subdir: str) -> bool:
+    """Whether a subdir is `noarch` or a platform."""
+    import rattler
+
+    try:
+        (rattler.Subdir if hasattr(rattler, "Subdir") else rattler.Platform)(subdir)
+    except Exception:  # py-rattler's own, of several unrelated types
+        return False
+    return True
 
 
 def problem(archive: Path) -> str | None:

@@ -17,8 +17,7 @@ from envtool.prefix.prefix import Prefix, find_prefix
 from envtool.solve.md5_completion import read_complete
 
 if TYPE_CHECKING:
-    from envtool.install.create import Outcome
-    from envtool.install.estimate import Estimate
+    from envtool.install.create import Estimate, Outcome
     from envtool.install.request import Plan
 
 
@@ -157,9 +156,9 @@ def _sizes(plan: Plan) -> dict[str, int | None]:
 
 def _forecast(plan: Plan, prefix: Prefix, request: Request, sizes: Mapping[str, int | None]) -> Estimate:
     from envtool.fetch.archive_cache import Cache
-    from envtool.install.estimate import forecast
+    from envtool.install.create import estimate
 
-    return forecast(plan, request.packages(), prefix.path, Cache(directories.cache()), sizes)
+    return estimate(plan, request.packages(), prefix.path, Cache(directories.cache()), sizes)
 
 
 def _say(plan: Plan, prefix: Prefix, digest: str | None) -> None:

@@ -10,7 +10,7 @@ import click
 from envtool import console
 from envtool.cli.options import chosen_platform, file_option, json_option, platform_option
 from envtool.cli.solving import opened
-from envtool.inspect_lock.outdated import outdated
+from envtool.inspect_lock.moves import outdated
 from envtool.lockfile.conda_lock_v1 import read_lockfile
 from envtool.solve import staleness
 from envtool.solve.conflicts import explained

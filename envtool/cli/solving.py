@@ -9,9 +9,8 @@ from envtool import console, paths
 from envtool.fetch.archive_cache import Cache
 from envtool.mirrors import selection as mirror_choice
 from envtool.solve.conda_solver import Repodata
-from envtool.solve.lock import LockRequest
+from envtool.solve.lock import LockRequest, repodata_urls
 from envtool.solve.solution import Sources
-from envtool.solve.solve import repodata_urls
 
 
 @contextmanager

@@ -80,7 +80,6 @@ def make(wanted: Wanted, output: Path, cache: Cache, display: ProgressDisplay) -
     """
     if not output.name.endswith(".tar"):
         return _make(wanted, Layout(output), cache, display)
-    cache.root.mkdir(parents=True, exist_ok=True)
     with scratch_directory(output.absolute().parent) as scratch:
         layout = Layout(scratch / "layout")
         made = _make(wanted, layout, cache, display)
@@ -91,6 +90,7 @@ def make(wanted: Wanted, output: Path, cache: Cache, display: ProgressDisplay) -
 def _make(wanted: Wanted, layout: Layout, cache: Cache, display: ProgressDisplay) -> Made:
     request = wanted.request
     base = _base(wanted)
+    layout.begin()
     cache.root.mkdir(parents=True, exist_ok=True)
     # In the cache, so that unpacked packages are cloned where the file system can.
     with scratch_directory(cache.root) as scratch:

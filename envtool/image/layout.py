@@ -6,6 +6,7 @@ has no time and no name, and modes do not depend on the umask. Out of scope: reg
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gzip
 import hashlib
@@ -28,7 +29,7 @@ _MEDIA = "application/vnd.oci.image."
 MANIFEST, INDEX, CONFIG = f"{_MEDIA}manifest.v1+json", f"{_MEDIA}index.v1+json", f"{_MEDIA}config.v1+json"
 _LAYER = f"{_MEDIA}layer.v1.tar+gzip"
 _TAG = "org.opencontainers.image.ref.name"
-_SPEED = 6
+_SPEED, _MARK = 6, "oci-layout"
 Descriptor = dict[str, Any]
 
 
@@ -42,34 +43,28 @@ class Layer:
 
 
 class Layout:
-    """The directory of a layout.
-
-    Args:
-        root: absent, empty, or a layout.
-
-    Raises:
-        ImageError: it holds something else.
-    """
+    """The directory of a layout, which `begin` makes."""
 
     def __init__(self, root: Path) -> None:
-        if root.exists() and not (root.is_dir() and ((root / "oci-layout").is_file() or not any(root.iterdir()))):
-            raise ImageError(f"{root} holds something other than an OCI layout; nothing in it was touched")
-        self.root = root
-        self._blobs = root / "blobs" / "sha256"
+        self.root, self._blobs = root, root / "blobs" / "sha256"
+
+    def begin(self) -> None:
+        """Make the directory. Raises ImageError if it holds something other than a layout."""
+        if self.root.exists() and not (self.root / _MARK).is_file() and not _is_empty(self.root):
+            raise ImageError(f"{self.root} holds something other than an OCI layout; nothing in it was touched")
+        self._blobs.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.root / _MARK, '{"imageLayoutVersion":"1.0.0"}')
 
     def path(self, descriptor: Mapping[str, Any]) -> Path:
-        """The file of a blob."""
-        return self._blobs / str(descriptor["digest"]).rpartition(":")[2]
+        """The file of a blob. Raises ImageError if it is missing or not what its digest states."""
+        path = self._blobs / str(descriptor["digest"]).rpartition(":")[2]
+        if not path.is_file() or f"sha256:{sha256_of(path)}" != descriptor["digest"]:
+            raise ImageError(f"{self.root}: {descriptor['digest']} is missing or damaged", "make the layout again")
+        return path
 
     def read(self, descriptor: Mapping[str, Any]) -> Any:
-        """A blob of JSON. Raises ImageError if it is missing or not what its digest states."""
-        try:
-            content = self.path(descriptor).read_bytes()
-            if f"sha256:{hashlib.sha256(content).hexdigest()}" == descriptor["digest"]:
-                return json.loads(content)
-        except (OSError, ValueError):
-            pass
-        raise ImageError(f"{self.root}: {descriptor['digest']} is missing or damaged", "make the layout again")
+        """A blob of JSON. Raises ImageError if it is missing or damaged."""
+        return json.loads(self.path(descriptor).read_bytes())
 
     def _top(self) -> list[Descriptor]:
         index = self.root / "index.json"
@@ -80,16 +75,18 @@ class Layout:
         return [each for each in self._top() if "artifactType" in each]
 
     def manifests(self) -> list[tuple[Descriptor, Any]]:
-        """Every image of the layout with its manifest, those of an index one by one."""
-        todo = self._top()
-        found = []
-        while todo:
-            each = todo.pop(0)
-            if each["mediaType"] == INDEX:
-                todo += self.read(each)["manifests"]
-            elif each["mediaType"] == MANIFEST and "artifactType" not in each:
-                found.append((each, self.read(each)))
-        return found
+        """Every image of the layout with its manifest. Raises ImageError if the layout is damaged."""
+        try:
+            todo, found = self._top(), []
+            while todo:
+                each = todo.pop(0)
+                if each["mediaType"] == INDEX:
+                    todo += self.read(each)["manifests"]
+                elif each["mediaType"] == MANIFEST and "artifactType" not in each:
+                    found.append((each, self.read(each)))
+            return found
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ImageError(f"{self.root} is not an OCI layout: {error!r}", "make the layout again") from error
 
     def put_json(self, value: Mapping[str, Any], media_type: str, **more: Any) -> Descriptor:
         """Keep a blob of JSON."""
@@ -98,17 +95,13 @@ class Layout:
     def put(self, content: bytes, media_type: str, **more: Any) -> Descriptor:
         """Keep a blob; `more` is what its descriptor states besides."""
         digest = hashlib.sha256(content).hexdigest()
-        self._blobs.mkdir(parents=True, exist_ok=True)
         write_atomically(self._blobs / digest, content)
         return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content), **more}
 
     def take(self, other: Layout, descriptor: Mapping[str, Any]) -> None:
         """Copy a blob of another layout. Raises ImageError if it is missing or damaged."""
-        source, target = other.path(descriptor), self.path(descriptor)
-        if not source.is_file() or f"sha256:{sha256_of(source)}" != descriptor["digest"]:
-            raise ImageError(f"{other.root}: {descriptor['digest']} is missing or damaged", "copy the base again")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with writing(target) as file, source.open("rb") as reader:
+        source = other.path(descriptor)
+        with writing(self._blobs / source.name) as file, source.open("rb") as reader:
             shutil.copyfileobj(reader, file)
 
     @functools.cached_property
@@ -126,14 +119,10 @@ class Layout:
         digest = _Digest()
         write_tar(digest, members)
         diff_id = f"sha256:{digest.hash.hexdigest()}"
-        known = self._known.get(diff_id)
-        if (
-            known is not None
-            and self.path(known).is_file()
-            and f"sha256:{sha256_of(self.path(known))}" == known["digest"]
-        ):
-            return Layer(known, diff_id, title)
-        self._blobs.mkdir(parents=True, exist_ok=True)
+        if diff_id in self._known:
+            with contextlib.suppress(ImageError):
+                self.path(self._known[diff_id])
+                return Layer(self._known[diff_id], diff_id, title)
         temporary = self._blobs / f".{diff_id[7:]}"
         try:
             with temporary.open("wb") as file, gzip.GzipFile("", "wb", _SPEED, file, mtime=0) as packed:
@@ -149,9 +138,8 @@ class Layout:
         stated = {"schemaVersion": 2, "mediaType": INDEX}
         whole = images[0] if len(images) == 1 else self.put_json({**stated, "manifests": images}, INDEX)
         top = [{**whole, "annotations": {_TAG: tag}}, *referrers]
-        write_atomically(self.root / "oci-layout", '{"imageLayoutVersion":"1.0.0"}')
         write_atomically(self.root / "index.json", json.dumps({**stated, "manifests": top}, sort_keys=True))
-        kept = {blob.name for descriptor in top for blob in self._named_by(descriptor)}
+        kept = {path.name for descriptor in top for path in self._named_by(descriptor)}
         for blob in self._blobs.iterdir():
             if blob.name not in kept:
                 blob.unlink()
@@ -161,12 +149,8 @@ class Layout:
         yield self.path(descriptor)
         if descriptor["mediaType"] in (INDEX, MANIFEST):
             value = self.read(descriptor)
-            below = [
-                *value.get("manifests", ()),
-                *value.get("layers", ()),
-                *([value["config"]] if "config" in value else []),
-            ]
-            for each in below:
+            config = [value["config"]] if "config" in value else []
+            for each in (*value.get("manifests", ()), *value.get("layers", ()), *config):
                 yield from self._named_by(each)
 
     def write_tar_to(self, target: Path) -> None:
@@ -174,6 +158,10 @@ class Layout:
         names = sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file())
         with writing(target) as file:
             write_tar(file, [Member(name, self.root / name) for name in names])
+
+
+def _is_empty(root: Path) -> bool:
+    return root.is_dir() and not any(root.iterdir())
 
 
 class _Digest:
@@ -187,15 +175,12 @@ class _Digest:
 
 def write_tar(file: Any, members: Sequence[Member]) -> None:
     """Write entries by their paths, with the directories above them."""
-    by_path = {str(parent): Member(str(parent), mode=0o755) for each in members for parent in _above(each.path)}
+    above = {str(parent) for each in members for parent in PurePosixPath(each.path).parents} - {"."}
+    by_path = {path: Member(path, mode=0o755) for path in above}
     by_path.update((each.path, each) for each in members)
     with tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20) as tar:
         for path in sorted(by_path):
             _add(tar, by_path[path])
-
-
-def _above(path: str) -> list[PurePosixPath]:
-    return list(PurePosixPath(path).parents)[:-1]
 
 
 def _add(tar: tarfile.TarFile, member: Member) -> None:

@@ -6,26 +6,135 @@ arrived still is: that converges from any state, which mending in place does not
 
 from __future__ import annotations
 
+import shutil
+import time
+import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 
+from envtool.artifacts.download import require_sha256
 from envtool.artifacts.link_scripts import link_scripts as scripts_of
 from envtool.artifacts.link_scripts import sentence, split
 from envtool.console import ProgressDisplay
-from envtool.fetch.archive_cache import Cache
-from envtool.install.attempt import make
+from envtool.errors import ArchiveError, PrefixError
+from envtool.fetch.archive_cache import Cache, Wanted
+from envtool.install.apply import apply
 from envtool.install.cuda import cuda_of, detect_gpu, judge
-from envtool.install.distribution_collisions import brought_twice
+from envtool.install.disk_space import UNPACKED_FACTOR, require_room, unpacked_bytes, with_overhead
+from envtool.install.distribution_collisions import brought_twice, refuse_collisions
 from envtool.install.link_script_runs import confinement
 from envtool.install.record import complete
 from envtool.install.request import Plan, Request
-from envtool.install.transaction import decide
+from envtool.install.shared_paths import SharedPathsError
+from envtool.install.transaction import Transaction, decide
 from envtool.install.virtual_package_check import require
-from envtool.prefix.layout import Clobber
+from envtool.lockfile.model import LockedPackage
+from envtool.package_cache.capture import find_placements, forget
+from envtool.package_cache.materialize import Placement
+from envtool.package_cache.store import PackageCache
+from envtool.prefix.layout import Clobber, losses
 from envtool.prefix.prefix import Prefix, Receipt
 from envtool.prefix.rattler import detect_virtual_packages
 from envtool.signing.trust import require_signed
+from envtool.source_builds.wheel_builds import fetch_or_build
+from envtool.verify import Inventory, declared_findings, keep_manifests, take_inventory
+
+
+@dataclass(frozen=True)
+class Made:
+    """A prefix that was made and read back."""
+
+    transaction: Transaction
+    inventory: Inventory
+    since_ns: int
+    messages: tuple[str, ...] = ()
+
+
+def _make_right(transaction: Transaction) -> Made:
+    """Carry a transaction out; everything is made anew where mending what is there cannot be right."""
+    try:
+        made = _make(transaction)
+    except SharedPathsError:
+        made = _make(transaction.anew())
+    receipt = transaction.receipt
+    if receipt is None or made.transaction.plan.starts_over or not made.inventory.has_altered(receipt.generated):
+        return made
+    # Somebody altered it, or a newer package brings another one. No archive tells which; only making it does.
+    return _make(transaction.anew())
+
+
+def _make(transaction: Transaction) -> Made:
+    request, store = transaction.request, transaction.store
+    if request.starts_over and not request.is_from_archives:
+        forget(transaction.wanted, store)
+    is_reusing = transaction.plan.starts_over and not request.is_from_archives
+    placements = _without_shared(transaction, find_placements(transaction.wanted, store)) if is_reusing else []
+    try:
+        return _attempt(transaction, placements)
+    except SharedPathsError as error:
+        if not placements:
+            raise
+        shared = error.packages
+    except (PrefixError, FileNotFoundError, FileExistsError):
+        if not placements:
+            raise
+        # Removed by another process meanwhile: archives tell what is right.
+        forget([placement.package for placement in placements], store)
+        return _attempt(transaction, [])
+    return _attempt(transaction, [each for each in placements if _key(each) not in shared])
+
+
+def _without_shared(transaction: Transaction, placements: Sequence[Placement]) -> list[Placement]:
+    # The package cache holds a package with all its paths.
+    if not placements:
+        return []
+    manifests = transaction.manifests
+    lost = losses(transaction.wanted, manifests, {})
+    shared = {package for (loser, _), winner in lost.items() for package in (loser, winner)}
+    return [
+        placement
+        for placement in placements
+        if manifests.is_known(require_sha256(placement.package)) and _key(placement) not in shared
+    ]
+
+
+def _key(placement: Placement) -> tuple[str, str]:
+    return placement.package.manager, placement.package.name
+
+
+def _attempt(transaction: Transaction, placements: Sequence[Placement]) -> Made:
+    prefix, wanted, plan = transaction.prefix, transaction.wanted, transaction.plan
+    cache, display = transaction.cache, transaction.display
+    placed = {placement.package.url for placement in placements}
+    needed = [package for package in plan.install if package.url not in placed]
+    proven: dict[str, Path] = {}
+    if needed:
+        proven = fetch_or_build(needed, cache, display, is_offline=transaction.request.is_offline)
+    refuse_collisions(wanted, proven, cache)
+    require_room(proven.values(), prefix.path, sum(placement.image.size_bytes for placement in placements))
+    kept = [package for package in wanted if package not in plan.install]
+    keep_manifests(transaction.manifests, kept, cache, display, {})
+    prefix.mark_incomplete()
+    applied = apply(transaction, placements, proven)
+    since_ns = time.time_ns()
+    inventory = take_inventory(prefix, wanted, cache, display, applied.known, proven)
+    wrong = list(declared_findings(inventory))
+    if wrong:
+        raise PrefixError(
+            f"{prefix.path} was made, but {len(wrong)} of its files are not those of the lock, the first: "
+            f"{wrong[0].kind} {wrong[0].what} ({wrong[0].detail})",
+            _why_wrong(transaction),
+        )
+    return Made(transaction, inventory, since_ns, applied.messages)
+
+
+def _why_wrong(transaction: Transaction) -> str:
+    if scripted := transaction.request.link_scripts():
+        return f"did a link script of {', '.join(scripted)} change it? then take it out of run-link-scripts"
+    return "is something else writing there, or is the disk failing? run envtool create again"
 
 
 @dataclass(frozen=True)
@@ -85,7 +194,7 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisp
             return Outcome(transaction.plan, transaction.receipt)
         if not request.is_vouched:
             require_signed(transaction.wanted, cache, display, is_offline=request.is_offline)
-        made = make(transaction)
+        made = _make_right(transaction)
         receipt = complete(made)
     cuda = cuda_of(made.transaction.wanted)
     verdict = judge(cuda, detect_gpu(detect_virtual_packages()))[1] if cuda else None
@@ -100,3 +209,36 @@ def preview(request: Request, prefix: Prefix, cache: Cache, display: ProgressDis
     """What `create` would do; nothing is downloaded or changed."""
     prefix.refuse_foreign()
     return decide(request, prefix, cache, display).plan
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What carrying out a plan will take."""
+
+    downloads: int
+    download_bytes: int
+    unknown: int  # those of unknown size
+    disk_bytes: int
+    free_bytes: int
+
+
+def estimate(
+    plan: Plan, wanted: Sequence[LockedPackage], place: Path, cache: Cache, sizes: Mapping[str, int | None]
+) -> Estimate:
+    """Foresee what carrying out a plan will take; nothing is downloaded."""
+    placements = find_placements(wanted, PackageCache(cache)) if plan.starts_over else []
+    known = {each.package.url: each.image.size_bytes for each in placements}
+    for each in plan.install:
+        path = cache.path(Wanted(each.file_name, require_sha256(each), ()))
+        with suppress(OSError, ArchiveError, zipfile.BadZipFile):  # one that is damaged will be fetched anew
+            known.setdefault(each.url, unpacked_bytes(path))
+    missing = [each.url for each in plan.install if each.url not in known]
+    download_bytes = sum(sizes.get(url) or 0 for url in missing)
+    existing = next(each for each in (place, *place.parents) if each.exists())
+    return Estimate(
+        downloads=len(missing),
+        download_bytes=download_bytes,
+        unknown=sum(sizes.get(url) is None for url in missing),
+        disk_bytes=with_overhead(sum(known.values()) + download_bytes * UNPACKED_FACTOR),
+        free_bytes=shutil.disk_usage(existing).free,
+    )

@@ -10,13 +10,12 @@ import errno
 import os
 import tarfile
 import threading
-import zipfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from envtool.artifacts.conda_archive import STATED, Member, bounded, open_part, read_member
+from envtool.artifacts.conda_archive import DAMAGED, STATED, Member, bounded, open_part, read_member
 from envtool.artifacts.stated_paths import listed
 from envtool.atomic_files import create, write_all
 from envtool.console import Task
@@ -105,13 +104,13 @@ class _Unpacking:
                 with open_part(self._archive, part) as tar:
                     for info in bounded(self._archive, tar):
                         self._unpack(tar, info)
-            except (tarfile.TarError, zipfile.BadZipFile, EOFError, KeyError) as error:
-                raise ArchiveError(f"{self._archive} is not a valid package archive: {error}") from error
             except OSError as error:
                 # Two members in one place, one below a link or a file, or, without a number, no data of bz2.
                 if error.errno in (None, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
                     raise ArchiveError(f"{self._archive} cannot be unpacked: {error}") from error
                 raise
+            except DAMAGED as error:
+                raise ArchiveError(f"{self._archive} is not a valid package archive: {error}") from error
         payload = [each for name, each in self._members.items() if not name.startswith("info/")]
         found = ((name, Path(self._root, "info", name)) for name in STATED)
         stated = {name: path.read_bytes() for name, path in found if path.is_file()}

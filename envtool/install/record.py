@@ -14,7 +14,7 @@ from envtool.prefix.environments import register
 from envtool.prefix.prefix import Receipt
 
 if TYPE_CHECKING:
-    from envtool.install.attempt import Made
+    from envtool.install.create import Made
     from envtool.install.transaction import Transaction
 
 ENV_DIGEST_VARIABLE = "ENVSERVE_ENV_DIGEST"

@@ -20,8 +20,7 @@ from envtool.atomic_files import write_atomically
 from envtool.errors import EnvtoolError, InvalidFileError, Issue
 from envtool.fetch.credentials import without_secrets
 from envtool.mirrors import config_files, mirrors
-from envtool.mirrors.mirrors import Preset
-from envtool.mirrors.selection import AUTO
+from envtool.mirrors.mirrors import AUTO, Preset
 
 _JOURNAL = "journal.json"
 

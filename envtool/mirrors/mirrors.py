@@ -60,6 +60,7 @@ def read_table(name: str) -> Any:
 
 
 VARIABLE = "ENVTOOL_MIRRORS"
+AUTO = "auto"
 _SCHEMES = ("http", "https", "file")
 _WORDS = ("use", "origin")
 

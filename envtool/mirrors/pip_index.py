@@ -1,6 +1,7 @@
 """The package index that this machine is set up for: uv's own variables first, then pip's variables and files.
 
 uv does not read pip's configuration, but on most machines (and behind most mirrors) that is the one that was set up.
+An index that the user named stays the only one: its packages may be others than the public ones of the same names.
 Source: pip documentation, "Configuration": files are read in the order global, user, site, PIP_CONFIG_FILE.
 """
 
@@ -10,12 +11,13 @@ import configparser
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from envtool.fetch import credentials
-from envtool.mirrors.mirrors import Mirrors
+from envtool.mirrors import mirrors as mirrors_module
+from envtool.mirrors.mirrors import AUTO, Mirrors, presets, select, with_slash
 
 # The index keeps each file under the digits of its BLAKE2b-256, and full mirrors keep that path.
 _FILE_PATH = re.compile(r"/packages/[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{60}/[^/]+$")
@@ -111,3 +113,58 @@ def _config_files() -> list[Path]:
     files = [Path("/etc/xdg/pip/pip.conf"), Path("/etc/pip.conf"), Path.home() / ".pip" / "pip.conf"]
     files += [user / "pip" / "pip.conf", Path(sys.prefix) / "pip.conf"]
     return [*files, Path(explicit)] if explicit else files
+
+
+# Words of uv when an index fails, rather than the requirements. The last three are what it makes of a mirror
+# that lacks a package, and of a page that is none of an index.
+_FAILURES = (
+    "error sending request", "dns error", "timed out", "connection closed", "HTTP status client error",
+    "HTTP status server error", "Failed to fetch", "Failed to download", "client error", "invalid peer certificate",
+    "error decoding response body", "Missing `Content-Type` header", "was not found in the package registry",
+    "was not found in the provided package locations", "there are no versions of",
+)  # fmt: skip
+
+
+def index_candidates(index_url: str | None, mirrors: Mirrors) -> tuple[str | None, ...]:
+    """The indexes to be asked, one after the other until one answers.
+
+    Returns:
+        URLs, the best first; None means whatever uv asks by itself.
+    """
+    own = index_url or index_of_machine()
+    public = public_index()
+    url = own or public
+    if url is None:
+        return (None,)  # without the public index's URL, nothing can be said to stand for it
+    configured = mirrors.for_url(with_slash(url))
+    places: tuple[str | None, ...] = (index_url,) if configured == (with_slash(url),) else configured
+    chosen = _indexes_of_presets()
+    if index_url is not None or not chosen or not (own is None or _is_public(own, public)):
+        return places
+    if own is not None:  # what pip or uv are set up for comes first, since somebody chose that as well
+        return (*places, *(each for each in chosen if each not in (with_slash(own), *places)))
+    mirrored = [each for each in places if each not in (None, with_slash(url))]
+    return tuple(dict.fromkeys([*mirrored, *chosen, *([None] if mirrors.has_origin else [])]))
+
+
+def is_index_failure(output: str) -> bool:
+    """Whether it was the index that failed, by the output of uv, and not that nothing satisfies the requirements."""
+    return any(each in output for each in _FAILURES)
+
+
+def index_limits(is_last: bool, read_timeout_s: float) -> Mapping[str, str]:
+    """Variables by which uv gives up on an index soon, as long as there is another one to ask."""
+    return {} if is_last else {"UV_HTTP_TIMEOUT": f"{max(1, round(read_timeout_s))}", "UV_HTTP_RETRIES": "1"}
+
+
+def _indexes_of_presets() -> tuple[str, ...]:
+    names = mirrors_module.used()
+    if not names:
+        return ()
+    known = list(presets().values()) if names == (AUTO,) else select(names)
+    return tuple(with_slash(each.pypi) for each in known if each.pypi)
+
+
+def _is_public(url: str, public: str | None) -> bool:
+    known = {with_slash(each.pypi) for each in presets().values() if each.pypi}
+    return with_slash(url) in known or (public is not None and with_slash(url) == with_slash(public))

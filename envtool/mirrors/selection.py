@@ -3,9 +3,6 @@
 They are measured with the very things that a lock needs: of each channel its repodata, which a mirror that lacks the
 channel has not; then the first megabytes of an archive or wheel of the lock, which a mirror that lags behind has not.
 What was measured is kept for a day in the cache, so that a create does not measure again.
-
-A package index that the user named stays the only one: its packages may be others than the public ones of the same
-names.
 """
 
 from __future__ import annotations
@@ -24,9 +21,8 @@ from envtool.errors import EnvtoolError
 from envtool.fetch import client
 from envtool.fetch.archive_cache import Cache
 from envtool.fetch.failover import Timeouts, TransferError
-from envtool.mirrors import mirrors, pip_index
-from envtool.mirrors import mirrors as mirrors_module
-from envtool.mirrors.mirrors import Mirrors, Preset, channel_of, is_wheel_store, presets, select, with_slash
+from envtool.mirrors import mirrors
+from envtool.mirrors.mirrors import AUTO, Mirrors, Preset, channel_of, is_wheel_store, presets, select
 
 ORIGIN = "origin"
 _SAMPLE_BYTES = 4_000_000
@@ -188,7 +184,6 @@ def by_channel(readings: Sequence[Reading]) -> Mapping[str, Sequence[Reading]]:
     }
 
 
-AUTO = "auto"
 _KEPT_S = 24 * 3600
 _LIMIT_S = 8.0
 
@@ -209,7 +204,7 @@ def for_urls(urls: Sequence[str], cache: Cache, display: ProgressDisplay) -> Mir
 
 
 def _of_presets(urls: Sequence[str], names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    from envtool.mirrors.mirrors import channel_of, select
+    from envtool.mirrors.mirrors import channel_of
 
     chosen = select(names)
     channels = dict.fromkeys(channel_of(url) for url in urls)
@@ -218,7 +213,7 @@ def _of_presets(urls: Sequence[str], names: tuple[str, ...]) -> dict[str, tuple[
 
 
 def _ranked(urls: Sequence[str], cache: Cache, display: ProgressDisplay) -> dict[str, tuple[str, ...]]:
-    from envtool.mirrors.mirrors import channel_of, presets
+    from envtool.mirrors.mirrors import channel_of
 
     readings = recall(cache)
     known = {each.channel for each in readings}
@@ -257,58 +252,3 @@ def keep(cache: Cache, readings: Iterable[Reading]) -> None:
 
 def _path(cache: Cache) -> Path:
     return cache.root / "mirrors.json"
-
-
-# Words of uv when an index fails, rather than the requirements. The last three are what it makes of a mirror
-# that lacks a package, and of a page that is none of an index.
-_FAILURES = (
-    "error sending request", "dns error", "timed out", "connection closed", "HTTP status client error",
-    "HTTP status server error", "Failed to fetch", "Failed to download", "client error", "invalid peer certificate",
-    "error decoding response body", "Missing `Content-Type` header", "was not found in the package registry",
-    "was not found in the provided package locations", "there are no versions of",
-)  # fmt: skip
-
-
-def index_candidates(index_url: str | None, mirrors: Mirrors) -> tuple[str | None, ...]:
-    """The indexes to be asked, one after the other until one answers.
-
-    Returns:
-        URLs, the best first; None means whatever uv asks by itself.
-    """
-    own = index_url or pip_index.index_of_machine()
-    public = pip_index.public_index()
-    url = own or public
-    if url is None:
-        return (None,)  # without the public index's URL, nothing can be said to stand for it
-    configured = mirrors.for_url(with_slash(url))
-    places: tuple[str | None, ...] = (index_url,) if configured == (with_slash(url),) else configured
-    chosen = _indexes_of_presets()
-    if index_url is not None or not chosen or not (own is None or _is_public(own, public)):
-        return places
-    if own is not None:  # what pip or uv are set up for comes first, since somebody chose that as well
-        return (*places, *(each for each in chosen if each not in (with_slash(own), *places)))
-    mirrored = [each for each in places if each not in (None, with_slash(url))]
-    return tuple(dict.fromkeys([*mirrored, *chosen, *([None] if mirrors.has_origin else [])]))
-
-
-def is_index_failure(output: str) -> bool:
-    """Whether it was the index that failed, by the output of uv, and not that nothing satisfies the requirements."""
-    return any(each in output for each in _FAILURES)
-
-
-def index_limits(is_last: bool, read_timeout_s: float) -> Mapping[str, str]:
-    """Variables by which uv gives up on an index soon, as long as there is another one to ask."""
-    return {} if is_last else {"UV_HTTP_TIMEOUT": f"{max(1, round(read_timeout_s))}", "UV_HTTP_RETRIES": "1"}
-
-
-def _indexes_of_presets() -> tuple[str, ...]:
-    names = mirrors_module.used()
-    if not names:
-        return ()
-    known = list(presets().values()) if names == (AUTO,) else select(names)
-    return tuple(with_slash(each.pypi) for each in known if each.pypi)
-
-
-def _is_public(url: str, public: str | None) -> bool:
-    known = {with_slash(each.pypi) for each in presets().values() if each.pypi}
-    return with_slash(url) in known or (public is not None and with_slash(url) == with_slash(public))

@@ -22,8 +22,7 @@ from envtool.artifacts.relocation import PREFIX_TEXT, replace_text, substitute, 
 from envtool.atomic_files import create, write_all
 from envtool.lockfile.model import LockedPackage
 from envtool.package_cache.entry import PACK, CacheEntry, StoredFile
-from envtool.prefix.conda_meta import set_md5
-from envtool.prefix.rattler import channel_of
+from envtool.prefix.conda_meta import channel_of, set_md5
 from envtool.prefix.scan import Entry
 
 _FICLONE = 0x40049409

@@ -163,3 +163,8 @@ def _conda_package(path: Path) -> CondaPackage:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise PrefixError(f"{path} is damaged: {error!r}", "envtool create --force makes the prefix anew") from error
+
+
+def channel_of(url: str) -> str:
+    """The URL of the channel that an archive is in."""
+    return url.rsplit("/", 2)[0] + "/"

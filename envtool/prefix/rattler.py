@@ -14,7 +14,7 @@ from typing import Any
 
 from envtool.atomic_files import write_atomically
 from envtool.errors import ArchiveError, EnvtoolError
-from envtool.prefix.conda_meta import as_conda_writes, as_rattler_reads
+from envtool.prefix.conda_meta import as_conda_writes, as_rattler_reads, channel_of
 from envtool.prefix.prefix import Prefix
 
 
@@ -83,11 +83,6 @@ def version_key(version: str) -> Any:
     import rattler
 
     return rattler.Version(version)
-
-
-def channel_of(url: str) -> str:
-    """The URL of the channel that an archive is in."""
-    return url.rsplit("/", 2)[0] + "/"
 
 
 def _repodata_record(request: LinkRequest) -> Any:

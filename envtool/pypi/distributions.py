@@ -1,31 +1,44 @@
-"""The Python distributions that conda packages bring: what a wheel may depend on without bringing it again.
+"""The Python distributions that conda packages bring, and the empty wheels that represent them while uv chooses.
 
 Source: PyPA specifications, "Recording installed projects".
 
 A name comes from the archive itself where it is at hand (a local channel, the cache), then from the purls of the
 record, then from a table of the usual differences; else the distribution is called like the package. No service is
 asked. What no name tells is found before an environment is made (`envtool.install.distribution_collisions`).
+
+A stand-in states name, version and, where an extra is asked for, what the extras need: uv asks no index for that name,
+chooses no other version and completes nothing.
+
+They are in the METADATA in the archive, which is fetched if need be: an index may have a stranger's package of that
+name. The index is asked for that very version only where there is no archive, or no METADATA in it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
+import os
 import re
-import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from email.parser import HeaderParser
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from envtool.artifacts.conda_archive import open_part, read_info
-from envtool.artifacts.download import archive_at_hand
-from envtool.errors import ArchiveError, EnvtoolError
+from envtool.artifacts.conda_archive import DAMAGED, open_part, read_info
+from envtool.artifacts.download import archive_at_hand, find_archive
+from envtool.errors import ArchiveError, EnvtoolError, SolveError
+from envtool.fetch.archive_cache import Cache
+from envtool.lockfile.pylock import parse_pylock
 from envtool.mirrors import mirrors
 
 if TYPE_CHECKING:
     from envtool.fetch.archive_cache import Cache
+    from envtool.mirrors.mirrors import Mirrors
+    from envtool.pypi.resolve import Resolution
     from envtool.solve.conda_solver import PackageRecord
 
 _MAX_METADATA_BYTES = 4 << 20
@@ -54,7 +67,7 @@ def metadata_in(archive: Path, distribution: str) -> str | None:
                 if found and is_metadata and _normalized(found[1]) == distribution:
                     file = tar.extractfile(member)
                     return file.read(_MAX_METADATA_BYTES).decode("utf-8", "replace") if file else None
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, KeyError) as error:
+    except DAMAGED as error:
         raise ArchiveError(f"{archive} is not a valid package archive: {error}") from error
     return None
 
@@ -176,3 +189,74 @@ def _own_distributions(record: PackageRecord, cache: Cache) -> Mapping[str, str]
         return distributions_in(archive) if archive else {}
     except ArchiveError:
         return {}  # told by whoever needs the archive
+
+
+_WHEEL = "Wheel-Version: 1.0\nGenerator: envtool\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+
+
+def stand_in(provided: Provided, extras: str, directory: Path) -> Path:
+    """Write the stand-in of a distribution, unless it is there; its path states its content, so uv may remember it."""
+    metadata = f"Metadata-Version: 2.1\nName: {provided.name}\nVersion: {provided.version}\n{extras}"
+    stem = f"{provided.name.replace('-', '_')}-{provided.version}"
+    content = _wheel(stem, metadata)
+    path = directory / hashlib.sha256(metadata.encode()).hexdigest()[:16] / f"{stem}-py3-none-any.whl"
+    if not path.is_file() or path.stat().st_size != len(content):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{id(content)}.tmp")
+        temporary.write_bytes(content)  # not synced: one that a crash spoils has another size
+        temporary.replace(path)
+    return path
+
+
+def extras_in(metadata: str) -> str:
+    """The lines of a METADATA that are about its extras.
+
+    Source: PyPA core metadata specification, "Provides-Extra", "Requires-Dist".
+    """
+    headers = HeaderParser().parsestr(metadata)
+    lines = [f"Provides-Extra: {each}" for each in headers.get_all("Provides-Extra", [])]
+    needs = (" ".join(str(each).split()) for each in headers.get_all("Requires-Dist", []))
+    lines += [f"Requires-Dist: {each}" for each in needs if "extra" in each.partition(";")[2]]
+    return "".join(f"{each}\n" for each in lines)
+
+
+def _wheel(stem: str, metadata: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in (("METADATA", metadata), ("WHEEL", _WHEEL), ("RECORD", "")):
+            archive.writestr(zipfile.ZipInfo(f"{stem}.dist-info/{name}"), text)
+    return buffer.getvalue()
+
+
+def extras_of(provided: Provided, resolution: Resolution, cache: Cache, mirrors: Mirrors) -> str:
+    """The lines about extras in the METADATA of a distribution that conda brings.
+
+    Raises:
+        SolveError: Neither archive nor index tells them.
+    """
+    archive = find_archive(provided.record, cache, mirrors)
+    metadata = _metadata_in_archive(archive, provided.name) if archive else None
+    metadata = metadata or _of_index(provided, resolution)
+    if metadata is None:
+        raise SolveError(
+            f"{provided.name} {provided.version} is brought by the conda package {provided.record.name}, "
+            "and what its extras need cannot be found: neither in the archive nor in the index",
+            "write what the extra needs into the pip section, and leave the extra out",
+        )
+    return extras_in(metadata)
+
+
+def _metadata_in_archive(archive: Path, name: str) -> str | None:
+    try:
+        return metadata_in(archive, name)
+    except EnvtoolError:
+        return None
+
+
+def _of_index(provided: Provided, resolution: Resolution) -> str | None:
+    requirement = f"{provided.name}=={provided.version}"
+    try:
+        found = parse_pylock(resolution.pylock([requirement], ["--no-deps"]))
+    except EnvtoolError:
+        return None
+    return metadata_at(found[0].url) if found else None

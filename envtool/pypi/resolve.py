@@ -1,7 +1,7 @@
 """The choice of wheels for a target by uv.
 
 A requirement without a wheel is an error, but for a git repository: its wheel is built beforehand
-(`envtool.source_builds.git_wheels`).
+(`envtool.solve.pip_solver`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from envtool.errors import ProcessError, SolveError
 from envtool.fetch import credentials, failover
 from envtool.fetch.archive_cache import Cache, Wanted, update_from
 from envtool.lockfile.pylock import Wheel, format_pylock, parse_pylock
-from envtool.mirrors import pip_index, selection
+from envtool.mirrors import pip_index
 from envtool.mirrors.mirrors import Mirrors
 from envtool.pypi import uv
-from envtool.pypi.distributions import Provided
-from envtool.pypi.stand_ins import stand_in
+from envtool.pypi.distributions import Provided, stand_in
 from envtool.scratch import scratch_directory
 from envtool.spec import pip_requirements
 from envtool.spec import pip_requirements as hashes
@@ -271,19 +270,19 @@ def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
         SolveError: Nothing satisfies the requirements; uv's own words.
     """
     is_open = request.allows_default_index or request.index_url is not None
-    places = selection.index_candidates(request.index_url, mirrors) if is_open else (None,)
+    places = pip_index.index_candidates(request.index_url, mirrors) if is_open else (None,)
     reasons: list[str] = []
     for place in places:
         is_last = place == places[-1]
-        variables = selection.index_limits(is_last, failover.configured_timeouts().read_timeout_s)
+        variables = pip_index.index_limits(is_last, failover.configured_timeouts().read_timeout_s)
         try:
             return _choose_from(replace(request, index_url=place), mirrors, variables)
         except SolveError as error:
             reason = error.message
-            if not reasons and (is_last or not selection.is_index_failure(reason)):
+            if not reasons and (is_last or not pip_index.is_index_failure(reason)):
                 raise
             reasons.append(f"  {credentials.strip(place or 'the public index')}: {reason.splitlines()[-1].strip()}")
-            if not selection.is_index_failure(reason):
+            if not pip_index.is_index_failure(reason):
                 break
     raise SolveError(
         f"{request.target.platform}: no package index has answered the pip section:\n" + "\n".join(reasons),
@@ -312,7 +311,7 @@ def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str
 def _extras(names: Collection[str], request: WheelRequest, asked: Resolution, mirrors: Mirrors) -> dict[str, str]:
     if not names:
         return {}
-    from envtool.pypi.stand_ins import extras_of  # brings what a download needs
+    from envtool.pypi.distributions import extras_of  # brings what a download needs
 
     cache = Cache(paths.cache())
     return {name: extras_of(request.provided[name], asked, cache, mirrors) for name in sorted(names)}

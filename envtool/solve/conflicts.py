@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from envtool.errors import SolveError, UnsatisfiableError
-from envtool.solve.lock import LockRequest, with_virtual_packages
+from envtool.solve.lock import LockRequest, channels_of, solve, with_virtual_packages
 from envtool.solve.solution import SolveErrors, Sources
-from envtool.solve.solve import channels_of, solve
 from envtool.spec.environment import Dependency, PlatformSpec, package_name
 from envtool.spec.version_policy import VersionPolicy
 

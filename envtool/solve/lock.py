@@ -1,20 +1,16 @@
-"""From environment.yml to conda-lock.yml: solve, describe, write.
-
-The rule is conda-lock's: what `main` needs is `main` only; anything else has an entry for each category that needs it.
-Source: conda_lock/lockfile/__init__.py, `apply_categories`.
-"""
+"""From environment.yml to conda-lock.yml: solve (conda's packages by py-rattler, wheels by uv), describe, write."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envtool.errors import SolveError
+from envtool.errors import Issue, SolveError, SpecError, UnsatisfiableError
 from envtool.fetch import credentials
 from envtool.lockfile.conda_lock_v1 import (
     INPUTS_KEY,
@@ -24,75 +20,140 @@ from envtool.lockfile.conda_lock_v1 import (
     LockedPackage,
     Lockfile,
 )
+from envtool.lockfile.model import file_parts
 from envtool.solve import conda_solver, content_hash, recorded_inputs
-from envtool.solve.conda_solver import PackageRecord
+from envtool.solve.conda_solver import PackageRecord, Repodata, SolveRequest
 from envtool.solve.content_hash import content_hashes
-from envtool.solve.solution import Preference, Solution, Sources
-from envtool.solve.solve import channel_urls, solve
+from envtool.solve.solution import Preference, Solution, SolveErrors, Sources, categories, dependency_edges, hold_most
 from envtool.spec import pip_requirements
 from envtool.spec import version_policy as policy
+from envtool.spec.channel_spec import channel_urls, find_channel, parse
 from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec, package_name
 from envtool.spec.version_policy import VersionPolicy
 
 if TYPE_CHECKING:
     from envtool.lockfile.pylock import Wheel
 
-Key = tuple[str, str]
+
+def solve(
+    spec: EnvironmentSpec, sources: Sources, policy: VersionPolicy, preferences: Mapping[str, Preference] | None = None
+) -> list[Solution]:
+    """Choose the packages of every platform, all platforms at once.
+
+    Raises:
+        SpecError: A match spec cannot be parsed.
+        SolveError: A platform cannot be satisfied; the reasons of all such platforms are in it.
+    """
+    refuse_malformed(spec)
+    preferred = preferences or {}
+    requests = [_request(spec, each, policy, preferred.get(each.platform, Preference())) for each in spec.platforms]
+    answers = _with_fewest_moves(requests, sources.repodata)
+    errors = [each for each in answers if isinstance(each, SolveError)]
+    if errors:
+        raise errors[0] if len(errors) == 1 else SolveErrors(errors)
+    found = [each for each in answers if not isinstance(each, SolveError)]
+    solutions = [Solution(each.platform, tuple(records)) for each, records in zip(spec.platforms, found)]
+    if not any(each.pip for each in spec.platforms):
+        return solutions
+    from envtool.solve import pip_solver  # brings uv, and what downloads need
+
+    return pip_solver.add_wheels(spec, solutions, sources, policy, preferred)
 
 
-def categories(spec: PlatformSpec, solution: Solution) -> dict[Key, tuple[str, ...]]:
-    """The categories of every package of a solution, by (manager, name)."""
-    edges = dependency_edges(solution)
-    by_category: dict[str, set[Key]] = {}
-    for category, roots in _roots(spec, solution).items():
-        by_category[category] = _reachable(roots, edges)
-    main = by_category.get("main", set())
-    found = {}
-    for key in edges:
-        others = tuple(sorted(category for category, keys in by_category.items() if key in keys))
-        found[key] = ("main",) if key in main or not others else others
-    return found
+def refuse_malformed(spec: EnvironmentSpec) -> None:
+    """Raise a `SpecError` that names every line that is not a valid match spec, or whose channel is not listed."""
+    lines = dict.fromkeys(dependency for platform in spec.platforms for dependency in platform.conda)
+    problems = {each: _problem(spec, each) for each in lines}
+    issues = [Issue(each.place, why) for each, why in problems.items() if why]
+    if issues:
+        names = ", ".join(str(path) for path in spec.paths)
+        raise SpecError(names, list(dict.fromkeys(issues)), "python=3.9, numpy>=1.26,<2 and pytorch::pytorch are some")
 
 
-def dependency_edges(solution: Solution) -> dict[Key, tuple[Key, ...]]:
-    """What each package of a solution needs, by (manager, name); virtual packages are left out."""
-    conda = {each.name for each in solution.records}
-    by_distribution = _by_distribution(solution)
-    edges: dict[Key, tuple[Key, ...]] = {}
-    for record in solution.records:
-        names = dict.fromkeys(spec.split()[0].lower() for spec in record.depends)
-        edges["conda", record.name] = tuple(("conda", name) for name in names if name in conda)
-    for wheel in solution.wheels:
-        edges["pip", wheel.name] = tuple(by_distribution[name] for name in wheel.needs if name in by_distribution)
-    return edges
+def _problem(spec: EnvironmentSpec, line: Dependency) -> str | None:
+    parsed = parse(line.text)
+    reason = conda_solver.match_spec_problem(parsed.text)
+    if reason:
+        return f"{line.text!r} is not a valid match spec: {reason}"
+    if parsed.channel and _channel(spec, line.text) is None:
+        listed = ", ".join(map(credentials.strip, spec.channels))
+        shown = credentials.strip(parsed.channel)
+        return (
+            f"{package_name(line.text)} is wanted from the channel {shown}, which is not among the channels: {listed}"
+        )
+    return None
 
 
-def _by_distribution(solution: Solution) -> dict[str, Key]:
-    found = {distribution: ("conda", name) for distribution, name in solution.provided.items()}
-    return {**found, **{each.name: ("pip", each.name) for each in solution.wheels}}
+def _channel(spec: EnvironmentSpec, match_spec: str) -> str | None:
+    name = package_name(match_spec) or ""
+    return find_channel(parse(match_spec), name, spec.channels, spec.directory)
 
 
-def _roots(spec: PlatformSpec, solution: Solution) -> dict[str, list[Key]]:
-    by_distribution = _by_distribution(solution)
-    roots: dict[str, list[Key]] = {}
-    for dependency in spec.conda:
-        roots.setdefault(dependency.category, []).append(("conda", package_name(dependency.text) or ""))
-    for dependency in spec.pip:
-        key = by_distribution.get(pip_requirements.name_of(dependency.text) or "")
-        if key is not None:  # a marker may have taken it away
-            roots.setdefault(dependency.category, []).append(key)
-    return roots
+def _for_solver(spec: EnvironmentSpec, match_spec: str) -> str:
+    parsed = parse(match_spec)
+    url = _channel(spec, match_spec) if parsed.channel else None
+    return parsed.in_channel(url and credentials.expand(url))
 
 
-def _reachable(roots: Iterable[Key], edges: Mapping[Key, tuple[Key, ...]]) -> set[Key]:
-    seen: set[Key] = set()
-    todo = list(roots)
-    while todo:
-        key = todo.pop()
-        if key in edges and key not in seen:
-            seen.add(key)
-            todo += edges[key]
-    return seen
+def repodata_urls(spec: EnvironmentSpec) -> list[str]:
+    """A file of each channel and platform that has to be read, by which mirrors are chosen."""
+    return [f"{url}/{each.platform}/repodata.json" for url in channels_of(spec) for each in spec.platforms]
+
+
+def channels_of(spec: EnvironmentSpec) -> tuple[str, ...]:
+    """The URLs of the channels, with the values of the variables in them."""
+    urls = (url for channel in spec.channels for url in channel_urls(channel, spec.directory))
+    return tuple(credentials.expand(url) for url in urls)
+
+
+def _with_fewest_moves(requests: Sequence[SolveRequest], repodata: Repodata) -> list[list[PackageRecord] | SolveError]:
+    """The answers that move the fewest of the archives that are to be kept."""
+    answers = repodata.solve([_holding(each, each.keep) for each in requests])
+    return [
+        _moving_least(request, answer, repodata) if request.keep and isinstance(answer, UnsatisfiableError) else answer
+        for request, answer in zip(requests, answers)
+    ]
+
+
+def _moving_least(request: SolveRequest, refused: SolveError, repodata: Repodata) -> list[PackageRecord] | SolveError:
+    latest: list[PackageRecord] | SolveError = refused
+
+    def attempts(selections: Sequence[Sequence[str]]) -> list[list[PackageRecord] | None]:
+        nonlocal latest
+        answers = repodata.solve([_holding(request, urls) for urls in selections])
+        latest = answers[-1] if answers else latest
+        return [None if isinstance(each, SolveError) else each for each in answers]
+
+    def stays(url: str, records: list[PackageRecord]) -> bool:
+        return url in {each.url for each in records}
+
+    asked = {package_name(each) for each in request.match_specs}
+    important = [each for each in request.keep if file_parts(each)[0] in asked]
+    others = [each for each in request.keep if each not in important]
+    found = hold_most(important, others, attempts, stays)
+    return latest if found is None else found
+
+
+def _holding(request: SolveRequest, urls: Sequence[str]) -> SolveRequest:
+    held = ("{}[version='=={}',build='{}']".format(*file_parts(each)) for each in urls)
+    return replace(request, constraints=(*request.constraints, *held)) if urls else request
+
+
+def _request(
+    spec: EnvironmentSpec, platform: PlatformSpec, policy: VersionPolicy, preference: Preference
+) -> SolveRequest:
+    subdirs = ((package_name(each.text) or "", parse(each.text).subdir) for each in platform.conda)
+    return SolveRequest(
+        platform=platform.platform,
+        channels=channels_of(spec),
+        # Sorted, so that the order of the lines never decides between two solutions that are equally good.
+        match_specs=tuple(sorted({_for_solver(spec, each.text) for each in platform.conda})),
+        subdirs=tuple(sorted({(name, subdir) for name, subdir in subdirs if subdir})),
+        virtual_packages=platform.virtual_packages,
+        constraints=preference.constraints,
+        keep=preference.keep,
+        policy=policy,
+    )
 
 
 VIRTUAL_PACKAGES_KEY = "envtool_virtual_packages"

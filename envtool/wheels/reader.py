@@ -21,6 +21,7 @@ from email.message import Message
 from email.parser import Parser
 from pathlib import Path, PurePosixPath
 
+from envtool.artifacts.conda_archive import ZIP_ERRORS
 from envtool.artifacts.conda_package import PLACEHOLDER, Entry, safe_path
 from envtool.errors import ArchiveError, Issue
 
@@ -122,7 +123,7 @@ def read_members(path: Path) -> Iterator[tuple[str, Entry]]:
                 name = safe_path(info.filename, path.name)
                 if not info.is_dir():
                     yield name, Entry(name, wheel.read(info), bool(info.external_attr >> 16 & 0o100))
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+    except ZIP_ERRORS as error:
         raise ArchiveError(f"{path.name} is not a whole wheel: {error}") from error
 
 

@@ -27,11 +27,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serve import durable_files
-from serve.checkpoint.formats import Header, TensorSpec, read_safetensors_header, strip_prefix
+from serve.checkpoint.formats import (
+    Header,
+    TensorSpec,
+    read_safetensors_header,
+    read_safetensors_interface,
+    strip_prefix,
+)
 from serve.errors import CheckpointError
 
 INDEX_SUFFIX = ".safetensors.index.json"
-_INDEX_LIMIT_BYTES = 64 * 1024 * 1024
+INDEX_LIMIT_BYTES = 64 * 1024 * 1024
 _ALIGNMENT_BYTES = 8
 
 
@@ -59,7 +65,15 @@ def read_index(path: Path) -> dict[str, Path]:
         CheckpointError: it is no index, or names a file that is not beside it.
     """
     with path.open("rb") as reader:
-        text = reader.read(_INDEX_LIMIT_BYTES + 1)
+        return parse_index(reader.read(INDEX_LIMIT_BYTES + 1), path)
+
+
+def parse_index(text: bytes, path: Path) -> dict[str, Path]:
+    """Parse which shard holds which tensor.
+
+    Raises:
+        CheckpointError: it is no index, or names a file that is not beside it.
+    """
     try:
         weight_map = json.loads(text)["weight_map"]
         pairs = dict(weight_map.items())
@@ -144,7 +158,9 @@ def _element_bytes(piece: Piece) -> int:
 
 
 def read_interface(path: Path) -> dict[str, TensorSpec]:
-    """Read names, dtypes and shapes of a sharded checkpoint from the headers of its shards."""
+    """Read names, dtypes and shapes of safetensors from their header, or from the headers of shards."""
+    if not is_index(path):
+        return read_safetensors_interface(path)
     return {piece.name: TensorSpec(piece.dtype, piece.shape) for piece in plan(path)}
 
 

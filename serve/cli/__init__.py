@@ -28,6 +28,7 @@ COMMANDS = {
     "trace": ("serve.cli.trace_commands", "Follow an answer back to the bytes that made it."),
     "attest": ("serve.cli.trace_commands", "Write a signed statement of what was committed."),
     "explain": ("serve.cli.operator_commands", "Explain what would happen to the next checkpoint."),
+    "bom": ("serve.cli.trace_commands", "Write a bill of materials of the model and its environment."),
     "settings": ("serve.cli.operator_commands", "List every setting, its variable and its default."),
 }
 

@@ -1,4 +1,4 @@
-"""The commands of auditors: `trace` and `attest`."""
+"""The commands of auditors: `trace`, `attest` and `bom`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from serve.checkpoint.provenance import read_env_digest
 from serve.cli.operator_commands import on_a_store
 from serve.errors import OperationError, ServeError
 from serve.operations import trace as chain
+from serve.operations.bom import bill_of_materials
 from serve.operations.operations import Operations
 from serve.settings.settings import load_settings
+from serve.store.ledger import Entry
 
 _path = click.Path(path_type=Path)
 
@@ -74,12 +76,44 @@ def attest(
     \b
       python -m serve attest --key ops.pem -o model.dsse.json
     """
+    entry = _find(root, model, generation)
+    text = json.dumps(chain.attest(entry, read_env_digest(os.environ, Path(sys.prefix)), key)) + "\n"
+    _write(text, output)
+
+
+@click.command()
+@on_a_store
+@click.option("--environment", type=_path, metavar="FILE", help="What envtool export cyclonedx wrote; it is joined.")
+@click.option("--generation", type=int, help="Which one; the live one by default.")
+@click.option(
+    "--spec", type=click.Choice(["1.7", "1.6"]), default="1.7", help="The version of CycloneDX (default 1.7)."
+)
+@click.option("-o", "--output", type=_path, metavar="FILE", help="Where to; standard output by default.")
+def bom(
+    root: Path | None, model: str | None, as_json: bool, environment: Path | None, generation: int | None, spec: str,
+    output: Path | None,
+) -> None:  # fmt: skip
+    """Write a CycloneDX bill of materials of the model that is served, and of its environment.
+
+    \b
+      envtool export cyclonedx --offline -o env.cdx.json
+      python -m serve bom --environment env.cdx.json -o service.cdx.json
+    """
+    content = environment.read_bytes() if environment else None
+    entry, digest = _find(root, model, generation), read_env_digest(os.environ, Path(sys.prefix))
+    _write(bill_of_materials(entry, digest, content, spec), output)
+
+
+def _find(root: Path | None, model: str | None, generation: int | None) -> Entry:
     entries = Operations(root or load_settings(os.environ, Path.cwd()).find(model).store).generations()
     found = [each for each in entries if generation in (None, each.generation)]
     if not found:
         raise OperationError(f"generation {generation or 1}: expected in the ledger, found none", hint="serve history")
-    text = json.dumps(chain.attest(found[-1], read_env_digest(os.environ, Path(sys.prefix)), key))
+    return found[-1]
+
+
+def _write(text: str, output: Path | None) -> None:
     if output is None:
-        click.echo(text)
+        click.echo(text, nl=False)
     else:
-        durable_files.replace_file(output, text.encode() + b"\n")
+        durable_files.replace_file(output, text.encode())

@@ -97,9 +97,9 @@ def attest(entry: Entry, env_digest: str | None, key_file: Path) -> dict[str, An
     Raises:
         SignatureError: the key cannot be used.
     """
-    manifest = _manifest_of(entry)
+    manifest = manifest_of(entry)
     predicate = {
-        "entry": _facts_of(entry), "environment": env_digest, "publisher": _publisher(manifest),
+        "entry": _facts_of(entry), "environment": env_digest, "publisher": publisher_of(manifest),
         "gates": {"golden": len(manifest.golden), "interface": dict(manifest.interface)},
         "metrics": dict(manifest.metrics), "tool": {"name": "serve", "version": version("envserve")},
         "time": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -161,14 +161,16 @@ def _checkpoint(answer: Mapping[str, str], evidence: Evidence) -> Link:
     return Link("checkpoint", VERIFIED if is_same else FAILED, f"{places[0]}: sha256 {found}")
 
 
-def _manifest_of(entry: Entry) -> Manifest:
+def manifest_of(entry: Entry) -> Manifest:
+    """Return what the marker of a generation stated."""
     try:
         return parse_marker(entry.marker.encode())
     except CheckpointError:
         return Manifest()
 
 
-def _publisher(manifest: Manifest) -> str | None:
+def publisher_of(manifest: Manifest) -> str | None:
+    """Return the name of the key that signed, and how; `None` where nobody did."""
     if manifest.signature is not None:
         return f"ed25519:{manifest.signature.get('key')}"
     material: Any = (manifest.openssf or {}).get("verificationMaterial", {})
@@ -178,8 +180,8 @@ def _publisher(manifest: Manifest) -> str | None:
 def _signature(answer: Mapping[str, str], entry: Entry | None, keys: Sequence[Path]) -> Link:
     if entry is None:
         return Link("publisher", UNKNOWN, "no ledger has the marker")
-    manifest = _manifest_of(entry)
-    publisher = _publisher(manifest)
+    manifest = manifest_of(entry)
+    publisher = publisher_of(manifest)
     if publisher is None or not keys:
         return Link("publisher", UNKNOWN, f"signed by {publisher}; name its key" if publisher else "not signed")
     try:

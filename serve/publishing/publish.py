@@ -18,7 +18,8 @@ from typing import Any
 from serve import durable_files
 from serve.checkpoint import sharded
 from serve.checkpoint.formats import SAFETENSORS, detect_format, read_safetensors_interface
-from serve.checkpoint.manifest import WORD, parse_marker, read_object
+from serve.checkpoint.manifest import parse_marker, read_object
+from serve.checkpoint.provenance import WORD
 from serve.checkpoint.signature import OPENSSF, SIDECARS, sign, sign_openssf
 from serve.errors import CheckpointError, PublishError
 from serve.publishing.converted_source import Conversion, prepare

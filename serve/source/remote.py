@@ -1,16 +1,17 @@
 """A watched place that is no directory of this machine: `s3://…`, `gs://…`, `memory://…`, whatever fsspec can open.
 
 Such a place has no events, so it is polled. The marker is read first, and the checkpoint is copied from there into the
-store when it is decided to load it. Objects of such stores appear whole; one that changes while it is copied is found
-out by looking before and after. Needs the extra `[remote]`, and the package of the store's own protocol, for example
-s3fs, whose settings are its own (for example `AWS_ENDPOINT_URL`). Sharded checkpoints are out of scope here.
+store when it is decided to load it; shards are joined there. Objects of such stores appear whole; one that changes
+while it is copied is found out by looking before and after. Needs the extra `[remote]`, and the package of the store's
+own protocol, for example s3fs, whose settings are its own (for example `AWS_ENDPOINT_URL`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 from serve import durable_files
 from serve.checkpoint import sharded
 from serve.checkpoint.manifest import stated_generation
-from serve.errors import CheckpointMovedError, ModelError
+from serve.errors import CheckpointError, CheckpointMovedError, ModelError
 from serve.settings.parsers import mlflow_alias
 from serve.source.local import MARKER_LIMIT_BYTES, Listed, LocalSource
 from serve.source.mlflow_registry import MlflowPlace
@@ -100,6 +101,7 @@ class RemotePlace(LocalSource):
         self._facts: dict[str, Mapping[str, Any]] = {}
         self._names: dict[Path, str] = {}
         self._found: Sequence[Listed] = ()
+        self._indexes: dict[str, tuple[Identity, tuple[str, ...]]] = {}
 
     @property
     def is_directory(self) -> bool:
@@ -121,6 +123,7 @@ class RemotePlace(LocalSource):
         self._read_texts(names)
         found = [self._list_one(name) for name in names]
         self._markers_read = {name: read for name, read in self._markers_read.items() if name in self._facts}
+        self._indexes = {name: read for name, read in self._indexes.items() if name in self._facts}
         found.sort(key=lambda one: one.order, reverse=True)
         if found != self._found:
             self._found = found
@@ -130,7 +133,11 @@ class RemotePlace(LocalSource):
         system, path = self._open()
         if system.exists(path + MARKER_SUFFIX):
             names = [path + MARKER_SUFFIX, path]
-            return {name: system.info(name) for name in names if system.exists(name)}
+            if not sharded.is_index(Path(path)):
+                return {name: system.info(name) for name in names if system.exists(name)}
+            beside = system.ls(path.rpartition("/")[0], detail=True)
+            facts = {entry["name"]: entry for entry in beside}
+            return {name: facts[name] for name in facts if name in names or not name.endswith(MARKER_SUFFIX)}
         try:
             entries = system.ls(path, detail=True)
         except FileNotFoundError:
@@ -157,15 +164,32 @@ class RemotePlace(LocalSource):
     def look_at(self, listed: Listed) -> Observation:
         """Look at one checkpoint and its marker, as the last listing has them."""
         path, marker, name = listed.path, listed.marker, self._names[listed.path]
-        checkpoint = identify(self._facts[name]) if name in self._facts else None
+        try:
+            parts = self._parts_of(name)
+        except CheckpointError as error:
+            return Observation(path, None, marker, b"", error.message)
+        checkpoint = _join([self._facts.get(part) for part in parts])
         if marker.size_bytes > MARKER_LIMIT_BYTES:
             problem = f"the marker: expected at most {MARKER_LIMIT_BYTES} bytes"
             return Observation(path, checkpoint, marker, b"", problem)
-        if sharded.is_index(path):
-            return Observation(path, checkpoint, marker, b"", "sharded checkpoints are not read from a remote place")
         text = self._markers_read[name + MARKER_SUFFIX][1]
-        source = RemoteSource(self._open()[0], name, checkpoint)
+        source = RemoteSource(self._open()[0], parts, checkpoint)
         return Observation(path, checkpoint, marker, text, generation=listed.generation, source=source)
+
+    def _parts_of(self, name: str) -> tuple[str, ...]:
+        """Name the files of a checkpoint, the index first."""
+        if name not in self._facts or not sharded.is_index(Path(name)):
+            return (name,)
+        seen = identify(self._facts[name])
+        known = self._indexes.get(name)
+        if known is None or known[0] != seen:
+            if seen.size_bytes > sharded.INDEX_LIMIT_BYTES:
+                raise CheckpointError("damaged", f"the index: expected at most {sharded.INDEX_LIMIT_BYTES} bytes")
+            shards = sharded.parse_index(bytes(self._open()[0].cat_file(name)), Path(name)).values()
+            directory = name.rpartition("/")[0]
+            known = seen, (name, *sorted({f"{directory}/{shard.name}" for shard in shards}))
+            self._indexes[name] = known
+        return known[1]
 
     def _open(self) -> tuple[Any, str]:
         # Not before the fork: such file systems keep threads and connections.
@@ -176,10 +200,14 @@ class RemotePlace(LocalSource):
 
 @dataclass(frozen=True)
 class RemoteSource:
-    """Where the store gets the bytes of a remote checkpoint."""
+    """Where the store gets the bytes of a remote checkpoint.
+
+    Args:
+        parts: its file, or its index and shards.
+    """
 
     system: Any
-    name: str
+    parts: tuple[str, ...]
     seen: Identity | None
 
     def copy_hashed(self, target: Path) -> durable_files.Copied:
@@ -187,18 +215,41 @@ class RemoteSource:
 
         Raises:
             CheckpointMovedError: it changed since it was observed.
+            CheckpointError: its shards do not hold what the index names.
             OSError: reading or writing failed; `target` may exist in part.
         """
         self._require_unchanged()
-        with self.system.open(self.name, "rb", cache_type="none") as reader:
-            copied = durable_files.write_hashed(iter(lambda: reader.read(durable_files.CHUNK_BYTES), b""), target)
+        if len(self.parts) == 1:
+            copied = durable_files.write_hashed(self._read(self.parts[0]), target)
+        else:
+            with tempfile.TemporaryDirectory(dir=target.parent, suffix=".part") as directory:
+                copies = [Path(directory) / part.rpartition("/")[2] for part in self.parts]
+                for part, copy in zip(self.parts, copies):
+                    durable_files.write_hashed(self._read(part), copy)
+                self._require_unchanged()
+                copied = sharded.join_hashed(copies[0], target)
         self._require_unchanged()
         return copied
 
+    def _read(self, part: str) -> Iterator[bytes]:
+        with self.system.open(part, "rb", cache_type="none") as reader:
+            yield from iter(lambda: reader.read(durable_files.CHUNK_BYTES), b"")
+
     def _require_unchanged(self) -> None:
         self.system.invalidate_cache()
-        if identify(self.system.info(self.name)) != self.seen:
-            raise CheckpointMovedError(f"{self.name}: it changed since it was observed")
+        if _join([self.system.info(part) for part in self.parts]) != self.seen:
+            raise CheckpointMovedError(f"{self.parts[0]}: it changed since it was observed")
+
+
+def _join(parts: Sequence[Mapping[str, Any] | None]) -> Identity | None:
+    """Return the identity of files as if they were one, or `None` where one of them is not found."""
+    found = [identify(facts) for facts in parts if facts is not None]
+    if len(found) < len(parts):
+        return None
+    if len(found) == 1:
+        return found[0]
+    number = int.from_bytes(hashlib.sha256(repr(found).encode()).digest()[:8], "big")
+    return Identity(0, number, sum(one.size_bytes for one in found), max(one.mtime_ns for one in found))
 
 
 def identify(facts: Mapping[str, Any]) -> Identity:

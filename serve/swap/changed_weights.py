@@ -90,13 +90,13 @@ class ChangedWeights:
         tensors = sorted({*known, *tensors})
         if tensors == known:
             return
-        live.facts["changed_tensors"] = tensors
-        self._context.log.emit("weights_changed", **identify(live), tensors=tensors)
         number, since = live.provenance.generation, datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         new = {name: Changed(name, number, since) for name in tensors[:_MOST_NAMES]}
         self._records.change(
             lambda known: {**new, **{name: old for name, old in known.items() if old.generation == number}}
         )
+        live.facts["changed_tensors"] = tensors
+        self._context.log.emit("weights_changed", **identify(live), tensors=tensors)
         if not self._context.may_change:
             self._refuse(live, tensors)
 

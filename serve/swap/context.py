@@ -114,27 +114,16 @@ class Committer(Protocol):
 
         Raises:
             LedgerError: the generations cannot be numbered.
-            OSError: the store cannot be written.
         """
 
     def is_done(self, order: Rollback) -> bool:
-        """Say whether a rollback was carried out.
-
-        Raises:
-            LedgerError: the file of generations is damaged.
-            OSError: it cannot be read.
-        """
+        """Say whether a rollback was carried out."""
 
     def report(self) -> None:
         """State in the host's table what this worker answers with."""
 
     def kept(self) -> frozenset[str]:
-        """Return the sha256 of what must stay in the store, even where the disk is full.
-
-        Raises:
-            LedgerError: the file of generations is damaged.
-            OSError: it cannot be read.
-        """
+        """Return the sha256 of what must stay in the store, even where the disk is full."""
 
     def leave(self) -> None:
         """Take part no more; the worker ends."""

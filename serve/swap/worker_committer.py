@@ -17,7 +17,7 @@ from serve.store.operator_requests import Rollback
 from serve.store.quarantine import explain, reject_entry
 from serve.swap.admission import reject
 from serve.swap.context import Context, Loader
-from serve.swap.generation import committed, kept, log_live, make, prune, restore
+from serve.swap.generation import kept, log_live, make, prune, restore
 from serve.swap.shared_state import Membership, SharedState
 from serve.system.resources import used_bytes
 
@@ -86,7 +86,9 @@ class WorkerCommitter:
 
     def is_done(self, order: Rollback) -> bool:
         """Say whether this worker carried out a rollback."""
-        return any(entry.fingerprint == order.fingerprint for entry in committed(self._context))
+        live = self._context.slot.live
+        entries = self._context.ledger.up_to(live.provenance.generation if live else 0)
+        return any(entry.fingerprint == order.fingerprint for entry in entries)
 
     def move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
         """Make an admitted checkpoint live in this worker."""

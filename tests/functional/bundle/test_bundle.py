@@ -128,6 +128,23 @@ def test_the_directory_form(site: Site, user: User) -> None:
     user.run("bundle", "verify", site.directory)
 
 
+def test_a_lost_machine_comes_back_from_git_and_the_bundle(site: Site, user: User, tmp_path: Path) -> None:
+    repository, clone = tmp_path / "repository", user.home / "clone"
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org", "-C", str(repository)]
+    repository.mkdir()
+    shutil.copy(site.user.home / "conda-lock.yml", repository)
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "the lock"], ["clone", "-q", ".", str(clone)]):
+        subprocess.run([*git, *arguments], check=True)
+    start(site, user.home, site.bundle, "-p", user.home / "env")
+    of_clone = ["-p", user.home / "env", "-f", clone / "conda-lock.yml"]
+    user.run("verify", *of_clone)
+    assert site.digest in user.run("digest", *of_clone).stdout
+    (user.home / "env/bin/hello").write_text("damaged")
+    user.run("verify", *of_clone, code=1)
+    user.run("create", *of_clone, "--repair")
+    assert site.digest in user.run("digest", *of_clone).stdout
+
+
 @pytest.mark.nightly
 def test_a_bare_python_installs_the_directory_form(site: Site, user: User) -> None:
     told = start(site, user.home, site.directory / "install.pyz", "-p", user.home / "env", "--json")

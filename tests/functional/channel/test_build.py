@@ -87,7 +87,12 @@ def test_packages_name_the_python_that_they_need(channel: Any) -> None:
 
 def test_our_own_package_has_the_files_that_are_no_modules(channel: Any) -> None:
     files = conda_file.read(channel.archive("envserve")).files
-    for name in ("serve/gateway/page/index.html", "serve/gateway/page/page.js", "envtool/templates/variables.yml"):
+    for name in (
+        "serve/gateway/page/index.html",
+        "serve/gateway/page/page.js",
+        "envtool/templates/variables.yml",
+        "serve/examples/tabular/model.py",
+    ):
         assert f"site-packages/{name}" in files
 
 

@@ -13,8 +13,8 @@ from envtool.fetch.archive_cache import Cache, sha256_of
 from envtool.lockfile.conda_lock_v1 import LockedPackage, read_lockfile
 from envtool.lockfile.git_url import Repository, parse
 from envtool.mirrors.mirrors import Mirrors
+from envtool.solve.pip_solver import GitWheels
 from envtool.source_builds import git
-from envtool.source_builds.git_wheels import GitWheels
 from envtool.source_builds.wheel_builds import rebuild
 from envtool.spec.environment import Dependency, EnvironmentSpec
 from envtool.spec.version_policy import VersionPolicy, cutoff

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from envtool.errors import SolveError
-from envtool.mirrors import pip_index, selection
+from envtool.mirrors import pip_index
 from envtool.mirrors.mirrors import Mirrors
 from envtool.pypi import resolve
 from envtool.pypi.resolve import Target, WheelRequest
@@ -86,13 +86,13 @@ def test_presets_stand_for_the_public_index_only(monkeypatch: pytest.MonkeyPatch
     (tmp_path / "home").mkdir()
     (tmp_path / "home/config.toml").write_text('[mirrors]\nuse = ["tuna", "ustc"]\n')
     tuna, ustc = ("https://pypi.tuna.tsinghua.edu.cn/simple/", "https://mirrors.ustc.edu.cn/pypi/simple/")
-    assert selection.index_candidates(None, Mirrors()) == (tuna, ustc, None)
-    assert selection.index_candidates(None, Mirrors(has_origin=False)) == (tuna, ustc)
-    assert selection.index_candidates("https://company.example/simple", Mirrors()) == (
+    assert pip_index.index_candidates(None, Mirrors()) == (tuna, ustc, None)
+    assert pip_index.index_candidates(None, Mirrors(has_origin=False)) == (tuna, ustc)
+    assert pip_index.index_candidates("https://company.example/simple", Mirrors()) == (
         "https://company.example/simple",
     )
     monkeypatch.setenv("PIP_INDEX_URL", "https://company.example/simple")
-    assert selection.index_candidates(None, Mirrors()) == (None,)
+    assert pip_index.index_candidates(None, Mirrors()) == (None,)
     monkeypatch.setenv("PIP_INDEX_URL", ustc)
-    assert selection.index_candidates(None, Mirrors()) == (None, tuna)
+    assert pip_index.index_candidates(None, Mirrors()) == (None, tuna)
     assert pip_index.index_of_machine() == ustc

@@ -196,11 +196,14 @@ def bill(envtool, write) -> str:
     return answer.stdout
 
 
-def test_the_bill_of_materials_follows_its_schema(bill: str) -> None:
+def test_the_bill_of_materials_follows_its_schema(envtool, bill: str) -> None:
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 
-    assert JsonStrictValidator(SchemaVersion.V1_5).validate_str(bill) is None
+    assert JsonStrictValidator(SchemaVersion.V1_7).validate_str(bill) is None
+    older = envtool("export", "cyclonedx", "-n", "demo", "--spec", "1.6").stdout
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(older) is None
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill) is not None
 
 
 def test_the_bill_of_materials_has_hashes_licences_and_dependencies(bill: str) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from envtool.image.tree import Member, grouped
 from envtool.lockfile.conda_lock_v1 import LockedPackage, format_lockfile
@@ -67,6 +69,11 @@ def test_an_image_has_one_digest_everywhere_and_its_tree_is_its_lock(
     assert report["env_digest"] == shown["Labels"]["envserve.env-digest"]
     user.run("create", "-p", user.home / "env")
     assert user.run("digest", "-p", user.home / "env").stdout.strip() == report["env_digest"]
+    found = user.run("export", "cyclonedx", "--prefix", user.home / "env").stdout
+    assert JsonStrictValidator(SchemaVersion.V1_7).validate_str(found) is None
+    listed = {each["name"]: each for each in json.loads(found)["components"]}
+    assert listed["tool"]["licenses"] == [{"license": {"id": "MIT"}}]
+    assert set(listed) == {"python", "pip", "tool", "library", "old", "hello-world"}
     assert str(user.home) not in "".join(path.read_text() for path in (prefix / "conda-meta").iterdir())
     # The bill of materials refers to the image.
     index = json.loads((user.home / "image/index.json").read_bytes())

@@ -11,7 +11,7 @@ import pytest
 from envtool.console import ProgressDisplay
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.mirrors.mirrors import Mirrors
-from envtool.source_builds.git_wheels import GitWheels
+from envtool.solve.pip_solver import GitWheels
 from envtool.spec.environment import Dependency, EnvironmentSpec
 from envtool.spec.version_policy import VersionPolicy
 from tests.functional.prefix.conftest import User

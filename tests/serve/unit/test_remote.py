@@ -231,6 +231,39 @@ def test_shards_become_the_file_that_they_are_the_same_as(url, tmp_path, prefix)
         assert stored.sha256 == published.sha256 == sharded.hash_joined(index)
 
 
+def test_shards_that_other_tools_sent_are_read(url, tmp_path):
+    """A directory of shards, copied file by file; and one index that is watched by itself."""
+    state = {name: numpy.full(3, at, "float32") for at, name in enumerate("abc")}
+    directory = tmp_path / "saved"
+    directory.mkdir()
+    for name, array in state.items():
+        safetensors.numpy.save_file({name: array}, str(directory / f"m-{name}.safetensors"))
+    index = directory / "m.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {name: f"m-{name}.safetensors" for name in state}}))
+    published = publish(index, tmp_path / "local")
+    index = Path(published.checkpoint)
+    system, path = fsspec.core.url_to_fs(url)
+    system.makedirs(path, exist_ok=True)
+    first, *most = sorted(index.parent.iterdir())
+    for file in most:
+        system.pipe_file(f"{path}/{file.name}", file.read_bytes())
+    for watched in (url, f"{url}/{index.name}"):
+        place = make_place(Path(watched))
+        assert place.look_at(place.list()[0]).checkpoint is None, "a shard has not come yet"
+    system.pipe_file(f"{path}/{first.name}", first.read_bytes())
+    for at, watched in enumerate((url, f"{url}/{index.name}")):
+        _, action = first_of(watched)
+        store = Store(tmp_path / f"store{at}")
+        assert store.admit(action).sha256 == published.sha256 == sharded.hash_joined(index)
+        assert list((store.root / "incoming").iterdir()) == []
+    system.pipe_file(f"{path}/{first.name}", first.read_bytes()[:-1])
+    with pytest.raises(CheckpointMovedError):
+        Store(tmp_path / "other").admit(action)
+    system.pipe_file(f"{path}/{index.name}", b"{}")
+    place = make_place(Path(url))
+    assert "weight_map" in place.look_at(place.list()[0]).problem
+
+
 @pytest.mark.parametrize(
     ("beside", "generation", "outranked_by", "stated"),
     [

@@ -11,8 +11,9 @@ import pytest
 from envtool.errors import SpecError
 from envtool.mirrors.mirrors import Mirrors
 from envtool.solve.conda_solver import Repodata
+from envtool.solve.lock import solve
 from envtool.solve.solution import Sources
-from envtool.solve.solve import DEFAULTS, find_channel, parse, solve
+from envtool.spec.channel_spec import DEFAULTS, find_channel, parse
 from envtool.spec.environment import read_spec
 from envtool.spec.version_policy import VersionPolicy
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from envtool.mirrors.mirrors import Mirrors
-from envtool.solve import solve as module
+from envtool.solve import lock as module
 from envtool.solve.conda_solver import Repodata, SolveRequest
 from tests.unit.lock.test_cooldown import OLD, write_channel
 

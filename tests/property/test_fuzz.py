@@ -1,0 +1,180 @@
+"""Files from outside with some of their bytes changed: each is read or refused by a known error, and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+import tempfile
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from envtool.artifacts.conda_archive import read_info, read_payload
+from envtool.audit import osv
+from envtool.errors import EnvtoolError
+from envtool.image.layout import Layout
+from envtool.lockfile.conda_lock_v1 import format_lockfile, parse_lockfile
+from envtool.signing import dsse
+from envtool.spec.environment_yml import parse as parse_environment
+from serve.checkpoint.formats import read_safetensors_interface
+from serve.checkpoint.manifest import parse_marker
+from serve.checkpoint.signature import with_bundle
+from serve.errors import CheckpointError
+from tests.support.archives import Archive, File, lock_of, locked
+
+_MOST_BYTES = 64 << 20
+
+ENVIRONMENT = b"""name: x
+channels: [conda-forge]
+platforms: [linux-64]
+dependencies:
+  - python=3.9  # [linux and not win]
+  - pip:
+    - flask>=2 ; python_version < "3.10"
+"""
+HEADER = json.dumps({"w": {"dtype": "F32", "shape": [2, 1], "data_offsets": [0, 8]}}).encode()
+SAFETENSORS = struct.pack("<Q", len(HEADER)) + HEADER + b"\0" * 8
+MARKER = json.dumps({"sha256": "ab" * 32, "size": 5, "golden": [{"inputs": [1], "outputs": [2]}], "metrics": {"a": 1}})
+STATEMENT = json.dumps({"_type": dsse.STATEMENT_TYPE, "predicate": {"resources": [{"name": ".", "digest": "ab"}]}})
+ENVELOPE = {
+    "payload": base64.b64encode(STATEMENT.encode()).decode(),
+    "payloadType": dsse.PAYLOAD_TYPE,
+    "signatures": [],
+}
+RECORD = {
+    "id": "X-1", "modified": "2026-01-01T00:00:00Z",
+    "affected": [{"package": {"ecosystem": "PyPI", "name": "flask"},
+                  "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "2"}]}]}],
+}  # fmt: skip
+
+
+def archive() -> tuple[bytes, Path]:
+    with tempfile.TemporaryDirectory() as place:
+        path = Archive("tool", {"bin/tool": File(b"x" * 100, 0o755), "lib/x": File(link="y"), "lib/y": File()})
+        written = path.write(Path(place))
+        return written.read_bytes(), Path(written.name)
+
+
+ARCHIVE, ARCHIVE_NAME = archive()
+
+
+def lock() -> bytes:
+    with tempfile.TemporaryDirectory() as place:
+        written = Archive("tool", {"bin/tool": File()}).write(Path(place))
+        return format_lockfile(lock_of(locked(written))).encode()
+
+
+def read_archive(path: Path) -> None:
+    renamed = path.rename(path.with_name(ARCHIVE_NAME.name))
+    try:
+        read_payload(renamed)
+        read_info(renamed, ["index.json", "paths.json"])
+    finally:
+        renamed.rename(path)
+
+
+def audit(path: Path) -> None:
+    database = osv.read(path, {("PyPI", "flask")})
+    list(database.find(("PyPI", "flask"), "1.0"))
+
+
+def read_layout(path: Path) -> None:
+    root = path.with_name("layout")
+    root.mkdir(exist_ok=True)
+    (root / "index.json").write_bytes(path.read_bytes())
+    Layout(root).manifests()
+
+
+def read_bundle(path: Path) -> None:
+    (path.with_name("m.sig")).write_bytes(path.read_bytes())
+    parse_marker(with_bundle(b"", path.with_name("m")))
+
+
+INDEX = json.dumps({"manifests": [{"mediaType": "x", "digest": "sha256:ab", "size": 1}]}).encode()
+READERS: dict[str, tuple[bytes, Callable[[Path], Any], type[Exception]]] = {
+    "lock": (lock(), lambda path: parse_lockfile("x", path.read_bytes().decode("utf-8", "replace")), EnvtoolError),
+    "environment": (
+        ENVIRONMENT,
+        lambda path: parse_environment(path, path.read_text("utf-8", "replace")),
+        EnvtoolError,
+    ),
+    "archive": (ARCHIVE, read_archive, EnvtoolError),
+    "database": (json.dumps([RECORD]).encode(), audit, EnvtoolError),
+    "layout": (INDEX, read_layout, EnvtoolError),
+    "safetensors": (SAFETENSORS, read_safetensors_interface, CheckpointError),
+    "marker": (MARKER.encode(), lambda path: parse_marker(path.read_bytes()), CheckpointError),
+    "bundle": (json.dumps({"dsseEnvelope": ENVELOPE}).encode(), read_bundle, CheckpointError),
+    "envelope": (
+        json.dumps(ENVELOPE).encode(),
+        lambda path: dsse.unseal(json.loads(path.read_bytes()), []),
+        ValueError,
+    ),
+}
+
+edits = st.lists(
+    st.tuples(st.sampled_from(["set", "insert", "cut", "double"]), st.floats(0, 1), st.binary(min_size=1, max_size=6)),
+    min_size=1, max_size=4,
+)  # fmt: skip
+
+
+def edited(content: bytes, steps: list[tuple[str, float, bytes]]) -> bytes:
+    for kind, where, new in steps:
+        at = int(where * len(content))
+        if kind == "set":
+            content = content[:at] + new + content[at + len(new) :]
+        elif kind == "insert":
+            content = content[:at] + new + content[at:]
+        elif kind == "cut":
+            content = content[:at]
+        else:
+            content = content[:at] + content[at // 2 :]
+    return content
+
+
+def check(name: str, steps: list[tuple[str, float, bytes]]) -> None:
+    content, read, known = READERS[name]
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "file.json"
+        path.write_bytes(edited(content, steps))
+        tracemalloc.start()
+        try:
+            read(path)
+        except known:
+            pass
+        finally:
+            most = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert most < _MOST_BYTES
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_is_whole_is_read(name: str, tmp_path: Path) -> None:
+    content, read, _ = READERS[name]
+    path = tmp_path / "file.json"
+    path.write_bytes(content)
+    if name in ("bundle", "envelope"):  # signed by nobody
+        with pytest.raises(READERS[name][2]):
+            read(path)
+    else:
+        read(path)
+
+
+@pytest.mark.parametrize("name", READERS)
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=edits)
+def test_what_is_damaged_is_read_or_refused(name: str, steps: list[tuple[str, float, bytes]]) -> None:
+    check(name, steps)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", READERS)
+@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=edits)
+def test_what_is_damaged_is_read_or_refused_many_times(name: str, steps: list[tuple[str, float, bytes]]) -> None:
+    check(name, steps)
