@@ -11,16 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve.durable_files import Records
 from serve.errors import CheckpointError
-from serve.model.slot import Generation
-from serve.store.ledger import Entry
 from serve.store.quarantine import reject_entry
-from serve.swap.admission import reject
-from serve.swap.context import Committer, Context
 from serve.swap.generation import ENDED, identify, is_ended
+
+if TYPE_CHECKING:
+    from serve.model.slot import Generation
+    from serve.store.ledger import Entry
+    from serve.swap.context import Committer, Context
 
 # So many times as long as a look at the versions takes, none follows: it costs half a percent of a core at most.
 _REST = 200
@@ -111,7 +112,7 @@ class ChangedWeights:
             f"{', '.join(tensors)}: expected weights that stay as they were published, found them changed under load",
             hint='set stateful = "allow" where that is meant',
         )
-        reject(self._context, reject_entry(error, entry), self._committer.kept)
+        self._context.reject(reject_entry(error, entry), self._committer.kept)
         if back is not None:
             self._context.operator_requests.order_rollback(back)
 
