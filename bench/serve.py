@@ -4,8 +4,8 @@
     python bench/serve.py --rivals "FastAPI on uvicorn" --rounds 5      some of them
     python bench/serve.py --quick                                       seconds: that it runs, not what it shows
 
-Measure on a machine without other work: the table says how busy it was before, and how much the host took meanwhile. Each
-rival has an environment of its own in the cache directory, made by pip when it is missing (`bench/peers`).
+Measure on a machine without other work: the table has how busy it was before, and how much the host took meanwhile.
+Each rival has an environment of its own in the cache directory, made by pip when it is missing (`bench/peers`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent / "peers")]
 
-import table
+import table  # noqa: E402 - found by the line above
 
 HERE = Path(__file__).resolve().parent
 FASTAPI, GRANIAN, MOSEC = "FastAPI on uvicorn", "FastAPI on granian", "mosec"
