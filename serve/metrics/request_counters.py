@@ -123,6 +123,10 @@ class RequestCounters:
             key = model, reason
             self._counts.rejected[key] = self._counts.rejected.get(key, 0) + 1
 
+    def reject_slow_client(self) -> None:
+        """A connection was closed because its peer took too long."""
+        self.reject("", SLOW_CLIENT)
+
     def queue(self, waiting: int) -> None:
         """So many requests wait in this worker now."""
         self._counts.queued = waiting
