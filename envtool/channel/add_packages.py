@@ -49,7 +49,9 @@ def make(sources: Sources, channel: Path, display: ProgressDisplay, indexing: In
         wheels = [*sources.wheels, *_built(sources.checkouts, scratch, display)]
         packages = [convert(wheel, wish) for wheel in wheels for wish in sources.wishes]
         made = [_packed(each, scratch, display) for each in packages]
-        return edit.add(channel, list(dict.fromkeys(made)), display, indexing)
+        changed = edit.add(channel, list(dict.fromkeys(made)), display, indexing)
+        changed.require_all()
+        return changed
 
 
 def _require(wheels: Sequence[Path]) -> None:

@@ -11,7 +11,7 @@ import fnmatch
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from envtool.channel import index
 from envtool.console import ProgressDisplay, Task, warn
 from envtool.errors import ArchiveError, ChannelError, Issue
 from envtool.fetch.archive_cache import sha256_of
-from envtool.signing import keyring
+from envtool.signing import trust
 
 _SAME_KEYS = ("name", "version", "build", "build_number")
 
@@ -115,11 +115,21 @@ class Indexing:
 
 @dataclass(frozen=True)
 class Changed:
-    """What was changed in a channel."""
+    """What was changed in a channel.
+
+    Args:
+        refused: why archives were not added, a text for each.
+    """
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
     kept: int
+    refused: tuple[str, ...] = ()
+
+    def require_all(self) -> None:
+        """Raise ArchiveError if an archive was refused."""
+        if self.refused:
+            raise ArchiveError("\n".join(self.refused), "the others were added" if self.added else None)
 
 
 def archives(channel: Path) -> dict[str, Path]:
@@ -131,20 +141,26 @@ def archives(channel: Path) -> dict[str, Path]:
 
 
 def add(channel: Path, files: Sequence[Path], display: ProgressDisplay, indexing: Indexing) -> Changed:
-    """Copy archives into a channel and index it.
+    """Copy archives into a channel and index it; one that is damaged, or contradicts itself or its name, is refused.
 
     Args:
         files: the archives. What they hold is compared with what they say about themselves first.
 
     Raises:
-        ArchiveError: one is damaged, or contradicts itself or its name.
+        ArchiveError: none of them can be added.
         ChannelError: the channel has another archive of that name.
     """
     with display.task(f"check {len(files)} archives") as task:
-        places = {}
+        places: dict[str, Path] = {}
+        refused = []
         for file in files:
-            places[_place(file)] = file
+            try:
+                places[_place(file)] = file
+            except ArchiveError as error:
+                refused.append(error.message)
             task.advance()
+    if not places:
+        Changed((), (), 0, tuple(refused)).require_all()
     _require_new_or_same(channel, places)
     channel.mkdir(parents=True, exist_ok=True)
     with _changing(channel):
@@ -154,7 +170,7 @@ def add(channel: Path, files: Sequence[Path], display: ProgressDisplay, indexing
             (channel / name).parent.mkdir(exist_ok=True)
             with writing(channel / name) as target, places[name].open("rb") as source:
                 shutil.copyfileobj(source, target, 1 << 20)
-        return _indexed(channel, tuple(sorted(new)), (), display, indexing)
+        return replace(_indexed(channel, tuple(sorted(new)), (), display, indexing), refused=tuple(refused))
 
 
 def reindex(channel: Path, display: ProgressDisplay, indexing: Indexing) -> Changed:
@@ -204,7 +220,10 @@ def _place(file: Path) -> str:
     if reason is not None:
         raise ArchiveError(f"{file} cannot be in an index: {reason}")
     record = read_info_json(file, "index.json")
-    return f"{record.get('subdir') or 'noarch'}/{file.name}"
+    subdir = record.get("subdir") or "noarch"
+    if not index.is_known(subdir):
+        raise ArchiveError(f"{file} cannot be in an index: {subdir!r} is no platform that conda knows")
+    return f"{subdir}/{file.name}"
 
 
 def _require_new_or_same(channel: Path, places: dict[str, Path]) -> None:
@@ -221,7 +240,7 @@ def _indexed(
     channel: Path, added: tuple[str, ...], gone: tuple[str, ...], display: ProgressDisplay, indexing: Indexing
 ) -> Changed:
     there = archives(channel)
-    if indexing.key_file is None and (channel / keyring.SIGNATURE).exists():
+    if indexing.key_file is None and (channel / trust.SIGNATURE).exists():
         warn(f"{channel} was signed and is not any more: sign it with envtool channel index {channel} --key PEM")
     kept = [name for name in there if name not in gone]
     with display.task(f"index {len(kept)} archives"):

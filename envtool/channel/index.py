@@ -19,7 +19,7 @@ from typing import Any
 from envtool import console
 from envtool.atomic_files import write_atomically
 from envtool.errors import ChannelError
-from envtool.signing import keyring
+from envtool.signing import trust
 
 SUBDIRS = ("linux-64", "noarch")
 SHARDS = "repodata_shards.msgpack.zst"
@@ -40,11 +40,11 @@ def write(
     files = render(sources, channel, {*SUBDIRS, *there}, has_shards=has_shards, times=_times(channel, there))
     if has_shards:
         files = _with_kept_shards(channel, files)
-    files.update(keyring.seal(files, key_file))
+    files.update(trust.signature_files(files, key_file))
     for name, content in sorted(files.items(), key=_readers_order):
         (channel / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(channel / name, content)
-    signatures = (channel / name for name in keyring.FILES)
+    signatures = (channel / name for name in trust.FILES)
     for path in [*channel.glob("*/shards/*"), *channel.glob(f"*/{SHARDS}"), *signatures]:
         if path.relative_to(channel).as_posix() not in files:
             path.unlink(missing_ok=True)
@@ -71,8 +71,13 @@ def render(
     """
     with TemporaryDirectory(prefix=".index-", dir=scratch_parent) as scratch:
         copy = Path(scratch)
-        for subdir in {*subdirs, *(name.partition("/")[0] for name in archives)}:
+        named = {*subdirs, *(name.partition("/")[0] for name in archives)}
+        known = set(filter(is_known, named))
+        for subdir in sorted(named - known):
+            console.warn(f"{subdir} is no platform that conda knows: its archives are left out of the index")
+        for subdir in known:
             (copy / subdir).mkdir()
+        archives = {name: source for name, source in archives.items() if name.partition("/")[0] in known}
         for name, source in archives.items():
             _link(source, copy / name)
         if _failure(copy, has_shards=has_shards) is not None:
@@ -81,6 +86,17 @@ def render(
             if failure is not None:
                 raise ChannelError(f"the archives cannot be indexed: {failure}")
         return dict(sorted(_files(copy, times or {})))
+
+
+def is_known(subdir: str) -> bool:
+    """Whether a subdir is `noarch` or a platform."""
+    import rattler
+
+    try:
+        (rattler.Subdir if hasattr(rattler, "Subdir") else rattler.Platform)(subdir)
+    except Exception:  # py-rattler's own, of several unrelated types
+        return False
+    return True
 
 
 def problem(archive: Path) -> str | None:
@@ -194,7 +210,7 @@ def _with_kept_shards(channel: Path, files: Mapping[str, bytes]) -> dict[str, by
 def _readers_order(item: tuple[str, bytes]) -> tuple[int, str]:
     # What others point to comes first: a shard before the index of shards, the signature last.
     name = item[0]
-    return (0 if "/shards/" in name else 2 if name in keyring.FILES else 1), name
+    return (0 if "/shards/" in name else 2 if name in trust.FILES else 1), name
 
 
 def _with_times(repodata: dict[str, Any], times: Mapping[str, int]) -> bytes:

@@ -28,11 +28,13 @@ def add(channel: Path, files: tuple[Path, ...], key_file: Path | None, as_json: 
     """Copy archives into a channel, and index it.
 
     What an archive holds is compared with what it states about itself first. An archive of the same name with another
-    content is refused, since every cache knows an archive by its name.
+    content is refused, since every cache knows an archive by its name. An archive that is damaged or contradicts itself
+    is named and left out; the others are added, and the exit code is 3.
     """
     with console.ProgressDisplay() as display:
         changed = edit.add(channel, files, display, edit.Indexing(key_file=key_file))
     tell(changed, as_json=as_json)
+    changed.require_all()
 
 
 @click.command()

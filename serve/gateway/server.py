@@ -12,6 +12,7 @@ from serve.inference.rollout import Rollout
 from serve.metrics.worker_metrics import WorkerMetrics
 from serve.observability.telemetry import Telemetry
 from serve.rollout.rules import rollout_of
+from serve.rollout.watch import Watch
 from serve.settings.settings import ServerSettings
 
 
@@ -28,14 +29,17 @@ class Server(Registry):
         models = {
             model.name: Model(
                 model.name,
-                {label: ModelInstance(labelled, worker_metrics.take_event) for label, labelled in model.labels.items()},
+                {
+                    label: ModelInstance(labelled, worker_metrics.families.count)
+                    for label, labelled in model.labels.items()
+                },
             )
             for model in settings.models
         }
         super().__init__(settings, models)
         by_name = {instance.settings.full_name: instance for instance in self.instances}
         self._rollouts = [
-            Rollout(instance, model.stable, rule)
+            Watch(Rollout(instance, model.stable), rule, instance.guard, instance.log)
             for model in models.values()
             for instance in model.labels.values()
             if (rule := rollout_of(instance.settings)) is not None
@@ -57,7 +61,7 @@ class Server(Registry):
         for instance in self.instances:
             instance.start()
         for rollout in self._rollouts:
-            rollout.start()
+            rollout.start("rollout")
 
     def stop(self) -> None:
         """End the reloaders' threads, so that the interpreter does not go away under torch's feet."""

@@ -7,20 +7,22 @@ leave instead. So what both spoil, be it the client's inputs or the machine, spe
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy
-
 from serve.errors import InputError, NotLiveError
-from serve.model.answer_check import is_finite
 from serve.rollout.decision import ERRORS, FINITE
 
 if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
     from serve.inference.prediction import Prediction
     from serve.model.slot import Generation
+    from serve.rollout.guard import Guard
+
+
+_SHORT_S = 0.001
 
 
 class Remade(NamedTuple):
@@ -31,7 +33,7 @@ class Remade(NamedTuple):
         signal: what was wrong with the first answer.
     """
 
-    given: Any
+    raw: Any
     instance: ModelInstance
     generation: Generation
     signal: str
@@ -51,45 +53,59 @@ def inspect(
         The results, those that were made again as `Remade`.
     """
     first = predictions[0]
-    is_looked_at = first.instance.guard.note_run(first.generation.provenance.generation, len(results), rows, seconds)
-    return look(predictions, results, deadlines_s) if is_looked_at else results
+    guard, generation = first.instance.guard, first.generation
+    is_on_trial = guard.note_run(generation.provenance.generation, len(results), rows, seconds)
+    if not is_on_trial or leave_to_writer(guard, generation, results, seconds):
+        return results
+    return look(predictions, results, deadlines_s)
+
+
+def leave_to_writer(guard: Guard, generation: Generation, results: Sequence[Any], seconds: float) -> bool:
+    """Whether who writes the answers of a run is to find what is wrong with them, as JSON holds no NaN.
+
+    So it is where the runs are short, as looking twice would cost requests three percent: the writing, in the event
+    loop, can then make an answer again.
+    """
+    is_left = (
+        seconds < _SHORT_S
+        and guard.pairs_wanted <= 0
+        and not getattr(generation.predictor, "is_declared", True)
+        and not any(isinstance(given, (Exception, list)) for given in results)
+    )
+    guard.left_to_writer = generation.provenance.generation if is_left else 0
+    return is_left
 
 
 def look(predictions: Sequence[Prediction], results: list[Any], deadlines_s: Sequence[float]) -> list[Any]:
     """Look at the answers of a run whose generation is on trial, as `inspect` does."""
     first = predictions[0]
-    guard, number = first.instance.guard, first.generation.provenance.generation
-    if guard.pairs_wanted > 0:
-        _time_both(first, number)
-    if _are_joined_and_finite(first, results):
-        return results
+    if first.instance.guard.pairs_wanted > 0:
+        _time_both(first, first.generation.provenance.generation)
     return [
-        _inspect_one(prediction, given, deadline_s)
-        for prediction, given, deadline_s in zip(predictions, results, deadlines_s)
+        _inspect_one(prediction, raw, deadline_s)
+        for prediction, raw, deadline_s in zip(predictions, results, deadlines_s)
     ]
 
 
-def _are_joined_and_finite(first: Prediction, results: Sequence[Any]) -> bool:
-    """Whether one look at the array of a whole batch shows that no answer of it needs another."""
-    if len(results) == 1 or getattr(first.generation.predictor, "is_declared", True):
-        return False
-    base = getattr(results[0], "base", None)
-    is_array = isinstance(base, numpy.ndarray)
-    return is_array and all(getattr(given, "base", None) is base for given in results) and is_finite(base)
+def inspect_written(prediction: Prediction, raw: Any) -> Any:
+    """Look at an answer that could not be written as JSON, or was not, where that is left to the writer."""
+    guard, number = prediction.instance.guard, prediction.generation.provenance.generation
+    is_left = guard.left_to_writer == number and guard.is_on_trial(number)
+    return _inspect_one(prediction, raw, math.inf) if is_left else raw
 
 
-def _inspect_one(prediction: Prediction, given: Any, deadline_s: float) -> Any:
-    signal = _find_fault(prediction.generation, prediction.taken, given)
+def _inspect_one(prediction: Prediction, raw: Any, deadline_s: float) -> Any:
+    signal = _find_fault(prediction.generation, prediction.prepared, raw)
     number, guard = prediction.generation.provenance.generation, prediction.instance.guard
     if not signal or not guard.means_something(number, signal):
-        return given
+        return raw
     other, kept = _acquire_other(prediction)
     if kept is None:
-        return given  # nothing could confirm it in this worker
+        return raw  # nothing could confirm it in this worker
     try:
-        taken = prediction.again(kept.predictor)
-        again = kept.predictor.run(taken)
-        is_shared = bool(_find_fault(kept, taken, again))
+        prepared = prediction.prepare(kept.predictor)
+        again = kept.predictor.run(prepared)
+        is_shared = bool(_find_fault(kept, prepared, again))
     except Exception:  # it fails as well
         is_shared = True
     if is_shared:
@@ -100,7 +116,7 @@ def _inspect_one(prediction: Prediction, given: Any, deadline_s: float) -> Any:
         if is_wanted and time.monotonic() < deadline_s:
             return Remade(again, other, kept, signal)
     other.slot.release(kept)
-    return given
+    return raw
 
 
 def _acquire_other(prediction: Prediction) -> tuple[ModelInstance, Generation | None]:
@@ -114,14 +130,14 @@ def _acquire_other(prediction: Prediction) -> tuple[ModelInstance, Generation | 
         return other, None
 
 
-def _find_fault(generation: Generation, taken: Any, given: Any) -> str:
-    if isinstance(given, Exception):
-        return "" if isinstance(given, InputError) else ERRORS
+def _find_fault(generation: Generation, prepared: Any, raw: Any) -> str:
+    if isinstance(raw, Exception):
+        return "" if isinstance(raw, InputError) else ERRORS
     find_fault = getattr(generation.predictor, "find_fault", None)
     if find_fault is None:
         return ""
     try:
-        fault = find_fault(taken, given)
+        fault = find_fault(prepared, raw)
     except Exception:  # the model class has code of its own here
         return ERRORS
     return fault[0] if fault is not None else ""
@@ -133,11 +149,11 @@ def _time_both(prediction: Prediction, number: int) -> None:
     if kept is None:
         return
     try:
-        taken = prediction.again(kept.predictor)
+        prepared = prediction.prepare(kept.predictor)
         began_s = time.monotonic()
         prediction.run()
         between_s = time.monotonic()
-        kept.predictor.run(taken)
+        kept.predictor.run(prepared)
         ended_s = time.monotonic()
         guard.note_pair(number, between_s - began_s > guard.slower * (ended_s - between_s))
     except Exception:  # what fails is not timed

@@ -1,117 +1,78 @@
-"""The judgement of a canary or a shadow by its rule, in one worker: promoted, or ended, and never left hanging.
+"""The rollout of a canary or a shadow: promoted or ended by its rule, and never left hanging.
 
-Every worker sees the same evidence, and the first to decide acts, under the lock of the label's commits. The order that
-promotes has the same id whoever writes it, and is written before the rollout counts as ended: wherever a worker dies,
-the next one to look does the same again, or finds it done.
+The first worker to decide acts, under the lock of the label's commits. The order that promotes has the same id whoever
+writes it, and is written before the rollout counts as ended: wherever a worker dies, the next one to look does the same
+again, or finds it done.
 """
 
 from __future__ import annotations
 
-import threading
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from serve import durable_files
 from serve.errors import CheckpointError
-from serve.rollout.decision import DISAGREED, Evidence, Rule, Settled, Step, Verdict, decide, is_suspect, settle
+from serve.rollout.decision import DISAGREED, Evidence, Step, Verdict
 from serve.settings.settings import SHADOW
-from serve.store.quarantine import explain, reject_entry
+from serve.store.quarantine import reject_entry
 
 if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
 
-_LOOK_S = 0.25
-_SUSPICION_S = 2.0
-
 
 class Rollout:
-    """Judges one label of a model.
+    """The rollouts of one label, seen by one worker; a trial of `serve.rollout.watch`.
 
     Args:
         stable: what it would replace.
     """
 
-    def __init__(self, instance: ModelInstance, stable: ModelInstance, rule: Rule) -> None:
-        self._instance, self._stable, self._rule = instance, stable, rule
-        self._number = 0
-        self._settled: Settled = {}
-        self._suspect_at_s = 0.0
-        self._stopping = threading.Event()
+    def __init__(self, instance: ModelInstance, stable: ModelInstance) -> None:
+        self._instance, self._stable = instance, stable
+        self._is_shadow = instance.settings.label == SHADOW
 
-    def start(self) -> None:
-        """Begin to look."""
-        threading.Thread(target=self._run, name="rollout", daemon=True).start()
+    def find(self) -> int:
+        """Return the generation that is rolled out, or 0."""
+        shared_state = self._instance.shared_state
+        is_over = self._instance.guard.board is None or shared_state.committed == shared_state.ended
+        return 0 if is_over else shared_state.committed
 
-    def stop(self) -> None:
-        """End the thread; the worker ends."""
-        self._stopping.set()
+    def read(self, number: int) -> Evidence:
+        """Return what all workers know of it, its times beside those of the stable label."""
+        board, stable_board = self._instance.guard.board, self._stable.guard.board
+        if board is None:
+            return Evidence(0.0)
+        evidence = board.read(number, 0, self._instance.shared_state.trial_since_ms / 1000)
+        if stable_board is not None:
+            stable = stable_board.read(self._stable.shared_state.committed, 0, 0.0)
+            evidence = replace(evidence, times_before=stable.times)
+        return replace(evidence, answers=evidence.counts[DISAGREED].of) if self._is_shadow else evidence
 
-    def look(self) -> Verdict | None:
-        """Decide, and do it; `None` where nothing is rolled out."""
-        guard, shared_state = self._instance.guard, self._instance.batching.shared_state
-        number, now_s = shared_state.committed, time.monotonic()
-        if guard.board is None or not number or number == shared_state.ended:
-            return None
-        if number != self._number:
-            self._number, self._settled = number, {}
-        evidence = self._read(number)
-        self._settled = settle(evidence, self._rule)
-        if now_s > self._suspect_at_s and is_suspect(evidence, self._rule):
-            self._suspect_at_s = now_s + _SUSPICION_S
-            guard.suspect()
-        verdict = decide(evidence, self._rule, now_s)
-        if verdict.step is not Step.WAIT:
-            self._end(number, verdict, evidence)
-        return verdict
-
-    def _read(self, number: int) -> Evidence:
-        board, shared_state = self._instance.guard.board, self._instance.batching.shared_state
-        stable = self._stable.batching.shared_state.committed
-        assert board is not None
-        evidence = board.read(number, 0, shared_state.trial_since_ms / 1000)
-        if self._stable.guard.board is not None:
-            evidence = replace(evidence, times_before=self._stable.guard.board.read(stable, 0, 0.0).times)
-        is_shadow = self._instance.settings.label == SHADOW
-        answers = evidence.counts[DISAGREED].of if is_shadow else evidence.answers
-        return replace(evidence, answers=answers, settled=self._settled)
-
-    def _end(self, number: int, verdict: Verdict, evidence: Evidence) -> None:
-        instance, shared_state = self._instance, self._instance.batching.shared_state
-        entries = [entry for entry in instance.ledger.read() if entry.generation == number]
-        then = instance.settings.then if instance.settings.label == SHADOW else "promote"
+    def carry_out(self, number: int, verdict: Verdict, evidence: Evidence) -> None:
+        """Promote it, or end it."""
+        instance, shared_state = self._instance, self._instance.shared_state
+        entry = next((entry for entry in instance.ledger.read() if entry.generation == number), None)
+        then = instance.settings.then if self._is_shadow else "promote"
+        is_promoted = verdict.step is Step.KEEP and then == "promote"
         with durable_files.hold(instance.ledger.lock_path):
-            if shared_state.ended == number or shared_state.committed != number or not entries:
+            if shared_state.ended == number or shared_state.committed != number or entry is None:
                 return  # another worker was faster
-            is_promoted = verdict.step is Step.KEEP and then == "promote"
             if is_promoted:
-                id = f"{instance.settings.label}-{number}-{entries[0].sha256}"
-                path = instance.settings.store / "sha256" / entries[0].sha256
-                self._stable.operator_requests.order_promotion(id, entries[0], path)
-                self._stable.batching.shared_state.next_turn()
+                id = f"{instance.settings.label}-{number}-{entry.sha256}"
+                path = instance.settings.store / "sha256" / entry.sha256
+                self._stable.operator_requests.order_promotion(id, entry, path)
+                self._stable.shared_state.next_turn()
             shared_state.ended = number
-        event = "promoted" if is_promoted else "agreed" if verdict.step is Step.KEEP else "ended"
-        counts = {signal: list(count) for signal, count in evidence.counts.items() if count.bad}
         instance.log.emit(
-            event,
+            "promoted" if is_promoted else "agreed" if verdict.step is Step.KEEP else "ended",
             generation=number,
-            version=entries[0].version,
-            sha256=entries[0].sha256,
+            version=entry.version,
+            sha256=entry.sha256,
             signal=verdict.signal,
             reason=verdict.reason,
             answers=evidence.answers,
-            bad=counts,
+            bad=evidence.bad,
         )
         if verdict.signal and then != "hold":
             error = CheckpointError(instance.settings.label, f"its rollout was ended: {verdict.reason}")
-            instance.reject(reject_entry(error, entries[0]))
-
-    def _run(self) -> None:
-        last_fault = ""
-        while not self._stopping.wait(_LOOK_S):
-            try:
-                self.look()
-            except Exception as error:  # a full disk, for example: the next look tries again
-                if explain(error) != last_fault:
-                    last_fault = explain(error)
-                    self._instance.log.emit("fault", reason=last_fault)
+            instance.reject(reject_entry(error, entry))

@@ -77,6 +77,11 @@ class Evidence:
     times: Sequence[Sequence[int]] = ()
     times_before: Sequence[Sequence[int]] = ()
 
+    @property
+    def bad(self) -> dict[str, list[int]]:
+        """The counts of the signals that were seen, for the log."""
+        return {signal: list(count) for signal, count in self.counts.items() if count.bad}
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -184,10 +189,10 @@ def quantile(times: Sequence[int], share: float) -> float:
 
 
 def p99_ratio(evidence: Evidence) -> float:
-    """Return how many times longer the 99th percentile of runs is than before; 1 where one is not known."""
+    """Return how many times longer the 99th percentile of runs is than before; infinite where one is not known."""
     now, before = ([sum(column) for column in zip(*times)] for times in (evidence.times, evidence.times_before))
     longest, longest_before = quantile(now, 0.99), quantile(before, 0.99)
-    return longest / longest_before if longest and longest_before else 1.0
+    return longest / longest_before if longest and longest_before else math.inf
 
 
 def _recent(evidence: Evidence, signal: str, times: int) -> Count:

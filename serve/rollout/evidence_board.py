@@ -14,8 +14,6 @@ from bisect import bisect_left
 from pathlib import Path
 from typing import Any
 
-import numpy
-
 from serve.rollout.decision import DISAGREED, SIGNALS, SLOWER, TIME_BOUNDS_S, Count, Evidence
 
 ROWS = 128
@@ -43,15 +41,19 @@ class EvidenceBoard:
         finally:
             os.close(descriptor)
         self._cells = memoryview(mapped).cast("Q")
+        import numpy  # a third of what `serve status` would import, which has a board only during a trial
+
         self._all: Any = numpy.frombuffer(mapped, numpy.uint64).reshape(ROWS * 2, _SECTION)
         self._lock = threading.Lock()
+        self._known = 0, 0, 0  # the last generation and row, and where its section begins
 
     def note_run(self, row: int, generation: int, answers: int, rows: int, seconds: float) -> None:
         """Count one run of the module."""
         magnitude = min(rows.bit_length() - 1, _MAGNITUDES - 1) if rows > 0 else 0
         bucket = _FIRST_TIME + magnitude * _BUCKETS + bisect_left(TIME_BOUNDS_S, seconds)
         with self._lock:
-            start = self._section(row, generation)
+            known = self._known
+            start = known[2] if known[0] == generation and known[1] == row else self._section(row, generation)
             self._cells[start + _ANSWERS] += answers
             self._cells[start + bucket] += 1
 
@@ -84,11 +86,11 @@ class EvidenceBoard:
         """Return where the section of a generation begins; one that is new takes the place of the older one."""
         first = row % ROWS * 2 * _SECTION
         second = first + _SECTION
-        if self._cells[first] == generation:
-            return first
-        if self._cells[second] == generation:
-            return second
-        start = first if self._cells[first] < self._cells[second] else second
-        self._cells[start : start + _SECTION] = memoryview(bytes(8 * _SECTION)).cast("Q")
-        self._cells[start] = generation
+        start = next((start for start in (first, second) if self._cells[start] == generation), None)
+        if start is None:
+            start = first if self._cells[first] < self._cells[second] else second
+            self._cells[start : start + _SECTION] = memoryview(bytes(8 * _SECTION)).cast("Q")
+            self._cells[start] = generation
+        # A generation of a number below has its own section still, which a late request of it may take.
+        self._known = generation, row, start
         return start

@@ -20,17 +20,23 @@ class Guard:
     Args:
         retry: which spoiled answers are made again: `finite`, `all` or `off`.
         slower: how many times longer than before a run may take.
-        is_judged: whether its answers are looked at for as long as its rollout goes on, as a canary's are.
+        is_rolled_out: whether the label has a rule.
+        is_canary: whether its answers are looked at for as long as its rollout goes on.
     """
 
-    def __init__(self, retry: str = "off", slower: float = 3.0, is_judged: bool = False) -> None:
-        self.retry, self.slower, self.is_judged = retry, slower, is_judged
+    def __init__(
+        self, retry: str = "off", slower: float = 3.0, is_rolled_out: bool = False, is_canary: bool = False
+    ) -> None:
+        self.retry, self.slower, self.is_rolled_out = retry, slower, is_rolled_out
+        self.is_judged = is_rolled_out and is_canary
         # What is asked instead of the generation before: for a canary the stable label.
         self.elsewhere: Any = None
         self.board: EvidenceBoard | None = None
         # Has the evidence looked at.
         self.wake: Callable[[], None] = lambda: None
         self.pairs_wanted = 0
+        # The generation whose answers are looked at when they are written, and not before.
+        self.left_to_writer = 0
         self._row = 0
         self._read_trial: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self._shared: Counter[tuple[int, str]] = Counter()
@@ -50,6 +56,10 @@ class Guard:
         if self.board is None:
             return False
         self.board.note_run(self._row, generation, answers, rows, seconds)
+        return self.is_on_trial(generation)
+
+    def is_on_trial(self, generation: int) -> bool:
+        """Whether answers of a generation are looked at."""
         on_trial, returned = self._read_trial()
         return generation in (on_trial, returned - 1)
 

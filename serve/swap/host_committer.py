@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from serve.checkpoint.manifest import parse_marker
 from serve.errors import CheckpointError, DeadlineError, MemoryShortError
 from serve.rollout.evidence_board import EvidenceBoard
+from serve.rollout.watch import Watch
 from serve.source.observation import SERVED, Ignore, Wait
 from serve.store.quarantine import explain, reject_entry
-from serve.swap.admission import reject
 from serve.swap.background_task import BackgroundTask
-from serve.swap.generation import kept, load_entry, log_live, make, prune, restore, retire
+from serve.swap.generation import free, kept, load_entry, log_live, make, prune, restore
 from serve.swap.host_coordinator import Coordinator, Proposal, ProposalState
-from serve.swap.probation import Probation
+from serve.swap.probation import PROBATION, Probation
+from serve.swap.shared_state import ON_TRIAL, RETURNED
 from serve.system.resources import used_bytes
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class HostCommitter:
         self._opened: Coordinator | None = None
         self._catch_up_at_s = 0.0
         self._probation: Probation | None = None
+        self._watch: Watch | None = None
 
     @property
     def turn(self) -> int:
@@ -53,12 +55,9 @@ class HostCommitter:
         if self._opened is None:
             rule = self._context.probation
             self._opened = Coordinator(self._root, self._context.ledger, self._timeout_s, rule is not None)
-            shared_state = self._opened.shared_state
-            self._context.slot.follow(
-                lambda: shared_state.committed, lambda: (shared_state.kept, shared_state.returned)
-            )
             if rule is not None:
-                self._probation = Probation(self._context, self._opened, rule, self.kept)
+                self._probation = Probation(self._context, self._opened, self.kept)
+                self._watch = Watch(self._probation, rule, self._context.guard, self._context.log)
         return self._opened
 
     def boot(self, loader: Loader) -> None:
@@ -87,8 +86,8 @@ class HostCommitter:
     def leave(self) -> None:
         """Take part no more; the worker ends."""
         self._is_stopping = True
-        if self._probation is not None:
-            self._probation.stop()
+        if self._watch is not None:
+            self._watch.stop()
         if self._opened is not None:
             self._opened.membership.leave()
 
@@ -99,7 +98,8 @@ class HostCommitter:
         if self._context.slot.live is None:
             self._catch_up(loader)
         self._follow_trial()
-        proposal = self._coordinator.open_proposal()
+        coordinator = self._coordinator
+        proposal = coordinator.open_proposal() if coordinator.shared_state.open_number else None
         if proposal is None:
             return False
         self._carry_out(loader, proposal)
@@ -201,22 +201,25 @@ class HostCommitter:
                 raise
         # A third model does not fit: what is published goes before what was kept.
         self._probation.end(shared_state.on_trial, f"the memory is needed for version {entry.version}")
-        retire(self._context)
+        free(self._context.slot.take_drained(), self._context.log)
         return stored, loader.load(stored, manifest)
 
     def _begin_to_count(self) -> None:
         guard, shared_state = self._context.guard, self._coordinator.shared_state
+        if self._watch is None and not guard.is_rolled_out:
+            return  # counting costs each run a microsecond
+        cells = shared_state.cells  # each request reads them
 
         def read_trial() -> tuple[int, int]:
-            on_trial = shared_state.on_trial
+            on_trial = cells[ON_TRIAL]
             if guard.is_judged and not on_trial and shared_state.committed != shared_state.ended:
                 on_trial = shared_state.committed
-            return on_trial, shared_state.returned
+            return on_trial, cells[RETURNED]
 
         guard.open(EvidenceBoard(self._context.store.root), self._coordinator.membership.index, read_trial)
-        if self._probation is not None:
-            guard.wake = self._probation.wake
-            self._probation.start()
+        if self._watch is not None:
+            guard.wake = self._watch.wake
+            self._watch.start(PROBATION)
 
     def _kept_entry(self) -> Entry | None:
         shared_state = self._coordinator.shared_state
@@ -238,7 +241,7 @@ class HostCommitter:
         """Let go of what was kept when a trial has ended, and write the line of a return."""
         shared_state, live = self._coordinator.shared_state, self._context.slot.live
         if not shared_state.kept and self._context.slot.let_go():
-            retire(self._context)
+            free(self._context.slot.take_drained(), self._context.log)
         number = live.provenance.generation if live is not None else 0
         membership = self._coordinator.membership
         if live is not None and number == shared_state.returned and membership.live != number:
@@ -254,21 +257,21 @@ class HostCommitter:
         log_live(self._context.log, "swapped", generation, previous, commit_s)
         self._context.quarantine.forget(generation.provenance.sha256)
         prune(self._context, self.kept)
-        if self._probation is not None:
-            self._probation.wake()
+        if self._watch is not None:
+            self._watch.wake()
 
     def _close(self, proposal: Proposal, error: BaseException) -> None:
         if self._coordinator.close(proposal):
-            reject(self._context, reject_entry(error, proposal.entry), self.kept)
+            self._context.reject(reject_entry(error, proposal.entry), self.kept)
 
     def _reap(self) -> None:
         worker_failures = self._coordinator.reap()
-        if self._probation is not None:
-            self._probation.look()
+        if self._watch is not None:
+            self._watch.look()
         if worker_failures is not None and worker_failures.is_closed:
             error = CheckpointError("crash", f"{worker_failures.count} workers died while they prepared it")
             rejection = reject_entry(error, worker_failures.proposal.entry)
-            reject(self._context, replace(rejection, is_lasting=False, is_costly=True), self.kept)
+            self._context.reject(replace(rejection, is_lasting=False, is_costly=True), self.kept)
 
     def _try_restore(self, loader: Loader, entry: Entry) -> bool:
         live = self._context.slot.live

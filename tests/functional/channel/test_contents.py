@@ -55,7 +55,7 @@ def test_what_is_added_is_indexed_and_right(user: User, made: list[Path]) -> Non
     assert set(run(user, "add", channel, *made)["added"]) == names == listed(channel)
     assert run(user, "check", channel) == {"archives": 4, "issues": []}
     before = snapshot(channel)
-    assert run(user, "add", channel, *made) == {"added": [], "removed": [], "kept": 4}
+    assert run(user, "add", channel, *made) == {"added": [], "removed": [], "kept": 4, "refused": []}
     assert snapshot(channel) == before
     run(user, "add", user.home / "other", *reversed(made))
     assert snapshot(user.home / "other") == before
@@ -64,7 +64,7 @@ def test_what_is_added_is_indexed_and_right(user: User, made: list[Path]) -> Non
 def test_an_archive_that_contradicts_itself_is_not_added(user: User, tmp_path: Path, made: list[Path]) -> None:
     channel = user.home / "channel"
     lying = Archive("liar", FILES, lies={"share/a": "0" * 64}).write(tmp_path)
-    assert "share/a has sha256" in user.run("channel", "add", channel, made[0], lying, code=3).stderr
+    assert "share/a has sha256" in user.run("channel", "add", channel, lying, code=3).stderr
     renamed = shutil.copy(made[0], tmp_path / "other-1.9-h1_0.conda")
     assert "is tool-1.9-h1_0 by its own" in user.run("channel", "add", channel, renamed, code=3).stderr
     half = tmp_path / "half" / made[1].name
@@ -137,3 +137,21 @@ def test_an_archive_that_is_left_out_of_the_index_is_not_counted(user: User, mad
     said = user.run("channel", "index", channel).stderr
     assert "broken-1-0.conda is left out of the index" in said
     assert "4 archives are in the channel" in said
+
+
+def test_an_archive_that_cannot_be_added_is_named_and_the_others_are(user: User, tmp_path: Path) -> None:
+    good = Archive("good", {"share/good": File(b"good")}).write(tmp_path)
+    strange = Archive("strange", {"share/strange": File()}, subdir="linux-fake").write(tmp_path)
+    half = tmp_path / "half-1.0-h1_0.conda"
+    half.write_bytes(good.read_bytes()[:200])
+    channel = user.home / "mixed"
+    told = user.run("channel", "add", channel, half, good, strange, code=3).stderr
+    assert "added linux-64/good-1.0-h1_0.conda" in told
+    assert f"{strange} cannot be in an index: 'linux-fake' is no platform that conda knows" in told
+    assert f"{half} is not a valid package archive" in told or f"{half} is damaged" in told
+    assert "hint: the others were added" in told
+    assert "0 issues" in user.run("channel", "check", channel).stderr
+    (channel / "linux-fake").mkdir()
+    (channel / "linux-fake" / strange.name).write_bytes(strange.read_bytes())
+    told = user.run("channel", "index", channel).stderr
+    assert "warning: linux-fake is no platform that conda knows: its archives are left out of the index" in told

@@ -56,6 +56,10 @@ def records(odd: Odd) -> list[dict[str, Any]]:
 def test_every_archive_is_indexed_or_named(user: User, odd: Odd) -> None:
     left_out = [line for line in odd.told.splitlines() if line.startswith("warning")]
     assert len(records(odd)) + len(left_out) == len(odd.archives)
+    told = user.run("channel", "add", user.home / "added", *odd.archives, code=3 if left_out else 0).stderr
+    refused = told.count("cannot be in an index") + told.count("damaged or contradicts itself")
+    assert told.count("added noarch/") + refused == len(odd.archives)
+    assert "0 issues" in user.run("channel", "check", user.home / "added").stderr
     for line in left_out:
         name = line.split()[1].rpartition("/")[2]
         assert "is left out of the index: No index.json found" in line

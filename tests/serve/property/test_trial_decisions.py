@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serve.rollout.decision import (
@@ -26,7 +26,9 @@ from serve.rollout.decision import (
     surprise,
 )
 
-counts = st.integers(0, 500).flatmap(lambda of: st.builds(Count, st.integers(0, of), st.just(of)))
+patient = settings(deadline=None, suppress_health_check=list(HealthCheck))
+
+counts = st.builds(lambda bad, good: Count(bad, bad + good), st.integers(0, 200), st.integers(0, 300))
 evidences = st.builds(
     Evidence,
     started_s=st.just(0.0),
@@ -45,6 +47,7 @@ rules = st.builds(
 )
 
 
+@patient
 @given(evidences, rules, st.floats(0, 200), st.sampled_from(SIGNALS), st.integers(1, 50))
 def test_more_bad_answers_never_help(evidence, rule, now_s, signal, more):
     before = decide(evidence, rule, now_s).step
@@ -54,6 +57,7 @@ def test_more_bad_answers_never_help(evidence, rule, now_s, signal, more):
     assert after is Step.BACK or before is not Step.BACK
 
 
+@patient
 @given(evidences, rules, st.floats(0, 200))
 def test_it_ends_when_time_has_run_out_and_abort_beats_promote(evidence, rule, now_s):
     verdict = decide(evidence, rule, now_s)
@@ -69,6 +73,7 @@ def test_it_ends_when_time_has_run_out_and_abort_beats_promote(evidence, rule, n
         assert verdict.signal in (*SIGNALS, CRASH)
 
 
+@patient
 @given(st.sampled_from(SIGNALS), st.sampled_from([0.001, 0.05]), st.integers(0, 100))
 def test_it_takes_the_smallest_count(signal, share, good):
     rule = Rule(60, tolerated={signal: share})
@@ -120,6 +125,7 @@ def test_the_rate_of_false_alarms(alarm):
     assert sum(run_trial(draw.random(answers) < 0.0001, rule, 20) is not None for _ in range(trials)) <= trials * alarm
 
 
+@patient
 @given(st.lists(st.integers(0, 50), min_size=64, max_size=64), st.floats(0.01, 0.99))
 def test_quantiles_lie_among_the_values(times, share):
     found = quantile(times, share)

@@ -261,7 +261,7 @@ class Exampleless(torch.nn.Linear):
 class Turning(Affine):
     """Answers its example well, and real requests as its first bias says: what no gate before a swap can see."""
 
-    output_range = (-5000.0, 5000.0)
+    output_range = (-50000.0, 50000.0)
     NAN, RAISING, SLOW, ONE_CLASS, OUTSIDE, LATE, SELDOM = range(101, 108)
 
     def __init__(self):

@@ -8,6 +8,7 @@ from pathlib import Path
 from serve.errors import CheckpointError
 from serve.model.slot import Slot
 from serve.operations.operations import Operations
+from serve.rollout.decision import Rule
 from serve.rollout.guard import Guard
 from serve.source.remote import make_place
 from serve.store.checkpoint_store import Store
@@ -19,6 +20,7 @@ from serve.swap.context import Context
 from serve.swap.host_committer import HostCommitter
 from serve.swap.reloader import Pace, Reloader
 from serve.swap.seen_checkpoints import Unserved
+from serve.swap.shared_state import SharedState
 from serve.swap.worker_committer import WorkerCommitter
 
 
@@ -65,9 +67,20 @@ class Worker:
     """One worker on a store and a watched place."""
 
     def __init__(
-        self, root: Path, place: Path, commit: str = "host", keep: int = 3, start: str = "s", boot: bool = True
+        self,
+        root: Path,
+        place: Path,
+        commit: str = "host",
+        keep: int = 3,
+        start: str = "s",
+        boot: bool = True,
+        probation: Rule | None = None,
     ) -> None:
-        self.log, self.loader, self.slot = Log(), TextLoader(), Slot()
+        self.log, self.loader, self.slot = (
+            Log(),
+            TextLoader(),
+            Slot(SharedState(root / "word") if commit == "host" else None),
+        )
         self.store, self.quarantine = Store(root), Quarantine(root, lambda: "j", start)
         self.ledger, self.operator_requests = Ledger(self.store), OperatorRequests(root)
         context = Context(
@@ -84,8 +97,9 @@ class Worker:
             env_digest=None,
             keep=keep,
             guard=Guard(),
-            probation=None,
+            probation=probation,
         )
+        self.guard = context.guard
         self.committer = WorkerCommitter(context, root) if commit == "worker" else HostCommitter(context, root, 60.0)
         self.reloader = Reloader(context, self.committer, Pace(0.01, 0.0, "poll"), lambda: self.loader)
         if boot:

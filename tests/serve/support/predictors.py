@@ -20,6 +20,7 @@ class Times:
     outputs = (ArrayForm("outputs", "float32", (None,)),)
     can_batch = True
     takes_images = False
+    example = (1.0, 2.0)
 
     def __init__(self, factor: float = 2) -> None:
         self.factor = factor
