@@ -27,11 +27,7 @@ _STEPS_NS = (1_000_000, 2_000_000_000)
 
 
 def sync_directory(directory: Path) -> None:
-    """Make the renames inside `directory` survive a power cut.
-
-    Raises:
-        OSError: the directory cannot be opened or synced.
-    """
+    """Make the renames inside `directory` survive a power cut."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -99,9 +95,6 @@ def clone_hashed(source: int, target: Path) -> Copied | None:
 
     Returns:
         What was copied, or `None` when the file system cannot share blocks; `target` does not exist then.
-
-    Raises:
-        OSError: the target cannot be created or read.
     """
     started_s = time.monotonic()
     with os.fdopen(_create(target), "r+b", buffering=0) as writer:
@@ -118,11 +111,7 @@ def clone_hashed(source: int, target: Path) -> Copied | None:
 
 
 def hash_file(path: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """Return the sha256 of a file, in hexadecimal."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return _hash_open(descriptor)
@@ -146,11 +135,7 @@ def _create(target: Path) -> int:
 
 
 def write_all(descriptor: int, content: bytes) -> None:
-    """Write every byte, also where the kernel takes only a part at a time.
-
-    Raises:
-        OSError: the write failed.
-    """
+    """Write every byte, also where the kernel takes only a part at a time."""
     remaining = memoryview(content)
     while remaining:
         remaining = remaining[os.write(descriptor, remaining) :]
@@ -199,9 +184,6 @@ def hold(path: Path) -> Iterator[None]:
 
     Args:
         path: the file that stands for the lock; it and its directory are created when absent.
-
-    Raises:
-        OSError: the file cannot be opened.
     """
     descriptor = _open(path)
     try:
@@ -216,9 +198,6 @@ def claim(path: Path) -> int | None:
 
     Returns:
         The descriptor that holds it until it is closed; `None` when another process has it.
-
-    Raises:
-        OSError: the file cannot be opened.
     """
     descriptor = _open(path)
     try:

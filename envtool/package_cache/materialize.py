@@ -21,7 +21,7 @@ from typing import Any
 from envtool.artifacts.relocation import PREFIX_TEXT, replace_text, substitute, with_rewritten
 from envtool.atomic_files import create, write_all
 from envtool.lockfile.model import LockedPackage
-from envtool.package_cache.entry import PACK, CacheEntry, StoredFile
+from envtool.package_cache.store import PACK, CacheEntry, StoredFile
 from envtool.prefix.conda_meta import channel_of, set_md5
 from envtool.prefix.scan import Entry
 

@@ -83,19 +83,19 @@ class Scheduler:
             deadline_s: after which the answer is no longer wanted, on the monotonic clock; `None` for never.
             is_alone: whether the caller calls `run_now` next, as no other request is expected to join it.
         """
-        instance, predictor, taken = prediction.instance, prediction.generation.predictor, prediction.taken
+        instance, predictor, prepared = prediction.instance, prediction.generation.predictor, prediction.prepared
         batch_queue = self._batch_queues[instance] if instance in self._batch_queues else self._make_queue(instance)
         finish = functools.partial(_finish, prediction, done)
         until_s = math.inf if deadline_s is None else deadline_s
         now_s = time.monotonic()
-        rows = predictor.count_rows(taken) if predictor.can_batch else 0
+        rows = predictor.count_rows(prepared) if predictor.can_batch else 0
         if rows:
-            key = (id(prediction.generation), predictor.batch_key(taken))
+            key = (id(prediction.generation), predictor.batch_key(prepared))
             run = functools.partial(_run_together, instance, prediction.generation)
-            batch_queue.put(Task(key, rows, taken, run, finish, now_s, until_s, prediction))
+            batch_queue.put(Task(key, rows, prepared, run, finish, now_s, until_s, prediction))
         else:
             run = functools.partial(_run_alone, predictor)
-            batch_queue.put(Task(None, 1, taken, run, finish, now_s, until_s, prediction))
+            batch_queue.put(Task(None, 1, prepared, run, finish, now_s, until_s, prediction))
         if not is_alone:
             self._wake(batch_queue)
 
@@ -224,20 +224,20 @@ def _inspect(batch: Sequence[Waiting], results: list[Any], seconds: float) -> li
     if leave_to_writer(instance.guard, generation, results, seconds):
         return results
     asked = [_requests_of(task, result) for task, result in zip(batch, results)]
-    all_asked = [each for several in asked for each in several]
+    all_asked = [one for several in asked for one in several]
     deadlines_s = [task.deadline_s for task, several in zip(batch, asked) for _ in several]
-    looked = iter(look([each[0] for each in all_asked], [each[1] for each in all_asked], deadlines_s))
+    looked = iter(look([one[0] for one in all_asked], [one[1] for one in all_asked], deadlines_s))
     found = [[next(looked) for _ in several] for several in asked]
     return [Apart(several) if isinstance(task, Bundle) else several[0] for task, several in zip(batch, found)]
 
 
 def _run_alone(predictor: Predictor, several: Sequence[Any]) -> Sequence[Any]:
-    return [predictor.run(taken) for taken in several]
+    return [predictor.run(prepared) for prepared in several]
 
 
 def _run_together(instance: ModelInstance, generation: Generation, several: Sequence[Any]) -> Sequence[Any]:
     predictor = generation.predictor
-    is_apart = instance.batching.is_over(generation.provenance.generation)
+    is_apart = instance.shared_state.unbatched == generation.provenance.generation
     if is_apart or (len(several) == 1 and not isinstance(several[0], Bundle)):
         return [one.run_apart() if isinstance(one, Bundle) else predictor.run(one) for one in several]
     prepared = [one.prepare() if isinstance(one, Bundle) else one for one in several]
@@ -249,13 +249,13 @@ def _run_together(instance: ModelInstance, generation: Generation, several: Sequ
     return [None if one is None else next(results) for one in prepared]
 
 
-def _finish(prediction: Prediction, done: Done, given: Any) -> None:
-    if isinstance(given, Exception):
+def _finish(prediction: Prediction, done: Done, raw: Any) -> None:
+    if isinstance(raw, Exception):
         prediction.end()
-        done(given)
+        done(raw)
         return
     try:
-        answer = prediction.answer(given)
+        answer = prediction.answer(raw)
     except Exception as error:  # the model class may have code of its own here
         done(error)
         return
@@ -275,10 +275,11 @@ class Sampler:
         self._worked_s += worked_s
         if sum(task.size for task in batch) < 2 or self._is_busy or not self._spent_s < self._share * self._worked_s:
             return None
-        asked = [each for task, result in zip(batch, results) for each in _requests_of(task, result)]
+        asked = [request for task, result in zip(batch, results) for request in _requests_of(task, result)]
         place = random.randrange(len(asked))  # noqa: S311 - nothing secret about it
         prediction, result, _ = asked[place]
-        if isinstance(result, (Exception, Remade)) or prediction.instance.batching.is_over(_number(prediction)):
+        is_over = prediction.instance.shared_state.unbatched == _number(prediction)
+        if isinstance(result, (Exception, Remade)) or is_over:
             return None
         prediction.instance.slot.hold(prediction.generation)
         self._is_busy = True
@@ -308,7 +309,7 @@ class Sample:
         prediction, started_s = self._prediction, time.monotonic()
         predictor = prediction.generation.predictor
         try:
-            gap = predictor.compare_alone(prediction.taken, self._result, self._rows, self._place)
+            gap = predictor.compare_alone(prediction.prepared, self._result, self._rows, self._place)
             if gap:
                 self._report(gap)
         except Exception as error:  # the module's code, which fails alone and not in company
@@ -319,7 +320,7 @@ class Sample:
 
     def _report(self, gap: float | str) -> None:
         instance, generation = self._prediction.instance, self._prediction.generation
-        instance.batching.end(_number(self._prediction))
+        instance.shared_state.unbatched = _number(self._prediction)
         instance.log.emit(
             "batch_mismatch", **identify(generation), gap=gap, requests=len(self._rows), rows=sum(self._rows)
         )

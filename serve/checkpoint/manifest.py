@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from serve.checkpoint.formats import FORMATS
+from serve.checkpoint.provenance import WORD
 from serve.errors import CheckpointError
 
-# Versions and names become response headers and file names, so they are plain words.
-WORD = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # What `sha256sum FILE` writes; a backslash before it says that the name has escapes.
 _SHA256SUM = re.compile(rb"\\?([0-9a-f]{64}) [ *][^\n]+\n?")

@@ -15,6 +15,8 @@ ENV_DIGEST_VARIABLE = "ENVSERVE_ENV_DIGEST"
 START_VARIABLE = "ENVSERVE_START"
 # Said in the header where no digest is known, so that every answer carries the header; in JSON it is null.
 UNKNOWN = "unknown"
+# Versions and names become response headers and file names, so they are plain words.
+WORD = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]{0,127}")
 _DIGEST = re.compile(r"[0-9A-Za-z][0-9A-Za-z:._+-]{0,199}")
 
 

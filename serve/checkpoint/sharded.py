@@ -27,7 +27,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serve import durable_files
-from serve.checkpoint.formats import Header, TensorSpec, read_safetensors_header, strip_prefix
+from serve.checkpoint.formats import (
+    Header,
+    TensorSpec,
+    read_safetensors_header,
+    read_safetensors_interface,
+    strip_prefix,
+)
 from serve.errors import CheckpointError
 
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -152,7 +158,9 @@ def _element_bytes(piece: Piece) -> int:
 
 
 def read_interface(path: Path) -> dict[str, TensorSpec]:
-    """Read names, dtypes and shapes of a sharded checkpoint from the headers of its shards."""
+    """Read names, dtypes and shapes of safetensors from their header, or from the headers of shards."""
+    if not is_index(path):
+        return read_safetensors_interface(path)
     return {piece.name: TensorSpec(piece.dtype, piece.shape) for piece in plan(path)}
 
 

@@ -74,11 +74,7 @@ class TensorSpec:
 
 
 def parse_infer(body: Body, header_length: str | None = None) -> InferRequest:
-    """Read an infer request that has a JSON part; arrays that came as bytes are views of the body.
-
-    Raises:
-        RequestError: it is malformed.
-    """
+    """Read an infer request with a JSON part, or raise `RequestError`; arrays from bytes are views of the body."""
     text, binary = split_body(body, header_length)
     is_worth_it = header_length is not None and len(text) <= _LONGEST_REMEMBERED_BYTES
     said = _remember(text) if is_worth_it else _understand(text)

@@ -13,13 +13,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable
 
 from serve.batching.scheduler import Done, Scheduler
-from serve.gateway.prediction_routes import PREDICTION_ROUTES, PredictionRoute
+from serve.gateway.protocol_routes import PREDICTION_ROUTES, PredictionRoute
 from serve.gateway.request_form import RequestForm, RequestForms, Understood
 from serve.gateway.request_lifecycle import Arrival, Origins, RequestContext, RequestLifecycle
 from serve.http.messages import Request, Response, headers_of
 from serve.http.route import Table
 from serve.inference.prediction import Prediction
-from serve.metrics.request_counters import SLOW_CLIENT
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server
@@ -34,16 +33,13 @@ class AsgiApp:
         self._forms = RequestForms(server, self._lifecycle, scheduler, self._go_on)
         self._origins = Origins(server.settings.cors_origins) if server.settings.cors_origins else None
         self.table = Table(PREDICTION_ROUTES)
+        self.count_slow_client = server.telemetry.worker_metrics.request_counters.reject_slow_client
         self.limit_bytes = server.settings.max_body_bytes
 
     @property
     def is_ending(self) -> bool:
         """Whether the server is shutting down, so that each connection is closed after its answer."""
         return self._server.telemetry.drain.has_begun
-
-    def count_slow_client(self) -> None:
-        """Count a connection that was closed because its peer took too long."""
-        self._server.telemetry.worker_metrics.request_counters.reject("", SLOW_CLIENT)
 
     def handle(
         self,

@@ -75,7 +75,7 @@ def model(server: Server, request: Request) -> Response:
         "expected_shape": list(predictor.expected_shape),
         **{name: [{**vars(form), "shape": list(form.shape)} for form in forms[name]] for name in forms},
         **_brief_example(predictor.example),
-        "can_batch": predictor.can_batch and not found.stable.batching.is_over(live.provenance.generation),
+        "can_batch": predictor.can_batch and found.stable.shared_state.unbatched != live.provenance.generation,
         **({"labels": labels} if labels else {}),
         "newest": found.stable.reloader.status.verdict,
     }

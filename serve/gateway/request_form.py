@@ -222,9 +222,9 @@ class RequestForm:
 
     def prediction_of(self, bundle: Bundle, request: FormedRequest) -> Prediction:
         """Return a request of a bundle as one of the ordinary kind."""
-        again = functools.partial(self.layout.read, [request.numbers])
-        taken = bundle.prepare_some([request])
-        return self._prediction._replace(generation=bundle.generation, taken=taken, again=again)
+        prepare = functools.partial(self.layout.read, [request.numbers])
+        prepared = bundle.prepare_some([request])
+        return self._prediction._replace(generation=bundle.generation, prepared=prepared, prepare=prepare)
 
     def _context_of(self, request: FormedRequest) -> RequestContext:
         """Return a request that was let in as one of the ordinary kind."""

@@ -29,7 +29,10 @@ class Server(Registry):
         models = {
             model.name: Model(
                 model.name,
-                {label: ModelInstance(labelled, worker_metrics.take_event) for label, labelled in model.labels.items()},
+                {
+                    label: ModelInstance(labelled, worker_metrics.families.count)
+                    for label, labelled in model.labels.items()
+                },
             )
             for model in settings.models
         }

@@ -33,7 +33,7 @@ class Remade(NamedTuple):
         signal: what was wrong with the first answer.
     """
 
-    given: Any
+    raw: Any
     instance: ModelInstance
     generation: Generation
     signal: str
@@ -82,30 +82,30 @@ def look(predictions: Sequence[Prediction], results: list[Any], deadlines_s: Seq
     if first.instance.guard.pairs_wanted > 0:
         _time_both(first, first.generation.provenance.generation)
     return [
-        _inspect_one(prediction, given, deadline_s)
-        for prediction, given, deadline_s in zip(predictions, results, deadlines_s)
+        _inspect_one(prediction, raw, deadline_s)
+        for prediction, raw, deadline_s in zip(predictions, results, deadlines_s)
     ]
 
 
-def inspect_written(prediction: Prediction, given: Any) -> Any:
+def inspect_written(prediction: Prediction, raw: Any) -> Any:
     """Look at an answer that could not be written as JSON, or was not, where that is left to the writer."""
     guard, number = prediction.instance.guard, prediction.generation.provenance.generation
     is_left = guard.left_to_writer == number and guard.is_on_trial(number)
-    return _inspect_one(prediction, given, math.inf) if is_left else given
+    return _inspect_one(prediction, raw, math.inf) if is_left else raw
 
 
-def _inspect_one(prediction: Prediction, given: Any, deadline_s: float) -> Any:
-    signal = _find_fault(prediction.generation, prediction.taken, given)
+def _inspect_one(prediction: Prediction, raw: Any, deadline_s: float) -> Any:
+    signal = _find_fault(prediction.generation, prediction.prepared, raw)
     number, guard = prediction.generation.provenance.generation, prediction.instance.guard
     if not signal or not guard.means_something(number, signal):
-        return given
+        return raw
     other, kept = _acquire_other(prediction)
     if kept is None:
-        return given  # nothing could confirm it in this worker
+        return raw  # nothing could confirm it in this worker
     try:
-        taken = prediction.again(kept.predictor)
-        again = kept.predictor.run(taken)
-        is_shared = bool(_find_fault(kept, taken, again))
+        prepared = prediction.prepare(kept.predictor)
+        again = kept.predictor.run(prepared)
+        is_shared = bool(_find_fault(kept, prepared, again))
     except Exception:  # it fails as well
         is_shared = True
     if is_shared:
@@ -116,7 +116,7 @@ def _inspect_one(prediction: Prediction, given: Any, deadline_s: float) -> Any:
         if is_wanted and time.monotonic() < deadline_s:
             return Remade(again, other, kept, signal)
     other.slot.release(kept)
-    return given
+    return raw
 
 
 def _acquire_other(prediction: Prediction) -> tuple[ModelInstance, Generation | None]:
@@ -130,14 +130,14 @@ def _acquire_other(prediction: Prediction) -> tuple[ModelInstance, Generation | 
         return other, None
 
 
-def _find_fault(generation: Generation, taken: Any, given: Any) -> str:
-    if isinstance(given, Exception):
-        return "" if isinstance(given, InputError) else ERRORS
+def _find_fault(generation: Generation, prepared: Any, raw: Any) -> str:
+    if isinstance(raw, Exception):
+        return "" if isinstance(raw, InputError) else ERRORS
     find_fault = getattr(generation.predictor, "find_fault", None)
     if find_fault is None:
         return ""
     try:
-        fault = find_fault(taken, given)
+        fault = find_fault(prepared, raw)
     except Exception:  # the model class has code of its own here
         return ERRORS
     return fault[0] if fault is not None else ""
@@ -149,11 +149,11 @@ def _time_both(prediction: Prediction, number: int) -> None:
     if kept is None:
         return
     try:
-        taken = prediction.again(kept.predictor)
+        prepared = prediction.prepare(kept.predictor)
         began_s = time.monotonic()
         prediction.run()
         between_s = time.monotonic()
-        kept.predictor.run(taken)
+        kept.predictor.run(prepared)
         ended_s = time.monotonic()
         guard.note_pair(number, between_s - began_s > guard.slower * (ended_s - between_s))
     except Exception:  # what fails is not timed

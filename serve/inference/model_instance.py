@@ -25,17 +25,15 @@ from serve.events.event_log import EventLog, Journal, write_line
 from serve.events.webhook import Webhook
 from serve.model.slot import Slot
 from serve.model.warm_up import GIVEN_UP
-from serve.settings.settings import STABLE, Settings
-from serve.store.quarantine import Quarantine
-from serve.swap.admission import reject
 from serve.swap.assembly import make_context, make_reloader
 from serve.swap.background_task import PREPARATION
-from serve.swap.context import Loader
-from serve.swap.shared_state import UnbatchedGeneration
+from serve.swap.shared_state import SharedState
 
 if TYPE_CHECKING:
     from serve.events.event_log import Subscriber
+    from serve.settings.settings import Settings
     from serve.store.quarantine import Rejection
+    from serve.swap.context import Loader
 
 _STOP_WAIT_S = 2.0
 _MOST_SOURCES = 2000
@@ -62,12 +60,12 @@ class ModelInstance:
         hooks = [Webhook(settings.event_hook, _report_hook(settings)).put] if settings.event_hook else []
         facts = {**_facts_of(settings), "env_digest": self.env_digest}
         self.log = EventLog(facts, write_line, self.journal.put, *hooks, *subscribers)
-        self.slot = Slot()
+        self.shared_state = SharedState(settings.store / "word")
+        self.slot = Slot(self.shared_state if settings.commit == "host" else None)
         start = os.environ.get(START_VARIABLE) or str(os.getppid())
-        quarantine = Quarantine(settings.store, lambda: self._judge, start)
-        context = make_context(settings, self.slot, self.log, self.env_digest, quarantine)
+        context = make_context(settings, self.slot, self.log, self.env_digest, lambda: self._judge, start)
         self.guard, self.ledger, self._context = context.guard, context.ledger, context
-        self.operator_requests, self.batching = context.operator_requests, UnbatchedGeneration(settings.store)
+        self.operator_requests = context.operator_requests
         self.reloader = make_reloader(settings, context, self._make_loader)
         self._thread: threading.Thread | None = None
 
@@ -101,7 +99,7 @@ class ModelInstance:
 
     def reject(self, rejection: Rejection) -> None:
         """Put what was served into quarantine; its bytes stay for as long as the store keeps its generation."""
-        reject(self._context, rejection, lambda: frozenset((rejection.sha256,)))
+        self._context.reject(rejection, lambda: frozenset((rejection.sha256,)))
 
     @property
     def hanging(self) -> int:
@@ -133,7 +131,7 @@ class ModelInstance:
 
 def _facts_of(settings: Settings) -> dict[str, object]:
     # Most models have one label; their lines need not name it.
-    return {"model": settings.name, **({} if settings.label == STABLE else {"label": settings.label})}
+    return {"model": settings.name, **({} if settings.full_name == settings.name else {"label": settings.label})}
 
 
 def _report_hook(settings: Settings) -> Callable[[str], None]:

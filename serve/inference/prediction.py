@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from serve.model.slot import Generation
     from serve.settings.settings import ServerSettings
 
-Take = Callable[[Predictor], Any]
+Prepare = Callable[[Predictor], Any]
 # Which generation was asked first, and what was wrong with its answer.
 RETRIED = "X-Model-Retried"
 
@@ -39,7 +39,7 @@ RETRIED = "X-Model-Retried"
 class Dialect(Protocol):
     """How one protocol reads requests and writes responses, for one request."""
 
-    def read(self, request: Request, predictor: Predictor) -> Take:
+    def read(self, request: Request, predictor: Predictor) -> Prepare:
         """Understand a request.
 
         Returns:
@@ -49,11 +49,11 @@ class Dialect(Protocol):
             RequestError: it cannot be understood.
         """
 
-    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Response:
+    def write(self, predictor: Predictor, raw: Any, provenance: Provenance) -> Response:
         """Write the response; provenance headers are added to it.
 
         Raises:
-            ValueError: what was given cannot be written.
+            ValueError: the outputs cannot be written.
         """
 
     def refuse(self, status: int, message: str, predictor: Predictor) -> Response:
@@ -68,50 +68,50 @@ class Prediction(NamedTuple):
 
     instance: ModelInstance
     generation: Generation
-    taken: Any
+    prepared: Any
     dialect: Dialect
-    again: Take
+    prepare: Prepare
     shadow: ModelInstance | None
     server: Registry
 
     def run(self) -> Any:
         """Run the module for this request alone."""
-        return self.generation.predictor.run(self.taken)
+        return self.generation.predictor.run(self.prepared)
 
-    def answer(self, given: Any) -> Response:
+    def answer(self, raw: Any) -> Response:
         """Write the response and end the lease."""
         predictor, provenance = self.generation.predictor, self.generation.provenance
         try:
-            if isinstance(given, Remade):
-                return self._pass_on(given)
+            if isinstance(raw, Remade):
+                return self._pass_on(raw)
             try:
-                answer = self.dialect.write(predictor, given, provenance)
+                answer = self.dialect.write(predictor, raw, provenance)
                 has_passed = answer.headers.get("Content-Type") == "application/json"
             except ValueError as error:
                 answer = self.dialect.refuse(422, f"the outputs for these inputs: {error}", predictor)
                 has_passed = False
-            if not has_passed and isinstance(again := inspect_written(self, given), Remade):
+            if not has_passed and isinstance(again := inspect_written(self, raw), Remade):
                 return self._pass_on(again)
             if self.shadow is not None and answer.status == 200:
-                self._show(self.shadow, given)
+                self._show(self.shadow, raw)
         finally:
             self.end()
         return with_provenance(answer, provenance)
 
     def _pass_on(self, remade: Remade) -> Response:
         """Have another generation answer what it has made."""
-        answer = self._replace(instance=remade.instance, generation=remade.generation, shadow=None).answer(remade.given)
+        answer = self._replace(instance=remade.instance, generation=remade.generation, shadow=None).answer(remade.raw)
         reason = f"generation={self.generation.provenance.generation}; {remade.signal}"
         return answer._replace(headers={**answer.headers, RETRIED: reason})
 
-    def _show(self, shadow: ModelInstance, given: Any) -> None:
+    def _show(self, shadow: ModelInstance, raw: Any) -> None:
         # Now, while the generation is leased and its weights are there.
         try:
-            outputs = self.generation.predictor.postprocess(given)
+            outputs = self.generation.predictor.postprocess(raw)
         except Exception:  # outputs that no JSON can hold; the request is answered, and nothing may fail it any more
             return
         number = 0 if shadow.settings.label == SHADOW else self.generation.provenance.generation
-        self.server.shadow.offer(Asked(shadow, self.again, outputs, self.instance, number))
+        self.server.shadow.offer(Asked(shadow, self.prepare, outputs, self.instance, number))
 
     def end(self) -> None:
         """End the lease without a response; for a module that failed."""
@@ -138,8 +138,8 @@ def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Pred
     except NotLiveError:
         return not_live(instance.reloader.status.verdict)
     try:
-        again = dialect.read(request, generation.predictor)
-        taken = again(generation.predictor)
+        prepare = dialect.read(request, generation.predictor)
+        prepared = prepare(generation.predictor)
     except (RequestError, InputError) as error:
         instance.slot.release(generation)  # its weights may go; what a refusal states of the inputs stays
         status, headers = (error.status, error.headers) if isinstance(error, RequestError) else (422, {})
@@ -148,7 +148,7 @@ def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Pred
     except BaseException:
         instance.slot.release(generation)
         raise
-    return Prediction(instance, generation, taken, dialect, again, model.compare_with(instance), server)
+    return Prediction(instance, generation, prepared, dialect, prepare, model.compare_with(instance), server)
 
 
 def complete(found: Response | Prediction, deadline_s: float | None = None) -> Response:
@@ -159,22 +159,22 @@ def complete(found: Response | Prediction, deadline_s: float | None = None) -> R
     """
     if isinstance(found, Response):
         return found
-    given: Any
+    raw: Any
     began_s = time.monotonic()
     try:
-        given = found.run()
+        raw = found.run()
     except Exception as error:  # the module's code may raise anything
-        given = error
+        raw = error
     except BaseException:
         found.end()
         raise
     seconds, predictor = time.monotonic() - began_s, found.generation.predictor
-    rows = predictor.count_rows(found.taken) if predictor.can_batch else 1
-    (given,) = inspect([found], [given], rows, seconds, [math.inf if deadline_s is None else deadline_s])
-    if isinstance(given, Exception):
+    rows = predictor.count_rows(found.prepared) if predictor.can_batch else 1
+    (raw,) = inspect([found], [raw], rows, seconds, [math.inf if deadline_s is None else deadline_s])
+    if isinstance(raw, Exception):
         found.end()
-        raise given
-    return found.answer(given)
+        raise raw
+    return found.answer(raw)
 
 
 def with_provenance(answer: Response, provenance: Provenance) -> Response:
@@ -299,7 +299,7 @@ class Model:
         canary = self.labels.get(CANARY)
         if canary is not None and self._draws(canary, spec.key):
             live = canary.slot.live
-            if live is not None and not canary.batching.has_ended(live.provenance.generation):
+            if live is not None and canary.shared_state.ended != live.provenance.generation:
                 return canary
         return self.stable
 

@@ -33,7 +33,7 @@ class Rollout:
 
     def find(self) -> int:
         """Return the generation that is rolled out, or 0."""
-        shared_state = self._instance.batching.shared_state
+        shared_state = self._instance.shared_state
         is_over = self._instance.guard.board is None or shared_state.committed == shared_state.ended
         return 0 if is_over else shared_state.committed
 
@@ -42,15 +42,15 @@ class Rollout:
         board, stable_board = self._instance.guard.board, self._stable.guard.board
         if board is None:
             return Evidence(0.0)
-        evidence = board.read(number, 0, self._instance.batching.shared_state.trial_since_ms / 1000)
+        evidence = board.read(number, 0, self._instance.shared_state.trial_since_ms / 1000)
         if stable_board is not None:
-            stable = stable_board.read(self._stable.batching.shared_state.committed, 0, 0.0)
+            stable = stable_board.read(self._stable.shared_state.committed, 0, 0.0)
             evidence = replace(evidence, times_before=stable.times)
         return replace(evidence, answers=evidence.counts[DISAGREED].of) if self._is_shadow else evidence
 
     def carry_out(self, number: int, verdict: Verdict, evidence: Evidence) -> None:
         """Promote it, or end it."""
-        instance, shared_state = self._instance, self._instance.batching.shared_state
+        instance, shared_state = self._instance, self._instance.shared_state
         entry = next((entry for entry in instance.ledger.read() if entry.generation == number), None)
         then = instance.settings.then if self._is_shadow else "promote"
         is_promoted = verdict.step is Step.KEEP and then == "promote"
@@ -61,7 +61,7 @@ class Rollout:
                 id = f"{instance.settings.label}-{number}-{entry.sha256}"
                 path = instance.settings.store / "sha256" / entry.sha256
                 self._stable.operator_requests.order_promotion(id, entry, path)
-                self._stable.batching.shared_state.next_turn()
+                self._stable.shared_state.next_turn()
             shared_state.ended = number
         instance.log.emit(
             "promoted" if is_promoted else "agreed" if verdict.step is Step.KEEP else "ended",

@@ -33,14 +33,14 @@ class Asked:
     """A request that was answered.
 
     Args:
-        take: turns the request's inputs into what the module of a predictor takes.
+        prepare: turns the request's inputs into what the module of a predictor takes.
         outputs: what was answered, as JSON has it.
         by: what has answered; a canary is judged by the comparison, otherwise the shadow is.
         generation: of `by`, where that is judged; 0 where the shadow is.
     """
 
     instance: ModelInstance
-    take: Callable[[Predictor], Any]
+    prepare: Callable[[Predictor], Any]
     outputs: object
     by: ModelInstance | None = None
     generation: int = 0
@@ -113,7 +113,7 @@ class Shadow:
             with asked.instance.slot.lease() as generation:
                 number = number or generation.provenance.generation
                 predictor = generation.predictor
-                answered = predictor.postprocess(predictor.run(asked.take(predictor)))
+                answered = predictor.postprocess(predictor.run(asked.prepare(predictor)))
                 found = find_disagreement(predictor, judged.settings.compare, asked.outputs, answered)
         except NotLiveError:
             counts.skipped += 1

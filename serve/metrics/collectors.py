@@ -5,20 +5,24 @@ So these values are the same whichever worker answers, and a worker that died is
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serve.metrics.metric_families import SWAPS, ModelLabel, Reading
-from serve.operations.operations import Status
-from serve.store.ledger import Entry
+from serve.store.ledger import CHECKPOINT, Entry
+
+if TYPE_CHECKING:
+    from serve.operations.operations import Status
 
 _PROC = Path("/proc")
 _KIBIBYTE = 1024
 
 
-def read_model(whose: ModelLabel, status: Status, history: Iterable[Entry], unserved_s: float) -> Iterator[Reading]:
-    """Yield the values of one model; `unserved_s`: the age of the newest checkpoint while it is not served."""
+def read_model(whose: ModelLabel, status: Status, history: Iterable[Entry], age_s: float) -> Iterator[Reading]:
+    """Yield the values of one model; `age_s`: the age of the newest checkpoint while it is not served."""
     of_model = whose._asdict()
     committed = status.committed.generation if status.committed else 0
     yield Reading("envserve_committed_generation", of_model, committed)
@@ -29,7 +33,7 @@ def read_model(whose: ModelLabel, status: Status, history: Iterable[Entry], unse
     slowest = min((row.live for row in status.workers), default=committed)
     yield Reading("envserve_generation_skew", of_model, committed - slowest)
     yield Reading("envserve_workers", of_model, len(status.workers))
-    yield Reading("envserve_unserved_seconds", of_model, unserved_s)
+    yield Reading("envserve_unserved_seconds", of_model, age_s)
     yield Reading("envserve_quarantined_checkpoints", of_model, len(status.quarantine))
     for tensor in status.changed_tensors:
         yield Reading("envserve_changed_tensor", {**of_model, "tensor": tensor}, 1)
@@ -40,6 +44,18 @@ def read_model(whose: ModelLabel, status: Status, history: Iterable[Entry], unse
         yield Reading("envserve_probation_bad_answers", {**of_model, "signal": signal}, count)
     for cause, count in Counter(entry.cause for entry in history).items():
         yield Reading(SWAPS, {**of_model, "outcome": "committed", "reason": cause}, count)
+
+
+def unserved_s(written_ns: int | None, status: Status) -> float:
+    """Return the age of the newest published checkpoint while it is not served, be it this worker who has found it.
+
+    Args:
+        written_ns: when its marker was written, as this worker's reloader knows.
+    """
+    known_ns = [] if written_ns is None else [written_ns]
+    if status.proposal is not None and status.proposal.entry.cause == CHECKPOINT:
+        known_ns.append(status.proposal.entry.marker_mtime_ns)
+    return max(0.0, time.time() - max(known_ns) / 1e9) if known_ns else 0.0
 
 
 def read_memory(workers: Sequence[int]) -> Iterator[Reading]:

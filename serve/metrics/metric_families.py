@@ -46,6 +46,9 @@ REASONS = (
     *("CheckpointMovedError", "FileNotFoundError", "MemoryError", "MemoryShortError", "OSError", "PermissionError"),
     *("StoreFullError",),
 )
+PROTOCOLS = ("native", "v2", "tfserving", "torchserve")
+# Answered, and the kinds of failure that count as the server's.
+_STATUSES = (200, 500, 503, 504)
 _PHASE_BOUNDS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
@@ -148,31 +151,38 @@ class MetricFamilies:
                 self._shadow.labels(model, outcome).inc(count - self._compared.get((model, outcome), 0))
                 self._compared[model, outcome] = count
 
-    def refuse(self, whose: ModelLabel, reason: str, count: int = 1) -> None:
-        """Count a refused checkpoint, an unknown reason as `other`; a count of 0 begins the series."""
-        self._swaps.labels(*whose, "refused", reason if reason in REASONS else OTHER).inc(count)
+    def begin(self, models: Iterable[ModelLabel], shadow_outcomes: Mapping[str, Iterable[str]]) -> None:
+        """Begin all series whose labels are known."""
+        for whose in models:
+            self.add(_no_requests(whose))
+            for reason in REASONS:
+                self._swaps.labels(*whose, "refused", reason)
+            for event in FAULTS:
+                self._faults.labels(*whose, event)
+            for phase in PHASES:
+                self._phase.labels(*whose, phase)
+            self._delay.labels(*whose)
+            self._mismatches.labels(*whose)
+        self.add(Counts(rejected={("", SLOW_CLIENT): 0, ("", TOO_LARGE): 0}))
+        self.compare({model: dict.fromkeys(outcomes, 0) for model, outcomes in shadow_outcomes.items()})
 
-    def begin_swaps(self, whose: ModelLabel) -> None:
-        """Begin the series of what swaps take."""
-        for phase in PHASES:
-            self._phase.labels(*whose, phase)
-        self._delay.labels(*whose)
-
-    def phase(self, whose: ModelLabel, phase: str, seconds: float) -> None:
-        """Count how long one of `PHASES` of a swap took."""
-        self._phase.labels(*whose, phase).observe(seconds)
-
-    def delay(self, whose: ModelLabel, seconds: float) -> None:
-        """Count how long a published checkpoint took to be live."""
-        self._delay.labels(*whose).observe(seconds)
-
-    def mismatch(self, whose: ModelLabel, count: int = 1) -> None:
-        """Count joined requests whose answer alone was another one; a count of 0 begins the series."""
-        self._mismatches.labels(*whose).inc(count)
-
-    def fault(self, whose: ModelLabel, event: str, count: int = 1) -> None:
-        """Count a fault; a count of 0 begins the series."""
-        self._faults.labels(*whose, event).inc(count)
+    def count(self, event: Event) -> None:
+        """Count a change of state, here and nowhere else; a subscriber of `EventLog`."""
+        facts: Mapping[str, Any] = event.facts
+        name, whose = event.name, ModelLabel(str(facts.get("model", "")), str(facts.get("label", "stable")))
+        if name in ("swapped", "restored", "retired"):
+            # 0 is of a worker that found the bytes copied or proven; it had no such phase.
+            for phase in PHASES:
+                if facts.get(f"{phase}_s"):
+                    self._phase.labels(*whose, phase).observe(facts[f"{phase}_s"])
+        if name == "swapped" and facts.get("cause") == "checkpoint" and facts.get("since_marker_s") is not None:
+            self._delay.labels(*whose).observe(facts["since_marker_s"])
+        if name == "refused":
+            self._swaps.labels(*whose, "refused", facts["code"] if facts["code"] in REASONS else OTHER).inc()
+        if name == "batch_mismatch":
+            self._mismatches.labels(*whose).inc()
+        if name in FAULTS:
+            self._faults.labels(*whose, name).inc()
 
     def collect(self, readings: Iterable[Reading]) -> list[Metric]:
         """Return all metrics of this server, those of the other workers among them."""
@@ -224,51 +234,6 @@ def _add_spread(histogram: Any, spread: Spread) -> None:
         if count:
             bucket.inc(count)
     histogram._sum.inc(spread.total)
-
-
-def count_event(families: MetricFamilies, event: Event) -> None:
-    """Count one event."""
-    facts: Mapping[str, Any] = event.facts
-    name, whose = event.name, ModelLabel(str(facts.get("model", "")), str(facts.get("label", "stable")))
-    if name in ("swapped", "restored", "retired"):
-        _count_phases(families, whose, facts)
-    if name == "swapped" and facts.get("cause") == "checkpoint" and facts.get("since_marker_s") is not None:
-        families.delay(whose, facts["since_marker_s"])
-    if name == "refused":
-        families.refuse(whose, facts["code"])
-    if name == "batch_mismatch":
-        families.mismatch(whose)
-    if name in FAULTS:
-        families.fault(whose, name)
-
-
-def _count_phases(families: MetricFamilies, whose: ModelLabel, facts: Mapping[str, Any]) -> None:
-    for phase in PHASES:
-        seconds = facts.get(f"{phase}_s")
-        # 0 is of a worker that found the bytes copied or proven; it had no such phase.
-        if seconds:
-            families.phase(whose, phase, seconds)
-
-
-PROTOCOLS = ("native", "v2", "tfserving", "torchserve")
-# Answered, and the kinds of failure that count as the server's.
-_STATUSES = (200, 500, 503, 504)
-
-
-def begin_series(
-    families: MetricFamilies, models: Iterable[ModelLabel], shadow_outcomes: Mapping[str, Iterable[str]]
-) -> None:
-    """Begin all series whose labels are known."""
-    for whose in models:
-        families.add(_no_requests(whose))
-        for reason in REASONS:
-            families.refuse(whose, reason, 0)
-        for event in FAULTS:
-            families.fault(whose, event, 0)
-        families.begin_swaps(whose)
-        families.mismatch(whose, 0)
-    families.add(Counts(rejected={("", SLOW_CLIENT): 0, ("", TOO_LARGE): 0}))
-    families.compare({model: dict.fromkeys(outcomes, 0) for model, outcomes in shadow_outcomes.items()})
 
 
 def _no_requests(whose: ModelLabel) -> Counts:

@@ -30,9 +30,6 @@ def make(environ: MutableMapping[str, str], parent: Path | None = None) -> Path:
     Args:
         environ: the environment variables of the master; gets the directory's name.
         parent: by default in memory, because the counts are written all the time.
-
-    Raises:
-        OSError: it cannot be made.
     """
     parent = parent or (_IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else Path(tempfile.gettempdir()))
     for left in parent.glob(_PREFIX + "*"):

@@ -106,8 +106,8 @@ class RequestCounters:
             spread = counts.latencies.get(key)
             if spread is None:
                 spread = counts.latencies[key] = Spread.over(LATENCY_BOUNDS_S)
-            for each in seconds:
-                spread.add(LATENCY_BOUNDS_S, each)
+            for taken_s in seconds:
+                spread.add(LATENCY_BOUNDS_S, taken_s)
 
     def batch(self, model: str, rows: int) -> None:
         """Some rows were computed at once."""
@@ -122,6 +122,10 @@ class RequestCounters:
         with self._lock:
             key = model, reason
             self._counts.rejected[key] = self._counts.rejected.get(key, 0) + 1
+
+    def reject_slow_client(self) -> None:
+        """A connection was closed because its peer took too long."""
+        self.reject("", SLOW_CLIENT)
 
     def queue(self, waiting: int) -> None:
         """So many requests wait in this worker now."""

@@ -7,8 +7,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Callable
 
-from serve.events.event_log import Event
-from serve.metrics.metric_families import MetricFamilies, ModelLabel, Reading, begin_series, count_event, write
+from serve.metrics.metric_families import MetricFamilies, ModelLabel, Reading, write
 from serve.metrics.request_counters import RequestCounters
 from serve.metrics.totals import Tally, Traffic, read_tallies, read_traffic
 
@@ -26,7 +25,7 @@ class WorkerMetrics:
         self.request_counters = RequestCounters()
         self._read_queued: Callable[[], int] = lambda: 0
         self._read_shadow = read_shadow
-        self._families = MetricFamilies()
+        self.families = MetricFamilies()
         self._is_stopping = threading.Event()
         self._lock = threading.Lock()
         self._thread: tuple[int, threading.Thread] | None = None
@@ -42,7 +41,7 @@ class WorkerMetrics:
     def begin(self, models: Iterable[ModelLabel], shadow_outcomes: Mapping[str, Iterable[str]]) -> None:
         """Begin the series whose labels are known, in the worker; `serve.metrics.metric_families` states why."""
         with self._lock:
-            begin_series(self._families, models, shadow_outcomes)
+            self.families.begin(models, shadow_outcomes)
 
     def stop(self) -> None:
         """Hand over what is left; the worker ends."""
@@ -53,27 +52,23 @@ class WorkerMetrics:
         """Put what was counted where Prometheus finds it."""
         with self._lock:
             self.request_counters.queue(self._read_queued())
-            self._families.add(self.request_counters.take())
-            self._families.compare(self._read_shadow())
-
-    def take_event(self, event: Event) -> None:
-        """Count an event; a subscriber of `EventLog`."""
-        count_event(self._families, event)
+            self.families.add(self.request_counters.take())
+            self.families.compare(self._read_shadow())
 
     def write(self, readings: Iterable[Reading]) -> bytes:
         """Write all metrics of the server in Prometheus's text format."""
         self.hand_over()
-        return write(self._families.collect(readings))
+        return write(self.families.collect(readings))
 
     def traffic(self) -> dict[tuple[str, str], Traffic]:
         """Tell how many requests were answered so far, and how fast, by model and label."""
         self.hand_over()
-        return read_traffic(self._families.collect(()))
+        return read_traffic(self.families.collect(()))
 
     def tallies(self) -> dict[str, Tally]:
         """Return the tally of each model so far."""
         self.hand_over()
-        return read_tallies(self._families.collect(()))
+        return read_tallies(self.families.collect(()))
 
     def _run(self) -> None:
         while not self._is_stopping.wait(_HAND_OVER_S):

@@ -229,15 +229,15 @@ class CustomInputs:
         return prepared
 
 
-def one_for_none(taken: Any) -> Any | None:
+def one_for_none(prepared: Any) -> Any | None:
     """Return one row of zeros in the place of no rows; `None` for what has rows, or is no array."""
-    if isinstance(taken, Mapping):
-        ones = {name: one_for_none(array) for name, array in taken.items()}
+    if isinstance(prepared, Mapping):
+        ones = {name: one_for_none(array) for name, array in prepared.items()}
         return None if not ones or any(one is None for one in ones.values()) else ones
-    if not isinstance(taken, (numpy.ndarray, torch.Tensor)) or not taken.ndim or taken.shape[0]:
+    if not isinstance(prepared, (numpy.ndarray, torch.Tensor)) or not prepared.ndim or prepared.shape[0]:
         return None
-    shape = (1, *taken.shape[1:])
-    return numpy.zeros(shape, taken.dtype) if isinstance(taken, numpy.ndarray) else taken.new_zeros(shape)
+    shape = (1, *prepared.shape[1:])
+    return numpy.zeros(shape, prepared.dtype) if isinstance(prepared, numpy.ndarray) else prepared.new_zeros(shape)
 
 
 def _pick(arrays: Arrays, forms: Sequence[ArrayForm]) -> list[numpy.ndarray[Any, Any]]:

@@ -14,21 +14,23 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
-from serve.checkpoint import sharded
-from serve.checkpoint.formats import EXPORT, SAFETENSORS, TORCHSCRIPT, read_safetensors_interface
-from serve.checkpoint.manifest import Manifest, Stored
+from serve.checkpoint.formats import SAFETENSORS
+from serve.checkpoint.sharded import read_interface
 from serve.errors import CheckpointError, ServeError
-from serve.model import contract, preload_gates, state_dicts, tensors, weights
-from serve.model.contract import build, connect, import_class
-from serve.model.preload_gates import PreloadGates, ReadPlan, make_room, require_memory
-from serve.model.slot import Generation, Slot
-from serve.model.state_dicts import Architecture, fit
-from serve.model.tensors import TiedWeights
+from serve.model.contract import build, build_module, connect, import_class, lengthen
+from serve.model.preload_gates import PreloadGates, ReadPlan, make_room, require_memory, warn_of_pickles
+from serve.model.state_dicts import Architecture, fit, states_in, take_fitting
+from serve.model.tensors import TiedWeights, attach, freeze, interface_of, is_same, plain_module, require_finite
 from serve.model.torch_predictor import TorchPredictor, limit_this_thread, limit_threads
 from serve.model.trial import Say, Trial
-from serve.settings.settings import Settings
+from serve.model.weights import PROGRAMS, read_state, torch_version, weaknesses
+
+if TYPE_CHECKING:
+    from serve.checkpoint.manifest import Manifest, Stored
+    from serve.model.slot import Generation, Slot
+    from serve.settings.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class ModelLoader:
         limit_threads(settings.torch_threads, settings.workers)
         self._class = import_class(settings)
         self._gates = PreloadGates(settings)
-        self._slot = slot or Slot()
+        self._slot = slot
         say = say or _ignore
         self._reader, self._trial = ModuleReader(settings, say), Trial(settings, say)
 
@@ -66,22 +68,20 @@ class ModelLoader:
         """Load, check and warm up one model.
 
         Raises:
-            CheckpointError: the checkpoint is at fault.
-            ModelError: the model class is at fault.
             MemoryShortError: it would not fit into memory.
-            OSError: the store cannot be read.
         """
         self._trial.require_ended(stored.sha256)
         limit_this_thread()
-        plan, live = self._examine(stored, manifest), self._slot.live
+        plan, slot = self._examine(stored, manifest), self._slot
+        live = slot.live if slot is not None else None
         form = getattr(live.predictor, "interface", {}) if live is not None else {}
-        if live is None or self._settings.memory != "resource":
+        if slot is None or live is None or self._settings.memory != "resource":
             return self._prepare(plan, form, is_alone=live is None)
-        make_room(self._slot, live, self._settings.warm_up_timeout_s)
+        make_room(slot, live, self._settings.warm_up_timeout_s)
         try:
             return self._prepare(plan, form, is_alone=False)
         except BaseException as error:
-            self._bring_back(live)
+            self._bring_back(slot, live)
             if isinstance(error, ServeError):
                 error.is_disruptive = True
             raise
@@ -91,9 +91,6 @@ class ModelLoader:
 
         Args:
             path: the checkpoint at the watched place; the index of a sharded one.
-
-        Raises:
-            CheckpointError: the checkpoint is at fault.
         """
         format, _ = self._gates.check(path, manifest, manifest.sha256 or "")
         self._reader.require_fit(path, format)
@@ -124,26 +121,22 @@ class ModelLoader:
         predictor = connect(self._settings, built, self._reader.read(plan, built))
         loaded_s = time.monotonic()
         try:
-            predictor = self._trial.run(plan, built, predictor, form)
+            predictor = self._trial.run(plan, built, predictor, form, lengthen(self._settings, built))
         except CheckpointError:
             predictor.release()
             raise
         return Loaded(predictor, plan.format, loaded_s - started_s, time.monotonic() - loaded_s)
 
-    def _bring_back(self, live: Generation) -> None:
+    def _bring_back(self, slot: Slot, live: Generation) -> None:
         """Make a generation live again that was unloaded to make room."""
         origin = getattr(live.predictor, "origin", None)
-        if self._slot.live is None and origin is not None:
+        if slot.live is None and origin is not None:
             again = self._prepare(self._examine(*origin), {}, is_alone=True)
-            self._slot.put_back(replace(live, predictor=again.predictor))
+            slot.put_back(replace(live, predictor=again.predictor))
 
 
 def _ignore(event: str, **facts: object) -> None:
     """Say nothing: the trainer's side has no log."""
-
-
-# What brings its own code; the class only needs the rest.
-_PROGRAMS = {TORCHSCRIPT: weights.read_script, EXPORT: weights.read_program}
 
 
 class ModuleReader:
@@ -152,29 +145,24 @@ class ModuleReader:
     def __init__(self, settings: Settings, say: Callable[..., None]) -> None:
         self._settings, self._say = settings, say
         self._architecture: Architecture | None = None  # of the class with its arguments, which do not change
-        version = weights.torch_version()
-        preload_gates.warn_of_pickles(settings.pickle, weights.weaknesses(version), version, say)
+        version = torch_version()
+        warn_of_pickles(settings.pickle, weaknesses(version), version, say)
 
     def require_fit(self, path: Path, format: str) -> None:
         """Refuse safetensors of another architecture by their header, once a module was built."""
         if format == SAFETENSORS and self._architecture is not None:
-            is_index = sharded.is_index(path)
-            fit(self._architecture, sharded.read_interface(path) if is_index else read_safetensors_interface(path))
+            fit(self._architecture, read_interface(path))
 
     def read(self, plan: ReadPlan, built: Any) -> Any:
-        """Make a module that holds the weights of a checkpoint, on the device.
-
-        Raises:
-            CheckpointError: the checkpoint is at fault.
-        """
-        if plan.format in _PROGRAMS:
-            module = _PROGRAMS[plan.format](plan.stored.path, self._settings.device)
-            tensors.require_finite(module.state_dict(), module)
-            tensors.freeze(module)
+        """Make a module that holds the weights of a checkpoint, on the device."""
+        if plan.format in PROGRAMS:
+            module = PROGRAMS[plan.format](plan.stored.path, self._settings.device)
+            require_finite(module.state_dict(), module)
+            freeze(module)
             return module
-        module = contract.build_module(self._settings, built)
+        module = build_module(self._settings, built)
         memory = TiedWeights(module)
-        architecture = Architecture(tensors.interface_of(module.state_dict()), memory.sources())
+        architecture = Architecture(interface_of(module.state_dict()), memory.sources())
         if architecture != self._architecture:
             self._architecture = architecture
             # The header is enough to refuse another architecture before gigabytes of weights are read.
@@ -182,27 +170,27 @@ class ModuleReader:
         state, took_off = _read_state(plan, architecture, memory)
         if took_off:
             self._say("unwrapped", sha256=plan.stored.sha256, took_off=list(took_off))
-        tensors.require_finite(state, module)
-        tensors.attach(module, state, self._settings.device, memory)
+        require_finite(state, module)
+        attach(module, state, self._settings.device, memory)
         return module
 
     def compare(self, plan: ReadPlan, module: Any) -> tuple[int, list[str]]:
         """Compare a module with its checkpoint; return how many tensors were compared, and which differ."""
-        module = tensors.plain_module(module)
+        module = plain_module(module)
         held = module.state_dict()
-        if plan.format in _PROGRAMS:
-            state = _PROGRAMS[plan.format](plan.stored.path, "cpu").state_dict()
+        if plan.format in PROGRAMS:
+            state = PROGRAMS[plan.format](plan.stored.path, "cpu").state_dict()
         else:
             memory = TiedWeights(module)
-            state, _ = _read_state(plan, Architecture(tensors.interface_of(held), memory.sources()), memory)
+            state, _ = _read_state(plan, Architecture(interface_of(held), memory.sources()), memory)
         common = [name for name in held if name in state]
-        return len(common), [name for name in common if not tensors.is_same(held[name], state[name])]
+        return len(common), [name for name in common if not is_same(held[name], state[name])]
 
 
 def _read_state(
     plan: ReadPlan, architecture: Architecture, memory: TiedWeights
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    found = weights.read_state(plan.stored.path, plan.format, plan.may_unpickle)
-    state, took_off = state_dicts.take(state_dicts.states_in(found), architecture)
+    found = read_state(plan.stored.path, plan.format, plan.may_unpickle)
+    state, took_off = take_fitting(states_in(found), architecture)
     memory.complete(state, architecture.tensors)
     return state, took_off

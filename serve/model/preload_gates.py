@@ -10,17 +10,20 @@ import gc
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
-from serve.checkpoint import sharded
 from serve.checkpoint.formats import EXPORT, SAFETENSORS, TORCH, detect_format
-from serve.checkpoint.manifest import Manifest, Stored
+from serve.checkpoint.sharded import is_index
 from serve.checkpoint.signature import Verifier
 from serve.errors import CheckpointError, MemoryShortError, ModelError, SignatureError
-from serve.model import tensors, weights
-from serve.model.slot import Generation, Slot
-from serve.settings.settings import Settings
+from serve.model.tensors import can_assign, read_device_memory
+from serve.model.weights import can_map_pickles
 from serve.system import resources
+
+if TYPE_CHECKING:
+    from serve.checkpoint.manifest import Manifest, Stored
+    from serve.model.slot import Generation, Slot
+    from serve.settings.settings import Settings
 
 _AUTOMATIC = (SAFETENSORS, TORCH)
 
@@ -73,7 +76,7 @@ def require_format(path: Path, manifest: Manifest, configured: str) -> str:
     Args:
         configured: by the settings; `"auto"` for any format that holds weights only.
     """
-    found = SAFETENSORS if sharded.is_index(path) else detect_format(path)
+    found = SAFETENSORS if is_index(path) else detect_format(path)
     if manifest.format not in (None, found):
         raise CheckpointError("format", f"the format: expected {manifest.format}, found {found}")
     wanted = _AUTOMATIC if configured == "auto" else (configured,)
@@ -129,12 +132,12 @@ def require_memory(settings: Settings, plan: ReadPlan, is_alone: bool) -> None:
     if settings.memory == "unchecked":
         return
     workers, size_bytes = 1 if is_alone else settings.workers, plan.stored.size_bytes
-    is_shared = plan.format == SAFETENSORS or (plan.format == TORCH and weights.can_map_pickles())
-    needed = needed_bytes(size_bytes, workers, is_shared, tensors.can_assign())
+    is_shared = plan.format == SAFETENSORS or (plan.format == TORCH and can_map_pickles())
+    needed = needed_bytes(size_bytes, workers, is_shared, can_assign())
     purpose = f"a checkpoint of {size_bytes} bytes beside what is live"
     hint = 'free some memory, serve with fewer workers, or set memory = "resource"'
     resources.require_memory(needed, resources.read_available(), purpose, hint)
-    resources.require_memory(size_bytes * workers, tensors.read_device_memory(settings.device), purpose, hint)
+    resources.require_memory(size_bytes * workers, read_device_memory(settings.device), purpose, hint)
 
 
 def needed_bytes(size_bytes: int, workers: int, is_shared: bool, is_assigned: bool) -> int:

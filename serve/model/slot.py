@@ -1,19 +1,19 @@
 """The one place of a worker that holds the live model.
 
-A request leases the generation that is live when it starts and keeps it to its end. The commit register states
-which one is live: it is read once for each request, and when it names the generation that stands by, that one is live
-from this request on, in this worker as in all others. What was replaced is handed back for retirement only when its
-last lease has ended, and, while its successor is on trial, kept: when the register names a return, it is live again at
-once, under a new number.
+A request leases the generation that is live when it starts and keeps it to its end. Where workers move together, the
+commit register states which one is live: it is read once for each request, and when it names the generation that
+stands by, that one is live from this request on, in this worker as in all others. What was replaced is handed back for
+retirement only when its last lease has ended, and, while its successor is on trial, kept: when the register names a
+return, it is live again at once, under a new number.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Callable
+from typing import Protocol
 
 from serve.checkpoint.provenance import Provenance
 from serve.errors import NotLiveError
@@ -33,28 +33,37 @@ class Generation:
     facts: dict[str, object]
 
 
-class Slot:
-    """Holds the live generation, and the one that stands by, and counts who uses which."""
+class Register(Protocol):
+    """The commit register of a host."""
 
-    def __init__(self) -> None:
+    @property
+    def word(self) -> Sequence[int]:
+        """A cell of memory with the number of the live generation."""
+
+    @property
+    def kept(self) -> int:
+        """The generation to keep while its successor is on trial."""
+
+    @property
+    def returned(self) -> int:
+        """The number of the last return to it."""
+
+
+class Slot:
+    """Holds the live generation, and the one that stands by, and counts who uses which.
+
+    Args:
+        register: states which generation is live; without it only `swap` does. Not read before there is one to choose.
+    """
+
+    def __init__(self, register: Register | None = None) -> None:
+        self._register = register
         self._live: Generation | None = None
         self._standby: Generation | None = None
         self._kept: Generation | None = None
-        self._committed: Callable[[], int] | None = None
-        self._read_way_back: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self._leases: dict[int, int] = {}
         self._draining: list[Generation] = []
         self._lock = threading.Lock()
-
-    def follow(self, committed: Callable[[], int], read_way_back: Callable[[], tuple[int, int]] | None = None) -> None:
-        """Let the commit register say which generation is live; without it only `swap` does.
-
-        Args:
-            read_way_back: returns the generation to keep while its successor is on trial, and the number of the last
-                return to it.
-        """
-        with self._lock:
-            self._committed, self._read_way_back = committed, read_way_back or self._read_way_back
 
     @property
     def live(self) -> Generation | None:
@@ -81,8 +90,8 @@ class Slot:
 
     def is_live(self, generation: Generation) -> bool:
         """Whether a request that starts now is to run on this generation, on which the caller has a lease."""
-        committed = self._committed
-        return self._live is generation and (committed is None or committed() == generation.provenance.generation)
+        committed = self._register.word[0] if self._register is not None else 0
+        return self._live is generation and committed in (0, generation.provenance.generation)
 
     def acquire_other(self, generation: Generation) -> Generation | None:
         """Take a lease on what all workers go back to, or have gone back to, from a generation; `None` for nothing."""
@@ -176,14 +185,13 @@ class Slot:
         return bool(self._draining)
 
     def _choose(self) -> Generation | None:
-        if self._committed is None:
+        if self._register is None or (self._live is None and self._standby is None):
             return self._live
-        committed = self._committed()
-        if self._live is not None and self._live.provenance.generation == committed:
+        committed = self._register.word[0]  # 0 before the first commit of a host
+        if not committed or (self._live is not None and self._live.provenance.generation == committed):
             return self._live
-        kept, returned = self._read_way_back()
-        if committed == returned:
-            return self._return(kept, committed)
+        if committed == self._register.returned:
+            return self._return(self._register.kept, committed)
         if self._standby is not None and self._standby.provenance.generation == committed:
             generation, self._standby = self._standby, None
             self._swap(generation)
@@ -210,7 +218,7 @@ class Slot:
     def _swap(self, generation: Generation) -> Generation | None:
         replaced, self._live = self._live, generation
         known, self._kept = (self._kept, replaced), None
-        wanted, _ = self._read_way_back()
+        wanted = self._register.kept if self._register is not None else 0
         for one in known:
             if one is not None and wanted and one.provenance.generation == wanted:
                 self._kept = one

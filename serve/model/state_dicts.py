@@ -65,7 +65,7 @@ def choose(states: States, key: str | None) -> tuple[str, State]:
     return chosen, states[chosen]
 
 
-def take(states: States, wanted: Architecture) -> tuple[dict[str, Any], tuple[str, ...]]:
+def take_fitting(states: States, wanted: Architecture) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Take the one that fits a module, under the module's names.
 
     Returns:

@@ -13,18 +13,20 @@ import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Callable, Protocol
+from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 import numpy
 import torch
 
-from serve.checkpoint.manifest import Manifest, Stored
 from serve.errors import InputError
 from serve.model import answer_check, batch_independence, tensors, weights
 from serve.model.inputs import one_for_none
 from serve.model.predictor import OUTPUTS, ArrayForm
-from serve.model.request_state import Versions
-from serve.system import resources
+from serve.system.resources import count_cores, threads_of_an_operation
+
+if TYPE_CHECKING:
+    from serve.checkpoint.manifest import Manifest, Stored
+    from serve.model.request_state import Versions
 
 Arrays = Mapping[str, "numpy.ndarray[Any, Any]"]
 
@@ -225,11 +227,12 @@ def to_arrays(raw: Any) -> dict[str, numpy.ndarray[Any, Any]]:
 
     Args:
         raw: a tensor, whose name is `outputs`; a tuple or list of tensors, `outputs_0` and so on; a mapping of them.
+            A part that is `None`, as a loss without targets, is left out.
 
     Raises:
         ValueError: it is something else.
     """
-    return {name: _to_array(name, part) for name, part in _named(raw)}
+    return {name: _to_array(name, part) for name, part in _named(raw) if part is not None}
 
 
 def plain_to_arrays(outputs: object) -> dict[str, numpy.ndarray[Any, Any]]:
@@ -271,7 +274,8 @@ def split(raw: Any, rows: Sequence[int]) -> list[Any]:
     """Take apart what a module gave for joined requests.
 
     Args:
-        raw: a tensor or array, or a tuple, list or mapping of them, each with the rows of all requests.
+        raw: a tensor or array, or a tuple, list or mapping of them, each with the rows of all requests; `None` is
+            `None` for each.
 
     Raises:
         ValueError: it has another number of rows, or is something else.
@@ -286,6 +290,8 @@ def split(raw: Any, rows: Sequence[int]) -> list[Any]:
     if isinstance(raw, Mapping):
         parts = {name: split(part, rows) for name, part in raw.items()}
         return [{name: part[place] for name, part in parts.items()} for place in range(len(rows))]
+    if raw is None:
+        return [None] * len(rows)
     raise ValueError(f"the outputs: expected tensors, found {type(raw).__name__}")
 
 
@@ -378,7 +384,7 @@ def limit_threads(stated: int, workers: int = 1) -> None:
             starting threads costs more than they save.
     """
     global _limit
-    _limit = stated or resources.threads_of_an_operation(resources.count_cores(), workers, os.environ)
+    _limit = stated or threads_of_an_operation(count_cores(), workers, os.environ)
     limit_this_thread()
 
 

@@ -14,21 +14,22 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 
 from serve.checkpoint.formats import TORCHSCRIPT
 from serve.checkpoint.manifest import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.errors import CheckpointError, TrialError
-from serve.model import batch_independence, contract
 from serve.model.answers import as_json, differences, require_same_form
-from serve.model.batch_independence import why_alone
-from serve.model.preload_gates import ReadPlan
+from serve.model.batch_independence import vary_inputs, why_alone
 from serve.model.request_state import Versions, changed, find_mixing, snapshot
-from serve.model.torch_predictor import TorchPredictor
 from serve.model.warm_up import Candidate, HangingError, Tried, limit, warm_up
-from serve.settings.settings import Settings
+
+if TYPE_CHECKING:
+    from serve.model.preload_gates import ReadPlan
+    from serve.model.torch_predictor import TorchPredictor
+    from serve.settings.settings import Settings
 
 Say = Callable[..., None]
 # The longest trial of joined requests; an ordinary model needs less than a second.
@@ -54,18 +55,21 @@ class Trial:
             reason = "an earlier warm-up of it still runs in this worker"
             raise TrialError("warm-up", reason, hint="restart the worker if it never ends")
 
-    def run(self, plan: ReadPlan, built: Any, predictor: TorchPredictor, live: Mapping[str, str]) -> TorchPredictor:
+    def run(
+        self, plan: ReadPlan, built: Any, predictor: TorchPredictor, live: Mapping[str, str], longer: object
+    ) -> TorchPredictor:
         """Try a model, and return it as it is to be served.
 
         Args:
             live: the form of the requests and answers of what is live; empty where nothing is.
+            longer: the example with other lengths where they are open; `None` where none is.
 
         Raises:
             CheckpointError: it may not be served.
         """
         manifest = plan.manifest
         try:
-            tried = self._try(plan, built, predictor)
+            tried = self._try(plan, built, predictor, longer)
         except HangingError as error:
             self._hanging[plan.stored.sha256] = error.thread
             raise
@@ -77,13 +81,13 @@ class Trial:
             predictor = self._conclude(predictor, tried.examined)
         return self._optimize(predictor, built.example_inputs, plan.format)
 
-    def _try(self, plan: ReadPlan, built: Any, predictor: TorchPredictor) -> Tried[Examined]:
+    def _try(self, plan: ReadPlan, built: Any, predictor: TorchPredictor, longer: object) -> Tried[Examined]:
         settings, example, golden = self._settings, built.example_inputs, plan.manifest.golden
         known = [request.inputs for request in golden]
         patience_s = min(settings.warm_up_timeout_s / 2, _JOINED_S)
         versions = Versions(predictor.module)
         examiner = Examiner(built, predictor, example, known, versions, settings.max_batch_size, patience_s)
-        validate, longer = getattr(built, "validate", None), contract.lengthen(settings, built)
+        validate = getattr(built, "validate", None)
         candidate = Candidate(predictor, example, golden, validate, longer, examiner.examine)
         tried = warm_up(candidate, settings.warm_up_sizes, settings.warm_up_timeout_s)
         if tried.examined is not None and tried.examined.written and settings.stateful == "refuse":
@@ -206,7 +210,7 @@ class Examiner:
         return found
 
     def _others(self) -> Iterator[tuple[object, Any]]:
-        for inputs in (*self.known, *batch_independence.vary_inputs(self.example)):
+        for inputs in (*self.known, *vary_inputs(self.example)):
             prepared = None
             with contextlib.suppress(Exception):  # inputs that the model class refuses
                 prepared = self.predictor.prepare(inputs)

@@ -16,7 +16,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from serve.checkpoint.formats import SAFETENSORS
+from serve.checkpoint.formats import EXPORT, SAFETENSORS, TORCHSCRIPT
 from serve.errors import CheckpointError, plain
 
 # What torch says of an object that weights_only does not build, among lines that tell how to trust it.
@@ -139,6 +139,10 @@ def read_program(path: Path, device: str) -> Any:
         raise
     except Exception as error:  # as above
         raise _damaged("torch.export.load", error) from error
+
+
+# What brings its own code; the model class only needs the rest.
+PROGRAMS = {TORCHSCRIPT: read_script, EXPORT: read_program}
 
 
 def is_guard(error: Exception) -> bool:

@@ -12,18 +12,15 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Callable
 
 from serve.errors import NotServedError
-from serve.http.thread_pool import SlowClients
 from serve.inference.shadow import Counts
-from serve.metrics.collectors import memory_of, read_memory, read_model
+from serve.metrics.collectors import memory_of, read_memory, read_model, unserved_s
 from serve.metrics.metric_families import ModelLabel, Reading
-from serve.metrics.request_counters import SLOW_CLIENT
 from serve.metrics.totals import Traffic
 from serve.observability.access_log import AccessLog
 from serve.observability.spans import Spans
 from serve.observability.status_page import MOST_SWAPS, Look
 from serve.operations.operations import Operations, Status
 from serve.settings.settings import SHADOW
-from serve.store.ledger import CHECKPOINT
 
 if TYPE_CHECKING:
     from serve.http.drain import Drain
@@ -51,7 +48,6 @@ class Telemetry:
         worker_metrics: WorkerMetrics,
     ) -> None:
         self._instances, self.drain, self.worker_metrics = instances, drain, worker_metrics
-        self._client_timeout_s = settings.client_timeout_s
         self.access_log = AccessLog() if settings.access_log == "on" else None
         self.spans = Spans() if settings.traces == "otlp" else None
         self._operations: dict[str, Operations] = {}
@@ -61,11 +57,6 @@ class Telemetry:
     def env_digest(self) -> str | None:
         """Of the environment that computes the answers."""
         return next((instance.env_digest for instance in self._instances.values()), None)
-
-    @property
-    def slow_clients(self) -> SlowClients:
-        """What is done about slow clients of this worker."""
-        return SlowClients(self._client_timeout_s, lambda: self.worker_metrics.request_counters.reject("", SLOW_CLIENT))
 
     def start(self, read_queued: Callable[[], int]) -> None:
         """Begin to count, in the worker."""
@@ -94,12 +85,7 @@ class Telemetry:
         return self._operations[name]
 
     def looks(self) -> Iterator[Look]:
-        """Look at every model.
-
-        Raises:
-            OSError: a store cannot be read.
-            LedgerError: a file of a store is damaged.
-        """
+        """Look at every model."""
         traffic = self.worker_metrics.traffic()
         for name, instance in self._instances.items():
             operations, status = self._examine(name)
@@ -112,18 +98,13 @@ class Telemetry:
                 history=operations.history(MOST_SWAPS) if operations else [],
                 events=instance.journal.read(_MOST_EVENTS),
                 verdict=instance.reloader.status.verdict,
-                unserved_s=_age_of(instance, status),
+                unserved_s=unserved_s(instance.reloader.status.unserved_ns, status),
                 traffic=traffic.get((settings.name, settings.label), Traffic()),
                 memory=self._read_memory([row.pid for row in status.workers]),
             )
 
     def readings(self) -> Iterator[Reading]:
-        """Read the values of the metrics that are not counted.
-
-        Raises:
-            OSError: a store cannot be read.
-            LedgerError: a file of a store is damaged.
-        """
+        """Read the values of the metrics that are not counted."""
         yield Reading("envserve_env_info", {"env_digest": self.env_digest or ""}, 1)
         workers = {os.getpid()}
         for name, instance in self._instances.items():
@@ -131,7 +112,7 @@ class Telemetry:
             workers |= {row.pid for row in status.workers}
             whose = ModelLabel(instance.settings.name, instance.settings.label)
             generations = operations.generations() if operations else []
-            yield from read_model(whose, status, generations, _age_of(instance, status))
+            yield from read_model(whose, status, generations, unserved_s(instance.reloader.status.unserved_ns, status))
         yield from read_memory(sorted(workers))
 
     def _examine(self, name: str) -> tuple[Operations | None, Status]:
@@ -146,12 +127,3 @@ class Telemetry:
             known = {pid: memory_of(pid) for pid in workers}
             self._memory = time.monotonic(), known
         return known
-
-
-def _age_of(instance: ModelInstance, status: Status) -> float:
-    """Return the age of the newest published checkpoint while it is not served, be it this worker who has found it."""
-    written_ns = [instance.reloader.status.unserved_ns]
-    if status.proposal is not None and status.proposal.entry.cause == CHECKPOINT:
-        written_ns.append(status.proposal.entry.marker_mtime_ns)
-    known_ns = [time_ns for time_ns in written_ns if time_ns is not None]
-    return max(0.0, time.time() - max(known_ns) / 1e9) if known_ns else 0.0

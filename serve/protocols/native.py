@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from serve.checkpoint.provenance import Provenance
     from serve.codec.datatypes import Array
     from serve.http.messages import Body
-    from serve.inference.prediction import Registry, Take
+    from serve.inference.prediction import Prepare, Registry
     from serve.model.predictor import Predictor
 
 NPY, SAFETENSORS, IMAGE = "npy", "safetensors", "image"
@@ -50,7 +50,7 @@ def detect(content_type: str | None, body: Body) -> str | None:
     return None
 
 
-def read_inputs(kind: str, body: Body, predictor: Predictor) -> Take:
+def read_inputs(kind: str, body: Body, predictor: Predictor) -> Prepare:
     """Read inputs that are not JSON, and return the function that turns them into what a predictor's module takes."""
     if kind == IMAGE:
         if not predictor.takes_images:
@@ -97,7 +97,7 @@ class PlainDialect(abc.ABC):
     def __init__(self, request: Request, limit_bytes: int) -> None:
         self._request, self._limit_bytes = request, limit_bytes
 
-    def read(self, request: Request, predictor: Predictor) -> Take:
+    def read(self, request: Request, predictor: Predictor) -> Prepare:
         """Understand a request; `serve.inference.prediction` describes the methods of a dialect."""
         body = read_content(request, self._limit_bytes)
         kind = detect(request.headers.get("content-type"), body)
@@ -141,14 +141,14 @@ class _Native(PlainDialect):
             raise RequestError(422, f'the body: expected {{"inputs": [[…], …]}}, found {excerpt(content)}')
         return content["inputs"]
 
-    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Response:
+    def write(self, predictor: Predictor, raw: Any, provenance: Provenance) -> Response:
         kind = choose(self._request.headers.get("accept"))
         if kind is None:
             content_type = "application/json"
-            outputs = strict_json.dump(predictor.postprocess(given))
+            outputs = strict_json.dump(predictor.postprocess(raw))
             body = b'{"outputs":%b,"model":%b}' % (outputs, provenance.json_text)
         else:
-            content_type, body = write_outputs(kind, predictor.postprocess_arrays(given))
+            content_type, body = write_outputs(kind, predictor.postprocess_arrays(raw))
         return pack(Response(200, {"Content-Type": content_type}, body), self._request)
 
     def refuse(self, status: int, message: str, predictor: Predictor) -> Response:

@@ -13,7 +13,7 @@ from serve.codec.oip import HEADER, InferAnswer, InferRequest, TensorSpec, encod
 from serve.errors import NotServedError, RequestError
 from serve.http.messages import Body, Request, Response, fail, pack, read_content, succeed
 from serve.inference.body_layout import FLAT, MATRIX, BodyLayout, find_numbers, write_bytes, write_flat
-from serve.inference.prediction import Found, Prediction, Registry, Take, ask, describe_selected, select
+from serve.inference.prediction import Found, Prediction, Prepare, Registry, ask, describe_selected, select
 from serve.model.predictor import TEXT, ArrayForm
 from serve.model.slot import Generation
 
@@ -36,14 +36,14 @@ class _OipInfer:
         self._request, self._limit_bytes = request, limit_bytes
         self._asked = _NOTHING
 
-    def read(self, request: Request, predictor: Predictor) -> Take:
+    def read(self, request: Request, predictor: Predictor) -> Prepare:
         body = read_content(request, self._limit_bytes)
         asked = self._asked = _parse(body, request.headers.get(HEADER.lower()), predictor)
         arrays = {tensor.name: _with_texts(tensor.array, tensor.name) for tensor in asked.inputs}
         return lambda predictor: predictor.prepare_arrays(arrays)
 
-    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Response:
-        outputs = predictor.postprocess_arrays(given)
+    def write(self, predictor: Predictor, raw: Any, provenance: Provenance) -> Response:
+        outputs = predictor.postprocess_arrays(raw)
         found = InferAnswer(provenance.name, provenance.version, outputs, provenance.parameters)
         try:
             headers, parts = encode_infer(found, self._asked)

@@ -19,7 +19,7 @@ from serve.codec import strict_json
 from serve.codec.oip import TensorSpec
 from serve.errors import NotServedError, RequestError, excerpt
 from serve.http.messages import Request, Response, fail, pack, read_content, succeed
-from serve.inference.prediction import Found, Prediction, Registry, Take, ask, describe_selected, select
+from serve.inference.prediction import Found, Prediction, Prepare, Registry, ask, describe_selected, select
 from serve.model.predictor import INPUTS, OUTPUTS, Predictor
 from serve.model.slot import Generation
 from serve.protocols.oip import specs_of
@@ -37,7 +37,7 @@ class _TensorFlowServing:
         self._request, self._limit_bytes = request, limit_bytes
         self._asked = PredictRequest({}, is_by_row=True)
 
-    def read(self, request: Request, predictor: Predictor) -> Take:
+    def read(self, request: Request, predictor: Predictor) -> Prepare:
         asked = self._asked = parse_predict(bytes(read_content(request, self._limit_bytes)))
         inputs, names = asked.columns.get("", asked.columns), {form.name for form in predictor.inputs}
         if set(asked.columns) == {INPUTS} == names:
@@ -46,8 +46,8 @@ class _TensorFlowServing:
             inputs = dict.fromkeys(names, inputs)
         return lambda predictor: predictor.prepare(inputs)
 
-    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Response:
-        outputs = predictor.postprocess(given)
+    def write(self, predictor: Predictor, raw: Any, provenance: Provenance) -> Response:
+        outputs = predictor.postprocess(raw)
         named: Mapping[str, object] = outputs if isinstance(outputs, Mapping) else {OUTPUTS: outputs}
         headers = {"Content-Type": "application/json"}
         return pack(Response(200, headers, encode_predict(named, self._asked)), self._request)

@@ -38,8 +38,8 @@ class _TorchServe(PlainDialect):
             return next(iter(content.values()))
         return content
 
-    def write(self, predictor: Predictor, given: Any, provenance: Provenance) -> Response:
-        body = strict_json.dump(predictor.postprocess(given))
+    def write(self, predictor: Predictor, raw: Any, provenance: Provenance) -> Response:
+        body = strict_json.dump(predictor.postprocess(raw))
         return pack(Response(200, {"Content-Type": "application/json"}, body), self._request)
 
     def refuse(self, status: int, message: str, predictor: Predictor) -> Response:

@@ -43,7 +43,6 @@ def convert(
 
     Raises:
         CheckpointError: the source holds no state dict, or one that safetensors cannot hold.
-        OSError: reading or writing failed.
     """
     metadata = None
     if format == SAFETENSORS:

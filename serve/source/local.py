@@ -86,9 +86,6 @@ class LocalSource:
 
         Where there are thousands, the last list is given again while the directory itself states that nothing came or
         went, and so for at most a hundred times as long as listing takes.
-
-        Raises:
-            OSError: the place cannot be listed.
         """
         seen = self.path.stat() if self.is_directory else None
         state = (seen.st_dev, seen.st_ino, seen.st_mtime_ns) if seen is not None else None
@@ -105,7 +102,7 @@ class LocalSource:
 
     def look_at(self, listed: Listed) -> Observation:
         """Look at one checkpoint and its marker."""
-        return _observe(listed.path.with_name(listed.path.name + MARKER_SUFFIX))
+        return _observe(listed)
 
     def observe(self) -> Iterator[Observation]:
         """Look at the checkpoints that have a marker, the highest stated generation first, then the newest marker.
@@ -165,8 +162,9 @@ def _is_marker_name(name: str) -> bool:
     return name.endswith(MARKER_SUFFIX) and not name.startswith(".")
 
 
-def _observe(marker: Path) -> Observation:
-    path = marker.with_name(marker.name[: -len(MARKER_SUFFIX)])
+def _observe(listed: Listed) -> Observation:
+    path = listed.path
+    marker = path.with_name(path.name + MARKER_SUFFIX)
     seen = _look_at_marker(str(marker))
     identity = _identify(seen)
     if not stat.S_ISREG(seen.st_mode):
@@ -183,12 +181,13 @@ def _observe(marker: Path) -> Observation:
         return Observation(path, checkpoint, identity, text, "the checkpoint: expected a regular file")
     if len(text) > MARKER_LIMIT_BYTES:
         return Observation(path, checkpoint, identity, b"", f"the marker: expected at most {MARKER_LIMIT_BYTES} bytes")
-    return Observation(path, checkpoint, identity, with_bundle(text, path), generation=stated_generation(text))
+    generation = listed.generation if identity == listed.marker else stated_generation(text)
+    return Observation(path, checkpoint, identity, with_bundle(text, path), generation=generation)
 
 
 def _look_at_checkpoint(path: Path) -> os.stat_result | None:
     try:
-        return sharded.look(path) if sharded.is_index(path) else path.stat()
+        return sharded.look(path) if path.name.endswith(sharded.INDEX_SUFFIX) else path.stat()
     except FileNotFoundError:
         return None
 

@@ -53,11 +53,7 @@ class Store:
         self._report_damage = report_damage
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold the host's lock, which the kernel releases when the process dies.
-
-        Raises:
-            OSError: the store cannot be written.
-        """
+        """Hold the host's lock, which the kernel releases when the process dies."""
         for directory in (self._proven, self._incoming, self._proofs):
             if not directory.is_dir():
                 directory.mkdir(parents=True, exist_ok=True)
@@ -72,9 +68,6 @@ class Store:
 
         Returns:
             The checkpoint, or `None` when it is not in the store. One that is not what its name states is deleted.
-
-        Raises:
-            OSError: the store cannot be read.
         """
         stored = self._find_proven(sha256)
         if stored is not None or not self.has(sha256):
@@ -130,9 +123,6 @@ class Store:
         Args:
             keep: the sha256 of every checkpoint that stays.
             before_s: what was admitted or found later than this, on the wall clock, stays: it may be a candidate.
-
-        Raises:
-            OSError: the store cannot be written.
         """
         if not self.shelf.find_superfluous(keep, before_s) and not any(self.shelf.parts()):
             return  # another worker was quicker; asked again under the lock
@@ -268,11 +258,7 @@ class StoredFiles:
         self.proven, self.incoming, self.proofs = root / "sha256", root / "incoming", root / "proofs"
 
     def drop(self, sha256: str) -> None:
-        """Delete what is not needed any more, be it new or not.
-
-        Raises:
-            OSError: the store cannot be written.
-        """
+        """Delete what is not needed any more, be it new or not."""
         (self.proven / sha256).unlink(missing_ok=True)
         (self.proofs / sha256).unlink(missing_ok=True)
 

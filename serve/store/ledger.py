@@ -88,10 +88,6 @@ class Ledger:
         """Return every generation, the oldest first.
 
         A last line without its end is what a killed writer left; it was never committed.
-
-        Raises:
-            OSError: the file exists and cannot be read.
-            LedgerError: a line is not an entry.
         """
         try:
             seen = self._path.stat()
@@ -115,6 +111,10 @@ class Ledger:
         last_line = lines[-1] if lines else known.last_line
         return _Read(state, [*known.entries, *map(_parse, lines)], end, last_line)
 
+    def up_to(self, generation: int) -> list[Entry]:
+        """Return the generations up to one, the oldest first."""
+        return [entry for entry in self.read() if entry.generation <= generation]
+
     def last(self) -> Entry | None:
         """Return the committed generation, or `None` before the first."""
         entries = self.read()
@@ -129,9 +129,6 @@ class Ledger:
 
         Returns:
             The entry as the file has it. It is not the last one when another worker was faster by a generation.
-
-        Raises:
-            OSError: the file cannot be written.
         """
         with durable_files.hold(self.lock_path):
             entries = self.read()

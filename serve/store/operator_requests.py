@@ -82,31 +82,17 @@ class OperatorRequests:
         self._unloaded, self._check = root / "unloaded.json", root / "check.json"
 
     def rollback(self) -> Rollback | None:
-        """Return the last rollback that was ordered, done or not.
-
-        Raises:
-            LedgerError: the file is damaged.
-            OSError: it cannot be read.
-        """
+        """Return the last rollback that was ordered, done or not."""
         stated = _read(self._rollback)
         return None if stated is None else Rollback(**stated)
 
     def pin(self) -> Pin | None:
-        """Return the pin, or `None` when automatic moves are allowed.
-
-        Raises:
-            LedgerError: the file is damaged.
-            OSError: it cannot be read.
-        """
+        """Return the pin, or `None` when automatic moves are allowed."""
         stated = _read(self._pin)
         return None if stated is None else Pin(**stated)
 
     def order_rollback(self, entry: Entry) -> Rollback:
-        """Order an older version.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
+        """Order an older version."""
         order = Rollback(uuid.uuid4().hex, entry.generation, entry.sha256, entry.version, _now())
         self._write(self._rollback, asdict(order))
         return order
@@ -127,11 +113,7 @@ class OperatorRequests:
             self._rollback.unlink()
 
     def order_pin(self, entry: Entry, reason: str) -> Pin:
-        """Stop automatic moves.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
+        """Stop automatic moves."""
         pin = Pin(entry.generation, entry.version, entry.sha256, _now(), reason)
         self._write(self._pin, asdict(pin))
         return pin
@@ -149,11 +131,7 @@ class OperatorRequests:
         return self._unloaded.exists()
 
     def order_unload(self) -> None:
-        """Serve nothing, until `order_load`.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
+        """Serve nothing, until `order_load`."""
         self._write(self._unloaded, {"ordered": _now()})
 
     def order_load(self) -> None:
@@ -165,11 +143,7 @@ class OperatorRequests:
         return str((_read(self._check) or {}).get("id", ""))
 
     def order_check(self) -> str:
-        """Have each worker compare its live weights with their checkpoint; return the id of the order.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
+        """Have each worker compare its live weights with their checkpoint; return the id of the order."""
         id = uuid.uuid4().hex
         self._write(self._check, {"id": id, "ordered": _now()})
         return id

@@ -11,6 +11,7 @@ from serve.source.remote import make_place
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Ledger
 from serve.store.operator_requests import OperatorRequests
+from serve.store.quarantine import Quarantine
 from serve.swap.context import Context
 from serve.swap.host_committer import HostCommitter
 from serve.swap.reloader import Pace, Reloader
@@ -21,14 +22,13 @@ if TYPE_CHECKING:
     from serve.events.event_log import EventLog
     from serve.model.slot import Slot
     from serve.settings.settings import Settings
-    from serve.store.quarantine import Quarantine
     from serve.swap.context import Committer, Loader
 
 
 def make_context(
-    settings: Settings, slot: Slot, log: EventLog, env_digest: str | None, quarantine: Quarantine
+    settings: Settings, slot: Slot, log: EventLog, env_digest: str | None, read_judge: Callable[[], str], start: str
 ) -> Context:
-    """Make the context; nothing is started or written."""
+    """Make the context; nothing is started or written. `Quarantine` describes the last two arguments."""
 
     def report_damage(expected: str, found: str) -> None:
         log.emit("store_damaged", sha256=expected, reason=f"the sha256: expected {expected}, found {found}")
@@ -40,7 +40,7 @@ def make_context(
         store=store,
         slot=slot,
         ledger=Ledger(store),
-        quarantine=quarantine,
+        quarantine=Quarantine(settings.store, read_judge, start),
         unserved=Unserved(settings.store),
         operator_requests=OperatorRequests(settings.store),
         log=log,

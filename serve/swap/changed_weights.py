@@ -11,16 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve.durable_files import Records
 from serve.errors import CheckpointError
-from serve.model.slot import Generation
-from serve.store.ledger import Entry
 from serve.store.quarantine import reject_entry
-from serve.swap.admission import reject
-from serve.swap.context import Committer, Context
 from serve.swap.generation import ENDED, identify, is_ended
+
+if TYPE_CHECKING:
+    from serve.model.slot import Generation
+    from serve.store.ledger import Entry
+    from serve.swap.context import Committer, Context
 
 # So many times as long as a look at the versions takes, none follows: it costs half a percent of a core at most.
 _REST = 200
@@ -90,13 +91,13 @@ class ChangedWeights:
         tensors = sorted({*known, *tensors})
         if tensors == known:
             return
-        live.facts["changed_tensors"] = tensors
-        self._context.log.emit("weights_changed", **identify(live), tensors=tensors)
         number, since = live.provenance.generation, datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         new = {name: Changed(name, number, since) for name in tensors[:_MOST_NAMES]}
         self._records.change(
             lambda known: {**new, **{name: old for name, old in known.items() if old.generation == number}}
         )
+        live.facts["changed_tensors"] = tensors
+        self._context.log.emit("weights_changed", **identify(live), tensors=tensors)
         if not self._context.may_change:
             self._refuse(live, tensors)
 
@@ -111,7 +112,7 @@ class ChangedWeights:
             f"{', '.join(tensors)}: expected weights that stay as they were published, found them changed under load",
             hint='set stateful = "allow" where that is meant',
         )
-        reject(self._context, reject_entry(error, entry), self._committer.kept)
+        self._context.reject(reject_entry(error, entry), self._committer.kept)
         if back is not None:
             self._context.operator_requests.order_rollback(back)
 

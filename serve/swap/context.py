@@ -6,8 +6,11 @@ When and with whom a worker swaps is `serve.swap.host_committer` (all workers of
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Callable, Protocol
+
+from serve.source.observation import Ignore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,11 +22,11 @@ if TYPE_CHECKING:
     from serve.rollout.decision import Rule
     from serve.rollout.guard import Guard
     from serve.source.local import LocalSource
-    from serve.source.observation import Ignore, Wait
+    from serve.source.observation import Wait
     from serve.store.checkpoint_store import Store
     from serve.store.ledger import Entry, Ledger
     from serve.store.operator_requests import OperatorRequests, Rollback
-    from serve.store.quarantine import Quarantine
+    from serve.store.quarantine import Quarantine, Rejection
     from serve.swap.seen_checkpoints import Unserved
 
 
@@ -92,6 +95,27 @@ class Context:
     probation: Rule | None
     may_change: bool = False
 
+    def reject(self, rejection: Rejection, needed: Callable[[], frozenset[str]]) -> Ignore:
+        """Put something into quarantine, log it once on this host, and drop the copy of what can never serve.
+
+        Args:
+            needed: returns the sha256 of what must stay in the store; `Committer.kept`.
+        """
+        if rejection.is_lasting and rejection.sha256 and rejection.sha256 not in needed():
+            with contextlib.suppress(OSError):  # the next prune finds it
+                self.store.shelf.drop(rejection.sha256)
+        if self.quarantine.add(rejection):
+            self.log.emit(
+                "refused",
+                checkpoint=str(self.source.directory / rejection.name),
+                code=rejection.code,
+                reason=rejection.reason,
+                will_retry=not rejection.is_lasting,
+                sha256=rejection.sha256 or None,
+                version=rejection.version or None,
+            )
+        return Ignore(f"refused: {rejection.reason}")
+
 
 class Committer(Protocol):
     """Makes what was admitted live in one worker."""
@@ -114,27 +138,16 @@ class Committer(Protocol):
 
         Raises:
             LedgerError: the generations cannot be numbered.
-            OSError: the store cannot be written.
         """
 
     def is_done(self, order: Rollback) -> bool:
-        """Say whether a rollback was carried out.
-
-        Raises:
-            LedgerError: the file of generations is damaged.
-            OSError: it cannot be read.
-        """
+        """Say whether a rollback was carried out."""
 
     def report(self) -> None:
         """State in the host's table what this worker answers with."""
 
     def kept(self) -> frozenset[str]:
-        """Return the sha256 of what must stay in the store, even where the disk is full.
-
-        Raises:
-            LedgerError: the file of generations is damaged.
-            OSError: it cannot be read.
-        """
+        """Return the sha256 of what must stay in the store, even where the disk is full."""
 
     def leave(self) -> None:
         """Take part no more; the worker ends."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 from serve.checkpoint.manifest import Manifest, Stored, parse_marker
 from serve.checkpoint.provenance import Provenance
-from serve.events.event_log import EventLog
 from serve.model.slot import Generation
 from serve.source.observation import Load
-from serve.store.ledger import Entry
-from serve.swap.context import Context, Loaded, Loader
 from serve.system.resources import trim_memory, used_bytes
+
+if TYPE_CHECKING:
+    from serve.events.event_log import EventLog
+    from serve.store.ledger import Entry
+    from serve.swap.context import Context, Loaded, Loader
 
 # The kernel stamps files with a clock that may be a tick behind.
 _CTIME_SLACK_S = 1.0
@@ -104,23 +106,6 @@ def _fetch_again(context: Context, entry: Entry) -> Stored | None:
     return None
 
 
-def committed(context: Context) -> list[Entry]:
-    """Return the generations up to the live one of this worker, the oldest first.
-
-    Raises:
-        LedgerError: the file of generations is damaged.
-        OSError: it cannot be read.
-    """
-    live = context.slot.live
-    number = live.provenance.generation if live else 0
-    return [entry for entry in context.ledger.read() if entry.generation <= number]
-
-
-def is_behind(context: Context) -> bool:
-    """Whether something is committed, and this worker serves nothing."""
-    return context.slot.live is None and bool(context.ledger.read()) and not context.operator_requests.is_unloaded()
-
-
 def kept(context: Context) -> frozenset[str]:
     """Return the sha256 of the generations that the store keeps."""
     return frozenset(entry.sha256 for entry in context.ledger.read()[-context.keep :])
@@ -139,19 +124,17 @@ def prune(context: Context, needed: Callable[[], frozenset[str]]) -> None:
     context.store.prune(needed().union(again), before_s)
 
 
-def retire(context: Context) -> None:
-    """Free the generations that no request uses any more, here and not in a request's thread."""
-    drained = context.slot.take_drained()
-    while drained:
-        free_first(drained, context.log)
-
-
-def free_first(drained: list[Generation], log: EventLog) -> None:
-    """Take the first of some generations out of their list, free its memory, and log it.
+def free(drained: list[Generation], log: EventLog) -> None:
+    """Free the memory of generations that no request uses any more, here and not in a request's thread, and log it.
 
     Args:
-        drained: those that no request uses any more; the list is the last that holds them.
+        drained: the list is the last that holds them, and is emptied.
     """
+    while drained:
+        _free_first(drained, log)
+
+
+def _free_first(drained: list[Generation], log: EventLog) -> None:
     generation = drained.pop(0)
     facts, before_bytes, started_s = identify(generation), used_bytes(), time.monotonic()
     release = getattr(generation.predictor, "release", None)

@@ -13,9 +13,8 @@ from serve.rollout.evidence_board import EvidenceBoard
 from serve.rollout.watch import Watch
 from serve.source.observation import SERVED, Ignore, Wait
 from serve.store.quarantine import explain, reject_entry
-from serve.swap.admission import reject
 from serve.swap.background_task import BackgroundTask
-from serve.swap.generation import kept, load_entry, log_live, make, prune, restore, retire
+from serve.swap.generation import free, kept, load_entry, log_live, make, prune, restore
 from serve.swap.host_coordinator import Coordinator, Proposal, ProposalState
 from serve.swap.probation import PROBATION, Probation
 from serve.swap.shared_state import ON_TRIAL, RETURNED
@@ -56,10 +55,6 @@ class HostCommitter:
         if self._opened is None:
             rule = self._context.probation
             self._opened = Coordinator(self._root, self._context.ledger, self._timeout_s, rule is not None)
-            shared_state = self._opened.shared_state
-            self._context.slot.follow(
-                lambda: shared_state.committed, lambda: (shared_state.kept, shared_state.returned)
-            )
             if rule is not None:
                 self._probation = Probation(self._context, self._opened, self.kept)
                 self._watch = Watch(self._probation, rule, self._context.guard, self._context.log)
@@ -103,7 +98,8 @@ class HostCommitter:
         if self._context.slot.live is None:
             self._catch_up(loader)
         self._follow_trial()
-        proposal = self._coordinator.open_proposal()
+        coordinator = self._coordinator
+        proposal = coordinator.open_proposal() if coordinator.shared_state.open_number else None
         if proposal is None:
             return False
         self._carry_out(loader, proposal)
@@ -205,7 +201,7 @@ class HostCommitter:
                 raise
         # A third model does not fit: what is published goes before what was kept.
         self._probation.end(shared_state.on_trial, f"the memory is needed for version {entry.version}")
-        retire(self._context)
+        free(self._context.slot.take_drained(), self._context.log)
         return stored, loader.load(stored, manifest)
 
     def _begin_to_count(self) -> None:
@@ -245,7 +241,7 @@ class HostCommitter:
         """Let go of what was kept when a trial has ended, and write the line of a return."""
         shared_state, live = self._coordinator.shared_state, self._context.slot.live
         if not shared_state.kept and self._context.slot.let_go():
-            retire(self._context)
+            free(self._context.slot.take_drained(), self._context.log)
         number = live.provenance.generation if live is not None else 0
         membership = self._coordinator.membership
         if live is not None and number == shared_state.returned and membership.live != number:
@@ -266,7 +262,7 @@ class HostCommitter:
 
     def _close(self, proposal: Proposal, error: BaseException) -> None:
         if self._coordinator.close(proposal):
-            reject(self._context, reject_entry(error, proposal.entry), self.kept)
+            self._context.reject(reject_entry(error, proposal.entry), self.kept)
 
     def _reap(self) -> None:
         worker_failures = self._coordinator.reap()
@@ -275,7 +271,7 @@ class HostCommitter:
         if worker_failures is not None and worker_failures.is_closed:
             error = CheckpointError("crash", f"{worker_failures.count} workers died while they prepared it")
             rejection = reject_entry(error, worker_failures.proposal.entry)
-            reject(self._context, replace(rejection, is_lasting=False, is_costly=True), self.kept)
+            self._context.reject(replace(rejection, is_lasting=False, is_costly=True), self.kept)
 
     def _try_restore(self, loader: Loader, entry: Entry) -> bool:
         live = self._context.slot.live

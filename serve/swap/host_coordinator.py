@@ -77,7 +77,7 @@ class Coordinator:
         self._ledger, self._timeout_s, self._has_trials = ledger, timeout_s, has_trials
         self._path = root / "proposal.json"
         with durable_files.hold(ledger.lock_path):
-            self.shared_state = SharedState(root / "word")
+            self.shared_state = SharedState(root / "word").open()
         self.membership = Membership(root / "workers", self.shared_state)
         self._survey_at_s = 0.0
 
@@ -101,9 +101,6 @@ class Coordinator:
 
         Returns:
             Whether it did. `False` when another generation was committed meanwhile: load that first.
-
-        Raises:
-            OSError: the store cannot be written.
         """
         with durable_files.hold(self._ledger.lock_path):
             if not self.membership.survey().alive:
@@ -143,9 +140,6 @@ class Coordinator:
 
         Returns:
             The proposal that is open now, which may be an earlier one; `None` when this content is committed already.
-
-        Raises:
-            OSError: the store cannot be written.
         """
         with durable_files.hold(self._ledger.lock_path):
             earlier = self.open_proposal()

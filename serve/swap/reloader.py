@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Callable, NamedTuple, Union
 
 from serve.errors import ModelError
 from serve.source.file_events import FileEvents
-from serve.source.local import Listed
 from serve.source.observation import Ignore, Load, Observation, Refuse, Wait, decide
 from serve.store.ledger import Entry
 from serve.store.quarantine import Rejection, explain
 from serve.swap import generation
-from serve.swap.admission import Admission, Admitted, reject
+from serve.swap.admission import Admission, Admitted
 from serve.swap.changed_weights import ChangedWeights
-from serve.swap.context import Committer, Context, Loader
 from serve.swap.live_check import LiveCheck
 from serve.swap.seen_checkpoints import Look, SeenCheckpoints, describe
 
 if TYPE_CHECKING:
-    from serve.source.local import LocalSource
+    from serve.source.local import Listed, LocalSource
+    from serve.store.ledger import Entry
+    from serve.swap.context import Committer, Context, Loader
     from serve.swap.seen_checkpoints import Note
 
 
@@ -86,7 +86,8 @@ class Reloader:
     @property
     def is_behind(self) -> bool:
         """Whether this worker serves nothing, though something is committed."""
-        return generation.is_behind(self._context)
+        context = self._context
+        return context.slot.live is None and bool(context.ledger.read()) and not context.operator_requests.is_unloaded()
 
     def wait_until_booted(self, timeout_s: float) -> bool:
         """Wait until the committed generation is live again or cannot be, and return whether it is so."""
@@ -179,7 +180,9 @@ class Reloader:
 
     def _look(self, loader: Loader) -> float:
         """Do what the host and its operators ask for, then look at the watched place."""
-        generation.retire(self._context)
+        drained = self._context.slot.take_drained()
+        if drained:
+            generation.free(drained, self._log)
         if self._changed_weights.look():
             self._seen = SeenCheckpoints()  # nothing is being served
         self._live_check.attend(loader)
@@ -194,13 +197,18 @@ class Reloader:
             return 0.0
         if self._roll_back(loader):
             return 0.0
-        committed = generation.committed(self._context)
+        committed = self._committed()
         self._seen.learn(committed)
         pin = self._context.operator_requests.pin() if committed else None
         if pin is not None:
             self._status = ReloaderStatus(f"pinned to version {pin.version} since {pin.pinned}")
             return self._poll_s
         return self._look_at_place(loader)
+
+    def _committed(self) -> list[Entry]:
+        """Return the generations up to the live one of this worker, the oldest first."""
+        live = self._context.slot.live
+        return self._context.ledger.up_to(live.provenance.generation if live else 0)
 
     def _unload(self) -> None:
         self._is_unloaded = True
@@ -214,10 +222,10 @@ class Reloader:
         order = self._context.operator_requests.rollback()
         if order is None or self._committer.is_done(order) or self._context.quarantine.find(order.fingerprint):
             return False
-        entries = self._context.ledger.read()
-        if entries and (entries[-1].sha256, entries[-1].version) == (order.sha256, order.version):
+        live = self._context.slot.live
+        if live is not None and (live.provenance.sha256, live.provenance.version) == (order.sha256, order.version):
             return False  # ordered twice
-        entries = [entry for entry in entries if entry.sha256 == order.sha256]
+        entries = [entry for entry in self._context.ledger.read() if entry.sha256 == order.sha256]
         if order.entry is not None:
             if self._context.operator_requests.pin() is not None:
                 return False
@@ -229,7 +237,7 @@ class Reloader:
         else:
             reason = f"the {order.cause} to {order.version}: its checkpoint is not in the store any more"
             rejection = Rejection(order.version, "store", reason, order.fingerprint, version=order.version)
-            reject(self._context, rejection, self._committer.kept)
+            self._context.reject(rejection, self._committer.kept)
         return True
 
     def _look_at_place(self, loader: Loader) -> float:
@@ -244,7 +252,7 @@ class Reloader:
                 pause_s, self._has_more = min(action.look_again_s, self._poll_s), True
             if isinstance(action, Wait) or action.is_final:
                 break
-        self._seen.learn(generation.committed(self._context))
+        self._seen.learn(self._committed())
         waiting = [
             (seen, action.reason) for seen, action in decided if isinstance(action, Ignore) and action.is_waiting
         ]
@@ -275,7 +283,7 @@ class Reloader:
         admitted = self._admission.admit(loader, action)
         outcome = self._committer.move(loader, *admitted) if isinstance(admitted, Admitted) else admitted
         if isinstance(outcome, Ignore) and outcome.is_served:
-            self._seen.learn(generation.committed(self._context))
+            self._seen.learn(self._committed())
             self._seen.serve(seen.fingerprint, seen.order)
         return outcome
 

@@ -28,6 +28,7 @@ committed is in the ledger. `serve.swap.host_coordinator` decides who may write 
 
 from __future__ import annotations
 
+import functools
 import mmap
 import os
 from dataclasses import dataclass, replace
@@ -78,14 +79,10 @@ class Row:
 
 
 class SharedState:
-    """The mapped file.
+    """The mapped file; opened when it is first read or written, so that a process that forks first has its own.
 
     Args:
-        path: the file; created when absent.
-
-    Raises:
-        OSError: it cannot be created or mapped.
-        LedgerError: it is something else.
+        path: the file; it and its directory are created when absent.
     """
 
     committed, turn, done_number, unbatched, worker_failures = map(
@@ -94,17 +91,37 @@ class SharedState:
     on_trial, kept, returned, trial_since_ms, crashes, ended = map(_Cell, range(ON_TRIAL, 15))
 
     def __init__(self, path: Path) -> None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._path = path
+
+    def open(self) -> SharedState:
+        """Map it now, and return itself; raises what mapping it raises."""
+        self.word  # noqa: B018 - it is mapped for that
+        return self
+
+    @functools.cached_property
+    def cells(self) -> memoryview:
+        """Map the file.
+
+        Raises:
+            LedgerError: it is something else.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             # Really allocated: writing into the hole of a sparse file on a full disk would be a SIGBUS.
             os.posix_fallocate(descriptor, 0, _SIZE_BYTES)
-            self._map = mmap.mmap(descriptor, _SIZE_BYTES)
+            cells = memoryview(mmap.mmap(descriptor, _SIZE_BYTES)).cast("Q")
         finally:
             os.close(descriptor)
-        self.cells = memoryview(self._map).cast("Q")
-        if self.cells[_IDENTITY] not in (0, _MAGIC):
-            raise LedgerError(f"{path}: expected a commit word, found something else", hint="move the store away")
-        self.cells[_IDENTITY] = _MAGIC
+        if cells[_IDENTITY] not in (0, _MAGIC):
+            raise LedgerError(f"{self._path}: expected a commit word, found something else", hint="move the store away")
+        cells[_IDENTITY] = _MAGIC
+        return cells
+
+    @functools.cached_property
+    def word(self) -> memoryview:
+        """The cell of the commit word alone, for those who read it with every request."""
+        return self.cells[_COMMITTED : _COMMITTED + 1]
 
     def next_turn(self) -> None:
         """Have the workers look."""
@@ -143,34 +160,6 @@ class SharedState:
         # Last: whoever sees "prepared" may commit at once.
         self.cells[start + _PREPARED] = row.prepared
         self.cells[_USED] = max(self.cells[_USED], index + 1)
-
-
-class UnbatchedGeneration:
-    """Whether requests may share runs, seen by one worker."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._opened: SharedState | None = None
-
-    @property
-    def shared_state(self) -> SharedState:
-        """The mapped file."""
-        if self._opened is None:
-            self._root.mkdir(parents=True, exist_ok=True)
-            self._opened = SharedState(self._root / "word")
-        return self._opened
-
-    def is_over(self, generation: int) -> bool:
-        """Whether the requests of a generation share no runs any more."""
-        return self.shared_state.unbatched == generation
-
-    def has_ended(self, generation: int) -> bool:
-        """Whether the rollout of a generation has ended: a canary's answers no requests any more."""
-        return self.shared_state.ended == generation
-
-    def end(self, generation: int) -> None:
-        """Have every worker run each request of a generation alone, from its next run on."""
-        self.shared_state.unbatched = generation
 
 
 @dataclass(frozen=True)
@@ -233,7 +222,6 @@ class Membership:
             live: the generation that it answers with, or 0.
 
         Raises:
-            OSError: the lock files cannot be written.
             LedgerError: all rows are taken.
         """
         for index in range(ROWS):

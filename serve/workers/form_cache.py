@@ -16,7 +16,7 @@ _TRACE, _LENGTH, _ANY = b"traceparent", b"content-length", b""
 # Below what any server lets a field have that uses these headers: `remember` looks at nothing else.
 _LONGEST_VALUE_BYTES = 256
 _VISIBLE = bytes(range(0x20, 0x7F))
-# Those of which `serve.http.trace_context` returns the value as it is.
+# Those of which `serve.observability.spans` returns the value as it is.
 _TRACE_PARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _FIELD = re.compile(rb"\r\n([^:\r\n]+): ([^\r\n]+)(?=\r\n)")
 _LENGTH_DIGITS = 9

@@ -114,7 +114,10 @@ class Worker(_Base):  # type: ignore[misc]
 
     def _find_rule(self) -> SlowClients:
         server = find_server(self.wsgi)
-        return SlowClients() if server is None else server.telemetry.slow_clients
+        if server is None:
+            return SlowClients()
+        report = server.telemetry.worker_metrics.request_counters.reject_slow_client
+        return SlowClients(server.settings.client_timeout_s, report)
 
     @property
     def queued(self) -> int:

@@ -131,7 +131,7 @@ def happen(worker, event):
     if event in ("swap", "vacate"):
         worker.swap(event == "vacate")
     elif event == "apart":
-        instance.batching.end(worker.generation)
+        instance.shared_state.unbatched = worker.generation
     elif event == "shutdown":
         for one in worker.connections.values():
             one.shutdown()

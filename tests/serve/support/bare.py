@@ -20,6 +20,7 @@ from serve.swap.context import Context
 from serve.swap.host_committer import HostCommitter
 from serve.swap.reloader import Pace, Reloader
 from serve.swap.seen_checkpoints import Unserved
+from serve.swap.shared_state import SharedState
 from serve.swap.worker_committer import WorkerCommitter
 
 
@@ -75,7 +76,11 @@ class Worker:
         boot: bool = True,
         probation: Rule | None = None,
     ) -> None:
-        self.log, self.loader, self.slot = Log(), TextLoader(), Slot()
+        self.log, self.loader, self.slot = (
+            Log(),
+            TextLoader(),
+            Slot(SharedState(root / "word") if commit == "host" else None),
+        )
         self.store, self.quarantine = Store(root), Quarantine(root, lambda: "j", start)
         self.ledger, self.operator_requests = Ledger(self.store), OperatorRequests(root)
         context = Context(

@@ -119,7 +119,7 @@ def test_events_become_counts():
         ("fault", {"reason": "the disk"}),
         ("watching", {"how": "poll"}),
     ):
-        worker_metrics.take_event(Event(event, {"model": "affine", **facts}))
+        worker_metrics.families.count(Event(event, {"model": "affine", **facts}))
     found = samples(
         worker_metrics.write(
             [Reading("envserve_swaps_total", {"model": "affine", "outcome": "committed", "reason": "rollback"}, 7)]
@@ -140,7 +140,7 @@ def test_the_text_keeps_prometheus_rules():
     worker_metrics = WorkerMetrics()
     worker_metrics.request_counters.begin("affine")
     worker_metrics.request_counters.end(OK, 0.1)
-    worker_metrics.take_event(Event("refused", {"code": "hash", "model": "affine"}))
+    worker_metrics.families.count(Event("refused", {"code": "hash", "model": "affine"}))
     text = worker_metrics.write([Reading(name, {"model": 'a"\\\n'}, 1) for name in READ]).decode()
     families = list(text_string_to_metric_families(text))
     assert len({family.name for family in families}) == len(families)

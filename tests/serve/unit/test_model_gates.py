@@ -148,7 +148,7 @@ def test_resource_mode_unloads_before_it_loads(resource, trainer, monkeypatch):
         seen.append((slot.live, slot.is_draining, freed))
         return read(*arguments)
 
-    monkeypatch.setattr(weights, "read_state", read_state)
+    monkeypatch.setattr("serve.model.loader.read_state", read_state)
     go_live(slot, loader, trainer.train(2), 2)
     assert seen == [(None, False, True)]
     assert slot.live.provenance.generation == 2

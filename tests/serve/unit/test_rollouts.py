@@ -36,7 +36,7 @@ def open_worker(tmp_path):
         instance = model.labels[label]
         for row, one in enumerate((model.stable, instance)):
             go_live(one, Times(2))
-            shared_state = one.batching.shared_state
+            shared_state = one.shared_state
             shared_state.committed = 1
             shared_state.trial_since_ms = int(time.monotonic() * 1000)
             one.guard.open(
@@ -109,7 +109,7 @@ def test_what_is_wanted_and_not_so_ends_at_the_timeout(open_worker):
     model.stable.guard.note_run(1, 100, 1, 0.01)
     guard.note_run(1, 1000, 1, 0.1)
     assert rollout.look().step is Step.WAIT
-    model.labels["canary"].batching.shared_state.trial_since_ms -= 20_000
+    model.labels["canary"].shared_state.trial_since_ms -= 20_000
     verdict = rollout.look()
     assert (verdict.step, verdict.signal) == (Step.BACK, "")
     assert "p99_ratio" in verdict.reason
@@ -214,6 +214,6 @@ def test_an_answer_of_a_canary_is_made_again_by_the_stable_one(open_worker):
     (remade,) = inspect([prediction], [prediction.run()], 2, 0.01, [float("inf")])
     assert isinstance(remade, Remade)
     assert remade.instance is model.stable
-    assert list(remade.given) == [2.0, 4.0]
+    assert list(remade.raw) == [2.0, 4.0]
     model.stable.slot.release(remade.generation)
     assert canary.guard.board.read(1, 0, 0.0).counts["finite"] == (1, 1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,8 +67,8 @@ def test_no_generation_is_retired_under_a_request():
 
 
 def test_the_commit_word_moves_to_what_stands_by():
-    slot, old, new, word = Slot(), make(1), make(2), [1]
-    slot.follow(lambda: word[0])
+    old, new, word = make(1), make(2), [1]
+    slot = Slot(SimpleNamespace(word=word, kept=0, returned=0))
     slot.swap(old)
     slot.stand_by(new)
     with slot.lease() as held:
@@ -81,8 +82,8 @@ def test_the_commit_word_moves_to_what_stands_by():
 
 
 def test_rather_no_answer_than_an_old_one():
-    slot, word = Slot(), [1]
-    slot.follow(lambda: word[0])
+    word = [1]
+    slot = Slot(SimpleNamespace(word=word, kept=0, returned=0))
     slot.swap(make(1))
     word[0] = 2
     assert slot.live is None
@@ -91,8 +92,8 @@ def test_rather_no_answer_than_an_old_one():
 
 
 def test_what_stood_by_for_a_closed_proposal_never_becomes_live():
-    slot, word = Slot(), [1]
-    slot.follow(lambda: word[0])
+    word = [1]
+    slot = Slot(SimpleNamespace(word=word, kept=0, returned=0))
     slot.swap(make(1))
     slot.stand_by(make(2))
     slot.stand_by(None)

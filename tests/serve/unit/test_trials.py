@@ -193,9 +193,12 @@ class Word:
 
     def __init__(self):
         self.committed, self.kept, self.returned = 1, 0, 0
-        self.slot = Slot()
-        self.slot.follow(lambda: self.committed, lambda: (self.kept, self.returned))
+        self.slot = Slot(self)
         self.slot.swap(generation(1))
+
+    @property
+    def word(self):
+        return [self.committed]
 
     def commit(self, number):
         self.slot.stand_by(generation(number))
@@ -313,8 +316,8 @@ def ask(tmp_path):
         server = make_server(tmp_path, f'model = "m:M"\ncheckpoints = "ck"\nretry_spoiled = "{retry}"\n')
         (model,) = server.models.values()
         instance = model.stable
-        word = [1]
-        instance.slot.follow(lambda: word[0], lambda: (1, 0))
+        word = instance.shared_state.word
+        word[0] = instance.shared_state.kept = 1
         go_live(instance, Failing(old), generation=1)
         instance.slot.stand_by(Generation(Failing(new), Provenance("m", "v2", 2, "b" * 64, "d"), {}))
         word[0] = 2

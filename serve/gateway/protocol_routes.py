@@ -1,0 +1,51 @@
+"""The routes of the dialects: predictions, to which many requests a second go, and descriptions of models."""
+
+from __future__ import annotations
+
+from typing import Union
+
+from serve.http.messages import Response
+from serve.http.route import Route
+from serve.inference.prediction import Prediction, Registry
+from serve.protocols import oip, tfserving, torchserve
+from serve.protocols.native import predict
+
+Handled = Union[Response, Prediction]
+PredictionRoute = Route[Registry, Handled]
+DescriptionRoute = Route[Registry, Response]
+
+PREDICTION_ROUTES: tuple[PredictionRoute, ...] = (
+    Route("POST", "/predict", predict, "native"),
+    Route("POST", "/predict/<name>", predict, "native"),
+    Route("POST", "/predict/<name>/<version>", predict, "native"),
+    Route("POST", "/v2/models/<name>/infer", oip.infer, "v2"),
+    Route("POST", "/v2/models/<name>/versions/<version>/infer", oip.infer, "v2"),
+    Route("POST", "/v1/models/<name>:predict", tfserving.predict, "tfserving"),
+    Route("POST", "/v1/models/<name>/versions/<version>:predict", tfserving.predict, "tfserving"),
+    Route("POST", "/v1/models/<name>/labels/<label>:predict", tfserving.predict, "tfserving"),
+    Route("POST", "/predictions/<name>", torchserve.predictions, "torchserve"),
+    Route("POST", "/predictions/<name>/<version>", torchserve.predictions, "torchserve"),
+    Route("PUT", "/predictions/<name>", torchserve.predictions, "torchserve"),
+    Route("PUT", "/predictions/<name>/<version>", torchserve.predictions, "torchserve"),
+)
+DESCRIPTION_ROUTES: tuple[DescriptionRoute, ...] = (
+    Route("GET", "/v2", oip.server_metadata),
+    Route("GET", "/v2/", oip.server_metadata),
+    Route("GET", "/v2/models/<name>", oip.model_metadata),
+    Route("GET", "/v2/models/<name>/versions/<version>", oip.model_metadata),
+    Route("GET", "/v2/models/<name>/ready", oip.model_ready),
+    Route("GET", "/v2/models/<name>/versions/<version>/ready", oip.model_ready),
+    Route("GET", "/v2/models/<name>/config", oip.model_config),
+    Route("GET", "/v2/models/<name>/versions/<version>/config", oip.model_config),
+    Route("GET", "/v1/models", tfserving.models),
+    Route("GET", "/v1/models/<name>", tfserving.status),
+    Route("GET", "/v1/models/<name>/versions/<version>", tfserving.status),
+    Route("GET", "/v1/models/<name>/labels/<label>", tfserving.status),
+    Route("GET", "/v1/models/<name>/metadata", tfserving.metadata),
+    Route("GET", "/v1/models/<name>/versions/<version>/metadata", tfserving.metadata),
+    Route("GET", "/ping", torchserve.ping),
+    Route("GET", "/models", torchserve.models),
+    Route("GET", "/models/<name>", torchserve.model),
+    Route("GET", "/models/<name>/all", torchserve.versions),
+    Route("GET", "/models/<name>/<version>", torchserve.model),
+)
