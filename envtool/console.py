@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from envtool.errors import EnvtoolError
-from envtool.masking import masked
+from envtool.errors import EnvtoolError, masked
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

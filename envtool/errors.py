@@ -1,4 +1,4 @@
-"""Every error that envtool raises on purpose.
+"""Every error that envtool raises on purpose, and what no text for people may show.
 
 One root, so that the command line can tell an error that we know (a message, a hint, exit code 3) from a bug (a
 traceback). A message names the thing, then the expected and the actual value; what to do about it is in the hint.
@@ -6,7 +6,7 @@ traceback). A message names the thing, then the expected and the actual value; w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -138,3 +138,18 @@ class ProcessError(EnvtoolError):
 
 class ImageError(EnvtoolError):
     """An image that cannot be made, or a layout that is damaged or something else."""
+
+
+_hidden: set[str] = set()
+
+
+def hide(values: Iterable[str]) -> None:
+    """Mask these values from now on."""
+    _hidden.update(values)
+
+
+def masked(text: str) -> str:
+    """A text as it may be shown."""
+    for value in sorted(_hidden, key=len, reverse=True):
+        text = text.replace(value, "***")
+    return text

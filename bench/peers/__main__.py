@@ -38,7 +38,7 @@ from journal import Journal
 from machine import undisturbed
 from venvs import CACHE, install
 
-FORMATS = ("json", "binary")
+FORMATS = ("json", "binary", "ids")
 _WEIGHTS = CACHE / "weights"
 
 
@@ -55,7 +55,7 @@ def measure(peer: Peer, model: str, options: argparse.Namespace) -> list[dict[st
             workers=options.workers,
         )
         with process.running(peer, start, lambda: load.is_ready(peer, start)) as pid:
-            for format in (each for each in FORMATS if each in peer.paths and each in options.formats):
+            for format in (each for each in FORMATS if each in options.formats and _has(peer, each)):
                 load.apply(peer, start, format, 8, 1)  # each worker has seen some requests
                 for connections in options.connections:
                     facts = {"peer": peer.name, "model": model, "format": format, "connections": connections}
@@ -63,6 +63,10 @@ def measure(peer: Peer, model: str, options: argparse.Namespace) -> list[dict[st
                     found, stolen = undisturbed(functools.partial(_load, pid, peer, start, facts, seconds))
                     results.append({**facts, **found, "stolen": stolen})
     return results
+
+
+def _has(peer: Peer, format: str) -> bool:
+    return ("binary" if format == "ids" else format) in peer.paths
 
 
 def _load(pid: int, peer: Peer, start: Start, facts: dict[str, object], seconds: int) -> dict[str, object]:
@@ -117,7 +121,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results" / "peers")
     parser.add_argument("--peers", nargs="*", choices=[peer.name for peer in PEERS], default=[])
     parser.add_argument("--models", nargs="*", choices=list(models.CLASSES), default=list(models.CLASSES))
-    parser.add_argument("--formats", nargs="*", choices=FORMATS, default=list(FORMATS))
+    parser.add_argument("--formats", nargs="*", choices=FORMATS, default=["json", "binary"])
     parser.add_argument("--connections", nargs="*", type=int, default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=2)

@@ -46,6 +46,16 @@ def _uvicorn(start: Start) -> Command:
     return [str(start.bin / "uvicorn"), "fastapi_app:app", "--port", str(start.port), *options], {}
 
 
+def _granian(start: Start) -> Command:
+    options = ["--interface", "asgi", "--host", "127.0.0.1", "--port", str(start.port), "--no-access-log"]
+    return [str(start.bin / "granian"), *options, "--workers", str(start.workers), "fastapi_app:app"], {}
+
+
+def _mosec(start: Start) -> Command:
+    options = ["--address", "127.0.0.1", "--port", str(start.port), "--timeout", "60000", "--log-level", "warning"]
+    return [str(start.bin / "python"), str(APPS / "mosec_app.py"), *options], {}
+
+
 def _gthread(start: Start) -> Command:
     options = ["-k", "gthread", "-w", str(start.workers), "--threads", "8", "--keep-alive", "75"]
     return [str(start.bin / "gunicorn"), "flask_app:app", "-b", f"127.0.0.1:{start.port}", *options], {}
@@ -147,6 +157,8 @@ PEERS = (
     Peer("envserve", None, (), _ours("asgi"), OURS, swap=swaps.publish),
     Peer("envserve, gthread", None, (), _ours("gthread"), OURS),
     Peer("FastAPI on uvicorn", "fastapi", ("fastapi", "uvicorn", "uvloop", "httptools", "orjson"), _uvicorn, PLAIN),
+    Peer("FastAPI on granian", "granian", ("fastapi", "granian", "uvloop", "orjson"), _granian, PLAIN),
+    Peer("mosec", "mosec", ("mosec",), _mosec, {"binary": "/inference"}),
     Peer("Flask on gthread", "flask", ("flask", "gunicorn"), _gthread, PLAIN),
     Peer("LitServe", "litserve", ("litserve", *_FAST), _script("litserve_app.py"), {"json": "/predict"}),
     Peer("BentoML", "bentoml", ("bentoml", *_FAST), _bentoml, {"json": "/json"}),

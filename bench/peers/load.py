@@ -20,6 +20,14 @@ from catalog import Peer, Start
 _TYPES = {"json": "application/json", "binary": "application/octet-stream"}
 _UNITS_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 _CHECKS_PER_S = 10
+_IDS = """local n = 0
+request = function()
+   n = n + 1
+   wrk.headers["traceparent"] = string.format("00-%032x-%016x-01", n, n)
+   wrk.headers["X-Request-ID"] = string.format("%08x-0000-4000-8000-000000000000", n)
+   return wrk.format()
+end
+"""
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,9 @@ class Dialect:
     """
 
     def __init__(self, peer: Peer, model: str, format: str) -> None:
+        # As binary, with another trace and request id in each request.
+        self.has_ids = format == "ids"
+        format = "binary" if self.has_ids else format
         self.path, self._format, self._is_v2 = peer.paths[format], format, peer.is_v2
         self._shape = models.SHAPES[model]
         self.headers = {"Content-Type": _TYPES[format]}
@@ -127,7 +138,7 @@ class Checker:
 
 def is_ready(peer: Peer, start: Start) -> bool:
     """Ask a server for one prediction, on a connection of its own, so that each of its workers gets its turn."""
-    dialect = Dialect(peer, start.model, "json")
+    dialect = Dialect(peer, start.model, next(iter(peer.paths)))
     connection = http.client.HTTPConnection("127.0.0.1", start.port, timeout=10)
     try:
         row = numpy.zeros(models.SHAPES[start.model], "float32")
@@ -145,6 +156,8 @@ def apply(peer: Peer, start: Start, format: str, connections: int, seconds: int)
     body.write_bytes(checker.bodies[0])
     headers = "".join(f'wrk.headers["{name}"] = "{value}"\n' for name, value in dialect.headers.items())
     script.write_text(f'wrk.method = "POST"\nlocal f = io.open("{body}", "rb")\nwrk.body = f:read("*a")\n{headers}')
+    if dialect.has_ids:
+        script.write_text(script.read_text() + _IDS)
     first = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     for number in range(8):
         checker.check(port, number, first)

@@ -12,7 +12,7 @@ from envtool.console import ProgressDisplay
 from envtool.errors import EnvtoolError, Issue, LockfileError, NetworkError
 from envtool.fetch import credentials
 from envtool.fetch.archive_cache import Cache, Wanted
-from envtool.lockfile import git_url
+from envtool.lockfile import model
 from envtool.lockfile.model import LockedPackage
 from envtool.mirrors.mirrors import Mirrors
 
@@ -85,7 +85,7 @@ def _places(packages: Sequence[LockedPackage], cache: Cache, display: ProgressDi
 
 
 def _unproven(package: LockedPackage) -> Issue:
-    if git_url.is_repository(package.url):
+    if model.is_repository(package.url):
         reason = f"the lock has the commit of {package.url} and no sha256 of the wheel that is built of it"
     elif package.md5:
         reason = "the lock has no sha256 for it, and MD5 proves nothing; nor has its channel's record of that MD5"

@@ -29,7 +29,7 @@ from envtool.fetch.archive_cache import Cache, sha256_of
 from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile, read_lockfile, write_lockfile
 from envtool.mirrors import mirrors
-from envtool.signing import keyring
+from envtool.signing import trust
 from envtool.solve.md5_completion import read_complete
 from envtool.source_builds.wheel_builds import fetch_or_build
 
@@ -37,7 +37,7 @@ _MTIME_S = 315_619_200  # 1980-01-02, which a zip archive can say in every time 
 _ZIP_TIME = (1980, 1, 2, 0, 0, 0)
 # What runs before anything is installed: modules that need nothing but the standard library.
 _STARTER_MODULES = (
-    "__init__.py", "errors.py", "masking.py", "console.py", "paths.py",
+    "__init__.py", "errors.py", "console.py", "paths.py",
     "bundle/__init__.py", "bundle/format.py", "bundle/bootstrap.py",
 )  # fmt: skip
 _STARTER_MAIN = """\
@@ -226,7 +226,7 @@ def create(order: Order, target: Path, cache: Cache, display: ProgressDisplay, *
         sources = {LOCKFILE: lock, STARTER: scratch / STARTER, own: wheel}
         sources.update({**_files(proven, packages), **_files(proven, tool_packages)})
         manifest = _manifest(order, sources, tool_packages, own)
-        signed = keyring.sign(manifest.format(), order.key_file) if order.key_file else None
+        signed = trust.sign_file(manifest.format(), order.key_file) if order.key_file else None
         with display.task(f"write {target}", manifest.size_bytes, in_bytes=True) as task:
             if as_directory:
                 write_directory(target, manifest, signed, sources, task)

@@ -17,7 +17,7 @@ from envtool.fetch.downloader import fetch
 from envtool.install.create import Outcome, create
 from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile, parse_lockfile
-from envtool.signing.keyring import trusted as trusted_keys
+from envtool.signing.trust import trusted as trusted_keys
 
 if TYPE_CHECKING:
     from envtool.prefix.prefix import Prefix

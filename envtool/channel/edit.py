@@ -23,7 +23,7 @@ from envtool.channel import index
 from envtool.console import ProgressDisplay, Task, warn
 from envtool.errors import ArchiveError, ChannelError, Issue
 from envtool.fetch.archive_cache import sha256_of
-from envtool.signing import keyring
+from envtool.signing import trust
 
 _SAME_KEYS = ("name", "version", "build", "build_number")
 
@@ -240,7 +240,7 @@ def _indexed(
     channel: Path, added: tuple[str, ...], gone: tuple[str, ...], display: ProgressDisplay, indexing: Indexing
 ) -> Changed:
     there = archives(channel)
-    if indexing.key_file is None and (channel / keyring.SIGNATURE).exists():
+    if indexing.key_file is None and (channel / trust.SIGNATURE).exists():
         warn(f"{channel} was signed and is not any more: sign it with envtool channel index {channel} --key PEM")
     kept = [name for name in there if name not in gone]
     with display.task(f"index {len(kept)} archives"):

@@ -19,7 +19,7 @@ from typing import Any
 from envtool import console
 from envtool.atomic_files import write_atomically
 from envtool.errors import ChannelError
-from envtool.signing import keyring
+from envtool.signing import trust
 
 SUBDIRS = ("linux-64", "noarch")
 SHARDS = "repodata_shards.msgpack.zst"
@@ -40,11 +40,11 @@ def write(
     files = render(sources, channel, {*SUBDIRS, *there}, has_shards=has_shards, times=_times(channel, there))
     if has_shards:
         files = _with_kept_shards(channel, files)
-    files.update(keyring.seal(files, key_file))
+    files.update(trust.signature_files(files, key_file))
     for name, content in sorted(files.items(), key=_readers_order):
         (channel / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(channel / name, content)
-    signatures = (channel / name for name in keyring.FILES)
+    signatures = (channel / name for name in trust.FILES)
     for path in [*channel.glob("*/shards/*"), *channel.glob(f"*/{SHARDS}"), *signatures]:
         if path.relative_to(channel).as_posix() not in files:
             path.unlink(missing_ok=True)
@@ -210,7 +210,7 @@ def _with_kept_shards(channel: Path, files: Mapping[str, bytes]) -> dict[str, by
 def _readers_order(item: tuple[str, bytes]) -> tuple[int, str]:
     # What others point to comes first: a shard before the index of shards, the signature last.
     name = item[0]
-    return (0 if "/shards/" in name else 2 if name in keyring.FILES else 1), name
+    return (0 if "/shards/" in name else 2 if name in trust.FILES else 1), name
 
 
 def _with_times(repodata: dict[str, Any], times: Mapping[str, int]) -> bytes:

@@ -24,8 +24,8 @@ from envtool.console import ProgressDisplay
 from envtool.errors import ChannelError
 from envtool.fetch.archive_cache import Cache
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
-from envtool.lockfile.git_url import is_repository
-from envtool.signing import keyring
+from envtool.lockfile.model import is_repository
+from envtool.signing import trust
 from envtool.source_builds.wheel_builds import fetch_or_build
 
 MARK = "mirror.json"
@@ -123,7 +123,7 @@ def _index(
     archives: Mapping[str, Path], origins: Mapping[str, str], scratch: Path, key_file: Path | None
 ) -> dict[str, tuple[Path, str]]:
     files = index.render(archives, scratch, ("noarch",))
-    files.update(keyring.seal(files, key_file))
+    files.update(trust.signature_files(files, key_file))
     mark = {"format": _FORMAT, "origins": origins}
     files[MARK] = (json.dumps(mark, indent=1, sort_keys=True) + "\n").encode()
     found = {}
@@ -137,4 +137,4 @@ def _index(
 def _readers_order(path: str) -> tuple[int, str]:
     # The mark first, so that the place is known as a mirror; then what the index names; then the index and its seal.
     is_index = path.rpartition("/")[2].startswith("repodata")
-    return (0 if path == MARK else 3 if path in keyring.FILES else 2 if is_index else 1), path
+    return (0 if path == MARK else 3 if path in trust.FILES else 2 if is_index else 1), path

@@ -21,7 +21,7 @@ from envtool.doctor.needs import needs
 from envtool.errors import ArchiveError
 from envtool.fetch.archive_cache import Cache
 from envtool.inspect_lock.package_metadata import cached_file, look_up
-from envtool.install.disk_space import unpacked_bytes
+from envtool.install.machine_check import unpacked_bytes
 from envtool.lockfile.conda_lock_v1 import LINK_SCRIPTS_KEY, LockedPackage, Lockfile, read_json_metadata
 from envtool.mirrors.mirrors import presets
 from envtool.solve.md5_completion import read_complete

@@ -11,7 +11,6 @@ import click
 from envtool import console
 from envtool import paths as directories
 from envtool.cli.options import attest_key_option, attest_option, json_option, require_attest_key
-from envtool.cli.solving import opened
 from envtool.errors import LockfileError
 from envtool.fetch.archive_cache import Cache
 from envtool.inspect_lock.diff import as_table, compare, compare_versions
@@ -21,7 +20,7 @@ from envtool.signing import attestation
 from envtool.signing.trust import require_signed
 from envtool.solve import staleness
 from envtool.solve.conflicts import explained
-from envtool.solve.lock import LockRequest, lock
+from envtool.solve.lock import LockRequest, lock, opened_sources
 from envtool.solve.staleness import check
 from envtool.solve.update import package_of, update
 
@@ -126,7 +125,7 @@ def _lock(
     """Lock; without `updates` everything is chosen anew."""
     names = ", ".join(str(path) for path in request.spec.paths)
     moved: list[Move] = []
-    with opened(request) as sources:
+    with opened_sources(request) as sources:
         with sources.display.task(f"solve {names}"), explained(request, sources):
             if old is None or updates is None:
                 lockfile = lock(request, sources)

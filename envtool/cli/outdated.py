@@ -9,11 +9,11 @@ import click
 
 from envtool import console
 from envtool.cli.options import chosen_platform, file_option, json_option, platform_option
-from envtool.cli.solving import opened
 from envtool.inspect_lock.moves import outdated
 from envtool.lockfile.conda_lock_v1 import read_lockfile
 from envtool.solve import staleness
 from envtool.solve.conflicts import explained
+from envtool.solve.lock import opened_sources
 
 
 @click.command("outdated")
@@ -29,7 +29,7 @@ def command(lockfile_path: Path, platform: str | None, as_json: bool) -> None:
     old = read_lockfile(lockfile_path)
     request = staleness.request((), lockfile_path, old, {}, keeps_options=True)
     chosen = chosen_platform(old, platform)
-    with opened(request) as sources, explained(request, sources):
+    with opened_sources(request) as sources, explained(request, sources):
         found = outdated(old, request, chosen, sources)
     if as_json:
         console.answer_json([asdict(each) for each in found])

@@ -8,10 +8,10 @@ import click
 
 from envtool import console
 from envtool.cli.options import chosen_platform, file_option, json_option, platform_option
-from envtool.cli.solving import opened
 from envtool.inspect_lock.moves import why_not
 from envtool.lockfile.conda_lock_v1 import read_lockfile
 from envtool.solve import staleness
+from envtool.solve.lock import opened_sources
 
 
 @click.command("why-not")
@@ -28,7 +28,7 @@ def command(ctx: click.Context, spec: str, lockfile_path: Path, platform: str | 
     old = read_lockfile(lockfile_path)
     request = staleness.request((), lockfile_path, old, {}, keeps_options=True)
     chosen = chosen_platform(old, platform)
-    with opened(request) as sources:
+    with opened_sources(request) as sources:
         reason, moves = why_not(spec, old, request, chosen, sources)
     if as_json:
         moved = [str(each) for each in moves]

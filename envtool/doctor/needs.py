@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from envtool.doctor.machine_facts import Needs
 from envtool.install.cuda import cuda_of
-from envtool.install.disk_space import UNPACKED_FACTOR, with_overhead
-from envtool.install.virtual_package_check import find_lacks
+from envtool.install.machine_check import UNPACKED_FACTOR, find_lacks, with_overhead
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 
 _MANYLINUX = re.compile(r"manylinux_(\d+)_(\d+)")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, LockedPackage, Lockfile, read_json_metadata
-from envtool.lockfile.git_url import is_repository
+from envtool.lockfile.model import is_repository
 from envtool.yaml_document import dump
 
 

@@ -20,7 +20,7 @@ from envtool.fetch.credentials import strip
 from envtool.inspect_lock.graph import Graph, graph
 from envtool.inspect_lock.package_metadata import PackageMetadata, look_up
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
-from envtool.lockfile.git_url import is_repository, parse
+from envtool.lockfile.model import is_repository, parse_repository
 
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component
@@ -102,7 +102,7 @@ def _component(package: LockedPackage, facts: PackageMetadata) -> Component:
     is_commit = is_repository(package.url)
     origin = [] if not package.url else [ExternalReference(
         type=ExternalReferenceType.VCS if is_commit else ExternalReferenceType.DISTRIBUTION,
-        url=XsUri(parse(package.url).locator if is_commit else strip(package.url)),
+        url=XsUri(parse_repository(package.url).locator if is_commit else strip(package.url)),
         hashes=() if is_commit else stated,
     )]  # fmt: skip
     return Component(
@@ -123,7 +123,9 @@ def _purl(package: LockedPackage) -> PackageURL:
 
     if is_repository(package.url):
         # Source: purl-spec, qualifier `vcs_url`.
-        return PackageURL("pypi", None, package.name, package.version, {"vcs_url": parse(package.url).locator})
+        return PackageURL(
+            "pypi", None, package.name, package.version, {"vcs_url": parse_repository(package.url).locator}
+        )
     if package.manager == "pip":
         named = {"file_name": package.file_name} if package.url else {}
         return PackageURL("pypi", None, package.name, package.version, named)

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from envtool.errors import EnvtoolError
-from envtool.masking import hide
+from envtool.errors import EnvtoolError, hide
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _TOKEN = re.compile(r"/t/[^/]+(?=/)")

@@ -106,29 +106,34 @@ def _make(wanted: Wanted, layout: Layout, cache: Cache, display: ProgressDisplay
         ).encode()
         links = [] if base else _libc_links(inventory)
         layers = _layers(wanted, Tree(prefix, inventory), links, is_based=base is not None)
-        with display.task(f"write {len(layers)} layers", len(layers)) as task:
-
-            def write(layer: tuple[str, list[Member]]) -> Layer:
-                written = layout.layer(*layer)
-                task.advance()
-                return written
-
-            with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-                written = list(pool.map(write, layers))
+        written = _write(layout, layers, display)
     bom_file = layout.put(bom, _SBOM)
     labels = {DIGEST_LABEL: inventory.env_digest, LOCK_LABEL: wanted.lock_sha256, "envserve.sbom": bom_file["digest"]}
     manifest = _manifest(wanted, layout, base, written, labels)
-    old = _others(layout, wanted)
-    empty = layout.put(b"{}", _EMPTY)
-    referrer = layout.put_json(
-        {"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": _SBOM, "config": empty, "layers": [bom_file],
-         "subject": {key: manifest[key] for key in ("mediaType", "digest", "size")}}, MANIFEST, artifactType=_SBOM,
-    )  # fmt: skip
-    images = sorted([*old[0], manifest], key=lambda each: str(each["platform"]["architecture"]))
-    digest = layout.finish(wanted.tag, images, [*old[1], referrer])
+    kept, referrers = _others(layout, wanted)
+    images = sorted([*kept, manifest], key=lambda each: str(each["platform"]["architecture"]))
+    digest = layout.finish(wanted.tag, images, [*referrers, _referrer(layout, manifest, bom_file)])
     size_bytes = sum(layer.descriptor["size"] for layer in written) + sum(each["size"] for each in _layers_of(base))
     names = tuple(each["platform"]["architecture"] for each in images)
     return Made(digest, inventory.env_digest, names, len(written), size_bytes, not base and not links)
+
+
+def _write(layout: Layout, layers: Sequence[tuple[str, list[Member]]], display: ProgressDisplay) -> list[Layer]:
+    with display.task(f"write {len(layers)} layers", len(layers)) as task:
+
+        def write(layer: tuple[str, list[Member]]) -> Layer:
+            written = layout.layer(*layer)
+            task.advance()
+            return written
+
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            return list(pool.map(write, layers))
+
+
+def _referrer(layout: Layout, manifest: Descriptor, bom: Descriptor) -> Descriptor:
+    subject = {key: manifest[key] for key in ("mediaType", "digest", "size")}
+    value = {"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": _SBOM, "subject": subject, "layers": [bom]}
+    return layout.put_json({**value, "config": layout.put(b"{}", _EMPTY)}, MANIFEST, artifactType=_SBOM)
 
 
 def _layers(wanted: Wanted, tree: Tree, links: Sequence[Member], *, is_based: bool) -> list[tuple[str, list[Member]]]:
@@ -137,8 +142,8 @@ def _layers(wanted: Wanted, tree: Tree, links: Sequence[Member], *, is_based: bo
         people = f"root:x:0:0::/:/sbin/nologin\nserve:x:{_USER}:{_USER}::/{_APP}:/sbin/nologin\n"
         own += [Member("tmp", mode=0o1777), Member("etc/passwd", people.encode())]
     app = list(_app_members(wanted.app)) if wanted.app else []
-    if app:
-        own += [Member(f"{_APP}/{name}", mode=0o1777) for name in ("checkpoints", "store")]
+    if app:  # in this layer, so that files of the application below them do not take the rights away
+        app += [Member(f"{_APP}/{name}", mode=0o1777) for name in ("checkpoints", "store")]
     more = [(title, members) for title, members in (("root", own), ("app", app)) if members]
     return [*grouped(tree.layers(), _MOST_LAYERS), *more]
 

@@ -1,20 +1,31 @@
-"""Changes in a prefix: packages placed or linked, wheels installed, untracked files removed, byte-code compiled."""
+"""Changes in a prefix: packages unpacked or linked, wheels installed, untracked files removed, byte-code compiled.
+
+So an archive is read once: for its files, for its manifest, and for the proof that the prefix holds these files. Out of
+scope: where the files go from here (`envtool.prefix.rattler`).
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import tarfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from envtool.artifacts.conda_archive import DAMAGED, STATED, Member, bounded, open_part, read_member
 from envtool.artifacts.download import require_sha256
-from envtool.artifacts.stated_paths import require_plain_paths
-from envtool.install.extract import linked, unpack
+from envtool.artifacts.stated_paths import listed, require_plain_paths
+from envtool.atomic_files import create, write_all
+from envtool.console import Task
+from envtool.errors import ArchiveError
 from envtool.install.link_script_runs import run_link_scripts
+from envtool.install.machine_check import stated_bytes
 from envtool.install.shared_paths import SharedPaths
 from envtool.lockfile.model import LockedPackage
 from envtool.package_cache.materialize import Placement, place
@@ -24,6 +35,178 @@ from envtool.prefix.scan import Entry, Inode, Known, Written
 
 if TYPE_CHECKING:
     from envtool.install.transaction import Transaction
+
+# What a package may bring beside what its paths.json lists.
+_SLACK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """What was unpacked from one archive.
+
+    Args:
+        info: the content of those files of `info/` that a manifest is made of.
+        written: its files that do not name the prefix, by device and inode.
+    """
+
+    payload: Sequence[Member]
+    info: Mapping[str, bytes]
+    written: Mapping[Inode, Written]
+
+
+def unpack(archives: Mapping[Path, Path], prefix: Path, task: Task) -> dict[Path, Unpacked]:
+    """Unpack proven archives, several at a time.
+
+    Raises:
+        ArchiveError: one is not a valid package archive, or brings a path that escapes its directory.
+        OSError: a file cannot be written.
+    """
+    stopped = threading.Event()
+    # The largest first, so that no core is left alone with one of them at the end.
+    ordered = sorted(archives, key=lambda each: -each.stat().st_size)
+    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="unpack") as pool:
+        futures = {
+            pool.submit(_Unpacking(each, archives[each], os.fsencode(prefix), stopped).run): each for each in ordered
+        }
+        try:
+            for done in as_completed(futures):
+                done.result()
+                task.advance()
+        finally:
+            stopped.set()  # on Ctrl-C the pool waits for its threads
+            for each in futures:
+                each.cancel()
+    return {archive: future.result() for future, archive in futures.items()}
+
+
+def linked(directory: Path, written: Mapping[Inode, Written]) -> dict[Inode, Written]:
+    """Those of the unpacked files that have another name by now, and so outlive the directory.
+
+    The number of any other may be that of a new file as soon as the directory is gone.
+    """
+    found = {}
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            status = os.lstat(f"{parent}/{name}")  # a Path for each of 30,000 files is slow
+            inode = status.st_dev, status.st_ino
+            if status.st_nlink > 1 and inode in written:
+                found[inode] = written[inode]
+    return found
+
+
+class _Unpacking:
+    """The unpacking of one archive."""
+
+    def __init__(self, archive: Path, directory: Path, needle: bytes, stopped: threading.Event) -> None:
+        self._archive = archive
+        self._root = str(directory)
+        self._needle = needle
+        self._stopped = stopped
+        self._directories: set[str] = set()
+        self._members: dict[str, Member] = {}
+        self._written: dict[Inode, Written] = {}
+        self._payload_bytes = 0
+        stated = stated_bytes(archive)
+        self._most_bytes = None if stated is None else stated + stated // 4 + _SLACK_BYTES
+
+    def run(self) -> Unpacked:
+        """Unpack all of it."""
+        # A .tar.bz2 has both parts in one.
+        for part in ("info", "pkg") if self._archive.name.endswith(".conda") else ("pkg",):
+            try:
+                with open_part(self._archive, part) as tar:
+                    for info in bounded(self._archive, tar):
+                        self._unpack(tar, info)
+            except OSError as error:
+                # Two members in one place, one below a link or a file, or, without a number, no data of bz2.
+                if error.errno in (None, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+                    raise ArchiveError(f"{self._archive} cannot be unpacked: {error}") from error
+                raise
+            except DAMAGED as error:
+                raise ArchiveError(f"{self._archive} is not a valid package archive: {error}") from error
+        payload = [each for name, each in self._members.items() if not name.startswith("info/")]
+        found = ((name, Path(self._root, "info", name)) for name in STATED)
+        stated = {name: path.read_bytes() for name, path in found if path.is_file()}
+        if "index.json" in stated and "paths.json" not in stated:
+            stated["paths.json"] = listed(payload, stated)
+            Path(self._root, "info", "paths.json").write_bytes(stated["paths.json"])
+        return Unpacked(payload, stated, self._written)
+
+    def _unpack(self, tar: tarfile.TarFile, info: tarfile.TarInfo) -> None:
+        path = self._place(info.name)
+        if info.isdir():
+            self._make(path)
+            return
+        self._payload_bytes += 0 if info.name.startswith("info/") else info.size
+        if self._most_bytes is not None and self._payload_bytes > self._most_bytes:
+            raise ArchiveError(
+                f"{self._archive} unpacks to far more than info/paths.json states: {info.name} is too large"
+            )
+        self._make(path.rpartition("/")[0])
+        if info.name in self._members:  # the later one counts, as with every program that unpacks
+            Path(path).unlink()
+        if info.issym():
+            Path(path).symlink_to(info.linkname)
+            member = read_member(tar, info, self._members)
+        elif info.islnk():
+            os.link(self._place(info.linkname), path, follow_symlinks=False)
+            member = read_member(tar, info, self._members)
+        elif info.isreg():
+            member = self._write(tar, info, path)
+        else:
+            raise ArchiveError(f"{self._archive}: {info.name} is neither a file nor a link")
+        self._members[info.name] = member
+
+    def _write(self, tar: tarfile.TarFile, info: tarfile.TarInfo, path: str) -> Member:
+        descriptor = create(path, info.mode & 0o777)
+        try:
+            file = _File(descriptor, self._needle, self._stopped)
+            member = read_member(tar, info, self._members, file.write)
+            os.utime(descriptor, (info.mtime, info.mtime))
+            status = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+        inode = status.st_dev, status.st_ino
+        if file.names_prefix:
+            self._written.pop(inode, None)  # of a member that this one takes the place of
+        else:
+            self._written[inode] = Written(member.normalized_sha256, status.st_size, status.st_mtime_ns)
+        return member
+
+    def _place(self, name: str) -> str:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise ArchiveError(f"{self._archive}: {name}: path escapes the package")
+        return "/".join((self._root, *path.parts))
+
+    def _make(self, directory: str) -> None:
+        if directory in self._directories:
+            return
+        if directory != self._root:
+            self._make(directory.rpartition("/")[0])
+        Path(directory).mkdir()  # fails for a link, below which everything would be written elsewhere
+        self._directories.add(directory)
+
+
+class _File:
+    """A file that is being written, and looked through for the prefix."""
+
+    def __init__(self, descriptor: int, needle: bytes, stopped: threading.Event) -> None:
+        self._descriptor = descriptor
+        self._needle = needle
+        self._stopped = stopped
+        self._tail = b""
+        self.names_prefix = False
+
+    def write(self, content: bytes) -> None:
+        if self._stopped.is_set():
+            raise InterruptedError("stopped")
+        write_all(self._descriptor, content)
+        last = len(self._needle) - 1
+        # A needle may lie across two pieces.
+        if self._needle in content or self._needle in self._tail + content[:last]:
+            self.names_prefix = True
+        self._tail = (self._tail + content)[-last:] if len(content) < last else content[-last:]
 
 
 @dataclass(frozen=True)

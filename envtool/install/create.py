@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from envtool.artifacts.download import require_sha256
 from envtool.artifacts.link_scripts import link_scripts as scripts_of
@@ -23,24 +24,30 @@ from envtool.errors import ArchiveError, PrefixError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.install.apply import apply
 from envtool.install.cuda import cuda_of, detect_gpu, judge
-from envtool.install.disk_space import UNPACKED_FACTOR, require_room, unpacked_bytes, with_overhead
 from envtool.install.distribution_collisions import brought_twice, refuse_collisions
 from envtool.install.link_script_runs import confinement
-from envtool.install.record import complete
-from envtool.install.request import Plan, Request
+from envtool.install.machine_check import UNPACKED_FACTOR, require, require_room, unpacked_bytes, with_overhead
+from envtool.install.request import Plan, Request, installed
 from envtool.install.shared_paths import SharedPathsError
 from envtool.install.transaction import Transaction, decide
-from envtool.install.virtual_package_check import require
+from envtool.lockfile.conda_lock_v1 import SPECS_KEY, VARIABLES_KEY, read_json_metadata
 from envtool.lockfile.model import LockedPackage
+from envtool.package_cache import capture
 from envtool.package_cache.capture import find_placements, forget
 from envtool.package_cache.materialize import Placement
 from envtool.package_cache.store import PackageCache
+from envtool.prefix import conda_meta
+from envtool.prefix.conda_meta import conda_packages
+from envtool.prefix.environments import register
 from envtool.prefix.layout import Clobber, losses
 from envtool.prefix.prefix import Prefix, Receipt
 from envtool.prefix.rattler import detect_virtual_packages
 from envtool.signing.trust import require_signed
 from envtool.source_builds.wheel_builds import fetch_or_build
 from envtool.verify import Inventory, declared_findings, keep_manifests, take_inventory
+
+if TYPE_CHECKING:
+    from envtool.install.transaction import Transaction
 
 
 @dataclass(frozen=True)
@@ -242,3 +249,51 @@ def estimate(
         disk_bytes=with_overhead(sum(known.values()) + download_bytes * UNPACKED_FACTOR),
         free_bytes=shutil.disk_usage(existing).free,
     )
+
+
+ENV_DIGEST_VARIABLE = "ENVSERVE_ENV_DIGEST"
+
+
+def complete(made: Made) -> Receipt:
+    """Write the notes of a prefix, its receipt last, and keep what was unpacked."""
+    transaction, inventory = made.transaction, made.inventory
+    receipt = Receipt(
+        platform=transaction.request.platform,
+        categories=transaction.request.categories,
+        packages=tuple(installed(package) for package in transaction.wanted),
+        env_digest=inventory.env_digest,
+        generated=inventory.generated(),
+        link_scripts=transaction.request.link_scripts(),
+    )
+    _write_notes(transaction, receipt)
+    if not transaction.request.is_from_archives:
+        with transaction.display.task("keep what was unpacked"):
+            content = capture.Made(
+                transaction.prefix.path, inventory.declared, inventory.entries, made.since_ns, inventory.layout.shared
+            )
+            capture.remember(content, transaction.wanted, transaction.store)
+    return receipt
+
+
+def _write_notes(transaction: Transaction, receipt: Receipt) -> None:
+    request, prefix = transaction.request, transaction.prefix
+    variables = read_json_metadata(request.lockfile, VARIABLES_KEY) or {}
+    conda_meta.set_variables(prefix.meta, {**variables, ENV_DIGEST_VARIABLE: receipt.env_digest})
+    before = () if transaction.plan.starts_over else transaction.before
+    after = [package.description for package in conda_packages(prefix.path)]
+    conda_meta.write_history(prefix.meta, request.command, before, after, _requested(transaction))
+    if request.is_frozen:
+        conda_meta.freeze(prefix.meta)
+    prefix.complete(receipt)
+    if request.is_listed:
+        register(prefix.path)
+
+
+def _requested(transaction: Transaction) -> Sequence[str]:
+    specs: dict[str, list[str]] = read_json_metadata(transaction.request.lockfile, SPECS_KEY) or {}
+    if transaction.request.platform in specs:
+        return specs[transaction.request.platform]
+    # A lock of another tool does not say what was asked for: whatever nothing else needs was.
+    packages = [package for package in transaction.wanted if package.manager == "conda"]
+    needed = {name for package in packages for name in package.dependencies}
+    return [f"{package.name}={package.version}" for package in packages if package.name not in needed]

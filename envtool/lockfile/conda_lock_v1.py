@@ -15,7 +15,7 @@ from typing import Any
 from envtool.atomic_files import write_atomically
 from envtool.errors import Issue, LockfileError
 from envtool.fetch.credentials import variables_of, with_variables
-from envtool.lockfile import git_url, model
+from envtool.lockfile import model
 from envtool.lockfile.model import LockedPackage, Lockfile, SourceBuild
 from envtool.yaml_document import Value, YamlDocument, dump, read_text
 
@@ -122,7 +122,7 @@ def _size_key(sha256: str) -> str:
 def _package_dict(package: LockedPackage) -> dict[str, Any]:
     hashes = {"md5": package.md5, "sha256": package.sha256}
     # Without its source, conda-lock would ask an index for a repository's version. Source: conda_lock/conda_lock.py.
-    is_commit = git_url.is_repository(package.url)
+    is_commit = model.is_repository(package.url)
     return {
         "name": package.name, "version": package.version, "manager": package.manager, "platform": package.platform,
         "dependencies": dict(sorted(package.dependencies.items())), "url": package.url,
@@ -224,7 +224,7 @@ def _package(
         document.issue(value.line, f"{where} has no {', '.join(missing)}")
     if "manager" in entry and texts["manager"] not in ("conda", "pip"):
         document.issue(entry["manager"].line, f"{where}.manager must be conda or pip, not {texts['manager']!r}")
-    is_commit = git_url.is_repository(texts["url"])
+    is_commit = model.is_repository(texts["url"])
     hashes = _hashes(document, where, entry.get("hash"), value.line, is_commit=is_commit)
     if any(text is None for text in texts.values()):
         return None

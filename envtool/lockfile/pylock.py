@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from envtool.errors import SolveError
-from envtool.lockfile import git_url
-from envtool.lockfile.git_url import Repository
-from envtool.lockfile.model import SourceBuild
+from envtool.lockfile import model
+from envtool.lockfile.model import Repository, SourceBuild
 
 if TYPE_CHECKING:
     from envtool.pypi.resolve import Pins
@@ -73,7 +72,7 @@ def format_pylock(wheels: Sequence[Wheel], requires_python: str | None = None) -
         lines.append(f"requires-python = {json.dumps(requires_python)}")
     for wheel in sorted(wheels, key=lambda each: each.name):
         lines += ["", "[[packages]]", f"name = {json.dumps(wheel.name)}", f"version = {json.dumps(wheel.version)}"]
-        lines.append(_commit(git_url.parse(wheel.url)) if git_url.is_repository(wheel.url) else _file(wheel))
+        lines.append(_commit(model.parse_repository(wheel.url)) if model.is_repository(wheel.url) else _file(wheel))
     return "\n".join(lines) + "\n"
 
 

@@ -24,9 +24,16 @@ from envtool.artifacts.file_manifest import Declared
 from envtool.artifacts.relocation import PREFIX_TEXT, replace_text, restore, substitute
 from envtool.atomic_files import create, write_all
 from envtool.lockfile.model import LockedPackage
-from envtool.package_cache.entry import PACK, CacheEntry, StoredFile, depends_on_python, image_key
 from envtool.package_cache.materialize import Placement, clone, fill_meta, fill_record, reader
-from envtool.package_cache.store import SETTING, PackageCache
+from envtool.package_cache.store import (
+    PACK,
+    SETTING,
+    CacheEntry,
+    PackageCache,
+    StoredFile,
+    depends_on_python,
+    image_key,
+)
 from envtool.prefix.bytecode import source_of
 from envtool.prefix.conda_meta import recorded_files
 from envtool.prefix.scan import Entry

@@ -21,7 +21,7 @@ from typing import Any
 from envtool.artifacts.relocation import PREFIX_TEXT, replace_text, substitute, with_rewritten
 from envtool.atomic_files import create, write_all
 from envtool.lockfile.model import LockedPackage
-from envtool.package_cache.entry import PACK, CacheEntry, StoredFile
+from envtool.package_cache.store import PACK, CacheEntry, StoredFile
 from envtool.prefix.conda_meta import channel_of, set_md5
 from envtool.prefix.scan import Entry
 
@@ -171,4 +171,4 @@ def describe_path(path: dict[str, Any], read: Callable[[str], bytes]) -> None:
         return
     content = read(path["_path"])
     sha256 = hashlib.sha256(content).hexdigest()
-    path.update({"sha256" if is_made else "sha256_in_prefix": sha256, "size_in_bytes": len(content)})
+    path.update({"sha256": sha256, "size_in_bytes": len(content)} if is_made else {"sha256_in_prefix": sha256})

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from envtool import subprocesses
-from envtool.errors import ProcessError
+from envtool.errors import ProcessError, masked
 from envtool.fetch.credentials import without_secrets
-from envtool.masking import masked
 from envtool.mirrors import pip_index
 from envtool.scratch import scratch_directory
 

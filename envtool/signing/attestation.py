@@ -20,7 +20,7 @@ from envtool.fetch.archive_cache import sha256_of
 from envtool.fetch.credentials import strip
 from envtool.lockfile.model import LockedPackage
 from envtool.signing import dsse
-from envtool.signing.keyring import load_key
+from envtool.signing.trust import load_key
 
 ENVIRONMENT, PROVENANCE = "urn:envserve:environment:1", "https://slsa.dev/provenance/v1"
 _BUILD_TYPE = "urn:envserve:lock:1"

@@ -136,7 +136,7 @@ def unseal(envelope: Mapping[str, Any], public_keys: Sequence[Any]) -> dict[str,
     """
     try:
         payload = base64.b64decode(envelope["payload"], validate=True)
-        signatures = [base64.b64decode(each["sig"], validate=True) for each in envelope["signatures"]]
+        signatures = [base64.b64decode(signature["sig"], validate=True) for signature in envelope["signatures"]]
         kind = envelope["payloadType"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"expected a DSSE envelope ({error!r})") from None

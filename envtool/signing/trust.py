@@ -1,4 +1,15 @@
-"""The check that the packages of a lock are in signed channels, where this machine asks for that.
+"""The keys that this machine trusts, the signatures of channels, and the check that packages are in signed ones.
+
+A signature is the 64 raw bytes over the file's own bytes, which `openssl pkeyutl -rawin` makes and checks as well. A
+signed file has a key `format`, so that one kind cannot pass for another.
+
+Trusted keys are configured by `ENVTOOL_TRUSTED_KEYS` (paths separated by `:`), or `[trust]` with
+`keys = ["/etc/envtool/team.pub"]` in `config.toml` under envtool's home. A bundle has to be signed by one of them then,
+and a channel if its URL begins with one of `channels` there or of `ENVTOOL_TRUSTED_CHANNELS` (separated by spaces).
+Out of scope: making keys (openssl does), who may hold them, and how they are withdrawn.
+
+The repodata names every archive by sha256, so the signature covers all of the channel. Out of scope: how old an index
+is. Whoever can put an older signed index in place of the newer one is not found out.
 
 The signature covers `channel.json`, that names the repodata by sha256, and the repodata names the archives. So a locked
 archive is vouched for when its sha256 is in the signed repodata. What was checked is kept in the cache, so that it can
@@ -9,18 +20,134 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from envtool.atomic_files import write_atomically
 from envtool.console import ProgressDisplay, Task
-from envtool.errors import NetworkError, SignatureError
+from envtool.errors import InvalidFileError, Issue, NetworkError, SignatureError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.fetch.credentials import without_credentials
 from envtool.fetch.failover import TransferError
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.mirrors import mirrors
-from envtool.signing import keyring as keys
-from envtool.signing.keyring import Keyring
+from envtool.signing import dsse
+
+VARIABLE = "ENVTOOL_TRUSTED_KEYS"
+CHANNELS_VARIABLE = "ENVTOOL_TRUSTED_CHANNELS"
+_MAKE = (
+    "make keys with: openssl genpkey -algorithm ed25519 -out team.pem; openssl pkey -in team.pem -pubout -out team.pub"
+)
+
+
+def sign_file(content: bytes, key_file: Path) -> bytes:
+    """Sign the bytes of a file with a private key in PEM, without a password; the signature has 64 bytes."""
+    signature: bytes = load_key(key_file, is_private=True).sign(content)
+    return signature
+
+
+class Keyring:
+    """The keys that are trusted."""
+
+    def __init__(self, key_files: Sequence[Path]) -> None:
+        keys = [load_key(path, is_private=False) for path in key_files]
+        self._keys = {dsse.key_id(key): key for key in keys}
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def require(self, name: str, content: bytes, signature: bytes | None) -> str:
+        """Refuse bytes that none of the keys has signed.
+
+        Returns:
+            The short name of the key that signed: the first 16 hexadecimal digits of its sha256.
+
+        Raises:
+            SignatureError: there is no signature, or it is of other bytes or another key.
+        """
+        known = ", ".join(sorted(self._keys))
+        if signature is None:
+            hint = f"sign it, or trust no key: {VARIABLE} and [trust] in config.toml are empty by default"
+            raise SignatureError(f"{name}: expected a signature by {known}, found none", hint)
+        for key_id, key in self._keys.items():
+            if dsse.is_valid(key, signature, content):
+                return key_id
+        hint = "it was altered after it was signed, or another key signed it; get it again from where it was made"
+        raise SignatureError(f"{name}: expected a signature by {known}, found one that none of them made", hint)
+
+
+def trusted(named: Sequence[Path] = ()) -> Keyring:
+    """The keys that the command line names, or else those that this machine is configured to trust."""
+    in_variable = [Path(path) for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
+    return Keyring(
+        list(named)
+        or in_variable
+        or [mirrors.config_path().parent / Path(path).expanduser() for path in _table()["keys"]]
+    )
+
+
+def trusted_channels() -> tuple[str, ...]:
+    """The prefixes of the URLs of channels that have to be signed."""
+    return tuple(os.environ.get(CHANNELS_VARIABLE, "").split()) or tuple(_table()["channels"])
+
+
+def _table() -> dict[str, list[str]]:
+    nothing: dict[str, list[str]] = {"keys": [], "channels": []}
+    trust = mirrors.read_table("trust")
+    table = {**nothing, **trust} if isinstance(trust, dict) else {}
+    lists = [isinstance(value, list) and all(isinstance(text, str) for text in value) for value in table.values()]
+    if table.keys() != nothing.keys() or not all(lists):
+        name = str(mirrors.config_path())
+        issue = Issue(f"{name}: trust", 'may have keys = ["/path/of/team.pub"] and channels = ["https://…/"], no more')
+        raise InvalidFileError(name, [issue])
+    return table
+
+
+def load_key(path: Path, *, is_private: bool, takes_ecdsa: bool = False) -> Any:
+    """Read a key in PEM. Raises SignatureError if it cannot be used."""
+    try:
+        return dsse.load(path, is_private=is_private, takes_ecdsa=takes_ecdsa)
+    except dsse.KeyFileError as error:
+        raise SignatureError(str(error), error.hint or _MAKE) from error
+
+
+FORMAT = "envtool-channel-1"
+INDEX = "channel.json"
+SIGNATURE = "channel.json.sig"
+FILES = (INDEX, SIGNATURE)
+
+
+def signature_files(files: Mapping[str, bytes], key_file: Path | None) -> dict[str, bytes]:
+    """The two files that sign an index, nothing without a key.
+
+    Args:
+        files: the content of each file of the index, by its path in the channel.
+    """
+    if key_file is None:
+        return {}
+    stated = {
+        "format": FORMAT,
+        "files": {
+            name: {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+            for name, content in files.items()
+        },
+    }
+    content = (json.dumps(stated, indent=1, sort_keys=True) + "\n").encode()
+    return {INDEX: content, SIGNATURE: sign_file(content, key_file)}
+
+
+def parse_index(content: bytes, name: str) -> dict[str, tuple[str, int]]:
+    """The sha256 and size of each file of the index, by a `channel.json` whose signature was checked."""
+    try:
+        stated: dict[str, Any] = json.loads(content)
+        if stated["format"] != FORMAT:
+            raise ValueError(f"expected {FORMAT}, found {stated['format']!r}")
+        return {path: (str(each["sha256"]), int(each["size_bytes"])) for path, each in stated["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SignatureError(f"{name} signs no channel: {error}", "sign the channel again") from None
+
 
 _LARGEST_BYTES = 1 << 24
 _SIGN_HINT = "whoever keeps the channel signs it: envtool channel index DIR --key team.pem"
@@ -34,16 +161,16 @@ def require_signed(
     Raises:
         SignatureError: a channel is not signed by a trusted key, was altered, or does not have a package.
     """
-    prefixes = keys.trusted_channels()
+    prefixes = trusted_channels()
     by_channel: dict[str, list[LockedPackage]] = {}
     for each in packages:
         if each.manager == "conda" and prefixes and each.url.startswith(prefixes):
             by_channel.setdefault(f"{each.url.rsplit('/', 2)[0]}/", []).append(each)
     if not by_channel:
         return
-    keyring = keys.trusted()
+    keyring = trusted()
     if not keyring:
-        hint = f"name one: {keys.VARIABLE}, or keys below [trust] in config.toml"
+        hint = f"name one: {VARIABLE}, or keys below [trust] in config.toml"
         raise SignatureError("channels have to be signed here, but no key is trusted", hint)
     with display.task(f"check the signatures of {len(by_channel)} channels", in_bytes=True) as task:
         for channel, members in by_channel.items():
@@ -59,14 +186,14 @@ class _Channel:
         self._kept = cache.root / "channels" / hashlib.sha256(url.encode()).hexdigest()
 
     def require(self, packages: Sequence[LockedPackage], keyring: Keyring, task: Task) -> None:
-        content = self._read(keys.INDEX)
+        content = self._read(INDEX)
         if content is None:
-            raise SignatureError(f"{self._name} is not signed: it has no {keys.INDEX}", _SIGN_HINT)
-        name, signature = f"{keys.INDEX} of {self._name}", self._read(keys.SIGNATURE)
+            raise SignatureError(f"{self._name} is not signed: it has no {INDEX}", _SIGN_HINT)
+        name, signature = f"{INDEX} of {self._name}", self._read(SIGNATURE)
         keyring.require(name, content, signature)
-        self._keep(keys.INDEX, content)
-        self._keep(keys.SIGNATURE, signature or b"")
-        stated = keys.parse(content, name)
+        self._keep(INDEX, content)
+        self._keep(SIGNATURE, signature or b"")
+        stated = parse_index(content, name)
         for subdir in sorted({each.url.rsplit("/", 2)[1] for each in packages}):
             known = self._hashes(f"{subdir}/repodata.json", stated, task)
             for each in packages:

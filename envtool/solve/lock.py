@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from envtool import console, paths
 from envtool.errors import Issue, SolveError, SpecError, UnsatisfiableError
 from envtool.fetch import credentials
+from envtool.fetch.archive_cache import Cache
 from envtool.lockfile.conda_lock_v1 import (
     INPUTS_KEY,
     LINK_SCRIPTS_KEY,
@@ -21,6 +24,7 @@ from envtool.lockfile.conda_lock_v1 import (
     Lockfile,
 )
 from envtool.lockfile.model import file_parts
+from envtool.mirrors import selection as mirror_choice
 from envtool.solve import conda_solver, content_hash, recorded_inputs
 from envtool.solve.conda_solver import PackageRecord, Repodata, SolveRequest
 from envtool.solve.content_hash import content_hashes
@@ -320,3 +324,11 @@ def refusing(platform: PlatformSpec, package: LockedPackage) -> list[Dependency]
 def fits(match_spec: str, package: LockedPackage) -> bool:
     """Whether a match spec takes a conda package."""
     return conda_solver.matches(match_spec, package.name, package.version, package.build_string or "")
+
+
+@contextmanager
+def opened_sources(request: LockRequest) -> Iterator[Sources]:
+    """Where packages come from, with the display on which the progress is shown."""
+    with console.ProgressDisplay() as display:
+        known = mirror_choice.for_urls(repodata_urls(request.spec), Cache(paths.cache()), display)
+        yield Sources(Repodata(paths.repodata_cache(), known), known, display)

@@ -20,9 +20,8 @@ from envtool import paths
 from envtool.artifacts.download import archive_at_hand, find_archive
 from envtool.errors import SolveError
 from envtool.fetch.archive_cache import Cache, sha256_of
-from envtool.lockfile import git_url
-from envtool.lockfile.git_url import Repository, parse
-from envtool.lockfile.model import LockedPackage, Tool
+from envtool.lockfile import model
+from envtool.lockfile.model import LockedPackage, Repository, Tool, parse_repository
 from envtool.lockfile.pylock import Wheel
 from envtool.mirrors import pip_index
 from envtool.mirrors.mirrors import Mirrors
@@ -83,13 +82,13 @@ class GitWheels:
         old = next((each for each in kept if each.name == name and each.built), None)
         key = old.url if old else str(url_of(requirement.text))
         if key not in self._built:
-            repository = parse(key)
+            repository = parse_repository(key)
             with self._display.task(f"build {name} from {repository.shown}") as task:
                 self._built[key] = self._kept(old) if old else self._new(repository, requirement, task)
         found = self._built[key]
         if found.wheel.name != name:
             raise SolveError(
-                f"{requirement.place}: expected {name} in {parse(key).shown}, found {found.wheel.name}",
+                f"{requirement.place}: expected {name} in {parse_repository(key).shown}, found {found.wheel.name}",
                 f"write {found.wheel.name} @ {key}",
             )
         return found
@@ -231,7 +230,7 @@ def _build_wheels(
         each.text: (each, preferred.get(platform.platform, Preference()).keep_wheels)
         for platform in spec.platforms
         for each in platform.pip
-        if git_url.is_repository(pip_requirements.url_of(each.text))
+        if model.is_repository(pip_requirements.url_of(each.text))
     }
     if not wanted:
         return {}

@@ -18,7 +18,7 @@ from envtool.errors import NetworkError, ProcessError, SolveError
 from envtool.fetch import credentials
 from envtool.fetch.credentials import without_secrets
 from envtool.fetch.failover import configured_timeouts
-from envtool.lockfile.git_url import Repository
+from envtool.lockfile.model import Repository
 
 _HINT = "is the URL right, is the repository reached from here, and does git have what it needs to log in?"
 _PLAIN = ("core.autocrlf=false", "core.eol=lf", "core.fileMode=true", "core.symlinks=true", "advice.detachedHead=false")

@@ -20,9 +20,8 @@ from envtool.console import ProgressDisplay
 from envtool.errors import CacheError, HashMismatchError, Issue, LockfileError, ProcessError, SolveError
 from envtool.fetch.archive_cache import Cache, Wanted, sha256_of
 from envtool.fetch.downloader import Progress, fetch
-from envtool.lockfile import git_url
-from envtool.lockfile.git_url import Repository, parse
-from envtool.lockfile.model import LockedPackage, SourceBuild, Tool
+from envtool.lockfile import model
+from envtool.lockfile.model import LockedPackage, Repository, SourceBuild, Tool, parse_repository
 from envtool.mirrors.mirrors import Mirrors
 from envtool.pypi import uv
 from envtool.scratch import scratch_directory
@@ -159,7 +158,7 @@ def rebuild(
     found = cache.find(wanted)
     if found:
         return found
-    repository, built = parse(package.url), package.built
+    repository, built = parse_repository(package.url), package.built
     if is_offline:
         raise CacheError(
             f"{package.file_name} is not in the cache {cache.root}",
@@ -253,7 +252,7 @@ def fetch_or_build(
 ) -> dict[str, Path]:
     """The archives and wheels of a lock, brought into the cache, by canonical URL. Raises SolveError if the wheel of a
     locked commit cannot be built here, else as `envtool.artifacts.download.fetch_packages`."""
-    from_git = [each for each in packages if git_url.is_repository(each.url)]
+    from_git = [each for each in packages if model.is_repository(each.url)]
     others = [each for each in packages if each not in from_git]
     found = download.fetch_packages(others, cache, display, mirrors=mirrors, patience=patience, is_offline=is_offline)
     if from_git:

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote, urldefrag
 
 from envtool.errors import Issue
 from envtool.fetch import credentials
-from envtool.lockfile import git_url
+from envtool.lockfile import model
 
 _HASH_OPTION = re.compile(r"""\s+--hash(?:=|\s+)(?P<quote>["']?)(?P<hash>[^\s"']+)(?P=quote)""")
 _DIGITS = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128}
@@ -214,7 +214,7 @@ def _problem(text: str, kind: str) -> str | None:
     if name_of(text) is None:
         return f"{text!r} is not a valid requirement for pip, for example torch==1.12.1"
     url = url_of(text)
-    if git_url.is_repository(url):
+    if model.is_repository(url):
         return _repository_problem(text, str(url), kind)
     if url and re.match(r"(hg|svn|bzr)\+", url):
         return f"{text!r}: of version control systems, only git is known"
@@ -231,7 +231,7 @@ def _repository_problem(text: str, url: str, kind: str) -> str | None:
     if split_hashes(text)[1]:
         return "--hash has no meaning for a repository; write the commit after the @"
     try:
-        git_url.parse(url)
+        model.parse_repository(url)
     except ValueError as error:
         return str(error)
     return None

@@ -224,9 +224,9 @@ def _inspect(batch: Sequence[Waiting], results: list[Any], seconds: float) -> li
     if leave_to_writer(instance.guard, generation, results, seconds):
         return results
     asked = [_requests_of(task, result) for task, result in zip(batch, results)]
-    all_asked = [each for several in asked for each in several]
+    all_asked = [one for several in asked for one in several]
     deadlines_s = [task.deadline_s for task, several in zip(batch, asked) for _ in several]
-    looked = iter(look([each[0] for each in all_asked], [each[1] for each in all_asked], deadlines_s))
+    looked = iter(look([one[0] for one in all_asked], [one[1] for one in all_asked], deadlines_s))
     found = [[next(looked) for _ in several] for several in asked]
     return [Apart(several) if isinstance(task, Bundle) else several[0] for task, several in zip(batch, found)]
 

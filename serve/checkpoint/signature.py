@@ -97,7 +97,7 @@ def with_bundle(text: bytes, path: Path) -> bytes:
                 bundle = json.loads(reader.read(_LARGEST_BUNDLE_BYTES))
             stated = read_object(text)
             signed = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))["predicate"]["resources"]
-            named = {str(each["name"]): str(each["digest"]) for each in signed}
+            named = {str(file["name"]): str(file["digest"]) for file in signed}
         except (OSError, ValueError, KeyError, TypeError, CheckpointError):
             continue
         if OPENSSF not in stated and (path.name in named or "." in named):
@@ -149,7 +149,7 @@ class Verifier:
     def _require_openssf(self, bundle: Mapping[str, object], sha256: object) -> None:
         try:
             signed = dsse.unseal(bundle["dsseEnvelope"], list(self._keys.values()))  # type: ignore[arg-type]
-            digests = {(each["algorithm"], each["digest"]) for each in signed["predicate"]["resources"]}
+            digests = {(resource["algorithm"], resource["digest"]) for resource in signed["predicate"]["resources"]}
             kind = signed["predicateType"]
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError("signature", f"the OpenSSF signature: {error}") from error

@@ -106,7 +106,7 @@ def bom(
 
 def _find(root: Path | None, model: str | None, generation: int | None) -> Entry:
     entries = Operations(root or load_settings(os.environ, Path.cwd()).find(model).store).generations()
-    found = [each for each in entries if generation in (None, each.generation)]
+    found = [entry for entry in entries if generation in (None, entry.generation)]
     if not found:
         raise OperationError(f"generation {generation or 1}: expected in the ledger, found none", hint="serve history")
     return found[-1]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serve.development.target import Target
-from serve.errors import ServeError
+from serve.errors import ModelError, ServeError
 from serve.publishing.golden_file import load_own
 from serve.publishing.publish import publish
 from serve.settings.settings import Settings
@@ -72,13 +72,19 @@ def prepare(target: Target, weights: Path | None, home: Path) -> Prepared:
     constructor = contract.import_class(settings)
     built = contract.construct(settings, constructor)
     if not hasattr(built, "example_inputs"):
-        form = example.guess(contract.build_module(settings, built))
-        if form is not None:
-            text = json.dumps(form) if isinstance(form, dict) else form
-            line = f"write it into the class: example_inputs = {_as_code(form)}"
-            findings.append(Finding(NOTE, "example", f"guessed from its layers: {text}", line))
-            target = replace(target, example=form)
-            settings = target.settings(home)
+        module = contract.build_module(settings, built)
+        form = example.guess(module)
+        if form is None:
+            raise ModelError(
+                f"{settings.model}: what it takes cannot be guessed",
+                hint="give it by --example: "
+                + ", ".join(f'"{name}": …' for name in example.required_parameters(module)),
+            )
+        text = json.dumps(form) if isinstance(form, dict) else form
+        line = f"write it into the class: example_inputs = {_as_code(form)}"
+        findings.append(Finding(NOTE, "example", f"guessed from its layers: {text}", line))
+        target = replace(target, example=form)
+        settings = target.settings(home)
     built = contract.build(settings, constructor)
     module = contract.build_module(settings, built)
     parameters, size_bytes = example.count_bytes(module)

@@ -20,8 +20,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable
 
-import structlog
-
 _STDERR = 2
 
 
@@ -52,7 +50,11 @@ def write_line(event: Event) -> None:
     os.write(_STDERR, event.line)
 
 
-_render = structlog.processors.JSONRenderer(default=str)
+@functools.lru_cache(maxsize=1)
+def _renderer() -> Any:
+    import structlog  # half of what `serve status` would import, which writes no line
+
+    return structlog.processors.JSONRenderer(default=str)
 
 
 def _now() -> str:
@@ -77,7 +79,7 @@ class Event:
     def line(self) -> bytes:
         """One line of JSON, the keys that every event has first."""
         stated = {"time": self.time, "event": self.name, "worker": self.worker, **self.facts}
-        text = _render(None, "", stated)
+        text = _renderer()(None, "", stated)
         return (text if isinstance(text, bytes) else text.encode()) + b"\n"
 
 

@@ -25,7 +25,6 @@ from serve.events.event_log import EventLog, Journal, write_line
 from serve.events.webhook import Webhook
 from serve.model.slot import Slot
 from serve.model.warm_up import GIVEN_UP
-from serve.swap.admission import reject
 from serve.swap.assembly import make_context, make_reloader
 from serve.swap.background_task import PREPARATION
 from serve.swap.shared_state import SharedState
@@ -100,7 +99,7 @@ class ModelInstance:
 
     def reject(self, rejection: Rejection) -> None:
         """Put what was served into quarantine; its bytes stay for as long as the store keeps its generation."""
-        reject(self._context, rejection, lambda: frozenset((rejection.sha256,)))
+        self._context.reject(rejection, lambda: frozenset((rejection.sha256,)))
 
     @property
     def hanging(self) -> int:

@@ -106,8 +106,8 @@ class RequestCounters:
             spread = counts.latencies.get(key)
             if spread is None:
                 spread = counts.latencies[key] = Spread.over(LATENCY_BOUNDS_S)
-            for each in seconds:
-                spread.add(LATENCY_BOUNDS_S, each)
+            for taken_s in seconds:
+                spread.add(LATENCY_BOUNDS_S, taken_s)
 
     def batch(self, model: str, rows: int) -> None:
         """Some rows were computed at once."""

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from serve.checkpoint.manifest import Golden
 from serve.errors import CheckpointError, TrialError
+
+if TYPE_CHECKING:
+    from serve.checkpoint.manifest import Golden
 
 _MOST_SHOWN = 3
 _NUMBER = (int, float)

@@ -180,6 +180,8 @@ def gap(expected: Any, actual: Any) -> float:
         return _gap_of_tensors(one, other) if one.shape == other.shape and one.dtype == other.dtype else math.inf
     if isinstance(expected, Mapping):
         return max((gap(part, actual[name]) for name, part in expected.items()), default=0.0)
+    if expected is None:
+        return 0.0 if actual is None else math.inf
     return max((gap(one, other) for one, other in zip(expected, actual)), default=0.0)
 
 

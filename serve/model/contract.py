@@ -68,7 +68,9 @@ def import_class(settings: Settings) -> Callable[..., object]:
     except Exception as error:  # importing runs the user's code, which may raise anything
         raise ModelError(
             f"{settings.model}: it cannot be imported: {type(error).__name__}: {error}",
-            hint="name it as module:Class, and list the directory of the module in python_path",
+            hint=f"install {error.name} into the environment that serves"
+            if isinstance(error, ModuleNotFoundError) and error.name != module_name.partition(".")[0]
+            else "name it as module:Class, and list the directory of the module in python_path",
         ) from error
     if not callable(found):
         raise ModelError(f"{settings.model}: expected a class, found {type(found).__name__}")

@@ -53,7 +53,7 @@ def guess(module: Any) -> str | dict[str, str] | None:
     Returns:
         The example in the form that `expand` takes; `None` where nothing fits.
     """
-    names = _required_parameters(module)
+    names = required_parameters(module)
     module = module.eval()
     for dtype, shape in _candidates(module):
         tensor = draw(dtype, shape)
@@ -65,7 +65,7 @@ def guess(module: Any) -> str | dict[str, str] | None:
     return None
 
 
-def _required_parameters(module: Any) -> list[str]:
+def required_parameters(module: Any) -> list[str]:
     """Return the names of what `forward` must be given; a sole one where that cannot be read."""
     with contextlib.suppress(TypeError, ValueError):
         parameters = inspect.signature(module.forward).parameters.values()

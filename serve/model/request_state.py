@@ -14,14 +14,16 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
 import torch
 
 from serve.checkpoint.manifest import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.model.answers import as_json, differences
-from serve.model.predictor import Predictor
+
+if TYPE_CHECKING:
+    from serve.model.predictor import Predictor
 
 _DEPTH, _PARTS, _MOST_PARTS, _ELEMENTS = 4, 64, 2000, 1024
 _OPAQUE = (ModuleType, FunctionType, BuiltinFunctionType, MethodType, type, torch.nn.Module)

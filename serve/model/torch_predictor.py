@@ -227,11 +227,12 @@ def to_arrays(raw: Any) -> dict[str, numpy.ndarray[Any, Any]]:
 
     Args:
         raw: a tensor, whose name is `outputs`; a tuple or list of tensors, `outputs_0` and so on; a mapping of them.
+            A part that is `None`, as a loss without targets, is left out.
 
     Raises:
         ValueError: it is something else.
     """
-    return {name: _to_array(name, part) for name, part in _named(raw)}
+    return {name: _to_array(name, part) for name, part in _named(raw) if part is not None}
 
 
 def plain_to_arrays(outputs: object) -> dict[str, numpy.ndarray[Any, Any]]:
@@ -273,7 +274,8 @@ def split(raw: Any, rows: Sequence[int]) -> list[Any]:
     """Take apart what a module gave for joined requests.
 
     Args:
-        raw: a tensor or array, or a tuple, list or mapping of them, each with the rows of all requests.
+        raw: a tensor or array, or a tuple, list or mapping of them, each with the rows of all requests; `None` is
+            `None` for each.
 
     Raises:
         ValueError: it has another number of rows, or is something else.
@@ -288,6 +290,8 @@ def split(raw: Any, rows: Sequence[int]) -> list[Any]:
     if isinstance(raw, Mapping):
         parts = {name: split(part, rows) for name, part in raw.items()}
         return [{name: part[place] for name, part in parts.items()} for place in range(len(rows))]
+    if raw is None:
+        return [None] * len(rows)
     raise ValueError(f"the outputs: expected tensors, found {type(raw).__name__}")
 
 

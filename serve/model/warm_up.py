@@ -11,12 +11,14 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Generic, TypeVar
 
-from serve.checkpoint.manifest import Golden
 from serve.errors import TrialError
 from serve.model.answers import describe, require_golden
 from serve.model.predictor import TEXT, ArrayForm, Predictor
+
+if TYPE_CHECKING:
+    from serve.checkpoint.manifest import Golden
 
 # The name of a thread that was given up, as it did not end in time, and runs on.
 GIVEN_UP = "given-up"

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from serve.metrics.totals import Traffic
 from serve.operations.formatting import status_as_json
-from serve.operations.operations import Past, Status
+
+if TYPE_CHECKING:
+    from serve.metrics.totals import Traffic
+    from serve.operations.operations import Past, Status
 
 _PHASES = ("copy", "hash", "load", "warm_up", "commit")
 MOST_SWAPS = 50

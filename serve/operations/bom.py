@@ -52,7 +52,7 @@ def bill_of_materials(entry: Entry, env_digest: str | None, environment: bytes |
         components = [model, *([root] if root else []), *inside.get("components", ())]
     except (ValueError, AttributeError) as error:
         raise OperationError(f"the environment: expected CycloneDX JSON ({error})") from error
-    needs = {"ref": "service", "dependsOn": [each["bom-ref"] for each in components[: 2 if root else 1]]}
+    needs = {"ref": "service", "dependsOn": [component["bom-ref"] for component in components[: 2 if root else 1]]}
     tool = {"type": "application", "name": "serve", "version": version("envserve")}
     bom: dict[str, Any] = {
         "bomFormat": "CycloneDX", "specVersion": specification, "version": 1,

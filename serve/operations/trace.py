@@ -117,8 +117,8 @@ def trace(answer: Mapping[str, str], evidence: Evidence) -> list[Link]:
     keys = [load_key(path, is_private=False, takes_ecdsa=True) for path in evidence.keys]
     entry, generation = _generation(answer, evidence.store)
     opened = [_open(path, keys) for path in evidence.statements]
-    broken = [each for each in opened if isinstance(each, Link)]
-    stated = [each for each in opened if not isinstance(each, Link)]
+    broken = [one for one in opened if isinstance(one, Link)]
+    stated = [one for one in opened if not isinstance(one, Link)]
     about = f"{answer.get('model', 'a model')} {answer.get('version', '')}, sha256 {answer['sha256']}"
     return [
         Link("answer", VERIFIED if _SHA256.fullmatch(answer["sha256"]) else FAILED, about),
@@ -136,7 +136,7 @@ def _generation(answer: Mapping[str, str], store: Path | None) -> tuple[Entry | 
         entries = Ledger(Store(store)).read() if store is not None and store.is_dir() else []
     except (LedgerError, OSError) as error:
         return None, Link("generation", FAILED, str(error))
-    entry = next((each for each in entries if str(each.generation) == answer.get("generation")), None)
+    entry = next((entry for entry in entries if str(entry.generation) == answer.get("generation")), None)
     if entry is None:
         return None, Link("generation", UNKNOWN, f"no ledger has generation {answer.get('generation')}")
     found = {"sha256": entry.sha256, "version": entry.version}
@@ -200,9 +200,11 @@ def _open(path: Path, keys: Sequence[Any]) -> dict[str, Any] | Link:
 
 
 def _about(stated: Sequence[Mapping[str, Any]], kind: str, sha256: str | None) -> Iterator[Mapping[str, Any]]:
-    for each in stated:
-        if each["predicateType"] == kind and any(one["digest"].get("sha256") == sha256 for one in each["subject"]):
-            yield each
+    for statement in stated:
+        if statement["predicateType"] == kind and any(
+            one["digest"].get("sha256") == sha256 for one in statement["subject"]
+        ):
+            yield statement
 
 
 def _facts_of(entry: Entry) -> dict[str, Any]:
@@ -211,24 +213,24 @@ def _facts_of(entry: Entry) -> dict[str, Any]:
 
 
 def _statement(answer: Mapping[str, str], entry: Entry | None, stated: Sequence[Mapping[str, Any]]) -> Link:
-    for each in _about(stated, CHECKPOINT, answer["sha256"]):
-        predicate = each["predicate"]
+    for statement in _about(stated, CHECKPOINT, answer["sha256"]):
+        predicate = statement["predicate"]
         if str(predicate["entry"]["generation"]) != answer.get("generation"):
             continue
         if entry is not None and predicate["entry"] != _facts_of(entry):
-            return Link("gates", FAILED, f"{each['file']}: the ledger has another entry than was attested")
-        return Link("gates", VERIFIED, f"{each['file']}: committed in environment {predicate['environment']}")
+            return Link("gates", FAILED, f"{statement['file']}: the ledger has another entry than was attested")
+        return Link("gates", VERIFIED, f"{statement['file']}: committed in environment {predicate['environment']}")
     return Link("gates", UNKNOWN, "no statement is about this generation; serve attest writes one")
 
 
 def _environment(answer: Mapping[str, str], stated: Sequence[Mapping[str, Any]], lock: Path | None) -> Iterator[Link]:
     digest = answer.get("env_digest")
-    each = next(_about(stated, ENVIRONMENT, digest), None)
-    if each is None:
+    statement = next(_about(stated, ENVIRONMENT, digest), None)
+    if statement is None:
         yield Link("environment", UNKNOWN, f"env digest {digest}; envtool verify --attest writes a statement")
         return
-    predicate, is_equal = each["predicate"], each["predicate"]["verdict"].get("is_equal") is True
-    yield Link("environment", VERIFIED if is_equal else FAILED, f"{each['file']}: env digest {digest}")
+    predicate, is_equal = statement["predicate"], statement["predicate"]["verdict"].get("is_equal") is True
+    yield Link("environment", VERIFIED if is_equal else FAILED, f"{statement['file']}: env digest {digest}")
     wanted, packages = str(predicate["lock"]["sha256"]), predicate["packages"]
     if lock is None:
         yield Link("lock", UNKNOWN, f"{predicate['lock']['name']} of sha256 {wanted} is not at hand")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve import durable_files
 from serve.checkpoint import sharded
@@ -23,11 +23,13 @@ from serve.checkpoint.provenance import WORD
 from serve.checkpoint.signature import OPENSSF, SIDECARS, sign, sign_openssf
 from serve.errors import CheckpointError, PublishError
 from serve.publishing.converted_source import Conversion, prepare
-from serve.publishing.mlflow_publish import MlflowTarget
 from serve.publishing.rank import Rank, find_rank
 from serve.publishing.remote_publish import RemotePlace, find_place, split_place
 from serve.source.local import MARKER_LIMIT_BYTES, LocalSource
 from serve.source.observation import MARKER_SUFFIX
+
+if TYPE_CHECKING:
+    from serve.publishing.mlflow_publish import MlflowTarget
 
 _SHORT_SHA256 = 12
 

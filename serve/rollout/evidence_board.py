@@ -14,8 +14,6 @@ from bisect import bisect_left
 from pathlib import Path
 from typing import Any
 
-import numpy
-
 from serve.rollout.decision import DISAGREED, SIGNALS, SLOWER, TIME_BOUNDS_S, Count, Evidence
 
 ROWS = 128
@@ -43,6 +41,8 @@ class EvidenceBoard:
         finally:
             os.close(descriptor)
         self._cells = memoryview(mapped).cast("Q")
+        import numpy  # a third of what `serve status` would import, which has a board only during a trial
+
         self._all: Any = numpy.frombuffer(mapped, numpy.uint64).reshape(ROWS * 2, _SECTION)
         self._lock = threading.Lock()
         self._known = 0, 0, 0  # the last generation and row, and where its section begins

@@ -42,7 +42,10 @@ class Field:
 FIELDS = (
     Field("model", parsers.import_name, "the model class, as module:Class"),
     Field(
-        "checkpoints", parsers.place, "the watched place: one checkpoint that is overwritten, or a directory of them"
+        "checkpoints",
+        parsers.place,
+        "the watched place: one checkpoint that is overwritten, a directory of them, a URL of either (s3://…), or an "
+        "alias of MLflow's registry, mlflow:models:/NAME@ALIAS",
     ),
     Field("name", parsers.word, "the model's name in answers and logs; default: the class name", ""),
     Field("store", parsers.path, "directory of the read-only copies, on a local disk", ".envserve-store"),

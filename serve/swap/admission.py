@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Callable, NamedTuple
 
-from serve.checkpoint.manifest import Stored
 from serve.errors import CheckpointError, CheckpointMovedError
 from serve.source.local import look_at_checkpoint
 from serve.source.observation import Ignore, Load, Refuse, Wait
 from serve.store.ledger import Entry
 from serve.store.quarantine import Rejection, code_of, explain, reject_entry
 from serve.swap.background_task import BackgroundTask
-from serve.swap.context import Context, Loader
 
 if TYPE_CHECKING:
+    from serve.checkpoint.manifest import Stored
     from serve.store.checkpoint_store import Store
+    from serve.swap.context import Context, Loader
 
 _AGAIN_S = 0.2
 # With 400 MB and all cores busy, the p99 during the copy fell from twice to 1.2 times the one without, and the copy
@@ -98,7 +97,7 @@ class Admission:
             is_lasting=is_lasting,
             marker=marker,
         )
-        return reject(self._context, rejection, self._needed)
+        return self._context.reject(rejection, self._needed)
 
     def _copy(self, candidate: Load) -> Stored:
         """Admit a candidate to the store; a large one while requests go first."""
@@ -110,28 +109,6 @@ class Admission:
             if self._is_stopping:
                 raise CheckpointMovedError("the worker ends")
         return copying.take()
-
-
-def reject(context: Context, rejection: Rejection, needed: Callable[[], frozenset[str]]) -> Ignore:
-    """Put something into quarantine, log it once on this host, and drop the copy of what can never serve.
-
-    Args:
-        needed: tells the sha256 of what must stay in the store; `Committer.kept`.
-    """
-    if rejection.is_lasting and rejection.sha256 and rejection.sha256 not in needed():
-        with contextlib.suppress(OSError):  # the next prune finds it
-            context.store.shelf.drop(rejection.sha256)
-    if context.quarantine.add(rejection):
-        context.log.emit(
-            "refused",
-            checkpoint=str(context.source.directory / rejection.name),
-            code=rejection.code,
-            reason=rejection.reason,
-            will_retry=not rejection.is_lasting,
-            sha256=rejection.sha256 or None,
-            version=rejection.version or None,
-        )
-    return Ignore(f"refused: {rejection.reason}")
 
 
 def _preview(loader: Loader, store: Store, candidate: Load) -> None:

@@ -11,16 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve.durable_files import Records
 from serve.errors import CheckpointError
-from serve.model.slot import Generation
-from serve.store.ledger import Entry
 from serve.store.quarantine import reject_entry
-from serve.swap.admission import reject
-from serve.swap.context import Committer, Context
 from serve.swap.generation import ENDED, identify, is_ended
+
+if TYPE_CHECKING:
+    from serve.model.slot import Generation
+    from serve.store.ledger import Entry
+    from serve.swap.context import Committer, Context
 
 # So many times as long as a look at the versions takes, none follows: it costs half a percent of a core at most.
 _REST = 200
@@ -113,7 +114,7 @@ class ChangedWeights:
         )
         if back is not None:  # first, or another worker would find the refusal and nowhere to go
             self._context.operator_requests.order_rollback(back)
-        reject(self._context, reject_entry(error, entry), self._committer.kept)
+        self._context.reject(reject_entry(error, entry), self._committer.kept)
 
     def _is_good(self, entry: Entry) -> bool:
         return self._context.store.has(entry.sha256) and not is_ended(self._context, entry.sha256)

@@ -6,8 +6,11 @@ When and with whom a worker swaps is `serve.swap.host_committer` (all workers of
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Callable, Protocol
+
+from serve.source.observation import Ignore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,11 +22,11 @@ if TYPE_CHECKING:
     from serve.rollout.decision import Rule
     from serve.rollout.guard import Guard
     from serve.source.local import LocalSource
-    from serve.source.observation import Ignore, Wait
+    from serve.source.observation import Wait
     from serve.store.checkpoint_store import Store
     from serve.store.ledger import Entry, Ledger
     from serve.store.operator_requests import OperatorRequests, Rollback
-    from serve.store.quarantine import Quarantine
+    from serve.store.quarantine import Quarantine, Rejection
     from serve.swap.seen_checkpoints import Unserved
 
 
@@ -91,6 +94,27 @@ class Context:
     guard: Guard
     probation: Rule | None
     may_change: bool = False
+
+    def reject(self, rejection: Rejection, needed: Callable[[], frozenset[str]]) -> Ignore:
+        """Put something into quarantine, log it once on this host, and drop the copy of what can never serve.
+
+        Args:
+            needed: returns the sha256 of what must stay in the store; `Committer.kept`.
+        """
+        if rejection.is_lasting and rejection.sha256 and rejection.sha256 not in needed():
+            with contextlib.suppress(OSError):  # the next prune finds it
+                self.store.shelf.drop(rejection.sha256)
+        if self.quarantine.add(rejection):
+            self.log.emit(
+                "refused",
+                checkpoint=str(self.source.directory / rejection.name),
+                code=rejection.code,
+                reason=rejection.reason,
+                will_retry=not rejection.is_lasting,
+                sha256=rejection.sha256 or None,
+                version=rejection.version or None,
+            )
+        return Ignore(f"refused: {rejection.reason}")
 
 
 class Committer(Protocol):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 from serve.checkpoint.manifest import Manifest, Stored, parse_marker
 from serve.checkpoint.provenance import Provenance
-from serve.events.event_log import EventLog
 from serve.model.slot import Generation
 from serve.source.observation import Load
-from serve.store.ledger import Entry
-from serve.swap.context import Context, Loaded, Loader
 from serve.system.resources import trim_memory, used_bytes
+
+if TYPE_CHECKING:
+    from serve.events.event_log import EventLog
+    from serve.store.ledger import Entry
+    from serve.swap.context import Context, Loaded, Loader
 
 # The kernel stamps files with a clock that may be a tick behind.
 _CTIME_SLACK_S = 1.0

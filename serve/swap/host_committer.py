@@ -13,7 +13,6 @@ from serve.rollout.evidence_board import EvidenceBoard
 from serve.rollout.watch import Watch
 from serve.source.observation import SERVED, Ignore, Wait
 from serve.store.quarantine import explain, reject_entry
-from serve.swap.admission import reject
 from serve.swap.background_task import BackgroundTask
 from serve.swap.generation import free, kept, load_entry, log_live, make, prune, restore
 from serve.swap.host_coordinator import Coordinator, Proposal, ProposalState
@@ -263,7 +262,7 @@ class HostCommitter:
 
     def _close(self, proposal: Proposal, error: BaseException) -> None:
         if self._coordinator.close(proposal):
-            reject(self._context, reject_entry(error, proposal.entry), self.kept)
+            self._context.reject(reject_entry(error, proposal.entry), self.kept)
 
     def _reap(self) -> None:
         worker_failures = self._coordinator.reap()
@@ -272,7 +271,7 @@ class HostCommitter:
         if worker_failures is not None and worker_failures.is_closed:
             error = CheckpointError("crash", f"{worker_failures.count} workers died while they prepared it")
             rejection = reject_entry(error, worker_failures.proposal.entry)
-            reject(self._context, replace(rejection, is_lasting=False, is_costly=True), self.kept)
+            self._context.reject(replace(rejection, is_lasting=False, is_costly=True), self.kept)
 
     def _try_restore(self, loader: Loader, entry: Entry) -> bool:
         live = self._context.slot.live

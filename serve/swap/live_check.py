@@ -10,15 +10,17 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 from serve import durable_files
 from serve.errors import OperationError
-from serve.store.operator_requests import OperatorRequests
 from serve.store.quarantine import explain
 from serve.swap.background_task import BackgroundTask
-from serve.swap.changed_weights import ChangedWeights
-from serve.swap.context import Context, Loader
+
+if TYPE_CHECKING:
+    from serve.store.operator_requests import OperatorRequests
+    from serve.swap.changed_weights import ChangedWeights
+    from serve.swap.context import Context, Loader
 
 _NICENESS = 10
 _LOOK_S = 0.05

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 from serve.errors import CheckpointError
 from serve.rollout.decision import Evidence, Step, Verdict
 from serve.rollout.evidence_board import EvidenceBoard
 from serve.store.quarantine import reject_entry
-from serve.swap.admission import reject
-from serve.swap.context import Context
-from serve.swap.host_coordinator import Coordinator
+
+if TYPE_CHECKING:
+    from serve.swap.context import Context
+    from serve.swap.host_coordinator import Coordinator
 
 PROBATION = "probation"
 
@@ -61,7 +62,7 @@ class Probation:
             **_as_facts(evidence),
         )
         error = CheckpointError(PROBATION, f"taken back from generation {number}: {verdict.reason}")
-        reject(self._context, reject_entry(error, bad), self._kept)
+        self._context.reject(reject_entry(error, bad), self._kept)
 
     def end(self, number: int, reason: str, evidence: Evidence | None = None) -> None:
         """Let it stay, once on this host."""

@@ -21,7 +21,7 @@ from serve.source.observation import Ignore, Load, Observation, Refuse, Wait, de
 from serve.store.ledger import Entry
 from serve.store.quarantine import Rejection, explain
 from serve.swap import generation
-from serve.swap.admission import Admission, Admitted, reject
+from serve.swap.admission import Admission, Admitted
 from serve.swap.changed_weights import ChangedWeights
 from serve.swap.live_check import LiveCheck
 from serve.swap.seen_checkpoints import Look, SeenCheckpoints, describe
@@ -237,7 +237,7 @@ class Reloader:
         else:
             reason = f"the {order.cause} to {order.version}: its checkpoint is not in the store any more"
             rejection = Rejection(order.version, "store", reason, order.fingerprint, version=order.version)
-            reject(self._context, rejection, self._committer.kept)
+            self._context.reject(rejection, self._committer.kept)
         return True
 
     def _look_at_place(self, loader: Loader) -> float:

@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serve.checkpoint.manifest import Stored, parse_marker
 from serve.source.observation import SERVED, Ignore, Wait
-from serve.store.ledger import Entry
-from serve.store.operator_requests import Rollback
 from serve.store.quarantine import explain, reject_entry
-from serve.swap.admission import reject
-from serve.swap.context import Context, Loader
 from serve.swap.generation import kept, log_live, make, prune, restore
 from serve.swap.shared_state import Membership, SharedState
 from serve.system.resources import used_bytes
+
+if TYPE_CHECKING:
+    from serve.store.ledger import Entry
+    from serve.store.operator_requests import Rollback
+    from serve.swap.context import Context, Loader
 
 _AGAIN_S = 2.0
 
@@ -98,7 +100,7 @@ class WorkerCommitter:
         try:
             loaded = loader.load(stored, parse_marker(proposed.marker.encode()))
         except Exception as error:
-            return reject(self._context, reject_entry(error, proposed), self.kept)
+            return self._context.reject(reject_entry(error, proposed), self.kept)
         started_s = time.monotonic()
         entry = self._context.ledger.commit(proposed, live.provenance.generation if live is not None else 0)
         if live is not None and entry.generation <= live.provenance.generation:

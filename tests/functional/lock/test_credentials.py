@@ -15,9 +15,9 @@ import pytest
 from envtool.artifacts.download import fetch_packages
 from envtool.channel import index
 from envtool.console import ProgressDisplay
+from envtool.errors import masked
 from envtool.fetch.archive_cache import Cache
 from envtool.lockfile.conda_lock_v1 import read_lockfile
-from envtool.masking import masked
 from envtool.mirrors.mirrors import Mirrors
 from tests.support.archives import Archive, File
 from tests.support.wheels import write_wheel

@@ -11,7 +11,7 @@ from envtool.console import ProgressDisplay
 from envtool.errors import HashMismatchError, NetworkError, SolveError
 from envtool.fetch.archive_cache import Cache, sha256_of
 from envtool.lockfile.conda_lock_v1 import LockedPackage, read_lockfile
-from envtool.lockfile.git_url import Repository, parse
+from envtool.lockfile.model import Repository, parse_repository
 from envtool.mirrors.mirrors import Mirrors
 from envtool.solve.pip_solver import GitWheels
 from envtool.source_builds import git
@@ -173,5 +173,5 @@ def test_a_token_is_given_to_the_server_and_to_nobody_else(repository, chosen, t
         assert package.url.startswith(f"git+{url}/greet.git@")
         monkeypatch.setenv("TOKEN", "an0ther")
         with pytest.raises(NetworkError, match="could not be downloaded") as failed:
-            git.resolve(parse(package.url).at("main"))
+            git.resolve(parse_repository(package.url).at("main"))
     assert "an0ther" not in failed.value.message

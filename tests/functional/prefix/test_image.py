@@ -149,6 +149,8 @@ def test_an_image_upon_a_base_or_with_a_sysroot_runs(
     server = locked_wheel(write_wheel(tmp_path, "gunicorn", "1.0", {"gunicorn.py": show}, {}))
     (tmp_path / "app").mkdir()
     (tmp_path / "app/serve.toml").write_text("model = 'm:M'")
+    (tmp_path / "app/store").mkdir()
+    (tmp_path / "app/store/kept").write_text("")
     more, options = {"based": ((), ("--base", base)), "alone": ((sysroot,), ())}[name]
     user.write_lock(*python, hello, server, *more)
     said = user.run("image", "-o", user.home / name, "--app", tmp_path / "app", *options).stderr
@@ -159,6 +161,19 @@ def test_an_image_upon_a_base_or_with_a_sysroot_runs(
     shown = run("buildah", *own, "run", "--isolation", "chroot", name, "--", *config["Entrypoint"])
     digest = config["Labels"]["envserve.env-digest"]
     assert shown == f"['-c', 'python:serve.gunicorn_conf', 'serve.wsgi:app'] /srv/app {digest} model = 'm:M'\n"
+    shown = run(
+        "buildah",
+        *own,
+        "run",
+        "--isolation",
+        "chroot",
+        name,
+        "--",
+        "python",
+        "-c",
+        "import os; print(os.stat('store').st_mode & 0o7777)",
+    )
+    assert shown == f"{0o1777}\n"
     assert "/opt/env" in run("buildah", *own, "run", "--isolation", "chroot", name, "--", "hello")
     damaged = next(path for path in (base / "blobs/sha256").iterdir() if path.read_bytes()[:2] == b"\x1f\x8b")
     damaged.write_bytes(damaged.read_bytes() + b"x")

@@ -111,11 +111,11 @@ def test_a_server_follows_an_alias_wherever_it_moves(registry, trainer, start_se
 
     first = send(trainer.train(1, "one.safetensors"), "--metric", "accuracy=0.5")
     environment = [f"{name}={value}" for name, value in registry.environ.items() if os.environ.get(name) != value]
-    server = start_server(checkpoints=ALIAS, prefix=["env", *environment], workers=1, poll_s=0.3)
+    server = start_server(checkpoints=ALIAS, prefix=["env", *environment], poll_s=0.3)
     client = server.client()
 
     def expect(generation, version, sha256):
-        server.wait_live(generation, workers=1)
+        server.wait_live(generation)
         reply = client.predict([ROW])
         assert (reply.generation, reply.headers["x-model-version"], reply.sha256) == (generation, version, sha256)
         assert reply.json["outputs"] == [trainer.expected(sha256)]
@@ -150,9 +150,9 @@ def test_a_server_follows_an_alias_wherever_it_moves(registry, trainer, start_se
     assert [past["mlflow"]["version"] for past in history] == ["3", "1", "2", "1"]
     assert history[0]["metrics"] == {"accuracy": 0.75}
 
-    # The registry goes: what is live stays, and the fault is told once.
+    # The registry goes: what is live stays, and the fault is told.
     registry.process.terminate()
-    (fault,) = server.wait_for_events("fault", 1)
+    fault = server.wait_for_events("fault", 1)[0]
     assert "affine" in fault["reason"] or "127.0.0.1" in fault["reason"]
     expect(4, "3", trainer.sha256(3))
     refused = registry.run("-m", "serve", "publish", third, "--to", ALIAS, code=3)

@@ -14,7 +14,7 @@ from serve.inference.rollout import Rollout
 from serve.inference.shadow import Asked, Counts, find_disagreement
 from serve.model.answer_check import Declared
 from serve.model.slot import Generation
-from serve.rollout.decision import Step
+from serve.rollout.decision import Evidence, Step, Verdict
 from serve.rollout.evidence_board import EvidenceBoard
 from serve.rollout.rules import rollout_of
 from serve.rollout.watch import Watch
@@ -65,7 +65,7 @@ def test_a_key_has_one_side_in_all_workers(open_worker):
     assert len({one.choose(ModelSpec(key="user-1")) for _ in range(1000)}) == 1
 
 
-def test_a_canary_is_promoted_once(open_worker):
+def test_a_canary_is_promoted_once(open_worker, capfd):
     _, model, rollout = open_worker("canary")
     _, other_model, other = open_worker("canary")
     guard = model.labels["canary"].guard
@@ -81,6 +81,8 @@ def test_a_canary_is_promoted_once(open_worker):
     proposed = order.propose(Entry(**order.entry))
     assert (proposed.cause, proposed.generation, proposed.version) == ("promotion", 0, "v7")
     assert other.look() is None  # it is done
+    other._trial.carry_out(1, Verdict(Step.KEEP, "late"), Evidence(0.0))  # by one that had decided just before
+    assert capfd.readouterr().err.count('"promoted"') == 1
     spec = ModelSpec(key=None)
     other_model._draw = lambda: 0.0
     assert other_model.choose(spec) is other_model.stable

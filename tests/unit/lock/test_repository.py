@@ -7,8 +7,7 @@ import re
 import pytest
 
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile, format_lockfile, parse_lockfile
-from envtool.lockfile.git_url import Repository, parse
-from envtool.lockfile.model import SourceBuild, Tool
+from envtool.lockfile.model import Repository, SourceBuild, Tool, parse_repository
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -25,19 +24,20 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
     ],
 )
 def test_what_a_url_says(text: str, expected: Repository) -> None:
-    assert parse(text) == expected
+    assert parse_repository(text) == expected
     assert str(expected) == text
 
 
 def test_the_name_of_the_distribution_may_stand_behind_the_url() -> None:
     assert (
-        str(parse("git+https://h.example/b.git#egg=b&subdirectory=c")) == "git+https://h.example/b.git#subdirectory=c"
+        str(parse_repository("git+https://h.example/b.git#egg=b&subdirectory=c"))
+        == "git+https://h.example/b.git#subdirectory=c"
     )
 
 
 def test_git_is_never_told_a_password_in_its_arguments() -> None:
-    assert parse("git+https://x:${TOKEN}@h.example/b.git").shown == "https://h.example/b.git"
-    assert parse("git+ssh://git@h.example/b.git").shown == "ssh://git@h.example/b.git"
+    assert parse_repository("git+https://x:${TOKEN}@h.example/b.git").shown == "https://h.example/b.git"
+    assert parse_repository("git+ssh://git@h.example/b.git").shown == "ssh://git@h.example/b.git"
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_git_is_never_told_a_password_in_its_arguments() -> None:
 )
 def test_urls_that_cannot_be_used(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=re.escape(reason)):
-        parse(text)
+        parse_repository(text)
 
 
 def locked(**changes: object) -> Lockfile:

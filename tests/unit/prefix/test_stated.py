@@ -19,7 +19,7 @@ from envtool.artifacts.file_manifest import FileManifests
 from envtool.artifacts.stated_paths import require_plain_paths, scripts_of
 from envtool.console import ProgressDisplay
 from envtool.errors import ArchiveError
-from envtool.install.extract import unpack
+from envtool.install.apply import unpack
 
 BAD = ["../x", "a/../../x", "/x", "a//x", "a/./x", "", ".", "a/", "a/\0", "conda-meta/x.json", "__clobbers__/a/x"]
 

@@ -12,7 +12,7 @@ import pytest
 
 from envtool.console import ProgressDisplay
 from envtool.errors import ArchiveError
-from envtool.install.extract import Unpacked, linked, unpack
+from envtool.install.apply import Unpacked, linked, unpack
 from envtool.prefix import rattler
 from envtool.prefix.scan import Known, scan
 from tests.support.archives import Archive, File
