@@ -70,13 +70,15 @@ def main() -> None:
         amount = ["--seconds", "1" if options.quick else str(options.seconds), "--connections", "1", "32"]
         chosen = ["--models", "tiny", *([] if options.quick else ["mlp"]), "--formats", "json", "binary", "ids"]
         command = [sys.executable, str(HERE / "peers"), "--peers", OURS, *rivals, *rounds, *amount, *chosen]
-        subprocess.run([*command, "--output", f"{directory}/goals"], check=True)
+        subprocess.run([*command, "--output", f"{directory}/goals"], check=True, stdout=subprocess.DEVNULL)
         (kept,) = Path(directory).glob("goals-*.json")
         journal = json.loads(kept.read_text())
     results = journal["results"]
     stolen = max((each["stolen"] for each in results), default=0.0)
-    print(f"{journal['facts']['machine']}; {journal['facts']['workers']} workers; the host took up to {stolen:.1%}\n")
+    print(f"{journal['machine']}; {journal['workers']} workers; the host took up to {stolen:.1%}\n")
     print("\n".join(lines(results)))
+    for each in journal["left_out"]:
+        print(f"left out: {each['peer']}, {each['model']}: {each['reason']}")
     if busy_before > _QUIET or stolen > _QUIET:
         print(f"\n**Not quiet**: a load of {busy_before:.2f} for each core before; these ratios are worth little.")
 

@@ -121,6 +121,8 @@ class Tree:
         content = replace_text(record, self._root, str(TARGET))
         for each in content["paths_data"]["paths"]:
             describe_path(each, self._read)
+            if each.get("prefix_placeholder") and "sha256_in_prefix" in each:  # its size depends on where it was made
+                each["size_in_bytes"] = len(self._read(each["_path"]))
         return json.dumps(content, indent=2, sort_keys=True).encode() + b"\n"
 
     def _notes(self) -> Iterator[Member]:

@@ -171,4 +171,4 @@ def describe_path(path: dict[str, Any], read: Callable[[str], bytes]) -> None:
         return
     content = read(path["_path"])
     sha256 = hashlib.sha256(content).hexdigest()
-    path.update({"sha256" if is_made else "sha256_in_prefix": sha256, "size_in_bytes": len(content)})
+    path.update({"sha256": sha256, "size_in_bytes": len(content)} if is_made else {"sha256_in_prefix": sha256})

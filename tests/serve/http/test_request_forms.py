@@ -214,3 +214,13 @@ def test_the_second_request_of_a_connection_teaches_and_the_third_is_known(tmp_p
     remembered, parsed = both(tmp_path, "", make_predictor, script)
     assert remembered == parsed
     assert FORMED == [True] * 7
+
+
+@pytest.mark.parametrize("event", ["swap", "vacate", "drain", "apart"])
+def test_what_happens_between_two_requests_of_a_bundle_counts_for_the_second(tmp_path, make_predictor, event):
+    data = post("/predict", b'{"inputs": [[7, 2]]}', {})
+    known = [([(number, (data, b"")) for number in range(2)], "none")] * 3
+    last = [([(0, (data, b"")), (1, (b"", data))], event)]
+    remembered, parsed = both(tmp_path, "", make_predictor, known + last)
+    assert remembered == parsed
+    assert len(FORMED) >= 3
