@@ -68,8 +68,8 @@ def new(directory: Path, task: str) -> None:
     """Start a project: a model class, its training, settings, environment, test and CI, in the directory NAME.
 
     \b
-      serve new churn
-      serve new shapes --task image
+      python -m serve new churn
+      python -m serve new shapes --task image
     """
     made = create_project(directory, task)
     click.echo(f"made {made}; next: cd {made} && serve run")
@@ -85,8 +85,8 @@ def check(model: str | None, weights: Path | None, example: object, arguments: d
     state, time and memory are tried out as a server does before a swap.
 
     \b
-      serve check model.py:Net --weights weights.pt
-      serve check mypackage.models:Net --arg hidden=64 --example "float32[1, 16]"
+      python -m serve check model.py:Net --weights weights.pt
+      python -m serve check mypackage.models:Net --arg hidden=64 --example "float32[1, 16]"
     """
     found = checking.check(Target(model, arguments, example), weights)
     if as_json:
@@ -112,8 +112,8 @@ def run(model: str | None, weights: Path | None, example: object, arguments: dic
     code changes, a new worker takes over.
 
     \b
-      serve run model.py:Net --weights weights.pt
-      serve run model.py:Net --example "[[0.1, 0.2, 0.3, 0.4]]" --bind 127.0.0.1:9000
+      python -m serve run model.py:Net --weights weights.pt
+      python -m serve run model.py:Net --example "[[0.1, 0.2, 0.3, 0.4]]" --bind 127.0.0.1:9000
     """
     from serve.development.dev_server import DevServer
 
@@ -131,7 +131,7 @@ def import_(server: str, archive: Path, config: Path | None, directory: Path | N
     """Carry a model over from another server: a project with its class, its settings and its weights.
 
     \b
-      serve import torchserve resnet.mar --config config.properties
+      python -m serve import torchserve resnet.mar --config config.properties
     """
     from serve.development.torchserve_archive import import_archive
 
