@@ -15,6 +15,7 @@ import functools
 import hashlib
 import inspect
 import time
+from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -151,13 +152,27 @@ def attach(module: Any, state: State, device: str, memory: TiedWeights) -> None:
     Args:
         memory: how the module's tensors lay in memory, which they do again afterwards.
     """
-    if can_assign():
-        module.load_state_dict(state, assign=True)
-    else:
-        module.load_state_dict(state)
+    versioned = _Versioned(state)
+    versioned._metadata = _versions_of(module)
+    module.load_state_dict(versioned, **({"assign": True} if can_assign() else {}))
     memory.restore()
     freeze(module.to(device))
     memory.restore()  # buffers that were moved are others
+
+
+class _Versioned(OrderedDict[str, Any]):
+    """A state dict that states versions of modules."""
+
+    _metadata: dict[str, dict[str, Any]]
+
+
+def _versions_of(module: Any) -> dict[str, dict[str, Any]]:
+    """Return the versions that a module itself would state, which safetensors leaves out and some modules ask for.
+
+    Not those of torch's own, which then take the weights of all their versions.
+    """
+    found = {name: part for name, part in module.named_modules() if not type(part).__module__.startswith("torch.")}
+    return {name: {"version": part._version} for name, part in found.items() if hasattr(part, "_version")}
 
 
 def plain_module(module: Any) -> Any:

@@ -88,6 +88,17 @@ class Pointer(nn.Module):
         return rows @ self.one + self.several[0] * self.several[1] + self.named["a"]
 
 
+class Versioned(nn.Linear):
+    """Asks for the version with which it was saved, as torchvision's MNASNet does."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state, prefix, metadata, *others):
+        if metadata.get("version") != 2:
+            raise ValueError(f"version should be 2 instead of {metadata.get('version')}")
+        super()._load_from_state_dict(state, prefix, metadata, *others)
+
+
 FLAT, LINE, PLANE, CUBE, WORDS, TIME = (2, 8), (2, 4, 8), (2, 3, 8, 8), (2, 3, 4, 4, 4), "words", (2, 5, 8)
 
 
@@ -96,6 +107,7 @@ def _layers():
     norms = nn.utils
     yield from {
         "linear": (lambda: linear(8, 2), FLAT),
+        "versioned": (lambda: nn.Sequential(Versioned(8, 2)), FLAT),
         "no bias": (lambda: linear(8, 2, bias=False), FLAT),
         "mlp": (lambda: nn.Sequential(linear(8, 8), nn.GELU(), nn.Dropout(), linear(8, 2)), FLAT),
         "half precision": (lambda: linear(8, 2).bfloat16(), FLAT),
