@@ -112,9 +112,9 @@ class ChangedWeights:
             f"{', '.join(tensors)}: expected weights that stay as they were published, found them changed under load",
             hint='set stateful = "allow" where that is meant',
         )
-        self._context.reject(reject_entry(error, entry), self._committer.kept)
-        if back is not None:
+        if back is not None:  # first, or another worker would find the refusal and nowhere to go
             self._context.operator_requests.order_rollback(back)
+        self._context.reject(reject_entry(error, entry), self._committer.kept)
 
     def _is_good(self, entry: Entry) -> bool:
         return self._context.store.has(entry.sha256) and not is_ended(self._context, entry.sha256)
