@@ -1,4 +1,4 @@
-"""Writes, or compares by --check, the pages that are made from the code: docs/reference/settings.md and docs/reference/commands.md."""
+"""Writes, or compares by --check, the pages that are made from the code: settings and commands."""
 
 from __future__ import annotations
 
