@@ -1,9 +1,10 @@
-"""Writes the pages that are made from the code: docs/reference/settings.md and docs/reference/commands.md."""
+"""Writes, or compares by --check, the pages that are made from the code: settings and commands."""
 
 from __future__ import annotations
 
 import inspect
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def commands() -> str:
 
 
 def _of(command: click.Command, name: str, depth: int = 2) -> Iterator[str]:
-    context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
+    shown = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "terminal_width": 100}
+    context = click.Context(command, info_name=name, **shown)
     yield f"{'#' * depth} {name}"
     yield "```text"
     yield inspect.cleandoc(command.get_help(context)).strip()
@@ -61,5 +63,8 @@ def _of(command: click.Command, name: str, depth: int = 2) -> Iterator[str]:
 PAGES = {"settings.md": settings, "commands.md": commands}
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--check"]:
+        stale = [name for name, write in PAGES.items() if (HERE / name).read_text("utf-8") != write()]
+        sys.exit(f"{', '.join(stale)}: `python docs/site_reference.py` makes them anew" if stale else 0)
     for name, write in PAGES.items():
         (HERE / name).write_text(write(), encoding="utf-8")

@@ -8,7 +8,7 @@ from envtool.cli.groups import LazyGroup
 
 # The summaries are here so that `--help` imports no command.
 COMMANDS = {
-    "init": ("envtool.cli.init", "Write environment.yml from a template, or from what there is."),
+    "init": ("envtool.cli.init", "Write environment.yml from a template or a project's files."),
     "lock": ("envtool.cli.lock", "Choose every package and write conda-lock.yml."),
     "diff": ("envtool.cli.diff", "Show how two locks differ."),
     "tree": ("envtool.cli.tree", "Show what each package of a lock needs."),

@@ -48,6 +48,8 @@ class SeenCheckpoints:
         self._listed: Sequence[Listed] | None = None
         self._listed_under = 0
         self._late: dict[Path, Listed] = {}
+        # The file of each checkpoint that was live, and the sha256 of its content, by its name.
+        self._files: dict[str, tuple[Identity | None, str]] = {}
 
     @property
     def answering(self) -> Entry | None:
@@ -130,6 +132,8 @@ class SeenCheckpoints:
             generation = self.generation if record is not None else 0
             record = self._records[seen.path] = _Record(seen.fingerprint, now_s, generation)
         is_changed = record.generation == self.generation != 0
+        if seen.fingerprint in self._served and self._answering is not None:
+            self._files[seen.path.name] = seen.checkpoint, self._answering.sha256
         return Known(
             served=seen.fingerprint if seen.fingerprint in self._served else None,
             served_order=self._order if is_ranked else None,
@@ -138,6 +142,13 @@ class SeenCheckpoints:
             answering=describe(self._answering),
             is_withdrawn=seen.fingerprint == self._withdrawn and not is_changed,
         )
+
+    def is_live(self, seen: Observation) -> bool:
+        """Whether the content of an observation is known to be the live one, whatever its rank is."""
+        if self._answering is None:
+            return False
+        known = seen.checkpoint, self._answering.sha256
+        return stated_sha256(seen.text) == self._answering.sha256 or self._files.get(seen.path.name) == known
 
 
 def describe(answering: Entry | None) -> str:
@@ -287,7 +298,7 @@ def _find_outranked(look: Look) -> list[Note]:
     reason = "passed over: " + OUTRANKED.format(describe(answering))
     for one in look.seen_checkpoints.late():
         with contextlib.suppress(FileNotFoundError):  # gone since the listing
-            if stated_sha256(look.source.look_at(one).text) != answering.sha256:
+            if not look.seen_checkpoints.is_live(look.source.look_at(one)):
                 found.append(_note(one.path.name, OUTRANKED_CODE, reason, one.marker, look.seen_checkpoints.generation))
     return found
 

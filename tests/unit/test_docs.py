@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -119,16 +119,9 @@ def test_every_page_is_in_the_index() -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="the older click there wraps help in other places")
-@pytest.mark.parametrize("name", ["settings.md", "commands.md"])
-def test_pages_made_from_the_code_are_up_to_date(name: str) -> None:
-    spec = importlib.util.spec_from_file_location("site_reference", ROOT / "docs/site_reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert (ROOT / "docs/reference" / name).read_text("utf-8") == module.PAGES[name](), (
-        "`python docs/site_reference.py` makes it anew"
-    )
+def test_pages_made_from_the_code_are_up_to_date() -> None:
+    # In a process of its own: click remembers the help option of the first context that a command was shown in.
+    subprocess.run([sys.executable, ROOT / "docs/site_reference.py", "--check"], cwd=ROOT, check=True)
 
 
 def test_every_page_is_in_the_site() -> None:

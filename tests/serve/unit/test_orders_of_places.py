@@ -198,6 +198,11 @@ def test_every_order_of_two(mode, commit):
         play(mode, commit, actions)
 
 
+@pytest.mark.parametrize("commit", ["host", "worker"])
+def test_a_marker_that_is_touched_under_what_was_rolled_back_is_not_outranked(commit):
+    play("directory", commit, ["publish_by_a_clock_ahead", "roll_back", "touch"])
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from(["directory", "file"]),
