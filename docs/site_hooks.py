@@ -9,7 +9,7 @@ from typing import Any
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
-OUTSIDE = {"bench/results": ("*.md", "*.svg"), "channel": ("README.md",), ".": ("SECURITY.md",)}
+OUTSIDE = {"bench/results": ("*.md", "*.svg"), "channel": ("README.md",), ".": ("CONTRIBUTING.md", "SECURITY.md")}
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -25,5 +25,5 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Let links lead there."""
     up = "../" * page.file.src_uri.count("/")
     if page.file.src_uri.startswith("files/"):
-        return re.sub(r"\]\((\.\./)+docs/", f"]({up}", markdown)
-    return re.sub(r"\]\((?:\.\./)+(bench/results/|channel/README|SECURITY)", rf"]({up}files/\1", markdown)
+        return re.sub(r"\]\((\.\./)*docs/", f"]({up}", markdown)
+    return re.sub(r"\]\((?:\.\./)+(bench/results/|channel/README|CONTRIBUTING|SECURITY)", rf"]({up}files/\1", markdown)

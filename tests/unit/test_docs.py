@@ -139,3 +139,8 @@ def test_pages_made_from_the_code_are_up_to_date() -> None:
 def test_every_page_is_in_the_site() -> None:
     pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
     assert pages == set(re.findall(r"^ +- (\S+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE))
+
+
+@pytest.mark.nightly
+def test_the_site_is_built_without_a_warning() -> None:
+    subprocess.run([sys.executable, ROOT / "bin/docs", "build"], cwd=ROOT, check=True)
