@@ -39,7 +39,7 @@ const WORDS = {
     timeline: "切换记录", nothingYet: "还没有提交任何版本，请发布一个检查点。", noneServed: "还没有检查点通过检查，见下方隔离区。",
     generationAndVersion: "第 {generation} 代 · 版本 {version}", notServed: "已发布但未上线", changed: "权重已改变",
     summaryGood: "{count} 个模型，全部服务中", summaryBad: "{count} 个模型，{bad} 个需要查看：{names}", cause_rollback: "回滚", cause_return: "自动退回", cause_promotion: "晋升",
-    onProbation: "观察期 · {answers} 个应答 · 第 {wayBack} 代保持加载", liveNow: "在线",
+    onProbation: "考察期 · {answers} 个应答 · 第 {wayBack} 代保持加载", liveNow: "在线",
     refused: "已拒绝", publishToLive: "发布到上线 {time}", code: "类别", retry: "重试", later: "稍后", no: "否",
     copy: "复制", hash: "校验", load: "加载", warm_up: "预热", commit: "提交", olderEvents: "另有 {count} 条见日志",
     quarantine: "隔离区", noQuarantine: "没有被拒绝的检查点。", reason: "原因", seen: "自", attempts: "次数",
