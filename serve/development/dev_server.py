@@ -61,7 +61,8 @@ class DevServer:
             self._served = self._last = dict(self._stamps())
             self._publish(prepared.weights, home)
             server = self._start(prepared, home)
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            for ending in (signal.SIGINT, signal.SIGTERM):  # a shell starts what is in the background deaf to the first
+                signal.signal(ending, signal.default_int_handler)
             try:
                 self._wait_until_ready(server)
                 while server.poll() is None:

@@ -153,7 +153,8 @@ def attach(module: Any, state: State, device: str, memory: TiedWeights) -> None:
         memory: how the module's tensors lay in memory, which they do again afterwards.
     """
     versioned = _Versioned(state)
-    versioned._metadata = _versions_of(module)
+    # What torch.save wrote states the versions that it was written with; safetensors state none.
+    versioned._metadata = {**_versions_of(module), **getattr(state, "_metadata", {})}
     module.load_state_dict(versioned, **({"assign": True} if can_assign() else {}))
     memory.restore()
     freeze(module.to(device))
