@@ -154,7 +154,8 @@ def attach(module: Any, state: State, device: str, memory: TiedWeights) -> None:
     """
     versioned = _Versioned(state)
     # What torch.save wrote states the versions that it was written with; safetensors state none.
-    versioned._metadata = {**_versions_of(module), **getattr(state, "_metadata", {})}
+    own, stated = _versions_of(module), getattr(state, "_metadata", {})
+    versioned._metadata = {name: {**own.get(name, {}), **stated.get(name, {})} for name in {*own, *stated}}
     module.load_state_dict(versioned, **({"assign": True} if can_assign() else {}))
     memory.restore()
     freeze(module.to(device))
