@@ -152,13 +152,15 @@ def test_a_hot_model_is_swapped_while_threads_use_it(project, tmp_path, monkeypa
     from serve import HotModel, publish
     from serve.errors import ModelError, NotLiveError
 
+    # Under a name of its own: this process remembers it, and the examples' modules are called model.
+    (project / "hot_net.py").write_text(MODEL)
     monkeypatch.syspath_prepend(str(project))
     options = {"store": str(tmp_path / "store"), "example_inputs": "float32[1, 3]", "poll_s": 0.05, "model_args": {}}
     with pytest.raises(NotLiveError):
-        HotModel("model:Net", tmp_path / "checkpoints", wait_s=0.3, **options)
+        HotModel("hot_net:Net", tmp_path / "checkpoints", wait_s=0.3, **options)
     save(project, 1)
     publish(project / "weights.pt", tmp_path / "checkpoints", "1.safetensors")
-    with HotModel("model:Net", tmp_path / "checkpoints", **options) as model:
+    with HotModel("hot_net:Net", tmp_path / "checkpoints", **options) as model:
         seen, is_over = [], threading.Event()
 
         def ask():
