@@ -92,8 +92,8 @@ def when_ready(server: Any) -> None:
     """Put the drop of readiness before the end, and report which worker serves where it is not the fast one."""
     if served.worker == "auto" and _missing:
         server.log.info("worker: gthread, as %s is missing; the extra fast brings it", ", ".join(_missing))
-    if not _NEIGHBOURS and server.cfg.workers > 1:
-        server.log.info("balance: off; a connection stays with the worker that accepted it")
+    if served.balance == "on" and not _NEIGHBOURS and server.cfg.workers > 1:
+        server.log.info("balance: off; with these workers a connection stays with the worker that accepted it")
     end: Any = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, drain.precede(end, served.drain_delay_s))
 

@@ -214,8 +214,8 @@ FIELDS = (
     Field(
         "balance",
         parsers.one_of("on", "off"),
-        "on: event-loop workers give connections to one that has less to do",
-        "on",
+        "on: event-loop workers give connections to one that has less to do; for slow models and few connections",
+        "off",
         SERVER,
     ),
     Field("access_log", parsers.one_of("off", "on"), "on: one JSON line on stdout for each request", "off", SERVER),

@@ -24,7 +24,7 @@ def start(start_server, trainer, worker):
 
     def start(workers, **settings):
         trainer.publish(1)
-        server = start_server(model="affine:Whose", workers=workers, **settings)
+        server = start_server(model="affine:Whose", workers=workers, balance="on", **settings)
         server.wait_live(1, workers)
         return server
 
@@ -139,8 +139,8 @@ def test_over_a_unix_socket_and_with_pipelining(start, tmp_path):
     assert server.events("request_failed") == []
 
 
-def test_one_worker_and_threads_say_that_they_keep_their_connections(start_server, trainer, worker):
+def test_threads_say_that_they_keep_their_connections(start_server, trainer):
     trainer.publish(1)
-    server = start_server(balance="off")
+    server = start_server(balance="on", worker="gthread")
     server.wait_live(1)
     assert "balance: off" in server.text
