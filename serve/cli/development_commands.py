@@ -1,4 +1,4 @@
-"""The commands of the first minutes: `new`, `check` and `run`."""
+"""The commands of the first minutes: `new`, `check`, `run` and `import`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _MARKS = {checking.OK: "ok", checking.NOTE: "--", checking.PROBLEM: "!!"}
 
 
-def _parse_target(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, object]:
+def _read_arguments(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, object]:
     try:
         return parse_arguments(texts)
     except ValueError as error:
@@ -52,7 +52,7 @@ def _on_a_class(command: Command) -> Command:
             "--arg",
             "arguments",
             multiple=True,
-            callback=_parse_target,
+            callback=_read_arguments,
             metavar="NAME=VALUE",
             help="Keyword argument of the class.",
         ),

@@ -40,6 +40,7 @@ class DevServer:
 
     def __init__(self, target: Target, weights: Path | None, bind: str, show: Show) -> None:
         self._target, self._weights, self._bind, self._show = target, weights, bind, show
+        self._base = Path.cwd()
         # What each watched file was at the last look, and when it was last served.
         self._last: dict[Path, _Stamp] = {}
         self._served: dict[Path, _Stamp] = {}
@@ -55,6 +56,9 @@ class DevServer:
         """
         with tempfile.TemporaryDirectory(prefix="envserve-run-") as place:
             home = Path(place)
+            # Once: while an editor saves, the file may be missing for a moment.
+            if self._target.name:
+                self._base = Path(self._target.environment(home)["SERVE_PYTHON_PATH"])
             prepared = prepare(self._target, self._weights, home)
             for finding in prepared.findings:
                 self._show(f"{finding.about}: {finding.text}" + (f" ({finding.hint})" if finding.hint else ""))
@@ -139,10 +143,9 @@ class DevServer:
 
     def _stamps(self) -> Iterator[tuple[Path, _Stamp]]:
         """List what is watched: the weights, and the modules that the class was imported from."""
-        base = Path(self._target.environment(Path())["SERVE_PYTHON_PATH"]) if self._target.name else Path.cwd()
         files = (getattr(module, "__file__", None) or "" for module in list(sys.modules.values()))
         paths = [Path(file) for file in files if file.endswith(".py") and "site-packages" not in file]
-        own = {path for path in paths if base in path.parents}
+        own = {path for path in paths if self._base in path.parents}
         for path in {*own, *([self._weights] if self._weights else [])}:
             try:
                 found = path.stat()

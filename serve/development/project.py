@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from serve.errors import OperationError
 
 TASKS = ("tabular", "image", "text", "sequence")
+_IGNORED = shutil.ignore_patterns("__pycache__", "checkpoints", "store")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
@@ -25,20 +28,32 @@ def create_project(directory: Path, task: str) -> Path:
     """
     if not _NAME.fullmatch(directory.name):
         raise OperationError(f"the name: expected letters, digits, - and _, found {directory.name!r}")
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise OperationError(f"{directory}: expected no such directory, or an empty one", hint="give another name")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as place:
-        made = Path(place) / directory.name
-        shutil.copytree(_examples() / task, made, ignore=shutil.ignore_patterns("__pycache__", "checkpoints", "store"))
+    with new_directory(directory) as made:
+        shutil.copytree(_examples() / task, made, ignore=_IGNORED, dirs_exist_ok=True)
         for source in sorted((_examples() / "project").rglob("*")):
             target = made / source.relative_to(_examples() / "project")
             if source.is_file():
                 target = target.with_name(".gitignore") if target.name == "gitignore" else target
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(source.read_text("utf-8").replace("{{ name }}", directory.name), "utf-8")
-        made.replace(directory)
     return directory
+
+
+@contextlib.contextmanager
+def new_directory(directory: Path) -> Iterator[Path]:
+    """Give a directory to write into, which takes its place at the end of the block, whole or not at all.
+
+    Raises:
+        OperationError: there is one with files.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise OperationError(f"{directory}: expected no such directory, or an empty one", hint="give another name")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as place:
+        made = Path(place) / directory.name
+        made.mkdir()
+        yield made
+        made.replace(directory)
 
 
 def _examples() -> Path:

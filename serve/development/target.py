@@ -101,8 +101,13 @@ def _resolve(name: str) -> tuple[str, Path]:
     return f"{module}:{class_name or _sole_class(path)}", directory
 
 
+def find_classes(path: Path) -> list[str]:
+    """List the classes that a Python file defines at its top, in their order; nothing of it is run."""
+    return _CLASS.findall(path.read_text(encoding="utf-8", errors="replace"))
+
+
 def _sole_class(path: Path) -> str:
-    classes = _CLASS.findall(path.read_text(encoding="utf-8", errors="replace"))
+    classes = find_classes(path)
     if len(classes) == 1:
         return str(classes[0])
     found = ", ".join(classes) or "none"

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Callable
 
+from serve.development.project import new_directory
+from serve.development.target import find_classes
 from serve.errors import OperationError
 from serve.publishing.publish import publish
 
 _MANIFEST = "MAR-INF/MANIFEST.json"
 _LONGEST_BYTES = 64 * 1024**3
 _IMAGES, _NAMES = "image_classifier", "index_to_name.json"
-_CLASS = re.compile(r"^class\s+(\w+)\s*\(", re.MULTILINE)
 # TorchServe's keys, ours, and how a value becomes one of ours.
 _SETTINGS: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "inference_address": ("bind", lambda text: text.rpartition("/")[2]),
@@ -91,12 +91,7 @@ def import_archive(archive: Path, directory: Path, config: Path | None = None) -
         OperationError: it is no such archive, or the directory has files.
         PublishError: the weights cannot be published.
     """
-    if directory.exists() and any(directory.iterdir()):
-        raise OperationError(f"{directory}: expected no such directory, or an empty one", hint="give another with -o")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as place:
-        made = Path(place) / "project"
-        made.mkdir()
+    with new_directory(directory) as made:
         model = _unpack(archive, made)
         weights = made / str(model["serializedFile"])
         is_scripted = "modelFile" not in model
@@ -114,8 +109,6 @@ def import_archive(archive: Path, directory: Path, config: Path | None = None) -
         (made / "serve.toml").write_text("\n".join(lines) + "\n", "utf-8")
         published = publish(weights, made / "checkpoints", version=str(model.get("modelVersion") or "1"))
         weights.unlink()
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        made.replace(directory)
     return Imported(directory, directory / "checkpoints" / Path(published.checkpoint).name, tuple(notes))
 
 
@@ -128,10 +121,11 @@ def _unpack(archive: Path, directory: Path) -> Mapping[str, object]:
             if sum(member.file_size for member in names) > _LONGEST_BYTES:
                 raise OperationError(f"{archive}: expected at most {_LONGEST_BYTES} bytes, found more")
             opened.extractall(directory, names)  # which keeps names inside the directory
-        found = {str(key): value for key, value in model.items()}
-        if not (directory / str(found["serializedFile"])).is_file() or not found["modelName"]:
-            raise KeyError("serializedFile")
-        return found
+        # Names alone, as the tool writes them: what it states may be anybody's, and the weights are moved from there.
+        files = {key: Path(str(model[key])).name for key in ("serializedFile", "modelFile") if key in model}
+        if not all((directory / name).is_file() for name in (files["serializedFile"], *files.values())):
+            raise KeyError(*files.values())
+        return {**model, **files, "modelName": str(model["modelName"])}
     except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
         raise OperationError(
             f"{archive}: expected a model archive with {_MANIFEST} and weights, found {type(error).__name__}: {error}",
@@ -145,8 +139,8 @@ def _write_class(archive: Path, directory: Path, model: Mapping[str, object]) ->
     head = _HEADER.format(archive=archive.name) + ("import torch\n" if is_of_images else "")
     body = _SCRIPTED
     if "modelFile" in model:
-        source = directory / PurePosixPath(str(model["modelFile"])).name
-        names = _CLASS.findall(source.read_text("utf-8", errors="replace"))
+        source = directory / str(model["modelFile"])
+        names = find_classes(source)
         if not names:
             raise OperationError(f"{source.name}: expected a class that extends torch.nn.Module, found none")
         if source.stem == "model":  # our file has that name
@@ -156,8 +150,11 @@ def _write_class(archive: Path, directory: Path, model: Mapping[str, object]) ->
     if not is_of_images:
         return f"{head}\n\n{body}{_NO_EXAMPLE}"
     names_file = directory / _NAMES
-    stated = json.loads(names_file.read_text("utf-8")) if names_file.is_file() else {}
-    table = {int(key): value if isinstance(value, str) else value[-1] for key, value in stated.items()}
+    try:
+        stated = json.loads(names_file.read_text("utf-8")) if names_file.is_file() else {}
+        table = {int(key): value if isinstance(value, str) else value[-1] for key, value in stated.items()}
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise OperationError(f"{_NAMES}: expected names by the number of their class, found {error}") from error
     return f"{head}\nNAMES = {table!r}\n\n\n{body}{_OF_IMAGES}"
 
 
@@ -176,7 +173,14 @@ def _notes_on(model: Mapping[str, object]) -> Iterator[str]:
 
 def _read_config(config: Path, name: str, notes: list[str]) -> dict[str, object]:
     """Read what `config.properties` has for us; the names of other keys are added to the notes."""
-    text = re.sub(r"\\\s*\n\s*", "", config.read_text("utf-8"))
+    try:
+        return _parse_config(config.read_text("utf-8"), config.name, name, notes)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise OperationError(f"{config}: {error}", hint="name TorchServe's config.properties") from error
+
+
+def _parse_config(text: str, file: str, name: str, notes: list[str]) -> dict[str, object]:
+    text = re.sub(r"\\\s*\n\s*", "", text)
     pairs = [line.partition("=")[::2] for line in text.splitlines() if line.strip() and line.lstrip()[0] not in "#!"]
     stated = {key.strip(): value.strip() for key, value in pairs}
     found: dict[str, object] = {}
@@ -190,5 +194,5 @@ def _read_config(config: Path, name: str, notes: list[str]) -> dict[str, object]
                 found.update({ours: about[theirs] for theirs, ours in _OF_MODEL.items() if theirs in about})
     left = sorted(set(stated) - set(_SETTINGS) - {"models"})
     if left:
-        notes.append(f"not carried over from {config.name}: {', '.join(left)}")
+        notes.append(f"not carried over from {file}: {', '.join(left)}")
     return found

@@ -120,6 +120,30 @@ def test_a_scripted_module_with_a_handler_of_its_own_and_settings(tmp_path, arch
     assert [path.name for path in (tmp_path / "made" / "checkpoints").glob("*.done")]
 
 
+@pytest.mark.parametrize("key", ["serializedFile", "modelFile"])
+def test_a_manifest_that_names_files_elsewhere_moves_none_of_them(tmp_path, key):
+    outside = tmp_path / "weights.pt"
+    torch.save({}, outside)
+    stated = {"modelName": "net", "serializedFile": "net.pt", key: str(outside)}
+    with zipfile.ZipFile(tmp_path / "net.mar", "w") as opened:
+        opened.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": stated}))
+        opened.writestr("net.pt", b"")
+    with pytest.raises(OperationError, match="expected a model archive"):
+        import_archive(tmp_path / "net.mar", tmp_path / "made")
+    assert outside.is_file()
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("line", ["job_queue_size=many", "models={", "models=[]", None])
+def test_settings_that_cannot_be_read_are_a_known_error(tmp_path, archive, line):
+    torch.jit.script(torch.nn.Linear(3, 2)).save(str(tmp_path / "net.pt"))
+    if line is not None:
+        (tmp_path / "config.properties").write_text(line)
+    made = archive("base_handler", "--serialized-file", tmp_path / "net.pt")
+    with pytest.raises(OperationError, match="config.properties"):
+        import_archive(made, tmp_path / "made", tmp_path / "config.properties")
+
+
 @pytest.mark.parametrize("content", [b"", b"not an archive", {"a": "b"}, {"MAR-INF/MANIFEST.json": "[]"}])
 def test_what_is_no_archive_is_refused_and_nothing_is_made(tmp_path, content):
     path = tmp_path / "net.mar"
