@@ -41,6 +41,8 @@ class DevServer:
     def __init__(self, target: Target, weights: Path | None, bind: str, show: Show) -> None:
         self._target, self._weights, self._bind, self._show = target, weights, bind, show
         self._base = Path.cwd()
+        # Whether what is served runs older code than the files have.
+        self._is_behind = False
         # What each watched file was at the last look, and when it was last served.
         self._last: dict[Path, _Stamp] = {}
         self._served: dict[Path, _Stamp] = {}
@@ -64,6 +66,7 @@ class DevServer:
                 self._show(f"{finding.about}: {finding.text}" + (f" ({finding.hint})" if finding.hint else ""))
             self._served = self._last = dict(self._stamps())
             self._publish(prepared.weights, home)
+            self._prepared = prepared
             server = self._start(prepared, home)
             for ending in (signal.SIGINT, signal.SIGTERM):  # a shell starts what is in the background deaf to the first
                 signal.signal(ending, signal.default_int_handler)
@@ -71,7 +74,7 @@ class DevServer:
                 self._wait_until_ready(server)
                 while server.poll() is None:
                     time.sleep(_LOOK_S)
-                    self._look(server, home)
+                    server = self._look(server, home)
                 return server.returncode
             except KeyboardInterrupt:
                 return 0
@@ -94,6 +97,7 @@ class DevServer:
                 facts = json.loads(line)
             except ValueError:
                 facts = None
+            self._is_behind = self._is_behind or "the reload is given up" in line
             if not isinstance(facts, dict):
                 self._show(line.rstrip())
             elif facts.get("event") not in _QUIET:
@@ -107,29 +111,40 @@ class DevServer:
                 return
             time.sleep(0.1)
 
-    def _look(self, server: subprocess.Popen[str], home: Path) -> None:
+    def _look(self, server: subprocess.Popen[str], home: Path) -> subprocess.Popen[str]:
+        """Serve what has changed, and return the server, which is another one where weights need the new code."""
         found = dict(self._stamps())
         still = {path: stamp for path, stamp in found.items() if self._last.get(path) == stamp}
         changed = {path for path, stamp in still.items() if self._served.get(path) != stamp}
         self._last = found
         self._served = {**self._served, **still}
+        is_new_code = bool(changed - {self._weights})
+        if (is_new_code and self._weights is None) or (self._weights in changed and self._is_behind):
+            return self._start_anew(server, home)
         if self._weights in changed:
             self._publish_or_report(self._weights, home)
-        if changed - {self._weights}:
+        if is_new_code:
             self._show("code changed: a new worker takes over once it has loaded it")
-            if self._weights is None:
-                self._renew_weights(home)
+            self._is_behind = False
             server.send_signal(signal.SIGHUP)
+        return server
 
-    def _renew_weights(self, home: Path) -> None:
-        """Publish the weights that the changed class begins with; a new interpreter makes them."""
-        new = home / "renewed"
-        new.mkdir(exist_ok=True)
-        child = multiprocessing.get_context("spawn").Process(target=prepare, args=(self._target, None, new))
+    def _start_anew(self, server: subprocess.Popen[str], home: Path) -> subprocess.Popen[str]:
+        """Serve the new code with weights of its own: another architecture fits no checkpoint of the old one."""
+        new = home / str(time.time_ns())
+        new.mkdir()
+        child = multiprocessing.get_context("spawn").Process(target=prepare, args=(self._target, self._weights, new))
         child.start()
         child.join()
-        if child.exitcode == 0:
-            self._publish_or_report(new / "initial.pt", home)
+        if child.exitcode != 0:
+            return server  # what is wrong was printed; the old code serves on
+        self._show("code changed: the server starts anew with it")
+        self._publish_or_report(self._weights or new / "initial.pt", new)
+        _end(server)
+        self._is_behind = False
+        server = self._start(self._prepared, new)
+        self._wait_until_ready(server)
+        return server
 
     def _publish_or_report(self, weights: Path, home: Path) -> None:
         try:

@@ -138,6 +138,38 @@ def test_run_serves_new_weights_and_new_code_and_outlives_broken_code(project):
     assert not list(project.glob("envserve-run-*"))
 
 
+@pytest.mark.parametrize("weights", [[], ["--weights", "weights.pt"]])
+def test_run_follows_a_change_of_the_architecture(project, weights):
+    save(project, 1)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "serve", "run", "model.py", *weights, "--bind", f"127.0.0.1:{port}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "TMPDIR": str(project)}
+    log = project / "log"
+    with log.open("w") as output:
+        running = subprocess.Popen(command, cwd=project, stdout=output, stderr=output, env=environment)
+    try:
+        wait_until(lambda: "Ctrl-C ends it" in log.read_text(), "the server", log.read_text)
+        assert outputs(port) == 2
+        (project / "model.py").write_text(MODEL.replace("width=2", "width=5"))
+        if weights:
+            wait_until(lambda: "reload is given up" in log.read_text(), "the new code", log.read_text)
+            assert outputs(port) == 2
+            save(project, 1)
+        wait_until(lambda: log.read_text().count("Ctrl-C ends it") == 2, "the server with it", log.read_text)
+        assert outputs(port) == 5
+    finally:
+        running.send_signal(signal.SIGTERM)
+        running.wait(60)
+
+
+def outputs(port):
+    body = json.dumps({"inputs": [[1, 1, 1]]}).encode()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/predict", body, timeout=10) as response:
+        return len(json.load(response)["outputs"][0])
+
+
 def test_new_makes_a_project_whose_own_test_passes(tmp_path):
     assert serve("new", "churn", cwd=tmp_path).returncode == 0
     assert serve("new", "churn", "--task", "text", cwd=tmp_path).returncode == 3  # nothing is written over

@@ -140,7 +140,7 @@ def test_settings_that_cannot_be_read_are_a_known_error(tmp_path, archive, line)
     if line is not None:
         (tmp_path / "config.properties").write_text(line)
     made = archive("base_handler", "--serialized-file", tmp_path / "net.pt")
-    with pytest.raises(OperationError, match="config.properties"):
+    with pytest.raises(OperationError, match=r"config\.properties"):
         import_archive(made, tmp_path / "made", tmp_path / "config.properties")
 
 
