@@ -22,6 +22,7 @@ from serve.errors import InputError
 from serve.model import answer_check, batch_independence, tensors, weights
 from serve.model.inputs import one_for_none
 from serve.model.predictor import OUTPUTS, ArrayForm
+from serve.model.request_memory import RequestMemory, own
 from serve.system.resources import count_cores, threads_of_an_operation
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class TorchPredictor:
         turns: entered by a run and by a conversion: one at a time each, where requests leave something on the objects.
         origin: the proven checkpoint and its manifest, from which it can be made again.
         declared: what the model class declares of its answers.
+        memory: what it writes into.
     """
 
     module: Any
@@ -80,6 +82,7 @@ class TorchPredictor:
     turns: tuple[AbstractContextManager[Any], AbstractContextManager[Any]] = (_FREE, _FREE)
     origin: tuple[Stored, Manifest] | None = None
     declared: answer_check.Declared = answer_check.NOTHING
+    memory: RequestMemory = field(default_factory=RequestMemory)
 
     @property
     def expected_shape(self) -> tuple[int | None, ...]:
@@ -93,7 +96,7 @@ class TorchPredictor:
 
     def prepare(self, inputs: object) -> Any:
         """Turn inputs into what the module takes; raises `InputError`."""
-        return self._prepare(self.converter.prepare, inputs)
+        return self._prepare(self.converter.prepare, own(inputs) if self.memory.requests else inputs)
 
     def prepare_arrays(self, arrays: Arrays) -> Any:
         """Turn arrays into what the module takes; raises `InputError`."""
@@ -121,15 +124,23 @@ class TorchPredictor:
         one = one_for_none(prepared)
         if one is not None:
             return self._run_empty(one)
-        with self.turns[0], without_gradients():
+        memory = self.memory
+        with self.turns[0]:
+            # Beyond the context below, as only tensors from outside of inference mode have versions.
+            placed = self.converter.place(own(prepared) if memory.inputs else prepared)
             try:
-                return self.run_module(self.module, self.converter.place(prepared))
+                with without_gradients():
+                    raw = self.run_module(self.module, placed)
+                    return own(raw) if memory.raw else raw
             except IndexError as error:  # an embedding without such a row: the module itself has proved that it works
                 raise InputError(f"the inputs: expected values that the model knows, found {error}") from error
             except (AssertionError, RuntimeError) as error:
                 if not weights.is_guard(error):
                     raise
                 raise InputError(f"the inputs: expected what the program was exported for, found {error}") from error
+            finally:
+                if placed is not prepared and not memory.inputs:
+                    memory.note_version(placed)
 
     def _run_empty(self, one: Any) -> Any:
         """Run one row and give none of it, as many modules cannot run without rows."""
@@ -143,7 +154,7 @@ class TorchPredictor:
         if self.tensors_to_outputs is None:
             return to_lists(raw)
         with self.turns[1], without_gradients():
-            return self.tensors_to_outputs(raw)
+            return self.tensors_to_outputs(own(raw) if self.memory.outputs else raw)
 
     def postprocess_arrays(self, raw: Any) -> Arrays:
         """Turn what the module gave into arrays by name; raises `ValueError`."""

@@ -88,7 +88,7 @@ class Trial:
         versions = Versions(predictor.module)
         examiner = Examiner(built, predictor, example, known, versions, settings.max_batch_size, patience_s)
         validate = getattr(built, "validate", None)
-        candidate = Candidate(predictor, example, golden, validate, longer, examiner.examine)
+        candidate = Candidate(predictor, example, golden, validate, longer, examiner.examine, examiner.find_writes)
         tried = warm_up(candidate, settings.warm_up_sizes, settings.warm_up_timeout_s)
         if tried.examined is not None and tried.examined.written and settings.stateful == "refuse":
             raise CheckpointError(
@@ -105,8 +105,11 @@ class Trial:
             self._say("not_batched", reason=examined.alone_because)
         if examined.kept:
             self._say("state_kept", attributes=examined.kept)
+        memory = predictor.memory
+        if examined.kept:
+            memory.inputs = memory.raw = True
         # Not one for both: a conversion takes place in the event loop, which must not wait for a run.
-        turns = (threading.RLock(), threading.RLock()) if examined.kept else predictor.turns
+        turns = (threading.RLock(), threading.RLock()) if memory.raw else predictor.turns
         return replace(predictor, can_batch=not examined.alone_because, turns=turns, versions=examined.versions)
 
     def _optimize(self, predictor: TorchPredictor, example: object, format: str) -> TorchPredictor:
@@ -148,6 +151,11 @@ class Examiner:
     versions: Versions
     most_rows: int
     patience_s: float
+
+    def find_writes(self) -> None:
+        """Find what it writes into, before anything else is asked of it."""
+        asked = (self.example, *self.known, *vary_inputs(self.example))
+        self.predictor.memory.find(self.predictor, asked)
 
     def examine(self) -> Examined:
         """Examine it.
