@@ -45,10 +45,8 @@ class Manifest:
 
     Args:
         sha256: of the checkpoint, in lower-case hexadecimal.
-        generation: the publisher's own rising number, or 0.
         interface: the form of the answers, as `serve.model.answers` writes it.
         metrics: numbers by name that the publisher wants to be shown.
-        rest: keys that this version of `serve` does not know.
         stated: the whole object as it was, which is what a signature covers.
     """
 
@@ -69,9 +67,6 @@ class Manifest:
 
 def read_object(text: bytes) -> dict[str, object]:
     """Read a marker as the JSON object that it is, with no look at its keys.
-
-    Args:
-        text: the bytes of the `.done` file.
 
     Returns:
         The object; an empty one for a marker that holds only white space, and the sha256 of a line of sha256sum.
@@ -232,12 +227,7 @@ def is_number(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Stored:
-    """A proven checkpoint in the store.
-
-    Args:
-        copy_s: seconds that reading and writing took here; 0 where the bytes were there already.
-        hash_s: seconds that hashing took here; 0 where the bytes were proven already.
-    """
+    """A proven checkpoint in the store; seconds are 0 where nothing was copied or hashed for it here."""
 
     path: Path
     sha256: str

@@ -59,21 +59,13 @@ def is_index(path: Path) -> bool:
 
 
 def read_index(path: Path) -> dict[str, Path]:
-    """Read which shard holds which tensor.
-
-    Raises:
-        CheckpointError: it is no index, or names a file that is not beside it.
-    """
+    """Read which shard holds which tensor; raises what `parse_index` does."""
     with path.open("rb") as reader:
         return parse_index(reader.read(INDEX_LIMIT_BYTES + 1), path)
 
 
 def parse_index(text: bytes, path: Path) -> dict[str, Path]:
-    """Parse which shard holds which tensor.
-
-    Raises:
-        CheckpointError: it is no index, or names a file that is not beside it.
-    """
+    """Parse which shard holds which tensor; raises `CheckpointError` for no index, and shards that lie elsewhere."""
     try:
         weight_map = json.loads(text)["weight_map"]
         pairs = dict(weight_map.items())
@@ -197,14 +189,7 @@ def _read(piece: Piece) -> Iterator[bytes]:
 
 
 def join_hashed(path: Path, target: Path, prefix: str = "") -> durable_files.Copied:
-    """Write the joined file, synced, and hash exactly the bytes that were written.
-
-    Args:
-        prefix: taken off the names, without those that begin otherwise.
-
-    Raises:
-        OSError: reading or writing failed; `target` may exist in part.
-    """
+    """Write the joined file as `durable_files.write_hashed` does; raises `OSError`, with `target` there in part."""
     return durable_files.write_hashed(chunks_of(path, prefix), target)
 
 

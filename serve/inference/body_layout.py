@@ -31,11 +31,8 @@ class BodyLayout(NamedTuple):
     """What all bodies of a form have in common.
 
     Args:
-        name: of the only input.
         datatype: of the numbers, as the Open Inference Protocol names it; empty for the rows of native JSON.
         shape: of the array of one request; its first length is the rows.
-        before: the bytes before the numbers.
-        after: the bytes behind them.
         write: returns what differs in the answer of each of so many requests, whose rows are in one array; raises
             `ValueError` where it cannot be written.
         size_bytes: of the numbers, where they are the bytes of the array; 0 where they are text of any length.
@@ -76,11 +73,7 @@ class BodyLayout(NamedTuple):
 
 
 class Hole(NamedTuple):
-    """Where a JSON text has its last list of numbers.
-
-    Args:
-        probe: the content of the text with `FLAT` for that list.
-    """
+    """Where a JSON text has its last list of numbers. `probe`: the content of the text with `FLAT` for that list."""
 
     before: bytes
     after: bytes

@@ -47,11 +47,7 @@ _NOT_JUDGING = frozenset(
 
 
 class ModelInstance:
-    """One model, or one label of it, in one worker.
-
-    Args:
-        subscribers: called with its events, beside the log, the journal and the hook.
-    """
+    """One model, or one label of it, in one worker; `subscribers` get its events beside log, journal and hook."""
 
     def __init__(self, settings: Settings, *subscribers: Subscriber) -> None:
         self.settings = settings

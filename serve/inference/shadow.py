@@ -33,8 +33,6 @@ class Asked:
     """A request that was answered.
 
     Args:
-        prepare: turns the request's inputs into what the module of a predictor takes.
-        outputs: what was answered, as JSON has it.
         by: what has answered; a canary is judged by the comparison, otherwise the shadow is.
         generation: of `by`, where that is judged; 0 where the shadow is.
     """

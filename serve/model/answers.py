@@ -30,15 +30,7 @@ def require_golden(place: int, golden: Golden, actual: object) -> None:
 
 
 def differences(expected: object, actual: object, rtol: float, atol: float) -> Iterator[str]:
-    """Compare two answers.
-
-    Args:
-        rtol: how far a number may be off, as a share of the right one.
-        atol: how far it may be off beyond that.
-
-    Yields:
-        One line for each difference, beginning with where it is.
-    """
+    """Compare two answers. Yields one line for each difference, beginning with where it is."""
     if isinstance(expected, _NUMBER) and isinstance(actual, _NUMBER) and not _are_truths(expected, actual):
         if not abs(actual - expected) <= atol + rtol * abs(expected):
             yield f": expected {expected} ± {atol + rtol * abs(expected):g}, found {actual}"
@@ -89,11 +81,7 @@ MIXED = "mixed"
 
 
 def describe(value: object) -> str:
-    """Write the form of a value.
-
-    Returns:
-        Its form. Lists whose parts differ in form are `mixed`, whatever is in them.
-    """
+    """Write the form of a value; lists whose parts differ in form are `mixed`, whatever is in them."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {describe(value[key])}" for key in sorted(value, key=str)) + "}"
     if isinstance(value, (list, tuple)):
@@ -114,11 +102,7 @@ def _describe_list(value: list[object] | tuple[object, ...]) -> str:
 
 
 def require_same_form(expected: Mapping[str, str], actual: Mapping[str, str], of: str) -> None:
-    """Refuse a model whose requests or answers have another form.
-
-    Args:
-        actual: those of the new model; a name that only one of both has is passed over.
-    """
+    """Refuse a model whose requests or answers have another form; a name that only one of both has is passed over."""
     issues = [
         f"{name}: expected {expected[name]}, found {actual[name]}"
         for name in sorted(set(expected) & set(actual))

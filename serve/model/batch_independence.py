@@ -38,11 +38,7 @@ class DependentError(Exception):
 
 
 def why_alone(predictor: Predictor, prepared: Any, others: Iterable[Any], most_rows: int) -> str:
-    """Find out why requests may not share one run.
-
-    Returns:
-        The reason; nothing where they may.
-    """
+    """Find out why requests may not share one run. Returns the reason; nothing where they may."""
     try:
         _Trial(predictor, prepared, others, most_rows).run()
     except DependentError as error:
@@ -207,11 +203,7 @@ _Draw = Callable[[Any], Any]
 
 
 def vary_inputs(example: object) -> Iterator[object]:
-    """Make other requests of one: parts in another order, other texts and numbers.
-
-    Yields:
-        Inputs of the same form; a model may refuse any of them.
-    """
+    """Make other requests of one: parts in another order, other texts and numbers. A model may refuse any of them."""
     drawn = random.Random(_SEED)  # noqa: S311 - nothing secret about it
     yield _change(example, lambda value: value, lambda text: text[::-1])
     yield _change(example, lambda value: drawn.uniform(-1, 1) + 2 * value, _shuffled(drawn))

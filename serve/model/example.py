@@ -48,11 +48,7 @@ def draw(dtype: str, shape: tuple[int, ...]) -> Any:
 
 
 def guess(module: Any) -> str | dict[str, str] | None:
-    """Guess what a module takes, by trying what its first layers take.
-
-    Returns:
-        The example in the form that `expand` takes; `None` where nothing fits.
-    """
+    """Guess an example for `expand`, by trying what a module's first layers take; `None` where nothing fits."""
     names = required_parameters(module)
     module = module.eval()
     for dtype, shape in _candidates(module):

@@ -27,12 +27,7 @@ Arrays = Mapping[str, "numpy.ndarray[Any, Any]"]
 
 
 class InputTensor:
-    """Turns rows of numbers into a tensor of the kind that the example has.
-
-    Args:
-        module: its first floating-point parameter tells the precision.
-        axes: the dimensions that may have any length, with the names of those lengths.
-    """
+    """Turns rows of numbers into a tensor of the example's kind, in the precision of the module's parameters."""
 
     def __init__(
         self, example: object, module: Any, device: str, name: str = INPUTS, axes: Axes = MappingProxyType({})
@@ -56,14 +51,7 @@ class InputTensor:
         self.is_kept = str(self._dtype) == f"torch.{self.form.dtype}"
 
     def prepare(self, inputs: object) -> Any:
-        """Convert the inputs of one request.
-
-        Raises:
-            InputError: they are no numbers, not rectangular, not finite, or of another shape.
-
-        Shapes:
-            As the example's, with any number of rows.
-        """
+        """Convert inputs of the example's shape, with any number of rows; raises `InputError` for others."""
         array = read_rows(inputs, self.form.dtype, self._row_shape) if self.is_kept else None
         if array is None:
             return self._prepare_slowly(inputs)
@@ -88,11 +76,7 @@ class InputTensor:
         return found.numpy() if self.is_kept else found
 
     def prepare_array(self, array: numpy.ndarray[Any, Any]) -> Any:
-        """Convert an array, without a copy where its type is the module's.
-
-        Raises:
-            InputError: it is of another kind or shape, or not finite.
-        """
+        """Convert an array, without a copy where its type is the module's; raises `InputError` for others."""
         if array.dtype is not self._array_dtype and array.dtype != self._array_dtype:
             if not numpy.can_cast(array.dtype, self._array_dtype, "same_kind"):
                 raise InputError(f"the {self._name}: expected {self.form.dtype}, found {array.dtype}", self.shape)
@@ -194,12 +178,7 @@ class NamedInputs:
 
 
 class CustomInputs:
-    """The inputs of a model class that converts them itself.
-
-    Args:
-        example: inputs as a request has them; they tell the form of the arrays that can stand for them.
-        axes: by the name of an input, the dimensions that may have any length.
-    """
+    """The inputs of a model class that converts them itself; arrays that stand for them have the example's form."""
 
     is_plain = False
 
@@ -294,11 +273,7 @@ Axes = Mapping[int, str]
 
 
 def form_of(name: str, value: object, axes: Axes = MappingProxyType({})) -> ArrayForm | None:
-    """Tell what array can stand for a value as JSON has it.
-
-    Returns:
-        Its form, with any number of rows; `None` where no array can.
-    """
+    """Tell the form of the array, with any number of rows, that can stand for a value of JSON; `None` for no array."""
     try:
         array = numpy.array(value)
     except ValueError:  # lists of different lengths

@@ -35,12 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that is ready to be swapped in.
-
-    Args:
-        load_s: seconds for building the module and attaching the weights.
-        warm_up_s: seconds for answering the example and all that follows.
-    """
+    """A model that is ready to be swapped in. `warm_up_s`: seconds for answering the example and all that follows."""
 
     predictor: TorchPredictor
     format: str
@@ -49,11 +44,7 @@ class Loaded:
 
 
 class ModelLoader:
-    """Makes models from checkpoints, in one worker.
-
-    Raises:
-        ModelError: the class cannot be imported, or a key cannot be used.
-    """
+    """Makes models from checkpoints in one worker; raises `ModelError` for a class or key that cannot be used."""
 
     def __init__(self, settings: Settings, slot: Slot | None = None, say: Say | None = None) -> None:
         self._settings = settings
@@ -65,11 +56,7 @@ class ModelLoader:
         self._reader, self._trial = ModuleReader(settings, say), Trial(settings, say)
 
     def load(self, stored: Stored, manifest: Manifest) -> Loaded:
-        """Load, check and warm up one model.
-
-        Raises:
-            MemoryShortError: it would not fit into memory.
-        """
+        """Load, check and warm up one model. Raises `MemoryShortError`: it would not fit into memory."""
         self._trial.require_ended(stored.sha256)
         limit_this_thread()
         plan, slot = self._examine(stored, manifest), self._slot
@@ -87,23 +74,12 @@ class ModelLoader:
             raise
 
     def preview(self, path: Path, manifest: Manifest) -> None:
-        """Refuse what the first bytes of a checkpoint prove, before it is copied.
-
-        Args:
-            path: the checkpoint at the watched place; the index of a sharded one.
-        """
+        """Refuse what the first bytes of a checkpoint, or of an index, prove, before it is copied."""
         format, _ = self._gates.check(path, manifest, manifest.sha256 or "")
         self._reader.require_fit(path, format)
 
     def compare(self, predictor: Any) -> tuple[int, list[str]]:
-        """Compare the weights of a model in memory with its checkpoint, tensor by tensor.
-
-        Returns:
-            How many tensors were compared, and the names of those that differ.
-
-        Raises:
-            CheckpointError: the checkpoint cannot be read any more.
-        """
+        """Compare weights with their checkpoint, if it can be read; return how many tensors, and which differ."""
         limit_this_thread()
         return self._reader.compare(self._examine(*predictor.origin), predictor.module)
 

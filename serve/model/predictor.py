@@ -71,11 +71,7 @@ class Predictor(Protocol):
         """Turn inputs into what the module takes."""
 
     def prepare_arrays(self, arrays: Mapping[str, numpy.ndarray[Any, Any]]) -> Any:
-        """Turn arrays into what the module takes, without a copy where that is possible.
-
-        Args:
-            arrays: by the names in `inputs`; texts as arrays of `str` objects.
-        """
+        """Turn arrays by the names in `inputs` into what the module takes; texts are arrays of `str` objects."""
 
     def prepare_image(self, pixels: numpy.ndarray[Any, Any]) -> Any:
         """Turn an image into what the module takes; only for a model that `takes_images`.
@@ -94,11 +90,7 @@ class Predictor(Protocol):
         """Turn what the module gave into outputs that JSON can hold."""
 
     def postprocess_arrays(self, raw: Any) -> Mapping[str, numpy.ndarray[Any, Any]]:
-        """Turn what the module gave into arrays by name.
-
-        Raises:
-            ValueError: the outputs are no arrays.
-        """
+        """Turn what the module gave into arrays by name. Raises `ValueError`: the outputs are no arrays."""
 
     def count_rows(self, prepared: Any) -> int:
         """Count the rows that a request has; 0 for one that nothing can be joined to."""

@@ -33,11 +33,7 @@ Mark = tuple[object, object]
 
 
 def snapshot(servable: object, module: Any) -> dict[str, Mark]:
-    """Note all that hangs on an object of a model class, its module, its class and the file of its class.
-
-    Returns:
-        By the names that its author knows. The values are held, so that no other takes the place of one.
-    """
+    """Note all that hangs on a model object, its module, class and file, by name; values are held, so that ids stay."""
     return {name: (value, _Marker().mark(value, _DEPTH)) for name, value in _named(servable, module)}
 
 
@@ -103,11 +99,7 @@ class _Marker:
 
 
 def find_mixing(predictor: Predictor, one: object, other: object) -> str:
-    """Tell how an answer changes by the company of another request, in every way in which a worker lets two overlap.
-
-    Args:
-        other: inputs that are answered otherwise, if possible.
-    """
+    """Tell how an answer changes by another request's company, in every way in which a worker lets two overlap."""
     alone = {}
     for name, inputs in (("other", other), ("one", one)):
         _, alone[name], again = (_answer(predictor, inputs) for _ in range(3))

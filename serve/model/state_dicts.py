@@ -47,14 +47,7 @@ def states_in(loaded: object, passed_over: re.Pattern[str] | None = _OTHERS) -> 
 
 
 def choose(states: States, key: str | None) -> tuple[str, State]:
-    """Choose the one to be published.
-
-    Args:
-        key: which one, or `None` where there is only one.
-
-    Raises:
-        CheckpointError: it was not found, or there are several.
-    """
+    """Choose the one to be published, by its key where there are several; raises `CheckpointError`."""
     shown = " and ".join(f'"{name}"' for name in states)
     if key is None and len(states) > 1:
         hint = f"say which one with --key {next(iter(states))}"
@@ -100,11 +93,7 @@ class _Taken(dict[str, Any]):
 
 
 def _rename(versions: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Give the versions of the layers under the module's names.
-
-    Args:
-        names: the checkpoint's tensors by the module's.
-    """
+    """Give the versions of the layers under the module's names. `names`: the checkpoint's tensors by the module's."""
     found: dict[str, Any] = {}
     for name, original in names.items():
         ours, theirs = name.split(".")[:-1], original.split(".")[:-1]
@@ -161,11 +150,7 @@ _COUNTERS = frozenset({"n_averaged"})
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a module holds.
-
-    Args:
-        ties: for each name that shares its memory, the names from which its values can be read.
-    """
+    """What a module holds; `ties`: for each name that shares its memory, those from which its values can be read."""
 
     tensors: Interface
     ties: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -173,22 +158,14 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Fit:
-    """Which tensor of a checkpoint is which of the module.
-
-    Args:
-        names: the checkpoint's names by the module's; tied names that the checkpoint leaves out are absent.
-    """
+    """Which tensor of a checkpoint is which of the module: its names by the module's, without tied ones left out."""
 
     names: Mapping[str, str]
     took_off: tuple[str, ...] = ()
 
 
 def fit(wanted: Architecture, found: Interface) -> Fit:
-    """Find how a checkpoint fits a module.
-
-    Raises:
-        CheckpointError: it does not fit, or fits in several ways.
-    """
+    """Find how a checkpoint fits a module. Raises `CheckpointError`: it does not fit, or fits in several ways."""
     plain = {name: name for name in found}
     if not _differences(wanted, plain, found):
         return Fit(plain)

@@ -72,11 +72,7 @@ def is_tensor(thing: object) -> bool:
 
 
 def is_extra(name: str) -> bool:
-    """Whether a name of a state dict may stand for something else than a tensor.
-
-    Args:
-        name: that of `get_extra_state()`, or of the packed weights of a quantised module.
-    """
+    """Whether a name may stand for extra state or a quantised module's packed weights, which are no tensors."""
     return name.rpartition(".")[2] == "_extra_state" or "_packed_params" in name
 
 
@@ -92,11 +88,7 @@ def unrecorded() -> AbstractContextManager[None]:
 
 
 def interface_of(state: State) -> dict[str, TensorSpec]:
-    """Return names, dtypes and shapes of a state dict.
-
-    Args:
-        state: tensors by name; what is not a tensor has the dtype `EXTRA`.
-    """
+    """Return names, dtypes and shapes of a state dict; what is not a tensor has the dtype `EXTRA`."""
     return {name: _spec_of(tensor) for name, tensor in state.items()}
 
 
@@ -147,11 +139,7 @@ def epsilon_of(module: Any) -> float:
 
 
 def attach(module: Any, state: State, device: str, memory: TiedWeights) -> None:
-    """Give a module its weights, without a copy where torch can.
-
-    Args:
-        memory: how the module's tensors lay in memory, which they do again afterwards.
-    """
+    """Give a module its weights, without a copy where torch can; its tensors lie in memory as before afterwards."""
     versioned = _Versioned(state)
     # What torch.save wrote states the versions that it was written with; safetensors state none.
     own, stated = _versions_of(module), getattr(state, "_metadata", {})
@@ -244,11 +232,7 @@ def release(module: Any) -> None:
 
 
 def read_device_memory(device: str) -> Available | None:
-    """Read how much memory a device has left for this process.
-
-    Returns:
-        What is free there, and what this process holds there without using it; `None` for the host's own memory.
-    """
+    """Read what a device has free, or unused by this process; `None` for the host's own memory."""
     place = torch.device(device)
     if place.type != "cuda" or not hasattr(torch.cuda, "mem_get_info"):
         return None

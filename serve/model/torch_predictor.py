@@ -59,12 +59,9 @@ class TorchPredictor:
     """A model that answers requests; what its methods do is documented in `serve.model.predictor`.
 
     Args:
-        can_batch: whether rows of several requests may share one run, once that was tried.
         interface: the form of the example and of its answer, once it was tried.
-        example: inputs as a request has them.
         turns: entered by a run and by a conversion: one at a time each, where requests leave something on the objects.
         origin: the proven checkpoint and its manifest, from which it can be made again.
-        declared: what the model class declares of its answers.
     """
 
     module: Any
@@ -236,14 +233,7 @@ def to_arrays(raw: Any) -> dict[str, numpy.ndarray[Any, Any]]:
 
 
 def plain_to_arrays(outputs: object) -> dict[str, numpy.ndarray[Any, Any]]:
-    """Turn outputs that JSON can hold into arrays by name.
-
-    Returns:
-        The arrays, texts as objects of type `str`; `outputs` is the name where there is only one.
-
-    Raises:
-        ValueError: no array can hold them.
-    """
+    """Turn outputs that JSON can hold into arrays by name, texts as `str` objects; raises `ValueError` for others."""
     named = outputs if isinstance(outputs, Mapping) else {OUTPUTS: outputs}
     arrays = {str(name): numpy.array(value) for name, value in named.items()}
     for name, array in arrays.items():
@@ -253,11 +243,7 @@ def plain_to_arrays(outputs: object) -> dict[str, numpy.ndarray[Any, Any]]:
 
 
 def to_host(raw: Any) -> Any:
-    """Make arrays of the tensors of a whole batch at once, which takes a tenth of doing it for each request.
-
-    Returns:
-        The same with arrays, except for tensors that NumPy has nothing for.
-    """
+    """Make arrays of a whole batch at once, in a tenth of the time; what NumPy has nothing for stays a tensor."""
     if isinstance(raw, torch.Tensor):
         try:
             return _to_array("", raw)
@@ -344,11 +330,7 @@ def batch_key(prepared: Any) -> Hashable:
 
 
 def stack(several: Sequence[Any]) -> Any:
-    """Join the rows of several requests.
-
-    Args:
-        several: what requests gave, all with the same `batch_key`.
-    """
+    """Join the rows of several requests."""
     first = several[0]
     if isinstance(first, numpy.ndarray):
         return numpy.concatenate(several)

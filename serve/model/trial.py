@@ -44,11 +44,7 @@ class Trial:
         self._hanging: dict[str, threading.Thread] = {}
 
     def require_ended(self, sha256: str) -> None:
-        """Try nothing again whose last trial still runs: each would hold one more model for ever.
-
-        Raises:
-            TrialError: it still runs.
-        """
+        """Refuse what an earlier trial still runs with: each would hold one more model for ever."""
         thread = self._hanging.pop(sha256, None)
         if thread is not None and thread.is_alive():
             self._hanging[sha256] = thread
@@ -123,13 +119,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Examined:
-    """What was found.
-
-    Args:
-        alone_because: why requests may not share one run; nothing where they may.
-        kept: names of what requests leave on the model's objects, though no answer showed it.
-        written: names of the parameters and buffers that answering has changed.
-    """
+    """What was found: why requests share no run, what they leave on objects, which tensors answering has changed."""
 
     alone_because: str
     kept: tuple[str, ...]
@@ -150,11 +140,7 @@ class Examiner:
     patience_s: float
 
     def examine(self) -> Examined:
-        """Examine it.
-
-        Raises:
-            CheckpointError: a request is answered with what another one has left behind.
-        """
+        """Examine it. Raises `CheckpointError`: a request is answered with what another one has left behind."""
         recent = Versions(self.predictor.module)
         self.predictor.predict(self.example)
         written = tuple(sorted({*self.versions.written(), *recent.touched()}))
@@ -225,12 +211,7 @@ _LEAST_GAIN = 1.03
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of trying a quicker form.
-
-    Args:
-        gain: how many times as fast the quicker form is; 1 where the module itself is served.
-        reason: why it is; nothing where the quicker form is.
-    """
+    """What came of a quicker form: how many times as fast it is, or the reason why the module itself is served."""
 
     predictor: TorchPredictor
     gain: float = 1.0

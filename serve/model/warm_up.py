@@ -127,11 +127,7 @@ def _validate(candidate: Candidate[Any]) -> None:
 
 
 def limit(work: Callable[[], Found], timeout_s: float) -> Found:
-    """Run some work in a thread, and give it up at a deadline.
-
-    Raises:
-        TrialError: it was not done in time, or ended the interpreter.
-    """
+    """Run some work in a thread, and give it up at a deadline; raises `TrialError` then, and for a `sys.exit`."""
     results: list[Found] = []
     errors: list[BaseException] = []
 

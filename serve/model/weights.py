@@ -47,15 +47,7 @@ def can_map_pickles() -> bool:
 
 
 def read_state(path: Path, format: str, may_unpickle: bool) -> Any:
-    """Read what a file holds that is no longer written to; `serve.model.state_dicts` finds the state dict in it.
-
-    Args:
-        path: the read-only copy in the store; safetensors and, where torch can, torch.save files stay mapped from it.
-        may_unpickle: whether a full unpickling may run the file's code.
-
-    Raises:
-        CheckpointError: the file is damaged, or would need an unpickling that is not allowed.
-    """
+    """Read a file of the store, mapped where torch can; `serve.model.state_dicts` finds the state dict in it."""
     if format == SAFETENSORS:
         try:
             return safetensors.torch.load_file(str(path))
@@ -103,11 +95,7 @@ def _damaged(reader: str, error: Exception) -> CheckpointError:
 
 
 def read_script(path: Path, device: str) -> Any:
-    """Read a TorchScript module, which brings its own code.
-
-    Raises:
-        CheckpointError: the file is damaged.
-    """
+    """Read a TorchScript module, which brings its own code. Raises `CheckpointError`: the file is damaged."""
     try:
         module = torch.jit.load(str(path), map_location=device)
     except (OSError, MemoryError):
@@ -118,11 +106,7 @@ def read_script(path: Path, device: str) -> Any:
 
 
 def read_program(path: Path, device: str) -> Any:
-    """Read a program of `torch.export`, which brings its own code.
-
-    Raises:
-        CheckpointError: the file is damaged, or this torch cannot read or move it.
-    """
+    """Read a program of `torch.export`, which brings its own code; raises `CheckpointError`."""
     if not hasattr(torch, "export") or not hasattr(torch.export, "load"):
         raise CheckpointError(
             "format", f"torch {torch.__version__} cannot read torch.export programs; 2.1 and later can"

@@ -38,7 +38,6 @@ def convert(
 
     Args:
         may_unpickle: whether the source's code may run, as the trainer's own file's may.
-        key: under which the state dict lies; `None` where there is only one.
         prefix: taken off the names, without those that begin otherwise; `None` for that of a known wrapper.
 
     Raises:
@@ -125,15 +124,7 @@ class LeftOut:
 
 
 def read_tensors_only(path: Path) -> tuple[Any, list[str]]:
-    """Read what torch.save wrote.
-
-    Returns:
-        What was saved, with a `LeftOut` for each object that is neither plain nor a tensor, and the names of what was
-        left out.
-
-    Raises:
-        Exception: of torch, pickle and others: it cannot be read_tensors_only so.
-    """
+    """Read what torch.save wrote, with a `LeftOut` for each object but tensors; return the names of those."""
     left_out: set[str] = set()
 
     class Unpickler(pickle.Unpickler):  # its C implementation, which stores through the methods of what it built

@@ -55,11 +55,7 @@ def read_golden(path: Path, checkpoint: Path, model: str | None = None) -> list[
 
 
 def check(checkpoint: Path, model: str | None = None) -> None:
-    """Load a checkpoint as a server of the settings does.
-
-    Raises:
-        ServeError: it would be refused, or the model class cannot be built.
-    """
+    """Load a checkpoint as a server of the settings does; raises `ServeError` where that would refuse it."""
     try:
         _load(checkpoint, model)
     except ServeError:
@@ -80,14 +76,7 @@ def _ask(golden: list[Golden], predictor: Predictor) -> list[object]:
 
 
 def load_own(settings: Settings, checkpoint: Path, say: Say | None = None) -> Loaded:
-    """Load a checkpoint of one's own as a server would, with all gates but those that are that server's to decide.
-
-    Args:
-        say: takes the events of the trial.
-
-    Raises:
-        ServeError: it cannot be loaded, or a gate refuses it.
-    """
+    """Load a checkpoint as a server would, with all gates but those that it decides itself; raises `ServeError`."""
     from serve.model.loader import ModelLoader  # brings torch
 
     sha256 = durable_files.hash_file(checkpoint)

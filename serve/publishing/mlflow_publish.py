@@ -23,11 +23,7 @@ _SHORT_SHA256 = 12
 
 
 class MlflowTarget:
-    """An alias of a registered model.
-
-    Raises:
-        PublishError: MLflow's package is missing, or cannot open its registry.
-    """
+    """An alias of a registered model; raises `PublishError` where MLflow cannot open its registry."""
 
     def __init__(self, name: str, alias: str) -> None:
         self._name, self._alias = name, alias
@@ -50,7 +46,6 @@ class MlflowTarget:
         """Register a checkpoint, and have the alias name it.
 
         Args:
-            generation: that the publisher states; 0 for none.
             write_marker: writes the text of the marker; first asked before anything is changed.
 
         Returns:

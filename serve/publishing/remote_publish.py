@@ -33,11 +33,7 @@ _Result = TypeVar("_Result")
 
 
 def split_place(text: str, name: str | None) -> tuple[str, str | None]:
-    """Tell a place that is one checkpoint, which is overwritten, from a directory of them.
-
-    Returns:
-        The directory, and the name in it where the place or the caller states one.
-    """
+    """Split a place that is one checkpoint, which is overwritten, into directory and name."""
     directory, _, last = text.rstrip("/").rpartition("/")
     is_file = name is None and last.endswith(_SUFFIXES) and not directory.endswith(":/") and not Path(text).is_dir()
     return (directory or ("/" if text.startswith("/") else "."), last) if is_file else (text, name)
@@ -74,11 +70,7 @@ def find_place(text: str | Path) -> Path | RemotePlace | MlflowTarget:
 
 
 class RemotePlace:
-    """A directory on another machine; `shown` is its URL without a password.
-
-    Raises:
-        PublishError: fsspec, or its package for the protocol, is missing.
-    """
+    """A directory elsewhere; `shown` is its URL without a password. Raises `PublishError` if fsspec cannot open it."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -96,7 +88,6 @@ class RemotePlace:
         """Publish a checkpoint.
 
         Args:
-            generation: that the publisher states; 0 for none.
             write_marker: writes the text of the marker for a rank; first asked before anything is changed.
 
         Returns:

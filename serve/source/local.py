@@ -26,11 +26,7 @@ _COARSEST_S = 2.0
 
 
 class Listed(NamedTuple):
-    """A marker that is there, before anything of it is read.
-
-    Args:
-        generation: the publisher's number that it states, or 0.
-    """
+    """A marker that is there, before anything of it is read."""
 
     path: Path
     marker: Identity
@@ -203,10 +199,6 @@ def look_at_checkpoint(path: Path) -> Identity | None:
 
 
 def identify(descriptor: int, path: Path) -> Identity | None:
-    """Return the identity of an open checkpoint.
-
-    Raises:
-        OSError: the file cannot be looked at, for example because its server is gone.
-    """
+    """Return the identity of an open checkpoint; raises `OSError` where its server is gone."""
     seen = _look_at_checkpoint(path) if sharded.is_index(path) else os.fstat(descriptor)
     return None if seen is None else _identify(seen)

@@ -40,11 +40,7 @@ _DEFAULTS = {
 
 
 def open_client() -> Any:
-    """Return MLflow's client of the registry that the environment names.
-
-    Raises:
-        ModelError: it is missing, or cannot open this registry.
-    """
+    """Return MLflow's client of the registry that the environment names; raises `ModelError`."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     try:
@@ -87,11 +83,7 @@ class _Version:
 
 
 class MlflowPlace(LocalSource):
-    """What an alias names.
-
-    Args:
-        path: names the place in messages.
-    """
+    """What an alias names."""
 
     has_events = False
 
@@ -167,20 +159,12 @@ class MlflowPlace(LocalSource):
 
 @dataclass(frozen=True)
 class MlflowSource:
-    """Where the store gets the bytes of a version's checkpoint.
-
-    Args:
-        uri: of the artifact, which nobody changes once it is registered.
-    """
+    """A version's checkpoint, by the URI of its artifact, which nobody changes once it is registered."""
 
     uri: str
 
     def copy_hashed(self, target: Path) -> durable_files.Copied:
-        """Copy the checkpoint into a new, synced file, and hash exactly the bytes that were written.
-
-        Raises:
-            Exception: of MLflow and others; `target` may exist in part, and a directory beside it.
-        """
+        """As `RemoteSource.copy_hashed`; raises what MLflow does, with `target` there in part."""
         with tempfile.TemporaryDirectory(dir=target.parent, suffix=".part") as directory:
             downloaded = _download(self.uri, Path(directory))
             with downloaded.open("rb") as reader:

@@ -35,11 +35,7 @@ _TAGS = ("ETag", "etag", "md5Hash", "ino")
 
 
 def url_of(path: Path) -> str | None:
-    """Return the URL that a path of the settings stands for, or `None` when it is a plain path.
-
-    Args:
-        path: in which several slashes have become one.
-    """
+    """Return the URL for which a path of the settings, whose slashes have become one, stands; `None` for another."""
     found = _URL.fullmatch(str(path))
     if found is None:
         return None
@@ -53,14 +49,7 @@ def mask(url: str) -> str:
 
 
 def open_url(url: str) -> tuple[Any, str]:
-    """Open what fsspec knows by a URL.
-
-    Returns:
-        The file system, whose listings may be cached, and the path in it, without a slash at its end.
-
-    Raises:
-        ModelError: fsspec, its package for the protocol, or the protocol itself is missing.
-    """
+    """Open a URL; return fsspec's file system, which may cache listings, and the path in it. Raises `ModelError`."""
     try:
         from fsspec.core import url_to_fs
 
@@ -83,13 +72,7 @@ def make_place(path: Path) -> LocalSource:
 
 
 class RemotePlace(LocalSource):
-    """Where checkpoints appear, on another machine.
-
-    Args:
-        path: names the place in messages.
-        url: of a checkpoint, or of a directory of checkpoints.
-        opened: what `open_url` gave for it; opened at the first look by default.
-    """
+    """Where checkpoints appear, on another machine; what `open_url` gave may be `opened` already."""
 
     has_events = False
 
@@ -200,11 +183,7 @@ class RemotePlace(LocalSource):
 
 @dataclass(frozen=True)
 class RemoteSource:
-    """Where the store gets the bytes of a remote checkpoint.
-
-    Args:
-        parts: its file, or its index and shards.
-    """
+    """Where the store gets the bytes of a remote checkpoint. `parts`: its file, or its index and shards."""
 
     system: Any
     parts: tuple[str, ...]

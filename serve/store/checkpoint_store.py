@@ -97,11 +97,7 @@ class Store:
             return stored or self._copy_or_make_room(candidate, needed)
 
     def adopt(self, path: Path) -> None:
-        """Take over a file of another store, by a link or, from another disk, by a copy; `find` proves it.
-
-        Raises:
-            OSError: the store cannot be written.
-        """
+        """Take over a file of another store, by a link or a copy; `find` proves it. Raises `OSError`."""
         with self.lock():
             target = self._proven / path.name
             if target.exists() or not path.exists():
@@ -121,7 +117,6 @@ class Store:
         Workers that still map a deleted file keep its bytes. While somebody copies nothing is deleted.
 
         Args:
-            keep: the sha256 of every checkpoint that stays.
             before_s: what was admitted or found later than this, on the wall clock, stays: it may be a candidate.
         """
         if not self.shelf.find_superfluous(keep, before_s) and not any(self.shelf.parts()):
@@ -263,11 +258,7 @@ class StoredFiles:
         (self.proofs / sha256).unlink(missing_ok=True)
 
     def is_proven(self, sha256: str, seen: os.stat_result) -> bool:
-        """Whether a checkpoint was hashed since the machine started, and is as it was then.
-
-        Args:
-            seen: its state.
-        """
+        """Whether a checkpoint was hashed since the machine started, and is as it was then."""
         try:
             proof: object = json.loads((self.proofs / sha256).read_bytes())
         except (OSError, ValueError):
@@ -305,15 +296,7 @@ class StoredFiles:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def sweep(self, keep: frozenset[str], before_s: float) -> bool:
-        """Delete what is superfluous; the caller holds the store's lock.
-
-        Args:
-            keep: the sha256 of every checkpoint that stays.
-            before_s: what was admitted or found later than this, on the wall clock, stays.
-
-        Returns:
-            Whether a checkpoint was deleted.
-        """
+        """Delete what `find_superfluous` names, holding the store's lock, and return whether there was any."""
         superfluous = self.find_superfluous(keep, before_s)
         for path in superfluous:
             self.drop(path.name)
@@ -321,12 +304,7 @@ class StoredFiles:
         return bool(superfluous)
 
     def find_superfluous(self, keep: frozenset[str], before_s: float) -> list[Path]:
-        """Find what is not needed any more.
-
-        Args:
-            keep: the sha256 of every checkpoint that stays.
-            before_s: what was admitted or found later than this, on the wall clock, stays.
-        """
+        """Find what is not needed any more."""
         found = []
         with contextlib.suppress(FileNotFoundError):
             for path in self.proven.iterdir():

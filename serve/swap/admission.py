@@ -28,22 +28,14 @@ _NO_ENTRY = Entry(0, "", 0, "", "", 0, "")
 
 
 class Admitted(NamedTuple):
-    """A candidate that may be made live.
-
-    Args:
-        entry: what is to be committed; the ledger numbers it.
-    """
+    """A candidate that may be made live. `entry`: what is to be committed; the ledger numbers it."""
 
     stored: Stored
     entry: Entry
 
 
 class Admission:
-    """Lets candidates in, for one worker.
-
-    Args:
-        needed: tells the sha256 of what must stay in the store; `Committer.kept`.
-    """
+    """Lets candidates in, for one worker; `needed` is `Committer.kept`."""
 
     def __init__(self, context: Context, needed: Callable[[], frozenset[str]]) -> None:
         self._context, self._needed = context, needed
@@ -54,11 +46,7 @@ class Admission:
         self._is_stopping = True
 
     def admit(self, loader: Loader, candidate: Load) -> Admitted | Ignore | Wait:
-        """Let a candidate in.
-
-        Returns:
-            What may be made live; or what became of a candidate that may not.
-        """
+        """Let a candidate in. Returns what may be made live; or what became of a candidate that may not."""
         seen = candidate.observation
         marker = seen.text.decode(errors="replace")
         if candidate.manifest.sha256 is not None:
@@ -80,11 +68,7 @@ class Admission:
         return Admitted(stored, _propose(candidate, stored))
 
     def refuse(self, action: Refuse, error: BaseException | None = None, version: str = "") -> Ignore:
-        """Put an observation into quarantine.
-
-        Returns:
-            The same in a form that asks for nothing more.
-        """
+        """Put an observation into quarantine. Returns the same in a form that asks for nothing more."""
         seen = action.observation
         is_lasting = error is None or reject_entry(error, _NO_ENTRY).is_lasting
         marker = seen.text.decode(errors="replace")

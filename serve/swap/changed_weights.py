@@ -30,11 +30,7 @@ _MOST_NAMES = 100
 
 @dataclass(frozen=True)
 class Changed:
-    """A parameter or buffer of a generation that differs from the published one.
-
-    Args:
-        since: when a worker found it, as ISO 8601.
-    """
+    """A parameter or buffer of a generation that differs from the published one."""
 
     tensor: str
     generation: int

@@ -57,27 +57,15 @@ class Loader(Protocol):
         """Refuse what the first bytes of a checkpoint prove, before it is copied."""
 
     def load(self, stored: Stored, manifest: Manifest) -> Loaded:
-        """Load, check and warm up one model.
-
-        Args:
-            manifest: what its marker states; `serve.checkpoint.manifest.parse_marker` of `Entry.marker`.
-        """
+        """Load, check and warm up one model; the manifest is that of `Entry.marker`."""
 
     def compare(self, predictor: Predictor) -> tuple[int, list[str]]:
-        """Compare the weights of a model in memory with its checkpoint.
-
-        Returns:
-            How many tensors were compared, and the names of those that differ.
-        """
+        """Compare a model in memory with its checkpoint: how many tensors, and which differ."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a committer works with.
-
-    Args:
-        may_change: whether answering may change the weights (`stateful = "allow"`).
-    """
+    """What a committer works with. `may_change`: whether answering may change the weights (`stateful = "allow"`)."""
 
     source: LocalSource
     store: Store
@@ -96,11 +84,7 @@ class Context:
     may_change: bool = False
 
     def reject(self, rejection: Rejection, needed: Callable[[], frozenset[str]]) -> Ignore:
-        """Put something into quarantine, log it once on this host, and drop the copy of what can never serve.
-
-        Args:
-            needed: returns the sha256 of what must stay in the store; `Committer.kept`.
-        """
+        """Quarantine something, log it once on this host, and drop the copy of what can never serve."""
         if rejection.is_lasting and rejection.sha256 and rejection.sha256 not in needed():
             with contextlib.suppress(OSError):  # the next prune finds it
                 self.store.shelf.drop(rejection.sha256)
@@ -134,11 +118,7 @@ class Committer(Protocol):
         """Take part in what other workers have begun, or make live what is committed; return whether there was any."""
 
     def move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
-        """Make an admitted checkpoint live, unless what is live has the same content.
-
-        Raises:
-            LedgerError: the generations cannot be numbered.
-        """
+        """Make an admitted checkpoint live, unless what is live has its content; raises `LedgerError`."""
 
     def is_done(self, order: Rollback) -> bool:
         """Say whether a rollback was carried out."""

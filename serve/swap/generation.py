@@ -26,11 +26,7 @@ ENDED = "stateful"
 
 
 def make(context: Context, loaded: Loaded, stored: Stored, entry: Entry, before_bytes: int) -> Generation:
-    """Make a generation of a model that is ready.
-
-    Args:
-        before_bytes: the memory of the process before it was loaded.
-    """
+    """Make a generation of a model that is ready. `before_bytes`: the memory of the process before it was loaded."""
     trim_memory()  # loading and warming up leave behind what was needed only once
     provenance = Provenance(
         context.name, entry.version, entry.generation, entry.sha256, context.env_digest, context.label
@@ -53,11 +49,7 @@ def make(context: Context, loaded: Loaded, stored: Stored, entry: Entry, before_
 
 
 def log_live(log: EventLog, event: str, generation: Generation, previous: Generation | None, commit_s: float) -> None:
-    """Write the line of a generation that has become live.
-
-    Args:
-        event: `swapped`, or `restored` in a worker that starts.
-    """
+    """Write the line of a generation that is live now: `swapped`, or `restored` in a worker that starts."""
     facts = dict(generation.facts)
     marker_mtime_ns = facts.pop("marker_mtime_ns")
     since_s = time.time() - marker_mtime_ns / 1e9 if isinstance(marker_mtime_ns, int) else None
@@ -72,11 +64,7 @@ def log_live(log: EventLog, event: str, generation: Generation, previous: Genera
 
 
 def restore(context: Context, loader: Loader, entry: Entry) -> bool:
-    """Make a committed generation live.
-
-    Returns:
-        Whether its bytes were still there, and may be served.
-    """
+    """Make a committed generation live. Returns whether its bytes were still there, and may be served."""
     generation = None if is_ended(context, entry.sha256) else load_entry(context, loader, entry)
     if generation is not None:
         log_live(context.log, "restored", generation, context.slot.swap(generation), 0.0)
@@ -112,11 +100,7 @@ def kept(context: Context) -> frozenset[str]:
 
 
 def prune(context: Context, needed: Callable[[], frozenset[str]]) -> None:
-    """Delete from the store what is neither needed nor to be tried again.
-
-    Args:
-        needed: tells the sha256 of what must stay; `Committer.kept`.
-    """
+    """Delete from the store what is neither `needed` (`Committer.kept`) nor to be tried again."""
     entries = context.ledger.read()
     committed_s = datetime.fromisoformat(entries[-1].committed).timestamp() if entries else 0.0
     again = (record.subject for record in context.quarantine.records() if record.retry_at_s is not None)
@@ -125,11 +109,7 @@ def prune(context: Context, needed: Callable[[], frozenset[str]]) -> None:
 
 
 def free(drained: list[Generation], log: EventLog) -> None:
-    """Free the memory of generations that no request uses any more, here and not in a request's thread, and log it.
-
-    Args:
-        drained: the list is the last that holds them, and is emptied.
-    """
+    """Free generations that no request uses any more, here, and log it; empties the list, their last holder."""
     while drained:
         _free_first(drained, log)
 

@@ -28,11 +28,7 @@ _LOOK_S = 0.05
 
 @dataclass(frozen=True)
 class Checked:
-    """What one worker found.
-
-    Args:
-        generation: that it answers with; 0 while it has none.
-    """
+    """What one worker found. `generation`: that it answers with; 0 while it has none."""
 
     worker: int
     generation: int = 0
@@ -45,11 +41,7 @@ class Checked:
 def ask_workers(
     operator_requests: OperatorRequests, living: Callable[[], set[int]], wake: Callable[[], None], timeout_s: float
 ) -> list[Checked]:
-    """Order a comparison, wait for all workers, and return their answers by process id.
-
-    Raises:
-        OperationError: no worker is alive, or one has not answered in time.
-    """
+    """Have all workers compare, and return their answers by process id; raises `OperationError` when one is late."""
     missing = living()
     if not missing:
         raise OperationError("expected living workers, found none", hint="start the server")

@@ -113,11 +113,7 @@ class Reloader:
         self._wake_up.close()
 
     def look_now(self) -> int:
-        """Let the thread look at once instead of at the end of its pause.
-
-        Returns:
-            What `wait_for` takes, to learn what came of it.
-        """
+        """Let the thread look at once, not at the end of its pause; return what `wait_for` takes."""
         with self._looked:
             self._asked += 1
             asked = self._asked
@@ -125,11 +121,7 @@ class Reloader:
         return asked
 
     def wait_for(self, asked: int, timeout_s: float) -> Outcome | None:
-        """Wait until what a look has found is live or refused.
-
-        Returns:
-            What came of it; `None` when it takes longer.
-        """
+        """Wait until what a look has found is live or refused. Returns what came of it; `None` when it takes longer."""
         with self._looked:
             if not self._looked.wait_for(lambda: self._answered >= asked or self._is_stopping.is_set(), timeout_s):
                 return None
@@ -296,9 +288,8 @@ class ReloaderStatus:
     """What a reloader found when it looked last.
 
     Args:
-        verdict: what came of the newest checkpoint, in words.
-        unserved_ns: when the newest marker was written, while its checkpoint is not served; `None` when it is, or
-            under a pin.
+        unserved_ns: when the newest marker was written, while its checkpoint is not served; `None` when it is, or under
+            a pin.
         is_refused: whether what is at the watched place was refused, or cannot be looked at.
     """
 
@@ -318,11 +309,7 @@ class Outcome(NamedTuple):
 def conclude(
     source: LocalSource, seen_checkpoints: SeenCheckpoints, decided: Sequence[Decided], notes: Sequence[Note]
 ) -> ReloaderStatus:
-    """Sum up a look: what is at the watched place, and since when something is not served.
-
-    Args:
-        decided: what was seen, the highest rank first, and what came of each.
-    """
+    """Sum up a look, the highest rank first: what is at the place, and since when something is not served."""
     unserved_ns = [note.marker_mtime_ns for note in notes if note.marker_mtime_ns]
     first = decided[0][1] if decided else None
     if decided and not (isinstance(first, Ignore) and first.is_final):

@@ -122,11 +122,7 @@ class SeenCheckpoints:
         return self._records[seen.path].first_seen_s
 
     def recall(self, seen: Observation, is_ranked: bool, now_s: float, refusal: str | None) -> Known:
-        """Return what is known of an observation, and remember that it was made.
-
-        Args:
-            is_ranked: whether an older marker gives way to a newer one, as in a directory of checkpoints.
-        """
+        """Return what is known of an observation, and note it; in a directory older markers give way."""
         record = self._records.get(seen.path)
         if record is None or record.fingerprint != seen.fingerprint:
             generation = self.generation if record is not None else 0
@@ -192,11 +188,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Look:
-    """What one look at a watched place has found.
-
-    Args:
-        waiting: the checkpoints whose publishers have yet to do something, and what.
-    """
+    """What one look at a watched place has found; `waiting`: what publishers have yet to do something for, and what."""
 
     source: LocalSource
     listed: Sequence[Listed]
