@@ -18,7 +18,7 @@ from serve.errors import InputError, RequestError, excerpt
 
 if TYPE_CHECKING:
     from serve.codec.datatypes import Array
-    from serve.model.predictor import Predictor
+    from serve.model.torch_predictor import TorchPredictor
 
 Write = Callable[["Array", int], Sequence[bytes]]
 # Numbers and what separates them: text of nothing else, read together with others, can break none of them.
@@ -54,7 +54,7 @@ class BodyLayout(NamedTuple):
             return len(numbers) == self.size_bytes
         return numbers.count(b",") + 1 == math.prod(self.shape) and not numbers.translate(None, _NUMERIC)
 
-    def read(self, several: Sequence[bytes], predictor: Predictor) -> Any:
+    def read(self, several: Sequence[bytes], predictor: TorchPredictor) -> Any:
         """Turn numbers of several requests into what the module takes; raises `InputError` where some do not fit."""
         if self.size_bytes:
             joined = several[0] if len(several) == 1 else b"".join(several)

@@ -21,7 +21,6 @@ from serve.errors import InputError, NotLiveError, NotServedError, RequestError
 from serve.http.messages import Request, Response, fail, not_live
 from serve.inference.inspection import Remade, inspect, inspect_written
 from serve.inference.shadow import Asked, Shadow
-from serve.model.predictor import Predictor
 from serve.settings.settings import CANARY, SHADOW, STABLE
 
 if TYPE_CHECKING:
@@ -29,9 +28,10 @@ if TYPE_CHECKING:
     from serve.inference.body_layout import BodyLayout
     from serve.inference.model_instance import ModelInstance
     from serve.model.slot import Generation
+    from serve.model.torch_predictor import TorchPredictor
     from serve.settings.settings import ServerSettings
 
-Prepare = Callable[[Predictor], Any]
+Prepare = Callable[["TorchPredictor"], Any]
 # Which generation was asked first, and what was wrong with its answer.
 RETRIED = "X-Model-Retried"
 
@@ -39,7 +39,7 @@ RETRIED = "X-Model-Retried"
 class Dialect(Protocol):
     """How one protocol reads requests and writes responses, for one request."""
 
-    def read(self, request: Request, predictor: Predictor) -> Prepare:
+    def read(self, request: Request, predictor: TorchPredictor) -> Prepare:
         """Understand a request.
 
         Returns:
@@ -49,13 +49,13 @@ class Dialect(Protocol):
             RequestError: it cannot be understood.
         """
 
-    def write(self, predictor: Predictor, raw: Any, provenance: Provenance) -> Response:
+    def write(self, predictor: TorchPredictor, raw: Any, provenance: Provenance) -> Response:
         """Write the response, to which provenance headers are added; raises `ValueError` where it cannot be."""
 
-    def refuse(self, status: int, message: str, predictor: Predictor) -> Response:
+    def refuse(self, status: int, message: str, predictor: TorchPredictor) -> Response:
         """Write what is wrong with a request."""
 
-    def layout(self, predictor: Predictor) -> BodyLayout | None:
+    def layout(self, predictor: TorchPredictor) -> BodyLayout | None:
         """Describe how requests differ that are read as this one, which was read; `None` where they may in anything."""
 
 

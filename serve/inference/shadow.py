@@ -19,7 +19,7 @@ from serve.swap.background_task import give_way
 
 if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
-    from serve.model.predictor import Predictor
+    from serve.model.torch_predictor import TorchPredictor
 
 _WAITING = 64
 _NICENESS = 10
@@ -38,7 +38,7 @@ class Asked:
     """
 
     instance: ModelInstance
-    prepare: Callable[[Predictor], Any]
+    prepare: Callable[[TorchPredictor], Any]
     outputs: object
     by: ModelInstance | None = None
     generation: int = 0
@@ -54,7 +54,7 @@ class Counts:
     skipped: int = 0
 
 
-def find_disagreement(predictor: Predictor, how: str, expected: object, actual: object) -> list[str]:
+def find_disagreement(predictor: TorchPredictor, how: str, expected: object, actual: object) -> list[str]:
     """Compare two answers as the settings want it, or as the model class's `agree(a, b)` does."""
     agree = getattr(getattr(predictor, "declared", None), "agree", None)
     if agree is not None:

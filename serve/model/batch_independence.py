@@ -16,14 +16,16 @@ import math
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy
 import torch
 
 from serve.checkpoint.manifest import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.model.answers import as_json, differences
-from serve.model.predictor import Predictor
+
+if TYPE_CHECKING:
+    from serve.model.torch_predictor import TorchPredictor
 
 _SIZES = (3, 5)
 _MOST_COMPANIONS = 12
@@ -37,7 +39,7 @@ class DependentError(Exception):
     """An answer depends on who else asks."""
 
 
-def why_alone(predictor: Predictor, prepared: Any, others: Iterable[Any], most_rows: int) -> str:
+def why_alone(predictor: TorchPredictor, prepared: Any, others: Iterable[Any], most_rows: int) -> str:
     """Find out why requests may not share one run. Returns the reason; nothing where they may."""
     try:
         _Trial(predictor, prepared, others, most_rows).run()
@@ -48,13 +50,17 @@ def why_alone(predictor: Predictor, prepared: Any, others: Iterable[Any], most_r
     return ""
 
 
-def tolerance(predictor: Predictor, raw: Any) -> float:
+def tolerance(predictor: TorchPredictor, raw: Any) -> float:
     """Return how far an answer in company may be from the one alone, as a share of its largest number."""
     return max(RELATIVE_TOLERANCE, _LOOSE_EPSILONS * predictor.epsilon_of(raw))
 
 
-def compare_alone(predictor: Predictor, prepared: Any, shared: Any, rows: Sequence[int], place: int) -> float:
-    """Answer a request alone, and compare; what it takes and returns is documented in `serve.model.predictor`."""
+def compare_alone(predictor: TorchPredictor, prepared: Any, shared: Any, rows: Sequence[int], place: int) -> float:
+    """Answer a request alone, and compare with what it got in company.
+
+    Returns:
+        How far the two are from each other, as a share of the largest number; 0 where only rounding differs.
+    """
     raw = predictor.run(predictor.stack([prepared]))
     alone = predictor.split(raw, [rows[place]])[0]
     found = gap(alone, shared)
@@ -70,7 +76,7 @@ def compare_alone(predictor: Predictor, prepared: Any, shared: Any, rows: Sequen
 class _Trial:
     """One model, its example and what is asked beside it."""
 
-    def __init__(self, predictor: Predictor, prepared: Any, others: Iterable[Any], most_rows: int) -> None:
+    def __init__(self, predictor: TorchPredictor, prepared: Any, others: Iterable[Any], most_rows: int) -> None:
         self._predictor, self._prepared = predictor, prepared
         rows = predictor.count_rows(prepared)
         if not rows:

@@ -44,10 +44,10 @@ from typing import Any, Callable
 from serve.errors import ModelError
 from serve.model import tensors
 from serve.model.answer_check import NOTHING, Declared
+from serve.model.array_form import INPUTS
 from serve.model.example import expand
-from serve.model.inputs import CustomInputs, InputTensor, NamedInputs, SoleInput
-from serve.model.predictor import INPUTS
-from serve.model.torch_predictor import Inputs, TorchPredictor, run_module
+from serve.model.inputs import CustomInputs, Inputs, InputTensor, NamedInputs
+from serve.model.torch_predictor import TorchPredictor, run_module
 from serve.settings.settings import Settings
 
 
@@ -200,7 +200,7 @@ def _read_example(settings: Settings, servable: Any, module: Any) -> Inputs:
             return NamedInputs(
                 {name: InputTensor(rows, module, device, name, axes.get(name, {})) for name, rows in stated.items()}
             )
-        return SoleInput(InputTensor(example, module, device, axes=axes.get(INPUTS, {})))
+        return InputTensor(example, module, device, axes=axes.get(INPUTS, {}))
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise ModelError(
             f"{settings.model}: example_inputs: expected rows of numbers, found {error}",

@@ -13,18 +13,20 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from serve.checkpoint.provenance import Provenance
 from serve.errors import NotLiveError
-from serve.model.predictor import Predictor
+
+if TYPE_CHECKING:
+    from serve.model.torch_predictor import TorchPredictor
 
 
 @dataclass(frozen=True)
 class Generation:
     """A model that is, was or will be live. `facts`: what the log and `GET /model` say about it beyond that."""
 
-    predictor: Predictor
+    predictor: TorchPredictor
     provenance: Provenance
     facts: dict[str, object]
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Callable, Generic, TypeVar
 
 from serve.errors import TrialError
 from serve.model.answers import describe, require_golden
-from serve.model.predictor import TEXT, ArrayForm, Predictor
+from serve.model.array_form import TEXT, ArrayForm
 
 if TYPE_CHECKING:
     from serve.checkpoint.manifest import Golden
+    from serve.model.torch_predictor import TorchPredictor
 
 # The name of a thread that was given up, as it did not end in time, and runs on.
 GIVEN_UP = "given-up"
@@ -45,7 +46,7 @@ class Candidate(Generic[Found]):
         examine: finds out what answers do not show; it raises `CheckpointError` for a bad model.
     """
 
-    predictor: Predictor
+    predictor: TorchPredictor
     example: object
     golden: Sequence[Golden] = ()
     validate: Callable[[Any], object] | None = None
@@ -91,7 +92,7 @@ def _try(candidate: Candidate[Found], sizes: Sequence[int]) -> Tried[Found]:
     return Tried(form, describe_outputs(predictor, raw), examined)
 
 
-def _answer(predictor: Predictor, inputs: object, what: str = "example_inputs") -> str:
+def _answer(predictor: TorchPredictor, inputs: object, what: str = "example_inputs") -> str:
     try:
         for _ in range(_RUNS):
             outputs = json.loads(json.dumps(predictor.predict(inputs), allow_nan=False))
@@ -106,7 +107,7 @@ def _resize(example: object, size: int) -> object:
     return [example[row % len(example)] for row in range(size)]
 
 
-def _ask_golden(predictor: Predictor, place: int, golden: Golden) -> object:
+def _ask_golden(predictor: TorchPredictor, place: int, golden: Golden) -> object:
     try:
         return json.loads(json.dumps(predictor.predict(golden.inputs)))
     except Exception as error:  # the user's code may raise anything
@@ -157,7 +158,7 @@ def _interrupt(thread: threading.Thread) -> None:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
 
 
-def describe_outputs(predictor: Predictor, raw: Sequence[Any]) -> tuple[ArrayForm, ...]:
+def describe_outputs(predictor: TorchPredictor, raw: Sequence[Any]) -> tuple[ArrayForm, ...]:
     """Return the forms of the outputs, with any number of rows; none where they are not arrays.
 
     Args:

@@ -18,7 +18,7 @@ from serve.settings.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from serve.model.loader import Loaded
-    from serve.model.predictor import Predictor
+    from serve.model.torch_predictor import TorchPredictor
     from serve.model.trial import Say
 
 
@@ -66,11 +66,11 @@ def check(checkpoint: Path, model: str | None = None) -> None:
         ) from error
 
 
-def _load(checkpoint: Path, model: str | None) -> Predictor:
+def _load(checkpoint: Path, model: str | None) -> TorchPredictor:
     return load_own(load_settings(os.environ, Path.cwd()).find(model), checkpoint).predictor
 
 
-def _ask(golden: list[Golden], predictor: Predictor) -> list[object]:
+def _ask(golden: list[Golden], predictor: TorchPredictor) -> list[object]:
     answers: list[object] = json.loads(json.dumps([predictor.predict(one.inputs) for one in golden]))
     return answers
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from serve.checkpoint.manifest import Manifest, Stored
     from serve.events.event_log import EventLog
-    from serve.model.predictor import Predictor
     from serve.model.slot import Slot
+    from serve.model.torch_predictor import TorchPredictor
     from serve.rollout.decision import Rule
     from serve.rollout.guard import Guard
     from serve.source.local import LocalSource
@@ -34,7 +34,7 @@ class Loaded(Protocol):
     """A model that is ready to be swapped in; `serve.model.loader.Loaded` is the one there is."""
 
     @property
-    def predictor(self) -> Predictor:
+    def predictor(self) -> TorchPredictor:
         """Answers requests."""
 
     @property
@@ -59,7 +59,7 @@ class Loader(Protocol):
     def load(self, stored: Stored, manifest: Manifest) -> Loaded:
         """Load, check and warm up one model; the manifest is that of `Entry.marker`."""
 
-    def compare(self, predictor: Predictor) -> tuple[int, list[str]]:
+    def compare(self, predictor: TorchPredictor) -> tuple[int, list[str]]:
         """Compare a model in memory with its checkpoint: how many tensors, and which differ."""
 
 
