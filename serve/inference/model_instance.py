@@ -31,9 +31,9 @@ from serve.swap.shared_state import SharedState
 
 if TYPE_CHECKING:
     from serve.events.event_log import Subscriber
+    from serve.model.loader import ModelLoader
     from serve.settings.settings import Settings
     from serve.store.quarantine import Rejection
-    from serve.swap.context import Loader
 
 _STOP_WAIT_S = 2.0
 _MOST_SOURCES = 2000
@@ -107,7 +107,7 @@ class ModelInstance:
         """Whether a thread still works on a model, after `stop` too: a load cannot be ended from outside."""
         return any(thread.name.startswith(PREPARATION) for thread in threading.enumerate())
 
-    def _make_loader(self) -> Loader:
+    def _make_loader(self) -> ModelLoader:
         # Here and not above: this import brings torch, and only a worker may have it (forking after torch has used
         # threads hangs the child: pytorch#49555).
         try:

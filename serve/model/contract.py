@@ -70,8 +70,7 @@ def import_class(settings: Settings) -> Callable[..., object]:
         ) from error
     if not callable(found):
         raise ModelError(f"{settings.model}: expected a class, found {type(found).__name__}")
-    constructor: Callable[..., object] = found
-    return constructor
+    return found  # type: ignore[no-any-return]
 
 
 def construct(settings: Settings, constructor: Callable[..., object]) -> Any:

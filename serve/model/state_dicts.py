@@ -17,7 +17,7 @@ from typing import Any
 
 from serve.checkpoint.formats import Interface, compare_interfaces, require_interface
 from serve.errors import CheckpointError
-from serve.model.tensors import State, interface_of, is_extra, is_module, is_tensor
+from serve.model.tensors import State, VersionedState, interface_of, is_extra, is_module, is_tensor, versions_in
 
 # Keys under which trainers keep tensors by name that are no weights.
 _OTHERS = re.compile(r"optim|sched|scaler|rng|random|callback|loop|hparam|hyper|grad|metric|loss|histor", re.IGNORECASE)
@@ -81,15 +81,9 @@ def take_fitting(states: States, wanted: Architecture) -> tuple[dict[str, Any], 
         hint = f"publish it with --key {next(iter(fits))}"
         raise CheckpointError("content", f"expected one state dict that fits, found them under {shown}", hint=hint)
     ((key, found),) = fits.items()
-    taken = _Taken({ours: states[key][theirs] for ours, theirs in found.names.items()})
-    taken._metadata = _rename(getattr(states[key], "_metadata", {}), found.names)
+    tensors = {ours: states[key][theirs] for ours, theirs in found.names.items()}
+    taken = VersionedState(tensors, _rename(versions_in(states[key]), found.names))
     return taken, ((key,) if key else ()) + found.took_off
-
-
-class _Taken(dict[str, Any]):
-    """A state dict as torch has it: a mapping that carries by which version of each layer its weights were written."""
-
-    _metadata: Mapping[str, Any] = {}
 
 
 def _rename(versions: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -113,9 +107,7 @@ def _walk(thing: object, keys: tuple[str, ...], passed_over: re.Pattern[str] | N
     if _is_state(thing):
         kept = {name: value for name, value in thing.items() if is_tensor(value) or is_extra(name)}
         if len(kept) != len(thing):
-            versions, kept = getattr(thing, "_metadata", {}), _Taken(kept)
-            kept._metadata = versions
-            thing = kept
+            thing = VersionedState(kept, versions_in(thing))
         return [(".".join(keys), thing)] if kept or not keys else []
     found = []
     for key, value in thing.items():
@@ -175,9 +167,19 @@ def fit(wanted: Architecture, found: Interface) -> Fit:
     if len(fits) == 1 and certain:
         return Fit(certain[0], _taken_off(certain[0]))
     if fits:
-        raise _uncertain([prefix for prefix, _ in fits])
+        shown = " and ".join(f'"{prefix}"' for prefix, _ in fits)
+        raise CheckpointError(
+            "architecture",
+            f"the checkpoint holds more than the module: expected its weights alone, found them under {shown}",
+            hint=f'publish it with --strip-prefix "{fits[0][0]}" to leave out what has another prefix',
+        )
     closest = min([plain, *(names for _, names in attempts)], key=lambda names: len(_differences(wanted, names, found)))
-    _refuse(wanted, closest, found)
+    try:
+        require_interface(wanted.tensors, _complete(wanted, closest, found))
+    except CheckpointError as error:
+        taken = " and ".join(f'"{piece}"' for piece in _taken_off(closest))
+        after = f" (after taking off {taken})" if taken else ""
+        raise CheckpointError(error.code, error.message + after, hint=error.hint) from error
     raise AssertionError("a checkpoint that differs was not refused")
 
 
@@ -217,16 +219,15 @@ def _bare(name: str) -> str:
 
 
 def _differences(wanted: Architecture, names: Mapping[str, str], found: Interface) -> list[str]:
-    return compare_interfaces(
-        wanted.tensors, _complete(wanted, {name: found[theirs] for name, theirs in names.items()})
-    )
+    return compare_interfaces(wanted.tensors, _complete(wanted, names, found))
 
 
-def _complete(wanted: Architecture, found: Interface) -> Interface:
-    """Add the names that are tied to one that is there and is what the module has."""
-    right = {name for name, spec in found.items() if wanted.tensors.get(name) == spec}
-    left_out = {name for name, sources in wanted.ties.items() if name not in found and right.intersection(sources)}
-    return {**found, **{name: wanted.tensors[name] for name in left_out if name in wanted.tensors}}
+def _complete(wanted: Architecture, names: Mapping[str, str], found: Interface) -> Interface:
+    """Rename what was found, and add the names that are tied to one that is there and is what the module has."""
+    renamed = {name: found[theirs] for name, theirs in names.items()}
+    right = {name for name, spec in renamed.items() if wanted.tensors.get(name) == spec}
+    left_out = {name for name, sources in wanted.ties.items() if name not in renamed and right.intersection(sources)}
+    return {**renamed, **{name: wanted.tensors[name] for name in left_out if name in wanted.tensors}}
 
 
 def _taken_off(names: Mapping[str, str]) -> tuple[str, ...]:
@@ -238,22 +239,3 @@ def _taken_off(names: Mapping[str, str]) -> tuple[str, ...]:
         elif theirs != ours:
             pieces.update(f"{part}." for part in theirs.split(".") if part in WRAPPERS)
     return tuple(sorted(pieces))
-
-
-def _uncertain(prefixes: Sequence[str]) -> CheckpointError:
-    shown = " and ".join(f'"{prefix}"' for prefix in prefixes)
-    return CheckpointError(
-        "architecture",
-        f"the checkpoint holds more than the module: expected its weights alone, found them under {shown}",
-        hint=f'publish it with --strip-prefix "{prefixes[0]}" to leave out what has another prefix',
-    )
-
-
-def _refuse(wanted: Architecture, names: Mapping[str, str], found: Interface) -> None:
-    shown = _complete(wanted, {name: found[theirs] for name, theirs in names.items()})
-    try:
-        require_interface(wanted.tensors, shown)
-    except CheckpointError as error:
-        taken = " and ".join(f'"{piece}"' for piece in _taken_off(names))
-        after = f" (after taking off {taken})" if taken else ""
-        raise CheckpointError(error.code, error.message + after, hint=error.hint) from error

@@ -53,10 +53,6 @@ def read_state(path: Path, format: str, may_unpickle: bool) -> Any:
             return safetensors.torch.load_file(str(path))
         except (ValueError, RuntimeError, safetensors.SafetensorError) as error:
             raise CheckpointError("damaged", f"safetensors cannot read it: {error}") from error
-    return _unpickle(path, may_unpickle)
-
-
-def _unpickle(path: Path, may_unpickle: bool) -> object:
     options: dict[str, object] = {"map_location": "cpu"}
     accepted = inspect.signature(torch.load).parameters
     if "weights_only" in accepted:
@@ -70,7 +66,7 @@ def _unpickle(path: Path, may_unpickle: bool) -> object:
     if can_map_pickles() and zipfile.is_zipfile(path):
         options["mmap"] = True
     try:
-        loaded: object = torch.load(str(path), **options)
+        return torch.load(str(path), **options)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # whatever a damaged or hostile pickle provokes
@@ -87,7 +83,6 @@ def _unpickle(path: Path, may_unpickle: bool) -> object:
             hint="`python -m serve publish --convert FILE` makes safetensors of it and runs its code to do so; or list "
             "its sha256 in allowed_pickles",
         ) from error
-    return loaded
 
 
 def _damaged(reader: str, error: Exception) -> CheckpointError:
@@ -97,12 +92,11 @@ def _damaged(reader: str, error: Exception) -> CheckpointError:
 def read_script(path: Path, device: str) -> Any:
     """Read a TorchScript module, which brings its own code. Raises `CheckpointError`: the file is damaged."""
     try:
-        module = torch.jit.load(str(path), map_location=device)
+        return torch.jit.load(str(path), map_location=device)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # torch raises RuntimeError, and other types, according to its version
         raise _damaged("torch.jit.load", error) from error
-    return module
 
 
 def read_program(path: Path, device: str) -> Any:

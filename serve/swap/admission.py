@@ -13,8 +13,9 @@ from serve.swap.background_task import BackgroundTask
 
 if TYPE_CHECKING:
     from serve.checkpoint.manifest import Stored
+    from serve.model.loader import ModelLoader
     from serve.store.checkpoint_store import Store
-    from serve.swap.context import Context, Loader
+    from serve.swap.context import Context
 
 _AGAIN_S = 0.2
 # With 400 MB and all cores busy, the p99 during the copy fell from twice to 1.2 times the one without, and the copy
@@ -45,7 +46,7 @@ class Admission:
         """Break off a copy that is under way; the worker ends."""
         self._is_stopping = True
 
-    def admit(self, loader: Loader, candidate: Load) -> Admitted | Ignore | Wait:
+    def admit(self, loader: ModelLoader, candidate: Load) -> Admitted | Ignore | Wait:
         """Let a candidate in. Returns what may be made live; or what became of a candidate that may not."""
         seen = candidate.observation
         marker = seen.text.decode(errors="replace")
@@ -95,7 +96,7 @@ class Admission:
         return copying.take()
 
 
-def _preview(loader: Loader, store: Store, candidate: Load) -> None:
+def _preview(loader: ModelLoader, store: Store, candidate: Load) -> None:
     """Refuse before the copy what the first bytes prove; those of another machine are copied first."""
     seen, sha256 = candidate.observation, candidate.manifest.sha256
     if seen.source is not None or (sha256 is not None and store.has(sha256)):

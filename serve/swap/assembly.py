@@ -20,9 +20,10 @@ from serve.swap.worker_committer import WorkerCommitter
 
 if TYPE_CHECKING:
     from serve.events.event_log import EventLog
+    from serve.model.loader import ModelLoader
     from serve.model.slot import Slot
     from serve.settings.settings import Settings
-    from serve.swap.context import Committer, Loader
+    from serve.swap.context import Committer
 
 
 def make_context(
@@ -54,7 +55,7 @@ def make_context(
     )
 
 
-def make_reloader(settings: Settings, context: Context, make_loader: Callable[[], Loader]) -> Reloader:
+def make_reloader(settings: Settings, context: Context, make_loader: Callable[[], ModelLoader]) -> Reloader:
     """Make the reloader; its `run` begins the work."""
     watch = settings.watch if context.source.has_events else "poll"
     pace = Pace(settings.poll_s, settings.settle_s, watch)

@@ -1,4 +1,4 @@
-"""The context of a reloader: the objects of one worker, and the protocols of its loader and its committer.
+"""The context of a reloader: the objects of one worker, and the protocol of its committer.
 
 When and with whom a worker swaps is `serve.swap.host_committer` (all workers of a host at once) or
 `serve.swap.worker_committer` (each worker for itself).
@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Callable, Protocol
 from serve.source.observation import Ignore
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from serve.checkpoint.manifest import Manifest, Stored
+    from serve.checkpoint.manifest import Stored
     from serve.events.event_log import EventLog
+    from serve.model.loader import ModelLoader
     from serve.model.slot import Slot
-    from serve.model.torch_predictor import TorchPredictor
     from serve.rollout.decision import Rule
     from serve.rollout.guard import Guard
     from serve.source.local import LocalSource
@@ -28,39 +26,6 @@ if TYPE_CHECKING:
     from serve.store.operator_requests import OperatorRequests, Rollback
     from serve.store.quarantine import Quarantine, Rejection
     from serve.swap.seen_checkpoints import Unserved
-
-
-class Loaded(Protocol):
-    """A model that is ready to be swapped in; `serve.model.loader.Loaded` is the one there is."""
-
-    @property
-    def predictor(self) -> TorchPredictor:
-        """Answers requests."""
-
-    @property
-    def format(self) -> str:
-        """Of the checkpoint."""
-
-    @property
-    def load_s(self) -> float:
-        """Seconds for building the module and attaching the weights."""
-
-    @property
-    def warm_up_s(self) -> float:
-        """Seconds for answering the example."""
-
-
-class Loader(Protocol):
-    """Makes models from checkpoints; `serve.model.loader.ModelLoader` is the one there is."""
-
-    def preview(self, path: Path, manifest: Manifest) -> None:
-        """Refuse what the first bytes of a checkpoint prove, before it is copied."""
-
-    def load(self, stored: Stored, manifest: Manifest) -> Loaded:
-        """Load, check and warm up one model; the manifest is that of `Entry.marker`."""
-
-    def compare(self, predictor: TorchPredictor) -> tuple[int, list[str]]:
-        """Compare a model in memory with its checkpoint: how many tensors, and which differ."""
 
 
 @dataclass(frozen=True)
@@ -108,16 +73,16 @@ class Committer(Protocol):
     def turn(self) -> int:
         """A number that changes when there is something to attend to."""
 
-    def boot(self, loader: Loader) -> None:
+    def boot(self, loader: ModelLoader) -> None:
         """Make the committed generation live in a worker that starts."""
 
-    def come_back(self, loader: Loader) -> None:
+    def come_back(self, loader: ModelLoader) -> None:
         """Make the committed generation live again in a worker that was unloaded."""
 
-    def attend(self, loader: Loader) -> bool:
+    def attend(self, loader: ModelLoader) -> bool:
         """Take part in what other workers have begun, or make live what is committed; return whether there was any."""
 
-    def move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
+    def move(self, loader: ModelLoader, stored: Stored, proposed: Entry) -> Ignore | Wait:
         """Make an admitted checkpoint live, unless what is live has its content; raises `LedgerError`."""
 
     def is_done(self, order: Rollback) -> bool:

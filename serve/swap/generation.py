@@ -14,8 +14,9 @@ from serve.system.resources import trim_memory, used_bytes
 
 if TYPE_CHECKING:
     from serve.events.event_log import EventLog
+    from serve.model.loader import Loaded, ModelLoader
     from serve.store.ledger import Entry
-    from serve.swap.context import Context, Loaded, Loader
+    from serve.swap.context import Context
 
 # The kernel stamps files with a clock that may be a tick behind.
 _CTIME_SLACK_S = 1.0
@@ -63,7 +64,7 @@ def log_live(log: EventLog, event: str, generation: Generation, previous: Genera
     )
 
 
-def restore(context: Context, loader: Loader, entry: Entry) -> bool:
+def restore(context: Context, loader: ModelLoader, entry: Entry) -> bool:
     """Make a committed generation live. Returns whether its bytes were still there, and may be served."""
     generation = None if is_ended(context, entry.sha256) else load_entry(context, loader, entry)
     if generation is not None:
@@ -71,7 +72,7 @@ def restore(context: Context, loader: Loader, entry: Entry) -> bool:
     return generation is not None
 
 
-def load_entry(context: Context, loader: Loader, entry: Entry) -> Generation | None:
+def load_entry(context: Context, loader: ModelLoader, entry: Entry) -> Generation | None:
     """Load a committed generation; `None` where its bytes are neither in the store nor at the watched place."""
     stored = context.store.find(entry.sha256) or _fetch_again(context, entry)
     if stored is None:

@@ -18,9 +18,10 @@ from serve.store.quarantine import explain
 from serve.swap.background_task import BackgroundTask
 
 if TYPE_CHECKING:
+    from serve.model.loader import ModelLoader
     from serve.store.operator_requests import OperatorRequests
     from serve.swap.changed_weights import ChangedWeights
-    from serve.swap.context import Context, Loader
+    from serve.swap.context import Context
 
 _NICENESS = 10
 _LOOK_S = 0.05
@@ -80,14 +81,14 @@ class LiveCheck:
         self._context, self._changed_weights = context, changed_weights
         self._last = ""
 
-    def attend(self, loader: Loader) -> None:
+    def attend(self, loader: ModelLoader) -> None:
         """Begin what is ordered, beside everything else."""
         id = self._context.operator_requests.check()
         if id and id != self._last:
             self._last = id
             BackgroundTask(lambda: self._carry_out(loader, id), "check", _NICENESS)
 
-    def _carry_out(self, loader: Loader, id: str) -> None:
+    def _carry_out(self, loader: ModelLoader, id: str) -> None:
         pid = os.getpid()
         checked = Checked(pid, problem="no model is live")
         try:

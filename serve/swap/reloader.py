@@ -27,9 +27,10 @@ from serve.swap.live_check import LiveCheck
 from serve.swap.seen_checkpoints import Look, SeenCheckpoints, describe
 
 if TYPE_CHECKING:
+    from serve.model.loader import ModelLoader
     from serve.source.local import Listed, LocalSource
     from serve.store.ledger import Entry
-    from serve.swap.context import Committer, Context, Loader
+    from serve.swap.context import Committer, Context
     from serve.swap.seen_checkpoints import Note
 
 
@@ -59,7 +60,7 @@ class Reloader:
         context: Context,
         committer: Committer,
         pace: Pace,
-        make_loader: Callable[[], Loader],
+        make_loader: Callable[[], ModelLoader],
     ) -> None:
         self._context, self._source, self._log = context, context.source, context.log
         self._admission, self._committer = Admission(context, committer.kept), committer
@@ -136,14 +137,14 @@ class Reloader:
         with self._looked:
             self._looked.notify_all()
 
-    def _boot(self, loader: Loader) -> None:
+    def _boot(self, loader: ModelLoader) -> None:
         try:
             generation.prune(self._context, self._committer.kept)
             self._committer.boot(loader)
         except Exception as error:  # for example a full disk; each look tries again
             self._report_fault(explain(error))
 
-    def _look_safely(self, loader: Loader) -> float:
+    def _look_safely(self, loader: ModelLoader) -> float:
         self._heard, self._has_more = self._asked, False
         self._status = replace(self._status, is_refused=False)
         try:
@@ -170,7 +171,7 @@ class Reloader:
             self._last_fault = fault
             self._log.emit("fault", reason=fault)
 
-    def _look(self, loader: Loader) -> float:
+    def _look(self, loader: ModelLoader) -> float:
         """Do what the host and its operators ask for, then look at the watched place."""
         drained = self._context.slot.take_drained()
         if drained:
@@ -209,7 +210,7 @@ class Reloader:
             self._context.slot.vacate()
             self._log.emit("unloaded", **generation.identify(live))
 
-    def _roll_back(self, loader: Loader) -> bool:
+    def _roll_back(self, loader: ModelLoader) -> bool:
         """Carry out the last rollback that was ordered, and return whether there was one to do."""
         order = self._context.operator_requests.rollback()
         if order is None or self._committer.is_done(order) or self._context.quarantine.find(order.fingerprint):
@@ -232,7 +233,7 @@ class Reloader:
             self._context.reject(rejection, self._committer.kept)
         return True
 
-    def _look_at_place(self, loader: Loader) -> float:
+    def _look_at_place(self, loader: ModelLoader) -> float:
         is_ranked, listed, now_s = self._source.is_directory, self._source.list(), time.monotonic()
         self._seen.compare(listed, lambda: self._context.unserved.last_listing(self._source.path))
         decided: list[Decided] = []
@@ -261,7 +262,7 @@ class Reloader:
             with contextlib.suppress(FileNotFoundError):  # gone between the listing and the look
                 yield self._source.look_at(one)
 
-    def _act(self, loader: Loader, seen: Observation, is_ranked: bool) -> Ignore | Wait:
+    def _act(self, loader: ModelLoader, seen: Observation, is_ranked: bool) -> Ignore | Wait:
         """Decide about one observation, and do it."""
         now_s = time.monotonic()
         record = self._context.quarantine.find(seen.fingerprint)
