@@ -78,12 +78,7 @@ def parse_index(text: bytes, path: Path) -> dict[str, Path]:
 
 
 def look(path: Path) -> os.stat_result | None:
-    """Look at an index and its shards as if they were one file.
-
-    Returns:
-        The index's own state, with the size of all files together and the time of the newest; `None` when one of them
-        is not found.
-    """
+    """Look at an index and its shards as at one file, as new as the newest; `None` when one of them is not found."""
     try:
         own = path.stat()
         shards = [shard.stat() for shard in sorted(set(read_index(path).values()))]
@@ -104,14 +99,7 @@ def joined_name(name: str) -> str:
 
 
 def plan(path: Path, prefix: str = "") -> list[Piece]:
-    """Find every tensor, in the order of the joined file.
-
-    Args:
-        prefix: taken off the names, without those that begin otherwise.
-
-    Raises:
-        CheckpointError: the shards do not hold exactly what the index names, or nothing with this prefix.
-    """
+    """Find every tensor, in the joined file's order; raises `CheckpointError` where the shards are not the index's."""
     weight_map = read_index(path)
     pieces: dict[str, Piece] = {}
     for shard in sorted(set(weight_map.values())):

@@ -61,10 +61,7 @@ def sign_openssf(name: str, sha256: str, key_file: Path) -> dict[str, object]:
 
 
 def with_bundle(text: bytes, path: Path) -> bytes:
-    """Return a marker's text with the OpenSSF signature that lies beside its checkpoint, if there is one.
-
-    A marker that states no sha256 gets the signed one. What cannot be read is left out.
-    """
+    """Return a marker with the readable OpenSSF signature that lies beside its checkpoint, and the sha256 it states."""
     for name in (path.name + SIDECARS[0], SIDECARS[1]):
         try:
             with path.with_name(name).open("rb") as reader:
@@ -118,17 +115,7 @@ class Verifier:
 
 
 def write_keys(key_file: Path) -> tuple[Path, str]:
-    """Make a new pair of keys.
-
-    Args:
-        key_file: gets the private key, for its owner only; the public one goes beside it with the suffix `.pub`.
-
-    Returns:
-        The file of the public key, and its short name.
-
-    Raises:
-        SignatureError: a file is there already, or cannot be written.
-    """
+    """Make new keys, the private one for its owner only; return the public one's file and short name."""
     with _errors_of_keys():
         public, private_pem, public_pem = dsse.generate()
     public_file = key_file.with_name(key_file.name + ".pub")

@@ -25,8 +25,8 @@ from serve.events.event_log import EventLog, Journal, write_line
 from serve.events.webhook import Webhook
 from serve.model.slot import Slot
 from serve.model.warm_up import GIVEN_UP
-from serve.swap.assembly import make_context, make_reloader
 from serve.swap.background_task import PREPARATION
+from serve.swap.context import make_context, make_reloader
 from serve.swap.shared_state import SharedState
 
 if TYPE_CHECKING:
@@ -136,14 +136,7 @@ def _report_hook(settings: Settings) -> Callable[[str], None]:
 
 
 def judge_of(settings: Settings, env_digest: str | None, modules: Mapping[str, object]) -> str:
-    """Name what decides whether a checkpoint is good: the model's class, its source, the settings, the environment.
-
-    Args:
-        modules: the imported ones, among them the model's.
-
-    Returns:
-        A digest that changes when one of them does.
-    """
+    """Digest what decides whether a checkpoint is good: the class and its source, the settings, the environment."""
     stated = {key: value for key, value in asdict(settings).items() if key not in _NOT_JUDGING}
     digest = hashlib.sha256(json.dumps([stated, env_digest], sort_keys=True, default=_as_json).encode())
     source = getattr(modules.get(settings.model.partition(":")[0]), "__file__", None)

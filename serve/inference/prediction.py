@@ -40,14 +40,7 @@ class Dialect(Protocol):
     """How one protocol reads requests and writes responses, for one request."""
 
     def read(self, request: Request, predictor: TorchPredictor) -> Prepare:
-        """Understand a request.
-
-        Returns:
-            What turns the inputs into what the module of a predictor takes; it may raise `InputError`.
-
-        Raises:
-            RequestError: it cannot be understood.
-        """
+        """Understand a request; return what turns its inputs into what a module takes. Raises `RequestError`."""
 
     def write(self, predictor: TorchPredictor, raw: Any, provenance: Provenance) -> Response:
         """Write the response, to which provenance headers are added; raises `ValueError` where it cannot be."""

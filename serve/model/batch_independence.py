@@ -56,11 +56,7 @@ def tolerance(predictor: TorchPredictor, raw: Any) -> float:
 
 
 def compare_alone(predictor: TorchPredictor, prepared: Any, shared: Any, rows: Sequence[int], place: int) -> float:
-    """Answer a request alone, and compare with what it got in company.
-
-    Returns:
-        How far the two are from each other, as a share of the largest number; 0 where only rounding differs.
-    """
+    """Answer a request alone, and compare; return the `gap` to its answer in company, 0 where only rounding differs."""
     raw = predictor.run(predictor.stack([prepared]))
     alone = predictor.split(raw, [rows[place]])[0]
     found = gap(alone, shared)
@@ -234,12 +230,7 @@ def _change(value: Any, number: Callable[[float], float], text: Callable[[str], 
 
 
 def vary_arrays(prepared: Any) -> Iterator[Any]:
-    """Make other requests of what one gave, with as many rows.
-
-    Yields:
-        What a module may take: with rows and their elements in another order, drawn from the range of each array,
-        small and large. A model may refuse any of them.
-    """
+    """Make requests of as many rows: reordered, or drawn around each array's range. A model may refuse any of them."""
     generator = torch.Generator().manual_seed(_SEED)
     yield _map(prepared, lambda array: _drawn(array, generator, 1.0, 0))
     yield _map(prepared, lambda array: _drawn(array, generator, _LARGE, 0))

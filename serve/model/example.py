@@ -21,15 +21,7 @@ _SIDES, _LENGTHS, _FRAMES, _TOKENS = (32, 28, 64, 96, 224, 299), (16, 128, 1024,
 
 
 def expand(stated: object) -> object:
-    """Make inputs of a stated example.
-
-    Args:
-        stated: rows as a request has them; or a text such as `float32[1, 16]`, drawn with a fixed seed; or either by
-            the input's name.
-
-    Raises:
-        ValueError: torch has no such type.
-    """
+    """Make inputs of rows, of a text such as `float32[1, 16]`, drawn with a fixed seed, or of either by name."""
     if isinstance(stated, Mapping):
         return {name: expand(part) for name, part in stated.items()}
     form = _FORM.fullmatch(stated) if isinstance(stated, str) else None

@@ -69,6 +69,12 @@ class Slot:
         with self._lock:
             return self._choose()
 
+    @property
+    def number(self) -> int:
+        """The number of the live generation, or 0."""
+        live = self.live
+        return live.provenance.generation if live is not None else 0
+
     def acquire(self) -> Generation:
         """Lease what is live, for one request, until `release`; raises `NotLiveError`."""
         # Choosing the generation and counting the lease are one step, or a swap in between could retire it.

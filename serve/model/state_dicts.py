@@ -29,17 +29,7 @@ States = dict[str, State]
 
 
 def states_in(loaded: object, passed_over: re.Pattern[str] | None = _OTHERS) -> States:
-    """Find the state dicts.
-
-    Args:
-        passed_over: keys of tensors by name that are no weights.
-
-    Returns:
-        Each by its keys, joined with dots; under the empty key where all of it is one.
-
-    Raises:
-        CheckpointError: there is none.
-    """
+    """Find the state dicts by their keys, joined with dots, but under none `passed_over`; raises `CheckpointError`."""
     found = dict(_walk(loaded, (), passed_over))
     if not found:
         raise CheckpointError("content", _describe(loaded), hint="save module.state_dict(), alone or under a key")
@@ -59,14 +49,7 @@ def choose(states: States, key: str | None) -> tuple[str, State]:
 
 
 def take_fitting(states: States, wanted: Architecture) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Take the one that fits a module, under the module's names.
-
-    Returns:
-        The tensors, and what was taken off: a key, and what came before the names.
-
-    Raises:
-        CheckpointError: none fits, or several do.
-    """
+    """Take the one that fits a module, under its names; return also what was taken off. Raises `CheckpointError`."""
     fits: dict[str, Fit] = {}
     refusals = []
     for key, state in states.items():

@@ -312,11 +312,7 @@ class TiedWeights:
         }
 
     def complete(self, state: dict[str, Any], names: Collection[str]) -> None:
-        """Add the names that a file leaves out, from those that it holds of the same memory.
-
-        Raises:
-            CheckpointError: two names of one tensor have different values.
-        """
+        """Add names that a file leaves out, from those of the same memory; raises `CheckpointError` if two differ."""
         for group in self._groups:
             held = [place for place in group if place.name in state]
             for place in group:

@@ -86,15 +86,7 @@ def _try_array(part: Any) -> Any:
 
 
 def split(raw: Any, rows: Sequence[int]) -> list[Any]:
-    """Take apart what a module gave for joined requests.
-
-    Args:
-        raw: a tensor or array, or a tuple, list or mapping of them, each with the rows of all requests; `None` is
-            `None` for each.
-
-    Raises:
-        ValueError: it has another number of rows, or is something else.
-    """
+    """Take apart what a module gave for joined requests, by their numbers of rows; raises `ValueError` for others."""
     if isinstance(raw, (numpy.ndarray, torch.Tensor)):
         if not raw.ndim or raw.shape[0] != sum(rows):
             raise ValueError(f"the outputs: expected {sum(rows)} rows, found the shape {list(raw.shape)}")
@@ -136,10 +128,7 @@ def _to_array(name: str, part: Any) -> numpy.ndarray[Any, Any]:
 
 
 def count_rows(prepared: Any) -> int:
-    """Count the rows of what a request gave: the first length that all of its arrays share.
-
-    0 where they share none, or where it is no array: its first dimension is then no row, and nothing can be joined.
-    """
+    """Count a request's rows, the first length that all its arrays share; 0 where they share none: nothing joins it."""
     if type(prepared) is numpy.ndarray:
         return int(prepared.shape[0]) if prepared.ndim else 0
     arrays = _arrays(prepared)

@@ -135,11 +135,7 @@ def limit(work: Callable[[], Found], timeout_s: float) -> Found:
 
 
 def describe_outputs(predictor: TorchPredictor, raw: Sequence[Any]) -> tuple[ArrayForm, ...]:
-    """Return the forms of the outputs, with any number of rows; none where they are not arrays.
-
-    Args:
-        raw: what the module gave for the example, and for one of other lengths, which shows the lengths that vary.
-    """
+    """Return the outputs' forms, from those for the example and for longer inputs; none where they are not arrays."""
     try:
         arrays, *others = [predictor.postprocess_arrays(one) for one in raw]
     except ValueError:

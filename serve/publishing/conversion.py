@@ -34,15 +34,7 @@ _MOST_SHOWN = 5
 def convert(
     source: Path, format: str, target: Path, may_unpickle: bool, key: str | None, prefix: str | None
 ) -> list[str]:
-    """Write the state dict of a file as safetensors.
-
-    Args:
-        may_unpickle: whether the source's code may run, as the trainer's own file's may.
-        prefix: taken off the names, without those that begin otherwise; `None` for that of a known wrapper.
-
-    Raises:
-        CheckpointError: the source holds no state dict, or one that safetensors cannot hold.
-    """
+    """Write a file's state dict as safetensors; `Conversion` describes key and prefix. Raises `CheckpointError`."""
     metadata = None
     if format == SAFETENSORS:
         with safetensors.safe_open(str(source), "pt") as opened:

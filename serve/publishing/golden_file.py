@@ -23,15 +23,7 @@ if TYPE_CHECKING:
 
 
 def read_golden(path: Path, checkpoint: Path, model: str | None = None) -> list[dict[str, object]]:
-    """Read golden requests, and compute the answers that the file leaves out.
-
-    Args:
-        path: a JSON list of `{"inputs": …}`, each with `outputs`, `rtol` and `atol` where they are given.
-
-    Raises:
-        PublishError: the file is of another form.
-        ServeError: the model cannot be loaded or does not answer.
-    """
+    """Read golden requests, a JSON list of `{"inputs": …}`, and compute missing answers; raises `ServeError`."""
     try:
         stated = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

@@ -36,24 +36,9 @@ class MlflowTarget:
         return f"models:/{self._name}"
 
     def put(
-        self,
-        source: Path,
-        name: str,
-        sha256: str,
-        generation: int,
-        write_marker: WriteMarker,
+        self, source: Path, name: str, sha256: str, generation: int, write_marker: WriteMarker
     ) -> Mapping[str, Any]:
-        """Register a checkpoint, and have the alias name it.
-
-        Args:
-            write_marker: writes the text of the marker; first asked before anything is changed.
-
-        Returns:
-            What is to be said about it otherwise.
-
-        Raises:
-            PublishError: the registry cannot be reached or refuses it; the alias names what it named before.
-        """
+        """Register a checkpoint, as `RemotePlace.put`; after a `PublishError` the alias names what it did before."""
         rank = Rank(generation)
         write_marker(rank, {})
         with self._explained(), tempfile.TemporaryDirectory(prefix="envserve-") as directory:

@@ -19,12 +19,7 @@ WriteMarker = Callable[["Rank", Mapping[str, Any]], bytes]
 
 @dataclass(frozen=True)
 class Rank:
-    """The rank of a marker that is to be written.
-
-    Args:
-        above: the marker that only a later time outranks; `None` where any time will do.
-        outranked_by: the checkpoint that stays above it, because it states a higher generation; or `None`.
-    """
+    """The rank of a marker to write: later than the one `above`, if any, or `outranked_by` a higher generation."""
 
     generation: int
     above: Listed | None = None

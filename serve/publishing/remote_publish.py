@@ -40,14 +40,7 @@ def split_place(text: str, name: str | None) -> tuple[str, str | None]:
 
 
 def find_place(text: str | Path) -> Path | RemotePlace | MlflowTarget:
-    """Find out where to publish.
-
-    Args:
-        text: a directory of this machine, or the URL of one elsewhere, as the setting `checkpoints` has it.
-
-    Raises:
-        PublishError: it is a URL to which nothing can be published.
-    """
+    """Find out where to publish, as the setting `checkpoints` has it; raises `PublishError` where nothing can be."""
     try:
         alias = mlflow_alias(str(text))
     except ValueError as error:
@@ -78,24 +71,9 @@ class RemotePlace:
         self._system, self._path = self._ask(lambda: remote.open_url(url))
 
     def put(
-        self,
-        source: Path,
-        name: str,
-        sha256: str,
-        generation: int,
-        write_marker: WriteMarker,
+        self, source: Path, name: str, sha256: str, generation: int, write_marker: WriteMarker
     ) -> Mapping[str, Any]:
-        """Publish a checkpoint.
-
-        Args:
-            write_marker: writes the text of the marker for a rank; first asked before anything is changed.
-
-        Returns:
-            What is to be said about it otherwise.
-
-        Raises:
-            PublishError: the place cannot be written to, or the file changed; there is no marker then.
-        """
+        """Publish a checkpoint; the marker is written once beforehand. After a `PublishError` there is none."""
         target = f"{self._path}/{name}"
         place = remote.RemotePlace(Path(self.url), self.url, (self._system, self._path))
         rank = self._ask(lambda: find_rank(place, generation))

@@ -82,7 +82,6 @@ class Known:
     served_order: tuple[int, int, str] | None
     first_seen_s: float
     refusal: str | None = None
-    retry_at_s: float | None = None
     answering: str = "what is live"
     is_withdrawn: bool = False
 
@@ -108,6 +107,7 @@ class Wait:
 
     reason: str
     look_again_s: float
+    is_final = is_waiting = is_served = False
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def decide(seen: Observation, known: Known, now_s: float, settle_s: float) -> Ac
         return Ignore(f"passed over: it was rolled back; {known.answering} is being served", is_final=True)
     if known.served_order is not None and seen.order < known.served_order:
         return Ignore(f"passed over: {OUTRANKED.format(known.answering)}", is_final=True)
-    if known.refusal is not None and (known.retry_at_s is None or now_s < known.retry_at_s):
+    if known.refusal is not None:
         return Ignore(f"refused: {known.refusal}")
     if seen.problem is not None:
         return Refuse(seen, "marker", seen.problem)
@@ -149,10 +149,7 @@ def decide(seen: Observation, known: Known, now_s: float, settle_s: float) -> Ac
         manifest = parse_marker(seen.text)
     except CheckpointError as error:
         return Refuse(seen, error.code, error.message + (f" (hint: {error.hint})" if error.hint else ""))
-    return _decide_readiness(seen, seen.checkpoint, manifest, settle_s - (now_s - known.first_seen_s))
-
-
-def _decide_readiness(seen: Observation, checkpoint: Identity, manifest: Manifest, unsettled_s: float) -> Action:
+    checkpoint, unsettled_s = seen.checkpoint, settle_s - (now_s - known.first_seen_s)
     is_rewritten = checkpoint.mtime_ns > seen.marker.mtime_ns
     if manifest.sha256 is None and is_rewritten:
         return Ignore("its empty marker is older than the checkpoint", is_waiting=True)

@@ -1,4 +1,4 @@
-"""The context of a reloader: the objects of one worker, and the protocol of its committer.
+"""The context of a reloader, the objects of one worker, made from its settings; and the protocol of its committer.
 
 When and with whom a worker swaps is `serve.swap.host_committer` (all workers of a host at once) or
 `serve.swap.worker_committer` (each worker for itself).
@@ -10,7 +10,19 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable, Protocol
 
+from serve.rollout.guard import Guard
+from serve.rollout.rules import probation_of, rollout_of
+from serve.settings.settings import CANARY
 from serve.source.observation import Ignore
+from serve.source.remote import make_place
+from serve.store.checkpoint_store import Store
+from serve.store.ledger import Ledger
+from serve.store.operator_requests import OperatorRequests
+from serve.store.quarantine import Quarantine
+from serve.swap.host_committer import HostCommitter
+from serve.swap.reloader import Pace, Reloader
+from serve.swap.seen_checkpoints import Unserved
+from serve.swap.worker_committer import WorkerCommitter
 
 if TYPE_CHECKING:
     from serve.checkpoint.manifest import Stored
@@ -18,14 +30,12 @@ if TYPE_CHECKING:
     from serve.model.loader import ModelLoader
     from serve.model.slot import Slot
     from serve.rollout.decision import Rule
-    from serve.rollout.guard import Guard
+    from serve.settings.settings import Settings
     from serve.source.local import LocalSource
     from serve.source.observation import Wait
-    from serve.store.checkpoint_store import Store
-    from serve.store.ledger import Entry, Ledger
-    from serve.store.operator_requests import OperatorRequests, Rollback
-    from serve.store.quarantine import Quarantine, Rejection
-    from serve.swap.seen_checkpoints import Unserved
+    from serve.store.ledger import Entry
+    from serve.store.operator_requests import Rollback
+    from serve.store.quarantine import Rejection
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ class Context:
         """Quarantine something, log it once on this host, and drop the copy of what can never serve."""
         if rejection.is_lasting and rejection.sha256 and rejection.sha256 not in needed():
             with contextlib.suppress(OSError):  # the next prune finds it
-                self.store.shelf.drop(rejection.sha256)
+                self.store.drop(rejection.sha256)
         if self.quarantine.add(rejection):
             self.log.emit(
                 "refused",
@@ -96,3 +106,43 @@ class Committer(Protocol):
 
     def leave(self) -> None:
         """Take part no more; the worker ends."""
+
+
+def make_context(
+    settings: Settings, slot: Slot, log: EventLog, env_digest: str | None, read_judge: Callable[[], str], start: str
+) -> Context:
+    """Make the context; nothing is started or written. `Quarantine` describes the last two arguments."""
+
+    def report_damage(expected: str, found: str) -> None:
+        log.emit("store_damaged", sha256=expected, reason=f"the sha256: expected {expected}, found {found}")
+
+    store, rule, rollout = Store(settings.store, report_damage), probation_of(settings), rollout_of(settings)
+    slower = next((one.slower for one in (rollout, rule) if one is not None), 0.0)
+    return Context(
+        source=make_place(settings.checkpoints),
+        store=store,
+        slot=slot,
+        ledger=Ledger(store),
+        quarantine=Quarantine(settings.store, read_judge, start),
+        unserved=Unserved(settings.store),
+        operator_requests=OperatorRequests(settings.store),
+        log=log,
+        name=settings.name,
+        label=settings.label,
+        env_digest=env_digest,
+        keep=settings.keep,
+        may_change=settings.stateful == "allow",
+        guard=Guard(settings.retry_spoiled, slower, rollout is not None, settings.label == CANARY),
+        probation=rule,
+    )
+
+
+def make_reloader(settings: Settings, context: Context, make_loader: Callable[[], ModelLoader]) -> Reloader:
+    """Make the reloader; its `run` begins the work."""
+    watch = settings.watch if context.source.has_events else "poll"
+    pace = Pace(settings.poll_s, settings.settle_s, watch)
+    if settings.commit == "worker":
+        committer: Committer = WorkerCommitter(context, settings.store)
+    else:
+        committer = HostCommitter(context, settings.store, settings.commit_timeout_s)
+    return Reloader(context, committer, pace, make_loader)

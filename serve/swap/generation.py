@@ -74,7 +74,11 @@ def restore(context: Context, loader: ModelLoader, entry: Entry) -> bool:
 
 def load_entry(context: Context, loader: ModelLoader, entry: Entry) -> Generation | None:
     """Load a committed generation; `None` where its bytes are neither in the store nor at the watched place."""
-    stored = context.store.find(entry.sha256) or _fetch_again(context, entry)
+    stored = context.store.find(entry.sha256)
+    for seen in () if stored is not None else context.source.observe():  # the store has lost it, but not the place
+        if seen.fingerprint == entry.fingerprint or entry.sha256.encode() in seen.text:
+            stored = context.store.admit(Load(seen, Manifest(sha256=entry.sha256)))
+            break
     if stored is None:
         return None
     before_bytes = used_bytes()
@@ -85,14 +89,6 @@ def is_ended(context: Context, sha256: str) -> bool:
     """Whether these weights were refused because they change while they answer."""
     record = context.quarantine.find_sha256(sha256, "")
     return record is not None and record.code == ENDED
-
-
-def _fetch_again(context: Context, entry: Entry) -> Stored | None:
-    """Take bytes that the store has lost from the watched place, where they are still there."""
-    for seen in context.source.observe():
-        if seen.fingerprint == entry.fingerprint or entry.sha256.encode() in seen.text:
-            return context.store.admit(Load(seen, Manifest(sha256=entry.sha256)))
-    return None
 
 
 def kept(context: Context) -> frozenset[str]:
@@ -112,24 +108,15 @@ def prune(context: Context, needed: Callable[[], frozenset[str]]) -> None:
 def free(drained: list[Generation], log: EventLog) -> None:
     """Free generations that no request uses any more, here, and log it; empties the list, their last holder."""
     while drained:
-        _free_first(drained, log)
-
-
-def _free_first(drained: list[Generation], log: EventLog) -> None:
-    generation = drained.pop(0)
-    facts, before_bytes, started_s = identify(generation), used_bytes(), time.monotonic()
-    release = getattr(generation.predictor, "release", None)
-    if release is not None:
-        release()
-    del generation, release
-    trim_memory()
-    log.emit(
-        "retired",
-        **facts,
-        free_s=round(time.monotonic() - started_s, 6),
-        memory_before_bytes=before_bytes,
-        memory_after_bytes=used_bytes(),
-    )
+        generation = drained.pop(0)
+        facts, before_bytes, started_s = identify(generation), used_bytes(), time.monotonic()
+        release = getattr(generation.predictor, "release", None)
+        if release is not None:
+            release()
+        del generation, release
+        trim_memory()
+        seconds = round(time.monotonic() - started_s, 6)
+        log.emit("retired", **facts, free_s=seconds, memory_before_bytes=before_bytes, memory_after_bytes=used_bytes())
 
 
 def identify(generation: Generation) -> dict[str, object]:

@@ -75,8 +75,7 @@ class HostCommitter:
 
     def report(self) -> None:
         """State in the host's table what this worker answers with."""
-        live = self._context.slot.live
-        self._coordinator.membership.update(live=live.provenance.generation if live is not None else 0)
+        self._coordinator.membership.update(live=self._context.slot.number)
 
     def kept(self) -> frozenset[str]:
         """Return the sha256 of what must stay in the store: what is kept of the generations, and what is proposed."""
@@ -243,8 +242,7 @@ class HostCommitter:
         shared_state, live = self._coordinator.shared_state, self._context.slot.live
         if not shared_state.kept and self._context.slot.let_go():
             free(self._context.slot.take_drained(), self._context.log)
-        number = live.provenance.generation if live is not None else 0
-        membership = self._coordinator.membership
+        number, membership = live.provenance.generation if live is not None else 0, self._coordinator.membership
         if live is not None and number == shared_state.returned and membership.live != number:
             log_live(self._context.log, "swapped", live, None, 0.0)
             membership.update(live=number)
@@ -275,8 +273,7 @@ class HostCommitter:
             self._context.reject(replace(rejection, is_lasting=False, is_costly=True), self.kept)
 
     def _try_restore(self, loader: ModelLoader, entry: Entry) -> bool:
-        live = self._context.slot.live
-        if live is not None and live.provenance.generation == entry.generation:
+        if self._context.slot.number == entry.generation:
             return True
         try:
             return restore(self._context, loader, entry)

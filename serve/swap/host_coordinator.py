@@ -143,14 +143,7 @@ class Coordinator:
             return True
 
     def try_commit(self, proposal: Proposal) -> bool:
-        """Move all workers, if each living one is prepared.
-
-        Returns:
-            Whether this call committed it.
-
-        Raises:
-            OSError: the ledger cannot be written; no worker moved.
-        """
+        """Move all workers, if each living one is prepared, and return whether it did; raises `OSError`, none moved."""
         if not self.membership.is_joined or not self._may_commit(proposal):
             return False  # asked again under the lock; this saves taking it for nothing
         with durable_files.hold(self._ledger.lock_path):
@@ -166,14 +159,7 @@ class Coordinator:
             return True
 
     def take_back(self, generation: int) -> Entry | None:
-        """Return from the generation that is on trial to the one that is kept; what is proposed is closed.
-
-        Returns:
-            The entry of the return; `None` when the trial has ended.
-
-        Raises:
-            OSError: the ledger cannot be written; no worker moved.
-        """
+        """Return from the trial to what is kept; `None` when it has ended. Raises `OSError`, none moved."""
         shared_state = self.shared_state
         with durable_files.hold(self._ledger.lock_path):
             if not generation == shared_state.on_trial == shared_state.committed:
@@ -220,14 +206,7 @@ class Coordinator:
         return ProposalState.WAITING if is_open else ProposalState.CLOSED
 
     def commit_alone(self, proposed: Entry) -> Entry | None:
-        """Commit while no worker is alive; those that come will load it.
-
-        Returns:
-            The committed generation, or `None` when there are workers, who must prepare it.
-
-        Raises:
-            OSError: the ledger cannot be written.
-        """
+        """Commit while no worker is alive; `None` when there are some, who must prepare it. Raises `OSError`."""
         with durable_files.hold(self._ledger.lock_path):
             if self.membership.survey().alive:
                 return None

@@ -50,8 +50,7 @@ class WorkerCommitter:
                 membership = Membership(self._root / "workers", self._shared_state)
                 membership.join(0)
                 self._membership = membership
-            live = self._context.slot.live
-            self._membership.update(live=live.provenance.generation if live is not None else 0)
+            self._membership.update(live=self._context.slot.number)
 
     def boot(self, loader: ModelLoader) -> None:
         """Make the committed generation live."""
@@ -89,8 +88,7 @@ class WorkerCommitter:
 
     def is_done(self, order: Rollback) -> bool:
         """Say whether this worker carried out a rollback."""
-        live = self._context.slot.live
-        entries = self._context.ledger.up_to(live.provenance.generation if live else 0)
+        entries = self._context.ledger.up_to(self._context.slot.number)
         return any(entry.fingerprint == order.fingerprint for entry in entries)
 
     def move(self, loader: ModelLoader, stored: Stored, proposed: Entry) -> Ignore | Wait:
