@@ -49,11 +49,8 @@ class Value:
 
 
 class YamlDocument:
-    """One YAML file, and the issues found while it is read.
-
-    Args:
-        name: the file as the user named it; every issue's place starts with it.
-    """
+    """One YAML file, and the issues found while it is read (`name`: the file as the user named it; every issue's place
+    starts with it)."""
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name

@@ -64,11 +64,7 @@ class Audit:
 
 
 def audit(whole: Graph, database_path: Path, vex_path: Path | None = None, today: date | None = None) -> Audit:
-    """Look every package up.
-
-    Raises:
-        EnvtoolError: the database or the list of what is ignored cannot be read.
-    """
+    """Look every package up. Raises EnvtoolError if the database or the list of what is ignored cannot be read."""
     today = today or datetime.now(timezone.utc).date()
     names = {key: _names(package) for key, package in whole.packages.items()}
     database = osv.read(database_path, {name for found in names.values() for name in found})

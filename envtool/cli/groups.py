@@ -34,11 +34,7 @@ class CommandGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that the first word names.
-
-        Raises:
-            UnknownCommandError: No command has this name.
-        """
+        """Find the command that the first word names. Raises UnknownCommandError if no command has this name."""
         if not args[0].startswith("-") and not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
             raise UnknownCommandError(self, ctx, args[0])
         return super().resolve_command(ctx, args)

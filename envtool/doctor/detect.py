@@ -38,11 +38,8 @@ _CONNECT_S = 5.0
 
 
 def detect(urls: Sequence[str], presets: Sequence[Preset], limit_s: float | None) -> MachineFacts:
-    """Everything that can be known of this machine.
-
-    Args:
-        limit_s: seconds that the network has to answer; None when it is not to be asked.
-    """
+    """Everything that can be known of this machine (`limit_s`: seconds that the network has to answer; None when it is
+    not to be asked)."""
     environ = dict(os.environ)
     is_asked = limit_s is not None
     virtual_packages = rattler.detect_virtual_packages()

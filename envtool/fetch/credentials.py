@@ -87,11 +87,8 @@ def _put(text: str, values: Mapping[str, str], safe: str | None, shortest: int =
 
 
 def with_variables(url: str, templates: Sequence[str]) -> str:
-    """The URL of a file with the variables that a lock names for its place.
-
-    Args:
-        templates: URLs of channels and indexes as a lock has them: `https://$USER:$TOKEN@host/channel`.
-    """
+    """The URL of a file with the variables that a lock names for its place (`templates`: URLs of channels and indexes
+    as a lock has them: `https://$USER:$TOKEN@host/channel`)."""
     for template in templates:
         ours, theirs = urlsplit(url), urlsplit(template)
         user, _, host = theirs.netloc.rpartition("@")
@@ -142,11 +139,8 @@ def without_secrets(text: str) -> str:
 
 
 def authorize(url: str) -> Authorized:
-    """Put into a request what its host asks for.
-
-    Raises:
-        EnvtoolError: a variable that the URL names is not set, or the file of credentials cannot be used.
-    """
+    """Put into a request what its host asks for. Raises EnvtoolError if a variable that the URL names is not set, or
+    the file of credentials cannot be used."""
     expanded = expand(url)
     parts = urlsplit(expanded)
     if parts.username or parts.scheme == "file":

@@ -46,11 +46,8 @@ class Timeouts:
 
 
 def configured_timeouts() -> Timeouts:
-    """The limits that this machine is set up for.
-
-    Raises:
-        EnvtoolError: a variable holds something else than a positive number.
-    """
+    """The limits that this machine is set up for. Raises EnvtoolError if a variable holds something else than a
+    positive number."""
     default = Timeouts()
     return Timeouts(
         connect_timeout_s=_number("ENVTOOL_CONNECT_TIMEOUT_S", default.connect_timeout_s),
@@ -80,11 +77,8 @@ def _number(name: str, default: float, *, may_be_zero: bool = False) -> float:
 
 
 class TransferError(NetworkError):
-    """A URL that did not give its bytes.
-
-    Args:
-        is_down: whether the place as a whole gave no answer, so that other files are better sought elsewhere.
-    """
+    """A URL that did not give its bytes (`is_down`: whether the place as a whole gave no answer, so that other files
+    are better sought elsewhere)."""
 
     def __init__(
         self,

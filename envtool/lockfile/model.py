@@ -73,11 +73,8 @@ def is_repository(url: str | None) -> bool:
 
 
 def parse_repository(text: str) -> Repository:
-    """Parse `git+URL@REVISION#subdirectory=DIRECTORY`.
-
-    Raises:
-        ValueError: It cannot be used; the text has the reason.
-    """
+    """Parse `git+URL@REVISION#subdirectory=DIRECTORY`. Raises ValueError if it cannot be used; the text has the
+    reason."""
     parts = urlsplit(text[len(_PREFIX) :])
     if parts.scheme not in _SCHEMES or not (parts.netloc or parts.scheme == "file"):
         raise ValueError(f"expected git+ and {', '.join(_SCHEMES[:-1])} or {_SCHEMES[-1]}, found {text!r}")

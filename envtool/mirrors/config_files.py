@@ -129,11 +129,7 @@ def pip_conf_path() -> Path:
 
 
 def rewrite_pip_conf(text: str, index: str | None, known: Collection[str]) -> str:
-    """The file with another index.
-
-    Args:
-        index: the index; None to use no mirror, which takes out those of `known` only.
-    """
+    """The file with another index; None takes out the mirrors in `known`, and those only."""
     newline = "\r\n" if "\r\n" in text else "\n"
     lines = text.splitlines(keepends=True)
     found = _index_lines(lines)
@@ -188,11 +184,7 @@ def uv_toml_path() -> Path:
 
 
 def rewrite_uv_toml(text: str, index: str | None, known: Collection[str], name: str = "uv.toml") -> str:
-    """The file with another default index.
-
-    Args:
-        index: the index; None to use no mirror, which takes out those of `known` only.
-    """
+    """The file with another default index; None takes out the mirrors in `known`, and those only."""
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 

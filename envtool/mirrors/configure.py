@@ -65,11 +65,8 @@ def diff(edits: Sequence[Edit]) -> str:
 
 
 def apply(edits: Sequence[Edit], journal: Path) -> list[Path]:
-    """Make the changes, and keep what was there.
-
-    Raises:
-        EnvtoolError: a file cannot be written, or is not what it was when the change was planned.
-    """
+    """Make the changes, and keep what was there. Raises EnvtoolError if a file cannot be written, or is not what it was
+    when the change was planned."""
     due = [each for each in edits if not each.is_empty]
     for each in due:
         if read(each.path) != each.before:
@@ -86,11 +83,8 @@ def apply(edits: Sequence[Edit], journal: Path) -> list[Path]:
 
 
 def undo(journal: Path) -> list[Path]:
-    """Take the last change back; run again, the one before it.
-
-    Raises:
-        EnvtoolError: there is no change to take back, or a file was changed since.
-    """
+    """Take the last change back; run again, the one before it. Raises EnvtoolError if there is no change to take back,
+    or a file was changed since."""
     entries = _entries(journal)
     if not entries:
         raise EnvtoolError("there is no change to take back", "envtool mirror use makes one")
@@ -171,11 +165,8 @@ def journal() -> Path:
 
 
 def plan(names: Sequence[str], tools: Sequence[str], known: Mapping[str, Preset], best: Preset | None) -> list[Edit]:
-    """The changes that make envtool, and other tools on request, use mirrors.
-
-    Raises:
-        EnvtoolError: the names or a file cannot be used.
-    """
+    """The changes that make envtool, and other tools on request, use mirrors. Raises EnvtoolError if the names or a
+    file cannot be used."""
     if len(names) > 1 and {AUTO, OFF} & set(names):
         raise EnvtoolError("auto and off stand alone", "envtool mirror use auto")
     missing = [each for each in names if each not in known and each not in (AUTO, OFF)]

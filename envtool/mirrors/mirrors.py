@@ -45,11 +45,8 @@ def config_path() -> Path:
 
 
 def read_table(name: str) -> Any:
-    """The value of a key at the top, an empty table where file or key are missing; its content is not checked.
-
-    Raises:
-        InvalidFileError: the file is not TOML, or cannot be read.
-    """
+    """The value of a key at the top, an empty table where file or key are missing; its content is not checked. Raises
+    InvalidFileError if the file is not TOML, or cannot be read."""
     path = config_path()
     if not path.exists():
         return {}
@@ -201,11 +198,7 @@ _WHEEL = re.compile(r"(?P<store>https?://[^/]+/packages/)[0-9a-f]{2}/[0-9a-f]{2}
 
 @dataclass(frozen=True)
 class Preset:
-    """One mirror.
-
-    Args:
-        channels: canonical channel URL to the mirror's; all end with `/`.
-    """
+    """One mirror (`channels`: canonical channel URL to the mirror's; all end with `/`)."""
 
     name: str
     title: str

@@ -55,11 +55,8 @@ def _of_pip(name: str) -> str | None:
 def index_variables(index_url: str | None, extra_index_urls: Sequence[str]) -> dict[str, str]:
     """The variables that make uv ask the indexes that an environment.yml names, with their credentials put in.
 
-    Variables and not arguments, since everybody on the machine can read the arguments of a process.
-
-    Raises:
-        EnvtoolError: a variable in a URL is not set.
-    """
+    Variables and not arguments, since everybody on the machine can read the arguments of a process. Raises EnvtoolError
+    if a variable in a URL is not set."""
     variables: dict[str, str] = {}
     if index_url:
         # Of the older variable there may be another value in our environment; an empty one takes it away.
@@ -70,11 +67,8 @@ def index_variables(index_url: str | None, extra_index_urls: Sequence[str]) -> d
 
 
 def only(index_url: str | None, extra_index_urls: Sequence[str]) -> dict[str, str]:
-    """The variables that make uv ask the indexes that an environment.yml names, and no other that it knows of.
-
-    Raises:
-        EnvtoolError: a variable in a URL is not set.
-    """
+    """The variables that make uv ask the indexes that an environment.yml names, and no other that it knows of. Raises
+    EnvtoolError if a variable in a URL is not set."""
     *first, last = (*extra_index_urls, *([index_url] if index_url else [])) or (None,)
     nothing_else = dict.fromkeys(("UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"), "")
     return {**nothing_else, "UV_NO_CONFIG": "1", **index_variables(last, [each for each in first if each])}

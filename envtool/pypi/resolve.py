@@ -57,11 +57,8 @@ class Pins:
         return self._by_name.get(name, [])
 
     def allow(self, name: str, file: Mapping[str, Any]) -> bool:
-        """Whether a file of a pylock.toml is one of those pinned.
-
-        Raises:
-            NetworkError, HashMismatchError: It has to be had to be hashed, and cannot be.
-        """
+        """Whether a file of a pylock.toml is one of those pinned. Raises NetworkError or HashMismatchError if it has to
+        be downloaded to be hashed, and cannot be."""
         pinned = self.of(name)
         if not pinned:
             return not self._is_required
@@ -105,11 +102,8 @@ class Resolution:
     def pylock(
         self, requirements: Sequence[str], options: Sequence[str], constraints: Sequence[str] = (), kept: str = ""
     ) -> str:
-        """The chosen wheels as a pylock.toml.
-
-        Raises:
-            SolveError: Nothing satisfies the requirements, or the index failed; uv's own words.
-        """
+        """The chosen wheels as a pylock.toml. Raises SolveError if nothing satisfies the requirements, or the index
+        failed; uv's own words."""
         locked = self._scratch / "pylock.toml"
         locked.unlink(missing_ok=True)
         if kept:

@@ -143,19 +143,13 @@ class Repodata:
         return [self._answer(request, each) for request, each in zip(requests, answers)]
 
     def find(self, channels: Sequence[str], platform: str, names: Sequence[str]) -> list[PackageRecord]:
-        """Every record that the channels have of some packages.
-
-        Raises:
-            SolveError: The records of a channel could not be downloaded.
-        """
+        """Every record that the channels have of some packages. Raises SolveError if the records of a channel could not
+        be downloaded."""
         return [_record(each) for each in self._records(channels, platform, names)]
 
     def unknown(self, channels: Sequence[str], platform: str, match_specs: Sequence[str]) -> dict[str, str | None]:
         """The match specs that no record satisfies, each with the newest version; None where the name is unknown.
-
-        Raises:
-            SolveError: The records of a channel could not be downloaded.
-        """
+        Raises SolveError if the records of a channel could not be downloaded."""
         import rattler
 
         names = {each: name for each in match_specs if (name := package_name(each)) and not name.startswith("__")}

@@ -56,11 +56,8 @@ class Change:
 
 
 def serialize(spec: EnvironmentSpec, options: Mapping[str, str]) -> str:
-    """The inputs of a lock as text for its custom_metadata.
-
-    Args:
-        options: what the command line said beside it, such as `strategy`.
-    """
+    """The inputs of a lock as text for its custom_metadata (`options`: what the command line said beside it, such as
+    `strategy`)."""
     general = sorted((each.kind, each.name, each.value, each.category) for each, _ in _general(spec))
     platforms = {
         platform.platform: sorted({(each.kind, each.name, each.value, each.category) for each, _ in _of(platform)})

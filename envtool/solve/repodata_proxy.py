@@ -149,11 +149,7 @@ class RepodataProxy:
         return _Found(_FAILED)
 
     def ask(self, place: str, conditions: dict[str, str], is_wanted: bool, has_alternative: bool) -> _Found:
-        """Ask one place.
-
-        Raises:
-            TransferError: It gave nothing that may be handed on.
-        """
+        """Ask one place. Raises TransferError if it gave nothing that may be handed on."""
         limits = self._patience if has_alternative else replace(self._patience, min_bytes_per_s=0.0)
         with client.get(place, patience=limits, headers=conditions) as body:
             if not is_wanted:

@@ -84,11 +84,8 @@ class Staleness:
 
 
 def check(lockfile: Lockfile, request: LockRequest) -> Staleness:
-    """Compare a lock with its sources.
-
-    Args:
-        request: what a lock would be made of now; options that it lacks count as they were.
-    """
+    """Compare a lock with its sources (`request`: what a lock would be made of now; options that it lacks count as they
+    were)."""
     recorded = lockfile.custom_metadata.get(INPUTS_KEY)
     changes = _compare_hashes(lockfile, request) if recorded is None else recorded_inputs.compare(
         recorded, request.spec, request.options

@@ -81,15 +81,9 @@ class EnvironmentSpec:
 def read_spec(
     paths: Sequence[Path], platforms: Sequence[str] = (), *, default: Sequence[str] = (DEFAULT_PLATFORM,)
 ) -> EnvironmentSpec:
-    """Read the files of one environment.
-
-    Args:
-        platforms: the platforms to read them for, instead of the ones that they name.
-
-    Raises:
-        MissingFileError: A file cannot be read.
-        SpecError: A file is malformed, or they contradict each other; every issue is in it.
-    """
+    """Read the files of one environment (`platforms`: the platforms to read them for, instead of the ones that they
+    name). Raises MissingFileError if a file cannot be read; SpecError if a file is malformed, or they contradict each
+    other; every issue is in it."""
     hint = "envtool init makes one from a template; -f names another"
     return combine([environment_yml.parse(path, read_text(path, hint)) for path in paths], platforms, default)
 
