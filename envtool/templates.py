@@ -25,19 +25,13 @@ _SUFFIX = ".yml.j2"
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable of a template.
-
-    Args:
-        default: its value when none is given; None when one has to be given.
-        choices: the values that it takes; empty when it takes any.
-        pattern: a regular expression that a value has to match in full; empty when any does.
-    """
+    """A variable of a template."""
 
     name: str
     help: str
-    default: str | None
-    choices: tuple[str, ...] = ()
-    pattern: str = ""
+    default: str | None  # its value when none is given; None when one has to be given
+    choices: tuple[str, ...] = ()  # the values that it takes; empty when it takes any
+    pattern: str = ""  # a regular expression that a value has to match in full; empty when any does
 
 
 @dataclass(frozen=True)

@@ -34,19 +34,13 @@ Key = Callable[[str], Any]
 
 @dataclass(frozen=True)
 class Vulnerability:
-    """One vulnerability, as it affects one package.
-
-    Args:
-        aliases: every identifier that it has, its own included.
-        level: one of LEVELS, or UNKNOWN.
-        fixed: the lowest version that has a fix; None where there is none.
-    """
+    """One vulnerability, as it affects one package."""
 
     id: str
-    aliases: frozenset[str]
+    aliases: frozenset[str]  # every identifier that it has, its own included
     summary: str
-    level: str
-    fixed: str | None
+    level: str  # one of LEVELS, or UNKNOWN
+    fixed: str | None  # the lowest version that has a fix; None where there is none
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class LazyGroup(CommandGroup):
     """A group whose commands are imported only when one of them runs or shows its own help."""
 
     def __init__(self, *args: Any, table: Mapping[str, tuple[str, str]], **attributes: Any) -> None:
-        """Take the module and the summary of each command, by its name; a module has its command as `command`."""
+        """Take the place (`module`, or `module:function`) and the summary of each command, by its name."""
         super().__init__(*args, **attributes)
         self.table = table
 
@@ -56,7 +56,8 @@ class LazyGroup(CommandGroup):
         """Import a command."""
         if cmd_name not in self.table:
             return None
-        command: click.Command = importlib.import_module(self.table[cmd_name][0]).command
+        module, _, function = self.table[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), function or "command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

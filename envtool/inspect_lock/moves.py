@@ -167,21 +167,15 @@ def why_not(
 
 @dataclass(frozen=True)
 class Outdated:
-    """One package that has a newer version.
-
-    Args:
-        fits: the newest version that fits with all lines; None when nothing needs the package any more.
-        held_by: what holds back the newest, in words; None when it fits.
-        is_own: whether a line of environment.yml asks for it.
-    """
+    """One package that has a newer version."""
 
     manager: str
     name: str
     locked: str
-    fits: str | None
+    fits: str | None  # the newest version that fits with all lines; None when nothing needs the package any more
     newest: str
-    held_by: str | None
-    is_own: bool
+    held_by: str | None  # what holds back the newest, in words; None when it fits
+    is_own: bool  # whether a line of environment.yml asks for it
 
 
 def outdated(old: Lockfile, request: LockRequest, platform: str, sources: Sources) -> list[Outdated]:

@@ -64,15 +64,11 @@ _WORDS = ("use", "origin")
 
 @dataclass(frozen=True)
 class Mirrors:
-    """Which mirrors stand for which canonical URLs.
+    """Which mirrors stand for which canonical URLs."""
 
-    Args:
-        by_prefix: a canonical URL prefix to the mirror URLs that stand for it, the best first; all end with `/`.
-        has_origin: whether the canonical URL itself may be asked where there is a mirror for it.
-    """
-
+    # a canonical URL prefix to the mirror URLs that stand for it, the best first; all end with `/`
     by_prefix: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    has_origin: bool = True
+    has_origin: bool = True  # whether the canonical URL itself may be asked where there is a mirror for it
 
     def for_url(self, url: str) -> tuple[str, ...]:
         """Every URL that may have the bytes: the mirrors' in their order, the canonical one last or not at all."""

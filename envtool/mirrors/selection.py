@@ -35,18 +35,13 @@ _REPODATA = ("repodata.json.zst", "repodata.json")
 
 @dataclass(frozen=True)
 class Candidate:
-    """One place to be measured.
-
-    Args:
-        subdir: the subdir whose repodata is asked for; empty for wheels.
-        sample: a file of the lock, relative to the base.
-    """
+    """One place to be measured."""
 
     name: str
     channel: str
     base: str
-    subdir: str
-    sample: str
+    subdir: str  # the subdir whose repodata is asked for; empty for wheels
+    sample: str  # a file of the lock, relative to the base
 
 
 @dataclass(frozen=True)

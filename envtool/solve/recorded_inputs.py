@@ -31,21 +31,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Change:
-    """One difference between the sources and the lock.
-
-    Args:
-        before: what the lock was made from; None when it is new.
-        after: what the sources say; None when it is gone.
-        place: where the sources say it; None when it is gone.
-        platforms: the platforms that it is about; empty when it is about all.
-    """
+    """One difference between the sources and the lock."""
 
     kind: str
     what: str
-    before: str | None
-    after: str | None
-    place: str | None
-    platforms: tuple[str, ...] = ()
+    before: str | None  # what the lock was made from; None when it is new
+    after: str | None  # what the sources say; None when it is gone
+    place: str | None  # where the sources say it; None when it is gone
+    platforms: tuple[str, ...] = ()  # the platforms that it is about; empty when it is about all
 
     def __str__(self) -> str:
         where = f"{self.place}: " if self.place else ""
