@@ -12,16 +12,15 @@ import contextlib
 import copy
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
 
 if TYPE_CHECKING:
-    from serve.model.predictor import Predictor
+    from serve.model.torch_predictor import TorchPredictor
 
 _ENOUGH_S = 1.0
-Value = TypeVar("Value")
 
 
 class RequestMemory:
@@ -46,13 +45,14 @@ class RequestMemory:
             for part in placed.values():
                 self.note_version(part)
 
-    def find(self, predictor: Predictor, several: Iterable[object]) -> None:
+    def find(self, predictor: TorchPredictor, several: Iterable[object]) -> None:
         """Answer requests, and compare all that they share with others before and after.
 
         Args:
             several: inputs as requests have them; a model may refuse any of them.
         """
-        until_s, held = time.monotonic() + _ENOUGH_S, []
+        held: list[tuple[Any, Any, Any, Any]] = []
+        until_s = time.monotonic() + _ENOUGH_S
         for inputs in several:
             with contextlib.suppress(Exception):  # inputs that it has nothing for; the warm-up tells of others
                 held.append(self._answer(predictor, inputs))
@@ -62,7 +62,7 @@ class RequestMemory:
             if time.monotonic() > until_s:
                 break
 
-    def _answer(self, predictor: Predictor, inputs: object) -> tuple[Any, Any, Any, Any]:
+    def _answer(self, predictor: TorchPredictor, inputs: object) -> tuple[Any, Any, Any, Any]:
         given = own(inputs)
         try:
             taken = predictor.prepare(given)
@@ -79,22 +79,21 @@ class RequestMemory:
         return taken, before, raw, first
 
 
-def own(value: Value) -> Value:
+def own(value: Any) -> Any:
     """Copy the memory of arrays and tensors, wherever they are; what cannot be copied stays itself."""
-    copied: Any = value
+    if value is None or isinstance(value, (str, bytes, int, float)):
+        return value
     if isinstance(value, torch.Tensor):
-        copied = value.clone()
-    elif isinstance(value, numpy.ndarray):
-        copied = value.copy()
-    elif type(value) in (list, tuple):
-        copied = type(value)(map(own, value))  # type: ignore[arg-type, call-arg]
-    elif type(value) is dict:
-        copied = {name: own(part) for name, part in value.items()}
-    elif not isinstance(value, (str, bytes, int, float)):
-        with contextlib.suppress(Exception):  # whatever its class says
-            copied = copy.deepcopy(value)
-    found: Value = copied
-    return found
+        return value.clone()
+    if isinstance(value, numpy.ndarray):
+        return value.copy()
+    if type(value) in (list, tuple):
+        return type(value)([own(part) for part in value])
+    if type(value) is dict:
+        return {name: own(part) for name, part in value.items()}
+    with contextlib.suppress(Exception):  # whatever its class says
+        return copy.deepcopy(value)
+    return value
 
 
 def is_same(one: Any, other: Any) -> bool:
