@@ -15,8 +15,7 @@ import click
 from serve.errors import OperationError, describe
 from serve.operations import formatting
 from serve.operations.operations import Operations
-from serve.settings.fields import FIELDS
-from serve.settings.settings import CONFIG_VARIABLE, DEFAULT_FILE, load_settings
+from serve.settings.settings import CONFIG_VARIABLE, DEFAULT_FILE, FIELDS, load_settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

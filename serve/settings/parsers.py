@@ -58,11 +58,7 @@ def path(value: object, base: Path) -> Path:
 
 
 def token_file(value: object, base: Path) -> Path | None:
-    """Read the path of a file that holds a token, or an empty text for none.
-
-    Raises:
-        ValueError: it cannot be read, or holds no token that is long enough.
-    """
+    """Read the path of a file that holds a token that is long enough, or an empty text for none."""
     if value == "":
         return None
     found = path(value, base)
@@ -124,12 +120,10 @@ def _matching(pattern: re.Pattern[str], parts: Iterable[object], expected: str) 
 
 def table(value: object, base: Path) -> Mapping[str, object]:
     """Read a table; in a variable it is a JSON object."""
-    found = value
-    if isinstance(value, str):
-        try:
-            found = json.loads(value)
-        except ValueError as error:
-            raise ValueError(f"expected a JSON object, found {value!r} ({error})") from error
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"expected a JSON object, found {value!r} ({error})") from error
     if not isinstance(found, dict):
         raise ValueError(f"expected a table of keyword arguments, found {value!r}")
     return found
@@ -220,11 +214,7 @@ def seconds(least: float) -> Callable[[object, Path], float]:
 
 
 def share(value: object, base: Path) -> float:
-    """Read a part of a whole.
-
-    Raises:
-        ValueError: it is no number from 0 to 1.
-    """
+    """Read a part of a whole, from 0 to 1."""
     number = _number(value)
     if not 0 <= number <= 1:
         raise ValueError(f"expected a number from 0 to 1, found {value!r}")
