@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable
 
-from serve.batching.scheduler import Done, Scheduler
+from serve.batching.scheduler import Scheduler
 from serve.gateway.protocol_routes import PREDICTION_ROUTES, PredictionRoute
 from serve.gateway.request_form import RequestForm, RequestForms, Understood
 from serve.gateway.request_lifecycle import Arrival, Origins, RequestContext, RequestLifecycle
@@ -76,20 +76,16 @@ class AsgiApp:
             finish(found)
             return None
         try:
-            self._submit(found, finish, context.deadline_s, is_alone)
-        except Exception as error:  # a predictor that cannot say what may share a run
+            self._scheduler.submit(found, finish, context.deadline_s, is_alone)
+        except BaseException as error:  # a predictor that cannot say what may share a run
+            found.end()
+            if not isinstance(error, Exception):
+                raise
             finish(error)
             return None
         if is_alone:
             self._scheduler.run_now(found.instance)
         return context, found
-
-    def _submit(self, prediction: Prediction, finish: Done, deadline_s: float | None, is_alone: bool) -> None:
-        try:
-            self._scheduler.submit(prediction, finish, deadline_s, is_alone)
-        except BaseException:
-            prediction.end()
-            raise
 
     def _share(self, request: Request, answer: Response) -> Response:
         if self._origins is None:

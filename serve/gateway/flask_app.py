@@ -67,7 +67,9 @@ def _add_route(app: Flask, server: Server, lifecycle: RequestLifecycle, route: A
 
     def view(**place: str) -> FlaskResponse:
         ticket = current_ticket()
-        arrival = _arrival_of(ticket)
+        now_s = time.monotonic()
+        waited_s, waiting = (0.0, 0) if ticket is None else (ticket.waited_s, ticket.pool.waiting)
+        arrival = Arrival(now_s - waited_s, waited_s, waiting)
         stream = request.stream
         body = None if (request.content_length or 0) > limit_bytes else read_body(stream, limit_bytes)
         if ticket is not None:
@@ -79,23 +81,14 @@ def _add_route(app: Flask, server: Server, lifecycle: RequestLifecycle, route: A
         answer = lifecycle.refuse_body(context, limit_bytes) if body is None else lifecycle.carry(context)
         response = _carry(answer)
         if ticket is not None:
-            _let_go(ticket, answer)
+            if answer.status in _LAST_ANSWERS:
+                ticket.hang_up()
+            ticket.write()
             if body is None:
                 response.call_on_close(lambda: _end_sending(ticket, stream))
         return response
 
     app.add_url_rule(route.pattern, f"{route.method} {route.pattern}", view, methods=[route.method])
-
-
-def _arrival_of(ticket: Ticket | None) -> Arrival:
-    now_s = time.monotonic()
-    return Arrival(now_s) if ticket is None else Arrival(now_s - ticket.waited_s, ticket.waited_s, ticket.pool.waiting)
-
-
-def _let_go(ticket: Ticket, answer: Response) -> None:
-    if answer.status in _LAST_ANSWERS:
-        ticket.hang_up()
-    ticket.write()
 
 
 def _share_with(app: Flask, origins: Origins) -> None:

@@ -46,11 +46,6 @@ class Server(Registry):
         ]
         self.telemetry = Telemetry(settings, by_name, drain or Drain(), worker_metrics)
 
-    @property
-    def is_reloading(self) -> bool:
-        """Whether every reloader's thread is alive."""
-        return all(instance.is_reloading for instance in self.instances)
-
     def start(self, read_queued: Callable[[], int] = lambda: 0) -> None:
         """Start the reloaders' threads in this process, once; after the fork, which threads do not survive.
 

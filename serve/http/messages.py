@@ -131,8 +131,12 @@ def pack(answer: Response, request: Request) -> Response:
     accepted = request.headers.get("accept-encoding")
     if not accepted or sum(map(len, answer.parts)) < SHORTEST_BYTES:
         return answer
-    headers, body = compress(b"".join(answer.parts), accepted)
-    return answer._replace(headers={**answer.headers, **headers}, body=body)
+    name, headers = choose_encoding(accepted), {**answer.headers, "Vary": "Accept-Encoding"}
+    if name is None:
+        return answer._replace(headers=headers)
+    body = b"".join(answer.parts)
+    packed = gzip.compress(body, _QUICK, mtime=0) if name == "gzip" else zlib.compress(body, _QUICK)
+    return answer._replace(headers={**headers, "Content-Encoding": name}, body=packed)
 
 
 ENCODINGS = ("gzip", "deflate")
@@ -143,17 +147,16 @@ _EITHER_FORMAT = 32 + zlib.MAX_WBITS  # zlib tells a gzip header from its own
 _NO_HEADER = -zlib.MAX_WBITS
 
 
-def decompress(body: bytes, encoding: str | None, limit_bytes: int) -> bytes:
-    """Decompress a request's body; one that was not compressed is returned as it is.
+def decompress(body: bytes, encoding: str, limit_bytes: int) -> bytes:
+    """Decompress a body by its `Content-Encoding`.
 
     Args:
-        encoding: the value of `Content-Encoding`.
         limit_bytes: the longest that the result may be.
 
     Raises:
         RequestError: the encoding is unknown, the data are damaged, or the result is too long.
     """
-    wanted = (encoding or "identity").strip().lower()
+    wanted = encoding.strip().lower()
     if wanted in ("identity", ""):
         return body
     name = wanted[2:] if wanted.startswith("x-") else wanted
@@ -178,9 +181,9 @@ def decompress(body: bytes, encoding: str | None, limit_bytes: int) -> bytes:
     return content
 
 
-def choose_encoding(accepted: str | None) -> str | None:
+def choose_encoding(accepted: str) -> str | None:
     """Choose one of `ENCODINGS` by the value of `Accept-Encoding`; `None` where it allows none of them."""
-    weights = dict(_weigh(part) for part in (accepted or "").lower().split(","))
+    weights = dict(_weigh(part) for part in accepted.lower().split(","))
     known = [(weights.get(name, weights.get("*", 0.0)), -place, name) for place, name in enumerate(ENCODINGS)]
     weight, _, name = max(known)
     return name if weight > 0 else None
@@ -195,14 +198,3 @@ def _weigh(part: str) -> tuple[str, float]:
         return name.strip(), min(max(float(value), 0.0), 1.0)
     except ValueError:
         return name.strip(), 0.0
-
-
-def compress(body: bytes, accepted: str | None) -> tuple[dict[str, str], bytes]:
-    """Compress an answer where `Accept-Encoding` allows it and it pays; return the headers for it, and the body."""
-    if len(body) < SHORTEST_BYTES:
-        return {}, body
-    name = choose_encoding(accepted)
-    if name is None:
-        return {"Vary": "Accept-Encoding"}, body
-    packed = gzip.compress(body, _QUICK, mtime=0) if name == "gzip" else zlib.compress(body, _QUICK)
-    return {"Vary": "Accept-Encoding", "Content-Encoding": name}, packed

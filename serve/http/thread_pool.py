@@ -124,13 +124,11 @@ class RequestPool(ThreadPoolExecutor):
         rule = self._find_rule()
         while not self._shutdown:
             time.sleep(min(_LOOK_S, rule.timeout_s / 2))
-            self._shut_down_idle(time.monotonic() - rule.timeout_s, rule.report)
-
-    def _shut_down_idle(self, before_s: float, report: Callable[[], None]) -> None:
-        with self._lock:
-            slow = [one for one in self._running if one.idle_since_s is not None and one.idle_since_s < before_s]
-        for ticket in slow:
-            ticket.idle_since_s = None
-            report()
-            with contextlib.suppress(OSError):
-                ticket.connection.sock.shutdown(socket.SHUT_RDWR)
+            before_s = time.monotonic() - rule.timeout_s
+            with self._lock:
+                slow = [one for one in self._running if one.idle_since_s is not None and one.idle_since_s < before_s]
+            for ticket in slow:
+                ticket.idle_since_s = None
+                rule.report()
+                with contextlib.suppress(OSError):
+                    ticket.connection.sock.shutdown(socket.SHUT_RDWR)

@@ -17,7 +17,7 @@ from typing import Any
 from serve.checkpoint.provenance import Provenance
 from serve.codec import strict_json
 from serve.codec.oip import TensorSpec
-from serve.errors import NotServedError, RequestError, excerpt
+from serve.errors import RequestError, excerpt
 from serve.http.messages import Request, Response, fail, pack, read_content, succeed
 from serve.inference.prediction import Found, Prediction, Prepare, Registry, ask, describe_selected, select
 from serve.model.predictor import INPUTS, OUTPUTS, Predictor
@@ -68,10 +68,7 @@ def status(server: Registry, request: Request) -> Response:
     """Say which versions of a model are served."""
     if request.path.endswith(":predict"):  # a prediction's path, in which the router finds a longer name
         return fail(405, f"the method: expected POST, found {request.method}", {"Allow": "OPTIONS, POST"})
-    try:
-        found = select(server, request)
-    except NotServedError as error:
-        return fail(404, error.message)
+    found = select(server, request)
     live = found.instance.slot.live
     named = [live.provenance.version] if live is not None else []
     versions = found.model.versions if len(request.place) == 1 else named
