@@ -18,7 +18,7 @@ LATENCY_BOUNDS_S = (
     *(0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 2.0, 5.0, 10.0, 30.0),
 )
 # The reasons of rejections.
-QUEUE_FULL, DEADLINE, TOO_LARGE, SLOW_CLIENT = "queue_full", "deadline", "too_large", "slow_client"
+QUEUE_FULL, DEADLINE, TOO_LARGE, SLOW_CLIENT = WHY_REJECTED = "queue_full", "deadline", "too_large", "slow_client"
 BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 

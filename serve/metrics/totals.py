@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
 
 STABLE = "stable"
 _FIRST_FAILURE, _FIRST_ERROR = 400, 500
-
-
-class Sample(Protocol):
-    """One sample of a metric."""
-
-    @property
-    def name(self) -> str:
-        """Of the metric, and which part of it."""
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        """Their names and values."""
-
-    @property
-    def value(self) -> float:
-        """What was counted or read."""
-
-
-class Family(Protocol):
-    """One metric with its samples."""
-
-    @property
-    def samples(self) -> Sequence[Sample]:
-        """The samples."""
 
 
 @dataclass
@@ -66,51 +45,44 @@ class Tally:
     rows: int = 0
 
 
-def read_tallies(metrics: Iterable[Family]) -> dict[str, Tally]:
+def _of_models(metrics: Iterable[Metric]) -> Iterator[Any]:
+    return (sample for metric in metrics for sample in metric.samples if sample.labels.get("model"))
+
+
+def read_tallies(metrics: Iterable[Metric]) -> dict[str, Tally]:
     """Add up the requests for each model."""
     tallies: dict[str, Tally] = {}
-    for metric in metrics:
-        for sample in metric.samples:
-            if sample.labels.get("model"):
-                _count(tallies.setdefault(sample.labels["model"], Tally()), sample)
+    for sample in _of_models(metrics):
+        tally, count = tallies.setdefault(sample.labels["model"], Tally()), int(sample.value)
+        if sample.name == "envserve_requests_total":
+            tally.requests += count
+            tally.failures += count if int(sample.labels["status"]) >= _FIRST_FAILURE else 0
+        elif sample.name == "envserve_request_seconds_sum":
+            tally.seconds += sample.value
+        elif sample.name == "envserve_queue_seconds_sum":
+            tally.queue_seconds += sample.value
+        elif sample.name == "envserve_batch_rows_count":
+            tally.batches += count
+        elif sample.name == "envserve_batch_rows_sum":
+            tally.rows += count
     return tallies
 
 
-def _count(tally: Tally, sample: Sample) -> None:
-    if sample.name == "envserve_requests_total":
-        tally.requests += int(sample.value)
-        tally.failures += int(sample.value) if int(sample.labels["status"]) >= _FIRST_FAILURE else 0
-    elif sample.name == "envserve_request_seconds_sum":
-        tally.seconds += sample.value
-    elif sample.name == "envserve_queue_seconds_sum":
-        tally.queue_seconds += sample.value
-    elif sample.name == "envserve_batch_rows_count":
-        tally.batches += int(sample.value)
-    elif sample.name == "envserve_batch_rows_sum":
-        tally.rows += int(sample.value)
-
-
-def read_traffic(metrics: Iterable[Family]) -> dict[tuple[str, str], Traffic]:
+def read_traffic(metrics: Iterable[Metric]) -> dict[tuple[str, str], Traffic]:
     """Add up the traffic by model and label, over all protocols.
 
     Requests in flight count as stable, because it is not known yet which label will answer.
     """
-    traffic: dict[tuple[str, str], Traffic] = {}
-    for metric in metrics:
-        for sample in metric.samples:
-            if sample.labels.get("model"):
-                key = sample.labels["model"], sample.labels.get("label") or STABLE
-                _add(traffic.setdefault(key, Traffic()), sample)
-    return traffic
-
-
-def _add(traffic: Traffic, sample: Sample) -> None:
-    count = int(sample.value)
-    if sample.name == "envserve_requests_total":
-        traffic.requests += count
-        traffic.errors += count if int(sample.labels["status"]) >= _FIRST_ERROR else 0
-    elif sample.name == "envserve_requests_in_flight":
-        traffic.in_flight += count
-    elif sample.name == "envserve_request_seconds_bucket":
-        bound_s = float(sample.labels["le"])
-        traffic.latency[bound_s] = traffic.latency.get(bound_s, 0) + count
+    found: dict[tuple[str, str], Traffic] = {}
+    for sample in _of_models(metrics):
+        key = sample.labels["model"], sample.labels.get("label") or STABLE
+        traffic, count = found.setdefault(key, Traffic()), int(sample.value)
+        if sample.name == "envserve_requests_total":
+            traffic.requests += count
+            traffic.errors += count if int(sample.labels["status"]) >= _FIRST_ERROR else 0
+        elif sample.name == "envserve_requests_in_flight":
+            traffic.in_flight += count
+        elif sample.name == "envserve_request_seconds_bucket":
+            bound_s = float(sample.labels["le"])
+            traffic.latency[bound_s] = traffic.latency.get(bound_s, 0) + count
+    return found
