@@ -197,7 +197,7 @@ def explain(as_json: bool, model: str | None) -> None:
 
     found = settings_of(model)
     status = Operations(found.store).status() if found.store.is_dir() else None
-    steps = explanation.explain(found, status)
+    steps = list(explanation.explain(found, status))
     answer(as_json, {"model": found.full_name, "steps": steps}, "\n".join(steps))
 
 

@@ -98,20 +98,16 @@ def _resolve(name: str) -> tuple[str, Path]:
     module, directory = path.stem, path.parent
     while (directory / "__init__.py").is_file():
         module, directory = f"{directory.name}.{module}", directory.parent
-    return f"{module}:{class_name or _sole_class(path)}", directory
+    if not class_name:
+        classes = find_classes(path)
+        if len(classes) != 1:
+            found, write = ", ".join(classes) or "none", f"write a torch.nn.Module into it: {_EXAMPLE}"
+            hint = f"name it: {path.name}:{classes[-1]}" if classes else write
+            raise ModelError(f"{path.name}: expected one class, found {found}", hint)
+        class_name = classes[0]
+    return f"{module}:{class_name}", directory
 
 
 def find_classes(path: Path) -> list[str]:
     """List the classes that a Python file defines at its top, in their order; nothing of it is run."""
     return _CLASS.findall(path.read_text(encoding="utf-8", errors="replace"))
-
-
-def _sole_class(path: Path) -> str:
-    classes = find_classes(path)
-    if len(classes) == 1:
-        return str(classes[0])
-    found = ", ".join(classes) or "none"
-    raise ModelError(
-        f"{path.name}: expected one class, found {found}",
-        hint=f"name it: {path.name}:{classes[-1]}" if classes else f"write a torch.nn.Module into it: {_EXAMPLE}",
-    )
