@@ -16,19 +16,12 @@ if TYPE_CHECKING:
 
 
 class FormedRequest(NamedTuple):
-    """One request of a form.
+    """One request of a form."""
 
-    Args:
-        numbers: what differs in its body.
-        arrived_s: on the monotonic clock.
-        trace: the value of its `traceparent`; empty where it has none.
-        owner: whom to answer; the caller's.
-    """
-
-    numbers: bytes
-    arrived_s: float
-    trace: bytes
-    owner: Any
+    numbers: bytes  # what differs in its body
+    arrived_s: float  # on the monotonic clock
+    trace: bytes  # the value of its `traceparent`; empty where it has none
+    owner: Any  # whom to answer; the caller's
 
 
 class Apart(list[Any]):

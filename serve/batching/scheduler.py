@@ -100,11 +100,7 @@ class Scheduler:
             self._wake(batch_queue)
 
     def open(self, instance: ModelInstance, form: Form, generation: Generation, kind: Hashable) -> Bundle:
-        """Make a bundle, which waits from the first request on that joins it.
-
-        Args:
-            kind: the batch key of its requests.
-        """
+        """Make a bundle, which waits from the first request on that joins it; `kind`: the batch key of its requests."""
         run = functools.partial(_run_together, instance, generation)
         return Bundle(form, generation, (id(generation), kind), run)
 

@@ -43,21 +43,13 @@ class RequestedOutput:
 
 
 class InferRequest(NamedTuple):
-    """An infer request.
+    """An infer request."""
 
-    Args:
-        inputs: in the order of the request; names are unique.
-        outputs: the outputs that are wanted; empty for all of them.
-        is_binary: whether outputs that are not named are wanted as bytes.
-        id: sent back with the answer.
-        parameters: of the request; unknown ones are kept.
-    """
-
-    inputs: tuple[InputTensor, ...]
-    outputs: tuple[RequestedOutput, ...] = ()
-    is_binary: bool = False
-    id: str | None = None
-    parameters: Parameters = _NO_PARAMETERS
+    inputs: tuple[InputTensor, ...]  # in the order of the request; names are unique
+    outputs: tuple[RequestedOutput, ...] = ()  # the outputs that are wanted; empty for all of them
+    is_binary: bool = False  # whether outputs that are not named are wanted as bytes
+    id: str | None = None  # sent back with the answer
+    parameters: Parameters = _NO_PARAMETERS  # of the request; unknown ones are kept
 
 
 @dataclass(frozen=True)

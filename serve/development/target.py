@@ -18,17 +18,11 @@ _CLASS = re.compile(r"^class\s+(\w+)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Target:
-    """A model class as a command line names it, and what it is built with.
+    """A model class as a command line names it, and what it is built with."""
 
-    Args:
-        name: `PATH.py:Class`, `module:Class`, a file with one class, or `None` for what the settings name.
-        arguments: keyword arguments of the class.
-        example: inputs as a request has them, or their form; `None` for those of the class.
-    """
-
-    name: str | None
-    arguments: Mapping[str, object]
-    example: object = None
+    name: str | None  # `PATH.py:Class`, `module:Class`, a file with one class, or `None` for what the settings name
+    arguments: Mapping[str, object]  # keyword arguments of the class
+    example: object = None  # inputs as a request has them, or their form; `None` for those of the class
 
     def environment(self, home: Path) -> dict[str, str]:
         """Return the variables that make a server of it.

@@ -59,16 +59,11 @@ def _now() -> str:
 
 @dataclass(frozen=True)
 class Event:
-    """One change of state.
-
-    Args:
-        facts: what is known about it; names carry their units.
-        time: when it happened, as ISO 8601 in UTC.
-    """
+    """One change of state."""
 
     name: str
-    facts: Mapping[str, object]
-    time: str = field(default_factory=_now)
+    facts: Mapping[str, object]  # what is known about it; names carry their units
+    time: str = field(default_factory=_now)  # when it happened, as ISO 8601 in UTC
     worker: int = field(default_factory=os.getpid)
 
     @functools.cached_property

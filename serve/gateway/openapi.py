@@ -182,19 +182,13 @@ _CONFIGS = _list(_ref("ModelConfigTensor"))
 
 @dataclass(frozen=True)
 class Shape:
-    """The bodies of a route.
+    """The bodies of a route."""
 
-    Args:
-        request: content of the body by media type; none where there is no body.
-        answer: the same of a success.
-        is_of_model: whether a success carries the headers that say where it comes from.
-        is_required: whether the body may not be left out.
-    """
-
+    # Content of the body by media type; none where there is no body.
     request: Mapping[str, Any] = field(default_factory=dict)
-    answer: Mapping[str, Any] = field(default_factory=lambda: {_JSON: {}})
-    is_of_model: bool = False
-    is_required: bool = True
+    answer: Mapping[str, Any] = field(default_factory=lambda: {_JSON: {}})  # the same of a success
+    is_of_model: bool = False  # whether a success carries the headers that say where it comes from
+    is_required: bool = True  # whether the body may not be left out
 
 
 # By module and name of the handler.

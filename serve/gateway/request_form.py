@@ -44,11 +44,7 @@ _INDIFFERENT = VARYING | {"host", "user-agent", "content-length"}
 
 
 class AnswerFrame:
-    """What is around the outputs in the answers of one form by one generation.
-
-    Args:
-        written: the transport's own.
-    """
+    """What is around the outputs in the answers of one form by one generation; `written`: the transport's own."""
 
     __slots__ = ("after", "before", "headers", "longest_bytes", "written")
 

@@ -30,17 +30,13 @@ if TYPE_CHECKING:
 
 
 class RequestContext(NamedTuple):
-    """A request that is being answered.
-
-    Args:
-        model: empty where the request names none of the models.
-        deadline_s: after which the client no longer waits, on the monotonic clock; `None` for a malformed timeout.
-    """
+    """A request that is being answered."""
 
     request: Request
     route: Route[Any, Any]
-    model: str
+    model: str  # empty where the request names none of the models
     arrival: Arrival
+    # After which the client no longer waits, on the monotonic clock; `None` for a malformed timeout.
     deadline_s: float | None
     client: str
     trace: TraceParent | None
@@ -161,16 +157,11 @@ class Rejection(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """A request at the moment at which its work begins.
+    """A request at the moment at which its work begins."""
 
-    Args:
-        arrived_s: when it came, on the monotonic clock.
-        waiting: how many other requests wait behind it.
-    """
-
-    arrived_s: float
+    arrived_s: float  # when it came, on the monotonic clock
     waited_s: float = 0.0
-    waiting: int = 0
+    waiting: int = 0  # how many other requests wait behind it
 
 
 def read_timeout(headers: Mapping[str, str], default_s: float) -> float | None:

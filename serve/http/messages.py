@@ -24,21 +24,14 @@ Part = Union[bytes, memoryview]
 
 
 class Request(NamedTuple):
-    """One HTTP request.
-
-    Args:
-        headers: by their names in lower case.
-        body: as it was sent, not decompressed.
-        place: the parts of the path that its route names, `name` and `version` among them.
-        query: the part after the question mark, undecoded.
-    """
+    """One HTTP request."""
 
     method: str
     path: str
-    headers: Mapping[str, str]
-    body: Body
-    place: Mapping[str, str]
-    query: str = ""
+    headers: Mapping[str, str]  # by their names in lower case
+    body: Body  # as it was sent, not decompressed
+    place: Mapping[str, str]  # the parts of the path that its route names, `name` and `version` among them
+    query: str = ""  # the part after the question mark, undecoded
 
 
 class Response(NamedTuple):

@@ -15,18 +15,12 @@ Result = TypeVar("Result", covariant=True)
 
 @dataclass(frozen=True, eq=False)
 class Route(Generic[Context, Result]):
-    """One path.
+    """One path."""
 
-    Args:
-        method: of the requests; `GET` means `HEAD` too.
-        handle: answers, without knowing which server carries it.
-        protocol: in which a prediction speaks, as the metrics name it; nothing for what is no prediction.
-    """
-
-    method: str
+    method: str  # of the requests; `GET` means `HEAD` too
     pattern: str
-    handle: Callable[[Context, Request], Result]
-    protocol: str = ""
+    handle: Callable[[Context, Request], Result]  # answers, without knowing which server carries it
+    protocol: str = ""  # in which a prediction speaks, as the metrics name it; nothing for what is no prediction
 
 
 _MOST_REMEMBERED_PATHS = 1000

@@ -19,22 +19,14 @@ _LOOK_S = 0.5
 
 @dataclass(eq=False)
 class Ticket:
-    """One connection that has, or waits for, a thread.
+    """One connection that has, or waits for, a thread."""
 
-    Args:
-        connection: gunicorn's; its `sock` is the socket.
-        queued_s: since when it waits, on the monotonic clock.
-        waited_s: how long it has waited for its thread.
-        idle_since_s: since when the server waits for the client; `None` while it works.
-        request: gunicorn's, once its headers are read.
-    """
-
-    connection: Any
+    connection: Any  # gunicorn's; its `sock` is the socket
     pool: RequestPool
-    queued_s: float = field(default_factory=time.monotonic)
-    waited_s: float = 0.0
-    idle_since_s: float | None = None
-    request: Any = None
+    queued_s: float = field(default_factory=time.monotonic)  # since when it waits, on the monotonic clock
+    waited_s: float = 0.0  # how long it has waited for its thread
+    idle_since_s: float | None = None  # since when the server waits for the client; `None` while it works
+    request: Any = None  # gunicorn's, once its headers are read
 
     def work(self) -> None:
         """The request is read; what takes time now is ours."""
@@ -65,15 +57,10 @@ def current_ticket() -> Ticket | None:
 
 @dataclass(frozen=True)
 class SlowClients:
-    """How slow clients are treated.
+    """How slow clients are treated."""
 
-    Args:
-        timeout_s: how long a client may take to send its request, and to take its answer.
-        report: called for each connection that was shut down.
-    """
-
-    timeout_s: float = 30.0
-    report: Callable[[], None] = lambda: None
+    timeout_s: float = 30.0  # how long a client may take to send its request, and to take its answer
+    report: Callable[[], None] = lambda: None  # called for each connection that was shut down
 
 
 class RequestPool(ThreadPoolExecutor):

@@ -15,33 +15,24 @@ _FIRST_FAILURE, _FIRST_ERROR = 400, 500
 
 @dataclass
 class Traffic:
-    """The requests of one model since its server started.
-
-    Args:
-        errors: how many of them with 500 or above.
-        latency: how many were answered within how many seconds, each pair counting those of the pairs before.
-    """
+    """The requests of one model since its server started."""
 
     requests: int = 0
-    errors: int = 0
+    errors: int = 0  # how many of them with 500 or above
     in_flight: int = 0
+    # How many were answered within how many seconds, each pair counting those of the pairs before.
     latency: dict[float, int] = field(default_factory=dict)
 
 
 @dataclass
 class Tally:
-    """All requests for one model since its server started, whatever its labels; the times are sums.
-
-    Args:
-        failures: how many of them with 400 or above.
-        batches: how many runs several requests may have shared; 0 where nothing is batched.
-    """
+    """All requests for one model since its server started, whatever its labels; the times are sums."""
 
     requests: int = 0
-    failures: int = 0
+    failures: int = 0  # how many of them with 400 or above
     seconds: float = 0.0
     queue_seconds: float = 0.0
-    batches: int = 0
+    batches: int = 0  # how many runs several requests may have shared; 0 where nothing is batched
     rows: int = 0
 
 

@@ -34,11 +34,7 @@ _MEMORY_AGE_S = 5.0
 
 
 class Telemetry:
-    """Sees all models of one worker.
-
-    Args:
-        instances: by `NAME` for the default label and `NAME@LABEL` for the others.
-    """
+    """Sees all models of one worker; `instances`: by `NAME` for the default label and `NAME@LABEL` for the others."""
 
     def __init__(
         self,

@@ -115,15 +115,11 @@ _B64 = "b64"
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """A predict request.
+    """A predict request."""
 
-    Args:
-        columns: the inputs by name, each with its examples; the name is empty where the request names none.
-        is_by_row: whether the answer lists examples (`predictions`), or columns (`outputs`).
-    """
-
+    # The inputs by name, each with its examples; the name is empty where the request names none.
     columns: Mapping[str, object]
-    is_by_row: bool
+    is_by_row: bool  # whether the answer lists examples (`predictions`), or columns (`outputs`)
 
 
 def parse_predict(body: bytes) -> PredictRequest:

@@ -26,11 +26,7 @@ _OF = {SLOWER: _PAIRS, DISAGREED: _COMPARED}
 
 
 class EvidenceBoard:
-    """The mapped file, seen by one process.
-
-    Raises:
-        OSError: it cannot be created or mapped.
-    """
+    """The mapped file, seen by one process; raises `OSError`: it cannot be created or mapped."""
 
     def __init__(self, root: Path) -> None:
         descriptor = os.open(root / "evidence", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -66,11 +62,7 @@ class EvidenceBoard:
                 self._cells[start + _OF[signal]] += of
 
     def read(self, generation: int, before: int, started_s: float) -> Evidence:
-        """Add up the rows.
-
-        Args:
-            before: the generation that it is compared with.
-        """
+        """Add up the rows; `before`: the generation that it is compared with."""
         numbers = self._all[:, _GENERATION]
         mine, former = (self._all[numbers == number].sum(axis=0) for number in (generation, before))
         bad = mine[_FIRST_BAD:_FIRST_TIME]

@@ -18,19 +18,13 @@ Parse = Callable[[object, Path], Any]
 
 @dataclass(frozen=True)
 class Field:
-    """One key of the settings.
-
-    Args:
-        parse: turns a value of the file, or the text of a variable, into the setting.
-        default: in the form of the file.
-        scope: whether each model may have its own (`model`), or the process has one (`server`).
-    """
+    """One key of the settings."""
 
     key: str
-    parse: Parse
-    default: object
+    parse: Parse  # turns a value of the file, or the text of a variable, into the setting
+    default: object  # in the form of the file
     help: str
-    scope: str = MODEL
+    scope: str = MODEL  # whether each model may have its own (`model`), or the process has one (`server`)
 
     @property
     def variable(self) -> str:
@@ -56,15 +50,11 @@ def fields_of(declared: type, scope: str) -> Iterator[Field]:
 
 @dataclass(frozen=True)
 class Layer:
-    """The keys that one table of the file states, or the environment.
-
-    Args:
-        base: the directory to which paths are relative.
-    """
+    """The keys that one table of the file states, or the environment."""
 
     place: str
     stated: Mapping[str, object]
-    base: Path
+    base: Path  # the directory to which paths are relative
     is_environment: bool = False
 
     def name(self, key: str) -> str:

@@ -153,14 +153,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """One model: what answers by default, and its other labels.
-
-    Args:
-        labels: how each is to be served; `stable` is always there.
-    """
+    """One model: what answers by default, and its other labels."""
 
     name: str
-    labels: Mapping[str, Settings]
+    labels: Mapping[str, Settings]  # how each is to be served; `stable` is always there
 
 
 @dataclass(frozen=True)

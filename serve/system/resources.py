@@ -19,15 +19,11 @@ from serve.errors import MemoryShortError
 
 
 class Group(NamedTuple):
-    """A control group.
+    """A control group."""
 
-    Args:
-        path: its directory, which need not exist: in a container it may be the host's path, and only the mount is ours.
-        is_v2: whether it is one of cgroup v2, whose files have other names.
-    """
-
+    # Its directory, which need not exist: in a container it may be the host's path, and only the mount is ours.
     path: Path
-    is_v2: bool
+    is_v2: bool  # whether it is one of cgroup v2, whose files have other names
 
 
 def groups_of(controller: str, root: Path) -> Iterator[Group]:
@@ -112,11 +108,7 @@ def read_available(root: Path = _ROOT) -> Available | None:
 
 
 def require_memory(needed_bytes: int, available: Available | None, purpose: str, hint: str) -> None:
-    """Refuse what would not fit, before anything is allocated.
-
-    Args:
-        available: what is there; unknown counts as enough.
-    """
+    """Refuse what would not fit, before anything is allocated; `available`: what is there; unknown counts as enough."""
     if available is not None and needed_bytes > available.size_bytes:
         raise MemoryShortError(
             f"memory for {purpose}: expected {_as_mebibytes(needed_bytes)}, "

@@ -99,15 +99,10 @@ async def _connect(given: socket.socket, make: Callable[[], Any]) -> None:
 
 
 class AsgiWorker(UvicornWorker):  # type: ignore[misc]
-    """One worker process; gunicorn makes it.
+    """One worker process; gunicorn makes it."""
 
-    Args:
-        on_taking: called when it accepts requests.
-        place: its place among its neighbours; `None` where it has none.
-    """
-
-    on_taking: Callable[[], None] = staticmethod(lambda: None)
-    place: tuple[Neighbours, int] | None = None
+    on_taking: Callable[[], None] = staticmethod(lambda: None)  # called when it accepts requests
+    place: tuple[Neighbours, int] | None = None  # its place among its neighbours; `None` where it has none
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -24,14 +24,10 @@ _FIRST, _MOST_MISSES, _TRY_EVERY = 2, 8, 64
 
 
 class Matched(NamedTuple):
-    """A request of a known form.
-
-    Args:
-        trace: the value of its `traceparent`, or nothing.
-    """
+    """A request of a known form."""
 
     numbers: bytes
-    trace: bytes
+    trace: bytes  # the value of its `traceparent`, or nothing
 
 
 class RequestPattern:

@@ -313,17 +313,12 @@ _MOST_REMEMBERED, _LONGEST_REMEMBERED_BYTES = 1000, 2048
 
 
 class Head(NamedTuple):
-    """The head of a POST request.
+    """The head of a POST request."""
 
-    Args:
-        found: the route of a prediction and the parts of the path that it names; `None` for everything else.
-        is_plain: whether a stated length is all that it asks for.
-    """
-
-    found: Found | None
+    found: Found | None  # the route of a prediction and the parts of the path that it names; `None` for everything else
     path: str = ""
     headers: Mapping[str, str] = {}
-    is_plain: bool = False
+    is_plain: bool = False  # whether a stated length is all that it asks for
 
 
 _OTHER = Head(None)
