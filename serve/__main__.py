@@ -14,11 +14,7 @@ _USAGE, _KNOWN_ERROR, _INTERRUPTED = 2, 3, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Returns:
-        The exit code: 0 done, 1 the answer is no, 2 wrong usage, 3 an error we know, 130 interrupted.
-    """
+    """Run one command; return 0 done, 1 the answer is no, 2 wrong usage, 3 an error we know, or 130 interrupted."""
     try:
         code: int | None = cli.main(arguments, standalone_mode=False)
     except click.ClickException as error:

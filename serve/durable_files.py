@@ -53,11 +53,8 @@ def copy_hashed(source: int, target: Path) -> Copied:
 def write_hashed(chunks: Iterator[bytes], target: Path) -> Copied:
     """Write a new, synced file, and hash exactly the bytes that were written.
 
-    Args:
-        target: the file to create; it must not exist.
-
     Raises:
-        OSError: writing failed; `target` may exist in part.
+        OSError: `target` exists, or writing failed; it may exist in part.
     """
     digest = hashlib.sha256()
     size_bytes, hash_s, started_s = 0, 0.0, time.monotonic()
@@ -73,15 +70,10 @@ def write_hashed(chunks: Iterator[bytes], target: Path) -> Copied:
 
 
 def clone_hashed(source: int, target: Path) -> Copied | None:
-    """Copy an open file by sharing its blocks, where the file system can, and hash the copy.
+    """Copy an open file by sharing its blocks, where the file system can, and hash the copy; else return `None`.
 
-    The clone is a snapshot: what a trainer writes later goes into other blocks (ioctl_ficlone(2)).
-
-    Args:
-        target: the file to create; it must not exist.
-
-    Returns:
-        What was copied, or `None` when the file system cannot share blocks; `target` does not exist then.
+    The clone is a snapshot: what a trainer writes later goes into other blocks (ioctl_ficlone(2)). `target` must not
+    exist, and does not where nothing was copied.
     """
     started_s = time.monotonic()
     with os.fdopen(_create(target), "r+b", buffering=0) as writer:

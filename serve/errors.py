@@ -20,12 +20,7 @@ def plain(text: str) -> str:
 
 
 class ServeError(Exception):
-    """Anything that `serve` knows can go wrong.
-
-    Args:
-        message: the thing, the expected and the actual value, in that order.
-        hint: what the reader can do about it.
-    """
+    """Anything that `serve` knows can go wrong; the hint is what the reader can do about it."""
 
     # Whether the live model was unloaded for the attempt that ended so.
     is_disruptive = False
@@ -90,9 +85,7 @@ class InputError(ServeError):
 class RequestError(ServeError):
     """A request cannot be read: its bytes, headers or shapes are at fault, whatever the model is.
 
-    Args:
-        status: of the answer: 400 malformed, 404 unknown, 413 too long, 415 in an unknown form, 422 well
-            formed and not for this model.
+    The status is 400 malformed, 404 unknown, 413 too long, 415 in an unknown form, 422 not for this model.
     """
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:

@@ -36,38 +36,25 @@ Runner = Callable[[Sequence[Any]], Sequence[Any]]
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of one batch.
+    """The limits of one batch."""
 
-    Args:
-        max_rows: the most rows; a request that has more runs alone. 1 turns batching off.
-        delay_s: how long the oldest request may wait for others.
-    """
-
-    max_rows: int
-    delay_s: float = 0.0
+    max_rows: int  # the most rows; a request that has more runs alone, and 1 turns batching off
+    delay_s: float = 0.0  # how long the oldest request may wait for others
 
 
 class Task(NamedTuple):
-    """One request that is ready to run.
+    """One request that is ready to run."""
 
-    Args:
-        key: tasks of equal keys may run together: the same generation, the same shape and kind of inputs. `None` for a
-            task that always runs alone.
-        run: runs the inputs of several tasks of this key; one result for each, in order.
-        done: called with the result, or the exception.
-        since_s: when it became ready, on the caller's clock.
-        deadline_s: after which its result is no longer wanted.
-        owner: the caller's.
-    """
-
+    # Tasks of equal keys may run together: the same generation, the same shape and kind of inputs. `None` for a task
+    # that always runs alone.
     key: Hashable
     rows: int
     inputs: Any
-    run: Runner
-    done: Callable[[Any], None]
-    since_s: float = 0.0
-    deadline_s: float = math.inf
-    owner: Any = None
+    run: Runner  # runs the inputs of several tasks of this key; one result for each, in order
+    done: Callable[[Any], None]  # called with the result, or the exception
+    since_s: float = 0.0  # when it became ready, on the caller's clock
+    deadline_s: float = math.inf  # after which its result is no longer wanted
+    owner: Any = None  # the caller's
 
     @property
     def size(self) -> int:
@@ -168,10 +155,9 @@ class BatchQueue:
         return max(0.0, self._waiting[0].since_s + self.limits.delay_s - now_s)
 
     def take(self) -> list[Waiting]:
-        """Take the next batch: the task that has waited longest, and those that may run with it.
+        """Take the task that has waited longest, and those that may run with it.
 
-        Returns:
-            At least one task; all have one key, and no more rows than the limit unless the first alone has.
+        All have one key, and no more rows than the limit unless the first alone has.
         """
         first = self._waiting.popleft()
         batch, rows = [first], first.rows
@@ -195,11 +181,7 @@ class BatchQueue:
 
 
 def run_batch(batch: Sequence[Waiting]) -> list[Any]:
-    """Run a batch of one key, so that one bad request spoils no other.
-
-    Returns:
-        For each task its result, or its own exception: a batch that fails is run again task by task.
-    """
+    """Return the result or the exception of each task of one key; a batch that fails is run again task by task."""
     try:
         results = list(batch[0].run([task.inputs for task in batch]))
         if len(results) == len(batch):

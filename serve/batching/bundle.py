@@ -48,9 +48,7 @@ class Form(Protocol):
 class Bundle:
     """A task of several requests of one form; what `serve.batching.batch_queue.Task` documents is the same here.
 
-    Args:
-        generation: on which the bundle has one lease.
-        is_open: whether more requests may join it: until it is taken to be run.
+    It has one lease on its generation, and is open for more requests until it is taken to be run.
     """
 
     def __init__(self, form: Form, generation: Generation, key: Hashable, run: Callable[[Sequence[Any]], Any]) -> None:

@@ -43,14 +43,7 @@ class LateError(ServeError):
 
 
 class Scheduler:
-    """Runs predictions, on the thread of one event loop.
-
-    Args:
-        note_batch: called with the model's name and the rows of each batch.
-
-    Attributes:
-        is_long: whether the last run took so long that no request should wait behind one.
-    """
+    """Runs predictions, on the thread of one event loop; `note_batch` takes the model and the rows of each batch."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, note_batch: Callable[[str, int], None]) -> None:
         self._loop = loop
@@ -58,7 +51,7 @@ class Scheduler:
         self._batch_queues: dict[ModelInstance, BatchQueue] = {}
         self._threads: dict[int, ThreadPoolExecutor] = {}
         self._due: set[int] = set()
-        self.is_long = False
+        self.is_long = False  # whether the last run took so long that no request should wait behind one
 
     @property
     def waiting(self) -> int:
@@ -288,13 +281,7 @@ class Sampler:
 
 
 class Sample:
-    """One joined request that is answered once more.
-
-    Args:
-        prediction: the request; its generation is held.
-        result: of the module for it in company.
-        rows: of each request that shared the run.
-    """
+    """One joined request that is answered once more; its generation is held; `rows` are of all that shared the run."""
 
     def __init__(self, sampler: Sampler, prediction: Prediction, result: Any, rows: Sequence[int], place: int) -> None:
         self._sampler, self._prediction, self._result = sampler, prediction, result

@@ -20,16 +20,10 @@ MOST_PIXELS = 32 * 1024 * 1024
 
 
 def decode(body: bytes, most_pixels: int = MOST_PIXELS) -> Array:
-    """Read an image as red, green and blue, from 0 to 255.
-
-    Args:
-        most_pixels: refused beyond, before any pixel is made.
+    """Read an image as red, green and blue, from 0 to 255: [height, width, 3] of uint8.
 
     Raises:
-        RequestError: it is damaged or too large, or Pillow is not installed.
-
-    Shapes:
-        [height, width, 3] of uint8.
+        RequestError: it is damaged, or has more than `most_pixels`, of which none is made; or Pillow is not installed.
     """
     reader = _pillow()
     try:

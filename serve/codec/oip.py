@@ -115,13 +115,9 @@ _remember = functools.lru_cache(_REMEMBERED_TEXTS)(_understand)
 
 
 def parse_raw(body: Body, spec: TensorSpec) -> InferRequest:
-    """Read a request whose body is the bytes of the model's only input.
+    """Read a request whose body is the bytes of the model's only input, or raise `RequestError`.
 
-    Args:
-        spec: of the input; one of its lengths may be open, and follows from the length of the body.
-
-    Raises:
-        RequestError: the body does not fit.
+    One length of its `spec` may be open, and follows from the length of the body.
     """
     where = f"inputs[0] ({spec.name})"
     if spec.datatype == datatypes.BYTES:
@@ -216,11 +212,8 @@ _DIGITS = re.compile(r"[0-9]{1,18}")
 def split_body(body: Body, header_length: str | None) -> tuple[bytes, memoryview]:
     """Split a body into its JSON text and a view of the bytes after it.
 
-    Args:
-        header_length: the value of `Inference-Header-Content-Length`.
-
     Raises:
-        RequestError: the length is malformed, or goes beyond the body.
+        RequestError: the header `Inference-Header-Content-Length` is malformed, or goes beyond the body.
     """
     if header_length is None:
         return bytes(body), memoryview(b"")

@@ -97,11 +97,7 @@ def _as_code(form: object) -> str:
 
 
 def check(target: Target, weights: Path | None) -> list[Finding]:
-    """Try a model class out as a server would, in this process.
-
-    Returns:
-        What was found; a problem comes last, as nothing after it could be tried.
-    """
+    """Try a model class out as a server would; a problem comes last, as nothing after it could be tried."""
     with tempfile.TemporaryDirectory(prefix="envserve-check-") as place:
         findings: list[Finding] = []
         try:

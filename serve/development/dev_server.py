@@ -31,10 +31,7 @@ _Stamp = tuple[int, int]
 class DevServer:
     """Gunicorn with one model, its weights and its code watched.
 
-    Args:
-        weights: the file that the trainer overwrites; `None` for the weights that the class begins with.
-        bind: `HOST:PORT`.
-        show: takes the lines for people.
+    Without `weights`, which the trainer overwrites, it has those that the class begins with; `show` prints lines.
     """
 
     def __init__(self, target: Target, weights: Path | None, bind: str, show: Show) -> None:
@@ -47,10 +44,7 @@ class DevServer:
         self._served: dict[Path, _Stamp] = {}
 
     def run(self) -> int:
-        """Serve until Ctrl-C.
-
-        Returns:
-            0, or the exit code of gunicorn where it ended by itself.
+        """Serve until Ctrl-C, and return 0, or the exit code of gunicorn where it ended by itself.
 
         Raises:
             ServeError: the class or the weights cannot be served.

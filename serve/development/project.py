@@ -17,11 +17,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 def create_project(directory: Path, task: str) -> Path:
-    """Write a project into a new directory, whole or not at all.
-
-    Args:
-        directory: its last part is the project's name.
-        task: one of `TASKS`.
+    """Write a project for one of `TASKS` into a new directory, whole or not at all; the last part is its name.
 
     Raises:
         OperationError: the name does not fit, or the directory has files.

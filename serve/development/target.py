@@ -25,10 +25,7 @@ class Target:
     example: object = None  # inputs as a request has them, or their form; `None` for those of the class
 
     def environment(self, home: Path) -> dict[str, str]:
-        """Return the variables that make a server of it.
-
-        Args:
-            home: for the checkpoints and the store.
+        """Return the variables that make a server of it, with checkpoints and store in `home`.
 
         Raises:
             ModelError: there is no such file, or it has several classes.
@@ -51,11 +48,7 @@ class Target:
 
 
 def parse_arguments(texts: Sequence[str]) -> dict[str, object]:
-    """Read `NAME=VALUE` texts; a value is JSON where it can be read as such, else a text.
-
-    Raises:
-        ValueError: one has no name.
-    """
+    """Read `NAME=VALUE` texts; a value is JSON where it can be read so; raises `ValueError` where one has no name."""
     found: dict[str, object] = {}
     for text in texts:
         name, separator, value = text.partition("=")

@@ -79,12 +79,8 @@ class Imported:
 def import_archive(archive: Path, directory: Path, config: Path | None = None) -> Imported:
     """Make a project of an archive: its files, a model class, settings, and the weights as a published checkpoint.
 
-    Args:
-        directory: for the project; new or empty.
-        config: TorchServe's `config.properties`.
-
     Raises:
-        OperationError: it is no such archive, or the directory has files.
+        OperationError: it is no such archive, `config` no `config.properties`, or the directory has files.
         PublishError: the weights cannot be published.
     """
     with new_directory(directory) as made:

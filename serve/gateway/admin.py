@@ -59,11 +59,7 @@ def authorize(token_file: Path | None, headers: Mapping[str, str]) -> Response |
 
 
 def carry_out(operations: Operations, action: str, body: bytes) -> Response:
-    """Give an order.
-
-    Args:
-        action: one of `ACTIONS`.
-        body: empty, or a JSON object: `version` for a rollback, `reason` for a pin.
+    """Give one of `ACTIONS`; the body is empty, or a JSON object: `version` for a rollback, `reason` for a pin.
 
     Returns:
         202 with the order, which the workers carry out as soon as they look; 404 for another action, 400 or 422 for a

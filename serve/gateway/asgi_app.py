@@ -49,13 +49,10 @@ class AsgiApp:
         done: Callable[[Response], None],
         is_alone: bool = False,
     ) -> Understood | None:
-        """Answer a prediction, now or later in this loop.
+        """Answer a prediction, now or later in this loop; return it where the model is run for it.
 
         Args:
             is_alone: whether no other request is expected to join it.
-
-        Returns:
-            The request, where the model is run for it.
         """
         waiting = self._scheduler.waiting_for(self._lifecycle.model_of(request))
         context = self._lifecycle.open(request, route, Arrival(time.monotonic(), 0.0, waiting), client)

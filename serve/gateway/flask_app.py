@@ -32,13 +32,9 @@ _LAST_ANSWERS = frozenset({413, 503})
 
 
 def create_app(settings: ServerSettings | None = None, drain: Drain | None = None) -> Flask:
-    """Create the application of one worker.
+    """Create the application of one worker; without settings, they are read from the file and the environment.
 
-    Args:
-        settings: how to serve; read from the file and the environment when absent.
-
-    Returns:
-        The application. Its `extensions["envserve"]` is the `Server`, whose `start` begins the loading.
+    Its `extensions["envserve"]` is the `Server`, whose `start` begins the loading.
 
     Raises:
         SettingsError: the settings cannot be used.

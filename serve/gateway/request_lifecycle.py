@@ -167,8 +167,7 @@ class Arrival(NamedTuple):
 def read_timeout(headers: Mapping[str, str], default_s: float) -> float | None:
     """Read how many seconds a client wants to wait; infinity without a limit, `None` for a malformed header.
 
-    Args:
-        default_s: for clients that do not state it; 0 for no limit.
+    `default_s` is for clients that do not state it; 0 is no limit.
     """
     stated = headers.get(TIMEOUT_HEADER)
     if stated is None:
@@ -181,11 +180,9 @@ def read_timeout(headers: Mapping[str, str], default_s: float) -> float | None:
 
 
 def admit(arrival: Arrival, deadline_s: float, max_queue: int, now_s: float) -> Rejection | None:
-    """Decide whether a request is worked on; return why it is turned away, or `None`.
+    """Return why a request is turned away, or `None`.
 
-    Args:
-        deadline_s: after which the client no longer waits, on the monotonic clock.
-        max_queue: how many requests may wait behind it; 0 for any number.
+    `deadline_s` is on the monotonic clock; `max_queue` may wait behind the request, where 0 is any number.
     """
     if now_s > deadline_s:
         after_s = now_s - arrival.arrived_s
@@ -202,11 +199,7 @@ _PREFLIGHT_AGE_S = 600
 
 
 class Origins:
-    """The origins that the setting `cors_origins` allows.
-
-    Args:
-        allowed: `https://example.org`, for example; `*` allows all.
-    """
+    """The origins that the setting `cors_origins` allows, `https://example.org` for example; `*` allows all."""
 
     def __init__(self, allowed: Collection[str]) -> None:
         self._allowed = frozenset(allowed)

@@ -108,11 +108,7 @@ def _read(stream: IO[bytes]) -> bytes:
 
 
 def read_content(request: Request, limit_bytes: int) -> Body:
-    """Return the decompressed body of a request.
-
-    Raises:
-        RequestError: its encoding is unknown, or it is damaged or too long.
-    """
+    """Return the decompressed body of a request; raises `RequestError` for one that is damaged, too long or unknown."""
     encoding = request.headers.get("content-encoding")
     if encoding is None:
         return request.body

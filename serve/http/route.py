@@ -36,11 +36,7 @@ class Table:
         self._remembered: dict[tuple[str, str], Found] = {}
 
     def find(self, method: str, path: str) -> Found | None:
-        """Find a route by the decoded path, without its query.
-
-        Returns:
-            The route and the parts of the path that it names; `None` where no route fits.
-        """
+        """Find a route, and the parts of the path that it names, by the decoded path without its query."""
         found = self._remembered.get((method, path))
         if found is None:
             fitting = ((route, pattern.fullmatch(path)) for route, pattern in self._routes if route.method == method)

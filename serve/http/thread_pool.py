@@ -64,11 +64,7 @@ class SlowClients:
 
 
 class RequestPool(ThreadPoolExecutor):
-    """The request threads of one worker.
-
-    Args:
-        find_rule: returns how slow clients are treated; called with the first connection.
-    """
+    """The request threads of one worker; `find_rule`, for slow clients, is called with the first connection."""
 
     def __init__(self, threads: int, find_rule: Callable[[], SlowClients]) -> None:
         super().__init__(max_workers=threads, thread_name_prefix="request")

@@ -49,8 +49,7 @@ def read_model(whose: ModelLabel, status: Status, history: Iterable[Entry], age_
 def unserved_s(written_ns: int | None, status: Status) -> float:
     """Return the age of the newest published checkpoint while it is not served, be it this worker who has found it.
 
-    Args:
-        written_ns: when its marker was written, as this worker's reloader knows.
+    `written_ns` is when its marker was written, as this worker's reloader knows.
     """
     known_ns = [] if written_ns is None else [written_ns]
     if status.proposal is not None and status.proposal.entry.cause == CHECKPOINT:
@@ -66,11 +65,10 @@ def read_memory(workers: Sequence[int]) -> Iterator[Reading]:
 
 
 def memory_of(pid: int, proc: Path = _PROC) -> dict[str, int]:
-    """Ask the kernel how much memory a process uses.
+    """Ask the kernel how many bytes of memory a process uses, by kind; nothing where there is no such process.
 
-    Returns:
-        Bytes by kind: `rss` is what is resident; `pss` divides each shared page by the number of its users, so that
-        the sum over all workers is what they take together. Empty where there is no such process.
+    `rss` is what is resident; `pss` divides each shared page by the number of its users, so that the sum over all
+    workers is what they take together.
     """
     try:
         lines = (proc / str(pid) / "smaps_rollup").read_text(encoding="ascii").splitlines()

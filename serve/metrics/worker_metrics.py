@@ -17,8 +17,7 @@ _HAND_OVER_S = 1.0
 class WorkerMetrics:
     """Counts what one worker does, and reports what all workers have counted.
 
-    Args:
-        read_shadow: returns how many requests were compared with each model's shadow so far, by outcome.
+    `read_shadow` returns how many requests were compared with each model's shadow so far, by outcome.
     """
 
     def __init__(self, read_shadow: Callable[[], Mapping[str, Mapping[str, int]]] = dict) -> None:

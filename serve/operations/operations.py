@@ -182,8 +182,7 @@ class Operations:
     def retry(self, wanted: str | None) -> list[Record]:
         """Have what was refused judged anew, and return the rejections that were lifted.
 
-        Args:
-            wanted: the name, the version or the beginning of the sha256 of a checkpoint; all by default.
+        `wanted` is the name, the version or the beginning of the sha256 of a checkpoint; all by default.
 
         Raises:
             OperationError: no such checkpoint was refused.

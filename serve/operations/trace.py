@@ -81,11 +81,7 @@ def read_answer(text: str, request: str | None = None) -> dict[str, str]:
 def attest(entry: Entry, env_digest: str | None, key_file: Path) -> dict[str, Any]:
     """Return a signed statement that a checkpoint passed every gate and was committed.
 
-    Args:
-        key_file: a private key in PEM, Ed25519 or ECDSA.
-
-    Raises:
-        SignatureError: the key cannot be used.
+    `key_file` is a private key in PEM, Ed25519 or ECDSA; raises `SignatureError` where it cannot be used.
     """
     manifest = manifest_of(entry)
     predicate = {
@@ -99,11 +95,7 @@ def attest(entry: Entry, env_digest: str | None, key_file: Path) -> dict[str, An
 
 
 def trace(answer: Mapping[str, str], evidence: Evidence) -> list[Link]:
-    """Follow an answer back; every link is looked at, whatever the others are.
-
-    Raises:
-        SignatureError: a key cannot be used.
-    """
+    """Follow an answer back; every link is looked at, whatever the others are; bad keys raise `SignatureError`."""
     keys = [load_key(path, is_private=False, takes_ecdsa=True) for path in evidence.keys]
     entry, generation = _generation(answer, evidence.store)
     opened = [_open(path, keys) for path in evidence.statements]

@@ -25,10 +25,7 @@ class Verdict:
 
 
 def verify(path: Path) -> list[Verdict]:
-    """Check every marked checkpoint of a directory, or one checkpoint, against its marker.
-
-    Returns:
-        One verdict for each, the one that a server would serve first.
+    """Check every marked checkpoint of a directory, the one to be served first, or one checkpoint, against its marker.
 
     Raises:
         OperationError: there is nothing there.

@@ -125,9 +125,8 @@ class PlainDialect(abc.ABC):
 def predict(server: Registry, request: Request) -> Response | Prediction:
     """Answer one prediction.
 
-    Returns:
-        In the end 200; 400 for a malformed body, 404 for a model that is not served, 415 for an unknown form, 422 for
-        inputs that do not fit, 503 while no model is live.
+    In the end 200; 400 for a malformed body, 404 for a model that is not served, 415 for an unknown form, 422 where the
+    inputs do not fit, 503 while no model is live.
     """
     return ask(server, request, _Native(request, server.settings.max_body_bytes))
 

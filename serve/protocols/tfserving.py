@@ -171,13 +171,7 @@ def _decode_base64(value: object) -> Any:
 
 
 def encode_predict(outputs: Mapping[str, object], request: PredictRequest) -> bytes:
-    """Write the answer to a predict request.
-
-    Args:
-        outputs: by name; what `strict_json.dump` takes.
-
-    Returns:
-        `predictions` by example, each an object where there are several outputs; or `outputs` by name.
+    """Write outputs, by name: `predictions` by example, each an object where there are several; or `outputs` by name.
 
     Raises:
         ValueError: an output has NaN or infinities, or outputs of several names have no rows.

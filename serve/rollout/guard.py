@@ -42,11 +42,9 @@ class Guard:
         self._shared: Counter[tuple[int, str]] = Counter()
 
     def open(self, board: EvidenceBoard, row: int, read_trial: Callable[[], tuple[int, int]]) -> None:
-        """Begin to count.
+        """Begin to count in this worker's row.
 
-        Args:
-            row: of this worker.
-            read_trial: returns the generation that is on trial, or 0, and the number of the last return.
+        `read_trial` returns the generation that is on trial, or 0, and the number of the last return.
         """
         self._row, self._read_trial = row, read_trial
         self.board = board

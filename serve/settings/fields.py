@@ -67,15 +67,7 @@ class Layer:
 
 
 def parse(layers: Iterable[Layer], fields: Iterable[Field], issues: list[Issue]) -> dict[str, object]:
-    """Read some fields.
-
-    Args:
-        layers: the one that wins comes first.
-        issues: what is wrong is added here.
-
-    Returns:
-        The values by key, without those that have an issue.
-    """
+    """Return the values of some fields by key, those of the first layer that states them; what is wrong is an issue."""
     layers = tuple(layers)
     parsed = {}
     for known in fields:

@@ -201,10 +201,7 @@ class ServerSettings:
         return {label.full_name: label for model in self.models for label in model.labels.values()}
 
     def find(self, wanted: str | None = None) -> Settings:
-        """Find how one model, or one label of it, is to be served.
-
-        Args:
-            wanted: `NAME` or `NAME@LABEL`; not needed where there is only one.
+        """Find how one model, or one label of it, is to be served: `NAME` or `NAME@LABEL`; by default the only one.
 
         Raises:
             SettingsError: there is no such model, or none was named and there are several.

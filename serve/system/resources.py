@@ -63,13 +63,10 @@ def _quota(group: Group) -> float:
 
 
 def threads_of_an_operation(cores: int, workers: int, environ: Mapping[str, str]) -> int:
-    """Choose how many threads one torch operation uses in each worker.
+    """Choose how many threads one torch operation uses in each worker; `OMP_NUM_THREADS` is the user's word.
 
     More than there are cores for costs more than it brings: on two cores, two threads in each of two workers halved the
     rate.
-
-    Args:
-        environ: the environment variables; `OMP_NUM_THREADS` is the user's word.
     """
     stated = environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if stated.isdecimal() and int(stated) > 0:
@@ -94,11 +91,7 @@ class Available:
 
 
 def read_available(root: Path = _ROOT) -> Available | None:
-    """Read how much memory this process may still take.
-
-    Returns:
-        The tightest of all limits; `None` on a system that states none.
-    """
+    """Read how much memory this process may still take, by the tightest of all limits; `None` where there are none."""
     kibibytes = _find_number(root / "proc" / "meminfo", "MemAvailable:")
     limits = [] if kibibytes is None else [Available(kibibytes * 1024, "MemAvailable")]
     for group in groups_of("memory", root):

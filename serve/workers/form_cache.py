@@ -31,12 +31,8 @@ class Matched(NamedTuple):
 
 
 class RequestPattern:
-    """The bytes of one form of request.
-
-    Args:
-        pieces: literals, each with the kind of the hole behind it.
-        last: the literal before the numbers.
-        limit_bytes: of a body.
+    """The bytes of one form of request: literals, each with the kind of the hole behind it, and the `last` one before
+    the numbers. The limit is of a body.
     """
 
     __slots__ = ("_after", "_body_bytes", "_last", "_limit_bytes", "_pieces", "form")
@@ -78,12 +74,7 @@ class RequestPattern:
 
 
 class FormMemory:
-    """What one connection remembers of its requests.
-
-    Args:
-        limit_bytes: of a body.
-        is_on: whether any form is to be remembered.
-    """
+    """What one connection remembers of its requests, if anything; the limit is of a body."""
 
     __slots__ = ("_is_on", "_limit_bytes", "_misses", "pattern", "whole")
 
@@ -114,14 +105,7 @@ class FormMemory:
 
 
 def remember(data: bytes, body_bytes: int, form: RequestForm, limit_bytes: int) -> RequestPattern | None:
-    """Make the pattern of a request that came whole and alone; `None` where its bytes do not show it.
-
-    Args:
-        data: what was read.
-        body_bytes: the length of the body.
-        form: of the request.
-        limit_bytes: of a body.
-    """
+    """Make the pattern of a request that came whole and alone; `None` where its bytes do not show it."""
     head_bytes = len(data) - body_bytes
     if not data.startswith(b"POST ") or data.find(b"\r\n\r\n") + len(b"\r\n\r\n") != head_bytes:
         return None
