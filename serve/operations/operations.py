@@ -19,9 +19,8 @@ from serve.store.checkpoint_store import Store
 from serve.store.ledger import Entry, Ledger
 from serve.store.operator_requests import OperatorRequests, Pin, Rollback
 from serve.store.quarantine import Quarantine, Record
-from serve.swap.changed_weights import changed_tensors
+from serve.swap.changed_weights import Checked, ask_workers, changed_tensors
 from serve.swap.host_coordinator import Coordinator, Proposal
-from serve.swap.live_check import Checked, ask_workers
 from serve.swap.seen_checkpoints import Note, Unserved
 
 if TYPE_CHECKING:
@@ -209,13 +208,13 @@ class Operations:
             reasons[proposal.entry.sha256] = f"{proposal.entry.name} is being prepared"
         found = [
             Occupant(name, size_bytes, reasons.get(name, "being copied" if name.endswith(".part") else "a candidate"))
-            for name, size_bytes in self._store.shelf.entries().items()
+            for name, size_bytes in self._store.entries().items()
         ]
         return sorted(found, key=lambda occupant: -occupant.size_bytes)
 
     def free_bytes(self) -> int:
         """Return how much room the store's disk has."""
-        return self._store.shelf.free_bytes()
+        return self._store.free_bytes()
 
     def verify_live(self, timeout_s: float) -> list[Checked]:
         """Have each worker compare the weights that it has in memory with their checkpoint, while it serves.

@@ -20,7 +20,7 @@ from serve.checkpoint import dsse
 from serve.checkpoint.manifest import Manifest, parse_marker
 from serve.checkpoint.signature import Verifier, load_key
 from serve.errors import CheckpointError, LedgerError, OperationError
-from serve.store.checkpoint_store import Store, StoredFiles
+from serve.store.checkpoint_store import Store
 from serve.store.ledger import Entry, Ledger
 
 VERIFIED, FAILED, UNKNOWN = "verified", "failed", "unknown"
@@ -138,7 +138,7 @@ def _generation(answer: Mapping[str, str], store: Path | None) -> tuple[Entry | 
 def _checkpoint(answer: Mapping[str, str], evidence: Evidence) -> Link:
     path = evidence.checkpoint
     if path is None and evidence.store is not None and _SHA256.fullmatch(answer["sha256"]):
-        path = StoredFiles(evidence.store).proven / answer["sha256"]
+        path = Store(evidence.store).proven / answer["sha256"]
         path = path if path.is_file() else None
     if path is None:
         return Link("checkpoint", UNKNOWN, "its bytes are not at hand")
