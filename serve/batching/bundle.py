@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from serve.errors import InputError
 
 if TYPE_CHECKING:
-    from serve.inference.body_layout import BodyLayout
-    from serve.inference.model_instance import ModelInstance
-    from serve.inference.prediction import Prediction
+    from serve.gateway.request_form import RequestForm
     from serve.model.slot import Generation
+
+Run = Callable[[Sequence[Any]], Any]
 
 
 class FormedRequest(NamedTuple):
@@ -28,30 +28,13 @@ class Apart(list[Any]):
     """The results of a bundle's requests that ran one by one; an exception for one that failed."""
 
 
-class Form(Protocol):
-    """What a bundle needs to know of the form of its requests."""
-
-    layout: BodyLayout
-    timeout_s: float
-    instance: ModelInstance
-
-    def deliver(self, bundle: Bundle, result: Any) -> None:
-        """Answer the requests of a bundle."""
-
-    def fail(self, request: FormedRequest, error: Exception) -> None:
-        """Answer a request with an error."""
-
-    def prediction_of(self, bundle: Bundle, request: FormedRequest) -> Prediction:
-        """Return a request as one of the ordinary kind."""
-
-
 class Bundle:
     """A task of several requests of one form; what `serve.batching.batch_queue.Task` documents is the same here.
 
     It has one lease on its generation, and is open for more requests until it is taken to be run.
     """
 
-    def __init__(self, form: Form, generation: Generation, key: Hashable, run: Callable[[Sequence[Any]], Any]) -> None:
+    def __init__(self, form: RequestForm, generation: Generation, key: Hashable, run: Run) -> None:
         self.form, self.generation, self.key, self.run = form, generation, key, run
         self.requests: list[FormedRequest] = []
         self.refused: list[FormedRequest] = []

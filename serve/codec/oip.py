@@ -71,9 +71,15 @@ def parse_infer(body: Body, header_length: str | None = None) -> InferRequest:
     is_worth_it = header_length is not None and len(text) <= _LONGEST_REMEMBERED_BYTES
     said = _remember(text) if is_worth_it else _understand(text)
     part = BinaryPart(binary)
-    inputs = tuple([_input(described, part) for described in said.inputs])
+    inputs = []
+    for name, datatype, shape, where, size_bytes, data in said.inputs:
+        if size_bytes is None:
+            array = datatypes.from_json(data, datatype, shape, f"{where}: data")
+        else:
+            array = datatypes.from_bytes(part.take(size_bytes, where), datatype, shape, where)
+        inputs.append(InputTensor(name, datatype, array))
     part.require_end()
-    return InferRequest(inputs, said.outputs, said.is_binary, said.id, said.parameters)
+    return InferRequest(tuple(inputs), said.outputs, said.is_binary, said.id, said.parameters)
 
 
 class _Described(NamedTuple):
@@ -107,8 +113,14 @@ def _understand(text: bytes) -> _Text:
         raise RequestError(400, "inputs: expected at least one, found none")
     is_binary = _truth(parameters, "binary_data_output", False, "the request")
     listed = content.get("outputs")
-    outputs = () if listed is None else tuple(_output(*pair, is_binary) for pair in _entries(listed, "outputs"))
-    return _Text(inputs, outputs, is_binary, _id(content), parameters)
+    outputs = tuple(
+        RequestedOutput(entry["name"], _truth(_parameters(entry, where), "binary_data", is_binary, where))
+        for entry, where in (() if listed is None else _entries(listed, "outputs"))
+    )
+    id = content.get("id")
+    if id is not None and not isinstance(id, str):
+        raise RequestError(400, f"id: expected a text, found {excerpt(id)}")
+    return _Text(inputs, outputs, is_binary, id, parameters)
 
 
 _remember = functools.lru_cache(_REMEMBERED_TEXTS)(_understand)
@@ -161,19 +173,6 @@ def _describe(entry: dict[str, Any], where: str) -> _Described:
     return _Described(entry["name"], datatype, shape, where, size_bytes, entry.get("data"))
 
 
-def _input(said: _Described, part: BinaryPart) -> InputTensor:
-    name, datatype, shape, where, size_bytes, data = said
-    if size_bytes is None:
-        array = datatypes.from_json(data, datatype, shape, f"{where}: data")
-    else:
-        array = datatypes.from_bytes(part.take(size_bytes, where), datatype, shape, where)
-    return InputTensor(name, datatype, array)
-
-
-def _output(entry: dict[str, Any], where: str, is_binary: bool) -> RequestedOutput:
-    return RequestedOutput(entry["name"], _truth(_parameters(entry, where), "binary_data", is_binary, where))
-
-
 def _parameters(entry: dict[str, Any], where: str) -> dict[str, Any]:
     found = entry.get("parameters")
     if found is None:
@@ -190,13 +189,6 @@ def _truth(parameters: Parameters, name: str, default: bool, where: str) -> bool
     found = parameters.get(name, default)
     if not isinstance(found, bool):
         raise RequestError(400, f"{where}: {name}: expected true or false, found {excerpt(found)}")
-    return found
-
-
-def _id(content: dict[str, Any]) -> str | None:
-    found = content.get("id")
-    if found is not None and not isinstance(found, str):
-        raise RequestError(400, f"id: expected a text, found {excerpt(found)}")
     return found
 
 

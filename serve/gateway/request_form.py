@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Hashable, Mapping
-from typing import TYPE_CHECKING, Any, Callable, Protocol
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
@@ -51,16 +51,6 @@ class AnswerFrame:
     def __init__(self, headers: Mapping[str, str], before: bytes, after: bytes, longest_bytes: float) -> None:
         self.headers, self.before, self.after, self.longest_bytes = headers, before, after, longest_bytes
         self.written: Any = None
-
-
-class Asker(Protocol):
-    """A connection whose request is answered."""
-
-    def answer_formed(self, frame: AnswerFrame, outputs: bytes, trace: bytes) -> None:
-        """Send an answer of status 200."""
-
-    def answer_alone(self, answer: Response) -> None:
-        """Send any answer."""
 
 
 class RequestForms:

@@ -108,7 +108,11 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._scheduler: Scheduler | None = None
         self._balance: Balance | None = None
-        self._refuse_proxy_protocol()
+        # In the master, before anything is served: its first line would be taken for a broken request.
+        if self.cfg.proxy_protocol not in (False, None, "off"):
+            found = "expected none with worker = asgi, as uvicorn does not speak it"
+            hint = "set worker = gthread, or let the proxy send forwarded headers"
+            raise HaltServer(describe(SettingsError([Issue("proxy_protocol", found, hint)])), _KNOWN_ERROR)
         self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
         self.config.server_header = False
 
@@ -116,20 +120,6 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
     def queued(self) -> int:
         """How many predictions wait for their model."""
         return 0 if self._scheduler is None else self._scheduler.waiting
-
-    def _refuse_proxy_protocol(self) -> None:
-        # In the master, before anything is served: its first line would be taken for a broken request.
-        if self.cfg.proxy_protocol not in (False, None, "off"):
-            error = SettingsError(
-                [
-                    Issue(
-                        "proxy_protocol",
-                        "expected none with worker = asgi, as uvicorn does not speak it",
-                        "set worker = gthread, or let the proxy send forwarded headers",
-                    )
-                ]
-            )
-            raise HaltServer(describe(error), _KNOWN_ERROR)
 
     async def _serve(self) -> None:
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
@@ -158,14 +148,8 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
         bounds = Bounds(cfg.limit_request_line, cfg.limit_request_fields, cfg.limit_request_field_size, timeout_s)
         heads = HeaderCache(app.table, app.limit_bytes, bounds)
         self.config.app = app
-        self.config.http = functools.partial(
-            WorkerConnection,
-            app=app,
-            bounds=bounds,
-            heads=heads,
-            sole_connection=SoleConnection(),
-            balance=self._balance,
-        )
+        parts: dict[str, Any] = {"app": app, "bounds": bounds, "heads": heads, "sole_connection": SoleConnection()}
+        self.config.http = functools.partial(WorkerConnection, **parts, balance=self._balance)
 
     async def _sweep(self, uvicorn: Uvicorn) -> None:
         """Look once a second after the peers, the heartbeat and the master."""

@@ -76,27 +76,20 @@ class RequestPattern:
 class FormMemory:
     """What one connection remembers of its requests, if anything; the limit is of a body."""
 
-    __slots__ = ("_is_on", "_limit_bytes", "_misses", "pattern", "whole")
+    __slots__ = ("_is_on", "_limit_bytes", "misses", "pattern", "whole")
 
     def __init__(self, limit_bytes: int, is_on: bool) -> None:
-        self._limit_bytes, self._is_on, self._misses = limit_bytes, is_on, 0
+        self._limit_bytes, self._is_on, self.misses = limit_bytes, is_on, 0
         self.pattern: RequestPattern | None = None
         self.whole = b""  # what was read when the parser was between two requests
-
-    def recall(self, data: bytes) -> Matched | None:
-        """Return the numbers of a request whose form is known."""
-        found = None if self.pattern is None else self.pattern.match(data)
-        if found is not None:
-            self._misses = 0
-        return found
 
     def wants(self) -> bool:
         """Note a request that was parsed, and say whether its form should be looked for.
 
         Not of the first one, as many connections bring no other, and seldom where they differ too much.
         """
-        self._misses += 1
-        is_due = _FIRST <= self._misses <= _MOST_MISSES or not self._misses % _TRY_EVERY
+        self.misses += 1
+        is_due = _FIRST <= self.misses <= _MOST_MISSES or not self.misses % _TRY_EVERY
         return self._is_on and bool(self.whole) and is_due
 
     def learn(self, body_bytes: int, form: RequestForm) -> None:

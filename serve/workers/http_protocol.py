@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import httptools
@@ -32,14 +33,8 @@ _JOINED_BYTES = 64 * 1024
 _LINGER_S = 1.0
 
 
-class _NobodyWaits:
-    """The event that uvicorn sets on its requests; nothing waits for it here."""
-
-    def set(self) -> None:
-        """Do nothing."""
-
-
-_NOBODY_WAITS = _NobodyWaits()
+# The event that uvicorn sets on its requests; nothing waits for it here.
+_NOBODY_WAITS = SimpleNamespace(set=lambda: None)
 
 
 class RequestCycle:
@@ -131,7 +126,11 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         self._is_in_head = False
         parser = self.parser
         if parser.should_upgrade():
-            self._note_offer(parser.get_method(), parser.get_http_version())
+            if parser.get_method() == b"CONNECT":
+                self._refuse(NO_PROXY)
+            else:
+                fields = self.headers
+                self._offering = without_offer(parser.get_method(), self.url, parser.get_http_version(), fields)
             return
         head = self._heads.read(self.url, self.headers) if self._is_plain() else None
         if head is not None and head.is_plain:
@@ -142,12 +141,6 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             self._take_uvicorns_way()
         else:
             self._refuse(fault)
-
-    def _note_offer(self, method: bytes, version: str) -> None:
-        if method == b"CONNECT":
-            self._refuse(NO_PROXY)
-        else:
-            self._offering = without_offer(method, self.url, version, self.headers)
 
     def _take_uvicorns_way(self) -> None:
         self._splitter.note_head(self.headers)
