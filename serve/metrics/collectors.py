@@ -9,13 +9,10 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from serve.metrics.metric_families import SWAPS, ModelLabel, Reading
+from serve.operations.operations import Status
 from serve.store.ledger import CHECKPOINT, Entry
-
-if TYPE_CHECKING:
-    from serve.operations.operations import Status
 
 _PROC = Path("/proc")
 _KIBIBYTE = 1024

@@ -11,11 +11,10 @@ import json
 import os
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Callable
+from typing import Callable
 
-if TYPE_CHECKING:
-    from serve.http.messages import Request, Response
-    from serve.observability.spans import TraceParent
+from serve.http.messages import Request, Response
+from serve.observability.spans import TraceParent
 
 Sink = Callable[[bytes], object]
 _STDOUT = 1

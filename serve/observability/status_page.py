@@ -8,13 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from serve.metrics.totals import Traffic
 from serve.operations.formatting import status_as_json
-
-if TYPE_CHECKING:
-    from serve.metrics.totals import Traffic
-    from serve.operations.operations import Past, Status
+from serve.operations.operations import Past, Status
 
 _SHOWN = ("generation", "version", "sha256", "size_bytes", "name", "cause")
 _HIDDEN = ("marker", "fingerprints", "judge")

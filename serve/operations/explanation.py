@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from serve.operations.operations import Status
 from serve.rollout.decision import SLOWER, Rule, smallest
 from serve.rollout.rules import probation_of, rollout_of, why_no_probation
-from serve.settings.settings import CANARY, SHADOW, STABLE
-
-if TYPE_CHECKING:
-    from serve.operations.operations import Status
-    from serve.settings.settings import Settings
+from serve.settings.settings import CANARY, SHADOW, STABLE, Settings
 
 _RETRIES = {
     "finite": "Answers that are not finite are made again by it before they leave.",

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from serve.errors import OperationError
 from serve.events.event_log import Journal
@@ -22,9 +22,7 @@ from serve.store.quarantine import Quarantine, Record
 from serve.swap.changed_weights import Checked, ask_workers, changed_tensors
 from serve.swap.host_coordinator import Coordinator, Proposal
 from serve.swap.seen_checkpoints import Note, Unserved
-
-if TYPE_CHECKING:
-    from serve.swap.shared_state import Row
+from serve.swap.shared_state import Row
 
 _LOOK_S = 0.05
 _MOST_EVENTS = 1000
