@@ -69,17 +69,17 @@ def parse_infer(body: Body, header_length: str | None = None) -> InferRequest:
     """Read an infer request with a JSON part, or raise `RequestError`; arrays from bytes are views of the body."""
     text, binary = split_body(body, header_length)
     is_worth_it = header_length is not None and len(text) <= _LONGEST_REMEMBERED_BYTES
-    said = _remember(text) if is_worth_it else _understand(text)
+    described, request = _remember(text) if is_worth_it else _understand(text)
     part = BinaryPart(binary)
     inputs = []
-    for name, datatype, shape, where, size_bytes, data in said.inputs:
+    for name, datatype, shape, where, size_bytes, data in described:
         if size_bytes is None:
             array = datatypes.from_json(data, datatype, shape, f"{where}: data")
         else:
             array = datatypes.from_bytes(part.take(size_bytes, where), datatype, shape, where)
         inputs.append(InputTensor(name, datatype, array))
     part.require_end()
-    return InferRequest(tuple(inputs), said.outputs, said.is_binary, said.id, said.parameters)
+    return InferRequest(tuple(inputs), *request[1:])
 
 
 class _Described(NamedTuple):
@@ -93,17 +93,8 @@ class _Described(NamedTuple):
     data: object
 
 
-class _Text(NamedTuple):
-    """The JSON of a request; never changed."""
-
-    inputs: tuple[_Described, ...]
-    outputs: tuple[RequestedOutput, ...]
-    is_binary: bool
-    id: str | None
-    parameters: Parameters
-
-
-def _understand(text: bytes) -> _Text:
+def _understand(text: bytes) -> tuple[tuple[_Described, ...], InferRequest]:
+    """Read the JSON of a request: its inputs, whose bytes may follow, and the rest of it, which is never changed."""
     content = strict_json.parse(text, "the body")
     if not isinstance(content, dict):
         raise RequestError(400, f"the body: expected an object with inputs, found {excerpt(content)}")
@@ -120,7 +111,7 @@ def _understand(text: bytes) -> _Text:
     id = content.get("id")
     if id is not None and not isinstance(id, str):
         raise RequestError(400, f"id: expected a text, found {excerpt(id)}")
-    return _Text(inputs, outputs, is_binary, id, parameters)
+    return inputs, InferRequest((), outputs, is_binary, id, parameters)
 
 
 _remember = functools.lru_cache(_REMEMBERED_TEXTS)(_understand)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from flask import Flask, request
 from flask import Response as FlaskResponse
@@ -21,7 +21,7 @@ from serve.gateway.routes import ROUTES, AnyRoute
 from serve.gateway.server import Server
 from serve.http.drain import EXTENSION, Drain
 from serve.http.messages import Request, Response, fail, read_away, read_body
-from serve.http.thread_pool import Ticket, current_ticket
+from serve.http.thread_pool import current_ticket
 from serve.settings.settings import ServerSettings, load_settings
 
 # Unavailable: the next attempt may reach another worker. Too large: what is left of the body may have no end.
@@ -78,7 +78,9 @@ def _add_route(app: Flask, server: Server, lifecycle: RequestLifecycle, route: A
                 ticket.hang_up()
             ticket.write()
             if body is None:
-                response.call_on_close(lambda: _end_sending(ticket, stream))
+                # The answer has gone. A client that is still sending sees it, and the end, before it is cut off.
+                response.call_on_close(ticket.end_answer)
+                response.call_on_close(lambda: read_away(stream))
         return response
 
     app.add_url_rule(route.pattern, f"{route.method} {route.pattern}", view, methods=[route.method])
@@ -94,12 +96,6 @@ def _share_with(app: Flask, origins: Origins) -> None:
             origins.preflight(asked, allowed) if is_question else origins.headers(asked.get("origin"))
         )
         return response
-
-
-def _end_sending(ticket: Ticket, stream: IO[bytes]) -> None:
-    # The answer has gone. A client that is still sending sees it, and the end, before it is cut off.
-    ticket.end_answer()
-    read_away(stream)
 
 
 def _add_error_handlers(app: Flask, lifecycle: RequestLifecycle) -> None:

@@ -84,12 +84,16 @@ def read_body(stream: IO[bytes], limit_bytes: int) -> bytes | None:
     """
     chunks: list[bytes] = []
     size_bytes = 0
-    while chunk := _read(stream):
+    while size_bytes <= limit_bytes:
+        try:
+            chunk = stream.read(_CHUNK_BYTES)
+        except Exception as error:  # the server's parser has errors of its own, which are all the client's
+            raise RequestError(400, f"the body: expected it whole, found {type(error).__name__}") from error
+        if not chunk:
+            return b"".join(chunks)
         size_bytes += len(chunk)
-        if size_bytes > limit_bytes:
-            return None
         chunks.append(chunk)
-    return b"".join(chunks)
+    return None
 
 
 def read_away(stream: IO[bytes]) -> None:
@@ -98,13 +102,6 @@ def read_away(stream: IO[bytes]) -> None:
     with contextlib.suppress(Exception):  # the answer has gone; what ends the reading is the client's
         while size_bytes <= _LONGEST_READ_AWAY_BYTES and (chunk := stream.read(_CHUNK_BYTES)):
             size_bytes += len(chunk)
-
-
-def _read(stream: IO[bytes]) -> bytes:
-    try:
-        return stream.read(_CHUNK_BYTES)
-    except Exception as error:  # the server's parser has errors of its own, which are all the client's
-        raise RequestError(400, f"the body: expected it whole, found {type(error).__name__}") from error
 
 
 def read_content(request: Request, limit_bytes: int) -> Body:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from serve.checkpoint.provenance import version
-from serve.codec.datatypes import BYTES, DTYPES, name_of
+from serve.checkpoint.provenance import Provenance, version
+from serve.codec.datatypes import BYTES, DTYPES, Array, name_of
 from serve.codec.oip import HEADER, InferAnswer, InferRequest, TensorSpec, encode_infer, is_raw, parse_infer, parse_raw
 from serve.errors import RequestError
 from serve.http.messages import Body, Request, Response, fail, pack, read_content, succeed
@@ -18,8 +18,6 @@ from serve.model.array_form import TEXT, ArrayForm
 from serve.model.slot import Generation
 
 if TYPE_CHECKING:
-    from serve.checkpoint.provenance import Provenance
-    from serve.codec.datatypes import Array
     from serve.model.torch_predictor import TorchPredictor
 
 

@@ -177,28 +177,19 @@ def whole_number(least: int) -> Callable[[object, Path], int]:
     return parse
 
 
-def number_or_auto(least: int) -> Callable[[object, Path], int]:
-    """Return a parser for a whole number, or the word `auto`, for which it gives 0."""
-    number = whole_number(least)
-
-    def parse(value: object, base: Path) -> int:
-        try:
-            return 0 if value == "auto" else number(value, base)
-        except ValueError as error:
-            raise ValueError(f"{error}; or auto") from None
-
-    return parse
+def threads(value: object, base: Path) -> int:
+    """Read a number of threads, or the word `auto`, for which it gives 0."""
+    try:
+        return 0 if value == "auto" else whole_number(1)(value, base)
+    except ValueError as error:
+        raise ValueError(f"{error}; or auto") from None
 
 
-def whole_numbers(least: int) -> Callable[[object, Path], tuple[int, ...]]:
-    """Return a parser for a list of whole numbers; in a variable they are separated by commas."""
-    number = whole_number(least)
-
-    def parse(value: object, base: Path) -> tuple[int, ...]:
-        parts = _parts(value, "whole numbers")
-        return tuple(number(part.strip() if isinstance(part, str) else part, base) for part in parts)
-
-    return parse
+def sizes(value: object, base: Path) -> tuple[int, ...]:
+    """Read a list of whole numbers of at least 1; in a variable they are separated by commas."""
+    number = whole_number(1)
+    parts = _parts(value, "whole numbers")
+    return tuple(number(part.strip() if isinstance(part, str) else part, base) for part in parts)
 
 
 def seconds(least: float) -> Callable[[object, Path], float]:

@@ -92,7 +92,7 @@ class Settings:
     memory: str = key(parsers.one_of("availability", "resource", "unchecked"), "availability",
         "availability: two models for a moment, refused if they would not fit; resource: unload before loading, "
         "requests get 503 meanwhile; unchecked: as availability, without the look at free memory")
-    warm_up_sizes: tuple[int, ...] = key(parsers.whole_numbers(1), (),
+    warm_up_sizes: tuple[int, ...] = key(parsers.sizes, (),
         "numbers of rows to warm up with, beside the example's")
     warm_up_timeout_s: float = key(parsers.seconds(0.01), 60.0,
         "seconds that warm-up, golden requests and validate() have")
@@ -103,7 +103,7 @@ class Settings:
     optimize: str = key(parsers.one_of("off", "script", "compile"), "off",
         "script, compile: try TorchScript or torch.compile before each swap, and take it where it answers the same "
         "and was measured to be quicker")
-    torch_threads: int = key(parsers.number_or_auto(1), "auto",
+    torch_threads: int = key(parsers.threads, "auto",
         "threads of one torch operation; auto: the cores that the server may use, divided by its workers, or "
         "OMP_NUM_THREADS", scope=SERVER)
     commit: str = key(parsers.one_of("host", "worker"), "host",
