@@ -195,7 +195,10 @@ def _convert(flat: list[object], datatype: str, where: str) -> Array:
     kinds = set(map(type, flat))
     if datatype == BYTES:
         _require_kinds(kinds, {str}, "texts", where)
-        return text_array(_encode(flat, where))
+        try:
+            return text_array([text.encode() for text in flat])  # type: ignore[attr-defined]
+        except UnicodeEncodeError as error:
+            raise RequestError(400, f"{where}: expected texts of Unicode characters, found {error.reason}") from error
     dtype = np.dtype("<f4") if datatype == BF16 else DTYPES[datatype]
     if dtype.kind == "b":
         _require_kinds(kinds, {bool}, "true or false", where)
@@ -228,13 +231,6 @@ def _to_floats(flat: list[object], dtype: np.dtype[Any], where: str) -> Array:
     if not np.isfinite(array).all():
         raise RequestError(400, f"{where}: expected numbers that fit {dtype.name}, found larger ones")
     return array
-
-
-def _encode(texts: list[Any], where: str) -> list[bytes]:
-    try:
-        return [text.encode() for text in texts]
-    except UnicodeEncodeError as error:
-        raise RequestError(400, f"{where}: expected texts of Unicode characters, found {error.reason}") from error
 
 
 def to_json(array: Array, where: str) -> Array | list[str]:

@@ -78,7 +78,8 @@ def parse_infer(body: Body, header_length: str | None = None) -> InferRequest:
         else:
             array = datatypes.from_bytes(part.take(size_bytes, where), datatype, shape, where)
         inputs.append(InputTensor(name, datatype, array))
-    part.require_end()
+    if part.position != len(binary):
+        raise RequestError(400, f"the body: expected {part.position} bytes after its JSON part, found {len(binary)}")
     return InferRequest(tuple(inputs), *request[1:])
 
 
@@ -216,25 +217,17 @@ class BinaryPart:
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
-        self._position = 0
+        self.position = 0
 
     def take(self, size_bytes: object, where: str) -> memoryview:
         """Take the next bytes, as a view; raises `RequestError` for a malformed size, or one beyond what is left."""
-        rest = len(self._data) - self._position
+        rest = len(self._data) - self.position
         if type(size_bytes) is not int or not 0 <= size_bytes <= rest:
             raise RequestError(
                 400, f"{where}: binary_data_size: expected 0 to the {rest} bytes left, found {excerpt(size_bytes)}"
             )
-        begin, self._position = self._position, self._position + size_bytes
-        return self._data[begin : self._position]
-
-    def require_end(self) -> None:
-        """Refuse bytes that belong to no tensor; raises `RequestError`."""
-        rest = len(self._data) - self._position
-        if rest:
-            raise RequestError(
-                400, f"the body: expected {self._position} bytes after its JSON part, found {len(self._data)}"
-            )
+        begin, self.position = self.position, self.position + size_bytes
+        return self._data[begin : self.position]
 
 
 Part = Union[bytes, memoryview]

@@ -9,6 +9,7 @@ ordinary way, so that there is one implementation of it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Hashable, Mapping
@@ -125,20 +126,15 @@ class RequestForm:
         except NotLiveError:
             return None
         if generation is not self._known[0]:
-            self._known = generation, self._kind_of(generation)
+            predictor, kind = generation.predictor, None
+            if predictor.joins_arrays and predictor.inputs == self._prediction.generation.predictor.inputs:
+                with contextlib.suppress(InputError):
+                    kind = predictor.batch_key(self.layout.read([self._numbers], predictor))
+            self._known = generation, kind
         if self._known[1] is None:
             self._slot.release(generation)
             return None
         return self._scheduler.open(self.instance, self, generation, self._known[1])
-
-    def _kind_of(self, generation: Generation) -> Hashable:
-        predictor, layout = generation.predictor, self.layout
-        if not predictor.joins_arrays or predictor.inputs != self._prediction.generation.predictor.inputs:
-            return None
-        try:
-            return predictor.batch_key(layout.read([self._numbers], predictor))
-        except InputError:
-            return None
 
     def deliver(self, bundle: Bundle, result: Any) -> None:
         """Answer the requests of a bundle, and end its lease."""

@@ -242,7 +242,10 @@ def load_settings(
         "", {field.key: environ[field.variable] for field in FIELDS if field.variable in environ}, directory, True
     )
     top = Layer(f"{file.name}: ", stated, file.parent)
-    issues += [*_unknown(top, FIELDS), *_unknown_variables(environ)]
+    known = {field.variable for field in FIELDS} | {CONFIG_VARIABLE}
+    unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+    issues += _unknown(top, FIELDS)
+    issues += [Issue(name, "unknown variable", parsers.nearest(name, known)) for name in unknown]
     served = parse([variables, top], _OF_SERVER, issues)
     found: list[tuple[str, _Labels]]
     if models is None:
@@ -344,13 +347,4 @@ def _unknown(layer: Layer, fields: Iterable[Field]) -> list[Issue]:
     return [
         Issue(layer.name(key), "unknown key", once if key in servers else parsers.nearest(key, known))
         for key in sorted(set(layer.stated) - set(known))
-    ]
-
-
-def _unknown_variables(environ: Mapping[str, str]) -> list[Issue]:
-    known = {field.variable for field in FIELDS} | {CONFIG_VARIABLE}
-    return [
-        Issue(name, "unknown variable", parsers.nearest(name, known))
-        for name in sorted(environ)
-        if name.startswith(PREFIX) and name not in known
     ]

@@ -132,7 +132,12 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
             scheduler = self._scheduler = Scheduler(loop, server.telemetry.worker_metrics.request_counters.batch)
             if self.place is not None:
                 self._balance = Balance(*self.place, lambda: self._scheduler is not None and self._scheduler.is_long)
-            self._answer_with(AsgiApp(server, rest, scheduler), server.settings.client_timeout_s)
+            app, cfg, timeout_s = AsgiApp(server, rest, scheduler), self.cfg, server.settings.client_timeout_s
+            bounds = Bounds(cfg.limit_request_line, cfg.limit_request_fields, cfg.limit_request_field_size, timeout_s)
+            heads = HeaderCache(app.table, app.limit_bytes, bounds)
+            parts: dict[str, Any] = {"app": app, "bounds": bounds, "heads": heads, "balance": self._balance}
+            self.config.app = app
+            self.config.http = functools.partial(WorkerConnection, sole_connection=SoleConnection(), **parts)
         uvicorn = _Uvicorn(self.config, self.on_taking, self._balance)
         loop.add_signal_handler(signal.SIGQUIT, uvicorn.quit)
         sweeping = loop.create_task(self._sweep(uvicorn))
@@ -142,14 +147,6 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
             scheduler.close()
         if not uvicorn.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
-
-    def _answer_with(self, app: AsgiApp, timeout_s: float) -> None:
-        cfg = self.cfg
-        bounds = Bounds(cfg.limit_request_line, cfg.limit_request_fields, cfg.limit_request_field_size, timeout_s)
-        heads = HeaderCache(app.table, app.limit_bytes, bounds)
-        self.config.app = app
-        parts: dict[str, Any] = {"app": app, "bounds": bounds, "heads": heads, "sole_connection": SoleConnection()}
-        self.config.http = functools.partial(WorkerConnection, **parts, balance=self._balance)
 
     async def _sweep(self, uvicorn: Uvicorn) -> None:
         """Look once a second after the peers, the heartbeat and the master."""
