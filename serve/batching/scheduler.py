@@ -20,8 +20,17 @@ from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Callable, Union
 
-from serve.batching.batch_queue import BatchQueue, Limits, RunTime, Task, Waiting, run_batch
-from serve.batching.bundle import Apart, Bundle, FormedRequest
+from serve.batching.batch_queue import (
+    Apart,
+    BatchQueue,
+    Bundle,
+    FormedRequest,
+    Limits,
+    RunTime,
+    Task,
+    Waiting,
+    run_batch,
+)
 from serve.errors import ServeError
 from serve.http.messages import Response
 from serve.inference.inspection import Remade, leave_to_writer, look

@@ -19,7 +19,7 @@ from serve.codec import strict_json
 from serve.errors import RequestError, excerpt
 from serve.http.messages import Request, Response, fail, read_content, succeed
 from serve.inference.prediction import select
-from serve.metrics.totals import Tally
+from serve.metrics.worker_metrics import Tally
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from serve.batching.bundle import Apart, Bundle, FormedRequest
+from serve.batching.batch_queue import Apart, Bundle, FormedRequest
 from serve.errors import InputError, NotLiveError
 from serve.gateway.request_lifecycle import Arrival, RequestContext, RequestLifecycle
 from serve.http.messages import SHORTEST_BYTES, Request, Response

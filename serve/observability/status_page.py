@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from serve.metrics.totals import Traffic
+from serve.metrics.worker_metrics import Traffic
 from serve.operations.formatting import status_as_json
 from serve.operations.operations import Past, Status
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from serve.events.event_log import EventLog
 from serve.rollout.decision import Evidence, Rule, Settled, Step, Verdict, decide, is_suspect, settle
-from serve.rollout.guard import Guard
+from serve.rollout.evidence_board import Guard
 from serve.store.quarantine import explain
 
 _LOOK_S, _PAUSE_S, _IDLE_S = 0.25, 0.02, 2.0

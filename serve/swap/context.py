@@ -10,7 +10,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable, Protocol
 
-from serve.rollout.guard import Guard
+from serve.rollout.evidence_board import Guard
 from serve.rollout.rules import probation_of, rollout_of
 from serve.settings.settings import CANARY
 from serve.source.observation import Ignore

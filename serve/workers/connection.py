@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from serve.batching.bundle import FormedRequest
+from serve.batching.batch_queue import FormedRequest
 from serve.gateway.request_form import AnswerFrame, Understood
 from serve.http.messages import Response
 from serve.workers.balance import IN_HAND, OPEN, Balance
