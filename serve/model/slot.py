@@ -13,10 +13,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Callable, Protocol
 
 from serve.checkpoint.provenance import Provenance
-from serve.errors import NotLiveError
+from serve.errors import HeldError, NotLiveError
 from serve.model.predictor import Predictor
 
 
@@ -54,10 +54,11 @@ class Slot:
 
     Args:
         register: states which generation is live; without it only `swap` does. Not read before there is one to choose.
+        is_open: whether a request may start now; it always may where there is none to ask.
     """
 
-    def __init__(self, register: Register | None = None) -> None:
-        self._register = register
+    def __init__(self, register: Register | None = None, is_open: Callable[[], bool] | None = None) -> None:
+        self._register, self._is_open = register, is_open
         self._live: Generation | None = None
         self._standby: Generation | None = None
         self._kept: Generation | None = None
@@ -79,17 +80,27 @@ class Slot:
 
         Raises:
             NotLiveError: no model is live yet.
+            HeldError: the hosts of a fleet are moving, or this one may not answer.
         """
         # Choosing the generation and counting the lease are one step, or a swap in between could retire it.
         with self._lock:
+            if not self.is_open:  # asked first: what is chosen after it is no older than what all had agreed on
+                raise HeldError("the host may not answer now, as it is cut off from its fleet")
             generation = self._choose()
             if generation is None:
                 raise NotLiveError("no model is live in this worker yet")
             self._add_lease(generation)
         return generation
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a request may start now."""
+        return self._is_open is None or self._is_open()
+
     def is_live(self, generation: Generation) -> bool:
         """Whether a request that starts now is to run on this generation, on which the caller has a lease."""
+        if not self.is_open:
+            return False
         committed = self._register.word[0] if self._register is not None else 0
         return self._live is generation and committed in (0, generation.provenance.generation)
 

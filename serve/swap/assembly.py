@@ -54,11 +54,17 @@ def make_context(
     )
 
 
-def make_reloader(settings: Settings, context: Context, make_loader: Callable[[], Loader]) -> Reloader:
-    """Make the reloader; its `run` begins the work."""
+def make_reloader(
+    settings: Settings, context: Context, make_loader: Callable[[], Loader], committer: Committer | None = None
+) -> Reloader:
+    """Make the reloader; its `run` begins the work.
+
+    Args:
+        committer: of a fleet; without it the setting `commit` chooses between those of one host.
+    """
     watch = settings.watch if context.source.has_events else "poll"
     pace = Pace(settings.poll_s, settings.settle_s, watch)
-    return Reloader(context, _make_committer(settings, context), pace, make_loader)
+    return Reloader(context, committer or _make_committer(settings, context), pace, make_loader)
 
 
 def _make_committer(settings: Settings, context: Context) -> Committer:

@@ -85,7 +85,7 @@ def restore(context: Context, loader: Loader, entry: Entry) -> bool:
 
 def load_entry(context: Context, loader: Loader, entry: Entry) -> Generation | None:
     """Load a committed generation; `None` where its bytes are neither in the store nor at the watched place."""
-    stored = context.store.find(entry.sha256) or _fetch_again(context, entry)
+    stored = find_stored(context, entry)
     if stored is None:
         return None
     before_bytes = used_bytes()
@@ -98,8 +98,12 @@ def is_ended(context: Context, sha256: str) -> bool:
     return record is not None and record.code == ENDED
 
 
-def _fetch_again(context: Context, entry: Entry) -> Stored | None:
-    """Take bytes that the store has lost from the watched place, where they are still there."""
+def find_stored(context: Context, entry: Entry) -> Stored | None:
+    """Find the bytes of a generation; what the store lacks is taken from the watched place, where it is there."""
+    return context.store.find(entry.sha256) or _fetch(context, entry)
+
+
+def _fetch(context: Context, entry: Entry) -> Stored | None:
     for seen in context.source.observe():
         if seen.fingerprint == entry.fingerprint or entry.sha256.encode() in seen.text:
             return context.store.admit(Load(seen, Manifest(sha256=entry.sha256)))
