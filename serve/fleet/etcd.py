@@ -192,7 +192,7 @@ class Etcd:
 
 
 def connect(settings: Settings) -> Etcd:
-    """Open the shared keys of a model; raises `FleetError` where what they need is not there.
+    """Open the shared keys of a model; raises `FleetError` where a secret cannot be used.
 
     Args:
         settings: their `fleet` is `etcd:URL,URL/PREFIX`.

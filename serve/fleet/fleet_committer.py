@@ -1,7 +1,7 @@
 """Committing on all hosts of a fleet at the same instant (`SERVE_COMMIT=fleet`).
 
 Inside a host all is as it is with `host`: a proposal, workers that prepare it, one word that moves them. What differs
-is who opens the proposal, and who says that it is committed: the fleet, by `serve.fleet.member`.
+is who opens the proposal, and who decides what comes of it: the fleet, by `serve.fleet.member`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class FleetCoordinator(Coordinator):
-    """The agreement of one host, of which the fleet says what comes of it."""
+    """The agreement of one host, of which the fleet decides what comes of it."""
 
     def try_commit(self, proposal: Proposal) -> bool:
         """Commit nothing: the fleet does, when every host is prepared."""

@@ -63,7 +63,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Beat:
-    """What a host says of itself.
+    """What a host tells of itself.
 
     Args:
         live: the generation that it answers with; -1 while some worker does not.

@@ -159,7 +159,7 @@ class Driver:
     """Decides what becomes of the open proposal. What it has seen since when is its own, and by its own clock.
 
     Args:
-        gone_s: seconds after which a host that says nothing is taken for gone; infinite for never.
+        gone_s: seconds after which a silent host is taken for gone; infinite for never.
         timeout_s: seconds in which every host must have prepared.
     """
 
