@@ -103,10 +103,14 @@ class Worker:
 
     async def settle(self) -> None:
         """Wait until everything is answered."""
-        while self.scheduler.waiting or any(
-            one.cycle is not None and not one.cycle.response_complete and not one._is_receiving
-            for one in self.connections.values()
-            if not one.transport.closed
+        while (
+            self.scheduler.waiting
+            or any(self.counters._counts.in_flight.values())  # also of connections that are closed meanwhile
+            or any(
+                one.cycle is not None and not one.cycle.response_complete and not one._is_receiving
+                for one in self.connections.values()
+                if not one.transport.closed
+            )
         ):
             await asyncio.sleep(0)
         await asyncio.sleep(0)
