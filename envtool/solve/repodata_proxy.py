@@ -185,7 +185,7 @@ class RepodataProxy:
 
 
 def _etag_of(place: str, validators: Mapping[str, str]) -> str:
-    own = [client.without_credentials(place), {name: validators[name] for name in _CONDITIONS if name in validators}]
+    own = [without_credentials(place), {name: validators[name] for name in _CONDITIONS if name in validators}]
     return f'"{base64.urlsafe_b64encode(json.dumps(own).encode()).decode()}"'
 
 
@@ -195,7 +195,7 @@ def _conditions(place: str, etag: str | None) -> dict[str, str]:
         source, validators = json.loads(base64.urlsafe_b64decode((etag or "").strip('"')))
     except ValueError:
         return {}  # no copy, or one that an earlier version of envtool kept
-    if source != client.without_credentials(place):
+    if source != without_credentials(place):
         return {}
     return {_CONDITIONS[name]: value for name, value in validators.items()}
 
