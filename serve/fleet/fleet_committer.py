@@ -30,9 +30,10 @@ from serve.swap.host_coordinator import Coordinator, Proposal
 
 if TYPE_CHECKING:
     from serve.checkpoint.manifest import Stored
+    from serve.model.loader import ModelLoader
     from serve.settings.settings import Settings
     from serve.store.ledger import Entry
-    from serve.swap.context import Context, Loader
+    from serve.swap.context import Context
 
 _AGAIN_S, _AWAY_S = 0.1, 2.0
 _HINT = "move the store away, and the host takes over the history of the fleet"
@@ -163,7 +164,7 @@ class FleetCommitter(HostCommitter):
         self._link: Link | None = None
         self._member: FleetMember | None = None
 
-    def boot(self, loader: Loader) -> None:
+    def boot(self, loader: ModelLoader) -> None:
         """Make the committed generation live; the gate stays shut until the fleet has taken this host in."""
         self._fleet_coordinator.shut_if_first(self._gate)
         super().boot(loader)
@@ -183,7 +184,7 @@ class FleetCommitter(HostCommitter):
         except FleetError as error:  # the others wait for it as for one that was killed
             self._context.log.emit("fleet", state="away", reason=error.message)
 
-    def move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
+    def move(self, loader: ModelLoader, stored: Stored, proposed: Entry) -> Ignore | Wait:
         """Propose an admitted checkpoint to the fleet; attending to what is proposed makes it live."""
         keys = self._shared_keys()
         view = View.parse(keys.read(NOW))
