@@ -215,8 +215,7 @@ def _lines(findings: Sequence[Finding]) -> list[str]:
 
 
 def _audit(job: Job) -> tuple[Verdict, Sequence[str]]:
-    from envtool.audit.audit import audit
-    from envtool.audit.report import coverage, sentence
+    from envtool.audit.audit import audit, coverage, sentence
     from envtool.inspect_lock.graph import graph
 
     whole = graph(job.lockfile, job.request.platform, job.request.categories)

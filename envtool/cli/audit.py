@@ -9,9 +9,8 @@ import click
 
 from envtool import console
 from envtool.atomic_files import write_atomically
-from envtool.audit.audit import Audit, audit, licenses, refused
+from envtool.audit.audit import Audit, as_dict, as_sarif, audit, coverage, licenses, refused, sentence
 from envtool.audit.osv import LEVELS
-from envtool.audit.report import as_dict, as_sarif, coverage, sentence
 from envtool.cli import options
 from envtool.inspect_lock.graph import graph
 from envtool.lockfile.conda_lock_v1 import read_lockfile

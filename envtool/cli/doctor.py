@@ -16,8 +16,7 @@ from envtool.artifacts.stated_paths import cached_paths
 from envtool.cli.options import file_option, json_option, machine_platform_option, this_platform
 from envtool.doctor.checks import check, link_scripts
 from envtool.doctor.detect import detect
-from envtool.doctor.machine_facts import Finding, Needs, Severity
-from envtool.doctor.needs import needs
+from envtool.doctor.machine_facts import Finding, Needs, Severity, needs
 from envtool.errors import ArchiveError
 from envtool.fetch.archive_cache import Cache
 from envtool.inspect_lock.package_metadata import cached_file, look_up
