@@ -95,7 +95,13 @@ class GitWheels:
         with scratch_directory() as scratch:
             first = Checkout.of_revision(repository, scratch / "first")
             pinned = first.repository
-            self._refuse_newer(pinned, first.committed_at, requirement)
+            moment = datetime.fromtimestamp(first.committed_at, timezone.utc)
+            if self._policy.exclude_newer and moment > self._policy.exclude_newer:
+                commit = f"commit {pinned.commit} of {pinned.shown} is of {moment:%Y-%m-%d %H:%M} UTC"
+                raise SolveError(
+                    f"{requirement.place}: {commit}, which exclude-newer leaves out",
+                    "write an older commit after the @, or a later date",
+                )
             tools = self._tools(first.requirements())
             place = tool_directory(tools, scratch / "tools", self._cache, self._display, self._mirrors)
             version = first.version(place)
@@ -111,15 +117,6 @@ class GitWheels:
             return BuiltWheel(
                 Wheel(name, built.version, str(pinned), sha256, made.stat().st_size, built=built),
                 store(made, sha256, self._cache, progress),
-            )
-
-    def _refuse_newer(self, repository: Repository, committed_at: int, requirement: Dependency) -> None:
-        moment = datetime.fromtimestamp(committed_at, timezone.utc)
-        if self._policy.exclude_newer and moment > self._policy.exclude_newer:
-            commit = f"commit {repository.commit} of {repository.shown} is of {moment:%Y-%m-%d %H:%M} UTC"
-            raise SolveError(
-                f"{requirement.place}: {commit}, which exclude-newer leaves out",
-                "write an older commit after the @, or a later date",
             )
 
     def _tools(self, asked: Sequence[str]) -> tuple[Tool, ...]:
@@ -220,9 +217,6 @@ def _build_wheels(
         for each in platform.pip
         if model.is_repository(pip_requirements.url_of(each.text))
     }
-    if not wanted:
-        return {}
-
     git_wheels = GitWheels(spec, sources.mirrors, policy, sources.display)
     built = {text: git_wheels.wheel(each, kept) for text, (each, kept) in wanted.items()}
     return {text: (each.wheel, each.path) for text, each in built.items()}
