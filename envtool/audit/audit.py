@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from envtool.audit import osv
-from envtool.audit.osv import LEVELS, Database, Name, Vulnerability
+from envtool.audit.osv import LEVELS, Name, Vulnerability
 from envtool.errors import EnvtoolError
 from envtool.inspect_lock.graph import Graph, Key
 from envtool.inspect_lock.package_metadata import look_up
@@ -65,12 +65,14 @@ def audit(whole: Graph, database_path: Path, vex_path: Path | None = None, today
     backwards = whole.reversed()
     found = []
     for key, package in sorted(whole.packages.items()):
-        for vulnerability in _vulnerabilities(database, names[key], package):
+        versions = {each: pep440(package.version) if each[0] == "PyPI" else package.version for each in names[key]}
+        for vulnerability in database.find(versions):
             lines = tuple(dict.fromkeys(whole.requested[chain[0]] for chain in whole.chains(key)))
             ignored, note = _ignored(statements, vulnerability, package, today)
             held = tuple(_held(whole, backwards, key, vulnerability.fixed))
             found.append(Found(package, vulnerability, lines, held, ignored, note))
-    uncovered = tuple(key[1] for key in sorted(names) if not _is_covered(names[key], database))
+    covered = {key for key, own in names.items() if own[0][0] == "PyPI" or not database.records.keys().isdisjoint(own)}
+    uncovered = tuple(key[1] for key in sorted(names) if key not in covered)
     age = (today - date.fromisoformat(database.modified[:10])).days if database.modified else None
     return Audit(tuple(found), len(names), uncovered, database.count, database.modified, age)
 
@@ -81,19 +83,6 @@ def _names(package: LockedPackage) -> list[Name]:
     is_python = "python" in package.dependencies or package.name in DISTRIBUTION_NAMES
     upstream = [("PyPI", each) for each in distribution_names(package.name)] if is_python else []
     return [*upstream, ("conda", package.name)]
-
-
-def _is_covered(names: Sequence[Name], database: Database) -> bool:
-    return names[0][0] == "PyPI" or any(name in database.records for name in names)
-
-
-def _vulnerabilities(database: Database, names: Sequence[Name], package: LockedPackage) -> Iterator[Vulnerability]:
-    seen: set[str] = set()
-    for name in names:
-        for each in database.find(name, pep440(package.version) if name[0] == "PyPI" else package.version):
-            if not each.aliases & seen:
-                yield each
-            seen |= each.aliases
 
 
 def _held(whole: Graph, backwards: Graph, key: Key, fixed: str | None) -> Iterator[str]:

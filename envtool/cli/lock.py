@@ -78,7 +78,12 @@ def command(
     options = {name: value for name, value in given.items() if value is not None}
     if is_check:
         ctx.exit(_check(paths, target, options, as_json))
-    old = _old_lock(target, is_upgrade)
+    old = None
+    try:
+        old = read_lockfile(target) if target.exists() else None
+    except LockfileError:
+        if not is_upgrade:  # nothing of it is needed for that
+            raise
     if updates and old is None:
         raise click.UsageError(f"{target} does not exist, so that nothing of it can be moved; envtool lock makes it")
     request = staleness.request(paths, target, old, options, keeps_options=bool(updates))
@@ -89,17 +94,6 @@ def command(
     if attest and attest_key and not is_dry_run:
         stated = attestation.provenance(request.lockfile_path, request.spec.paths, request.options)
         attestation.write(attest, stated, attest_key)
-
-
-def _old_lock(target: Path, is_upgrade: bool) -> Lockfile | None:
-    if not target.exists():
-        return None
-    try:
-        return read_lockfile(target)
-    except LockfileError:
-        if is_upgrade:  # nothing of it is needed
-            return None
-        raise
 
 
 def _check(paths: tuple[Path, ...], target: Path, options: dict[str, str], as_json: bool) -> int:

@@ -73,9 +73,11 @@ def probe(lockfile_path: Path, limit_s: float, as_json: bool) -> None:
     selection.keep(Cache(directories.cache()), readings)
     ranked = selection.rank(readings)
     if as_json:
-        console.answer_json(
-            {"channels": {name: _readings(each) for name, each in selection.by_channel(readings).items()}}
-        )
+        shown = {
+            name: [{**asdict(o), "base": without_credentials(o.base), "estimate_s": o.estimate_s} for o in found]
+            for name, found in selection.by_channel(readings).items()
+        }
+        console.answer_json({"channels": shown})
     else:
         _table(selection.by_channel(readings))
     missing = {each.channel for each in readings} - set(ranked)
@@ -149,12 +151,6 @@ def _note(reading: Reading) -> str:
         return without_secrets(reading.reason)
     host = urlsplit(reading.base).netloc.rpartition("@")[2]
     return f"sends on to {reading.served_by}" if reading.served_by not in (None, host) else ""
-
-
-def _readings(readings: Sequence[Reading]) -> list[dict[str, Any]]:
-    return [
-        {**asdict(each), "base": without_credentials(each.base), "estimate_s": each.estimate_s} for each in readings
-    ]
 
 
 def _preset_dict(preset: Preset) -> dict[str, Any]:

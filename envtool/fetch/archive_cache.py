@@ -37,16 +37,13 @@ _BUSY = (errno.EWOULDBLOCK, errno.EACCES)
 def claim(
     path: Path, patience_s: float, is_stopped: Callable[[], bool], share: Callable[[Path], None]
 ) -> Iterator[Path | None]:
-    """Claim a growing file, or one of our own beside it.
+    """Claim a growing file, or one of our own beside it. Raises OSError if nothing can be written in the directory.
 
     Args:
         path: the file that every writer would like to go on with; its directory must be there.
 
     Yields:
         The file that is ours, which need not be there yet; None when we were stopped.
-
-    Raises:
-        OSError: nothing can be written in the directory.
     """
     user, process = (path.with_name(f"{path.name}.{mark}") for mark in (f"user{os.getuid()}", f"pid{os.getpid()}"))
     for candidate in (path, user, process):

@@ -256,17 +256,14 @@ class Body:
 def get(
     url: str, offset: int = 0, patience: Timeouts | None = None, headers: Mapping[str, str] | None = None
 ) -> Iterator[Body]:
-    """Open a URL (http, https or file) for reading from an offset on.
+    """Open a URL (http, https or file) for reading from an offset on. Raises TransferError if the URL did not give its
+    bytes; RangeError if it gave another part of them than was asked for.
 
     Args:
         offset: the first byte that is wanted; a server that ignores it starts at 0, as `Body.offset` shows.
 
     Yields:
         The body. Reading it raises the same errors as opening it.
-
-    Raises:
-        TransferError: the URL did not give its bytes.
-        RangeError: it gave another part of them than was asked for.
     """
     if urlsplit(url).scheme == "file":
         with contextlib.ExitStack() as stack:

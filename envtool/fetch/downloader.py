@@ -51,11 +51,8 @@ class Transfer:
         return False
 
     def attempt(self, url: str, patience: Timeouts) -> None:
-        """Ask one place for what is missing.
-
-        Raises:
-            TransferError: the place did not give all of it; what it gave is kept.
-        """
+        """Ask one place for what is missing. Raises TransferError if the place did not give all of it; what it gave is
+        kept."""
         try:
             self._stream(url, patience)
         except (RangeError, _PatchworkError):

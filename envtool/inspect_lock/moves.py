@@ -54,14 +54,10 @@ def moves(
     for each in diff.compare(old, new, diff.compare_versions):
         if each.before and each.after:
             spec = platforms[each.platforms[0]]
-            reasons = Reasons(_packages(old, spec), _packages(new, spec), spec, named)
+            reasons = Reasons(old.of(spec.platform), new.of(spec.platform), spec, named)
             reason = reasons.of(each.manager, each.name) or _last_reason(reasons, each, request, repodata)
             found.append(Move(each, reason))
     return found
-
-
-def _packages(lockfile: Lockfile, platform: PlatformSpec) -> dict[Key, LockedPackage]:
-    return {(each.manager, each.name): each for each in lockfile.packages if each.platform == platform.platform}
 
 
 class Reasons:
@@ -146,7 +142,7 @@ def why_not(
     """Ask for one more line: what holds it back, or None and what would move. Raises EnvtoolError if the text names no
     package; SpecError if it is not a valid match spec."""
     name = package_of(text)
-    here = {(each.manager, each.name) for each in old.packages if each.platform == platform}
+    here = old.of(platform)
     is_wheel = ("conda", name) not in here and ("pip", pip_requirements.name_of(name)) in here
     (spec,) = (each for each in request.spec.platforms if each.platform == platform)
     if is_wheel:
@@ -182,17 +178,16 @@ def outdated(old: Lockfile, request: LockRequest, platform: str, sources: Source
     """The packages of one platform that have a newer version: those of one's own lines first, then by name. Raises
     SolveError if the lines cannot be satisfied, or the records cannot be downloaded."""
     (spec,) = (each for each in with_virtual_packages(request.spec).platforms if each.platform == platform)
-    here = {(each.manager, each.name): each for each in old.packages if each.platform == platform}
+    here = old.of(platform)
     one = replace(request.spec, platforms=tuple(each for each in request.spec.platforms if each.platform == platform))
     fresh = lock(replace(request, spec=one), sources)
-    chosen = {(each.manager, each.name): each for each in fresh.packages}
+    chosen = fresh.of(platform)
     newest = _newest_archives(here, request, platform, sources)
     newest.update(_newest_wheels(here, request, spec, chosen, sources))
     reasons = Reasons(newest, chosen, spec)
-    own = _own(spec)
-    otherwise = (
-        "exclude-newer, or what else is asked for" if request.policy() != VersionPolicy() else "what else is asked for"
-    )
+    own = {("conda", package_name(each.text)) for each in spec.conda}
+    own |= {("pip", pip_requirements.name_of(each.text)) for each in spec.pip}
+    otherwise = ("" if request.policy() == VersionPolicy() else "exclude-newer, or ") + "what else is asked for"
     found = []
     for key, package in sorted(here.items(), key=lambda item: (item[0] not in own, item[0][1])):
         best, fitting = newest.get(key, package), chosen.get(key)
@@ -202,13 +197,6 @@ def outdated(old: Lockfile, request: LockRequest, platform: str, sources: Source
             fits = fitting.version if fitting else None
             found.append(Outdated(*key, package.version, fits, best.version, held_by, key in own))
     return found
-
-
-def _own(spec: PlatformSpec) -> set[tuple[str, str | None]]:
-    return {
-        *(("conda", package_name(each.text)) for each in spec.conda),
-        *(("pip", pip_requirements.name_of(each.text)) for each in spec.pip),
-    }
 
 
 def _newest_archives(

@@ -43,15 +43,13 @@ def parse_pylock(
     is_pure: bool = False,
     pins: Pins | None = None,
 ) -> list[Wheel]:
-    """The wheels of a pylock.toml that uv resolved for one target, sorted by name.
+    """The wheels of a pylock.toml that uv resolved for one target, sorted by name. Raises SolveError if a package is
+    not a wheel, has no sha256, or none of its wheels is a pinned one.
 
     Args:
         built: wheels by name that uv was given as files.
         kept: the sha256 of files that are taken before a better one of the same version.
         is_pure: whether a wheel for every platform is wanted, and no other.
-
-    Raises:
-        SolveError: A package is not a wheel, has no sha256, or none of its wheels is a pinned one.
     """
     packages: list[dict[str, Any]] = tomllib.loads(text).get("packages", [])
     given = built or {}

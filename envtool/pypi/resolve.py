@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote
 
 from envtool import paths
@@ -24,15 +24,10 @@ from envtool.lockfile.pylock import Wheel, format_pylock, parse_pylock
 from envtool.mirrors import pip_index
 from envtool.mirrors.mirrors import Mirrors
 from envtool.pypi import uv
-from envtool.pypi.distributions import Provided, stand_in
+from envtool.pypi.distributions import Provided, extras_of, stand_in
 from envtool.scratch import scratch_directory
 from envtool.spec import pip_requirements
-from envtool.spec import pip_requirements as hashes
-from envtool.spec import pip_requirements as requirements
 from envtool.spec.version_policy import VersionPolicy
-
-if TYPE_CHECKING:
-    from envtool.pypi.distributions import Provided
 
 
 class Pins:
@@ -247,13 +242,11 @@ class WheelRequest:
 
 
 def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
-    """Choose the wheels that satisfy requirements (`mirrors`: whose URLs are replaced by the canonical ones).
+    """Choose the wheels that satisfy requirements (`mirrors`: whose URLs are replaced by the canonical ones). Raises
+    SolveError if nothing satisfies the requirements; uv's own words.
 
     Returns:
         The wheels, sorted by name.
-
-    Raises:
-        SolveError: Nothing satisfies the requirements; uv's own words.
     """
     is_open = request.allows_default_index or request.index_url is not None
     places = pip_index.index_candidates(request.index_url, mirrors) if is_open else (None,)
@@ -283,7 +276,8 @@ def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str
     with scratch_directory() as scratch:
         asked = Resolution(request, scratch, variables)
         while True:
-            known.update(_extras(wanted & request.provided.keys() - known.keys(), request, asked, mirrors))
+            for name in sorted(wanted - known.keys()):
+                known[name] = extras_of(request.provided[name], asked, Cache(paths.cache()), mirrors)
             wheels, reasons = _resolve(request, asked, lines, known)
             # Which extras are asked for on this target, by wheels among others, is seen in the answer only.
             wanted = with_extras(reasons) & request.provided.keys()
@@ -294,22 +288,13 @@ def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str
     return [replace(each, url=url, needs=needs.get(each.name, ())) for each, url in zip(wheels, urls)]
 
 
-def _extras(names: Collection[str], request: WheelRequest, asked: Resolution, mirrors: Mirrors) -> dict[str, str]:
-    if not names:
-        return {}
-    from envtool.pypi.distributions import extras_of  # brings what a download needs
-
-    cache = Cache(paths.cache())
-    return {name: extras_of(request.provided[name], asked, cache, mirrors) for name in sorted(names)}
-
-
 def _resolve(
     request: WheelRequest, asked: Resolution, lines: Sequence[str], extras: Mapping[str, str]
 ) -> tuple[list[Wheel], str]:
     place = paths.cache() / "stand-ins"
     provided = sorted(request.provided.values(), key=lambda each: each.name)
     constraints = asked.bound(
-        [requirements.expanded(hashes.split_hashes(each)[0]) for each in request.constraints],
+        [pip_requirements.expanded(pip_requirements.split_hashes(each)[0]) for each in request.constraints],
         {stand_in(each, extras.get(each.name, ""), place): each for each in provided},
     )
     emitted = [part for each in provided for part in ("--no-emit-package", each.name)]
@@ -317,7 +302,7 @@ def _resolve(
     text = asked.pylock(lines, emitted, constraints, format_pylock(kept) if kept else "")
     built = {name: wheel for name, (wheel, _) in request.built.items()}
     same = {each.sha256 for each in kept}
-    pinned = ((requirements.name_of(each) or "", each) for each in (*request.requirements, *request.constraints))
+    pinned = ((pip_requirements.name_of(each) or "", each) for each in (*request.requirements, *request.constraints))
     pins = Pins(pinned, Cache(paths.cache()), is_required=request.requires_hashes)
     wheels = parse_pylock(text, built, kept=same, is_pure=request.is_pure, pins=pins)
     # The second answer is the same resolution with the reasons, from uv's own cache; pylock.toml has no place
@@ -326,7 +311,7 @@ def _resolve(
 
 
 def _from_file(requirement: str, built: Mapping[str, tuple[Wheel, Path]]) -> str:
-    found = built.get(requirements.name_of(requirement) or "")
+    found = built.get(pip_requirements.name_of(requirement) or "")
     if found:
-        return requirements.with_url(requirement, found[1].as_uri())
-    return requirements.expanded(hashes.split_hashes(requirement)[0])
+        return pip_requirements.with_url(requirement, found[1].as_uri())
+    return pip_requirements.expanded(pip_requirements.split_hashes(requirement)[0])

@@ -52,11 +52,7 @@ def update(old: Lockfile, updates: Sequence[str], request: LockRequest, sources:
 
 
 def package_of(text: str) -> str:
-    """The name of what `--update` names.
-
-    Raises:
-        EnvtoolError: It names no package.
-    """
+    """The name of what `--update` names. Raises EnvtoolError if it names no package."""
     name = package_name(text)
     if name is None:
         raise EnvtoolError(f"{text!r} names no package", "--update takes numpy, or numpy=1.26 to say where to")

@@ -36,7 +36,7 @@ _SKIPPED = {".venv", "venv", "node_modules", "site-packages", "build", "dist", "
 
 
 def convert(path: Path, name: str) -> tuple[str, list[str]]:
-    """Make the text of an environment.yml.
+    """Make the text of an environment.yml. Raises EnvtoolError if the file cannot be read as one of these.
 
     Args:
         path: requirements.txt, pyproject.toml, pixi.toml, an environment.yml that conda exported, or a directory of
@@ -44,9 +44,6 @@ def convert(path: Path, name: str) -> tuple[str, list[str]]:
 
     Returns:
         The text, and what was left out or needs a look.
-
-    Raises:
-        EnvtoolError: the file cannot be read as one of these.
     """
     notes: list[str] = []
     try:
