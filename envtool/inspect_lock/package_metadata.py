@@ -36,9 +36,9 @@ def look_up(packages: Sequence[LockedPackage], *, is_offline: bool) -> Mapping[s
     for each in packages:
         path = cached_file(each, cache)
         if each.manager == "pip":
-            found[each.url] = PackageMetadata(
-                path.stat().st_size if path else None, _wheel_license(each, path, is_offline)
-            )
+            text = _metadata_in(path) if path else None
+            text = metadata_at(each.url) if text is None and not is_offline else text
+            found[each.url] = PackageMetadata(path.stat().st_size if path else None, license_of(text) if text else None)
         elif path and each.url not in found:
             found[each.url] = PackageMetadata(path.stat().st_size)
         if each.size_bytes is not None:  # the lock has it, whatever this machine has seen
@@ -52,13 +52,6 @@ def cached_file(package: LockedPackage, cache: Cache) -> Path | None:
         return None
     path = cache.path(Wanted(package.file_name, package.sha256, ()))
     return path if path.is_file() else None
-
-
-def _wheel_license(package: LockedPackage, path: Path | None, is_offline: bool) -> str | None:
-    text = _metadata_in(path) if path else None
-    if text is None and not is_offline:
-        text = metadata_at(package.url)
-    return license_of(text) if text else None
 
 
 def _metadata_in(path: Path) -> str | None:

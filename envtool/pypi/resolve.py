@@ -135,9 +135,15 @@ class Resolution:
                 [*argv, str(scratch / "requirements.in")], env={**self._indexes(), **self._variables}, cwd=scratch
             )
         except ProcessError as error:
+            if not request.allows_default_index:
+                hint = "allow-pypi-requests is false: only the indexes that environment.yml names were asked"
+            elif "error sending request" in error.output or "dns error" in error.output:
+                hint = "the package index cannot be reached; set PIP_INDEX_URL or UV_DEFAULT_INDEX to one that can"
+            else:
+                hint = "change the versions in the pip: section of environment.yml"
             raise SolveError(
                 f"{target.platform}: the pip section cannot be satisfied:\n{self._in_our_words(error.output)}",
-                _solve_hint(error, request),
+                hint,
             ) from error
 
     def _indexes(self) -> dict[str, str]:
@@ -179,14 +185,6 @@ def _write(path: Path, lines: Sequence[str]) -> None:
 
 def _rfc3339(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _solve_hint(error: ProcessError, request: WheelRequest) -> str:
-    if not request.allows_default_index:
-        return "allow-pypi-requests is false: only the indexes that environment.yml names were asked"
-    if "error sending request" in error.output or "dns error" in error.output:
-        return "the package index cannot be reached; set PIP_INDEX_URL or UV_DEFAULT_INDEX to one that can"
-    return "change the versions in the pip: section of environment.yml"
 
 
 # manylinux tags that uv knows as targets; a wheel for an older glibc runs on a newer one, never the reverse.

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from envtool import console, paths
 from envtool.errors import Issue, SolveError, SpecError, UnsatisfiableError
@@ -34,9 +33,6 @@ from envtool.spec import version_policy as policy
 from envtool.spec.channel_spec import channel_urls, find_channel, parse
 from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec, package_name
 from envtool.spec.version_policy import VersionPolicy
-
-if TYPE_CHECKING:
-    pass
 
 
 def solve(

@@ -14,12 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from envtool import paths
 from envtool.artifacts.download import archive_at_hand, find_archive
+from envtool.console import ProgressDisplay
 from envtool.errors import SolveError
 from envtool.fetch.archive_cache import Cache, sha256_of
+from envtool.fetch.downloader import Progress
 from envtool.lockfile import model
 from envtool.lockfile.model import LockedPackage, Repository, Tool, parse_repository
 from envtool.lockfile.pylock import Wheel
@@ -33,15 +34,9 @@ from envtool.solve.conda_solver import PackageRecord
 from envtool.solve.solution import Preference, Solution, SolveErrors, Sources, hold_most
 from envtool.source_builds.wheel_builds import Checkout, rebuild, store, tool_directory
 from envtool.spec import pip_requirements
-from envtool.spec.environment import EnvironmentSpec, PlatformSpec
+from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec
 from envtool.spec.pip_requirements import name_of, url_of
 from envtool.spec.version_policy import VersionPolicy
-
-if TYPE_CHECKING:
-    from envtool.console import ProgressDisplay
-    from envtool.fetch.downloader import Progress
-    from envtool.mirrors.mirrors import Mirrors
-    from envtool.spec.environment import Dependency, EnvironmentSpec
 
 # The oldest Python that envtool runs on: tools that run there run wherever a lock may be used.
 _OLDEST_PYTHON = "3.9"
@@ -154,7 +149,15 @@ def add_wheels(
 ) -> list[Solution]:
     """Choose the wheels of every platform, all platforms at once (`solutions`: the conda packages, in the order of the
     platforms). Raises SolveError if a platform cannot be satisfied; the reasons of all such platforms are in it."""
-    built = _build_wheels(spec, sources, policy, preferred)
+    repositories = {
+        each.text: (each, preferred.get(platform.platform, Preference()).keep_wheels)
+        for platform in spec.platforms
+        for each in platform.pip
+        if model.is_repository(pip_requirements.url_of(each.text))
+    }
+    git_wheels = GitWheels(spec, sources.mirrors, policy, sources.display)
+    made = {text: git_wheels.wheel(each, kept) for text, (each, kept) in repositories.items()}
+    built = {text: (each.wheel, each.path) for text, each in made.items()}
 
     def choose(platform: PlatformSpec, solution: Solution) -> Solution:
         if not platform.pip:
@@ -205,21 +208,6 @@ def _with_fewest_moves(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
     if found is None:
         raise refused[-1]
     return found
-
-
-def _build_wheels(
-    spec: EnvironmentSpec, sources: Sources, policy: VersionPolicy, preferred: Mapping[str, Preference]
-) -> dict[str, tuple[Wheel, Path]]:
-    """The wheels of all requirements that name a repository, by their text."""
-    wanted = {
-        each.text: (each, preferred.get(platform.platform, Preference()).keep_wheels)
-        for platform in spec.platforms
-        for each in platform.pip
-        if model.is_repository(pip_requirements.url_of(each.text))
-    }
-    git_wheels = GitWheels(spec, sources.mirrors, policy, sources.display)
-    built = {text: git_wheels.wheel(each, kept) for text, (each, kept) in wanted.items()}
-    return {text: (each.wheel, each.path) for text, each in built.items()}
 
 
 def _request(

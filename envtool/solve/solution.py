@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from envtool.console import ProgressDisplay
 from envtool.errors import SolveError
+from envtool.lockfile.pylock import Wheel
 from envtool.mirrors.mirrors import Mirrors
 from envtool.solve.conda_solver import PackageRecord, Repodata
 from envtool.spec import pip_requirements
 from envtool.spec.environment import PlatformSpec, package_name
-
-if TYPE_CHECKING:
-    from envtool.lockfile.pylock import Wheel
 
 
 @dataclass(frozen=True)

@@ -82,17 +82,15 @@ def check(lockfile: Lockfile, request: LockRequest) -> Staleness:
     changes = _compare_hashes(lockfile, request) if recorded is None else recorded_inputs.compare(
         recorded, request.spec, request.options
     )  # fmt: skip
-    return Staleness(tuple(changes), tuple(_missing(lockfile, request)))
-
-
-def _missing(lockfile: Lockfile, request: LockRequest) -> Iterator[str]:
-    for platform in request.spec.platforms:
-        locked = {each.name for each in lockfile.packages if each.platform == platform.platform}
-        if platform.platform not in lockfile.platforms:
-            continue  # the comparison of the inputs names it
-        for each in platform.conda:
-            if package_name(each.text) not in locked:
-                yield f"{each.place}: {each.text} is not in the lock ({platform.platform})"
+    missing = [
+        f"{each.place}: {each.text} is not in the lock ({platform.platform})"
+        for platform in request.spec.platforms
+        if platform.platform in lockfile.platforms  # the comparison of the inputs names the others
+        for locked in [{name for _, name in lockfile.of(platform.platform)}]
+        for each in platform.conda
+        if package_name(each.text) not in locked
+    ]
+    return Staleness(tuple(changes), tuple(missing))
 
 
 def _compare_hashes(lockfile: Lockfile, request: LockRequest) -> Iterator[Change]:

@@ -78,7 +78,7 @@ _URL = re.compile(r"^(?:git\+|https?:)\S+")
 _EGG = re.compile(r"[#&]egg=([A-Za-z0-9][\w.-]*(?:\[[^\]]*\])?)")
 _WHEEL_NAME = re.compile(r"/([A-Za-z0-9][\w.]*)-[^/]*\.whl(?:#\S*)?$")
 _FILES = {"-r": "requirements", "--requirement": "requirements", "-c": "constraints", "--constraint": "constraints"}
-_INDEXES = {"-i": "index_url", "--index-url": "index_url", "--extra-index-url": "extra_index_urls"}
+_INDEXES = ("-i", "--index-url", "--extra-index-url")
 LITERAL = "credentials in {}; write variables: https://$USER:$TOKEN@host/"
 _EDITABLE = ("-e", "--editable")
 _AFTER_CREATE = (
@@ -167,7 +167,14 @@ def _add(result: Requirements, line: Line, base: Path, kind: str, files: tuple[P
     if flag in _FILES:
         _add_file(result, Line(value, line.place), base, _FILES[flag] if kind == "requirements" else kind, files)
     elif flag in _INDEXES and value:
-        _add_index(result, Line(value, line.place), _INDEXES[flag])
+        if credentials.is_literal(value):
+            result.issues.append(Issue(line.place, LITERAL.format(credentials.strip(value))))
+        if flag == "--extra-index-url":
+            result.extra_index_urls.append(Line(value, line.place))
+        elif result.index_url is not None and result.index_url.text != value:
+            result.issues.append(Issue(line.place, f"expected one index URL, {result.index_url.text} is set already"))
+        else:
+            result.index_url = Line(value, line.place)
     elif flag == "--pre":
         result.allows_prereleases = True
     elif flag == "--require-hashes":
@@ -214,7 +221,15 @@ def _problem(text: str, kind: str) -> str | None:
         return f"{text!r} is not a valid requirement for pip, for example torch==1.12.1"
     url = url_of(text)
     if model.is_repository(url):
-        return _repository_problem(text, str(url), kind)
+        if kind == "constraints":
+            return "a repository cannot bound a version; name it in the pip section itself"
+        if split_hashes(text)[1]:
+            return "--hash has no meaning for a repository; write the commit after the @"
+        try:
+            model.parse_repository(str(url))
+        except ValueError as error:
+            return str(error)
+        return None
     if url and re.match(r"(hg|svn|bzr)\+", url):
         return f"{text!r}: of version control systems, only git is known"
     if url and url.startswith("file:"):
@@ -222,18 +237,6 @@ def _problem(text: str, kind: str) -> str | None:
     if url and credentials.is_literal(url):
         return f"credentials in {credentials.strip(url)}; write variables: NAME @ https://$USER:$TOKEN@host/"
     return hashes_problem(text)
-
-
-def _repository_problem(text: str, url: str, kind: str) -> str | None:
-    if kind == "constraints":
-        return "a repository cannot bound a version; name it in the pip section itself"
-    if split_hashes(text)[1]:
-        return "--hash has no meaning for a repository; write the commit after the @"
-    try:
-        model.parse_repository(url)
-    except ValueError as error:
-        return str(error)
-    return None
 
 
 def _add_file(result: Requirements, line: Line, base: Path, kind: str, files: tuple[Path, ...]) -> None:
@@ -267,14 +270,3 @@ def _logical_lines(text: str) -> list[tuple[int, str]]:
         if pending is None:
             lines.append((start, whole))
     return [*lines, pending] if pending else lines
-
-
-def _add_index(result: Requirements, line: Line, kind: str) -> None:
-    if kind == "extra_index_urls":
-        result.extra_index_urls.append(line)
-    elif result.index_url is not None and result.index_url.text != line.text:
-        result.issues.append(Issue(line.place, f"expected one index URL, {result.index_url.text} is set already"))
-    else:
-        result.index_url = line
-    if credentials.is_literal(line.text):
-        result.issues.append(Issue(line.place, LITERAL.format(credentials.strip(line.text))))
