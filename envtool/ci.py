@@ -57,11 +57,8 @@ def is_installed() -> bool:
 
 
 def conda_lock_hashes(lockfile: Lockfile, spec: EnvironmentSpec) -> dict[str, str]:
-    """The content hash of each platform as conda-lock computes it, after it has read the lock.
-
-    Raises:
-        ProcessError: conda-lock cannot read the lock or the sources.
-    """
+    """The content hash of each platform as conda-lock computes it, after it has read the lock. Raises ProcessError if
+    conda-lock cannot read the lock or the sources."""
     declared = {each.platform: each.virtual_packages for each in with_virtual_packages(spec).platforms}
     with scratch_directory() as scratch:
         (scratch / "conda-lock.yml").write_text(format_lockfile(lockfile), encoding="utf-8")

@@ -65,20 +65,16 @@ def command(
         write_atomically(sarif, as_sarif(failing, str(lockfile_path)))
     if as_json:
         console.answer_json({**as_dict(result), "failing": len(failing), "all_licenses": stated})
-    else:
-        _show(result, stated if shows_licenses else {}, has_database=database is not None)
-    ctx.exit(1 if failing or result.licenses else 0)
-
-
-def _show(result: Audit, stated: dict[str, str | None], *, has_database: bool) -> None:
+        ctx.exit(1 if failing or result.licenses else 0)
     for each in result.found:
         console.answer(sentence(each))
-    for name, license in stated.items():
+    for name, license in stated.items() if shows_licenses else ():
         console.answer(f"{name}: {license or 'unknown'}")
     for name, license in result.licenses.items():
         console.answer(f"{name}: licence not allowed: {license}")
-    if has_database:
+    if database:
         counted = [each for each in result.found if not each.ignored]
         console.say(f"{len(counted)} vulnerabilities, {len(result.found) - len(counted)} ignored; {coverage(result)}")
         if any(each.vulnerability.fixed for each in counted):
             console.say("hint: envtool lock --upgrade-package NAME --dry-run shows whether a fix is within reach")
+    ctx.exit(1 if failing or result.licenses else 0)

@@ -10,7 +10,7 @@ import click
 from envtool import console, paths
 from envtool.atomic_files import write_atomically
 from envtool.audit.osv import LEVELS
-from envtool.ci import CiReport, Job, as_annotations, as_dict, as_markdown, run
+from envtool.ci import Job, as_annotations, as_dict, as_markdown, run
 from envtool.cli import options
 from envtool.fetch.archive_cache import Cache
 from envtool.install.request import Request
@@ -69,11 +69,6 @@ def command(
     job = Job(fresh, lockfile, request, Prefix(path), output, not no_rebuild, name, database, ignore, level)
     with console.ProgressDisplay() as display:
         result = run(job, Cache(paths.cache()), display)
-    _tell(result, lockfile_path, output, as_json=as_json)
-    ctx.exit(result.verdict.exit_code)
-
-
-def _tell(result: CiReport, lockfile_path: Path, output: Path, *, as_json: bool) -> None:
     page = as_markdown(result, str(lockfile_path))
     write_atomically(output / "summary.md", page)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
@@ -82,8 +77,8 @@ def _tell(result: CiReport, lockfile_path: Path, output: Path, *, as_json: bool)
             file.write(page)
     if as_json:
         console.answer_json(as_dict(result))
-        return
-    console.answer(page.rstrip("\n"))
-    if os.environ.get("GITHUB_ACTIONS") == "true":
-        for line in as_annotations(result):
+    else:
+        console.answer(page.rstrip("\n"))
+        for line in as_annotations(result) if os.environ.get("GITHUB_ACTIONS") == "true" else ():
             console.answer(line)
+    ctx.exit(result.verdict.exit_code)

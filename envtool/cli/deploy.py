@@ -125,12 +125,8 @@ def _tell(root: Path, outcome: Outcome, *, as_json: bool) -> None:
     digest = outcome.release.digest
     if as_json:
         said = {"changed": outcome.is_changed, "serving": outcome.is_serving}
-        digests = {
-            "release": digest,
-            "env_digest": outcome.release.env_digest,
-            "app_digest": outcome.release.app_digest,
-        }
-        console.answer_json({**digests, "previous": outcome.previous, **said})
+        digests = {"env_digest": outcome.release.env_digest, "app_digest": outcome.release.app_digest}
+        console.answer_json({"release": digest, **digests, "previous": outcome.previous, **said})
     elif not outcome.is_changed:
         console.say(f"nothing to do: release {digest} is current already")
     else:
@@ -229,14 +225,10 @@ def render(
         actual = read_text(output, "envtool deploy render makes it")
         ctx.exit(compare_rendered(text, actual, output, found.template.name))
     else:
-        _write(text, output, force)
-
-
-def _write(text: str, output: Path, force: bool) -> None:
-    write_rendered(text, output, "--check shows how they differ, --force writes over", force=force)
-    if text.startswith("#!"):
-        output.chmod(0o755)
-    console.say(f"wrote {output}")
+        write_rendered(text, output, "--check shows how they differ, --force writes over", force=force)
+        if text.startswith("#!"):
+            output.chmod(0o755)
+        console.say(f"wrote {output}")
 
 
 def _kind_dict(kind: DeployTemplate) -> dict[str, Any]:

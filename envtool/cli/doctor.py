@@ -16,7 +16,7 @@ from envtool.artifacts.stated_paths import cached_paths
 from envtool.cli.options import file_option, json_option, machine_platform_option, this_platform
 from envtool.doctor.checks import check, link_scripts
 from envtool.doctor.detect import detect
-from envtool.doctor.machine_facts import Finding, Needs, Severity, needs
+from envtool.doctor.machine_facts import Needs, Severity, needs
 from envtool.errors import ArchiveError
 from envtool.fetch.archive_cache import Cache
 from envtool.inspect_lock.package_metadata import cached_file, look_up
@@ -58,7 +58,15 @@ def command(
     archives = {each.name: cached_file(each, cache) for each in packages if each.manager == "conda"}
     scripts = link_scripts({name: cached_paths(path) for name, path in archives.items() if path}, allowed or [])
     found = [*check(facts, _needs(packages, facts.virtual_packages, cache)), *scripts]
-    _tell(found, as_json=as_json, lockfile_path=lockfile_path if packages else None)
+    used = str(lockfile_path) if packages else None
+    if as_json:
+        rows = [{**asdict(each), "severity": each.severity.value} for each in found]
+        console.answer_json({"findings": rows, "lockfile": used})
+    else:
+        for each in found:
+            console.answer(f"{each.severity.value:8} {each.check:13} {each.message}\n{'':22} hint: {each.hint}")
+        counts = (f"{sum(each.severity is kind for each in found)} {kind.value}s" for kind in Severity)
+        console.say(f"{', '.join(counts)}, {f'against {used}' if used else 'without a lock'}")
     ctx.exit(1 if any(each.severity is Severity.ERROR for each in found) else 0)
 
 
@@ -74,15 +82,3 @@ def _needs(packages: list[LockedPackage], detected: Any, cache: Cache) -> Needs:
     known = {url: each.size_bytes for url, each in look_up(unknown, is_offline=True).items()}
     known.update((each.url, each.size_bytes) for each in packages if each.size_bytes is not None)
     return needs(packages, detected, {url: size for url, size in known.items() if size is not None}, cached)
-
-
-def _tell(found: list[Finding], *, as_json: bool, lockfile_path: Path | None) -> None:
-    counts = {each: sum(one.severity is each for one in found) for each in Severity}
-    if as_json:
-        rows = [{**asdict(each), "severity": each.severity.value} for each in found]
-        console.answer_json({"findings": rows, "lockfile": str(lockfile_path) if lockfile_path else None})
-        return
-    for one in found:
-        console.answer(f"{one.severity.value:8} {one.check:13} {one.message}\n{'':22} hint: {one.hint}")
-    against = f"against {lockfile_path}" if lockfile_path else "without a lock"
-    console.say(", ".join(f"{count} {each.value}s" for each, count in counts.items()) + f", {against}")

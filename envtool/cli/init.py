@@ -87,17 +87,11 @@ def command(
     elif is_check:
         ctx.exit(_check(known, output))
     else:
-        _write(known, template, values, output, force)
-
-
-def _write(
-    known: Mapping[str, Template], template: str | None, values: Mapping[str, str], output: Path, force: bool
-) -> None:
-    text = _text(known, template, values)
-    write_rendered(text, output, "--force writes over it, -o names another", force=force)
-    if "\n  - defaults\n" in text:
-        console.warn(*_LICENCE)
-    console.say(f"wrote {output}; next: envtool lock -f {output}")
+        text = _text(known, template, values)
+        write_rendered(text, output, "--force writes over it, -o names another", force=force)
+        if "\n  - defaults\n" in text:
+            console.warn(*_LICENCE)
+        console.say(f"wrote {output}; next: envtool lock -f {output}")
 
 
 def _text(known: Mapping[str, Template], template: str | None, values: Mapping[str, str]) -> str:

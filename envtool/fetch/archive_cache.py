@@ -37,14 +37,8 @@ _BUSY = (errno.EWOULDBLOCK, errno.EACCES)
 def claim(
     path: Path, patience_s: float, is_stopped: Callable[[], bool], share: Callable[[Path], None]
 ) -> Iterator[Path | None]:
-    """Claim a growing file, or one of our own beside it. Raises OSError if nothing can be written in the directory.
-
-    Args:
-        path: the file that every writer would like to go on with; its directory must be there.
-
-    Yields:
-        The file that is ours, which need not be there yet; None when we were stopped.
-    """
+    """Claim a growing file, whose directory is there, or one of our own beside it. Yields the file that is ours, which
+    need not be there yet; None when we were stopped. Raises OSError if nothing can be written in the directory."""
     user, process = (path.with_name(f"{path.name}.{mark}") for mark in (f"user{os.getuid()}", f"pid{os.getpid()}"))
     for candidate in (path, user, process):
         lock = _lock(candidate, patience_s, is_stopped)
@@ -166,14 +160,8 @@ class Cache:
 
     @contextmanager
     def growing(self, wanted: Wanted, patience_s: float, is_stopped: Callable[[], bool]) -> Iterator[Path | None]:
-        """Claim the file in which the content grows.
-
-        Args:
-            patience_s: how long another process that fetches the same may stand still before we fetch it ourselves.
-
-        Yields:
-            The file that is ours to write; None when we were stopped.
-        """
+        """Claim the file in which the content grows; yields it, or None when we were stopped (`patience_s`: how long
+        another process that fetches the same may stand still before we fetch it ourselves)."""
         partial = self.partial(wanted)
         with contextlib.ExitStack() as stack:
             with self.storing(wanted, None):

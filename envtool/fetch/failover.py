@@ -216,14 +216,9 @@ def _host(url: str) -> str:
 def ask_in_turn(
     urls: Sequence[str], ask: Asking, wait: Callable[[float], None], hosts: HostHealth, patience: Timeouts
 ) -> tuple[Place, ...]:
-    """Ask places until one has given what is wanted, or none is left.
-
-    Args:
-        ask: gets a URL, and whether another one is left; returns None once the place has given what is wanted.
-
-    Returns:
-        The places with why each has failed; none when one has not.
-    """
+    """Ask places until one has given what is wanted, or none is left; returns the places with why each has failed, none
+    when one has not. `ask` gets a URL, and whether another one is left; it returns None once the place has given what
+    is wanted."""
     places = tuple(Place(url) for url in urls)
     while True:
         places = hosts.inform(places)

@@ -66,12 +66,9 @@ def _misfits(lockfile: Lockfile, request: LockRequest) -> Iterator[Issue]:
 
 
 def merged(base: Path, ours: Path, theirs: Path, path: str) -> Lockfile:
-    """The merged lock. Raises EnvtoolError if a lock or its sources cannot be downloaded, or they cannot be merged.
-
-    Args:
-        base: the file with the lock that both sides were made from, as git's `%O`.
-        path: the path of the lock in the repository, whose root is the working directory.
-    """
+    """The merged lock; `base` is the one that both sides were made from, as git's `%O`, `path` that of the lock in the
+    repository, whose root is the working directory. Raises EnvtoolError if a lock or its sources cannot be read, or
+    they cannot be merged."""
     files = (base, ours, theirs)
     before, one, other = (read_lockfile(each) for each in files)
     commits = [_commit_of(each, path) for each in files]

@@ -240,12 +240,8 @@ class WheelRequest:
 
 
 def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
-    """Choose the wheels that satisfy requirements (`mirrors`: whose URLs are replaced by the canonical ones). Raises
-    SolveError if nothing satisfies the requirements; uv's own words.
-
-    Returns:
-        The wheels, sorted by name.
-    """
+    """Choose the wheels that satisfy requirements, sorted by name (`mirrors`: whose URLs are replaced by the canonical
+    ones). Raises SolveError if nothing satisfies the requirements; uv's own words."""
     is_open = request.allows_default_index or request.index_url is not None
     places = pip_index.index_candidates(request.index_url, mirrors) if is_open else (None,)
     reasons: list[str] = []

@@ -117,12 +117,8 @@ class Repodata:
         _latest[:] = [self._gateway]
 
     def solve(self, requests: Sequence[SolveRequest]) -> list[list[PackageRecord] | SolveError]:
-        """Choose the packages of every request, all at once.
-
-        Returns:
-            For each request its packages, sorted by name, or why there are none: an `UnsatisfiableError` with the
-            solver's own words, or another `SolveError`.
-        """
+        """Choose the packages of every request, all at once: for each its packages, sorted by name, or why there are
+        none, as an `UnsatisfiableError` with the solver's own words or another `SolveError`."""
 
         async def solve_all() -> Sequence[Any]:
             answers: Sequence[Any] = await asyncio.gather(*map(self._solve, requests), return_exceptions=True)

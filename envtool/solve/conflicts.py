@@ -91,11 +91,8 @@ def _without_repeats(reason: str) -> list[str]:
 
 @contextmanager
 def explained(request: LockRequest, sources: Sources) -> Iterator[None]:
-    """Turn the solver's refusal inside the block into an error that names the lines that are the cause.
-
-    Raises:
-        SolveError: With the explanation of every platform that cannot be satisfied.
-    """
+    """Turn the solver's refusal inside the block into a SolveError that names, for every platform, the lines that are
+    the cause."""
     try:
         yield
     except (UnsatisfiableError, SolveErrors) as error:

@@ -30,14 +30,8 @@ _ARCHSPECS = {"64": "x86_64", "aarch64": "aarch64", "ppc64le": "ppc64le", "arm64
 
 
 def declared_virtual_packages(platform: str, declarations: Mapping[str, str]) -> dict[str, str]:
-    """The virtual packages to solve with.
-
-    Args:
-        declarations: what the specification declares for it, which wins over the defaults.
-
-    Returns:
-        Name to `version` or `version build`.
-    """
+    """The virtual packages to solve with, name to `version` or `version build`; what is declared wins over the
+    defaults."""
     return {**_DECLARED[platform.partition("-")[0]], "__archspec": archspec_of(platform), **declarations}
 
 

@@ -12,14 +12,8 @@ from envtool.lockfile.conda_lock_v1 import Lockfile, read_lockfile
 
 
 def read_complete(path: Path, *, is_offline: bool = False) -> Lockfile:
-    """Read a lock whose packages are about to be proven.
-
-    Args:
-        is_offline: whether the records that this machine keeps have to do.
-
-    Raises:
-        MissingFileError, LockfileError: As `read_lockfile` does.
-    """
+    """Read a lock whose packages are about to be proven (`is_offline`: whether the records that this machine keeps have
+    to do). Raises what `read_lockfile` raises."""
     lockfile = read_lockfile(path)
     wanting = [each for each in lockfile.packages if each.manager == "conda" and each.md5 and each.sha256 is None]
     if not wanting:

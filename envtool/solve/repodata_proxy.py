@@ -88,12 +88,8 @@ class RepodataProxy:
         )
 
     def find(self, path: str, conditions: dict[str, str], is_wanted: bool) -> _Found:
-        """Ask one place after the other.
-
-        Args:
-            conditions: headers that ask for the file only if it has changed.
-            is_wanted: whether the bytes are wanted, or only whether they are there.
-        """
+        """Ask one place after the other, with headers that ask for the file only if it has changed (`is_wanted`:
+        whether the bytes are wanted, or only whether they are there)."""
         own = next((each for each in self._prefixes if path.startswith(each)), None)
         if own is None:
             return _Found(_NOT_FOUND)

@@ -25,14 +25,9 @@ def sources_of(lockfile: Lockfile | None, target: Path) -> list[Path]:
 def request(
     paths: Sequence[Path], target: Path, old: Lockfile | None, given: Mapping[str, str], *, keeps_options: bool = False
 ) -> LockRequest:
-    """What to lock, so that nothing of the lock that is there is lost unless somebody asks for it. Raises
-    MissingFileError if a source cannot be read; SpecError if a source is malformed.
-
-    Args:
-        paths: the sources; those of the lock when none are given.
-        old: the lock that is there, if there is one.
-        keeps_options: whether everything that was given before still holds; otherwise the platforms alone do.
-    """
+    """What to lock, so that nothing of the lock that is there is lost unless somebody asks for it: without paths the
+    sources of the lock, and of its options the platforms, or all (`keeps_options`). Raises MissingFileError if a source
+    cannot be read; SpecError if one is malformed."""
     recorded = recorded_options(old)
     kept = {name: value for name, value in recorded.items() if keeps_options or name == "platform"}
     options = {**kept, **given}

@@ -36,15 +36,9 @@ _SKIPPED = {".venv", "venv", "node_modules", "site-packages", "build", "dist", "
 
 
 def convert(path: Path, name: str) -> tuple[str, list[str]]:
-    """Make the text of an environment.yml. Raises EnvtoolError if the file cannot be read as one of these.
-
-    Args:
-        path: requirements.txt, pyproject.toml, pixi.toml, an environment.yml that conda exported, or a directory of
-            Python files, whose imports are taken.
-
-    Returns:
-        The text, and what was left out or needs a look.
-    """
+    """The text of an environment.yml, and what was left out or needs a look; made of requirements.txt, pyproject.toml,
+    pixi.toml, an environment.yml that conda exported, or the imports in a directory of Python files. Raises
+    EnvtoolError if the path cannot be read as one of these."""
     notes: list[str] = []
     try:
         if path.is_dir():
