@@ -20,18 +20,14 @@ from envtool.lockfile.conda_lock_v1 import read_lockfile
 @options.file_option
 @options.platform_option
 @options.category_option
-@click.option(
-    "--db", "database", type=click.Path(path_type=Path), help="A database in the OSV format: zip, directory or JSON."
-)
+@click.option("--db", "database", type=options.PATH, help="A database in the OSV format: zip, directory or JSON.")
 @click.option("--level", type=click.Choice(LEVELS), default="low", show_default=True,
               help="Count what is at least so severe; an unknown level counts.")  # fmt: skip
-@click.option(
-    "--ignore", type=click.Path(path_type=Path), help="An OpenVEX file: what does not affect you, and until when."
-)
+@click.option("--ignore", type=options.PATH, help="An OpenVEX file: what does not affect you, and until when.")
 @click.option("--licenses", "shows_licenses", is_flag=True, help="List the licences too.")
 @click.option("--allow-license", "allowed", multiple=True, metavar="SPDX", help="Only these licences. Repeatable.")
 @click.option("--deny-license", "denied", multiple=True, metavar="SPDX", help="Not this licence. Repeatable.")
-@click.option("--sarif", type=click.Path(path_type=Path), help="Also write what counts to this file, as SARIF.")
+@click.option("--sarif", type=options.PATH, help="Also write what counts to this file, as SARIF.")
 @options.json_option
 @click.pass_context
 def command(

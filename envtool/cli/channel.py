@@ -16,17 +16,16 @@ from envtool.channel.python_recipe.build import build as build_channel
 from envtool.channel.storage import DirectoryStorage, S3Storage
 from envtool.cli.groups import CommandGroup
 from envtool.cli.init import pair
-from envtool.cli.options import json_option
+from envtool.cli.options import PATH, json_option
 from envtool.fetch.archive_cache import Cache
 from envtool.solve.md5_completion import read_complete
 from envtool.wheels import to_conda
 from envtool.yaml_document import read_text
 
-_path = click.Path(path_type=Path)
 _file = click.Path(path_type=Path, dir_okay=False)
 _directory = click.Path(path_type=Path, file_okay=False, exists=True)
 channel_argument = click.argument("channel", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
-key_option = click.option("--key", "key_file", type=_path, metavar="PEM",
+key_option = click.option("--key", "key_file", type=PATH, metavar="PEM",
                           help="Sign the index with this private key (Ed25519).")  # fmt: skip
 
 
@@ -123,7 +122,7 @@ def _build_recipes(
 
 @command.command()
 @channel_argument
-@click.argument("files", type=_path, nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", type=PATH, nargs=-1, required=True, metavar="FILE...")
 @key_option
 @json_option
 def add(channel: Path, files: tuple[Path, ...], key_file: Path | None, as_json: bool) -> None:
@@ -211,7 +210,7 @@ def gc(channel: Path, keep: int, key_file: Path | None, as_json: bool) -> None:
 
 @command.command()
 @click.argument("place", metavar="DIR|s3://BUCKET/PREFIX")
-@click.option("--lock", "lockfile_path", type=click.Path(path_type=Path), default=Path("conda-lock.yml"),
+@click.option("--lock", "lockfile_path", type=PATH, default=Path("conda-lock.yml"),
               show_default=True, help="The lockfile.")  # fmt: skip
 @click.option("--public-url", metavar="URL", help="Where other machines find it.  [default: what the place is called]")
 @key_option

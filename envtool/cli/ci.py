@@ -21,19 +21,17 @@ from envtool.solve.md5_completion import read_complete
 
 @click.command("ci")
 @options.file_option
-@click.option("--source", "sources", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
+@click.option("--source", "sources", type=options.PATH, multiple=True, metavar="FILE",
               help="What the lock was made from. Repeatable.  [default: the sources that the lock names]")  # fmt: skip
-@click.option("-p", "--prefix", "path", type=click.Path(path_type=Path), default=Path(".envtool-ci/env"),
+@click.option("-p", "--prefix", "path", type=options.PATH, default=Path(".envtool-ci/env"),
               show_default=True, help="Where the environment is made; kept for the steps that follow.")  # fmt: skip
 @options.machine_platform_option
 @options.installed_category_option
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=Path("envtool-ci"),
               show_default=True, help="The directory for summary.md, sbom.json and verify.xml.")  # fmt: skip
 @click.option("--no-rebuild", is_flag=True, help="Do not make the environment a second time.")
-@click.option("--db", "database", type=click.Path(path_type=Path), help="Also audit the lock with this OSV database.")
-@click.option(
-    "--ignore", type=click.Path(path_type=Path), help="For --db: an OpenVEX file of what does not affect you."
-)
+@click.option("--db", "database", type=options.PATH, help="Also audit the lock with this OSV database.")
+@click.option("--ignore", type=options.PATH, help="For --db: an OpenVEX file of what does not affect you.")
 @click.option(
     "--level", type=click.Choice(LEVELS), default="low", show_default=True, help="For --db: the least that counts."
 )

@@ -194,7 +194,7 @@ def explain(kind: str, own: Path | None, as_json: bool) -> None:
 @command.command()
 @click.argument("kind")
 @click.option("-s", "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a variable. Repeatable.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write.  [default: standard output]")
+@click.option("-o", "--output", type=options.PATH, help="Where to write.  [default: standard output]")
 @own_option
 @click.option("--force", is_flag=True, help="Overwrite a file with other content.")
 @click.option("--check", "is_check", is_flag=True,

@@ -10,7 +10,7 @@ import click
 
 from envtool import console
 from envtool import paths as directories
-from envtool.cli.options import attest_key_option, attest_option, json_option, require_attest_key
+from envtool.cli.options import PATH, attest_key_option, attest_option, json_option, require_attest_key
 from envtool.errors import LockfileError
 from envtool.fetch.archive_cache import Cache
 from envtool.inspect_lock.diff import as_table, compare, compare_versions
@@ -26,10 +26,10 @@ from envtool.solve.update import package_of, update
 
 
 @click.command("lock")
-@click.option("-f", "--file", "paths", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
+@click.option("-f", "--file", "paths", type=PATH, multiple=True, metavar="FILE",
               help="An environment specification. Repeatable: several make one environment.  "
               "[default: the sources of the lock that is there, or environment.yml]")  # fmt: skip
-@click.option("-o", "--lockfile", "lockfile_path", type=click.Path(path_type=Path), metavar="FILE",
+@click.option("-o", "--lockfile", "lockfile_path", type=PATH, metavar="FILE",
               help="Where to write.  [default: conda-lock.yml beside the first source]")  # fmt: skip
 @click.option("-p", "--platform", "platforms", multiple=True,
               help="Lock for this platform instead of those in FILE. Repeatable.")  # fmt: skip

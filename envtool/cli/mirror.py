@@ -13,7 +13,7 @@ import click
 from envtool import console
 from envtool import paths as directories
 from envtool.cli.groups import CommandGroup
-from envtool.cli.options import json_option
+from envtool.cli.options import PATH, json_option
 from envtool.fetch.archive_cache import Cache
 from envtool.fetch.credentials import without_credentials, without_secrets
 from envtool.lockfile.conda_lock_v1 import read_lockfile
@@ -54,7 +54,7 @@ def list_(as_json: bool) -> None:
 
 
 @command.command()
-@click.option("-f", "--file", "lockfile_path", type=click.Path(path_type=Path), default=Path("conda-lock.yml"),
+@click.option("-f", "--file", "lockfile_path", type=PATH, default=Path("conda-lock.yml"),
               show_default=True, help="The lockfile whose channels are measured.")  # fmt: skip
 @click.option("--limit", "limit_s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, metavar="SECONDS",
               help="When to stop; who has not answered by then counts as silent.")  # fmt: skip

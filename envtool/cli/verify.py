@@ -28,7 +28,7 @@ _SHOWN = 40
 @options.file_option
 @click.option("--rebuild", is_flag=True,
               help="Make the lock a second time elsewhere, and compare the two file by file.")  # fmt: skip
-@click.option("--junit", type=click.Path(path_type=Path), help="Also write the findings to this file, as JUnit XML.")
+@click.option("--junit", type=options.PATH, help="Also write the findings to this file, as JUnit XML.")
 @click.option("--github", is_flag=True, help="Print the findings as annotations for GitHub Actions.")
 @options.attest_option
 @options.attest_key_option

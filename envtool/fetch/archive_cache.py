@@ -61,11 +61,6 @@ def claim(
     raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
 
 
-def siblings(path: Path) -> list[Path]:
-    """The files that writers took beside a growing file."""
-    return [each for each in path.parent.glob(f"{path.name}.*") if each.suffix != ".lock"]
-
-
 def _lock(path: Path, patience_s: float, is_stopped: Callable[[], bool]) -> int | None:
     if path.exists() and not os.access(path, os.R_OK | os.W_OK):
         return None
@@ -184,9 +179,10 @@ class Cache:
                     raise
                 return found
             sync_directory(path.parent)
-        for sibling in siblings(self.partial(wanted)):
+        for sibling in self.partial(wanted).parent.glob(f"{wanted.sha256}.*"):
             with contextlib.suppress(OSError):
-                sibling.unlink()
+                if sibling.suffix != ".lock":
+                    sibling.unlink()
         return path
 
     def share(self, path: Path) -> None:
@@ -215,10 +211,8 @@ class Cache:
     def no_space(self, wanted: Wanted, need_bytes: int | None) -> CacheError:
         """The error for a disk that is full."""
         need = "" if need_bytes is None else f"{need_bytes:,} bytes more are needed, "
-        return CacheError(
-            f"no space for {wanted.name} in the cache {self.root}: {need}{self.free_bytes():,} bytes are free",
-            _NO_SPACE_HINT,
-        )
+        message = f"no space for {wanted.name} in the cache {self.root}: {need}{self.free_bytes():,} bytes are free"
+        return CacheError(message, _NO_SPACE_HINT)
 
     def free_bytes(self) -> int:
         """How much this user can still write here."""

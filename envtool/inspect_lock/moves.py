@@ -31,6 +31,7 @@ from envtool.spec.environment import Dependency, PlatformSpec, package_name
 from envtool.spec.version_policy import VersionPolicy
 
 Key = tuple[str, str]
+Packages = Mapping[Key, LockedPackage]
 
 
 @dataclass(frozen=True)
@@ -60,20 +61,14 @@ def moves(
     return found
 
 
+@dataclass(frozen=True)
 class Reasons:
     """Why packages of one set cannot be in another, as far as the sets and the sources tell by themselves."""
 
-    def __init__(
-        self,
-        before: Mapping[Key, LockedPackage],
-        after: Mapping[Key, LockedPackage],
-        platform: PlatformSpec,
-        named: Sequence[str] = (),
-    ) -> None:
-        self.platform = platform
-        self.named = set(named)
-        self.before = before
-        self.after = after
+    before: Packages
+    after: Packages
+    platform: PlatformSpec
+    named: Sequence[str] = ()
 
     def of(self, manager: str, name: str) -> str | None:
         """The first reason that holds, the user's own words before all others."""
@@ -200,7 +195,7 @@ def outdated(old: Lockfile, request: LockRequest, platform: str, sources: Source
 
 
 def _newest_archives(
-    packages: Mapping[Key, LockedPackage], request: LockRequest, platform: str, sources: Sources
+    packages: Packages, request: LockRequest, platform: str, sources: Sources
 ) -> dict[Key, LockedPackage]:
     names = sorted({name for manager, name in packages if manager == "conda"})
     channels = [credentials.strip(each).rstrip("/") + "/" for each in channels_of(request.spec)]
@@ -218,11 +213,7 @@ def _newest_archives(
 
 
 def _newest_wheels(
-    packages: Mapping[Key, LockedPackage],
-    request: LockRequest,
-    spec: PlatformSpec,
-    fresh: Mapping[Key, LockedPackage],
-    sources: Sources,
+    packages: Packages, request: LockRequest, spec: PlatformSpec, fresh: Packages, sources: Sources
 ) -> dict[Key, LockedPackage]:
     by_url = {pip_requirements.name_of(each.text) for each in spec.pip if pip_requirements.url_of(each.text)}
     names = sorted(each.name for key, each in packages.items() if key[0] == "pip" and each.name not in by_url)

@@ -126,13 +126,10 @@ def parse_builds(text: str) -> dict[str, SourceBuild]:
     """The builds in a lock's custom_metadata; what somebody spoilt is left out, and its package cannot be made."""
     try:
         found: dict[str, Any] = json.loads(text)
-        return {key: _build(each) for key, each in found.items()}
+        tools = {key: tuple(Tool(**tool) for tool in each.get("tools", ())) for key, each in found.items()}
+        return {key: SourceBuild(**{**each, "tools": tools[key]}) for key, each in found.items()}
     except (ValueError, TypeError, AttributeError):
         return {}
-
-
-def _build(fields: Mapping[str, Any]) -> SourceBuild:
-    return SourceBuild(**{**fields, "tools": tuple(Tool(**each) for each in fields.get("tools", ()))})
 
 
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -174,7 +171,7 @@ class LockedPackage:
         """The name of the archive or wheel, the last part of its URL."""
         if self.built:
             return self.built.wheel
-        return unquote(self.url.partition("#")[0].rpartition("/")[2])
+        return file_name_of(self.url)
 
     @property
     def build_string(self) -> str | None:
@@ -209,8 +206,12 @@ class Lockfile:
         return {(each.manager, each.name): each for each in self.packages if each.platform == platform}
 
 
+def file_name_of(url: str) -> str:
+    """The name of the file at a URL, its last part."""
+    return unquote(url.partition("#")[0].rpartition("/")[2])
+
+
 def file_parts(url: str) -> tuple[str, str, str]:
     """Name, version and build of the archive at a URL."""
-    stem = re.sub(r"\.(conda|tar\.bz2)$", "", unquote(url.rpartition("/")[2]))
-    name, version, build = stem.rsplit("-", 2)
+    name, version, build = re.sub(r"\.(conda|tar\.bz2)$", "", file_name_of(url)).rsplit("-", 2)
     return name.lower(), version, build

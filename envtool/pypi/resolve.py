@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from envtool import paths
 from envtool.errors import ProcessError, SolveError
 from envtool.fetch import credentials, failover
 from envtool.fetch.archive_cache import Cache, Wanted, update_from
+from envtool.lockfile.model import file_name_of
 from envtool.lockfile.pylock import Wheel, format_pylock, parse_pylock
 from envtool.mirrors import pip_index
 from envtool.mirrors.mirrors import Mirrors
@@ -67,7 +67,7 @@ class Pins:
         from envtool.artifacts.download import SILENT  # most lines pin nothing
         from envtool.fetch.downloader import fetch
 
-        wanted = Wanted(unquote(file["url"].rpartition("/")[2]), sha256, (file["url"],), file.get("size"))
+        wanted = Wanted(file_name_of(file["url"]), sha256, (file["url"],), file.get("size"))
         path = fetch([wanted], self._cache, SILENT)[wanted]
         for each in others:
             digest = hashlib.new(each.partition(":")[0], usedforsecurity=False)
@@ -114,8 +114,8 @@ class Resolution:
     def _compile(self, requirements: Sequence[str], options: Sequence[str], constraints: Sequence[str]) -> str:
         request, scratch = self._request, self._scratch
         target, policy = request.target, request.policy
-        _write(scratch / "requirements.in", requirements)
-        _write(scratch / "constraints.txt", constraints)
+        for name, lines in (("requirements.in", requirements), ("constraints.txt", constraints)):
+            (scratch / name).write_text("".join(f"{each}\n" for each in lines))
         argv = ["pip", "compile", "--quiet", "--no-header", "--only-binary", ":all:", *options]
         argv += ["--python", sys.executable, "--python-version", target.python_version]
         argv += ["--python-platform", target.uv_platform, "--constraints", str(scratch / "constraints.txt")]
@@ -141,10 +141,8 @@ class Resolution:
                 hint = "the package index cannot be reached; set PIP_INDEX_URL or UV_DEFAULT_INDEX to one that can"
             else:
                 hint = "change the versions in the pip: section of environment.yml"
-            raise SolveError(
-                f"{target.platform}: the pip section cannot be satisfied:\n{self._in_our_words(error.output)}",
-                hint,
-            ) from error
+            message = f"{target.platform}: the pip section cannot be satisfied:\n{self._in_our_words(error.output)}"
+            raise SolveError(message, hint) from error
 
     def _indexes(self) -> dict[str, str]:
         request = self._request
@@ -177,10 +175,6 @@ def parse_reasons(text: str) -> dict[str, tuple[str, ...]]:
 def with_extras(text: str) -> set[str]:
     """The distributions of which an extra is asked for, from the same."""
     return set(re.findall(r"^([a-z0-9-]+)\[", text, re.MULTILINE))
-
-
-def _write(path: Path, lines: Sequence[str]) -> None:
-    path.write_text("".join(f"{each}\n" for each in lines))
 
 
 def _rfc3339(moment: datetime) -> str:
@@ -257,10 +251,8 @@ def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
             reasons.append(f"  {credentials.strip(place or 'the public index')}: {reason.splitlines()[-1].strip()}")
             if not pip_index.is_index_failure(reason):
                 break
-    raise SolveError(
-        f"{request.target.platform}: no package index has answered the pip section:\n" + "\n".join(reasons),
-        "check the network and run again; envtool mirror probe finds places that work",
-    )
+    message = f"{request.target.platform}: no package index has answered the pip section:\n" + "\n".join(reasons)
+    raise SolveError(message, "check the network and run again; envtool mirror probe finds places that work")
 
 
 def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str, str]) -> list[Wheel]:

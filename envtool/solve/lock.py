@@ -83,11 +83,6 @@ def _channel(spec: EnvironmentSpec, match_spec: str) -> str | None:
     return find_channel(parse(match_spec), name, spec.channels, spec.directory)
 
 
-def repodata_urls(spec: EnvironmentSpec) -> list[str]:
-    """A file of each channel and platform that has to be read, by which mirrors are chosen."""
-    return [f"{url}/{each.platform}/repodata.json" for url in channels_of(spec) for each in spec.platforms]
-
-
 def channels_of(spec: EnvironmentSpec) -> tuple[str, ...]:
     """The URLs of the channels, with the values of the variables in them."""
     return tuple(credentials.expand(url) for each in spec.channels for url in channel_urls(each, spec.directory))
@@ -299,5 +294,8 @@ def fits(match_spec: str, package: LockedPackage) -> bool:
 def opened_sources(request: LockRequest) -> Iterator[Sources]:
     """Where packages come from, with the display on which the progress is shown."""
     with console.ProgressDisplay() as display:
-        known = mirror_choice.for_urls(repodata_urls(request.spec), Cache(paths.cache()), display)
+        # A file of each channel and platform that has to be read, by which mirrors are chosen.
+        channels, platforms = channels_of(request.spec), request.spec.platforms
+        urls = [f"{url}/{each.platform}/repodata.json" for url in channels for each in platforms]
+        known = mirror_choice.for_urls(urls, Cache(paths.cache()), display)
         yield Sources(Repodata(paths.repodata_cache(), known), known, display)

@@ -76,10 +76,8 @@ class GitWheels:
                 self._built[key] = self._kept(old) if old else self._new(repository, requirement, task)
         found = self._built[key]
         if found.wheel.name != name:
-            raise SolveError(
-                f"{requirement.place}: expected {name} in {parse_repository(key).shown}, found {found.wheel.name}",
-                f"write {found.wheel.name} @ {key}",
-            )
+            message = f"{requirement.place}: expected {name} in {parse_repository(key).shown}, found {found.wheel.name}"
+            raise SolveError(message, f"write {found.wheel.name} @ {key}")
         return found
 
     def _kept(self, old: Wheel) -> BuiltWheel:
@@ -93,10 +91,8 @@ class GitWheels:
             moment = datetime.fromtimestamp(first.committed_at, timezone.utc)
             if self._policy.exclude_newer and moment > self._policy.exclude_newer:
                 commit = f"commit {pinned.commit} of {pinned.shown} is of {moment:%Y-%m-%d %H:%M} UTC"
-                raise SolveError(
-                    f"{requirement.place}: {commit}, which exclude-newer leaves out",
-                    "write an older commit after the @, or a later date",
-                )
+                message = f"{requirement.place}: {commit}, which exclude-newer leaves out"
+                raise SolveError(message, "write an older commit after the @, or a later date")
             tools = self._tools(first.requirements())
             place = tool_directory(tools, scratch / "tools", self._cache, self._display, self._mirrors)
             version = first.version(place)
@@ -104,10 +100,8 @@ class GitWheels:
             again = Checkout(pinned, scratch / "second" / "elsewhere").build(place, version)
             sha256 = sha256_of(made)
             if sha256 != sha256_of(again):
-                raise SolveError(
-                    f"{requirement.place}: {pinned.shown} does not build the same {made.name} twice",
-                    "build the wheel once, put it where all can get it, and write NAME @ URL",
-                )
+                message = f"{requirement.place}: {pinned.shown} does not build the same {made.name} twice"
+                raise SolveError(message, "build the wheel once, put it where all can get it, and write NAME @ URL")
             name, built = first.describe(made, tools)
             return BuiltWheel(
                 Wheel(name, built.version, str(pinned), sha256, made.stat().st_size, built=built),
@@ -252,7 +246,5 @@ def _python_version(spec: PlatformSpec, records: Sequence[PackageRecord]) -> str
     for record in records:
         if record.name == "python":
             return record.version
-    raise SolveError(
-        f"{spec.platform}: {spec.pip[0].place} starts a pip: section, but python is not among the packages",
-        "add python=3.9 to the dependencies",
-    )
+    message = f"{spec.platform}: {spec.pip[0].place} starts a pip: section, but python is not among the packages"
+    raise SolveError(message, "add python=3.9 to the dependencies")

@@ -82,12 +82,6 @@ def compare(recorded: str, spec: EnvironmentSpec, options: Mapping[str, str]) ->
     return _grouped(changes, len(before & after))
 
 
-def options_of(recorded: str) -> dict[str, str]:
-    """What the command line said when a lock was made."""
-    options: dict[str, str] = json.loads(recorded).get("options", {})
-    return options
-
-
 def unchanged_wheels(recorded: str | None, platform: PlatformSpec) -> frozenset[str]:
     """The distributions that are asked for in the very words of a lock; none where another tool made it."""
     rows: list[list[str]] = json.loads(recorded)["platforms"].get(platform.platform, []) if recorded else []

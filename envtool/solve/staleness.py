@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from envtool import console
 from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, Lockfile
 from envtool.solve import recorded_inputs
 from envtool.solve.lock import LockRequest, with_virtual_packages
-from envtool.solve.recorded_inputs import Change, options_of
+from envtool.solve.recorded_inputs import Change
 from envtool.spec.environment import DEFAULT_PLATFORM, package_name, read_spec
 
 DEFAULT_SOURCE = Path("environment.yml")
@@ -44,7 +45,8 @@ def request(
 def recorded_options(old: Lockfile | None) -> dict[str, str]:
     """What the command line said when a lock was made; empty where another tool made it."""
     recorded = old.custom_metadata.get(INPUTS_KEY) if old else None
-    return options_of(recorded) if recorded else {}
+    options: dict[str, str] = json.loads(recorded).get("options", {}) if recorded else {}
+    return options
 
 
 def has_other_strategy(old: Lockfile, options: Mapping[str, str]) -> bool:

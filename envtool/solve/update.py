@@ -32,10 +32,8 @@ def update(old: Lockfile, updates: Sequence[str], request: LockRequest, sources:
         known |= {pip_requirements.name_of(each.text) for each in platform.pip}
     unknown = [each for each in named if each not in known and pip_requirements.name_of(each) not in known]
     if unknown:
-        raise EnvtoolError(
-            f"neither the lock nor environment.yml has {', '.join(unknown)}",
-            "add it to environment.yml and run envtool lock",
-        )
+        message = f"neither the lock nor environment.yml has {', '.join(unknown)}"
+        raise EnvtoolError(message, "add it to environment.yml and run envtool lock")
     wanted = {name: text for name, text in named.items() if text.strip().lower() != name}
     wheels = {each.name for each in old.packages if each.manager == "pip"}
     pip_bounds = [pip_bound(*each) for each in wanted.items() if pip_requirements.name_of(each[0]) in wheels]
