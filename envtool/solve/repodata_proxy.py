@@ -3,19 +3,22 @@
 The solver asks one mirror and takes what comes: a 403, an HTML page, half a file or silence ends it. The proxy asks one
 mirror after the other, by the rules of downloads (`envtool.fetch.failover`), and hands on an answer only when it
 is complete and plausible. Repodata has no hash to prove; a shard has one, its name. It keeps nothing: the solver's own
-cache does, with the validators (ETag) that the mirror gave.
+cache does. The ETag that the solver gets names the place and holds that place's validators: another place is never
+asked whether its file changed since the first one's date.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import re
 import secrets
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
@@ -41,7 +44,7 @@ _OPTIONAL = re.compile(r"/repodata(_shards\.msgpack\.zst|\.json\.\w+)$")
 _NOT_FOUND, _NOT_MODIFIED = 404, 304
 # The solver asks three times more before it takes this; older ones would take 4xx for a channel without records.
 _FAILED = 502
-_CONDITIONS = ("If-None-Match", "If-Modified-Since")
+_CONDITIONS = {"ETag": "If-None-Match", "Last-Modified": "If-Modified-Since"}
 
 
 @dataclass
@@ -87,9 +90,9 @@ class RepodataProxy:
             for url, reasons in failed.items()
         )
 
-    def find(self, path: str, conditions: dict[str, str], is_wanted: bool) -> _Found:
-        """Ask one place after the other, with headers that ask for the file only if it has changed (`is_wanted`:
-        whether the bytes are wanted, or only whether they are there)."""
+    def find(self, path: str, etag: str | None, is_wanted: bool) -> _Found:
+        """Ask one place after the other for what has changed since the copy that has this ETag (`is_wanted`: whether
+        the bytes are wanted, or only whether they are there)."""
         own = next((each for each in self._prefixes if path.startswith(each)), None)
         if own is None:
             return _Found(_NOT_FOUND)
@@ -107,10 +110,11 @@ class RepodataProxy:
             if is_superfluous and self._hosts.is_down(place):
                 return Failure("not asked again", is_transient=False)
             try:
-                found.append(self._ask(place, conditions, is_wanted, has_alternative))
+                found.append(self._ask(place, etag, is_wanted, has_alternative))
             except TransferError as error:
                 if error.status == _NOT_MODIFIED:
-                    found.append(_Found(_NOT_MODIFIED))
+                    # Without its ETag the solver would forget what its copy is a copy of.
+                    found.append(_Found(_NOT_MODIFIED, {"ETag": etag or ""}))
                     return None
                 statuses[place] = error.status
                 self._hosts.note(place, error, time.monotonic())
@@ -140,16 +144,18 @@ class RepodataProxy:
             self._failures[url] = [str(error)]
         return _Found(_FAILED)
 
-    def _ask(self, place: str, conditions: dict[str, str], is_wanted: bool, has_alternative: bool) -> _Found:
+    def _ask(self, place: str, etag: str | None, is_wanted: bool, has_alternative: bool) -> _Found:
         limits = self._patience if has_alternative else replace(self._patience, min_bytes_per_s=0.0)
-        with client.get(place, patience=limits, headers=conditions) as body:
+        with client.get(place, patience=limits, headers=_conditions(place, etag)) as body:
+            headers = {**body.validators, "ETag": _etag_of(place, body.validators)}
+            headers.pop("Last-Modified", None)
             if not is_wanted:
-                return _Found(200, dict(body.validators))
+                return _Found(200, headers)
             content = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - the handler closes it
             size_bytes = _copy(body, content)
             _require_whole(unquote(place), body, content, size_bytes)
             content.seek(0)
-            return _Found(200, {**body.validators, "Content-Length": str(size_bytes)}, content)
+            return _Found(200, {**headers, "Content-Length": str(size_bytes)}, content)
 
     def _wait(self, seconds: float) -> None:
         with self._lock:
@@ -157,6 +163,22 @@ class RepodataProxy:
         if is_first and seconds >= _LONG_WAIT_S:
             console.say(f"  every place of the channels' records is busy or failing; asked again in {seconds:.0f} s")
         time.sleep(seconds)
+
+
+def _etag_of(place: str, validators: Mapping[str, str]) -> str:
+    own = [without_credentials(place), {name: validators[name] for name in _CONDITIONS if name in validators}]
+    return f'"{base64.urlsafe_b64encode(json.dumps(own).encode()).decode()}"'
+
+
+def _conditions(place: str, etag: str | None) -> dict[str, str]:
+    """The headers that ask a place for a file only if it has changed; none if the copy came from another place."""
+    try:
+        source, validators = json.loads(base64.urlsafe_b64decode((etag or "").strip('"')))
+    except ValueError:
+        return {}  # no copy, or one that an earlier version of envtool kept
+    if source != without_credentials(place):
+        return {}
+    return {_CONDITIONS[name]: value for name, value in validators.items()}
 
 
 def _copy(body: Body, content: Any) -> int:
@@ -228,9 +250,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _hand_on(self, *, is_wanted: bool) -> None:
         server: Any = self.server
-        conditions = {name: self.headers[name] for name in _CONDITIONS if name in self.headers}
         try:
-            found = server.relay.find(self.path, conditions, is_wanted)
+            found = server.relay.find(self.path, self.headers["If-None-Match"], is_wanted)
         except (EnvtoolError, OSError) as error:
             found = server.relay.fail(self.path, error)
         self.send_response(found.status)

@@ -25,15 +25,15 @@ from serve.events.event_log import EventLog, Journal, write_line
 from serve.events.webhook import Webhook
 from serve.model.slot import Slot
 from serve.model.warm_up import GIVEN_UP
-from serve.swap.assembly import make_context, make_reloader
 from serve.swap.background_task import PREPARATION
+from serve.swap.context import make_context, make_reloader
 from serve.swap.shared_state import SharedState
 
 if TYPE_CHECKING:
     from serve.events.event_log import Subscriber
+    from serve.model.loader import ModelLoader
     from serve.settings.settings import Settings
     from serve.store.quarantine import Rejection
-    from serve.swap.context import Loader
 
 _STOP_WAIT_S = 2.0
 _MOST_SOURCES = 2000
@@ -47,11 +47,7 @@ _NOT_JUDGING = frozenset(
 
 
 class ModelInstance:
-    """One model, or one label of it, in one worker.
-
-    Args:
-        subscribers: called with its events, beside the log, the journal and the hook.
-    """
+    """One model, or one label of it, in one worker; `subscribers` get its events beside log, journal and hook."""
 
     def __init__(self, settings: Settings, *subscribers: Subscriber) -> None:
         self.settings = settings
@@ -111,7 +107,7 @@ class ModelInstance:
         """Whether a thread still works on a model, after `stop` too: a load cannot be ended from outside."""
         return any(thread.name.startswith(PREPARATION) for thread in threading.enumerate())
 
-    def _make_loader(self) -> Loader:
+    def _make_loader(self) -> ModelLoader:
         # Here and not above: this import brings torch, and only a worker may have it (forking after torch has used
         # threads hangs the child: pytorch#49555).
         try:
@@ -140,14 +136,7 @@ def _report_hook(settings: Settings) -> Callable[[str], None]:
 
 
 def judge_of(settings: Settings, env_digest: str | None, modules: Mapping[str, object]) -> str:
-    """Name what decides whether a checkpoint is good: the model's class, its source, the settings, the environment.
-
-    Args:
-        modules: the imported ones, among them the model's.
-
-    Returns:
-        A digest that changes when one of them does.
-    """
+    """Digest what decides whether a checkpoint is good: the class and its source, the settings, the environment."""
     stated = {key: value for key, value in asdict(settings).items() if key not in _NOT_JUDGING}
     digest = hashlib.sha256(json.dumps([stated, env_digest], sort_keys=True, default=_as_json).encode())
     source = getattr(modules.get(settings.model.partition(":")[0]), "__file__", None)
