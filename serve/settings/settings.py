@@ -106,8 +106,22 @@ class Settings:
     torch_threads: int = key(parsers.threads, "auto",
         "threads of one torch operation; auto: the cores that the server may use, divided by its workers, or "
         "OMP_NUM_THREADS", scope=SERVER)
-    commit: str = key(parsers.one_of("host", "worker"), "host",
-        "host: all workers move at the same instant; worker: each for itself")
+    commit: str = key(parsers.one_of("host", "worker", "fleet"), "host",
+        "host: all workers move at the same instant; worker: each for itself; fleet: all workers of all hosts")
+    fleet: str = key(parsers.fleet, "", "with commit = fleet, what the hosts share: etcd:URL,URL/PREFIX", scope=SERVER)
+    fleet_secrets: Path | None = key(parsers.optional_path, "",
+        "directory with what etcd wants to see: ca.pem; client.pem and client.key; user, with NAME:PASSWORD",
+        scope=SERVER)
+    fleet_host: str = key(parsers.word, "", "this host's name in the fleet; default: the machine's", scope=SERVER)
+    fleet_cut_off: str = key(parsers.one_of("wait", "refuse"), "wait",
+        "a host that does not reach the fleet: wait: it serves on, and swaps wait for it; refuse: it answers 503 when "
+        "its lease is over, and swaps go on without it", scope=SERVER)
+    fleet_lease_s: float = key(parsers.seconds(1.0), 2.0,
+        "seconds after which a silent host is taken for cut off", scope=SERVER)
+    fleet_hold_s: float = key(parsers.seconds(0.0), 5.0,
+        "seconds that a request may wait while hosts move, or for X-Model-At-Least, before it gets 503", scope=SERVER)
+    fleet_evict_s: float = key(parsers.seconds(0.0), 0.0,
+        "with wait, seconds after which a silent host is taken for dead, and swaps go on; 0: never", scope=SERVER)
     commit_timeout_s: float = key(parsers.seconds(0.1), 120.0, "seconds in which every worker must have prepared")
     watch: str = key(parsers.one_of("auto", "inotify", "poll"), "auto",
         "auto: file events where they can be trusted; inotify: wherever there are any; poll: the timer alone")
@@ -253,6 +267,9 @@ def load_settings(
         found = [(str(sole.get("name") or str(sole.get("model")).rpartition(":")[2]), {STABLE: sole})]
     else:
         found = list(_parse_models(models, variables, top, issues))
+    is_fleet = any(label.get("commit") == "fleet" for _, labels in found for label in labels.values())
+    if is_fleet and not served.get("fleet", True):
+        issues.append(Issue("fleet", 'missing, and commit is "fleet"', "for example etcd:https://HOST:2379/PREFIX"))
     if issues:
         raise SettingsError(list(dict.fromkeys(issues)))  # labels repeat what is wrong with their model
     own: dict[str, Any] = {field.name: served[field.name] for field in fields(ServerSettings) if field.name in served}
