@@ -23,8 +23,10 @@ from serve.checkpoint.provenance import START_VARIABLE, read_env_digest
 from serve.errors import ModelError
 from serve.events.event_log import EventLog, Journal, write_line
 from serve.events.webhook import Webhook
+from serve.inference.recorder import Recorder
 from serve.model.slot import Slot
 from serve.model.warm_up import GIVEN_UP
+from serve.settings.settings import SHADOW
 from serve.swap.background_task import PREPARATION
 from serve.swap.context import make_context, make_reloader
 from serve.swap.shared_state import SharedState
@@ -42,7 +44,17 @@ _NOT_JUDGING = frozenset(
     {"workers", "poll_s", "settle_s", "keep", "watch", "commit", "commit_timeout_s"}
     | {"event_hook", "store", "checkpoints", "share", "max_batch_size", "max_batch_delay_ms", "unload"}
     | {"optimize", "torch_threads", "batch_check_share", "probation_s", "probation_requests", "probation_rule"}
-    | {"retry_spoiled", "promote", "abort", "timeout_s", "compare", "then"}
+    | {
+        "record_share",
+        "record_keep",
+        "record_redact",
+        "retry_spoiled",
+        "promote",
+        "abort",
+        "timeout_s",
+        "compare",
+        "then",
+    }
 )
 
 
@@ -62,6 +74,8 @@ class ModelInstance:
         context = make_context(settings, self.slot, self.log, self.env_digest, lambda: self._judge, start)
         self.guard, self.ledger, self._context = context.guard, context.ledger, context
         self.operator_requests = context.operator_requests
+        is_recorded = settings.record_share > 0 and settings.label != SHADOW
+        self.recorder = Recorder(settings, self.log.emit) if is_recorded else None
         self.reloader = make_reloader(settings, context, self._make_loader)
         self._thread: threading.Thread | None = None
 

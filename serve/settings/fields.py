@@ -172,6 +172,19 @@ FIELDS = (
         "makes well, none",
         "finite",
     ),
+    Field(
+        "record_share",
+        parsers.share,
+        "share of the requests that are kept with their answers in recorded.jsonl in the store; 0: none",
+        0.0,
+    ),
+    Field("record_keep", parsers.whole_number(1), "how many recorded requests are kept, the newest", 1000),
+    Field(
+        "record_redact",
+        parsers.optional_text,
+        "module:function that gets each recorded request, and returns what of it is written, or None",
+        "",
+    ),
     Field("boot_wait_s", parsers.seconds(0.0), "seconds a new worker may load before it takes requests", 60.0, SERVER),
     Field("max_body_bytes", parsers.whole_number(1), "longest request body", 16 * 1024 * 1024, SERVER),
     Field(

@@ -113,6 +113,9 @@ class Settings:
     probation_requests: int
     probation_rule: Mapping[str, float]
     retry_spoiled: str
+    record_share: float
+    record_keep: int
+    record_redact: str
     event_hook: str
     unload: str
     workers: int
