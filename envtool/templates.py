@@ -8,6 +8,7 @@ Rendering is strict: what is not defined is an error.
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,9 +151,5 @@ def _environment() -> Environment:
 
 def _line(error: Exception) -> int:
     # Jinja2 rewrites the traceback so that its last frame inside the template has the template's own line number.
-    line, trace = 0, error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == "<template>":
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return line
+    frames = traceback.walk_tb(error.__traceback__)
+    return [0, *(line for frame, line in frames if frame.f_code.co_filename == "<template>")][-1]

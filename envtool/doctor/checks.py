@@ -94,8 +94,10 @@ _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA
 
 def check(facts: MachineFacts, needs: Needs) -> list[Finding]:
     """Everything that is found, the worst first."""
+    hint = "install what is missing, or declare what this machine has in environment.yml and lock again"
     found = [
-        *_virtual_packages(needs), *_driver(facts, needs), *check_cuda(facts, needs), *_glibc(facts, needs),
+        *(Finding(_ERROR, name.strip("_"), sentence, hint) for name, sentence in needs.lacks),
+        *_driver(facts, needs), *check_cuda(facts, needs), *_glibc(facts, needs),
         *_places(facts, needs), *_inotify(facts), *_locale(facts), *_certificates(facts), *_proxies(facts),
         *_reach(facts, needs), *_clock(facts), *check_conda(facts), *check_python(facts),
     ]  # fmt: skip
@@ -110,12 +112,6 @@ def link_scripts(paths: Mapping[str, Iterable[str]], allowed: Collection[str]) -
     notes = [Finding(_NOTE, "link-scripts", scripts.sentence(name, each), hint) for name, each in skipped.items()]
     hint = "read them before you create; they can write to the environment alone where the kernel has Landlock"
     return notes + [Finding(_NOTE, "link-scripts", f"create runs {each}, as the lock allows", hint) for each in run]
-
-
-def _virtual_packages(needs: Needs) -> Iterator[Finding]:
-    for name, sentence in needs.lacks:
-        hint = "install what is missing, or declare what this machine has in environment.yml and lock again"
-        yield Finding(_ERROR, name.strip("_"), sentence, hint)
 
 
 def _driver(facts: MachineFacts, needs: Needs) -> Iterator[Finding]:

@@ -45,22 +45,17 @@ def detect(urls: Sequence[str], presets: Sequence[Preset], limit_s: float | None
     is_asked = limit_s is not None
     virtual_packages = rattler.detect_virtual_packages()
     return MachineFacts(
-        environ=environ,
-        virtual_packages=virtual_packages,
-        gpu=detect_gpu(virtual_packages),
+        environ=environ, virtual_packages=virtual_packages, gpu=detect_gpu(virtual_packages),
         places=(_place(paths.cache(), "cache"), _place(paths.home() / "envs", "environments")),
-        inotify=_inotify(),
-        encoding=sys.getfilesystemencoding(),
-        has_locale=_has_locale(),
+        inotify=_inotify(), encoding=sys.getfilesystemencoding(), has_locale=_has_locale(),
         files={value: Path(value).exists() for value in environ.values() if value.startswith("/")},
         links={value: os.path.realpath(value) for value in environ.values() if value.startswith("/")},
         proxies=_proxies(environ) if is_asked else {},
         reach=_reach(urls, presets, limit_s) if limit_s is not None else None,
         clock=_clock(urls, limit_s) if limit_s is not None else None,
-        condarc=_condarc(),
-        shadows=shadows(environ.get("LD_LIBRARY_PATH", "")),
+        condarc=_condarc(), shadows=shadows(environ.get("LD_LIBRARY_PATH", "")),
         user_packages=tuple(sorted((Path.home() / ".local/lib").glob("python3*/site-packages"))),
-    )
+    )  # fmt: skip
 
 
 def skew_of(date: str, now_s: float) -> float | None:
@@ -94,24 +89,17 @@ def _place(path: Path, role: str) -> Place:
 
 
 def _inotify() -> Inotify | None:
-    limits = _PROC / "sys/fs/inotify"
-    try:
-        instances = int((limits / "max_user_instances").read_text())
-        watches = int((limits / "max_user_watches").read_text())
-    except (OSError, ValueError):
-        return None
-    return Inotify(instances, watches, _used_instances())
-
-
-def _used_instances() -> int:
-    count = 0
+    used = 0
     for process in _PROC.glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if process.stat().st_uid == os.getuid():
-                for each in (process / "fd").iterdir():
-                    with contextlib.suppress(OSError):
-                        count += str(each.readlink()) == "anon_inode:inotify"
-    return count
+            for each in (process / "fd").iterdir() if process.stat().st_uid == os.getuid() else ():
+                with contextlib.suppress(OSError):
+                    used += str(each.readlink()) == "anon_inode:inotify"
+    limits = _PROC / "sys/fs/inotify"
+    with contextlib.suppress(OSError, ValueError):
+        instances, watches = (int((limits / f"max_user_{each}").read_text()) for each in ("instances", "watches"))
+        return Inotify(instances, watches, used)
+    return None
 
 
 def _has_locale() -> bool:

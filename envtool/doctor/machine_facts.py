@@ -151,13 +151,10 @@ def needs(
 
 def glibc_of(packages: Iterable[LockedPackage]) -> str | None:
     """The newest glibc that wheels are built for."""
-    found = [_glibc(package.url.rpartition("/")[2]) for package in packages if package.manager == "pip"]
-    known = [each for each in found if each]
-    return ".".join(map(str, max(known))) if known else None
-
-
-def _glibc(wheel: str) -> tuple[int, int] | None:
-    # A wheel may have several tags; the one for the oldest system counts.
-    tags = [(int(major), int(minor)) for major, minor in _MANYLINUX.findall(wheel)]
-    tags += [version for tag, version in _OLD_MANYLINUX.items() if f"{tag}_" in wheel]
-    return min(tags) if tags else None
+    found = []
+    for wheel in (package.url.rpartition("/")[2] for package in packages if package.manager == "pip"):
+        # A wheel may have several tags; the one for the oldest system counts.
+        tags = [(int(major), int(minor)) for major, minor in _MANYLINUX.findall(wheel)]
+        tags += [version for tag, version in _OLD_MANYLINUX.items() if f"{tag}_" in wheel]
+        found += [min(tags)] if tags else []
+    return ".".join(map(str, max(found))) if found else None

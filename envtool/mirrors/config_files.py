@@ -33,7 +33,16 @@ def rewrite_condarc(text: str, mirrors: Mapping[str, str], known: Collection[str
     """The file with other mirrors, canonical channel URL to the mirror's; those in `known`, the URLs of all presets'
     channels, are taken out. Raises InvalidFileError if it is not YAML, or no mapping."""
     document = _parse_condarc(text, name)
-    _take_out_channels(document, known)
+    ours = {each.rstrip("/") for each in known}
+    used = document.get("default_channels")
+    if isinstance(used, list) and used and all(str(each).rstrip("/") in ours for each in used):
+        del document["default_channels"]
+    named = document.get("custom_channels")
+    if isinstance(named, dict):
+        for channel in [key for key, url in named.items() if f"{str(url).rstrip('/')}/{key}" in ours]:
+            del named[channel]
+        if not named:
+            del document["custom_channels"]
     defaults = [url for origin, url in mirrors.items() if origin.startswith(_DEFAULTS)]
     if defaults:
         document["default_channels"] = [each.rstrip("/") for each in defaults]
@@ -52,19 +61,6 @@ def rewrite_condarc(text: str, mirrors: Mapping[str, str], known: Collection[str
     stream = io.StringIO()
     _yaml(text).dump(document, stream)
     return stream.getvalue()
-
-
-def _take_out_channels(document: Any, known: Collection[str]) -> None:
-    ours = {each.rstrip("/") for each in known}
-    defaults = document.get("default_channels")
-    if isinstance(defaults, list) and defaults and all(str(each).rstrip("/") in ours for each in defaults):
-        del document["default_channels"]
-    custom = document.get("custom_channels")
-    if isinstance(custom, dict):
-        for channel in [key for key, url in custom.items() if f"{str(url).rstrip('/')}/{key}" in ours]:
-            del custom[channel]
-        if not custom:
-            del document["custom_channels"]
 
 
 def _parse_condarc(text: str, name: str) -> Any:

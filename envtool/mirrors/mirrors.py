@@ -2,19 +2,8 @@
 
 A lock names canonical URLs only; where the bytes come from is a matter of the machine, and is configured there:
 `[mirrors]` in `config.toml` under envtool's home, and the variable `ENVTOOL_MIRRORS`, which is looked at first.
-
-    [mirrors]
-    use = "auto"            # or the name of a preset, or several; `envtool mirror use` writes it
-    origin = "last"         # or "never"
-    "https://conda.anaconda.org/conda-forge/" = ["https://mirror.example.org/anaconda/cloud/conda-forge/"]
-
-Presets are mirrors by name, each with the channels that it has. Ours are data beside this file, users add their own:
-
-    [presets.corp]
-    pypi = "https://mirror.example.org/simple"
-
-    [presets.corp.channels]
-    "https://conda.anaconda.org/conda-forge/" = "https://${MIRROR_USER}:${MIRROR_PASSWORD}@mirror.example.org/conda-forge/"
+docs/reference/mirrors.md describes the tables. Presets are mirrors by name, each with the channels that it has: ours
+are data beside this file, users add their own.
 
 Out of scope: which mirror is quick (`envtool.mirrors.selection`), and what to do when one fails."""
 

@@ -196,7 +196,11 @@ def stand_in(provided: Provided, extras: str, directory: Path) -> Path:
     """Write the stand-in of a distribution, unless it is there; its path states its content, so uv may remember it."""
     metadata = f"Metadata-Version: 2.1\nName: {provided.name}\nVersion: {provided.version}\n{extras}"
     stem = f"{provided.name.replace('-', '_')}-{provided.version}"
-    content = _wheel(stem, metadata)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in (("METADATA", metadata), ("WHEEL", _WHEEL), ("RECORD", "")):
+            archive.writestr(zipfile.ZipInfo(f"{stem}.dist-info/{name}"), text)
+    content = buffer.getvalue()
     path = directory / hashlib.sha256(metadata.encode()).hexdigest()[:16] / f"{stem}-py3-none-any.whl"
     if not path.is_file() or path.stat().st_size != len(content):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -216,14 +220,6 @@ def extras_in(metadata: str) -> str:
     needs = (" ".join(str(each).split()) for each in headers.get_all("Requires-Dist", []))
     lines += [f"Requires-Dist: {each}" for each in needs if "extra" in each.partition(";")[2]]
     return "".join(f"{each}\n" for each in lines)
-
-
-def _wheel(stem: str, metadata: str) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, text in (("METADATA", metadata), ("WHEEL", _WHEEL), ("RECORD", "")):
-            archive.writestr(zipfile.ZipInfo(f"{stem}.dist-info/{name}"), text)
-    return buffer.getvalue()
 
 
 def extras_of(provided: Provided, resolution: Resolution, cache: Cache, mirrors: Mirrors) -> str:
