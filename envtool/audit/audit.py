@@ -9,6 +9,8 @@ from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
 from envtool.audit import osv
 from envtool.audit.osv import LEVELS, Name, Vulnerability
 from envtool.errors import EnvtoolError
@@ -96,8 +98,6 @@ def _held(whole: Graph, backwards: Graph, key: Key, fixed: str | None) -> Iterat
 def _fits(version: str, constraint: str, manager: str) -> bool:
     if manager == "conda":
         return satisfies(version, constraint)
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
     try:
         return bool(SpecifierSet(constraint).contains(version, prereleases=True))
     except InvalidSpecifier:

@@ -32,6 +32,7 @@ from urllib.parse import unquote
 from envtool.artifacts.conda_archive import DAMAGED, open_part, read_info
 from envtool.artifacts.download import archive_at_hand, find_archive
 from envtool.errors import ArchiveError, EnvtoolError, SolveError
+from envtool.fetch import client
 from envtool.fetch.archive_cache import Cache
 from envtool.lockfile.pylock import parse_pylock
 from envtool.mirrors import mirrors as mirrors_module
@@ -111,8 +112,6 @@ def metadata_at(url: str) -> str | None:
 
     Source: PEP 658; the index has it beside the wheel.
     """
-    from envtool.fetch import client
-
     for each in mirrors_module.configured().for_url(f"{url}.metadata"):
         try:
             with client.get(each) as body:

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from envtool import paths
+from envtool.artifacts.download import SILENT
 from envtool.errors import ProcessError, SolveError
 from envtool.fetch import credentials, failover
 from envtool.fetch.archive_cache import Cache, Wanted, update_from
+from envtool.fetch.downloader import fetch
 from envtool.lockfile.model import file_name_of
 from envtool.lockfile.pylock import Wheel, format_pylock, parse_pylock
 from envtool.mirrors import pip_index
@@ -64,9 +66,6 @@ class Pins:
         others = [each for each in hashes if not each.startswith("sha256:")]
         if not others:
             return False
-        from envtool.artifacts.download import SILENT  # most lines pin nothing
-        from envtool.fetch.downloader import fetch
-
         wanted = Wanted(file_name_of(file["url"]), sha256, (file["url"],), file.get("size"))
         path = fetch([wanted], self._cache, SILENT)[wanted]
         for each in others:
