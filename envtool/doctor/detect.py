@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from envtool import paths
-from envtool.doctor.machine_facts import Clock, Conda, Inotify, MachineFacts, Place, Reach, Shadow
+from envtool.doctor.machine_facts import Inotify, MachineFacts, Place, Reach
 from envtool.errors import EnvtoolError
 from envtool.fetch import client
 from envtool.fetch.credentials import without_credentials
@@ -66,14 +66,14 @@ def skew_of(date: str, now_s: float) -> float | None:
         return None
 
 
-def shadows(search_path: str) -> tuple[Shadow, ...]:
+def shadows(search_path: str) -> dict[Path, Sequence[str]]:
     """The directories of LD_LIBRARY_PATH that have libraries of CUDA or PyTorch."""
-    found = []
+    found: dict[Path, Sequence[str]] = {}
     for each in filter(None, search_path.split(":")):
         with contextlib.suppress(OSError):
             names = sorted(path.name for path in Path(each).iterdir() if _SHADOWING.fullmatch(path.name))
-            found += [Shadow(Path(each), tuple(names))] if names else []
-    return tuple(found)
+            found.update({Path(each): names} if names else {})
+    return found
 
 
 def _place(path: Path, role: str) -> Place:
@@ -140,7 +140,7 @@ def _reach(urls: Sequence[str], presets: Sequence[Preset], limit_s: float) -> tu
     return tuple(found)
 
 
-def _clock(urls: Sequence[str], limit_s: float) -> Clock | None:
+def _clock(urls: Sequence[str], limit_s: float) -> tuple[str, float] | None:
     hosts = dict.fromkeys(
         f"{parts.scheme}://{parts.netloc}/" for parts in map(urlsplit, urls) if parts.scheme in ("http", "https")
     )
@@ -150,16 +150,15 @@ def _clock(urls: Sequence[str], limit_s: float) -> Clock | None:
             date = client.date(host, patience)
             skew_s = skew_of(date, time.time()) if date else None
             if skew_s is not None:
-                return Clock(without_credentials(host), skew_s)
+                return without_credentials(host), skew_s
     return None
 
 
-def _condarc() -> tuple[Conda, ...]:
-    places = [Path("/etc/conda/.condarc"), config_files.condarc_path()]
-    found = []
-    for path in dict.fromkeys(places):
+def _condarc() -> dict[Path, Mapping[str, str]]:
+    found: dict[Path, Mapping[str, str]] = {}
+    for path in (Path("/etc/conda/.condarc"), config_files.condarc_path()):
         with contextlib.suppress(OSError, UnicodeDecodeError):
             document = YamlDocument(str(path), path.read_text(encoding="utf-8"))
-            keys = {key: str(value.data) for key, value in document.mapping(document.root, "the file").items()}
-            found.append(Conda(path, keys))
-    return tuple(found)
+            stated = document.mapping(document.root, "the file")
+            found[path] = {key: str(value.data) for key, value in stated.items()}
+    return found
