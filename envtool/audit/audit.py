@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timezone
 from pathlib import Path
@@ -14,7 +14,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from envtool.audit import osv
 from envtool.audit.osv import LEVELS, Name, Vulnerability
 from envtool.errors import EnvtoolError
-from envtool.inspect_lock.graph import Graph, Key
+from envtool.inspect_lock.graph import Graph
 from envtool.inspect_lock.package_metadata import look_up
 from envtool.lockfile.model import LockedPackage
 from envtool.prefix.rattler import satisfies
@@ -71,7 +71,13 @@ def audit(whole: Graph, database_path: Path, vex_path: Path | None = None, today
         for vulnerability in database.find(versions):
             lines = tuple(dict.fromkeys(whole.requested[chain[0]] for chain in whole.chains(key)))
             ignored, note = _ignored(statements, vulnerability, package, today)
-            held = tuple(_held(whole, backwards, key, vulnerability.fixed))
+            # What the packages that need this one ask of it, where the fix does not fit.
+            asked = backwards.edges[key].items() if vulnerability.fixed else ()
+            held = tuple(
+                f"{needing[1]} needs {key[1]} {constraint}"
+                for needing, constraint in asked
+                if constraint and not _fits(str(vulnerability.fixed), constraint, needing[0])
+            )
             found.append(Found(package, vulnerability, lines, held, ignored, note))
     covered = {key for key, own in names.items() if own[0][0] == "PyPI" or not database.records.keys().isdisjoint(own)}
     uncovered = tuple(key[1] for key in sorted(names) if key not in covered)
@@ -85,14 +91,6 @@ def _names(package: LockedPackage) -> list[Name]:
     is_python = "python" in package.dependencies or package.name in DISTRIBUTION_NAMES
     upstream = [("PyPI", each) for each in distribution_names(package.name)] if is_python else []
     return [*upstream, ("conda", package.name)]
-
-
-def _held(whole: Graph, backwards: Graph, key: Key, fixed: str | None) -> Iterator[str]:
-    """What the packages that need one ask of it, where the fix does not fit."""
-    for edge in backwards.edges[key] if fixed else ():
-        constraint = whole.constraint(edge.target, key)
-        if constraint and not _fits(str(fixed), constraint, edge.target[0]):
-            yield f"{edge.target[1]} needs {key[1]} {constraint}"
 
 
 def _fits(version: str, constraint: str, manager: str) -> bool:

@@ -80,7 +80,7 @@ def cyclonedx(request: BomRequest, graph: Graph, facts: Mapping[str, PackageMeta
     for component in components.values():
         bom.components.add(component)
     for key, component in components.items():
-        bom.register_dependency(component, [components[edge.target] for edge in graph.edges[key]])
+        bom.register_dependency(component, [components[needed] for needed in graph.edges[key]])
     bom.register_dependency(root, [components[key] for key in graph.requested])
     outputter = make_outputter(bom, OutputFormat.JSON, SchemaVersion.from_version(request.specification))
     return _deterministic(json.loads(outputter.output_as_string()), request.platform)
