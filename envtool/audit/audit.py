@@ -123,7 +123,10 @@ def _ignored(
         named = each.get("vulnerability")
         named = named if isinstance(named, Mapping) else {"name": named}
         identifiers = {str(named.get("name")), *map(str, named.get("aliases") or ())}
-        if not identifiers & vulnerability.aliases or not _is_product(each.get("products"), package):
+        own = f"pkg:{'pypi' if package.manager == 'pip' else 'conda'}/{package.name}"
+        products = [one.get("@id") if isinstance(one, Mapping) else one for one in each.get("products") or [own]]
+        is_product = {own, f"{own}@{package.version}"} & {str(one).partition("?")[0] for one in products}
+        if not identifiers & vulnerability.aliases or not is_product:
             continue
         why = str(each.get("justification") or each.get("impact_statement") or each["status"])
         expires = each.get("expires")
@@ -131,15 +134,6 @@ def _ignored(
             return why, ""
         return "", f"was ignored until {expires}: {why}"
     return "", ""
-
-
-def _is_product(products: Sequence[Any] | None, package: LockedPackage) -> bool:
-    if not products:
-        return True
-    kind = "pypi" if package.manager == "pip" else "conda"
-    own = f"pkg:{kind}/{package.name}"
-    named = [str(each.get("@id") if isinstance(each, Mapping) else each).partition("?")[0] for each in products]
-    return bool({own, f"{own}@{package.version}"} & set(named))
 
 
 def licenses(packages: Sequence[LockedPackage]) -> dict[str, str | None]:

@@ -83,7 +83,16 @@ def cyclonedx(request: BomRequest, graph: Graph, facts: Mapping[str, PackageMeta
         bom.register_dependency(component, [components[needed] for needed in graph.edges[key]])
     bom.register_dependency(root, [components[key] for key in graph.requested])
     outputter = make_outputter(bom, OutputFormat.JSON, SchemaVersion.from_version(request.specification))
-    return _deterministic(json.loads(outputter.output_as_string()), request.platform)
+    stated = json.loads(outputter.output_as_string())
+    # The library puts in the time and a random number, neither of which says anything of the environment.
+    stated["metadata"].pop("timestamp", None)
+    stated.pop("serialNumber", None)
+    if request.platform:
+        platform = {"name": "envtool:platform", "value": request.platform}
+        stated["metadata"].setdefault("properties", []).append(platform)
+    digest = hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
+    stated["serialNumber"] = f"urn:uuid:{uuid.UUID(digest[:32], version=4)}"
+    return json.dumps(stated, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def _component(package: LockedPackage, facts: PackageMetadata) -> Component:
@@ -124,17 +133,6 @@ def _purl(package: LockedPackage) -> PackageURL:
     channel = channel.rpartition("/")[2]
     qualifiers = {"build": package.build_string or "", "channel": channel, "subdir": subdir, "type": kind}
     return PackageURL("conda", None, package.name, package.version, qualifiers)
-
-
-def _deterministic(bom: dict[str, Any], platform: str) -> str:
-    # The library puts in the time and a random number, neither of which says anything of the environment.
-    bom["metadata"].pop("timestamp", None)
-    bom.pop("serialNumber", None)
-    if platform:
-        bom["metadata"].setdefault("properties", []).append({"name": "envtool:platform", "value": platform})
-    digest = hashlib.sha256(json.dumps(bom, sort_keys=True).encode()).hexdigest()
-    bom["serialNumber"] = f"urn:uuid:{uuid.UUID(digest[:32], version=4)}"
-    return json.dumps(bom, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 Found = tuple[LockedPackage, PackageMetadata]

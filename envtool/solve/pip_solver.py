@@ -57,8 +57,8 @@ class GitWheels:
 
     def wheel(self, requirement: Dependency, kept: Sequence[Wheel] = ()) -> tuple[Wheel, Path]:
         """The wheel of a requirement, and its file (`kept`: wheels of an old lock; one of the same name stays, whatever
-        its branch has moved on to). Raises SolveError if the wheel cannot be built, or not twice to the same bytes; NetworkError
-        if the repository or a tool cannot be downloaded."""
+        its branch has moved on to). Raises SolveError if the wheel cannot be built, or not twice to the same bytes;
+        NetworkError if the repository or a tool cannot be downloaded."""
         name = name_of(requirement.text)
         old = next((each for each in kept if each.name == name and each.built), None)
         key = old.url if old else str(url_of(requirement.text))
@@ -146,9 +146,12 @@ def add_wheels(
         if not platform.pip:
             return solution
         preference, records = preferred.get(platform.platform, Preference()), solution.records
-        python, glibc = _python_version(platform, records), platform.virtual_packages.get("__glibc")
+        python = {each.name: each.version for each in records}.get("python")
+        if python is None:
+            section = f"{platform.platform}: {platform.pip[0].place} starts a pip: section"
+            raise SolveError(f"{section}, but python is not among the packages", "add python=3.9 to the dependencies")
         request = WheelRequest(
-            target=Target(platform.platform, python, glibc),
+            target=Target(platform.platform, python, platform.virtual_packages.get("__glibc")),
             requirements=tuple(sorted({each.text for each in platform.pip})),
             constraints=(*sorted({each.text for each in platform.pip_constraints}), *preference.pip_constraints),
             provided=provided_distributions(records, Cache(paths.cache())), index_url=spec.pip_index,
@@ -219,11 +222,3 @@ def _look_into_suspects(
     ]
     found = [path for each in suspects if (path := find_archive(each, cache, mirrors))]
     return any(names & distributions_in(path).keys() for path in found)
-
-
-def _python_version(spec: PlatformSpec, records: Sequence[PackageRecord]) -> str:
-    for record in records:
-        if record.name == "python":
-            return record.version
-    message = f"{spec.platform}: {spec.pip[0].place} starts a pip: section, but python is not among the packages"
-    raise SolveError(message, "add python=3.9 to the dependencies")
