@@ -17,11 +17,11 @@ import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING
 
 from serve.checkpoint.provenance import START_VARIABLE, read_env_digest
 from serve.errors import ModelError
-from serve.events.event_log import EventLog, Journal, write_line
+from serve.events.event_log import EventLog, Journal, Subscriber, write_line
 from serve.events.webhook import Webhook
 from serve.model.slot import Slot
 from serve.model.warm_up import GIVEN_UP
@@ -30,7 +30,6 @@ from serve.swap.context import make_context, make_reloader
 from serve.swap.shared_state import SharedState
 
 if TYPE_CHECKING:
-    from serve.events.event_log import Subscriber
     from serve.model.loader import ModelLoader
     from serve.settings.settings import Settings
     from serve.store.quarantine import Rejection
@@ -53,8 +52,15 @@ class ModelInstance:
         self.settings = settings
         self.env_digest = read_env_digest(os.environ, Path(sys.prefix))
         self.journal = Journal(settings.store)
-        hooks = [Webhook(settings.event_hook, _report_hook(settings)).put] if settings.event_hook else []
-        facts = {**_facts_of(settings), "env_digest": self.env_digest}
+        # Most models have one label; their lines need not name it.
+        label = {} if settings.full_name == settings.name else {"label": settings.label}
+        facts: dict[str, object] = {"model": settings.name, **label}
+        hooks = []
+        if settings.event_hook:
+            own_log = EventLog(facts, write_line)  # or a hook that fails would be called for that
+            report = functools.partial(own_log.emit, "hook_failed")
+            hooks.append(Webhook(settings.event_hook, lambda failure: report(reason=failure)).put)
+        facts = {**facts, "env_digest": self.env_digest}
         self.log = EventLog(facts, write_line, self.journal.put, *hooks, *subscribers)
         self.shared_state = SharedState(settings.store / "word")
         self.slot = Slot(self.shared_state if settings.commit == "host" else None)
@@ -76,10 +82,7 @@ class ModelInstance:
         return self.is_reloading and not self.reloader.is_behind
 
     def start(self) -> None:
-        """Start the reloader's thread in this process, once.
-
-        Threads do not survive a fork, so this belongs into gunicorn's `post_worker_init`.
-        """
+        """Start the reloader's thread, once: in `post_worker_init`, as threads do not survive a fork."""
         if self._thread is None:
             self._thread = threading.Thread(target=self.reloader.run, name="reloader", daemon=True)
             self._thread.start()
@@ -125,20 +128,14 @@ class ModelInstance:
         return judge_of(self.settings, self.env_digest, sys.modules)
 
 
-def _facts_of(settings: Settings) -> dict[str, object]:
-    # Most models have one label; their lines need not name it.
-    return {"model": settings.name, **({} if settings.full_name == settings.name else {"label": settings.label})}
-
-
-def _report_hook(settings: Settings) -> Callable[[str], None]:
-    log = EventLog(_facts_of(settings), write_line)  # another one, or a hook that fails would be called for that
-    return lambda failure: log.emit("hook_failed", reason=failure)
-
-
 def judge_of(settings: Settings, env_digest: str | None, modules: Mapping[str, object]) -> str:
     """Digest what decides whether a checkpoint is good: the class and its source, the settings, the environment."""
+
+    def as_text(value: object) -> object:
+        return sorted(value) if isinstance(value, (set, frozenset)) else str(value)
+
     stated = {key: value for key, value in asdict(settings).items() if key not in _NOT_JUDGING}
-    digest = hashlib.sha256(json.dumps([stated, env_digest], sort_keys=True, default=_as_json).encode())
+    digest = hashlib.sha256(json.dumps([stated, env_digest], sort_keys=True, default=as_text).encode())
     source = getattr(modules.get(settings.model.partition(":")[0]), "__file__", None)
     if source and Path(source).is_file():
         digest.update(Path(source).read_bytes())
@@ -158,7 +155,3 @@ def _find_sources(settings: Settings, source: Path) -> list[Path]:
     else:
         found = (path for directory in {source.parent, *settings.python_path} for path in directory.glob("*.py"))
     return sorted(itertools.islice(found, _MOST_SOURCES))
-
-
-def _as_json(value: object) -> object:
-    return sorted(value) if isinstance(value, (set, frozenset)) else str(value)

@@ -21,7 +21,7 @@ from serve.errors import InputError, NotLiveError, NotServedError, RequestError
 from serve.http.messages import Request, Response, fail, not_live
 from serve.inference.inspection import Remade, inspect, inspect_written
 from serve.inference.shadow import Asked, Shadow
-from serve.settings.settings import CANARY, SHADOW, STABLE
+from serve.settings.settings import CANARY, SHADOW, STABLE, ServerSettings
 
 if TYPE_CHECKING:
     from serve.checkpoint.provenance import Provenance
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
     from serve.model.slot import Generation
     from serve.model.torch_predictor import TorchPredictor
-    from serve.settings.settings import ServerSettings
 
 Prepare = Callable[["TorchPredictor"], Any]
 # Which generation was asked first, and what was wrong with its answer.
@@ -292,5 +291,4 @@ def describe_selected(server: Registry, request: Request, write: Callable[[Found
     live = found.instance.slot.live
     if live is None:
         return not_live(found.instance.reloader.status.verdict)
-    answer = write(found, live)
-    return answer._replace(headers={**answer.headers, **live.provenance.headers})
+    return with_provenance(write(found, live), live.provenance)

@@ -216,10 +216,7 @@ def freeze(module: Any) -> None:
 
 
 def release(module: Any) -> None:
-    """Free the weights of a module that is no longer used, one by one.
-
-    Dropping a large model at once holds the interpreter lock for as long as it takes to unmap all of it.
-    """
+    """Free a module's weights one by one: unmapping a large model at once holds the interpreter lock all that time."""
     nothing = torch.empty(0)
     for tensor in (*module.parameters(), *module.buffers()):
         size_bytes = tensor.numel() * tensor.element_size()

@@ -22,7 +22,8 @@ from serve.checkpoint.manifest import parse_marker, read_object
 from serve.checkpoint.provenance import WORD
 from serve.checkpoint.signature import OPENSSF, SIDECARS, sign, sign_openssf
 from serve.errors import CheckpointError, PublishError
-from serve.publishing.converted_source import Conversion, prepare
+from serve.publishing import golden_file
+from serve.publishing.converted_source import Conversion, Ready, prepare
 from serve.publishing.rank import Rank, find_rank
 from serve.publishing.remote_publish import RemotePlace, find_place, split_place
 from serve.source.local import MARKER_LIMIT_BYTES, LocalSource
@@ -98,7 +99,11 @@ def publish(
         SignatureError: the key cannot be used. Nothing was changed.
     """
     directory, name = split_place(str(directory), name)
-    _require_words(name, version)
+    for what, given in (("name", name), ("version", version)):
+        if given is not None and not WORD.fullmatch(given):
+            raise PublishError(f"the {what}: expected letters, digits and ._+-, found {given!r}")
+    if name is not None and name.endswith(MARKER_SUFFIX):
+        raise PublishError(f"the name: expected a checkpoint, found the name of a marker, {name!r}")
     place = find_place(directory)
     how = Conversion(extras.convert, extras.weights_key, extras.strip_prefix)
     try:
@@ -118,14 +123,6 @@ def publish(
         raise PublishError(
             f"{error.filename or source}: {error.strerror}", hint="check the path and its rights"
         ) from error
-
-
-def _require_words(name: str | None, version: str | None) -> None:
-    for what, given in (("name", name), ("version", version)):
-        if given is not None and not WORD.fullmatch(given):
-            raise PublishError(f"the {what}: expected letters, digits and ._+-, found {given!r}")
-    if name is not None and name.endswith(MARKER_SUFFIX):
-        raise PublishError(f"the name: expected a checkpoint, found the name of a marker, {name!r}")
 
 
 def _examine(source: Path, extras: Extras) -> tuple[str, dict[str, object]]:
@@ -168,11 +165,9 @@ def _publish_file(source: Path, target: Path, version: str | None, extras: Extra
 def _publish_sharded(source: Path, directory: Path, name: str, version: str | None, extras: Extras) -> Published:
     if not name.endswith(sharded.INDEX_SUFFIX):
         raise PublishError(f"the name: expected one that ends with {sharded.INDEX_SUFFIX}, found {name!r}")
-    if extras.golden is not None or extras.check:
-        with prepare(source, Conversion()) as joined:
-            found = _find_extras(extras, joined.path)
-    else:
-        found = _find_extras(extras, source)
+    needs_one_file = extras.golden is not None or extras.check
+    with prepare(source, Conversion()) if needs_one_file else contextlib.nullcontext(Ready(source, name)) as ready:
+        found = _find_extras(extras, ready.path)
     target = directory / name
     sha256 = sharded.hash_joined(source)
     weight_map = sharded.read_index(source)
@@ -238,17 +233,11 @@ def _ranked(published: Published, rank: Rank) -> Published:
 
 
 def _find_extras(extras: Extras, checkpoint: Path) -> dict[str, object]:
-    found: dict[str, object] = {}
-    if extras.metrics:
-        found["metrics"] = dict(extras.metrics)
+    found: dict[str, object] = {"metrics": dict(extras.metrics)} if extras.metrics else {}
     if extras.check:
-        from serve.publishing import golden_file
-
         golden_file.check(checkpoint, extras.model)
     if extras.golden is not None:
-        from serve.publishing.golden_file import read_golden
-
-        found["golden"] = read_golden(extras.golden, checkpoint, extras.model)
+        found["golden"] = golden_file.read_golden(extras.golden, checkpoint, extras.model)
     return found
 
 

@@ -12,6 +12,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, TypeVar
 
@@ -90,7 +91,8 @@ class RemotePlace:
         if not rank.is_high(name, self._ask(lambda: self._identify(target))):
             time.sleep(_GRAIN_S)
         if not self._ask(lambda: self._mark(target, rank, write_marker(rank, {}))):
-            rank = rank.raised()
+            # A higher generation, as no marker's time can be chosen there.
+            rank = replace(rank, generation=rank.generation + 1, above=None)
             self._ask(lambda: self._mark(target, rank, write_marker(rank, {})))
         return {"generation": rank.generation, "outranked_by": rank.outranked_by}
 
@@ -112,7 +114,10 @@ class RemotePlace:
         if not self._system.exists(target) or self._system.size(target) != size_bytes:
             return False
         with self._system.open(target, "rb", cache_type="none") as reader:
-            return _hash(_read(reader, size_bytes, "checking")) == sha256
+            digest = hashlib.sha256()
+            for chunk in _read(reader, size_bytes, "checking"):
+                digest.update(chunk)
+            return digest.hexdigest() == sha256
 
     def _send(self, source: Path, target: str) -> str:
         digest = hashlib.sha256()
@@ -131,13 +136,6 @@ class RemotePlace:
             reason = str(error) or type(error).__name__
             hint = getattr(error, "hint", None) or "check the URL, the credentials and the rights"
             raise PublishError(f"{self.shown}: {reason}", hint=hint) from error
-
-
-def _hash(chunks: Iterator[bytes]) -> str:
-    digest = hashlib.sha256()
-    for chunk in chunks:
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _read(reader: BinaryIO | Any, size_bytes: int, what: str) -> Iterator[bytes]:

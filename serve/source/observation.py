@@ -40,11 +40,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Observation:
-    """One look at a marker and the checkpoint that it belongs to.
-
-    Args:
-        generation: the publisher's number for it, or 0 where the marker states none.
-    """
+    """One look at a marker and its checkpoint, whose `generation` is the publisher's number, 0 where none is stated."""
 
     path: Path
     checkpoint: Identity | None

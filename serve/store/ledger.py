@@ -85,10 +85,7 @@ class Ledger:
         self._is_named = False
 
     def read(self) -> list[Entry]:
-        """Return every generation, the oldest first.
-
-        A last line without its end is what a killed writer left; it was never committed.
-        """
+        """Return every generation, the oldest first; a last line without its end was never committed."""
         try:
             seen = self._path.stat()
         except FileNotFoundError:

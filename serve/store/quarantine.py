@@ -103,12 +103,9 @@ class Quarantine:
         self._records.change(lambda records: {key: record for key, record in records.items() if key not in subjects})
 
 
-_FIRST_RETRY_S = 1.0
-_LONGEST_RETRY_S = 60.0
-# Loading a large model again each minute would cost requests more than it may bring.
-_LONGEST_COSTLY_RETRY_S = 600.0
-# The first and the longest pause where requests are answered 503 meanwhile.
-_DISRUPTIVE_RETRY_S = (600.0, 86400.0)
+# The first and the longest pause. Loading a large model again each minute would cost requests more than it may bring,
+# and where it is disruptive they are answered 503 meanwhile.
+_RETRY_S, _COSTLY_RETRY_S, _DISRUPTIVE_RETRY_S = (1.0, 60.0), (1.0, 600.0), (600.0, 86400.0)
 _MOST_RECORDS = 500
 _SHORTEST_DIGEST = 8
 _MOST_FINGERPRINTS = 100
@@ -236,13 +233,14 @@ def add_rejection(
     if old is not None and not rejection.is_lasting and old.retry_at_s is None and old.holds(judge, now_s, start):
         return records, False  # what the bytes prove is not taken back, because a worker's copy has gone meanwhile
     attempts = old.attempts if old is not None and (old.judge, old.start) == (judge, start) else 0
+    since = datetime.fromtimestamp(now_s, timezone.utc).isoformat(timespec="milliseconds")
     record = Record(
         subject=subject,
         name=rejection.name,
         code=rejection.code,
         reason=rejection.reason,
         judge=judge,
-        since=old.since if old is not None else _as_text(now_s),
+        since=old.since if old is not None else since,
         attempts=attempts + 1,
         retry_at_s=None if rejection.is_lasting else now_s + _pause_s(rejection, attempts),
         version=rejection.version,
@@ -257,9 +255,8 @@ def add_rejection(
 
 
 def _pause_s(rejection: Rejection, attempts: int) -> float:
-    first_s, longest_s = _FIRST_RETRY_S, _LONGEST_COSTLY_RETRY_S if rejection.is_costly else _LONGEST_RETRY_S
-    if rejection.is_disruptive:
-        first_s, longest_s = _DISRUPTIVE_RETRY_S
+    pauses_s = _COSTLY_RETRY_S if rejection.is_costly else _RETRY_S
+    first_s, longest_s = _DISRUPTIVE_RETRY_S if rejection.is_disruptive else pauses_s
     # Bounded, so that the power stays a small number.
     return min(first_s * 2.0 ** min(attempts, 10), longest_s)
 
@@ -274,7 +271,3 @@ def parse_record(stated: Mapping[str, object]) -> Record:
     known = {field.name: stated[field.name] for field in fields(Record) if field.name in stated}
     record = Record(**known)  # type: ignore[arg-type]
     return replace(record, fingerprints=tuple(record.fingerprints))
-
-
-def _as_text(now_s: float) -> str:
-    return datetime.fromtimestamp(now_s, timezone.utc).isoformat(timespec="milliseconds")

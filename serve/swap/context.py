@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Callable, Protocol
 
 from serve.rollout.guard import Guard
 from serve.rollout.rules import probation_of, rollout_of
-from serve.settings.settings import CANARY
-from serve.source.observation import Ignore
+from serve.settings.settings import CANARY, Settings
+from serve.source.observation import Ignore, Wait
 from serve.source.remote import make_place
 from serve.store.checkpoint_store import Store
-from serve.store.ledger import Ledger
-from serve.store.operator_requests import OperatorRequests
-from serve.store.quarantine import Quarantine
+from serve.store.ledger import Entry, Ledger
+from serve.store.operator_requests import OperatorRequests, Rollback
+from serve.store.quarantine import Quarantine, Rejection
 from serve.swap.host_committer import HostCommitter
 from serve.swap.reloader import Pace, Reloader
 from serve.swap.seen_checkpoints import Unserved
@@ -30,12 +30,7 @@ if TYPE_CHECKING:
     from serve.model.loader import ModelLoader
     from serve.model.slot import Slot
     from serve.rollout.decision import Rule
-    from serve.settings.settings import Settings
     from serve.source.local import LocalSource
-    from serve.source.observation import Wait
-    from serve.store.ledger import Entry
-    from serve.store.operator_requests import Rollback
-    from serve.store.quarantine import Rejection
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serve.checkpoint.manifest import parse_marker
+from serve.checkpoint.manifest import Stored, parse_marker
 from serve.errors import CheckpointError, DeadlineError, MemoryShortError
 from serve.rollout.evidence_board import EvidenceBoard
 from serve.rollout.watch import Watch
@@ -21,7 +21,6 @@ from serve.swap.shared_state import ON_TRIAL, RETURNED
 from serve.system.resources import used_bytes
 
 if TYPE_CHECKING:
-    from serve.checkpoint.manifest import Stored
     from serve.model.loader import Loaded, ModelLoader
     from serve.model.slot import Generation
     from serve.store.ledger import Entry
