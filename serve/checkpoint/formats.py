@@ -103,9 +103,8 @@ def read_safetensors_header(path: Path) -> Header:
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise CheckpointError("damaged", f"the safetensors header is malformed ({error!r})") from error
     if expected_bytes != body_bytes:
-        raise CheckpointError(
-            "damaged", f"expected {expected_bytes} bytes of weights after the header, found {body_bytes}"
-        )
+        said = f"expected {expected_bytes} bytes of weights after the header, found {body_bytes}"
+        raise CheckpointError("damaged", said)
     return Header(tensors, 8 + length)
 
 

@@ -116,10 +116,8 @@ class ModelInstance:
         try:
             from serve.model.loader import ModelLoader
         except ImportError as error:
-            raise ModelError(
-                f"{error.name or 'a library'} cannot be imported: {error}",
-                hint="install torch and safetensors into the environment that runs gunicorn",
-            ) from error
+            hint = "install torch and safetensors into the environment that runs gunicorn"
+            raise ModelError(f"{error.name or 'a library'} cannot be imported: {error}", hint) from error
         return ModelLoader(self.settings, self.slot, self.log.emit)
 
     @functools.cached_property

@@ -47,7 +47,7 @@ class Rollout:
     def carry_out(self, number: int, verdict: Verdict, evidence: Evidence) -> None:
         """Promote it, or end it."""
         instance, shared_state = self._instance, self._instance.shared_state
-        entry = next((entry for entry in instance.ledger.read() if entry.generation == number), None)
+        entry = instance.ledger.find(number)
         then = instance.settings.then if self._is_shadow else "promote"
         is_promoted = verdict.step is Step.KEEP and then == "promote"
         with durable_files.hold(instance.ledger.lock_path):
@@ -61,9 +61,7 @@ class Rollout:
             shared_state.ended = number
         instance.log.emit(
             "promoted" if is_promoted else "agreed" if verdict.step is Step.KEEP else "ended",
-            generation=number,
-            version=entry.version,
-            sha256=entry.sha256,
+            **entry.identity,
             signal=verdict.signal,
             reason=verdict.reason,
             answers=evidence.answers,

@@ -60,10 +60,8 @@ def build(settings: Settings, constructor: Callable[..., object]) -> Any:
     """Make an object of the model class; raises `ModelError`, also where it lacks what every one has."""
     servable = construct(settings, constructor)
     if not hasattr(servable, "example_inputs") and tensors.is_module(servable):
-        raise ModelError(
-            f"{settings.model}: expected the attribute example_inputs, found none",
-            hint="for example: example_inputs = [[0.0] * 16]; `serve check` finds out what the class takes",
-        )
+        hint = "for example: example_inputs = [[0.0] * 16]; `serve check` finds out what the class takes"
+        raise ModelError(f"{settings.model}: expected the attribute example_inputs, found none", hint)
     return servable
 
 
@@ -74,10 +72,8 @@ def build_module(settings: Settings, servable: Any) -> Any:
     except Exception as error:  # the user's code may raise anything
         raise _unbuildable(settings, error) from error
     if not tensors.is_module(module):
-        raise ModelError(
-            f"{settings.model}: expected a torch.nn.Module, found {type(module).__name__}",
-            hint="subclass torch.nn.Module, or add build_module()",
-        )
+        hint = "subclass torch.nn.Module, or add build_module()"
+        raise ModelError(f"{settings.model}: expected a torch.nn.Module, found {type(module).__name__}", hint)
     if tensors.is_lazy(module):
         _complete(settings, servable, module)
     return module
@@ -173,10 +169,8 @@ def _read_example(settings: Settings, servable: Any, module: Any) -> Inputs:
             )
         return InputTensor(example, module, device, axes=axes.get(INPUTS, {}))
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise ModelError(
-            f"{settings.model}: example_inputs: expected rows of numbers, found {error}",
-            hint="give rows of numbers, or add inputs_to_tensors()",
-        ) from error
+        hint = "give rows of numbers, or add inputs_to_tensors()"
+        raise ModelError(f"{settings.model}: example_inputs: expected rows of numbers, found {error}", hint) from error
 
 
 def _unbuildable(settings: Settings, error: Exception) -> ModelError:

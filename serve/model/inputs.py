@@ -112,9 +112,8 @@ class InputTensor:
             self._refuse_values()
 
     def _refuse_values(self) -> NoReturn:
-        raise InputError(
-            f"the {self._name}: expected numbers that fit {self._dtype}, found larger ones or NaN", self.shape
-        )
+        said = f"the {self._name}: expected numbers that fit {self._dtype}, found larger ones or NaN"
+        raise InputError(said, self.shape)
 
 
 class NamedInputs:

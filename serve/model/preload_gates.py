@@ -65,11 +65,8 @@ def require_format(path: Path, manifest: Manifest, configured: str) -> str:
         raise CheckpointError("format", f"the format: expected {manifest.format}, found {found}")
     wanted = _AUTOMATIC if configured == "auto" else (configured,)
     if found not in wanted:
-        raise CheckpointError(
-            "format",
-            f"the format: expected {' or '.join(wanted)}, found {found}",
-            hint=f'set format = "{found}" to serve it',
-        )
+        hint = f'set format = "{found}" to serve it'
+        raise CheckpointError("format", f"the format: expected {' or '.join(wanted)}, found {found}", hint)
     return found
 
 
@@ -79,17 +76,12 @@ def decide_pickle(settings: Settings, format: str, sha256: str, is_signed: bool)
         return False
     may_unpickle = sha256 in settings.allowed_pickles or (settings.pickle == "trusted" and is_signed)
     if format == EXPORT and (settings.pickle == "refuse" or not may_unpickle):
-        raise CheckpointError(
-            "pickle",
-            "the format: expected nothing that runs code when it is read, found a torch.export program",
-            hint='list its sha256 in allowed_pickles, or sign it and set pickle = "trusted"',
-        )
+        said = "the format: expected nothing that runs code when it is read, found a torch.export program"
+        hint = 'list its sha256 in allowed_pickles, or sign it and set pickle = "trusted"'
+        raise CheckpointError("pickle", said, hint)
     if settings.pickle == "refuse":
-        raise CheckpointError(
-            "pickle",
-            "the format: expected no pickle, found what torch.save writes",
-            hint='publish it with --convert, or set pickle = "weights_only"',
-        )
+        hint = 'publish it with --convert, or set pickle = "weights_only"'
+        raise CheckpointError("pickle", "the format: expected no pickle, found what torch.save writes", hint)
     return may_unpickle
 
 

@@ -273,8 +273,12 @@ class TorchPredictor:
     def run(self, prepared: Any) -> Any:
         """Run the module; raises `InputError` for values that it has nothing for."""
         one = one_for_none(prepared)
-        if one is not None:
-            return self._run_empty(one)
+        if one is not None:  # run one row and give none of it, as many modules cannot run without rows
+            try:
+                return split(self.run(one), [0, 1])[0]
+            except Exception as error:  # the module's code may raise anything
+                said = "the inputs: expected at least one row, as this model's outputs are not rows"
+                raise InputError(said) from error
         with self.turns[0], without_gradients():
             try:
                 return self.run_module(self.module, self.converter.place(prepared))
@@ -284,13 +288,6 @@ class TorchPredictor:
                 if not weights.is_guard(error):
                     raise
                 raise InputError(f"the inputs: expected what the program was exported for, found {error}") from error
-
-    def _run_empty(self, one: Any) -> Any:
-        """Run one row and give none of it, as many modules cannot run without rows."""
-        try:
-            return split(self.run(one), [0, 1])[0]
-        except Exception as error:  # the module's code may raise anything
-            raise InputError("the inputs: expected at least one row, as this model's outputs are not rows") from error
 
     def postprocess(self, raw: Any) -> object:
         """Turn what the module gave into outputs that JSON can hold."""

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any, Callable
 import torch
 
 from serve.checkpoint.formats import TORCHSCRIPT
-from serve.checkpoint.manifest import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.errors import CheckpointError, TrialError
-from serve.model.answers import as_json, differences, require_same_form
+from serve.model.answers import as_json, first_difference, require_same_form
 from serve.model.batch_independence import vary_inputs, why_alone
 from serve.model.request_state import Versions, changed, find_mixing, snapshot
 from serve.model.warm_up import Candidate, HangingError, Tried, limit, warm_up
@@ -221,8 +220,8 @@ def _try(predictor: TorchPredictor, example: object, how: str, rows: Sequence[in
     batches = [predictor.stack([prepared] * count) if count > 1 else prepared for count in rows]
     for batch in batches:
         expected, found = (as_json(one.postprocess(one.run(batch))) for one in (predictor, quicker))
-        difference = next(differences(expected, found, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE), None)
-        if difference is not None:
+        difference = first_difference(expected, found)
+        if difference:
             return Verdict(predictor, reason=f"it answers differently: outputs{difference}")
     gain = min(_measure_gain(predictor, quicker, batch) for batch in batches)
     if gain < _LEAST_GAIN:

@@ -53,8 +53,8 @@ class Ready:
 def prepare(source: Path, how: Conversion) -> Iterator[Ready]:
     """Give the file to publish, gone afterwards if it was made; raises `CheckpointError` or `PublishError`."""
     if sharded.is_index(source):
-        with _scratch() as directory:
-            yield _join(source, directory, how)
+        with tempfile.TemporaryDirectory(prefix="envserve-") as directory:
+            yield _join(source, Path(directory), how)
         return
     format = detect_format(source)
     if format == TORCH and how.wanted is False and not (how.key or how.prefix):
@@ -66,19 +66,12 @@ def prepare(source: Path, how: Conversion) -> Iterator[Ready]:
         yield Ready(source, source.name)
     elif importlib.util.find_spec("torch") is None:
         if how.is_stated:
-            raise PublishError(
-                f"{source}: it cannot be converted: {_NO_TORCH}", hint="run it where the model was trained"
-            )
+            hint = "run it where the model was trained"
+            raise PublishError(f"{source}: it cannot be converted: {_NO_TORCH}", hint)
         yield Ready(source, source.name, notes=(f"not converted: {_NO_TORCH}",))
     else:
-        with _scratch() as directory:
-            yield _convert(source, format, directory, how)
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="envserve-") as directory:
-        yield Path(directory)
+        with tempfile.TemporaryDirectory(prefix="envserve-") as directory:
+            yield _convert(source, format, Path(directory), how)
 
 
 def _join(index: Path, directory: Path, how: Conversion) -> Ready:

@@ -54,9 +54,8 @@ def check(checkpoint: Path, model: str | None = None) -> None:
     except ServeError:
         raise
     except Exception as error:  # whatever the model's own code raises
-        raise PublishError(
-            f"{checkpoint.name}: {type(error).__name__}: {error}", hint="a server could not load it"
-        ) from error
+        hint = "a server could not load it"
+        raise PublishError(f"{checkpoint.name}: {type(error).__name__}: {error}", hint) from error
 
 
 def _load(checkpoint: Path, model: str | None) -> TorchPredictor:

@@ -120,9 +120,8 @@ def publish(
         hint = error.hint or "publish what torch.save or safetensors wrote"
         raise PublishError(f"{source}: {error.message}", hint=hint) from error
     except OSError as error:
-        raise PublishError(
-            f"{error.filename or source}: {error.strerror}", hint="check the path and its rights"
-        ) from error
+        hint = "check the path and its rights"
+        raise PublishError(f"{error.filename or source}: {error.strerror}", hint) from error
 
 
 def _examine(source: Path, extras: Extras) -> tuple[str, dict[str, object]]:
@@ -253,8 +252,6 @@ def _write_marker(published: Published, found: Mapping[str, object], extras: Ext
     text = json.dumps(stated, indent=1).encode() + b"\n"
     parse_marker(text)
     if len(text) > MARKER_LIMIT_BYTES:
-        raise PublishError(
-            f"the marker: expected at most {MARKER_LIMIT_BYTES} bytes, found {len(text)}",
-            hint="give fewer or smaller golden requests",
-        )
+        hint = "give fewer or smaller golden requests"
+        raise PublishError(f"the marker: expected at most {MARKER_LIMIT_BYTES} bytes, found {len(text)}", hint)
     return text

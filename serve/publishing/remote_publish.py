@@ -51,9 +51,8 @@ def find_place(text: str | Path) -> Path | RemotePlace | MlflowTarget:
     url = remote.url_of(Path(text))
     if url is None:
         if ":/" in str(text):
-            raise PublishError(
-                f"--to: expected a directory or a URL that fsspec opens, found {text}", hint="write PROTOCOL://PLACE"
-            )
+            hint = "write PROTOCOL://PLACE"
+            raise PublishError(f"--to: expected a directory or a URL that fsspec opens, found {text}", hint)
         return Path(text)
     scheme, _, rest = url.partition("://")
     if scheme in ("file", "local"):
@@ -85,9 +84,8 @@ class RemotePlace:
                 self._ask(lambda: self._system.makedirs(self._path, exist_ok=True))
             sent = self._ask(lambda: self._send(source, target))
             if sent != sha256:
-                raise PublishError(
-                    f"{source}: it changed while it was published", hint="publish it again when it is whole"
-                )
+                hint = "publish it again when it is whole"
+                raise PublishError(f"{source}: it changed while it was published", hint)
         if not rank.is_high(name, self._ask(lambda: self._identify(target))):
             time.sleep(_GRAIN_S)
         if not self._ask(lambda: self._mark(target, rank, write_marker(rank, {}))):

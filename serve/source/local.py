@@ -128,9 +128,16 @@ class LocalSource:
 
     def _find(self) -> Sequence[Listed]:
         found = []
-        for marker, seen in self._markers():
-            path = Path(marker[: -len(MARKER_SUFFIX)])
-            found.append(Listed(path, _identify(seen), self._generation(marker, seen)))
+        if not self.is_directory:
+            markers = [str(self.path) + MARKER_SUFFIX]
+        else:
+            with os.scandir(self.path) as entries:  # names that start with a dot are the temporary files of publishers
+                names = (entry for entry in entries if entry.name.endswith(MARKER_SUFFIX))
+                markers = [entry.path for entry in names if not entry.name.startswith(".")]
+        for marker in markers:
+            with contextlib.suppress(FileNotFoundError):  # gone since the listing, or not there yet
+                seen, path = _look_at_marker(marker), Path(marker[: -len(MARKER_SUFFIX)])
+                found.append(Listed(path, _identify(seen), self._generation(marker, seen)))
         there = {str(one.path) + MARKER_SUFFIX for one in found}
         self._generations = {name: known for name, known in self._generations.items() if name in there}
         return sorted(found, key=lambda one: one.order, reverse=True)
@@ -147,17 +154,6 @@ class LocalSource:
                 return 0
             self._generations[marker] = known
         return known[1]
-
-    def _markers(self) -> Iterator[tuple[str, os.stat_result]]:
-        if not self.is_directory:
-            paths = [str(self.path) + MARKER_SUFFIX]
-        else:
-            with os.scandir(self.path) as entries:  # names that start with a dot are the temporary files of publishers
-                names = (entry for entry in entries if entry.name.endswith(MARKER_SUFFIX))
-                paths = [entry.path for entry in names if not entry.name.startswith(".")]
-        for path in paths:
-            with contextlib.suppress(FileNotFoundError):  # gone since the listing, or not there yet
-                yield path, _look_at_marker(path)
 
 
 def _look_at_marker(path: str) -> os.stat_result:

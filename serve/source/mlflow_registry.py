@@ -48,10 +48,8 @@ def open_client() -> Any:
 
         return MlflowClient()
     except Exception as error:  # ImportError, and what MLflow raises for registries that it cannot open
-        raise ModelError(
-            f"mlflow: {error}",
-            hint="install envserve with its extra [mlflow]; a registry in a database needs the package mlflow",
-        ) from error
+        hint = "install envserve with its extra [mlflow]; a registry in a database needs the package mlflow"
+        raise ModelError(f"mlflow: {error}", hint) from error
 
 
 def active_run_id() -> str | None:

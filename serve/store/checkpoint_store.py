@@ -210,10 +210,8 @@ class Store:
     def _require_space(self, size_bytes: int) -> None:
         free_bytes = self.free_bytes()
         if free_bytes < size_bytes:
-            raise StoreFullError(
-                f"{self.root}: expected {size_bytes} free bytes, found {free_bytes}",
-                hint="free some space, lower keep, or point SERVE_STORE to another disk; see: python -m serve store",
-            )
+            hint = "free some space, lower keep, or point SERVE_STORE to another disk; see: python -m serve store"
+            raise StoreFullError(f"{self.root}: expected {size_bytes} free bytes, found {free_bytes}", hint)
 
     def _prove(self, path: Path) -> Stored | None:
         with self.lock():

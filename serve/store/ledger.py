@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,11 @@ class Entry:
     def order(self) -> tuple[int, int, str]:
         """The rank that its observation had."""
         return self.marker_generation, self.marker_mtime_ns, self.name
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """The keys by which the log names it."""
+        return {"generation": self.generation, "version": self.version, "sha256": self.sha256}
 
     def has_same_content(self, other: Entry) -> bool:
         """Whether the other entry would answer the same under the same version."""
@@ -112,6 +117,10 @@ class Ledger:
         """Return the generations up to one, the oldest first."""
         return [entry for entry in self.read() if entry.generation <= generation]
 
+    def find(self, generation: int) -> Entry | None:
+        """Return one generation, where it was committed."""
+        return next((entry for entry in self.read() if entry.generation == generation), None)
+
     def last(self) -> Entry | None:
         """Return the committed generation, or `None` before the first."""
         entries = self.read()
@@ -163,11 +172,8 @@ def number(proposed: Entry, entries: list[Entry]) -> Entry:
 
 def _parse(line: bytes) -> Entry:
     try:
-        stated = json.loads(line)
         # Keys of a newer version are passed over, so that the version before it can start again after an upgrade.
-        return Entry(**{known.name: stated[known.name] for known in fields(Entry) if known.name in stated})
+        return durable_files.from_known(Entry, json.loads(line))
     except (ValueError, TypeError) as error:
-        raise LedgerError(
-            f"generations.jsonl: expected one entry on each line, found {line[:80]!r}",
-            hint="move the store away; generations then start again at 1",
-        ) from error
+        hint = "move the store away; generations then start again at 1"
+        raise LedgerError(f"generations.jsonl: expected one entry on each line, found {line[:80]!r}", hint) from error

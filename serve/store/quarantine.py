@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Callable
@@ -34,7 +34,7 @@ class Quarantine:
     """
 
     def __init__(self, root: Path, read_judge: Callable[[], str] = str, start: str = "") -> None:
-        self._records: Records[Record] = Records(root / "quarantine.json", parse_record, lambda record: record.subject)
+        self._records: Records[Record] = Records(root / "quarantine.json", Record, lambda record: record.subject)
         self._read_judge, self._start = read_judge, start
 
     def records(self) -> list[Record]:
@@ -162,6 +162,9 @@ class Record:
     tried_s: float = 0.0
     start: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fingerprints", tuple(self.fingerprints))  # a list, where it was read
+
     @property
     def is_ordered(self) -> bool:
         """Whether an operator's order led to it, and nothing at the watched place."""
@@ -264,10 +267,3 @@ def _pause_s(rejection: Rejection, attempts: int) -> float:
 def add_fingerprint(fingerprints: tuple[str, ...], new: str) -> tuple[str, ...]:
     """Add the fingerprint of an observation to those that led to the same rejection."""
     return (*(one for one in fingerprints if one != new), new)[-_MOST_FINGERPRINTS:]
-
-
-def parse_record(stated: Mapping[str, object]) -> Record:
-    """Make a record of what was read; keys of another version are passed over."""
-    known = {field.name: stated[field.name] for field in fields(Record) if field.name in stated}
-    record = Record(**known)  # type: ignore[arg-type]
-    return replace(record, fingerprints=tuple(record.fingerprints))
