@@ -88,10 +88,7 @@ class ModelInstance:
             self._thread.start()
 
     def stop(self) -> None:
-        """End the reloader's thread, so that the interpreter does not go away under torch's feet.
-
-        A load that is under way is waited for only a little; the process ends in any case.
-        """
+        """End the reloader's thread before the interpreter; a load under way is waited for only a little."""
         if self._thread is not None:
             self.reloader.stop()
             self._thread.join(_STOP_WAIT_S)

@@ -186,14 +186,7 @@ _COMPARED_SHARE = 0.5
 
 
 class ModelSpec(NamedTuple):
-    """What a request asks for.
-
-    Args:
-        name: of the model; `None` for the only one.
-        version: that must answer; `None` for any.
-        label: that must answer; `None` for any.
-        key: what always gets the same side of a canary; `None` for a draw.
-    """
+    """What a request asks for, `None` for anything; what has one `key` always gets the same side of a canary."""
 
     name: str | None = None
     version: str | None = None

@@ -59,14 +59,9 @@ class Rollout:
                 self._stable.operator_requests.order_promotion(id, entry, path)
                 self._stable.shared_state.next_turn()
             shared_state.ended = number
-        instance.log.emit(
-            "promoted" if is_promoted else "agreed" if verdict.step is Step.KEEP else "ended",
-            **entry.identity,
-            signal=verdict.signal,
-            reason=verdict.reason,
-            answers=evidence.answers,
-            bad=evidence.bad,
-        )
+        event = "promoted" if is_promoted else "agreed" if verdict.step is Step.KEEP else "ended"
+        why = {"signal": verdict.signal, "reason": verdict.reason}
+        instance.log.emit(event, **entry.identity, **why, answers=evidence.answers, bad=evidence.bad)
         if verdict.signal and then != "hold":
             error = CheckpointError(instance.settings.label, f"its rollout was ended: {verdict.reason}")
             instance.reject(reject_entry(error, entry))

@@ -154,10 +154,7 @@ class Versions:
         }
 
     def written(self) -> list[str]:
-        """Name the tensors that were written or replaced since.
-
-        What a module keeps beside its weights, a table of sines that grows for example, may be replaced, not written.
-        """
+        """Name published tensors written or replaced since, and others written: a table that grows is replaced."""
         return self._differing(self._published)
 
     def touched(self) -> list[str]:

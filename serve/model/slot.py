@@ -48,11 +48,7 @@ class Register(Protocol):
 
 
 class Slot:
-    """Holds the live generation, and the one that stands by, and counts who uses which.
-
-    Args:
-        register: states which generation is live; without it only `swap` does. Not read before there is one to choose.
-    """
+    """Holds what is live and what stands by, and counts who uses which; without a register, `swap` alone decides."""
 
     def __init__(self, register: Register | None = None) -> None:
         self._register = register

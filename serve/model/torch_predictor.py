@@ -51,15 +51,7 @@ def _map(raw: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def to_arrays(raw: Any) -> dict[str, numpy.ndarray[Any, Any]]:
-    """Turn what a module gave into arrays by name.
-
-    Args:
-        raw: a tensor, whose name is `outputs`; a tuple or list of tensors, `outputs_0` and so on; a mapping of them.
-            A part that is `None`, as a loss without targets, is left out.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Name arrays `outputs`, `outputs_0` … or as a mapping does, leaving out `None`; raises `ValueError` for others."""
     return {name: _to_array(name, part) for name, part in _named(raw) if part is not None}
 
 
@@ -174,12 +166,7 @@ _limit, _limited = 0, _Limit()
 
 
 def limit_threads(stated: int, workers: int = 1) -> None:
-    """Set how many threads one operation may use, in every thread that calls `limit_this_thread` from now on.
-
-    Args:
-        stated: by the settings; 0 for this worker's part of the cores. 1 is the quickest for small batches, where
-            starting threads costs more than they save.
-    """
+    """Set how many threads one operation may use; 0: this worker's share of the cores. 1 is best for small batches."""
     global _limit
     _limit = stated or threads_of_an_operation(count_cores(), workers, os.environ)
     limit_this_thread()

@@ -217,14 +217,8 @@ def _unmark(target: Path) -> None:
 
 
 def _describe(target: Path | str, sha256: str, size_bytes: int, version: str | None, format: str) -> Published:
-    return Published(
-        checkpoint=str(target),
-        sha256=sha256,
-        size=size_bytes,
-        version=version or sha256[:_SHORT_SHA256],
-        created=datetime.now(timezone.utc).isoformat(timespec="microseconds"),
-        format=format,
-    )
+    created = datetime.now(timezone.utc).isoformat(timespec="microseconds")
+    return Published(str(target), sha256, size_bytes, version or sha256[:_SHORT_SHA256], created, format)
 
 
 def _ranked(published: Published, rank: Rank) -> Published:

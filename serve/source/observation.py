@@ -84,12 +84,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Ignore:
-    """Nothing to do with this one.
-
-    Args:
-        is_final: whether the older ones need no look either.
-        is_waiting: whether its publisher has yet to do something.
-    """
+    """Nothing to do with this one, nor, if it is final, with the older ones; if it waits, its publisher has to."""
 
     reason: str
     is_final: bool = False

@@ -67,12 +67,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class _Read:
-    """What is known of the file: parsing all of it at each swap would cost more with every generation.
-
-    Args:
-        end: where the last whole line ends.
-        last_line: that line, by which a file that was not only appended to is known.
-    """
+    """What is known of the file, which only grows if `last_line` is there; parsing all of it costs more each time."""
 
     state: tuple[int, int, int] = (0, 0, 0)
     entries: Sequence[Entry] = ()

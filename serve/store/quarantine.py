@@ -103,9 +103,10 @@ class Quarantine:
         self._records.change(lambda records: {key: record for key, record in records.items() if key not in subjects})
 
 
-# The first and the longest pause. Loading a large model again each minute would cost requests more than it may bring,
-# and where it is disruptive they are answered 503 meanwhile.
-_RETRY_S, _COSTLY_RETRY_S, _DISRUPTIVE_RETRY_S = (1.0, 60.0), (1.0, 600.0), (600.0, 86400.0)
+# Loading a large model again each minute would cost requests more than it may bring.
+_FIRST_RETRY_S, _LONGEST_RETRY_S, _LONGEST_COSTLY_RETRY_S = 1.0, 60.0, 600.0
+# The first and the longest pause where requests are answered 503 meanwhile.
+_DISRUPTIVE_RETRY_S = (600.0, 86400.0)
 _MOST_RECORDS = 500
 _SHORTEST_DIGEST = 8
 _MOST_FINGERPRINTS = 100
@@ -258,8 +259,9 @@ def add_rejection(
 
 
 def _pause_s(rejection: Rejection, attempts: int) -> float:
-    pauses_s = _COSTLY_RETRY_S if rejection.is_costly else _RETRY_S
-    first_s, longest_s = _DISRUPTIVE_RETRY_S if rejection.is_disruptive else pauses_s
+    first_s, longest_s = _FIRST_RETRY_S, _LONGEST_COSTLY_RETRY_S if rejection.is_costly else _LONGEST_RETRY_S
+    if rejection.is_disruptive:
+        first_s, longest_s = _DISRUPTIVE_RETRY_S
     # Bounded, so that the power stays a small number.
     return min(first_s * 2.0 ** min(attempts, 10), longest_s)
 

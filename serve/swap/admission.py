@@ -84,15 +84,8 @@ class Admission:
         seen = action.observation
         is_lasting = error is None or reject_entry(error, _NO_ENTRY).is_lasting
         marker = seen.text.decode(errors="replace")
-        rejection = Rejection(
-            name=seen.path.name,
-            code=action.code,
-            reason=action.reason,
-            fingerprint=seen.fingerprint,
-            version=version,
-            is_lasting=is_lasting,
-            marker=marker,
-        )
+        about = seen.path.name, action.code, action.reason, seen.fingerprint
+        rejection = Rejection(*about, version=version, is_lasting=is_lasting, marker=marker)
         return self._context.reject(rejection, self._needed)
 
     def _copy(self, candidate: Load) -> Stored:

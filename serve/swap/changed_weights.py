@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable
@@ -127,7 +128,7 @@ class Checked:
     generation: int = 0
     version: str = ""
     tensors: int = 0
-    differing: tuple[str, ...] = ()
+    differing: Sequence[str] = ()
     problem: str = ""
 
 
@@ -142,7 +143,7 @@ def ask_workers(
     wake()
     try:
         while True:
-            found = [_read(path) for path in _answers(operator_requests, id)]
+            found = [Checked(**json.loads(path.read_bytes())) for path in _answers(operator_requests, id)]
             missing = (missing & living()) - {checked.worker for checked in found}
             if not missing:
                 return sorted(found, key=lambda checked: checked.worker)
@@ -159,11 +160,6 @@ def ask_workers(
 
 def _answers(operator_requests: OperatorRequests, id: str) -> list[Path]:
     return sorted(operator_requests.root.glob(f"checked-{id}-*.json"))
-
-
-def _read(path: Path) -> Checked:
-    stated = json.loads(path.read_bytes())
-    return Checked(**{**stated, "differing": tuple(stated["differing"])})
 
 
 class LiveCheck:
@@ -188,9 +184,9 @@ class LiveCheck:
                 provenance = generation.provenance
                 checked = Checked(pid, provenance.generation, provenance.version)
                 tensors, differing = loader.compare(generation.predictor)
-                checked = Checked(pid, provenance.generation, provenance.version, tensors, tuple(differing))
+                checked = replace(checked, tensors=tensors, differing=differing)
         except Exception as error:
-            checked = Checked(pid, checked.generation, checked.version, problem=explain(error))
+            checked = replace(checked, problem=explain(error))
         if checked.differing:
             self._changed_weights.name(generation, list(checked.differing))
         path = self._context.operator_requests.root / f"checked-{id}-{pid}.json"

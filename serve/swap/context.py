@@ -58,15 +58,9 @@ class Context:
             with contextlib.suppress(OSError):  # the next prune finds it
                 self.store.drop(rejection.sha256)
         if self.quarantine.add(rejection):
-            self.log.emit(
-                "refused",
-                checkpoint=str(self.source.directory / rejection.name),
-                code=rejection.code,
-                reason=rejection.reason,
-                will_retry=not rejection.is_lasting,
-                sha256=rejection.sha256 or None,
-                version=rejection.version or None,
-            )
+            why = {"code": rejection.code, "reason": rejection.reason, "will_retry": not rejection.is_lasting}
+            known = {"sha256": rejection.sha256 or None, "version": rejection.version or None}
+            self.log.emit("refused", checkpoint=str(self.source.directory / rejection.name), **why, **known)
         return Ignore(f"refused: {rejection.reason}")
 
 

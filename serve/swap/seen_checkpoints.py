@@ -77,12 +77,7 @@ class SeenCheckpoints:
         self.order = order if self.order is None else max(self.order, order)
 
     def compare(self, listed: Sequence[Listed], read_last: Callable[[], Mapping[str, str] | None]) -> None:
-        """Find the markers that came after what is live, though their rank is lower.
-
-        Args:
-            listed: the markers at the place, the highest rank first.
-            read_last: tells what was there when a server of this store looked last, the state of each marker by name.
-        """
+        """Find markers that came after what is live, though they rank lower; `read_last` knows those before a start."""
         if listed is self._listed:
             self._listed_under = self.generation
             return

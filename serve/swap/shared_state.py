@@ -61,12 +61,7 @@ class _Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One worker's row.
-
-    Args:
-        pid: its process id, for people; its lock shows whether it lives.
-        prepared: number of the proposal that it has prepared, or 0.
-    """
+    """One worker's row: processes, proposals and a generation by number, or 0; a lock shows whether it lives."""
 
     pid: int = 0
     preparing: int = 0
