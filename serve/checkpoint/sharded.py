@@ -18,12 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serve import durable_files
-from serve.checkpoint.formats import (
-    TensorSpec,
-    read_safetensors_header,
-    read_safetensors_interface,
-    strip_prefix,
-)
+from serve.checkpoint.formats import TensorSpec, read_safetensors_header, read_safetensors_interface, strip_prefix
 from serve.errors import CheckpointError
 
 INDEX_SUFFIX = ".safetensors.index.json"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # The name of the only input, and of the only output, of a model that names none.
 INPUTS, OUTPUTS = "inputs", "outputs"
 TEXT = "text"
 
 
-@dataclass(frozen=True)
-class ArrayForm:
+class ArrayForm(NamedTuple):
     """One named input or output: `dtype` is NumPy's name or `text`, and `None` in `shape` stands for any length."""
 
     name: str

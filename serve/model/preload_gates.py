@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import gc
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from serve.checkpoint.formats import EXPORT, SAFETENSORS, TORCH, detect_format
 from serve.checkpoint.sharded import is_index
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
 _AUTOMATIC = (SAFETENSORS, TORCH)
 
 
-@dataclass(frozen=True)
-class ReadPlan:
+class ReadPlan(NamedTuple):
     """A checkpoint that has passed these gates, and how it may be read."""
 
     stored: Stored

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import torch
 
@@ -111,8 +111,7 @@ class Trial:
         return verdict.predictor
 
 
-@dataclass(frozen=True)
-class Examined:
+class Examined(NamedTuple):
     """What was found: why requests share no run, what they leave on objects, which tensors answering has changed."""
 
     alone_because: str
@@ -196,8 +195,7 @@ _RUNS = 10
 _LEAST_GAIN = 1.03
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What came of a quicker form: how many times as fast it is, or the reason why the module itself is served."""
 
     predictor: TorchPredictor

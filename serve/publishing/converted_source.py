@@ -9,8 +9,8 @@ import contextlib
 import importlib.util
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from serve.checkpoint import sharded
 from serve.checkpoint.formats import EXPORT, SAFETENSORS, TORCH, TORCHSCRIPT, detect_format
@@ -20,8 +20,7 @@ _NO_TORCH = "torch is not installed here"
 _PROGRAM = 'a server takes it only with format = "{format}"{more}'
 
 
-@dataclass(frozen=True)
-class Conversion:
+class Conversion(NamedTuple):
     """What may become of a file on its way.
 
     Args:
@@ -40,8 +39,7 @@ class Conversion:
         return bool(self.wanted or self.key is not None or self.prefix is not None)
 
 
-@dataclass(frozen=True)
-class Ready:
+class Ready(NamedTuple):
     """A file that is ready to be published. `name`: that of the source, with the suffix of what it has become."""
 
     path: Path

@@ -37,13 +37,7 @@ _SHORT_SHA256 = 12
 
 @dataclass(frozen=True)
 class Published:
-    """What was published.
-
-    Args:
-        notes: what was done to the source's weights on the way, or why nothing was.
-        generation: that the marker states, so that it outranks those beside it; 0 for none.
-        outranked_by: the checkpoint beside it that stays above it, so that a server of the directory will not serve it.
-    """
+    """What was published; `notes`: what was done to its weights for that; `outranked_by`: what is served instead."""
 
     checkpoint: str
     sha256: str
@@ -136,12 +130,12 @@ def _publish_remote(
 ) -> Published:
     format, found = _examine(source, extras)
     sha256, size_bytes = durable_files.hash_file(source), source.stat().st_size
-    published = _describe(f"{place.shown}/{name}", sha256, size_bytes, version, format)
+    published = _describe(f"{place.shown}/{name}", sha256, size_bytes, version, format, Rank(0))
 
     def write_marker(rank: Rank, more: Mapping[str, Any]) -> bytes:
         metrics = {**more.get("metrics", {}), **extras.metrics}
         stated = {**found, **more, **({"metrics": metrics} if metrics else {})}
-        return _write_marker(_ranked(published, rank), stated, extras)
+        return _write_marker(replace(published, generation=rank.generation), stated, extras)
 
     return replace(published, **place.put(source, name, sha256, extras.generation, write_marker))
 
@@ -150,7 +144,7 @@ def _publish_file(source: Path, target: Path, version: str | None, extras: Extra
     format, found = _examine(source, extras)
     with _copy(source, target) as copied:
         rank = find_rank(LocalSource(target.parent), extras.generation)
-        published = _ranked(_describe(target, copied.sha256, copied.size_bytes, version, format), rank)
+        published = _describe(target, copied.sha256, copied.size_bytes, version, format, rank)
         marker = _write_marker(published, found, extras)
         _unmark(target)
     bundle = read_object(marker).get(OPENSSF)
@@ -179,7 +173,7 @@ def _publish_sharded(source: Path, directory: Path, name: str, version: str | No
     text = json.dumps(index, indent=2).encode() + b"\n"
     size_bytes = len(text) + sum(shard.stat().st_size for shard in shards)
     rank = find_rank(LocalSource(directory), extras.generation)
-    published = _ranked(_describe(target, sha256, size_bytes, version, SAFETENSORS), rank)
+    published = _describe(target, sha256, size_bytes, version, SAFETENSORS, rank)
     marker = _write_marker(published, found, extras)
     _unmark(target)
     for shard in shards:
@@ -216,13 +210,11 @@ def _unmark(target: Path) -> None:
     durable_files.sync_directory(target.parent)
 
 
-def _describe(target: Path | str, sha256: str, size_bytes: int, version: str | None, format: str) -> Published:
-    created = datetime.now(timezone.utc).isoformat(timespec="microseconds")
-    return Published(str(target), sha256, size_bytes, version or sha256[:_SHORT_SHA256], created, format)
-
-
-def _ranked(published: Published, rank: Rank) -> Published:
-    return replace(published, generation=rank.generation, outranked_by=rank.outranked_by)
+def _describe(
+    target: Path | str, sha256: str, size_bytes: int, version: str | None, format: str, rank: Rank
+) -> Published:
+    version, created = version or sha256[:_SHORT_SHA256], datetime.now(timezone.utc).isoformat(timespec="microseconds")
+    return Published(str(target), sha256, size_bytes, version, created, format, rank.generation, rank.outranked_by)
 
 
 def _find_extras(extras: Extras, checkpoint: Path) -> dict[str, object]:

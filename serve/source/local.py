@@ -48,15 +48,9 @@ class _Listing(NamedTuple):
 
 
 class LocalSource:
-    """Where checkpoints appear.
+    """Where checkpoints appear: one, or a directory of them. It need not exist yet; each look finds what it is."""
 
-    Args:
-        path: a checkpoint, or a directory of checkpoints. It need not exist yet: what it is, is found at each look.
-
-    `has_events` states whether this machine's kernel reports what comes there.
-    """
-
-    has_events = True
+    has_events = True  # whether this machine's kernel reports what comes there
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -66,13 +66,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class Known:
-    """What the worker knows of one observation when it decides.
-
-    Args:
-        served: fingerprint of the observation that is served, or of a later one of the same content.
-        served_order: rank below which nothing is loaded any more; `None` where rank means nothing.
-        is_withdrawn: whether a rollback has replaced this one, and nothing has changed there since.
-    """
+    """What the worker knows of an observation when it decides; what ranks below `served_order` is not loaded."""
 
     served: str | None
     served_order: tuple[int, int, str] | None

@@ -224,12 +224,7 @@ def reject_entry(error: BaseException, entry: Entry) -> Rejection:
 def add_rejection(
     records: Mapping[str, Record], rejection: Rejection, judge: str, now_s: float, start: str = ""
 ) -> tuple[Mapping[str, Record], bool]:
-    """Add a rejection to what is known.
-
-    Returns:
-        All records, and whether the rejection is news: a half-written checkpoint is refused in every state that it
-        passes through, but one line in the log is enough.
-    """
+    """Add a rejection to the records by subject, and tell whether it is news: each state of half a file is not."""
     subject = rejection.sha256 or rejection.name
     old = records.get(subject)
     said = rejection.code, rejection.name, rejection.marker, judge, start

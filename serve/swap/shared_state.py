@@ -33,6 +33,7 @@ import mmap
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from serve import durable_files
 from serve.errors import LedgerError
@@ -146,8 +147,7 @@ class SharedState:
         self.cells[_USED] = max(self.cells[_USED], index + 1)
 
 
-@dataclass(frozen=True)
-class Survey:
+class Survey(NamedTuple):
     """All rows that were ever used, by index: of living workers, and of those that ended without leaving."""
 
     alive: dict[int, Row]
