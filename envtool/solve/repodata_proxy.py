@@ -3,12 +3,15 @@
 The solver asks one mirror and takes what comes: a 403, an HTML page, half a file or silence ends it. The proxy asks one
 mirror after the other, by the rules of downloads (`envtool.fetch.failover`), and hands on an answer only when it
 is complete and plausible. Repodata has no hash to prove; a shard has one, its name. It keeps nothing: the solver's own
-cache does, with the validators (ETag) that the mirror gave.
+cache does. The ETag that the solver gets names the place and holds that place's validators: another place is never
+asked whether its file changed since the first one's date.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import re
 import secrets
 import sys
@@ -41,7 +44,7 @@ _OPTIONAL = re.compile(r"/repodata(_shards\.msgpack\.zst|\.json\.\w+)$")
 _NOT_FOUND, _NOT_MODIFIED = 404, 304
 # The solver asks three times more before it takes this; older ones would take 4xx for a channel without records.
 _FAILED = 502
-_CONDITIONS = ("If-None-Match", "If-Modified-Since")
+_CONDITIONS = {"ETag": "If-None-Match", "Last-Modified": "If-Modified-Since"}
 
 
 @dataclass
@@ -56,9 +59,9 @@ class _Found:
 class _Request:
     """One request of the solver, and what its places said to it."""
 
-    def __init__(self, relay: RepodataProxy, conditions: dict[str, str], *, is_wanted: bool, is_optional: bool) -> None:
+    def __init__(self, relay: RepodataProxy, etag: str | None, *, is_wanted: bool, is_optional: bool) -> None:
         self._relay = relay
-        self._conditions = conditions
+        self._etag = etag
         self._is_wanted = is_wanted
         self._is_optional = is_optional
         self.found: _Found | None = None
@@ -72,10 +75,11 @@ class _Request:
         if is_superfluous and hosts.is_down(place):
             return Failure("not asked again", is_transient=False)
         try:
-            self.found = self._relay.ask(place, self._conditions, self._is_wanted, has_alternative)
+            self.found = self._relay.ask(place, self._etag, self._is_wanted, has_alternative)
         except TransferError as error:
             if error.status == _NOT_MODIFIED:
-                self.found = _Found(_NOT_MODIFIED)
+                # Without it the solver would forget what its copy is a copy of.
+                self.found = _Found(_NOT_MODIFIED, {"ETag": self._etag or ""})
                 return None
             self.statuses[place] = error.status
             hosts.note(place, error, time.monotonic())
@@ -118,11 +122,11 @@ class RepodataProxy:
             for url, reasons in failed.items()
         )
 
-    def find(self, path: str, conditions: dict[str, str], is_wanted: bool) -> _Found:
+    def find(self, path: str, etag: str | None, is_wanted: bool) -> _Found:
         """Ask one place after the other.
 
         Args:
-            conditions: headers that ask for the file only if it has changed.
+            etag: the ETag of the copy that the solver has; the file is wanted only if it has changed since.
             is_wanted: whether the bytes are wanted, or only whether they are there.
         """
         own = next((each for each in self._prefixes if path.startswith(each)), None)
@@ -133,7 +137,7 @@ class RepodataProxy:
             if url in self._failures:
                 return _Found(_FAILED)  # every place was asked often enough
         is_optional = bool(_OPTIONAL.search(url))
-        request = _Request(self, conditions, is_wanted=is_wanted, is_optional=is_optional)
+        request = _Request(self, etag, is_wanted=is_wanted, is_optional=is_optional)
         places = self._mirrors.for_url(url)
         patience = self._patience
         if is_optional and len(places) > 1:
@@ -149,17 +153,19 @@ class RepodataProxy:
             self._failures[url] = [str(error)]
         return _Found(_FAILED)
 
-    def ask(self, place: str, conditions: dict[str, str], is_wanted: bool, has_alternative: bool) -> _Found:
+    def ask(self, place: str, etag: str | None, is_wanted: bool, has_alternative: bool) -> _Found:
         """Ask one place. Raises TransferError if it gave nothing that may be handed on."""
         limits = self._patience if has_alternative else replace(self._patience, min_bytes_per_s=0.0)
-        with client.get(place, patience=limits, headers=conditions) as body:
+        with client.get(place, patience=limits, headers=_conditions(place, etag)) as body:
+            headers = {**body.validators, "ETag": _etag_of(place, body.validators)}
+            headers.pop("Last-Modified", None)
             if not is_wanted:
-                return _Found(200, dict(body.validators))
+                return _Found(200, headers)
             content = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - the handler closes it
             size_bytes = _copy(body, content)
             _require_whole(unquote(place), body, content, size_bytes)
             content.seek(0)
-            return _Found(200, {**body.validators, "Content-Length": str(size_bytes)}, content)
+            return _Found(200, {**headers, "Content-Length": str(size_bytes)}, content)
 
     def _wait(self, seconds: float) -> None:
         with self._lock:
@@ -176,6 +182,22 @@ class RepodataProxy:
         with self._lock:
             self._failures[url] = shown
         return _Found(_FAILED)
+
+
+def _etag_of(place: str, validators: Mapping[str, str]) -> str:
+    own = [without_credentials(place), {name: validators[name] for name in _CONDITIONS if name in validators}]
+    return f'"{base64.urlsafe_b64encode(json.dumps(own).encode()).decode()}"'
+
+
+def _conditions(place: str, etag: str | None) -> dict[str, str]:
+    """The headers that ask a place for a file only if it has changed; none if the copy came from another place."""
+    try:
+        source, validators = json.loads(base64.urlsafe_b64decode((etag or "").strip('"')))
+    except ValueError:
+        return {}  # no copy, or one that an earlier version of envtool kept
+    if source != without_credentials(place):
+        return {}
+    return {_CONDITIONS[name]: value for name, value in validators.items()}
 
 
 def _copy(body: Body, content: Any) -> int:
@@ -251,9 +273,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _hand_on(self, *, is_wanted: bool) -> None:
         server: Any = self.server
-        conditions = {name: self.headers[name] for name in _CONDITIONS if name in self.headers}
         try:
-            found = server.relay.find(self.path, conditions, is_wanted)
+            found = server.relay.find(self.path, self.headers["If-None-Match"], is_wanted)
         except (EnvtoolError, OSError) as error:
             found = server.relay.fail(self.path, error)
         self.send_response(found.status)

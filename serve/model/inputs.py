@@ -20,7 +20,7 @@ import torch
 from serve.errors import InputError
 from serve.model.array_form import INPUTS, TEXT, ArrayForm
 
-# The arrays are views of a request's body, which nothing else reads; a module that works in place may write into it.
+# The arrays are views of a request's body: what writes into its input is found, and gets copies (`request_memory`).
 warnings.filterwarnings("ignore", message="The given (NumPy array|buffer) is not writ", category=UserWarning)
 
 Arrays = Mapping[str, "numpy.ndarray[Any, Any]"]

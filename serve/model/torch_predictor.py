@@ -23,6 +23,7 @@ from serve.errors import InputError
 from serve.model import answer_check, batch_independence, tensors, weights
 from serve.model.array_form import OUTPUTS, ArrayForm
 from serve.model.inputs import Arrays, Inputs, one_for_none
+from serve.model.request_memory import RequestMemory, own
 from serve.system.resources import count_cores, threads_of_an_operation
 
 if TYPE_CHECKING:
@@ -206,6 +207,7 @@ class TorchPredictor:
         interface: the form of the example and of its answer, once it was tried.
         turns: entered by a run and by a conversion: one at a time each, where requests leave something on the objects.
         origin: the proven checkpoint and its manifest, from which it can be made again.
+        memory: what it writes into, and gets copies of.
     """
 
     module: Any
@@ -221,6 +223,7 @@ class TorchPredictor:
     turns: tuple[AbstractContextManager[Any], AbstractContextManager[Any]] = (_FREE, _FREE)
     origin: tuple[Stored, Manifest] | None = None
     declared: answer_check.Declared = answer_check.NOTHING
+    memory: RequestMemory = field(default_factory=RequestMemory)
 
     @property
     def expected_shape(self) -> tuple[int | None, ...]:
@@ -234,7 +237,7 @@ class TorchPredictor:
 
     def prepare(self, inputs: object) -> Any:
         """Turn inputs into what the module takes; raises `InputError`."""
-        return self._prepare(self.converter.prepare, inputs)
+        return self._prepare(self.converter.prepare, own(inputs) if self.memory.requests else inputs)
 
     def prepare_arrays(self, arrays: Arrays) -> Any:
         """Turn arrays by the names in `inputs`, texts as `str` objects, into what it takes; raises `InputError`."""
@@ -255,7 +258,7 @@ class TorchPredictor:
         to_inputs = self.image_to_inputs
         if to_inputs is None:
             raise InputError("the inputs: expected no image, as the model class has no image_to_inputs()")
-        return self._prepare(lambda found: self.converter.prepare(to_inputs(found)), pixels)
+        return self._prepare(lambda found: self.converter.prepare(to_inputs(found)), pixels.copy())
 
     def run(self, prepared: Any) -> Any:
         """Run the module; raises `InputError` for values that it has nothing for."""
@@ -266,22 +269,30 @@ class TorchPredictor:
             except Exception as error:  # the module's code may raise anything
                 said = "the inputs: expected at least one row, as this model's outputs are not rows"
                 raise InputError(said) from error
-        with self.turns[0], without_gradients():
+        memory = self.memory
+        with self.turns[0]:
+            # Outside of the context below: tensors of inference mode have no versions.
+            placed = self.converter.place(own(prepared) if memory.inputs else prepared)
             try:
-                return self.run_module(self.module, self.converter.place(prepared))
+                with without_gradients():
+                    raw = self.run_module(self.module, placed)
+                    return own(raw) if memory.raw else raw
             except IndexError as error:  # an embedding without such a row: the module itself has proved that it works
                 raise InputError(f"the inputs: expected values that the model knows, found {error}") from error
             except (AssertionError, RuntimeError) as error:
                 if not weights.is_guard(error):
                     raise
                 raise InputError(f"the inputs: expected what the program was exported for, found {error}") from error
+            finally:
+                if placed is not prepared and not memory.inputs:
+                    memory.note_version(placed)
 
     def postprocess(self, raw: Any) -> object:
         """Turn what the module gave into outputs that JSON can hold."""
         if self.tensors_to_outputs is None:
             return to_lists(raw)
         with self.turns[1], without_gradients():
-            return self.tensors_to_outputs(raw)
+            return self.tensors_to_outputs(own(raw) if self.memory.outputs else raw)
 
     def postprocess_arrays(self, raw: Any) -> Arrays:
         """Turn what the module gave into arrays by name; raises `ValueError`."""

@@ -75,8 +75,9 @@ class Trial:
                 self._say("not_batched", reason=examined.alone_because)
             if examined.kept:
                 self._say("state_kept", attributes=examined.kept)
+                predictor.memory.inputs = predictor.memory.raw = True
             # Not one for both: a conversion takes place in the event loop, which must not wait for a run.
-            turns = (threading.RLock(), threading.RLock()) if examined.kept else predictor.turns
+            turns = (threading.RLock(), threading.RLock()) if predictor.memory.raw else predictor.turns
             can_batch = not examined.alone_because
             predictor = replace(predictor, can_batch=can_batch, turns=turns, versions=examined.versions)
         return self._optimize(predictor, built.example_inputs, plan.format)
@@ -88,7 +89,7 @@ class Trial:
         versions = Versions(predictor.module)
         examiner = Examiner(built, predictor, example, known, versions, settings.max_batch_size, patience_s)
         validate = getattr(built, "validate", None)
-        candidate = Candidate(predictor, example, golden, validate, longer, examiner.examine)
+        candidate = Candidate(predictor, example, golden, validate, longer, examiner.examine, examiner.find_writes)
         tried = warm_up(candidate, settings.warm_up_sizes, settings.warm_up_timeout_s)
         if tried.examined is not None and tried.examined.written and settings.stateful == "refuse":
             raise CheckpointError(
@@ -131,6 +132,10 @@ class Examiner:
     versions: Versions
     most_rows: int
     patience_s: float
+
+    def find_writes(self) -> None:
+        """Find what it writes into, before anything else is asked of it."""
+        self.predictor.memory.find(self.predictor, (self.example, *self.known, *vary_inputs(self.example)))
 
     def examine(self) -> Examined:
         """Examine it. Raises `CheckpointError`: a request is answered with what another one has left behind."""

@@ -45,6 +45,7 @@ class Candidate(Generic[Found]):
         validate: the model class's own check, where it has one; it raises, or returns `False`, for a bad model.
         longer: inputs whose open lengths are others than the example's, where it has such lengths.
         examine: finds out what answers do not show; it raises `CheckpointError` for a bad model.
+        prelude: comes before all else.
     """
 
     predictor: TorchPredictor
@@ -53,6 +54,7 @@ class Candidate(Generic[Found]):
     validate: Callable[[Any], object] | None = None
     longer: object = None
     examine: Callable[[], Found] | None = None
+    prelude: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ def warm_up(candidate: Candidate[Found], sizes: Sequence[int], timeout_s: float)
 
 def _try(candidate: Candidate[Found], sizes: Sequence[int]) -> Tried[Found]:
     predictor = candidate.predictor
+    if candidate.prelude is not None:
+        candidate.prelude()
     form = {"inputs": describe(candidate.example), "outputs": _answer(predictor, candidate.example)}
     if candidate.longer is not None:
         _answer(predictor, candidate.longer, "example_inputs at another length of dynamic_axes")
