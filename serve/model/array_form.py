@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 # The name of the only input, and of the only output, of a model that names none.
 INPUTS, OUTPUTS = "inputs", "outputs"
 TEXT = "text"
 
 
-class ArrayForm(NamedTuple):
+@dataclass(frozen=True)
+class ArrayForm:
     """One named input or output: `dtype` is NumPy's name or `text`, and `None` in `shape` stands for any length."""
 
     name: str
