@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Any
 
 import click
 
+from serve.cli.options import PATH, answer
 from serve.publishing.publish import Extras, Published
 from serve.publishing.publish import publish as publish_checkpoint
-
-_path = click.Path(path_type=Path)
 
 
 def _parse_metrics(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, float]:
@@ -31,7 +29,7 @@ def _parse_metrics(context: click.Context, option: click.Parameter, texts: tuple
 
 
 @click.command()
-@click.argument("file", type=_path)
+@click.argument("file", type=PATH)
 @click.option(
     "--to",
     "directory",
@@ -52,14 +50,14 @@ def _parse_metrics(context: click.Context, option: click.Parameter, texts: tuple
 )
 @click.option("--strip-prefix", metavar="PREFIX", help="Take PREFIX off tensors' names; leave out those without it.")
 @click.option("--check", is_flag=True, help="First load it with the model class of serve.toml, as a server does.")
-@click.option("--golden", type=_path, metavar="FILE", help="JSON list of requests; absent answers are computed.")
+@click.option("--golden", type=PATH, metavar="FILE", help="JSON list of requests; absent answers are computed.")
 @click.option("--model", metavar="NAME[@LABEL]", help="Which one that is, where the settings have several.")
 @click.option(
     "--metric", "metrics", metavar="NAME=VALUE", multiple=True, callback=_parse_metrics, help="Written to the marker."
 )
-@click.option("--sign", "key", type=_path, metavar="KEYFILE", help="Private key that keygen made.")
+@click.option("--sign", "key", type=PATH, metavar="KEYFILE", help="Private key that keygen made.")
 @click.option(
-    "--sign-openssf", "openssf_key", type=_path, metavar="KEYFILE", help="Private ECDSA key, for model_signing."
+    "--sign-openssf", "openssf_key", type=PATH, metavar="KEYFILE", help="Private ECDSA key, for model_signing."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what was published as JSON.")
 def publish(file: Path, directory: str, name: str | None, version: str | None, as_json: bool, **extras: Any) -> None:
@@ -79,7 +77,7 @@ def publish(file: Path, directory: str, name: str | None, version: str | None, a
       python -m serve publish weights.pth --to checkpoints --metric accuracy=0.93 --sign trainer.key
     """
     published = publish_checkpoint(file, directory, name, version, Extras(**extras))
-    click.echo(json.dumps(asdict(published)) if as_json else _describe(published, extras["generation"]))
+    answer(as_json, asdict(published), _describe(published, extras["generation"]))
 
 
 def _describe(published: Published, generation: int) -> str:
@@ -94,7 +92,7 @@ def _describe(published: Published, generation: int) -> str:
 
 
 @click.command()
-@click.argument("file", type=_path)
+@click.argument("file", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
 def keygen(file: Path, as_json: bool) -> None:
     """Make a pair of Ed25519 keys: FILE, which must not exist, for the trainer, FILE.pub for the servers.
@@ -107,7 +105,5 @@ def keygen(file: Path, as_json: bool) -> None:
     from serve.checkpoint.signature import write_keys
 
     public_file, key = write_keys(file)
-    if as_json:
-        click.echo(json.dumps({"private": str(file), "public": str(public_file), "key": key}))
-    else:
-        click.echo(f"private key {file}\n  public key {public_file}\n  name       {key}")
+    facts = {"private": str(file), "public": str(public_file), "key": key}
+    answer(as_json, facts, f"private key {file}\n  public key {public_file}\n  name       {key}")

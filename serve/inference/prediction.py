@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol
 
-from serve.errors import InputError, NotLiveError, NotServedError, RequestError
+from serve.errors import HeldError, InputError, NotLiveError, NotServedError, RequestError, excerpt
 from serve.http.messages import Request, Response, fail, not_live
 from serve.inference.inspection import Remade, inspect, inspect_written
 from serve.inference.shadow import Asked, Shadow
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from serve.model.torch_predictor import TorchPredictor
 
 Prepare = Callable[["TorchPredictor"], Any]
+# The oldest generation that a client takes an answer from; across fleets too, where one number means one thing.
+AT_LEAST = "x-model-at-least"
 # Which generation was asked first, and what was wrong with its answer.
 RETRIED = "X-Model-Retried"
 
@@ -107,7 +109,11 @@ class Prediction(NamedTuple):
 
 
 def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Prediction:
-    """Take a lease on the generation that is to answer a request, or answer one that cannot be."""
+    """Take a lease on the generation that is to answer a request, or answer one that cannot be.
+
+    Raises:
+        HeldError: it may not start now; the caller asks again.
+    """
     spec = spec_of(request)
     try:
         model = server.find(spec.name)
@@ -115,9 +121,13 @@ def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Pred
     except NotServedError as error:
         return fail(404, error.message)
     try:
-        generation = instance.slot.acquire()
+        generation = _acquire(instance, request)
+    except HeldError:
+        raise
     except NotLiveError:
         return not_live(instance.reloader.status.verdict)
+    except ValueError as error:
+        return fail(400, str(error))
     try:
         prepare = dialect.read(request, generation.predictor)
         prepared = prepare(generation.predictor)
@@ -130,6 +140,19 @@ def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Pred
         instance.slot.release(generation)
         raise
     return Prediction(instance, generation, prepared, dialect, prepare, model.compare_with(instance), server)
+
+
+def _acquire(instance: ModelInstance, request: Request) -> Generation:
+    generation, stated = instance.slot.acquire(), request.headers.get(AT_LEAST)
+    if stated is None:
+        return generation
+    is_number, number = stated.isascii() and stated.isdigit(), generation.provenance.generation
+    if is_number and int(stated) <= number:
+        return generation
+    instance.slot.release(generation)
+    if not is_number:
+        raise ValueError(f"X-Model-At-Least: expected the number of a generation, found {excerpt(stated)}")
+    raise HeldError(f"expected generation {stated} or newer, found {number}")
 
 
 def complete(found: Response | Prediction, deadline_s: float | None = None) -> Response:

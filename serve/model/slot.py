@@ -13,10 +13,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Callable, Protocol
 
 from serve.checkpoint.provenance import Provenance
-from serve.errors import NotLiveError
+from serve.errors import HeldError, NotLiveError
 
 if TYPE_CHECKING:
     from serve.model.torch_predictor import TorchPredictor
@@ -48,10 +48,15 @@ class Register(Protocol):
 
 
 class Slot:
-    """Holds what is live and what stands by, and counts who uses which; without a register, `swap` alone decides."""
+    """Holds the live generation, and the one that stands by, and counts who uses which.
 
-    def __init__(self, register: Register | None = None) -> None:
-        self._register = register
+    Args:
+        register: states which generation is live; without it only `swap` does. Not read before there is one to choose.
+        is_open: whether a request may start now.
+    """
+
+    def __init__(self, register: Register | None = None, is_open: Callable[[], bool] = lambda: True) -> None:
+        self._register, self._is_open = register, is_open
         self._live: Generation | None = None
         self._standby: Generation | None = None
         self._kept: Generation | None = None
@@ -72,9 +77,11 @@ class Slot:
         return live.provenance.generation if live is not None else 0
 
     def acquire(self) -> Generation:
-        """Lease what is live, for one request, until `release`; raises `NotLiveError`."""
+        """Lease what is live, for one request, until `release`; raises `NotLiveError`, or `HeldError` while shut."""
         # Choosing the generation and counting the lease are one step, or a swap in between could retire it.
         with self._lock:
+            if not self._is_open():  # asked first: what is chosen after it is no older than what all had agreed on
+                raise HeldError("the host may not answer now: the fleet is moving, or out of its reach")
             generation = self._choose()
             if generation is None:
                 raise NotLiveError("no model is live in this worker yet")
@@ -83,8 +90,8 @@ class Slot:
 
     def is_live(self, generation: Generation) -> bool:
         """Whether a request that starts now is to run on this generation, on which the caller has a lease."""
-        committed = self._register.word[0] if self._register is not None else 0
-        return self._live is generation and committed in (0, generation.provenance.generation)
+        is_open, committed = self._is_open(), self._register.word[0] if self._register is not None else 0
+        return is_open and self._live is generation and committed in (0, generation.provenance.generation)
 
     def acquire_other(self, generation: Generation) -> Generation | None:
         """Take a lease on what all workers go back to, or have gone back to, from a generation; `None` for nothing."""

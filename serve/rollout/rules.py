@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from serve.rollout.decision import DISAGREED, ERRORS, FINITE, RANGE, SLOWER, UNHEALTHY, Rule, Step
-
-if TYPE_CHECKING:
-    from serve.settings.settings import Settings
+from serve.settings.settings import Settings
 
 # A share of requests in which a good model may fail, for reasons of the machine.
 _NOISE = 0.001
@@ -38,13 +35,15 @@ def why_no_probation(settings: Settings) -> str:
         return 'memory = "resource" keeps no second model'
     if settings.commit == "worker":
         return 'commit = "worker" moves each worker for itself'
+    if settings.commit == "fleet":
+        return 'commit = "fleet" moves all hosts, and what one of them saw is not yet counted together'
     return "a shadow's answers reach no client" if settings.label == "shadow" else ""
 
 
 def rollout_of(settings: Settings) -> Rule | None:
     """Return the rule by which a canary or a shadow is judged; `None` where `promote` states none."""
     promote, abort = settings.promote, settings.abort
-    if not promote or settings.commit == "worker":
+    if not promote or settings.commit != "host":
         return None
     wanted = {key: limit for key, limit in promote.items() if key != "requests"}
     if settings.label == "shadow":

@@ -10,7 +10,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable, Union
 
-from serve.rollout.guard import Guard
+from serve.rollout.evidence_board import Guard
 from serve.rollout.rules import probation_of, rollout_of
 from serve.settings.settings import CANARY, Settings
 from serve.source.observation import Ignore
@@ -97,12 +97,14 @@ def make_context(
     )
 
 
-def make_reloader(settings: Settings, context: Context, make_loader: Callable[[], ModelLoader]) -> Reloader:
-    """Make the reloader; its `run` begins the work."""
+def make_reloader(
+    settings: Settings, context: Context, make_loader: Callable[[], ModelLoader], committer: Committer | None = None
+) -> Reloader:
+    """Make the reloader; its `run` begins the work. A fleet's committer is handed in."""
     watch = settings.watch if context.source.has_events else "poll"
     pace = Pace(settings.poll_s, settings.settle_s, watch)
     if settings.commit == "worker":
-        committer: Committer = WorkerCommitter(context, settings.store)
-    else:
+        committer = WorkerCommitter(context, settings.store)
+    elif committer is None:
         committer = HostCommitter(context, settings.store, settings.commit_timeout_s)
     return Reloader(context, committer, pace, make_loader)

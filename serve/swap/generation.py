@@ -74,15 +74,20 @@ def restore(context: Context, loader: ModelLoader, entry: Entry) -> bool:
 
 def load_entry(context: Context, loader: ModelLoader, entry: Entry) -> Generation | None:
     """Load a committed generation; `None` where its bytes are neither in the store nor at the watched place."""
-    stored = context.store.find(entry.sha256)
-    for seen in () if stored is not None else context.source.observe():  # the store has lost it, but not the place
-        if seen.fingerprint == entry.fingerprint or entry.sha256.encode() in seen.text:
-            stored = context.store.admit(Load(seen, Manifest(sha256=entry.sha256)))
-            break
+    stored = find_stored(context, entry)
     if stored is None:
         return None
     before_bytes = used_bytes()
     return make(context, loader.load(stored, parse_marker(entry.marker.encode())), stored, entry, before_bytes)
+
+
+def find_stored(context: Context, entry: Entry) -> Stored | None:
+    """Find the bytes of a generation; what the store lacks is taken from the watched place, where it has them."""
+    stored = context.store.find(entry.sha256)
+    for seen in () if stored is not None else context.source.observe():
+        if seen.fingerprint == entry.fingerprint or entry.sha256.encode() in seen.text:
+            return context.store.admit(Load(seen, Manifest(sha256=entry.sha256)))
+    return stored
 
 
 def is_ended(context: Context, sha256: str) -> bool:

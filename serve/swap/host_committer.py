@@ -14,7 +14,7 @@ from serve.rollout.watch import Watch
 from serve.source.observation import SERVED, Ignore, Wait
 from serve.store.quarantine import explain, reject_entry
 from serve.swap.background_task import BackgroundTask
-from serve.swap.generation import free, kept, load_entry, log_live, make, prune, restore
+from serve.swap.generation import find_stored, free, kept, load_entry, log_live, make, prune, restore
 from serve.swap.host_coordinator import Coordinator, Proposal, ProposalState
 from serve.swap.probation import PROBATION, Probation
 from serve.swap.shared_state import ON_TRIAL, RETURNED
@@ -54,11 +54,14 @@ class HostCommitter:
         # Not before the fork: the locks of the membership belong to one process.
         if self._opened is None:
             rule = self._context.probation
-            self._opened = Coordinator(self._root, self._context.ledger, self._timeout_s, rule is not None)
+            self._opened = self._make_coordinator()
             if rule is not None:
                 self._probation = Probation(self._context, self._opened, self.kept)
                 self._watch = Watch(self._probation, rule, self._context.guard, self._context.log)
         return self._opened
+
+    def _make_coordinator(self) -> Coordinator:
+        return Coordinator(self._root, self._context.ledger, self._timeout_s, self._context.probation is not None)
 
     def boot(self, loader: ModelLoader) -> None:
         """Make the committed generation live, and join the workers that must be prepared."""
@@ -183,9 +186,9 @@ class HostCommitter:
         return True
 
     def _load(self, loader: ModelLoader, entry: Entry, stored: Stored | None) -> tuple[Stored, Loaded]:
-        stored = stored or self._context.store.find(entry.sha256)
+        stored = stored or find_stored(self._context, entry)
         if stored is None:
-            raise FileNotFoundError(f"{entry.name}: it is not in the store any more")
+            raise FileNotFoundError(f"{entry.name}: it is neither in the store nor at the watched place")
         manifest, shared_state = parse_marker(entry.marker.encode()), self._coordinator.shared_state
         try:
             return stored, loader.load(stored, manifest)

@@ -47,7 +47,7 @@ ROWS = 500
 _SIZE_BYTES = 8 * (_FIRST_ROW + ROWS * _ROW_CELLS)
 
 
-class _Cell:
+class Cell:
     """One cell as an attribute; the module's docstring states what each is."""
 
     def __init__(self, index: int) -> None:
@@ -75,9 +75,9 @@ class SharedState:
     """The mapped file; opened when it is first read or written, so that a process that forks first has its own."""
 
     committed, turn, done_number, unbatched, worker_failures = map(
-        _Cell, (_COMMITTED, _TURN, _DONE, _UNBATCHED, _WORKER_FAILURES)
+        Cell, (_COMMITTED, _TURN, _DONE, _UNBATCHED, _WORKER_FAILURES)
     )
-    on_trial, kept, returned, trial_since_ms, crashes, ended = map(_Cell, range(ON_TRIAL, 15))
+    on_trial, kept, returned, trial_since_ms, crashes, ended = map(Cell, range(ON_TRIAL, 15))
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -27,11 +27,7 @@ class ChunkLines:
         self.is_over = False
 
     def rewrite(self, data: bytes) -> tuple[bytes, bytes]:
-        """Rewrite what came of a body.
-
-        Returns:
-            What the parser is to be given, and what follows the line of the last chunk.
-        """
+        """Rewrite what came of a body; return what the parser is given, and what follows the line of the last chunk."""
         found = []
         while data and not self.is_over:
             if self._left:
@@ -64,9 +60,7 @@ class Splitter:
     def split(self, data: bytes, is_in_head: bool, is_in_body: bool) -> Iterator[bytes]:
         """Yield the pieces for the parser, which is given each before the next one is made.
 
-        Args:
-            is_in_head: whether a head began in an earlier segment.
-            is_in_body: whether a body did; then no head that matters begins here.
+        A head, or a body, may have begun in an earlier segment; in a body no head that matters begins.
         """
         known = self._tail if is_in_head else b""
         may_begin = is_in_head or (not is_in_body and any(data.find(word, 0, _LOOK_BYTES) >= 0 for word in _CHUNKED))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import httptools
@@ -32,14 +33,8 @@ _JOINED_BYTES = 64 * 1024
 _LINGER_S = 1.0
 
 
-class _NobodyWaits:
-    """The event that uvicorn sets on its requests; nothing waits for it here."""
-
-    def set(self) -> None:
-        """Do nothing."""
-
-
-_NOBODY_WAITS = _NobodyWaits()
+# The event that uvicorn sets on its requests; nothing waits for it here.
+_NOBODY_WAITS = SimpleNamespace(set=lambda: None)
 
 
 class RequestCycle:
@@ -137,7 +132,11 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             return  # this came in one piece with what was refused
         parser = self.parser
         if parser.should_upgrade():
-            self._note_offer(parser.get_method(), parser.get_http_version())
+            if parser.get_method() == b"CONNECT":
+                self._refuse(NO_PROXY)
+            else:
+                fields = self.headers
+                self._offering = without_offer(parser.get_method(), self.url, parser.get_http_version(), fields)
             return
         head = self._heads.read(self.url, self.headers) if self._is_plain() else None
         if head is not None and head.is_plain:
@@ -148,12 +147,6 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             self._take_uvicorns_way()
         else:
             self._refuse(fault)
-
-    def _note_offer(self, method: bytes, version: str) -> None:
-        if method == b"CONNECT":
-            self._refuse(NO_PROXY)
-        else:
-            self._offering = without_offer(method, self.url, version, self.headers)
 
     def _take_uvicorns_way(self) -> None:
         self._splitter.note_head(self.headers)
@@ -335,17 +328,12 @@ _MOST_REMEMBERED, _LONGEST_REMEMBERED_BYTES = 1000, 2048
 
 
 class Head(NamedTuple):
-    """The head of a POST request.
+    """The head of a POST request."""
 
-    Args:
-        found: the route of a prediction and the parts of the path that it names; `None` for everything else.
-        is_plain: whether a stated length is all that it asks for.
-    """
-
-    found: Found | None
+    found: Found | None  # the route of a prediction and the parts of the path that it names; `None` for everything else
     path: str = ""
     headers: Mapping[str, str] = {}
-    is_plain: bool = False
+    is_plain: bool = False  # whether a stated length is all that it asks for
 
 
 _OTHER = Head(None)

@@ -16,16 +16,12 @@ _MARKS_BYTES = len(": \r\n")
 
 
 class Bounds(NamedTuple):
-    """What a peer may do.
-
-    Args:
-        timeout_s: in which a head must be complete, and in which a body or a peer that reads must make progress.
-    """
+    """What a peer may do."""
 
     line_bytes: int
     fields: int
     field_bytes: int
-    timeout_s: float
+    timeout_s: float  # in which a head must be complete, and in which a body or a peer that reads must make progress
 
     @property
     def head_bytes(self) -> int:
