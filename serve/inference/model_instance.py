@@ -26,8 +26,10 @@ from serve.events.webhook import Webhook
 from serve.fleet.fleet_committer import FleetCommitter
 from serve.fleet.gate import Gate
 from serve.fleet.state import REFUSE
+from serve.inference.recorder import Recorder
 from serve.model.slot import Slot
 from serve.model.warm_up import GIVEN_UP
+from serve.settings.settings import SHADOW
 from serve.swap.background_task import PREPARATION
 from serve.swap.context import make_context, make_reloader
 from serve.swap.shared_state import SharedState
@@ -44,6 +46,7 @@ _NOT_JUDGING = frozenset(
     {"workers", "poll_s", "settle_s", "keep", "watch", "commit", "commit_timeout_s"}
     | {"event_hook", "store", "checkpoints", "share", "max_batch_size", "max_batch_delay_ms", "unload"}
     | {"optimize", "torch_threads", "batch_check_share", "probation_s", "probation_requests", "probation_rule"}
+    | {"record_share", "record_keep", "record_redact"}
     | {"retry_spoiled", "promote", "abort", "timeout_s", "compare", "then"}
     | {"fleet", "fleet_secrets", "fleet_host", "fleet_cut_off", "fleet_lease_s", "fleet_hold_s", "fleet_evict_s"}
 )
@@ -77,6 +80,8 @@ class ModelInstance:
         context = make_context(settings, self.slot, self.log, self.env_digest, lambda: self._judge, start)
         self.guard, self.ledger, self._context = context.guard, context.ledger, context
         self.operator_requests = context.operator_requests
+        is_recorded = settings.record_share > 0 and settings.label != SHADOW
+        self.recorder = Recorder(settings, self.log.emit) if is_recorded else None
         committer = None
         if gate is not None:
             committer = FleetCommitter(context, settings, gate, lambda: terms_of(settings, self.env_digest))

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from serve.model.trial import Say
 
 
+_OF_RECORDED = 16
+
+
 def read_golden(path: Path, checkpoint: Path, model: str | None = None) -> list[dict[str, object]]:
     """Read golden requests, a JSON list of `{"inputs": …}`, and compute missing answers; raises `ServeError`."""
     try:
@@ -45,6 +48,15 @@ def read_golden(path: Path, checkpoint: Path, model: str | None = None) -> list[
         for place in missing:
             golden[place] = replace(golden[place], outputs=as_json(predictor.predict(golden[place].inputs)))
     return [one.as_json() for one in golden]
+
+
+def record_golden(checkpoint: Path, model: str | None = None) -> list[dict[str, object]]:
+    """Make golden requests of what was recorded, with the answers of a checkpoint; raises `ServeError`."""
+    from serve.publishing import recorded
+
+    settings = load_settings(os.environ, Path.cwd()).find(model)
+    chosen = recorded.choose(recorded.find_recorded(settings, None), _OF_RECORDED)
+    return recorded.make_golden(chosen, load_own(settings, checkpoint).predictor)
 
 
 def check(checkpoint: Path, model: str | None = None) -> None:

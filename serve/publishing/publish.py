@@ -55,6 +55,7 @@ class Extras:
     """What a marker may state beside what `publish` finds out.
 
     Args:
+        golden_from: `recorded` for golden requests out of those that the server of the settings has recorded.
         model: which model of the settings computes answers that the file leaves out, where there are several.
         convert: whether what torch.save wrote becomes safetensors; `None` where that can be done safely.
         check: whether the model class of the settings must take it before anything is written.
@@ -62,6 +63,7 @@ class Extras:
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     golden: Path | None = None
+    golden_from: str | None = None
     model: str | None = None
     key: Path | None = None
     convert: bool | None = None
@@ -223,6 +225,8 @@ def _find_extras(extras: Extras, checkpoint: Path) -> dict[str, object]:
         golden_file.check(checkpoint, extras.model)
     if extras.golden is not None:
         found["golden"] = golden_file.read_golden(extras.golden, checkpoint, extras.model)
+    elif extras.golden_from is not None:
+        found["golden"] = golden_file.record_golden(checkpoint, extras.model)
     return found
 
 
