@@ -81,7 +81,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             return
         self._heard_s = self.loop.time()
         try:
-            for piece in self._splitter.split(data, self._is_in_head, self._is_receiving):
+            for piece in self._splitter.split(data, self._is_in_head, self._is_receiving, self._left_of_body):
                 self._parse(piece)
         except httptools.HttpParserError as error:
             fault = Fault(400, f"the request: expected HTTP/1.1, found {error}")
@@ -90,6 +90,13 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             self._head_bytes += len(data)
             if self._head_bytes > self._bounds.head_bytes:
                 self._refuse(too_large(self._bounds))
+
+    def _left_of_body(self) -> int:
+        """Return how many bytes of a plain request are still to come; 0 where that is not known."""
+        if not self._is_receiving or not isinstance(self.cycle, RequestCycle):
+            return 0
+        stated = next((value for name, value in self.headers if name == b"content-length"), b"0")
+        return max(0, int(stated) - sum(map(len, self.cycle.body)))
 
     def _parse(self, data: bytes) -> None:
         while not self.transport.is_closing():
