@@ -117,13 +117,7 @@ FIELDS = (
         "host: all workers move at the same instant; worker: each for itself; fleet: all workers of all hosts",
         "host",
     ),
-    Field(
-        "fleet",
-        parsers.fleet,
-        "with commit = fleet, what the hosts share: etcd:URL,URL/PREFIX",
-        "",
-        SERVER,
-    ),
+    Field("fleet", parsers.fleet, "with commit = fleet, what the hosts share: etcd:URL,URL/PREFIX", "", SERVER),
     Field(
         "fleet_secrets",
         parsers.optional_path,
