@@ -33,13 +33,9 @@ def fetch_packages(
     patience: Timeouts | None = None,
     is_offline: bool = False,
 ) -> dict[str, Path]:
-    """Bring the archives and wheels of a lock into the cache.
-
-    Raises:
-        LockfileError: the lock has no sha256 for some of them; all are listed.
-        NetworkError, HashMismatchError: one could not be downloaded or proven.
-        CacheError: the cache cannot be written, or, offline, lacks something; all of it is listed.
-    """
+    """Bring the archives and wheels of a lock into the cache. Raises LockfileError if the lock has no sha256 for some
+    of them; all are listed. Raises NetworkError or HashMismatchError if one could not be downloaded or proven. Raises
+    CacheError if the cache cannot be written, or, offline, lacks something; all of it is listed."""
     unproven = [_unproven(package) for package in packages if package.sha256 is None]
     if unproven:
         raise LockfileError("the lock", unproven, _UNPROVEN_HINT)

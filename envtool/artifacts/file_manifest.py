@@ -34,8 +34,8 @@ class Declared:
     """One file as an archive or wheel brings it.
 
     Args:
-        sha256: hash of its content with the placeholder in it or of the target of a link, None where installing
-            writes the content.
+        sha256: hash of its content with the placeholder in it or of the target of a link, None where installing writes
+            the content.
     """
 
     package: tuple[str, str]

@@ -23,11 +23,8 @@ class Placeholder:
 
 
 def restore(content: bytes, prefix: bytes, placeholder: Placeholder | None) -> bytes:
-    """Take the prefix out of a file's content again: the inverse of what linking does.
-
-    Returns:
-        The content with the placeholder, equal to the archive's when the file is as it was linked.
-    """
+    """Take the prefix out of a file's content again: the inverse of what linking does. Returns the content with the
+    placeholder, equal to the archive's when the file is as it was linked."""
     if placeholder is None:
         return content.replace(prefix, PREFIX_TEXT)
     if not placeholder.is_binary:
@@ -88,7 +85,6 @@ def with_rewritten(record: bytes, describe: Callable[[bytes], bytes]) -> bytes:
     """RECORD of a `.dist-info` with the hashes of the scripts outside of site-packages as they are now.
 
     Args:
-        record: the file; a script that it gives no hash of gets none.
         describe: gives `sha256=HASH,SIZE` of a path as it is in RECORD.
     """
     lines = record.split(b"\n")

@@ -63,11 +63,8 @@ def main() -> NoReturn:
 
 
 def unpack_tools(bundle: Bundle) -> Path:
-    """Unpack the wheels of envtool for this Python, unless that was done before.
-
-    Raises:
-        BundleError: the bundle has no envtool for this machine, or a wheel is damaged.
-    """
+    """Unpack the wheels of envtool for this Python, unless that was done before. Raises BundleError if the bundle has
+    no envtool for this machine, or a wheel is damaged."""
     wheels = _wheels(bundle)
     digest = hashlib.sha256("".join(f"{each}\n" for each in (sys.executable, *wheels)).encode())
     place = paths.home() / "tools" / f"{digest.hexdigest()[:16]}-python{_python()}"

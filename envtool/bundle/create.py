@@ -65,11 +65,7 @@ def starter() -> bytes:
 def write_file(
     target: Path, manifest: Manifest, signature: bytes | None, sources: Mapping[str, Path], task: Task
 ) -> str:
-    """Write a bundle as one file; it appears whole or not at all.
-
-    Returns:
-        The sha256 of the file.
-    """
+    """Write a bundle as one file; it appears whole or not at all. Returns the sha256 of the file."""
     with writing(target) as file:
         output = _Output(file, task)
         with tarfile.open(
@@ -90,9 +86,6 @@ def write_directory(
     """Write a bundle as a directory, or bring one up to date.
 
     A file that is right already is left as it is, so that rsync moves what is new and nothing else.
-
-    Args:
-        root: the directory: absent, empty, or a bundle, which `refuse_foreign` makes sure of.
     """
     root.mkdir(parents=True, exist_ok=True)
     # First, so that a directory is known as a bundle from then on; until it is whole, nothing can be installed from it.
@@ -141,11 +134,8 @@ def _member(name: str, size_bytes: int) -> tarfile.TarInfo:
 
 
 def refuse_foreign(target: Path, *, as_directory: bool) -> None:
-    """Refuse to write a bundle over something else.
-
-    Raises:
-        BundleError: there is something that is no bundle of the same form; a file may be any file.
-    """
+    """Refuse to write a bundle over something else. Raises BundleError if there is something that is no bundle of the
+    same form; a file may be any file."""
     if not target.exists():
         return
     if target.is_dir() is not as_directory:

@@ -39,12 +39,8 @@ _ZIP_TIME = (1980, 1, 2, 0, 0, 0)
 
 
 def own_wheel(scratch: Path) -> Path:
-    """The wheel of this envtool: built where it runs from a checkout, put together again where it was installed.
-
-    Raises:
-        BundleError: it is installed in another way.
-        ProcessError: the build backend could not be installed.
-    """
+    """The wheel of this envtool: built where it runs from a checkout, put together again where it was installed. Raises
+    BundleError if it is installed in another way. Raises ProcessError if the build backend could not be installed."""
     directory = recipe.directory()
     root = recipe.checkout_root(directory)
     if root is None:
@@ -56,11 +52,8 @@ def own_wheel(scratch: Path) -> Path:
 
 
 def repack(installed: Distribution, scratch: Path) -> Path:
-    """The wheel that an installed envtool came from, as far as it can be rebuilt: equal files give equal bytes.
-
-    Raises:
-        BundleError: its files are not where a wheel would have put them.
-    """
+    """The wheel that an installed envtool came from, as far as it can be rebuilt: equal files give equal bytes. Raises
+    BundleError if its files are not where a wheel would have put them."""
     files = {each.as_posix(): Path(str(each.locate())) for each in installed.files or () if _is_in_a_wheel(each)}
     if "envtool/__init__.py" not in files:
         raise BundleError("this envtool is installed in a way that no wheel can be made of", "install its wheel")
@@ -82,14 +75,8 @@ def _is_in_a_wheel(path: PurePosixPath) -> bool:
 
 
 def choose(wheel: Path, platforms: Sequence[str], pythons: Sequence[str], mirrors: Mirrors) -> Lockfile:
-    """Choose the wheels that envtool needs.
-
-    Returns:
-        A lock with the category `python3.11` for Python 3.11.
-
-    Raises:
-        SolveError: there are no wheels for one of them.
-    """
+    """Choose the wheels that envtool needs. Returns a lock with the category `python3.11` for Python 3.11. Raises
+    SolveError if there are no wheels for one of them."""
     targets = [Target(platform, python, TOOLS_GLIBC) for platform in platforms for python in pythons]
     with ThreadPoolExecutor(_JOBS) as pool:
         chosen = pool.map(lambda target: _for_target(wheel, target, mirrors), targets)
@@ -115,12 +102,9 @@ def _for_target(wheel: Path, target: Target, mirrors: Mirrors) -> list[LockedPac
 
 
 def remembered(path: Path, wheel: Path, platforms: Sequence[str], pythons: Sequence[str], mirrors: Mirrors) -> Lockfile:
-    """The tools that a file names; chosen and written there when the file does not exist yet.
-
-    Raises:
-        BundleError: it is for other platforms, other Pythons or another envtool.
-        SolveError: there are no wheels for one of them.
-    """
+    """The tools that a file names; chosen and written there when the file does not exist yet. Raises BundleError if it
+    is for other platforms, other Pythons or another envtool. Raises SolveError if there are no wheels for one of
+    them."""
     if not path.exists():
         chosen = choose(wheel, platforms, pythons, mirrors)
         write_lockfile(path, chosen)

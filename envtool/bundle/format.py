@@ -83,11 +83,8 @@ def path_of(name: str, sha256: str) -> str:
 
 
 def parse(content: bytes, owner: str) -> Manifest:
-    """Read a manifest. Keys that are not known are left alone, since a newer envtool may write more.
-
-    Raises:
-        BundleError: it is no manifest of a bundle, or is of another format.
-    """
+    """Read a manifest. Keys that are not known are left alone, since a newer envtool may write more. Raises BundleError
+    if it is no manifest of a bundle, or is of another format."""
     try:
         value: dict[str, Any] = json.loads(content)
         found = value.get("format")
@@ -165,11 +162,8 @@ class Bundle:
     places: Mapping[str, Place]
 
     def chunks(self, path: str) -> Iterator[bytes]:
-        """The bytes of a file, hashed while they are read.
-
-        Raises:
-            BundleError: they are not those that the manifest names; raised after the last of them.
-        """
+        """The bytes of a file, hashed while they are read. Raises BundleError, after the last of them, if they are not
+        those that the manifest names."""
         place, digest = self.places[path], hashlib.sha256()
         left = place.size_bytes
         with place.open() as file:
@@ -191,11 +185,8 @@ class Bundle:
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Look at a bundle of either form.
-
-    Raises:
-        BundleError: it is not found, not a whole bundle, or holds something that its manifest does not name.
-    """
+    """Look at a bundle of either form. Raises BundleError if it is not found, not a whole bundle, or holds something
+    that its manifest does not name."""
     try:
         places = _in_directory(path) if path.is_dir() else _in_file(path)
         found = _read(path, places)

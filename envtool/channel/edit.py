@@ -142,14 +142,8 @@ def archives(channel: Path) -> dict[str, Path]:
 
 def add(channel: Path, files: Sequence[Path], display: ProgressDisplay, indexing: Indexing) -> Changed:
     """Copy archives into a channel and index it; one that is damaged, or contradicts itself or its name, is refused.
-
-    Args:
-        files: the archives. What they hold is compared with what they say about themselves first.
-
-    Raises:
-        ArchiveError: none of them can be added.
-        ChannelError: the channel has another archive of that name.
-    """
+    Raises ArchiveError if none of them can be added. Raises ChannelError if the channel has another archive of that
+    name."""
     with display.task(f"check {len(files)} archives") as task:
         places: dict[str, Path] = {}
         refused = []

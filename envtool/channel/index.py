@@ -58,16 +58,12 @@ def render(
     has_shards: bool = False,
     times: Mapping[str, int] | None = None,
 ) -> dict[str, bytes]:
-    """The files of an index.
+    """The files of an index. Returns the content of each file, by its path in the channel.
 
     Args:
-        archives: the archives, `subdir/file name` to the file.
         scratch_parent: a directory on the file system of the archives, so that they can be linked.
         subdirs: the subdirs that have an index even if they are empty.
         times: the `indexed_timestamp` of archives that have one already, by sha256.
-
-    Returns:
-        The content of each file, by its path in the channel.
     """
     with TemporaryDirectory(prefix=".index-", dir=scratch_parent) as scratch:
         copy = Path(scratch)

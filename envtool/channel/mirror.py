@@ -46,13 +46,9 @@ class Mirrored:
 def mirror(
     lockfile: Lockfile, place: Storage, cache: Cache, display: ProgressDisplay, *, key_file: Path | None = None
 ) -> Mirrored:
-    """Bring a mirror up to date with a lock.
-
-    Raises:
-        ChannelError: there is something else in the place, or two files of the lock have one name.
-        LockfileError: a package of the lock has no sha256.
-        NetworkError, HashMismatchError: an archive or wheel could not be downloaded or proven.
-    """
+    """Bring a mirror up to date with a lock. Raises ChannelError if there is something else in the place, or two files
+    of the lock have one name. Raises LockfileError if a package of the lock has no sha256. Raises NetworkError or
+    HashMismatchError if an archive or wheel could not be downloaded or proven."""
     there = _refuse_foreign(place)
     wanted = _placed(lockfile)
     origins = dict(sorted(_origin(each) for each in lockfile.packages))

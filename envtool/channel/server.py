@@ -138,12 +138,8 @@ class Service:
 
 
 def serve(service: Service) -> None:
-    """Serve until a signal ends it; the URL is printed once requests are answered.
-
-    Raises:
-        ChannelError: there is no channel in the directory.
-        EnvtoolError: gunicorn or werkzeug is not installed.
-    """
+    """Serve until a signal ends it; the URL is printed once requests are answered. Raises ChannelError if there is no
+    channel in the directory. Raises EnvtoolError if gunicorn or werkzeug is not installed."""
     if not any(service.root.glob("*/repodata.json")):
         raise ChannelError(f"{service.root} is no channel: no subdir has a repodata.json", "envtool channel index DIR")
     try:

@@ -88,11 +88,8 @@ _TYPES = {".json": "application/json", ".zst": "application/zstd"}
 
 
 class S3Storage:
-    """A bucket, or what is below a prefix of one.
-
-    Raises:
-        EnvtoolError: boto3 is not installed, or the URL names no bucket.
-    """
+    """A bucket, or what is below a prefix of one. Raises EnvtoolError if boto3 is not installed, or the URL names no
+    bucket."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)

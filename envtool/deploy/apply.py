@@ -52,11 +52,8 @@ class Outcome:
 def apply(
     root: ReleaseDirectory, request: Request, wishes: ApplyOptions, cache: Cache, display: ProgressDisplay
 ) -> Outcome:
-    """Bring a service to a lock.
-
-    Raises:
-        DeployError: the release failed its health check; what served before serves.
-    """
+    """Bring a service to a lock. Raises DeployError if the release failed its health check; what served before
+    serves."""
     with root.locked():
         gunicorn_handover.settle(root)
         write_scripts(root.path, root.start, wishes.app)
@@ -69,11 +66,8 @@ def apply(
 
 
 def roll_back(root: ReleaseDirectory, digest: str | None, wishes: ApplyOptions, display: ProgressDisplay) -> Outcome:
-    """Bring a service back to a release that it had.
-
-    Raises:
-        DeployError: there is no such release, or it failed its health check.
-    """
+    """Bring a service back to a release that it had. Raises DeployError if there is no such release, or it failed its
+    health check."""
     with root.locked():
         gunicorn_handover.settle(root)
         return _put_in_place(root, root.releases()[_earlier(root, digest)], wishes, display)

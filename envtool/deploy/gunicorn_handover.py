@@ -84,14 +84,8 @@ def settle(root: ReleaseDirectory) -> Decision:
 
 
 def hand_over(root: ReleaseDirectory, old: Master, new: str, limit_s: float) -> None:
-    """Have another release serve, without a moment in which none does.
-
-    Args:
-        new: the digest of the release that shall serve; it was tried out.
-
-    Raises:
-        DeployError: the new release did not come up; the old one serves, and is current.
-    """
+    """Have another release serve, without a moment in which none does. Raises DeployError if the new release did not
+    come up; the old one serves, and is current."""
     _write(root, Note(old.release, new))
     root.set_current(new)
     newcomer = _call_newcomer(root, old)

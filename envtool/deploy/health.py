@@ -37,11 +37,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 def ask(address: str, path: str) -> str | None:
-    """Ask a server whether it is well.
-
-    Returns:
-        What is wrong; None when it answers 200.
-    """
+    """Ask a server whether it is well. Returns what is wrong; None when it answers 200."""
     connection = _Connection(address)
     try:
         connection.request("GET", path, headers={"Connection": "close"})
@@ -61,11 +57,8 @@ _OTHERS = ("GUNICORN_PID", "GUNICORN_FD", "LISTEN_PID", "LISTEN_FDS", "NOTIFY_SO
 
 
 def try_out(root: ReleaseDirectory, digest: str, serving: Master | None, limit_s: float, path: str) -> None:
-    """Start one worker of a release and ask whether it is well.
-
-    Raises:
-        DeployError: it is not; with the end of its log.
-    """
+    """Start one worker of a release and ask whether it is well. Raises DeployError if it is not; with the end of its
+    log."""
     shutil.rmtree(root.trial, ignore_errors=True)
     root.trial.mkdir(parents=True)
     address = f"unix:{root.trial}/socket"

@@ -50,12 +50,7 @@ def find_kind(name: str, own: Path | None = None) -> DeployTemplate:
 
 
 def write_scripts(root: Path, start: Path, app: str) -> None:
-    """Write the start script and the settings of gunicorn, once: from then on they are the user's.
-
-    Args:
-        root: the directory of the service.
-        app: the WSGI application.
-    """
+    """Write the start script and the settings of gunicorn, once: from then on they are the user's."""
     for name, path in (("gunicorn", start), ("gunicorn-conf", root / "gunicorn.conf.py")):
         if path.exists():
             continue

@@ -41,7 +41,6 @@ class Wanted:
     """What an image is made of.
 
     Args:
-        lock_sha256: of the lock's file.
         base: a layout, and the digest of the image in it that this one is put upon, None where it has only one.
         app: the directory that has serve.toml and the model's module.
     """
@@ -72,12 +71,9 @@ class Made:
 
 
 def make(wanted: Wanted, output: Path, cache: Cache, display: ProgressDisplay) -> Made:
-    """Make an image of one platform, beside those of other platforms of the same lock that the layout has.
-
-    Raises:
-        ImageError: the output holds something else, or the base does not fit.
-        EnvtoolError: the environment cannot be made.
-    """
+    """Make an image of one platform, beside those of other platforms of the same lock that the layout has. Raises
+    ImageError if the output holds something else, or the base does not fit. Raises EnvtoolError if the environment
+    cannot be made."""
     if not output.name.endswith(".tar"):
         return _make(wanted, Layout(output), cache, display)
     with scratch_directory(output.absolute().parent) as scratch:

@@ -35,7 +35,6 @@ class Member:
     Args:
         path: in the image, without the slash before it.
         content: what it holds, or the file that has it, or what reads it; None for a directory or a link.
-        link: the target of a link.
     """
 
     path: str
@@ -45,11 +44,7 @@ class Member:
 
 
 class Tree:
-    """A prefix that was just made, seen at the path that it has in an image.
-
-    Args:
-        inventory: what it holds.
-    """
+    """A prefix that was just made, seen at the path that it has in an image."""
 
     def __init__(self, prefix: Prefix, inventory: Inventory) -> None:
         self._prefix, self._inventory = prefix, inventory

@@ -55,12 +55,8 @@ class Unpacked:
 
 
 def unpack(archives: Mapping[Path, Path], prefix: Path, task: Task) -> dict[Path, Unpacked]:
-    """Unpack proven archives, several at a time.
-
-    Raises:
-        ArchiveError: one is not a valid package archive, or brings a path that escapes its directory.
-        OSError: a file cannot be written.
-    """
+    """Unpack proven archives, several at a time. Raises ArchiveError if one is not a valid package archive, or brings a
+    path that escapes its directory. Raises OSError if a file cannot be written."""
     stopped = threading.Event()
     # The largest first, so that no core is left alone with one of them at the end.
     ordered = sorted(archives, key=lambda each: -each.stat().st_size)
@@ -218,12 +214,9 @@ class Applied:
 
 
 def apply(transaction: Transaction, placements: Sequence[Placement], proven: Mapping[str, Path]) -> Applied:
-    """Change a prefix, which is locked and marked incomplete.
-
-    Raises:
-        EnvtoolError: an archive or wheel cannot be installed.
-        SharedPathsError: a path that the plan does not make anew is shared with something that it changes.
-    """
+    """Change a prefix, which is locked and marked incomplete. Raises EnvtoolError if an archive or wheel cannot be
+    installed. Raises SharedPathsError if a path that the plan does not make anew is shared with something that it
+    changes."""
     prefix, plan = transaction.prefix, transaction.plan
     is_placed = {placement.package.url for placement in placements}
     archives = [package for package in plan.installs("conda") if package.url not in is_placed]

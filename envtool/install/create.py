@@ -150,8 +150,6 @@ class Outcome:
 
     Args:
         link_scripts: those that were not run, by package.
-        scripts_run: those that were.
-        messages: what they left for people to read.
         twice: the Python distributions that two conda packages bring.
         cuda: why the CUDA of the lock may not run on this machine.
     """

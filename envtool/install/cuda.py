@@ -60,11 +60,7 @@ class Gpu:
 
 
 def detect_gpu(virtual_packages: Mapping[str, str]) -> Gpu:
-    """Look at this machine.
-
-    Args:
-        virtual_packages: those of conda's own detection, which obeys CONDA_OVERRIDE_CUDA.
-    """
+    """Look at this machine."""
     cuda = virtual_packages.get("__cuda", "").split(" ")[0] or None
     if "CONDA_OVERRIDE_CUDA" in os.environ:  # stands for another machine
         return Gpu(cuda=cuda)

@@ -25,12 +25,8 @@ _METADATA = re.compile(r"(?:^|/)site-packages/([^/]+)-([^/-]+)\.dist-info/METADA
 
 
 def refuse_collisions(wanted: Sequence[LockedPackage], proven: Mapping[str, Path], cache: Cache) -> None:
-    """Refuse a lock of which two packages bring one distribution.
-
-    Raises:
-        LockfileError: there is such a pair; all are listed.
-        ArchiveError: an archive is not valid.
-    """
+    """Refuse a lock of which two packages bring one distribution. Raises LockfileError if there is such a pair; all are
+    listed. Raises ArchiveError if an archive is not valid."""
     wheels = {normalize(each.name): each for each in wanted if each.manager == "pip"}
     issues = list(_collisions(wanted, wheels, proven, cache)) if wheels else []
     if issues:

@@ -32,12 +32,9 @@ _MOST_MESSAGE_BYTES = 65_536
 
 
 def run_link_scripts(transaction: Transaction) -> tuple[str, ...]:
-    """Run what the lock allows and return what the scripts left for people to read, a text for each package.
-
-    Raises:
-        ProcessError: a script ended with another status than 0, or there is no bash.
-        PrefixError: a script changed conda's notes.
-    """
+    """Run what the lock allows and return what the scripts left for people to read, a text for each package. Raises
+    ProcessError if a script ended with another status than 0, or there is no bash. Raises PrefixError if a script
+    changed conda's notes."""
     conda = {package.name: package for package in transaction.wanted if package.manager == "conda"}
     order = topological_order({name: list(each.dependencies) for name, each in conda.items()}, ())
     allowed = [conda[name] for name in order if name in transaction.request.link_scripts()]

@@ -24,7 +24,6 @@ class Transaction:
     """A change of a prefix.
 
     Args:
-        wanted: every package that the prefix shall have, in the order of the lock.
         receipt: the notes of the prefix, None unless it is whole and may be kept.
         before: its conda packages as conda's history names them.
     """

@@ -113,12 +113,9 @@ end
 
 
 def run(prefix: Prefix, argv: Sequence[str]) -> NoReturn:
-    """Become a program in an activated environment; signals and the exit status are the program's own.
-
-    Raises:
-        PrefixError: the environment is not found, not ours or not whole.
-        ProcessError: there is no bash, which the activation scripts of conda packages are written for.
-    """
+    """Become a program in an activated environment; signals and the exit status are the program's own. Raises
+    PrefixError if the environment is not found, not ours or not whole. Raises ProcessError if there is no bash, which
+    the activation scripts of conda packages are written for."""
     bash = shutil.which("bash")
     if bash is None:
         raise ProcessError("bash", 127, "not found", "activation scripts of conda packages need it")

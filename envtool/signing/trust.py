@@ -59,14 +59,9 @@ class Keyring:
         return bool(self._keys)
 
     def require(self, name: str, content: bytes, signature: bytes | None) -> str:
-        """Refuse bytes that none of the keys has signed.
-
-        Returns:
-            The short name of the key that signed: the first 16 hexadecimal digits of its sha256.
-
-        Raises:
-            SignatureError: there is no signature, or it is of other bytes or another key.
-        """
+        """Refuse bytes that none of the keys has signed. Returns the short name of the key that signed: the first 16
+        hexadecimal digits of its sha256. Raises SignatureError if there is no signature, or it is of other bytes or
+        another key."""
         known = ", ".join(sorted(self._keys))
         if signature is None:
             hint = f"sign it, or trust no key: {VARIABLE} and [trust] in config.toml are empty by default"
@@ -157,10 +152,7 @@ def require_signed(
     packages: Sequence[LockedPackage], cache: Cache, display: ProgressDisplay, *, is_offline: bool = False
 ) -> None:
     """Refuse packages that are in no signed index of their channel; only channels that have to be signed are asked.
-
-    Raises:
-        SignatureError: a channel is not signed by a trusted key, was altered, or does not have a package.
-    """
+    Raises SignatureError if a channel is not signed by a trusted key, was altered, or does not have a package."""
     prefixes = trusted_channels()
     by_channel: dict[str, list[LockedPackage]] = {}
     for each in packages:

@@ -26,11 +26,8 @@ _PLAIN = ("core.autocrlf=false", "core.eol=lf", "core.fileMode=true", "core.syml
 
 def resolve(repository: Repository) -> str:
     """The commit that a repository has for a revision now: a branch comes before a tag of the same name, as for pip.
-
-    Raises:
-        SolveError: it has no such revision, or only the start of a commit's hash is given.
-        NetworkError: it cannot be asked.
-    """
+    Raises SolveError if it has no such revision, or only the start of a commit's hash is given. Raises NetworkError if
+    it cannot be asked."""
     if repository.commit:
         return repository.commit
     name = repository.revision or "HEAD"
@@ -46,12 +43,9 @@ def resolve(repository: Repository) -> str:
 
 
 def check_out(repository: Repository, commit: str, directory: Path) -> None:
-    """Put the files of one commit into a new directory, with a repository around them that holds nothing else.
-
-    Raises:
-        NetworkError: the repository cannot be asked, or no longer has the commit.
-        SolveError: the commit cannot be used: it has submodules.
-    """
+    """Put the files of one commit into a new directory, with a repository around them that holds nothing else. Raises
+    NetworkError if the repository cannot be asked, or no longer has the commit. Raises SolveError if the commit cannot
+    be used: it has submodules."""
     store = directory.with_name(f"{directory.name}.git")
     _fetch(repository, commit, store)
     _local(["init", "--quiet", "--template=", str(directory)])

@@ -47,13 +47,10 @@ _HINT = "the project's own build failed; is it one that `pip wheel` can build fr
 
 
 def build_wheel(project: Path, tools: Path, committed_at: int, scratch: Path, version: str | None = None) -> Path:
-    """Build a pure-Python wheel.
+    """Build a pure-Python wheel. Raises SolveError if it cannot be built, or is not pure Python.
 
     Args:
         committed_at: what the backend is given as the time, in seconds since 1970.
-
-    Raises:
-        SolveError: it cannot be built, or is not pure Python.
     """
     scratch.mkdir()
     argv = ["build", "--wheel", "--quiet", "--no-config", "--offline", "--no-index", "--find-links", str(tools)]
@@ -148,12 +145,8 @@ def rebuild(
     is_offline: bool = False,
 ) -> Path:
     """The wheel of a locked commit: from the cache, or built again and proven to be the very one that was locked.
-
-    Raises:
-        LockfileError: the lock does not say how it was built.
-        HashMismatchError: the files of the commit or the wheel are not the locked ones.
-        SolveError: it cannot be built on this machine.
-    """
+    Raises LockfileError if the lock does not say how it was built. Raises HashMismatchError if the files of the commit
+    or the wheel are not the locked ones. Raises SolveError if it cannot be built on this machine."""
     wanted = Wanted(package.file_name, require_sha256(package), ())
     found = cache.find(wanted)
     if found:

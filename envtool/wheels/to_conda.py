@@ -44,11 +44,8 @@ class Target:
 
 
 def match_specs(requires: Sequence[str], target: Target, names: Mapping[str, str], owner: str) -> tuple[str, ...]:
-    """The sorted match specs that stand for the requirements that a target needs.
-
-    Raises:
-        ArchiveError: a line cannot be expressed as a match spec.
-    """
+    """The sorted match specs that stand for the requirements that a target needs. Raises ArchiveError if a line cannot
+    be expressed as a match spec."""
     found = set()
     for line in requires:
         try:
@@ -126,7 +123,6 @@ class Fit:
     """What a wheel fits.
 
     Args:
-        subdir: the conda subdir; `noarch` for a wheel of Python only.
         python: the one minor version that its package is for, such as `3.11`; None for noarch.
     """
 
@@ -219,12 +215,8 @@ class ConversionOptions:
 
 
 def convert(path: Path, wish: ConversionOptions) -> Package:
-    """Make a package of a wheel.
-
-    Raises:
-        ArchiveError: the wheel is damaged, contradicts its RECORD, does not fit the wish, or needs what conda has no
-            words for.
-    """
+    """Make a package of a wheel. Raises ArchiveError if the wheel is damaged, contradicts its RECORD, does not fit the
+    wish, or needs what conda has no words for."""
     members = dict(reader.read_members(path))
     dist_info = reader.dist_info_of(members, path.name)
     reader.check_record(members, dist_info, path.name)

@@ -40,11 +40,8 @@ if TYPE_CHECKING:
 
 
 def to_package(path: Path, recipe: Recipe, about: tuple[Entry, ...]) -> Package:
-    """Make a package of a wheel.
-
-    Raises:
-        ArchiveError: the wheel is damaged, compiled, or contradicts its own RECORD or the recipe.
-    """
+    """Make a package of a wheel. Raises ArchiveError if the wheel is damaged, compiled, or contradicts its own RECORD
+    or the recipe."""
     members = dict(reader.read_members(path))
     dist_info = reader.dist_info_of(members, path.name)
     _refuse_compiled(members, dist_info, path.name)

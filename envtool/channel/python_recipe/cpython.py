@@ -143,11 +143,8 @@ class Interpreter:
 
 
 def assemble(debs: Sequence[Deb], upstream: Path, source: DebianSource, patchelf: Patchelf) -> Interpreter:
-    """Put the interpreter together.
-
-    Raises:
-        ArchiveError: the packages do not fit together: a library is missing, or a licence.
-    """
+    """Put the interpreter together. Raises ArchiveError if the packages do not fit together: a library is missing, or a
+    licence."""
     version = _version(debs)
     standard = f"lib/python{version}"
     files = {**_from_debian(debs, standard, source), **_from_upstream(upstream, standard, source.take)}

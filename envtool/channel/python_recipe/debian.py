@@ -146,11 +146,7 @@ class Deb:
 
 
 def read(path: Path) -> Deb:
-    """Read a package.
-
-    Raises:
-        ArchiveError: it is damaged, not a Debian package, or has an unsafe member.
-    """
+    """Read a package. Raises ArchiveError if it is damaged, not a Debian package, or has an unsafe member."""
     try:
         parts = dict(_ar_members(path.read_bytes(), path.name))
         if parts.get("debian-binary", b"")[:2] != b"2.":

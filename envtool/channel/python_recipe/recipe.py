@@ -69,11 +69,7 @@ class WheelSource:
 
 @dataclass(frozen=True)
 class CheckoutSource:
-    """The checkout that holds the recipe, through its own pyproject.toml.
-
-    Args:
-        inputs: the files and directories that the wheel is made of, relative to the root of the checkout.
-    """
+    """The checkout that holds the recipe, through its own pyproject.toml."""
 
     inputs: tuple[str, ...]
 
@@ -123,11 +119,7 @@ def names(recipes: Path) -> tuple[str, ...]:
 
 
 def load(name: str, recipes: Path) -> Recipe:
-    """Read one recipe.
-
-    Raises:
-        RecipeError: it is malformed; all issues are named.
-    """
+    """Read one recipe. Raises RecipeError if it is malformed; all issues are named."""
     path = recipes / name / "recipe.yml"
     if not path.is_file():
         raise MissingFileError(f"recipe {name!r} not found", f"recipes: {', '.join(names(recipes)) or 'none'}")
@@ -135,13 +127,10 @@ def load(name: str, recipes: Path) -> Recipe:
 
 
 def parse(text: str, path: Path) -> Recipe:
-    """Turn the text of a recipe into a value.
+    """Turn the text of a recipe into a value. Raises RecipeError if it is malformed; all issues are named.
 
     Args:
         path: where it came from; its directory must be named like the package.
-
-    Raises:
-        RecipeError: it is malformed; all issues are named.
     """
     document = YamlDocument(path.name, text)
     recipe = None if document.issues else _Reader(document).recipe(text, path)
