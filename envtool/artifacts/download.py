@@ -18,7 +18,6 @@ from envtool.mirrors.mirrors import Mirrors
 
 if TYPE_CHECKING:
     from envtool.fetch.failover import Timeouts
-    from envtool.mirrors.mirrors import Mirrors
     from envtool.solve.conda_solver import PackageRecord
 
 _UNPROVEN_HINT = "envtool lock writes a lock that proves all, from channels whose repodata has sha256"
@@ -44,17 +43,16 @@ def fetch_packages(
         each.url: Wanted(each.file_name, require_sha256(each), _with_access(each, places), each.size_bytes)
         for each in packages
     }
-    found = {}
-    if wanted:
-        from envtool.fetch.downloader import fetch  # not imported where all is there already
+    if not wanted:
+        return {}
+    from envtool.fetch.downloader import fetch  # not imported where all is there already
 
-        with display.task(f"fetch and prove {len(wanted)} archives and wheels", in_bytes=True) as task:
-            try:
-                paths = fetch(wanted.values(), cache, task, patience=patience, is_offline=is_offline)
-            except NetworkError as error:
-                raise NetworkError(error.message, _missing(packages) or error.hint) from None
-        found = {url: paths[each] for url, each in wanted.items()}
-    return found
+    with display.task(f"fetch and prove {len(wanted)} archives and wheels", in_bytes=True) as task:
+        try:
+            paths = fetch(wanted.values(), cache, task, patience=patience, is_offline=is_offline)
+        except NetworkError as error:
+            raise NetworkError(error.message, _missing(packages) or error.hint) from None
+    return {url: paths[each] for url, each in wanted.items()}
 
 
 def _with_access(package: LockedPackage, places: Mirrors) -> tuple[str, ...]:
@@ -71,12 +69,12 @@ def _missing(packages: Sequence[LockedPackage]) -> str | None:
 
 
 def _places(packages: Sequence[LockedPackage], cache: Cache, display: ProgressDisplay, *, is_offline: bool) -> Mirrors:
-    # Mirrors are measured, where that is wanted, for what has to be fetched and for nothing else.
-    missing = [each for each in packages if not cache.path(Wanted(each.file_name, require_sha256(each), ())).exists()]
     if is_offline:
         return Mirrors()
     from envtool.mirrors import selection
 
+    # Mirrors are measured, where that is wanted, for what has to be fetched and for nothing else.
+    missing = [each for each in packages if not cache.path(Wanted(each.file_name, require_sha256(each), ())).exists()]
     return selection.for_urls([each.url for each in missing], cache, display)
 
 

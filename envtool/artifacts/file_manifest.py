@@ -161,16 +161,12 @@ def _archive_content(archive: Path, payload: Iterable[Member], info: Mapping[str
             file["placeholder"] = entry["prefix_placeholder"]
             file["is_binary"] = entry.get("file_mode") == "binary"
         files[path] = file
-    is_python = index.get("noarch") == "python"
-    content: dict[str, Any] = {
-        "files": files,
-        "directories": directories,
-        "scripts": stated_paths.entry_points(archive, link) if is_python else [],
-    }
+    scripts = stated_paths.entry_points(archive, link) if index.get("noarch") == "python" else []
     depends = index.get("depends", [])
     if not isinstance(depends, list) or not all(isinstance(each, str) for each in depends):
         raise ArchiveError(f"{archive}: depends of info/index.json is not a list of texts")
-    content.update(noarch=index.get("noarch"), depends=depends)
+    content: dict[str, Any] = {"files": files, "directories": directories, "scripts": scripts, "depends": depends}
+    content["noarch"] = index.get("noarch")
     if index.get("name") == "python":
         content["site_packages"] = stated_paths.site_packages(archive, index)
     return content
