@@ -1,7 +1,7 @@
 """The store of unpacked packages: a directory for each, in a part of the cache that belongs to this user alone.
 
 Small files lie one after the other in a *pack*; each large one is a file of its own, named by its sha256, so that it
-can be cloned. Out of scope: where images are kept (`envtool.package_cache.store`).
+can be cloned.
 
 An image is used as it is as long as its *seals* hold: inode, size and times of each stored file. The kernel sets the
 time of change whenever a file is written, made writable, renamed or linked, and no user can set it back; so a file
@@ -84,11 +84,8 @@ class CacheEntry:
 
 
 def image_key(package: LockedPackage, python_sha256: str) -> str:
-    """What the image of a package is kept under: whatever its content depends on.
-
-    Args:
-        python_sha256: the hash of the archive of the environment's Python, empty where it has none.
-    """
+    """What the image of a package is kept under: whatever its content depends on, the hash of the archive of the
+    environment's Python among it (empty where it has none)."""
     parts = [package.manager, package.name, package.version, package.sha256, *_installers()]
     if depends_on_python(package):
         parts.append(python_sha256)
@@ -173,20 +170,18 @@ class PackageCache:
             return None
         index = self.path(key) / _INDEX
         try:
-            image = parse_image(index.read_bytes())
-            image = self._sealed(key, image)
+            image = self._sealed(key, parse_image(index.read_bytes()))
             os.utime(index)
+            return image
         except (OSError, ValueError, TypeError, KeyError):
             self.drop(key)
             return None
-        return image
 
     def keep(self, key: str, fill: Callable[[Path], CacheEntry]) -> None:
         """Store an image: whole and under its name, or not at all. Raises OSError if it cannot be written."""
         self._prepare()
         with self._growing() as growing:
-            image = fill(growing)
-            image = replace(image, seals={each.name: _seal(each) for each in growing.iterdir()})
+            image = replace(fill(growing), seals={each.name: _seal(each) for each in growing.iterdir()})
             (growing / _INDEX).write_bytes(format_image(image))
             with contextlib.suppress(OSError):  # another process was quicker
                 growing.rename(self.path(key))
@@ -201,8 +196,13 @@ class PackageCache:
         """What the store holds, what was used last first."""
         if not self._is_ours():
             return []
-        found = [self._kept(each) for each in self.root.iterdir() if not each.name.startswith(_GROWING)]
-        return sorted((each for each in found if each), key=lambda each: -each.used_s)
+        found = []
+        for place in self.root.iterdir():
+            with contextlib.suppress(OSError):
+                if not place.name.startswith(_GROWING):
+                    sizes = sum(each.stat().st_size for each in place.iterdir())
+                    found.append(Kept(place.name, sizes, (place / _INDEX).stat().st_mtime))
+        return sorted(found, key=lambda each: -each.used_s)
 
     def clean(self) -> None:
         """Remove what processes left that were killed while they stored an image."""
@@ -259,13 +259,6 @@ class PackageCache:
             (growing / _INDEX).replace(place / _INDEX)
         return image
 
-    def _kept(self, place: Path) -> Kept | None:
-        try:
-            sizes = sum(each.stat().st_size for each in place.iterdir())
-            return Kept(place.name, sizes, (place / _INDEX).stat().st_mtime)
-        except OSError:
-            return None
-
 
 def _seal(path: Path) -> list[int]:
     status = path.lstat()
@@ -279,7 +272,12 @@ _DAY_S = 86_400
 
 def sizes(cache: Cache) -> dict[str, int]:
     """The bytes that each part of a cache takes; unpacked packages of other users cannot be seen, and do not count."""
-    return {part: _size_bytes(cache.root / part) for part in PARTS}
+    found = dict.fromkeys(PARTS, 0)
+    for part in PARTS:
+        for directory, _, names in os.walk(cache.root / part):
+            paths = [os.path.join(directory, name) for name in names]  # noqa: PTH118
+            found[part] += sum(os.lstat(path).st_size for path in paths if os.path.lexists(path))
+    return found
 
 
 def stale(store: PackageCache, days: float) -> list[Kept]:
@@ -292,8 +290,3 @@ def prune(store: PackageCache, images: Sequence[Kept]) -> None:
     for each in images:
         store.drop(each.key)
     store.clean()
-
-
-def _size_bytes(place: Path) -> int:
-    found = (os.path.join(directory, name) for directory, _, names in os.walk(place) for name in names)  # noqa: PTH118
-    return sum(os.lstat(each).st_size for each in found if os.path.lexists(each))

@@ -22,6 +22,7 @@ from envtool.lockfile.model import Repository
 
 _HINT = "is the URL right, is the repository reached from here, and does git have what it needs to log in?"
 _PLAIN = ("core.autocrlf=false", "core.eol=lf", "core.fileMode=true", "core.symlinks=true", "advice.detachedHead=false")
+_PLACES = ("_DIR", "_WORK_TREE", "_INDEX_FILE", "_DIRECTORY", "_NAMESPACE", "_PREFIX", "_PARAMETERS")
 
 
 def resolve(repository: Repository) -> str:
@@ -126,9 +127,12 @@ def _fetch(repository: Repository, commit: str, store: Path) -> None:
 
 def _ask(repository: Repository, *arguments: str) -> str:
     patience = configured_timeouts()
+    ssh = f"ssh -oBatchMode=yes -oConnectTimeout={patience.connect_timeout_s:.0f}"
+    environment = {"GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": "https:http:ssh:file:git"}
+    environment["GIT_SSH_COMMAND"] = os.environ.get("GIT_SSH_COMMAND") or ssh
     limits = [f"http.lowSpeedLimit={patience.min_bytes_per_s:.0f}", f"http.lowSpeedTime={patience.read_timeout_s:.0f}"]
     try:
-        return _git([*_options(limits), *arguments], {**_remote_environment(), **_credentials(repository)})
+        return _git([*_options(limits), *arguments], {**environment, **_credentials(repository)})
     except ProcessError as error:
         if error.returncode == 127:
             raise NetworkError(f"git not found; {repository.shown} needs it", "install git") from error
@@ -146,17 +150,6 @@ def _git(arguments: Sequence[str], env: Mapping[str, str]) -> str:
     # A git hook that runs us says in variables which repository is meant, and that is not the one here.
     ours = dict.fromkeys((name for name in os.environ if name.startswith("GIT_") and name.endswith(_PLACES)), "")
     return subprocesses.run(["git", *arguments], env={**ours, "LC_ALL": "C", **env}, hint="install git")
-
-
-_PLACES = ("_DIR", "_WORK_TREE", "_INDEX_FILE", "_DIRECTORY", "_NAMESPACE", "_PREFIX", "_PARAMETERS")
-
-
-def _remote_environment() -> dict[str, str]:
-    ssh = (
-        os.environ.get("GIT_SSH_COMMAND")
-        or f"ssh -oBatchMode=yes -oConnectTimeout={configured_timeouts().connect_timeout_s:.0f}"
-    )
-    return {"GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": "https:http:ssh:file:git", "GIT_SSH_COMMAND": ssh}
 
 
 def _credentials(repository: Repository) -> dict[str, str]:

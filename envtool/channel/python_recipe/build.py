@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from email.message import Message
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+
+from packaging.utils import canonicalize_name
 
 from envtool import file_lock
 from envtool.artifacts import conda_package
@@ -31,8 +31,8 @@ from envtool.channel import index
 from envtool.channel.python_recipe import cpython, recipe
 from envtool.channel.python_recipe.recipe import CheckoutSource, DebianSource, Recipe, WheelSource
 from envtool.errors import ArchiveError, MissingFileError
-from envtool.wheels import checkout, reader
-from envtool.wheels.reader import NOARCH
+from envtool.wheels import checkout
+from envtool.wheels.reader import NOARCH, Wheel, one_line
 
 if TYPE_CHECKING:
     from envtool.console import ProgressDisplay
@@ -42,47 +42,31 @@ if TYPE_CHECKING:
 def to_package(path: Path, recipe: Recipe, about: tuple[Entry, ...]) -> Package:
     """Make a package of a wheel. Raises ArchiveError if the wheel is damaged, compiled, or contradicts its own RECORD
     or the recipe."""
-    members = dict(reader.read_members(path))
-    dist_info = reader.dist_info_of(members, path.name)
-    _refuse_compiled(members, dist_info, path.name)
-    reader.check_record(members, dist_info, path.name)
-    metadata = reader.headers(members, f"{dist_info}/METADATA", path.name)
-    _check_identity(metadata, recipe, path.name)
-    scripts = reader.console_scripts(members, dist_info)
-    files = NOARCH.place(members, dist_info, [f"bin/{name}" for name in scripts], path.name)
+    wheel = Wheel.read(path)
+    if (tags := wheel.compiled_tags()) is not None:
+        hint = "list it in the pip section of the environment instead"
+        raise ArchiveError(f"{path.name} is not a pure-Python wheel: its tags are {tags}", hint)
+    wheel.check_record()
+    metadata = wheel.headers("METADATA")
+    name, version = canonicalize_name(one_line(metadata, "Name")), one_line(metadata, "Version")
+    if name != recipe.name:
+        raise ArchiveError(f"{path.name} is another project: expected {recipe.name}, actual {name}")
+    if recipe.version not in (None, version):
+        raise ArchiveError(f"{path.name} is another version: expected {recipe.version}, actual {version}")
+    scripts = wheel.console_scripts()
     return Package(
         name=recipe.name,
-        version=reader.one_line(metadata, "Version"),
+        version=version,
         build_number=recipe.build_number,
         subdir="noarch",
-        depends=(reader.python_spec(metadata, path.name), *recipe.depends),
+        depends=(wheel.python_spec(), *recipe.depends),
         license=recipe.license,
         summary=recipe.summary,
         home=recipe.home,
-        files=files,
-        about=(*about, *reader.licenses(members, dist_info)),
+        files=NOARCH.place(wheel, [f"bin/{name}" for name in scripts]),
+        about=(*about, *wheel.licenses()),
         entry_points=tuple(f"{name} = {target}" for name, target in scripts.items()),
     )
-
-
-def _refuse_compiled(members: Mapping[str, Entry], dist_info: str, owner: str) -> None:
-    wheel = reader.headers(members, f"{dist_info}/WHEEL", owner)
-    tags = [str(tag) for tag in wheel.get_all("Tag", [])]
-    is_pure = reader.one_line(wheel, "Root-Is-Purelib").lower() == "true"
-    if not is_pure or not all(tag.endswith("-none-any") for tag in tags):
-        raise ArchiveError(
-            f"{owner} is not a pure-Python wheel: its tags are {', '.join(tags) or 'none'}",
-            "list it in the pip section of the environment instead",
-        )
-
-
-def _check_identity(metadata: Message, recipe: Recipe, owner: str) -> None:
-    name = re.sub(r"[-_.]+", "-", reader.one_line(metadata, "Name")).lower()
-    if name != recipe.name:
-        raise ArchiveError(f"{owner} is another project: expected {recipe.name}, actual {name}")
-    version = reader.one_line(metadata, "Version")
-    if recipe.version is not None and version != recipe.version:
-        raise ArchiveError(f"{owner} is another version: expected {recipe.version}, actual {version}")
 
 
 _STATE = ".envtool"
