@@ -17,15 +17,13 @@ from typing import Any
 
 from envtool import file_lock
 from envtool.artifacts import stated_paths as stated
-from envtool.artifacts.conda_archive import STATED, Member, parse_info, read_info, read_info_json, read_payload
+from envtool.artifacts.conda_archive import STATED, parse_info, read_info, read_info_json, read_payload
 from envtool.atomic_files import writing
 from envtool.channel import index
 from envtool.console import ProgressDisplay, Task, warn
 from envtool.errors import ArchiveError, ChannelError, Issue
 from envtool.fetch.archive_cache import sha256_of
 from envtool.signing import trust
-
-_SAME_KEYS = ("name", "version", "build", "build_number")
 
 
 def check_archive(path: Path) -> list[Issue]:
@@ -37,7 +35,19 @@ def check_archive(path: Path) -> list[Issue]:
         rows = stated.paths(path, parse_info(path, info, "paths.json"))
     except ArchiveError as error:
         return [Issue(path.name, str(error))]
-    return [*_name_issues(path, record), *_payload_issues(path, rows, {each.path: each for each in payload})]
+    found = []
+    stated_name = f"{record.get('name')}-{record.get('version')}-{record.get('build')}"
+    if path.name not in (f"{stated_name}.conda", f"{stated_name}.tar.bz2"):
+        found.append(f"is {stated_name} by its own index.json")
+    members = {each.path: each for each in payload}
+    found += [f"{name} is not in its paths.json" for name in sorted(members.keys() - rows.keys())]
+    found += [f"{name} is in its paths.json only" for name in sorted(rows.keys() - members.keys())
+              if rows[name].get("path_type") != "directory"]  # fmt: skip
+    for name in sorted(rows.keys() & members.keys()):
+        expected = rows[name].get("sha256")
+        if not members[name].is_link and expected not in (None, members[name].sha256):
+            found.append(f"{name} has sha256 {members[name].sha256}, its paths.json has {expected}")
+    return [Issue(path.name, message) for message in found]
 
 
 def check(channel: Path, archives: Mapping[str, Path], task: Task) -> list[Issue]:
@@ -47,24 +57,6 @@ def check(channel: Path, archives: Mapping[str, Path], task: Task) -> list[Issue
         issues += [Issue(f"{name.partition('/')[0]}/{each.place}", each.message) for each in check_archive(path)]
         task.advance()
     return issues
-
-
-def _name_issues(path: Path, record: Mapping[str, Any]) -> Iterator[Issue]:
-    stated = f"{record.get('name')}-{record.get('version')}-{record.get('build')}"
-    if path.name not in (f"{stated}.conda", f"{stated}.tar.bz2"):
-        yield Issue(path.name, f"is {stated} by its own index.json")
-
-
-def _payload_issues(path: Path, rows: Mapping[str, Any], payload: Mapping[str, Member]) -> Iterator[Issue]:
-    for name in sorted(payload.keys() - rows.keys()):
-        yield Issue(path.name, f"{name} is not in its paths.json")
-    for name in sorted(rows.keys() - payload.keys()):
-        if rows[name].get("path_type") != "directory":
-            yield Issue(path.name, f"{name} is in its paths.json only")
-    for name in sorted(rows.keys() & payload.keys()):
-        expected = rows[name].get("sha256")
-        if not payload[name].is_link and expected not in (None, payload[name].sha256):
-            yield Issue(path.name, f"{name} has sha256 {payload[name].sha256}, its paths.json has {expected}")
 
 
 def _index_issues(channel: Path, archives: Mapping[str, Path]) -> Iterator[Issue]:
@@ -92,7 +84,7 @@ def _record_issues(path: Path, record: Mapping[str, Any]) -> Iterator[str]:
         yield f"has sha256 {digest}, the index has {record.get('sha256')}"
         return
     own = read_info_json(path, "index.json")
-    for key in _SAME_KEYS:
+    for key in ("name", "version", "build", "build_number"):
         if record.get(key) != own.get(key):
             yield f"has {key} {own.get(key)!r}, the index has {record.get(key)!r}"
 
@@ -103,28 +95,20 @@ _SUFFIXES = (".conda", ".tar.bz2")
 
 @dataclass(frozen=True)
 class Indexing:
-    """How the index is written.
+    """How the index is written."""
 
-    Args:
-        has_shards: whether there shall be shards; None means if there are some already.
-    """
-
-    has_shards: bool | None = None
+    has_shards: bool | None = None  # None means if there are some already
     key_file: Path | None = None
 
 
 @dataclass(frozen=True)
 class Changed:
-    """What was changed in a channel.
-
-    Args:
-        refused: why archives were not added, a text for each.
-    """
+    """What was changed in a channel."""
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
     kept: int
-    refused: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()  # why archives were not added
 
     def require_all(self) -> None:
         """Raise ArchiveError if an archive was refused."""
@@ -169,38 +153,30 @@ def add(channel: Path, files: Sequence[Path], display: ProgressDisplay, indexing
 
 def reindex(channel: Path, display: ProgressDisplay, indexing: Indexing) -> Changed:
     """Index a channel as it is."""
-    archives(channel)
     with _changing(channel):
         return _indexed(channel, (), (), display, indexing)
 
 
 def remove(channel: Path, patterns: Sequence[str], display: ProgressDisplay, indexing: Indexing) -> Changed:
-    """Take archives out of a channel.
-
-    Args:
-        patterns: file names, with `subdir/` before them or not; `*` and `?` stand for any characters and any one.
-    """
-    archives(channel)
-    with _changing(channel):
-        there = archives(channel)
+    """Take archives out of a channel by their file names, with `subdir/` before them or not; `*` and `?` stand for any
+    characters and any one."""
+    with _changing(channel) as there:
         gone: set[str] = set()
         for pattern in patterns:
             found = fnmatch.filter(there, pattern if "/" in pattern else f"*/{pattern}")
             if not found:
-                raise ChannelError(
-                    f"{channel} has no {pattern}; nothing was removed", "envtool channel check lists all"
-                )
+                hint = "envtool channel check lists all"
+                raise ChannelError(f"{channel} has no {pattern}; nothing was removed", hint)
             gone.update(found)
         return _indexed(channel, (), tuple(sorted(gone)), display, indexing)
 
 
 def collect(channel: Path, keep: int, display: ProgressDisplay, indexing: Indexing) -> Changed:
     """Take all but the newest builds of every package out of a channel."""
-    archives(channel)
-    with _changing(channel):
-        records = {name: read_info_json(path, "index.json") for name, path in archives(channel).items()}
+    with _changing(channel) as there:
         groups: dict[tuple[str, str], dict[str, dict[str, object]]] = {}
-        for name, record in records.items():
+        for name, path in there.items():
+            record = read_info_json(path, "index.json")
             groups.setdefault((name.partition("/")[0], str(record["name"])), {})[name] = record
         gone = [name for group in groups.values() for name in index.newest_first(group)[keep:]]
         return _indexed(channel, (), tuple(sorted(gone)), display, indexing)
@@ -246,7 +222,8 @@ def _indexed(
 
 
 @contextmanager
-def _changing(channel: Path) -> Iterator[None]:
+def _changing(channel: Path) -> Iterator[dict[str, Path]]:
+    archives(channel)  # before a lock is put into something else
     (channel / _LOCK).parent.mkdir(exist_ok=True)
     with file_lock.hold(channel / _LOCK, channel):
-        yield
+        yield archives(channel)

@@ -49,7 +49,14 @@ def mirror(
     """Bring a mirror up to date with a lock. Raises ChannelError if there is something else in the place, or two files
     of the lock have one name. Raises LockfileError if a package of the lock has no sha256. Raises NetworkError or
     HashMismatchError if an archive or wheel could not be downloaded or proven."""
-    there = _refuse_foreign(place)
+    there = list(place.paths())
+    try:
+        is_ours = not there or json.loads(place.read(MARK) or b"{}").get("format") == _FORMAT
+    except (ValueError, AttributeError):
+        is_ours = False
+    if not is_ours:
+        message = f"{place.url} holds something other than a mirror; nothing in it was touched"
+        raise ChannelError(message, "name another")
     wanted = _placed(lockfile)
     origins = dict(sorted(_origin(each) for each in lockfile.packages))
     proven = fetch_or_build(list({each.url: each for each in wanted.values()}.values()), cache, display)
@@ -69,19 +76,6 @@ def mirror(
             place.remove(path)
     mirrors = {prefix: place.url + path for prefix, path in origins.items()}
     return Mirrored(place.url, len(wanted), tuple(moved), tuple(removed), mirrors)
-
-
-def _refuse_foreign(place: Storage) -> list[str]:
-    there = list(place.paths())
-    try:
-        is_ours = not there or json.loads(place.read(MARK) or b"{}").get("format") == _FORMAT
-    except (ValueError, AttributeError):
-        is_ours = False
-    if not is_ours:
-        raise ChannelError(
-            f"{place.url} holds something other than a mirror; nothing in it was touched", "name another"
-        )
-    return there
 
 
 def _placed(lockfile: Lockfile) -> dict[str, LockedPackage]:

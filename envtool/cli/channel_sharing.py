@@ -81,4 +81,4 @@ def serve(channel: Path, bind: str, workers: int, threads: int, token_file: Path
         token = read_text(token_file, "write the token into it").strip()
         if not token:
             raise click.UsageError(f"{token_file} is empty")
-    server.serve(server.Service(channel.absolute(), bind, workers, threads, token or None))
+    server.serve(channel.absolute(), bind, workers, threads, token or None)

@@ -135,9 +135,8 @@ def parse(text: str, path: Path) -> Recipe:
     document = YamlDocument(path.name, text)
     recipe = None if document.issues else _Reader(document).recipe(text, path)
     if recipe is None or document.issues:
-        raise RecipeError(
-            str(path), sorted(document.issues, key=lambda issue: int(issue.place.rpartition(":")[2])), _HINT
-        )
+        issues = sorted(document.issues, key=lambda issue: int(issue.place.rpartition(":")[2]))
+        raise RecipeError(str(path), issues, _HINT)
     return recipe
 
 
@@ -148,9 +147,11 @@ class _Reader:
         self.document = document
 
     def recipe(self, text: str, path: Path) -> Recipe:
-        root = self.document.mapping(self.document.root, "a recipe", ("package", "source"))
-        top = Value(root, self.document.root.line)
-        package = self._section(top, "package", "a recipe", _PACKAGE_KEYS)
+        top = Value(
+            self.document.mapping(self.document.root, "a recipe", ("package", "source")), self.document.root.line
+        )
+        stated = self._required(top, "package", "a recipe")
+        package = Value(self.document.mapping(stated, "package", _PACKAGE_KEYS), stated.line if stated else top.line)
         source = self.source(self._required(top, "source", "a recipe"))
         name = self._text(package, "name", _NAME)
         if name and name != path.parent.name:
@@ -200,10 +201,6 @@ class _Reader:
         if archive and archive not in ARCHIVES:
             self.document.issue(_entries(value)["archive"].line, f"archive must be main or security, not {archive!r}")
         return PoolFile(archive, self._text(value, "path", _POOL_PATH), self._text(value, "sha256", _SHA256))
-
-    def _section(self, top: Value, key: str, what: str, keys: tuple[str, ...]) -> Value:
-        value = self._required(top, key, what)
-        return Value(self.document.mapping(value, key, keys), value.line if value else top.line)
 
     def _required(self, owner: Value, key: str, what: str) -> Value | None:
         value = _entries(owner).get(key)
